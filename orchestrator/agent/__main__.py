@@ -1,0 +1,7 @@
+"""Entry point of the zipapp: `python agent.pyz WORKDIR` serves one session on stdin and stdout."""
+
+import sys
+
+from orchestrator.agent.serve import main
+
+main(sys.argv[1])

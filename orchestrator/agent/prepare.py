@@ -1,0 +1,49 @@
+"""The prepare phase on one host: directory, files, rank table, locks, supervisor; or nothing at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from typing import Any, Dict, Optional
+
+from orchestrator.agent import daemon, probe
+from orchestrator.agent.store import Store
+from orchestrator.errors import AgentError
+from orchestrator.layout import Workdir, atomic_write
+from orchestrator.records import Manifest
+
+__all__ = ["prepare"]
+
+
+def prepare(
+    workdir: Workdir, manifest: Manifest, *, worker_config: str, rank_table: Optional[str]
+) -> Dict[str, Any]:
+    """Make a run ready to start on this host; what fails leaves no trace.
+
+    Returns the SHA-256 of the files that must be the same on every host, read back from disk.
+    """
+    if manifest.scheduler is not None and manifest.port is not None:
+        probe.require_port(manifest.address, manifest.port)
+    run = workdir.run(manifest.run_id)
+    try:
+        run.make()
+    except FileExistsError:
+        raise AgentError(f"run {manifest.run_id} exists already", kind="run_exists") from None
+    try:
+        atomic_write(run.manifest, json.dumps(manifest.to_json()))
+        atomic_write(run.worker_config, worker_config)
+        if rank_table is not None:
+            atomic_write(run.rank_table, rank_table)
+        store = Store(workdir.store)
+        for item in manifest.inputs:
+            store.place(item, run.root)
+        daemon.spawn(manifest, run, workdir)
+    except BaseException:
+        shutil.rmtree(run.root, ignore_errors=True)
+        raise
+    hashes = {}
+    for path in (run.worker_config, run.rank_table):
+        if path.exists():
+            hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"hashes": hashes, "run_dir": str(run.root)}

@@ -1,0 +1,129 @@
+"""The facts of one host that decide whether a job can run there. It only looks; judging is the control node's."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from orchestrator.agent.environ import base_environment, with_env_script
+from orchestrator.agent.locks import busy_devices
+from orchestrator.errors import AgentError
+from orchestrator.layout import Workdir
+
+__all__ = ["free_port", "probe", "require_port"]
+
+# Runs in the workers' own interpreter and environment, so that it sees what they will see. Metadata is
+# read, nothing is imported: importing MindSpore takes seconds.
+_VERSIONS = """
+import json, sys
+from importlib import metadata
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        found[name] = None
+print(json.dumps(found))
+"""
+
+
+def probe(
+    workdir: Workdir,
+    *,
+    devices: Sequence[int] = (),
+    lock_dir: Optional[str] = None,
+    packages: Sequence[str] = (),
+    env_script: Optional[str] = None,
+    paths: Sequence[str] = (),
+    port_on: Optional[str] = None,
+) -> Dict[str, Any]:
+    """Facts as plain JSON. `port_on` asks for a port that is free on that address."""
+    folder = workdir.locks if lock_dir is None else Path(lock_dir)
+    return {
+        "hostname": socket.gethostname(),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "workdir": str(workdir.root),
+        "free_bytes": _free_bytes(workdir.root),
+        "writable": _is_writable(workdir.root),
+        "clock": time.time(),
+        "busy_devices": busy_devices(folder, devices),
+        "packages": _versions(packages, env_script) if packages else {},
+        "env_script_exists": env_script is None or os.path.exists(os.path.expanduser(env_script)),
+        "missing_paths": [path for path in paths if not os.path.exists(os.path.expanduser(path))],
+        "port": free_port(port_on) if port_on is not None else None,
+    }
+
+
+def free_port(address: str) -> int:
+    """A TCP port nobody listens on; on all addresses where this one is not the host's own (NAT)."""
+    for candidate in (address, ""):
+        try:
+            with socket.socket(_family(candidate), socket.SOCK_STREAM) as probe_socket:
+                probe_socket.bind((candidate, 0))
+                return int(probe_socket.getsockname()[1])
+        except OSError:
+            continue
+    raise AgentError("no TCP port is free")
+
+
+def require_port(address: str, port: int) -> None:
+    """Raise AgentError, kind `port_in_use`, where something listens on this port already."""
+    with socket.socket(_family(address), socket.SOCK_STREAM) as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe_socket.bind((address, port))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                return  # the address belongs to a translating router, not to this host: nothing can be told
+            raise AgentError(
+                f"port {port} on {address} cannot be used: {error.strerror}",
+                remedy="set networking.port to a free one, or leave it out to have one chosen",
+                kind="port_in_use",
+            ) from error
+
+
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _free_bytes(path: Path) -> int:
+    return shutil.disk_usage(_existing(path)).free
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(_existing(path), os.W_OK)
+
+
+def _versions(packages: Sequence[str], env_script: Optional[str]) -> Dict[str, Optional[str]]:
+    argv: List[str] = [sys.executable, "-c", _VERSIONS, *packages]
+    if env_script is not None:
+        argv = with_env_script(env_script, argv)
+    try:
+        done = subprocess.run(
+            argv,
+            env=base_environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+        found = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return dict.fromkeys(packages)
+    return {name: found.get(name) for name in packages}

@@ -1,0 +1,91 @@
+"""The agent's side of a session: requests come in on stdin, answers go out on stdout, in order.
+
+A request is one line of JSON: `{"verb": …, "args": {…}, "bytes": n}`, followed by n raw bytes. An answer is
+`{"ok": true, "result": …, "bytes": n}` followed by n raw bytes, or `{"ok": false, "error": {…}}`.
+A verb may give many answers; all but the last carry `"more": true`. The session ends with stdin.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from typing import Any, BinaryIO, Dict, Iterator, Union
+
+from orchestrator.agent.verbs import VERBS, Answer, Request
+from orchestrator.errors import AgentError, CheckpointError
+from orchestrator.layout import Workdir
+
+__all__ = ["serve"]
+
+_REMEDIES = {
+    errno.ENOSPC: "free space there, or choose another workdir",
+    errno.EDQUOT: "free space there, or choose another workdir",
+    errno.EACCES: "give the account write access, or choose another workdir",
+    errno.EPERM: "give the account write access, or choose another workdir",
+    errno.EROFS: "choose a workdir that can be written to",
+    errno.ENOENT: "",
+}
+
+
+def main(workdir: str) -> None:
+    """Serve on this process's stdin and stdout; nothing else may write to the latter."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(Workdir(workdir), sys.stdin.buffer, out)
+
+
+def serve(workdir: Workdir, stdin: BinaryIO, stdout: BinaryIO) -> None:
+    """Answer requests until stdin ends or the peer is gone."""
+    while True:
+        line = stdin.readline()
+        if not line:
+            return
+        request = json.loads(line)
+        payload = _Payload(stdin, int(request.get("bytes", 0)))
+        try:
+            for answer in _answers(workdir, request, payload):
+                stdout.write(json.dumps(answer.header()).encode() + b"\n")
+                if answer.data:
+                    stdout.write(answer.data)
+                stdout.flush()
+        except BrokenPipeError:
+            return
+        payload.drain()
+
+
+def _answers(workdir: Workdir, request: Dict[str, Any], payload: _Payload) -> Iterator[Answer]:
+    try:
+        verb = VERBS[request["verb"]]
+        yield from verb(Request(workdir, request.get("args", {}), payload))
+    except AgentError as error:
+        yield Answer.refusal(error.what, error.remedy, error.kind)
+    except CheckpointError as error:
+        yield Answer.refusal(str(error), "", "checkpoint")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        yield Answer.refusal(what, _REMEDIES.get(error.errno or 0, ""), "os_error")
+
+
+class _Payload:
+    """The raw bytes behind a request, as a file; what a verb leaves unread is read away."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self._stream = stream
+        self._left = size
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = self._left if size < 0 else min(size, self._left)
+        data = self._stream.read(wanted) if wanted else b""
+        self._left -= len(data)
+        return data
+
+    def drain(self) -> None:
+        while self._left and self.read(1 << 20):
+            pass
+
+
+Stream = Union[BinaryIO, _Payload]

@@ -1,0 +1,69 @@
+"""The content store of a host: every file once, under its SHA-256; a run gets copies, never the originals."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, Iterable, List
+
+from orchestrator.errors import AgentError
+from orchestrator.records import Input
+
+__all__ = ["Store"]
+
+_CHUNK = 1 << 20
+
+
+class Store:
+    """Files named by their content."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def missing(self, hashes: Iterable[str]) -> List[str]:
+        """Which of these contents are not here yet."""
+        return [sha256 for sha256 in hashes if not (self.root / sha256).exists()]
+
+    def receive(self, sha256: str, size: int, stream: BinaryIO) -> None:
+        """Take `size` bytes from the stream; raises AgentError where they are short or have another hash."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        handle, temporary = tempfile.mkstemp(prefix=".incoming.", dir=str(self.root))
+        try:
+            with os.fdopen(handle, "wb") as file:
+                left = size
+                while left:
+                    block = stream.read(min(left, _CHUNK))
+                    if not block:
+                        raise AgentError("the connection ended in the middle of a file", kind="truncated")
+                    digest.update(block)
+                    file.write(block)
+                    left -= len(block)
+            if digest.hexdigest() != sha256:
+                raise AgentError(f"a pushed file arrived damaged: {sha256[:12]} expected", kind="damaged")
+            os.chmod(temporary, 0o400)
+            os.replace(temporary, self.root / sha256)
+        except BaseException:
+            Path(temporary).unlink()
+            raise
+
+    def place(self, item: Input, run_root: Path) -> None:
+        """Copy one input into a run, and prove on the way that its bytes are the ones that were meant."""
+        target = run_root / item.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        try:
+            with open(self.root / item.sha256, "rb") as source, open(target, "wb") as copy:
+                for block in iter(lambda: source.read(_CHUNK), b""):
+                    digest.update(block)
+                    copy.write(block)
+                os.chmod(target, 0o600)
+        except FileNotFoundError as error:
+            raise AgentError(f"{item.path} is not in the content store", kind="missing_input") from error
+        if digest.hexdigest() != item.sha256:
+            (self.root / item.sha256).unlink()
+            raise AgentError(
+                f"the stored copy of {item.path} was damaged and has been removed", remedy="launch again"
+            )

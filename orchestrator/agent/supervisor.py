@@ -1,0 +1,216 @@
+"""The supervisor: the parent of a host's workers, from the moment they are prepared to the last exit.
+
+    prepared --start--> started --commit--> committed --last exit--> over
+        |                  |                    |
+        | lease runs out   | lease runs out     | a worker fails, or `stop`
+        v                  v                    v
+     undone             stopping ----------> stopping --grace, then SIGKILL--> over
+
+A lease makes the launch safe against a control node that dies in its middle: what is not taken on to
+the next phase in time undoes itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+from orchestrator.agent import control, processes
+from orchestrator.agent.worker import Worker
+from orchestrator.layout import RunDir, atomic_write
+from orchestrator.records import HostStatus, Manifest, ProcessId
+from orchestrator.states import RankState
+
+__all__ = ["Supervisor"]
+
+_TICK = 1.0
+
+
+class Supervisor:
+    """Owns the workers of one run on one host; `run` returns when nothing of them is left."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        run: RunDir,
+        *,
+        guardian: Optional[ProcessId] = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._manifest = manifest
+        self._run = run
+        self._clock = clock
+        self._guardian = guardian
+        self._identity = processes.identify(os.getpid())
+        self.workers = [Worker(spec, manifest, run) for spec in manifest.workers]
+        self.scheduler = Worker(manifest.scheduler, manifest, run) if manifest.scheduler else None
+        self.phase = "prepared"
+        self._deadline: Optional[float] = clock() + manifest.lease
+        self._failed_first = ""
+        self._stop_reason = ""
+        self._verbs: Dict[str, Callable[[Dict[str, Any]], None]] = {
+            "start": self._on_start,
+            "commit": self._on_commit,
+            "stop": self._on_stop,
+            "undo": self._on_undo,
+            "status": lambda _: None,
+        }
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Serve requests and watch the workers until the run is over here; `ready` is called once listening."""
+        wake_read, wake_write = socket.socketpair()
+        wake_read.setblocking(False)
+        wake_write.setblocking(False)
+        signal.set_wakeup_fd(wake_write.fileno())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self.stop("the supervisor was told to end (SIGTERM)"))
+        with control.listen(self._run.control_socket) as listener, selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ)
+            selector.register(wake_read, selectors.EVENT_READ)
+            self.save()
+            ready()
+            while self.phase not in ("over", "undone"):
+                for key, _ in selector.select(_TICK):
+                    if key.fileobj is listener:
+                        self._serve(listener)
+                    else:
+                        wake_read.recv(4096)
+                self.step()
+        if self.phase == "undone":
+            shutil.rmtree(self._run.root, ignore_errors=True)
+        else:
+            self._run.control_socket.unlink()
+
+    def step(self) -> None:
+        """One turn: note exits, keep the gang together, mind the deadline, write the record."""
+        for worker in self._everyone():
+            if worker.poll():
+                self._note_exit(worker)
+            worker.refresh_progress()
+        if self._deadline is not None and self._clock() >= self._deadline:
+            self._deadline = None
+            self._on_deadline()
+        if self.phase != "prepared" and not any(worker.is_running for worker in self._everyone()):
+            self._finish()
+        if self.phase != "undone":
+            self.save()
+
+    def stop(self, reason: str) -> None:
+        """Begin to end every worker: SIGTERM now, SIGKILL when the grace period is over."""
+        if self.phase in ("stopping", "over", "undone", "undoing"):
+            return
+        self._stop_reason = reason
+        self.phase = "stopping"
+        self._deadline = self._clock() + self._manifest.grace
+        self._event("stopping", reason=reason)
+        for worker in self._everyone():
+            worker.send(signal.SIGTERM, reason)
+
+    def save(self) -> None:
+        """Write `status.json`."""
+        status = HostStatus(
+            run_id=self._manifest.run_id,
+            job=self._manifest.job,
+            host=self._manifest.host,
+            updated=time.time(),
+            ranks=tuple(worker.status for worker in self.workers),
+            scheduler=self.scheduler.status if self.scheduler else None,
+            supervisor=self._identity,
+            guardian=self._guardian,
+            phase=self.phase,
+            failed_first=self._failed_first,
+            stop_reason=self._stop_reason,
+        )
+        atomic_write(self._run.status, json.dumps(status.to_json()))
+
+    def _everyone(self) -> List[Worker]:
+        return [*([self.scheduler] if self.scheduler else []), *self.workers]
+
+    def _note_exit(self, worker: Worker) -> None:
+        status = worker.status
+        # What a worker leaves in its group has no owner any more.
+        worker.kill_leftovers()
+        self._event("exit", label=status.label, exit_code=status.exit_code, signal=status.signal)
+        if status.state is RankState.FAILED:
+            self._break_gang(worker)
+
+    def _break_gang(self, worker: Worker) -> None:
+        self._failed_first = self._failed_first or worker.status.label
+        label = worker.status.label.replace("_", " ")
+        self.stop(f"{label} on {self._manifest.host} failed")
+
+    def _on_deadline(self) -> None:
+        if self.phase == "prepared":
+            self._on_undo({})
+        elif self.phase == "started":
+            self.stop("the launch broke off before every host had started")
+        elif self.phase in ("stopping", "undoing"):
+            for worker in self._everyone():
+                worker.send(signal.SIGKILL, self._stop_reason)
+
+    def _finish(self) -> None:
+        for worker in self._everyone():
+            worker.cancel(self._stop_reason)
+        self.phase = "undone" if self.phase == "undoing" else "over"
+        self._event(self.phase)
+
+    def _serve(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            return
+        with connection:
+            # A peer that connects and says nothing must not hold up the watch.
+            connection.settimeout(2.0)
+            try:
+                request = control.receive(connection)
+                self._verbs[request["verb"]](request)
+                answer = {"phase": self.phase, "failed_first": self._failed_first}
+                failed = next(
+                    (w.status for w in self._everyone() if w.status.state is RankState.FAILED), None
+                )
+                answer["reason"] = failed.reason if failed else ""
+                control.reply(connection, answer)
+            except (OSError, ValueError, KeyError):
+                return
+
+    def _on_start(self, _: Dict[str, Any]) -> None:
+        if self.phase != "prepared":
+            return
+        self.phase = "started"
+        self._deadline = self._clock() + self._manifest.lease
+        self._event("start")
+        for worker in self._everyone():
+            worker.start()
+            if worker.status.state is RankState.FAILED:
+                self._break_gang(worker)
+                break
+        self.save()
+
+    def _on_commit(self, _: Dict[str, Any]) -> None:
+        if self.phase == "started":
+            self.phase = "committed"
+            self._deadline = None
+
+    def _on_stop(self, request: Dict[str, Any]) -> None:
+        self.stop(str(request.get("reason", "stopped")))
+        if request.get("now"):
+            self._on_deadline()
+
+    def _on_undo(self, _: Dict[str, Any]) -> None:
+        self._stop_reason = "the launch was undone"
+        self.phase = "undoing"
+        self._deadline = None
+        for worker in self._everyone():
+            worker.send(signal.SIGKILL, self._stop_reason)
+
+    def _event(self, name: str, **fields: Any) -> None:
+        line = json.dumps({"time": time.time(), "event": name, **fields})
+        with open(self._run.events, "a") as file:
+            file.write(line + "\n")

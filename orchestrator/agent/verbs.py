@@ -1,0 +1,118 @@
+"""What a session can ask of a host: one small function per verb, and the table of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, Mapping
+
+from orchestrator.agent import probe as probing
+from orchestrator.agent import runs
+from orchestrator.agent.prepare import prepare
+from orchestrator.agent.store import Store
+from orchestrator.layout import Workdir
+from orchestrator.records import Manifest
+
+__all__ = ["VERBS", "Answer", "Request"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request: where, what, and the bytes that came with it."""
+
+    workdir: Workdir
+    args: Mapping[str, Any]
+    payload: Any
+
+    def run(self) -> Any:
+        return runs.find(self.workdir, self.args["run_id"])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer; `more` says that another one follows."""
+
+    result: Any = None
+    data: bytes = b""
+    more: bool = False
+    error: Any = None
+
+    @classmethod
+    def refusal(cls, what: str, remedy: str, kind: str) -> Answer:
+        return cls(error={"what": what, "remedy": remedy, "kind": kind})
+
+    def header(self) -> Dict[str, Any]:
+        if self.error is not None:
+            return {"ok": False, "error": self.error}
+        return {"ok": True, "result": self.result, "bytes": len(self.data), "more": self.more}
+
+
+def _probe(request: Request) -> Iterator[Answer]:
+    yield Answer(probing.probe(request.workdir, **request.args))
+
+
+def _missing(request: Request) -> Iterator[Answer]:
+    yield Answer(Store(request.workdir.store).missing(request.args["hashes"]))
+
+
+def _push(request: Request) -> Iterator[Answer]:
+    store = Store(request.workdir.store)
+    store.receive(request.args["sha256"], request.args["size"], request.payload)
+    yield Answer()
+
+
+def _prepare(request: Request) -> Iterator[Answer]:
+    bundle = json.loads(request.payload.read())
+    manifest = Manifest.from_json(bundle["manifest"])
+    yield Answer(
+        prepare(
+            request.workdir,
+            manifest,
+            worker_config=bundle["worker_config"],
+            rank_table=bundle["rank_table"],
+        )
+    )
+
+
+def _tell(verb: str) -> Callable[[Request], Iterator[Answer]]:
+    def answer(request: Request) -> Iterator[Answer]:
+        yield Answer(runs.tell(request.run(), {"verb": verb, **request.args}))
+
+    return answer
+
+
+def _undo(request: Request) -> Iterator[Answer]:
+    """Take a launch back; a run that is not there is as undone as can be."""
+    run = request.workdir.run(request.args["run_id"])
+    if run.manifest.exists():
+        runs.end_and_wait(run, {"verb": "undo"}, timeout=10.0)
+    yield Answer()
+
+
+def _status(request: Request) -> Iterator[Answer]:
+    yield Answer(runs.status(request.run()).to_json())
+
+
+def _list_runs(request: Request) -> Iterator[Answer]:
+    yield Answer(runs.list_runs(request.workdir, request.args.get("run_id", "")))
+
+
+def _read_log(request: Request) -> Iterator[Answer]:
+    found = runs.read_log(request.run(), request.args["label"], request.args["offset"], request.args["limit"])
+    data = found.pop("data")
+    yield Answer(found, data)
+
+
+VERBS: Dict[str, Callable[[Request], Iterator[Answer]]] = {
+    "probe": _probe,
+    "missing": _missing,
+    "push": _push,
+    "prepare": _prepare,
+    "start": _tell("start"),
+    "commit": _tell("commit"),
+    "stop": _tell("stop"),
+    "undo": _undo,
+    "status": _status,
+    "list_runs": _list_runs,
+    "read_log": _read_log,
+}

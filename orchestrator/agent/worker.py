@@ -1,0 +1,153 @@
+"""One worker: a process in a session of its own, with its own log, from start to exit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from orchestrator.agent import processes
+from orchestrator.agent.environ import base_environment, with_env_script
+from orchestrator.layout import RunDir
+from orchestrator.records import Manifest, RankStatus, WorkerSpec
+from orchestrator.states import RankState
+
+__all__ = ["Worker", "last_json_line", "tail_lines"]
+
+_TAIL_LINES = 20
+_TAIL_BYTES = 16384
+
+
+def tail_lines(path: Path, count: int = _TAIL_LINES) -> Tuple[str, ...]:
+    """The last lines of a text file; bytes that are no UTF-8 are shown as replacement characters."""
+    return tuple(_tail(path).decode("utf-8", "replace").splitlines()[-count:])
+
+
+def last_json_line(path: Path) -> Dict[str, Any]:
+    """The last complete JSON object of a file with one per line; {} where there is none yet."""
+    for line in reversed(_tail(path).splitlines()):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _tail(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _fill(text: str, spec: WorkerSpec, manifest: Manifest, run: RunDir) -> str:
+    values = {"run_dir": run.root, "python": sys.executable, "rank": spec.rank, "port": manifest.port}
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", str(value))
+    return text
+
+
+class Worker:
+    """A process of one rank, or the run's scheduler; `status` is always a complete record of it."""
+
+    def __init__(self, spec: WorkerSpec, manifest: Manifest, run: RunDir) -> None:
+        self._spec = spec
+        self._run = run
+        self._manifest = manifest
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._signalled = ""
+        self.status = RankStatus(spec.label, spec.rank, spec.local_rank, spec.device_id)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and not self.status.state.is_terminal
+
+    def start(self) -> None:
+        """Start the process; where that is impossible the worker is failed, with the reason."""
+        self._update(state=RankState.STARTING)
+        parent = os.getpid()
+        try:
+            with open(self._run.log(self._spec.label), "ab") as log:
+                self._process = subprocess.Popen(
+                    self._argv(),
+                    cwd=str(self._run.root),
+                    env=self._environment(os.environ),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    # Should the supervisor be killed outright, the kernel takes the worker along.
+                    preexec_fn=lambda: processes.die_with_parent(signal.SIGKILL, parent),
+                )
+        except OSError as error:
+            reason = f"cannot start {self._argv()[0]}: {error.strerror}"
+            self._update(state=RankState.FAILED, reason=reason, exit_code=127, ended=time.time())
+            return
+        process = processes.identify(self._process.pid)
+        self._update(state=RankState.RUNNING, process=process, started=time.time())
+
+    def poll(self) -> bool:
+        """Take note of an exit; True when the process has ended since the last call."""
+        code = self._process.poll() if self._process and self.is_running else None
+        if code is None:
+            return False
+        self._update(
+            state=self._end_state(code),
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            ended=time.time(),
+            reason=self._signalled,
+            tail=tail_lines(self._run.log(self._spec.label)) if code else (),
+        )
+        return True
+
+    def send(self, number: int, reason: str) -> None:
+        """Signal the whole process group; an exit after this counts as stopped, for this reason."""
+        if self.is_running and self._process is not None:
+            self._signalled = self._signalled or reason
+            processes.signal_group(self._process.pid, number)
+
+    def kill_leftovers(self) -> None:
+        """SIGKILL what the process has left behind in its group."""
+        if self._process is not None:
+            processes.signal_group(self._process.pid, signal.SIGKILL)
+
+    def cancel(self, reason: str) -> None:
+        """Mark a worker that was never started, or that the end of its run makes superfluous, as stopped."""
+        if not self.status.state.is_terminal:
+            self._update(state=RankState.STOPPED, reason=reason, ended=time.time())
+
+    def refresh_progress(self) -> None:
+        """Read the newest line of the worker's metrics into its status."""
+        if self.is_running or self.status.state is RankState.SUCCEEDED:
+            progress = last_json_line(self._run.metrics(self._spec.rank))
+            if progress and progress != self.status.progress:
+                self._update(progress=progress)
+
+    def _end_state(self, code: int) -> RankState:
+        if self._signalled:
+            return RankState.STOPPED
+        return RankState.FAILED if code else RankState.SUCCEEDED
+
+    def _update(self, **changes: Any) -> None:
+        self.status = dataclasses.replace(self.status, **changes)
+
+    def _argv(self) -> List[str]:
+        argv = [_fill(word, self._spec, self._manifest, self._run) for word in self._spec.argv]
+        script = self._manifest.env_script
+        return argv if script is None else with_env_script(script, argv)
+
+    def _environment(self, environ: Mapping[str, str]) -> Dict[str, str]:
+        env = self._spec.env.items()
+        own = {name: _fill(value, self._spec, self._manifest, self._run) for name, value in env}
+        return {**base_environment(environ), "PYTHONUNBUFFERED": "1", **own}

@@ -1,0 +1,1 @@
+"""Checkpoint formats and slices: NumPy and the standard library only, no network."""

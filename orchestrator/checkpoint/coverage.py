@@ -1,0 +1,90 @@
+"""Which ranks a whole checkpoint needs: of every slice of every stage, one of its replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from orchestrator.checkpoint.layout import Layout, slices
+from orchestrator.checkpoint.strategy_file import Strategy
+
+__all__ = ["is_moment", "is_weight", "missing_groups", "replica_groups", "stage_ranks"]
+
+MOMENTS = ("adam_m.", "adam_v.", "moment1.", "moment2.", "moments.", "accum.", "stat.", "accu_grads.")
+# What the training loop keeps beside the weights.
+COUNTERS = frozenset(
+    {
+        *(
+            "epoch_num",
+            "step_num",
+            "epoch_index",
+            "step_index",
+            "global_step",
+            "epoch_size",
+            "batch_num",
+            "data_size",
+        ),
+        *("learning_rate", "lr", "weight_decay", "momentum", "beta1_power", "beta2_power"),
+        *(
+            "loss_scale",
+            "scale_sense",
+            "scale_factor",
+            "current_iterator_step",
+            "last_overflow_iterator_step",
+        ),
+    }
+)
+
+
+def is_moment(name: str) -> bool:
+    """True for the optimizer's state of a parameter, and for accumulated gradients."""
+    return name.startswith(MOMENTS)
+
+
+def is_weight(name: str) -> bool:
+    """True for what belongs into a file of weights."""
+    return not is_moment(name) and name not in COUNTERS
+
+
+def stage_ranks(rank: int, strategy: Strategy) -> range:
+    """The ranks of the stage that `rank` is in: stages are equally large blocks in rank order."""
+    size = max((layout.device_count for layout in strategy.layouts.values()), default=1)
+    return range(rank - rank % size, rank - rank % size + size)
+
+
+def replica_groups(rank: int, strategy: Strategy, layout: Layout) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """For each slice of a parameter the ranks of the stage that hold it."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    held = slices(layout)
+    for member in stage_ranks(rank, strategy):
+        groups.setdefault(held[member % len(held)], []).append(member)
+    return {part: tuple(ranks) for part, ranks in groups.items()}
+
+
+def missing_groups(
+    present: Collection[int],
+    strategies: Mapping[int, Strategy],
+    world_size: int,
+    *,
+    with_optimizer: bool = False,
+) -> list[tuple[int, ...]]:
+    """Groups of ranks of which one would be needed and none is present; empty where the checkpoint is whole.
+
+    Without any strategy all ranks are needed. A stage of which no strategy is known is one group.
+    """
+    if not strategies:
+        return [(rank,) for rank in range(world_size) if rank not in present]
+    groups: dict[tuple[int, ...], None] = {}
+    known: set[int] = set()
+    size = 1
+    for rank, strategy in sorted(strategies.items()):
+        if rank in known:
+            continue
+        ranks = stage_ranks(rank, strategy)
+        known.update(ranks)
+        size = max(size, len(ranks))
+        names = (name for name in strategy.layouts if with_optimizer or is_weight(name))
+        for layout in {strategy.layouts[name]: None for name in names}:
+            groups.update(dict.fromkeys(replica_groups(rank, strategy, layout).values()))
+    unknown = {rank - rank % size for rank in range(world_size) if rank not in known}
+    groups.update(dict.fromkeys(tuple(range(first, first + size)) for first in sorted(unknown)))
+    return [group for group in groups if not set(group) & set(present)]

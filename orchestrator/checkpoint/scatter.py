@@ -1,0 +1,110 @@
+"""Where the bytes of a slice lie in the bytes of the whole tensor. Pure arithmetic, no files.
+
+A slice's bytes in C order are runs of the tensor's bytes; those that lie evenly spaced are one stretch, so
+that a cut along the last axis of a large matrix is a few copies and not one for every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from orchestrator.checkpoint.file_layout import Piece
+from orchestrator.checkpoint.layout import Region
+
+__all__ = ["Scatter", "Stretch", "locate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """`rows` runs of `run` bytes each, the first at byte `offset`, their starts `stride` bytes apart."""
+
+    offset: int
+    run: int
+    stride: int
+    rows: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.run * self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """The way from a slice's bytes to the tensor's; axes are `(size, start, stop)`, the last one in bytes."""
+
+    axes: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(cls, dims: Sequence[int], item_size: int, region: Region) -> Scatter:
+        """An axis that is not cut is joined to the one before it."""
+        axes: list[tuple[int, int, int]] = []
+        for size, (start, stop) in zip(dims, region, strict=True):
+            if axes and (start, stop) == (0, size):
+                before = axes.pop()
+                axes.append((before[0] * size, before[1] * size, before[2] * size))
+            else:
+                axes.append((size, start, stop))
+        last = axes.pop() if axes else (1, 0, 1)
+        axes.append((last[0] * item_size, last[1] * item_size, last[2] * item_size))
+        # A row axis and a run axis are always there.
+        return cls(tuple(axes) if len(axes) > 1 else ((1, 0, 1), *axes))
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the slice."""
+        total = 1
+        for _, start, stop in self.axes:
+            total *= stop - start
+        return total
+
+    def stretches(self, start: int, stop: int) -> Iterator[Stretch]:
+        """The places of the slice's bytes `start` to `stop`, in their order."""
+        (_, first_row, last_row), (width, column, column_end) = self.axes[-2:]
+        run, rows = column_end - column, last_row - first_row
+        position = start
+        while position < stop:
+            row, into = divmod(position, run)
+            block, row = divmod(row, rows)
+            offset = self._block_start(block) + (first_row + row) * width + column + into
+            if into or stop - position < run:
+                part = Stretch(offset, min(run - into, stop - position), width, 1)
+            else:
+                part = Stretch(offset, run, width, min(rows - row, (stop - position) // run))
+            yield part
+            position += part.nbytes
+
+    def _block_start(self, block: int) -> int:
+        offset = 0
+        weight = self.axes[-1][0] * self.axes[-2][0]
+        for size, start, stop in reversed(self.axes[:-2]):
+            block, number = divmod(block, stop - start)
+            offset += (start + number) * weight
+            weight *= size
+        return offset
+
+
+def locate(stretch: Stretch, places: Sequence[Piece]) -> Iterator[Stretch]:
+    """The same stretch as offsets of the file in which the tensor lies at `places`, `(offset, length)`."""
+    if len(places) == 1:
+        yield Stretch(places[0][0] + stretch.offset, stretch.run, stretch.stride, stretch.rows)
+        return
+    begin = 0
+    ends = []
+    for offset, length in places:
+        ends.append((begin, begin + length, offset))
+        begin += length
+    row, into = 0, 0
+    while row < stretch.rows:
+        at = stretch.offset + row * stretch.stride + into
+        begin, end, offset = next(piece for piece in ends if at < piece[1])
+        if into == 0 and at + stretch.run <= end:
+            rows = min(stretch.rows - row, (end - at - stretch.run) // stretch.stride + 1)
+            yield Stretch(offset + at - begin, stretch.run, stretch.stride, rows)
+            row += rows
+            continue
+        length = min(stretch.run - into, end - at)
+        yield Stretch(offset + at - begin, length, length, 1)
+        into += length
+        if into == stretch.run:
+            row, into = row + 1, 0

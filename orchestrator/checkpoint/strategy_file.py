@@ -1,0 +1,163 @@
+"""MindSpore's strategy files: how the parameters of one rank's stage are cut.
+
+Formats: the protobuf message `mindspore.straspb.ParallelStrategyMap` of node_strategy.proto
+(`current_stage = 1, parallel_strategy_item = 2, parallel_layout_item = 3`) and its JSON form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.agent import wire
+from orchestrator.agent.wire import bytes_field, varint_field
+from orchestrator.checkpoint.atomic import replacing
+from orchestrator.checkpoint.layout import Layout, MapEntry, cuts
+from orchestrator.errors import CheckpointError
+
+__all__ = ["Layout", "Strategy", "parse_strategy", "read_strategy", "write_strategy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A rank's pipeline stage, and the layout of every parameter (and optimizer moment) of that stage."""
+
+    stage: int
+    layouts: Mapping[str, Layout]
+
+
+def read_strategy(path: str | Path) -> Strategy:
+    """Read either form; CheckpointError: unreadable, damaged, or a cut that is not even."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+    return parse_strategy(content, str(path))
+
+
+def parse_strategy(content: bytes, where: str) -> Strategy:
+    """Like `read_strategy`, of a file's content that came from elsewhere; `where` is for the messages."""
+    try:
+        strategy = _from_json(content) if content.lstrip()[:1] == b"{" else _from_wire(content)
+    except CheckpointError as error:
+        raise CheckpointError(error.what, where=where, remedy=error.remedy) from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise CheckpointError(f"is damaged or no strategy file: {error}", where=where) from error
+    if not strategy.layouts:
+        raise CheckpointError("holds no layouts", where=where)
+    return strategy
+
+
+def _from_wire(content: bytes) -> Strategy:
+    stage: int | None = None
+    layouts: dict[str, Layout] = {}
+    for field in wire.fields(content, 0, len(content)):
+        if field.number == 2 and stage is None:
+            # current_stage counts something else in files of one stage; the items carry the stage.
+            stage = _item_stage(content, field)
+        elif field.number == 3:
+            name, layout = _layout_item(content, field)
+            layouts[name] = layout
+    return Strategy(stage or 0, layouts)
+
+
+def _parts(content: bytes, parent: wire.Field, number: int) -> list[wire.Field]:
+    if parent.wire_type != wire.LENGTH:
+        raise ValueError(f"field {parent.number} is no message")
+    return [field for field in wire.fields(content, parent.start, parent.stop) if field.number == number]
+
+
+def _item_stage(content: bytes, item: wire.Field) -> int:
+    for strategies in _parts(content, item, 2):
+        for field in _parts(content, strategies, 1):
+            return field.value
+    return 0
+
+
+def _layout_item(content: bytes, item: wire.Field) -> tuple[str, Layout]:
+    (name,) = _parts(content, item, 1)
+    (layouts,) = _parts(content, item, 2)
+    title = content[name.start : name.stop].decode()
+    matrices, maps, shapes = (
+        [_dims(content, field, bits) for field in _parts(content, layouts, number)]
+        for number, bits in ((1, 64), (2, 32), (3, 64))
+    )
+    numbers = {n: [_signed32(field) for field in _parts(content, layouts, n)] for n in (5, 6, 7)}
+    if any(numbers[5]) or any(shapes):
+        raise CheckpointError(f"{title} is cut unevenly, which is not supported")
+    # More than one tensor map: one per axis, each listing the grid axes that cut it.
+    entries = [_entry(dims) for dims in maps if dims] if len(maps) > 1 else list(maps[0])
+    return title, Layout(tuple(matrices[0]), tuple(entries), numbers[6][0], numbers[7][0])
+
+
+def _entry(dims: list[int]) -> MapEntry:
+    return dims[0] if len(dims) == 1 else tuple(dims)
+
+
+def _dims(content: bytes, message: wire.Field, bits: int) -> list[int]:
+    return [n for field in _parts(content, message, 1) for n in wire.integers(content, field, bits)]
+
+
+def _signed32(field: wire.Field) -> int:
+    return wire.integers(b"", field, 32)[0]
+
+
+def _from_json(content: bytes) -> Strategy:
+    table: dict[str, Any] = json.loads(content)
+    items = table.get("parallel_strategy_item") or {}
+    stage = next((int(item["stage"]) for item in items.values()), 0)
+    return Strategy(
+        stage, {name: _json_layout(name, item) for name, item in table["parallel_layout_item"].items()}
+    )
+
+
+def _json_layout(name: str, item: Mapping[str, Any]) -> Layout:
+    if item.get("field") or item.get("param_split_shape"):
+        raise CheckpointError(f"{name} is cut unevenly, which is not supported")
+    entries = tuple(tuple(map(int, e)) if isinstance(e, list) else int(e) for e in item["tensor_map"])
+    step, size = int(item.get("opt_weight_shard_step", 0)), int(item.get("opt_weight_shard_size", 0))
+    return Layout(tuple(map(int, item["dev_matrix"])), entries, step, size)
+
+
+def write_strategy(path: str | Path, strategy: Strategy) -> None:
+    """Write the protobuf form, atomic, mode 0600; the same strategy always gives the same bytes.
+
+    MindSpore's merge drops byte-identical files and refuses a file without a strategy item, so there is one.
+    """
+    if not strategy.layouts:
+        raise CheckpointError("a strategy needs at least one layout", where=str(path))
+    with replacing(Path(path)) as file:
+        file.write(_to_wire(strategy))
+
+
+def _to_wire(strategy: Strategy) -> bytes:
+    name, layout = next(iter(strategy.layouts.items()))
+    parts = [
+        varint_field(1, strategy.stage),
+        bytes_field(2, bytes_field(1, name.encode()) + bytes_field(2, _operator(strategy.stage, layout))),
+    ]
+    for name, layout in strategy.layouts.items():
+        parts.append(bytes_field(3, bytes_field(1, name.encode()) + bytes_field(2, _layout_bytes(layout))))
+    return b"".join(parts)
+
+
+def _operator(stage: int, layout: Layout) -> bytes:
+    return varint_field(1, stage) + bytes_field(2, _numbers(cuts(layout)[:-1]))
+
+
+def _layout_bytes(layout: Layout) -> bytes:
+    nested = any(isinstance(entry, tuple) for entry in layout.tensor_map)
+    maps = [e if isinstance(e, tuple) else (e,) for e in layout.tensor_map] if nested else [layout.tensor_map]
+    parts = [bytes_field(1, _numbers(layout.dev_matrix))]
+    parts += [bytes_field(2, _numbers(entries)) for entries in maps]
+    # Two empty messages that MindSpore's reader expects to be there, and no field slicing.
+    parts += [bytes_field(3, b""), bytes_field(4, b""), varint_field(5, 0)]
+    parts += [varint_field(6, layout.opt_weight_shard_step), varint_field(7, layout.opt_weight_shard_size)]
+    return b"".join(parts)
+
+
+def _numbers(values: Iterable[MapEntry]) -> bytes:
+    return b"".join(varint_field(1, value) for value in values if isinstance(value, int))

@@ -1,0 +1,48 @@
+"""`orchestrate launch JOB`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.follow import follow
+from orchestrator.cli.options import inventory_option, resolve_inventory
+from orchestrator.cli.render_plan import print_plan
+from orchestrator.launch import launch, plan_launch
+
+__all__ = ["command"]
+
+
+@click.command("launch")
+@click.argument("job", type=click.Path(path_type=Path, dir_okay=False))
+@inventory_option
+@click.option("--dry-run", is_flag=True, help="Print what would be done; no host is touched.")
+@click.option("--detach", is_flag=True, help="Return as soon as every worker has been started.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a value of the job (train.steps=10).",
+)
+@click.option(
+    "--accept-new-host-keys", is_flag=True, help="Add unknown host keys; changed ones stay refused."
+)
+def command(
+    job: Path,
+    inventory: Path | None,
+    dry_run: bool,
+    detach: bool,
+    overrides: tuple[str, ...],
+    accept_new_host_keys: bool,
+) -> int:
+    """Start JOB on its hosts and follow it. Ctrl-C detaches; the run goes on."""
+    loaded, plan = plan_launch(
+        job, resolve_inventory(inventory), overrides, accept_new_host_keys=accept_new_host_keys
+    )
+    if dry_run:
+        print_plan(plan)
+        return 0
+    control = launch(loaded, plan)
+    return follow(control, until_started=detach)

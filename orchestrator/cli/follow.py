@@ -1,0 +1,102 @@
+"""Following a run on the terminal until it ends: live where there is one, plain lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from orchestrator.cli.live import live_view
+from orchestrator.cli.plain import PlainReport
+from orchestrator.cli.render import summary
+from orchestrator.errors import Interrupted
+from orchestrator.layout import ControlDir
+from orchestrator.monitor.process import monitor_pid
+from orchestrator.monitor.record import RunRecord
+from orchestrator.runs import interrupt_launch
+from orchestrator.states import RunState
+from orchestrator.status import attach, load_record
+
+__all__ = ["follow"]
+
+_INTERVAL = 0.2
+_MONITOR_GRACE = 5.0
+
+
+def follow(control: ControlDir, *, until_started: bool = False) -> int:
+    """Show the run until it has ended (or started) and return its exit code.
+
+    Ctrl-C undoes a launch that is under way and detaches from a run that has started.
+    """
+    console = Console()
+    try:
+        if console.is_terminal:
+            record = _follow_live(control, console, until_started)
+        else:
+            record = _follow_plainly(control, until_started)
+    except KeyboardInterrupt:
+        return _interrupted(control)
+    if record.state.is_terminal:
+        console.print(summary(record, control), highlight=False, soft_wrap=True)
+    else:
+        click.echo(f"{control.run_id} is {record.state}; follow it with: orchestrate attach {control.run_id}")
+    for line in record.errors:
+        click.echo(f"orchestrate: {line}", err=True)
+    return record.exit_code or 0
+
+
+def _follow_live(control: ControlDir, console: Console, until_started: bool) -> RunRecord:
+    record = load_record(control)
+    with Live(live_view(record), console=console, refresh_per_second=8, transient=True) as live:
+        while not _is_done(record, until_started):
+            time.sleep(_INTERVAL)
+            record = _next(control)
+            live.update(live_view(record))
+    if not record.errors and not until_started:
+        console.print(live_view(record))
+    return record
+
+
+def _follow_plainly(control: ControlDir, until_started: bool) -> RunRecord:
+    record = load_record(control)
+    report = PlainReport(sys.stdout)
+    report.show(record)
+    while not _is_done(record, until_started):
+        time.sleep(_INTERVAL)
+        record = _next(control)
+        report.show(record)
+    return record
+
+
+def _next(control: ControlDir) -> RunRecord:
+    record = load_record(control)
+    if record.state.is_terminal or monitor_pid(control) is not None:
+        return record
+    # The monitor is just starting, or it has died: give it a moment, then put another in its place.
+    deadline = time.monotonic() + _MONITOR_GRACE
+    while time.monotonic() < deadline:
+        time.sleep(_INTERVAL)
+        record = load_record(control)
+        if record.state.is_terminal or monitor_pid(control) is not None:
+            return record
+    attach(control)
+    return record
+
+
+def _is_done(record: RunRecord, until_started: bool) -> bool:
+    return record.state.is_terminal or (until_started and record.state is RunState.RUNNING)
+
+
+def _interrupted(control: ControlDir) -> int:
+    if load_record(control).state is RunState.PREPARING:
+        click.echo("\ninterrupted: undoing the launch", err=True)
+        interrupt_launch(control)
+        while not load_record(control).state.is_terminal and monitor_pid(control) is not None:
+            time.sleep(_INTERVAL)
+        return Interrupted.exit_code
+    click.echo(f"\ndetached; the run goes on. Back to it: orchestrate attach {control.run_id}", err=True)
+    click.echo(f"End it: orchestrate stop {control.run_id}", err=True)
+    return 0

@@ -1,0 +1,80 @@
+"""The `orchestrate` command: finds the verb, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+
+import click
+
+from orchestrator import __version__
+from orchestrator.errors import Interrupted, OrchestrateError
+
+__all__ = ["main"]
+
+# Verb -> module, first line of help. Kept here so that `--help` imports none of them: each brings in
+# pydantic and more, and help is what people wait for most often.
+_VERBS = {
+    "launch": ("cmd_launch", "Start a job on its hosts and follow it."),
+    "status": ("cmd_status", "Show where a run is: state, ranks, loss, cause of failure."),
+    "logs": ("cmd_logs", "Print what the workers of a run wrote."),
+    "attach": ("cmd_attach", "Follow a run that was launched before."),
+    "stop": ("cmd_stop", "End every worker of a run on every host."),
+    "collect-ckpt": ("cmd_collect_ckpt", "Combine a run's sharded checkpoint into one file."),
+    "runs": ("cmd_runs", "List the runs that are known here, or found on hosts."),
+}
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module = importlib.import_module(f"orchestrator.cli.{_VERBS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_line) for name, (_, help_line) in _VERBS.items()])
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="orchestrate")
+@click.option("--debug", is_flag=True, help="Log what happens to stderr, and show tracebacks.")
+def cli(debug: bool) -> None:
+    """Run MindSpore jobs on many Ascend servers over SSH.
+
+    RUN is a run's name or the beginning of it; without it the newest run is meant. Exit codes: 0 done,
+    1 the run failed, 2 usage or configuration, 3 hosts unreachable, 4 preflight failed, 5 interrupted.
+    """
+    level = logging.DEBUG if debug else logging.CRITICAL
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+
+
+def main() -> None:
+    """Entry point: run the verb and leave with the documented exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except OrchestrateError as error:
+        if "--debug" in sys.argv:
+            raise
+        for line in error.lines():
+            click.echo(f"orchestrate: {line}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("orchestrate: interrupted", err=True)
+        code = Interrupted.exit_code
+    except BrokenPipeError:
+        # The reader of our output (head, less) has had enough.
+        sys.stderr.close()
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)

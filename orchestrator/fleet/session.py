@@ -1,0 +1,148 @@
+"""A conversation with one host's agent: one channel, one interpreter, many requests."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from orchestrator.errors import AgentError, OrchestrateError, PreflightError, TransportError
+from orchestrator.fleet.bundle import Bundle
+from orchestrator.transport import Channel, Transport
+
+__all__ = ["Session"]
+
+_MAGIC = "orchestrate-agent"
+_PROTOCOL_NOISE_LIMIT = 200  # lines a chatty shell start-up file may print before us
+
+# Runs under any Python there is, so that an old one can say so. What it needs comes over stdin: the
+# command line stays constant. The file is written under its hash and never again.
+_BOOT = """
+import sys
+def say(*words):
+    sys.stdout.write(" ".join(("orchestrate-agent",) + words) + "\\n"); sys.stdout.flush()
+if sys.version_info < (3, 8):
+    say("old", sys.version.split()[0]); sys.exit(0)
+import hashlib, json, os
+stdin = sys.stdin.buffer
+ask = json.loads(stdin.readline())
+folder = os.path.join(os.path.expanduser(ask["workdir"]), "agent")
+path = os.path.join(folder, ask["sha256"] + ".pyz")
+try:
+    if not os.path.exists(path):
+        os.makedirs(folder, exist_ok=True)
+        say("need")
+        data = stdin.read(ask["size"])
+        if hashlib.sha256(data).hexdigest() != ask["sha256"]:
+            raise OSError("the agent arrived damaged")
+        part = "%s.%d" % (path, os.getpid())
+        with open(part, "wb") as file:
+            file.write(data)
+        os.replace(part, path)
+except OSError as error:
+    say("error", json.dumps("%s: %s" % (folder, error.strerror or error))); sys.exit(0)
+say("ready")
+sys.path.insert(0, path)
+from orchestrator.agent.serve import main
+main(ask["workdir"])
+"""
+
+
+class Session:
+    """One agent on one host; usable from several threads, one request at a time."""
+
+    def __init__(
+        self, transport: Transport, *, python: str, workdir: str, bundle: Bundle, timeout: float = 60.0
+    ) -> None:
+        self.host = transport.host
+        self._lock = threading.Lock()
+        self._timeout = timeout
+        # Isolated and without site: nothing of the account's own set-up can break the agent or slow it down.
+        self._channel = transport.open([python, "-I", "-S", "-c", _BOOT])
+        self._channel.timeout = timeout
+        try:
+            self._start(self._channel, python, workdir, bundle)
+        except BaseException:
+            self._channel.close()
+            raise
+
+    def call(self, verb: str, *, payload: bytes = b"", timeout: float | None = None, **args: Any) -> Any:
+        """One request, one answer. Raises AgentError where the agent refuses, TransportError where it is gone."""
+        return self.call_with_data(verb, payload=payload, timeout=timeout, **args)[0]
+
+    def call_with_data(
+        self, verb: str, *, payload: bytes = b"", timeout: float | None = None, **args: Any
+    ) -> tuple[Any, bytes]:
+        """As `call`, with the raw bytes that came behind the answer."""
+        answers = list(self.stream(verb, payload=payload, timeout=timeout, **args))
+        return answers[-1]
+
+    def stream(
+        self, verb: str, *, payload: bytes = b"", timeout: float | None = None, **args: Any
+    ) -> Iterator[tuple[Any, bytes]]:
+        """One request, its answers as they come; take them all, or close the session."""
+        header = json.dumps({"verb": verb, "args": args, "bytes": len(payload)}).encode() + b"\n"
+        with self._lock:
+            self._channel.timeout = timeout or self._timeout
+            # One write where the payload is small: one packet instead of two.
+            self._channel.write(header + payload if len(payload) < 65536 else header)
+            if len(payload) >= 65536:
+                self._channel.write(payload)
+            more = True
+            while more:
+                answer = json.loads(self._channel.read_line(limit=1 << 26))
+                if not answer["ok"]:
+                    error = answer["error"]
+                    raise AgentError(
+                        error["what"], where=self.host, remedy=error["remedy"], kind=error["kind"]
+                    )
+                more = answer["more"]
+                yield answer["result"], self._channel.read_exactly(answer["bytes"])
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _start(self, channel: Channel, python: str, workdir: str, bundle: Bundle) -> None:
+        ask = {"workdir": workdir, "sha256": bundle.sha256, "size": len(bundle.data)}
+        try:
+            channel.write(json.dumps(ask).encode() + b"\n")
+        except TransportError:
+            pass  # it ended at once: what it said, or its exit code, tells why
+        word, rest = self._listen(channel, python)
+        if word == "need":
+            channel.write(bundle.data)
+            word, rest = self._listen(channel, python)
+        if word == "old":
+            raise PreflightError(
+                f"Python {rest} is too old for the agent",
+                where=self.host,
+                remedy="set `python:` of this host to 3.8 or newer",
+            )
+        if word == "error":
+            raise PreflightError(
+                f"cannot use the workdir: {json.loads(rest)}",
+                where=self.host,
+                remedy="free space or give write access there, or set another `workdir:`",
+            )
+
+    def _listen(self, channel: Channel, python: str) -> tuple[str, str]:
+        for _ in range(_PROTOCOL_NOISE_LIMIT):
+            line = channel.read_line().decode("utf-8", "replace")
+            if line.startswith(_MAGIC):
+                word, _, rest = line[len(_MAGIC) :].strip().partition(" ")
+                return word, rest
+            if not line:
+                break
+        raise self._no_agent(channel, python)
+
+    def _no_agent(self, channel: Channel, python: str) -> OrchestrateError:
+        code = channel.wait(self._timeout)
+        if code in (126, 127):
+            return PreflightError(
+                f"no Python at `{python}`", where=self.host, remedy="set `python:` of this host"
+            )
+        said = channel.stderr_tail().splitlines()[-1:] or [f"exit code {code}"]
+        return PreflightError(
+            f"the agent did not start: {said[0]}", where=self.host, remedy=f"try `{python} -V` on the host"
+        )

@@ -1,0 +1,7 @@
+"""The servers a team has: what the inventory file says."""
+
+from orchestrator.inventory.hostrange import expand, fold
+from orchestrator.inventory.load import load_inventory
+from orchestrator.inventory.model import Device, Host, Inventory, SshOptions
+
+__all__ = ["Device", "Host", "Inventory", "SshOptions", "expand", "fold", "load_inventory"]

@@ -1,0 +1,58 @@
+"""Launch: from two files to a run whose monitor is at work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.errors import ConfigError, Problem
+from orchestrator.inventory import load_inventory
+from orchestrator.job import Job, load_job
+from orchestrator.layout import ControlDir
+from orchestrator.monitor.process import spawn_monitor
+from orchestrator.plan import LaunchPlan, make_plan
+from orchestrator.runs import make_control_dir
+
+__all__ = ["launch", "plan_launch"]
+
+
+def plan_launch(
+    job_path: Path,
+    inventory_path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    accept_new_host_keys: bool = False,
+) -> tuple[Job, LaunchPlan]:
+    """Read both files and plan; touches no host. Raises ConfigError with every problem found."""
+    inventory = load_inventory(inventory_path)
+    job = load_job(job_path, overrides)
+    if accept_new_host_keys:
+        ssh = inventory.ssh.model_copy(update={"accept_new_host_keys": True})
+        inventory = inventory.model_copy(update={"ssh": ssh})
+    return job, make_plan(job, inventory, now=time.time())
+
+
+def launch(job: Job, plan: LaunchPlan) -> ControlDir:
+    """Hand the plan to a monitor of its own; the record in the returned directory tells how it goes."""
+    _refuse_what_the_model_cannot(job)
+    control = make_control_dir(plan)
+    spawn_monitor(control)
+    return control
+
+
+def _refuse_what_the_model_cannot(job: Job) -> None:
+    if job.task == "command" or job.parallel is None:
+        return
+    where = f"{job.path}: parallel"
+    problems = []
+    if job.parallel.pipeline_stage > 1:
+        what = "the bundled model cannot run pipeline stages yet; such a job can be planned, not launched"
+        problems.append(
+            Problem(f"{where}.pipeline_stage", what, "use 1, or `task: command` with MindFormers")
+        )
+    if job.parallel.optimizer_shard:
+        what = "the bundled model cannot shard the optimizer yet; such a job can be planned, not launched"
+        problems.append(Problem(f"{where}.optimizer_shard", what, "use false, or `task: command`"))
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,104 @@
+"""Logs: the lines of a run's workers, from all hosts, from now or from the beginning, to the end or on and on."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.fleet import Fleet, Session
+from orchestrator.plan import LaunchPlan
+
+__all__ = ["LogLine", "iter_lines", "labels_of"]
+
+_BLOCK = 1 << 20
+_INTERVAL = 0.5
+# A tail of N lines is looked for in this many bytes per line.
+_BYTES_PER_LINE = 400
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of one worker, without its line end."""
+
+    host: str
+    label: str
+    text: str
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Where one log has been read to, and the begun line that waits for its end."""
+
+    host: str
+    label: str
+    offset: int
+    tail: int | None
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
+    )
+    rest: str = ""
+
+    def read(self, session: Session, run_id: str) -> list[LogLine]:
+        """What has been written since the last call."""
+        lines: list[str] = []
+        while True:
+            answer, data = session.call_with_data(
+                "read_log", run_id=run_id, label=self.label, offset=self.offset, limit=_BLOCK
+            )
+            self.offset = answer["offset"] + len(data)
+            self.rest += self.decoder.decode(data)
+            # A progress bar rewrites its line with carriage returns: each of them ends a line here.
+            *whole, self.rest = self.rest.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+            lines += whole
+            if self.offset >= answer["size"]:
+                break
+        if self.tail is not None:
+            lines, self.tail = (lines[-self.tail :] if self.tail else []), None
+        return [LogLine(self.host, self.label, text) for text in lines]
+
+    def end(self) -> list[LogLine]:
+        return [LogLine(self.host, self.label, self.rest)] if self.rest else []
+
+
+def labels_of(plan: LaunchPlan, ranks: Sequence[int] | None, host: str | None) -> dict[str, list[str]]:
+    """Which logs of which host are asked for; hosts without any are left out."""
+    wanted: dict[str, list[str]] = {}
+    for placement in plan.placements:
+        if (ranks is None or placement.rank in ranks) and host in (None, placement.host):
+            wanted.setdefault(placement.host, []).append(f"rank_{placement.rank}")
+    return wanted
+
+
+def iter_lines(
+    plan: LaunchPlan,
+    fleet: Fleet,
+    labels: dict[str, list[str]],
+    *,
+    tail: int | None = None,
+    is_over: Callable[[], bool] = lambda: True,
+) -> Iterator[LogLine]:
+    """The lines of these logs; whole lines of one worker keep their order, hosts are read in parallel.
+
+    Goes on until `is_over` has said so and nothing more has come. A host that cannot be reached is asked
+    again from where it was read to; on the last round its error is raised.
+    """
+    start = 0 if tail is None else -max(1, tail) * _BYTES_PER_LINE
+    readers = [_Reader(host, label, start, tail) for host, names in labels.items() for label in names]
+
+    def read(session: Session) -> list[LogLine]:
+        mine = [reader for reader in readers if reader.host == session.host]
+        return [line for reader in mine for line in reader.read(session, plan.run_id)]
+
+    while True:
+        last_round = is_over()
+        answers = fleet.each(read, labels)
+        for lines in answers.values.values():
+            yield from lines
+        if last_round:
+            answers.raise_on_error()
+            break
+        time.sleep(_INTERVAL)
+    for reader in readers:
+        yield from reader.end()

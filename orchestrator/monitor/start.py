@@ -1,0 +1,108 @@
+"""The launch on the hosts: all of them are made ready, or none is left touched; then all are started.
+
+connect + probe -> judge -> push -> prepare -> verify -> start -> commit
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.errors import AgentError, OrchestrateError
+from orchestrator.fleet import Fleet, Session
+from orchestrator.plan import LaunchPlan
+from orchestrator.preflight import Needs, judge
+
+__all__ = ["start_run"]
+
+
+def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> None:
+    """Start every worker of the plan on every host.
+
+    `report` is told each phase as it begins. Raises the error of the host or hosts that failed; by then
+    whatever had been begun anywhere has been undone.
+    """
+    report("connecting")
+    facts = _probe(plan, fleet)
+    judge(_needs(plan), facts)
+    port = facts[plan.master.name]["port"] if plan.chooses_port else None
+    report("pushing files")
+    fleet.each(lambda session: _push(plan, session)).raise_on_error()
+    try:
+        report("preparing")
+        prepared = fleet.each(lambda session: _prepare(plan, session, port)).raise_on_error()
+        _verify(plan, prepared)
+        report("starting")
+        fleet.each(lambda session: _start(plan, session)).raise_on_error()
+        fleet.each(lambda session: session.call("commit", run_id=plan.run_id)).raise_on_error()
+    except BaseException:
+        report("undoing")
+        fleet.each(lambda session: session.call("undo", run_id=plan.run_id))
+        raise
+
+
+def _needs(plan: LaunchPlan) -> Needs:
+    shipped = sum(path.stat().st_size for path in plan.sources.values())
+    return Needs(plan.hosts, plan.packages, shipped)
+
+
+def _probe(plan: LaunchPlan, fleet: Fleet) -> dict[str, Any]:
+    def ask(session: Session) -> Any:
+        manifest = plan.manifests[session.host]
+        is_master = session.host == plan.master.name
+        return session.call(
+            "probe",
+            devices=manifest.devices,
+            lock_dir=manifest.lock_dir,
+            env_script=manifest.env_script,
+            packages=plan.packages,
+            paths=plan.host_paths,
+            port_on=plan.master.address if is_master and plan.chooses_port else None,
+        )
+
+    return fleet.each(ask).raise_on_error()
+
+
+def _push(plan: LaunchPlan, session: Session) -> None:
+    if not plan.sources:
+        return
+    for sha256 in session.call("missing", hashes=list(plan.sources)):
+        data = plan.sources[sha256].read_bytes()
+        session.call("push", payload=data, sha256=sha256, size=len(data), timeout=plan.timeouts.prepare)
+
+
+def _prepare(plan: LaunchPlan, session: Session, port: int | None) -> Any:
+    manifest = plan.manifests[session.host]
+    if port is not None:
+        manifest = dataclasses.replace(manifest, port=port)
+    bundle = {
+        "manifest": manifest.to_json(),
+        "worker_config": plan.worker_config,
+        "rank_table": plan.rank_table,
+    }
+    payload = json.dumps(bundle).encode()
+    return session.call("prepare", payload=payload, timeout=plan.timeouts.prepare)
+
+
+def _verify(plan: LaunchPlan, prepared: dict[str, Any]) -> None:
+    """Every host must hold the very bytes that were meant: ranks with different rank tables hang for minutes."""
+    expected = {"worker.yaml": hashlib.sha256(plan.worker_config.encode()).hexdigest()}
+    if plan.rank_table is not None:
+        expected["rank_table.json"] = hashlib.sha256(plan.rank_table.encode()).hexdigest()
+    for host, answer in prepared.items():
+        if answer["hashes"] != expected:
+            raise AgentError("the files on the host are not the ones that were sent", where=host)
+
+
+def _start(plan: LaunchPlan, session: Session) -> None:
+    answer = session.call("start", run_id=plan.run_id)
+    if answer["failed_first"]:
+        label = answer["failed_first"].replace("_", " ")
+        raise OrchestrateError(
+            f"{label} did not start: {answer['reason']}",
+            where=session.host,
+            remedy="mend `command:` of the job",
+        )

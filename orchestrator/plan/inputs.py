@@ -1,0 +1,106 @@
+"""What a job ships to its hosts: code and files, each by the hash of its content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orchestrator
+from orchestrator.errors import ConfigError, Problem
+from orchestrator.job import Job
+from orchestrator.records import Input
+
+__all__ = ["Shipment", "ship"]
+
+# What the bundled workers import: the model, and the file formats they share with the control node.
+_CODE = (
+    "model/**/*.py",
+    "model/presets/*.yaml",
+    "orchestrator/*.py",
+    "orchestrator/checkpoint/*.py",
+    "orchestrator/agent/*.py",
+)
+# The names that a run directory uses itself.
+_TAKEN = frozenset(
+    ["logs", "metrics", "strategy", "checkpoint", "model", "inputs", "code", "manifest.json", "rank_table.json", "worker.yaml", "status.json", "events.jsonl", "control.sock"]
+)
+
+
+@dataclass(slots=True)
+class Shipment:
+    """The inputs of a run, and where on the control node each content is read from."""
+
+    inputs: list[Input] = field(default_factory=list)
+    sources: dict[str, Path] = field(default_factory=dict)
+    host_paths: list[str] = field(default_factory=list)
+
+    def add(self, source: Path, path: str) -> None:
+        with source.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        self.inputs.append(Input(path, sha256))
+        self.sources[sha256] = source
+
+    def refer(self, job: Job, given: str, folder: str) -> str:
+        """The path as the worker will see it: shipped if it is relative, the host's own if it is absolute."""
+        if Path(given).is_absolute():
+            self.host_paths.append(given)
+            return given
+        source = job.path.parent / given
+        self.add(source, f"inputs/{folder}/{source.name}")
+        return f"inputs/{folder}/{source.name}"
+
+
+def ship(job: Job) -> tuple[Shipment, dict[str, object]]:
+    """What the job needs on its hosts, and the worker's configuration with its paths as seen from there."""
+    shipment = Shipment()
+    config = job.model_dump(mode="json", include={"task", "parallel", "model", "data", "train", "checkpoint"})
+    if job.task == "command":
+        _ship_command(job, shipment)
+        return shipment, {"task": job.task}
+    for source, name in _code_files():
+        shipment.add(source, f"code/{name}")
+    config["device_target"] = job.target
+    config["predict"] = job.predict.model_dump(mode="json") if job.predict else None
+    _ship_files(job, shipment, config)
+    return shipment, config
+
+
+def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None:
+    references = (
+        ("data", "path", "data"),
+        ("data", "tokenizer", "tokenizer"),
+        ("checkpoint", "load", "load"),
+        ("predict", "prompts_file", "prompts"),
+    )
+    for section, key, folder in references:
+        block = config.get(section)
+        if isinstance(block, dict) and block.get(key):
+            block[key] = shipment.refer(job, block[key], folder)
+    load = job.checkpoint.load
+    if load and not Path(load).is_absolute():
+        # What collect-ckpt puts beside the weights belongs to them.
+        for name in ("config.yaml", "tokenizer.json"):
+            if (beside := (job.path.parent / load).parent / name).exists():
+                shipment.add(beside, f"inputs/load/{name}")
+
+
+def _ship_command(job: Job, shipment: Shipment) -> None:
+    for given in job.sync:
+        root = job.path.parent / given
+        files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+        for path in files:
+            name = root.name / path.relative_to(root) if root.is_dir() else Path(root.name)
+            if name.parts[0] in _TAKEN:
+                raise ConfigError(
+                    [Problem(f"{job.path}: sync", f"`{name}` is a name the run directory uses", "rename it")]
+                )
+            shipment.add(path, name.as_posix())
+
+
+def _code_files() -> Iterator[tuple[Path, str]]:
+    root = Path(orchestrator.__file__).parent.parent
+    for pattern in _CODE:
+        for path in sorted(root.glob(pattern)):
+            yield path, path.relative_to(root).as_posix()

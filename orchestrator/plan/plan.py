@@ -1,0 +1,182 @@
+"""A launch as data: everything that will be put on each host and started there. `--dry-run` prints it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.agent.environ import SCHEDULER, worker_environment
+from orchestrator.inventory import Host, Inventory, SshOptions
+from orchestrator.job import Job, Timeouts
+from orchestrator.placement import Placement, place
+from orchestrator.plan.inputs import Shipment, ship
+from orchestrator.rank_table import build_rank_table
+from orchestrator.records import Manifest, WorkerSpec
+
+__all__ = ["LaunchPlan", "make_plan", "new_run_id"]
+
+# A host must be ready, and then started, within this time of the launch, or it undoes itself.
+_LEASE_MARGIN = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """What a launch will do. `manifests` lack only the scheduler's port where the job leaves its choice to us."""
+
+    run_id: str
+    job_name: str
+    task: str
+    created: float
+    hosts: tuple[Host, ...]
+    ssh: SshOptions
+    placements: tuple[Placement, ...]
+    manifests: dict[str, Manifest]
+    worker_config: str
+    rank_table: str | None
+    sources: dict[str, Path]
+    packages: tuple[str, ...]
+    host_paths: tuple[str, ...]
+    chooses_port: bool
+    timeouts: Timeouts
+
+    @property
+    def master(self) -> Host:
+        """The host of rank 0, where the scheduler runs."""
+        return self.hosts[0]
+
+    @property
+    def world_size(self) -> int:
+        return len(self.placements)
+
+
+def new_run_id(job_name: str, now: float) -> str:
+    """A name that sorts by time and that two launches in one second do not share."""
+    return f"{job_name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(2)}"
+
+
+def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> LaunchPlan:
+    """Plan one launch. Touches no host; reads the files it will ship. Raises ConfigError."""
+    created = time.time() if now is None else now
+    run_id = new_run_id(job.name, created)
+    placements = place(job, inventory)
+    hosts = _hosts_of(placements, inventory)
+    shipment, config = ship(job)
+    rank_table = build_rank_table(placements, inventory) if job.networking.mode == "rank_table" else None
+    worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
+    manifests = {
+        host.name: _manifest(job, host, hosts, placements, run_id=run_id, created=created, shipment=shipment)
+        for host in hosts
+    }
+    return LaunchPlan(
+        run_id=run_id,
+        job_name=job.name,
+        task=job.task,
+        created=created,
+        hosts=hosts,
+        ssh=inventory.ssh,
+        placements=placements,
+        manifests=manifests,
+        worker_config=worker_config,
+        rank_table=rank_table.to_json() if rank_table else None,
+        sources=shipment.sources,
+        packages=() if job.task == "command" else ("mindspore", "tokenizers"),
+        host_paths=tuple(shipment.host_paths),
+        chooses_port=job.networking.mode == "dynamic" and job.networking.port is None,
+        timeouts=job.timeouts,
+    )
+
+
+def _hosts_of(placements: Sequence[Placement], inventory: Inventory) -> tuple[Host, ...]:
+    names = dict.fromkeys(placement.host for placement in placements)
+    return tuple(inventory.host(name) for name in names)
+
+
+def _manifest(
+    job: Job,
+    host: Host,
+    hosts: Sequence[Host],
+    placements: Sequence[Placement],
+    *,
+    run_id: str,
+    created: float,
+    shipment: Shipment,
+) -> Manifest:
+    mine = [placement for placement in placements if placement.host == host.name]
+    master = hosts[0]
+    has_scheduler = host is master and job.networking.mode == "dynamic" and len(placements) > 1
+    return Manifest(
+        run_id=run_id,
+        job=job.name,
+        host=host.name,
+        created=created,
+        workers=tuple(_worker(job, placement, len(placements), master) for placement in mine),
+        scheduler=_scheduler(job, len(placements), master) if has_scheduler else None,
+        inputs=tuple(shipment.inputs),
+        devices=tuple(placement.device_id for placement in mine),
+        port=job.networking.port,
+        address=host.address,
+        lock_dir=host.lock_dir,
+        env_script=host.env_script,
+        grace=job.timeouts.grace,
+        lease=job.timeouts.prepare + _LEASE_MARGIN,
+        world_size=len(placements),
+        hosts=tuple(host.name for host in hosts),
+        launch=_launch_facts(job),
+    )
+
+
+def _launch_facts(job: Job) -> dict[str, Any]:
+    """What a control node that never saw this launch needs to watch and collect the run."""
+    return {"task": job.task, "timeouts": job.timeouts.model_dump(), "prefix": job.checkpoint.prefix}
+
+
+def _worker(job: Job, placement: Placement, world_size: int, master: Host) -> WorkerSpec:
+    env = worker_environment(
+        job.networking.mode if world_size > 1 else "none",
+        rank=placement.rank,
+        world_size=world_size,
+        device_id=placement.device_id,
+        scheduler_host=master.address,
+        scheduler_port="{port}",
+    )
+    return WorkerSpec(
+        label=f"rank_{placement.rank}",
+        rank=placement.rank,
+        local_rank=placement.local_rank,
+        device_id=placement.device_id,
+        argv=_argv(job),
+        env={**_job_environment(job), **env},
+    )
+
+
+def _scheduler(job: Job, world_size: int, master: Host) -> WorkerSpec:
+    # As msrun does: the scheduler is the job's own program in another role.
+    env = worker_environment(
+        job.networking.mode,
+        rank=0,
+        world_size=world_size,
+        device_id=0,
+        scheduler_host=master.address,
+        scheduler_port="{port}",
+        is_scheduler=True,
+    )
+    return WorkerSpec(SCHEDULER, -1, -1, -1, _argv(job), {**_job_environment(job), **env})
+
+
+def _job_environment(job: Job) -> dict[str, str]:
+    if job.task == "command":
+        return dict(job.env)
+    return {**job.env, "PYTHONPATH": "{run_dir}/code"}
+
+
+def _argv(job: Job) -> tuple[str, ...]:
+    if job.task == "command":
+        return tuple(job.command)
+    verb = "predict" if job.task == "predict" else "train"
+    return ("{python}", "-m", "model", verb, "--config", "worker.yaml")

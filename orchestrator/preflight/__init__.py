@@ -1,0 +1,5 @@
+"""Whether hosts are fit for a job: facts in, findings out."""
+
+from orchestrator.preflight.checks import CHECKS, Finding, Needs, judge
+
+__all__ = ["CHECKS", "Finding", "Needs", "judge"]

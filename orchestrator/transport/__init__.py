@@ -1,0 +1,23 @@
+"""Ways to reach a host; see base.py for what all of them promise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.transport.base import Channel, CommandResult, Transport
+from orchestrator.transport.local import LocalTransport
+
+if TYPE_CHECKING:
+    from orchestrator.inventory import Host, SshOptions
+
+__all__ = ["Channel", "CommandResult", "Transport", "open_transport"]
+
+
+def open_transport(host: Host, options: SshOptions) -> Transport:
+    """The transport that the inventory names for this host, not yet connected."""
+    if host.transport == "local":
+        return LocalTransport(host.name)
+    # Late: paramiko and fabric take a quarter of a second to import, and local runs need neither.
+    from orchestrator.transport.ssh import SshTransport
+
+    return SshTransport(host, options)

@@ -1,0 +1,12 @@
+"""Hosts over SSH: the only package that imports paramiko and fabric. Import it late, it is heavy."""
+
+from __future__ import annotations
+
+import logging
+
+from orchestrator.transport.ssh.transport import SshTransport
+
+__all__ = ["SshTransport"]
+
+# Without a handler Python prints paramiko's log lines on stderr. What matters in them is in our errors.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
