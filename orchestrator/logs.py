@@ -1,4 +1,4 @@
-"""Logs: the lines of a run's workers, from all hosts, from now or from the beginning, to the end or on and on."""
+"""Logs: the lines of a run's workers on all hosts, from the beginning or near the end, once or on and on."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Input:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """One process to start; `{run_dir}`, `{python}` and `{rank}` in argv and env are filled in on the host."""
+    """One process to start; `{run_dir}`, `{python}` and `{rank}` in argv and env are set on the host."""
 
     label: str
     rank: int
@@ -121,7 +121,7 @@ class RankStatus:
 
 @dataclass(frozen=True)
 class HostStatus:
-    """One host's part of a run: `status.json`. `failed_first` is the label of the worker that broke the gang."""
+    """One host's part of a run: `status.json`. `failed_first` labels the worker that broke the gang."""
 
     run_id: str
     job: str

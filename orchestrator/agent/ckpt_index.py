@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Tuple
 from orchestrator.agent import wire
 from orchestrator.errors import CheckpointError
 
-__all__ = ["ITEM_SIZES", "crc_matches", "crc_span", "index_buffer", "index_ckpt", "map_file"]
+__all__ = ["ITEM_SIZES", "crc_matches", "index_buffer", "index_ckpt", "map_file"]
 
 ITEM_SIZES = {
     "Bool": 1,
@@ -106,21 +106,13 @@ def _content_size(buffer: wire.Buffer) -> int:
     return size - TRAILER_SIZE if has_trailer else size
 
 
-def crc_span(buffer: wire.Buffer) -> Tuple[int, int] | None:
-    """`(bytes covered, crc32)` of the trailer, None where the file has none."""
-    covered = _content_size(buffer)
-    if covered == len(buffer):
-        return None
-    return covered, int.from_bytes(bytes(buffer[covered + len(TRAILER) :]), "big")
-
-
 def crc_matches(buffer: wire.Buffer) -> bool:
     """True where the file's own checksum is right, or where it carries none."""
-    span = crc_span(buffer)
-    if span is None:
+    covered = _content_size(buffer)
+    if covered == len(buffer):
         return True
     with memoryview(buffer) as view:
-        return zlib.crc32(view[: span[0]]) == span[1]
+        return zlib.crc32(view[:covered]) == int.from_bytes(view[covered + len(TRAILER) :], "big")
 
 
 def _append_piece(entry: Entry, dims: List[int], dtype: str, piece: List[int]) -> None:

@@ -1,4 +1,4 @@
-"""How a supervisor leaves the SSH connection that brought it: forked, in a session of its own, under a guardian.
+"""How a supervisor leaves the connection that brought it: forked, in a session of its own, under a guardian.
 
 The guardian is the supervisor's parent and does nothing but wait. When the supervisor ends, however it
 ends, the guardian kills what is left of the workers (it is their subreaper, so that nothing can hide from

@@ -1,4 +1,4 @@
-"""The facts of one host that decide whether a job can run there. It only looks; judging is the control node's."""
+"""The facts of one host that decide whether a job can run there. It looks; the control node judges."""
 
 from __future__ import annotations
 
@@ -119,8 +119,7 @@ def _versions(packages: Sequence[str], env_script: Optional[str]) -> Dict[str, O
             argv,
             env=base_environment(os.environ),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             timeout=60,
         )
         found = json.loads(done.stdout)

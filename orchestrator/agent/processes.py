@@ -32,7 +32,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def _stat_fields(pid: int) -> Optional[List[str]]:
-    """The fields of /proc/<pid>/stat from the third (state) on, see proc(5); None where there is no process."""
+    """The fields of /proc/<pid>/stat from the third (state) on, see proc(5); None without a process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -78,7 +78,7 @@ def kill_group(process: ProcessId) -> bool:
 
 
 def die_with_parent(number: int, parent: int) -> None:
-    """Have the kernel send `number` to this process when its parent dies; closes the race of a parent already dead."""
+    """Have the kernel send `number` to this process when its parent dies, or now if it is dead already."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:
         os.kill(os.getpid(), number)

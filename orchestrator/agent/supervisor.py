@@ -63,7 +63,7 @@ class Supervisor:
         }
 
     def run(self, ready: Callable[[], None]) -> None:
-        """Serve requests and watch the workers until the run is over here; `ready` is called once listening."""
+        """Serve requests and watch the workers until their end; `ready` is called once listening."""
         wake_read, wake_write = socket.socketpair()
         wake_read.setblocking(False)
         wake_write.setblocking(False)

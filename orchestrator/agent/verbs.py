@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Mapping
 
+from orchestrator.agent import ckpt_index, ckpt_read, runs
 from orchestrator.agent import probe as probing
-from orchestrator.agent import runs
 from orchestrator.agent.prepare import prepare
 from orchestrator.agent.store import Store
 from orchestrator.layout import Workdir
@@ -103,6 +103,33 @@ def _read_log(request: Request) -> Iterator[Answer]:
     yield Answer(found, data)
 
 
+def _shards(request: Request) -> Iterator[Answer]:
+    yield Answer(ckpt_read.list_shards(str(request.run().checkpoint)))
+
+
+def _index(request: Request) -> Iterator[Answer]:
+    yield Answer([ckpt_index.index_ckpt(path) for path in request.args["paths"]])
+
+
+def _read_ranges(request: Request) -> Iterator[Answer]:
+    """Many answers with bytes, then one without: the length of each is known only when it has been read."""
+    for data in ckpt_read.read_ranges(request.args["path"], request.args["ranges"]):
+        yield Answer(data=data, more=True)
+    yield Answer()
+
+
+def _crc(request: Request) -> Iterator[Answer]:
+    yield Answer(ckpt_read.crc_ranges(request.args["path"], request.args["groups"]))
+
+
+def _small_files(request: Request) -> Iterator[Answer]:
+    """Every file of one of the run's folders, an answer each: strategies, or what belongs to the model."""
+    for path in sorted((request.run().root / request.args["folder"]).glob("*")):
+        if path.is_file():
+            yield Answer(path.name, path.read_bytes(), more=True)
+    yield Answer()
+
+
 VERBS: Dict[str, Callable[[Request], Iterator[Answer]]] = {
     "probe": _probe,
     "missing": _missing,
@@ -115,4 +142,9 @@ VERBS: Dict[str, Callable[[Request], Iterator[Answer]]] = {
     "status": _status,
     "list_runs": _list_runs,
     "read_log": _read_log,
+    "shards": _shards,
+    "index": _index,
+    "read_ranges": _read_ranges,
+    "crc": _crc,
+    "small_files": _small_files,
 }

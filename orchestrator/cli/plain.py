@@ -43,10 +43,11 @@ class PlainReport:
                 self._say(name, f"{name}: {view.error or 'reachable again'}")
         progress = progress_of(record)
         now = self._clock()
-        if progress is not None and progress.step != self._last_progress[0]:
-            if now - self._last_progress[1] >= _EVERY or record.state.is_terminal:
-                self._last_progress = (progress.step, now)
-                self._write(progress_line(progress))
+        if progress is None or progress.step == self._last_progress[0]:
+            return
+        if now - self._last_progress[1] >= _EVERY or record.state.is_terminal:
+            self._last_progress = (progress.step, now)
+            self._write(progress_line(progress))
 
     def _say(self, topic: str, text: str) -> None:
         if self._said.get(topic) != text:

@@ -39,13 +39,19 @@ class Fleet:
         """The agent session of a host, connecting where that is needed."""
         with self._locks[name]:
             if name not in self._sessions:
-                host = self.hosts[name]
-                transport = self._transports[name]
-                transport.connect()
-                self._sessions[name] = Session(
-                    transport, python=host.interpreter, workdir=host.workdir, bundle=agent_bundle()
-                )
+                self._sessions[name] = self._connect(name)
             return self._sessions[name]
+
+    def new_session(self, name: str) -> Session:
+        """One more session on the same connection, the caller's to close; for bytes in parallel."""
+        with self._locks[name]:
+            return self._connect(name)
+
+    def _connect(self, name: str) -> Session:
+        host = self.hosts[name]
+        transport = self._transports[name]
+        transport.connect()
+        return Session(transport, python=host.interpreter, workdir=host.workdir, bundle=agent_bundle())
 
     def drop(self, name: str) -> None:
         """Forget a broken session, so that the next use connects anew."""

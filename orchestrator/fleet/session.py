@@ -68,7 +68,7 @@ class Session:
             raise
 
     def call(self, verb: str, *, payload: bytes = b"", timeout: float | None = None, **args: Any) -> Any:
-        """One request, one answer. Raises AgentError where the agent refuses, TransportError where it is gone."""
+        """One request, one answer. AgentError where the agent refuses, TransportError where it is gone."""
         return self.call_with_data(verb, payload=payload, timeout=timeout, **args)[0]
 
     def call_with_data(

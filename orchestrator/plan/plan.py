@@ -27,7 +27,7 @@ _LEASE_MARGIN = 30.0
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """What a launch will do. `manifests` lack only the scheduler's port where the job leaves its choice to us."""
+    """What a launch will do. `manifests` lack only the scheduler's port where it is ours to choose."""
 
     run_id: str
     job_name: str

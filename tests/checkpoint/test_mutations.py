@@ -1,0 +1,76 @@
+"""Damaged files: the right answer or one CheckpointError, and quickly."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.checkpoint.ckpt_file import read_ckpt, write_ckpt
+from orchestrator.checkpoint.safetensors_file import read_safetensors, write_safetensors
+from orchestrator.checkpoint.strategy_file import Layout, Strategy, read_strategy, write_strategy
+from orchestrator.checkpoint.tensor import Tensor
+from orchestrator.errors import CheckpointError
+
+
+def _ckpt(path):
+    tensors = [("w", np.arange(6, dtype=np.float32).reshape(2, 3)), ("n", np.array(3)), ("note", "text")]
+    write_ckpt(path, [*tensors, ("bf", Tensor.of(np.ones(3, np.uint16), "BFloat16"))], piece_limit=16)
+
+
+def _safetensors(path):
+    write_safetensors(path, [("w", np.arange(6, dtype=np.float32).reshape(2, 3)), ("n", np.array(3))])
+
+
+def _strategy(path):
+    layouts = {"w": Layout((2, 2), (0, -1), 2, 2), "v": Layout((2, 2, 2), ((1, 0), -1))}
+    write_strategy(path, Strategy(1, layouts))
+
+
+def _use_tensors(read):
+    def use(path):
+        for tensor in read(path).values():
+            assert tensor.nbytes <= 1000
+            assert tensor.text() if tensor.dtype == "str" else tensor.array().nbytes == tensor.nbytes
+
+    return use
+
+
+CASES = {
+    "ckpt": (_ckpt, _use_tensors(read_ckpt)),
+    "safetensors": (_safetensors, _use_tensors(read_safetensors)),
+    "strategy": (_strategy, read_strategy),
+}
+MUTATION = st.tuples(
+    st.sampled_from(["flip", "cut", "drop", "insert", "repeat"]),
+    st.integers(0, 1 << 30),
+    st.binary(max_size=12),
+)
+
+
+def mutate(content, kind, at, extra):
+    position = at % len(content)
+    if kind == "flip":
+        return content[:position] + bytes([content[position] ^ (1 << at % 8)]) + content[position + 1 :]
+    if kind == "cut":
+        return content[:position]
+    if kind == "drop":
+        return content[:position] + content[position + 1 + len(extra) :]
+    if kind == "insert":
+        return content[:position] + extra + content[position:]
+    return content[: position + 1] + content[position // 2 :]
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(max_examples=200, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(MUTATION, min_size=1, max_size=3))
+def test_a_damaged_file_is_read_right_or_refused(tmp_path, case, changes):
+    write, use = CASES[case]
+    write(tmp_path / "f")
+    content = (tmp_path / "f").read_bytes()
+    for change in changes:
+        content = mutate(content, *change) or b"\0"
+    (tmp_path / "f").write_bytes(content)
+    try:
+        use(tmp_path / "f")
+    except CheckpointError as error:
+        assert "\n" not in str(error)
