@@ -96,7 +96,9 @@ class Supervisor:
         if self._deadline is not None and self._clock() >= self._deadline:
             self._deadline = None
             self._on_deadline()
-        if self.phase != "prepared" and not any(worker.is_running for worker in self._everyone()):
+        # Workers may be done before the launch is: the commit must still find somebody to take it.
+        under_launch = self.phase in ("prepared", "started")
+        if not under_launch and not any(worker.is_running for worker in self._everyone()):
             self._finish()
         if self.phase != "undone":
             self.save()

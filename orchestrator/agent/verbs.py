@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Mapping
 
@@ -86,6 +87,8 @@ def _undo(request: Request) -> Iterator[Answer]:
     run = request.workdir.run(request.args["run_id"])
     if run.manifest.exists():
         runs.end_and_wait(run, {"verb": "undo"}, timeout=10.0)
+        # The supervisor removes its run itself, unless it had ended before it was told.
+        shutil.rmtree(run.root, ignore_errors=True)
     yield Answer()
 
 

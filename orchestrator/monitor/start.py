@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.errors import AgentError, OrchestrateError
+from orchestrator.errors import AgentError, OrchestrateError, PreflightError
 from orchestrator.fleet import Fleet, Session
 from orchestrator.plan import LaunchPlan
 from orchestrator.preflight import Needs, judge
@@ -84,7 +84,11 @@ def _prepare(plan: LaunchPlan, session: Session, port: int | None) -> Any:
         "rank_table": plan.rank_table,
     }
     payload = json.dumps(bundle).encode()
-    return session.call("prepare", payload=payload, timeout=plan.timeouts.prepare)
+    try:
+        return session.call("prepare", payload=payload, timeout=plan.timeouts.prepare)
+    except AgentError as error:
+        # A port or device that was free a moment ago: the same news as from the checks, the same exit code.
+        raise PreflightError(error.what, where=error.where, remedy=error.remedy) from None
 
 
 def _verify(plan: LaunchPlan, prepared: dict[str, Any]) -> None:

@@ -21,8 +21,6 @@ from orchestrator.records import Manifest, WorkerSpec
 
 __all__ = ["LaunchPlan", "make_plan", "new_run_id"]
 
-# A host must be ready, and then started, within this time of the launch, or it undoes itself.
-_LEASE_MARGIN = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ def _manifest(
         lock_dir=host.lock_dir,
         env_script=host.env_script,
         grace=job.timeouts.grace,
-        lease=job.timeouts.prepare + _LEASE_MARGIN,
+        lease=job.timeouts.prepare,
         world_size=len(placements),
         hosts=tuple(host.name for host in hosts),
         launch=_launch_facts(job),

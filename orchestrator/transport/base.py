@@ -91,7 +91,9 @@ class Channel(ABC):
     def close(self) -> None:
         """Hang up: stdin ends, and a process that does not end within a second of that gets SIGTERM.
 
-        Idempotent; wakes threads that are blocked in read() or write(). Wait first for an orderly end.
+        Idempotent; wakes threads that are blocked in read() or write(). Wait first for an orderly end. Over
+        SSH the second is not waited for here, and OpenSSH delivers no signals to sessions of root: what must
+        not outlive its channel has to heed the end of its stdin.
         """
 
     @abstractmethod
@@ -118,17 +120,23 @@ class Channel(ABC):
 
     def read_line(self, limit: int = 1024 * 1024) -> bytes:
         """One line with its newline, b"" at the end; TransportError for half a line or one over `limit`."""
-        while (end := self._unread.find(b"\n")) < 0 and len(self._unread) < limit:
-            piece = self._read(64 * 1024)
-            if not piece and not self._unread:
+        pieces: list[bytes] = []
+        size = 0
+        while size < limit:
+            piece = self.read(64 * 1024)
+            if not piece and not pieces:
                 return b""
             if not piece:
                 raise self._ended("in the middle of a line")
-            self._unread += piece
-        if not 0 <= end < limit:
+            end = piece.find(b"\n") + 1
+            pieces.append(piece[:end] if end else piece)
+            size += len(pieces[-1])
+            if end:
+                self._unread = piece[end:] + self._unread
+                break
+        if size > limit or not pieces[-1].endswith(b"\n"):
             raise TransportError(f"`{self.argv[0]}` sent a line over {limit} bytes", where=self.host)
-        line, self._unread = self._unread[: end + 1], self._unread[end + 1 :]
-        return line
+        return b"".join(pieces)
 
     def stderr_tail(self) -> str:
         """The end of stderr as text, for messages."""

@@ -98,10 +98,17 @@ class SshChannel(Channel):
             if self._closed:
                 return
             self._closed = True
-            self._wake_everybody()
-            if self._is_running() and not self._channel.status_event.wait(_HANG_UP_GRACE):
-                self._quietly(lambda: send_signal(self._channel, signal.SIGTERM))
+        self._wake_everybody()
+        if self._is_running() and not self._channel.status_event.is_set():
+            # Not waited for: a hundred hosts that are hung up one after the other would be a hundred waits.
+            threading.Thread(target=self._let_go, name=f"last of {self.host}", daemon=True).start()
+        else:
             self._quietly(self._channel.close)
+
+    def _let_go(self) -> None:
+        if not self._channel.status_event.wait(_HANG_UP_GRACE):
+            self._quietly(lambda: send_signal(self._channel, signal.SIGTERM))
+        self._quietly(self._channel.close)
 
     def _wake_everybody(self) -> None:
         self._quietly(self._channel.shutdown_write)

@@ -84,8 +84,7 @@ class SshTransport(Transport):
         connection = fabric.Connection(
             host.address,
             user=host.user,
-            # 22 is what an inventory without a port says, and then the ssh config may know better.
-            port=host.port if host.port != 22 else None,
+            port=host.port,
             config=shared_config(self._options.config_file),
             # Not empty, or fabric would write each host's identity files into the shared config.
             connect_kwargs={"look_for_keys": False},
