@@ -1,0 +1,164 @@
+"""The main job over two real sshds, each a host of its own, with the control node killed on the way."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.checkpoint.ckpt_file import read_ckpt
+from tests.e2e.cluster import Cluster, eventually, processes_with
+from tests.sshd import Sshd, why_no_sshd
+
+pytestmark = [
+    pytest.mark.sshd,
+    pytest.mark.skipif(bool(why_no_sshd()), reason=f"no sshd: {why_no_sshd()}"),
+]
+
+ROOT = Path(__file__).parents[2]
+ADDRESSES = ("127.0.0.2", "127.0.0.3")
+STEPS = ("--set", "train.steps=60", "--set", "checkpoint.save_steps=20")
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[list[Sshd]]:
+    """Two sshds with keys of their own."""
+    started = [Sshd(tmp_path / f"sshd{index}") for index in (0, 1)]
+    yield started
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def remote(tmp_path: Path, servers: list[Sshd]) -> Iterator[Cluster]:
+    """Two hosts over SSH: 127.0.0.2 on the first sshd and 127.0.0.3 on the second."""
+    cluster = Cluster(tmp_path, inventory_of(tmp_path, servers))
+    yield cluster
+    cluster.close()
+
+
+def inventory_of(folder: Path, servers: list[Sshd], **ssh: Any) -> dict[str, Any]:
+    known = [str(server.known_hosts([address])) for server, address in zip(servers, ADDRESSES, strict=True)]
+    hosts = [
+        {
+            "name": f"node{index}",
+            "address": address,
+            "port": server.port,
+            "user": server.user,
+            "key": str(server.key_path),
+            "workdir": str(folder / "hosts" / f"node{index}"),
+            "devices": "0-1",
+            "python": sys.executable,
+        }
+        for index, (server, address) in enumerate(zip(servers, ADDRESSES, strict=True), start=2)
+    ]
+    config = folder / "ssh_config"
+    config.touch()
+    return {"ssh": {"known_hosts": known, "config_file": str(config), **ssh}, "hosts": hosts}
+
+
+def weights(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: tensor.array() for name, tensor in read_ckpt(path).items()}
+
+
+@pytest.mark.mindspore
+def test_the_demo_job_survives_its_control_node_and_learns_the_same(remote: Cluster, tmp_path: Path) -> None:
+    job = ROOT / "jobs" / "demo.yaml"
+    with remote.launching(job, *STEPS) as launch:
+        eventually(
+            lambda: any(path.stat().st_size for path in tmp_path.glob("hosts/*/runs/*/metrics/rank_*.jsonl")),
+            timeout=120,
+            what="a first step",
+        )
+        remote.kill_monitor()
+        launch.kill()
+    shutil.rmtree(remote.state)
+    assert remote.run("runs", "--rediscover", "-i", remote.inventory).returncode == 0
+    attached = remote.run("attach", timeout=200)
+    assert attached.returncode == 0, attached
+    collected = remote.run("collect-ckpt", "-o", "ssh.ckpt")
+    assert collected.returncode == 0, collected.stderr
+
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    local = Cluster.local(plain)
+    try:
+        result = local.launch(job, *STEPS, timeout=200)
+        assert result.returncode == 0, result
+        assert local.run("collect-ckpt", "-o", "local.safetensors").returncode == 0
+        assert local.run("collect-ckpt", "-o", "local.ckpt").returncode == 0
+    finally:
+        local.close()
+    ours, expected = weights(tmp_path / "ssh.ckpt"), weights(plain / "local.ckpt")
+    assert list(ours) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+    for name in ("config.yaml", "tokenizer.json"):
+        assert (tmp_path / name).read_bytes() == (plain / name).read_bytes()
+
+
+def test_command_job_over_ssh_with_logs_and_stop(remote: Cluster) -> None:
+    remote.launch(remote.job(["sh", "-c", "echo on $RANK_ID; sleep 305.5"]), "--detach")
+    assert set(remote.states().values()) == {"running"}
+    assert remote.run("logs").stdout.splitlines() == [f"[rank {rank}] on {rank}" for rank in range(4)]
+    assert remote.run("stop").returncode == 0
+    assert not processes_with("sleep 305.5")
+
+
+def test_broken_connections_are_made_anew(remote: Cluster, servers: list[Sshd]) -> None:
+    flag = remote.folder / "go"
+    job = remote.job(["sh", "-c", f"while [ ! -e {flag} ]; do sleep 0.1; done"])
+    with remote.launching(job) as launch:
+        remote.wait_until_running()
+        for server in servers:
+            server.kill_connections()
+        eventually(lambda: all(server.connections() for server in servers), what="new connections")
+        assert set(remote.states().values()) <= {"running", "unreachable"}
+        flag.touch()
+        out, _ = launch.communicate(timeout=60)
+    assert launch.returncode == 0, out
+
+
+def test_a_host_that_is_down_leaves_the_other_untouched(remote: Cluster, servers: list[Sshd]) -> None:
+    servers[1].stop()
+    result = remote.launch(remote.job(["sleep", "305.5"]))
+    assert result.returncode == 3, result
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("orchestrate: node3: "), lines
+    assert remote.run_dirs() == []
+
+
+def test_unknown_and_changed_host_keys_are_refused(tmp_path: Path, servers: list[Sshd]) -> None:
+    data = inventory_of(tmp_path, servers)
+    empty = tmp_path / "empty_known_hosts"
+    empty.touch()
+    data["ssh"]["known_hosts"] = [str(empty)]
+    cluster = Cluster(tmp_path, data)
+    unknown = cluster.launch(cluster.job(["true"]))
+    assert unknown.returncode == 3 and "ssh-keyscan" in unknown.stderr, unknown.stderr
+    assert "Traceback" not in unknown.stderr
+    accepted = cluster.launch(cluster.job(["true"]), "--accept-new-host-keys")
+    assert accepted.returncode == 0, accepted.stderr
+    assert len(empty.read_text().splitlines()) == 2
+    other = servers[0].host_key
+    empty.write_text(
+        "".join(f"[{address}]:{server.port} {other}\n" for server, address in zip(servers, ADDRESSES, strict=False))
+    )
+    changed = cluster.launch(cluster.job(["true"]), "--accept-new-host-keys")
+    assert changed.returncode == 3 and "changed" in changed.stderr, changed.stderr
+    assert changed.stderr.startswith("orchestrate: node3")
+
+
+def test_a_wrong_key_is_one_clear_line(tmp_path: Path, servers: list[Sshd]) -> None:
+    data = inventory_of(tmp_path, servers)
+    data["hosts"][1]["key"] = str(servers[0].key_path)
+    cluster = Cluster(tmp_path, data)
+    result = cluster.launch(cluster.job(["true"]))
+    assert result.returncode == 3, result
+    assert result.stderr.startswith("orchestrate: node3: ") and len(result.stderr.splitlines()) == 1
+    assert cluster.run_dirs() == []
