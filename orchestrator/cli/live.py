@@ -11,7 +11,7 @@ from rich.text import Text
 
 from orchestrator.cli.plain import progress_line
 from orchestrator.cli.progress import duration, progress_of
-from orchestrator.monitor.record import RunRecord
+from orchestrator.monitor.record import TRAINING, RunRecord
 from orchestrator.records import RankStatus
 from orchestrator.states import RankState, RunState
 
@@ -49,6 +49,8 @@ def live_view(record: RunRecord, *, now: float | None = None) -> RenderableType:
             ProgressBar(total=progress.total_steps, completed=progress.step), Text(progress_line(progress))
         )
         parts.append(bar)
+    elif record.state is RunState.RUNNING and record.task in TRAINING:
+        parts.append(Text("waiting for the first step (start, data, compilation)", style="dim"))
     parts.append(_cells(record))
     return Group(*parts)
 

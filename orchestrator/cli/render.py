@@ -11,8 +11,9 @@ from rich.text import Text
 from orchestrator.cli.live import STYLES, live_view
 from orchestrator.cli.progress import duration, progress_of
 from orchestrator.layout import ControlDir
-from orchestrator.monitor.record import HostView, RunRecord
-from orchestrator.states import RunState
+from orchestrator.monitor.record import TRAINING, HostView, RunRecord
+from orchestrator.records import RankStatus
+from orchestrator.states import RankState, RunState
 
 __all__ = ["rank_table", "runs_table", "status_view", "summary"]
 
@@ -26,7 +27,7 @@ def summary(record: RunRecord, control: ControlDir) -> Text:
     text.append(f"{record.run_id} {record.state} after {took}\n")
     if record.cause is not None:
         text.append_text(_cause(record))
-    elif record.state is RunState.SUCCEEDED and record.task in ("pretrain", "finetune"):
+    elif record.state is RunState.SUCCEEDED and record.task in TRAINING:
         text.append(f"Next: orchestrate collect-ckpt {record.run_id}\n")
     elif record.errors:
         text.append(f"The monitor's log: {control.monitor_log}\n", style="dim")
@@ -96,11 +97,6 @@ def _add_host(table: Table, name: str, view: HostView) -> None:
     for rank in view.ranks():
         style, sign = STYLES[rank.state]
         loss = rank.progress.get("loss")
-        note = rank.reason or view.error
-        if rank.exit_code:
-            note = f"exit code {rank.exit_code}" + (f" ({note})" if note else "")
-        if rank.signal:
-            note = f"signal {rank.signal}" + (f" ({note})" if note else "")
         table.add_row(
             str(rank.rank),
             name,
@@ -109,17 +105,31 @@ def _add_host(table: Table, name: str, view: HostView) -> None:
             str(rank.process.pid) if rank.process else "",
             str(rank.progress.get("step", "")),
             f"{loss:.4f}" if isinstance(loss, float) else "",
-            note,
+            _note(rank, view),
         )
+
+
+def _note(rank: RankStatus, view: HostView) -> str:
+    """What the state alone does not tell. That a stopped rank got a signal is no news."""
+    if rank.state is RankState.STOPPED:
+        return rank.reason
+    parts = [rank.reason or view.error]
+    if rank.exit_code:
+        parts.insert(0, f"exit code {rank.exit_code}")
+    if rank.signal:
+        parts.insert(0, f"signal {rank.signal}")
+    return ", ".join(part for part in parts if part)
 
 
 def runs_table(records: list[RunRecord]) -> Table:
     """One row per run, newest first."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("RUN", "STATE", "STARTED", "TOOK", "HOSTS", "RANKS", "STEP"):
-        table.add_column(column)
+    # A name that is cut cannot be copied: the other columns give way.
+    table.add_column("RUN", no_wrap=True, min_width=max(len(record.run_id) for record in records))
+    for column in ("STATE", "STARTED", "TOOK", "HOSTS", "RANKS", "STEP"):
+        table.add_column(column, no_wrap=True)
     for record in reversed(records):
-        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created))
+        started = time.strftime("%m-%d %H:%M", time.localtime(record.created))
         progress = progress_of(record)
         table.add_row(
             record.run_id,

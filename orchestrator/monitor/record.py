@@ -12,7 +12,11 @@ from orchestrator.layout import ControlDir, atomic_write
 from orchestrator.records import HostStatus, RankStatus
 from orchestrator.states import RankState, RunState
 
-__all__ = ["Cause", "HostView", "RunRecord", "read_record", "write_record"]
+__all__ = ["TRAINING", "Cause", "HostView", "RunRecord", "read_record", "write_record"]
+
+
+# The tasks whose ranks report steps.
+TRAINING = ("pretrain", "finetune")
 
 
 @dataclass(frozen=True, slots=True)

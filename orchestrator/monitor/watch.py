@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.errors import OrchestrateError, RunFailed, TransportError
 from orchestrator.fleet import Fleet, Session
 from orchestrator.job import Timeouts
-from orchestrator.monitor.record import Cause, HostView, RunRecord
+from orchestrator.monitor.record import TRAINING, Cause, HostView, RunRecord
 from orchestrator.monitor.verdict import cause_of, fold_run, victims_of
 from orchestrator.records import HostStatus
 
@@ -110,10 +110,7 @@ class Watch:
 
     def _overdue(self, record: RunRecord) -> Cause | None:
         """Ranks of a bundled task that have made no step when the start deadline is over."""
-        if (
-            record.task not in ("pretrain", "finetune")
-            or self._clock() < record.created + self._timeouts.start
-        ):
+        if record.task not in TRAINING or self._clock() < record.created + self._timeouts.start:
             return None
         ranks = record.ranks()
         silent = [rank for rank in ranks if not rank.progress and not rank.state.is_terminal]
