@@ -44,15 +44,18 @@ def launch(job: Job, plan: LaunchPlan) -> ControlDir:
 def _refuse_what_the_model_cannot(job: Job) -> None:
     if job.task == "command" or job.parallel is None:
         return
-    where = f"{job.path}: parallel"
     problems = []
     if job.parallel.pipeline_stage > 1:
         what = "the bundled model cannot run pipeline stages yet; such a job can be planned, not launched"
         problems.append(
-            Problem(f"{where}.pipeline_stage", what, "use 1, or `task: command` with MindFormers")
+            Problem(
+                job.where("parallel", "pipeline_stage"), what, "use 1, or `task: command` with MindFormers"
+            )
         )
     if job.parallel.optimizer_shard:
         what = "the bundled model cannot shard the optimizer yet; such a job can be planned, not launched"
-        problems.append(Problem(f"{where}.optimizer_shard", what, "use false, or `task: command`"))
+        problems.append(
+            Problem(job.where("parallel", "optimizer_shard"), what, "use false, or `task: command`")
+        )
     if problems:
         raise ConfigError(problems)

@@ -28,7 +28,8 @@ def stop_run(control: ControlDir, reason: str, *, clock: Callable[[], float] = t
     Raises the errors of hosts that could not be reached; the others are stopped all the same.
     """
     record = load_record(control)
-    if record.state.is_terminal:
+    # A host that was lost may be back, with workers that nobody could tell that their run is over.
+    if record.state.is_terminal and not any(view.lost for view in record.hosts.values()):
         return record
     plan = read_plan(control.plan)
     if record.state is RunState.PREPARING:
@@ -41,7 +42,7 @@ def stop_run(control: ControlDir, reason: str, *, clock: Callable[[], float] = t
             answers = fleet.each(lambda session: _is_over(session, plan.run_id), waiting)
             waiting = [host for host in waiting if not answers.values.get(host, host in answers.errors)]
             time.sleep(_INTERVAL)
-        if monitor_pid(control) is None:
+        if monitor_pid(control) is None and not record.state.is_terminal:
             record = look_once(record, fleet, plan.timeouts)
             write_record(control, record)
     told.raise_on_error()

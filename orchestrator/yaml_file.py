@@ -1,230 +1,268 @@
-"""YAML that a person wrote: its values with the line of each, so that every error can point at its cause.
+"""YAML that people write: read with the line of every key, refused with every problem at once.
 
-Scalars follow YAML 1.2's core schema: `1e-3` is a number, `no` and `010` are what they look like.
+Plain scalars follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): `yes`, `on`
+and `010` are text, `1e-3` is a number. PyYAML's own YAML 1.1 rules turn these into something else in silence.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-import pydantic
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.yaml_words import explain, syntax_words
 
-__all__ = ["KeyPath", "YamlFile", "parse_scalar", "read_yaml"]
+try:  # ten times faster; absent where PyYAML was built without libyaml
+    from yaml import CSafeLoader as _Base
+except ImportError:
+    from yaml import SafeLoader as _Base  # type: ignore[assignment]
 
-KeyPath = tuple[str | int, ...]
-M = TypeVar("M", bound=pydantic.BaseModel)
+__all__ = ["Loc", "YamlFile", "dotted", "read_yaml", "validate"]
 
-_MAX_BYTES = 4 << 20
-_MAX_NODES = 200_000
-_MAX_DEPTH = 40
+Loc: TypeAlias = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
 
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's own name and shape)
-
-
-_CORE_SCHEMA = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.nan", "-+.0123456789"),
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
-    ("merge", r"<<", "<"),
-)
-for _tag, _pattern, _first in _CORE_SCHEMA:
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [c.strip("\0") for c in _first]
-    )
-_Loader.add_constructor(
-    "tag:yaml.org,2002:int",
-    lambda loader, node: int(node.value, 16 if node.value.lower().startswith("0x") else 10),
-)
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
+MAX_BYTES = 4 << 20
+MAX_VALUES = 200_000
+MAX_DEPTH = 64
 
 
-@dataclass(slots=True)
-class YamlFile:
-    """The data of one file and the line of every key and element in it."""
-
-    path: Path
-    data: dict[str, Any]
-    lines: dict[KeyPath, int] = field(default_factory=dict)
-    origins: dict[KeyPath, str] = field(default_factory=dict)
-
-    def where(self, key: KeyPath) -> str:
-        """`file:line: key`, with the line of the nearest thing that is in the file."""
-        for end in range(len(key), -1, -1):
-            if key[:end] in self.origins:
-                return self.origins[key[:end]]
-            if key[:end] in self.lines:
-                break
-        dotted = ".".join(str(part) for part in key)
-        place = f"{self.path}:{self.lines.get(key[:end], 1)}"
-        return f"{place}: {dotted}" if dotted else place
-
-    def problem(self, key: KeyPath, what: str, remedy: str = "") -> Problem:
-        return Problem(self.where(key), what, remedy)
-
-    def validate(self, model: type[M], data: Any = None, at: KeyPath = ()) -> M:
-        """The data as a model; raises ConfigError with every problem that pydantic finds."""
-        try:
-            return model.model_validate(self.data if data is None else data)
-        except pydantic.ValidationError as error:
-            raise ConfigError(self.problems(error, model, at)) from None
-
-    def problems(
-        self, error: pydantic.ValidationError, model: type[pydantic.BaseModel], at: KeyPath = ()
-    ) -> list[Problem]:
-        """pydantic's findings in plain words, at their lines."""
-        return [self._translate(item, model, at) for item in error.errors()]
-
-    def _translate(self, item: Any, model: type[pydantic.BaseModel], at: KeyPath) -> Problem:
-        key: KeyPath = (*at, *item["loc"])
-        kind, given, context = item["type"], item["input"], item.get("ctx", {})
-        if kind == "extra_forbidden":
-            return self.problem(key, "unknown key", _suggest(str(key[-1]), model, item["loc"][:-1]))
-        if kind == "missing":
-            return self.problem(key, "missing", f"add `{key[-1]}:`")
-        if kind == "value_error":
-            return self.problem(key, str(context["error"]))
-        what = _WORDS.get(kind, item["msg"]).format(**{name: str(value) for name, value in context.items()})
-        return self.problem(key, f"{what}, not {_shown(given)}")
+class _Loader(_Base):
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's way
 
 
-_WORDS = {
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "string_type": "must be text",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "dict_type": "must be a block of `key: value` lines",
-    "model_type": "must be a block of `key: value` lines",
-    "list_type": "must be a list",
-    "tuple_type": "must be a list",
-    "literal_error": "must be {expected}",
-    "greater_than": "must be greater than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than_equal": "must be at most {le}",
-    "less_than": "must be less than {lt}",
-    "finite_number": "must be a finite number",
+_PLAIN = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9]{0,17})|0x[0-9a-fA-F]{1,15}",
+    "float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]{1,4})?|[-+]?\.inf|\.nan",
+}
+_TAG = "tag:yaml.org,2002:"
+for _name, _pattern in _PLAIN.items():
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), [None])
+
+_CONVERT: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": lambda text: int(text, 16 if text.startswith("0x") else 10),
+    "float": lambda text: float(re.sub(r"\.(?=inf|nan)", "", text)),
 }
 
 
-def _shown(value: Any) -> str:
-    text = "empty" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def dotted(loc: Loc) -> str:
+    """A key as people write it: `hosts[0].name`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 
-def _suggest(name: str, model: type[pydantic.BaseModel], path: tuple[str | int, ...]) -> str:
-    fields: Mapping[str, Any] = model.model_fields
-    for part in path:
-        annotation = fields[part].annotation if part in fields and isinstance(part, str) else None
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        found = [
-            item for item in candidates if isinstance(item, type) and issubclass(item, pydantic.BaseModel)
-        ]
-        fields = found[0].model_fields if found else {}
-    near = difflib.get_close_matches(name, fields, n=1)
-    if near:
-        return f"did you mean `{near[0]}`?"
-    return f"known keys: {', '.join(fields)}" if fields else ""
+@dataclass
+class YamlFile:
+    """The data of one file and where each part of it was written; `name` is the path as given.
+
+    `lines` and `texts` (scalars as written) are by key path. `problems` are those found while reading.
+    """
+
+    name: str
+    data: dict[str, Any] = field(default_factory=dict)
+    lines: dict[Loc, int] = field(default_factory=dict)
+    texts: dict[Loc, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    overridden: set[Loc] = field(default_factory=set)
+
+    def line(self, loc: Loc) -> int:
+        """The line of the key, or of the nearest mapping around it."""
+        return next((self.lines[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self.lines), 1)
+
+    def where(self, loc: Loc) -> str:
+        """`file:line: key`, or `--set key` for a value that came from the command line."""
+        if any(loc[:end] in self.overridden for end in range(len(loc), 0, -1)):
+            return f"--set {dotted(loc)}"
+        for given in self.overridden if loc not in self.lines else ():
+            if loc and given[: len(loc)] == loc:  # a mapping that only the command line has
+                return f"--set {dotted(given)}"
+        return f"{self.name}:{self.line(loc)}: {dotted(loc)}" if loc else self.name
+
+    def problem(self, loc: Loc, what: str, remedy: str = "") -> Problem:
+        return Problem(self.where(loc), what, remedy)
+
+    def as_text(self, *locs: Loc) -> None:
+        """Turn numbers and booleans under these keys into the text that was written: `1.10` stays `1.10`."""
+        for loc in locs:
+            parent = self.get(loc)
+            keys = list(parent) if isinstance(parent, dict) else range(len(parent or ()))
+            for key in keys if isinstance(parent, (dict, list)) else ():
+                if isinstance(parent[key], (bool, int, float)):
+                    parent[key] = self.texts[(*loc, key)]
+
+    def get(self, loc: Loc) -> Any:
+        """The value at a key path; None where there is nothing."""
+        value: Any = self.data
+        for part in loc:
+            if isinstance(value, dict):
+                value = value.get(part)
+            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+                value = value[part]
+            else:
+                return None
+        return value
+
+    def override(self, assignments: Sequence[str]) -> None:
+        """Apply `a.b.c=value` from the command line; values are read as YAML."""
+        for assignment in assignments:
+            problem = self._assign(assignment)
+            if problem:
+                self.problems.append(problem)
+
+    def _assign(self, assignment: str) -> Problem | None:
+        key, equals, text = assignment.partition("=")
+        loc: Loc = tuple(key.strip().split("."))
+        if not equals or "" in loc:
+            return Problem(f"--set {assignment}", "expected KEY=VALUE", "for example --set train.steps=10")
+        value = _read_value(f"--set {key}", text)
+        parent = self.data
+        for depth, part in enumerate(loc[:-1], 1):
+            if parent.get(str(part)) is None:
+                parent[str(part)] = {}
+            if not isinstance(parent[str(part)], dict):
+                return Problem(f"--set {key}", f"{dotted(loc[:depth])} holds one value, not further keys")
+            parent = parent[str(part)]
+        parent[str(loc[-1])] = value.data
+        for inner, written in value.texts.items():
+            self.texts[loc + inner] = written
+        self.overridden.add(loc)
+        return None
+
+
+class _Reader:
+    """Builds plain data from PyYAML's nodes into one YamlFile."""
+
+    def __init__(self, file: YamlFile) -> None:
+        self.file = file
+        self.count = 0
+
+    def read(self, text: str) -> YamlFile:
+        try:
+            self._measure(text)
+            root = yaml.compose(text, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise ConfigError([self._syntax(error, text)]) from None
+        self.file.data = None if root is None else self.value(root, ())  # type: ignore[assignment]
+        return self.file
+
+    def _measure(self, text: str) -> None:
+        # Composing recurses in C: too deep a nesting would end the process, so it is counted first.
+        depth = 0
+        for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise self._fatal(line, f"is nested more than {MAX_DEPTH} deep")
+
+    def _fatal(self, line: int, what: str, remedy: str = "") -> ConfigError:
+        shown = self.file.name if self.file.name.startswith("--set") else f"{self.file.name}:{line}"
+        return ConfigError([Problem(shown, what, remedy)])
+
+    def _syntax(self, error: yaml.YAMLError, text: str) -> Problem:
+        mark = getattr(error, "problem_mark", None)
+        number = mark.line + 1 if mark else text.count("\n", 0, getattr(error, "position", 0) or 0) + 1
+        lines = text.splitlines() or [""]
+        what, remedy = syntax_words(error, lines[min(number, len(lines)) - 1])
+        return self._fatal(number, what, remedy).problems[0]
+
+    def value(self, node: yaml.Node, loc: Loc) -> Any:
+        self.count += 1
+        line = node.start_mark.line + 1
+        if self.count > MAX_VALUES or len(loc) > MAX_DEPTH:
+            raise self._fatal(line, "grows without end", "an alias (*name) repeats or contains itself")
+        self.file.lines.setdefault(loc, line)
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return self._mapping(node, loc)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            return [self.value(item, (*loc, index)) for index, item in enumerate(node.value)]
+        return self._scalar(node, loc)
+
+    def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self._fatal(line, "a list or a mapping is used as a key")
+            key = str(key_node.value)
+            if key in result:
+                text = f"is given twice, first on line {self.file.lines[(*loc, key)]}"
+                self.file.problems.append(Problem(f"{self.file.name}:{line}: {dotted((*loc, key))}", text))
+                continue
+            self.file.lines[(*loc, key)] = line
+            result[key] = self.value(value_node, (*loc, key))
+        return result
+
+    def _scalar(self, node: yaml.Node, loc: Loc) -> Any:
+        text = str(node.value) if isinstance(node, yaml.ScalarNode) else ""
+        convert = _CONVERT.get(node.tag.removeprefix(_TAG)) if isinstance(node, yaml.ScalarNode) else None
+        self.file.texts[loc] = text
+        try:
+            if convert:
+                return convert(text)
+        except ValueError:
+            pass
+        shown = node.tag.replace(_TAG, "!!")
+        what = f"{shown} is a YAML tag, and none is used here"
+        self.file.problems.append(
+            self.file.problem(loc, what, f"put text that begins with ! in quotes: '{shown}'")
+        )
+        return None
+
+
+def _read_value(name: str, text: str) -> YamlFile:
+    """One value from the command line; what YAML would keep for itself, such as `@rack1`, is text there."""
+    try:
+        value = _Reader(YamlFile(name)).read(text)
+    except ConfigError:
+        if text.lstrip().startswith(("[", "{")):
+            raise
+        return YamlFile(name, text, texts={(): text})  # type: ignore[arg-type]
+    return YamlFile(name, text, texts={(): text}) if value.problems else value  # type: ignore[arg-type]
 
 
 def read_yaml(path: Path) -> YamlFile:
-    """Read one mapping. Raises ConfigError, with the line where there is one, for whatever is no such file."""
-    text = _read_text(path)
+    """Read one mapping. Raises ConfigError where there is nothing to go on with; lesser faults are kept."""
+    name = str(path)
     try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            if not isinstance(node, yaml.MappingNode):
-                raise _fault(path, 1, "the file must be a block of `key: value` lines")
-            file = YamlFile(path, {})
-            file.data = _Walk(loader, file).value(node, ())
-            return file
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise _fault(path, mark.line + 1 if mark else 1, f"not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        first_line = (str(error).splitlines() or ["too deeply nested"])[0]
-        raise _fault(path, 1, f"not valid YAML: {first_line}") from None
-
-
-def parse_scalar(text: str) -> Any:
-    """One value of a `--set` option, read as YAML reads it; what is no YAML is text."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        return text
-
-
-def _fault(path: Path, line: int, what: str, remedy: str = "") -> ConfigError:
-    return ConfigError([Problem(f"{path}:{line}", what, remedy)])
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise ConfigError(
+                [Problem(name, f"is larger than {MAX_BYTES >> 20} MiB", "is it the right file?")]
+            )
+        text = raw.decode("utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError([Problem(str(path), "no such file")]) from None
+        raise ConfigError([Problem(name, "no such file")]) from None
     except OSError as error:
-        raise ConfigError([Problem(str(path), f"cannot be read: {error.strerror}")]) from None
-    if len(data) > _MAX_BYTES:
-        raise ConfigError([Problem(str(path), f"larger than {_MAX_BYTES >> 20} MiB: surely not meant")])
-    try:
-        return data.decode("utf-8-sig")
+        raise ConfigError([Problem(name, f"cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise _fault(path, line, "not UTF-8 text") from None
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(f"{name}:{line}", "is not UTF-8 text", "save it as UTF-8")]) from None
+    file = _Reader(YamlFile(name)).read(text)
+    if not isinstance(file.data, dict):
+        what = "is empty" if file.data is None else "is not a mapping of keys to values"
+        raise ConfigError([*file.problems, Problem(name, what, "write lines such as `name: value`")])
+    return file
 
 
-class _Walk:
-    """From nodes to values; counts what it visits, so that aliases of aliases cannot grow without end."""
-
-    def __init__(self, loader: _Loader, file: YamlFile) -> None:
-        self._loader = loader
-        self._file = file
-        self._left = _MAX_NODES
-
-    def value(self, node: yaml.Node, key: KeyPath) -> Any:
-        self._left -= 1
-        if self._left < 0 or len(key) > _MAX_DEPTH:
-            raise self._fault(node, "too large or too deeply nested (aliases included)")
-        self._file.lines.setdefault(key, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            return dict(self._items(node, key))
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(child, (*key, index)) for index, child in enumerate(node.value)]
-        try:
-            return self._loader.construct_object(node)
-        except (yaml.YAMLError, ValueError):
-            raise self._fault(node, f"`{node.value}` cannot be read as {node.tag}") from None
-
-    def _items(self, node: yaml.MappingNode, key: KeyPath) -> Iterator[tuple[str, Any]]:
-        own = [id(name) for name, _ in node.value]
-        seen: dict[str, int] = {}
-        self._loader.flatten_mapping(node)
-        for name_node, child in node.value:
-            if not isinstance(name_node, yaml.ScalarNode):
-                raise self._fault(name_node, "a key must be a plain word")
-            name = name_node.value
-            if name in seen and id(name_node) in own and seen[name] in own:
-                raise self._fault(name_node, f"`{name}` is given twice", "remove one of them")
-            seen[name] = id(name_node)
-            self._file.lines[(*key, name)] = name_node.start_mark.line + 1
-            yield name, self.value(child, (*key, name))
-
-    def _fault(self, node: yaml.Node, what: str, remedy: str = "") -> ConfigError:
-        return _fault(self._file.path, node.start_mark.line + 1, what, remedy)
+def validate(file: YamlFile, model: type[M]) -> M:
+    """The file as a `model`. Raises ConfigError with every problem of the file, in the order of its lines."""
+    try:
+        result = model.model_validate(file.data)
+    except ValidationError as error:
+        found = [(file.line(loc), file.problem(loc, *words)) for loc, *words in explain(error, model)]
+        found.sort(key=lambda item: item[0])
+        raise ConfigError([*file.problems, *(problem for _, problem in found)]) from None
+    if file.problems:
+        raise ConfigError(file.problems)
+    return result

@@ -57,11 +57,22 @@ def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
 class Sshd:
     """A running sshd; `key_path` is a private key that it accepts for `user`, who is the one running this.
 
-    `config` are further lines of sshd_config; `port` is chosen, unless one is given to come back on.
+    `config` are further lines of sshd_config; `port` is chosen, unless one is given to come back on. `prefix`
+    is what to run it under (`ip netns exec NAME`), `address` one of its own where 127.0.0.1 is not.
     """
 
-    def __init__(self, folder: Path, *, config: Sequence[str] = (), port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: Sequence[str] = (),
+        port: int | None = None,
+        prefix: Sequence[str] = (),
+        address: str = "127.0.0.1",
+    ) -> None:
         self.folder = folder
+        self._prefix = prefix
+        self._address = address
         self.user = getpass.getuser()
         self.key_path = folder / "user_key"
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,10 +126,10 @@ class Sshd:
         file.write_text(_CONFIG.format(port=self.port, folder=self.folder) + "\n".join(config) + "\n")
         log = self.folder / "sshd.log"
         # -D keeps it our child; sshd wants its absolute path, because it starts itself again per connection.
-        argv = [str(_find("sshd")), "-D", "-f", str(file), "-E", str(log)]
+        argv = [*self._prefix, str(_find("sshd")), "-D", "-f", str(file), "-E", str(log)]
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
         deadline = time.monotonic() + 10
-        while not _answers(self.port):
+        while not _answers(self._address, self.port):
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
                 process.wait()
@@ -147,6 +158,6 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _answers(port: int) -> bool:
+def _answers(address: str, port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((address, port)) == 0

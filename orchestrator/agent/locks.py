@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from typing import Iterable, List
 
@@ -15,9 +16,12 @@ from orchestrator.errors import AgentError
 
 __all__ = ["DeviceLocks", "busy_devices"]
 
+# A look at the locks (`busy_devices`) holds each of them for a moment; that is no conflict.
+_PATIENCE = 0.3
+
 
 class DeviceLocks:
-    """The devices that one supervisor holds, from construction until `release` or its death."""
+    """The devices that one run holds, from construction until `release` or the death of all who inherited them."""
 
     def __init__(self, folder: Path, devices: Iterable[int], run_id: str) -> None:
         self._handles: List[int] = []
@@ -45,30 +49,51 @@ def _make_folder(folder: Path) -> None:
 
 def _lock(path: Path, device: int, run_id: str) -> int:
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = _open(path)
     except PermissionError as error:
         raise AgentError(
             f"cannot open {path}: {error.strerror}", remedy="choose a lock_dir that every user may write to"
         ) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _acquire(handle):
         holder = _holder(handle)
         os.close(handle)
         raise AgentError(
             f"device {device} is in use{holder}",
             remedy="stop that run, or give this job other devices",
             kind="device_busy",
-        ) from None
+        )
     os.ftruncate(handle, 0)
     os.pwrite(handle, json.dumps({"run_id": run_id, "pid": os.getpid()}).encode(), 0)
     return handle
 
 
+def _open(path: Path) -> int:
+    # First without O_CREAT: with fs.protected_regular the kernel refuses that for another account's file.
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # Past the umask: the next one to lock this device may be another account.
+        os.fchmod(handle, 0o666)
+        return handle
+
+
+def _acquire(handle: int) -> bool:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+
+
 def _holder(handle: int) -> str:
     try:
         note = json.loads(os.pread(handle, 4096, 0))
-        return f" by run {note['run_id']} (supervisor {note['pid']})"
+        return f" by run {note['run_id']} (process {note['pid']})"
     except (ValueError, KeyError, TypeError):
         return ""
 
@@ -78,11 +103,11 @@ def busy_devices(folder: Path, devices: Iterable[int]) -> List[int]:
     busy = []
     for device in devices:
         try:
-            handle = os.open(folder / f"device_{device}.lock", os.O_RDWR | os.O_CLOEXEC)
+            handle = os.open(folder / f"device_{device}.lock", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             continue
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             busy.append(device)
         finally:

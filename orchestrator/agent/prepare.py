@@ -30,6 +30,9 @@ def prepare(
         run.make()
     except FileExistsError:
         raise AgentError(f"run {manifest.run_id} exists already", kind="run_exists") from None
+    except BaseException:
+        shutil.rmtree(run.root, ignore_errors=True)
+        raise
     try:
         atomic_write(run.manifest, json.dumps(manifest.to_json()))
         atomic_write(run.worker_config, worker_config)

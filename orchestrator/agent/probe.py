@@ -47,7 +47,7 @@ def probe(
     port_on: Optional[str] = None,
 ) -> Dict[str, Any]:
     """Facts as plain JSON. `port_on` asks for a port that is free on that address."""
-    folder = workdir.locks if lock_dir is None else Path(lock_dir)
+    folder = workdir.locks if lock_dir is None else Workdir(lock_dir).root
     return {
         "hostname": socket.gethostname(),
         "python": platform.python_version(),

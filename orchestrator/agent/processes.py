@@ -35,8 +35,8 @@ def _stat_fields(pid: int) -> Optional[List[str]]:
     """The fields of /proc/<pid>/stat from the third (state) on, see proc(5); None without a process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None  # gone, or (with hidepid) another account's and so none of ours
     # The command name may hold blanks and parentheses: what counts starts after the last one.
     return text[text.rindex(")") + 2 :].split()
 

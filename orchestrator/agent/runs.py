@@ -2,46 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from orchestrator.agent import control, processes
 from orchestrator.errors import AgentError
 from orchestrator.layout import RunDir, Workdir
-from orchestrator.records import HostStatus
+from orchestrator.records import HostStatus, ProcessId, RankStatus
 from orchestrator.states import RankState
 
-__all__ = ["find", "list_runs", "read_log", "status", "tell"]
+__all__ = ["end_and_wait", "find", "is_run_id", "list_runs", "read_log", "status", "tell"]
 
 _GONE = "the supervisor is gone (was the host restarted?)"
+
+
+def is_run_id(text: str) -> bool:
+    """Whether this can be the name of a run, and so of a directory right under `runs`."""
+    return "/" not in text and text not in ("", ".", "..")
 
 
 def find(workdir: Workdir, run_id: str) -> RunDir:
     """The directory of a run; raises AgentError, kind `no_run`."""
     run = workdir.run(run_id)
-    if "/" in run_id or not run.manifest.exists():
+    if not is_run_id(run_id) or not run.manifest.exists():
         raise AgentError(f"no run {run_id} on this host", kind="no_run")
     return run
 
 
 def status(run: RunDir) -> HostStatus:
-    """The record of a run; where its supervisor vanished without a word, its ranks are lost."""
-    found = HostStatus.from_json(json.loads(run.status.read_text()))
-    if found.is_over or processes.is_alive(found.supervisor) or processes.is_alive(found.guardian):
-        return found
+    """The record of a run; where its supervisor vanished without a word, its ranks are lost.
+
+    Over means that nothing of the run is left and its devices are free, so not while its guardian lives.
+    """
+    found = _recorded(run)
+    if processes.is_alive(found.supervisor) or processes.is_alive(found.guardian):
+        return dataclasses.replace(found, phase="stopping") if found.is_over else found
     # The guardian writes the last word just before it goes: look again before concluding.
-    found = HostStatus.from_json(json.loads(run.status.read_text()))
+    found = found if found.is_over else _recorded(run)
     if found.is_over:
         return found
-    ranks = tuple(
-        rank if rank.state.is_terminal else dataclasses.replace(rank, state=RankState.LOST, reason=_GONE)
-        for rank in found.ranks
+    return dataclasses.replace(
+        found,
+        ranks=tuple(_lost(rank) for rank in found.ranks),
+        scheduler=_lost(found.scheduler) if found.scheduler else None,
+        phase="over",
+        stop_reason=_GONE,
     )
-    return dataclasses.replace(found, ranks=ranks, phase="over", stop_reason=_GONE)
+
+
+def _recorded(run: RunDir) -> HostStatus:
+    try:
+        return HostStatus.from_json(json.loads(run.status.read_text()))
+    except FileNotFoundError:
+        raise AgentError(f"no run {run.root.name} on this host", kind="no_run") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise AgentError(f"{run.status} is damaged: {error}", kind="damaged") from error
+
+
+def _lost(rank: RankStatus) -> RankStatus:
+    if rank.state.is_terminal:
+        return rank
+    return dataclasses.replace(rank, state=RankState.LOST, reason=_GONE)
 
 
 def list_runs(workdir: Workdir, wanted: str = "") -> List[Dict[str, Any]]:
@@ -52,7 +78,7 @@ def list_runs(workdir: Workdir, wanted: str = "") -> List[Dict[str, Any]]:
         try:
             manifest = json.loads(path.read_text())
             found.append({"manifest": manifest, "status": status(run).to_json()})
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, AgentError):
             # Half-made or half-removed at this very moment: there is nothing to tell of it.
             continue
     return sorted(found, key=lambda item: float(item["manifest"]["created"]))
@@ -68,8 +94,9 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
     except AgentError:
         if request["verb"] not in ("stop", "undo"):
             raise
-    found = status(run)
-    if not found.is_over and (processes.is_alive(found.supervisor) or processes.is_alive(found.guardian)):
+    found = _recorded(run)
+    # It may be on its way out just now, and then there is nobody left to tell.
+    if not _wait_for_end(found.supervisor, 2.0):
         raise AgentError("the supervisor lives but does not answer", remedy=f"see {run.supervisor_log}")
     for rank in (*found.ranks, *([found.scheduler] if found.scheduler else [])):
         if rank.process is not None:
@@ -78,20 +105,24 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def end_and_wait(run: RunDir, request: Dict[str, Any], timeout: float) -> None:
-    """Tell the supervisor to stop or undo, and return when it is gone."""
-    try:
-        before = status(run)
-    except (OSError, ValueError, KeyError):
-        return
-    tell(run, request)
+    """Tell the supervisor to stop or undo, and return when it and its guardian are gone, by force if need be."""
+    with contextlib.suppress(AgentError):
+        before = _recorded(run)
+        with contextlib.suppress(AgentError):
+            tell(run, request)
+        # The supervisor first: its guardian then ends what is left of the workers.
+        for process in (before.supervisor, before.guardian):
+            if process is not None and not _wait_for_end(process, timeout):
+                os.kill(process.pid, signal.SIGKILL)
+
+
+def _wait_for_end(process: Optional[ProcessId], timeout: float) -> bool:
     deadline = time.monotonic() + timeout
-    while processes.is_alive(before.supervisor) or processes.is_alive(before.guardian):
+    while processes.is_alive(process):
         if time.monotonic() > deadline:
-            for process in (before.supervisor, before.guardian):
-                if process is not None and processes.is_alive(process):
-                    os.kill(process.pid, signal.SIGKILL)
-            return
+            return False
         time.sleep(0.02)
+    return True
 
 
 def read_log(run: RunDir, label: str, offset: int, limit: int) -> Dict[str, Any]:

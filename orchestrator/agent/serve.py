@@ -11,7 +11,8 @@ import errno
 import json
 import os
 import sys
-from typing import Any, BinaryIO, Dict, Iterator, Union
+import traceback
+from typing import Any, BinaryIO, Dict, Iterator
 
 from orchestrator.agent.verbs import VERBS, Answer, Request
 from orchestrator.errors import AgentError, CheckpointError
@@ -42,8 +43,12 @@ def serve(workdir: Workdir, stdin: BinaryIO, stdout: BinaryIO) -> None:
         line = stdin.readline()
         if not line:
             return
-        request = json.loads(line)
-        payload = _Payload(stdin, int(request.get("bytes", 0)))
+        try:
+            request = json.loads(line)
+            payload = _Payload(stdin, int(request.get("bytes", 0)))
+        except (ValueError, TypeError, AttributeError):
+            # Where this request ends and the next begins nobody can tell any more.
+            raise SystemExit(f"not a request: {line[:80]!r}") from None
         try:
             for answer in _answers(workdir, request, payload):
                 stdout.write(json.dumps(answer.header()).encode() + b"\n")
@@ -56,9 +61,11 @@ def serve(workdir: Workdir, stdin: BinaryIO, stdout: BinaryIO) -> None:
 
 
 def _answers(workdir: Workdir, request: Dict[str, Any], payload: _Payload) -> Iterator[Answer]:
+    verb = str(request.get("verb"))
     try:
-        verb = VERBS[request["verb"]]
-        yield from verb(Request(workdir, request.get("args", {}), payload))
+        if verb not in VERBS:
+            raise AgentError(f"the agent knows no verb `{verb}`", kind="unknown_verb")
+        yield from VERBS[verb](Request(workdir, request.get("args", {}), payload))
     except AgentError as error:
         yield Answer.refusal(error.what, error.remedy, error.kind)
     except CheckpointError as error:
@@ -66,8 +73,14 @@ def _answers(workdir: Workdir, request: Dict[str, Any], payload: _Payload) -> It
     except BrokenPipeError:
         raise
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        # Writing to an open file fails without its name; all that is written here is in the workdir.
+        where = error.filename or (workdir.root if error.errno in _REMEDIES else "")
+        what = f"{where}: {error.strerror}" if where else str(error.strerror or error)
         yield Answer.refusal(what, _REMEDIES.get(error.errno or 0, ""), "os_error")
+    except Exception as error:
+        # A bug of ours or a request that makes no sense: the session goes on, the traceback is on stderr.
+        traceback.print_exc()
+        yield Answer.refusal(f"`{verb}` failed: {type(error).__name__}: {error}", "", "internal")
 
 
 class _Payload:
@@ -86,6 +99,3 @@ class _Payload:
     def drain(self) -> None:
         while self._left and self.read(1 << 20):
             pass
-
-
-Stream = Union[BinaryIO, _Payload]

@@ -12,6 +12,7 @@ the next phase in time undoes itself.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -54,6 +55,7 @@ class Supervisor:
         self._deadline: Optional[float] = clock() + manifest.lease
         self._failed_first = ""
         self._stop_reason = ""
+        self._told_to_end = False
         self._verbs: Dict[str, Callable[[Dict[str, Any]], None]] = {
             "start": self._on_start,
             "commit": self._on_commit,
@@ -69,7 +71,7 @@ class Supervisor:
         wake_write.setblocking(False)
         signal.set_wakeup_fd(wake_write.fileno())
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self.stop("the supervisor was told to end (SIGTERM)"))
+        signal.signal(signal.SIGTERM, self._on_sigterm)
         with control.listen(self._run.control_socket) as listener, selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
             selector.register(wake_read, selectors.EVENT_READ)
@@ -85,13 +87,17 @@ class Supervisor:
         if self.phase == "undone":
             shutil.rmtree(self._run.root, ignore_errors=True)
         else:
-            self._run.control_socket.unlink()
+            self._run.control_socket.unlink(missing_ok=True)
 
     def step(self) -> None:
         """One turn: note exits, keep the gang together, mind the deadline, write the record."""
-        for worker in self._everyone():
-            if worker.poll():
-                self._note_exit(worker)
+        if self._told_to_end:
+            self.stop("the supervisor was told to end (SIGTERM)")
+        # All first, then the consequences: who failed at the same instant was not stopped by us.
+        ended = [worker for worker in (*self.workers, *self._schedulers()) if worker.poll()]
+        for worker in ended:
+            self._note_exit(worker)
+        for worker in self.workers:
             worker.refresh_progress()
         if self._deadline is not None and self._clock() >= self._deadline:
             self._deadline = None
@@ -129,15 +135,26 @@ class Supervisor:
             failed_first=self._failed_first,
             stop_reason=self._stop_reason,
         )
-        atomic_write(self._run.status, json.dumps(status.to_json()))
+        try:
+            atomic_write(self._run.status, json.dumps(status.to_json()))
+        except OSError:
+            # A disk that is full for a while must not end the run: the next turn writes again. A run
+            # whose directory was removed can be neither seen nor stopped any more, so it ends.
+            if not self._run.root.is_dir():
+                self.stop("the run directory was removed")
+
+    def _schedulers(self) -> List[Worker]:
+        return [self.scheduler] if self.scheduler else []
 
     def _everyone(self) -> List[Worker]:
-        return [*([self.scheduler] if self.scheduler else []), *self.workers]
+        return [*self._schedulers(), *self.workers]
+
+    def _on_sigterm(self, *_: object) -> None:
+        # Only noted: a signal arrives in the middle of anything, also of the start of a worker.
+        self._told_to_end = True
 
     def _note_exit(self, worker: Worker) -> None:
         status = worker.status
-        # What a worker leaves in its group has no owner any more.
-        worker.kill_leftovers()
         self._event("exit", label=status.label, exit_code=status.exit_code, signal=status.signal)
         if status.state is RankState.FAILED:
             self._break_gang(worker)
@@ -165,8 +182,8 @@ class Supervisor:
     def _serve(self, listener: socket.socket) -> None:
         try:
             connection, _ = listener.accept()
-        except BlockingIOError:
-            return
+        except OSError:
+            return  # the peer is gone again
         with connection:
             # A peer that connects and says nothing must not hold up the watch.
             connection.settimeout(2.0)
@@ -214,5 +231,5 @@ class Supervisor:
 
     def _event(self, name: str, **fields: Any) -> None:
         line = json.dumps({"time": time.time(), "event": name, **fields})
-        with open(self._run.events, "a") as file:
+        with contextlib.suppress(OSError), open(self._run.events, "a") as file:
             file.write(line + "\n")

@@ -85,7 +85,7 @@ def _tell(verb: str) -> Callable[[Request], Iterator[Answer]]:
 def _undo(request: Request) -> Iterator[Answer]:
     """Take a launch back; a run that is not there is as undone as can be."""
     run = request.workdir.run(request.args["run_id"])
-    if run.manifest.exists():
+    if runs.is_run_id(request.args["run_id"]) and run.root.exists():
         runs.end_and_wait(run, {"verb": "undo"}, timeout=10.0)
         # The supervisor removes its run itself, unless it had ended before it was told.
         shutil.rmtree(run.root, ignore_errors=True)

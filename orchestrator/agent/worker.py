@@ -89,8 +89,9 @@ class Worker:
                     # Should the supervisor be killed outright, the kernel takes the worker along.
                     preexec_fn=lambda: processes.die_with_parent(signal.SIGKILL, parent),
                 )
-        except OSError as error:
-            reason = f"cannot start {self._argv()[0]}: {error.strerror}"
+        except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
+            command = " ".join(self._argv()[:1])
+            reason = f"cannot start {command}: {getattr(error, 'strerror', None) or error}"
             self._update(state=RankState.FAILED, reason=reason, exit_code=127, ended=time.time())
             return
         process = processes.identify(self._process.pid)
@@ -98,9 +99,12 @@ class Worker:
 
     def poll(self) -> bool:
         """Take note of an exit; True when the process has ended since the last call."""
-        code = self._process.poll() if self._process and self.is_running else None
-        if code is None:
+        if self._process is None or not self.is_running or not self._has_ended():
             return False
+        # What it leaves in its group has no owner any more. Before the process is reaped: until then its
+        # number, which is the group's too, cannot be anybody else's.
+        processes.signal_group(self._process.pid, signal.SIGKILL)
+        code = self._process.wait()
         self._update(
             state=self._end_state(code),
             exit_code=code if code >= 0 else None,
@@ -113,14 +117,9 @@ class Worker:
 
     def send(self, number: int, reason: str) -> None:
         """Signal the whole process group; an exit after this counts as stopped, for this reason."""
-        if self.is_running and self._process is not None:
+        if self._process is not None and self.is_running and not self._has_ended():
             self._signalled = self._signalled or reason
             processes.signal_group(self._process.pid, number)
-
-    def kill_leftovers(self) -> None:
-        """SIGKILL what the process has left behind in its group."""
-        if self._process is not None:
-            processes.signal_group(self._process.pid, signal.SIGKILL)
 
     def cancel(self, reason: str) -> None:
         """Mark a worker that was never started, or that the end of its run makes superfluous, as stopped."""
@@ -133,6 +132,11 @@ class Worker:
             progress = last_json_line(self._run.metrics(self._spec.rank))
             if progress and progress != self.status.progress:
                 self._update(progress=progress)
+
+    def _has_ended(self) -> bool:
+        """Whether the process is a zombie; it stays one."""
+        assert self._process is not None
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _end_state(self, code: int) -> RankState:
         if self._signalled:

@@ -51,7 +51,7 @@ class Fleet:
         host = self.hosts[name]
         transport = self._transports[name]
         transport.connect()
-        return Session(transport, python=host.interpreter, workdir=host.workdir, bundle=agent_bundle())
+        return Session(transport, python=host.python, workdir=host.workdir, bundle=agent_bundle())
 
     def drop(self, name: str) -> None:
         """Forget a broken session, so that the next use connects anew."""

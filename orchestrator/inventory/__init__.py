@@ -1,4 +1,4 @@
-"""The servers a team has: what the inventory file says."""
+"""The hosts that there are: what a person writes about them, and choosing some of them."""
 
 from orchestrator.inventory.hostrange import expand, fold
 from orchestrator.inventory.load import load_inventory

@@ -1,102 +1,124 @@
-"""Host ranges in the spellings of clush, pdsh and Ansible: `npu[001-012]`, `192.168.0.[0-11]`, `a[1,3-5],b`."""
+"""Host ranges: `npu[001-012]`, `192.168.0.[0-11]`, `a[1,3-5]b[01-02]`, and comma lists of these."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
-__all__ = ["expand", "fold"]
+__all__ = ["MAX_NAMES", "RangeError", "expand", "fold", "natural_key", "numbers", "split_list"]
 
+MAX_NAMES = 65_536
+
+_ITEM = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", re.ASCII)
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
-_PIECE = re.compile(r"(\d+)(?:-(\d+))?")
-_MOST = 100_000
+_DIGITS = re.compile(r"([0-9]+)")
 
 
-def expand(text: str) -> list[str]:
-    """All names of a range, in order; zero padding is kept. Raises ValueError with what is wrong."""
-    names = [name for part in _split(text) for name in _expand_one(part)]
-    if not names:
-        raise ValueError(f"empty range `{text}`")
-    return names
+class RangeError(ValueError):
+    """A range that cannot be read."""
 
 
-def _split(text: str) -> list[str]:
-    parts = re.split(r",(?![^\[]*\])", text)
-    stripped = [part.strip() for part in parts]
-    if not all(stripped):
-        raise ValueError(f"empty name in `{text}`")
-    return stripped
+def split_list(text: str) -> list[str]:
+    """Split at the commas outside brackets; blanks around an item are dropped. Raises RangeError."""
+    items, depth, start = [], 0, 0
+    for index, char in enumerate(text):
+        depth += (char == "[") - (char == "]")
+        if depth not in (0, 1):
+            raise RangeError(f"brackets do not match in {text!r}")
+        if char == "," and depth == 0:
+            items.append(text[start:index].strip())
+            start = index + 1
+    if depth:
+        raise RangeError(f"brackets do not match in {text!r}")
+    items.append(text[start:].strip())
+    if "" in items:
+        raise RangeError("is empty" if len(items) == 1 else f"an item is empty in {text!r}")
+    return items
 
 
-def _expand_one(text: str) -> list[str]:
-    match = _BRACKET.search(text)
-    if match is None:
-        if re.search(r"[\[\]\s]", text):
-            raise ValueError(f"malformed range `{text}`: write it like npu[001-012]")
-        return [text]
-    head, tail = text[: match.start()], _expand_tail(text[match.end() :])
-    names = [f"{head}{number}{rest}" for number in _numbers(match[1], text) for rest in tail]
-    if len(names) > _MOST:
-        raise ValueError(f"range `{text}` has more than {_MOST} names")
-    return names
-
-
-def _expand_tail(text: str) -> list[str]:
-    return _expand_one(text) if text else [""]
-
-
-def _numbers(inside: str, text: str) -> list[str]:
-    numbers: list[str] = []
-    for piece in inside.split(","):
-        match = _PIECE.fullmatch(piece.strip())
-        if match is None:
-            raise ValueError(f"malformed range `{text}`: write it like npu[001-012]")
+def numbers(text: str) -> list[str]:
+    """`001-003,7` as its numbers, zero padding kept. Raises RangeError."""
+    found: list[str] = []
+    for item in text.split(","):
+        match = _ITEM.fullmatch(item.strip())
+        if not match:
+            raise RangeError(f"expected numbers such as [1-3,7], got [{text}]")
         first, last = match[1], match[2] or match[1]
+        padded = any(end.startswith("0") and len(end) > 1 for end in (first, last))
+        if padded and len(first) != len(last):
+            raise RangeError(f"{item.strip()}: both ends need the same number of digits")
         if int(last) < int(first):
-            raise ValueError(f"empty range `{text}`: {first} comes after {last}")
-        if int(last) - int(first) > _MOST:
-            raise ValueError(f"range `{text}` has more than {_MOST} names")
-        # `001-012` is padded, `1-12` and `8-12` are not.
-        width = len(first) if first.startswith("0") else 0
-        numbers += [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
-    return numbers
+            raise RangeError(f"{item.strip()}: runs downwards")
+        if int(last) - int(first) + len(found) >= MAX_NAMES:
+            raise RangeError(f"[{text}] makes more than {MAX_NAMES} names")
+        width = len(first) if padded else 0
+        found.extend(str(number).zfill(width) for number in range(int(first), int(last) + 1))
+    return found
+
+
+def expand(text: str) -> tuple[str, ...]:
+    """All names of a range or comma list, leftmost bracket slowest. Raises RangeError."""
+    names: list[str] = []
+    for item in split_list(text):
+        parts = _BRACKET.split(item)
+        choices = [[part] if index % 2 == 0 else numbers(part) for index, part in enumerate(parts)]
+        if len(names) + math.prod(map(len, choices)) > MAX_NAMES:
+            raise RangeError(f"{text!r} makes more than {MAX_NAMES} names")
+        names.extend("".join(combination) for combination in itertools.product(*choices))
+    return tuple(names)
+
+
+def natural_key(name: str) -> tuple[tuple[str, int, int], ...]:
+    """Sorts npu2 before npu10."""
+    parts = _DIGITS.split(name)
+    return tuple(
+        (parts[i], *(_number(parts[i + 1]) if i + 1 < len(parts) else (-1, 0)))
+        for i in range(0, len(parts), 2)
+    )
+
+
+def _number(digits: str) -> tuple[int, int]:
+    # A number that `numbers` would refuse to read back stays text: it sorts by length, then digit by digit.
+    return (int(digits[:18]) if len(digits) <= 18 else 10**18, len(digits))
 
 
 def fold(names: Iterable[str]) -> str:
-    """The shortest spelling of these names, numbered ones as ranges: `npu[001-003,007],login`."""
-    groups: dict[tuple[str, str, int], list[int]] = {}
-    order: dict[str, tuple[str, str, int] | None] = {}
-    for name in dict.fromkeys(names):
-        match = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
-        if match is None:
-            order[name] = None
+    """The shortest range text for these names, sorted: `npu[001-003,005]`; inverse of `expand`."""
+    rows = {tuple(_DIGITS.split(name)) for name in names}
+    width = max((len(row) for row in rows), default=0)
+    for column in range(width - 2, 0, -2):
+        groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = defaultdict(list)
+        kept = set()
+        for row in rows:
+            if column < len(row) and len(row[column]) <= 18:
+                groups[row[:column], row[column + 1 :]].append(row[column])
+            else:
+                kept.add(row)
+        rows = kept | {(*head, _fold_numbers(found), *tail) for (head, tail), found in groups.items()}
+    folded = ["".join(row) for row in rows]
+    return ",".join(sorted(folded, key=lambda text: natural_key(re.sub(r"[\[\]]", "", text))))
+
+
+def _fold_numbers(found: list[str]) -> str:
+    if len(found) == 1:
+        return found[0]
+    runs = [f"{run[0]}-{run[-1]}" if len(run) > 1 else run[0] for run in _runs(found)]
+    return f"[{','.join(runs)}]"
+
+
+def _runs(found: list[str]) -> Iterator[list[str]]:
+    """Numbers that follow each other; where one is padded, those of its width belong to its sequence."""
+    padded = {len(text) for text in found if text.startswith("0") and len(text) > 1}
+    run: list[str] = []
+    for text in sorted(found, key=lambda text: (len(text) if len(text) in padded else 0, int(text))):
+        same = run and (len(text) == len(run[-1]) or not padded & {len(text), len(run[-1])})
+        if run and same and int(text) == int(run[-1]) + 1:
+            run.append(text)
             continue
-        digits = len(match[2])
-        # `npu010` and `npu100` belong to the padded `npu001`, although the latter begins with no zero.
-        is_padded = (digits > 1 and match[2].startswith("0")) or (match[1], match[3], digits) in groups
-        key = (match[1], match[3], digits if is_padded else 0)
-        groups.setdefault(key, []).append(int(match[2]))
-        order[name] = key
-    done: set[tuple[str, str, int]] = set()
-    parts = []
-    for name, group in order.items():
-        if group is None:
-            parts.append(name)
-        elif group not in done:
-            done.add(group)
-            parts.append(_fold_group(group, sorted(groups[group])))
-    return ",".join(parts)
-
-
-def _fold_group(group: tuple[str, str, int], numbers: list[int]) -> str:
-    head, tail, width = group
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    spelled = [f"{a:0{width}d}" if a == b else f"{a:0{width}d}-{b:0{width}d}" for a, b in runs]
-    if len(numbers) == 1:
-        return f"{head}{spelled[0]}{tail}"
-    return f"{head}[{','.join(spelled)}]{tail}"
+        if run:
+            yield run
+        run = [text]
+    yield run

@@ -1,197 +1,198 @@
-"""From an inventory file to its model: ranges expanded, defaults filled in, every problem reported at its line."""
+"""Inventory file -> Inventory: ranges expanded, defaults applied, everything that clashes refused."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.inventory.hostrange import expand
-from orchestrator.inventory.model import Device, Host, Inventory, SshOptions
-from orchestrator.yaml_file import KeyPath, YamlFile, read_yaml
+from orchestrator.inventory.hostrange import fold
+from orchestrator.inventory.model import LOCAL_ADDRESS, Device, Host, Inventory, SshOptions
+from orchestrator.inventory.written import HostDefaults, HostEntry, InventoryFile
+from orchestrator.yaml_file import Loc, YamlFile, read_yaml, validate
+from orchestrator.yaml_words import nearest
 
 __all__ = ["load_inventory"]
 
 
-class _HostEntry(BaseModel):
-    """What may stand under `defaults`; an entry of `hosts` has a name and an address besides."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    port: int | None = Field(None, ge=1, le=65535)
-    user: str | None = None
-    key: str | None = None
-    transport: Literal["ssh", "local"] = "ssh"
-    python: str | None = None
-    env_script: str | None = None
-    workdir: str | None = None
-    lock_dir: str | None = None
-    devices: str | list[int | Device] = Field(default_factory=list)
-    device_ips: str | list[str] | None = None
-    labels: dict[str, str | int | float] = Field(default_factory=dict)
-
-
-class _NamedEntry(_HostEntry):
-    name: str
-    address: str | None = None
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    transport: Literal["ssh", "local"] = "ssh"
-    ssh: SshOptions = SshOptions()
-    defaults: _HostEntry = Field(default_factory=lambda: _HostEntry.model_validate({}))
-    hosts: list[dict[str, Any]]
-    groups: dict[str, str | list[str]] = Field(default_factory=dict)
-
-
 def load_inventory(path: Path) -> Inventory:
-    """Read an inventory. Raises ConfigError with every problem in it."""
+    """Read and check an inventory. Raises ConfigError with every problem of the file, each with its line."""
+    path = Path(path)
     file = read_yaml(path)
-    loaded = file.validate(_File)
-    return _Reader(file, loaded).read()
+    entries = file.get(("hosts",))
+    count = len(entries) if isinstance(entries, list) else 0
+    file.as_text(("defaults", "labels"), *(("hosts", index, "labels") for index in range(count)))
+    return _Loader(file, path).load(validate(file, InventoryFile))
 
 
-class _Reader:
-    def __init__(self, file: YamlFile, loaded: _File) -> None:
-        self._file = file
-        self._loaded = loaded
-        self._problems: list[Problem] = []
-        self._places: dict[str, KeyPath] = {}
+class _Loader:
+    """One file being turned into hosts; problems are collected on the way."""
 
-    def read(self) -> Inventory:
-        hosts = [host for index in range(len(self._loaded.hosts)) for host in self._hosts(index)]
-        if not self._loaded.hosts:
-            self._report(("hosts",), "no hosts", "add at least one")
-        self._check_distinct(hosts)
-        groups = {name: self._members(name, hosts) for name in self._loaded.groups}
-        if self._problems:
-            raise ConfigError(self._problems)
-        return Inventory(path=self._file.path, hosts=tuple(hosts), groups=groups, ssh=self._ssh())
+    def __init__(self, file: YamlFile, path: Path) -> None:
+        self.file = file
+        self.path = path
+        self.problems: list[Problem] = []
 
-    def _report(self, key: KeyPath, what: str, remedy: str = "") -> None:
-        self._problems.append(self._file.problem(key, what, remedy))
+    def load(self, written: InventoryFile) -> Inventory:
+        defaults = written.defaults
+        if written.transport and not defaults.transport:
+            defaults = defaults.model_copy(update={"transport": written.transport})
+        if defaults.key and not self._here(defaults.key).is_file():
+            self._refuse(("defaults", "key"), f"no key file {self._here(defaults.key)}")
+        if not written.hosts:
+            self._refuse(("hosts",), "is empty", "write one `- name:` for each host or range of hosts")
+        placed: list[tuple[Loc, Host]] = []
+        for index, entry in enumerate(written.hosts):
+            loc: Loc = ("hosts", index)
+            placed.extend((loc, host) for host in self._hosts(loc, entry, defaults))
+        self.problems.extend(_clashes(self.file, placed))
+        hosts = tuple(host for _, host in placed)
+        groups = self._groups(written.groups, hosts)
+        if self.problems:
+            raise ConfigError(self.problems)
+        return Inventory(path=self.path, hosts=hosts, groups=groups, ssh=self._ssh(written.ssh))
 
-    def _ssh(self) -> SshOptions:
-        known = tuple(self._local_path(item) for item in self._loaded.ssh.known_hosts)
-        config = self._local_path(self._loaded.ssh.config_file)
-        return self._loaded.ssh.model_copy(update={"known_hosts": known, "config_file": config})
+    def _refuse(self, loc: Loc, what: str, remedy: str = "") -> None:
+        self.problems.append(self.file.problem(loc, what, remedy))
 
-    def _local_path(self, text: str) -> str:
-        """A path on the control node: `~` expanded, else relative to the inventory file."""
-        return str((self._file.path.parent / os.path.expanduser(text)).absolute())
+    def _here(self, text: str) -> Path:
+        """A path on this machine; relative ones start at the inventory file."""
+        return (self.path.absolute().parent / os.path.expanduser(text)).resolve()
 
-    def _hosts(self, index: int) -> Iterator[Host]:
-        at: KeyPath = ("hosts", index)
-        defaults = self._file.data.get("defaults") or {}
-        raw = {"transport": self._loaded.transport, **defaults, **self._loaded.hosts[index]}
-        try:
-            entry = _NamedEntry.model_validate(raw)
-        except ValidationError as error:
-            self._problems += self._file.problems(error, _NamedEntry, at)
-            return
-        names = self._expand(entry.name, (*at, "name"))
-        addresses = self._addresses(entry, names, at)
-        devices = self._devices(entry, at)
-        for name, address in zip(names, addresses, strict=False):
-            self._places.setdefault(name, (*at, "name"))
-            yield self._host(entry, name, address, devices)
-
-    def _host(self, entry: _NamedEntry, name: str, address: str, devices: tuple[Device, ...]) -> Host:
-        workdir = entry.workdir or (
-            "~/.orchestrate" if entry.transport == "ssh" else f"~/.orchestrate/{name}"
-        )
-        workdir = workdir.replace("{name}", name)
-        if entry.transport == "local":
-            workdir = str(Path(os.path.expanduser(workdir)).absolute())
-        return Host(
-            name=name,
-            address=address,
-            port=entry.port,
-            user=entry.user,
-            key=self._local_path(entry.key) if entry.key else None,
-            transport=entry.transport,
-            python=entry.python,
-            env_script=entry.env_script,
-            workdir=workdir,
-            lock_dir=entry.lock_dir,
-            devices=devices,
-            labels={key: str(value) for key, value in entry.labels.items()},
+    def _ssh(self, ssh: SshOptions) -> SshOptions:
+        return ssh.model_copy(
+            update={
+                "config_file": str(self._here(ssh.config_file)),
+                "known_hosts": tuple(str(self._here(text)) for text in ssh.known_hosts),
+            }
         )
 
-    def _expand(self, text: str, key: KeyPath) -> list[str]:
-        try:
-            return expand(text)
-        except ValueError as error:
-            self._report(key, str(error))
+    def _hosts(self, loc: Loc, entry: HostEntry, defaults: HostDefaults) -> list[Host]:
+        settings = _merge(defaults, entry)
+        local = settings.transport == "local"
+        addresses = entry.address or ((LOCAL_ADDRESS,) * len(entry.name) if local else entry.name)
+        if len(addresses) != len(entry.name):
+            text = f"has {len(addresses)} address(es) for {len(entry.name)} name(s)"
+            self._refuse((*loc, "address"), text, "give both ranges the same length")
             return []
+        if entry.key and not self._here(entry.key).is_file():
+            self._refuse((*loc, "key"), f"no key file {self._here(entry.key)}")
+        rows = self._devices(loc, entry, settings)
+        return [
+            self._host(name, address, devices, settings)
+            for name, address, devices in zip(entry.name, addresses, rows, strict=True)
+        ]
 
-    def _addresses(self, entry: _NamedEntry, names: list[str], at: KeyPath) -> list[str]:
-        if entry.address is None:
-            return names if entry.transport == "ssh" else ["127.0.0.1"] * len(names)
-        addresses = self._expand(entry.address, (*at, "address"))
-        if entry.transport == "local" and len(addresses) == 1:
-            return addresses * len(names)
-        if names and addresses and len(addresses) != len(names):
-            what = f"{len(addresses)} addresses for {len(names)} names"
-            self._report((*at, "address"), what, "make both ranges of one length")
-        return addresses
+    def _host(self, name: str, address: str, devices: tuple[Device, ...], settings: HostDefaults) -> Host:
+        given = settings.model_dump(exclude_none=True, exclude={"devices", "key"})
+        for key in ("workdir", "lock_dir"):
+            if key in given:
+                given[key] = given[key].replace("{name}", name)
+        if settings.transport == "local":
+            # The interpreter that runs this is the one that has the packages; two hosts of one machine
+            # must not share a directory.
+            given.setdefault("python", sys.executable)
+            given.setdefault("workdir", f"~/.orchestrate/{name}")
+            given["workdir"] = os.path.abspath(os.path.expanduser(given["workdir"]))
+        if settings.key:
+            given["key"] = str(self._here(settings.key))
+        return Host(name=name, address=address, devices=devices, **given)
 
-    def _devices(self, entry: _NamedEntry, at: KeyPath) -> tuple[Device, ...]:
-        devices = self._device_list(entry, at)
+    def _devices(self, loc: Loc, entry: HostEntry, settings: HostDefaults) -> list[tuple[Device, ...]]:
+        """The devices of each host of an entry, with their addresses where they are given."""
+        hosts, devices, rows = len(entry.name), settings.devices or (), entry.device_ips
+        if not devices:
+            self._refuse((*loc, "devices"), "is missing", "write `devices: 0-7` here or under defaults")
         ids = [device.id for device in devices]
-        if len(set(ids)) != len(ids):
-            twice = next(number for number in ids if ids.count(number) > 1)
-            self._report((*at, "devices"), f"device {twice} is given twice", "remove one of them")
-        if entry.device_ips is None:
-            return devices
-        given = entry.device_ips
-        texts = [given] if isinstance(given, str) else given
-        ips = [ip for text in texts for ip in self._expand(text, (*at, "device_ips"))]
-        if len(ips) != len(devices):
-            what = f"{len(ips)} device_ips for {len(devices)} devices"
-            self._report((*at, "device_ips"), what, "give one for each device")
-            return devices
-        return tuple(Device(id=device.id, ip=ip) for device, ip in zip(devices, ips, strict=True))
+        for number in sorted({number for number in ids if ids.count(number) > 1}):
+            place = (*loc, "devices") if entry.devices else ("defaults", "devices")
+            self._refuse(place, f"device {number} is given twice")
+        if rows is None or not devices:
+            return [devices] * hosts
+        flat = [ip for row in rows for ip in row]
+        if len(rows) == len(devices) and all(len(row) == hosts for row in rows):
+            flat = [row[index] for index in range(hosts) for row in rows]
+        if len(flat) != hosts * len(devices):
+            text = f"has {len(flat)} address(es) for {hosts} host(s) × {len(devices)} device(s)"
+            self._refuse((*loc, "device_ips"), text, "give one range over the hosts for each device")
+            return [devices] * hosts
+        ips = iter(flat)
+        return [
+            tuple(device.model_copy(update={"ip": next(ips)}) for device in devices) for _ in range(hosts)
+        ]
 
-    def _device_list(self, entry: _NamedEntry, at: KeyPath) -> tuple[Device, ...]:
-        if isinstance(entry.devices, str):
-            numbers = self._expand(f"[{entry.devices.strip('[]')}]", (*at, "devices"))
-            return tuple(Device(id=int(number)) for number in numbers)
-        return tuple(item if isinstance(item, Device) else Device(id=item) for item in entry.devices)
+    def _groups(
+        self, written: Mapping[str, tuple[str, ...]], hosts: tuple[Host, ...]
+    ) -> dict[str, tuple[str, ...]]:
+        """Every group as host names; a group may hold other groups."""
+        names = {host.name for host in hosts}
+        resolved: dict[str, tuple[str, ...]] = {}
+        for group in written:
+            if group == "all" or group in names or group.startswith(("!", "@")) or set(group) & set(",[] "):
+                taken = "is always all hosts" if group == "all" else "is a host's name too"
+                what = taken if group == "all" or group in names else "cannot be a group's name"
+                self._refuse(("groups", group), what, "choose another name")
+            resolved[group] = tuple(self._members(group, written, names, (group,)))
+        return resolved
 
-    def _check_distinct(self, hosts: list[Host]) -> None:
-        names: set[str] = set()
-        reached: dict[tuple[str, int | None], str] = {}
-        folders: dict[str, str] = {}
-        for host in hosts:
-            key = self._places[host.name]
-            if host.name in names:
-                self._report(key, f"host `{host.name}` is given twice", "remove one of them")
-                continue
-            names.add(host.name)
-            if host.transport == "ssh":
-                other = reached.setdefault((host.address, host.port), host.name)
-                if other != host.name:
-                    self._report(key, f"`{host.name}` and `{other}` are both {host.address}", "remove one")
-            else:
-                other = folders.setdefault(host.workdir, host.name)
-                if other != host.name:
-                    what = f"local hosts `{host.name}` and `{other}` share the workdir {host.workdir}"
-                    self._report(key, what, "put `{name}` into `workdir:`")
+    def _members(
+        self, group: str, written: Mapping[str, tuple[str, ...]], names: set[str], path: tuple[str, ...]
+    ) -> dict[str, None]:
+        members: dict[str, None] = {}
+        for item in written[group]:
+            inner = item.removeprefix("@")
+            if inner in path:
+                if inner == path[0]:
+                    self._refuse(("groups", inner), "contains itself")
+            elif inner in written:
+                members.update(self._members(inner, written, names, (*path, inner)))
+            elif item in names:
+                members[item] = None
+            elif len(path) == 1:
+                known = [*names, *(other for other in written if other != group)]
+                near = nearest(inner, known)
+                remedy = near if near.startswith("did") else f"hosts: {fold(names)}"
+                self._refuse(("groups", group), f"no host or group {item!r}", remedy)
+        return members
 
-    def _members(self, group: str, hosts: list[Host]) -> tuple[str, ...]:
-        known = {host.name for host in hosts}
-        given = self._loaded.groups[group]
-        members: list[str] = []
-        for item in [given] if isinstance(given, str) else given:
-            for name in self._expand(item, ("groups", group)):
-                if name not in known:
-                    self._report(("groups", group), f"no host `{name}`", "name hosts of this file")
-                members.append(name)
-        return tuple(dict.fromkeys(members))
+
+def _merge(defaults: HostDefaults, entry: HostEntry) -> HostDefaults:
+    merged = {name: getattr(defaults, name) for name in HostDefaults.model_fields}
+    for name in HostDefaults.model_fields:
+        if getattr(entry, name) is not None:
+            merged[name] = getattr(entry, name)
+    merged["labels"] = {**(defaults.labels or {}), **(entry.labels or {})}
+    return HostDefaults.model_construct(**merged)
+
+
+def _clashes(file: YamlFile, placed: list[tuple[Loc, Host]]) -> Iterator[Problem]:
+    """What two hosts claim and only one can have; a clash of two entries is told once, not for each host."""
+    owners: dict[tuple[object, ...], tuple[Loc, str]] = {}
+    told: set[tuple[object, ...]] = set()
+    for loc, host in placed:
+        for key, claim, text in _claims(host):
+            first = owners.get((key, *claim))
+            if first is None:
+                owners[key, *claim] = (loc, host.name)
+            elif (key, loc, first[0]) not in told:
+                told.add((key, loc, first[0]))
+                where = f"host {first[1]} on line {file.line(first[0])}"
+                yield file.problem((*loc, key), text.format(where=where))
+
+
+def _claims(host: Host) -> Iterator[tuple[str, tuple[object, ...], str]]:
+    """The key, the claimed value, and the words for a clash."""
+    yield "name", (host.name,), "the name is already that of {where}"
+    if host.transport == "ssh":
+        port = f" port {host.port}" if host.port else ""
+        text = f"{host.address}{port} is already the address of {{where}}"
+        yield "address", (host.address, host.port or 22), text
+    else:
+        text = f"{host.name} would share the directory {host.workdir} with {{where}}"
+        yield "workdir", (host.workdir,), text
+    for device in host.devices:
+        if device.ip:
+            text = f"{device.ip} of {host.name} device {device.id} is already a device address of {{where}}"
+            yield "device_ips", (device.ip,), text

@@ -1,65 +1,119 @@
-"""The servers, as the inventory file describes them."""
+"""Hosts and their devices as the rest of the project sees them: ranges expanded, defaults applied."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import ipaddress
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from orchestrator.inventory.hostrange import expand
+from orchestrator.errors import ConfigError, Problem
+from orchestrator.inventory.hostrange import RangeError, expand, fold, split_list
+from orchestrator.yaml_words import Invalid, nearest
 
-__all__ = ["Device", "Host", "Inventory", "SshOptions"]
+__all__ = [
+    "LOCAL_ADDRESS",
+    "Device",
+    "Host",
+    "HostName",
+    "Inventory",
+    "IpText",
+    "Port",
+    "SshOptions",
+    "Transport",
+]
+
+LOCAL_ADDRESS = "127.0.0.1"
+
+Transport = Literal["ssh", "local"]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
 
-class _Frozen(BaseModel):
+def check_name(name: str) -> str:
+    """A name that can be part of a path and of a message. Raises Invalid for any other."""
+    if not _NAME.fullmatch(name):
+        raise Invalid(f"{name!r} is not a host name", "letters, digits and . _ - only, at most 63")
+    return name
+
+
+def _check_ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise Invalid(f"{text!r} is not an IP address") from None
+
+
+def check_address(address: str) -> str:
+    """An IP address or a name to resolve. Raises Invalid for text that can be neither."""
+    if re.fullmatch(r"[0-9.]+", address) or ":" in address:
+        return _check_ip(address)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", address, re.ASCII):
+        remedy = "the user goes under `user:`" if "@" in address else ""
+        raise Invalid(f"{address!r} is neither an IP address nor a host name", remedy)
+    return address
+
+
+HostName = Annotated[str, AfterValidator(check_name)]
+IpText = Annotated[str, AfterValidator(_check_ip)]
+
+
+class Frozen(BaseModel):
+    """Base of what people write: unknown keys refused, values never change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Device(_Frozen):
-    """One NPU of a host; `ip` is its RoCE address where the inventory fixes it."""
+class Device(Frozen):
+    """One NPU: its physical id on the host, and its own address where it is known beforehand."""
 
-    id: Annotated[int, Field(ge=0)]
-    ip: str | None = None
+    id: int = Field(strict=True, ge=0)
+    ip: IpText | None = None
 
 
-class Host(_Frozen):
-    """One server: how to reach it, with which Python, where to work, which devices."""
+class Host(Frozen):
+    """One server.
 
-    name: Annotated[str, Field(min_length=1)]
-    address: str
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    `workdir` and `lock_dir` are paths on the host, `~` included; `lock_dir` None means `<workdir>/locks`.
+    `key` is a path on the control node. `port` and `user` None leave the choice to the ssh config.
+    """
+
+    name: HostName
+    address: Annotated[str, AfterValidator(check_address)]
+    port: Port | None = None
     user: str | None = None
     key: str | None = None
-    transport: Literal["ssh", "local"] = "ssh"
-    python: str | None = None
+    transport: Transport = "ssh"
+    python: str = "python3"
     env_script: str | None = None
     workdir: str = "~/.orchestrate"
     lock_dir: str | None = None
     devices: tuple[Device, ...] = ()
     labels: dict[str, str] = Field(default_factory=dict)
 
-    @property
-    def interpreter(self) -> str:
-        """The Python of agent and workers; on a local host by default the one that runs us."""
-        if self.python is not None:
-            return self.python
-        return sys.executable if self.transport == "local" else "python3"
+    @model_validator(mode="before")
+    @classmethod
+    def _default_address(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("address"):
+            local = data.get("transport") == "local"
+            return {**data, "address": LOCAL_ADDRESS if local else data.get("name")}
+        return data
 
 
-class SshOptions(_Frozen):
-    """How SSH connections are made; hosts may override user, port and key."""
+class SshOptions(Frozen):
+    """How connections are made; the paths are on the control node."""
 
     config_file: str = "~/.ssh/config"
     known_hosts: tuple[str, ...] = ("~/.ssh/known_hosts",)
-    connect_timeout: Annotated[float, Field(gt=0)] = 10.0
-    accept_new_host_keys: bool = False
+    connect_timeout: float = Field(default=10.0, strict=True, gt=0, allow_inf_nan=False)
+    accept_new_host_keys: bool = Field(default=False, strict=True)
 
 
-class Inventory(_Frozen):
-    """All servers of one file, in its order, and the groups it names."""
+class Inventory(Frozen):
+    """All hosts of one file, in the order written; `groups` hold host names."""
 
     path: Path
     hosts: tuple[Host, ...]
@@ -67,35 +121,67 @@ class Inventory(_Frozen):
     ssh: SshOptions = SshOptions()
 
     def host(self, name: str) -> Host:
-        """The host of this name; raises KeyError."""
+        """The host of this name. Raises ConfigError."""
         for host in self.hosts:
             if host.name == name:
                 return host
-        raise KeyError(name)
+        raise ConfigError([Problem(str(self.path), f"no host {name!r}", self._hint(name))])
 
-    def select(self, wanted: str | Sequence[str], count: int | None = None) -> tuple[Host, ...]:
-        """The hosts of groups, ranges and names, each once, in the inventory's order; the first `count` of them.
+    def select(self, expr: str | list[str] | tuple[str, ...], count: int | None = None) -> tuple[Host, ...]:
+        """The hosts that an expression names, each once, in the order of the inventory.
 
-        Raises ValueError for what is neither, and where there are fewer than `count`.
+        An item is a group, `@group`, a host, a range, or one of these after `!` to leave it out; `all` is
+        every host. `count` keeps the first so many. Raises ConfigError: unknown names, nothing left, fewer
+        than `count`.
         """
-        names: set[str] = set()
-        for item in [wanted] if isinstance(wanted, str) else wanted:
-            names.update(self._names_of(item))
-        chosen = tuple(host for host in self.hosts if host.name in names)
-        if count is not None and len(chosen) < count:
-            raise ValueError(f"{count} hosts wanted, but `{wanted}` has {len(chosen)}")
-        return chosen[:count]
+        by_name = {host.name: host for host in self.hosts}
+        chosen, problems = self._resolve([expr] if isinstance(expr, str) else list(expr), by_name)
+        shown = expr if isinstance(expr, str) else ", ".join(expr)
+        if not problems and not chosen:
+            problems.append(Problem(str(self.path), f"no host is left of {shown!r}"))
+        if not problems and count is not None and count > len(chosen):
+            text = f"{count} host(s) are asked for, but {shown!r} has {len(chosen)}: {fold(chosen)}"
+            problems.append(Problem(str(self.path), text, "lower host_count or add hosts to the inventory"))
+        if problems:
+            raise ConfigError(problems)
+        return tuple(by_name[name] for name in chosen[:count])
 
-    def _names_of(self, item: str) -> list[str]:
-        item = item.removeprefix("@")
-        if item in self.groups:
-            return list(self.groups[item])
-        if item == "all":
-            return [host.name for host in self.hosts]
-        known = {host.name for host in self.hosts}
-        names = expand(item)
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            groups = ", ".join(["all", *self.groups])
-            raise ValueError(f"no host or group `{unknown[0]}` in {self.path} (groups: {groups})")
-        return names
+    def _resolve(self, parts: list[str], by_name: dict[str, Host]) -> tuple[list[str], list[Problem]]:
+        chosen: set[str] = set()
+        left_out: set[str] = set()
+        problems: list[Problem] = []
+        try:
+            items = [item for part in parts for item in split_list(part)]
+            if items and all(item.startswith("!") for item in items):
+                items.insert(0, "all")
+            for item in items:
+                excluded = item.startswith("!")
+                names = self._members(item.removeprefix("!").strip())
+                unknown = [name for name in names if name not in by_name]
+                for name in unknown[:1]:
+                    more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+                    problems.append(
+                        Problem(str(self.path), f"no host or group {name!r}{more}", self._hint(name))
+                    )
+                left_out.update(names if excluded else ())
+                chosen.update(() if excluded else names)
+        except RangeError as error:
+            problems.append(Problem(str(self.path), f"host range {error}"))
+        return [name for name in by_name if name in chosen - left_out], problems
+
+    def _members(self, item: str) -> tuple[str, ...]:
+        group = item.removeprefix("@")
+        if group in self.groups:
+            return self.groups[group]
+        if group == "all":
+            return tuple(host.name for host in self.hosts)
+        return (item,) if item.startswith("@") else expand(item)
+
+    def _hint(self, name: str) -> str:
+        near = nearest(
+            name, [*(host.name for host in self.hosts), *(f"@{group}" for group in self.groups), "all"]
+        )
+        if near.startswith("did"):
+            return near
+        groups = "".join(f", @{group}" for group in self.groups)
+        return f"hosts: {fold(host.name for host in self.hosts)}; groups: @all{groups}"

@@ -1,27 +1,27 @@
-"""What to run: what the job file says."""
+"""What is to be run: the job as a person writes it."""
 
 from orchestrator.job.load import load_job
 from orchestrator.job.model import (
-    CheckpointSpec,
-    DataSpec,
+    CheckpointOptions,
+    Data,
     Job,
-    ModelSpec,
+    ModelChoice,
     Networking,
     Parallel,
-    PredictSpec,
+    Predict,
     Timeouts,
-    TrainSpec,
+    Train,
 )
 
 __all__ = [
-    "CheckpointSpec",
-    "DataSpec",
+    "CheckpointOptions",
+    "Data",
     "Job",
-    "ModelSpec",
+    "ModelChoice",
     "Networking",
     "Parallel",
-    "PredictSpec",
+    "Predict",
     "Timeouts",
-    "TrainSpec",
+    "Train",
     "load_job",
 ]

@@ -1,66 +1,57 @@
-"""From a job file and `--set` options to its model; every problem at its line."""
+"""Job file and `--set` values -> Job."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.job.fields import is_path
 from orchestrator.job.model import Job
-from orchestrator.yaml_file import KeyPath, YamlFile, parse_scalar, read_yaml
+from orchestrator.yaml_file import Loc, YamlFile, read_yaml, validate
 
 __all__ = ["load_job"]
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
-    """Read a job; an override is `a.b.c=value`. Raises ConfigError with every problem in it."""
+    """Read and check a job; `overrides` are `a.b.c=value` with YAML values.
+
+    Raises ConfigError with every problem: `file:line: key`, or `--set key` for what an override brought in.
+    """
+    path = Path(path)
     file = read_yaml(path)
-    if "path" in file.data:
-        raise ConfigError([file.problem(("path",), "unknown key")])
-    problems = [problem for override in overrides if (problem := _override(file, override))]
-    if problems:
-        raise ConfigError(problems)
-    job = file.validate(Job, {**file.data, "path": path})
-    missing = _missing_files(file, job)
+    file.override(overrides)
+    file.as_text(("env",), ("command",), ("predict", "prompts"))
+    job = validate(file, Job).attach(file, path)
+    missing = list(_missing_files(job, file))
     if missing:
         raise ConfigError(missing)
     return job
 
 
-def _override(file: YamlFile, text: str) -> Problem | None:
-    dotted, equals, value = text.partition("=")
-    if not equals or not dotted:
-        return Problem(f"--set {text}", "not KEY=VALUE", "write it like train.steps=10")
-    key: KeyPath = tuple(dotted.split("."))
-    block: Any = file.data
-    for part in key[:-1]:
-        block = block.setdefault(part, {}) if block.get(part) is not None else _new_block(block, part)
-        if not isinstance(block, dict):
-            return Problem(f"--set {dotted}", f"`{part}` is no block of keys")
-    block[key[-1]] = parse_scalar(value)
-    file.origins[key] = f"--set {dotted}"
-    return None
+def _missing_files(job: Job, file: YamlFile) -> Iterator[Problem]:
+    """Files of this machine that are not there; those on the hosts are probed later."""
+    for loc, text, may_be_folder in _files(job):
+        local = job.local_path(text)
+        if local is None:
+            continue
+        if not local.exists():
+            remedy = "relative paths start at the job file; absolute ones are looked for on the hosts"
+            yield file.problem(loc, f"no such file {local}", remedy)
+        elif local.is_dir() and not may_be_folder:
+            yield file.problem(loc, f"{local} is a folder, not a file")
 
 
-def _new_block(block: dict[str, Any], part: str | int) -> dict[str, Any]:
-    block[str(part)] = {}
-    fresh: dict[str, Any] = block[str(part)]
-    return fresh
-
-
-def _missing_files(file: YamlFile, job: Job) -> list[Problem]:
-    """Relative paths name files of the control node: they must be there now."""
-    given: list[tuple[KeyPath, str | None]] = [
-        (("checkpoint", "load"), job.checkpoint.load),
-        *(((("sync", index)), item) for index, item in enumerate(job.sync)),
-    ]
-    if job.data is not None:
-        given += [(("data", "path"), job.data.path), (("data", "tokenizer"), job.data.tokenizer)]
-    if job.predict is not None:
-        given.append((("predict", "prompts_file"), job.predict.prompts_file))
-    return [
-        file.problem(key, f"no such file: {job.path.parent / text}", "an absolute path means the hosts' own")
-        for key, text in given
-        if text is not None and not Path(text).is_absolute() and not (job.path.parent / text).exists()
-    ]
+def _files(job: Job) -> Iterator[tuple[Loc, str, bool]]:
+    if job.data and job.data.path:
+        yield ("data", "path"), job.data.path, False
+    if job.data and job.data.tokenizer:
+        yield ("data", "tokenizer"), job.data.tokenizer, False
+    if job.checkpoint.load:
+        yield ("checkpoint", "load"), job.checkpoint.load, True
+    if job.predict and job.predict.prompts_file:
+        yield ("predict", "prompts_file"), job.predict.prompts_file, False
+    if job.model and is_path(job.model.preset):
+        yield ("model", "preset"), job.model.preset, False
+    for index, text in enumerate(job.sync):
+        yield ("sync", index), text, True

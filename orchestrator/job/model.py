@@ -1,122 +1,124 @@
-"""A job, as its YAML file says it; the names of parallelism are those of MindFormers."""
+"""The job as a person writes it; every rule that needs nothing but the job itself is checked here."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
-from orchestrator.agent.environ import RESERVED
+from orchestrator.job import fields
+from orchestrator.job.fields import (
+    Count,
+    EnvName,
+    FileName,
+    NotNegative,
+    Positive,
+    Seconds,
+    Text,
+    WholeNotNegative,
+)
+from orchestrator.job.rules import broken_rules
+from orchestrator.yaml_file import YamlFile, dotted
+from orchestrator.yaml_words import Invalid
 
 __all__ = [
-    "CheckpointSpec",
-    "DataSpec",
+    "CheckpointOptions",
+    "Data",
     "Job",
-    "ModelSpec",
+    "ModelChoice",
     "Networking",
     "Parallel",
-    "PredictSpec",
+    "Predict",
     "Timeouts",
-    "TrainSpec",
+    "Train",
 ]
 
-Positive = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Ratio = Annotated[float, Field(ge=0, lt=1)]
-# YAML reads `OMP_NUM_THREADS: 1` as a number; the environment knows only text.
-EnvValue = Annotated[
-    str, BeforeValidator(lambda v: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v)
-]
+Task = Literal["pretrain", "finetune", "predict", "command"]
+Below1 = Annotated[float, Field(strict=True, ge=0, lt=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+class Section(BaseModel):
+    """Base of the job's parts: unknown keys refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Parallel(_Frozen):
-    """How the ranks share the work; the product of the first three is the world size."""
+class Parallel(Section):
+    """How the ranks share the work; rank = stage*(dp*mp) + dp_index*mp + mp_index."""
 
-    data_parallel: Positive = 1
-    model_parallel: Positive = 1
-    pipeline_stage: Positive = 1
-    micro_batch_num: Positive = 1
-    optimizer_shard: bool = False
+    data_parallel: Count = 1
+    model_parallel: Count = 1
+    pipeline_stage: Count = 1
+    micro_batch_num: Count = 1
+    optimizer_shard: bool = Field(default=False, strict=True)
 
     @property
     def product(self) -> int:
+        """The number of ranks that this needs."""
         return self.data_parallel * self.model_parallel * self.pipeline_stage
 
 
-class ModelSpec(_Frozen):
-    """A preset of the bundled Bloom, and the fields of it that this job changes."""
+class ModelChoice(Section):
+    """A preset (or the path of one) and what differs from it; the worker checks the overrides."""
 
-    preset: Literal["tiny", "560m", "7.1b", "65b", "176b"]
+    preset: Annotated[str, BeforeValidator(fields.preset)]
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
-class DataSpec(_Frozen):
-    """What to train on; a relative path is shipped, an absolute one must exist on the hosts."""
+class Data(Section):
+    """Records in Alpaca format; `limit` keeps the first so many, None all."""
 
-    path: str | None = None
-    tokenizer: str | None = None
-    seq_length: Positive = 2048
-    template: Literal["alpaca"] = "alpaca"
-    limit: Positive | None = None
-
-
-class TrainSpec(_Frozen):
-    """The optimization. `batch_size` is records per data-parallel replica and step."""
-
-    steps: Positive | None = None
-    epochs: Positive | None = None
-    batch_size: Positive = 1
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
-    lr_end: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    lr_schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    beta1: Ratio = 0.9
-    beta2: Ratio = 0.95
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    clip_grad: Annotated[float, Field(gt=0)] | None = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-
-    @model_validator(mode="after")
-    def _one_length(self) -> TrainSpec:
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError("`steps` and `epochs` are both given: keep one")
-        if self.lr_end > self.learning_rate:
-            raise ValueError(f"lr_end {self.lr_end:g} is above learning_rate {self.learning_rate:g}")
-        return self
+    path: fields.FilePath | None = None
+    tokenizer: fields.FilePath | None = None
+    seq_length: Count = 2048
+    template: Literal["alpaca", "none"] | None = "alpaca"
+    limit: Count | None = None
 
 
-class CheckpointSpec(_Frozen):
-    """What to start from, and how often to save. `save_steps` null saves only at the end."""
+class Train(Section):
+    """`batch_size` is per replica and step; exactly one of `steps` and `epochs` says how long."""
 
-    load: str | None = None
-    save_steps: Positive | None = None
-    keep: Positive = 5
-    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "mindformers"
+    steps: Count | None = None
+    epochs: Count | None = None
+    batch_size: Count = 1
+    learning_rate: Positive = 1e-5
+    lr_end: NotNegative = 0.0
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: WholeNotNegative = 0
+    weight_decay: NotNegative = 0.01
+    beta1: Below1 = 0.9
+    beta2: Below1 = 0.95
+    eps: Positive = 1e-8
+    clip_grad: Positive | None = 1.0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 42
 
 
-class PredictSpec(_Frozen):
-    """The questions of a predict job."""
+class CheckpointOptions(Section):
+    """What is loaded before the first step and what is saved; `save_steps` None saves only at the end."""
+
+    load: fields.FilePath | None = None
+    save_steps: Count | None = None
+    keep: Count = 5
+    prefix: FileName = "mindformers"
+
+
+class Predict(Section):
+    """Prompts to answer, in the file, in another file (one per line), or both."""
 
     prompts: tuple[str, ...] = ()
-    prompts_file: str | None = None
-    max_new_tokens: Positive = 64
+    prompts_file: fields.FilePath | None = None
+    max_new_tokens: Count = 64
 
 
-class Networking(_Frozen):
-    """How ranks find each other; port null has a free one chosen on the first host."""
+class Networking(Section):
+    """How the workers find each other; `port` None is a free one on the first host."""
 
-    mode: Literal["rank_table", "dynamic", "none"] = "dynamic"
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    mode: Literal["rank_table", "dynamic", "none"]
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = None
 
 
-class Timeouts(_Frozen):
+class Timeouts(Section):
     """In seconds. `start`: until every rank of a training job has made its first step."""
 
     connect: Seconds = 10.0
@@ -126,67 +128,58 @@ class Timeouts(_Frozen):
     unreachable: Seconds = 120.0
 
 
-class Job(_Frozen):
-    """What to run, on which hosts, cut how."""
+class Job(Section):
+    """One job. Sections that its task does not use are None."""
 
-    path: Path
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    task: Literal["pretrain", "finetune", "predict", "command"]
-    hosts: str | tuple[str, ...] = "all"
-    host_count: Positive | None = None
-    devices_per_host: Positive
-    device_target: Literal["CPU", "Ascend"] | None = None
-    parallel: Parallel | None = None
-    model: ModelSpec | None = None
-    data: DataSpec | None = None
-    train: TrainSpec = TrainSpec()
-    checkpoint: CheckpointSpec = CheckpointSpec()
-    predict: PredictSpec | None = None
-    command: tuple[str, ...] = ()
-    sync: tuple[str, ...] = ()
-    env: dict[str, EnvValue] = Field(default_factory=dict)
-    networking: Networking = Networking()
+    name: FileName
+    task: Task
+    hosts: Annotated[tuple[str, ...], BeforeValidator(fields.one_or_more)] = ("all",)
+    host_count: Count | None = None
+    devices_per_host: Count
+    device_target: Literal["CPU", "Ascend"]
+    parallel: Parallel = Parallel()
+    model: ModelChoice | None = None
+    data: Data | None = None
+    train: Train | None = None
+    checkpoint: CheckpointOptions = CheckpointOptions()
+    predict: Predict | None = None
+    command: Annotated[tuple[Text, ...], BeforeValidator(fields.argv)] | None = None
+    sync: tuple[fields.FilePath, ...] = ()
+    env: dict[EnvName, Annotated[str, BeforeValidator(fields.env_value)]] = Field(default_factory=dict)
+    networking: Networking
     timeouts: Timeouts = Timeouts()
 
-    @property
-    def target(self) -> str:
-        """The device target, by default what the networking implies."""
-        return self.device_target or ("Ascend" if self.networking.mode == "rank_table" else "CPU")
+    _file: YamlFile | None = PrivateAttr(default=None)
+    _path: Path | None = PrivateAttr(default=None)
 
-    @field_validator("env")
+    @model_validator(mode="before")
     @classmethod
-    def _check_env(cls, env: dict[str, str]) -> dict[str, str]:
-        for name in env:
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"`{name}` is no name of an environment variable")
-            if name in RESERVED:
-                raise ValueError(f"`{name}` is set by the launch: remove it")
-        return env
+    def _fill_target(cls, data: Any) -> Any:
+        return fields.with_target(data)
 
     @model_validator(mode="after")
-    def _check_task(self) -> Job:
-        if self.task == "command":
-            if not self.command:
-                raise ValueError("task `command` needs `command: [program, argument, ...]`")
-            return self
-        missing = [name for name in ("model", "data") if getattr(self, name) is None]
-        if missing:
-            raise ValueError(f"task `{self.task}` needs `{missing[0]}:`")
-        if self.command:
-            raise ValueError(f"`command:` belongs to task `command`, not to `{self.task}`")
-        if self.networking.mode == "none" and self.parallel is not None and self.parallel.product > 1:
-            raise ValueError("networking `none` is for one rank or for task `command`")
-        self._check_predict() if self.task == "predict" else self._check_training()
+    def _check(self) -> Job:
+        broken = list(broken_rules(self))
+        if broken:
+            raise Invalid.many(broken)
         return self
 
-    def _check_training(self) -> None:
-        if self.data is None or self.data.path is None:
-            raise ValueError(f"task `{self.task}` needs `data.path`")
-        if self.train.steps is None and self.train.epochs is None:
-            raise ValueError(f"task `{self.task}` needs `train.steps` or `train.epochs`")
+    @property
+    def path(self) -> Path | None:
+        """The file that the job was read from."""
+        return self._path
 
-    def _check_predict(self) -> None:
-        if self.predict is None or not (self.predict.prompts or self.predict.prompts_file):
-            raise ValueError("task `predict` needs `predict.prompts` or `predict.prompts_file`")
-        if self.checkpoint.load is None:
-            raise ValueError("task `predict` needs `checkpoint.load`")
+    def where(self, *loc: str | int) -> str:
+        """`file:line: key` for messages about this job."""
+        return self._file.where(loc) if self._file else dotted(loc)
+
+    def local_path(self, text: str) -> Path | None:
+        """The file on this machine that a relative path means; None for a path on the hosts."""
+        if Path(text).is_absolute():
+            return None
+        return (self._path.parent if self._path else Path()) / text
+
+    def attach(self, file: YamlFile, path: Path) -> Job:
+        """This job, knowing where it was written."""
+        self._file, self._path = file, path
+        return self

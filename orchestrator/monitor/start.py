@@ -92,7 +92,7 @@ def _prepare(plan: LaunchPlan, session: Session, port: int | None) -> Any:
 
 
 def _verify(plan: LaunchPlan, prepared: dict[str, Any]) -> None:
-    """Every host must hold the very bytes that were meant: ranks with different rank tables hang for minutes."""
+    """Every host must hold the very bytes that were meant: unequal rank tables hang ranks for minutes."""
     expected = {"worker.yaml": hashlib.sha256(plan.worker_config.encode()).hexdigest()}
     if plan.rank_table is not None:
         expected["rank_table.json"] = hashlib.sha256(plan.rank_table.encode()).hexdigest()

@@ -24,7 +24,21 @@ _CODE = (
 )
 # The names that a run directory uses itself.
 _TAKEN = frozenset(
-    ["logs", "metrics", "strategy", "checkpoint", "model", "inputs", "code", "manifest.json", "rank_table.json", "worker.yaml", "status.json", "events.jsonl", "control.sock"]
+    [
+        "logs",
+        "metrics",
+        "strategy",
+        "checkpoint",
+        "model",
+        "inputs",
+        "code",
+        "manifest.json",
+        "rank_table.json",
+        "worker.yaml",
+        "status.json",
+        "events.jsonl",
+        "control.sock",
+    ]
 )
 
 
@@ -44,10 +58,10 @@ class Shipment:
 
     def refer(self, job: Job, given: str, folder: str) -> str:
         """The path as the worker will see it: shipped if it is relative, the host's own if it is absolute."""
-        if Path(given).is_absolute():
+        source = job.local_path(given)
+        if source is None:
             self.host_paths.append(given)
             return given
-        source = job.path.parent / given
         self.add(source, f"inputs/{folder}/{source.name}")
         return f"inputs/{folder}/{source.name}"
 
@@ -61,7 +75,7 @@ def ship(job: Job) -> tuple[Shipment, dict[str, object]]:
         return shipment, {"task": job.task}
     for source, name in _code_files():
         shipment.add(source, f"code/{name}")
-    config["device_target"] = job.target
+    config["device_target"] = job.device_target
     config["predict"] = job.predict.model_dump(mode="json") if job.predict else None
     _ship_files(job, shipment, config)
     return shipment, config
@@ -78,23 +92,29 @@ def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None
         block = config.get(section)
         if isinstance(block, dict) and block.get(key):
             block[key] = shipment.refer(job, block[key], folder)
-    load = job.checkpoint.load
-    if load and not Path(load).is_absolute():
+    weights = job.local_path(job.checkpoint.load) if job.checkpoint.load else None
+    if weights is not None:
         # What collect-ckpt puts beside the weights belongs to them.
         for name in ("config.yaml", "tokenizer.json"):
-            if (beside := (job.path.parent / load).parent / name).exists():
+            if (beside := weights.parent / name).exists():
                 shipment.add(beside, f"inputs/load/{name}")
 
 
 def _ship_command(job: Job, shipment: Shipment) -> None:
-    for given in job.sync:
-        root = job.path.parent / given
+    for index, given in enumerate(job.sync):
+        root = job.local_path(given)
+        if root is None:
+            raise ConfigError([Problem(job.where("sync", index), "must be a path relative to the job file")])
         files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
         for path in files:
             name = root.name / path.relative_to(root) if root.is_dir() else Path(root.name)
             if name.parts[0] in _TAKEN:
                 raise ConfigError(
-                    [Problem(f"{job.path}: sync", f"`{name}` is a name the run directory uses", "rename it")]
+                    [
+                        Problem(
+                            job.where("sync", index), f"{name} is a name the run directory uses", "rename it"
+                        )
+                    ]
                 )
             shipment.add(path, name.as_posix())
 

@@ -22,7 +22,6 @@ from orchestrator.records import Manifest, WorkerSpec
 __all__ = ["LaunchPlan", "make_plan", "new_run_id"]
 
 
-
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
     """What a launch will do. `manifests` lack only the scheduler's port where it is ours to choose."""
@@ -175,6 +174,6 @@ def _job_environment(job: Job) -> dict[str, str]:
 
 def _argv(job: Job) -> tuple[str, ...]:
     if job.task == "command":
-        return tuple(job.command)
+        return job.command or ()
     verb = "predict" if job.task == "predict" else "train"
     return ("{python}", "-m", "model", verb, "--config", "worker.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -56,6 +57,8 @@ class Cluster:
         self.state = folder / "state"
         self.inventory = folder / "inventory.yaml"
         self.inventory.write_text(yaml.safe_dump(inventory))
+        # A command line of its own for every cluster, so that nobody else's process is taken for ours.
+        self.sleep = ["sleep", f"3{secrets.randbelow(10**7):07d}"]
         self.env = {**os.environ, "XDG_STATE_HOME": str(self.state), "COLUMNS": "100"}
 
     @classmethod
@@ -147,6 +150,10 @@ class Cluster:
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: monitor_pid(control) is None)
 
+    def sleepers(self) -> dict[int, str]:
+        """The workers of jobs that run `sleep` of this cluster."""
+        return processes_with(" ".join(self.sleep))
+
     def run_dirs(self) -> list[Path]:
         """Run directories on all hosts."""
         return sorted(self.folder.glob("hosts/*/runs/*"))
@@ -157,3 +164,4 @@ class Cluster:
             if (pid := monitor_pid(control)) is not None:
                 os.kill(pid, signal.SIGKILL)
             self.run("stop", control.run_id)
+        eventually(lambda: not self.sleepers(), what="the end of all workers")

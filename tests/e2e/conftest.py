@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,3 +17,17 @@ def local(tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster.local(tmp_path)
     yield cluster
     cluster.close()
+
+
+@pytest.fixture
+def local_with(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Makes a cluster of local hosts of the given number and with the given keys."""
+    made: list[Cluster] = []
+
+    def make(**keys: Any) -> Cluster:
+        made.append(Cluster.local(tmp_path, **keys))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.close()

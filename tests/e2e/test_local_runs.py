@@ -8,11 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.e2e.cluster import Cluster, eventually, processes_with
 
-SLEEP = ["sleep", "300"]
+Make = Callable[..., Cluster]
 
 
 def test_a_run_from_launch_to_logs(local: Cluster) -> None:
@@ -44,7 +45,7 @@ def test_the_first_failure_ends_the_gang_and_is_named(local: Cluster) -> None:
 
 
 def test_a_worker_killed_by_sigkill_is_named_with_its_signal(local: Cluster) -> None:
-    with local.launching(local.job(SLEEP)) as launch:
+    with local.launching(local.job(local.sleep)) as launch:
         local.wait_until_running()
         ranks = [rank for host in local.status()["hosts"].values() for rank in host["status"]["ranks"]]
         os.kill(next(rank["process"]["pid"] for rank in ranks if rank["rank"] == 1), signal.SIGKILL)
@@ -54,13 +55,13 @@ def test_a_worker_killed_by_sigkill_is_named_with_its_signal(local: Cluster) -> 
 
 
 def test_a_killed_supervisor_takes_its_workers_and_the_run_with_it(local: Cluster) -> None:
-    with local.launching(local.job(["sleep", "301.5"])) as launch:
+    with local.launching(local.job(local.sleep)) as launch:
         local.wait_until_running()
         os.kill(local.status()["hosts"]["host1"]["status"]["supervisor"]["pid"], signal.SIGKILL)
         out, _ = launch.communicate(timeout=30)
     assert launch.returncode == 1
     assert "on host1 failed: the supervisor on host1 was ended by signal 9" in out
-    eventually(lambda: not processes_with("sleep 301.5"), what="no worker left")
+    eventually(lambda: not local.sleepers(), what="no worker left")
 
 
 def test_ctrl_c_detaches_and_attach_comes_back(local: Cluster) -> None:
@@ -80,20 +81,20 @@ def test_ctrl_c_detaches_and_attach_comes_back(local: Cluster) -> None:
 
 
 def test_detach_returns_once_all_workers_run(local: Cluster) -> None:
-    result = local.launch(local.job(SLEEP), "--detach")
+    result = local.launch(local.job(local.sleep), "--detach")
     assert result.returncode == 0
     assert "orchestrate attach" in result.stdout
     assert set(local.states().values()) == {"running"}
 
 
 def test_stop_ends_every_worker_and_stopping_again_is_no_error(local: Cluster) -> None:
-    with local.launching(local.job(["sleep", "302.5"])) as launch:
+    with local.launching(local.job(local.sleep)) as launch:
         local.wait_until_running()
         stopped = local.run("stop")
         assert stopped.returncode == 0 and "stopped" in stopped.stdout, stopped
         launch.communicate(timeout=30)
         assert launch.returncode == 5
-    assert not processes_with("sleep 302.5")
+    assert not local.sleepers()
     assert set(local.states().values()) == {"stopped"}
     assert local.run("stop").returncode == 0
 
@@ -148,19 +149,15 @@ def test_a_lost_state_directory_is_rediscovered_from_the_hosts(local: Cluster) -
     assert attach.returncode == 5
 
 
-def test_two_runs_on_one_host_have_their_own_devices_and_ends(tmp_path: Path) -> None:
-    cluster = Cluster.local(tmp_path, hosts=1, devices="0-1")
-    try:
-        first = cluster.launch(cluster.job(SLEEP, name="first"), "--detach")
-        assert first.returncode == 0
-        second = cluster.launch(cluster.job(SLEEP, name="second"))
-        assert second.returncode == 4
-        assert "host1: device 0, 1 is in use" in second.stderr
-        assert cluster.states() == {} or "failed" in cluster.run("runs").stdout
-        first_id = cluster.controls()[0].run_id
-        assert cluster.status(first_id)["state"] == "running"
-    finally:
-        cluster.close()
+def test_two_runs_on_one_host_never_share_a_device_or_an_end(local_with: Make) -> None:
+    cluster = local_with(hosts=1, devices="0-1")
+    assert cluster.launch(cluster.job(cluster.sleep, name="first"), "--detach").returncode == 0
+    refused = cluster.launch(cluster.job(cluster.sleep, name="second"))
+    assert refused.returncode == 4
+    assert "host1: device 0, 1 is in use" in refused.stderr
+    assert cluster.status("first")["state"] == "running"
+    assert cluster.run("stop", "second").returncode == 0
+    assert len(cluster.sleepers()) == 2
 
 
 def test_secrets_of_the_job_show_nowhere(local: Cluster) -> None:
@@ -184,15 +181,12 @@ def test_an_unmodified_script_is_shipped_and_run(local: Cluster) -> None:
     assert local.run("logs", "--rank", "3").stdout == "[rank 3] imported 3\n"
 
 
-def test_env_script_is_sourced_before_the_workers(tmp_path: Path) -> None:
+def test_env_script_is_sourced_before_the_workers(tmp_path: Path, local_with: Make) -> None:
     script = tmp_path / "set_env.sh"
     script.write_text("echo noise; export FROM_SCRIPT=yes\n")
-    cluster = Cluster.local(tmp_path, hosts=1, env_script=str(script))
-    try:
-        assert cluster.launch(cluster.job(["sh", "-c", "echo $FROM_SCRIPT"])).returncode == 0
-        assert cluster.run("logs", "--rank", "0").stdout.endswith("yes\n")
-    finally:
-        cluster.close()
+    cluster = local_with(hosts=1, env_script=str(script))
+    assert cluster.launch(cluster.job(["sh", "-c", "echo $FROM_SCRIPT"])).returncode == 0
+    assert cluster.run("logs", "--rank", "0").stdout.endswith("yes\n")
 
 
 def test_python_users_can_call_what_the_verbs_call(local: Cluster) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from orchestrator.checkpoint.ckpt_file import read_ckpt
-from tests.e2e.cluster import Cluster, eventually, processes_with
+from tests.e2e.cluster import Cluster, eventually
 from tests.sshd import Sshd, why_no_sshd
 
 pytestmark = [
@@ -103,11 +103,11 @@ def test_the_demo_job_survives_its_control_node_and_learns_the_same(remote: Clus
 
 
 def test_command_job_over_ssh_with_logs_and_stop(remote: Cluster) -> None:
-    remote.launch(remote.job(["sh", "-c", "echo on $RANK_ID; sleep 305.5"]), "--detach")
+    remote.launch(remote.job(["sh", "-c", f"echo on $RANK_ID; {' '.join(remote.sleep)}"]), "--detach")
     assert set(remote.states().values()) == {"running"}
     assert remote.run("logs").stdout.splitlines() == [f"[rank {rank}] on {rank}" for rank in range(4)]
     assert remote.run("stop").returncode == 0
-    assert not processes_with("sleep 305.5")
+    assert not remote.sleepers()
 
 
 def test_broken_connections_are_made_anew(remote: Cluster, servers: list[Sshd]) -> None:
@@ -126,7 +126,7 @@ def test_broken_connections_are_made_anew(remote: Cluster, servers: list[Sshd]) 
 
 def test_a_host_that_is_down_leaves_the_other_untouched(remote: Cluster, servers: list[Sshd]) -> None:
     servers[1].stop()
-    result = remote.launch(remote.job(["sleep", "305.5"]))
+    result = remote.launch(remote.job(remote.sleep))
     assert result.returncode == 3, result
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("orchestrate: node3: "), lines
@@ -146,9 +146,8 @@ def test_unknown_and_changed_host_keys_are_refused(tmp_path: Path, servers: list
     assert accepted.returncode == 0, accepted.stderr
     assert len(empty.read_text().splitlines()) == 2
     other = servers[0].host_key
-    empty.write_text(
-        "".join(f"[{address}]:{server.port} {other}\n" for server, address in zip(servers, ADDRESSES, strict=False))
-    )
+    entries = zip(servers, ADDRESSES, strict=True)
+    empty.write_text("".join(f"[{address}]:{server.port} {other}\n" for server, address in entries))
     changed = cluster.launch(cluster.job(["true"]), "--accept-new-host-keys")
     assert changed.returncode == 3 and "changed" in changed.stderr, changed.stderr
     assert changed.stderr.startswith("orchestrate: node3")

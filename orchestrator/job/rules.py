@@ -1,0 +1,100 @@
+"""The rules between a job's keys: one function, one rule; each yields key path, what, remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from orchestrator.yaml_file import Loc
+
+if TYPE_CHECKING:
+    from orchestrator.job.model import Job
+
+__all__ = ["broken_rules"]
+
+Finding = tuple[Loc, str, str]
+
+# What each task needs, and what it would silently ignore.
+_NEEDS = {
+    "pretrain": ("model", "data", "train"),
+    "finetune": ("model", "data", "train"),
+    "predict": ("model", "predict"),
+    "command": ("command",),
+}
+_UNUSED = {
+    "pretrain": ("predict", "command", "sync"),
+    "finetune": ("predict", "command", "sync"),
+    "predict": ("train", "command", "sync"),
+    "command": ("model", "data", "train", "predict"),
+}
+
+
+def broken_rules(job: Job) -> Iterator[Finding]:
+    """Every rule that this job breaks."""
+    yield from _sections(job)
+    yield from _train(job)
+    yield from _batch(job)
+    yield from _predict(job)
+    yield from _command(job)
+    yield from _networking(job)
+
+
+def _sections(job: Job) -> Iterator[Finding]:
+    for key in _NEEDS[job.task]:
+        if not getattr(job, key):
+            yield (key,), f"is missing; task {job.task} needs it", ""
+    for key in _UNUSED[job.task]:
+        if getattr(job, key):
+            yield (key,), f"is not used by task {job.task}", "remove it, or change the task"
+    if job.task in ("pretrain", "finetune") and job.data and job.data.path is None:
+        yield ("data", "path"), f"is missing; task {job.task} needs it", ""
+
+
+def _train(job: Job) -> Iterator[Finding]:
+    train = job.train
+    if train is None:
+        return
+    if train.steps is None and train.epochs is None:
+        yield ("train", "steps"), "is missing", "give steps or epochs"
+    if train.steps is not None and train.epochs is not None:
+        yield ("train", "epochs"), "is given beside train.steps", "keep one of them and set the other to null"
+    if train.lr_end > train.learning_rate:
+        text = f"must be at most learning_rate {train.learning_rate:g}, got {train.lr_end:g}"
+        yield ("train", "lr_end"), text, ""
+    if train.steps is not None and train.warmup_steps > train.steps:
+        yield ("train", "warmup_steps"), f"must be at most steps {train.steps}, got {train.warmup_steps}", ""
+
+
+def _batch(job: Job) -> Iterator[Finding]:
+    if job.train and job.train.batch_size % job.parallel.micro_batch_num:
+        parts, size = job.parallel.micro_batch_num, job.train.batch_size
+        text = f"must be a multiple of micro_batch_num {parts}, got {size}"
+        yield ("train", "batch_size"), text, "it counts the records of one replica and step"
+
+
+def _predict(job: Job) -> Iterator[Finding]:
+    if job.task != "predict":
+        return
+    if job.checkpoint.load is None:
+        yield (
+            ("checkpoint", "load"),
+            "is missing; task predict needs it",
+            "name the checkpoint to answer from",
+        )
+    if job.predict and not job.predict.prompts and job.predict.prompts_file is None:
+        yield ("predict", "prompts"), "is missing", "give prompts or prompts_file"
+
+
+def _command(job: Job) -> Iterator[Finding]:
+    for index, text in enumerate(job.sync):
+        if text.startswith("/"):
+            what = f"{text!r} must be relative to the job file"
+            yield ("sync", index), what, "what is on the hosts needs no sync"
+
+
+def _networking(job: Job) -> Iterator[Finding]:
+    mode = job.networking.mode
+    if mode == "rank_table" and job.device_target == "CPU" and job.task != "command":
+        yield ("networking", "mode"), "rank_table needs device_target Ascend", "use dynamic for CPU"
+    if job.networking.port is not None and mode != "dynamic":
+        yield ("networking", "port"), f"is not used by mode {mode}", "remove it, or use mode dynamic"

@@ -1,0 +1,193 @@
+"""What pydantic and PyYAML found, in words for the person who wrote the file."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+__all__ = ["Invalid", "explain", "nearest", "show", "syntax_words"]
+
+Loc = tuple[str | int, ...]
+
+
+class Invalid(ValueError):
+    """Raised by validators: what is wrong and how to mend it, at a key below the one that is validated."""
+
+    def __init__(self, what: str, remedy: str = "", at: Loc = ()) -> None:
+        super().__init__(what)
+        self.findings: tuple[tuple[Loc, str, str], ...] = ((at, what, remedy),)
+
+    @classmethod
+    def many(cls, findings: Iterable[tuple[Loc, str, str]]) -> Invalid:
+        """One exception for several findings, of which there is at least one."""
+        kept = tuple(findings)
+        error = cls(kept[0][1])
+        error.findings = kept
+        return error
+
+
+def show(value: object) -> str:
+    """A value from a file, short enough for one line."""
+    names: dict[type, str] = {dict: "a mapping", list: "a list", tuple: "a list", type(None): "nothing"}
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = names.get(type(value)) or repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?`, or the known words where none is near."""
+    words = sorted(known)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    listed = ", ".join(words[:25]) + (", ..." if len(words) > 25 else "")
+    return f"known: {listed}" if words else ""
+
+
+def _expected(noun: str, remedy: str = "") -> Callable[[Any, dict[str, Any]], tuple[str, str]]:
+    return lambda value, ctx: (f"expected {noun}, got {show(value)}", remedy)
+
+
+def _whole(value: Any, ctx: dict[str, Any]) -> tuple[str, str]:
+    remedy = ""
+    if isinstance(value, str) and value.isdecimal():
+        remedy = "write it without leading zeros" if value.startswith("0") else "write it without quotes"
+    return f"expected a whole number, got {show(value)}", remedy if len(str(value)) < 19 else ""
+
+
+def _text(value: Any, ctx: dict[str, Any]) -> tuple[str, str]:
+    quoted = f'put it in quotes: "{show(value)}"' if isinstance(value, (bool, int, float)) else ""
+    return f"expected text, got {show(value)}", quoted
+
+
+def _choice(value: Any, ctx: dict[str, Any]) -> tuple[str, str]:
+    choices = str(ctx.get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    return (
+        f"expected one of {', '.join(choices)}; got {show(value)}",
+        f"did you mean `{close[0]}`?" if close else "",
+    )
+
+
+def _bound(sign: str, key: str) -> Callable[[Any, dict[str, Any]], tuple[str, str]]:
+    return lambda value, ctx: (f"must be {sign} {ctx[key]:g}, got {show(value)}", "")
+
+
+_WORDS: dict[str, Callable[[Any, dict[str, Any]], tuple[str, str]]] = {
+    "missing": lambda value, ctx: ("is missing", ""),
+    "int_type": _whole,
+    "int_parsing": _whole,
+    "int_from_float": _whole,
+    "float_type": _expected("a number"),
+    "float_parsing": _expected("a number"),
+    "finite_number": _expected("a finite number"),
+    "bool_type": _expected("true or false"),
+    "bool_parsing": _expected("true or false"),
+    "string_type": _text,
+    "list_type": _expected("a list", "write [a, b] or one `- item` per line"),
+    "tuple_type": _expected("a list", "write [a, b] or one `- item` per line"),
+    "dict_type": _expected("a mapping of keys to values"),
+    "model_type": _expected("a mapping of keys to values"),
+    "model_attributes_type": _expected("a mapping of keys to values"),
+    "literal_error": _choice,
+    "enum": _choice,
+    "greater_than": _bound("greater than", "gt"),
+    "greater_than_equal": _bound("at least", "ge"),
+    "less_than": _bound("less than", "lt"),
+    "less_than_equal": _bound("at most", "le"),
+    "too_short": lambda value, ctx: ("is empty", ""),
+    "string_too_short": lambda value, ctx: ("is empty", ""),
+}
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from _models(part)
+
+
+def _known_keys(model: type[BaseModel], loc: Loc) -> list[str]:
+    """The keys that the mapping at `loc` may have."""
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            model = next(_models(model.model_fields[part].annotation), model)
+    return list(model.model_fields)
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Loc, str, str]]:
+    """Each finding as key path, what, remedy; pydantic's own text where there is none of ours."""
+    for item in error.errors(include_url=False):
+        # pydantic marks a finding on a key itself with a last part of its own.
+        loc = item["loc"][:-1] if item["loc"][-1:] == ("[key]",) else item["loc"]
+        ctx, value = item.get("ctx", {}), item["input"]
+        cause = ctx.get("error")
+        if isinstance(cause, Invalid):
+            for at, what, remedy in cause.findings:
+                yield (*loc, *at), what, remedy
+        elif item["type"] == "extra_forbidden":
+            yield loc, "unknown key", nearest(str(loc[-1]), _known_keys(model, loc[:-1]))
+        elif item["type"] in _WORDS:
+            yield (loc, *_WORDS[item["type"]](value, ctx))
+        else:
+            yield loc, item["msg"].removeprefix("Value error, "), ""
+
+
+# Text of PyYAML or libyaml -> what, remedy. The first that occurs in the message decides.
+_SYNTAX = (
+    ("mapping values are not allowed", "a second ': ' on one line", "put text that holds a colon in quotes"),
+    (
+        "cannot start any token",
+        "a value begins with a character that YAML reserves",
+        "put the value in quotes",
+    ),
+    (
+        "expected ',' or '",
+        "a list in [ ] or a mapping in { } is not closed",
+        "put names with brackets in quotes",
+    ),
+    ("could not find expected ':'", "a key without a colon", "write `key: value`"),
+    (
+        "expected key",
+        "a line does not fit its indentation",
+        "give the keys of one mapping the same indentation",
+    ),
+    (
+        "expected <block end>",
+        "a line does not fit its indentation",
+        "give the keys of one mapping the same indentation",
+    ),
+    (
+        "block sequence entries are not allowed",
+        "a list item stands where none can be",
+        "begin the list on its own line",
+    ),
+    ("'-' indicator", "a list item does not fit its indentation", "give all items the same indentation"),
+    ("scanning a tag", "a value begins with !, which YAML takes for a tag", "put the value in quotes"),
+    ("undefined alias", "*name refers to no &name before it", "put text that begins with * in quotes"),
+    ("expected the document start", "something stands behind the end of the data", ""),
+    ("a single document", "holds more than one YAML document", "keep one, without `---` between"),
+    ("but found another document", "holds more than one YAML document", "keep one, without `---` between"),
+    ("unexpected end of stream", "a quoted text is not closed", "add the closing quote"),
+    ("special characters are not allowed", "holds a control character", "remove it"),
+    ("control characters are not allowed", "holds a control character", "remove it"),
+    ("found duplicate anchor", "an anchor (&name) is given twice", ""),
+)
+
+
+def syntax_words(error: yaml.YAMLError, line: str) -> tuple[str, str]:
+    """What a syntax error means and its remedy; `line` is the line it was found on."""
+    indent = line[: len(line) - len(line.lstrip())]
+    if "\t" in indent:
+        return "a tab is used for indentation", "use spaces"
+    message = " ".join(str(getattr(error, part, None) or "") for part in ("problem", "context", "reason"))
+    for known, what, remedy in _SYNTAX:
+        if known in message:
+            return what, remedy
+    return f"is not valid YAML: {' '.join(message.split()) or 'unknown error'}", ""

@@ -1,0 +1,93 @@
+"""A host that vanishes from the network: a namespace of its own, whose link goes down during a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cluster import Cluster, eventually
+from tests.sshd import Sshd, why_no_sshd
+
+pytestmark = [
+    pytest.mark.sshd,
+    pytest.mark.root,
+    pytest.mark.skipif(bool(why_no_sshd()), reason=f"no sshd: {why_no_sshd()}"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and `ip` for network namespaces"
+    ),
+]
+
+FAR = "10.213.77.2"
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[tuple[Sshd, str]]:
+    """An sshd in a network namespace, reached over a pair of virtual links, and our end's name."""
+    name, link = f"orch{os.getpid()}", f"or{os.getpid() % 100000}"
+    try:
+        ip("netns", "add", name)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"network namespaces are not allowed here: {error.stderr.decode().strip()}")
+    try:
+        ip("link", "add", link, "type", "veth", "peer", "name", "inside", "netns", name)
+        ip("addr", "add", "10.213.77.1/24", "dev", link)
+        ip("link", "set", link, "up")
+        ip("-n", name, "addr", "add", f"{FAR}/24", "dev", "inside")
+        ip("-n", name, "link", "set", "inside", "up")
+        ip("-n", name, "link", "set", "lo", "up")
+        with Sshd(tmp_path / "far", prefix=["ip", "netns", "exec", name], address=FAR) as server:
+            yield server, link
+    finally:
+        ip("netns", "delete", name)
+
+
+def test_a_vanished_host_is_unreachable_then_lost_and_the_others_are_stopped(
+    tmp_path: Path, far: tuple[Sshd, str]
+) -> None:
+    far_sshd, link = far
+    (tmp_path / "ssh_config").touch()
+    hosts = [
+        {
+            "name": "far",
+            "address": FAR,
+            "port": far_sshd.port,
+            "user": far_sshd.user,
+            "key": str(far_sshd.key_path),
+            "python": sys.executable,
+            "workdir": str(tmp_path / "hosts" / "far"),
+        },
+        {"name": "near", "transport": "local", "workdir": str(tmp_path / "hosts" / "near")},
+    ]
+    ssh = {"known_hosts": [str(far_sshd.known_hosts([FAR]))], "config_file": str(tmp_path / "ssh_config")}
+    cluster = Cluster(
+        tmp_path, {"ssh": {**ssh, "connect_timeout": 2}, "defaults": {"devices": "0-1"}, "hosts": hosts}
+    )
+    job = cluster.job(cluster.sleep, timeouts={"unreachable": 15, "grace": 2, "prepare": 30})
+    try:
+        with cluster.launching(job) as launch:
+            cluster.wait_until_running()
+            ip("link", "set", link, "down")
+            eventually(lambda: cluster.status()["hosts"]["far"]["error"], timeout=40, what="unreachable")
+            assert cluster.status()["state"] == "running", "no verdict before the grace period is over"
+            out, _ = launch.communicate(timeout=90)
+        assert launch.returncode == 1
+        assert "on far was lost" in out
+        near = [rank["state"] for rank in cluster.status()["hosts"]["near"]["status"]["ranks"]]
+        assert near == ["stopped", "stopped"]
+        # The far workers could not be told; once the host is back, stop finds and ends them.
+        assert len(cluster.sleepers()) == 2
+        ip("link", "set", link, "up")
+        assert cluster.run("stop").returncode == 0
+        eventually(lambda: not cluster.sleepers(), what="no worker left")
+    finally:
+        cluster.close()
