@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.yaml_words import explain, syntax_words
+from orchestrator.yaml_words import explain, plain, syntax_words
 
 try:  # ten times faster; absent where PyYAML was built without libyaml
     from yaml import CSafeLoader as _Base
@@ -82,21 +82,22 @@ class YamlFile:
     def where(self, loc: Loc) -> str:
         """`file:line: key`, or `--set key` for a value that came from the command line."""
         if any(loc[:end] in self.overridden for end in range(len(loc), 0, -1)):
-            return f"--set {dotted(loc)}"
+            return f"--set {plain(dotted(loc))}"
         for given in self.overridden if loc not in self.lines else ():
             if loc and given[: len(loc)] == loc:  # a mapping that only the command line has
-                return f"--set {dotted(given)}"
-        return f"{self.name}:{self.line(loc)}: {dotted(loc)}" if loc else self.name
+                return f"--set {plain(dotted(given))}"
+        return f"{self.name}:{self.line(loc)}: {plain(dotted(loc))}" if loc else self.name
 
     def problem(self, loc: Loc, what: str, remedy: str = "") -> Problem:
-        return Problem(self.where(loc), what, remedy)
+        return Problem(self.where(loc), plain(what), plain(remedy))
 
     def as_text(self, *locs: Loc) -> None:
         """Turn numbers and booleans under these keys into the text that was written: `1.10` stays `1.10`."""
         for loc in locs:
             parent = self.get(loc)
-            keys = list(parent) if isinstance(parent, dict) else range(len(parent or ()))
-            for key in keys if isinstance(parent, (dict, list)) else ():
+            if not isinstance(parent, (dict, list)):
+                continue
+            for key in list(parent) if isinstance(parent, dict) else range(len(parent)):
                 if isinstance(parent[key], (bool, int, float)):
                     parent[key] = self.texts[(*loc, key)]
 
@@ -123,14 +124,14 @@ class YamlFile:
         key, equals, text = assignment.partition("=")
         loc: Loc = tuple(key.strip().split("."))
         if not equals or "" in loc:
-            return Problem(f"--set {assignment}", "expected KEY=VALUE", "for example --set train.steps=10")
+            return Problem(f"--set {plain(assignment)}", "expected KEY=VALUE", "for example --set train.steps=10")
         value = _read_value(f"--set {key}", text)
         parent = self.data
         for depth, part in enumerate(loc[:-1], 1):
             if parent.get(str(part)) is None:
                 parent[str(part)] = {}
             if not isinstance(parent[str(part)], dict):
-                return Problem(f"--set {key}", f"{dotted(loc[:depth])} holds one value, not further keys")
+                return Problem(f"--set {plain(key)}", f"{plain(dotted(loc[:depth]))} holds one value, not further keys")
             parent = parent[str(part)]
         parent[str(loc[-1])] = value.data
         for inner, written in value.texts.items():
@@ -166,7 +167,7 @@ class _Reader:
 
     def _fatal(self, line: int, what: str, remedy: str = "") -> ConfigError:
         shown = self.file.name if self.file.name.startswith("--set") else f"{self.file.name}:{line}"
-        return ConfigError([Problem(shown, what, remedy)])
+        return ConfigError([Problem(plain(shown), plain(what), plain(remedy))])
 
     def _syntax(self, error: yaml.YAMLError, text: str) -> Problem:
         mark = getattr(error, "problem_mark", None)
@@ -196,7 +197,8 @@ class _Reader:
             key = str(key_node.value)
             if key in result:
                 text = f"is given twice, first on line {self.file.lines[(*loc, key)]}"
-                self.file.problems.append(Problem(f"{self.file.name}:{line}: {dotted((*loc, key))}", text))
+                where = f"{self.file.name}:{line}: {plain(dotted((*loc, key)))}"
+                self.file.problems.append(Problem(where, text))
                 continue
             self.file.lines[(*loc, key)] = line
             result[key] = self.value(value_node, (*loc, key))

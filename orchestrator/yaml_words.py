@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-__all__ = ["Invalid", "explain", "nearest", "show", "syntax_words"]
+__all__ = ["Invalid", "explain", "nearest", "plain", "show", "syntax_words"]
 
 Loc = tuple[str | int, ...]
 
@@ -29,6 +29,13 @@ class Invalid(ValueError):
         error = cls(kept[0][1])
         error.findings = kept
         return error
+
+
+def plain(text: str) -> str:
+    """Text from a file as one line that a terminal can show, cut where it is very long."""
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return text if len(text) <= 400 else f"{text[:397]}..."
 
 
 def show(value: object) -> str:

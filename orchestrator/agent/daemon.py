@@ -7,21 +7,23 @@ it) and, if the supervisor was killed, writes down what became of the run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
 import time
 import traceback
-from typing import Any, Dict, NoReturn
+from typing import Any, Dict, NoReturn, Optional
 
 from orchestrator.agent import processes
 from orchestrator.agent.locks import DeviceLocks
 from orchestrator.agent.supervisor import Supervisor
 from orchestrator.errors import AgentError
 from orchestrator.layout import RunDir, Workdir, atomic_write
-from orchestrator.records import HostStatus, Manifest
+from orchestrator.records import HostStatus, Manifest, RankStatus
 from orchestrator.states import RankState
 
 __all__ = ["spawn"]
@@ -30,25 +32,58 @@ __all__ = ["spawn"]
 def spawn(manifest: Manifest, run: RunDir, workdir: Workdir) -> None:
     """Start guardian and supervisor; returns when the devices are locked and the supervisor listens.
 
-    Raises AgentError with the supervisor's own words where it cannot get ready.
+    Raises AgentError with the supervisor's own words where it cannot get ready, when both are gone again.
     """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
-        _leave(run, write)
-        if os.fork():
-            os._exit(0)
-        _guard(manifest, run, workdir, write)
+        _detach(manifest, run, workdir, _FirstWord(write))
     os.close(write)
     os.waitpid(child, 0)
     with os.fdopen(read, "rb") as pipe:
-        answer = pipe.read()
-    if not answer:
-        raise AgentError("the supervisor died before it was ready", remedy=f"see {run.supervisor_log}")
-    told: Dict[str, Any] = json.loads(answer)
-    if told:
-        raise AgentError(told["what"], remedy=told["remedy"], kind=told["kind"])
+        answer = pipe.readline()
+        if not answer:
+            raise AgentError("the supervisor died before it was ready")
+        told: Dict[str, Any] = json.loads(answer)
+        if told:
+            # The end of the pipe is the end of the guardian: nobody writes into the run any more.
+            pipe.read()
+            raise AgentError(told["what"], remedy=told["remedy"], kind=told["kind"])
+
+
+class _FirstWord:
+    """The one thing that the session waits to hear: ready, or why not."""
+
+    def __init__(self, pipe: int) -> None:
+        self.pipe = pipe
+        self._is_said = False
+
+    def say(self, error: Optional[AgentError] = None) -> None:
+        if self._is_said:
+            return
+        self._is_said = True
+        told = {"what": error.what, "remedy": error.remedy, "kind": error.kind} if error else {}
+        # Where the session is gone there is nobody to tell; the lease sees to the rest.
+        with contextlib.suppress(OSError):
+            os.write(self.pipe, json.dumps(told).encode() + b"\n")
+
+
+def _detach(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord) -> NoReturn:
+    """Never returns, whatever happens: else two processes would serve one session."""
+    try:
+        _leave(run, word.pipe)
+        if os.fork() == 0:
+            _guard(manifest, run, workdir, word)
+    except AgentError as error:
+        word.say(error)
+        os._exit(0)
+    except BaseException as error:
+        word.say(AgentError(f"the supervisor cannot start: {error}"))
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
 
 
 def _leave(run: RunDir, pipe: int) -> None:
@@ -59,45 +94,55 @@ def _leave(run: RunDir, pipe: int) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     # The session's own descriptors must not live on here: sshd waits for them before it closes a channel.
-    os.closerange(3, pipe)
-    os.closerange(pipe + 1, 4096)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != pipe:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.chdir("/")
 
 
-def _guard(manifest: Manifest, run: RunDir, workdir: Workdir, pipe: int) -> NoReturn:
+def _guard(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord) -> NoReturn:
     processes.become_subreaper()
+    # Shared with the supervisor: the devices are free only when it and all that it started is gone.
+    _lock_devices(manifest, workdir)
     guardian = os.getpid()
     supervisor = os.fork()
     if supervisor == 0:
         processes.die_with_parent(signal.SIGTERM, guardian)
-        _supervise(manifest, run, workdir, pipe)
-    os.close(pipe)
-    _, status = os.waitpid(supervisor, 0)
+        _supervise(manifest, run, guardian, word)
+    status = _reap_until(supervisor)
     everything_ended = processes.kill_descendants()
     if os.WIFSIGNALED(status) or os.WEXITSTATUS(status):
         how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "an error of its own"
         _write_obituary(run, f"the supervisor on {manifest.host} was ended by {how}")
+    elif not run.status.exists():
+        # Undone. What was still writing while the supervisor removed the directory is dead now.
+        shutil.rmtree(run.root, ignore_errors=True)
     os._exit(0 if everything_ended else 1)
 
 
-def _supervise(manifest: Manifest, run: RunDir, workdir: Workdir, pipe: int) -> NoReturn:
-    def tell(error: Dict[str, str]) -> None:
-        os.write(pipe, json.dumps(error).encode())
-        os.close(pipe)
+def _lock_devices(manifest: Manifest, workdir: Workdir) -> DeviceLocks:
+    folder = workdir.locks if manifest.lock_dir is None else Workdir(manifest.lock_dir).root
+    try:
+        return DeviceLocks(folder, manifest.devices, manifest.run_id)
+    except OSError as error:
+        raise AgentError(f"cannot lock the devices: {error}") from error
 
+
+def _reap_until(child: int) -> int:
+    """The exit status of `child`; orphans that end before it are buried on the way."""
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            return status
+
+
+def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord) -> NoReturn:
     try:
-        folder = workdir.locks if manifest.lock_dir is None else Workdir(manifest.lock_dir).root
-        locks = DeviceLocks(folder, manifest.devices, manifest.run_id)
-    except (AgentError, OSError) as error:
-        refused = error if isinstance(error, AgentError) else AgentError(f"cannot lock the devices: {error}")
-        tell({"what": refused.what, "remedy": refused.remedy, "kind": refused.kind})
-        os._exit(0)
-    try:
-        guardian = processes.identify(os.getppid())
-        Supervisor(manifest, run, guardian=guardian).run(ready=lambda: tell({}))
-        locks.release()
-    except BaseException:
+        Supervisor(manifest, run, guardian=processes.identify(guardian)).run(ready=word.say)
+    except BaseException as error:
+        word.say(AgentError(f"the supervisor cannot start: {error}"))
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
@@ -110,15 +155,25 @@ def _write_obituary(run: RunDir, reason: str) -> None:
         status = HostStatus.from_json(json.loads(run.status.read_text()))
     except (OSError, ValueError, KeyError):
         return
+    if status.is_over:
+        return
     now = time.time()
-    ranks = tuple(
-        rank
-        if rank.state.is_terminal
-        else dataclasses.replace(rank, state=RankState.FAILED, reason=reason, ended=now)
-        for rank in status.ranks
-    )
+
+    def end(rank: RankStatus) -> RankStatus:
+        if rank.state.is_terminal:
+            return rank
+        return dataclasses.replace(rank, state=RankState.FAILED, reason=reason, ended=now)
+
+    ranks = tuple(end(rank) for rank in status.ranks)
     first = status.failed_first or next((rank.label for rank in ranks if rank.reason == reason), "")
     over = dataclasses.replace(
-        status, ranks=ranks, phase="over", updated=now, failed_first=first, stop_reason=reason
+        status,
+        ranks=ranks,
+        scheduler=end(status.scheduler) if status.scheduler else None,
+        phase="over",
+        updated=now,
+        failed_first=first,
+        stop_reason=reason,
     )
-    atomic_write(run.status, json.dumps(over.to_json()))
+    with contextlib.suppress(OSError):
+        atomic_write(run.status, json.dumps(over.to_json()))

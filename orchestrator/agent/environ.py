@@ -29,7 +29,20 @@ RESERVED = frozenset(
 # What a worker takes over from the account it runs in; everything else comes from the job.
 # A whole environment carried over breaks more than it helps: SSH_*, another host's NIC names, secrets.
 _KEPT = frozenset(
-    ["HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "XDG_RUNTIME_DIR"]
+    [
+        "HOME",
+        "PATH",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "VIRTUAL_ENV",
+        "XDG_RUNTIME_DIR",
+    ]
 )
 _KEPT_PREFIXES = ("LC_", "ASCEND_")
 

@@ -21,7 +21,7 @@ _PATIENCE = 0.3
 
 
 class DeviceLocks:
-    """The devices that one run holds, from construction until `release` or the death of all who inherited them."""
+    """The devices that one run holds: until `release`, or until this process and its forks are dead."""
 
     def __init__(self, folder: Path, devices: Iterable[int], run_id: str) -> None:
         self._handles: List[int] = []

@@ -105,8 +105,8 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def end_and_wait(run: RunDir, request: Dict[str, Any], timeout: float) -> None:
-    """Tell the supervisor to stop or undo, and return when it and its guardian are gone, by force if need be."""
-    with contextlib.suppress(AgentError):
+    """Tell the supervisor to stop or undo; returns when it and its guardian are gone, by force if need be."""
+    with contextlib.suppress(AgentError, ProcessLookupError):
         before = _recorded(run)
         with contextlib.suppress(AgentError):
             tell(run, request)

@@ -84,6 +84,8 @@ class Supervisor:
                     else:
                         wake_read.recv(4096)
                 self.step()
+        if self._told_to_end:
+            processes.kill_descendants()
         if self.phase == "undone":
             shutil.rmtree(self._run.root, ignore_errors=True)
         else:
@@ -92,6 +94,8 @@ class Supervisor:
     def step(self) -> None:
         """One turn: note exits, keep the gang together, mind the deadline, write the record."""
         if self._told_to_end:
+            # Its guardian may be dead, so that what workers leave behind is this process's to find.
+            processes.become_subreaper()
             self.stop("the supervisor was told to end (SIGTERM)")
         # All first, then the consequences: who failed at the same instant was not stopped by us.
         ended = [worker for worker in (*self.workers, *self._schedulers()) if worker.poll()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -30,16 +31,22 @@ ask = json.loads(stdin.readline())
 folder = os.path.join(os.path.expanduser(ask["workdir"]), "agent")
 path = os.path.join(folder, ask["sha256"] + ".pyz")
 try:
-    if not os.path.exists(path):
+    def is_meant(data):
+        return hashlib.sha256(data).hexdigest() == ask["sha256"]
+    if not os.path.exists(path) or not is_meant(open(path, "rb").read()):
         os.makedirs(folder, exist_ok=True)
         say("need")
         data = stdin.read(ask["size"])
-        if hashlib.sha256(data).hexdigest() != ask["sha256"]:
+        if not is_meant(data):
             raise OSError("the agent arrived damaged")
         part = "%s.%d" % (path, os.getpid())
-        with open(part, "wb") as file:
-            file.write(data)
-        os.replace(part, path)
+        try:
+            with open(part, "wb") as file:
+                file.write(data)
+            os.replace(part, path)
+        except OSError:
+            os.path.exists(part) and os.remove(part)
+            raise
 except OSError as error:
     say("error", json.dumps("%s: %s" % (folder, error.strerror or error))); sys.exit(0)
 say("ready")
@@ -81,34 +88,51 @@ class Session:
     def stream(
         self, verb: str, *, payload: bytes = b"", timeout: float | None = None, **args: Any
     ) -> Iterator[tuple[Any, bytes]]:
-        """One request, its answers as they come; take them all, or close the session."""
+        """One request, its answers as they come. Leaving them, or a broken connection, closes the session."""
         header = json.dumps({"verb": verb, "args": args, "bytes": len(payload)}).encode() + b"\n"
         with self._lock:
             self._channel.timeout = timeout or self._timeout
-            # One write where the payload is small: one packet instead of two.
-            self._channel.write(header + payload if len(payload) < 65536 else header)
-            if len(payload) >= 65536:
-                self._channel.write(payload)
-            more = True
-            while more:
-                answer = json.loads(self._channel.read_line(limit=1 << 26))
-                if not answer["ok"]:
-                    error = answer["error"]
-                    raise AgentError(
-                        error["what"], where=self.host, remedy=error["remedy"], kind=error["kind"]
-                    )
-                more = answer["more"]
-                yield answer["result"], self._channel.read_exactly(answer["bytes"])
+            in_step = False
+            try:
+                # One write where the payload is small: one packet instead of two.
+                self._channel.write(header + payload if len(payload) < 65536 else header)
+                if len(payload) >= 65536:
+                    self._channel.write(payload)
+                while not in_step:
+                    answer = self._answer()
+                    if not answer["ok"]:
+                        in_step = True
+                        raise self._refusal(answer["error"])
+                    data = self._channel.read_exactly(answer["bytes"])
+                    in_step = not answer["more"]
+                    yield answer["result"], data
+            finally:
+                # Answers that nobody took would be taken for those of the next request.
+                if not in_step:
+                    self._channel.close()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._channel.read_line(limit=1 << 26)
+        try:
+            answer = json.loads(line)
+            if answer["ok"] in (True, False):
+                return dict(answer)
+        except (ValueError, KeyError, TypeError):
+            pass
+        said = self._channel.stderr_tail().splitlines()[-1:] or [repr(line[:80])]
+        what = "sent something that is no answer" if line else "has ended"
+        raise TransportError(f"the agent {what}: {said[0]}", where=self.host)
+
+    def _refusal(self, error: dict[str, str]) -> AgentError:
+        return AgentError(error["what"], where=self.host, remedy=error["remedy"], kind=error["kind"])
 
     def close(self) -> None:
         self._channel.close()
 
     def _start(self, channel: Channel, python: str, workdir: str, bundle: Bundle) -> None:
         ask = {"workdir": workdir, "sha256": bundle.sha256, "size": len(bundle.data)}
-        try:
+        with contextlib.suppress(TransportError):  # it ended at once: its words or exit code tell why
             channel.write(json.dumps(ask).encode() + b"\n")
-        except TransportError:
-            pass  # it ended at once: what it said, or its exit code, tells why
         word, rest = self._listen(channel, python)
         if word == "need":
             channel.write(bundle.data)
@@ -129,12 +153,18 @@ class Session:
     def _listen(self, channel: Channel, python: str) -> tuple[str, str]:
         for _ in range(_PROTOCOL_NOISE_LIMIT):
             line = channel.read_line().decode("utf-8", "replace")
-            if line.startswith(_MAGIC):
-                word, _, rest = line[len(_MAGIC) :].strip().partition(" ")
+            # Anywhere in the line: the noise before it need not end in a newline.
+            _, magic, words = line.partition(_MAGIC + " ")
+            if magic:
+                word, _, rest = words.strip().partition(" ")
                 return word, rest
             if not line:
-                break
-        raise self._no_agent(channel, python)
+                raise self._no_agent(channel, python)
+        raise PreflightError(
+            f"the account's shell prints more than {_PROTOCOL_NOISE_LIMIT} lines before the agent can speak",
+            where=self.host,
+            remedy="have its start-up files print to interactive shells only",
+        )
 
     def _no_agent(self, channel: Channel, python: str) -> OrchestrateError:
         code = channel.wait(self._timeout)

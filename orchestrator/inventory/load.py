@@ -179,7 +179,7 @@ def _clashes(file: YamlFile, placed: list[tuple[Loc, Host]]) -> Iterator[Problem
             elif (key, loc, first[0]) not in told:
                 told.add((key, loc, first[0]))
                 where = f"host {first[1]} on line {file.line(first[0])}"
-                yield file.problem((*loc, key), text.format(where=where))
+                yield file.problem((*loc, key), text.replace("{where}", where))
 
 
 def _claims(host: Host) -> Iterator[tuple[str, tuple[object, ...], str]]:

@@ -41,7 +41,8 @@ def _some(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(check_name(name) for name in _some(names))
+    # A host without `address:` is reached by its name.
+    return tuple(check_address(check_name(name)) for name in _some(names))
 
 
 def _addresses(names: tuple[str, ...]) -> tuple[str, ...]:

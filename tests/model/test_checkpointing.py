@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from model.bloom import build, initialise
+from model.checkpointing import Progress, load_rank, load_whole, newest_shard, save_shard
+from model.config import load_config
+from model.errors import ModelError
+from model.optimizer import AdamW
+from model.parallel import Place, Strategy, cut
+from orchestrator.checkpoint.ckpt_file import read_ckpt, write_ckpt
+from orchestrator.checkpoint.safetensors_file import write_safetensors
+from orchestrator.errors import CheckpointError
+
+CONFIG = load_config("tiny", {"vocab_size": 32, "num_layers": 3})
+HOME = Place(0, 0, 0, 0)
+
+
+def network(seed, strategy=Strategy(), place=HOME):  # noqa: B008  (frozen)
+    cells = build(CONFIG, strategy, place)
+    initialise(cells, CONFIG, seed, strategy, place)
+    return cells
+
+
+def arrays(cells):
+    return {item.name: item.asnumpy() for item in cells.get_parameters()}
+
+
+def test_a_shard_comes_back_with_moments_and_progress(tmp_path):
+    first = network(1)
+    weights = list(first.get_parameters())
+    moments = list(AdamW(weights).adam_m)
+    moments[0].set_data(ms.Tensor(np.full(moments[0].shape, 0.5, np.float32)))
+    path = save_shard(tmp_path, "demo", 0, [*weights, *moments], Progress(2, 40), keep=5)
+    assert path == tmp_path / "rank_0/demo_rank_0-2_40.ckpt"
+    second = network(2)
+    empty = list(AdamW(list(second.get_parameters())).adam_m)
+    assert load_rank(path, list(second.get_parameters()), empty) == Progress(2, 40)
+    for name, value in arrays(first).items():
+        np.testing.assert_array_equal(arrays(second)[name], value)
+    assert empty[0].asnumpy().min() == 0.5
+    stored = ms.load_checkpoint(str(path))
+    np.testing.assert_array_equal(stored[weights[0].name].asnumpy(), weights[0].asnumpy())
+    assert int(stored["global_step"].asnumpy()) == 40
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    weights = list(network(1).get_parameters())
+    for step in (8, 9, 10):  # 10 sorts before 9 as a text
+        save_shard(tmp_path, "demo", 0, weights, Progress(1, step), keep=2)
+    names = {path.name for path in (tmp_path / "rank_0").iterdir()}
+    assert names == {"demo_rank_0-1_9.ckpt", "demo_rank_0-1_10.ckpt"}
+    assert newest_shard(tmp_path, 0).name == "demo_rank_0-1_10.ckpt"
+    with pytest.raises(ModelError, match="rank_1: holds no shard of this rank"):
+        newest_shard(tmp_path, 1)
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_a_whole_file_is_cut_for_the_place(tmp_path, suffix):
+    full = arrays(network(1))
+    path = tmp_path / f"whole.{suffix}"
+    (write_ckpt if suffix == "ckpt" else write_safetensors)(path, full.items())
+    strategy = Strategy(model_parallel=2)
+    place = strategy.place(1)
+    part = network(2, strategy, place)
+    load_whole(path, list(part.get_parameters()), strategy, place)
+    for name, value in arrays(part).items():
+        np.testing.assert_array_equal(value, cut(name, full[name], strategy, place))
+
+
+def test_bfloat16_weights_go_out_and_in_with_their_bits(tmp_path):
+    values = np.array([1.0, -2.5, 3.140625], np.float32)
+    stored = ms.Parameter(ms.Tensor(values, ms.bfloat16), name="w")
+    path = save_shard(tmp_path, "demo", 0, [stored], Progress(1, 1), keep=1)
+    assert read_ckpt(path)["w"].dtype == "BFloat16"
+    loaded = ms.Parameter(ms.Tensor(np.zeros(3, np.float32)), name="w")
+    load_whole(path, [loaded])
+    np.testing.assert_array_equal(loaded.asnumpy(), values)
+
+
+def test_every_name_that_does_not_fit_is_listed(tmp_path):
+    full = arrays(network(1))
+    for layer in range(3):
+        del full[f"transformer.blocks.{layer}.layernorm1.gamma"]
+    full["head.weight"] = np.zeros(3, np.float32)
+    full["transformer.ln_f.beta"] = np.zeros(3, np.float32)
+    full["adam_m.transformer.ln_f.beta"] = np.zeros(3, np.float32)  # no weight: not missed, not extra
+    path = tmp_path / "whole.ckpt"
+    write_ckpt(path, full.items())
+    with pytest.raises(ModelError) as caught:
+        load_whole(path, list(network(2).get_parameters()))
+    text = str(caught.value)
+    assert "3 missing: transformer.blocks.[0-2].layernorm1.gamma" in text
+    assert "1 extra: head.weight" in text
+    assert "1 of another shape: transformer.ln_f.beta [3] for [64]" in text
+    assert "\n" not in text
+
+
+def test_files_that_are_none(tmp_path):
+    weights = list(network(1).get_parameters())
+    with pytest.raises(ModelError, match="there is no such checkpoint file"):
+        load_whole(tmp_path / "none.ckpt", weights)
+    (tmp_path / "bad.ckpt").write_bytes(b"\xff" * 100)
+    with pytest.raises(CheckpointError):
+        load_whole(tmp_path / "bad.ckpt", weights)

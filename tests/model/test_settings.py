@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from model.errors import ModelError
+from model.settings import Worker, load_settings
+from tests.model.cluster import write_job
+
+
+def test_numbers_as_yaml_writes_them(tmp_path):
+    settings = load_settings(write_job(tmp_path, train={"learning_rate": "1e-3", "steps": 4.0}, predict=None))
+    assert settings.train.learning_rate == 1e-3 and settings.train.steps == 4
+    assert settings.bloom().seq_length == 64
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"train": {"stepz": 1}}, "train: unknown key stepz"),
+        ({"train": {"batch_size": "many"}}, "train: batch_size must be a whole number, not 'many'"),
+        ({"train": {"steps": None}}, "give either steps or epochs"),
+        (
+            {"train": {"beta2": 1.0, "learning_rate": 0}},
+            "learning_rate must be above 0, not 0.0; train: beta2",
+        ),
+        ({"data": {"limit": 0}}, "limit must be at least 1"),
+        ({"device_target": "GPU"}, "device_target must be CPU or Ascend"),
+        ({"checkpoint": {"keep": 0}}, "save_steps and keep must be at least 1"),
+        ({"data": [1]}, "data: must be a table"),
+    ],
+)
+def test_every_problem_is_named(tmp_path, sections, message):
+    with pytest.raises(ModelError) as caught:
+        load_settings(write_job(tmp_path, **sections))
+    assert message in str(caught.value) and str(caught.value).startswith(str(tmp_path / "worker.yaml"))
+
+
+def test_the_environment_says_which_worker_this_is():
+    assert Worker.from_environment({}) == Worker(0, 1, 0, False)
+    env = {"RANK_ID": "3", "RANK_SIZE": "4", "DEVICE_ID": "1", "MS_ROLE": "MS_WORKER"}
+    assert Worker.from_environment(env) == Worker(3, 4, 1, False)
+    assert Worker.from_environment({"RANK_SIZE": "4", "MS_ROLE": "MS_SCHED"}).is_scheduler
+    with pytest.raises(ModelError, match="RANK_ID is 4, but RANK_SIZE is 4"):
+        Worker.from_environment({"RANK_ID": "4", "RANK_SIZE": "4"})
+    with pytest.raises(ModelError, match="RANK_ID must be a whole number, not 'x'"):
+        Worker.from_environment({"RANK_ID": "x"})
