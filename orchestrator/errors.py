@@ -163,11 +163,15 @@ class HostsFailed(OrchestrateError):
         self.errors: Dict[str, OrchestrateError] = dict(errors)
         self.exit_code = max(error.exit_code for error in errors.values())
 
-    def lines(self) -> List[str]:
-        hosts_of: Dict[str, List[str]] = {}
+    def hosts_by_message(self) -> Dict[str, List[str]]:
+        """Each different message with the hosts it holds for."""
+        found: Dict[str, List[str]] = {}
         for host, error in self.errors.items():
-            hosts_of.setdefault(one_line("", error.what, error.remedy), []).append(host)
-        return [f"{', '.join(hosts)}: {text}" for text, hosts in hosts_of.items()]
+            found.setdefault(one_line("", error.what, error.remedy), []).append(host)
+        return found
+
+    def lines(self) -> List[str]:
+        return [f"{', '.join(hosts)}: {text}" for text, hosts in self.hosts_by_message().items()]
 
     def __str__(self) -> str:
         return "; ".join(self.lines())

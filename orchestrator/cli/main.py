@@ -67,7 +67,10 @@ def main() -> None:
     except OrchestrateError as error:
         if "--debug" in sys.argv:
             raise
-        for line in error.lines():
+        # Late: an error of a verb finds it imported, and `--help` does without it.
+        from orchestrator.fleet import error_lines
+
+        for line in error_lines(error):
             click.echo(f"orchestrate: {line}", err=True)
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):

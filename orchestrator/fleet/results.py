@@ -6,10 +6,18 @@ from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from orchestrator.errors import HostsFailed, OrchestrateError
+from orchestrator.inventory import fold
 
-__all__ = ["HostResults"]
+__all__ = ["HostResults", "error_lines"]
 
 T = TypeVar("T")
+
+
+def error_lines(error: OrchestrateError) -> list[str]:
+    """The lines of an error as people read them: hosts with the same message as one range."""
+    if isinstance(error, HostsFailed):
+        return [f"{fold(hosts)}: {text}" for text, hosts in error.hosts_by_message().items()]
+    return error.lines()
 
 
 class HostResults(Generic[T]):

@@ -7,7 +7,7 @@ import logging
 import time
 
 from orchestrator.errors import AgentError, Interrupted, OrchestrateError
-from orchestrator.fleet import Fleet, fleet_of
+from orchestrator.fleet import Fleet, error_lines, fleet_of
 from orchestrator.layout import ControlDir
 from orchestrator.monitor.record import HostView, RunRecord, read_record, write_record
 from orchestrator.monitor.start import start_run
@@ -104,7 +104,7 @@ class Monitor:
                 phase="failed",
                 updated=now,
                 ended=now,
-                errors=tuple(error.lines()),
+                errors=tuple(error_lines(error)),
                 exit_code=error.exit_code,
             )
         )
