@@ -41,21 +41,25 @@ def launch(job: Job, plan: LaunchPlan) -> ControlDir:
     return control
 
 
+# Key of `parallel`, the value that the bundled model can run, what it is about.
+_NOT_YET = (
+    ("pipeline_stage", 1, "pipeline stages"),
+    ("micro_batch_num", 1, "micro batches"),
+    ("optimizer_shard", False, "a sharded optimizer"),
+)
+
+
 def _refuse_what_the_model_cannot(job: Job) -> None:
-    if job.task == "command" or job.parallel is None:
+    if job.task == "command":
         return
-    problems = []
-    if job.parallel.pipeline_stage > 1:
-        what = "the bundled model cannot run pipeline stages yet; such a job can be planned, not launched"
-        problems.append(
-            Problem(
-                job.where("parallel", "pipeline_stage"), what, "use 1, or `task: command` with MindFormers"
-            )
+    problems = [
+        Problem(
+            job.where("parallel", key),
+            f"the bundled model has no {name} yet: such a job can be planned, not launched",
+            f"use {str(able).lower()}, or `task: command` with MindFormers",
         )
-    if job.parallel.optimizer_shard:
-        what = "the bundled model cannot shard the optimizer yet; such a job can be planned, not launched"
-        problems.append(
-            Problem(job.where("parallel", "optimizer_shard"), what, "use false, or `task: command`")
-        )
+        for key, able, name in _NOT_YET
+        if getattr(job.parallel, key) != able
+    ]
     if problems:
         raise ConfigError(problems)

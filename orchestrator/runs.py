@@ -72,7 +72,7 @@ def interrupt_launch(control: ControlDir) -> None:
 def rediscover(
     inventory: Inventory, root: Path | None = None
 ) -> tuple[list[ControlDir], dict[str, OrchestrateError]]:
-    """Ask every host for its runs and make the unknown ones known; returns them, and the hosts that failed."""
+    """Ask every host for its runs and make the unknown ones known; also returns which hosts failed."""
     known = {run.run_id for run in known_runs(root)}
     with fleet_of(inventory.hosts, inventory.ssh) as fleet:
         answers = fleet.each(lambda session: session.call("list_runs"))

@@ -124,14 +124,18 @@ class YamlFile:
         key, equals, text = assignment.partition("=")
         loc: Loc = tuple(key.strip().split("."))
         if not equals or "" in loc:
-            return Problem(f"--set {plain(assignment)}", "expected KEY=VALUE", "for example --set train.steps=10")
+            return Problem(
+                f"--set {plain(assignment)}", "expected KEY=VALUE", "for example --set train.steps=10"
+            )
         value = _read_value(f"--set {key}", text)
         parent = self.data
         for depth, part in enumerate(loc[:-1], 1):
             if parent.get(str(part)) is None:
                 parent[str(part)] = {}
             if not isinstance(parent[str(part)], dict):
-                return Problem(f"--set {plain(key)}", f"{plain(dotted(loc[:depth]))} holds one value, not further keys")
+                return Problem(
+                    f"--set {plain(key)}", f"{plain(dotted(loc[:depth]))} holds one value, not further keys"
+                )
             parent = parent[str(part)]
         parent[str(loc[-1])] = value.data
         for inner, written in value.texts.items():

@@ -73,11 +73,16 @@ def main() -> None:
         for line in error_lines(error):
             click.echo(f"orchestrate: {line}", err=True)
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("orchestrate: interrupted", err=True)
-        code = Interrupted.exit_code
     except BrokenPipeError:
         # The reader of our output (head, less) has had enough.
         sys.stderr.close()
         code = 0
+    except OSError as error:
+        if "--debug" in sys.argv:
+            raise
+        click.echo(f"orchestrate: {error.filename or 'I/O'}: {error.strerror or error}", err=True)
+        code = OrchestrateError.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("orchestrate: interrupted", err=True)
+        code = Interrupted.exit_code
     sys.exit(code if isinstance(code, int) else 0)

@@ -14,7 +14,8 @@ __all__ = ["hold_lock", "monitor_pid", "spawn_monitor"]
 
 def spawn_monitor(control: ControlDir, *, watch_only: bool = False) -> None:
     """Start the monitor of a run in a session of its own; it outlives this process and its terminal."""
-    argv = [sys.executable, "-m", "orchestrator.monitor", str(control.root)]
+    # -P: a folder of the user's that is called `orchestrator` must not be taken for ours.
+    argv = [sys.executable, "-P", "-m", "orchestrator.monitor", str(control.root)]
     with open(control.monitor_log, "ab") as log:
         subprocess.Popen(
             [*argv, "--watch-only"] if watch_only else argv,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import orchestrator
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.job import Job
 from orchestrator.records import Input
+from orchestrator.yaml_words import plain
 
 __all__ = ["Shipment", "ship"]
 
@@ -50,19 +52,25 @@ class Shipment:
     sources: dict[str, Path] = field(default_factory=dict)
     host_paths: list[str] = field(default_factory=list)
 
-    def add(self, source: Path, path: str) -> None:
-        with source.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    def add(self, source: Path, path: str, where: str) -> None:
+        """Raises ConfigError at `where`: the file cannot be read, another one has this path already."""
+        try:
+            with source.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise _refusal(where, f"{source} cannot be read: {error.strerror}") from None
+        if any(item.path == path for item in self.inputs):
+            raise _refusal(where, f"two files would be {path} on the hosts", "rename one of them")
         self.inputs.append(Input(path, sha256))
         self.sources[sha256] = source
 
-    def refer(self, job: Job, given: str, folder: str) -> str:
+    def refer(self, job: Job, section: str, key: str, given: str, folder: str) -> str:
         """The path as the worker will see it: shipped if it is relative, the host's own if it is absolute."""
         source = job.local_path(given)
         if source is None:
             self.host_paths.append(given)
             return given
-        self.add(source, f"inputs/{folder}/{source.name}")
+        self.add(source, f"inputs/{folder}/{source.name}", job.where(section, key))
         return f"inputs/{folder}/{source.name}"
 
 
@@ -74,7 +82,7 @@ def ship(job: Job) -> tuple[Shipment, dict[str, object]]:
         _ship_command(job, shipment)
         return shipment, {"task": job.task}
     for source, name in _code_files():
-        shipment.add(source, f"code/{name}")
+        shipment.add(source, f"code/{name}", name)
     config["device_target"] = job.device_target
     config["predict"] = job.predict.model_dump(mode="json") if job.predict else None
     _ship_files(job, shipment, config)
@@ -91,32 +99,33 @@ def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None
     for section, key, folder in references:
         block = config.get(section)
         if isinstance(block, dict) and block.get(key):
-            block[key] = shipment.refer(job, block[key], folder)
+            block[key] = shipment.refer(job, section, key, block[key], folder)
     weights = job.local_path(job.checkpoint.load) if job.checkpoint.load else None
     if weights is not None:
         # What collect-ckpt puts beside the weights belongs to them.
         for name in ("config.yaml", "tokenizer.json"):
             if (beside := weights.parent / name).exists():
-                shipment.add(beside, f"inputs/load/{name}")
+                shipment.add(beside, f"inputs/load/{name}", job.where("checkpoint", "load"))
 
 
 def _ship_command(job: Job, shipment: Shipment) -> None:
     for index, given in enumerate(job.sync):
+        where = job.where("sync", index)
         root = job.local_path(given)
         if root is None:
-            raise ConfigError([Problem(job.where("sync", index), "must be a path relative to the job file")])
+            raise _refusal(where, "must be a path relative to the job file")
+        # `.` and `..` have names too.
+        root = Path(os.path.abspath(root))
         files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
         for path in files:
-            name = root.name / path.relative_to(root) if root.is_dir() else Path(root.name)
+            name = path.relative_to(root.parent)
             if name.parts[0] in _TAKEN:
-                raise ConfigError(
-                    [
-                        Problem(
-                            job.where("sync", index), f"{name} is a name the run directory uses", "rename it"
-                        )
-                    ]
-                )
-            shipment.add(path, name.as_posix())
+                raise _refusal(where, f"{name.parts[0]} is a name the run directory uses", "rename it")
+            shipment.add(path, name.as_posix(), where)
+
+
+def _refusal(where: str, what: str, remedy: str = "") -> ConfigError:
+    return ConfigError([Problem(where, plain(what), remedy)])
 
 
 def _code_files() -> Iterator[tuple[Path, str]]:

@@ -12,11 +12,12 @@ from typing import Any
 import yaml
 
 from orchestrator.agent.environ import SCHEDULER, worker_environment
+from orchestrator.errors import ConfigError, Problem
 from orchestrator.inventory import Host, Inventory, SshOptions
 from orchestrator.job import Job, Timeouts
 from orchestrator.placement import Placement, place
 from orchestrator.plan.inputs import Shipment, ship
-from orchestrator.rank_table import build_rank_table
+from orchestrator.rank_table import build_rank_table, is_loopback
 from orchestrator.records import Manifest, WorkerSpec
 
 __all__ = ["LaunchPlan", "make_plan", "new_run_id"]
@@ -63,6 +64,8 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
     run_id = new_run_id(job.name, created)
     placements = place(job, inventory)
     hosts = _hosts_of(placements, inventory)
+    if job.networking.mode == "dynamic":
+        _require_reachable_master(hosts, inventory)
     shipment, config = ship(job)
     rank_table = build_rank_table(placements, inventory) if job.networking.mode == "rank_table" else None
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
@@ -92,6 +95,14 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
 def _hosts_of(placements: Sequence[Placement], inventory: Inventory) -> tuple[Host, ...]:
     names = dict.fromkeys(placement.host for placement in placements)
     return tuple(inventory.host(name) for name in names)
+
+
+def _require_reachable_master(hosts: Sequence[Host], inventory: Inventory) -> None:
+    """The workers of all hosts connect to the first: its address must mean the same on each of them."""
+    if is_loopback(hosts[0].address) and not all(is_loopback(host.address) for host in hosts):
+        what = f"{hosts[0].address} of {hosts[0].name} is a loopback address, of no use to the other hosts"
+        remedy = "give the address at which they reach it"
+        raise ConfigError([Problem(f"{inventory.path}: {hosts[0].name}", what, remedy)])
 
 
 def _manifest(
@@ -169,7 +180,8 @@ def _scheduler(job: Job, world_size: int, master: Host) -> WorkerSpec:
 def _job_environment(job: Job) -> dict[str, str]:
     if job.task == "command":
         return dict(job.env)
-    return {**job.env, "PYTHONPATH": "{run_dir}/code"}
+    path = ":".join(["{run_dir}/code", *filter(None, [job.env.get("PYTHONPATH")])])
+    return {**job.env, "PYTHONPATH": path}
 
 
 def _argv(job: Job) -> tuple[str, ...]:

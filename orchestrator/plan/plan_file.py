@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+from orchestrator.errors import RunNotFound
 from orchestrator.inventory import Host, SshOptions
 from orchestrator.job import Timeouts
 from orchestrator.layout import atomic_write
@@ -38,8 +40,18 @@ def write_plan(path: Path, plan: LaunchPlan) -> None:
 
 
 def read_plan(path: Path) -> LaunchPlan:
-    """The plan as it was written. Raises OSError, ValueError or KeyError where that cannot be."""
-    data = json.loads(path.read_text())
+    """The plan as it was written. Raises RunNotFound where it cannot be read, say by a newer version."""
+    try:
+        return _from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunNotFound(
+            f"the plan of this run cannot be read ({type(error).__name__})",
+            where=str(path),
+            remedy="remove its directory; `orchestrate runs --rediscover` asks the hosts again",
+        ) from error
+
+
+def _from_json(data: dict[str, Any]) -> LaunchPlan:
     return LaunchPlan(
         **{
             **data,

@@ -1,0 +1,198 @@
+"""A rank's shard on disk, and getting weights back into a network: strictly, every name accounted for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+
+from model.errors import ModelError
+from model.parallel import Place, Strategy, cut, full_shape, layout_of
+from orchestrator.checkpoint import strategy_file
+from orchestrator.checkpoint.ckpt_file import read_ckpt, write_ckpt
+from orchestrator.checkpoint.safetensors_file import read_safetensors
+from orchestrator.checkpoint.tensor import Tensor
+
+__all__ = [
+    "Progress",
+    "load_rank",
+    "load_rank_weights",
+    "load_whole",
+    "newest_shard",
+    "save_shard",
+    "write_strategy_file",
+]
+
+MOMENTS = ("adam_m.", "adam_v.")
+COUNTERS = ("epoch_num", "step_num", "global_step")
+# What MindSpore and MindFormers put into checkpoints beside the weights.
+NOT_WEIGHTS = (
+    *COUNTERS,
+    "loss_scale",
+    "current_iterator_step",
+    "last_overflow_iterator_step",
+    "learning_rate",
+)
+NOT_WEIGHT_PREFIXES = (*MOMENTS, "accu_grads.", "moment1.", "moment2.")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the training was when the shard was written; `step` counts from the run's start."""
+
+    epoch: int
+    step: int
+
+
+def save_shard(
+    folder: Path, prefix: str, rank: int, parameters: Sequence[ms.Parameter], progress: Progress, keep: int
+) -> Path:
+    """Write `<folder>/rank_<r>/<prefix>_rank_<r>-<epoch>_<step>.ckpt`; only the newest `keep` stay."""
+    home = folder / f"rank_{rank}"
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / f"{prefix}_rank_{rank}-{progress.epoch}_{progress.step}.ckpt"
+    write_ckpt(path, _contents(parameters, progress))
+    for old in _shards(home)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def _contents(parameters: Sequence[ms.Parameter], progress: Progress) -> Iterator[tuple[str, Tensor]]:
+    for item in parameters:
+        yield item.name, _to_tensor(item)
+    for name, value in zip(COUNTERS, (progress.epoch, progress.step, progress.step), strict=True):
+        yield name, Tensor.of(np.array(value, np.int32))
+
+
+def _to_tensor(item: ms.Parameter) -> Tensor:
+    if item.dtype == ms.bfloat16:
+        bits = item.float().asnumpy().view(np.uint32) >> 16
+        return Tensor.of(bits.astype(np.uint16), "BFloat16")
+    return Tensor.of(item.asnumpy())
+
+
+def _to_array(tensor: Tensor) -> np.ndarray:
+    array = tensor.array()
+    if tensor.dtype == "BFloat16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array
+
+
+def _shards(home: Path) -> list[Path]:
+    """The shards of one rank, oldest step first."""
+    steps = [(re.search(r"-(\d+)_(\d+)\.ckpt$", path.name), path) for path in home.glob("*.ckpt")]
+    return [path for _, path in sorted((int(match[2]), path) for match, path in steps if match)]
+
+
+def newest_shard(folder: Path, rank: int) -> Path:
+    """The shard with the highest step in `<folder>/rank_<r>`; ModelError where there is none."""
+    found = _shards(folder / f"rank_{rank}")
+    if not found:
+        raise ModelError("holds no shard of this rank", where=str(folder / f"rank_{rank}"))
+    return found[-1]
+
+
+def write_strategy_file(
+    path: Path, parameters: Sequence[ms.Parameter], strategy: Strategy, place: Place
+) -> None:
+    """How weights and moments are cut, from the table that cuts them, in MindSpore's format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    layouts = {item.name: layout_of(item.name, item.ndim, strategy) for item in parameters}
+    strategy_file.write_strategy(path, strategy_file.Strategy(stage=place.pp, layouts=layouts))
+
+
+def load_whole(
+    path: Path,
+    parameters: Sequence[ms.Parameter],
+    strategy: Strategy | None = None,
+    place: Place | None = None,
+) -> None:
+    """Fill the weights from one file of whole tensors, cut for this place. Moments and counters are left."""
+    strategy, place = strategy or Strategy(), place or Place(0, 0, 0, 0)
+    stored = _read(path)
+    known = {
+        n: t for n, t in stored.items() if n not in NOT_WEIGHTS and not n.startswith(NOT_WEIGHT_PREFIXES)
+    }
+    shapes = {item.name: full_shape(item.name, item.shape, strategy) for item in parameters}
+    _check_names(shapes, known, path)
+    for item in parameters:
+        whole = _to_array(stored[item.name]).reshape(shapes[item.name])
+        _set(item, cut(item.name, whole, strategy, place))
+
+
+def load_rank(path: Path, weights: Sequence[ms.Parameter], moments: Sequence[ms.Parameter]) -> Progress:
+    """Fill weights and moments from this rank's own shard; gives the progress that it holds."""
+    stored = _read(path)
+    _fill(path, [*weights, *moments], stored, NOT_WEIGHT_PREFIXES[len(MOMENTS) :])
+    missing = [name for name in COUNTERS if name not in stored]
+    if missing:
+        raise ModelError(f"holds no {', '.join(missing)}", where=str(path), remedy="load it as a whole file")
+    return Progress(*(int(stored[name].array().reshape(-1)[0]) for name in ("epoch_num", "global_step")))
+
+
+def load_rank_weights(path: Path, weights: Sequence[ms.Parameter]) -> None:
+    """Fill the weights alone from this rank's own shard."""
+    _fill(path, weights, _read(path), NOT_WEIGHT_PREFIXES)
+
+
+def _fill(
+    path: Path, parameters: Sequence[ms.Parameter], stored: Mapping[str, Tensor], ignored: tuple[str, ...]
+) -> None:
+    known = {n: t for n, t in stored.items() if n not in NOT_WEIGHTS and not n.startswith(ignored)}
+    _check_names({item.name: tuple(item.shape) for item in parameters}, known, path)
+    for item in parameters:
+        _set(item, _to_array(known[item.name]).reshape(item.shape))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError("there is no such checkpoint file", where=str(path), remedy="see checkpoint.load")
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_ckpt(path)
+
+
+def _check_names(shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ModelError listing every missing, extra and mis-shaped name."""
+    missing = [name for name in shapes if name not in stored]
+    extra = [name for name in stored if name not in shapes]
+    wrong = [
+        f"{name} {list(stored[name].dims)} for {list(shape)}"
+        for name, shape in shapes.items()
+        if name in stored and tuple(stored[name].dims) != shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(_folded(names))}"
+        for kind, names in (("missing", missing), ("extra", extra), ("of another shape", wrong))
+        if names
+    ]
+    if problems:
+        raise ModelError(
+            f"does not fit the network; {'; '.join(problems)}", where=str(path), remedy="see model.preset"
+        )
+
+
+def _folded(names: Sequence[str]) -> list[str]:
+    """Names that differ in the number of the block alone, as one: `blocks.[0-29].ln_1`; order is kept."""
+    blocks: dict[str, list[int]] = {}
+    for name in names:
+        match = re.search(r"(?<=\bblocks\.)\d+", name)
+        family = blocks.setdefault(name[: match.start()] + "{}" + name[match.end() :] if match else name, [])
+        if match:
+            family.append(int(match[0]))
+    return [pattern.replace("{}", _ranges(numbers), 1) for pattern, numbers in blocks.items()]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    ends = [[number, number] for number in sorted(numbers)]
+    for index in range(len(ends) - 1, 0, -1):
+        if ends[index - 1][1] + 1 == ends[index][0]:
+            ends[index - 1][1] = ends.pop(index)[1]
+    parts = [f"{first}-{last}" if last > first else f"{first}" for first, last in ends]
+    return parts[0] if len(numbers) == 1 else f"[{','.join(parts)}]"
+
+
+def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
+    parameter.set_data(ms.Tensor(np.ascontiguousarray(value), parameter.dtype))

@@ -1,0 +1,139 @@
+"""The shape of a Bloom network, under MindFormers' field names, and the presets of its sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from model.errors import ModelError
+from model.tables import fill, read_table
+
+__all__ = ["BloomConfig", "config_text", "load_config", "preset_names"]
+
+_DTYPES = ("float32", "float16", "bfloat16")
+_CHOICES = {
+    "hidden_act": ("gelu", "fast_gelu"),
+    "prompt_template": ("alpaca", "none"),
+    "param_init_type": _DTYPES,
+    "embedding_init_type": _DTYPES,
+    "layernorm_compute_type": _DTYPES,
+    "softmax_compute_type": _DTYPES,
+    "compute_dtype": _DTYPES,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BloomConfig:
+    """One Bloom network; the defaults are those that all published sizes share."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    vocab_size: int = 250880
+    seq_length: int = 2048  # the longest sequence the compiled graphs see; ALiBi sets no limit of its own
+    expand_ratio: int = 4
+    hidden_act: str = "gelu"
+    hidden_dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    initializer_range: float = 0.02
+    param_init_type: str = "float16"
+    embedding_init_type: str = "float32"
+    layernorm_compute_type: str = "float32"
+    softmax_compute_type: str = "float16"
+    compute_dtype: str = "float16"
+    unk_token_id: int = 0
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+    pad_token_id: int = 3
+    prompt_template: str = "alpaca"  # what a question is wrapped in: the one it was trained with
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def ffn_size(self) -> int:
+        return self.hidden_size * self.expand_ratio
+
+    @property
+    def parameter_count(self) -> int:
+        """12Lh^2 + 13Lh + Vh + 4h for an expand ratio of 4; the head is tied to the embedding."""
+        h, f = self.hidden_size, self.ffn_size
+        per_block = 4 * (h * h + h) + (h * f + f) + (f * h + h) + 4 * h
+        return self.num_layers * per_block + self.vocab_size * h + 4 * h
+
+    @staticmethod
+    def from_table(values: Mapping[str, Any], where: str) -> BloomConfig:
+        """Check keys, types and relations; raises ModelError that lists every problem."""
+        config = fill(BloomConfig, values, where)
+        problems = list(_problems(config))
+        if problems:
+            raise ModelError("; ".join(problems), where=where)
+        return config
+
+    def check_model_parallel(self, size: int, where: str = "parallel.model_parallel") -> None:
+        """Raise ModelError unless heads and the MLP can be cut into `size` equal parts."""
+        for key, value in (("num_heads", self.num_heads), ("hidden_size * expand_ratio", self.ffn_size)):
+            if value % size:
+                raise ModelError(
+                    f"{key} {value} cannot be cut into {size} equal parts",
+                    where=where,
+                    remedy=f"choose a divisor of {math.gcd(self.num_heads, self.ffn_size)}",
+                )
+
+
+_NAMES = tuple(item.name for item in fields(BloomConfig))
+_POSITIVE = ("hidden_size", "num_layers", "num_heads", "vocab_size", "seq_length", "expand_ratio")
+
+
+def preset_names() -> list[str]:
+    """The sizes that ship with the package."""
+    folder = resources.files("model.presets")
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_config(preset: str | Path, overrides: Mapping[str, Any] | None = None) -> BloomConfig:
+    """A preset by name, or a config file by path, with `overrides` on top; ModelError on anything wrong."""
+    values = {**_preset_table(preset), **(overrides or {})}
+    return BloomConfig.from_table(values, where="model.overrides" if overrides else str(preset))
+
+
+def config_text(config: BloomConfig) -> str:
+    """The config as the YAML that `load_config` reads back."""
+    return str(yaml.safe_dump({name: getattr(config, name) for name in _NAMES}, sort_keys=False))
+
+
+def _preset_table(preset: str | Path) -> Mapping[str, Any]:
+    names = preset_names()
+    if preset in names:
+        with resources.as_file(resources.files("model.presets").joinpath(f"{preset}.yaml")) as path:
+            return read_table(path)
+    if Path(preset).suffix not in (".yaml", ".yml"):
+        raise ModelError(
+            f"no preset is called {preset!r}", where="model.preset", remedy=f"there are {', '.join(names)}"
+        )
+    return read_table(Path(preset))
+
+
+def _problems(config: BloomConfig) -> Iterable[str]:
+    low = [key for key in _POSITIVE if getattr(config, key) < 1]
+    if low:
+        yield f"{', '.join(low)} must be at least 1"
+        return
+    if config.hidden_size % config.num_heads:
+        yield f"hidden_size {config.hidden_size} is no multiple of num_heads {config.num_heads}"
+    for key, allowed in _CHOICES.items():
+        if getattr(config, key) not in allowed:
+            yield f"{key} {getattr(config, key)!r} is not one of {', '.join(allowed)}"
+    for key in ("hidden_dropout_rate", "attention_dropout_rate"):
+        if not 0 <= getattr(config, key) < 1:
+            yield f"{key} must be at least 0 and below 1, not {getattr(config, key)}"
+    for key in (name for name in _NAMES if name.endswith("_token_id")):
+        if not 0 <= getattr(config, key) < config.vocab_size:
+            yield f"{key} {getattr(config, key)} is outside a vocabulary of {config.vocab_size}"

@@ -1,0 +1,159 @@
+"""The layers of Bloom: ALiBi, the cut linears, attention, MLP, block.
+
+B batch, S sequence, h hidden_size, H heads of this rank, d head size, f ffn size of this rank.
+Where a layer is cut over the model group it takes the same input on every rank of the group and
+gives the same output on every rank: the cut is not seen from outside.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+
+from model.config import BloomConfig
+from model.parallel import CopyToModelGroup, ReduceFromModelGroup
+
+__all__ = ["Attention", "Block", "LayerNorm", "Linear", "Mlp", "alibi_slopes", "dtype_of"]
+
+LAYERNORM_EPSILON = 1e-5
+
+
+def dtype_of(name: str) -> Any:
+    """MindSpore's type for a config's type name."""
+    return getattr(ms, name)
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """One slope a head, (num_heads,) float32, as in "Train Short, Test Long" (Press et al., 2021).
+
+    For n = 2**k heads the slopes are the powers 1..n of 2**(-8/n). Other counts take those of the
+    next lower 2**k, then the odd powers of the base that belongs to twice as many heads.
+    """
+    lower = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2.0 ** (-8.0 / lower * power) for power in range(1, lower + 1)]
+    slopes += [2.0 ** (-4.0 / lower * power) for power in range(1, 2 * (num_heads - lower), 2)]
+    return np.array(slopes, dtype=np.float32)
+
+
+def _parameter(shape: tuple[int, ...], dtype: Any, name: str, value: float = 0.0) -> ms.Parameter:
+    return ms.Parameter(ops.full(shape, value, dtype=dtype), name=name)
+
+
+class LayerNorm(nn.Cell):
+    """Normalise the last axis in `layernorm_compute_type`; (…, h) -> (…, h) in the input's type."""
+
+    def __init__(self, config: BloomConfig) -> None:
+        super().__init__()
+        dtype = dtype_of(config.layernorm_compute_type)
+        self.gamma = _parameter((config.hidden_size,), dtype, "gamma", 1.0)
+        self.beta = _parameter((config.hidden_size,), dtype, "beta")
+        self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=LAYERNORM_EPSILON)
+        self.compute_type = dtype
+
+    def construct(self, x: Any) -> Any:
+        out, _, _ = self.norm(ops.cast(x, self.compute_type), self.gamma, self.beta)
+        return ops.cast(out, x.dtype)
+
+
+class Linear(nn.Cell):
+    """x @ w + b over the last axis; the weight is (out, in), or (in, out) where `transposed`.
+
+    `reduce` joins the parts of a layer that is cut by input, before the bias, which is whole on each rank.
+    """
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        config: BloomConfig,
+        *,
+        transposed: bool = False,
+        reduce: nn.Cell | None = None,
+    ) -> None:
+        super().__init__()
+        dtype = dtype_of(config.param_init_type)
+        self.weight = _parameter((in_size, out_size) if transposed else (out_size, in_size), dtype, "weight")
+        self.bias = _parameter((out_size,), dtype, "bias")
+        self.matmul = ops.MatMul(transpose_b=not transposed)
+        self.reduce = reduce if reduce is not None else nn.Identity()
+        self.in_size, self.out_size = in_size, out_size
+        self.compute_type = dtype_of(config.compute_dtype)
+
+    def construct(self, x: Any) -> Any:
+        shape = (*x.shape[:-1], self.out_size)
+        x = ops.reshape(ops.cast(x, self.compute_type), (-1, self.in_size))
+        x = self.reduce(self.matmul(x, ops.cast(self.weight, self.compute_type)))
+        return ops.reshape(x + ops.cast(self.bias, self.compute_type), shape)
+
+
+class Attention(nn.Cell):
+    """Multi-head self-attention with ALiBi; whole heads are dealt out over the model group."""
+
+    def __init__(self, config: BloomConfig, parts: int, group: str | None) -> None:
+        super().__init__()
+        hidden, local = config.hidden_size, config.hidden_size // parts
+        self.heads, self.head_size = config.num_heads // parts, config.head_size
+        self.copy = CopyToModelGroup(group)
+        self.dense1 = Linear(hidden, local, config)  # queries
+        self.dense2 = Linear(hidden, local, config)  # keys
+        self.dense3 = Linear(hidden, local, config)  # values
+        reduce = ReduceFromModelGroup(group)
+        self.projection = Linear(local, hidden, config, transposed=True, reduce=reduce)
+        self.scores = ops.BatchMatMul(transpose_b=True)
+        self.weigh = ops.BatchMatMul()
+        self.scale = 1.0 / math.sqrt(config.head_size)
+        self.softmax_type = dtype_of(config.softmax_compute_type)
+        self.dropout = nn.Dropout(p=config.attention_dropout_rate)
+
+    def construct(self, x: Any, bias: Any) -> Any:
+        batch, length, _ = x.shape
+        x = self.copy(x)
+        q = self.split_heads(self.dense1(x))  # (B, H, S, d)
+        k = self.split_heads(self.dense2(x))
+        v = self.split_heads(self.dense3(x))
+        scores = ops.cast(self.scores(q, k) * self.scale, self.softmax_type) + bias  # (B, H, S, S)
+        weights = self.dropout(ops.cast(ops.softmax(scores, -1), v.dtype))
+        out = ops.transpose(self.weigh(weights, v), (0, 2, 1, 3))  # (B, S, H, d)
+        return self.projection(ops.reshape(out, (batch, length, self.heads * self.head_size)))
+
+    def split_heads(self, x: Any) -> Any:
+        batch, length, _ = x.shape
+        return ops.transpose(ops.reshape(x, (batch, length, self.heads, self.head_size)), (0, 2, 1, 3))
+
+
+class Mlp(nn.Cell):
+    """Two linears with the activation between; cut by the inner size over the model group."""
+
+    def __init__(self, config: BloomConfig, parts: int, group: str | None) -> None:
+        super().__init__()
+        hidden, local = config.hidden_size, config.ffn_size // parts
+        self.copy = CopyToModelGroup(group)
+        self.mapping = Linear(hidden, local, config, transposed=True)
+        reduce = ReduceFromModelGroup(group)
+        self.projection = Linear(local, hidden, config, transposed=True, reduce=reduce)
+        self.fast = config.hidden_act == "fast_gelu"
+
+    def construct(self, x: Any) -> Any:
+        x = self.mapping(self.copy(x))  # (B, S, f)
+        x = x * ops.sigmoid(1.702 * x) if self.fast else ops.gelu(x, approximate="tanh")
+        return self.projection(x)
+
+
+class Block(nn.Cell):
+    """One pre-norm transformer block; (B, S, h) -> (B, S, h)."""
+
+    def __init__(self, config: BloomConfig, parts: int, group: str | None) -> None:
+        super().__init__()
+        self.layernorm1 = LayerNorm(config)
+        self.attention = Attention(config, parts, group)
+        self.layernorm2 = LayerNorm(config)
+        self.output = Mlp(config, parts, group)
+        self.dropout = nn.Dropout(p=config.hidden_dropout_rate)
+
+    def construct(self, x: Any, bias: Any) -> Any:
+        x = x + self.dropout(self.attention(self.layernorm1(x), bias))
+        return x + self.dropout(self.output(self.layernorm2(x)))

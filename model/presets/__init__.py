@@ -1,0 +1,1 @@
+"""The published sizes of Bloom, and `tiny` for tests and the demo, as YAML."""

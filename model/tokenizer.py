@@ -1,0 +1,84 @@
+"""Byte-level BPE: the `tokenizer.json` of a published Bloom, or one trained on the data at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from model.config import BloomConfig
+from model.errors import ModelError
+
+__all__ = ["SPECIAL_TOKENS", "Tokenizer", "load_tokenizer", "train_tokenizer"]
+
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
+
+
+class Tokenizer:
+    """Text <-> ids; adds no special tokens of its own."""
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        self._inner = inner
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._inner.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._inner.decode(list(ids), skip_special_tokens=True))
+
+    def to_json(self) -> str:
+        """The content of its `tokenizer.json`."""
+        return str(self._inner.to_str(pretty=False))
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id."""
+        return max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
+
+    def check(self, config: BloomConfig, where: str) -> None:
+        """Raise ModelError unless every id has a row in the embedding."""
+        if self.vocab_size > config.vocab_size:
+            raise ModelError(
+                f"has ids up to {self.vocab_size - 1}, but model.vocab_size is {config.vocab_size}",
+                where=where,
+                remedy="raise vocab_size or take the tokenizer that belongs to the model",
+            )
+
+
+def load_tokenizer(path: Path, config: BloomConfig) -> Tokenizer:
+    """Read a `tokenizer.json`; ModelError where it is missing, damaged or larger than the embedding."""
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"the tokenizer cannot be read: {error}", where=str(path)) from error
+    try:
+        tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(content))
+    except Exception as error:  # the library raises the bare class
+        raise ModelError(f"is no tokenizer.json: {error}", where=str(path)) from error
+    tokenizer.check(config, str(path))
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], config: BloomConfig) -> Tokenizer:
+    """A byte-level BPE of at most `vocab_size` ids, the same for the same texts; any text can be encoded."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    least = len(SPECIAL_TOKENS) + len(alphabet)
+    if config.vocab_size < least:
+        raise ModelError(
+            f"vocab_size {config.vocab_size} has no room for all bytes",
+            where="model",
+            remedy=f"use {least} or more",
+        )
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    return Tokenizer(inner)
