@@ -130,7 +130,15 @@ class Worker:
         """Read the newest line of the worker's metrics into its status."""
         if self.is_running or self.status.state is RankState.SUCCEEDED:
             progress = last_json_line(self._run.metrics(self._spec.rank))
-            if progress and progress != self.status.progress:
+            if not progress:
+                return
+            # The first report is kept beside the newest: pace and time left are told from the two, and the
+            # first step, which compiles, does not count.
+            first = self.status.progress.get("first") or {
+                name: progress[name] for name in ("step", "time") if name in progress
+            }
+            progress["first"] = first
+            if progress != self.status.progress:
                 self._update(progress=progress)
 
     def _has_ended(self) -> bool:

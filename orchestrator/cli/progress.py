@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.monitor.record import RunRecord
 
@@ -28,11 +30,19 @@ def progress_of(record: RunRecord) -> Progress | None:
         return None
     slowest = min(reports, key=lambda report: int(report["step"]))
     step, total = int(slowest["step"]), int(slowest.get("total_steps") or 0)
-    pace = slowest.get("step_time_s")
-    remaining = (total - step) * float(pace) if total and pace is not None else None
+    pace = _pace(slowest)
+    remaining = (total - step) * pace if total and pace is not None else None
     return Progress(
         step, total, slowest.get("loss"), slowest.get("lr"), slowest.get("tokens_per_s"), remaining
     )
+
+
+def _pace(report: Mapping[str, Any]) -> float | None:
+    """Seconds a step, on average since the first report; None while there is only that one."""
+    first = report.get("first") or {}
+    if "time" not in report or "time" not in first or report["step"] <= first.get("step", report["step"]):
+        return None
+    return float((report["time"] - first["time"]) / (report["step"] - first["step"]))
 
 
 def duration(seconds: float) -> str:

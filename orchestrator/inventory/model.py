@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.inventory.hostrange import RangeError, expand, fold, split_list
-from orchestrator.yaml_words import Invalid, nearest
+from orchestrator.yaml_words import Invalid, nearest, show
 
 __all__ = [
     "LOCAL_ADDRESS",
@@ -161,7 +161,7 @@ class Inventory(Frozen):
                 for name in unknown[:1]:
                     more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
                     problems.append(
-                        Problem(str(self.path), f"no host or group {name!r}{more}", self._hint(name))
+                        Problem(str(self.path), f"no host or group {show(name)}{more}", self._hint(name))
                     )
                 left_out.update(names if excluded else ())
                 chosen.update(() if excluded else names)

@@ -35,10 +35,15 @@ def _missing_files(job: Job, file: YamlFile) -> Iterator[Problem]:
         local = job.local_path(text)
         if local is None:
             continue
-        if not local.exists():
+        try:
+            is_there, is_folder = local.exists(), local.is_dir()
+        except OSError as error:
+            yield file.problem(loc, f"{local} cannot be read: {error.strerror}")
+            continue
+        if not is_there:
             remedy = "relative paths start at the job file; absolute ones are looked for on the hosts"
             yield file.problem(loc, f"no such file {local}", remedy)
-        elif local.is_dir() and not may_be_folder:
+        elif is_folder and not may_be_folder:
             yield file.problem(loc, f"{local} is a folder, not a file")
 
 
@@ -48,7 +53,7 @@ def _files(job: Job) -> Iterator[tuple[Loc, str, bool]]:
     if job.data and job.data.tokenizer:
         yield ("data", "tokenizer"), job.data.tokenizer, False
     if job.checkpoint.load:
-        yield ("checkpoint", "load"), job.checkpoint.load, True
+        yield ("checkpoint", "load"), job.checkpoint.load, False
     if job.predict and job.predict.prompts_file:
         yield ("predict", "prompts_file"), job.predict.prompts_file, False
     if job.model and is_path(job.model.preset):

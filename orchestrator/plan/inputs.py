@@ -11,6 +11,7 @@ from pathlib import Path
 import orchestrator
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.job import Job
+from orchestrator.job.fields import is_path
 from orchestrator.records import Input
 from orchestrator.yaml_words import plain
 
@@ -100,6 +101,9 @@ def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None
         block = config.get(section)
         if isinstance(block, dict) and block.get(key):
             block[key] = shipment.refer(job, section, key, block[key], folder)
+    preset = job.model.preset if job.model else ""
+    if is_path(preset) and isinstance(model := config.get("model"), dict):
+        model["preset"] = shipment.refer(job, "model", "preset", preset, "preset")
     weights = job.local_path(job.checkpoint.load) if job.checkpoint.load else None
     if weights is not None:
         # What collect-ckpt puts beside the weights belongs to them.

@@ -1,0 +1,213 @@
+"""Jobs: the rules between their keys, and the exact line for each way to get one wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from tests.config.support import JOB, job, lines_of
+
+COMMAND = "name: c\ntask: command\ndevices_per_host: 1\ncommand: [sleep, 1]\n"
+PREDICT = """\
+name: p
+task: predict
+devices_per_host: 1
+model: {preset: tiny}
+checkpoint: {load: /w/x.ckpt}
+predict: {prompts: [hello, 3]}
+"""
+
+
+def _with(old: str, new: str) -> str:
+    assert old in JOB
+    return JOB.replace(old, new)
+
+
+WRONG = {
+    _with("steps:", "stepz:"): "job.yaml:8: train.stepz: unknown key (did you mean `steps`?)",
+    JOB + "tran: {}\n": "job.yaml:10: tran: unknown key (did you mean `train`?)",
+    _with("name: demo\n", ""): "job.yaml:1: name: is missing",
+    _with("name: demo", "name: 7"): 'job.yaml:1: name: expected text, got 7 (put it in quotes: "7")',
+    _with("name: demo", "name: a/b"): "job.yaml:1: name: 'a/b' cannot be part of a file name"
+    " (letters, digits and . _ - only, at most 64, a letter or digit first)",
+    _with("finetune", "finetun"): "job.yaml:2: task: expected one of pretrain, finetune, predict, command;"
+    " got 'finetun' (did you mean `finetune`?)",
+    _with("devices_per_host: 2\n", ""): "job.yaml:1: devices_per_host: is missing",
+    _with("host: 2", "host: 010"): "job.yaml:3: devices_per_host: expected a whole number, got '010'"
+    " (write it without leading zeros)",
+    _with("host: 2", "host: '2'"): "job.yaml:3: devices_per_host: expected a whole number, got '2'"
+    " (write it without quotes)",
+    _with("host: 2", "host: 0"): "job.yaml:3: devices_per_host: must be greater than 0, got 0",
+    _with("host: 2", "host: true"): "job.yaml:3: devices_per_host: expected a whole number, got true",
+    _with("400", "400.5"): "job.yaml:8: train.steps: expected a whole number, got 400.5",
+    _with("1e-3", "fast"): "job.yaml:9: train.learning_rate: expected a number, got 'fast'",
+    _with("1e-3", "-1"): "job.yaml:9: train.learning_rate: must be greater than 0, got -1",
+    _with("1e-3", ".nan"): "job.yaml:9: train.learning_rate: expected a finite number, got nan",
+    _with("model_parallel: 2", "optimizer_shard: yes"): "job.yaml:4: parallel.optimizer_shard:"
+    " expected true or false, got 'yes'",
+    _with("{preset: tiny}", "tiny"): "job.yaml:5: model: expected a mapping of keys to values, got 'tiny'",
+    _with("{preset: tiny}", ""): "job.yaml:5: model: is missing; task finetune needs it",
+    _with("tiny", "tny"): "job.yaml:5: model.preset: expected one of tiny, 560m, 7.1b, 65b, 176b; got 'tny'"
+    " (did you mean `tiny`?)",
+    _with("{path: /data/x.json}", "{}"): "job.yaml:6: data.path: is missing; task finetune needs it",
+    _with("/data/x.json", "~/x.json"): "job.yaml:6: data.path: '~/x.json': ~ differs from host to host"
+    " (write an absolute path, or one relative to the job file)",
+    _with("  steps: 400\n", ""): "job.yaml:7: train.steps: is missing (give steps or epochs)",
+    JOB + "  epochs: 2\n": "job.yaml:10: train.epochs: is given beside train.steps"
+    " (keep one of them and set the other to null)",
+    JOB + "  lr_end: 1e-2\n": "job.yaml:10: train.lr_end: must be at most learning_rate 0.001, got 0.01",
+    JOB + "  warmup_steps: 401\n": "job.yaml:10: train.warmup_steps: must be at most steps 400, got 401",
+    JOB + "  beta1: 1\n": "job.yaml:10: train.beta1: must be less than 1, got 1",
+    JOB + "  lr_schedule: step\n": "job.yaml:10: train.lr_schedule:"
+    " expected one of cosine, linear, constant; got 'step'",
+    JOB + "  batch_size: 3\nparallel: {}\n": "job.yaml:11: parallel: is given twice, first on line 4",
+    _with("model_parallel: 2", "micro_batch_num: 2"): "job.yaml:7: train.batch_size:"
+    " must be a multiple of micro_batch_num 2, got 1 (it counts the records of one replica and step)",
+    JOB + "command: [x]\n": "job.yaml:10: command: is not used by task finetune"
+    " (remove it, or change the task)",
+    JOB + "hosts: []\n": "job.yaml:10: hosts: is empty (name a group, a host range, or all)",
+    JOB + "networking: {mode: none, port: 70000}\n": "job.yaml:10: networking.port:"
+    " must be at most 65535, got 70000",
+    JOB + "networking: {mode: none, port: 7}\n": "job.yaml:10: networking.port:"
+    " is not used by mode none (remove it, or use mode dynamic)",
+    JOB + "networking: {mode: rank_table}\ndevice_target: CPU\n": "job.yaml:10: networking.mode:"
+    " rank_table needs device_target Ascend (use dynamic for CPU)",
+    JOB + "timeouts: {grace: 0}\n": "job.yaml:10: timeouts.grace: must be greater than 0, got 0",
+    JOB + "checkpoint: {keep: 0}\n": "job.yaml:10: checkpoint.keep: must be greater than 0, got 0",
+    JOB + "env: {RANK_ID: 3}\n": "job.yaml:10: env.RANK_ID: is set by the orchestrator for every rank"
+    " (remove it)",
+    JOB + "env: {MS_SCHED_X: 3}\n": "job.yaml:10: env.MS_SCHED_X: is set by the orchestrator for every rank"
+    " (remove it)",
+    JOB + "env: {A-B: 3}\n": "job.yaml:10: env.A-B: 'A-B' is not the name of an environment variable",
+    JOB + "env: {A: }\n": "job.yaml:10: env.A: expected text, got nothing",
+    JOB + "env: {A: [1]}\n": "job.yaml:10: env.A: expected text, got a list",
+    COMMAND.replace("[sleep, 1]", "sleep 1"): "job.yaml:4: command: expected a list, got text"
+    " (write [sleep, 1])",
+    COMMAND.replace("[sleep, 1]", "[]"): "job.yaml:4: command: is empty (write [program, argument, ...])",
+    COMMAND.replace("command: [sleep, 1]\n", ""): "job.yaml:1: command: is missing; task command needs it",
+    COMMAND + "train: {steps: 1}\n": "job.yaml:5: train: is not used by task command"
+    " (remove it, or change the task)",
+    COMMAND + "sync: [/x]\n": "job.yaml:5: sync[0]: '/x' must be relative to the job file"
+    " (what is on the hosts needs no sync)",
+    COMMAND + "sync: [x.py]\n": "job.yaml:5: sync[0]: no such file x.py"
+    " (relative paths start at the job file; absolute ones are looked for on the hosts)",
+    PREDICT.replace("[hello, 3]", "[]"): "job.yaml:6: predict.prompts: is missing"
+    " (give prompts or prompts_file)",
+    PREDICT.replace("/w/x.ckpt", ""): "job.yaml:5: checkpoint.load: is missing; task predict needs it"
+    " (name the checkpoint to answer from)",
+}
+
+
+@pytest.mark.parametrize("text", WRONG, ids=lambda text: WRONG[text][9:45])
+def test_wrong_job(tmp_path: Path, text: str) -> None:
+    assert lines_of(tmp_path, lambda: job(tmp_path, text)) == [WRONG[text]]
+
+
+def test_every_problem_in_the_order_of_the_lines(tmp_path: Path) -> None:
+    text = _with("devices_per_host: 2", "devices_per_host: two").replace("400", "x") + "y: 1\n"
+    assert [line.split(": ")[0] for line in lines_of(tmp_path, lambda: job(tmp_path, text))] == [
+        "job.yaml:3",
+        "job.yaml:8",
+        "job.yaml:10",
+    ]
+
+
+def test_missing_and_unfit_local_files(tmp_path: Path) -> None:
+    text = _with("/data/x.json", "x.json, tokenizer: folder")
+    (tmp_path / "folder").mkdir()
+    remedy = "(relative paths start at the job file; absolute ones are looked for on the hosts)"
+    assert lines_of(tmp_path, lambda: job(tmp_path, text)) == [
+        f"job.yaml:6: data.path: no such file x.json {remedy}",
+        "job.yaml:6: data.tokenizer: folder is a folder, not a file",
+    ]
+
+
+def test_paths_start_at_the_job_file(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[]")
+    made = job(tmp_path, _with("/data/x.json", "x.json"))
+    assert made.local_path("x.json") == tmp_path / "x.json"
+    assert made.local_path("/data/x.json") is None
+    assert made.where("data", "path") == f"{tmp_path}/job.yaml:6: data.path"
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("train.stepz=1", "--set train.stepz: unknown key (did you mean `steps`?)"),
+        ("trian.steps=1", "--set trian.steps: unknown key (did you mean `train`?)"),
+        ("train.steps=ten", "--set train.steps: expected a whole number, got 'ten'"),
+        ("train.steps=", "--set train.steps: is missing (give steps or epochs)"),
+        (
+            "train.epochs=3",
+            "--set train.epochs: is given beside train.steps (keep one of them and set the other to null)",
+        ),
+        ("name.x=1", "--set name.x: name holds one value, not further keys"),
+        ("steps", "--set steps: expected KEY=VALUE (for example --set train.steps=10)"),
+        ("a..b=1", "--set a..b=1: expected KEY=VALUE (for example --set train.steps=10)"),
+        (
+            "hosts=[a",
+            "--set hosts: a list in [ ] or a mapping in { } is not closed"
+            " (put names with brackets in quotes)",
+        ),
+    ],
+)
+def test_wrong_override(tmp_path: Path, given: str, line: str) -> None:
+    assert lines_of(tmp_path, lambda: job(tmp_path, JOB, given)) == [line]
+
+
+def test_overrides_are_read_as_yaml(tmp_path: Path) -> None:
+    made = job(
+        tmp_path,
+        JOB,
+        "train.steps=null",
+        "train.epochs=2",
+        "train.learning_rate=1e-4",
+        "env.V=1.10",
+        "hosts=@rack1,!npu3",
+        "model.overrides={hidden_size: 64}",
+        "checkpoint.save_steps=5",
+    )
+    assert made.train is not None and (made.train.steps, made.train.epochs) == (None, 2)
+    assert made.train.learning_rate == 1e-4
+    assert made.env == {"V": "1.10"}
+    assert made.hosts == ("@rack1,!npu3",)
+    assert made.model is not None and made.model.overrides == {"hidden_size": 64}
+    assert made.checkpoint.save_steps == 5
+
+
+def test_text_stays_as_it_is_written(tmp_path: Path) -> None:
+    env = "env: {A: 1.10, B: yes, C: 010, D: true, E: 1e3, F: 0x10}\n"
+    made = job(tmp_path, COMMAND.replace("[sleep, 1]", "[run, 1.50, true, no]") + env)
+    assert made.command == ("run", "1.50", "true", "no")
+    assert made.env == {"A": "1.10", "B": "yes", "C": "010", "D": "true", "E": "1e3", "F": "0x10"}
+    answers = job(tmp_path, PREDICT)
+    assert answers.predict is not None and answers.predict.prompts == ("hello", "3")
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "mode"),
+    [
+        ("", "CPU", "dynamic"),
+        ("device_target: Ascend\n", "Ascend", "rank_table"),
+        ("networking: {mode: rank_table}\n", "Ascend", "rank_table"),
+        ("device_target: Ascend\nnetworking: {mode: dynamic, port: 8118}\n", "Ascend", "dynamic"),
+        ("networking: {mode: none}\n", "CPU", "none"),
+    ],
+)
+def test_target_and_networking_follow_each_other(tmp_path: Path, text: str, target: str, mode: str) -> None:
+    made = job(tmp_path, JOB + text)
+    assert (made.device_target, made.networking.mode) == (target, mode)
+
+
+def test_a_job_never_changes(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        job(tmp_path).name = "other"  # type: ignore[misc]
+
+
+def test_a_job_survives_json(tmp_path: Path) -> None:
+    made = job(tmp_path)
+    again = type(made).model_validate_json(made.model_dump_json())
+    assert again.model_dump() == made.model_dump()
+    assert again.where("name") == "name"
