@@ -1,4 +1,4 @@
-"""Thousands of damaged job and inventory files: a ConfigError in clean lines, or a good file; no traceback."""
+"""Thousands of damaged jobs and inventories: a ConfigError in clean lines, or a good file, no traceback."""
 
 from __future__ import annotations
 
