@@ -1,4 +1,4 @@
-"""Thousands of damaged jobs and inventories: a ConfigError in clean lines, or a good file, no traceback."""
+"""Thousands of damaged files: each is good after all, or refused in clean lines; never a traceback."""
 
 from __future__ import annotations
 
