@@ -1,13 +1,8 @@
-"""YAML that people write: read with the line of every key, refused with every problem at once.
-
-Plain scalars follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): `yes`, `on`
-and `010` are text, `1e-3` is a number. PyYAML's own YAML 1.1 rules turn these into something else in silence.
-"""
+"""YAML that people write: read with the line of every key, refused with every problem at once."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -16,12 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.yaml_scalars import CONVERT, TAG, Loader
 from orchestrator.yaml_words import explain, plain, syntax_words
-
-try:  # ten times faster; absent where PyYAML was built without libyaml
-    from yaml import CSafeLoader as _Base
-except ImportError:
-    from yaml import SafeLoader as _Base  # type: ignore[assignment]
 
 __all__ = ["Loc", "YamlFile", "dotted", "read_yaml", "validate"]
 
@@ -31,29 +22,6 @@ M = TypeVar("M", bound=BaseModel)
 MAX_BYTES = 4 << 20
 MAX_VALUES = 200_000
 MAX_DEPTH = 64
-
-
-class _Loader(_Base):
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's way
-
-
-_PLAIN = {
-    "null": r"~|null|Null|NULL|",
-    "bool": r"true|True|TRUE|false|False|FALSE",
-    "int": r"[-+]?(0|[1-9][0-9]{0,17})|0x[0-9a-fA-F]{1,15}",
-    "float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]{1,4})?|[-+]?\.inf|\.nan",
-}
-_TAG = "tag:yaml.org,2002:"
-for _name, _pattern in _PLAIN.items():
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), [None])
-
-_CONVERT: dict[str, Callable[[str], Any]] = {
-    "str": str,
-    "null": lambda text: None,
-    "bool": lambda text: text.lower() == "true",
-    "int": lambda text: int(text, 16 if text.startswith("0x") else 10),
-    "float": lambda text: float(re.sub(r"\.(?=inf|nan)", "", text)),
-}
 
 
 def dotted(loc: Loc) -> str:
@@ -154,7 +122,7 @@ class _Reader:
     def read(self, text: str) -> YamlFile:
         try:
             self._measure(text)
-            root = yaml.compose(text, Loader=_Loader)
+            root = yaml.compose(text, Loader=Loader)
         except yaml.YAMLError as error:
             raise ConfigError([self._syntax(error, text)]) from None
         self.file.data = None if root is None else self.value(root, ())  # type: ignore[assignment]
@@ -163,7 +131,7 @@ class _Reader:
     def _measure(self, text: str) -> None:
         # Composing recurses in C: too deep a nesting would end the process, so it is counted first.
         depth = 0
-        for event in yaml.parse(text, Loader=_Loader):
+        for event in yaml.parse(text, Loader=Loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 line = event.start_mark.line + 1 if event.start_mark else 1
@@ -186,9 +154,9 @@ class _Reader:
         if self.count > MAX_VALUES or len(loc) > MAX_DEPTH:
             raise self._fatal(line, "grows without end", "an alias (*name) repeats or contains itself")
         self.file.lines.setdefault(loc, line)
-        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+        if isinstance(node, yaml.MappingNode) and node.tag == TAG + "map":
             return self._mapping(node, loc)
-        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+        if isinstance(node, yaml.SequenceNode) and node.tag == TAG + "seq":
             return [self.value(item, (*loc, index)) for index, item in enumerate(node.value)]
         return self._scalar(node, loc)
 
@@ -210,14 +178,14 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node, loc: Loc) -> Any:
         text = str(node.value) if isinstance(node, yaml.ScalarNode) else ""
-        convert = _CONVERT.get(node.tag.removeprefix(_TAG)) if isinstance(node, yaml.ScalarNode) else None
+        convert = CONVERT.get(node.tag.removeprefix(TAG)) if isinstance(node, yaml.ScalarNode) else None
         self.file.texts[loc] = text
         try:
             if convert:
                 return convert(text)
         except ValueError:
             pass
-        shown = node.tag.replace(_TAG, "!!")
+        shown = node.tag.replace(TAG, "!!")
         what = f"{shown} is a YAML tag, and none is used here"
         self.file.problems.append(
             self.file.problem(loc, what, f"put text that begins with ! in quotes: '{shown}'")

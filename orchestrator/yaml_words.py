@@ -83,7 +83,11 @@ def _choice(value: Any, ctx: dict[str, Any]) -> tuple[str, str]:
 
 
 def _bound(sign: str, key: str) -> Callable[[Any, dict[str, Any]], tuple[str, str]]:
-    return lambda value, ctx: (f"must be {sign} {ctx[key]:g}, got {show(value)}", "")
+    def words(value: Any, ctx: dict[str, Any]) -> tuple[str, str]:
+        limit = ctx[key] if isinstance(ctx[key], int) else f"{ctx[key]:g}"
+        return f"must be {sign} {limit}, got {show(value)}", ""
+
+    return words
 
 
 _WORDS: dict[str, Callable[[Any, dict[str, Any]], tuple[str, str]]] = {

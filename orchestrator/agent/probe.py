@@ -50,6 +50,7 @@ def probe(
     folder = workdir.locks if lock_dir is None else Workdir(lock_dir).root
     return {
         "hostname": socket.gethostname(),
+        "pid": os.getpid(),
         "python": platform.python_version(),
         "executable": sys.executable,
         "workdir": str(workdir.root),

@@ -87,12 +87,13 @@ def list_runs(workdir: Workdir, wanted: str = "") -> List[Dict[str, Any]]:
 def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
     """Pass a request to the run's supervisor.
 
-    A stop or undo of a run whose supervisor is gone kills what is recorded, by identity, and succeeds.
+    A stop or undo of a run whose supervisor is gone kills what is recorded, by identity, and is done. So is
+    a commit: workers may fail at once, and then their record, not a broken socket, is what there is to tell.
     """
     try:
         return control.ask(run.control_socket, request)
     except AgentError:
-        if request["verb"] not in ("stop", "undo"):
+        if request["verb"] not in ("commit", "stop", "undo"):
             raise
     found = _recorded(run)
     # It may be on its way out just now, and then there is nobody left to tell.

@@ -7,8 +7,8 @@ import shutil
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Mapping
 
-from orchestrator.agent import ckpt_index, ckpt_read, runs
 from orchestrator.agent import probe as probing
+from orchestrator.agent import runs
 from orchestrator.agent.prepare import prepare
 from orchestrator.agent.store import Store
 from orchestrator.layout import Workdir
@@ -107,21 +107,30 @@ def _read_log(request: Request) -> Iterator[Answer]:
 
 
 def _shards(request: Request) -> Iterator[Answer]:
+    # Late: each host compiles the agent at every session, and only collect-ckpt needs this part of it.
+    from orchestrator.agent import ckpt_read
+
     yield Answer(ckpt_read.list_shards(str(request.run().checkpoint)))
 
 
 def _index(request: Request) -> Iterator[Answer]:
+    from orchestrator.agent import ckpt_index  # late, as above
+
     yield Answer([ckpt_index.index_ckpt(path) for path in request.args["paths"]])
 
 
 def _read_ranges(request: Request) -> Iterator[Answer]:
     """Many answers with bytes, then one without: the length of each is known only when it has been read."""
+    from orchestrator.agent import ckpt_read  # late, as above
+
     for data in ckpt_read.read_ranges(request.args["path"], request.args["ranges"]):
         yield Answer(data=data, more=True)
     yield Answer()
 
 
 def _crc(request: Request) -> Iterator[Answer]:
+    from orchestrator.agent import ckpt_read  # late, as above
+
     yield Answer(ckpt_read.crc_ranges(request.args["path"], request.args["groups"]))
 
 

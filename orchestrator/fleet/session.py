@@ -19,6 +19,7 @@ _PROTOCOL_NOISE_LIMIT = 200  # lines a chatty shell start-up file may print befo
 
 # Runs under any Python there is, so that an old one can say so. What it needs comes over stdin: the
 # command line stays constant. The file is written under its hash and never again.
+# zipimport compiles every module twice, once only to tell its file name: a fifth of the agent's start.
 _BOOT = """
 import sys
 def say(*words):
@@ -50,6 +51,12 @@ try:
 except OSError as error:
     say("error", json.dumps("%s: %s" % (folder, error.strerror or error))); sys.exit(0)
 say("ready")
+import zipimport
+class Importer(zipimport.zipimporter):
+    def get_filename(self, name):
+        last = os.path.join(self.archive, self.prefix + name.rpartition(".")[2])
+        return os.path.join(last, "__init__.py") if self.is_package(name) else last + ".py"
+sys.path_hooks.insert(0, Importer)
 sys.path.insert(0, path)
 from orchestrator.agent.serve import main
 main(ask["workdir"])

@@ -12,7 +12,7 @@ from orchestrator.inventory.hostrange import fold
 from orchestrator.inventory.model import LOCAL_ADDRESS, Device, Host, Inventory, SshOptions
 from orchestrator.inventory.written import HostDefaults, HostEntry, InventoryFile
 from orchestrator.yaml_file import Loc, YamlFile, read_yaml, validate
-from orchestrator.yaml_words import nearest
+from orchestrator.yaml_words import nearest, show
 
 __all__ = ["load_inventory"]
 
@@ -134,27 +134,33 @@ class _Loader:
                 taken = "is always all hosts" if group == "all" else "is a host's name too"
                 what = taken if group == "all" or group in names else "cannot be a group's name"
                 self._refuse(("groups", group), what, "choose another name")
-            resolved[group] = tuple(self._members(group, written, names, (group,)))
+            else:
+                resolved[group] = tuple(self._members(group, written, names))
         return resolved
 
     def _members(
-        self, group: str, written: Mapping[str, tuple[str, ...]], names: set[str], path: tuple[str, ...]
+        self, group: str, written: Mapping[str, tuple[str, ...]], names: set[str]
     ) -> dict[str, None]:
         members: dict[str, None] = {}
-        for item in written[group]:
+        # Each group is looked into once: groups of groups of groups cannot multiply.
+        entered = {group}
+        waiting = list(reversed(written[group]))
+        while waiting:
+            item = waiting.pop()
             inner = item.removeprefix("@")
-            if inner in path:
-                if inner == path[0]:
-                    self._refuse(("groups", inner), "contains itself")
-            elif inner in written:
-                members.update(self._members(inner, written, names, (*path, inner)))
+            if inner == group:
+                self._refuse(("groups", group), "contains itself")
+                break
+            if inner in written and inner not in entered:
+                entered.add(inner)
+                waiting.extend(reversed(written[inner]))
             elif item in names:
                 members[item] = None
-            elif len(path) == 1:
+            elif inner not in written and item in written[group]:
                 known = [*names, *(other for other in written if other != group)]
                 near = nearest(inner, known)
                 remedy = near if near.startswith("did") else f"hosts: {fold(names)}"
-                self._refuse(("groups", group), f"no host or group {item!r}", remedy)
+                self._refuse(("groups", group), f"no host or group {show(item)}", remedy)
         return members
 
 
@@ -180,6 +186,8 @@ def _clashes(file: YamlFile, placed: list[tuple[Loc, Host]]) -> Iterator[Problem
                 told.add((key, loc, first[0]))
                 where = f"host {first[1]} on line {file.line(first[0])}"
                 yield file.problem((*loc, key), text.replace("{where}", where))
+            if first is not None and key == "name":
+                break  # one host written twice: all else is the same, too
 
 
 def _claims(host: Host) -> Iterator[tuple[str, tuple[object, ...], str]]:

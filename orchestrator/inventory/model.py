@@ -35,6 +35,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
 def check_name(name: str) -> str:
     """A name that can be part of a path and of a message. Raises Invalid for any other."""
+    if name == "all":
+        raise Invalid("all means every host", "choose another name")
     if not _NAME.fullmatch(name):
         raise Invalid(f"{name!r} is not a host name", "letters, digits and . _ - only, at most 63")
     return name

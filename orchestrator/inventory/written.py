@@ -26,7 +26,7 @@ def _names(value: Any) -> Any:
     """A range, or a list of ranges, as its names."""
     parts = [value] if isinstance(value, str) else value
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        quoted = f'put it in quotes: "{value}"' if isinstance(value, (int, float)) else ""
+        quoted = f'put it in quotes: "{show(value)}"' if isinstance(value, (int, float)) else ""
         raise Invalid(f"expected a range such as npu[001-012], got {show(value)}", quoted)
     try:
         return tuple(name for part in parts for name in expand(part))
@@ -74,6 +74,7 @@ def _address_rows(value: Any) -> Any:
     return tuple(_names(part) for part in (value if isinstance(value, list) else [value]))
 
 
+Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
@@ -81,13 +82,13 @@ class HostDefaults(Frozen):
     """What holds for every host that does not say otherwise; None is `not said`."""
 
     port: Port | None = None
-    user: str | None = None
-    key: str | None = None
+    user: Text | None = None
+    key: Text | None = None
     transport: Transport | None = None
-    python: str | None = None
-    env_script: str | None = None
-    workdir: str | None = None
-    lock_dir: str | None = None
+    python: Text | None = None
+    env_script: Text | None = None
+    workdir: Text | None = None
+    lock_dir: Text | None = None
     devices: Annotated[
         tuple[Device, ...] | None, BeforeValidator(lambda v: v if v is None else _devices(v))
     ] = None

@@ -52,7 +52,7 @@ def _sections(job: Job) -> Iterator[Finding]:
 
 def _train(job: Job) -> Iterator[Finding]:
     train = job.train
-    if train is None:
+    if train is None or job.task == "command":
         return
     if train.steps is None and train.epochs is None:
         yield ("train", "steps"), "is missing", "give steps or epochs"

@@ -47,7 +47,27 @@ WRONG = {
     ],
     DEFAULTS + "hosts:\n  - name: n[1-3]\n  - name: n2\n": [
         "4: hosts[1].name: the name is already that of host n2 on line 3",
-        "4: hosts[1].address: n2 is already the address of host n2 on line 3",
+    ],
+    DEFAULTS + "hosts:\n  - {name: true}\n": [
+        '3: hosts[0].name: expected a range such as npu[001-012], got true (put it in quotes: "true")'
+    ],
+    DEFAULTS + "hosts:\n  - {name: all}\n": ["3: hosts[0].name: all means every host (choose another name)"],
+    DEFAULTS + "hosts:\n  - {name: a, labels: 5}\n": [
+        "3: hosts[0].labels: expected a mapping of keys to values, got 5"
+    ],
+    DEFAULTS + "hosts:\n  - {name: a, user: '', python: '', workdir: ''}\n": [
+        "3: hosts[0].user: is empty",
+        "3: hosts[0].python: is empty",
+        "3: hosts[0].workdir: is empty",
+    ],
+    DEFAULTS + "transport: local\nhosts:\n  - {name: 'l[1-2]', workdir: '/w/{x}'}\n": [
+        "4: hosts[0].workdir: l2 would share the directory /w/{x} with host l1 on line 4"
+    ],
+    DEFAULTS + 'hosts:\n  - {name: a, "po\\nrt": 1}\n': [
+        "3: hosts[0].po\\nrt: unknown key (did you mean `port`?)"
+    ],
+    DEFAULTS + "hosts:\n  - name: a\ngroups: {a: a}\n": [
+        "4: groups.a: is a host's name too (choose another name)"
     ],
     DEFAULTS + "hosts:\n  - {name: a, address: 10.0.0.1}\n  - {name: b, address: 10.0.0.1, port: 22}\n": [
         "4: hosts[1].address: 10.0.0.1 port 22 is already the address of host a on line 3"
@@ -226,3 +246,9 @@ def test_no_such_host(tmp_path: Path) -> None:
     assert lines_of(tmp_path, lambda: loaded.host("x")) == [
         "hosts.yaml: no host 'x' (hosts: npu[1-2]; groups: @all)"
     ]
+
+
+def test_groups_of_groups_do_not_multiply(tmp_path: Path) -> None:
+    rows = "".join(f"  g{i}: [g{i + 1}, g{i + 2}]\n" for i in range(60))
+    text = f"{DEFAULTS}hosts:\n  - name: n[1-2]\ngroups:\n{rows}  g60: [n1]\n  g61: [n2, n1]\n"
+    assert set(inventory(tmp_path, text).groups["g0"]) == {"n1", "n2"}

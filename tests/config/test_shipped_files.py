@@ -1,4 +1,4 @@
-"""Every inventory that ships with the project loads, and every job is planned."""
+"""Every job and inventory that ships with the project loads, and every job is planned."""
 
 from __future__ import annotations
 
@@ -46,3 +46,15 @@ def test_jobs_for_ascend_have_a_rank_table() -> None:
     for name, (hosts, _) in PLANNED.items():
         plan = make_plan(load_job(ROOT / "jobs" / name), load_inventory(ROOT / "inventory" / hosts))
         assert (plan.rank_table is not None) == hosts.startswith("ascend"), name
+
+
+def test_no_shipped_file_is_forgotten() -> None:
+    assert {path.name for path in JOBS} == set(PLANNED)
+    assert {"local.yaml", "loopback.yaml", "ascend_12x8.yaml"} <= {path.name for path in INVENTORIES}
+
+
+def test_model_parallel_groups_stay_inside_a_host() -> None:
+    for name, (hosts, _) in PLANNED.items():
+        plan = make_plan(load_job(ROOT / "jobs" / name), load_inventory(ROOT / "inventory" / hosts))
+        groups = {(placement.dp, placement.pp) for placement in plan.placements}
+        assert len({(p.dp, p.pp, p.host) for p in plan.placements}) == len(groups), name

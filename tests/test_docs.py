@@ -1,0 +1,52 @@
+"""The documents are true: links lead somewhere, and what README tells to type exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.inventory import Host
+from orchestrator.job import Job
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(ROOT.glob("*.md"))
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_commands_and_options_of_the_readme_exist() -> None:
+    def help_of(*words: str) -> str:
+        argv = [sys.executable, "-m", "orchestrator", *words, "--help"]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+    blocks = "\n".join(re.findall(r"^    (.*)$", README, re.MULTILINE))
+    commands = set(re.findall(r"^orchestrate ([a-z-]+)", blocks, re.MULTILINE))
+    assert {"launch", "status", "logs", "attach", "stop", "collect-ckpt"} <= commands
+    for verb in commands:
+        text = help_of(verb)
+        for line in re.findall(rf"orchestrate {verb} ([^\n#;`]*)", README):
+            for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", line):
+                assert option in text, f"orchestrate {verb} {option}"
+
+
+def test_paths_of_the_readme_exist() -> None:
+    for path in re.findall(r"(?:jobs|inventory|bench)/[\w.]+\.(?:yaml|py|sh)", README):
+        assert (ROOT / path).exists() or path == "inventory/default.yaml", path
+
+
+def test_the_inventory_of_the_readme_is_one_and_the_reference_is_complete(tmp_path: Path) -> None:
+    block = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    assert {"transport", "ssh", "defaults", "hosts", "groups"} == set(yaml.safe_load(block[1]))
+    for name in [*Host.model_fields, *Job.model_fields]:
+        assert f"`{name}" in README, f"README says nothing of `{name}`"
