@@ -11,6 +11,7 @@ from rich.text import Text
 
 from orchestrator.cli.plain import progress_line
 from orchestrator.cli.progress import duration, progress_of
+from orchestrator.inventory import fold
 from orchestrator.monitor.record import TRAINING, RunRecord
 from orchestrator.records import RankStatus
 from orchestrator.states import RankState, RunState
@@ -28,6 +29,8 @@ STYLES: dict[RankState, tuple[str, str]] = {
     RankState.STOPPED: ("magenta", "■"),
     RankState.LOST: ("bold red", "!"),
 }
+# With more hosts than this a row each would not fit a screen: those that are alike share one.
+_MOST_ROWS = 16
 _RUN_STYLES = {
     RunState.SUCCEEDED: "bold blue",
     RunState.FAILED: "bold red",
@@ -69,12 +72,30 @@ def _cells(record: RunRecord) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     table.add_column(style="dim", overflow="ellipsis", no_wrap=True)
+    together = _folded(record) if len(record.hosts) > _MOST_ROWS else {}
+    for state, names in together.items():
+        style, sign = STYLES[state]
+        ranks = sum(len(record.hosts[name].ranks()) for name in names)
+        table.add_row(fold(names), Text(f"{sign} {ranks} ranks {state}", style=style), Text())
+    alone = set(record.hosts).difference(*together.values())
     for name, view in record.hosts.items():
+        if name not in alone:
+            continue
         row = Text()
         for rank in view.ranks():
             row.append_text(_cell(rank))
         table.add_row(name, row, Text(view.error, style="yellow"))
     return table
+
+
+def _folded(record: RunRecord) -> dict[RankState, list[str]]:
+    """Hosts on which all ranks are in one state and nothing else is to be told, by that state."""
+    found: dict[RankState, list[str]] = {}
+    for name, view in record.hosts.items():
+        states = {rank.state for rank in view.ranks()}
+        if len(states) == 1 and not view.error:
+            found.setdefault(states.pop(), []).append(name)
+    return found
 
 
 def _cell(rank: RankStatus) -> Text:

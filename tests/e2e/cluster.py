@@ -8,8 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,12 @@ import yaml
 
 from orchestrator.layout import ControlDir
 from orchestrator.monitor.process import monitor_pid
+from tests.waiting import eventually
 
 __all__ = ["Cluster", "Result", "eventually", "processes_with"]
 
 TIMEOUT = 120.0
 Result = subprocess.CompletedProcess[str]
-
-
-def eventually(condition: Callable[[], Any], timeout: float = 30.0, what: str = "") -> Any:
-    """The first true value of `condition`; fails when there is none within `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        if value := condition():
-            return value
-        assert time.monotonic() < deadline, f"not within {timeout} s: {what or condition}"
-        time.sleep(0.05)
 
 
 def processes_with(text: str) -> dict[int, str]:

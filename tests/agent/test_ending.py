@@ -1,0 +1,286 @@
+"""How a run ends: failing workers, stop, undo, leases, and supervisors that are killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import time
+
+import pytest
+
+from orchestrator.agent.processes import is_alive
+from orchestrator.errors import AgentError
+from orchestrator.records import ProcessId, WorkerSpec
+from tests.agent.host import RUN, AgentHost, processes_in, sh
+from tests.waiting import eventually
+
+UP = "echo $$ > up_{rank}; "
+STAY = sh(UP + "exec sleep 300")
+# Leaves its parent, its session and its process group.
+ESCAPE = "(setsid sh -c 'echo $$ > escaped.part; mv escaped.part escaped; exec sleep 300' &); "
+
+
+def kill(*processes: ProcessId | None) -> None:
+    for process in processes:
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def nothing_is_left(host: AgentHost) -> bool:
+    return not host.run_dir().root.exists() and not processes_in(host.workdir.root) and host.busy(0, 1) == []
+
+
+def test_a_worker_that_fails_ends_the_others_and_is_named(host: AgentHost) -> None:
+    host.launch(STAY, sh("for i in $(seq 30); do echo line $i; done; exit 3"), STAY)
+    status = host.wait_over()
+    first, failed, third = status.ranks
+    assert status.failed_first == "rank_1" and status.stop_reason == "rank 1 on here failed"
+    assert (str(failed.state), failed.exit_code, failed.signal) == ("failed", 3, None)
+    assert failed.tail == tuple(f"line {index}" for index in range(11, 31))
+    for rank in (first, third):
+        assert (str(rank.state), rank.reason) == ("stopped", "rank 1 on here failed")
+    assert processes_in(host.run_dir().root) == []
+
+
+def test_a_killed_worker_is_failed_by_its_signal(host: AgentHost) -> None:
+    host.launch(STAY, STAY)
+    kill(host.escaped("up_0"))
+    status = host.wait_over()
+    assert (str(status.ranks[0].state), status.ranks[0].signal, status.ranks[0].exit_code) == (
+        "failed",
+        9,
+        None,
+    )
+    assert status.failed_first == "rank_0" and str(status.ranks[1].state) == "stopped"
+
+
+def test_workers_that_fail_at_the_same_instant_keep_their_own_ends(host: AgentHost) -> None:
+    gate = "while [ ! -e go ]; do sleep 0.01; done; "
+    host.launch(sh(gate + "exit 4"), sh(gate + "exit 5"), sh(gate + "exit 0"))
+    supervisor = host.status().supervisor
+    assert supervisor is not None
+    os.kill(supervisor.pid, signal.SIGSTOP)  # it finds all of them ended when it wakes
+    (host.run_dir().root / "go").touch()
+    eventually(lambda: processes_in(host.run_dir().root) == [])
+    os.kill(supervisor.pid, signal.SIGCONT)
+    ranks = host.wait_over().ranks
+    assert [(str(rank.state), rank.exit_code) for rank in ranks] == [
+        ("failed", 4),
+        ("failed", 5),
+        ("succeeded", 0),
+    ]
+
+
+def test_a_worker_that_fails_while_others_are_started(host: AgentHost) -> None:
+    host.prepare(host.manifest(sh("exit 6"), *[STAY] * 7))
+    host.tell("start")
+    eventually(lambda: host.status().is_over)
+    assert host.status().ranks[0].exit_code == 6
+    assert set(host.states()[1:]) == {"stopped"}
+
+
+def test_a_command_that_does_not_exist(host: AgentHost) -> None:
+    host.prepare(host.manifest(STAY, ("/no/such/program",), STAY))
+    answer = host.tell("start")
+    assert answer["failed_first"] == "rank_1"
+    assert answer["reason"] == "cannot start /no/such/program: No such file or directory"
+    status = host.wait_over()
+    assert [str(rank.state) for rank in status.ranks] == ["stopped", "failed", "stopped"]
+    assert status.ranks[1].exit_code == 127 and status.ranks[2].process is None
+
+
+def test_a_command_that_cannot_be_one(host: AgentHost) -> None:
+    host.prepare(host.manifest(("/bin/echo", "a\0b")))
+    assert "null byte" in host.tell("start")["reason"]
+    assert host.wait_over().ranks[0].exit_code == 127
+
+
+def test_stop_is_gentle_first(host: AgentHost) -> None:
+    host.launch(sh("trap 'echo bye; exit 0' TERM; " + UP + "while :; do sleep 0.05; done"))
+    host.wait_file("up_0")
+    host.tell("stop", reason="asked for")
+    status = host.wait_over()
+    assert (str(status.ranks[0].state), status.ranks[0].reason) == ("stopped", "asked for")
+    assert host.run_dir().log("rank_0").read_text() == "bye\n"
+
+
+def test_a_worker_that_ignores_sigterm_is_killed_after_the_grace(host: AgentHost) -> None:
+    host.launch(sh("trap '' TERM; " + UP + "while :; do sleep 0.05; done"), grace=0.5)
+    host.wait_file("up_0")
+    before = time.monotonic()
+    host.tell("stop", reason="asked for")
+    status = host.wait_over()
+    assert 0.4 < time.monotonic() - before < 5
+    assert (str(status.ranks[0].state), status.ranks[0].signal) == ("stopped", 9)
+
+
+def test_stop_now_does_not_wait_for_the_grace(host: AgentHost) -> None:
+    host.launch(sh("trap '' TERM; " + UP + "while :; do sleep 0.05; done"), grace=60.0)
+    host.wait_file("up_0")
+    host.tell("stop", reason="asked for", now=True)
+    assert host.wait_over(timeout=5).ranks[0].signal == 9
+
+
+def test_what_workers_leave_behind_dies_with_the_run(host: AgentHost) -> None:
+    host.launch(sh(ESCAPE + "sleep 300 & echo $! > child; " + UP + "exit 0"))
+    escaped = host.escaped()
+    host.wait_over()
+    assert not is_alive(escaped)
+    assert processes_in(host.run_dir().root) == []
+
+
+def test_stopping_twice_and_after_the_end(host: AgentHost) -> None:
+    host.launch(STAY)
+    for _ in range(2):
+        host.tell("stop", reason="asked for")
+    host.wait_over()
+    assert host.tell("stop", reason="again")["phase"] == "over"
+    assert host.status().stop_reason == "asked for"
+
+
+def test_a_killed_supervisor_takes_its_workers_along(host: AgentHost) -> None:
+    host.launch(sh(ESCAPE + UP + "exec sleep 300"), STAY)
+    workers = [host.escaped(name) for name in ("up_0", "up_1", "escaped")]
+    kill(host.status().supervisor)
+    status = host.wait_over()
+    assert not any(is_alive(worker) for worker in workers)
+    assert host.states() == ["failed", "failed"]
+    assert status.stop_reason == "the supervisor on here was ended by signal 9"
+    assert host.busy(0, 1) == []
+    assert host.tell("stop", reason="late")["phase"] == "over"
+
+
+def test_a_killed_guardian_ends_the_run_in_order(host: AgentHost) -> None:
+    host.launch(sh(ESCAPE + UP + "exec sleep 300"), STAY)
+    workers = [host.escaped(name) for name in ("up_0", "up_1")]
+    kill(host.status().guardian)
+    status = host.wait_over()
+    assert not any(is_alive(worker) for worker in workers)
+    assert [str(rank.state) for rank in status.ranks] == ["stopped", "stopped"]
+    assert status.stop_reason == "the supervisor was told to end (SIGTERM)"
+    assert host.busy(0, 1) == []
+
+
+def test_both_killed_at_once_the_workers_are_lost(host: AgentHost) -> None:
+    host.launch(STAY, STAY, scheduler=WorkerSpec("scheduler", -1, -1, -1, STAY))
+    workers = [host.escaped(name) for name in ("up_0", "up_1", "up_-1")]
+    status = host.status()
+    assert status.guardian is not None
+    os.kill(status.guardian.pid, signal.SIGSTOP)  # so that it cannot write its last words in between
+    kill(status.supervisor, status.guardian)
+    eventually(lambda: not any(is_alive(worker) for worker in workers))
+    status = host.wait_over()
+    assert [str(rank.state) for rank in status.ranks] == ["lost", "lost"]
+    assert status.scheduler is not None and str(status.scheduler.state) == "lost"
+    assert "supervisor is gone" in status.stop_reason and host.busy(0, 1) == []
+
+
+def test_a_lease_that_runs_out_before_the_start_undoes_the_run(host: AgentHost) -> None:
+    host.prepare(host.manifest(STAY, lease=0.3))
+    eventually(lambda: nothing_is_left(host))
+    with pytest.raises(AgentError) as caught:
+        host.tell("start")
+    assert caught.value.kind == "no_run"
+
+
+def test_a_lease_that_runs_out_before_the_commit_stops_the_run(host: AgentHost) -> None:
+    host.prepare(host.manifest(STAY, lease=0.5))
+    host.tell("start")
+    status = host.wait_over()
+    assert str(status.ranks[0].state) == "stopped"
+    assert status.stop_reason == "the launch broke off before every host had started"
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_undo_leaves_nothing(host: AgentHost, started: bool) -> None:
+    writes = "while :; do echo x > logs/$$.txt; rm -f logs/$$.txt; done"
+    host.prepare(host.manifest(sh(f"(setsid sh -c '{writes}' &); " + UP + "trap '' TERM; " + writes)))
+    if started:
+        host.tell("start")
+        host.tell("commit")
+        host.wait_file("up_0")
+    host.tell("undo")
+    assert nothing_is_left(host)
+    host.tell("undo")  # of what is not there: no error
+
+
+def test_undo_of_a_finished_run_removes_it(host: AgentHost) -> None:
+    host.launch(sh("true"))
+    host.wait_over()
+    host.tell("undo")
+    assert nothing_is_left(host)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../runs", "/"])
+def test_undo_removes_runs_only(host: AgentHost, name: str) -> None:
+    host.prepare(host.manifest(sh("true")))
+    host.tell("undo", run_id=name)
+    assert host.status().phase == "prepared"
+
+
+def test_a_half_made_run_can_be_undone(host: AgentHost) -> None:
+    host.run_dir().root.mkdir(parents=True)
+    (host.run_dir().root / "logs").mkdir()
+    host.tell("undo")
+    assert not host.run_dir().root.exists()
+
+
+def test_a_run_whose_directory_is_removed_ends(host: AgentHost) -> None:
+    host.launch(STAY)
+    worker, status = host.escaped("up_0"), host.status()
+    shutil.rmtree(host.run_dir().root)
+    eventually(lambda: not is_alive(worker) and not is_alive(status.guardian))
+    assert host.busy(0) == []
+
+
+def test_a_port_in_use_is_refused_before_anything_is_made(host: AgentHost) -> None:
+    scheduler = WorkerSpec("scheduler", -1, -1, -1, STAY)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(AgentError) as caught:
+            host.prepare(host.manifest(STAY, scheduler=scheduler, port=port))
+    assert caught.value.kind == "port_in_use" and str(port) in str(caught.value)
+    assert not host.run_dir().root.exists()
+    host.prepare(host.manifest(STAY, scheduler=scheduler, port=port))
+
+
+def test_the_run_lasts_as_long_as_its_scheduler(host: AgentHost) -> None:
+    wait = sh("while [ ! -e go ]; do sleep 0.02; done")
+    host.launch(sh("true"), scheduler=WorkerSpec("scheduler", -1, -1, -1, wait))
+    eventually(lambda: host.states() == ["succeeded"])
+    assert host.status().phase == "committed" and host.busy(0) == [0]
+    (host.run_dir().root / "go").touch()
+    status = host.wait_over()
+    assert status.scheduler is not None and str(status.scheduler.state) == "succeeded"
+
+
+def test_a_scheduler_that_outlives_all_can_be_stopped(host: AgentHost) -> None:
+    host.launch(sh("true"), scheduler=WorkerSpec("scheduler", -1, -1, -1, STAY))
+    eventually(lambda: host.states() == ["succeeded"])
+    host.tell("stop", reason="all ranks are done")
+    status = host.wait_over()
+    assert [str(rank.state) for rank in status.ranks] == ["succeeded"]
+    assert status.scheduler is not None and str(status.scheduler.state) == "stopped"
+
+
+def test_a_scheduler_that_fails_breaks_the_gang(host: AgentHost) -> None:
+    host.launch(STAY, scheduler=WorkerSpec("scheduler", -1, -1, -1, sh("echo no port; exit 2")))
+    status = host.wait_over()
+    assert status.failed_first == "scheduler" and status.scheduler is not None
+    assert status.scheduler.tail == ("no port",)
+    assert str(status.ranks[0].state) == "stopped"
+
+
+def test_a_silent_peer_at_the_socket_does_not_stop_the_watch(host: AgentHost) -> None:
+    host.launch(STAY)
+    with socket.socket(socket.AF_UNIX) as peer:
+        folder = os.open(host.run_dir().root, os.O_RDONLY)
+        peer.connect(f"/proc/self/fd/{folder}/control.sock")
+        peer.sendall(b"no json\n")
+        os.close(folder)
+        host.tell("stop", reason="asked for")
+        host.wait_over()
+    with pytest.raises(AgentError):
+        host.session.call("start", run_id=RUN)
