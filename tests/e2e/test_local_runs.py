@@ -206,3 +206,21 @@ def test_python_users_can_call_what_the_verbs_call(local: Cluster) -> None:
     )
     eventually(lambda: local.status()["state"] == "succeeded")
     assert local.status()["run_id"] == done.stdout.strip()
+
+
+def test_logs_follow_to_the_end_and_tail_begins_near_it(local: Cluster) -> None:
+    flag = local.folder / "go"
+    script = f"seq 1000; printf half; while [ ! -e {flag} ]; do sleep 0.1; done; echo ' a line'; echo last"
+    local.launch(local.job(["sh", "-c", script]), "--detach")
+    argv = local.argv("logs", "--rank", "2", "--tail", "3", "--follow")
+    with subprocess.Popen(argv, env=local.env, cwd=local.folder, stdout=subprocess.PIPE, text=True) as follow:
+        assert follow.stdout is not None
+        first = [follow.stdout.readline() for _ in range(3)]
+        assert first == [f"[rank 2] {number}\n" for number in (998, 999, 1000)]
+        flag.touch()
+        assert follow.stdout.read() == "[rank 2] half a line\n[rank 2] last\n"
+    assert follow.returncode == 0
+    watched = local.run("status", "--watch")
+    assert watched.returncode == 0 and "succeeded" in watched.stdout
+    assert local.run("logs", "--rank", "9").returncode == 2
+    assert "write ranks like" in local.run("logs", "--rank", "3-1").stderr

@@ -1,0 +1,96 @@
+"""The protocol from the agent's end: one process, bytes in, bytes out, and nothing that outlives it by accident."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.agent.processes import is_alive
+from orchestrator.records import HostStatus
+from tests.agent.host import RUN, AgentHost, sh
+
+AGENT = (sys.executable, "-c", "import sys; from orchestrator.agent.serve import main; main(sys.argv[1])")
+
+
+def request(verb: str, payload: bytes = b"", **args: Any) -> bytes:
+    return json.dumps({"verb": verb, "args": args, "bytes": len(payload)}).encode() + b"\n" + payload
+
+
+def answers(data: bytes) -> Iterator[Any]:
+    """The headers of a session's answers, for answers without bytes."""
+    return (json.loads(line) for line in data.splitlines())
+
+
+def test_requests_are_answered_in_order_and_unread_bytes_are_skipped(tmp_path: Path) -> None:
+    asked = (
+        request("nonsense", b"x" * 100_000)
+        + request("status", run_id="none")
+        + request("missing", hashes=["a"])
+    )
+    done = subprocess.run([*AGENT, str(tmp_path)], input=asked, capture_output=True, timeout=20)
+    first, second, third = answers(done.stdout)
+    assert first["error"]["kind"] == "unknown_verb"
+    assert second["error"]["kind"] == "no_run"
+    assert third == {"ok": True, "result": ["a"], "bytes": 0, "more": False}
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("verb", ["push", "prepare", "start", "undo", "status", "read_log", "index", "probe"])
+def test_missing_and_wrong_arguments_are_refused_in_words(tmp_path: Path, verb: str) -> None:
+    asked = request(verb, b"[]", no_such_argument=1) + request("missing", hashes=[])
+    done = subprocess.run([*AGENT, str(tmp_path)], input=asked, capture_output=True, timeout=20)
+    refusal, after = answers(done.stdout)
+    assert refusal["error"]["kind"] == "internal" and verb in refusal["error"]["what"]
+    assert after["ok"]
+
+
+@pytest.mark.parametrize("line", [b"hello\n", b"[1]\n", b'{"verb": "probe", "bytes": "x"}\n'])
+def test_what_is_no_request_ends_the_session_in_one_line(tmp_path: Path, line: bytes) -> None:
+    done = subprocess.run([*AGENT, str(tmp_path)], input=line, capture_output=True, timeout=20)
+    assert done.returncode == 1 and done.stdout == b""
+    assert done.stderr.startswith(b"not a request: ") and done.stderr.count(b"\n") == 1
+
+
+def test_a_supervisor_keeps_none_of_the_sessions_descriptors(host: AgentHost) -> None:
+    bundle = {"manifest": host.manifest(sh("sleep 300")).to_json(), "worker_config": "", "rank_table": None}
+    asked = request("prepare", json.dumps(bundle).encode()) + request("start", run_id=RUN)
+    read, write = os.pipe()
+    # One more, with the highest number there may be: a bound on what is closed would miss it.
+    top = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16) - 1
+    high = fcntl.fcntl(write, fcntl.F_DUPFD, top)
+    os.close(write)
+    # communicate() returns when every holder of stdout and stderr is gone: as sshd decides to close a channel.
+    with subprocess.Popen(
+        [*AGENT, str(host.workdir.root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=[high],
+    ) as agent:
+        os.close(high)
+        stdout, stderr = agent.communicate(asked, timeout=20)
+    assert all(answer["ok"] for answer in answers(stdout)), stderr
+    assert os.read(read, 1) == b""
+    os.close(read)
+    status = HostStatus.from_json(json.loads(host.run_dir().status.read_text()))
+    assert is_alive(status.supervisor) and is_alive(status.guardian)
+
+
+def test_a_supervisor_that_cannot_start_answers_once(host: AgentHost) -> None:
+    # The fork that becomes the supervisor must never answer in the session's place.
+    bundle = {"manifest": host.manifest(sh("true"), lock_dir="/proc/none").to_json(), "worker_config": ""}
+    payload = json.dumps({**bundle, "rank_table": None}).encode()
+    asked = request("prepare", payload) + request("missing", hashes=[])
+    done = subprocess.run([*AGENT, str(host.workdir.root)], input=asked, capture_output=True, timeout=20)
+    refusal, after = answers(done.stdout)
+    assert refusal["error"]["what"].startswith("cannot lock the devices: ")
+    assert after["ok"] and not host.run_dir().root.exists()
