@@ -133,14 +133,6 @@ class ControlDir:
         return self.root / "plan.json"
 
     @property
-    def job(self) -> Path:
-        return self.root / "job.yaml"
-
-    @property
-    def inventory(self) -> Path:
-        return self.root / "inventory.yaml"
-
-    @property
     def record(self) -> Path:
         return self.root / "record.json"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from orchestrator.errors import OrchestrateError, RunFailed, TransportError
+from orchestrator.errors import AgentError, OrchestrateError, RunFailed, TransportError
 from orchestrator.fleet import Fleet, Session
 from orchestrator.job import Timeouts
 from orchestrator.monitor.record import TRAINING, Cause, HostView, RunRecord
@@ -92,6 +92,9 @@ class Watch:
             raise error
         self._backoff[name] = min(_MAX_BACKOFF, self._backoff[name] * 2)
         self._due[name] = now + self._backoff[name]
+        if isinstance(error, AgentError) and error.kind == "no_run":
+            gone = f"{name}: nothing of this run is there (a launch that broke off, or a removed directory)"
+            return dataclasses.replace(view, error=gone, lost=True)
         silent_for = now - (view.last_contact or self._started)
         lost = silent_for > self._timeouts.unreachable or not isinstance(error, TransportError)
         return dataclasses.replace(view, error=str(error), lost=lost)

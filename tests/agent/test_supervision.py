@@ -66,20 +66,6 @@ def test_neither_killed_supervisor_nor_killed_guardian_leaves_workers(host: Agen
     assert host.busy(0, 1) == []
 
 
-def test_workers_die_when_supervisor_and_guardian_are_killed_at_once(host: AgentHost) -> None:
-    host.launch(SLEEP, SLEEP)
-    status = host.status()
-    assert status.supervisor and status.guardian
-    for process in (status.guardian, status.supervisor):
-        os.kill(process.pid, signal.SIGSTOP)
-    for process in (status.guardian, status.supervisor):
-        os.kill(process.pid, signal.SIGKILL)
-    over = host.wait_over()
-    assert {str(rank.state) for rank in over.ranks} == {"lost"}
-    eventually(lambda: not processes_in(host.run_dir().root), what="no worker left")
-    host.tell("stop", reason="again")  # nothing to stop, and no error
-
-
 def test_a_prepared_run_undoes_itself_when_its_lease_runs_out(host: AgentHost) -> None:
     host.prepare(host.manifest(SLEEP, lease=0.5))
     assert host.busy(0) == [0]
@@ -102,16 +88,6 @@ def test_a_worker_that_ends_before_the_commit_waits_for_it(host: AgentHost) -> N
     assert host.status().phase == "started"
     host.tell("commit")
     assert host.wait_over().stop_reason == ""
-
-
-def test_undo_leaves_nothing(host: AgentHost) -> None:
-    host.launch(SLEEP, sh(ESCAPE))
-    escaped = host.escaped()
-    host.tell("undo")
-    assert not host.run_dir().root.exists()
-    assert not is_alive(escaped) and not processes_in(host.workdir.runs)
-    assert host.busy(0, 1) == []
-    host.tell("undo")  # of what is not there is no error
 
 
 def test_two_runs_share_neither_devices_nor_ends(host: AgentHost) -> None:
@@ -153,24 +129,6 @@ def test_the_scheduler_may_outlive_the_workers_and_breaks_the_gang_when_it_fails
     assert host.states("bad") == ["stopped"]
 
 
-def test_environment_of_a_worker(host: AgentHost) -> None:
-    os.environ["OF_THE_CONTROL_NODE"] = "1"
-    try:
-        host.close()
-        host.__init__(host.workdir.root)  # type: ignore[misc]  # an agent that has the variable
-        spec = WorkerSpec(
-            "rank_0", 0, 0, 0, sh("env >environment"), {"SECRET": "s3cret", "AT": "{run_dir} {rank} {port}"}
-        )
-        host.launch(workers=(spec,), port=4711)
-    finally:
-        del os.environ["OF_THE_CONTROL_NODE"]
-    host.wait_over()
-    found = (host.run_dir().root / "environment").read_text().splitlines()
-    assert "SECRET=s3cret" in found
-    assert f"AT={host.run_dir().root} 0 4711" in found
-    assert not [line for line in found if line.startswith("OF_THE_CONTROL_NODE")]
-
-
 def test_secrets_are_in_no_command_line_and_the_files_are_private(host: AgentHost) -> None:
     spec = WorkerSpec("rank_0", 0, 0, 0, SLEEP, {"SECRET": "s3cret-of-this-test"})
     host.launch(workers=(spec,))
@@ -189,13 +147,6 @@ def test_env_script(host: AgentHost, tmp_path: Path) -> None:
     assert [str(rank.state) for rank in host.wait_over("good").ranks] == ["succeeded"]
     host.launch(sh("true"), env_script=str(bad), run_id="bad")
     assert host.wait_over("bad").ranks[0].exit_code == 126
-
-
-def test_a_program_that_does_not_exist(host: AgentHost) -> None:
-    host.prepare(host.manifest(("no-such-program",)))
-    answer = host.tell("start")
-    assert answer["failed_first"] == "rank_0"
-    assert "cannot start no-such-program" in answer["reason"]
 
 
 def test_a_run_deeper_than_a_socket_address_can_say(tmp_path: Path) -> None:

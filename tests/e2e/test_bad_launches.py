@@ -179,6 +179,7 @@ def test_a_control_node_killed_at_any_moment_leaves_nothing(local_with: Make, ph
         eventually(lambda: len(cluster.sleepers()) == 4)
     else:
         eventually(lambda: not cluster.sleepers(), timeout=15, what="no worker left")
+        eventually(lambda: cluster.status()["state"] in ("failed", "stopped"), what="the verdict")
 
 
 def _has_come_to(cluster: Cluster, phase: str) -> bool:
