@@ -18,7 +18,7 @@ from orchestrator.fleet import Session
 from orchestrator.fleet.bundle import agent_bundle
 from orchestrator.layout import RunDir, Workdir
 from orchestrator.records import HostStatus, Manifest, ProcessId, WorkerSpec
-from orchestrator.transport import LocalTransport
+from orchestrator.transport.local import LocalTransport
 from tests.waiting import eventually
 
 __all__ = ["RUN", "AgentHost", "processes_in", "sh"]

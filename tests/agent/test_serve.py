@@ -1,4 +1,4 @@
-"""The protocol from the agent's end: one process, bytes in, bytes out, and nothing that outlives it by accident."""
+"""The protocol from the agent's end: bytes in, bytes out, and nothing that outlives it by accident."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_supervisor_keeps_none_of_the_sessions_descriptors(host: AgentHost) ->
     top = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16) - 1
     high = fcntl.fcntl(write, fcntl.F_DUPFD, top)
     os.close(write)
-    # communicate() returns when every holder of stdout and stderr is gone: as sshd decides to close a channel.
+    # communicate() returns when nobody holds stdout and stderr any more: what sshd waits for, too.
     with subprocess.Popen(
         [*AGENT, str(host.workdir.root)],
         stdin=subprocess.PIPE,
