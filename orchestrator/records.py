@@ -36,6 +36,7 @@ class Input:
 
     path: str
     sha256: str
+    executable: bool = False
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Store:
                 for block in iter(lambda: source.read(_CHUNK), b""):
                     digest.update(block)
                     copy.write(block)
-                os.chmod(target, 0o600)
+                os.chmod(target, 0o700 if item.executable else 0o600)
         except FileNotFoundError as error:
             raise AgentError(f"{item.path} is not in the content store", kind="missing_input") from error
         if digest.hexdigest() != item.sha256:

@@ -18,6 +18,7 @@ from orchestrator.job import Timeouts
 from orchestrator.monitor.record import TRAINING, Cause, HostView, RunRecord
 from orchestrator.monitor.verdict import cause_of, fold_run, victims_of
 from orchestrator.records import HostStatus
+from orchestrator.states import RankState
 
 __all__ = ["Watch", "look_once"]
 
@@ -46,6 +47,7 @@ class Watch:
         self._due: dict[str, float] = dict.fromkeys(fleet.hosts, 0.0)
         self._backoff: dict[str, float] = dict.fromkeys(fleet.hosts, 1.0)
         self._stop_reason = ""
+        self._done_since: float | None = None
 
     def step(self, patience: float = 1.0) -> RunRecord:
         """Ask every host that is due, wait at most `patience` seconds for answers, and judge."""
@@ -103,6 +105,7 @@ class Watch:
         cause = record.cause or cause_of(record.hosts, self._clock()) or self._overdue(record)
         if cause is not None:
             self.stop(f"{cause.label.replace('_', ' ')} on {cause.host} {cause.what}".strip())
+        self._end_what_outlives_the_ranks(record)
         state = fold_run(record.hosts, len(self._fleet.hosts), failed=cause is not None)
         record = dataclasses.replace(record, cause=cause, state=state, phase=str(state))
         if not state.is_terminal:
@@ -110,6 +113,16 @@ class Watch:
         return dataclasses.replace(
             record, ended=self._clock(), victims=victims_of(record.hosts, cause), exit_code=_EXIT[state.value]
         )
+
+    def _end_what_outlives_the_ranks(self, record: RunRecord) -> None:
+        """A scheduler that still waits a grace period after the last rank is done waits for nobody."""
+        ranks = record.ranks()
+        if len(ranks) < record.world_size or any(rank.state is not RankState.SUCCEEDED for rank in ranks):
+            return
+        if self._done_since is None:
+            self._done_since = self._clock()
+        elif self._clock() > self._done_since + self._timeouts.grace:
+            self.stop("all ranks are done")
 
     def _overdue(self, record: RunRecord) -> Cause | None:
         """Ranks of a bundled task that have made no step when the start deadline is over."""

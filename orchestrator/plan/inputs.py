@@ -62,7 +62,7 @@ class Shipment:
             raise _refusal(where, f"{source} cannot be read: {error.strerror}") from None
         if any(item.path == path for item in self.inputs):
             raise _refusal(where, f"two files would be {path} on the hosts", "rename one of them")
-        self.inputs.append(Input(path, sha256))
+        self.inputs.append(Input(path, sha256, executable=os.access(source, os.X_OK)))
         self.sources[sha256] = source
 
     def refer(self, job: Job, section: str, key: str, given: str, folder: str) -> str:

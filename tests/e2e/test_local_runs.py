@@ -179,6 +179,18 @@ def test_an_unmodified_script_is_shipped_and_run(local: Cluster) -> None:
     job = local.job(["{python}", "train.py"], sync=["train.py", "helper.py"])
     assert local.launch(job).returncode == 0
     assert local.run("logs", "--rank", "3").stdout == "[rank 3] imported 3\n"
+    (local.folder / "run.sh").write_text("#!/bin/sh\necho run by $RANK_ID\n")
+    (local.folder / "run.sh").chmod(0o755)
+    assert local.launch(local.job(["./run.sh"], sync=["run.sh"])).returncode == 0
+    assert local.run("logs", "--rank", "1").stdout == "[rank 1] run by 1\n"
+
+
+def test_a_scheduler_that_never_ends_does_not_hold_up_a_finished_run(local: Cluster) -> None:
+    script = 'if [ "$MS_ROLE" = MS_SCHED ]; then exec sleep 300; fi; echo $MS_WORKER_NUM $MS_SCHED_HOST'
+    result = local.launch(local.job(["sh", "-c", script], networking={"mode": "dynamic"}))
+    assert result.returncode == 0, result
+    assert set(local.states().values()) == {"succeeded"}
+    assert local.run("logs", "--rank", "0").stdout == "[rank 0] 4 127.0.0.1\n"
 
 
 def test_env_script_is_sourced_before_the_workers(tmp_path: Path, local_with: Make) -> None:
