@@ -106,6 +106,7 @@ class Watch:
         if cause is not None:
             self.stop(f"{cause.label.replace('_', ' ')} on {cause.host} {cause.what}".strip())
         self._end_what_outlives_the_ranks(record)
+        self._stop_all_or_none(record)
         state = fold_run(record.hosts, len(self._fleet.hosts), failed=cause is not None)
         record = dataclasses.replace(record, cause=cause, state=state, phase=str(state))
         if not state.is_terminal:
@@ -123,6 +124,14 @@ class Watch:
             self._done_since = self._clock()
         elif self._clock() > self._done_since + self._timeouts.grace:
             self.stop("all ranks are done")
+
+    def _stop_all_or_none(self, record: RunRecord) -> None:
+        """A gang of which a part was stopped, by whomever, is not left running in part."""
+        for name, view in record.hosts.items():
+            reason = view.status.stop_reason if view.status is not None else ""
+            has_stopped = any(rank.state is RankState.STOPPED for rank in view.ranks())
+            if reason and has_stopped and not self._stop_reason:
+                self.stop(f"{name} has stopped: {reason}")
 
     def _overdue(self, record: RunRecord) -> Cause | None:
         """Ranks of a bundled task that have made no step when the start deadline is over."""

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator.agent.control import ask
+from orchestrator.layout import RunDir
 from tests.e2e.cluster import Cluster, eventually, processes_with
 
 Make = Callable[..., Cluster]
@@ -236,3 +238,15 @@ def test_logs_follow_to_the_end_and_tail_begins_near_it(local: Cluster) -> None:
     assert watched.returncode == 0 and "succeeded" in watched.stdout
     assert local.run("logs", "--rank", "9").returncode == 2
     assert "write ranks like" in local.run("logs", "--rank", "3-1").stderr
+
+
+def test_a_run_of_which_one_host_was_stopped_is_stopped_whole(local: Cluster) -> None:
+    with local.launching(local.job(local.sleep)) as launch:
+        local.wait_until_running()
+        run = local.run_dirs()[0]
+        control_socket = RunDir(run).control_socket
+        ask(control_socket, {"verb": "stop", "reason": "by hand"})
+        launch.communicate(timeout=30)
+    assert launch.returncode == 5
+    assert set(local.states().values()) == {"stopped"}
+    assert not local.sleepers()
