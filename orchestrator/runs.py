@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import OrchestrateError, RunNotFound
+from orchestrator.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.fleet import Fleet, fleet_of
 from orchestrator.inventory import Inventory
 from orchestrator.job import Timeouts
 from orchestrator.layout import ControlDir, state_root
 from orchestrator.monitor.monitor import new_record
 from orchestrator.monitor.process import monitor_pid
-from orchestrator.monitor.record import write_record
+from orchestrator.monitor.record import failed_launch, read_record, write_record
 from orchestrator.monitor.watch import look_once
 from orchestrator.placement import Placement
 from orchestrator.plan import LaunchPlan, write_plan
 from orchestrator.records import Manifest
+from orchestrator.states import RunState
 
 __all__ = ["find_run", "interrupt_launch", "known_runs", "make_control_dir", "rediscover"]
+
+_UNDO_TIMEOUT = 60.0
 
 
 def known_runs(root: Path | None = None) -> list[ControlDir]:
@@ -63,10 +67,18 @@ def make_control_dir(plan: LaunchPlan, root: Path | None = None) -> ControlDir:
 
 
 def interrupt_launch(control: ControlDir) -> None:
-    """Have the monitor undo a launch that is still under way; nothing where no monitor lives."""
+    """Have the monitor undo a launch that is still under way, and return when it has."""
     pid = monitor_pid(control)
-    if pid is not None:
-        os.kill(pid, signal.SIGTERM)
+    if pid is None:
+        return
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _UNDO_TIMEOUT
+    while monitor_pid(control) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    record = read_record(control)
+    if monitor_pid(control) is None and record.state is RunState.PREPARING:
+        # It was caught before it could begin, and so before it could say anything.
+        write_record(control, failed_launch(record, ["the launch was interrupted"], Interrupted.exit_code))
 
 
 def rediscover(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from orchestrator.errors import RunNotFound
 from orchestrator.fleet import fleet_of
 from orchestrator.layout import ControlDir
@@ -9,6 +11,7 @@ from orchestrator.monitor.process import monitor_pid, spawn_monitor
 from orchestrator.monitor.record import RunRecord, read_record, write_record
 from orchestrator.monitor.watch import look_once
 from orchestrator.plan import read_plan
+from orchestrator.states import RunState
 
 __all__ = ["attach", "current_record", "load_record"]
 
@@ -31,6 +34,9 @@ def current_record(control: ControlDir) -> RunRecord:
     if record.state.is_terminal or monitor_pid(control) is not None:
         return record
     plan = read_plan(control.plan)
+    # What a monitor had begun when it died, the hosts undo by themselves when the lease is over.
+    if record.state is RunState.PREPARING and time.time() < record.updated + plan.timeouts.prepare:
+        return record
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         record = look_once(record, fleet, plan.timeouts)
     write_record(control, record)

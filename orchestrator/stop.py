@@ -32,9 +32,10 @@ def stop_run(control: ControlDir, reason: str, *, clock: Callable[[], float] = t
     if record.state.is_terminal and not any(view.lost for view in record.hosts.values()):
         return record
     plan = read_plan(control.plan)
+    deadline = clock() + plan.timeouts.grace + _MARGIN
     if record.state is RunState.PREPARING:
         interrupt_launch(control)
-    deadline = clock() + plan.timeouts.grace + _MARGIN
+        record = load_record(control)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         told = fleet.each(lambda session: _tell(session, plan.run_id, reason))
         waiting = list(told.values)

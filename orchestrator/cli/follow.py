@@ -23,7 +23,6 @@ from orchestrator.status import attach, load_record
 __all__ = ["follow"]
 
 _INTERVAL = 0.2
-_MONITOR_GRACE = 5.0
 
 
 def follow(control: ControlDir, *, until_started: bool = False) -> int:
@@ -75,15 +74,9 @@ def _next(control: ControlDir) -> RunRecord:
     record = load_record(control)
     if record.state.is_terminal or monitor_pid(control) is not None:
         return record
-    # The monitor is just starting, or it has died: give it a moment, then put another in its place.
-    deadline = time.monotonic() + _MONITOR_GRACE
-    while time.monotonic() < deadline:
-        time.sleep(_INTERVAL)
-        record = load_record(control)
-        if record.state.is_terminal or monitor_pid(control) is not None:
-            return record
+    # It may have written its last record in between; else it has died, and another takes its place.
     attach(control)
-    return record
+    return load_record(control)
 
 
 def _is_done(record: RunRecord, until_started: bool) -> bool:
@@ -94,8 +87,6 @@ def _interrupted(control: ControlDir) -> int:
     if load_record(control).state is RunState.PREPARING:
         click.echo("\ninterrupted: undoing the launch", err=True)
         interrupt_launch(control)
-        while not load_record(control).state.is_terminal and monitor_pid(control) is not None:
-            time.sleep(_INTERVAL)
         return Interrupted.exit_code
     click.echo(f"\ndetached; the run goes on. Back to it: orchestrate attach {control.run_id}", err=True)
     click.echo(f"End it: orchestrate stop {control.run_id}", err=True)

@@ -14,20 +14,16 @@ from types import FrameType
 
 from orchestrator.layout import ControlDir
 from orchestrator.monitor.monitor import Monitor
-from orchestrator.monitor.process import hold_lock
 
 log = logging.getLogger("orchestrator.monitor")
 
 
 def main(argv: list[str]) -> int:
-    """Run the monitor of one run to its end; 0 also where another monitor is at it already."""
+    """Run the monitor of one run to its end. Its lock was taken by who started it, and is inherited."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # paramiko tells of every broken connection on its own; our record does that in one line.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
     control = ControlDir(Path(argv[0]))
-    if not hold_lock(control):
-        log.info("another monitor watches this run")
-        return 0
     monitor = Monitor(control)
 
     def interrupt(number: int, frame: FrameType | None) -> None:

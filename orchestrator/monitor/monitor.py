@@ -9,7 +9,7 @@ import time
 from orchestrator.errors import AgentError, Interrupted, OrchestrateError
 from orchestrator.fleet import Fleet, error_lines, fleet_of
 from orchestrator.layout import ControlDir
-from orchestrator.monitor.record import HostView, RunRecord, read_record, write_record
+from orchestrator.monitor.record import HostView, RunRecord, failed_launch, read_record, write_record
 from orchestrator.monitor.start import start_run
 from orchestrator.monitor.watch import Watch
 from orchestrator.plan import LaunchPlan, read_plan
@@ -96,18 +96,7 @@ class Monitor:
         self._save(dataclasses.replace(self._record, phase=phase, updated=time.time()))
 
     def _fail(self, error: OrchestrateError) -> None:
-        now = time.time()
-        self._save(
-            dataclasses.replace(
-                self._record,
-                state=RunState.FAILED,
-                phase="failed",
-                updated=now,
-                ended=now,
-                errors=tuple(error_lines(error)),
-                exit_code=error.exit_code,
-            )
-        )
+        self._save(failed_launch(self._record, error_lines(error), error.exit_code))
 
     def _save(self, record: RunRecord) -> None:
         self._record = record

@@ -9,34 +9,34 @@ import sys
 
 from orchestrator.layout import ControlDir
 
-__all__ = ["hold_lock", "monitor_pid", "spawn_monitor"]
+__all__ = ["monitor_pid", "spawn_monitor"]
 
 
 def spawn_monitor(control: ControlDir, *, watch_only: bool = False) -> None:
-    """Start the monitor of a run in a session of its own; it outlives this process and its terminal."""
-    # -P: a folder of the user's that is called `orchestrator` must not be taken for ours.
-    argv = [sys.executable, "-P", "-m", "orchestrator.monitor", str(control.root)]
-    with open(control.monitor_log, "ab") as log:
-        subprocess.Popen(
-            [*argv, "--watch-only"] if watch_only else argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    """Start the monitor of a run in a session of its own; it outlives this process and its terminal.
 
-
-def hold_lock(control: ControlDir) -> bool:
-    """Become the run's monitor; False where another process is. The lock lasts until this process ends."""
-    handle = os.open(control.monitor_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    Does nothing where the run has one. The lock is taken here and inherited, so that there is no moment at
+    which the run seems to have no monitor, nor one at which it could get two.
+    """
+    lock = os.open(control.monitor_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return False
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, str(os.getpid()).encode(), 0)
-    return True
+        if not _acquire(lock):
+            return
+        # -P: a folder of the user's that is called `orchestrator` must not be taken for ours.
+        argv = [sys.executable, "-P", "-m", "orchestrator.monitor", str(control.root)]
+        with open(control.monitor_log, "ab") as log:
+            monitor = subprocess.Popen(
+                [*argv, "--watch-only"] if watch_only else argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(monitor.pid).encode(), 0)
+    finally:
+        os.close(lock)
 
 
 def monitor_pid(control: ControlDir) -> int | None:
@@ -46,10 +46,17 @@ def monitor_pid(control: ControlDir) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if _acquire(handle):
+            return None
         text = os.pread(handle, 32, 0)
         return int(text) if text.isdigit() else None
     finally:
         os.close(handle)
-    return None
+
+
+def _acquire(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

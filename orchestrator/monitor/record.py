@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from orchestrator.layout import ControlDir, atomic_write
 from orchestrator.records import HostStatus, RankStatus
 from orchestrator.states import RankState, RunState
 
-__all__ = ["TRAINING", "Cause", "HostView", "RunRecord", "read_record", "write_record"]
+__all__ = ["TRAINING", "Cause", "HostView", "RunRecord", "failed_launch", "read_record", "write_record"]
 
 
 # The tasks whose ranks report steps.
@@ -89,6 +90,20 @@ class RunRecord:
         known["victims"] = tuple(data["victims"])
         known["errors"] = tuple(data["errors"])
         return cls(**known)
+
+
+def failed_launch(record: RunRecord, lines: Sequence[str], exit_code: int) -> RunRecord:
+    """The record of a launch that came to nothing, with what is to be told of it."""
+    now = time.time()
+    return dataclasses.replace(
+        record,
+        state=RunState.FAILED,
+        phase="failed",
+        updated=now,
+        ended=now,
+        errors=tuple(lines),
+        exit_code=exit_code,
+    )
 
 
 def _view(data: Mapping[str, Any]) -> HostView:
