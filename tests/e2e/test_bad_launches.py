@@ -174,19 +174,21 @@ def test_a_control_node_killed_at_any_moment_leaves_nothing(local_with: Make, ph
         if (pid := monitor_pid(cluster.controls()[0])) is not None:
             os.kill(pid, signal.SIGKILL)
         launch.kill()
-    if cluster.status()["state"] in ("running", "starting") and set(cluster.states().values()) == {"running"}:
+    # Until the lease is over nobody can tell what becomes of it.
+    eventually(lambda: cluster.status()["state"] != "preparing", what="the verdict")
+    if set(cluster.states().values()) == {"running"}:
         # The kill came after the last commit: then the run is whole, and has to live on.
-        eventually(lambda: len(cluster.sleepers()) == 4)
+        assert len(cluster.sleepers()) == 4
     else:
+        # It came between two commits, perhaps: then the one that was committed is ended by the next monitor.
+        cluster.run("attach")
         eventually(lambda: not cluster.sleepers(), timeout=15, what="no worker left")
-        eventually(lambda: cluster.status()["state"] in ("failed", "stopped"), what="the verdict")
+        assert cluster.status()["state"] in ("failed", "stopped")
 
 
 def _has_come_to(cluster: Cluster, phase: str) -> bool:
     if phase == "prepared":
-        return any(
-            f'"phase": "{phase}"' in path.read_text()
-            for path in cluster.folder.glob("hosts/*/runs/*/status.json")
-        )
+        # The phase is short: to have come a little further will do.
+        return any(cluster.folder.glob("hosts/*/runs/*/status.json"))
     text = cluster.controls()[0].record.read_text()
     return f'"phase": "{phase}"' in text or '"state": "running"' in text
