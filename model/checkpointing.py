@@ -101,7 +101,8 @@ def write_strategy_file(
 ) -> None:
     """How weights and moments are cut, from the table that cuts them, in MindSpore's format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    layouts = {item.name: layout_of(item.name, item.ndim, strategy) for item in parameters}
+    shapes = {item.name: full_shape(item.name, item.shape, strategy) for item in parameters}
+    layouts = {name: layout_of(name, shape, strategy) for name, shape in shapes.items()}
     strategy_file.write_strategy(path, strategy_file.Strategy(stage=place.pp, layouts=layouts))
 
 

@@ -1,4 +1,6 @@
-"""How the network is spread over ranks: coordinates, groups, collectives, and which parameter is cut where.
+"""How the network is spread over ranks: coordinates, groups, collectives.
+
+Which parameter is cut where is the table of `orchestrator.checkpoint.bloom_cut`.
 
 rank = stage * (data_parallel * model_parallel) + dp_index * model_parallel + mp_index
 """
@@ -15,7 +17,8 @@ import numpy as np
 from mindspore import nn, ops
 
 from model.errors import ModelError
-from orchestrator.checkpoint.strategy_file import Layout
+from orchestrator.checkpoint.bloom_cut import BloomCut, cut_axis
+from orchestrator.checkpoint.layout import Layout
 
 __all__ = [
     "CopyToModelGroup",
@@ -30,21 +33,6 @@ __all__ = [
     "layout_of",
     "start_groups",
 ]
-
-# The axis along which a block's parameter is cut over the model group; all else is whole on every rank.
-# dense1-3 and mapping are cut by output, the two projections by input (their weights are stored (in, out)).
-CUT_AXIS = {
-    "attention.dense1.weight": 0,
-    "attention.dense1.bias": 0,
-    "attention.dense2.weight": 0,
-    "attention.dense2.bias": 0,
-    "attention.dense3.weight": 0,
-    "attention.dense3.bias": 0,
-    "attention.projection.weight": 0,
-    "output.mapping.weight": 1,
-    "output.mapping.bias": 0,
-    "output.projection.weight": 0,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +151,6 @@ class ReduceFromModelGroup(nn.Cell):
         return (dout,)
 
 
-def cut_axis(name: str) -> int | None:
-    """The axis that model_parallel cuts for this parameter or its moments; None where it is whole."""
-    parts = name.split(".")
-    if "blocks" not in parts:
-        return None
-    return CUT_AXIS.get(".".join(parts[parts.index("blocks") + 2 :]))
-
-
 def cut(name: str, full: np.ndarray, strategy: Strategy, place: Place) -> np.ndarray:
     """The slice of a whole tensor that `place` holds; a view."""
     axis = cut_axis(name)
@@ -190,12 +170,9 @@ def full_shape(name: str, shape: Sequence[int], strategy: Strategy) -> tuple[int
     )
 
 
-def layout_of(name: str, dimensions: int, strategy: Strategy) -> Layout:
-    """The parameter's entry in the strategy file: a (data, model) matrix of this stage's ranks."""
-    axis = cut_axis(name)
-    # tensor_map counts the axes of the matrix from the right: 0 is model, -1 is not cut.
-    tensor_map = tuple(0 if index == axis else -1 for index in range(dimensions))
-    return Layout(dev_matrix=(strategy.data_parallel, strategy.model_parallel), tensor_map=tensor_map)
+def layout_of(name: str, shape: Sequence[int], strategy: Strategy) -> Layout:
+    """The entry in the strategy file of a parameter whose whole shape is `shape`."""
+    return BloomCut(strategy.data_parallel, strategy.model_parallel).layout(name, shape)
 
 
 def gather_small(values: np.ndarray, rank: int, world_size: int, group: str | None) -> np.ndarray:

@@ -42,7 +42,7 @@ def test_the_product_must_be_the_world_and_one_stage():
 def test_what_is_cut_is_what_the_strategy_file_says(name, axis):
     assert cut_axis(name) == axis
     full = np.arange(8 * 12).reshape(8, 12)
-    layout = layout_of(name, 2, STRATEGY)
+    layout = layout_of(name, (8, 12), STRATEGY)
     for rank in range(8):
         part = cut(name, full, STRATEGY, STRATEGY.place(rank))
         from_file = full[tuple(slice(*span) for span in region(layout, full.shape, rank))]

@@ -1,0 +1,59 @@
+import pytest
+
+from orchestrator.checkpoint.bloom_cut import BloomCut, cut_axis, stage_blocks
+from orchestrator.checkpoint.layout import Layout, region
+from orchestrator.errors import CheckpointError
+
+TABLE = "transformer.embedding.word_embedding.embedding_table"
+
+
+@pytest.mark.parametrize(
+    ("name", "axis"),
+    [
+        ("transformer.blocks.3.attention.dense2.weight", 0),
+        ("blocks.3.output.mapping.weight", 1),
+        ("adam_v.transformer.blocks.13.output.projection.weight", 0),
+        ("transformer.blocks.3.output.projection.bias", None),
+        ("transformer.blocks.3.layernorm1.gamma", None),
+        ("transformer.ln_f.gamma", None),
+    ],
+)
+def test_the_axis_of_a_parameter_and_of_its_moments(name, axis):
+    assert cut_axis(name) == axis
+
+
+@pytest.mark.parametrize(("layers", "stages"), [(30, 1), (70, 12), (5, 4), (2, 2)])
+def test_blocks_are_spread_over_the_stages_in_order_and_evenly(layers, stages):
+    parts = [stage_blocks(layers, stages, stage) for stage in range(stages)]
+    assert [block for part in parts for block in part] == list(range(layers))
+    lengths = [len(part) for part in parts]
+    assert max(lengths) - min(lengths) <= 1
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_the_stages_of_every_kind_of_parameter():
+    cut = BloomCut(pipeline_stage=3)
+    names = [f"transformer.blocks.{n}.layernorm1.beta" for n in range(5)]
+    assert [cut.stages(name, 5) for name in names] == [(0,), (0,), (1,), (1,), (2,)]
+    assert cut.stages(TABLE, 5) == (0, 2)
+    assert cut.stages("adam_m." + TABLE, 5) == (0, 2)
+    assert cut.stages("transformer.embedding.norm.gamma", 5) == (0,)
+    assert cut.stages("transformer.ln_f.beta", 5) == (2,)
+    assert BloomCut().stages(TABLE, 5) == (0,)
+    for name in ("transformer.blocks.5.layernorm1.beta", "head.weight"):
+        with pytest.raises(CheckpointError, match=f"{name} is no parameter of a Bloom of 5 blocks"):
+            cut.stages(name, 5)
+
+
+def test_the_layout_is_a_matrix_of_data_and_model():
+    cut = BloomCut(data_parallel=2, model_parallel=4, optimizer_shard=True)
+    assert cut.layout("blocks.0.output.mapping.weight", (8, 12)) == Layout((2, 4), (-1, 0))
+    assert cut.layout("ln_f.gamma", (8,)) == Layout((2, 4), (-1,))
+
+
+def test_a_sharded_optimizer_cuts_moments_once_more_where_it_can():
+    cut = BloomCut(data_parallel=2, model_parallel=2, optimizer_shard=True)
+    layout = cut.layout("adam_m.blocks.0.attention.dense1.weight", (8, 3))
+    assert [region(layout, (8, 3), rank)[0] for rank in range(4)] == [(0, 2), (4, 6), (2, 4), (6, 8)]
+    assert cut.layout("adam_m.blocks.0.attention.dense1.weight", (6, 3)) == Layout((2, 2), (0, -1))
+    assert cut.layout("adam_v.ln_f.gamma", (6,)) == Layout((2, 2), (-1,), 2, 2)
