@@ -11,6 +11,7 @@
         CommandTimeout          3   a remote command gave no answer in time
       AgentError                1   a host's agent refused or failed a request
       PreflightError            4   a host is not fit for the job
+        ToolOutputError         4   an Ascend tool or file on a host says something that cannot be used
       HostsFailed               *   several hosts, each with its error; the gravest exit code
       RunFailed                 1   the run ended in failure
       CheckpointError           1   a shard, strategy or output file that cannot be used
@@ -39,6 +40,7 @@ __all__ = [
     "Problem",
     "RunFailed",
     "RunNotFound",
+    "ToolOutputError",
     "TransportError",
     "UsageError",
 ]
@@ -139,6 +141,10 @@ class PreflightError(OrchestrateError):
     """A host was reached and is not fit for the job."""
 
     exit_code = 4
+
+
+class ToolOutputError(PreflightError):
+    """What `hccn_tool`, `npu-smi` or /etc/hccn.conf says cannot be used; the message shows the line."""
 
 
 class RunFailed(OrchestrateError):

@@ -22,6 +22,7 @@ FLOORS = (
     ("yaml_words", "yaml_scalars", "yaml_file"),
     ("checkpoint",),
     ("inventory", "job"),
+    ("ascend",),
     ("placement",),
     ("rank_table",),
     ("transport",),
