@@ -44,9 +44,25 @@ class Data:
     limit: int | None = None
 
 
+_ABOVE_0 = (
+    "batch_size",
+    "learning_rate",
+    "eps",
+    "gradient_accumulation",
+    "loss_scale_start",
+    "loss_scale_window",
+    "device_tflops",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Train:
-    """How long and how to train; `batch_size` is per replica and step."""
+    """How long and how to train; `batch_size` is per replica and step.
+
+    A step computes its batch in `gradient_accumulation` equal parts, each of which a pipeline cuts into
+    its micro batches. `loss_scale` is None (1), a fixed number, or "dynamic": from `loss_scale_start`,
+    halved by an overflow, doubled after `loss_scale_window` steps without one.
+    """
 
     steps: int | None = None
     epochs: float | None = None
@@ -60,6 +76,15 @@ class Train:
     beta2: float = 0.95
     eps: float = 1e-8
     clip_grad: float | None = 1.0  # None or 0: no clipping
+    gradient_accumulation: int = 1
+    loss_scale: str | float | None = None
+    loss_scale_start: float = 65536.0
+    loss_scale_window: int = 1000
+    loss_mask: str = (
+        "label"  # what decides whether a position is scored: "label", or "input" as in MindFormers
+    )
+    recompute: bool = False
+    device_tflops: float | None = None  # one device's peak, for the utilisation in metrics
     seed: int = 42
 
     def problems(self) -> list[str]:
@@ -67,7 +92,7 @@ class Train:
         found = []
         if (self.steps is None) == (self.epochs is None):
             found.append("give either steps or epochs")
-        for key in ("steps", "epochs", "batch_size", "learning_rate", "eps"):
+        for key in (*_ABOVE_0, "steps", "epochs"):
             value = getattr(self, key)
             if value is not None and not value > 0:
                 found.append(f"{key} must be above 0, not {value}")
@@ -77,14 +102,27 @@ class Train:
         for key in ("beta1", "beta2"):
             if not 0 <= getattr(self, key) < 1:
                 found.append(f"{key} must be at least 0 and below 1, not {getattr(self, key)}")
+        return found + self._problems_of_the_step()
+
+    def _problems_of_the_step(self) -> list[str]:
+        found = []
+        if self.gradient_accumulation > 0 and self.batch_size % self.gradient_accumulation:
+            parts = f"gradient_accumulation {self.gradient_accumulation}"
+            found.append(f"batch_size {self.batch_size} must be a multiple of {parts}")
+        scale = self.loss_scale
+        if scale is not None and not (scale == "dynamic" if isinstance(scale, str) else scale > 0):
+            found.append(f"loss_scale must be dynamic or a number above 0, not {scale!r}")
+        if self.loss_mask not in ("label", "input"):
+            found.append(f"loss_mask must be label or input, not {self.loss_mask!r}")
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What to start from and what to leave behind."""
+    """What to start from and what to leave behind; `resume` None: where `load` is a folder of shards."""
 
     load: str | None = None
+    resume: bool | None = None
     save_steps: int | None = None
     keep: int = 5
     prefix: str = "mindformers"

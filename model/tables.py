@@ -83,7 +83,7 @@ def _is_number(value: Any) -> bool:
 
 def _converted(hint: Any, value: Any) -> Any:
     options = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is not None and (int in options or float in options):
+    if _is_number(value) and (int in options or float in options):
         return int(float(value)) if int in options else float(value)
     return tuple(value) if any(get_origin(option) is tuple for option in options) else value
 

@@ -21,7 +21,7 @@ from model.errors import ModelError, TrainingError
 from model.optimizer import AdamW
 from model.schedule import SHAPES, rate_at
 from model.session import Session, check_same_on_all_ranks, open_session, strategy_of
-from model.settings import Settings, Worker
+from model.settings import Settings, Train, Worker
 from model.step import TrainStep
 from model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -177,6 +177,13 @@ class Trainer:
         )
 
 
+def _refuse_what_is_not_built(settings: Settings) -> None:
+    defaults = Train()
+    for key in ("gradient_accumulation", "loss_scale", "recompute", "loss_mask", "device_tflops"):
+        if getattr(settings.train, key) != getattr(defaults, key):
+            raise ModelError("is not supported yet", where=f"train.{key}", remedy="leave it out")
+
+
 def _append(metrics: TextIO, record: StepRecord) -> None:
     values = asdict(record)
     values["tokens_per_s"] = round(record.tokens_per_s, 1)
@@ -192,6 +199,7 @@ def train(settings: Settings, worker: Worker, home: Path, report: Callable[[Step
     """
     if settings.train.lr_schedule not in SHAPES:
         raise ModelError(f"is not one of {', '.join(SHAPES)}", where="train.lr_schedule")
+    _refuse_what_is_not_built(settings)
     config = settings.bloom()
     config.check_model_parallel(strategy_of(settings, worker).model_parallel)
     dataset, tokenizer = prepare_data(settings, config)

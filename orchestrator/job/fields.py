@@ -24,6 +24,7 @@ __all__ = [
     "argv",
     "env_value",
     "is_path",
+    "loss_scale",
     "one_or_more",
     "preset",
     "with_target",
@@ -113,6 +114,14 @@ def preset(value: Any) -> Any:
         remedy = close if close.startswith("did") else "or write the path of a preset file"
         raise Invalid(f"expected one of {', '.join(PRESETS)}; got {show(value)}", remedy)
     return _file_path(value) if isinstance(value, str) else value
+
+
+def loss_scale(value: Any) -> Any:
+    """`dynamic`, or the number itself."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None or value == "dynamic" or (number and 0 < value < float("inf")):
+        return value
+    raise Invalid(f"expected dynamic or a number above 0, got {show(value)}")
 
 
 def with_target(data: Any) -> Any:

@@ -77,7 +77,11 @@ class Data(Section):
 
 
 class Train(Section):
-    """`batch_size` is per replica and step; exactly one of `steps` and `epochs` says how long."""
+    """`batch_size` is per replica and step; exactly one of `steps` and `epochs` says how long.
+
+    A step computes its batch in `gradient_accumulation` equal parts. `loss_mask: input` scores the
+    positions that MindFormers scores. `device_tflops` is one device's peak, for the utilisation in metrics.
+    """
 
     steps: Count | None = None
     epochs: Count | None = None
@@ -91,13 +95,24 @@ class Train(Section):
     beta2: Below1 = 0.95
     eps: Positive = 1e-8
     clip_grad: Positive | None = 1.0
+    gradient_accumulation: Count = 1
+    loss_scale: Annotated[str | float, BeforeValidator(fields.loss_scale)] | None = None
+    loss_scale_start: Positive = 65536.0
+    loss_scale_window: Count = 1000
+    loss_mask: Literal["label", "input"] = "label"
+    recompute: bool = Field(default=False, strict=True)
+    device_tflops: Positive | None = None
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 42
 
 
 class CheckpointOptions(Section):
-    """What is loaded before the first step and what is saved; `save_steps` None saves only at the end."""
+    """What is loaded before the first step and what is saved; `save_steps` None saves only at the end.
+
+    `resume` None goes on with the training where `load` is a folder of shards, not where it is a file.
+    """
 
     load: fields.FilePath | None = None
+    resume: Annotated[bool, Field(strict=True)] | None = None
     save_steps: Count | None = None
     keep: Count = 5
     prefix: FileName = "mindformers"

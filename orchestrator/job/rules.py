@@ -34,6 +34,7 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     yield from _sections(job)
     yield from _train(job)
     yield from _batch(job)
+    yield from _resume(job)
     yield from _predict(job)
     yield from _command(job)
     yield from _networking(job)
@@ -66,10 +67,21 @@ def _train(job: Job) -> Iterator[Finding]:
 
 
 def _batch(job: Job) -> Iterator[Finding]:
-    if job.train and job.train.batch_size % job.parallel.micro_batch_num:
-        parts, size = job.parallel.micro_batch_num, job.train.batch_size
-        text = f"must be a multiple of micro_batch_num {parts}, got {size}"
+    if job.train is None:
+        return
+    micro, accumulation = job.parallel.micro_batch_num, job.train.gradient_accumulation
+    if job.train.batch_size % (micro * accumulation):
+        parts = f"micro_batch_num {micro}"
+        if accumulation > 1:
+            own = f"gradient_accumulation {accumulation}"
+            parts = f"{own} * {parts}" if micro > 1 else own
+        text = f"must be a multiple of {parts}, got {job.train.batch_size}"
         yield ("train", "batch_size"), text, "it counts the records of one replica and step"
+
+
+def _resume(job: Job) -> Iterator[Finding]:
+    if job.checkpoint.resume and job.checkpoint.load is None:
+        yield ("checkpoint", "resume"), "has nothing to go on from", "name the checkpoint as checkpoint.load"
 
 
 def _predict(job: Job) -> Iterator[Finding]:

@@ -65,6 +65,16 @@ WRONG = {
     JOB + "  batch_size: 3\nparallel: {}\n": "job.yaml:11: parallel: is given twice, first on line 4",
     _with("model_parallel: 2", "micro_batch_num: 2"): "job.yaml:7: train.batch_size:"
     " must be a multiple of micro_batch_num 2, got 1 (it counts the records of one replica and step)",
+    JOB + "  gradient_accumulation: 2\n": "job.yaml:7: train.batch_size:"
+    " must be a multiple of gradient_accumulation 2, got 1 (it counts the records of one replica and step)",
+    _with("model_parallel: 2", "micro_batch_num: 2")
+    + "  gradient_accumulation: 3\n  batch_size: 4\n": "job.yaml:11: train.batch_size: must be a multiple of gradient_accumulation 3 * micro_batch_num 2, got 4"
+    " (it counts the records of one replica and step)",
+    JOB + "  loss_scale: fast\n": "job.yaml:10: train.loss_scale:"
+    " expected dynamic or a number above 0, got 'fast'",
+    JOB + "  loss_scale: 0\n": "job.yaml:10: train.loss_scale: expected dynamic or a number above 0, got 0",
+    JOB + "checkpoint: {resume: true}\n": "job.yaml:10: checkpoint.resume: has nothing to go on from"
+    " (name the checkpoint as checkpoint.load)",
     JOB + "command: [x]\n": "job.yaml:10: command: is not used by task finetune"
     " (remove it, or change the task)",
     JOB + "hosts: []\n": "job.yaml:10: hosts: is empty (name a group, a host range, or all)",

@@ -13,6 +13,11 @@ def test_numbers_as_yaml_writes_them(tmp_path):
     assert settings.bloom().seq_length == 64
 
 
+def test_a_loss_scale_is_a_word_or_a_number(tmp_path):
+    for written, read in (("dynamic", "dynamic"), (1024, 1024.0), ("1e3", 1000.0), (None, None)):
+        assert load_settings(write_job(tmp_path, train={"loss_scale": written})).train.loss_scale == read
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
@@ -23,6 +28,13 @@ def test_numbers_as_yaml_writes_them(tmp_path):
             {"train": {"beta2": 1.0, "learning_rate": 0}},
             "learning_rate must be above 0, not 0.0; train: beta2",
         ),
+        (
+            {"train": {"gradient_accumulation": 3}},
+            "batch_size 4 must be a multiple of gradient_accumulation 3",
+        ),
+        ({"train": {"loss_scale": "big"}}, "loss_scale must be dynamic or a number above 0, not 'big'"),
+        ({"train": {"loss_scale": 0}}, "loss_scale must be dynamic or a number above 0, not 0.0"),
+        ({"train": {"loss_mask": "all"}}, "loss_mask must be label or input, not 'all'"),
         ({"data": {"limit": 0}}, "limit must be at least 1"),
         ({"device_target": "GPU"}, "device_target must be CPU or Ascend"),
         ({"checkpoint": {"keep": 0}}, "save_steps and keep must be at least 1"),
