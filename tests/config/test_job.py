@@ -68,7 +68,8 @@ WRONG = {
     JOB + "  gradient_accumulation: 2\n": "job.yaml:7: train.batch_size:"
     " must be a multiple of gradient_accumulation 2, got 1 (it counts the records of one replica and step)",
     _with("model_parallel: 2", "micro_batch_num: 2")
-    + "  gradient_accumulation: 3\n  batch_size: 4\n": "job.yaml:11: train.batch_size: must be a multiple of gradient_accumulation 3 * micro_batch_num 2, got 4"
+    + "  gradient_accumulation: 3\n  batch_size: 4\n": "job.yaml:11: train.batch_size:"
+    " must be a multiple of gradient_accumulation 3 * micro_batch_num 2, got 4"
     " (it counts the records of one replica and step)",
     JOB + "  loss_scale: fast\n": "job.yaml:10: train.loss_scale:"
     " expected dynamic or a number above 0, got 'fast'",
