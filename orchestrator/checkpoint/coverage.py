@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from orchestrator.checkpoint.layout import Layout, slices
 from orchestrator.checkpoint.strategy_file import Strategy
 
-__all__ = ["is_moment", "is_weight", "missing_groups", "replica_groups", "stage_ranks"]
+__all__ = ["is_moment", "is_weight", "missing_groups", "replica_groups", "stage_ranks", "weight_of"]
 
 MOMENTS = ("adam_m.", "adam_v.", "moment1.", "moment2.", "moments.", "accum.", "stat.", "accu_grads.")
 # What the training loop keeps beside the weights.
@@ -38,6 +38,12 @@ COUNTERS = frozenset(
 def is_moment(name: str) -> bool:
     """True for the optimizer's state of a parameter, and for accumulated gradients."""
     return name.startswith(MOMENTS)
+
+
+def weight_of(name: str) -> str:
+    """The parameter that a moment belongs to; a parameter belongs to itself."""
+    prefix = next((prefix for prefix in MOMENTS if name.startswith(prefix)), "")
+    return name[len(prefix) :]
 
 
 def is_weight(name: str) -> bool:

@@ -13,10 +13,14 @@ __all__ = ["Held", "Shard"]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What one shard holds of a parameter, and the spans `(offset, length)` of the file it is in."""
+    """What one shard holds of a parameter, and the spans `(offset, length)` of the file it is in.
+
+    `path` is that file where a shard is spread over several; else it is the shard's.
+    """
 
     spec: Spec
     pieces: tuple[tuple[int, int], ...]
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

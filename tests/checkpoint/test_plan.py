@@ -140,6 +140,14 @@ def test_replicas_without_a_strategy_need_a_word():
     assert plan_collect([shard(0)], {}).nbytes == 44
 
 
+def test_a_moment_without_a_layout_of_its_own_is_refused_where_its_parameter_is_cut():
+    shards = [shard(rank, entry("w", (2, 3)), entry("b", (5,)), entry("adam_m.b", (5,))) for rank in range(4)]
+    known = strategies(0, 1, 2, 3, w=GRID, b=FREE)
+    assert len(plan_collect(shards, known).tensors) == 2
+    with pytest.raises(CheckpointError, match=r"rank 0 says how w is cut but not how adam_m.w is"):
+        plan_collect(shards, known, with_optimizer=True)
+
+
 def test_a_plan_is_plain_data():
     plan = plan_collect(four(), strategies(0, 1, 2, 3))
     assert plan == plan_collect(list(reversed(four())), strategies(3, 2, 1, 0))
