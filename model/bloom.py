@@ -13,14 +13,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from model.attention import AlibiBias, alibi_slopes
 from model.config import BloomConfig
-from model.layers import Block, LayerNorm, alibi_slopes, dtype_of
+from model.device import dtype_of
+from model.layers import Block, LayerNorm, parameter
 from model.parallel import Groups, Place, Strategy, cut, full_shape
 
 __all__ = ["BloomLMHeadModel", "BloomModel", "build", "initialise"]
-
-# Added to the score of a key that a query must not see. Finite, so that float16 holds it too.
-HIDDEN = -10000.0
 
 
 class WordEmbedding(nn.Cell):
@@ -28,8 +27,8 @@ class WordEmbedding(nn.Cell):
 
     def __init__(self, config: BloomConfig) -> None:
         super().__init__()
-        table = ops.zeros((config.vocab_size, config.hidden_size), dtype_of(config.embedding_init_type))
-        self.embedding_table = ms.Parameter(table, name="embedding_table")
+        shape, dtype = (config.vocab_size, config.hidden_size), dtype_of(config.embedding_init_type)
+        self.embedding_table = parameter(shape, dtype, "embedding_table")
         self.gather = ops.Gather()
 
     def construct(self, ids: Any) -> Any:
@@ -61,16 +60,10 @@ class BloomModel(nn.Cell):
         self.embedding = Embedding(config)
         self.blocks = nn.CellList([Block(config, parts, groups.model) for _ in range(config.num_layers)])
         self.ln_f = LayerNorm(config)
-        heads = np.split(alibi_slopes(config.num_heads), parts)[place.mp]
-        positions = np.arange(config.seq_length, dtype=np.float32)
-        dtype = dtype_of(config.softmax_compute_type)
-        # A softmax does not feel a shift of its row, so slope * key position stands for slope * distance.
-        self.alibi = ms.Tensor(heads[None, :, None, None] * positions, dtype)  # (1, H, 1, S)
-        self.later = ms.Tensor(np.triu(np.full((config.seq_length,) * 2, HIDDEN), 1)[None, None], dtype)
+        self.bias = AlibiBias(config, np.split(alibi_slopes(config.num_heads), parts)[place.mp])
 
     def construct(self, ids: Any) -> Any:
-        length = ids.shape[1]
-        bias = self.alibi[:, :, :, :length] + self.later[:, :, :length, :length]  # (1, H, S, S)
+        bias = self.bias(ids.shape[1])  # (1, H, S, S)
         x = self.embedding(ids)
         for block in self.blocks:
             x = block(x, bias)
@@ -107,8 +100,8 @@ def build(
     strategy, place = strategy or Strategy(), place or Place(0, 0, 0, 0)
     config.check_model_parallel(strategy.model_parallel)
     network = BloomLMHeadModel(config, strategy, place, groups or Groups())
-    for name, parameter in network.parameters_and_names():
-        parameter.name = name
+    for name, item in network.parameters_and_names():
+        item.name = name
     return network
 
 
@@ -118,10 +111,11 @@ def initialise(network: nn.Cell, config: BloomConfig, seed: int, strategy: Strat
     Each tensor is drawn whole from a stream of its own name and then cut, so every strategy starts
     from the same weights.
     """
-    for name, parameter in network.parameters_and_names():
-        if parameter.ndim < 2:
+    for name, item in network.parameters_and_names():
+        if item.ndim < 2:
             continue
         stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        shape = full_shape(name, parameter.shape, strategy)
+        shape = full_shape(name, item.shape, strategy)
         full = stream.standard_normal(shape, dtype=np.float32) * config.initializer_range
-        parameter.set_data(ms.Tensor(np.ascontiguousarray(cut(name, full, strategy, place)), parameter.dtype))
+        part = np.ascontiguousarray(cut(name, full, strategy, place))
+        item.set_data(ms.Tensor(part, item.dtype))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -47,6 +47,17 @@ class BloomConfig:
     layernorm_compute_type: str = "float32"
     softmax_compute_type: str = "float16"
     compute_dtype: str = "float16"
+    use_flash_attention: bool = False  # on Ascend; elsewhere one warning and the plain attention
+    use_past: bool = True  # keep keys and values while decoding: the same tokens, far sooner
+    batch_size: int | None = None  # prompts decoded at once; None: as many as are given
+    # How an answer is decoded where the caller does not say.
+    do_sample: bool = True
+    max_decode_length: int = 1024  # prompt and answer together
+    temperature: float = 1.0
+    top_k: int = 5
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    num_beams: int = 1
     unk_token_id: int = 0
     bos_token_id: int = 1
     eos_token_id: int = 2
@@ -89,7 +100,29 @@ class BloomConfig:
 
 
 _NAMES = tuple(item.name for item in fields(BloomConfig))
-_POSITIVE = ("hidden_size", "num_layers", "num_heads", "vocab_size", "seq_length", "expand_ratio")
+_POSITIVE = (
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "vocab_size",
+    "seq_length",
+    "expand_ratio",
+    "max_decode_length",
+    "num_beams",
+)
+_SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+_NOT_NEGATIVE = (lambda value: value >= 0, "at least 0")
+_ABOVE_ZERO = (lambda value: value > 0, "above 0")
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "hidden_dropout_rate": _SHARE,
+    "attention_dropout_rate": _SHARE,
+    "initializer_range": _NOT_NEGATIVE,
+    "batch_size": _ABOVE_ZERO,
+    "temperature": _NOT_NEGATIVE,
+    "top_k": _NOT_NEGATIVE,
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "repetition_penalty": _ABOVE_ZERO,
+}
 
 
 def preset_names() -> list[str]:
@@ -131,9 +164,10 @@ def _problems(config: BloomConfig) -> Iterable[str]:
     for key, allowed in _CHOICES.items():
         if getattr(config, key) not in allowed:
             yield f"{key} {getattr(config, key)!r} is not one of {', '.join(allowed)}"
-    for key in ("hidden_dropout_rate", "attention_dropout_rate"):
-        if not 0 <= getattr(config, key) < 1:
-            yield f"{key} must be at least 0 and below 1, not {getattr(config, key)}"
+    for key, (fits, rule) in _RANGES.items():
+        value = getattr(config, key)
+        if value is not None and not fits(value):
+            yield f"{key} must be {rule}, not {value}"
     for key in (name for name in _NAMES if name.endswith("_token_id")):
         if not 0 <= getattr(config, key) < config.vocab_size:
             yield f"{key} {getattr(config, key)} is outside a vocabulary of {config.vocab_size}"

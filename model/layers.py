@@ -1,4 +1,4 @@
-"""The layers of Bloom: ALiBi, the cut linears, attention, MLP, block.
+"""The layers of Bloom: norm, the cut linears, attention, MLP, block.
 
 B batch, S sequence, h hidden_size, H heads of this rank, d head size, f ffn size of this rank.
 Where a layer is cut over the model group it takes the same input on every rank of the group and
@@ -7,40 +7,25 @@ gives the same output on every rank: the cut is not seen from outside.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from model.attention import core_of
 from model.config import BloomConfig
+from model.device import dtype_of
 from model.parallel import CopyToModelGroup, ReduceFromModelGroup
 
-__all__ = ["Attention", "Block", "LayerNorm", "Linear", "Mlp", "alibi_slopes", "dtype_of"]
+__all__ = ["Attention", "Block", "LayerNorm", "Linear", "Mlp", "parameter"]
 
 LAYERNORM_EPSILON = 1e-5
 
 
-def dtype_of(name: str) -> Any:
-    """MindSpore's type for a config's type name."""
-    return getattr(ms, name)
-
-
-def alibi_slopes(num_heads: int) -> np.ndarray:
-    """One slope a head, (num_heads,) float32, as in "Train Short, Test Long" (Press et al., 2021).
-
-    For n = 2**k heads the slopes are the powers 1..n of 2**(-8/n). Other counts take those of the
-    next lower 2**k, then the odd powers of the base that belongs to twice as many heads.
-    """
-    lower = 2 ** math.floor(math.log2(num_heads))
-    slopes = [2.0 ** (-8.0 / lower * power) for power in range(1, lower + 1)]
-    slopes += [2.0 ** (-4.0 / lower * power) for power in range(1, 2 * (num_heads - lower), 2)]
-    return np.array(slopes, dtype=np.float32)
-
-
-def _parameter(shape: tuple[int, ...], dtype: Any, name: str, value: float = 0.0) -> ms.Parameter:
-    return ms.Parameter(ops.full(shape, value, dtype=dtype), name=name)
+def parameter(shape: tuple[int, ...], dtype: Any, name: str, value: float = 0.0) -> ms.Parameter:
+    # By way of NumPy: MindSpore's CPU has no kernel that fills a bfloat16 tensor.
+    return ms.Parameter(ms.Tensor(np.full(shape, value, np.float32), dtype), name=name)
 
 
 class LayerNorm(nn.Cell):
@@ -49,8 +34,8 @@ class LayerNorm(nn.Cell):
     def __init__(self, config: BloomConfig) -> None:
         super().__init__()
         dtype = dtype_of(config.layernorm_compute_type)
-        self.gamma = _parameter((config.hidden_size,), dtype, "gamma", 1.0)
-        self.beta = _parameter((config.hidden_size,), dtype, "beta")
+        self.gamma = parameter((config.hidden_size,), dtype, "gamma", 1.0)
+        self.beta = parameter((config.hidden_size,), dtype, "beta")
         self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=LAYERNORM_EPSILON)
         self.compute_type = dtype
 
@@ -76,8 +61,8 @@ class Linear(nn.Cell):
     ) -> None:
         super().__init__()
         dtype = dtype_of(config.param_init_type)
-        self.weight = _parameter((in_size, out_size) if transposed else (out_size, in_size), dtype, "weight")
-        self.bias = _parameter((out_size,), dtype, "bias")
+        self.weight = parameter((in_size, out_size) if transposed else (out_size, in_size), dtype, "weight")
+        self.bias = parameter((out_size,), dtype, "bias")
         self.matmul = ops.MatMul(transpose_b=not transposed)
         self.reduce = reduce if reduce is not None else nn.Identity()
         self.in_size, self.out_size = in_size, out_size
@@ -103,11 +88,7 @@ class Attention(nn.Cell):
         self.dense3 = Linear(hidden, local, config)  # values
         reduce = ReduceFromModelGroup(group)
         self.projection = Linear(local, hidden, config, transposed=True, reduce=reduce)
-        self.scores = ops.BatchMatMul(transpose_b=True)
-        self.weigh = ops.BatchMatMul()
-        self.scale = 1.0 / math.sqrt(config.head_size)
-        self.softmax_type = dtype_of(config.softmax_compute_type)
-        self.dropout = nn.Dropout(p=config.attention_dropout_rate)
+        self.core = core_of(config, self.heads)
 
     def construct(self, x: Any, bias: Any) -> Any:
         batch, length, _ = x.shape
@@ -115,9 +96,7 @@ class Attention(nn.Cell):
         q = self.split_heads(self.dense1(x))  # (B, H, S, d)
         k = self.split_heads(self.dense2(x))
         v = self.split_heads(self.dense3(x))
-        scores = ops.cast(self.scores(q, k) * self.scale, self.softmax_type) + bias  # (B, H, S, S)
-        weights = self.dropout(ops.cast(ops.softmax(scores, -1), v.dtype))
-        out = ops.transpose(self.weigh(weights, v), (0, 2, 1, 3))  # (B, S, H, d)
+        out = ops.transpose(self.core(q, k, v, bias), (0, 2, 1, 3))  # (B, S, H, d)
         return self.projection(ops.reshape(out, (batch, length, self.heads * self.head_size)))
 
     def split_heads(self, x: Any) -> Any:

@@ -4,9 +4,10 @@ import mindspore as ms
 import numpy as np
 import pytest
 
+from model import device
+from model.attention import AlibiBias, PlainAttention, alibi_slopes
 from model.bloom import build, initialise
 from model.config import load_config
-from model.layers import alibi_slopes
 from model.parallel import Place, Strategy, cut
 from tests.model import reference
 
@@ -94,3 +95,41 @@ def test_every_strategy_starts_from_the_same_weights():
     table = full["transformer.embedding.word_embedding.embedding_table"]
     assert table.std() == pytest.approx(config.initializer_range, rel=0.05)
     assert set(full["transformer.ln_f.gamma"]) == {1.0}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_types_give_the_same_logits_but_for_rounding(dtype):
+    types = ("param_init_type", "compute_dtype", "softmax_compute_type", "embedding_init_type")
+    config = load_config("tiny", TINY)
+    half = load_config("tiny", {**TINY, **dict.fromkeys(types, dtype)})
+    ids = ms.Tensor(np.arange(16).reshape(1, 16).astype(np.int32))
+    outputs = []
+    for one in (config, half):
+        network = build(one)
+        initialise(network, one, 7, Strategy(), Place(0, 0, 0, 0))
+        outputs.append(network.set_train(False)(ids).asnumpy())
+    np.testing.assert_allclose(*outputs, atol=0.02)
+
+
+def test_far_into_a_sequence_float16_still_tells_neighbours_apart():
+    config = load_config("tiny", {**TINY, "seq_length": 2048, "softmax_compute_type": "float16"})
+    bias = AlibiBias(config, alibi_slopes(4))(2048).asnumpy()[0, 0, -1]
+    np.testing.assert_allclose(np.diff(bias[-8:]), alibi_slopes(4)[0], rtol=1e-3)
+    assert bias[-1] == 0
+
+
+def test_without_the_kernel_attention_is_plain_and_one_line_says_so(caplog):
+    config = load_config("tiny", {**TINY, "num_layers": 2, "use_flash_attention": True})
+    device.warn_once.cache_clear()
+    network = build(config)
+    assert {type(block.attention.core) for block in network.transformer.blocks} == {PlainAttention}
+    assert [record.getMessage() for record in caplog.records] == [
+        "use_flash_attention: CPU has no such kernel; attention is computed step by step"
+    ]
+
+
+def test_what_the_kernel_can_do_is_known():
+    half = {"compute_dtype": "float16", "hidden_size": 64, "num_heads": 4}
+    assert device.why_no_flash(load_config("tiny", half), "Ascend") is None
+    assert "float16 or bfloat16" in device.why_no_flash(load_config("tiny"), "Ascend")
+    assert "not 8" in device.why_no_flash(load_config("tiny", {**half, "num_heads": 8}), "Ascend")
