@@ -21,6 +21,10 @@ _VERBS = {
     "logs": ("cmd_logs", "Print what the workers of a run wrote."),
     "attach": ("cmd_attach", "Follow a run that was launched before."),
     "stop": ("cmd_stop", "End every worker of a run on every host."),
+    "import-mindformers": (
+        "cmd_import_mindformers",
+        "Turn a run YAML of MindFormers into a job.",
+    ),
     "collect-ckpt": ("cmd_collect_ckpt", "Combine a run's sharded checkpoint into one file."),
     "runs": ("cmd_runs", "List the runs that are known here, or found on hosts."),
 }

@@ -1,0 +1,48 @@
+"""`orchestrate import-mindformers FILE`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.layout import atomic_write
+from orchestrator.mindformers import Imported, import_run_yaml, job_text
+
+__all__ = ["command"]
+
+
+@click.command("import-mindformers")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The job; default: print it."
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A value of the job (data.path=/data/train.mindrecord).",
+)
+def command(file: Path, output: Path | None, overrides: tuple[str, ...]) -> int:
+    """Turn FILE, a run YAML of MindFormers' Bloom, into a job; say which keys were not carried over."""
+    imported = import_run_yaml(file, overrides)
+    text = job_text(imported, file.name)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(output, text, mode=0o644)
+        click.echo(f"{output}: written; look at it with: orchestrate launch {output} --dry-run", err=True)
+    _tell(imported)
+    return 0
+
+
+def _tell(imported: Imported) -> None:
+    for todo in imported.to_do:
+        click.echo(f"to do: {todo}", err=True)
+    reasons: dict[str, list[str]] = {}
+    for item in imported.left_out:
+        reasons.setdefault(item.reason, []).append(item.key)
+    for reason, keys in reasons.items():
+        click.echo(f"not carried over: {', '.join(keys)} ({reason})", err=True)

@@ -1,0 +1,127 @@
+"""Which key of MindFormers' run YAML is which key of a job, and why the others are none.
+
+The keys are those of `configs/bloom/run_bloom_*.yaml` in MindFormers 0.6.0 to 1.0.2.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CARRIED", "MODEL_KEYS", "RENAMED", "WITHOUT_EFFECT", "Path"]
+
+Path = tuple[str, ...]
+
+
+def _path(dotted: str) -> Path:
+    return tuple(dotted.split("."))
+
+
+# One value that is taken as it is. What needs a thought of its own is in run_yaml.py.
+CARRIED: dict[Path, Path] = {
+    _path(source): _path(target)
+    for source, target in {
+        "seed": "train.seed",
+        "runner_config.epochs": "train.epochs",
+        "optimizer.beta1": "train.beta1",
+        "optimizer.beta2": "train.beta2",
+        "optimizer.eps": "train.eps",
+        "optimizer.weight_decay": "train.weight_decay",
+        "lr_schedule.learning_rate": "train.learning_rate",
+        "lr_schedule.lr_end": "train.lr_end",
+        "lr_schedule.warmup_steps": "train.warmup_steps",
+        "lr_schedule.type": "train.lr_schedule",
+        "recompute_config.recompute": "train.recompute",
+    }.items()
+}
+
+# Keys of model.model_config that BloomConfig has under the same name.
+MODEL_KEYS = (
+    "seq_length",
+    "vocab_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "expand_ratio",
+    "hidden_act",
+    "hidden_dropout_rate",
+    "attention_dropout_rate",
+    "initializer_range",
+    "param_init_type",
+    "embedding_init_type",
+    "layernorm_compute_type",
+    "softmax_compute_type",
+    "compute_dtype",
+    "eos_token_id",
+    "bos_token_id",
+    "pad_token_id",
+)
+# MindFormers 0.6.0 wrote some of them differently.
+RENAMED = {"embedding_size": "hidden_size"}
+
+# Keys and whole sections for which a job has no counterpart, and why none is missed.
+WITHOUT_EFFECT: dict[Path, str] = {
+    _path(source): reason
+    for reason, sources in {
+        "orchestrate has its own run directory and log files": (
+            "output_dir",
+            "remote_save_url",
+            "context.save_graphs",
+            "context.save_graphs_path",
+        ),
+        "checkpoints of another layout are cut by distribute-ckpt": (
+            "auto_trans_ckpt",
+            "src_strategy_path_or_dir",
+            "only_save_strategy",
+            "parallel.strategy_ckpt_save_file",
+        ),
+        "the bundled model has explicit collectives instead of MindSpore's automatic parallelism": (
+            "parallel",
+            "micro_batch_interleave_num",
+            "parallel_config.gradient_aggregation_group",
+        ),
+        "the bundled model recomputes whole blocks or nothing": (
+            "recompute_config",
+            "model.model_config.use_select_recompute",
+        ),
+        "the schedule spans the run's own steps": ("lr_schedule.total_steps",),
+        "Bloom has no experts": ("moe_config",),
+        "the bundled model reads its data without MindSpore's data pipeline": (
+            "auto_tune",
+            "filepath_prefix",
+            "autotune_per_step",
+            "train_dataset",
+            "train_dataset_task",
+            "eval_dataset",
+            "eval_dataset_task",
+            "do_eval",
+            "eval_step_interval",
+            "eval_epoch_interval",
+            "runner_config.sink_mode",
+            "runner_config.sink_size",
+            "runner_config.per_epoch_size",
+        ),
+        "the device is chosen per rank": ("context.device_id",),
+        "orchestrate always compiles the step as a graph": ("context.mode", "context.graph_kernel_flags"),
+        "profiling is MindSpore's own affair": (
+            "profile",
+            "profile_start_step",
+            "profile_stop_step",
+            "profile_communication",
+            "profile_memory",
+        ),
+        "the bundled model is Bloom, trained with AdamW": (
+            "model.arch",
+            "model.model_config.type",
+            "optimizer.type",
+            "trainer",
+            "processor",
+            "metric",
+            "runner_wrapper",
+            "callbacks",
+            "eval_callbacks",
+            "layer_scale",
+            "layer_decay",
+            "lr_scale",
+            "lr_scale_factor",
+        ),
+    }.items()
+    for source in sources
+}
