@@ -52,6 +52,15 @@ def _probe(request: Request) -> Iterator[Answer]:
     yield Answer(probing.probe(request.workdir, **request.args))
 
 
+def _ask_tools(request: Request) -> Iterator[Answer]:
+    # Late: each host compiles the agent at every session, and CPU hosts never need this part of it.
+    from orchestrator.agent import tools
+
+    args = request.args
+    answers = tools.ask_tools(args["calls"], timeout=args["timeout"], parallel=args["parallel"])
+    yield Answer({"answers": answers, "files": [tools.read_text(path) for path in args["files"]]})
+
+
 def _missing(request: Request) -> Iterator[Answer]:
     yield Answer(Store(request.workdir.store).missing(request.args["hashes"]))
 
@@ -144,6 +153,7 @@ def _small_files(request: Request) -> Iterator[Answer]:
 
 VERBS: Dict[str, Callable[[Request], Iterator[Answer]]] = {
     "probe": _probe,
+    "ask_tools": _ask_tools,
     "missing": _missing,
     "push": _push,
     "prepare": _prepare,
