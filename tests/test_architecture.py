@@ -27,6 +27,7 @@ FLOORS = (
     ("rank_table",),
     ("transport",),
     ("fleet", "collect"),
+    ("discovery",),
     ("preflight",),
     ("plan",),
     ("monitor",),

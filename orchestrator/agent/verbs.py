@@ -57,7 +57,7 @@ def _ask_tools(request: Request) -> Iterator[Answer]:
     from orchestrator.agent import tools
 
     args = request.args
-    answers = tools.ask_tools(args["calls"], timeout=args["timeout"], parallel=args["parallel"])
+    answers = tools.ask_tools(args["calls"], timeout=args["tool_timeout"], parallel=args["parallel"])
     yield Answer({"answers": answers, "files": [tools.read_text(path) for path in args["files"]]})
 
 

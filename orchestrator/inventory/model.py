@@ -93,6 +93,7 @@ class Host(Frozen):
     env_script: str | None = None
     workdir: str = "~/.orchestrate"
     lock_dir: str | None = None
+    hccn_conf: str = "/etc/hccn.conf"
     devices: tuple[Device, ...] = ()
     labels: dict[str, str] = Field(default_factory=dict)
 

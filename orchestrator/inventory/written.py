@@ -89,6 +89,7 @@ class HostDefaults(Frozen):
     env_script: Text | None = None
     workdir: Text | None = None
     lock_dir: Text | None = None
+    hccn_conf: Text | None = None
     devices: Annotated[
         tuple[Device, ...] | None, BeforeValidator(lambda v: v if v is None else _devices(v))
     ] = None

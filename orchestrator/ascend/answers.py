@@ -1,0 +1,90 @@
+"""Questions to a host's Ascend tools, and the answers as they came back from its agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from orchestrator.errors import ToolOutputError
+
+__all__ = ["Call", "ToolAnswer", "ToolAnswers", "hccn", "smi"]
+
+T = TypeVar("T")
+# The argv of a question.
+Call = tuple[str, ...]
+
+_FAILURES = {
+    "missing": ("is not on this host", "install the Ascend driver, or put the tool on PATH"),
+    "denied": ("may not be run by this account", "log in as root, or join group HwHiAiUser"),
+    "timeout": ("gave no answer in time", "look for a hung driver (dmesg), or reset the device"),
+    "skipped": ("was not asked again, having hung", "look for a hung driver (dmesg), or reset the device"),
+    "flood": ("does not stop talking", "run it by hand"),
+}
+
+
+def hccn(device: int, *command: str) -> Call:
+    """`hccn_tool -i DEVICE COMMAND -g`; a ping's address comes behind the -g."""
+    head, rest = (command[:1], command[1:]) if command[0].endswith("ping") else (command, ())
+    return ("hccn_tool", "-i", str(device), *head, "-g", *rest)
+
+
+def smi(*words: str | int) -> Call:
+    """`npu-smi info WORDS`."""
+    return ("npu-smi", "info", *map(str, words))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAnswer:
+    """What one call printed, or in `failure` why there is no answer (see agent/tools.py)."""
+
+    call: Call
+    text: str = ""
+    exit_code: int | None = None
+    failure: str = ""
+
+    def read(self, parser: Callable[[str], T]) -> T:
+        """The answer's value. Raises ToolOutputError: no answer, or one that the parser refuses."""
+        if self.failure:
+            what, remedy = _FAILURES.get(self.failure, (f"cannot be used: {self.failure}", ""))
+            shown = self.call[0] if self.failure in ("missing", "denied") else " ".join(self.call)
+            raise ToolOutputError(f"{shown} {what}", remedy=remedy)
+        if self.exit_code is not None and self.exit_code < 0:
+            raise ToolOutputError(f"{' '.join(self.call)} was ended by signal {-self.exit_code}")
+        return parser(self.text)
+
+
+class ToolAnswers:
+    """All answers of one host, and the text of its hccn.conf."""
+
+    def __init__(self, answers: Mapping[Call, ToolAnswer], conf: ToolAnswer) -> None:
+        self._answers = dict(answers)
+        self.conf = conf
+
+    @classmethod
+    def from_json(cls, calls: Sequence[Call], path: str, data: Mapping[str, Any]) -> ToolAnswers:
+        """The result of the agent's verb `ask_tools`."""
+        answers = {
+            call: ToolAnswer(call, **answer) for call, answer in zip(calls, data["answers"], strict=True)
+        }
+        conf = (
+            ToolAnswer((path,), **data["files"][0])
+            if data["files"]
+            else ToolAnswer((path,), failure="missing")
+        )
+        return cls(answers, conf)
+
+    def __getitem__(self, call: Call) -> ToolAnswer:
+        return self._answers.get(call) or ToolAnswer(call, failure="skipped")
+
+    def __contains__(self, call: object) -> bool:
+        return call in self._answers
+
+    def __or__(self, other: ToolAnswers) -> ToolAnswers:
+        """The answers of both; the file of the first."""
+        return ToolAnswers({**self._answers, **other._answers}, self.conf)
+
+    def has_tool(self, name: str) -> bool:
+        """Whether the host has this tool, as far as it was asked."""
+        asked = [answer for call, answer in self._answers.items() if call[0] == name]
+        return any(answer.failure != "missing" for answer in asked)
