@@ -48,6 +48,8 @@ def set_context(settings: Settings, worker: Worker) -> None:
     ms.set_context(mode=ms.GRAPH_MODE)
     if settings.device_target == "Ascend":
         ms.set_device("Ascend", worker.device_id)
+        if settings.max_device_memory:
+            ms.runtime.set_memory(max_size=settings.max_device_memory)
     else:
         ms.set_device("CPU")
 

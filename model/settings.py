@@ -148,6 +148,7 @@ class Settings:
     run_id: str = ""
     task: str = "finetune"
     device_target: str = "CPU"
+    max_device_memory: str | None = None
     parallel: Parallel = field(default_factory=Parallel)
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)

@@ -23,7 +23,7 @@ FLOORS = (
     ("checkpoint",),
     ("inventory", "job"),
     ("ascend",),
-    ("placement", "mindformers"),
+    ("placement", "mindformers", "sizing"),
     ("rank_table",),
     ("transport",),
     ("fleet", "collect"),

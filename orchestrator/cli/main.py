@@ -21,6 +21,7 @@ _VERBS = {
     "logs": ("cmd_logs", "Print what the workers of a run wrote."),
     "attach": ("cmd_attach", "Follow a run that was launched before."),
     "stop": ("cmd_stop", "End every worker of a run on every host."),
+    "plan": ("cmd_plan", "Estimate memory, traffic and bubble of a job; propose layouts."),
     "import-mindformers": (
         "cmd_import_mindformers",
         "Turn a run YAML of MindFormers into a job.",

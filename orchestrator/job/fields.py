@@ -25,6 +25,7 @@ __all__ = [
     "env_value",
     "is_path",
     "loss_scale",
+    "memory",
     "one_or_more",
     "preset",
     "with_target",
@@ -122,6 +123,13 @@ def loss_scale(value: Any) -> Any:
     if value is None or value == "dynamic" or (number and 0 < value < float("inf")):
         return value
     raise Invalid(f"expected dynamic or a number above 0, got {show(value)}")
+
+
+def memory(text: str) -> str:
+    """A size as MindSpore's `max_device_memory` takes it: `31GB`."""
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?GB", text):
+        raise Invalid(f"expected a size such as 31GB, got {show(text)}")
+    return text
 
 
 def with_target(data: Any) -> Any:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
 
 from orchestrator.job import fields
 from orchestrator.job.fields import (
@@ -152,6 +160,7 @@ class Job(Section):
     host_count: Count | None = None
     devices_per_host: Count
     device_target: Literal["CPU", "Ascend"]
+    max_device_memory: Annotated[str, AfterValidator(fields.memory)] | None = None
     parallel: Parallel = Parallel()
     model: ModelChoice | None = None
     data: Data | None = None

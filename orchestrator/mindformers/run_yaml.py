@@ -100,6 +100,9 @@ def _build(source: _Source) -> dict[str, Any]:
     ranks = parallel["data_parallel"] * parallel["model_parallel"] * parallel["pipeline_stage"]
     job: dict[str, Any] = {"task": task, "hosts": "all", **_hosts(ranks)}
     job["device_target"] = source.take("context", "device_target", to=("device_target",)) or "Ascend"
+    memory = source.take("context", "max_device_memory", to=("max_device_memory",))
+    if memory is not None:
+        job["max_device_memory"] = memory
     job["parallel"] = parallel
     job["model"], seq_length = _model(source)
     job["data"] = _data(source, seq_length)

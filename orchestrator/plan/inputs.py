@@ -85,6 +85,7 @@ def ship(job: Job) -> tuple[Shipment, dict[str, object]]:
     for source, name in _code_files():
         shipment.add(source, f"code/{name}", name)
     config["device_target"] = job.device_target
+    config["max_device_memory"] = job.max_device_memory
     config["predict"] = job.predict.model_dump(mode="json") if job.predict else None
     _ship_files(job, shipment, config)
     return shipment, config

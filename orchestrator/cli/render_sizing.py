@@ -1,0 +1,88 @@
+"""Estimates and suggested layouts for people."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.sizing import Estimate, Network, StageEstimate, Suggestion, Workload
+
+__all__ = ["estimate_view", "suggestions_view"]
+
+_GIB = 2**30
+
+
+def estimate_view(
+    name: str, network: Network, workload: Workload, made: Estimate, limit: int | None
+) -> RenderableType:
+    """Memory of a rank of each stage, traffic, bubble."""
+    cut = workload.cut
+    lines = [
+        f"{name}: {network.parameter_count / 1e9:.2f} billion parameters over {cut.world_size} ranks, "
+        f"data {cut.data_parallel} × model {cut.model_parallel} × pipeline {cut.pipeline_stage}",
+        "",
+    ]
+    after = [
+        "",
+        f"sent by a rank per step  model group {_size(made.model_traffic)}, data group "
+        f"{_size(made.data_traffic)}, next stage {_size(made.pipeline_traffic)}",
+        f"pipeline bubble          {made.bubble:.1%} of a step, {workload.micro_batch_num} micro batches",
+    ]
+    if limit is not None:
+        free = limit - made.largest.total
+        fits = f"fits, {_size(free)} to spare" if free >= 0 else f"does not fit, {_size(-free)} too much"
+        after.append(f"memory of a device       {_size(limit)}: {fits}")
+    return Group(Text("\n".join(lines)), _stage_table(made), Text("\n".join(after)))
+
+
+def _stage_table(made: Estimate) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
+    table.add_column("STAGE", no_wrap=True)
+    for column in ("BLOCKS", "WEIGHTS", "GRADS", "OPTIMIZER", "ACTIVATIONS", "CACHE", "TOTAL GiB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    # Stages in the middle are often alike.
+    for _, alike in groupby(made.stages, key=_sizes):
+        stages = list(alike)
+        first, last = stages[0], stages[-1]
+        label = str(first.stage) if first is last else f"{first.stage}-{last.stage}"
+        table.add_row(label, str(first.blocks), *(f"{size / _GIB:.2f}" for size in _sizes(first)[1:]))
+    return table
+
+
+def _sizes(stage: StageEstimate) -> tuple[int, ...]:
+    return (
+        stage.blocks,
+        stage.weights,
+        stage.gradients,
+        stage.optimizer,
+        stage.activations,
+        stage.cache,
+        stage.total,
+    )
+
+
+def suggestions_view(workload: Workload, found: list[Suggestion]) -> RenderableType:
+    """Layouts that fit, best first."""
+    if not found:
+        return Text(f"\nno layout of {workload.cut.world_size} ranks fits; take more ranks")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("DATA", "MODEL", "PIPELINE", "MICRO", "RECOMPUTE", "GiB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("WHY")
+    for item in found:
+        cut = item.workload.cut
+        degrees = (cut.data_parallel, cut.model_parallel, cut.pipeline_stage, item.workload.micro_batch_num)
+        size = f"{item.estimate.largest.total / _GIB:.1f}"
+        again = "yes" if item.workload.recompute else "no"
+        table.add_row(*(str(degree) for degree in degrees), again, size, ", ".join(item.reasons))
+    return Group(Text("\nlayouts that fit, the fastest first"), table)
+
+
+def _size(size: int) -> str:
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size >= 1 << power:
+            return f"{size / (1 << power):.2f} {unit}"
+    return f"{size} B"

@@ -1,0 +1,159 @@
+"""Memory of each rank, bytes on each link and the bubble, computed from shapes alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from orchestrator.checkpoint.bloom_cut import stage_blocks
+from orchestrator.checkpoint.layout import cuts
+from orchestrator.sizing.network import Network, Parameter
+from orchestrator.sizing.workload import Workload
+
+__all__ = ["Estimate", "StageEstimate", "estimate", "size_of"]
+
+_FLOAT32 = 4
+_UNITS = {"": 1, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+def size_of(text: str) -> int:
+    """Bytes of `31GB`, `512MB` or `31GiB`, as MindSpore counts them: in powers of 1024. Raises ValueError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"{text!r} is no size such as 31GB")
+    shift = _UNITS[found[2].upper()]
+    return int(float(found[1]) * (1 << shift if shift > 1 else 1))
+
+
+@dataclass(frozen=True, slots=True)
+class StageEstimate:
+    """One rank of a pipeline stage; all ranks of a stage hold as much. Sizes in bytes."""
+
+    stage: int
+    blocks: int
+    parameters: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    cache: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.cache
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A whole job. Traffic is what one rank sends per step, in bytes, by the group it goes to."""
+
+    stages: tuple[StageEstimate, ...]
+    model_traffic: int
+    data_traffic: int
+    pipeline_traffic: int
+    bubble: float
+
+    @property
+    def largest(self) -> StageEstimate:
+        return max(self.stages, key=lambda stage: stage.total)
+
+
+def estimate(network: Network, workload: Workload) -> Estimate:
+    """Estimate a workload that has no problems."""
+    stages = tuple(_stage(network, workload, stage) for stage in range(workload.cut.pipeline_stage))
+    return Estimate(
+        stages=stages,
+        model_traffic=_model_traffic(network, workload),
+        data_traffic=_data_traffic(workload, stages),
+        pipeline_traffic=_pipeline_traffic(network, workload),
+        bubble=workload.bubble,
+    )
+
+
+def _stage(network: Network, workload: Workload, stage: int) -> StageEstimate:
+    cut, trains = workload.cut, workload.trains
+    blocks = len(stage_blocks(network.num_layers, cut.pipeline_stage, stage))
+    held = [(item, blocks) for item in network.block_parameters()]
+    for item in network.outer_parameters():
+        if stage in cut.stages(item.name, network.num_layers):
+            held.append((item, 1))
+    weights = sum(_local(item, workload) * item.width * times for item, times in held)
+    return StageEstimate(
+        stage=stage,
+        blocks=blocks,
+        parameters=sum(_local(item, workload) * times for item, times in held),
+        weights=weights,
+        gradients=weights if trains else 0,
+        optimizer=sum(_moments(item, workload) * times for item, times in held) if trains else 0,
+        activations=_activations(network, workload, stage, blocks),
+        cache=0 if trains else _cache(network, workload, blocks),
+    )
+
+
+def _local(item: Parameter, workload: Workload, prefix: str = "") -> int:
+    layout = workload.cut.layout(prefix + item.name, item.shape)
+    return item.count // math.prod(cuts(layout))
+
+
+def _moments(item: Parameter, workload: Workload) -> int:
+    """Two float32 moments a value; with `optimizer_shard` each replica keeps its part of them."""
+    return 2 * _FLOAT32 * _local(item, workload, "adam_m.")
+
+
+def _activations(network: Network, workload: Workload, stage: int, blocks: int) -> int:
+    """What is kept from the forward to the backward pass, and what one block or the head needs on top.
+
+    Per block and micro batch, in values: 5 + 12/t a token and hidden unit, and 2.5 a/t a pair of tokens, for
+    t ranks and a heads. Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models"
+    (2022), (1) and (2), whose 34 and 5 are bytes of 2-byte values.
+    """
+    t = workload.cut.model_parallel
+    tokens = workload.micro_batch * network.seq_length
+    inputs = tokens * network.hidden_size * network.compute_bytes
+    dense = int(inputs * (5 + 12 / t))
+    pairs = tokens * network.seq_length * network.num_heads // t
+    block = dense + int(pairs * (1.5 * network.compute_bytes + network.softmax_bytes))
+    head = 3 * _FLOAT32 * tokens * network.vocab_size if stage == workload.cut.pipeline_stage - 1 else 0
+    if not workload.trains:
+        return block + head // 3
+    flying = min(workload.micro_batch_num, workload.cut.pipeline_stage - stage)
+    if workload.recompute:
+        return flying * blocks * inputs + block + head
+    return flying * blocks * block + head
+
+
+def _cache(network: Network, workload: Workload, blocks: int) -> int:
+    """Keys and values of every position."""
+    width = network.hidden_size // workload.cut.model_parallel * network.compute_bytes
+    return 2 * blocks * workload.batch_size * network.seq_length * width
+
+
+def _ring(size: int, ranks: int) -> int:
+    """What one rank sends in a ring all-reduce of `size` bytes."""
+    return 2 * size * (ranks - 1) // ranks
+
+
+def _model_traffic(network: Network, workload: Workload) -> int:
+    """Two all-reduces a block in the forward pass and two in the backward one, of one hidden state each."""
+    t, p = workload.cut.model_parallel, workload.cut.pipeline_stage
+    tokens = workload.batch_size * network.seq_length
+    state = tokens * network.hidden_size * network.compute_bytes
+    blocks = max(len(stage_blocks(network.num_layers, p, stage)) for stage in range(p))
+    passes = (3 if workload.recompute else 2) if workload.trains else 1
+    return 2 * passes * blocks * _ring(state, t)
+
+
+def _data_traffic(workload: Workload, stages: tuple[StageEstimate, ...]) -> int:
+    """One all-reduce of the gradients, as float32."""
+    if not workload.trains:
+        return 0
+    return _ring(max(stage.parameters for stage in stages) * _FLOAT32, workload.cut.data_parallel)
+
+
+def _pipeline_traffic(network: Network, workload: Workload) -> int:
+    """One hidden state forward and its gradient backward, a micro batch."""
+    if workload.cut.pipeline_stage == 1:
+        return 0
+    tokens = workload.batch_size * network.seq_length
+    return (2 if workload.trains else 1) * tokens * network.hidden_size * network.compute_bytes

@@ -1,0 +1,88 @@
+"""Layouts of a job that fit, best first, with the reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from orchestrator.checkpoint.bloom_cut import BloomCut
+from orchestrator.sizing.estimate import Estimate, estimate
+from orchestrator.sizing.network import Network
+from orchestrator.sizing.workload import Workload
+
+__all__ = ["Suggestion", "suggest"]
+
+# Bytes a second that one device sends, and its useful operations a second: an Ascend 910A with HCCS inside a
+# server and 100 GbE between them. Only ratios matter for the order.
+_IN_HOST = 30e9
+_BETWEEN_HOSTS = 10e9
+_OPERATIONS = 100e12
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A layout; `seconds` is a rough time of a step, only good for comparing layouts of one job."""
+
+    workload: Workload
+    estimate: Estimate
+    seconds: float
+    reasons: tuple[str, ...]
+
+
+def suggest(network: Network, workload: Workload, limit: int, *, most: int = 5) -> list[Suggestion]:
+    """The fastest layouts of the same ranks and global batch whose every rank stays below `limit` bytes."""
+    world = workload.cut.world_size
+    found = []
+    for candidate in _candidates(network, workload, world):
+        made = estimate(network, candidate)
+        if made.largest.total <= limit:
+            found.append(_judge(network, candidate, made, limit))
+    found.sort(key=lambda item: item.seconds)
+    return found[:most]
+
+
+def _candidates(network: Network, workload: Workload, world: int) -> Iterator[Workload]:
+    batch = workload.batch_size * workload.cut.data_parallel
+    for mp in _divisors(world):
+        for pp in _divisors(world // mp):
+            dp = world // (mp * pp)
+            # Model-parallel ranks talk in every block: they stay in one host.
+            if batch % dp or mp > workload.ranks_per_host or workload.ranks_per_host % mp:
+                continue
+            cut = BloomCut(dp, mp, pp, optimizer_shard=workload.trains and dp > 1)
+            for parts in _divisors(batch // dp) if workload.trains else (1,):
+                candidate = workload.with_cut(cut, batch, parts)
+                if list(candidate.problems(network)) or (pp > 1 and parts < pp):
+                    continue
+                yield candidate
+                if workload.trains and not workload.recompute:
+                    yield replace(candidate, recompute=True)
+
+
+def _divisors(number: int) -> list[int]:
+    return [value for value in range(1, number + 1) if number % value == 0]
+
+
+def _judge(network: Network, workload: Workload, made: Estimate, limit: int) -> Suggestion:
+    compute = _compute_seconds(network, workload)
+    spread = workload.cut.ranks_per_stage > workload.ranks_per_host
+    model = made.model_traffic / _IN_HOST
+    data = made.data_traffic / (_BETWEEN_HOSTS if spread else _IN_HOST)
+    pipeline = made.pipeline_traffic / _BETWEEN_HOSTS
+    seconds = (compute + model + pipeline) / (1 - made.bubble) + data
+    largest = made.largest
+    reasons = [
+        f"{largest.total / limit:.0%} of the memory on stage {largest.stage}",
+        f"bubble {made.bubble:.0%}",
+        f"model-parallel traffic {model / seconds:.0%} of the step",
+    ]
+    if workload.cut.data_parallel > 1:
+        reasons.append(f"data-parallel traffic {data / seconds:.0%}")
+    return Suggestion(workload, made, seconds, tuple(reasons))
+
+
+def _compute_seconds(network: Network, workload: Workload) -> float:
+    """2 operations a parameter and token forward, twice that backward, once more where it is recomputed."""
+    tokens = workload.batch_size * workload.cut.data_parallel * network.seq_length
+    passes = (4 if workload.recompute else 3) if workload.trains else 1
+    return 2 * passes * network.parameter_count * tokens / (workload.cut.world_size * _OPERATIONS)

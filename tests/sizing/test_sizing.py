@@ -1,0 +1,138 @@
+"""Estimates: published sizes, the formulas, layouts that fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from orchestrator.checkpoint.bloom_cut import BloomCut
+from orchestrator.cli.cmd_plan import command
+from orchestrator.errors import ConfigError
+from orchestrator.job import load_job
+from orchestrator.sizing import Network, Workload, estimate, network_of, size_of, suggest, workload_of
+
+ROOT = Path(__file__).parents[2]
+SMALL = Network(
+    hidden_size=64,
+    num_layers=4,
+    num_heads=4,
+    vocab_size=512,
+    seq_length=32,
+    expand_ratio=4,
+    param_bytes=4,
+    embedding_bytes=4,
+    norm_bytes=4,
+    softmax_bytes=4,
+    compute_bytes=4,
+)
+ALONE = Workload(BloomCut(), batch_size=8, micro_batch_num=1, recompute=False, trains=True, ranks_per_host=8)
+
+
+def work(dp: int = 1, mp: int = 1, pp: int = 1, *, shard: bool = False, parts: int = 1) -> Workload:
+    return replace(ALONE, cut=BloomCut(dp, mp, pp, shard), micro_batch_num=parts)
+
+
+@pytest.mark.parametrize(
+    ("job", "count"), [("finetune_7.1b", 7.069e9), ("finetune_65b", 66.5e9), ("pretrain_176b", 176.2e9)]
+)
+def test_the_shipped_jobs_have_the_published_numbers_of_parameters(job: str, count: float) -> None:
+    network = network_of(load_job(ROOT / f"jobs/{job}.yaml"))
+    assert network.parameter_count == pytest.approx(count, rel=1e-3)
+
+
+def test_one_rank_holds_everything() -> None:
+    (stage,) = estimate(SMALL, ALONE).stages
+    assert stage.parameters == SMALL.parameter_count
+    assert stage.weights == stage.gradients == 4 * SMALL.parameter_count
+    assert stage.optimizer == 8 * SMALL.parameter_count
+    made = estimate(SMALL, ALONE)
+    assert (made.model_traffic, made.data_traffic, made.pipeline_traffic, made.bubble) == (0, 0, 0, 0)
+
+
+def test_stages_share_the_blocks_and_only_the_embedding_is_held_twice() -> None:
+    made = estimate(SMALL, work(pp=4, parts=4))
+    assert [stage.blocks for stage in made.stages] == [1, 1, 1, 1]
+    held = sum(stage.parameters for stage in made.stages)
+    assert held == SMALL.parameter_count + SMALL.vocab_size * SMALL.hidden_size
+
+
+@pytest.mark.parametrize(
+    ("stages", "parts", "bubble"), [(1, 4, 0), (2, 1, 1 / 2), (2, 8, 1 / 9), (4, 4, 3 / 7)]
+)
+def test_the_bubble_is_that_of_1f1b(stages: int, parts: int, bubble: float) -> None:
+    assert work(pp=stages, parts=parts).bubble == pytest.approx(bubble)
+
+
+def test_sharding_the_optimizer_divides_its_state_and_nothing_else() -> None:
+    whole, shared = (estimate(SMALL, work(dp=2, shard=shard)).largest for shard in (False, True))
+    assert shared.optimizer * 2 == pytest.approx(whole.optimizer, rel=0.02)
+    assert (shared.weights, shared.activations) == (whole.weights, whole.activations)
+
+
+def test_recomputing_keeps_less() -> None:
+    kept, again = (replace(work(pp=2, parts=4), recompute=value) for value in (False, True))
+    assert estimate(SMALL, again).largest.activations < estimate(SMALL, kept).largest.activations
+
+
+def test_an_answering_job_has_a_cache_and_no_optimizer() -> None:
+    (stage,) = estimate(SMALL, replace(ALONE, trains=False)).stages
+    assert stage.cache == 2 * 4 * 8 * 32 * 64 * 4
+    assert stage.gradients == stage.optimizer == 0
+
+
+def test_suggestions_fit_and_are_in_order() -> None:
+    network = network_of(load_job(ROOT / "jobs/finetune_65b.yaml"))
+    workload = workload_of(load_job(ROOT / "jobs/finetune_65b.yaml"))
+    found = suggest(network, workload, size_of("64GB"))
+    assert found
+    assert [item.seconds for item in found] == sorted(item.seconds for item in found)
+    for item in found:
+        cut = item.workload.cut
+        assert cut.world_size == 96 and item.estimate.largest.total <= size_of("64GB")
+        assert item.workload.batch_size * cut.data_parallel == 96  # the global batch stays
+        assert 8 % cut.model_parallel == 0 and item.reasons
+    assert suggest(network, workload, size_of("1GB")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"model_parallel": 3}, "num_heads 32 cannot be cut into 3 equal parts"),
+        ({"pipeline_stage": 31}, "31 stages for 30 blocks"),
+    ],
+)
+def test_layouts_that_are_none_are_told_at_their_key(changes: dict[str, int], what: str) -> None:
+    overrides = [f"--set=parallel.{key}={value}" for key, value in changes.items()]
+    done = CliRunner().invoke(command, [str(ROOT / "jobs/finetune_7.1b.yaml"), *overrides])
+    assert isinstance(done.exception, ConfigError)
+    assert what in str(done.exception)
+
+
+def test_a_job_that_cannot_fit_fails_and_says_by_how_much() -> None:
+    path = str(ROOT / "jobs/finetune_65b.yaml")
+    done = CliRunner().invoke(command, [path, "--memory", "1GB"])
+    assert isinstance(done.exception, ConfigError)
+    assert "max_device_memory: a rank of stage" in str(done.exception)
+    assert "does not fit" in done.output
+    done = CliRunner().invoke(
+        command, [path, "--memory", "1000GB", "--json", "--suggest"], standalone_mode=False
+    )
+    assert done.return_value == 0, done.output
+    data = json.loads(done.output)
+    assert len(data["estimate"]["stages"]) == 12 and data["suggestions"]
+
+
+def test_sizes_are_read_as_mindspore_reads_them() -> None:
+    assert size_of("31GB") == 31 * 2**30 == size_of("31GiB")
+    assert size_of("1.5GB") == 3 * 2**29
+    with pytest.raises(ValueError, match="31GB"):
+        size_of("much")
+
+
+def test_jobs_without_the_model_have_no_plan() -> None:
+    with pytest.raises(ConfigError, match="only jobs with a model"):
+        network_of(load_job(ROOT / "jobs/command.yaml"))
