@@ -1,0 +1,79 @@
+"""Many Ascend hosts behind one sshd: each address is a host with its own tools, hccn.conf, CANN and name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.sshd import Sshd
+from tests.standins.facts import HostFacts, Kind, host_facts
+from tests.standins.fakehost import FakeHost
+
+__all__ = ["FakeCluster"]
+
+# A host name of its own needs a namespace, and that needs root.
+_LOGIN = """\
+#!/bin/sh
+echo {name} > /proc/sys/kernel/hostname
+exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
+"""
+
+
+class FakeCluster:
+    """The hosts npu001, npu002, ... on 127.0.1.1, 127.0.1.2, ..."""
+
+    def __init__(self, folder: Path, count: int, kind: Kind = "910B", devices: int | None = None) -> None:
+        self.folder = folder
+        facts = [host_facts(index, kind, devices) for index in range(count)]
+        self.hosts = {
+            each.name: FakeHost(folder / "machines" / each.name, each, folder / "network") for each in facts
+        }
+        self.addresses = {name: f"127.0.1.{index}" for index, name in enumerate(self.hosts, 1)}
+        self.sshd = Sshd(folder / "sshd", config=list(self._sshd_config()))
+        (folder / "ssh_config").touch()
+        self._known_hosts = self.sshd.known_hosts(self.addresses.values())
+
+    def _sshd_config(self) -> Iterator[str]:
+        for name, host in self.hosts.items():
+            yield f"Match LocalAddress {self.addresses[name]}"
+            yield f'    SetEnv "PATH={host.bin}:/usr/local/bin:/usr/bin:/bin"'
+            if os.geteuid() == 0:
+                login = host.folder / "login"
+                login.write_text(_LOGIN.format(name=name))
+                login.chmod(0o755)
+                yield f"    ForceCommand unshare --uts {login}"
+
+    def inventory(self, *, ips: bool = False, **defaults: Any) -> dict[str, Any]:
+        """As a person would write it; with `ips` the devices' addresses, too."""
+        return {
+            "ssh": {"config_file": str(self.folder / "ssh_config"), "known_hosts": [str(self._known_hosts)]},
+            "defaults": {
+                "port": self.sshd.port,
+                "user": self.sshd.user,
+                "key": str(self.sshd.key_path),
+                "python": os.path.realpath(sys.executable),
+                "workdir": str(self.folder / "hosts" / "{name}"),
+                "hccn_conf": str(self.folder / "machines" / "{name}" / "hccn.conf"),
+                **defaults,
+            },
+            "hosts": [self._entry(name, host, ips) for name, host in self.hosts.items()],
+        }
+
+    def _entry(self, name: str, host: FakeHost, ips: bool) -> dict[str, Any]:
+        devices = [{"id": device.id, **({"ip": device.ip} if ips else {})} for device in host.facts.devices]
+        entry = {"name": name, "address": self.addresses[name], "devices": devices}
+        return {**entry, "env_script": str(host.env_script)}
+
+    def become(self, name: str, facts: HostFacts) -> None:
+        """Change one host."""
+        self.hosts[name].become(facts)
+
+    def names(self) -> Sequence[str]:
+        return list(self.hosts)
+
+    def close(self) -> None:
+        self.sshd.kill_connections()
+        self.sshd.stop()
