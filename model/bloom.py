@@ -19,7 +19,7 @@ from model.device import dtype_of
 from model.layers import Block, LayerNorm, parameter
 from model.parallel import Groups, Place, Strategy, cut, full_shape
 
-__all__ = ["BloomLMHeadModel", "BloomModel", "build", "initialise"]
+__all__ = ["BloomLMHeadModel", "BloomModel", "build", "initialise", "recompute_blocks"]
 
 
 class WordEmbedding(nn.Cell):
@@ -119,3 +119,9 @@ def initialise(network: nn.Cell, config: BloomConfig, seed: int, strategy: Strat
         full = stream.standard_normal(shape, dtype=np.float32) * config.initializer_range
         part = np.ascontiguousarray(cut(name, full, strategy, place))
         item.set_data(ms.Tensor(part, item.dtype))
+
+
+def recompute_blocks(network: BloomLMHeadModel) -> None:
+    """Keep only the blocks' inputs for the backward pass, which computes each block once more."""
+    for block in network.transformer.blocks:
+        block.recompute()

@@ -1,4 +1,4 @@
-"""AdamW without bias correction, as MindFormers trains Bloom, and clipping by the global norm."""
+"""AdamW without bias correction, as MindFormers trains Bloom."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn, ops
 
-from model.parallel import cut_axis
-
-__all__ = ["AdamW", "ClipByGlobalNorm", "decays"]
+__all__ = ["AdamW", "decays"]
 
 
 def decays(name: str) -> bool:
@@ -19,7 +17,11 @@ def decays(name: str) -> bool:
 
 
 class AdamW(nn.Cell):
-    """One update of all parameters; the float32 moments are named `adam_m.` and `adam_v.` + parameter."""
+    """(float32 gradients, rate, factor on the gradients): one update of all parameters, in place.
+
+    The float32 moments are named `adam_m.` and `adam_v.` + parameter. The arithmetic is in float32
+    whatever the weight's type.
+    """
 
     def __init__(
         self,
@@ -39,13 +41,13 @@ class AdamW(nn.Cell):
         self.is_float32 = tuple(item.dtype == ms.float32 for item in parameters)
         self.fused = ops.AdamWeightDecay()
 
-    def construct(self, grads: Any, rate: Any) -> Any:
+    def construct(self, grads: Any, rate: Any, factor: Any) -> Any:
         done = True
         for index in range(len(self.parameters)):
             if self.is_float32[index]:
-                updated = self.update_fused(index, grads[index], rate)
+                updated = self.update_fused(index, grads[index] * factor, rate)
             else:
-                updated = self.update_half(index, grads[index], rate)
+                updated = self.update_half(index, grads[index] * factor, rate)
             done = ops.depend(done, updated)
         return done
 
@@ -55,7 +57,7 @@ class AdamW(nn.Cell):
 
     def update_half(self, index: int, grad: Any, rate: Any) -> Any:
         """The same in float32, rounded when it is stored: the fused kernel wants one type for all."""
-        weight, grad = self.parameters[index], ops.cast(grad, ms.float32)
+        weight = self.parameters[index]
         m = self.beta1 * self.adam_m[index] + (1.0 - self.beta1) * grad
         v = self.beta2 * self.adam_v[index] + (1.0 - self.beta2) * grad * grad
         old = ops.cast(weight, ms.float32)
@@ -69,34 +71,3 @@ def _moments(parameters: Sequence[ms.Parameter], kind: str) -> ms.ParameterTuple
     return ms.ParameterTuple(
         [ms.Parameter(ops.zeros(item.shape, ms.float32), name=f"{kind}.{item.name}") for item in parameters]
     )
-
-
-class ClipByGlobalNorm(nn.Cell):
-    """Scale all gradients so that their joint norm is at most `limit` (0 = do not); gives (grads, norm).
-
-    A tensor that is cut over the model group adds its slices of all ranks; one that is whole on every
-    rank counts once.
-    """
-
-    def __init__(self, names: Sequence[str], limit: float, group: str | None) -> None:
-        super().__init__()
-        self.is_cut = tuple(cut_axis(name) is not None for name in names)
-        self.limit = limit
-        self.all_reduce = ops.AllReduce(group=group) if group else ops.Identity()
-
-    def construct(self, grads: Any) -> Any:
-        cut_sum, whole_sum = ops.zeros((1,), ms.float32), ops.zeros((1,), ms.float32)
-        for index in range(len(grads)):
-            square = ops.reduce_sum(ops.square(ops.cast(grads[index], ms.float32)))
-            if self.is_cut[index]:
-                cut_sum = cut_sum + square
-            else:
-                whole_sum = whole_sum + square
-        norm = ops.reshape(ops.sqrt(self.all_reduce(cut_sum) + whole_sum), ())
-        if self.limit <= 0:
-            return grads, norm
-        factor = self.limit / ops.maximum(norm, ms.Tensor(self.limit, ms.float32))
-        scaled = ()
-        for grad in grads:
-            scaled += (grad * ops.cast(factor, grad.dtype),)
-        return scaled, norm

@@ -13,11 +13,12 @@ from typing import TextIO
 import mindspore as ms
 from mindspore import nn
 
-from model.bloom import build, initialise
+from model.bloom import build, initialise, recompute_blocks
 from model.checkpointing import Progress, load_rank, load_whole, newest_shard, save_shard, write_strategy_file
 from model.config import BloomConfig, config_text
 from model.data import Dataset, load_records, wrap
 from model.errors import ModelError, TrainingError
+from model.loss_scale import loss_scale_of
 from model.optimizer import AdamW
 from model.schedule import SHAPES, rate_at
 from model.session import Session, check_same_on_all_ranks, open_session, strategy_of
@@ -64,6 +65,8 @@ class Trainer:
         train = settings.train
         ms.set_seed(train.seed + session.place.dp)
         network = build(config, session.strategy, session.place, session.groups)
+        if train.recompute:
+            recompute_blocks(network)
         self.weights = list(network.trainable_params())
         self.optimizer = AdamW(
             self.weights,
@@ -74,13 +77,16 @@ class Trainer:
         )
         self.moments = [*self.optimizer.adam_m, *self.optimizer.adam_v]
         self.done = self._start_weights(network, config)
-        self.compiled = TrainStep(
+        self.train_step = TrainStep(
             network,
             self.optimizer,
             clip=train.clip_grad or 0.0,
-            data_group=session.groups.data,
-            model_group=session.groups.model,
-        ).set_train()
+            loss_scale=loss_scale_of(train.loss_scale, train.loss_scale_start, train.loss_scale_window),
+            parts=train.gradient_accumulation,
+            strategy=session.strategy,
+            place=session.place,
+            groups=session.groups,
+        )
 
     def _start_weights(self, network: nn.Cell, config: BloomConfig) -> int:
         """Load or draw the weights; gives the steps already done (0 unless shards are resumed)."""
@@ -148,19 +154,16 @@ class Trainer:
             end=train.lr_end,
             shape=train.lr_schedule,
         )
-        tensors = (ms.Tensor(array) for array in (batch.tokens, batch.labels, batch.weights))
-        loss, norm = (
-            float(value.asnumpy()) for value in self.compiled(*tensors, ms.Tensor(rate, ms.float32))
-        )
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        result = self.train_step(batch, rate)
+        if not (result.updated or result.skipped):
             raise TrainingError(
-                f"step {step} gave a loss of {loss} and a gradient norm of {norm}",
+                f"step {step} gave a loss of {result.loss} and a gradient norm of {result.norm}",
                 where=f"rank {place.rank}",
                 remedy="lower train.learning_rate, lengthen the warm-up, or look at the data of this step",
             )
         seconds = time.monotonic() - start
         tokens = self.global_batch * batch.tokens.shape[1]
-        return StepRecord(step, self.total_steps, loss, rate, tokens / seconds, seconds, time.time())
+        return StepRecord(step, self.total_steps, result.loss, rate, tokens / seconds, seconds, time.time())
 
     def save(self, step: int) -> Path:
         """Write this rank's shard."""
@@ -179,7 +182,7 @@ class Trainer:
 
 def _refuse_what_is_not_built(settings: Settings) -> None:
     defaults = Train()
-    for key in ("gradient_accumulation", "loss_scale", "recompute", "loss_mask", "device_tflops"):
+    for key in ("loss_mask", "device_tflops"):
         if getattr(settings.train, key) != getattr(defaults, key):
             raise ModelError("is not supported yet", where=f"train.{key}", remedy="leave it out")
 

@@ -4,8 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.optimizer import AdamW, ClipByGlobalNorm, decays
-from model.step import _buckets
+from model.optimizer import AdamW, decays
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")
@@ -19,7 +18,8 @@ def test_two_updates_are_those_of_the_formulas(dtype, tolerance):
     assert [item.name for item in optimizer.adam_m] == ["adam_m.a.weight", "adam_m.a.bias"]
     grads = [np.linspace(0.5, -0.2, 6), np.linspace(-1, 1, 3)]
     for rate in (0.1, 0.05):
-        optimizer(tuple(ms.Tensor(grad, dtype) for grad in grads), ms.Tensor(rate, ms.float32))
+        doubled = ms.mutable(tuple(ms.Tensor(grad * 2, ms.float32) for grad in grads))
+        optimizer(doubled, ms.Tensor(rate, ms.float32), ms.Tensor(0.5, ms.float32))
     for (name, value), grad, parameter in zip(start.items(), grads, parameters, strict=True):
         m = v = 0
         for rate in (0.1, 0.05):
@@ -31,18 +31,3 @@ def test_two_updates_are_those_of_the_formulas(dtype, tolerance):
 def test_norms_and_biases_do_not_decay():
     assert decays("transformer.blocks.0.output.mapping.weight") and decays("x.embedding_table")
     assert not any(decays(f"x.{name}") for name in ("gamma", "beta", "bias"))
-
-
-@pytest.mark.parametrize(("limit", "factor"), [(1.0, 0.2), (10.0, 1.0), (0.0, 1.0)])
-def test_clipping(limit, factor):
-    clip = ClipByGlobalNorm(["a", "b"], limit, None)
-    grads, norm = clip((ms.Tensor([3.0, 0.0]), ms.Tensor([[4.0]])))
-    assert float(norm.asnumpy()) == pytest.approx(5.0)
-    np.testing.assert_allclose(grads[0].asnumpy(), [3.0 * factor, 0.0], rtol=1e-6)
-    np.testing.assert_allclose(grads[1].asnumpy(), [[4.0 * factor]], rtol=1e-6)
-
-
-def test_buckets_keep_order_and_limit():
-    assert _buckets([4, 4, 4], 100) == ((0, 3),)
-    assert _buckets([4, 4, 4], 8) == ((0, 2), (2, 3))
-    assert _buckets([4, 90, 4], 8) == ((0, 1), (1, 2), (2, 3))
