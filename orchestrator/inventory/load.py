@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.inventory.hostrange import fold
 from orchestrator.inventory.model import LOCAL_ADDRESS, Device, Host, Inventory, SshOptions
+from orchestrator.inventory.rank_table_file import is_rank_table, rewrite
 from orchestrator.inventory.written import HostDefaults, HostEntry, InventoryFile
 from orchestrator.yaml_file import Loc, YamlFile, read_yaml, validate
 from orchestrator.yaml_words import nearest, show
@@ -18,9 +19,14 @@ __all__ = ["load_inventory"]
 
 
 def load_inventory(path: Path) -> Inventory:
-    """Read and check an inventory. Raises ConfigError with every problem of the file, each with its line."""
+    """Read and check an inventory, or take a rank table for one.
+
+    Raises ConfigError with every problem of the file, each with its line.
+    """
     path = Path(path)
     file = read_yaml(path)
+    if is_rank_table(file):
+        file = rewrite(file)
     entries = file.get(("hosts",))
     count = len(entries) if isinstance(entries, list) else 0
     file.as_text(("defaults", "labels"), *(("hosts", index, "labels") for index in range(count)))
