@@ -26,7 +26,7 @@ FLOORS = (
     ("placement", "mindformers", "sizing"),
     ("rank_table",),
     ("transport",),
-    ("fleet", "collect"),
+    ("fleet", "collect", "offline"),
     ("discovery",),
     ("preflight",),
     ("plan",),

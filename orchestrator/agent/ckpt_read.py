@@ -1,7 +1,8 @@
 """The host's side of collecting a checkpoint: which shards there are, and the bytes of their spans.
 
 Shards are named `<prefix>_rank_<rank>[_<rerun>]-<epoch>_<step>.ckpt` (MindFormers), or without the rank in a
-folder `rank_<rank>` (MindSpore's own callback). A second run into one folder adds the rerun number.
+folder `rank_<rank>` (MindSpore's own callback); `.safetensors` as well. A second run into one folder adds the
+rerun number.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 
@@ -12,17 +13,21 @@ import re
 import zlib
 from typing import Dict, Iterator, List, Sequence, Tuple, Union
 
+from orchestrator.agent.ckpt_index import Entry, index_ckpt
+from orchestrator.agent.safetensors_index import index_safetensors
 from orchestrator.errors import CheckpointError
 
-__all__ = ["CHUNK", "Range", "Row", "crc_ranges", "list_shards", "parse_name", "read_ranges"]
+__all__ = ["CHUNK", "Range", "Row", "crc_ranges", "index_shard", "list_shards", "parse_name", "read_ranges"]
 
 Range = Tuple[int, int]
 Row = Dict[str, Union[int, str]]
 
 CHUNK = 4 << 20
 
-_WITH_RANK = re.compile(r".+_rank_(?P<rank>\d+)(?:_(?P<rerun>\d+))?-(?P<epoch>\d+)_(?P<step>\d+)\.ckpt")
-_WITHOUT_RANK = re.compile(r".+?(?:_(?P<rerun>\d+))?-(?P<epoch>\d+)_(?P<step>\d+)\.ckpt")
+_WITH_RANK = re.compile(
+    r".+_rank_(?P<rank>\d+)(?:_(?P<rerun>\d+))?-(?P<epoch>\d+)_(?P<step>\d+)\.(?:ckpt|safetensors)"
+)
+_WITHOUT_RANK = re.compile(r".+?(?:_(?P<rerun>\d+))?-(?P<epoch>\d+)_(?P<step>\d+)\.(?:ckpt|safetensors)")
 _FOLDER = re.compile(r"rank_(\d+)")
 
 
@@ -60,6 +65,11 @@ def list_shards(folder: str) -> List[Row]:
         raise CheckpointError(f"cannot be listed: {error.strerror or error}", where=folder) from error
     rows = [row for row in map(parse_name, paths) if row]
     return sorted(rows, key=lambda row: [row[key] for key in ("rank", "epoch", "step", "rerun", "path")])
+
+
+def index_shard(path: str) -> List[Entry]:
+    """What the file holds and where, in either format, as `index_ckpt` tells it."""
+    return index_safetensors(path) if path.endswith(".safetensors") else index_ckpt(path)
 
 
 def read_ranges(path: str, ranges: Sequence[Range], chunk: int = CHUNK) -> Iterator[bytes]:

@@ -123,9 +123,9 @@ def _shards(request: Request) -> Iterator[Answer]:
 
 
 def _index(request: Request) -> Iterator[Answer]:
-    from orchestrator.agent import ckpt_index  # late, as above
+    from orchestrator.agent import ckpt_read  # late, as above
 
-    yield Answer([ckpt_index.index_ckpt(path) for path in request.args["paths"]])
+    yield Answer([ckpt_read.index_shard(path) for path in request.args["paths"]])
 
 
 def _read_ranges(request: Request) -> Iterator[Answer]:

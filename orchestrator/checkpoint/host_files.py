@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.agent.ckpt_index import index_ckpt
-from orchestrator.agent.ckpt_read import crc_ranges, list_shards, read_ranges
+from orchestrator.agent.ckpt_read import crc_ranges, index_shard, list_shards, read_ranges
 
 __all__ = ["HostFiles", "LocalFiles", "Ranges", "ShardFile"]
 
@@ -43,7 +42,7 @@ class HostFiles(Protocol):
         """The run's shards on the host."""
 
     def index(self, host: str, paths: Sequence[str]) -> Sequence[Sequence[Mapping[str, Any]]]:
-        """For each path what `index_ckpt` says of it there."""
+        """For each path what `index_shard` says of it there."""
 
     def read(self, host: str, path: str, ranges: Ranges) -> Iterator[bytes | memoryview]:
         """The bytes of all ranges `(offset, length)`, one after another, in chunks of any size."""
@@ -62,7 +61,7 @@ class LocalFiles:
         return [ShardFile.of(row) for row in list_shards(self._folders[host])]
 
     def index(self, host: str, paths: Sequence[str]) -> Sequence[Sequence[Mapping[str, Any]]]:
-        return [index_ckpt(path) for path in paths]
+        return [index_shard(path) for path in paths]
 
     def read(self, host: str, path: str, ranges: Ranges) -> Iterator[bytes | memoryview]:
         return read_ranges(path, ranges)

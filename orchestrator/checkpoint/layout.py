@@ -34,6 +34,9 @@ Region: TypeAlias = tuple[tuple[int, int], ...]
 # One number per tensor axis, then the piece of the optimizer's cut.
 SliceId: TypeAlias = tuple[int, ...]
 
+# More than any cluster has: a damaged matrix must not become a table of that size.
+_MOST_DEVICES = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -50,6 +53,8 @@ class Layout:
             raise CheckpointError(
                 f"no such layout: device matrix {self.dev_matrix}, tensor map {self.tensor_map}"
             )
+        if self.device_count > _MOST_DEVICES:
+            raise CheckpointError(f"no such layout: a device matrix {self.dev_matrix}")
         if any(not 0 <= axis < len(self.dev_matrix) for axis in used):
             raise CheckpointError(
                 f"tensor map {self.tensor_map} points outside the device matrix {self.dev_matrix}"

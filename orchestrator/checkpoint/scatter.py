@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from orchestrator.checkpoint.file_layout import Piece
 from orchestrator.checkpoint.layout import Region
+from orchestrator.checkpoint.tensor import Spec
 
 __all__ = ["Scatter", "Stretch", "locate"]
 
@@ -49,6 +50,13 @@ class Scatter:
         axes.append((last[0] * item_size, last[1] * item_size, last[2] * item_size))
         # A row axis and a run axis are always there.
         return cls(tuple(axes) if len(axes) > 1 else ((1, 0, 1), *axes))
+
+    @classmethod
+    def of_part(cls, spec: Spec, region: Region) -> Scatter:
+        """Of a part of a tensor; a text has no parts."""
+        if spec.dtype == "str":
+            return cls(((1, 0, 1), (spec.nbytes, 0, spec.nbytes)))
+        return cls.of(spec.dims, spec.item_size, region)
 
     @property
     def nbytes(self) -> int:

@@ -7,6 +7,7 @@ Formats: the protobuf message `mindspore.straspb.ParallelStrategyMap` of node_st
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,17 @@ from orchestrator.checkpoint.atomic import replacing
 from orchestrator.checkpoint.layout import Layout, MapEntry, cuts
 from orchestrator.errors import CheckpointError
 
-__all__ = ["Layout", "Strategy", "parse_strategy", "read_strategy", "write_strategy"]
+__all__ = [
+    "Layout",
+    "Strategy",
+    "parse_strategies",
+    "parse_strategy",
+    "read_content",
+    "read_strategy",
+    "write_strategy",
+]
+
+_MERGED_NAME = re.compile(r"(\d{1,6})-(.+)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +41,30 @@ class Strategy:
 
 
 def read_strategy(path: str | Path) -> Strategy:
-    """Read either form; CheckpointError: unreadable, damaged, or a cut that is not even."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    return parse_strategy(content, str(path))
+    """Read either form; CheckpointError: unreadable, damaged, merged, or a cut that is not supported."""
+    return parse_strategy(read_content(path), str(path))
 
 
 def parse_strategy(content: bytes, where: str) -> Strategy:
     """Like `read_strategy`, of a file's content that came from elsewhere; `where` is for the messages."""
+    stages = parse_strategies(content, where)
+    if len(stages) > 1:
+        raise CheckpointError(
+            f"is merged from {len(stages)} stages", where=where, remedy="name the strategy file of one rank"
+        )
+    return stages[0]
+
+
+def read_content(path: str | Path) -> bytes:
+    """The bytes of a strategy file; CheckpointError where it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+
+
+def parse_strategies(content: bytes, where: str) -> tuple[Strategy, ...]:
+    """The strategies that a file's content tells: one, or that of every stage where it is merged."""
     try:
         strategy = _from_json(content) if content.lstrip()[:1] == b"{" else _from_wire(content)
     except CheckpointError as error:
@@ -48,7 +73,18 @@ def parse_strategy(content: bytes, where: str) -> Strategy:
         raise CheckpointError(f"is damaged or no strategy file: {error}", where=where) from error
     if not strategy.layouts:
         raise CheckpointError("holds no layouts", where=where)
-    return strategy
+    return _stages(strategy)
+
+
+def _stages(strategy: Strategy) -> tuple[Strategy, ...]:
+    """`merge_pipeline_strategys` puts `<stage>-` before every name."""
+    matches = [_MERGED_NAME.fullmatch(name) for name in strategy.layouts]
+    stages: dict[int, dict[str, Layout]] = {}
+    for match, layout in zip(matches, strategy.layouts.values(), strict=True):
+        if match is None:
+            return (strategy,)
+        stages.setdefault(int(match[1]), {})[match[2]] = layout
+    return tuple(Strategy(stage, layouts) for stage, layouts in sorted(stages.items()))
 
 
 def _from_wire(content: bytes) -> Strategy:
