@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.inventory import Host, Inventory, fold
+from orchestrator.inventory import RING, Device, Host, Inventory, fold
 from orchestrator.job import Job
 
-__all__ = ["Placement", "place"]
+__all__ = ["Placement", "choose_devices", "place"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,43 @@ class Placement:
 
 
 def place(job: Job, inventory: Inventory) -> tuple[Placement, ...]:
-    """All ranks in order: hosts as the job names them, on each the first `devices_per_host` devices.
+    """All ranks in order: hosts as the job names them, on each `devices_per_host` devices that fit together.
 
-    rank = stage*(dp*mp) + dp_index*mp + mp_index. So model-parallel neighbours share a host wherever
-    `model_parallel` divides `devices_per_host`, and pipeline stages, which talk least, go across hosts.
-    Raises ConfigError: unknown hosts, too few hosts or devices, a product that is not the world size.
+    rank = stage*(dp*mp) + dp_index*mp + mp_index. So model-parallel groups stay inside a host (one that is
+    larger fills whole hosts), and pipeline stages, which talk least, go across hosts.
+    Raises ConfigError: unknown hosts, too few hosts or devices, devices that a 910A cannot join, a product
+    that is not the world size, model-parallel groups that hosts would cut.
     """
     hosts = _hosts(job, inventory)
-    problems = [*_too_few_devices(job, hosts), *_wrong_product(job, len(hosts))]
+    problems = [
+        *_too_few_devices(job, hosts),
+        *_wrong_product(job, len(hosts)),
+        *_cut_groups(job, len(hosts)),
+    ]
     if problems:
         raise ConfigError(problems)
     return tuple(_placements(job, hosts))
+
+
+def choose_devices(host: Host, count: int, busy: Collection[int] = ()) -> tuple[Device, ...] | None:
+    """The devices of a host for `count` ranks, None where none will do; `busy` are the ids not to take.
+
+    Up to four ranks share an HCCS ring, the fullest that has room, so that the other stays whole; on a 910A
+    they must, elsewhere there is no harm in it.
+    """
+    free = [device for device in host.devices if device.id not in busy]
+    if len(free) < count:
+        return None
+    if count <= RING and host.chip in (None, "910A"):
+        rings: dict[int, list[Device]] = {}
+        for device in free:
+            rings.setdefault(device.id // RING, []).append(device)
+        fitting = [ring for _, ring in sorted(rings.items()) if len(ring) >= count]
+        if fitting:
+            return tuple(min(fitting, key=len)[:count])
+        if host.chip == "910A":
+            return None
+    return tuple(free[:count])
 
 
 def _hosts(job: Job, inventory: Inventory) -> tuple[Host, ...]:
@@ -59,6 +85,12 @@ def _too_few_devices(job: Job, hosts: tuple[Host, ...]) -> Iterator[Problem]:
     for count, names in short.items():
         text = f"{wanted} ranks wanted on {fold(names)}, which has {count} devices"
         yield Problem(job.where("devices_per_host"), text, "lower it, or choose other hosts")
+    cut = [h.name for h in hosts if len(h.devices) >= wanted and choose_devices(h, wanted) is None]
+    if cut:
+        text = (
+            f"{wanted} ranks wanted on {fold(cut)}, where no HCCS ring (devices 0-3, 4-7) has as many devices"
+        )
+        yield Problem(job.where("devices_per_host"), text, "lower it, or list more `devices:` of one ring")
 
 
 def _degrees(job: Job, world_size: int) -> tuple[int, int, int]:
@@ -82,10 +114,21 @@ def _wrong_product(job: Job, host_count: int) -> Iterator[Problem]:
         yield Problem(job.where("networking", "mode"), text, "use dynamic or rank_table")
 
 
+def _cut_groups(job: Job, host_count: int) -> Iterator[Problem]:
+    per_host = job.devices_per_host
+    _, mp, _ = _degrees(job, host_count * per_host)
+    if host_count > 1 and per_host % mp and mp % per_host:
+        text = (
+            f"model_parallel {mp} on {per_host} devices_per_host: hosts would cut the model-parallel groups"
+        )
+        remedy = "let one of the two divide the other"
+        yield Problem(job.where("parallel", "model_parallel"), text, remedy)
+
+
 def _placements(job: Job, hosts: tuple[Host, ...]) -> Iterator[Placement]:
     dp, mp, _ = _degrees(job, len(hosts) * job.devices_per_host)
     for host_index, host in enumerate(hosts):
-        for local_rank, device in enumerate(host.devices[: job.devices_per_host]):
+        for local_rank, device in enumerate(choose_devices(host, job.devices_per_host) or ()):
             rank = host_index * job.devices_per_host + local_rank
             yield Placement(
                 rank=rank,

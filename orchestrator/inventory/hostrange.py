@@ -7,8 +7,9 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
 
-__all__ = ["MAX_NAMES", "RangeError", "expand", "fold", "natural_key", "numbers", "split_list"]
+__all__ = ["MAX_NAMES", "RangeError", "expand", "fold", "natural_key", "numbers", "numeric_key", "split_list"]
 
 MAX_NAMES = 65_536
 
@@ -78,6 +79,15 @@ def natural_key(name: str) -> tuple[tuple[str, int, int], ...]:
         (parts[i], *(_number(parts[i + 1]) if i + 1 < len(parts) else (-1, 0)))
         for i in range(0, len(parts), 2)
     )
+
+
+def numeric_key(address: str) -> tuple[int, int, tuple[tuple[str, int, int], ...]]:
+    """Sorts 10.0.0.2 before 10.0.0.10, IPv4 before IPv6, and all of these before names."""
+    try:
+        ip = ip_address(address)
+        return (ip.version, int(ip), ())
+    except ValueError:
+        return (100, 0, natural_key(address))
 
 
 def _number(digits: str) -> tuple[int, int]:

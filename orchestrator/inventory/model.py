@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.inventory.chip import Chip
 from orchestrator.inventory.hostrange import RangeError, expand, fold, split_list
 from orchestrator.yaml_words import Invalid, nearest, show
 
@@ -80,7 +81,8 @@ class Host(Frozen):
     """One server.
 
     `workdir` and `lock_dir` are paths on the host, `~` included; `lock_dir` None means `<workdir>/locks`.
-    `key` is a path on the control node. `port` and `user` None leave the choice to the ssh config.
+    `key` is a path on the control node. `port` and `user` None leave the choice to the ssh config. `chip`
+    None: the kind of its devices is not known.
     """
 
     name: HostName
@@ -95,6 +97,7 @@ class Host(Frozen):
     lock_dir: str | None = None
     hccn_conf: str = "/etc/hccn.conf"
     devices: tuple[Device, ...] = ()
+    chip: Chip | None = None
     labels: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="before")

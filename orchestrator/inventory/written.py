@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from orchestrator.inventory.chip import Chip, chip_written
 from orchestrator.inventory.hostrange import RangeError, expand, numbers
 from orchestrator.inventory.model import (
     Device,
@@ -93,6 +94,7 @@ class HostDefaults(Frozen):
     devices: Annotated[
         tuple[Device, ...] | None, BeforeValidator(lambda v: v if v is None else _devices(v))
     ] = None
+    chip: Annotated[Chip | None, BeforeValidator(lambda v: v if v is None else chip_written(v))] = None
     labels: dict[str, str] | None = None
 
 

@@ -2,5 +2,6 @@
 
 from orchestrator.plan.plan import LaunchPlan, make_plan
 from orchestrator.plan.plan_file import read_plan, write_plan
+from orchestrator.plan.table import launch_table
 
-__all__ = ["LaunchPlan", "make_plan", "read_plan", "write_plan"]
+__all__ = ["LaunchPlan", "launch_table", "make_plan", "read_plan", "write_plan"]

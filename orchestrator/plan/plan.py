@@ -17,7 +17,8 @@ from orchestrator.inventory import Host, Inventory, SshOptions
 from orchestrator.job import Job, Timeouts
 from orchestrator.placement import Placement, place
 from orchestrator.plan.inputs import Shipment, ship
-from orchestrator.rank_table import build_rank_table, is_loopback
+from orchestrator.plan.table import launch_table
+from orchestrator.rank_table import is_loopback
 from orchestrator.records import Manifest, WorkerSpec
 
 __all__ = ["LaunchPlan", "make_plan", "new_run_id"]
@@ -67,7 +68,10 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
     if job.networking.mode == "dynamic":
         _require_reachable_master(hosts, inventory)
     shipment, config = ship(job)
-    rank_table = build_rank_table(placements, inventory) if job.networking.mode == "rank_table" else None
+    rank_table = None
+    if job.networking.mode == "rank_table":
+        intra_roce = job.env.get("HCCL_INTRA_ROCE_ENABLE") == "1"
+        rank_table = launch_table(placements, hosts, source=str(inventory.path), intra_roce=intra_roce)
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
     manifests = {
         host.name: _manifest(job, host, hosts, placements, run_id=run_id, created=created, shipment=shipment)
@@ -83,7 +87,7 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
         placements=placements,
         manifests=manifests,
         worker_config=worker_config,
-        rank_table=rank_table.to_json() if rank_table else None,
+        rank_table=rank_table,
         sources=shipment.sources,
         packages=() if job.task == "command" else ("mindspore", "tokenizers"),
         host_paths=tuple(shipment.host_paths),

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from orchestrator.placement import place
-from orchestrator.rank_table import build_rank_table
+from orchestrator.plan import launch_table
 from tests.config.support import inventory, job, lines_of
 
 COMMAND = "name: c\ntask: command\ndevices_per_host: 2\ncommand: [x]\n"
@@ -21,7 +19,7 @@ hosts:
 
 def _build(folder: Path, text: str) -> str:
     hosts = inventory(folder, text)
-    return build_rank_table(place(job(folder, COMMAND), hosts), hosts).to_json()
+    return launch_table(place(job(folder, COMMAND), hosts), hosts.hosts, source=str(hosts.path))
 
 
 def test_every_scalar_is_a_string_and_the_keys_have_their_order(tmp_path: Path) -> None:
@@ -59,25 +57,10 @@ def test_one_server_needs_no_device_address(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        (PAIR.replace(", device_ips: '10.1.[1-2].[1-2]'", ""), "has no device IP"),
-        (PAIR.replace("10.9.0.[1-2]", "127.0.0.[1-2]"), "server_id 127.0.0.1 is a loopback address"),
-        (PAIR.replace("10.9.0.[1-2]'", "10.9.0.[1-1,1-1]'"), "is already the address of host n1"),
-    ],
-    ids=["no device ip", "loopback", "same address"],
-)
-def test_tables_that_hccl_would_refuse(tmp_path: Path, text: str, part: str) -> None:
-    lines = lines_of(tmp_path, lambda: _build(tmp_path, text))
-    assert all(line.startswith("hosts.yaml:") for line in lines)
-    assert part in lines[0]
-
-
 def test_one_address_on_two_ports_is_one_server_to_hccl(tmp_path: Path) -> None:
     text = "hosts:\n" + "".join(
         f"  - {{name: n{i}, address: 10.9.0.1, port: {i}, devices: 0-1, device_ips: '10.1.{i}.[1-2]'}}\n"
         for i in (1, 2)
     )
     lines = lines_of(tmp_path, lambda: _build(tmp_path, text))
-    assert all("server_id 10.9.0.1 is used by 2 hosts" in line for line in lines)
+    assert lines == ["hosts.yaml: n2: 10.9.0.1 is the id of another server already (correct `address:`)"]

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.inventory import Inventory
 from orchestrator.job import Job
 from orchestrator.placement import Placement, place
-from orchestrator.rank_table import build_rank_table
+from orchestrator.plan import launch_table
 from tests.config.support import inventory, job, lines_of
 
 HOSTS = """\
@@ -30,7 +30,7 @@ networking: {mode: rank_table}
 
 def table(folder: Path, hosts: str = HOSTS, text: str = JOB) -> str:
     servers = inventory(folder, hosts)
-    return build_rank_table(place(job(folder, text), servers), servers).to_json()
+    return launch_table(place(job(folder, text), servers), servers.hosts, source=str(servers.path))
 
 
 def placed(folder: Path, hosts: str) -> tuple[tuple[Placement, ...], Inventory]:
@@ -69,35 +69,41 @@ def test_ranks_of_servers_do_not_interleave(tmp_path: Path) -> None:
     [
         (
             HOSTS.replace(', device_ips: "29.1.1.[1-2]"', ""),
-            ["hosts.yaml: b: device 0, 1 has no device IP (add `device_ips:`)"],
+            [
+                "hosts.yaml: b: device 0, 1 of server 10.0.0.10 has no device_ip, which HCCL needs between"
+                " servers (add `device_ips:`)"
+            ],
         ),
         (
             HOSTS.replace("10.0.0.10", "127.0.1.1"),
-            ["hosts.yaml: b: server_id 127.0.1.1 is a loopback address (give its real `address:`)"],
+            [
+                "hosts.yaml: b: 127.0.1.1 is a loopback address, which every server has"
+                " (give its real `address:`)"
+            ],
         ),
         (
             HOSTS.replace("10.0.0.10", "localhost"),
-            ["hosts.yaml: b: server_id localhost is a loopback address (give its real `address:`)"],
+            [
+                "hosts.yaml: b: localhost is a loopback address, which every server has"
+                " (give its real `address:`)"
+            ],
         ),
         (
             HOSTS.replace("10.0.0.10", "10.0.0.9, port: 2222"),
-            [
-                "hosts.yaml: a: server_id 10.0.0.9 is used by 2 hosts (correct `address:`)",
-                "hosts.yaml: b: server_id 10.0.0.9 is used by 2 hosts (correct `address:`)",
-            ],
+            ["hosts.yaml: b: 10.0.0.9 is the id of another server already (correct `address:`)"],
         ),
         (
             HOSTS.replace("10.0.0.10", "n" * 65),
             [
-                "hosts.yaml: b: server_id nnnnnnnnnnnnnnnnnnnn... is longer than 64 characters"
+                "hosts.yaml: b: the server_id has 65 characters; HCCL takes at most 64"
                 " (give a shorter name or an IP as `address:`)"
             ],
         ),
         (
             HOSTS.replace('"29.1.1.[1-2]"', '["fe80::1", "fe80::2"]'),
             [
-                f"hosts.yaml: b: device IP fe80::{last} is IPv6, but 29.1.0.1 is IPv4"
-                " (use one kind for all devices)"
+                f"hosts.yaml: b: fe80::{last} is IPv6, but that of device 0 of server 10.0.0.9 is IPv4"
+                " (use one family for all `device_ips:`)"
                 for last in (1, 2)
             ],
         ),
@@ -114,9 +120,8 @@ def test_a_device_ip_used_twice(tmp_path: Path) -> None:
         Placement(item.rank, item.host, item.local_rank, item.device_id, f"29.1.0.{item.device_id}", 0, 0, 0)
         for item in placements
     ]
-    assert lines_of(tmp_path, lambda: build_rank_table(twice, servers)) == [
-        f"hosts.yaml: {host}: device IP 29.1.0.{device} of device {device} is used 2 times"
+    assert lines_of(tmp_path, lambda: launch_table(twice, servers.hosts, source=str(servers.path))) == [
+        f"hosts.yaml: b: 29.1.0.{device} is the address of device {device} of server 10.0.0.9 already"
         " (correct `device_ips:`)"
-        for host in ("a", "b")
         for device in (0, 1)
     ]

@@ -1,0 +1,96 @@
+"""Rules about rank ids: every number from 0 once, servers one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.rank_table.finding import Severity
+from orchestrator.rank_table.rule import Broken, Rule
+from orchestrator.rank_table.view import DeviceView, TableView
+from orchestrator.yaml_words import show
+
+__all__ = ["RANK_RULES"]
+
+
+def _form(view: TableView) -> Iterator[Broken]:
+    for device in view.devices:
+        if device.rank is None:
+            text = device.data.rank_id
+            yield Broken(f"{device.path}.rank_id", f"{show(text)} is no rank", (text,))
+
+
+def _twice(view: TableView) -> Iterator[Broken]:
+    first: dict[int, DeviceView] = {}
+    for device in view.devices:
+        if device.rank is None:
+            continue
+        other = first.setdefault(device.rank, device)
+        if other is not device:
+            what = f"{device.rank} is the rank of {other.name} already ({other.path})"
+            yield Broken(f"{device.path}.rank_id", what, (device.data.rank_id,))
+
+
+def _gap(view: TableView) -> Iterator[Broken]:
+    """Ranks that are missing from 0 to n-1. Where a rank cannot be read, it may be the one that lacks."""
+    count = len(view.devices)
+    if len(view.by_rank) < count:
+        return
+    missing = sorted(set(range(count)) - {device.rank or 0 for device in view.by_rank})
+    if missing:
+        what = f"{count} devices, but no rank {_ranges(missing)}"
+        yield Broken("server_list", what, tuple(str(rank) for rank in missing[:64]))
+    for device in view.by_rank:
+        if (device.rank or 0) >= count:
+            what = f"{device.rank} is too high: {count} devices have ranks 0-{count - 1}"
+            yield Broken(f"{device.path}.rank_id", what, (device.data.rank_id,))
+
+
+def _interleaved(view: TableView) -> Iterator[Broken]:
+    """By rank, every server must come once; also where numbers lack or are double, which others tell."""
+    ended: set[int] = set()
+    told: set[int] = set()
+    previous: DeviceView | None = None
+    for device in view.by_rank:
+        if previous is not None and device.server is not previous.server:
+            ended.add(previous.server.index)
+            if device.server.index in ended and device.server.index not in told:
+                told.add(device.server.index)
+                what = (
+                    f"rank {device.rank} of server {device.server.data.server_id} comes after rank "
+                    f"{previous.rank} of server {previous.server.data.server_id}, between its own"
+                )
+                yield Broken(f"{device.path}.rank_id", what, (str(previous.rank), str(device.rank)))
+        previous = device
+
+
+def _order(view: TableView) -> Iterator[Broken]:
+    previous: DeviceView | None = None
+    for device in view.devices:
+        if previous is not None and device.rank is not None and device.rank < (previous.rank or 0):
+            what = f"rank {device.rank} stands behind rank {previous.rank}: ranks do not ascend in the file"
+            yield Broken(f"{device.path}.rank_id", what, (str(previous.rank), str(device.rank)))
+            return
+        previous = device if device.rank is not None else previous
+
+
+def _ranges(numbers: list[int]) -> str:
+    """0, 3-5, 9"""
+    pieces: list[str] = []
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
+            first, last = numbers[start], numbers[end - 1]
+            pieces.append(str(first) if first == last else f"{first}-{last}")
+            start = end
+    return ", ".join(pieces[:16]) + (", ..." if len(pieces) > 16 else "")
+
+
+_AGAIN = "number all devices from 0, server by server; `orchestrate rank-table merge` does"
+
+RANK_RULES = (
+    Rule("rank-id-form", Severity.ERROR, _form, 'give a number from 0, such as "0"'),
+    Rule("duplicate-rank-id", Severity.ERROR, _twice, _AGAIN),
+    Rule("rank-id-gap", Severity.ERROR, _gap, _AGAIN),
+    Rule("interleaved-ranks", Severity.ERROR, _interleaved, _AGAIN),
+    Rule("rank-order", Severity.WARNING, _order, _AGAIN),
+)

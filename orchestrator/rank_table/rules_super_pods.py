@@ -1,0 +1,134 @@
+"""Rules about the super pods of version 1.2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.rank_table.finding import Severity
+from orchestrator.rank_table.model import RankTable
+from orchestrator.rank_table.rule import Broken, Rule
+from orchestrator.rank_table.view import DeviceView, TableView
+from orchestrator.yaml_words import show
+
+__all__ = ["SUPER_POD_RULES", "pod_of_server"]
+
+_KEYS_OF_1_2 = ("super_device_id", "backup_device_ip", "backup_device_port", "host_port")
+
+
+def pod_of_server(table: RankTable) -> dict[str, str]:
+    """server_id -> super_pod_id, the first where a server is in several."""
+    found: dict[str, str] = {}
+    for pod in table.super_pod_list:
+        for server in pod.server_list:
+            found.setdefault(server.server_id, pod.super_pod_id)
+    return found
+
+
+def _needless(view: TableView) -> Iterator[Broken]:
+    """What HCCL does not read in a table that calls itself 1.0."""
+    if view.table.version != "1.0":
+        return
+    if view.table.super_pod_list:
+        yield Broken("super_pod_list", "is read in version 1.2 only, and this is 1.0")
+    for device in view.devices:
+        for key in _KEYS_OF_1_2:
+            if getattr(device.data, key):
+                yield Broken(f"{device.path}.{key}", "is read in version 1.2 only, and this is 1.0")
+                return
+
+
+def _missing(view: TableView) -> Iterator[Broken]:
+    if view.table.version == "1.2" and not view.table.super_pod_list:
+        yield Broken("super_pod_list", "is missing or empty")
+
+
+def _sdid_form(view: TableView) -> Iterator[Broken]:
+    if view.table.version != "1.2":
+        return
+    for device in view.devices:
+        text = device.data.super_device_id
+        if not (text.isascii() and text.isdigit()):
+            what = f"{show(text)} is no number" if text else f"{device.name} has none"
+            yield Broken(f"{device.path}.super_device_id", what, (text,))
+
+
+def _sdid_twice(view: TableView) -> Iterator[Broken]:
+    pods = pod_of_server(view.table)
+    first: dict[tuple[str, str], DeviceView] = {}
+    for device in view.devices:
+        text = device.data.super_device_id
+        pod = pods.get(device.server.data.server_id)
+        if not text or pod is None:
+            continue
+        other = first.setdefault((pod, text.lstrip("0")), device)
+        if other is not device:
+            what = f"{text} is that of {other.name} already, in super pod {pod}"
+            yield Broken(f"{device.path}.super_device_id", what, (text,))
+
+
+def _pod_id(view: TableView) -> Iterator[Broken]:
+    first: dict[str, int] = {}
+    for index, pod in enumerate(view.table.super_pod_list):
+        name, path = pod.super_pod_id, f"super_pod_list[{index}].super_pod_id"
+        if not name:
+            yield Broken(path, "is empty", (name,))
+        elif first.setdefault(name, index) != index:
+            yield Broken(path, f"{name} is the id of super_pod_list[{first[name]}] already", (name,))
+
+
+def _pod_servers(view: TableView) -> Iterator[Broken]:
+    if not view.table.super_pod_list:
+        return
+    known = {server.data.server_id for server in view.servers}
+    owner: dict[str, str] = {}
+    for i, pod in enumerate(view.table.super_pod_list):
+        for j, server in enumerate(pod.server_list):
+            name, path = server.server_id, f"super_pod_list[{i}].server_list[{j}].server_id"
+            if name not in known:
+                yield Broken(path, f"{name} is not in server_list", (name,))
+            elif name in owner:
+                yield Broken(path, f"{name} is in super pod {owner[name]} already", (name,))
+            owner.setdefault(name, pod.super_pod_id)
+    for view_of in view.servers:
+        name = view_of.data.server_id
+        if name and name not in owner:
+            yield Broken(f"{view_of.path}.server_id", f"{name} is in no super pod", (name,))
+
+
+def _together(view: TableView) -> Iterator[Broken]:
+    pods = pod_of_server(view.table)
+    ended: set[str] = set()
+    previous: str | None = None
+    for server in view.servers:
+        pod = pods.get(server.data.server_id)
+        if pod is None:
+            continue
+        if previous is not None and pod != previous:
+            ended.add(previous)
+        if pod in ended:
+            what = f"server {server.data.server_id} of super pod {pod} stands apart from the pod's others"
+            yield Broken(server.path, what, (pod,))
+        previous = pod
+
+
+def _unequal(view: TableView) -> Iterator[Broken]:
+    counts = [len(pod.server_list) for pod in view.table.super_pod_list]
+    usual = max(counts, key=counts.count, default=0)
+    for index, pod in enumerate(view.table.super_pod_list):
+        if counts[index] != usual:
+            what = f"super pod {pod.super_pod_id} has {counts[index]} server(s), the others have {usual}"
+            yield Broken(f"super_pod_list[{index}].server_list", what, (str(counts[index]), str(usual)))
+
+
+_SPOD = "see `npu-smi info -t spod-info -i N -c 0` on the server"
+
+SUPER_POD_RULES = (
+    Rule("needs-version-1.2", Severity.WARNING, _needless, 'write "version": "1.2"'),
+    Rule("no-super-pods", Severity.ERROR, _missing, 'list them, or write "version": "1.0"'),
+    Rule("super-device-id-form", Severity.ERROR, _sdid_form, _SPOD),
+    Rule("duplicate-super-device-id", Severity.ERROR, _sdid_twice, _SPOD),
+    Rule("super-pod-id", Severity.ERROR, _pod_id, "give each super pod an id of its own"),
+    Rule("super-pod-servers", Severity.ERROR, _pod_servers, "list every server in one super pod"),
+    Rule("super-pod-apart", Severity.ERROR, _together, "put the servers of a super pod behind each other"),
+    Rule("unequal-super-pods", Severity.ERROR, _unequal, "use as many servers of each super pod"),
+)

@@ -1,0 +1,73 @@
+"""Rank tables for tests: plain data that is easily damaged."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from orchestrator.rank_table import Finding, Reading, check_file, parse_rank_table
+
+__all__ = ["codes", "findings", "reading", "server", "super_pod_table", "table"]
+
+
+def server(number: int, devices: int = 8, *, first_rank: int = 0, network: str = "29.1") -> dict[str, Any]:
+    """Server 10.0.0.<number>, whose device IPs are <network>.<number>.1 and so on."""
+    return {
+        "server_id": f"10.0.0.{number}",
+        "device": [
+            {
+                "device_id": str(device),
+                "device_ip": f"{network}.{number}.{device + 1}",
+                "rank_id": str(first_rank + device),
+            }
+            for device in range(devices)
+        ],
+        "host_nic_ip": "reserve",
+    }
+
+
+def table(*numbers: int, devices: int = 8) -> dict[str, Any]:
+    """A good table of these servers."""
+    servers = [server(n, devices, first_rank=i * devices) for i, n in enumerate(numbers)]
+    return {
+        "version": "1.0",
+        "server_count": str(len(servers)),
+        "server_list": servers,
+        "status": "completed",
+    }
+
+
+def super_pod_table(*numbers: int, pods: int = 1, devices: int = 4) -> dict[str, Any]:
+    """A good table of version 1.2: the servers, dealt to the super pods one pod after the other."""
+    data = table(*numbers, devices=devices)
+    data["version"] = "1.2"
+    each = len(numbers) // pods
+    for index, entry in enumerate(data["server_list"]):
+        entry["host_ip"] = f"172.16.0.{numbers[index]}"
+        for position, device in enumerate(entry["device"]):
+            device["super_device_id"] = str(index % each * devices + position)
+            device["device_port"] = "16666"
+            device["backup_device_ip"] = device["device_ip"]
+            device["backup_device_port"] = "16667"
+            device["host_port"] = str(17000 + position)
+    data["super_pod_list"] = [
+        {
+            "super_pod_id": str(pod),
+            "server_list": [{"server_id": f"10.0.0.{n}"} for n in numbers[pod * each : (pod + 1) * each]],
+        }
+        for pod in range(pods)
+    ]
+    return data
+
+
+def reading(data: Any, name: str = "t.json") -> Reading:
+    return parse_rank_table(json.dumps(data, indent=4).encode(), name)
+
+
+def findings(data: Any, **options: Any) -> list[Finding]:
+    return check_file(reading(data), **options)
+
+
+def codes(data: Any, **options: Any) -> list[str]:
+    """The codes of all findings, each once, in order."""
+    return list(dict.fromkeys(finding.code for finding in findings(data, **options)))

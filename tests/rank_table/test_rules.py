@@ -1,0 +1,434 @@
+"""Every rule of a rank table: broken alone, it is found alone, at its path and with its values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from orchestrator.rank_table import Severity, errors_of, warnings_of
+from orchestrator.rank_table.validate import FORM_CODES, RULES
+from tests.rank_table.support import codes, findings, super_pod_table, table
+
+Damage = Callable[[dict[str, Any]], Any]
+
+
+def _device(data: dict[str, Any], server: int = 1, device: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = data["server_list"][server]["device"][device]
+    return found
+
+
+def _set(path: str, value: Any) -> Damage:
+    """Sets `server_list.1.device.0.rank_id` and the like; None removes the key."""
+
+    def damage(data: dict[str, Any]) -> None:
+        *inner, last = path.split(".")
+        holder: Any = data
+        for key in inner:
+            holder = holder[int(key)] if key.isdigit() else holder[key]
+        if value is None:
+            del holder[last]
+        else:
+            holder[int(last) if last.isdigit() else last] = value
+
+    return damage
+
+
+def _swap_servers(data: dict[str, Any]) -> None:
+    """The higher address comes first, and its ranks with it."""
+    first, second = data["server_list"]
+    first["server_id"], second["server_id"] = second["server_id"], first["server_id"]
+
+
+def _interleave(data: dict[str, Any]) -> None:
+    a, b = _device(data, 0, 3), _device(data, 1, 0)
+    a["rank_id"], b["rank_id"] = b["rank_id"], a["rank_id"]
+
+
+def _renumber(data: dict[str, Any]) -> None:
+    devices = [device for server in data["server_list"] for device in server["device"]]
+    for rank, device in enumerate(devices):
+        device["rank_id"] = str(rank)
+
+
+def _drop_devices(count: int) -> Damage:
+    def damage(data: dict[str, Any]) -> None:
+        del data["server_list"][1]["device"][-count:]
+
+    return damage
+
+
+BASE = table(1, 2)
+PODS = super_pod_table(1, 2, 3, 4, pods=2)
+# As PODS, but no device has the number of another one in the other pod.
+TWINS = deepcopy(PODS)
+for number, entry in enumerate(device for server in TWINS["server_list"] for device in server["device"]):
+    entry["super_device_id"] = str(number)
+
+# code, table, damage, path, values (those of the first finding)
+CASES: list[tuple[str, dict[str, Any], Damage, str, tuple[str, ...]]] = [
+    ("unknown-version", BASE, _set("version", "1.1"), "version", ("1.1",)),
+    ("status-not-completed", BASE, _set("status", "initializing"), "status", ("initializing",)),
+    ("server-count", BASE, _set("server_count", "3"), "server_count", ("3", "2")),
+    ("server-id-form", BASE, _set("server_list.1.server_id", ""), "server_list[1].server_id", ("",)),
+    (
+        "server-id-form",
+        BASE,
+        _set("server_list.1.server_id", "n" * 65),
+        "server_list[1].server_id",
+        ("n" * 65,),
+    ),
+    (
+        "duplicate-server-id",
+        BASE,
+        _set("server_list.1.server_id", "10.0.0.1"),
+        "server_list[1].server_id",
+        ("10.0.0.1",),
+    ),
+    (
+        "loopback-server-id",
+        BASE,
+        _set("server_list.1.server_id", "127.0.1.1"),
+        "server_list[1].server_id",
+        ("127.0.1.1",),
+    ),
+    ("duplicate-host-ip", PODS, _set("server_list.1.host_ip", "172.16.0.1"), "server_list[1].host_ip", ()),
+    ("server-order", BASE, _swap_servers, "server_list", ("10.0.0.2", "10.0.0.1")),
+    (
+        "unknown-key",
+        BASE,
+        _set("server_list.0.device.0.devce_ip", "x"),
+        "server_list[0].device[0].devce_ip",
+        (),
+    ),
+    (
+        "device-id-form",
+        BASE,
+        _set("server_list.1.device.0.device_id", "zero"),
+        "server_list[1].device[0].device_id",
+        ("zero",),
+    ),
+    (
+        "device-id-range",
+        BASE,
+        _set("server_list.1.device.7.device_id", "64"),
+        "server_list[1].device[7].device_id",
+        ("64",),
+    ),
+    (
+        "duplicate-device-id",
+        BASE,
+        _set("server_list.1.device.1.device_id", "0"),
+        "server_list[1].device[1].device_id",
+        ("0",),
+    ),
+    (
+        "missing-device-ip",
+        BASE,
+        _set("server_list.1.device.2.device_ip", None),
+        "server_list[1].device",
+        ("2",),
+    ),
+    (
+        "device-ip-form",
+        BASE,
+        _set("server_list.1.device.2.device_ip", "29.1.2.300"),
+        "server_list[1].device[2].device_ip",
+        ("29.1.2.300",),
+    ),
+    (
+        "duplicate-device-ip",
+        BASE,
+        _set("server_list.1.device.2.device_ip", "29.1.1.1"),
+        "server_list[1].device[2].device_ip",
+        ("29.1.1.1",),
+    ),
+    (
+        "device-ip-count",
+        BASE,
+        _set("server_list.1.device.2.device_ip", "29.1.2.3,29.1.2.33"),
+        "server_list[1].device[2].device_ip",
+        ("29.1.2.3,29.1.2.33",),
+    ),
+    (
+        "mixed-ip-families",
+        BASE,
+        _set("server_list.1.device.2.device_ip", "fe80::3"),
+        "server_list[1].device[2].device_ip",
+        ("fe80::3", "29.1.1.1"),
+    ),
+    (
+        "backup-ip-form",
+        PODS,
+        _set("server_list.1.device.2.backup_device_ip", "29.1"),
+        "server_list[1].device[2].backup_device_ip",
+        ("29.1",),
+    ),
+    (
+        "port-range",
+        BASE,
+        _set("server_list.1.device.2.device_port", "65536"),
+        "server_list[1].device[2].device_port",
+        ("65536",),
+    ),
+    (
+        "duplicate-host-port",
+        PODS,
+        _set("server_list.1.device.2.host_port", "17000"),
+        "server_list[1].device[2].host_port",
+        ("17000",),
+    ),
+    (
+        "rank-id-form",
+        BASE,
+        _set("server_list.1.device.2.rank_id", "-1"),
+        "server_list[1].device[2].rank_id",
+        ("-1",),
+    ),
+    ("rank-id-gap", BASE, _set("server_list.1.device.7.rank_id", "16"), "server_list", ("15",)),
+    ("needs-version-1.2", BASE, _set("server_list.0.device.0.super_device_id", "1"), "", ()),
+    ("no-super-pods", PODS, _set("super_pod_list", None), "super_pod_list", ()),
+    (
+        "super-device-id-form",
+        PODS,
+        _set("server_list.1.device.2.super_device_id", "0x1"),
+        "server_list[1].device[2].super_device_id",
+        ("0x1",),
+    ),
+    (
+        "duplicate-super-device-id",
+        PODS,
+        _set("server_list.1.device.2.super_device_id", "0"),
+        "server_list[1].device[2].super_device_id",
+        ("0",),
+    ),
+    (
+        "super-pod-id",
+        TWINS,
+        _set("super_pod_list.1.super_pod_id", "0"),
+        "super_pod_list[1].super_pod_id",
+        ("0",),
+    ),
+    (
+        "super-pod-id",
+        PODS,
+        _set("super_pod_list.1.super_pod_id", ""),
+        "super_pod_list[1].super_pod_id",
+        ("",),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "data", "damage", "path", "values"),
+    CASES,
+    ids=[f"{case[0]}-{index}" for index, case in enumerate(CASES)],
+)
+def test_a_rule_broken_alone(
+    code: str, data: dict[str, Any], damage: Damage, path: str, values: tuple[str, ...]
+) -> None:
+    broken = deepcopy(data)
+    damage(broken)
+    found = findings(broken)
+    assert {finding.code for finding in found} == {code}
+    assert found[0].path.startswith(path) and found[0].values[: len(values)] == values
+    assert (found[0].what and found[0].remedy) or code == "server-count"
+
+
+# What breaks more than one rule by its nature: all of them are told.
+SEVERAL: list[tuple[dict[str, Any], Damage, list[str]]] = [
+    (BASE, _set("server_list", []), ["no-servers", "server-count"]),
+    (BASE, _set("server_list.1.device", []), ["no-devices", "unequal-servers"]),
+    (BASE, _drop_devices(4), ["unequal-servers"]),
+    (BASE, _interleave, ["interleaved-ranks", "rank-order"]),
+    (
+        BASE,
+        _set("server_list.1.device.0.rank_id", "7"),
+        ["duplicate-rank-id", "rank-id-gap"],
+    ),
+    (PODS, _set("super_pod_list.0.server_list.1.server_id", "10.0.0.9"), ["super-pod-servers"]),
+    (TWINS, _set("super_pod_list.0.server_list.1.server_id", "10.0.0.3"), ["super-pod-servers"]),
+    (TWINS, _set("super_pod_list.1.server_list.1", {"server_id": "10.0.0.3"}), ["super-pod-servers"]),
+]
+
+
+@pytest.mark.parametrize(("data", "damage", "expected"), SEVERAL, ids=[",".join(case[2]) for case in SEVERAL])
+def test_rules_broken_together(data: dict[str, Any], damage: Damage, expected: list[str]) -> None:
+    broken = deepcopy(data)
+    damage(broken)
+    assert codes(broken) == expected
+
+
+def test_servers_of_one_super_pod_stand_together() -> None:
+    data = super_pod_table(1, 2, 3, 4, pods=2)
+    data["server_list"][1], data["server_list"][2] = data["server_list"][2], data["server_list"][1]
+    _renumber(data)
+    assert "super-pod-apart" in codes(data)
+
+
+def test_super_pods_are_of_equal_size() -> None:
+    data = super_pod_table(1, 2, 3)
+    data["super_pod_list"] = [
+        {"super_pod_id": "0", "server_list": [{"server_id": "10.0.0.1"}, {"server_id": "10.0.0.2"}]},
+        {"super_pod_id": "1", "server_list": [{"server_id": "10.0.0.3"}]},
+    ]
+    assert codes(data) == ["unequal-super-pods"]
+
+
+@pytest.mark.parametrize("data", [BASE, PODS, table(1), table(1, 2, 10), table(9, 10), super_pod_table(5)])
+def test_good_tables(data: dict[str, Any]) -> None:
+    assert findings(data) == []
+
+
+def test_a_single_server_needs_no_addresses_unless_it_uses_roce() -> None:
+    data = table(1)
+    for device in data["server_list"][0]["device"]:
+        del device["device_ip"]
+    assert findings(data) == []
+
+
+def test_a_loopback_id_of_the_only_server_is_a_warning() -> None:
+    data = table(1)
+    data["server_list"][0]["server_id"] = "127.0.1.1"
+    assert [finding.severity for finding in findings(data)] == [Severity.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("devices", "known", "unknown"),
+    [
+        ([0], [], []),
+        ([0, 1], [], []),
+        ([0, 4], ["two-rings-910a"], ["two-rings-910a"]),
+        ([0, 1, 2], ["device-count-910a"], ["device-count-910a"]),
+        ([0, 1, 2, 3], [], []),
+        ([0, 1, 4, 5], ["two-rings-910a"], ["two-rings-910a"]),
+        ([0, 1, 2, 4], ["device-set-910a"], ["device-set-910a"]),
+        ([1, 3, 5, 7], ["two-rings-910a"], ["two-rings-910a"]),
+        (list(range(8)), [], []),
+    ],
+)
+def test_the_devices_that_a_910a_can_join(devices: list[int], known: list[str], unknown: list[str]) -> None:
+    data = table(1, devices=8)
+    entry = data["server_list"][0]
+    entry["device"] = [entry["device"][number] for number in devices]
+    _renumber(data)
+    assert codes(data, chip="910A") == known
+    assert codes(data) == unknown
+    assert not errors_of(findings(data)), "refused only where the chip is known to be a 910A"
+    assert codes(data, chip="910B") == []
+    crosses = known == ["two-rings-910a"]
+    assert bool(errors_of(findings(data, chip="910A"))) == (bool(known) and not crosses)
+
+
+@pytest.mark.parametrize(
+    ("address", "chip", "is_reserved"),
+    [
+        ("192.168.0.1", "910B", True),
+        ("192.168.7.255", "910B", True),
+        ("192.168.8.1", "910B", False),
+        ("192.1.2.3", "910B", False),
+        ("192.1.2.3", "910_93", True),
+        ("193.1.2.3", "910_93", False),
+    ],
+)
+def test_networks_that_the_servers_keep_for_themselves(address: str, chip: Any, is_reserved: bool) -> None:
+    data = table(1, devices=1)
+    data["server_list"][0]["device"][0]["device_ip"] = address
+    found = findings(data, chip=chip)
+    assert [(finding.code, finding.severity) for finding in found] == (
+        [("reserved-subnet", Severity.WARNING)] if is_reserved else []
+    )
+
+
+def _networks(data: dict[str, Any], address: Callable[[int, int], str]) -> dict[str, Any]:
+    for server, entry in enumerate(data["server_list"]):
+        for device, item in enumerate(entry["device"]):
+            item["device_ip"] = address(server, device)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("address", "on_910a", "unknown"),
+    [
+        # MindSpore's sample: 192.1 to 192.4, netmask 255.255.0.0
+        (lambda s, d: f"193.{d % 4 + 1}.{s + 27}.{d // 4 + 6}", [], []),
+        # Four networks with netmask 255.255.255.0
+        (lambda s, d: f"10.9.{d % 4}.{s * 8 + d + 1}", [], []),
+        # One flat network: right for a 910B
+        (lambda s, d: f"10.20.{s}.{d + 1}", ["subnets-910a"], []),
+        # A network per server: same-numbered devices cannot reach each other
+        (lambda s, d: f"{10 + s}.{d % 4}.0.{d + 1}", ["subnets-910a"], ["subnets-910a"]),
+    ],
+    ids=["sample", "/24", "flat", "per server"],
+)
+def test_same_numbered_devices_share_a_network(
+    address: Callable[[int, int], str], on_910a: list[str], unknown: list[str]
+) -> None:
+    data = _networks(table(1, 2), address)
+    assert codes(data, chip="910A") == on_910a
+    assert codes(data) == unknown
+    assert codes(data, chip="910B") == []
+    assert not errors_of(findings(data))
+    assert bool(errors_of(findings(data, chip="910A"))) == bool(on_910a)
+
+
+def test_unequal_servers_are_refused_on_a_910a_only() -> None:
+    data = _networks(table(1, 2), lambda server, device: f"10.9.{device % 4}.{server * 8 + device + 1}")
+    del data["server_list"][1]["device"][4:]
+    assert [finding.code for finding in errors_of(findings(data, chip="910A"))] == ["unequal-servers"]
+    assert [finding.code for finding in warnings_of(findings(data, chip="910B"))] == ["unequal-servers"]
+
+
+def test_ranks_in_number_or_dictionary_order_are_both_orders() -> None:
+    assert findings(table(2, 10)) == []
+    assert findings(table(10, 2)) == [], "the order of MindSpore's words: that of a dictionary"
+    assert codes(table(3, 10, 2)) == ["server-order"]
+
+
+def test_a_number_for_a_string_is_told_and_the_rules_go_on() -> None:
+    data = table(1, 2)
+    data["server_count"] = 2
+    data["server_list"][1]["device"][0]["rank_id"] = 8
+    data["server_list"][1]["device"][1]["device_ip"] = "29.1.1.2"
+    found = findings(data)
+    assert [(finding.code, finding.path) for finding in found] == [
+        ("not-a-string", "server_count"),
+        ("not-a-string", "server_list[1].device[0].rank_id"),
+        ("duplicate-device-ip", "server_list[1].device[1].device_ip"),
+    ]
+    assert found[1].remedy == 'write "8"'
+
+
+def test_the_sample_of_the_bloom_page_is_refused_with_each_duplicate_named() -> None:
+    """Two servers whose second one repeats device IPs of the first, as on MindFormers' page for Bloom."""
+    data = _networks(table(1, 2), lambda server, device: f"192.168.{device % 4}.{device // 4 + 1}")
+    found = errors_of(findings(data))
+    assert [(finding.code, finding.path, finding.values) for finding in found] == [
+        (
+            "duplicate-device-ip",
+            f"server_list[1].device[{device}].device_ip",
+            (f"192.168.{device % 4}.{device // 4 + 1}",),
+        )
+        for device in range(8)
+    ]
+    assert found[0].what == (
+        "192.168.0.1 is the address of device 0 of server 10.0.0.1 already (server_list[0].device[0])"
+    )
+    assert {finding.code for finding in warnings_of(findings(data))} == {"reserved-subnet"}
+
+
+def test_every_rule_is_broken_by_a_test() -> None:
+    broken = {case[0] for case in CASES} | {code for case in SEVERAL for code in case[2]}
+    others = {
+        "super-pod-apart",
+        "unequal-super-pods",
+        "device-count-910a",
+        "device-set-910a",
+        "two-rings-910a",
+        "reserved-subnet",
+        "subnets-910a",
+    }
+    assert broken | others == {rule.code for rule in RULES}
+    assert len({rule.code for rule in RULES} | set(FORM_CODES)) == len(RULES) + len(FORM_CODES)
