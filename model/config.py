@@ -13,13 +13,14 @@ import yaml
 
 from model.errors import ModelError
 from model.tables import fill, read_table
+from model.templates import TEMPLATES
 
 __all__ = ["BloomConfig", "config_text", "load_config", "preset_names"]
 
 _DTYPES = ("float32", "float16", "bfloat16")
 _CHOICES = {
     "hidden_act": ("gelu", "fast_gelu"),
-    "prompt_template": ("alpaca", "none"),
+    "prompt_template": TEMPLATES,
     "param_init_type": _DTYPES,
     "embedding_init_type": _DTYPES,
     "layernorm_compute_type": _DTYPES,

@@ -10,11 +10,11 @@ from pathlib import Path
 from model.bloom import build
 from model.checkpointing import load_rank_weights, load_whole, newest_shard
 from model.config import BloomConfig, load_config
-from model.data import wrap
 from model.errors import ModelError
 from model.generation import Generator, Sampling
 from model.session import Session, open_session, strategy_of
 from model.settings import Settings, Worker
+from model.templates import wrap
 from model.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["Answer", "answer_from_file", "predict"]

@@ -16,10 +16,12 @@ from mindspore import nn
 from model.bloom import build, initialise, recompute_blocks
 from model.checkpointing import Progress, load_rank, load_whole, newest_shard, save_shard, write_strategy_file
 from model.config import BloomConfig, config_text
-from model.data import Dataset, load_records, wrap
+from model.data import Dataset, encode_records
+from model.encoding import texts_of
 from model.errors import ModelError, TrainingError
 from model.loss_scale import loss_scale_of
 from model.optimizer import AdamW
+from model.records import load_records
 from model.schedule import SHAPES, rate_at
 from model.session import Session, check_same_on_all_ranks, open_session, strategy_of
 from model.settings import Settings, Train, Worker
@@ -50,9 +52,9 @@ def prepare_data(settings: Settings, config: BloomConfig) -> tuple[Dataset, Toke
     if settings.data.tokenizer:
         tokenizer = load_tokenizer(Path(settings.data.tokenizer), config)
     else:
-        texts = (wrap(item.instruction, item.input, config.prompt_template) + item.output for item in records)
-        tokenizer = train_tokenizer(texts, config)
-    return Dataset(records, tokenizer, config, whole=settings.task == "pretrain"), tokenizer
+        tokenizer = train_tokenizer(texts_of(records, config.prompt_template), config)
+    rows = encode_records(records, tokenizer, config, whole=settings.task == "pretrain")
+    return Dataset(rows, config.eos_token_id, settings.train.loss_mask), tokenizer
 
 
 class Trainer:
@@ -182,7 +184,7 @@ class Trainer:
 
 def _refuse_what_is_not_built(settings: Settings) -> None:
     defaults = Train()
-    for key in ("loss_mask", "device_tflops"):
+    for key in ("device_tflops",):
         if getattr(settings.train, key) != getattr(defaults, key):
             raise ModelError("is not supported yet", where=f"train.{key}", remedy="leave it out")
 

@@ -80,7 +80,7 @@ class Data(Section):
     path: fields.FilePath | None = None
     tokenizer: fields.FilePath | None = None
     seq_length: Count = 2048
-    template: Literal["alpaca", "none"] | None = "alpaca"
+    template: Literal["alpaca", "belle", "none"] | None = "alpaca"
     limit: Count | None = None
 
 

@@ -13,10 +13,10 @@ import pytest
 from model.bloom import build
 from model.checkpointing import load_whole, newest_shard
 from model.config import load_config
-from model.data import wrap
 from model.errors import ModelError, TrainingError
 from model.generation import Generator, Sampling
 from model.settings import Worker, load_settings
+from model.templates import wrap
 from model.tokenizer import load_tokenizer
 from model.training import Trainer, train
 from orchestrator.checkpoint.ckpt_file import read_ckpt
