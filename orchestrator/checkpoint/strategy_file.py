@@ -187,6 +187,9 @@ def _operator(stage: int, layout: Layout) -> bytes:
 def _layout_bytes(layout: Layout) -> bytes:
     nested = any(isinstance(entry, tuple) for entry in layout.tensor_map)
     maps = [e if isinstance(e, tuple) else (e,) for e in layout.tensor_map] if nested else [layout.tensor_map]
+    if nested and len(maps) == 1:
+        # One map alone would be read as one axis of the tensor per number; readers pass over an empty one.
+        maps = [*maps, ()]
     parts = [bytes_field(1, _numbers(layout.dev_matrix))]
     parts += [bytes_field(2, _numbers(entries)) for entries in maps]
     # Two empty messages that MindSpore's reader expects to be there, and no field slicing.

@@ -27,6 +27,7 @@ _VERBS = {
         "Turn a run YAML of MindFormers into a job.",
     ),
     "collect-ckpt": ("cmd_collect_ckpt", "Combine a run's sharded checkpoint into one file."),
+    "checkpoint": ("cmd_checkpoint", "Look at, combine, split and compare checkpoints of this machine."),
     "runs": ("cmd_runs", "List the runs that are known here, or found on hosts."),
 }
 

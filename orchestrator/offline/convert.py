@@ -35,6 +35,12 @@ class Conversion:
     left_out: Mapping[str, tuple[int, int]]
     notes: tuple[str, ...]
     extra: Mapping[str, bytes] = field(default_factory=dict)
+    step: int = 0
+
+    @property
+    def label(self) -> str:
+        """`step 20, `, or nothing where no step is known."""
+        return f"step {self.step}, " if self.step else ""
 
     @property
     def is_folder(self) -> bool:
@@ -171,7 +177,7 @@ def _conversion(
     for name, reason in plan.skipped:
         count, nbytes = left_out.get(reason, (0, 0))
         left_out[reason] = (count + 1, nbytes + sizes[name])
-    return Conversion(plan, format, tuple(names), left_out, (*source.notes, *notes), extra or {})
+    return Conversion(plan, format, tuple(names), left_out, (*source.notes, *notes), extra or {}, source.step)
 
 
 def write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +126,7 @@ def _replicas(whole: Whole, where: str) -> Iterator[Finding]:
                 compared += len(sums) > 1
                 if len(set(sums.values())) > 1:
                     differing += 1
-                    ranks = _odd_ones(sums)
-                    yield Finding(where, f"{name}: rank {ranks} holds other bytes than its replicas", False)
+                    yield Finding(where, f"{name}: {_odd_ones(sums)}", False)
     if compared and not differing:
         yield Finding(where, f"replicas hold the same bytes ({compared} slices compared)", True)
 
@@ -142,6 +142,8 @@ def _sums(files: MappedFiles, name: str, piece: WholeSlice) -> Mapping[int, int]
 
 
 def _odd_ones(sums: Mapping[int, int]) -> str:
-    values = list(sums.values())
-    usual = max(values, key=values.count)
-    return ", ".join(str(rank) for rank, value in sums.items() if value != usual)
+    counts = Counter(sums.values()).most_common()
+    if len(counts) > 1 and counts[0][1] == counts[1][1]:
+        return f"ranks {', '.join(map(str, sums))} do not hold the same bytes of one slice"
+    odd = [rank for rank, value in sums.items() if value != counts[0][0]]
+    return f"rank {', '.join(map(str, odd))} does not hold the bytes of its {counts[0][1]} replicas"

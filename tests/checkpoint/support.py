@@ -26,7 +26,9 @@ class Run:
     full: Mapping[str, Array]
 
     def shard(self, rank: int, epoch: int = 1, step: int = 10) -> Path:
-        (path,) = self.folders["a"].parent.glob(f"*/rank_{rank}/*_rank_{rank}-{epoch}_{step}.ckpt")
+        (path,) = next(iter(self.folders.values())).parent.glob(
+            f"*/rank_{rank}/*_rank_{rank}-{epoch}_{step}.ckpt"
+        )
         return path
 
 

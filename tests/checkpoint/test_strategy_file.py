@@ -20,6 +20,7 @@ STRATEGY = Strategy(
         "b": Layout((2, 2, 2), (-1,)),
         "nested": Layout((2, 2, 2), ((2, 0), -1)),
         "all": Layout((2, 4), (-1,), -1, -1),
+        "nested.vector": Layout((2, 4), ((1, 0),)),
     },
 )
 

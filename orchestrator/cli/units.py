@@ -1,0 +1,40 @@
+"""Numbers with units, for people."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+__all__ = ["ByteSize", "byte_size"]
+
+_UNITS = ("kB", "MB", "GB", "TB")
+_WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?", re.ASCII)
+
+
+def byte_size(nbytes: int) -> str:
+    """`512 B`, `33.6 MB`, `1.07 GB`: three digits, powers of 1000 as disks are sold."""
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    value = float(nbytes)
+    for unit in _UNITS:
+        value /= 1000
+        if value < 999.5 or unit == _UNITS[-1]:
+            break
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+
+
+class ByteSize(click.ParamType[int]):
+    """`5GB`, `500M`, `4GiB` or a number of bytes, as an option's value."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = _WRITTEN.fullmatch(str(value))
+        size = 0
+        if match is not None:
+            base = 1024 if match[3] else 1000
+            size = int(float(match[1]) * base ** " kMGT".index(match[2].replace("K", "k") or " "))
+        if not size:
+            self.fail(f"{value!r} is no size; write 5GB, 500MB or a number of bytes", param, ctx)
+        return size
