@@ -28,6 +28,7 @@ FLOORS = (
     ("transport",),
     ("fleet", "collect", "offline"),
     ("discovery",),
+    ("live_table",),
     ("preflight",),
     ("plan",),
     ("monitor",),

@@ -71,6 +71,13 @@ def _push(request: Request) -> Iterator[Answer]:
     yield Answer()
 
 
+def _put_file(request: Request) -> Iterator[Answer]:
+    from orchestrator.agent.put_file import put_file  # late, as above: only `rank-table push` needs it
+
+    args = request.args
+    yield Answer(put_file(args["path"], request.payload, size=args["size"], sha256=args["sha256"]))
+
+
 def _prepare(request: Request) -> Iterator[Answer]:
     bundle = json.loads(request.payload.read())
     manifest = Manifest.from_json(bundle["manifest"])
@@ -156,6 +163,7 @@ VERBS: Dict[str, Callable[[Request], Iterator[Answer]]] = {
     "ask_tools": _ask_tools,
     "missing": _missing,
     "push": _push,
+    "put_file": _put_file,
     "prepare": _prepare,
     "start": _tell("start"),
     "commit": _tell("commit"),

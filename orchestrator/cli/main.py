@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 
 import click
 
 from orchestrator import __version__
+from orchestrator.cli.lazy import LazyGroup
 from orchestrator.errors import Interrupted, OrchestrateError
 
 __all__ = ["main"]
 
-# Verb -> module, first line of help. Kept here so that `--help` imports none of them: each brings in
-# pydantic and more, and help is what people wait for most often.
+# Verb -> module, first line of help.
 _VERBS = {
     "launch": ("cmd_launch", "Start a job on its hosts and follow it."),
     "status": ("cmd_status", "Show where a run is: state, ranks, loss, cause of failure."),
@@ -28,27 +27,12 @@ _VERBS = {
     ),
     "collect-ckpt": ("cmd_collect_ckpt", "Combine a run's sharded checkpoint into one file."),
     "checkpoint": ("cmd_checkpoint", "Look at, combine, split and compare checkpoints of this machine."),
+    "rank-table": ("cmd_rank_table", "Make, merge, check, compare and place HCCL rank tables."),
     "runs": ("cmd_runs", "List the runs that are known here, or found on hosts."),
 }
 
 
-class _Verbs(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _VERBS:
-            return None
-        module = importlib.import_module(f"orchestrator.cli.{_VERBS[cmd_name][0]}")
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, help_line) for name, (_, help_line) in _VERBS.items()])
-
-
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, verbs=_VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="orchestrate")
 @click.option("--debug", is_flag=True, help="Log what happens to stderr, and show tracebacks.")
 def cli(debug: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import sys
@@ -16,20 +15,14 @@ from pydantic import ValidationError
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.rank_table.bulk import in_bulk
 from orchestrator.rank_table.finding import Finding, Severity, errors_of, problems_of
+from orchestrator.rank_table.json_text import read_json, refusal
 from orchestrator.rank_table.model import RankTable
-from orchestrator.yaml_words import plain, show
 
 __all__ = ["STDIN", "Reading", "parse_rank_table", "read_rank_table", "read_rank_tables"]
 
 STDIN = Path("-")
 # 32,768 devices are 6 MB. Whatever is larger than this is no rank table, and would fill the memory.
 _LARGEST = 64 << 20
-_DEEPEST = 32
-_BOMS = (
-    (codecs.BOM_UTF8, "UTF-8 with a byte order mark"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
 # Key at the top -> what such a file is. HCCL reads some of them; this project writes none.
 _OTHER_KINDS = {
     "rank_list": "a rank table of version 2.0 (Ascend 950)",
@@ -47,8 +40,13 @@ class Reading:
 
     name: str
     table: RankTable
-    sha256: str
+    data: bytes = b""
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes as they were read."""
+        return hashlib.sha256(self.data).hexdigest()
 
     def require_form(self) -> RankTable:
         """The table. Raises ConfigError with every error of its form."""
@@ -68,7 +66,7 @@ def read_rank_table(path: Path) -> Reading:
                 data = file.read(_LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise _refusal(name, f"cannot be read: {reason}") from None
+        raise refusal(name, f"cannot be read: {reason}") from None
     return parse_rank_table(data, name)
 
 
@@ -90,105 +88,26 @@ def read_rank_tables(paths: Iterable[Path]) -> list[Reading]:
 def parse_rank_table(data: bytes, name: str) -> Reading:
     """The table in these bytes; `name` is the file's, for messages. Raises ConfigError."""
     if len(data) > _LARGEST:
-        raise _refusal(name, f"is larger than {_LARGEST >> 20} MiB: this is no rank table")
-    content = _json(_text(data, name), name)
+        raise refusal(name, f"is larger than {_LARGEST >> 20} MiB: this is no rank table")
+    content = read_json(data, name)
     if not isinstance(content, dict):
-        raise _refusal(name, f"expected an object {{...}}, got {_kind(content)}")
-    if _is_deep(content):
-        raise _refusal(name, "is nested too deeply: this is no rank table")
+        raise refusal(name, f"expected an object {{...}}, got {_kind(content)}")
     _refuse_other_kinds(content, name)
-    sha256 = hashlib.sha256(data).hexdigest()
     try:
-        return Reading(name, RankTable.model_validate(content), sha256)
+        return Reading(name, RankTable.model_validate(content), data)
     except ValidationError as error:
         findings = tuple(_mend(content, error))
-    return Reading(name, RankTable.model_validate(content), sha256, findings)
-
-
-def _refusal(name: str, what: str, remedy: str = "") -> ConfigError:
-    return ConfigError([Problem(plain(name), plain(what), remedy)])
-
-
-def _text(data: bytes, name: str) -> str:
-    for bom, encoding in _BOMS:
-        if data.startswith(bom):
-            raise _refusal(name, f"is {encoding}", "save it as UTF-8 without a byte order mark")
-    if not data.strip():
-        raise _refusal(name, "is empty")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise _refusal(
-            f"{name}:{line}", f"is not UTF-8: byte 0x{data[error.start]:02x}", "save it as UTF-8"
-        ) from None
-
-
-class _NotJson(ValueError):
-    """What the JSON standard forbids and Python's reader would let pass."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _NotJson(f"key {show(twice)} is given twice in one object")
-    return found
-
-
-def _constant(text: str) -> Any:
-    raise _NotJson(f"{text} is not JSON")
-
-
-def _json(text: str, name: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
-    except json.JSONDecodeError as error:
-        what, remedy = _syntax(text, error)
-        raise _refusal(f"{name}:{error.lineno}:{error.colno}", what, remedy) from None
-    except RecursionError:
-        raise _refusal(name, "is nested too deeply: this is no rank table") from None
-    except _NotJson as error:
-        raise _refusal(name, str(error)) from None
-    except ValueError:  # int() refuses thousands of digits
-        raise _refusal(name, "holds a number of thousands of digits") from None
-
-
-def _is_deep(content: Any) -> bool:
-    """Whether more than `_DEEPEST` objects lie in each other: what could not be written back."""
-    level = [content]
-    for _ in range(_DEEPEST):
-        level = [
-            item
-            for value in level
-            for item in (value.values() if isinstance(value, dict) else value)
-            if isinstance(item, (dict, list))
-        ]
-    return bool(level)
-
-
-def _syntax(text: str, error: json.JSONDecodeError) -> tuple[str, str]:
-    rest = text[error.pos :].strip()
-    if error.msg == "Extra data":
-        return "something stands behind the end of the table", "keep one table in one file"
-    if not rest or error.msg.startswith("Unterminated string"):
-        return "ends in the middle: the file is cut off", "copy or generate it again"
-    if rest.startswith(("/", "#")):
-        return "holds a comment, which JSON does not have", "remove the comments"
-    if rest.startswith(("}", "]")):
-        return f"is not JSON: something is missing before {rest[0]}, or a comma is too many", ""
-    return f"is not JSON: {error.msg[0].lower()}{error.msg[1:]}, at {show(rest[:20])}", ""
+    return Reading(name, RankTable.model_validate(content), data, findings)
 
 
 def _refuse_other_kinds(content: Mapping[str, Any], name: str) -> None:
     version = content.get("version")
     if version in ("2.0", 2, 2.0):
-        raise _refusal(name, f"is {_OTHER_KINDS['rank_list']}", _SUPPORTED)
+        raise refusal(name, f"is {_OTHER_KINDS['rank_list']}", _SUPPORTED)
     if "server_list" not in content:
         for key, kind in _OTHER_KINDS.items():
             if key in content:
-                raise _refusal(name, f"is {kind}", _SUPPORTED)
+                raise refusal(name, f"is {kind}", _SUPPORTED)
 
 
 def _kind(value: Any) -> str:

@@ -1,0 +1,26 @@
+"""`orchestrate rank-table VERB`"""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.cli.lazy import LazyGroup
+
+__all__ = ["command"]
+
+_VERBS = {
+    "generate": ("rank_table.generate", "Make the table of this server, or of all of an inventory."),
+    "merge": ("rank_table.merge", "Make one table of the servers' tables."),
+    "validate": ("rank_table.validate", "Tell everything that HCCL would refuse in a table."),
+    "show": ("rank_table.show", "Show which ranks are where."),
+    "diff": ("rank_table.diff", "Compare two tables; exit code 1 if they differ."),
+    "push": ("rank_table.push", "Put a table on all its servers, and prove that it arrived."),
+}
+
+
+@click.group("rank-table", cls=LazyGroup, verbs=_VERBS)
+def command() -> None:
+    """HCCL rank tables: which rank is which device of which server.
+
+    `launch` makes, checks and places the table of a run by itself. These verbs are for tables of your own.
+    """

@@ -1,0 +1,1 @@
+"""The verbs of `orchestrate rank-table`, one file each."""
