@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.follow import follow
-from orchestrator.cli.options import inventory_option, resolve_inventory
-from orchestrator.cli.render_plan import print_plan
+from orchestrator.cli.options import inventory_option, json_option, print_json, resolve_inventory
+from orchestrator.cli.render_plan import plan_data, print_plan
 from orchestrator.launch import launch, plan_launch
 
 __all__ = ["command"]
@@ -29,6 +29,7 @@ __all__ = ["command"]
 @click.option(
     "--accept-new-host-keys", is_flag=True, help="Add unknown host keys; changed ones stay refused."
 )
+@json_option
 def command(
     job: Path,
     inventory: Path | None,
@@ -36,13 +37,16 @@ def command(
     detach: bool,
     overrides: tuple[str, ...],
     accept_new_host_keys: bool,
+    as_json: bool,
 ) -> int:
     """Start JOB on its hosts and follow it. Ctrl-C detaches; the run goes on."""
+    if as_json and not dry_run:
+        raise click.UsageError("--json goes with --dry-run; `orchestrate status --json` tells of a run")
     loaded, plan = plan_launch(
         job, resolve_inventory(inventory), overrides, accept_new_host_keys=accept_new_host_keys
     )
     if dry_run:
-        print_plan(plan)
+        print_json(plan_data(plan)) if as_json else print_plan(plan)
         return 0
     control = launch(loaded, plan)
     return follow(control, until_started=detach)

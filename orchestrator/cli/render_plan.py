@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shlex
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cli.render_rank_table import print_whole, servers_view
+from orchestrator.inventory import fold
+from orchestrator.placement import Placement
 from orchestrator.plan import LaunchPlan
+from orchestrator.rank_table import parse_rank_table
 from orchestrator.records import Manifest, WorkerSpec
 
-__all__ = ["print_plan"]
+__all__ = ["plan_data", "print_plan"]
 
 # Values of such variables are not shown: a dry run ends up in tickets and chats.
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
@@ -20,8 +28,13 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 def print_plan(plan: LaunchPlan) -> None:
     """Print hosts, placement, files and the first worker's command; secrets are masked."""
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"run {plan.run_id}: {plan.world_size} ranks on {len(plan.hosts)} hosts")
-    console.print(_placements(plan))
+    at = fold(host.address for host in plan.hosts)
+    console.print(f"run {plan.run_id}: {plan.world_size} ranks on {len(plan.hosts)} hosts", markup=False)
+    console.print(f"at {at}\n", markup=False)
+    console.print("[bold]placement[/]: each device with its rank's place as data.model.stage")
+    print_whole(_grid(plan))
+    for note in _notes(plan):
+        console.print(note)
     first = plan.manifests[plan.master.name]
     console.print("\n[bold]files on every host[/], besides manifest.json")
     for line in _files(plan, first):
@@ -31,29 +44,64 @@ def print_plan(plan: LaunchPlan) -> None:
     worker = first.workers[0]
     console.print(f"\n[bold]rank {worker.rank}[/] on {plan.master.name} (the other ranks alike)")
     console.print(f"  {shlex.join(worker.argv)}", markup=False)
-    for line in _environment(worker):
-        console.print(f"  {line}", markup=False)
+    for name, value in _masked(worker).items():
+        console.print(f"  {name}={value}", markup=False)
     if plan.rank_table is not None:
-        console.print("\n[bold]rank_table.json[/]")
-        console.print(plan.rank_table, markup=False)
+        table = parse_rank_table(plan.rank_table.encode(), "rank_table.json").table
+        console.print(f"\n[bold]rank_table.json[/], sha256 {_sha256(plan.rank_table)[:16]} (--json: whole)")
+        print_whole(servers_view(table))
     console.print("\nnothing was touched (--dry-run)")
 
 
-def _placements(plan: LaunchPlan) -> Table:
+def _grid(plan: LaunchPlan) -> Table:
+    """Hosts down, devices across; each cell is the place of the rank there, as data.model.stage."""
+    devices = sorted({placement.device_id for placement in plan.placements})
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("HOST", "ADDRESS", "RANKS", "DEVICES", "DP MP PP OF FIRST AND LAST"):
+    for column in ("HOST", "RANKS", *map(str, devices)):
         table.add_column(column, no_wrap=True)
-    for host in plan.hosts:
-        mine = [placement for placement in plan.placements if placement.host == host.name]
-        first, last = mine[0], mine[-1]
-        table.add_row(
-            host.name,
-            host.address,
-            f"{first.rank}-{last.rank}",
-            ",".join(str(placement.device_id) for placement in mine),
-            f"{first.dp} {first.mp} {first.pp} .. {last.dp} {last.mp} {last.pp}",
-        )
+    by_host: dict[str, dict[int, Placement]] = {}
+    for item in plan.placements:
+        by_host.setdefault(item.host, {})[item.device_id] = item
+    for host, there in by_host.items():
+        ranks = sorted(item.rank for item in there.values())
+        cells = [f"{there[d].dp}.{there[d].mp}.{there[d].pp}" if d in there else "" for d in devices]
+        table.add_row(host, f"{ranks[0]}-{ranks[-1]}" if len(ranks) > 1 else str(ranks[0]), *cells)
     return table
+
+
+def _notes(plan: LaunchPlan) -> list[str]:
+    """What follows from the placement and is easily overlooked."""
+    groups: dict[tuple[int, int], set[str]] = {}
+    for item in plan.placements:
+        groups.setdefault((item.dp, item.pp), set()).add(item.host)
+    widest = max(len(hosts) for hosts in groups.values())
+    if widest == 1:
+        return []
+    return [f"each model-parallel group spans {widest} hosts: they exchange activations over the network"]
+
+
+def plan_data(plan: LaunchPlan) -> dict[str, Any]:
+    """The plan as `--dry-run --json` prints it: everything but the files' content; secrets are masked."""
+    first = plan.manifests[plan.master.name]
+    worker = first.workers[0]
+    return {
+        "run_id": plan.run_id,
+        "job": plan.job_name,
+        "task": plan.task,
+        "world_size": plan.world_size,
+        "hosts": [{"name": host.name, "address": host.address} for host in plan.hosts],
+        "placement": [asdict(item) for item in plan.placements],
+        "rank_table": json.loads(plan.rank_table) if plan.rank_table is not None else None,
+        "rank_table_sha256": _sha256(plan.rank_table) if plan.rank_table is not None else None,
+        "files": [{"path": item.path, "sha256": item.sha256} for item in first.inputs],
+        "host_paths": list(plan.host_paths),
+        "scheduler": plan.master.name if first.scheduler is not None else None,
+        "first_worker": {"argv": list(worker.argv), "env": _masked(worker)},
+    }
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _files(plan: LaunchPlan, manifest: Manifest) -> list[str]:
@@ -70,7 +118,5 @@ def _files(plan: LaunchPlan, manifest: Manifest) -> list[str]:
     return lines
 
 
-def _environment(worker: WorkerSpec) -> list[str]:
-    return [
-        f"{name}={'***' if _SECRET.search(name) else value}" for name, value in sorted(worker.env.items())
-    ]
+def _masked(worker: WorkerSpec) -> dict[str, str]:
+    return {name: "***" if _SECRET.search(name) else value for name, value in sorted(worker.env.items())}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from orchestrator.inventory import fold
 from orchestrator.rank_table import RankTable, RankTableDevice, pod_of_server
 from orchestrator.yaml_words import plain
 
-__all__ = ["devices_view", "folded", "servers_view"]
+__all__ = ["devices_view", "folded", "print_whole", "servers_view"]
 
 
 def folded(numbers: Sequence[str]) -> str:
@@ -30,6 +32,13 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, no_wrap=True)
     return table
+
+
+def print_whole(view: Table) -> None:
+    """Print a table of which no cell is cut, however narrow the terminal: a cut address is another one."""
+    narrow = Console(highlight=False)
+    needed = Measurement.get(narrow, narrow.options.update(width=10_000), view).maximum
+    Console(width=max(narrow.width, needed), highlight=False, soft_wrap=True).print(view)
 
 
 def servers_view(table: RankTable) -> Table:

@@ -143,8 +143,8 @@ def _in_file(devices: Sequence[int], path: Path) -> FoundHost:
             raise ToolOutputError("holds no `address_N=IP` line", remedy="give the path of an hccn.conf")
     except ToolOutputError as error:
         raise ConfigError([Problem(plain(str(path)), plain(error.what), error.remedy)]) from None
-    trouble = f"{path} has no address of it"
-    remedy = f"it has those of {fold(map(str, addresses))}"
+    trouble = f"{path} has none"
+    remedy = f"it has those of {fold(map(str, addresses)).strip('[]')}"
     return FoundHost(
         "localhost",
         tuple(

@@ -58,9 +58,9 @@ def command(
         return _done(made, output or Path(merged_name(made.table)))
     if hosts:
         raise click.UsageError("--hosts needs --inventory")
-    chosen = device_range(devices) if devices else None
+    chosen = device_range(devices) if devices is not None else None
     ids = chosen or ()
-    if visible_devices:
+    if visible_devices is not None:
         ids = visible(chosen, device_range(visible_devices, "--visible-devices"))
     address = server_ip or own_address()
     made = make_for_this_server(ids, address, hccn_conf, without_ips=without_ips)

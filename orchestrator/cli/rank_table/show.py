@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from orchestrator.cli.options import json_option, print_json
 from orchestrator.cli.rank_table.common import table_argument
-from orchestrator.cli.render_rank_table import devices_view, servers_view
+from orchestrator.cli.render_rank_table import devices_view, print_whole, servers_view
 from orchestrator.rank_table import RankTable, check_file, errors_of, pod_of_server, read_rank_table
 from orchestrator.yaml_words import plain
 
@@ -30,8 +29,7 @@ def command(file: Path, ranks: bool, as_json: bool) -> int:
     size = f"{len(table.server_list)} server(s), {table.device_count} device(s)"
     click.echo(plain(f"{reading.name}: version {table.version}, {table.status}, {size}"))
     click.echo(f"sha256 {reading.sha256}")
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(devices_view(table) if ranks else servers_view(table))
+    print_whole(devices_view(table) if ranks else servers_view(table))
     if count := len(errors_of(check_file(reading))):
         text = f"this table has {count} error(s): orchestrate rank-table validate {file}"
         click.echo(f"orchestrate: warning: {plain(text)}", err=True)
