@@ -12,15 +12,16 @@ from orchestrator.yaml_words import plain
 
 __all__ = ["Finding", "Severity", "errors_of", "problems_of", "warnings_of"]
 
-# A mistake made by a program is made on every device: after so many of a kind in one file, they are counted.
-_MOST_OF_A_KIND = 20
-
 
 class Severity(enum.StrEnum):
     """`error`: HCCL or MindSpore would refuse the table or hang; `warning`: it may work, and be wrong."""
 
     ERROR = "error"
     WARNING = "warning"
+
+
+# A mistake made by a program is made on every device: after so many of a kind in one file, they are counted.
+_MOST_OF_A_KIND = {Severity.ERROR: 20, Severity.WARNING: 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,21 @@ def warnings_of(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def problems_of(name: str, findings: Iterable[Finding]) -> Iterator[Problem]:
-    """Findings as lines for people, `name` being the file's; many of one kind are cut short."""
+    """Findings as lines for people, `name` being the file's.
+
+    What to do is told once for each kind, and many of one kind are cut short: warnings soon, errors later.
+    """
     kinds: dict[str, list[Finding]] = {}
     for finding in findings:
         kinds.setdefault(finding.code, []).append(finding)
     for code, found in kinds.items():
-        for finding in found[:_MOST_OF_A_KIND]:
+        most = _MOST_OF_A_KIND[found[0].severity]
+        remedy = ""
+        for finding in found[:most]:
             where = f"{name}: {finding.path}" if finding.path else name
-            yield Problem(plain(where), plain(f"{finding.what} [{code}]"), plain(finding.remedy))
-        more = len(found) - _MOST_OF_A_KIND
-        if more > 0:
-            yield Problem(plain(name), f"{more} more of these [{code}]", "--json lists them all")
+            again = finding.remedy == remedy
+            remedy = finding.remedy
+            yield Problem(plain(where), plain(f"{finding.what} [{code}]"), "" if again else plain(remedy))
+        if len(found) > most:
+            what = f"{len(found) - most} more of these [{code}]"
+            yield Problem(plain(name), what, "`orchestrate rank-table validate --json` lists all")

@@ -70,17 +70,22 @@ def _ids(server: ServerView) -> frozenset[int]:
 def _reserved(view: TableView) -> Iterator[Broken]:
     """192.168.0-7.x is taken by the boards of a server; in a super pod all of 192.x."""
     pod = view.chip == "910_93"
-    for device in view.devices:
-        for ip in device.ips:
-            if ip is None or len(ip) != 4 or ip[0] != 192:
-                continue
-            if pod or (ip[1] == 168 and ip[2] < 8):
-                taken = (
-                    "192.0.0.0/8 belongs to the super pod" if pod else "192.168.0.0/21 to the servers' boards"
-                )
-                yield Broken(
-                    f"{device.path}.device_ip", f"{device.data.device_ip}: {taken}", (device.data.device_ip,)
-                )
+    network, owner = ("192.0.0.0/8", "super pods") if pod else ("192.168.0.0/21", "the servers' boards")
+    for server in view.servers:
+        taken = [
+            device
+            for device in server.devices
+            if any(ip is not None and len(ip) == 4 and _is_reserved(ip, pod=pod) for ip in device.ips)
+        ]
+        if taken:
+            more = f" and {len(taken) - 1} more of this server" if len(taken) > 1 else ""
+            what = f"{taken[0].data.device_ip}{more}: {network} is for {owner}"
+            values = tuple(device.data.device_ip for device in taken)
+            yield Broken(f"{taken[0].path}.device_ip", what, values)
+
+
+def _is_reserved(ip: bytes, *, pod: bool) -> bool:
+    return ip[0] == 192 and (pod or (ip[1] == 168 and ip[2] < 8))
 
 
 def _subnets(view: TableView) -> Iterator[Broken]:
