@@ -19,10 +19,14 @@ __all__ = ["Goal", "Sample", "Series", "Table", "cpu_seconds", "measure", "print
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One process: wall time and its own CPU time with that of the children it waited for, in seconds."""
+    """One process: wall time and its own CPU time with that of the children it waited for, in seconds.
+
+    `peak` is its resident memory at the highest, in bytes.
+    """
 
     wall: float
     cpu: float
+    peak: int = 0
 
 
 @dataclass(slots=True)
@@ -111,7 +115,7 @@ def measure(
             output.seek(0)
             said = output.read()[-2000:].decode("utf-8", "replace")
             raise RuntimeError(f"{' '.join(argv)[:200]}: exit code {process.returncode}\n{said}")
-    return Sample(wall, usage.ru_utime + usage.ru_stime)
+    return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 def _wait(process: subprocess.Popen[bytes], deadline: float) -> Any:

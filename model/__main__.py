@@ -10,11 +10,10 @@ from collections.abc import Sequence
 # MindSpore reads this when it is imported: its warnings on every connection would bury a worker's own lines.
 os.environ.setdefault("GLOG_v", "3")
 
-from model.cli import generate, predict, train
-from model.errors import ModelError
-from orchestrator.errors import OrchestrateError
+from model.cli import convert, generate, predict, train
+from model.cli.errors import guarded
 
-_VERBS = {"train": train, "predict": predict, "generate": generate}
+_VERBS = {"train": train, "predict": predict, "generate": generate, "convert": convert}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,12 +26,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    try:
-        _VERBS[args.verb].run(args)
-    except (ModelError, OrchestrateError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    return 0
+    return guarded(_VERBS[args.verb].run, args)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import mindspore as ms
 import numpy as np
 
 from model.errors import ModelError
+from model.names import check_names
 from model.parallel import Place, Strategy, cut, full_shape, layout_of
 from orchestrator.checkpoint import strategy_file
 from orchestrator.checkpoint.ckpt_file import read_ckpt, write_ckpt
@@ -119,7 +120,7 @@ def load_whole(
         n: t for n, t in stored.items() if n not in NOT_WEIGHTS and not n.startswith(NOT_WEIGHT_PREFIXES)
     }
     shapes = {item.name: full_shape(item.name, item.shape, strategy) for item in parameters}
-    _check_names(shapes, known, path)
+    check_names(shapes, {name: tensor.dims for name, tensor in known.items()}, path)
     for item in parameters:
         whole = _to_array(stored[item.name]).reshape(shapes[item.name])
         _set(item, cut(item.name, whole, strategy, place))
@@ -144,7 +145,8 @@ def _fill(
     path: Path, parameters: Sequence[ms.Parameter], stored: Mapping[str, Tensor], ignored: tuple[str, ...]
 ) -> None:
     known = {n: t for n, t in stored.items() if n not in NOT_WEIGHTS and not n.startswith(ignored)}
-    _check_names({item.name: tuple(item.shape) for item in parameters}, known, path)
+    shapes = {item.name: tuple(item.shape) for item in parameters}
+    check_names(shapes, {name: tensor.dims for name, tensor in known.items()}, path)
     for item in parameters:
         _set(item, _to_array(known[item.name]).reshape(item.shape))
 
@@ -153,46 +155,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError("there is no such checkpoint file", where=str(path), remedy="see checkpoint.load")
     return read_safetensors(path) if path.suffix == ".safetensors" else read_ckpt(path)
-
-
-def _check_names(shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, Tensor], path: Path) -> None:
-    """Raise ModelError listing every missing, extra and mis-shaped name."""
-    missing = [name for name in shapes if name not in stored]
-    extra = [name for name in stored if name not in shapes]
-    wrong = [
-        f"{name} {list(stored[name].dims)} for {list(shape)}"
-        for name, shape in shapes.items()
-        if name in stored and tuple(stored[name].dims) != shape
-    ]
-    problems = [
-        f"{len(names)} {kind}: {', '.join(_folded(names))}"
-        for kind, names in (("missing", missing), ("extra", extra), ("of another shape", wrong))
-        if names
-    ]
-    if problems:
-        raise ModelError(
-            f"does not fit the network; {'; '.join(problems)}", where=str(path), remedy="see model.preset"
-        )
-
-
-def _folded(names: Sequence[str]) -> list[str]:
-    """Names that differ in the number of the block alone, as one: `blocks.[0-29].ln_1`; order is kept."""
-    blocks: dict[str, list[int]] = {}
-    for name in names:
-        match = re.search(r"(?<=\bblocks\.)\d+", name)
-        family = blocks.setdefault(name[: match.start()] + "{}" + name[match.end() :] if match else name, [])
-        if match:
-            family.append(int(match[0]))
-    return [pattern.replace("{}", _ranges(numbers), 1) for pattern, numbers in blocks.items()]
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    ends = [[number, number] for number in sorted(numbers)]
-    for index in range(len(ends) - 1, 0, -1):
-        if ends[index - 1][1] + 1 == ends[index][0]:
-            ends[index - 1][1] = ends.pop(index)[1]
-    parts = [f"{first}-{last}" if last > first else f"{first}" for first, last in ends]
-    return parts[0] if len(numbers) == 1 else f"[{','.join(parts)}]"
 
 
 def _set(parameter: ms.Parameter, value: np.ndarray) -> None:

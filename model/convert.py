@@ -1,0 +1,230 @@
+"""Weights from Hugging Face's files into MindSpore's, and back, without either library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from model.config import BloomConfig, config_text, load_config
+from model.errors import ModelError
+from model.hf_config import load_hf_config
+from model.weights_copy import Job, run_jobs
+from model.weights_output import WeightsOutput
+from model.weights_plan import Weights, check_weights, sort_weights
+from orchestrator.checkpoint.atomic import replacing
+from orchestrator.checkpoint.hf_layout import HfModel, lay_out_huggingface
+from orchestrator.checkpoint.hf_names import HfPart, hf_names, ms_parts
+from orchestrator.checkpoint.output_layout import OutputLayout, lay_out_file
+from orchestrator.checkpoint.target import Target
+from orchestrator.checkpoint.tensor import Spec
+from orchestrator.checkpoint.weight_files import StoredTensor, find_weights
+
+__all__ = ["DTYPES", "Converted", "convert", "convert_weights"]
+
+# What a person may ask for -> MindSpore's name.
+DTYPES = {"float32": "Float32", "float16": "Float16", "bfloat16": "BFloat16"}
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was written; `notes` are for people."""
+
+    path: Path
+    huggingface: bool
+    tensors: int
+    notes: tuple[str, ...] = ()
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    dtype: str | None = None,
+    config: Path | None = None,
+    progress: Callable[[int, int], None] = _silent,
+    flush: bool = True,
+) -> Converted:
+    """Convert a file or folder into the other library's names and form; whose it is, its names tell.
+
+    Hugging Face's becomes one `.ckpt` or `.safetensors`, with config.yaml and tokenizer.json beside it (in
+    the folder `target` if that name has no suffix); MindSpore's becomes a new folder. `dtype` is a key of
+    DTYPES, or None for the types that are there. `config` is a config.json, a yaml or a preset, where none
+    lies beside the weights. Raises ModelError or CheckpointError; the target appears whole or not at all.
+    """
+    weights = sort_weights(source, find_weights(source))
+    return convert_weights(
+        weights, target, _config(weights, config), dtype=dtype, progress=progress, flush=flush
+    )
+
+
+def convert_weights(
+    weights: Weights,
+    target: Path,
+    config: BloomConfig,
+    *,
+    dtype: str | None = None,
+    progress: Callable[[int, int], None] = _silent,
+    flush: bool = True,
+) -> Converted:
+    """`convert` where the weights are found already and their config is known."""
+    check_weights(weights, config)
+    if dtype is not None:
+        types = dict.fromkeys(("param_init_type", "embedding_init_type", "compute_dtype"), dtype)
+        config = replace(config, **types)
+    wanted = DTYPES[dtype] if dtype is not None else None
+    if weights.huggingface:
+        return _to_mindspore(weights, target, config, wanted, progress, flush)
+    return _to_huggingface(weights, target, config, wanted, progress, flush)
+
+
+def _home(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _config(weights: Weights, given: Path | None) -> BloomConfig:
+    home = _home(weights.path)
+    path = given or home / ("config.json" if weights.huggingface else "config.yaml")
+    if given is None and not path.is_file():
+        raise ModelError(
+            f"there is no {path.name} beside the weights",
+            where=str(weights.path),
+            remedy="name it with --config",
+        )
+    return load_hf_config(path) if path.suffix == ".json" else load_config(path if path.suffix else str(path))
+
+
+def _to_mindspore(
+    weights: Weights,
+    target: Path,
+    config: BloomConfig,
+    dtype: str | None,
+    progress: Callable[[int, int], None],
+    flush: bool,
+) -> Converted:
+    path = target if target.suffix and not target.is_dir() else target / "model.ckpt"
+    if path.suffix not in (".ckpt", ".safetensors"):
+        raise ModelError(
+            f"Hugging Face's weights become a .ckpt or .safetensors file, not {path.suffix}",
+            where=str(target),
+        )
+    _check_head(weights)
+    names = hf_names(config.num_layers)
+    specs = [spec for name in names for spec in _ms_specs(weights.tensors[name], name)]
+    layout = lay_out_file(specs, "ckpt" if path.suffix == ".ckpt" else "safetensors", dtype)
+    targets = {item.source.name: item for item in layout.targets}
+    jobs = [_job_from_hf(weights.tensors[name], ms_parts(name), targets, config) for name in names]
+    _write(path, layout, jobs, progress, flush)
+    _put_beside(path.parent, {"config.yaml": config_text(config).encode(), **_tokenizer(weights.path)})
+    return Converted(path, False, len(specs))
+
+
+def _ms_specs(tensor: StoredTensor, name: str) -> list[Spec]:
+    parts = ms_parts(name)
+    dims = tensor.spec.dims
+    if len(parts) > 1:
+        dims = (dims[0] // len(parts), *dims[1:])
+    elif parts[0].transposed:
+        dims = tuple(reversed(dims))
+    return [Spec(part.ms, dims, tensor.spec.dtype) for part in parts]
+
+
+def _job_from_hf(
+    tensor: StoredTensor, parts: tuple[HfPart, ...], targets: Mapping[str, Target], config: BloomConfig
+) -> Job:
+    heads = config.num_heads if len(parts) > 1 else 0
+    return Job((tensor,), tuple(targets[part.ms] for part in parts), heads, parts[0].transposed)
+
+
+def _to_huggingface(
+    weights: Weights,
+    target: Path,
+    config: BloomConfig,
+    dtype: str | None,
+    progress: Callable[[int, int], None],
+    flush: bool,
+) -> Converted:
+    if config.expand_ratio != 4:
+        raise ModelError(f"expand_ratio is {config.expand_ratio}; Hugging Face's Bloom knows only 4")
+    parts = [part for name in hf_names(config.num_layers) for part in ms_parts(name)]
+    specs = [replace(weights.tensors[part.ms].spec, name=part.ms) for part in parts]
+    model = HfModel(asdict(config), _tokenizer(weights.path))
+    layout = lay_out_huggingface(specs, model, dtype)
+    targets = {item.source.name: item for item in layout.targets}
+    jobs = [_job_from_ms(weights, ms_parts(name), targets, config) for name in hf_names(config.num_layers)]
+    _write(target, layout, jobs, progress, flush)
+    notes = ()
+    if config.hidden_act != "gelu":
+        notes = (
+            f"hidden_act is {config.hidden_act}; Hugging Face's Bloom computes gelu, a little differently",
+        )
+    return Converted(target, True, len(jobs), notes)
+
+
+def _job_from_ms(
+    weights: Weights, parts: tuple[HfPart, ...], targets: Mapping[str, Target], config: BloomConfig
+) -> Job:
+    sources = tuple(weights.tensors[part.ms] for part in parts)
+    heads = config.num_heads if len(parts) > 1 else 0
+    return Job(sources, (targets[parts[0].ms],), heads, parts[0].transposed)
+
+
+def _write(
+    path: Path,
+    layout: OutputLayout,
+    jobs: list[Job],
+    progress: Callable[[int, int], None],
+    flush: bool,
+) -> None:
+    with WeightsOutput(path, layout, flush=flush) as output:
+        run_jobs(jobs, output, progress)
+        output.finish()
+
+
+def _check_head(weights: Weights) -> None:
+    head, table = weights.head, weights.tensors.get(hf_names(1)[0])
+    if head is None or table is None or (head.path, head.pieces) == (table.path, table.pieces):
+        return
+    if (
+        head.spec.dims != table.spec.dims
+        or head.spec.dtype != table.spec.dtype
+        or not _same_bytes(head, table)
+    ):
+        raise ModelError(
+            "lm_head.weight is not the embedding again, but this network's head is its embedding",
+            where=str(weights.path),
+        )
+
+
+def _same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
+    """Compare two tensors of one piece each, a chunk at a time."""
+    left, size = 0, 4 << 20
+    with one.path.open("rb") as first, other.path.open("rb") as second:
+        first.seek(one.pieces[0][0])
+        second.seek(other.pieces[0][0])
+        left = one.spec.nbytes
+        while left:
+            step = min(size, left)
+            if first.read(step) != second.read(step):
+                return False
+            left -= step
+    return True
+
+
+def _tokenizer(source: Path) -> dict[str, bytes]:
+    home = _home(source)
+    return {name: (home / name).read_bytes() for name in _TOKENIZER if (home / name).is_file()}
+
+
+def _put_beside(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        path = folder / name
+        if path.is_file() and path.read_bytes() == data:
+            continue
+        with replacing(path) as file:
+            file.write(data)
