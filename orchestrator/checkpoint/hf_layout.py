@@ -1,0 +1,162 @@
+"""A checkpoint as a folder that Hugging Face's transformers loads: its names, its cuts, its files.
+
+Weights are grouped into files of at most 5 GB, as `save_pretrained` does, with an index where there are
+several. Source: https://huggingface.co/docs/transformers/big_models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.checkpoint.floats import target_type
+from orchestrator.checkpoint.hf_names import HfPart, hf_names, hf_part, hf_shape, ms_parts, qkv_axes
+from orchestrator.checkpoint.safetensors_file import lay_out_safetensors
+from orchestrator.checkpoint.target import Interleaved, OutputLayout, Target
+from orchestrator.checkpoint.tensor import Spec
+from orchestrator.errors import CheckpointError
+
+__all__ = ["HfModel", "lay_out_huggingface"]
+
+_LARGEST_FILE = 5_000_000_000
+_METADATA = {"format": "pt"}
+_TYPES = {"Float32": "float32", "Float16": "float16", "BFloat16": "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class HfModel:
+    """What the shards do not tell: the run's model configuration, and files to put beside the weights."""
+
+    config: Mapping[str, object]
+    files: Mapping[str, bytes]
+
+    def number(self, key: str) -> int:
+        """A positive integer of the configuration; CheckpointError where there is none."""
+        value = self.config.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise CheckpointError(f"the run's model/config.yaml gives no {key}: {value!r}")
+        return value
+
+
+def lay_out_huggingface(
+    specs: Sequence[Spec], model: HfModel | None, dtype: str | None, *, largest_file: int = _LARGEST_FILE
+) -> OutputLayout:
+    """The folder for these weights; CheckpointError where they are not those of one whole Bloom."""
+    if model is None:
+        raise CheckpointError(
+            "the run has left no model/config.yaml, which tells the number of heads",
+            remedy="--format ckpt or safetensors need none",
+        )
+    parts = _parts(specs)
+    wholes = list(_hf_specs(specs, parts, model, dtype))
+    groups = _groups(wholes, largest_file)
+    names = _file_names(len(groups))
+    layouts = [lay_out_safetensors(group, _METADATA) for group in groups]
+    places = {
+        spec.name: (number, place)
+        for number, (group, layout) in enumerate(zip(groups, layouts, strict=True))
+        for spec, place in zip(group, layout.places, strict=True)
+    }
+    targets = [_target(spec, part, places, model, dtype) for spec, part in zip(specs, parts, strict=True)]
+    texts = {"config.json": _config(model, wholes), **model.files}
+    if len(groups) > 1:
+        texts["model.safetensors.index.json"] = _index(groups, names)
+    return OutputLayout(tuple(zip(names, layouts, strict=True)), tuple(targets), tuple(texts.items()))
+
+
+def _parts(specs: Sequence[Spec]) -> list[HfPart]:
+    parts = [hf_part(spec.name) for spec in specs]
+    for spec, part in zip(specs, parts, strict=True):
+        if part is None:
+            raise CheckpointError(
+                f"{spec.name} has no counterpart in Hugging Face's Bloom",
+                remedy="--format ckpt or safetensors keep any names",
+            )
+    return [part for part in parts if part is not None]
+
+
+def _hf_specs(
+    specs: Sequence[Spec], parts: Sequence[HfPart], model: HfModel, dtype: str | None
+) -> Iterator[Spec]:
+    """The tensors of the folder in their order; each must have all its parts, alike in shape and type."""
+    held = {spec.name: (spec, part) for spec, part in zip(specs, parts, strict=True)}
+    for name in hf_names(model.number("num_layers")):
+        missing = [part.ms for part in ms_parts(name) if part.ms not in held]
+        if missing:
+            raise CheckpointError(f"{missing[0]} is missing: {name} cannot be made")
+        alike = [held.pop(part.ms) for part in ms_parts(name)]
+        kinds = {(spec.dims, spec.dtype) for spec, _ in alike}
+        if len(kinds) > 1:
+            raise CheckpointError(f"{' and '.join(spec.name for spec, _ in alike)} differ in shape or type")
+        spec, part = alike[0]
+        yield Spec(name, hf_shape(part, spec.dims), target_type(spec.dtype, dtype))
+    if held:
+        layers = model.number("num_layers")
+        raise CheckpointError(f"{next(iter(held))} is beyond the {layers} layers of the model")
+
+
+def _groups(specs: Sequence[Spec], largest: int) -> list[list[Spec]]:
+    groups: list[list[Spec]] = [[]]
+    size = 0
+    for spec in specs:
+        if groups[-1] and size + spec.nbytes > largest:
+            groups.append([])
+            size = 0
+        groups[-1].append(spec)
+        size += spec.nbytes
+    return groups
+
+
+def _file_names(count: int) -> list[str]:
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def _target(
+    spec: Spec,
+    part: HfPart,
+    places: Mapping[str, tuple[int, tuple[tuple[int, int], ...]]],
+    model: HfModel,
+    dtype: str | None,
+) -> Target:
+    interleaved = None
+    if part.qkv is not None:
+        heads = model.number("num_heads")
+        qkv_axes(spec.dims, heads)
+        interleaved = Interleaved(heads, part.qkv)
+    number, place = places[part.hf]
+    return Target(spec, target_type(spec.dtype, dtype), number, place, part.transposed, interleaved)
+
+
+def _index(groups: Sequence[Sequence[Spec]], names: Sequence[str]) -> bytes:
+    weights = {spec.name: name for group, name in zip(groups, names, strict=True) for spec in group}
+    total = sum(spec.nbytes for group in groups for spec in group)
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": weights}, indent=2).encode() + b"\n"
+
+
+def _config(model: HfModel, specs: Sequence[Spec]) -> bytes:
+    """config.json of transformers' BloomConfig, from MindFormers' fields."""
+    table = specs[0]
+    config = {
+        "architectures": ["BloomForCausalLM"],
+        "model_type": "bloom",
+        "vocab_size": table.dims[0],
+        "hidden_size": table.dims[1],
+        "n_layer": model.number("num_layers"),
+        "n_head": model.number("num_heads"),
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": model.config.get("initializer_range", 0.02),
+        "hidden_dropout": model.config.get("hidden_dropout_rate", 0.0),
+        "attention_dropout": model.config.get("attention_dropout_rate", 0.0),
+        "apply_residual_connection_post_layernorm": False,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "torch_dtype": _TYPES.get(table.dtype, "float32"),
+        **{key: model.config[key] for key in _TOKENS if key in model.config},
+    }
+    return json.dumps(config, indent=2).encode() + b"\n"
+
+
+_TOKENS = ("unk_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
