@@ -16,9 +16,10 @@ from orchestrator.checkpoint.atomic import replacing
 from orchestrator.checkpoint.hf_layout import HfModel, lay_out_huggingface
 from orchestrator.checkpoint.hf_names import HfPart, hf_names, ms_parts
 from orchestrator.checkpoint.output_layout import OutputLayout, lay_out_file
+from orchestrator.checkpoint.shard import Held
 from orchestrator.checkpoint.target import Target
 from orchestrator.checkpoint.tensor import Spec
-from orchestrator.checkpoint.weight_files import StoredTensor, find_weights
+from orchestrator.checkpoint.weight_files import find_weights
 
 __all__ = ["DTYPES", "Converted", "convert", "convert_weights"]
 
@@ -124,7 +125,7 @@ def _to_mindspore(
     return Converted(path, False, len(specs))
 
 
-def _ms_specs(tensor: StoredTensor, name: str) -> list[Spec]:
+def _ms_specs(tensor: Held, name: str) -> list[Spec]:
     parts = ms_parts(name)
     dims = tensor.spec.dims
     if len(parts) > 1:
@@ -135,7 +136,7 @@ def _ms_specs(tensor: StoredTensor, name: str) -> list[Spec]:
 
 
 def _job_from_hf(
-    tensor: StoredTensor, parts: tuple[HfPart, ...], targets: Mapping[str, Target], config: BloomConfig
+    tensor: Held, parts: tuple[HfPart, ...], targets: Mapping[str, Target], config: BloomConfig
 ) -> Job:
     heads = config.num_heads if len(parts) > 1 else 0
     return Job((tensor,), tuple(targets[part.ms] for part in parts), heads, parts[0].transposed)
@@ -201,10 +202,10 @@ def _check_head(weights: Weights) -> None:
         )
 
 
-def _same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
+def _same_bytes(one: Held, other: Held) -> bool:
     """Compare two tensors of one piece each, a chunk at a time."""
     left, size = 0, 4 << 20
-    with one.path.open("rb") as first, other.path.open("rb") as second:
+    with open(one.path, "rb") as first, open(other.path, "rb") as second:
         first.seek(one.pieces[0][0])
         second.seek(other.pieces[0][0])
         left = one.spec.nbytes

@@ -11,31 +11,30 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from model.weights_output import WeightsOutput
 from orchestrator.checkpoint.floats import converted
 from orchestrator.checkpoint.hf_names import QKV_PARTS
+from orchestrator.checkpoint.shard import Held
 from orchestrator.checkpoint.target import Target
 from orchestrator.checkpoint.tensor import Spec
 from orchestrator.checkpoint.transpose import transpose
-from orchestrator.checkpoint.weight_files import StoredTensor
 from orchestrator.errors import CheckpointError
 
-__all__ = ["Job", "run_jobs"]
+__all__ = ["CHUNK", "STRIPE", "Job", "run_jobs"]
 
 _THREADS = 2
-_CHUNK = 2 << 20
-_STRIPE = 16 << 20
+CHUNK = 2 << 20
+STRIPE = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One tensor of Hugging Face's. Of query_key_value (`heads` > 0) one side has three tensors."""
 
-    sources: tuple[StoredTensor, ...]
+    sources: tuple[Held, ...]
     targets: tuple[Target, ...]
     heads: int = 0
     transposed: bool = False
@@ -72,7 +71,7 @@ class _Worker:
         self._output, self._progress, self._total = output, progress, total
         self._done = 0
         self._lock = threading.Lock()
-        self._descriptors: dict[Path, int] = {}
+        self._descriptors: dict[str, int] = {}
         self._own = threading.local()
 
     def run(self, job: Job) -> None:
@@ -129,7 +128,7 @@ class _Worker:
         for start, stop in _chunks(source.spec.nbytes, 64):
             self._read(source, start, whole[start:stop], count=False)
         matrix = np.frombuffer(whole, f"<u{item}").reshape(rows, columns)
-        width = max(1, _STRIPE // (rows * item))
+        width = max(1, STRIPE // (rows * item))
         for first in range(0, columns, width):
             stripe = np.empty((min(width, columns - first), rows), matrix.dtype)
             transpose(matrix[:, first : first + width], stripe)
@@ -144,9 +143,7 @@ class _Worker:
             self._own.buffer = buffer = bytearray(nbytes)
         return memoryview(buffer)[:nbytes]
 
-    def _read(
-        self, tensor: StoredTensor, start: int, buffer: memoryview, *, count: bool = True
-    ) -> memoryview:
+    def _read(self, tensor: Held, start: int, buffer: memoryview, *, count: bool = True) -> memoryview:
         """Fill the buffer with the tensor's bytes from `start` on."""
         if self.stop.is_set():
             raise _Stopped
@@ -157,11 +154,11 @@ class _Worker:
                     want = buffer[filled : filled + length - start]
                     got = os.preadv(self._descriptor(tensor.path), [want], offset + start)
                     if not got:
-                        raise CheckpointError(f"ends inside {tensor.spec.name}", where=str(tensor.path))
+                        raise CheckpointError(f"ends inside {tensor.spec.name}", where=tensor.path)
                     filled, start = filled + got, start + got
                 start = max(0, start - length)
         except OSError as error:
-            raise CheckpointError(f"cannot be read: {error.strerror}", where=str(tensor.path)) from error
+            raise CheckpointError(f"cannot be read: {error.strerror}", where=tensor.path) from error
         if count:
             self._count(filled)
         return buffer
@@ -170,7 +167,7 @@ class _Worker:
         ready = converted(data, dtype, target.dtype, target.source.name)
         self._output.put(target, offset // _item_size(dtype) * _item_size(target.dtype), ready)
 
-    def _descriptor(self, path: Path) -> int:
+    def _descriptor(self, path: str) -> int:
         with self._lock:
             if path not in self._descriptors:
                 self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -187,7 +184,7 @@ def _item_size(dtype: str) -> int:
 
 
 def _chunks(nbytes: int, unit: int) -> Iterator[tuple[int, int]]:
-    """Spans of about `_CHUNK` bytes, multiples of `unit` but for the last."""
-    step = max(unit, _CHUNK - _CHUNK % unit)
+    """Spans of about `CHUNK` bytes, multiples of `unit` but for the last."""
+    step = max(unit, CHUNK - CHUNK % unit)
     for start in range(0, nbytes, step):
         yield start, min(start + step, nbytes)

@@ -12,8 +12,8 @@ from model.names import check_names
 from orchestrator.checkpoint.coverage import is_weight
 from orchestrator.checkpoint.floats import FLOATS
 from orchestrator.checkpoint.hf_names import HF_PREFIX, HfPart, hf_names, hf_part, hf_shape, ms_parts
+from orchestrator.checkpoint.shard import Held
 from orchestrator.checkpoint.tensor import Spec
-from orchestrator.checkpoint.weight_files import StoredTensor
 
 __all__ = ["Weights", "check_weights", "infer_config", "ms_shapes", "sort_weights"]
 
@@ -27,11 +27,11 @@ class Weights:
 
     path: Path
     huggingface: bool
-    tensors: Mapping[str, StoredTensor]
-    head: StoredTensor | None = None  # Hugging Face's lm_head, which must be the embedding again
+    tensors: Mapping[str, Held]
+    head: Held | None = None  # Hugging Face's lm_head, which must be the embedding again
 
 
-def sort_weights(path: Path, tensors: Mapping[str, StoredTensor]) -> Weights:
+def sort_weights(path: Path, tensors: Mapping[str, Held]) -> Weights:
     """Find out whose names these are; ModelError where nobody's.
 
     Hugging Face's get their prefix and its head is told apart; what is no weight of MindSpore's is left out.

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.agent.ckpt_index import crc_matches, index_buffer, map_file
-from orchestrator.checkpoint.file_layout import Piece
-from orchestrator.checkpoint.safetensors_file import index_safetensors
+from orchestrator.agent.ckpt_index import crc_matches, map_file
+from orchestrator.agent.ckpt_read import index_shard
 from orchestrator.checkpoint.shard import Held, Shard
-from orchestrator.checkpoint.tensor import Spec
 from orchestrator.checkpoint.torch_file import index_torch
 from orchestrator.errors import CheckpointError
 
-__all__ = ["INDEXES", "StoredTensor", "find_weights", "holds_weights"]
+__all__ = ["INDEXES", "find_weights", "holds_weights"]
 
 # In this order, as transformers looks for them.
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -28,22 +26,13 @@ _PATTERNS = ("model.safetensors", "pytorch_model.bin", "model*.safetensors", "py
 _LONGEST_INDEX = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """A tensor and the spans `(offset, length)` of the file that hold its bytes in C order."""
-
-    spec: Spec
-    path: Path
-    pieces: tuple[Piece, ...]
-
-
 def holds_weights(path: Path) -> bool:
     """True for a file, and for a folder in which there are weights of a known kind."""
     return path.is_file() or (path.is_dir() and bool(_indexes(path) or _files(path)))
 
 
-def find_weights(path: Path) -> dict[str, StoredTensor]:
-    """Every tensor by name, in the order of the files.
+def find_weights(path: Path) -> dict[str, Held]:
+    """Every tensor by name with the file that it is in, in the order of the files.
 
     CheckpointError: nothing there, a damaged or foreign file, an index that does not fit its shards.
     """
@@ -81,13 +70,13 @@ def _files(folder: Path) -> list[Path]:
     return []
 
 
-def _joined(files: Iterable[Path]) -> dict[str, StoredTensor]:
-    tensors: dict[str, StoredTensor] = {}
+def _joined(files: Iterable[Path]) -> dict[str, Held]:
+    tensors: dict[str, Held] = {}
     for path in files:
         for name, held in _index(path).items():
             if name in tensors:
-                raise CheckpointError(f"{name} is in {tensors[name].path.name} too", where=str(path))
-            tensors[name] = StoredTensor(held.spec, path, held.pieces)
+                raise CheckpointError(f"{name} is in {Path(tensors[name].path).name} too", where=str(path))
+            tensors[name] = replace(held, path=str(path))
     return tensors
 
 
@@ -102,24 +91,24 @@ def _index(path: Path) -> Mapping[str, Held]:
     return reader(path)
 
 
-def _index_ckpt(path: Path) -> Mapping[str, Held]:
-    with map_file(str(path)) as buffer:
-        entries = index_buffer(buffer, str(path))
-        if not crc_matches(buffer):
-            raise CheckpointError("the checksum does not fit: the file is damaged", where=str(path))
-    return Shard.of(0, "", str(path), entries).tensors
+def _index_shard(path: Path) -> Mapping[str, Held]:
+    if path.suffix == ".ckpt":
+        with map_file(str(path)) as buffer:
+            if not crc_matches(buffer):
+                raise CheckpointError("the checksum does not fit: the file is damaged", where=str(path))
+    return Shard.of(0, "", str(path), index_shard(str(path))).tensors
 
 
 _READERS: Mapping[str, Callable[[Path], Mapping[str, Held]]] = {
-    ".ckpt": _index_ckpt,
-    ".safetensors": index_safetensors,
+    ".ckpt": _index_shard,
+    ".safetensors": _index_shard,
     ".bin": index_torch,
     ".pt": index_torch,
     ".pth": index_torch,
 }
 
 
-def _indexed(index: Path) -> dict[str, StoredTensor]:
+def _indexed(index: Path) -> dict[str, Held]:
     weight_map = _weight_map(index)
     names = list(dict.fromkeys(weight_map.values()))
     missing = [name for name in names if not (index.parent / name).is_file()]
@@ -133,7 +122,7 @@ def _indexed(index: Path) -> dict[str, StoredTensor]:
     wrong = [
         name
         for name in {**weight_map, **tensors}
-        if name not in tensors or tensors[name].path.name != weight_map.get(name)
+        if name not in tensors or Path(tensors[name].path).name != weight_map.get(name)
     ]
     if wrong:
         raise CheckpointError(f"does not fit its shards: {_few(wrong)}", where=str(index))
