@@ -21,12 +21,13 @@ __all__ = ["Goal", "Sample", "Series", "Table", "cpu_seconds", "measure", "print
 class Sample:
     """One process: wall time and its own CPU time with that of the children it waited for, in seconds.
 
-    `peak` is its resident memory at the highest, in bytes.
+    `peak` is the most memory it had, `read` what it read of files and pipes; bytes, 0 where not known.
     """
 
     wall: float
     cpu: float
     peak: int = 0
+    read: int = 0
 
 
 @dataclass(slots=True)
@@ -46,13 +47,22 @@ class Series:
         return statistics.median(sample.cpu for sample in self.samples) * self.scale
 
     @property
+    def peak(self) -> int:
+        return max(sample.peak for sample in self.samples)
+
+    @property
+    def read(self) -> int:
+        return max(sample.read for sample in self.samples)
+
+    @property
     def spread(self) -> tuple[float, float]:
         walls = [sample.wall * self.scale for sample in self.samples]
         return min(walls), max(walls)
 
     def to_json(self) -> dict[str, Any]:
         walls, cpus = [sample.wall for sample in self.samples], [sample.cpu for sample in self.samples]
-        return {"wall": self.wall, "cpu": self.cpu, "scale": self.scale, "walls": walls, "cpus": cpus}
+        measured = {"wall": self.wall, "cpu": self.cpu, "peak": self.peak, "read": self.read}
+        return {**measured, "scale": self.scale, "walls": walls, "cpus": cpus}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +119,39 @@ def measure(
         process = subprocess.Popen(
             argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
-        usage = _wait(process, begin + timeout)
+        usage, read = _wait(process, begin + timeout)
         wall = time.monotonic() - begin
         if expect is not None and process.returncode != expect:
             output.seek(0)
             said = output.read()[-2000:].decode("utf-8", "replace")
             raise RuntimeError(f"{' '.join(argv)[:200]}: exit code {process.returncode}\n{said}")
-    return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    # Linux counts the resident memory in kB.
+    return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, read)
 
 
-def _wait(process: subprocess.Popen[bytes], deadline: float) -> Any:
+def _wait(process: subprocess.Popen[bytes], deadline: float) -> tuple[Any, int]:
     # wait4 and not subprocess: it tells the resources of this one child. A pidfd, so that the time is exact.
     handle = os.pidfd_open(process.pid)
     try:
         ready, _, _ = select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
             process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        read = _bytes_read(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        return usage
+        return usage, read
     finally:
         os.close(handle)
+
+
+def _bytes_read(pid: int) -> int:
+    """What a process that has just ended, and was not waited for yet, has read; see proc(5)."""
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except OSError:
+        return 0
+    return int(next(line for line in lines if line.startswith("rchar:")).split()[1])
 
 
 def cpu_seconds(pid: int) -> float:
