@@ -28,8 +28,7 @@ def plan_launch(
     inventory = load_inventory(inventory_path)
     job = load_job(job_path, overrides)
     if accept_new_host_keys:
-        ssh = inventory.ssh.model_copy(update={"accept_new_host_keys": True})
-        inventory = inventory.model_copy(update={"ssh": ssh})
+        inventory = inventory.accepting_new_host_keys()
     return job, make_plan(job, inventory, now=time.time())
 
 

@@ -118,6 +118,7 @@ def _plan_again(inventory: Inventory, manifests: Mapping[str, Manifest]) -> Laun
         packages=(),
         host_paths=(),
         chooses_port=False,
+        ascend=False,
         timeouts=Timeouts.model_validate(launch.get("timeouts", {})),
     )
 

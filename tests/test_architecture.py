@@ -34,7 +34,7 @@ FLOORS = (
     ("monitor",),
     ("runs", "logs", "collect_run"),
     ("status",),
-    ("launch", "stop"),
+    ("launch", "check", "stop"),
     ("cli", "__main__"),
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

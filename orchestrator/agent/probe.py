@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
-from orchestrator.agent.environ import base_environment, with_env_script
 from orchestrator.agent.locks import busy_devices
+from orchestrator.agent.system import addresses_of, cann_version, in_workers_environment, system_facts
 from orchestrator.errors import AgentError
 from orchestrator.layout import Workdir
 
 __all__ = ["free_port", "probe", "require_port"]
-
-# Runs in the workers' own interpreter and environment, so that it sees what they will see. Metadata is
-# read, nothing is imported: importing MindSpore takes seconds.
-_VERSIONS = """
-import json, sys
-from importlib import metadata
-found = {}
-for name in sys.argv[1:]:
-    try:
-        found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        found[name] = None
-print(json.dumps(found))
-"""
 
 
 def probe(
@@ -45,9 +29,16 @@ def probe(
     env_script: Optional[str] = None,
     paths: Sequence[str] = (),
     port_on: Optional[str] = None,
+    ascend: bool = False,
+    ports: Sequence[int] = (),
 ) -> Dict[str, Any]:
-    """Facts as plain JSON. `port_on` asks for a port that is free on that address."""
+    """Facts as plain JSON. `port_on` asks for a port that is free on that address.
+
+    `ascend` asks for what only matters to HCCL and CANN, too; `ports` are those that must be free.
+    """
     folder = workdir.locks if lock_dir is None else Workdir(lock_dir).root
+    seen = in_workers_environment(packages, env_script) if packages or ascend else {}
+    environment = seen.get("environment", {})
     return {
         "hostname": socket.gethostname(),
         "pid": os.getpid(),
@@ -58,10 +49,15 @@ def probe(
         "writable": _is_writable(workdir.root),
         "clock": time.time(),
         "busy_devices": busy_devices(folder, devices),
-        "packages": _versions(packages, env_script) if packages else {},
+        "locks_writable": _is_writable(folder),
+        "packages": seen.get("packages", {}),
+        "environment": environment,
         "env_script_exists": env_script is None or os.path.exists(os.path.expanduser(env_script)),
         "missing_paths": [path for path in paths if not os.path.exists(os.path.expanduser(path))],
         "port": free_port(port_on) if port_on is not None else None,
+        "resolves_to": addresses_of(socket.gethostname()) if ascend else [],
+        "cann": cann_version(environment) if ascend else None,
+        **system_facts(ports),
     }
 
 
@@ -109,21 +105,3 @@ def _free_bytes(path: Path) -> int:
 
 def _is_writable(path: Path) -> bool:
     return os.access(_existing(path), os.W_OK)
-
-
-def _versions(packages: Sequence[str], env_script: Optional[str]) -> Dict[str, Optional[str]]:
-    argv: List[str] = [sys.executable, "-c", _VERSIONS, *packages]
-    if env_script is not None:
-        argv = with_env_script(env_script, argv)
-    try:
-        done = subprocess.run(
-            argv,
-            env=base_environment(os.environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=60,
-        )
-        found = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.TimeoutExpired):
-        return dict.fromkeys(packages)
-    return {name: found.get(name) for name in packages}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Mapping
 
@@ -46,6 +47,11 @@ class Answer:
         if self.error is not None:
             return {"ok": False, "error": self.error}
         return {"ok": True, "result": self.result, "bytes": len(self.data), "more": self.more}
+
+
+def _clock(request: Request) -> Iterator[Answer]:
+    """Nothing but the time: the control node compares it with its own at both ends of the call."""
+    yield Answer(time.time())
 
 
 def _probe(request: Request) -> Iterator[Answer]:
@@ -159,6 +165,7 @@ def _small_files(request: Request) -> Iterator[Answer]:
 
 
 VERBS: Dict[str, Callable[[Request], Iterator[Answer]]] = {
+    "clock": _clock,
     "probe": _probe,
     "ask_tools": _ask_tools,
     "missing": _missing,

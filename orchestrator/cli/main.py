@@ -15,6 +15,7 @@ __all__ = ["main"]
 
 # Verb -> module, first line of help.
 _VERBS = {
+    "check": ("cmd_check", "Check whether the servers are fit, before a launch."),
     "launch": ("cmd_launch", "Start a job on its hosts and follow it."),
     "status": ("cmd_status", "Show where a run is: state, ranks, loss, cause of failure."),
     "logs": ("cmd_logs", "Print what the workers of a run wrote."),

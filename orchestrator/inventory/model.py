@@ -133,6 +133,11 @@ class Inventory(Frozen):
                 return host
         raise ConfigError([Problem(str(self.path), f"no host {name!r}", self._hint(name))])
 
+    def accepting_new_host_keys(self) -> Inventory:
+        """This inventory, with unknown host keys added to known_hosts instead of refused."""
+        ssh = self.ssh.model_copy(update={"accept_new_host_keys": True})
+        return self.model_copy(update={"ssh": ssh})
+
     def select(self, expr: str | list[str] | tuple[str, ...], count: int | None = None) -> tuple[Host, ...]:
         """The hosts that an expression names, each once, in the order of the inventory.
 

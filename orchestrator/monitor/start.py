@@ -1,6 +1,6 @@
 """The launch on the hosts: all of them are made ready, or none is left touched; then all are started.
 
-connect + probe -> judge -> push -> prepare -> verify -> start -> commit
+connect + look -> check -> push -> prepare -> verify -> start -> commit
 """
 
 from __future__ import annotations
@@ -8,15 +8,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from orchestrator.errors import AgentError, OrchestrateError, PreflightError
 from orchestrator.fleet import Fleet, Session
 from orchestrator.plan import LaunchPlan
-from orchestrator.preflight import Needs, judge
+from orchestrator.plan.needs import needs_of
+from orchestrator.preflight import gather, run_checks
+from orchestrator.preflight.facts import Facts
 
 __all__ = ["start_run"]
+
+log = logging.getLogger(__name__)
 
 
 def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> None:
@@ -26,9 +31,8 @@ def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> 
     whatever had been begun anywhere has been undone.
     """
     report("connecting")
-    facts = _probe(plan, fleet)
-    judge(_needs(plan), facts)
-    port = facts[plan.master.name]["port"] if plan.chooses_port else None
+    facts = _check(plan, fleet)
+    port = facts[plan.master.name].probe["port"] if plan.chooses_port else None
     report("pushing files")
     fleet.each(lambda session: _push(plan, session)).raise_on_error()
     try:
@@ -44,26 +48,15 @@ def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> 
         raise
 
 
-def _needs(plan: LaunchPlan) -> Needs:
-    shipped = sum(path.stat().st_size for path in plan.sources.values())
-    return Needs(plan.hosts, plan.packages, shipped)
-
-
-def _probe(plan: LaunchPlan, fleet: Fleet) -> dict[str, Any]:
-    def ask(session: Session) -> Any:
-        manifest = plan.manifests[session.host]
-        is_master = session.host == plan.master.name
-        return session.call(
-            "probe",
-            devices=manifest.devices,
-            lock_dir=manifest.lock_dir,
-            env_script=manifest.env_script,
-            packages=plan.packages,
-            paths=plan.host_paths,
-            port_on=plan.master.address if is_master and plan.chooses_port else None,
-        )
-
-    return fleet.each(ask).raise_on_error()
+def _check(plan: LaunchPlan, fleet: Fleet) -> Facts:
+    """The facts of all hosts. Raises what keeps any of them from running the job."""
+    needs = needs_of(plan)
+    facts, errors = gather(needs, fleet)
+    report = run_checks(needs, facts, errors)
+    report.raise_on_failure()
+    for warning in report.warnings():
+        log.warning(warning)
+    return facts
 
 
 def _push(plan: LaunchPlan, session: Session) -> None:

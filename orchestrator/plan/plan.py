@@ -42,6 +42,7 @@ class LaunchPlan:
     packages: tuple[str, ...]
     host_paths: tuple[str, ...]
     chooses_port: bool
+    ascend: bool
     timeouts: Timeouts
 
     @property
@@ -92,6 +93,7 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
         packages=() if job.task == "command" else ("mindspore", "tokenizers"),
         host_paths=tuple(shipment.host_paths),
         chooses_port=job.networking.mode == "dynamic" and job.networking.port is None,
+        ascend=job.device_target == "Ascend",
         timeouts=job.timeouts,
     )
 

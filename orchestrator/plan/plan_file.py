@@ -34,6 +34,7 @@ def write_plan(path: Path, plan: LaunchPlan) -> None:
         "packages": plan.packages,
         "host_paths": plan.host_paths,
         "chooses_port": plan.chooses_port,
+        "ascend": plan.ascend,
         "timeouts": plan.timeouts.model_dump(mode="json"),
     }
     atomic_write(path, json.dumps(data))

@@ -1,5 +1,8 @@
-"""Whether hosts are fit for a job: facts in, findings out."""
+"""Whether hosts are fit for a job: facts of all hosts in, a report of every check out."""
 
-from orchestrator.preflight.checks import CHECKS, Finding, Needs, judge
+from orchestrator.preflight.gather import gather
+from orchestrator.preflight.needs import Needs
+from orchestrator.preflight.report import Level, Report, Result
+from orchestrator.preflight.table import CHECKS, run_checks
 
-__all__ = ["CHECKS", "Finding", "Needs", "judge"]
+__all__ = ["CHECKS", "Level", "Needs", "Report", "Result", "gather", "run_checks"]

@@ -1,0 +1,46 @@
+"""Check: what a launch would stumble over, found before it."""
+
+from __future__ import annotations
+
+from orchestrator.fleet import fleet_of
+from orchestrator.inventory import Inventory
+from orchestrator.job import Job
+from orchestrator.plan import make_plan
+from orchestrator.plan.needs import needs_of
+from orchestrator.preflight import Needs, Report, gather, run_checks
+from orchestrator.preflight.needs import Pings
+from orchestrator.preflight.pings import RING_ABOVE
+
+__all__ = ["check", "needs_without_job"]
+
+
+def check(inventory: Inventory, job: Job | None = None, *, full_mesh: bool = False) -> Report:
+    """Check all hosts of the inventory, or those of a job for what it needs; nothing there is changed.
+
+    Devices ping their likes on all other hosts, above 16 hosts only on the next one unless `full_mesh`.
+    Raises ConfigError for a job that cannot be planned; hosts that do not answer are rows of the report.
+    """
+    if job is None:
+        needs = needs_without_job(inventory, _pings(len(inventory.hosts), full_mesh))
+    else:
+        plan = make_plan(job, inventory)
+        needs = needs_of(plan, _pings(len(plan.hosts), full_mesh))
+    with fleet_of(needs.hosts, inventory.ssh) as fleet:
+        facts, errors = gather(needs, fleet)
+    return run_checks(needs, facts, errors)
+
+
+def needs_without_job(inventory: Inventory, pings: Pings = "pairs") -> Needs:
+    """All devices of all hosts; whether there are NPUs is for the hosts to tell."""
+    return Needs(
+        hosts=inventory.hosts,
+        packages=("mindspore",),
+        devices={host.name: tuple(device.id for device in host.devices) for host in inventory.hosts},
+        ascend=None,
+        has_job=False,
+        pings=pings,
+    )
+
+
+def _pings(host_count: int, full_mesh: bool) -> Pings:
+    return "pairs" if full_mesh or host_count <= RING_ABOVE else "ring"

@@ -1,0 +1,95 @@
+"""What the checks found, for people and as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.inventory import fold
+from orchestrator.preflight import Level, Report
+from orchestrator.preflight.report import Row
+
+__all__ = ["print_report", "report_data"]
+
+_SIGNS = {
+    Level.OK: ("ok", "green"),
+    Level.SKIP: ("skip", "dim"),
+    Level.WARN: ("WARN", "yellow"),
+    Level.FAIL: ("FAIL", "bold red"),
+}
+
+
+def print_report(report: Report) -> None:
+    """A table with hosts as ranges, then what was skipped, then the sum."""
+    console = Console(highlight=False)
+    rows = list(report.rows())
+    skipped = _skipped(rows)
+    console.print(_table([row for row in rows if row.check not in skipped]))
+    for reason in dict.fromkeys(skipped.values()):
+        names = ", ".join(check for check, why in skipped.items() if why == reason)
+        console.print(Text(f"\nskipped, {reason}: {names}"))
+    console.print(Text(f"\n{_sum(report, rows)}"))
+
+
+def _skipped(rows: list[Row]) -> dict[str, str]:
+    """The checks that were skipped on all hosts, with the reason."""
+    found: dict[str, set[tuple[Level, str]]] = {}
+    for row in rows:
+        found.setdefault(row.check, set()).add((row.level, row.text))
+    return {
+        check: next(iter(seen))[1]
+        for check, seen in found.items()
+        if len(seen) == 1 and next(iter(seen))[0] is Level.SKIP
+    }
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("CHECK", "HOSTS", "", "RESULT"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("CHECK", ""))
+    last = ""
+    for row in rows:
+        sign, style = _SIGNS[row.level]
+        check = row.check if row.check != last else ""
+        last = row.check
+        table.add_row(check, fold(row.hosts), Text(sign, style=style), Text(row.text))
+        if row.remedy:
+            table.add_row("", "", "", Text(f"-> {row.remedy}"))
+    return table
+
+
+def _sum(report: Report, rows: list[Row]) -> str:
+    hosts = {host for row in rows for host in row.hosts}
+    bad = {level: fold({host for row in rows if row.level is level for host in row.hosts}) for level in Level}
+    parts = [
+        f"{report.count(level)} {_SIGNS[level][0]} on {bad[level]}"
+        for level in (Level.FAIL, Level.WARN)
+        if bad[level]
+    ]
+    return f"{len(hosts)} hosts: {'; '.join(parts) or 'all checks passed'}"
+
+
+def report_data(report: Report) -> dict[str, Any]:
+    """The report as plain data, one entry per check, host and finding."""
+    return {
+        "exit_code": report.exit_code,
+        "checks": [
+            {
+                "check": check,
+                "results": [
+                    {
+                        "host": result.host,
+                        "level": str(result.level),
+                        "devices": list(result.devices),
+                        "what": result.what,
+                        "remedy": result.remedy,
+                    }
+                    for result in results
+                ],
+            }
+            for check, results in report.results
+        ],
+    }

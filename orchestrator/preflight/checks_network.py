@@ -1,0 +1,182 @@
+"""Checks of the devices' own network: addresses, links, detection, TLS."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from orchestrator.ascend.answers import hccn
+from orchestrator.ascend.hccn_tool import (
+    TlsSwitch,
+    parse_gateway,
+    parse_link,
+    parse_net_health,
+    parse_netdetect,
+    parse_tls,
+)
+from orchestrator.errors import ToolOutputError
+from orchestrator.preflight.facts import Facts, HostFacts
+from orchestrator.preflight.needs import Needs
+from orchestrator.preflight.report import Level, Result
+
+__all__ = [
+    "addresses_are_known",
+    "gateways_are_set",
+    "links_are_up",
+    "netdetect_is_set",
+    "networks_are_healthy",
+    "tls_is_equal",
+]
+
+T = TypeVar("T")
+# Level, what, remedy of one device.
+Verdict = tuple[Level, str, str]
+# These are told once, by the check of the tools.
+_TOLD_ELSEWHERE = ("missing", "denied")
+
+
+def _each_device(
+    needs: Needs, facts: Facts, command: str, parser: Callable[[str], T], judge: Callable[[T], Verdict]
+) -> Iterator[Result]:
+    """Ask about every device, and fold those of a host that have the same verdict."""
+    for host, fact in facts.items():
+        verdicts: dict[Verdict, list[int]] = {}
+        for device in needs.devices.get(host, ()):
+            verdicts.setdefault(_verdict(fact, device, command, parser, judge), []).append(device)
+        for (level, what, remedy), devices in verdicts.items():
+            # A command to copy where it is about one device.
+            number = str(devices[0]) if len(devices) == 1 else "N"
+            yield Result(host, level, what, remedy.replace("{N}", number), tuple(devices))
+
+
+def _verdict(
+    fact: HostFacts, device: int, command: str, parser: Callable[[str], T], judge: Callable[[T], Verdict]
+) -> Verdict:
+    if fact.tools is None:
+        return Level.SKIP, "hccn_tool was not asked", ""
+    answer = fact.tools[hccn(device, command)]
+    if answer.failure in _TOLD_ELSEWHERE:
+        return Level.SKIP, "hccn_tool cannot be used", ""
+    try:
+        return judge(answer.read(parser))
+    except ToolOutputError as error:
+        level = Level.SKIP if answer.failure == "skipped" else Level.FAIL
+        return level, error.what, error.remedy
+
+
+def links_are_up(needs: Needs, facts: Facts) -> Iterator[Result]:
+    def judge(up: bool) -> Verdict:
+        if up:
+            return Level.OK, "up", ""
+        return Level.FAIL, "link is DOWN", _MEND_LINK
+
+    return _each_device(needs, facts, "-link", parse_link, judge)
+
+
+def networks_are_healthy(needs: Needs, facts: Facts) -> Iterator[Result]:
+    def judge(word: str) -> Verdict:
+        if word == "Success":
+            return Level.OK, "Success", ""
+        if word == "Init":
+            return Level.WARN, "net health is Init: no netdetect address is set", _SET_NETDETECT
+        return Level.FAIL, f"net health is {word}", "check the switch port, VLAN, and the netdetect address"
+
+    return _each_device(needs, facts, "-net_health", parse_net_health, judge)
+
+
+_MEND_LINK = "check cable and optics (`hccn_tool -i {N} -optical -g`), then `hccn_tool -i {N} -cfg recovery`"
+_SET_NETDETECT = "`hccn_tool -i {N} -netdetect -s address GATEWAY`"
+
+
+def netdetect_is_set(needs: Needs, facts: Facts) -> Iterator[Result]:
+    def judge(address: str | None) -> Verdict:
+        if address is None:
+            return Level.WARN, "no netdetect address is set", _SET_NETDETECT
+        return Level.OK, "set", ""
+
+    return _each_device(needs, facts, "-netdetect", parse_netdetect, judge)
+
+
+def gateways_are_set(needs: Needs, facts: Facts) -> Iterator[Result]:
+    """A device that has none cannot leave its segment; where all have none, all are in one segment."""
+    none_at_all = not any(
+        True
+        for host, fact in facts.items()
+        for device in needs.devices.get(host, ())
+        if _verdict(fact, device, "-gateway", parse_gateway, _has)[0] is Level.OK
+    )
+
+    def judge(address: str | None) -> Verdict:
+        if address is not None:
+            return Level.OK, "set", ""
+        if none_at_all:
+            return Level.OK, "none, on any device", ""
+        remedy = "`hccn_tool -i {N} -gateway -s gateway ADDRESS`, as on the others"
+        return Level.FAIL, "no gateway is set, other devices have one", remedy
+
+    return _each_device(needs, facts, "-gateway", parse_gateway, judge)
+
+
+def _has(address: str | None) -> Verdict:
+    return (Level.OK if address else Level.FAIL), "", ""
+
+
+def tls_is_equal(needs: Needs, facts: Facts) -> Iterator[Result]:
+    """Devices that differ cannot connect (EI0016). Most of them decide what is meant; a tie is off."""
+    switches: Counter[bool] = Counter()
+    for host, fact in facts.items():
+        for device in needs.devices.get(host, ()):
+            try:
+                if fact.tools is not None:
+                    switches[fact.tools[hccn(device, "-tls")].read(parse_tls).on] += 1
+            except ToolOutputError:
+                continue
+    usual = switches[True] > switches[False]
+
+    def judge(tls: TlsSwitch) -> Verdict:
+        if tls.on == usual:
+            return Level.OK, "on" if usual else "off", ""
+        is_on, others = ("on", "off") if tls.on else ("off", "on")
+        remedy = f"`hccn_tool -i {{N}} -tls -s enable {int(usual)}`"
+        return Level.FAIL, f"TLS is {is_on}, but {others} on most devices", remedy
+
+    return _each_device(needs, facts, "-tls", parse_tls, judge)
+
+
+def addresses_are_known(needs: Needs, facts: Facts) -> Iterator[Result]:
+    """Every device has an address of its own, and its sources agree."""
+    owners: dict[str, list[tuple[str, int]]] = {}
+    for host, fact in facts.items():
+        for device in needs.devices.get(host, ()) if fact.found else ():
+            if fact.found and (ip := fact.found.device(device).ip):
+                owners.setdefault(ip, []).append((host, device))
+    for host, fact in facts.items():
+        if fact.found is None:
+            yield Result(host, Level.SKIP, "no tool was asked")
+            continue
+        results = list(_address_results(needs, host, fact, owners, needs_all=len(facts) > 1))
+        yield from results
+
+
+def _address_results(
+    needs: Needs, host: str, fact: HostFacts, owners: dict[str, list[tuple[str, int]]], *, needs_all: bool
+) -> Iterator[Result]:
+    assert fact.found is not None
+    good: dict[str, list[int]] = {}
+    for device_id in needs.devices.get(host, ()):
+        device = fact.found.device(device_id)
+        if device.ip is None:
+            level = Level.FAIL if needs_all else Level.WARN
+            yield Result(host, level, device.trouble, device.remedy, (device_id,))
+        elif len(owners[device.ip]) > 1:
+            other, number = next(owner for owner in owners[device.ip] if owner != (host, device_id))
+            what = f"its IP {device.ip} is also that of {other} device {number}"
+            remedy = f"`hccn_tool -i {device_id} -ip -s address A netmask M` on one of them"
+            yield Result(host, Level.FAIL, what, remedy, (device_id,))
+        else:
+            good.setdefault(device.source, []).append(device_id)
+    for source, devices in good.items():
+        yield Result(host, Level.OK, f"from {source}", "", tuple(devices))
+    for warning in fact.found.warnings:
+        yield Result(host, Level.WARN, warning, "make them agree")

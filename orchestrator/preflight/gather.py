@@ -1,0 +1,94 @@
+"""The facts of all hosts at once, over the sessions of a fleet: three or four requests to each host."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from orchestrator.ascend.answers import ToolAnswers
+from orchestrator.discovery import ask
+from orchestrator.discovery.devices import find_devices
+from orchestrator.discovery.discover import TOOL_TIMEOUT
+from orchestrator.errors import OrchestrateError
+from orchestrator.fleet import Fleet, Session
+from orchestrator.inventory import Host
+from orchestrator.preflight.calls import first_questions, later_questions
+from orchestrator.preflight.checks_host import wanted_ports
+from orchestrator.preflight.facts import HostFacts, PingTry
+from orchestrator.preflight.needs import Needs
+from orchestrator.preflight.pings import ping_call, targets
+
+__all__ = ["gather"]
+
+
+def gather(
+    needs: Needs, fleet: Fleet, *, timeout: float = TOOL_TIMEOUT
+) -> tuple[dict[str, HostFacts], dict[str, OrchestrateError]]:
+    """The facts of the hosts that answer, the errors of the others. `timeout` is for one call of a tool."""
+    results = fleet.each(lambda session: _look(needs, session, timeout))
+    facts = {host.name: results.values[host.name] for host in needs.hosts if host.name in results.values}
+    errors = dict(results.errors)
+    asked = targets(needs, facts)
+    pings = fleet.each(lambda session: _ping(asked[session.host], session, timeout), asked)
+    errors.update(pings.errors)
+    return (
+        {
+            name: dataclasses.replace(fact, pings=pings.values.get(name, ()))
+            for name, fact in facts.items()
+            if name not in errors
+        },
+        errors,
+    )
+
+
+def _look(needs: Needs, session: Session, timeout: float) -> HostFacts:
+    host = needs.host(session.host)
+    ahead = _clock_ahead(session)
+    tools = None if needs.ascend is False else _ask(needs, host, session, timeout)
+    is_ascend = needs.ascend or (tools is not None and _has_any(tools))
+    probe = session.call(
+        "probe",
+        devices=needs.devices.get(host.name, ()),
+        lock_dir=host.lock_dir,
+        env_script=host.env_script,
+        packages=needs.packages,
+        paths=needs.paths,
+        port_on=needs.master.address if needs.chooses_port and host.name == needs.master.name else None,
+        ascend=bool(is_ascend),
+        ports=wanted_ports(needs, host.name, bool(is_ascend)),
+    )
+    ids = needs.devices.get(host.name, ())
+    found = find_devices(host, ids, tools) if tools is not None else None
+    return HostFacts(probe, ahead, tools, found)
+
+
+def _has_any(tools: ToolAnswers) -> bool:
+    return tools.has_tool("hccn_tool") or tools.has_tool("npu-smi")
+
+
+def _clock_ahead(session: Session) -> float:
+    """By how much the host's clock is ahead, as little as what we measure allows."""
+    before = time.time()
+    there: Any = session.call("clock")
+    after = time.time()
+    if before <= there <= after:
+        return 0.0
+    return float(there - after if there > after else there - before)
+
+
+def _ask(needs: Needs, host: Host, session: Session, timeout: float) -> ToolAnswers:
+    ids = needs.devices.get(host.name, ())
+    answers = ask(session, first_questions(ids), host, timeout=timeout)
+    if later := later_questions(ids, answers):
+        answers |= ask(session, later, timeout=timeout)
+    return answers
+
+
+def _ping(wanted: list[tuple[int, str, str]], session: Session, timeout: float) -> tuple[PingTry, ...]:
+    calls = [ping_call(device, address) for device, _, address in wanted]
+    answers = ask(session, calls, timeout=2 * timeout)
+    return tuple(
+        PingTry(device, peer, address, answers[call])
+        for (device, peer, address), call in zip(wanted, calls, strict=True)
+    )
