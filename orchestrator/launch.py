@@ -6,15 +6,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.discovery import discover
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.fleet import fleet_of
 from orchestrator.inventory import load_inventory
 from orchestrator.job import Job, load_job
 from orchestrator.layout import ControlDir
 from orchestrator.monitor.process import spawn_monitor
 from orchestrator.plan import LaunchPlan, make_plan
+from orchestrator.plan.complete import complete_plan
 from orchestrator.runs import make_control_dir
 
-__all__ = ["launch", "plan_launch"]
+__all__ = ["discover_devices", "launch", "plan_launch"]
 
 
 def plan_launch(
@@ -30,6 +33,16 @@ def plan_launch(
     if accept_new_host_keys:
         inventory = inventory.accepting_new_host_keys()
     return job, make_plan(job, inventory, now=time.time())
+
+
+def discover_devices(plan: LaunchPlan) -> LaunchPlan:
+    """The plan with the rank table that a launch would make now: the hosts' tools are asked.
+
+    Raises TransportError, PreflightError, or HostsFailed of both.
+    """
+    with fleet_of(plan.hosts, plan.ssh) as fleet:
+        devices = {name: manifest.devices for name, manifest in plan.manifests.items()}
+        return complete_plan(plan, discover(fleet, devices).raise_on_error())
 
 
 def launch(job: Job, plan: LaunchPlan) -> ControlDir:

@@ -119,6 +119,7 @@ def _plan_again(inventory: Inventory, manifests: Mapping[str, Manifest]) -> Laun
         host_paths=(),
         chooses_port=False,
         ascend=False,
+        uses_rank_table=False,
         timeouts=Timeouts.model_validate(launch.get("timeouts", {})),
     )
 

@@ -31,10 +31,11 @@ def probe(
     port_on: Optional[str] = None,
     ascend: bool = False,
     ports: Sequence[int] = (),
+    address: str = "",
 ) -> Dict[str, Any]:
     """Facts as plain JSON. `port_on` asks for a port that is free on that address.
 
-    `ascend` asks for what only matters to HCCL and CANN, too; `ports` are those that must be free.
+    `ascend` asks for what only matters to HCCL and CANN, too; `ports` must be free on `address`.
     """
     folder = workdir.locks if lock_dir is None else Workdir(lock_dir).root
     seen = in_workers_environment(packages, env_script) if packages or ascend else {}
@@ -57,7 +58,7 @@ def probe(
         "port": free_port(port_on) if port_on is not None else None,
         "resolves_to": addresses_of(socket.gethostname()) if ascend else [],
         "cann": cann_version(environment) if ascend else None,
-        **system_facts(ports),
+        **system_facts(ports, address),
     }
 
 

@@ -33,6 +33,8 @@ print(json.dumps({"packages": found, "environment": dict(os.environ)}))
 _TOLD = ("HCCL_", "ASCEND_RT_", "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 _CANN_FOLDERS = ("/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/cann")
 _LISTEN = "0A"
+# 127.0.0.1 and ::1 as that table writes them, in the byte order of x86 and of Arm.
+_LOOPBACK = ("0100007F", "00000000000000000000000001000000")
 
 
 def in_workers_environment(packages: Sequence[str], env_script: Optional[str]) -> Dict[str, Any]:
@@ -56,15 +58,15 @@ def in_workers_environment(packages: Sequence[str], env_script: Optional[str]) -
     return {"packages": versions, "environment": environment}
 
 
-def system_facts(ports: Sequence[int]) -> Dict[str, Any]:
-    """Facts as plain JSON; `ports` are those that must be free."""
+def system_facts(ports: Sequence[int], address: str = "") -> Dict[str, Any]:
+    """Facts as plain JSON; `ports` are those that must be free, `address` is what the host is known by."""
     return {
         "limits": {
             "open files": _limit(resource.RLIMIT_NOFILE),
             "processes": _limit(resource.RLIMIT_NPROC),
         },
         "shm_free_bytes": _free_shared_memory(),
-        "taken_ports": _listening(ports),
+        "taken_ports": _listening(ports, address),
     }
 
 
@@ -88,10 +90,14 @@ def addresses_of(name: str) -> List[str]:
         return []
 
 
-def _listening(ports: Sequence[int]) -> List[int]:
-    """Which of these ports somebody listens on, by the kernel's own table (proc(5), net/tcp)."""
+def _listening(ports: Sequence[int], address: str) -> List[int]:
+    """Which of these ports somebody listens on, by the kernel's own table (proc(5), net/tcp).
+
+    What listens on loopback alone is in nobody's way, unless the host itself goes by such an address.
+    """
     if not ports:
         return []
+    ours_is_loopback = _is_loopback(address)
     found: Set[int] = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
@@ -99,8 +105,15 @@ def _listening(ports: Sequence[int]) -> List[int]:
                 rows = [line.split() for line in file]
         except OSError:
             continue
-        found.update(int(row[1].rpartition(":")[2], 16) for row in rows[1:] if row[3] == _LISTEN)
+        for row in rows[1:]:
+            where, _, port = row[1].rpartition(":")
+            if row[3] == _LISTEN and (ours_is_loopback or where not in _LOOPBACK):
+                found.add(int(port, 16))
     return sorted(found.intersection(ports))
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address in ("::1", "localhost")
 
 
 def cann_version(environment: Mapping[str, str]) -> Optional[str]:

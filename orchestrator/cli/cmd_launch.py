@@ -9,7 +9,8 @@ import click
 from orchestrator.cli.follow import follow
 from orchestrator.cli.options import inventory_option, json_option, print_json, resolve_inventory
 from orchestrator.cli.render_plan import plan_data, print_plan
-from orchestrator.launch import launch, plan_launch
+from orchestrator.errors import UsageError
+from orchestrator.launch import discover_devices, launch, plan_launch
 
 __all__ = ["command"]
 
@@ -18,6 +19,7 @@ __all__ = ["command"]
 @click.argument("job", type=click.Path(path_type=Path, dir_okay=False))
 @inventory_option
 @click.option("--dry-run", is_flag=True, help="Print what would be done; no host is touched.")
+@click.option("--discover", is_flag=True, help="With --dry-run: ask the hosts for their devices' addresses.")
 @click.option("--detach", is_flag=True, help="Return as soon as every worker has been started.")
 @click.option(
     "--set",
@@ -34,6 +36,7 @@ def command(
     job: Path,
     inventory: Path | None,
     dry_run: bool,
+    discover: bool,
     detach: bool,
     overrides: tuple[str, ...],
     accept_new_host_keys: bool,
@@ -45,7 +48,11 @@ def command(
     loaded, plan = plan_launch(
         job, resolve_inventory(inventory), overrides, accept_new_host_keys=accept_new_host_keys
     )
+    if discover and not dry_run:
+        raise UsageError("--discover belongs to --dry-run", remedy="a launch always asks the hosts")
     if dry_run:
+        if discover:
+            plan = discover_devices(plan)
         print_json(plan_data(plan)) if as_json else print_plan(plan)
         return 0
     control = launch(loaded, plan)

@@ -10,9 +10,9 @@ from orchestrator.errors import AgentError, Interrupted, OrchestrateError
 from orchestrator.fleet import Fleet, error_lines, fleet_of
 from orchestrator.layout import ControlDir
 from orchestrator.monitor.record import HostView, RunRecord, failed_launch, read_record, write_record
-from orchestrator.monitor.start import start_run
+from orchestrator.monitor.start import check_hosts, start_run
 from orchestrator.monitor.watch import Watch
-from orchestrator.plan import LaunchPlan, read_plan
+from orchestrator.plan import LaunchPlan, read_plan, write_plan
 from orchestrator.states import RunState
 
 __all__ = ["Monitor", "new_record"]
@@ -52,6 +52,8 @@ class Monitor:
                 if watch_only:
                     self._find_again(fleet)
                 else:
+                    self._plan = check_hosts(self._plan, fleet, self._report)
+                    write_plan(self._control.plan, self._plan)
                     start_run(self._plan, fleet, self._report)
             except KeyboardInterrupt:
                 self._fail(Interrupted("the launch was interrupted and has been undone"))

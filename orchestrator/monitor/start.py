@@ -1,11 +1,10 @@
 """The launch on the hosts: all of them are made ready, or none is left touched; then all are started.
 
-connect + look -> check -> push -> prepare -> verify -> start -> commit
+check_hosts: connect, look, judge. start_run: push -> prepare -> verify -> start -> commit
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -15,29 +14,42 @@ from typing import Any
 from orchestrator.errors import AgentError, OrchestrateError, PreflightError
 from orchestrator.fleet import Fleet, Session
 from orchestrator.plan import LaunchPlan
+from orchestrator.plan.complete import complete_plan
 from orchestrator.plan.needs import needs_of
 from orchestrator.preflight import gather, run_checks
-from orchestrator.preflight.facts import Facts
 
-__all__ = ["start_run"]
+__all__ = ["check_hosts", "start_run"]
 
 log = logging.getLogger(__name__)
 
 
+def check_hosts(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> LaunchPlan:
+    """Look at every host of the plan; the plan, with what only the hosts could tell.
+
+    `report` is told the phase as it begins. Raises what keeps any host from running the job.
+    """
+    report("connecting")
+    needs = needs_of(plan)
+    facts, errors = gather(needs, fleet)
+    checked = run_checks(needs, facts, errors)
+    checked.raise_on_failure()
+    for warning in checked.warnings():
+        log.warning(warning)
+    found = {name: fact.found for name, fact in facts.items() if fact.found}
+    return complete_plan(plan, found, port=facts[plan.master.name].probe["port"])
+
+
 def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> None:
-    """Start every worker of the plan on every host.
+    """Start every worker of a completed plan on every host.
 
     `report` is told each phase as it begins. Raises the error of the host or hosts that failed; by then
     whatever had been begun anywhere has been undone.
     """
-    report("connecting")
-    facts = _check(plan, fleet)
-    port = facts[plan.master.name].probe["port"] if plan.chooses_port else None
     report("pushing files")
     fleet.each(lambda session: _push(plan, session)).raise_on_error()
     try:
         report("preparing")
-        prepared = fleet.each(lambda session: _prepare(plan, session, port)).raise_on_error()
+        prepared = fleet.each(lambda session: _prepare(plan, session)).raise_on_error()
         _verify(plan, prepared)
         report("starting")
         fleet.each(lambda session: _start(plan, session)).raise_on_error()
@@ -48,17 +60,6 @@ def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> 
         raise
 
 
-def _check(plan: LaunchPlan, fleet: Fleet) -> Facts:
-    """The facts of all hosts. Raises what keeps any of them from running the job."""
-    needs = needs_of(plan)
-    facts, errors = gather(needs, fleet)
-    report = run_checks(needs, facts, errors)
-    report.raise_on_failure()
-    for warning in report.warnings():
-        log.warning(warning)
-    return facts
-
-
 def _push(plan: LaunchPlan, session: Session) -> None:
     if not plan.sources:
         return
@@ -67,12 +68,9 @@ def _push(plan: LaunchPlan, session: Session) -> None:
         session.call("push", payload=data, sha256=sha256, size=len(data), timeout=plan.timeouts.prepare)
 
 
-def _prepare(plan: LaunchPlan, session: Session, port: int | None) -> Any:
-    manifest = plan.manifests[session.host]
-    if port is not None:
-        manifest = dataclasses.replace(manifest, port=port)
+def _prepare(plan: LaunchPlan, session: Session) -> Any:
     bundle = {
-        "manifest": manifest.to_json(),
+        "manifest": plan.manifests[session.host].to_json(),
         "worker_config": plan.worker_config,
         "rank_table": plan.rank_table,
     }

@@ -43,12 +43,18 @@ class LaunchPlan:
     host_paths: tuple[str, ...]
     chooses_port: bool
     ascend: bool
+    uses_rank_table: bool
     timeouts: Timeouts
 
     @property
     def master(self) -> Host:
         """The host of rank 0, where the scheduler runs."""
         return self.hosts[0]
+
+    @property
+    def intra_roce(self) -> bool:
+        """Whether HCCL uses the devices' own network inside a host, too."""
+        return self.manifests[self.master.name].workers[0].env.get("HCCL_INTRA_ROCE_ENABLE") == "1"
 
     @property
     def world_size(self) -> int:
@@ -69,10 +75,7 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
     if job.networking.mode == "dynamic":
         _require_reachable_master(hosts, inventory)
     shipment, config = ship(job)
-    rank_table = None
-    if job.networking.mode == "rank_table":
-        intra_roce = job.env.get("HCCL_INTRA_ROCE_ENABLE") == "1"
-        rank_table = launch_table(placements, hosts, source=str(inventory.path), intra_roce=intra_roce)
+    rank_table = _static_table(job, inventory, placements, hosts)
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
     manifests = {
         host.name: _manifest(job, host, hosts, placements, run_id=run_id, created=created, shipment=shipment)
@@ -93,9 +96,22 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
         packages=() if job.task == "command" else ("mindspore", "tokenizers"),
         host_paths=tuple(shipment.host_paths),
         chooses_port=job.networking.mode == "dynamic" and job.networking.port is None,
-        ascend=job.device_target == "Ascend",
+        ascend=job.device_target == "Ascend" or job.networking.mode == "rank_table",
+        uses_rank_table=job.networking.mode == "rank_table",
         timeouts=job.timeouts,
     )
+
+
+def _static_table(
+    job: Job, inventory: Inventory, placements: Sequence[Placement], hosts: Sequence[Host]
+) -> str | None:
+    """The rank table by the inventory alone; None where only the hosts can tell the devices' addresses."""
+    if job.networking.mode != "rank_table":
+        return None
+    if len(hosts) > 1 and any(placement.device_ip is None for placement in placements):
+        return None
+    intra_roce = job.env.get("HCCL_INTRA_ROCE_ENABLE") == "1"
+    return launch_table(placements, hosts, source=str(inventory.path), intra_roce=intra_roce)
 
 
 def _hosts_of(placements: Sequence[Placement], inventory: Inventory) -> tuple[Host, ...]:

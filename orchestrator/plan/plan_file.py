@@ -35,6 +35,7 @@ def write_plan(path: Path, plan: LaunchPlan) -> None:
         "host_paths": plan.host_paths,
         "chooses_port": plan.chooses_port,
         "ascend": plan.ascend,
+        "uses_rank_table": plan.uses_rank_table,
         "timeouts": plan.timeouts.model_dump(mode="json"),
     }
     atomic_write(path, json.dumps(data))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from orchestrator.discovery import FoundHost
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.inventory import Host
 from orchestrator.placement import Placement
@@ -27,13 +28,26 @@ _SERVER = re.compile(r"server_list\[(\d+)\]")
 
 
 def launch_table(
-    placements: Sequence[Placement], hosts: Sequence[Host], *, source: str = "", intra_roce: bool = False
+    placements: Sequence[Placement],
+    hosts: Sequence[Host],
+    *,
+    source: str = "",
+    found: Mapping[str, FoundHost] | None = None,
+    intra_roce: bool = False,
 ) -> str:
     """The table as it will be on every host. Raises ConfigError with everything HCCL would refuse in it.
 
-    `source` is the inventory's path, for messages; `intra_roce` as for `validate`.
+    `source` is the inventory's path, for messages; `found` is what the hosts' tools say, which is needed for
+    the super pods of A3; `intra_roce` as for `validate`.
     """
-    table = build_rank_table(placements, hosts)
+    super_pods = {name: host.super_pod_id for name, host in (found or {}).items() if host.super_pod_id}
+    super_devices = {
+        (name, device.id): device.super_device_id
+        for name, host in (found or {}).items()
+        for device in host.devices
+        if device.super_device_id
+    }
+    table = build_rank_table(placements, hosts, super_pods=super_pods, super_devices=super_devices)
     findings = validate(table, chip=chip_of_hosts(hosts), intra_roce=intra_roce)
     if errors := errors_of(findings):
         raise ConfigError(list(_at_their_hosts(errors, hosts, source)))

@@ -139,7 +139,7 @@ def tls_is_equal(needs: Needs, facts: Facts) -> Iterator[Result]:
             return Level.OK, "on" if usual else "off", ""
         is_on, others = ("on", "off") if tls.on else ("off", "on")
         remedy = f"`hccn_tool -i {{N}} -tls -s enable {int(usual)}`"
-        return Level.FAIL, f"TLS is {is_on}, but {others} on most devices", remedy
+        return Level.FAIL, f"TLS is {is_on}, most devices have it {others}", remedy
 
     return _each_device(needs, facts, "-tls", parse_tls, judge)
 

@@ -56,6 +56,7 @@ def _look(needs: Needs, session: Session, timeout: float) -> HostFacts:
         paths=needs.paths,
         port_on=needs.master.address if needs.chooses_port and host.name == needs.master.name else None,
         ascend=bool(is_ascend),
+        address=host.address,
         ports=wanted_ports(needs, host.name, bool(is_ascend)),
     )
     ids = needs.devices.get(host.name, ())

@@ -9,7 +9,7 @@ from orchestrator.ascend.answers import Call, hccn
 from orchestrator.ascend.hccn_tool import parse_ping
 from orchestrator.errors import ToolOutputError
 from orchestrator.inventory import fold
-from orchestrator.preflight.facts import Facts, PingTry
+from orchestrator.preflight.facts import Facts, HostFacts, PingTry
 from orchestrator.preflight.needs import Needs, Pings
 from orchestrator.preflight.report import Level, Result
 
@@ -42,9 +42,13 @@ def pairs_of(hosts: Sequence[str], pings: Pings) -> list[tuple[str, str]]:
 
 def targets(needs: Needs, facts: Facts) -> dict[str, list[tuple[int, str, str]]]:
     """For every host that pings: device, peer and the address of the peer's device of the same number."""
-    able = [host for host, fact in facts.items() if fact.has_tools and fact.found]
+    there = [host for host, fact in facts.items() if fact.has_tools and fact.found]
     found: dict[str, list[tuple[int, str, str]]] = {}
-    for host, peer in pairs_of(able, needs.pings):
+    for host, peer in pairs_of(there, needs.pings):
+        if not _can_ping(facts[host]):
+            host, peer = peer, host
+        if not _can_ping(facts[host]):
+            continue
         peers = set(needs.devices.get(peer, ()))
         for device in needs.devices.get(host, ()):
             own, other = facts[host].found, facts[peer].found
@@ -52,6 +56,10 @@ def targets(needs: Needs, facts: Facts) -> dict[str, list[tuple[int, str, str]]]
             if address and own and own.device(device).ip:
                 found.setdefault(host, []).append((device, peer, address))
     return found
+
+
+def _can_ping(fact: HostFacts) -> bool:
+    return fact.tools is not None and fact.tools.has_tool("hccn_tool")
 
 
 def ping_call(device: int, address: str) -> Call:

@@ -156,7 +156,7 @@ def test_two_runs_on_one_host_never_share_a_device_or_an_end(local_with: Make) -
     assert cluster.launch(cluster.job(cluster.sleep, name="first"), "--detach").returncode == 0
     refused = cluster.launch(cluster.job(cluster.sleep, name="second"))
     assert refused.returncode == 4
-    assert "host1: device 0, 1 is in use" in refused.stderr
+    assert "host1: device 0-1: in use by another run" in refused.stderr
     assert cluster.status("first")["state"] == "running"
     assert cluster.run("stop", "second").returncode == 0
     assert len(cluster.sleepers()) == 2

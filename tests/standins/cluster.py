@@ -1,4 +1,7 @@
-"""Many Ascend hosts behind one sshd: each address is a host with its own tools, hccn.conf, CANN and name."""
+"""Many Ascend hosts behind one sshd: each address is a host with its own tools, hccn.conf, CANN and name.
+
+A rank table may not hold loopback addresses. So the inventory has others, which the ssh config maps.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
 
 
 class FakeCluster:
-    """The hosts npu001, npu002, ... on 127.0.1.1, 127.0.1.2, ..."""
+    """The hosts npu001, npu002, ... at 10.100.0.1, 10.100.0.2, ..., which are 127.0.1.1, 127.0.1.2, ..."""
 
     def __init__(self, folder: Path, count: int, kind: Kind = "910B", devices: int | None = None) -> None:
         self.folder = folder
@@ -33,7 +36,10 @@ class FakeCluster:
         }
         self.addresses = {name: f"127.0.1.{index}" for index, name in enumerate(self.hosts, 1)}
         self.sshd = Sshd(folder / "sshd", config=list(self._sshd_config()))
-        (folder / "ssh_config").touch()
+        config = [
+            f"Host 10.100.0.{index}\n  HostName {a}\n" for index, a in enumerate(self.addresses.values(), 1)
+        ]
+        (folder / "ssh_config").write_text("".join(config))
         self._known_hosts = self.sshd.known_hosts(self.addresses.values())
 
     def _sshd_config(self) -> Iterator[str]:
@@ -54,7 +60,7 @@ class FakeCluster:
                 "port": self.sshd.port,
                 "user": self.sshd.user,
                 "key": str(self.sshd.key_path),
-                "python": os.path.realpath(sys.executable),
+                "python": sys.executable,
                 "workdir": str(self.folder / "hosts" / "{name}"),
                 "hccn_conf": str(self.folder / "machines" / "{name}" / "hccn.conf"),
                 **defaults,
@@ -64,7 +70,8 @@ class FakeCluster:
 
     def _entry(self, name: str, host: FakeHost, ips: bool) -> dict[str, Any]:
         devices = [{"id": device.id, **({"ip": device.ip} if ips else {})} for device in host.facts.devices]
-        entry = {"name": name, "address": self.addresses[name], "devices": devices}
+        address = self.addresses[name].replace("127.0.1.", "10.100.0.")
+        entry = {"name": name, "address": address, "devices": devices}
         return {**entry, "env_script": str(host.env_script)}
 
     def become(self, name: str, facts: HostFacts) -> None:

@@ -85,8 +85,8 @@ class FakeHost:
 
     def become(self, facts: HostFacts) -> None:
         """Write everything that these facts change."""
-        for device in self.facts.devices:
-            (self._network / str(device.ip)).unlink(missing_ok=True)
+        for address in self._own_addresses():
+            address.unlink()
         self.facts = facts
         (self.folder / "facts.yaml").write_text(facts.to_yaml())
         self.hccn_conf.write_text(hccn_conf(facts))
@@ -95,6 +95,11 @@ class FakeHost:
         (self.folder / "cann/x86_64-linux/ascend_toolkit_install.info").write_text(info)
         self._write_tools(facts)
         self._write_answers(facts)
+
+    def _own_addresses(self) -> list[Path]:
+        """Those that answer for this host; another one's address that it claims, too, stays the other's."""
+        found = [self._network / str(device.ip) for device in self.facts.devices]
+        return [path for path in found if path.exists() and path.read_text() == self.facts.name]
 
     def _write_tools(self, facts: HostFacts) -> None:
         for name in ("hccn_tool", "npu-smi"):
@@ -114,7 +119,9 @@ class FakeHost:
         for device in facts.devices:
             if device.link == "UP":
                 (self.folder / "up" / str(device.id)).touch()
-                (self._network / str(device.ip)).touch()
+                address = self._network / str(device.ip)
+                if not address.exists():
+                    address.write_text(facts.name)
 
 
 def _script(said: Said) -> str:

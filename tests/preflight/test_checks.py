@@ -1,0 +1,325 @@
+"""Facts of hosts in, findings out: one check, one test."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from orchestrator.ascend.answers import ToolAnswer, ToolAnswers, smi
+from orchestrator.discovery.devices import find_devices
+from orchestrator.errors import ConnectError, HostsFailed, OrchestrateError, PreflightError
+from orchestrator.inventory import Device, Host
+from orchestrator.preflight import CHECKS, Level, Needs, Report, run_checks
+from orchestrator.preflight.facts import HostFacts
+from orchestrator.preflight.report import device_list
+from tests.standins.facts import HostFacts as Machine
+from tests.standins.facts import host_facts
+from tests.standins.render import answers, hccn_conf
+
+A, B, C = (Host(name=name, env_script="/opt/env.sh", devices=(Device(id=0), Device(id=1))) for name in "abc")
+NEEDS = Needs(hosts=(A, B), packages=("mindspore",), shipped_bytes=1 << 20, paths=("/data",))
+ASCEND = Needs(hosts=(A, B, C), ascend=True, devices=dict.fromkeys("abc", (0, 1)))
+
+
+def probe(**changes: Any) -> dict[str, Any]:
+    return {
+        "hostname": "node",
+        "workdir": "/w",
+        "executable": "/usr/bin/python3",
+        "python": "3.9.9",
+        "writable": True,
+        "locks_writable": True,
+        "free_bytes": 1 << 30,
+        "shm_free_bytes": 1 << 30,
+        "limits": {"open files": 65535, "processes": None},
+        "busy_devices": [],
+        "env_script_exists": True,
+        "packages": {"mindspore": "2.10.0"},
+        "missing_paths": [],
+        "taken_ports": [],
+        "environment": {},
+        **changes,
+    }
+
+
+def machine(index: int, **changes: Any) -> HostFacts:
+    """An Ascend host of two devices, from the stand-ins' own answers."""
+    return facts_of(dataclasses.replace(host_facts(index, count=2), **changes))
+
+
+def facts_of(facts: Machine, **probed: Any) -> HostFacts:
+    said = {
+        tuple(call.split()): ToolAnswer(tuple(call.split()), text.text, text.exit_code)
+        for call, text in answers(facts)
+    }
+    gone = {call: ToolAnswer(call, failure="missing") for call in said if call[0] in facts.missing}
+    tools = ToolAnswers({**said, **gone}, ToolAnswer(("/etc/hccn.conf",), hccn_conf(facts)))
+    found = find_devices(Host(name=facts.name), [device.id for device in facts.devices], tools)
+    return HostFacts(probe(hostname=facts.name, cann=facts.cann, **probed), tools=tools, found=found)
+
+
+def bad(needs: Needs, **hosts: HostFacts) -> list[tuple[str, str, Level, str]]:
+    """Check, host, level, text of everything that is wrong."""
+    return [
+        (check, result.host, result.level, result.text)
+        for check, results in run_checks(needs, hosts, {}).results
+        for result in results
+        if result.level in (Level.WARN, Level.FAIL)
+    ]
+
+
+def report(needs: Needs, errors: dict[str, OrchestrateError] | None = None, **hosts: HostFacts) -> Report:
+    return run_checks(needs, hosts, errors or {})
+
+
+def test_fit_hosts_pass() -> None:
+    assert bad(NEEDS, a=HostFacts(probe()), b=HostFacts(probe())) == []
+    assert bad(ASCEND, a=machine(0), b=machine(1), c=machine(2)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"writable": False}, "a: no write access to /w (set another `workdir:`)"),
+        (
+            {"free_bytes": 65 << 20},
+            "a: no space: 65 MiB free in /w, 66 MiB needed (free space there, or set another `workdir:`)",
+        ),
+        ({"busy_devices": [0, 3]}, "a: device 0, 3: in use by another run (see `orchestrate runs`)"),
+        ({"env_script_exists": False}, "a: env_script /opt/env.sh does not exist (mend the inventory)"),
+        (
+            {"packages": {"mindspore": None}},
+            "a: mindspore is not installed for /usr/bin/python3"
+            " (install it there (`/usr/bin/python3 -m pip install mindspore`) or set `python:`)",
+        ),
+        (
+            {"missing_paths": ["/data/x.json"]},
+            "a: /data/x.json does not exist"
+            " (put it there, or give a path relative to the job file to have it shipped)",
+        ),
+        (
+            {"taken_ports": [8118]},
+            "a: port 8118 is in use (stop what listens there (ss -ltnp), or choose others: networking.port,"
+            " HCCL_IF_BASE_PORT)",
+        ),
+    ],
+    ids=["write", "space", "device", "env_script", "package", "path", "port"],
+)
+def test_an_unfit_host(changes: dict[str, Any], line: str) -> None:
+    found = report(NEEDS, a=HostFacts(probe(**changes)), b=HostFacts(probe()))
+    with pytest.raises(PreflightError) as caught:
+        found.raise_on_failure()
+    assert caught.value.lines() == [line]
+    assert caught.value.exit_code == found.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "ahead", "text"),
+    [
+        ({"shm_free_bytes": 64 << 20}, 0.0, "64 MiB free in /dev/shm, data loaders need more"),
+        ({"shm_free_bytes": None}, 0.0, "there is no /dev/shm"),
+        (
+            {"limits": {"open files": 256}},
+            0.0,
+            "the limit of open files is 256, 1024 is the least that works",
+        ),
+        ({}, 3.25, "its clock is 3.2 s ahead of this machine's"),
+        ({}, -7200.0, "its clock is 2.0 h behind this machine's"),
+    ],
+)
+def test_a_warning_keeps_nobody_from_launching(changes: dict[str, Any], ahead: float, text: str) -> None:
+    found = report(NEEDS, a=HostFacts(probe(**changes), ahead), b=HostFacts(probe(), 0.5))
+    assert found.warnings() == [f"a: {text}"]
+    found.raise_on_failure()
+    assert found.exit_code == 0
+
+
+def test_most_hosts_decide_which_version_is_meant() -> None:
+    old = {"mindspore": "2.9.0"}
+    three = dataclasses.replace(NEEDS, hosts=(A, B, C))
+    found = bad(three, a=HostFacts(probe(packages=old)), b=HostFacts(probe()), c=HostFacts(probe()))
+    assert found == [("packages", "a", Level.FAIL, "mindspore 2.9.0, but 2.10.0 on b,c")]
+    # The first host wins a tie.
+    found = bad(NEEDS, a=HostFacts(probe()), b=HostFacts(probe(packages=old)))
+    assert found == [("packages", "b", Level.FAIL, "mindspore 2.9.0, but 2.10.0 on a")]
+
+
+def test_python_must_be_the_same() -> None:
+    found = bad(NEEDS, a=HostFacts(probe()), b=HostFacts(probe(python="3.8.1")))
+    assert found == [("python", "b", Level.FAIL, "Python 3.8.1, but 3.9.9 on a")]
+
+
+def test_all_findings_of_a_host_are_on_its_line() -> None:
+    unfit = HostFacts(probe(writable=False, missing_paths=["/x", "/y"]))
+    with pytest.raises(PreflightError) as caught:
+        report(NEEDS, a=unfit, b=HostFacts(probe())).raise_on_failure()
+    assert caught.value.lines() == [
+        "a: no write access to /w; /x does not exist; /y does not exist (set another `workdir:`;"
+        " put it there, or give a path relative to the job file to have it shipped)"
+    ]
+
+
+def test_hosts_with_one_trouble_share_a_line() -> None:
+    unfit = HostFacts(probe(writable=False))
+    found = report(NEEDS, a=unfit, b=unfit)
+    with pytest.raises(HostsFailed) as caught:
+        found.raise_on_failure()
+    assert caught.value.lines() == ["a, b: no write access to /w (set another `workdir:`)"]
+    assert [row.hosts for row in found.rows() if row.level is Level.FAIL] == [("a", "b")]
+
+
+def test_a_host_that_does_not_answer_is_one_row() -> None:
+    errors: dict[str, OrchestrateError] = {
+        "b": ConnectError("connection refused", where="b", remedy="start sshd")
+    }
+    found = report(NEEDS, errors, a=HostFacts(probe()))
+    rows = [row for row in found.rows() if "b" in row.hosts]
+    assert [(row.check, row.level, row.text, row.remedy) for row in rows] == [
+        ("connect", Level.FAIL, "connection refused", "start sshd")
+    ]
+    assert found.exit_code == 3
+    with pytest.raises(ConnectError):
+        found.raise_on_failure()
+
+
+def test_nobody_answers() -> None:
+    errors: dict[str, OrchestrateError] = {"a": ConnectError("refused", where="a")}
+    assert report(NEEDS, errors).exit_code == 3
+
+
+def test_a_command_needs_no_package() -> None:
+    assert bad(Needs((A, B)), a=HostFacts(probe(packages={})), b=HostFacts(probe(packages={}))) == []
+
+
+def test_without_tools_devices_are_skipped_and_said_so() -> None:
+    needs = dataclasses.replace(NEEDS, ascend=None, has_job=False)
+    rows = [row for row in report(needs, a=HostFacts(probe())).rows() if row.check == "link"]
+    assert [(row.level, row.text) for row in rows] == [(Level.SKIP, "no Ascend tools there")]
+
+
+def test_a_job_that_needs_a_rank_table_fails_without_tools_and_addresses() -> None:
+    gone = {"missing": ("hccn_tool", "npu-smi")}
+    found = bad(ASCEND, a=machine(0, **gone), b=machine(1, **gone))
+    # hccn.conf still names the addresses: nothing is proven, and nothing keeps the job from running.
+    assert {level for check, _, level, _ in found if check == "tools"} == {Level.WARN}
+    bare = [dataclasses.replace(machine(index, **gone)) for index in (0, 1)]
+    bare = [
+        dataclasses.replace(
+            each, found=find_devices(A, (0, 1), ToolAnswers({}, ToolAnswer(("x",), failure="missing")))
+        )
+        for each in bare
+    ]
+    found = bad(ASCEND, a=bare[0], b=bare[1])
+    assert {level for check, _, level, _ in found if check in ("tools", "device IP")} == {Level.FAIL}
+
+
+def test_a_device_that_is_not_there() -> None:
+    needs = dataclasses.replace(ASCEND, devices={"a": (0, 9), "b": (0, 1)})
+    found = bad(needs, a=machine(0), b=machine(1))
+    assert ("tools", "a", Level.FAIL, "device 9: npu-smi lists only 0-1") in found
+
+
+def test_the_ill_and_the_warning() -> None:
+    ill = facts_of(host_facts(0, count=2).change(0, health="Warning").change(1, health="Critical"))
+    found = [each for each in bad(ASCEND, a=ill, b=machine(1)) if each[0] == "health"]
+    assert found == [
+        ("health", "a", Level.WARN, "device 0: health is Warning"),
+        ("health", "a", Level.FAIL, "device 1: health is Critical"),
+    ]
+
+
+def test_pages_out_of_use_are_a_warning() -> None:
+    worn = facts_of(host_facts(0, count=2).change(1, ecc_isolated=4))
+    assert bad(ASCEND, a=worn, b=machine(1)) == [
+        ("ECC", "a", Level.WARN, "device 1: 4 memory pages are out of use")
+    ]
+
+
+def test_cann_driver_and_firmware_must_be_the_same() -> None:
+    odd = machine(2, cann="7.0.0", driver="22.0.0", firmware="6.3.0")
+    assert [each[1:] for each in bad(ASCEND, a=machine(0), b=machine(1), c=odd)] == [
+        ("c", Level.FAIL, "CANN 7.0.0, but 8.0.RC2 on a,b"),
+        ("c", Level.FAIL, "driver 22.0.0, but 23.0.5 on a,b"),
+        ("c", Level.FAIL, "firmware 6.3.0, but 7.1.0.7.220 on a,b"),
+    ]
+
+
+def test_firmware_that_differs_within_a_host() -> None:
+    odd = machine(0)
+    assert odd.tools is not None
+    call = smi("-i", 1, "-t", "board")
+    text = odd.tools[call].text.replace("7.1.0.7.220", "6.3.0")
+    mixed = dataclasses.replace(
+        odd, tools=odd.tools | ToolAnswers({call: ToolAnswer(call, text)}, odd.tools.conf)
+    )
+    found = [each for each in bad(ASCEND, a=mixed, b=machine(1)) if each[0] == "firmware"]
+    assert [each[3] for each in found if each[2] is Level.FAIL] == [
+        "device 1: firmware 6.3.0, but 7.1.0.7.220 on the others"
+    ]
+
+
+def test_one_name_for_two_hosts_and_a_name_that_is_loopback() -> None:
+    first, second = machine(0), machine(1)
+    same = dataclasses.replace(second, probe={**second.probe, "hostname": "npu001"})
+    assert bad(ASCEND, a=first, b=same) == [
+        ("host name", "a", Level.FAIL, "its name is npu001, as that of b"),
+        ("host name", "b", Level.FAIL, "its name is npu001, as that of a"),
+    ]
+    loop = dataclasses.replace(second, probe={**second.probe, "resolves_to": ["127.0.1.1", "::1%lo"]})
+    assert bad(ASCEND, a=first, b=loop) == [
+        ("host name", "b", Level.WARN, "its name npu002 means 127.0.1.1 there")
+    ]
+
+
+def test_variables_of_the_host_and_of_the_job() -> None:
+    odd = facts_of(host_facts(0, count=2), environment={"HCCL_CONNECT_TIMEOUT": "60", "HCCL_BUFFSIZE": "0"})
+    needs = dataclasses.replace(ASCEND, env={"HCCL_BUFFSIZE": "200"})
+    assert bad(needs, a=odd, b=machine(1)) == [
+        ("environment", "a", Level.FAIL, "HCCL_CONNECT_TIMEOUT is '60'")
+    ]
+
+
+def test_tls_of_the_majority_is_meant() -> None:
+    on = facts_of(host_facts(0, count=2).change(0, tls=1).change(1, tls=1))
+    on2 = facts_of(host_facts(1, count=2).change(0, tls=1).change(1, tls=1))
+    assert bad(ASCEND, a=on, b=on2, c=machine(2)) == [
+        ("TLS", "c", Level.FAIL, "device 0-1: TLS is off, most devices have it on")
+    ]
+
+
+def test_no_gateway_anywhere_is_one_flat_segment() -> None:
+    hosts = [host_facts(index, count=2) for index in (0, 1)]
+    flat = [facts_of(host.change(0, gateway=None).change(1, gateway=None)) for host in hosts]
+    assert bad(ASCEND, a=flat[0], b=flat[1]) == []
+
+
+def test_sources_that_disagree_are_a_warning() -> None:
+    facts = machine(0)
+    assert facts.tools is not None
+    conf = ToolAnswer(("/etc/hccn.conf",), "address_0=10.20.9.9\n")
+    found = find_devices(A, (0, 1), ToolAnswers({}, conf) | facts.tools)
+    odd = dataclasses.replace(facts, found=dataclasses.replace(found, host="a"))
+    (row,) = bad(ASCEND, a=odd, b=machine(1))
+    assert row[:3] == ("device IP", "a", Level.WARN)
+    assert "device 0 is 10.20.0.1 by hccn_tool, but 10.20.9.9 by /etc/hccn.conf" in row[3]
+
+
+def test_no_address_is_a_failure_for_many_hosts_and_a_warning_for_one() -> None:
+    unset = host_facts(0, count=2).change(1, ip=None)
+    assert ("device IP", "a", Level.FAIL, "device 1: no IP address is set") in bad(
+        ASCEND, a=facts_of(unset), b=machine(1)
+    )
+    assert bad(ASCEND, a=facts_of(unset)) == [
+        ("device IP", "a", Level.WARN, "device 1: no IP address is set")
+    ]
+
+
+def test_every_check_has_its_own_name() -> None:
+    assert len({check.name for check in CHECKS}) == len(CHECKS)
+
+
+def test_device_lists() -> None:
+    assert device_list([7, 0, 1, 2]) == "0-2, 7"
+    assert device_list([3]) == "3"
