@@ -51,7 +51,9 @@ def print_plan(plan: LaunchPlan) -> None:
         console.print(f"\n[bold]rank_table.json[/], sha256 {_sha256(plan.rank_table)[:16]} (--json: whole)")
         print_whole(servers_view(table))
     elif plan.uses_rank_table:
-        console.print("\n[bold]rank_table.json[/] is made at launch, of the addresses that hccn_tool names on")
+        console.print(
+            "\n[bold]rank_table.json[/] is made at launch, of the addresses that hccn_tool names on"
+        )
         console.print("each host; `--dry-run --discover` asks the hosts now and shows it", markup=False)
     console.print("\nnothing was changed (--dry-run)")
 

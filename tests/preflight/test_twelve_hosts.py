@@ -66,15 +66,22 @@ def test_all_green_without_a_job(twelve: Twelve) -> None:
     assert bad_rows(twelve) == []
 
 
-def test_dry_run_shows_the_table_of_96_ranks(twelve: Twelve, tmp_path: Path) -> None:
-    done = orchestrate(twelve, "launch", rank_table_job(tmp_path), "--dry-run", "--discover")
+def test_dry_run_shows_the_table_of_96_ranks_and_the_hosts_agree(twelve: Twelve, tmp_path: Path) -> None:
+    done = orchestrate(twelve, "launch", rank_table_job(tmp_path), "--dry-run", "--discover", "--json")
     assert done.returncode == 0, done.stderr
-    start = done.stdout.index("{\n")
-    table = json.loads(done.stdout[start : done.stdout.rindex("}") + 1])
+    table = json.loads(done.stdout)["rank_table"]
     devices = [device for server in table["server_list"] for device in server["device"]]
     assert [device["rank_id"] for device in devices] == [str(rank) for rank in range(96)]
     assert devices[95]["device_ip"] == "10.20.11.8"
     assert [server["server_id"] for server in table["server_list"]] == [f"10.100.0.{n}" for n in range(1, 13)]
+    path = tmp_path / "rank_table.json"
+    path.write_text(json.dumps(table))
+    done = orchestrate(twelve, "rank-table", "validate", path, "--live")
+    assert done.returncode == 0, done.stdout + done.stderr
+    twelve.become("npu012", twelve.sound("npu012").change(3, ip="10.20.11.99"))
+    done = orchestrate(twelve, "rank-table", "validate", path, "--live")
+    assert done.returncode == 2
+    assert "device 3 of npu012 has 10.20.11.99 now" in done.stdout + done.stderr
 
 
 def test_dry_run_alone_touches_no_host(twelve: Twelve, tmp_path: Path) -> None:
