@@ -10,10 +10,16 @@ from collections.abc import Sequence
 # MindSpore reads this when it is imported: its warnings on every connection would bury a worker's own lines.
 os.environ.setdefault("GLOG_v", "3")
 
-from model.cli import convert, generate, predict, train
+from model.cli import convert, generate, predict, prepare_data, train
 from model.cli.errors import guarded
 
-_VERBS = {"train": train, "predict": predict, "generate": generate, "convert": convert}
+_VERBS = {
+    "train": train,
+    "predict": predict,
+    "generate": generate,
+    "prepare-data": prepare_data,
+    "convert": convert,
+}
 
 
 def _parser() -> argparse.ArgumentParser:

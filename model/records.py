@@ -54,7 +54,7 @@ class RecordError(Exception):
 
 def format_of(path: Path) -> str:
     """What kind of file this is, by its first character that is no space: `[` json, `{` jsonl, else text."""
-    with _opened(path) as file:
+    with opened(path) as file:
         while block := file.read(4096):
             if start := block.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]:
                 return {b"[": "json", b"{": "jsonl"}.get(start, "text")
@@ -136,7 +136,7 @@ def load_records(path: Path, limit: int | None = None) -> list[Item]:
     """The first `limit` records of a file; ModelError names the first that is none."""
     items: list[Item] = []
     kind = format_of(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         values = _whole_list(file, str(path)) if kind == "json" else stream(file, kind, str(path))
         for index, value in enumerate(values):
             if index == limit:
@@ -158,7 +158,8 @@ def _whole_list(file: BinaryIO, where: str) -> list[Any]:
     return list(values)
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BinaryIO:
+    """The file for reading; ModelError where it cannot be opened."""
     try:
         return path.open("rb")
     except OSError as error:

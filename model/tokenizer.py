@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from model.config import BloomConfig
 from model.errors import ModelError
 
-__all__ = ["SPECIAL_TOKENS", "Tokenizer", "load_tokenizer", "train_tokenizer"]
+__all__ = ["SPECIAL_TOKENS", "Tokenizer", "load_tokenizer", "read_tokenizer", "train_tokenizer"]
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
 
@@ -21,6 +21,19 @@ class Tokenizer:
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         self._inner = inner
+
+    @staticmethod
+    def from_json(text: str) -> Tokenizer:
+        """From the content of a `tokenizer.json`."""
+        return Tokenizer(tokenizers.Tokenizer.from_str(text))
+
+    @property
+    def eos(self) -> int:
+        """The id of `</s>`, which ends an answer."""
+        found = self._inner.token_to_id("</s>")
+        if found is None:
+            raise ModelError("has no token </s>", where="tokenizer", remedy="take that of a Bloom")
+        return int(found)
 
     def encode(self, text: str) -> list[int]:
         return list(self._inner.encode(text, add_special_tokens=False).ids)
@@ -53,16 +66,21 @@ class Tokenizer:
 
 def load_tokenizer(path: Path, config: BloomConfig) -> Tokenizer:
     """Read a `tokenizer.json`; ModelError where it is missing, damaged or larger than the embedding."""
+    tokenizer = read_tokenizer(path)
+    tokenizer.check(config, str(path))
+    return tokenizer
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json`; ModelError where it is missing or damaged."""
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"the tokenizer cannot be read: {error}", where=str(path)) from error
     try:
-        tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(content))
+        return Tokenizer.from_json(content)
     except Exception as error:  # the library raises the bare class
         raise ModelError(f"is no tokenizer.json: {error}", where=str(path)) from error
-    tokenizer.check(config, str(path))
-    return tokenizer
 
 
 def train_tokenizer(texts: Iterable[str], config: BloomConfig) -> Tokenizer:
