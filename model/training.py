@@ -16,19 +16,18 @@ from mindspore import nn
 from model.bloom import build, initialise, recompute_blocks
 from model.checkpointing import Progress, load_rank, load_whole, newest_shard, save_shard, write_strategy_file
 from model.config import BloomConfig, config_text
-from model.data import Dataset, encode_records
-from model.encoding import texts_of
+from model.data import Dataset
 from model.errors import ModelError, TrainingError
 from model.loss_scale import loss_scale_of
 from model.optimizer import AdamW
-from model.records import load_records
 from model.schedule import SHAPES, rate_at
 from model.session import Session, check_same_on_all_ranks, open_session, strategy_of
 from model.settings import Settings, Train, Worker
+from model.sources import load_data
 from model.step import TrainStep
-from model.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from model.tokenizer import Tokenizer
 
-__all__ = ["StepRecord", "Trainer", "prepare_data", "train"]
+__all__ = ["StepRecord", "Trainer", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +41,6 @@ class StepRecord:
     tokens_per_s: float
     step_time_s: float
     time: float
-
-
-def prepare_data(settings: Settings, config: BloomConfig) -> tuple[Dataset, Tokenizer]:
-    """Records, tokenizer (given, or trained on the records) and their ids."""
-    if settings.data.path is None:
-        raise ModelError("is missing", where="data.path", remedy="name a JSON file of Alpaca records")
-    records = load_records(Path(settings.data.path), settings.data.limit)
-    if settings.data.tokenizer:
-        tokenizer = load_tokenizer(Path(settings.data.tokenizer), config)
-    else:
-        tokenizer = train_tokenizer(texts_of(records, config.prompt_template), config)
-    rows = encode_records(records, tokenizer, config, whole=settings.task == "pretrain")
-    return Dataset(rows, config.eos_token_id, settings.train.loss_mask), tokenizer
 
 
 class Trainer:
@@ -207,7 +193,7 @@ def train(settings: Settings, worker: Worker, home: Path, report: Callable[[Step
     _refuse_what_is_not_built(settings)
     config = settings.bloom()
     config.check_model_parallel(strategy_of(settings, worker).model_parallel)
-    dataset, tokenizer = prepare_data(settings, config)
+    dataset, tokenizer = load_data(settings, config)
     session = open_session(settings, worker)
     facts = {
         "the vocabulary": tokenizer.to_json().encode(),

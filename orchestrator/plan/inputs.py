@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,12 +105,22 @@ def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None
     preset = job.model.preset if job.model else ""
     if is_path(preset) and isinstance(model := config.get("model"), dict):
         model["preset"] = shipment.refer(job, "model", "preset", preset, "preset")
-    weights = job.local_path(job.checkpoint.load) if job.checkpoint.load else None
-    if weights is not None:
-        # What collect-ckpt puts beside the weights belongs to them.
-        for name in ("config.yaml", "tokenizer.json"):
-            if (beside := weights.parent / name).exists():
-                shipment.add(beside, f"inputs/load/{name}", job.where("checkpoint", "load"))
+    # What collect-ckpt puts beside the weights belongs to them.
+    _ship_beside(job, shipment, "load", job.checkpoint.load, ("config.yaml", "tokenizer.json"))
+    if job.data and job.data.path and job.data.path.endswith(".mindrecord"):
+        # MindRecord is two files; prepare-data leaves its tokenizer with them.
+        shipment.refer(job, "data", "path", f"{job.data.path}.db", "data")
+        _ship_beside(job, shipment, "data", job.data.path, ("tokenizer.json",))
+
+
+def _ship_beside(job: Job, shipment: Shipment, folder: str, given: str | None, names: Sequence[str]) -> None:
+    file = job.local_path(given) if given else None
+    if file is None:
+        return
+    section, key = ("checkpoint", "load") if folder == "load" else ("data", "path")
+    for name in names:
+        if (beside := file.parent / name).exists():
+            shipment.add(beside, f"inputs/{folder}/{name}", job.where(section, key))
 
 
 def _ship_command(job: Job, shipment: Shipment) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.errors import ConfigError
 from orchestrator.plan import LaunchPlan, make_plan, read_plan, write_plan
 from tests.config.support import inventory, job, lines_of
 
@@ -111,6 +112,23 @@ def test_bundled_workers_get_code_data_and_configuration(tmp_path: Path) -> None
     assert worker.env["PYTHONPATH"] == "{run_dir}/code"
     assert worker.env["OMP_NUM_THREADS"] == "1"
     assert made.packages == ("mindspore", "tokenizers")
+
+
+def test_mindrecord_goes_with_its_index_and_tokenizer(tmp_path: Path) -> None:
+    for name in ("a.mindrecord", "a.mindrecord.db", "tokenizer.json"):
+        (tmp_path / name).write_text(name)
+    made = plan(tmp_path, TRAIN.replace("data.json", "a.mindrecord"))
+    shipped = [item.path for item in made.manifests["npu1"].inputs if item.path.startswith("inputs/")]
+    assert sorted(shipped) == [
+        "inputs/data/a.mindrecord",
+        "inputs/data/a.mindrecord.db",
+        "inputs/data/tokenizer.json",
+    ]
+    on_hosts = plan(tmp_path, TRAIN.replace("data.json", "/data/a.mindrecord"))
+    assert on_hosts.host_paths == ("/data/a.mindrecord", "/data/a.mindrecord.db")
+    (tmp_path / "a.mindrecord.db").unlink()
+    with pytest.raises(ConfigError, match=r"data\.path: .*a\.mindrecord\.db cannot be read: No such file"):
+        plan(tmp_path, TRAIN.replace("data.json", "a.mindrecord"))
 
 
 def test_a_python_path_of_the_job_comes_after_the_code(tmp_path: Path) -> None:
