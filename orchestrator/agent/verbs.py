@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Iterator, Mapping
 
 from orchestrator.agent import probe as probing
 from orchestrator.agent import runs
+from orchestrator.agent.locks import busy_devices
 from orchestrator.agent.prepare import prepare
 from orchestrator.agent.store import Store
 from orchestrator.layout import Workdir
@@ -65,6 +66,13 @@ def _ask_tools(request: Request) -> Iterator[Answer]:
     args = request.args
     answers = tools.ask_tools(args["calls"], timeout=args["tool_timeout"], parallel=args["parallel"])
     yield Answer({"answers": answers, "files": [tools.read_text(path) for path in args["files"]]})
+
+
+def _busy_devices(request: Request) -> Iterator[Answer]:
+    """Which of these devices another run of ours holds; quick, and before anything else is asked."""
+    lock_dir = request.args["lock_dir"]
+    folder = request.workdir.locks if lock_dir is None else Workdir(lock_dir).root
+    yield Answer(busy_devices(folder, request.args["devices"]))
 
 
 def _missing(request: Request) -> Iterator[Answer]:
@@ -168,6 +176,7 @@ VERBS: Dict[str, Callable[[Request], Iterator[Answer]]] = {
     "clock": _clock,
     "probe": _probe,
     "ask_tools": _ask_tools,
+    "busy_devices": _busy_devices,
     "missing": _missing,
     "push": _push,
     "put_file": _put_file,

@@ -84,7 +84,9 @@ def compare_with_hosts(table: RankTable, inventory: Inventory) -> Compared:
     ]
     asked = {host.name: host for host in hosts if host is not None}
     wanted = {
-        host.name: [int(device.device_id) for device in server.device if device.device_id.isdecimal()]
+        host.name: [
+            number for device in server.device if (number := _device_number(device.device_id)) is not None
+        ]
         for server, host in zip(table.server_list, hosts, strict=True)
         if host is not None
     }
@@ -104,15 +106,21 @@ def compare_with_hosts(table: RankTable, inventory: Inventory) -> Compared:
     return Compared(tuple(findings), answers.errors, chip)
 
 
+def _device_number(text: str) -> int | None:
+    """A number that a tool can be asked about; None for any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 4 else None
+
+
 def _against_tools(
     index: int, server: RankTableServer, found: FoundHost, owners: Mapping[str, str]
 ) -> Iterator[Finding]:
     remedy = "generate the tables again, or correct the device"
     for position, device in enumerate(server.device):
         path = f"server_list[{index}].device[{position}]"
-        if not device.device_id.isdecimal():
-            continue
-        here = found.device(int(device.device_id))
+        number = _device_number(device.device_id)
+        if number is None:
+            continue  # the rules have told that it is none
+        here = found.device(number)
         name = f"device {device.device_id} of {found.host}"
         said, values = here.ip or "none", (device.device_ip, here.ip or "")
         if not here.ip or here.source == _INVENTORY:

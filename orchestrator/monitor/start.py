@@ -13,7 +13,8 @@ from typing import Any
 
 from orchestrator.errors import AgentError, OrchestrateError, PreflightError
 from orchestrator.fleet import Fleet, Session
-from orchestrator.plan import LaunchPlan
+from orchestrator.inventory import Host
+from orchestrator.plan import LaunchPlan, on_free_devices
 from orchestrator.plan.complete import complete_plan
 from orchestrator.plan.needs import needs_of
 from orchestrator.preflight import gather, run_checks
@@ -24,14 +25,18 @@ log = logging.getLogger(__name__)
 
 
 def check_hosts(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> LaunchPlan:
-    """Look at every host of the plan; the plan, with what only the hosts could tell.
+    """Look at every host of the plan; the plan, on free devices and with what only the hosts could tell.
 
     `report` is told the phase as it begins. Raises what keeps any host from running the job.
     """
     report("connecting")
+    busy = fleet.each(lambda session: _busy_devices(session, fleet.hosts[session.host]))
+    plan = on_free_devices(plan, busy.values)
     needs = needs_of(plan)
-    facts, errors = gather(needs, fleet)
-    checked = run_checks(needs, facts, errors)
+    # A host that did not answer is not waited for again.
+    with fleet.part(busy.values) as part:
+        facts, errors = gather(needs, part)
+    checked = run_checks(needs, facts, {**busy.errors, **errors})
     checked.raise_on_failure()
     for warning in checked.warnings():
         log.warning(warning)
@@ -58,6 +63,11 @@ def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> 
         report("undoing")
         fleet.each(lambda session: session.call("undo", run_id=plan.run_id))
         raise
+
+
+def _busy_devices(session: Session, host: Host) -> list[int]:
+    ids = [device.id for device in host.devices]
+    return list(session.call("busy_devices", devices=ids, lock_dir=host.lock_dir))
 
 
 def _push(plan: LaunchPlan, session: Session) -> None:
@@ -88,8 +98,11 @@ def _verify(plan: LaunchPlan, prepared: dict[str, Any]) -> None:
     if plan.rank_table is not None:
         expected["rank_table.json"] = hashlib.sha256(plan.rank_table.encode()).hexdigest()
     for host, answer in prepared.items():
-        if answer["hashes"] != expected:
-            raise AgentError("the files on the host are not the ones that were sent", where=host)
+        for name, sha256 in expected.items():
+            found = answer["hashes"].get(name, "none")
+            if found != sha256:
+                what = f"{name} is not the one that was sent: SHA-256 {found[:16]}, not {sha256[:16]}"
+                raise AgentError(what, where=host, remedy="look at its disk")
 
 
 def _start(plan: LaunchPlan, session: Session) -> None:

@@ -28,7 +28,6 @@ ALL, SOME, DEVICES = 12, 4, 8
 
 
 def written(cluster: FakeCluster, *, ips: bool = False) -> Path:
-    """The inventory, as a file."""
     path = cluster.folder / "hosts.yaml"
     path.write_text(yaml.safe_dump(cluster.inventory(ips=ips)))
     return path

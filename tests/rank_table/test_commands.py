@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from orchestrator.cli.main import cli
-from orchestrator.errors import OrchestrateError
+from orchestrator.errors import ConfigError, OrchestrateError
+from orchestrator.rank_table import device_range
 from tests.rank_table.support import super_pod_table, table
 
 
@@ -138,6 +141,18 @@ def test_an_hccn_conf_that_is_none(folder: Path, text: str, part: str) -> None:
     assert not list(folder.glob("*.json"))
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(alphabet="0123456789[](),- ab", max_size=12) | st.text(max_size=6))
+def test_any_text_for_devices(text: str) -> None:
+    try:
+        found = device_range(text)
+    except ConfigError as error:
+        (line,) = error.lines()
+        assert line.startswith("--devices: ") and line.isprintable()
+    else:
+        assert found and len(set(found)) == len(found) and all(0 <= number < 1024 for number in found)
+
+
 def test_windows_line_ends() -> None:
     Path("x.conf").write_bytes(b"address_0=29.1.1.1\r\naddress_1=29.1.1.2\r\n")
     assert rank_table("generate", "--server-ip", "10.0.0.1", "--hccn-conf", "x.conf").code == 0
@@ -175,6 +190,13 @@ def test_a_place_that_cannot_be_written(folder: Path) -> None:
     done = rank_table("merge", "a.json", "-o", "no/such/folder.json")
     (line,) = done.errors
     assert line == "no/such/folder.json: cannot be written: No such file or directory (choose another -o)"
+
+
+def test_a_name_that_hccl_would_not_open(folder: Path) -> None:
+    Path("a.json").write_text(json.dumps(table(1)))
+    (line,) = rank_table("merge", "a.json", "-o", "merged.txt").errors
+    assert line == "-o merged.txt: does not end in .json, and HCCL opens no other file (rename it)"
+    assert not (folder / "merged.txt").exists()
 
 
 def test_validate_tells_everything_and_goes_on_with_the_next_file() -> None:

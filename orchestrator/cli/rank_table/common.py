@@ -61,6 +61,9 @@ def write_table(table: RankTable, output: Path) -> None:
     if output == STDIN:
         click.echo(table.to_json())
         return
+    if output.suffix != ".json":
+        problem = Problem(f"-o {output}", "does not end in .json, and HCCL opens no other file", "rename it")
+        raise ConfigError([problem])
     try:
         # Read by every user of the servers: it holds no secrets.
         atomic_write(output, table.to_json(), mode=0o644)

@@ -9,7 +9,7 @@ import click
 from orchestrator.cli.rank_table.common import chip_option, output_option, table_argument, warn, write_table
 from orchestrator.errors import Problem
 from orchestrator.inventory import Chip, load_inventory
-from orchestrator.rank_table import STDIN, merge, merged_name, read_rank_tables
+from orchestrator.rank_table import STDIN, chip_of_hosts, merge, merged_name, read_rank_tables
 
 __all__ = ["command"]
 
@@ -35,6 +35,8 @@ def command(files: tuple[Path, ...], output: Path | None, inventory: Path | None
     if len(inputs) < len(dict.fromkeys(files)):
         what = "is the output, left out of what is merged"
         warn([Problem(str(output), what)])
+    if hosts is not None and chip is None:
+        chip = chip_of_hosts(hosts.hosts)
     made = merge(read_rank_tables(inputs), inventory=hosts, chip=chip)
     warn(made.left_out)
     warn(made.warnings)

@@ -11,7 +11,14 @@ from orchestrator.cli.rank_table.common import chip_option, table_argument, warn
 from orchestrator.errors import ConfigError
 from orchestrator.inventory import Chip, fold, load_inventory
 from orchestrator.live_table import push_table
-from orchestrator.rank_table import check_file, errors_of, problems_of, read_rank_table, warnings_of
+from orchestrator.rank_table import (
+    check_file,
+    chip_of_hosts,
+    errors_of,
+    problems_of,
+    read_rank_table,
+    warnings_of,
+)
 
 __all__ = ["command"]
 
@@ -35,7 +42,7 @@ def command(file: Path, inventory: Path | None, to: str | None, chip: Chip | Non
     if to is not None and not to.endswith(".json"):
         raise click.UsageError("--to must end in .json: HCCL opens no other file")
     reading = read_rank_table(file)
-    found = check_file(reading, chip=chip)
+    found = check_file(reading, chip=chip or chip_of_hosts(hosts.hosts))
     warn(problems_of(reading.name, warnings_of(found)))
     if errors := errors_of(found):
         raise ConfigError(list(problems_of(reading.name, errors)))
