@@ -2,157 +2,200 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
 
 from orchestrator.checkpoint.atomic import mapped_errors
-from orchestrator.checkpoint.ckpt_file import lay_out_ckpt
+from orchestrator.checkpoint.hf_layout import lay_out_huggingface
 from orchestrator.checkpoint.host_files import HostFiles, LocalFiles
-from orchestrator.checkpoint.plan import CollectPlan, plan_collect
-from orchestrator.checkpoint.safetensors_file import lay_out_safetensors
-from orchestrator.checkpoint.shard import Shard
-from orchestrator.checkpoint.steps import Choice, choose_step
-from orchestrator.checkpoint.strategy_file import Strategy
-from orchestrator.checkpoint.transfer import Progress, Transfer
-from orchestrator.checkpoint.write import FreeSpace, OutputFile, free_space
-from orchestrator.errors import CheckpointError, HostsFailed, OrchestrateError, TransportError
+from orchestrator.checkpoint.journal import Header, Journal
+from orchestrator.checkpoint.manifest import manifest_of, write_manifest
+from orchestrator.checkpoint.output_layout import Format, lay_out_file
+from orchestrator.checkpoint.plan import CollectPlan
+from orchestrator.checkpoint.segments import SEGMENT, Segment, cut_segments
+from orchestrator.checkpoint.steps import Choice
+from orchestrator.checkpoint.target import OutputLayout
+from orchestrator.checkpoint.transfer import Limit, Progress, Transfer, check_done
+from orchestrator.checkpoint.write import FreeSpace, OutputFiles, discard, free_space
+from orchestrator.collect_plan import Collection, plan_collection, raise_all
+from orchestrator.errors import CheckpointError, Interrupted, OrchestrateError
 
-__all__ = ["Collected", "Format", "HostFiles", "LocalFiles", "collect", "plan_collection"]
+__all__ = ["Collected", "Collection", "Format", "HostFiles", "LocalFiles", "collect", "plan_collection"]
 
-Format = Literal["ckpt", "safetensors"]
-_Answer = TypeVar("_Answer")
-_FAN_OUT = 32
+_GO_ON = "the same command goes on from there"
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What was written, from which step, and which hosts could not be asked but were not needed."""
+    """What was written, from which step, and which hosts could not be asked but were not needed.
+
+    `resumed` are the bytes that an earlier collection had brought.
+    """
 
     path: Path
     choice: Choice
     plan: CollectPlan
     unreachable: Mapping[str, OrchestrateError]
+    resumed: int
+    size: int
 
 
 def collect(
     source: HostFiles,
     hosts: Sequence[str],
-    strategies: Mapping[int, Strategy],
-    world_size: int,
+    wanted: Collection,
     output: Path,
     *,
-    format: Format = "ckpt",
-    step: int | None = None,
-    with_optimizer: bool = False,
-    replicated: bool = False,
     progress: Progress | None = None,
+    say: Say = lambda text: None,
+    rate: int | None = None,
     streams_per_host: int = 2,
+    segment_bytes: int = SEGMENT,
     free: FreeSpace = free_space,
 ) -> Collected:
-    """Write the weights of the newest complete step, or of `step`, to `output`: the whole file or none.
+    """Write what is `wanted` to `output`, a file or for Hugging Face a folder: all of it or nothing.
 
-    Only the slices that are needed are read, each once; memory is a few chunks per stream. `progress` is
-    called with `(bytes done, bytes in all)`, from many threads but never twice at once. `replicated`: without
-    strategy files, ranks are copies of one another.
+    Only the slices that are needed are read, each once; memory is a few segments per stream. What a broken
+    collection has brought stays beside the output and is not brought again. `say` gets what a person should
+    know meanwhile; `rate` is bytes a second at most.
     CheckpointError: no complete step, shards that contradict one another, no room. TransportError or
-    HostsFailed: a host that is needed cannot be reached.
+    HostsFailed: a host that is needed cannot be reached. Interrupted for a KeyboardInterrupt under way.
     """
-    choice, plan, unreachable = plan_collection(
-        source,
-        hosts,
-        strategies,
-        world_size,
-        step=step,
-        with_optimizer=with_optimizer,
-        with_texts=format == "ckpt",
-        replicated=replicated,
-    )
-    lay_out = lay_out_safetensors if format == "safetensors" else lay_out_ckpt
     with mapped_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    with OutputFile(output, plan.tensors, lay_out(plan.tensors), free=free) as file:
-        Transfer(source, plan, file, progress=progress, streams_per_host=streams_per_host).execute()
-        file.finish()
-    return Collected(output, choice, plan, unreachable)
-
-
-def plan_collection(
-    source: HostFiles,
-    hosts: Sequence[str],
-    strategies: Mapping[int, Strategy],
-    world_size: int,
-    *,
-    step: int | None = None,
-    with_optimizer: bool = False,
-    with_texts: bool = True,
-    replicated: bool = False,
-) -> tuple[Choice, CollectPlan, dict[str, OrchestrateError]]:
-    """Ask the hosts what they have and plan the collection; no tensor is read. Raises what `collect` does."""
-    listed, unreachable = _ask(hosts, source.list_shards)
+    journal = Journal(output)
+    work = _Work(source, list(hosts), wanted, output, journal, progress, say, Limit(rate), streams_per_host)
     try:
-        choice = choose_step(
-            listed, strategies, world_size, step=step, with_optimizer=with_optimizer, replicated=replicated
-        )
-    except CheckpointError:
-        # What is missing is most likely there, on the hosts that gave no answer.
-        _raise(unreachable)
+        return work.run(segment_bytes, free)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted{work.kept()}", remedy=_GO_ON if journal.done else "") from None
+    except OrchestrateError:
+        if journal.done:
+            say(f"not finished{work.kept()} ({_GO_ON})")
         raise
-    shards, lost = _index(source, choice.files)
-    _raise(lost)
-    plan = plan_collect(
-        shards,
-        strategies,
-        world_size=world_size,
-        with_optimizer=with_optimizer,
-        with_texts=with_texts,
-        replicated=replicated,
-    )
-    return choice, plan, unreachable
+    finally:
+        journal.close()
 
 
-def _index(
-    source: HostFiles, files: Mapping[int, tuple[str, str]]
-) -> tuple[list[Shard], dict[str, OrchestrateError]]:
-    ranks: dict[str, list[int]] = {}
-    for rank, (host, _) in files.items():
-        ranks.setdefault(host, []).append(rank)
+@dataclass(slots=True)
+class _Work:
+    source: HostFiles
+    hosts: list[str]
+    wanted: Collection
+    output: Path
+    journal: Journal
+    progress: Progress | None
+    say: Say
+    limit: Limit
+    streams: int
 
-    def shards_on(host: str) -> list[Shard]:
-        paths = [files[rank][1] for rank in ranks[host]]
-        indexes = source.index(host, paths)
-        if len(indexes) != len(paths):
-            raise CheckpointError(f"gave {len(indexes)} indexes for {len(paths)} files", where=host)
-        return [Shard.of(r, host, p, i) for r, p, i in zip(ranks[host], paths, indexes, strict=True)]
+    def run(self, segment_bytes: int, free: FreeSpace) -> Collected:
+        try:
+            choice, plan, unreachable = self._plan()
+            layout = lay_out(plan, self.wanted)
+            header = _header(self.wanted, choice, plan, layout, segment_bytes)
+            keep = self.journal.begin(header)
+            with OutputFiles(self.output, layout, keep=keep, free=free) as file:
+                segments = cut_segments(plan, layout.targets, segment_bytes)
+                resumed = self._check(segments, file)
+                plan = self._transfer(plan, segments, file, choice)
+                file.finish()
+        except BaseException:
+            self._tidy()
+            raise
+        write_manifest(self.output, manifest_of(header, plan, layout, segments, self.journal))
+        self.journal.remove()
+        return Collected(self.output, choice, plan, unreachable, resumed, layout.size)
 
-    answers, lost = _ask(list(ranks), shards_on)
-    return [shard for shards in answers.values() for shard in shards], lost
-
-
-def _ask(
-    hosts: Sequence[str], question: Callable[[str], _Answer]
-) -> tuple[dict[str, _Answer], dict[str, OrchestrateError]]:
-    """The answers, and the hosts that could not be reached; any other error is raised."""
-    answers: dict[str, _Answer] = {}
-    lost: dict[str, OrchestrateError] = {}
-    refused: dict[str, OrchestrateError] = {}
-    with ThreadPoolExecutor(min(_FAN_OUT, max(1, len(hosts))), thread_name_prefix="collect") as pool:
-        futures = {host: pool.submit(question, host) for host in hosts}
-        for host, future in futures.items():
+    def _plan(self) -> tuple[Choice, CollectPlan, dict[str, OrchestrateError]]:
+        """The plan; of the step that an earlier collection was at, where that is left open."""
+        wanted, earlier = self.wanted, self.journal.earlier
+        is_open = wanted.step is None and not wanted.latest and bool(self.journal.done)
+        if is_open and earlier is not None and earlier.source == wanted.source:
             try:
-                answers[host] = future.result()
-            except TransportError as error:
-                lost[host] = error
-            except OrchestrateError as error:
-                refused[host] = error
-    _raise(refused)
-    return answers, lost
+                planned = plan_collection(self.source, self.hosts, replace(wanted, step=earlier.step))
+            except CheckpointError:
+                self.say(f"step {earlier.step}, which was begun, cannot be had any more")
+            else:
+                self.say(f"going on with step {earlier.step}, which was begun")
+                return planned
+        return plan_collection(self.source, self.hosts, wanted)
+
+    def _check(self, segments: Sequence[Segment], file: OutputFiles) -> int:
+        if self.journal.done:
+            self.say("checking what an earlier collection has brought")
+        return check_done(segments, file, self.journal)
+
+    def _transfer(
+        self, plan: CollectPlan, segments: list[Segment], file: OutputFiles, choice: Choice
+    ) -> CollectPlan:
+        """Until all is here; what a host that is lost under way had comes from replicas, if there are any."""
+        while True:
+            transfer = Transfer(
+                self.source,
+                segments,
+                file,
+                self.journal,
+                progress=self.progress,
+                say=self.say,
+                streams_per_host=self.streams,
+                limit=self.limit,
+            )
+            transfer.execute()
+            if not transfer.lost:
+                return plan
+            plan = self._plan_without(transfer.lost, choice, plan)
+            segments[:] = [replace(each, read=plan.reads[each.number]) for each in segments]
+
+    def _plan_without(
+        self, lost: Mapping[str, OrchestrateError], choice: Choice, before: CollectPlan
+    ) -> CollectPlan:
+        self.hosts = [host for host in self.hosts if host not in lost]
+        try:
+            same_step = replace(self.wanted, step=choice.step)
+            _, plan, _ = plan_collection(self.source, self.hosts, same_step)
+        except OrchestrateError:
+            raise_all(lost)
+            raise
+        if [(read.tensor, read.region) for read in plan.reads] != [
+            (read.tensor, read.region) for read in before.reads
+        ]:
+            raise_all(lost)
+        self.say("going on with replicas on other hosts")
+        return plan
+
+    def kept(self) -> str:
+        """What there is for the next time, as the end of a sentence."""
+        kept = sum(done.nbytes for done in self.journal.done.values())
+        return f": {kept / 1e9:.2f} GB are in place beside {self.output}" if kept else ""
+
+    def _tidy(self) -> None:
+        """Nothing is left behind that is of no use to the next collection."""
+        if not self.journal.done:
+            discard(self.output)
+            self.journal.remove()
 
 
-def _raise(errors: Mapping[str, OrchestrateError]) -> None:
-    if len(errors) > 1:
-        raise HostsFailed(errors)
-    for error in errors.values():
-        raise error
+def lay_out(plan: CollectPlan, wanted: Collection) -> OutputLayout:
+    """The output that a plan fills."""
+    if wanted.format == "huggingface":
+        return lay_out_huggingface(plan.tensors, wanted.model, wanted.dtype)
+    return lay_out_file(plan.tensors, wanted.format, wanted.dtype)
+
+
+def _header(
+    wanted: Collection, choice: Choice, plan: CollectPlan, layout: OutputLayout, segment_bytes: int
+) -> Header:
+    """The signature is of all that decides which bytes go where; not of the hosts: replicas may differ."""
+    tensors = [
+        (t.source.name, t.source.dims, t.source.dtype, t.dtype, t.file, t.places) for t in layout.targets
+    ]
+    regions = [(read.tensor, read.region) for read in plan.reads]
+    at = [wanted.source, choice.epoch, choice.step, wanted.format, segment_bytes]
+    text = json.dumps([at, tensors, regions]).encode()
+    signature = hashlib.sha256(text).hexdigest()
+    return Header(signature, wanted.source, choice.epoch, choice.step, choice.identities)

@@ -1,137 +1,159 @@
-"""Collect a run: its strategies, its shards and what belongs to the model, from its hosts into one folder."""
+"""Collect a run: its strategies, its shards and what belongs to the model, from its hosts into one place."""
 
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from orchestrator.checkpoint.host_files import Ranges, ShardFile
+from orchestrator.checkpoint.atomic import mapped_errors
+from orchestrator.checkpoint.hf_layout import HfModel
+from orchestrator.checkpoint.plan import CollectPlan
+from orchestrator.checkpoint.steps import Choice
 from orchestrator.checkpoint.strategy_file import Strategy, parse_strategy
-from orchestrator.collect import Collected, Format, collect
-from orchestrator.errors import TransportError
-from orchestrator.fleet import Fleet, Session, fleet_of
+from orchestrator.checkpoint.target import OutputLayout
+from orchestrator.checkpoint.transfer import Progress
+from orchestrator.collect import Collected, collect, lay_out
+from orchestrator.collect_plan import Collection, plan_collection
+from orchestrator.errors import OrchestrateError
+from orchestrator.fleet import Fleet, fleet_of
 from orchestrator.layout import ControlDir, atomic_write
-from orchestrator.plan import read_plan
+from orchestrator.logs import copy_logs
+from orchestrator.plan import LaunchPlan, read_plan
+from orchestrator.run_files import RunFiles
+from orchestrator.yaml_file import parse_yaml
 
-__all__ = ["AgentFiles", "collect_run"]
+__all__ = ["DryRun", "collect_run", "dry_run"]
 
 _STRATEGY = re.compile(r".*_rank_(\d+)\.ckpt")
-# Bulk bytes come in pieces of megabytes; a disk that stands still this long has failed.
-_READ_TIMEOUT = 300.0
+_CONFIG = "config.yaml"
+# What a folder for transformers takes over of the run's model/; the configuration is written anew there.
+_FOR_HUGGINGFACE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-class AgentFiles:
-    """The shards of a run through its hosts' agents; sessions are opened as they are needed, and kept."""
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What `collect_run` would do; `direct` are the bytes per host that are read without it."""
 
-    def __init__(self, fleet: Fleet, run_id: str) -> None:
-        self._fleet = fleet
-        self._run_id = run_id
-        self._idle: dict[str, list[Session]] = {name: [] for name in fleet.hosts}
-        self._lock = threading.Lock()
+    choice: Choice
+    plan: CollectPlan
+    layout: OutputLayout
+    direct: Mapping[str, int]
+    absent: Mapping[int, str]
+    unreachable: Mapping[str, OrchestrateError]
 
-    def list_shards(self, host: str) -> Sequence[ShardFile]:
-        with self._session(host) as session:
-            return [ShardFile.of(row) for row in session.call("shards", run_id=self._run_id)]
 
-    def index(self, host: str, paths: Sequence[str]) -> Sequence[Sequence[Mapping[str, Any]]]:
-        with self._session(host) as session:
-            indexes: list[list[dict[str, Any]]] = session.call(
-                "index", paths=list(paths), timeout=_READ_TIMEOUT
-            )
-            return indexes
+@dataclass(frozen=True, slots=True)
+class _Run:
+    plan: LaunchPlan
+    fleet: Fleet
+    files: RunFiles
+    wanted: Collection
+    model: Mapping[str, bytes]
+    strategies: Mapping[str, bytes]
 
-    def read(self, host: str, path: str, ranges: Ranges) -> Iterator[bytes]:
-        with self._session(host) as session:
-            for _, data in session.stream(
-                "read_ranges", path=path, ranges=list(ranges), timeout=_READ_TIMEOUT
-            ):
-                yield data
+    @property
+    def hosts(self) -> list[str]:
+        return [host.name for host in self.plan.hosts]
 
-    def crc(self, host: str, path: str, groups: Sequence[Ranges]) -> Sequence[int]:
-        with self._session(host) as session:
-            sums: list[int] = session.call("crc", path=path, groups=list(groups), timeout=_READ_TIMEOUT)
-            return sums
 
-    def close(self) -> None:
-        for sessions in self._idle.values():
-            for session in sessions:
-                session.close()
-
-    @contextmanager
-    def _session(self, host: str) -> Iterator[Session]:
-        """A session nobody else uses; one that ended in the middle of an answer is not used again."""
-        with self._lock:
-            idle = self._idle[host]
-            session = idle.pop() if idle else None
-        session = session or self._fleet.new_session(host)
-        try:
-            yield session
-        except TransportError:
-            session.close()
-            self._fleet.drop(host)
-            raise
-        except BaseException:
-            session.close()
-            raise
-        with self._lock:
-            self._idle[host].append(session)
+def dry_run(control: ControlDir, wanted: Collection, *, via_hosts: bool = False) -> DryRun:
+    """Plan what `collect_run` would do. Asks the hosts, writes nothing, raises what `collect_run` does."""
+    with _opened(control, wanted, via_hosts) as run:
+        choice, plan, unreachable = plan_collection(run.files, run.hosts, run.wanted)
+        direct: dict[str, int] = {}
+        for read in plan.reads:
+            if run.files.is_direct(read.host, read.path):
+                direct[read.host] = direct.get(read.host, 0) + read.nbytes
+        layout = lay_out(plan, run.wanted)
+        return DryRun(choice, plan, layout, direct, _absent(run, choice, unreachable), unreachable)
 
 
 def collect_run(
     control: ControlDir,
+    wanted: Collection,
     output: Path,
     *,
-    format: Format,
-    step: int | None = None,
-    with_optimizer: bool = False,
-    replicated: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    via_hosts: bool = False,
+    with_logs: bool = False,
+    rate: int | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Collected:
-    """Write the run's weights to `output`, and beside it the model's configuration and tokenizer.
+    """Write the run's weights to `output`, and beside it what belongs to them.
 
-    Raises what `collect` raises; the file appears whole or not at all.
+    That is the model's configuration and tokenizer, `<output>.strategy/`, and `<output>.logs/` if asked for.
+    Of `wanted` the run itself fills in strategies, ranks and names. Raises what `collect` raises.
     """
-    plan = read_plan(control.plan)
-    with fleet_of(plan.hosts, plan.ssh) as fleet:
-        strategies = _strategies(fleet, plan.run_id)
-        files = AgentFiles(fleet, plan.run_id)
-        try:
-            collected = collect(
-                files,
-                [host.name for host in plan.hosts],
-                strategies,
-                plan.world_size,
-                output,
-                format=format,
-                step=step,
-                with_optimizer=with_optimizer,
-                replicated=replicated,
-                progress=progress,
-            )
-        finally:
-            files.close()
-        for name, data in _small_files(fleet, plan.run_id, "model").items():
-            atomic_write(output.parent / name, data, mode=0o644)
+    with _opened(control, wanted, via_hosts) as run:
+        collected = collect(run.files, run.hosts, run.wanted, output, progress=progress, say=say, rate=rate)
+        for rank, host in _absent(run, collected.choice, collected.unreachable).items():
+            say(f"rank {rank} on {host} has no file of that step: replicas on other ranks were read")
+        with mapped_errors(output):
+            _write_beside(run, output)
+            if with_logs:
+                copy_logs(run.plan, run.fleet, _beside(output, "logs"))
     return collected
 
 
-def _small_files(fleet: Fleet, run_id: str, folder: str) -> dict[str, bytes]:
-    def fetch(session: Session) -> dict[str, bytes]:
-        answers = session.stream("small_files", run_id=run_id, folder=folder)
-        return {name: data for name, data in answers if name is not None}
+@contextmanager
+def _opened(control: ControlDir, wanted: Collection, via_hosts: bool) -> Iterator[_Run]:
+    plan = read_plan(control.plan)
+    with fleet_of(plan.hosts, plan.ssh) as fleet:
+        files = RunFiles(fleet, plan.run_id, plan.ssh, via_hosts=via_hosts)
+        try:
+            strategies, model = files.small_files("strategy"), files.small_files("model")
+            wanted = replace(
+                wanted,
+                strategies=_parsed(strategies),
+                world_size=plan.world_size,
+                source=plan.run_id,
+                placed={placement.rank: placement.host for placement in plan.placements},
+                model=_hf_model(model) if wanted.format == "huggingface" else None,
+            )
+            yield _Run(plan, fleet, files, wanted, model, strategies)
+        finally:
+            files.close()
 
-    # A host that is gone may not be needed: its replicas are elsewhere. `collect` decides that.
-    return {name: data for files in fleet.each(fetch).values.values() for name, data in files.items()}
 
-
-def _strategies(fleet: Fleet, run_id: str) -> dict[int, Strategy]:
+def _parsed(files: Mapping[str, bytes]) -> dict[int, Strategy]:
     strategies = {}
-    for name, data in _small_files(fleet, run_id, "strategy").items():
+    for name, data in files.items():
         match = _STRATEGY.fullmatch(name)
         if match is not None:
             strategies[int(match[1])] = parse_strategy(data, name)
     return strategies
+
+
+def _hf_model(files: Mapping[str, bytes]) -> HfModel | None:
+    if _CONFIG not in files:
+        return None
+    beside = {name: files[name] for name in _FOR_HUGGINGFACE if name in files}
+    return HfModel(parse_yaml(f"model/{_CONFIG}", files[_CONFIG]).data, beside)
+
+
+def _absent(run: _Run, choice: Choice, unreachable: Mapping[str, OrchestrateError]) -> dict[int, str]:
+    """The ranks without a file of the step, whose host was asked, with that host."""
+    ranks = {rank: host for rank, host in run.wanted.placed.items() if host not in unreachable}
+    return {rank: host for rank, host in ranks.items() if rank not in choice.files}
+
+
+def _write_beside(run: _Run, output: Path) -> None:
+    if run.wanted.format != "huggingface":
+        for name, data in run.model.items():
+            atomic_write(output.parent / name, data, mode=0o644)
+    if run.strategies:
+        folder = _beside(output, "strategy")
+        for name, data in run.strategies.items():
+            atomic_write(folder / name, data, mode=0o644)
+
+
+def _beside(output: Path, what: str) -> Path:
+    """An empty folder: what another collection left there would mix with this one's."""
+    folder = output.with_name(f"{output.name}.{what}")
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    return folder

@@ -6,11 +6,13 @@ import codecs
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from orchestrator.agent.environ import SCHEDULER
 from orchestrator.fleet import Fleet, Session
 from orchestrator.plan import LaunchPlan
 
-__all__ = ["LogLine", "iter_lines", "labels_of"]
+__all__ = ["LogLine", "copy_logs", "iter_lines", "labels_of"]
 
 _BLOCK = 1 << 20
 _INTERVAL = 0.5
@@ -102,3 +104,30 @@ def iter_lines(
         time.sleep(_INTERVAL)
     for reader in readers:
         yield from reader.end()
+
+
+def copy_logs(plan: LaunchPlan, fleet: Fleet, folder: Path) -> None:
+    """Every worker's log, as it is now, as `<label>.log` into `folder`. Raises where a host gives none."""
+    labels = labels_of(plan, None, None)
+    if any(manifest.scheduler for manifest in plan.manifests.values()):
+        labels[plan.master.name] = [*labels[plan.master.name], SCHEDULER]
+
+    def copy(session: Session) -> None:
+        for label in labels[session.host]:
+            _copy_log(session, plan.run_id, label, folder / f"{label}.log")
+
+    fleet.each(copy, labels).raise_on_error()
+
+
+def _copy_log(session: Session, run_id: str, label: str, path: Path) -> None:
+    """A log that grows meanwhile is copied as long as it was when it was first asked for."""
+    with path.open("wb") as file:
+        end: int | None = None
+        while end is None or file.tell() < end:
+            answer, data = session.call_with_data(
+                "read_log", run_id=run_id, label=label, offset=file.tell(), limit=_BLOCK
+            )
+            end = int(answer["size"]) if end is None else end
+            file.write(data[: end - file.tell()])
+            if not data:
+                break

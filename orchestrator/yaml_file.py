@@ -14,7 +14,7 @@ from orchestrator.errors import ConfigError, Problem
 from orchestrator.yaml_scalars import CONVERT, TAG, Loader
 from orchestrator.yaml_words import explain, plain, syntax_words
 
-__all__ = ["Loc", "YamlFile", "dotted", "read_yaml", "validate"]
+__all__ = ["Loc", "YamlFile", "dotted", "parse_yaml", "read_yaml", "validate"]
 
 Loc: TypeAlias = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
@@ -214,11 +214,17 @@ def read_yaml(path: Path) -> YamlFile:
             raise ConfigError(
                 [Problem(name, f"is larger than {MAX_BYTES >> 20} MiB", "is it the right file?")]
             )
-        text = raw.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError([Problem(name, "no such file")]) from None
     except OSError as error:
         raise ConfigError([Problem(name, f"cannot be read: {error.strerror}")]) from None
+    return parse_yaml(name, raw)
+
+
+def parse_yaml(name: str, raw: bytes) -> YamlFile:
+    """As `read_yaml`, of a file's content that came from elsewhere; `name` is for the messages."""
+    try:
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError([Problem(f"{name}:{line}", "is not UTF-8 text", "save it as UTF-8")]) from None

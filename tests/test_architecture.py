@@ -26,7 +26,7 @@ FLOORS = (
     ("placement", "mindformers", "sizing"),
     ("rank_table",),
     ("transport",),
-    ("fleet", "collect", "offline"),
+    ("fleet", "collect", "collect_plan", "run_files", "offline"),
     ("discovery",),
     ("live_table",),
     ("preflight",),

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
-from typing import Dict, Iterator, List, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from orchestrator.agent.ckpt_index import Entry, index_ckpt
 from orchestrator.agent.safetensors_index import index_safetensors
 from orchestrator.errors import CheckpointError
 
-__all__ = ["CHUNK", "Range", "Row", "crc_ranges", "index_shard", "list_shards", "parse_name", "read_ranges"]
+__all__ = ["Range", "Row", "identity_of", "index_shard", "list_shards", "parse_name", "read_segments"]
 
 Range = Tuple[int, int]
-Row = Dict[str, Union[int, str]]
-
-CHUNK = 4 << 20
+Row = Dict[str, Any]
 
 _WITH_RANK = re.compile(
     r".+_rank_(?P<rank>\d+)(?:_(?P<rerun>\d+))?-(?P<epoch>\d+)_(?P<step>\d+)\.(?:ckpt|safetensors)"
@@ -50,7 +47,10 @@ def parse_name(path: str) -> Row:
 
 
 def list_shards(folder: str) -> List[Row]:
-    """The shards in `folder` and its `rank_<r>` folders, by rank, epoch, step; none where it is missing."""
+    """The shards in `folder` and its `rank_<r>` folders, by rank, epoch, step; none where it is missing.
+
+    Each row is that of `parse_name` with the file's `identity`.
+    """
     paths: List[str] = []
     try:
         with os.scandir(folder) as entries:
@@ -63,7 +63,7 @@ def list_shards(folder: str) -> List[Row]:
         return []
     except OSError as error:
         raise CheckpointError(f"cannot be listed: {error.strerror or error}", where=folder) from error
-    rows = [row for row in map(parse_name, paths) if row]
+    rows = [row for row in map(parse_name, paths) if row and _identify(row)]
     return sorted(rows, key=lambda row: [row[key] for key in ("rank", "epoch", "step", "rerun", "path")])
 
 
@@ -72,34 +72,59 @@ def index_shard(path: str) -> List[Entry]:
     return index_safetensors(path) if path.endswith(".safetensors") else index_ckpt(path)
 
 
-def read_ranges(path: str, ranges: Sequence[Range], chunk: int = CHUNK) -> Iterator[bytes]:
-    """The bytes of `(offset, length)` after `(offset, length)`, in pieces of at most `chunk` bytes."""
+def _identify(row: Row) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror or error}", where=path) from error
+        row["identity"] = identity_of(os.stat(row["path"]))
+    except OSError:
+        return False  # removed since the folder was listed: only the newest checkpoints are kept
+    return True
+
+
+def identity_of(status: os.stat_result) -> List[int]:
+    """What changes when a file is written again: `[size, mtime_ns, inode]`."""
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def read_segments(
+    segments: Sequence[Tuple[str, Sequence[Range]]], identities: Mapping[str, Sequence[int]]
+) -> Iterator[memoryview]:
+    """The bytes of each segment: ranges `(offset, length)` of a file joined, valid until the next one.
+
+    CheckpointError: unreadable, too short, or not the file any more that had this identity.
+    """
+    sizes = [sum(length for _, length in ranges) for _, ranges in segments]
+    # One buffer for all of them: fresh memory for each would cost as much as the reading.
+    buffer = memoryview(bytearray(max(sizes, default=0)))
+    descriptors: Dict[str, int] = {}
+    path = ""
     try:
-        for offset, length in ranges:
-            stop = offset + length
-            while offset < stop:
-                data = os.pread(descriptor, min(chunk, stop - offset), offset)
-                if not data:
-                    raise CheckpointError(f"ends at byte {offset}, {stop - offset} too early", where=path)
-                offset += len(data)
-                yield data
+        for (path, ranges), size in zip(segments, sizes):
+            if path not in descriptors:
+                descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            _fill(descriptors[path], ranges, buffer[:size], path)
+            _check_identity(descriptors[path], path, identities.get(path, ()))
+            yield buffer[:size]
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror or error}", where=path) from error
     finally:
-        os.close(descriptor)
+        for descriptor in descriptors.values():
+            os.close(descriptor)
 
 
-def crc_ranges(path: str, groups: Sequence[Sequence[Range]]) -> List[int]:
-    """The crc32 of each group of ranges, taken as one stream of bytes."""
-    return [_crc(path, group) for group in groups]
+def _check_identity(descriptor: int, path: str, identity: Sequence[int]) -> None:
+    if identity and identity_of(os.fstat(descriptor)) != list(identity):
+        raise CheckpointError(
+            "has changed since it was listed", where=path, remedy="is the run still writing there? try again"
+        )
 
 
-def _crc(path: str, ranges: Sequence[Range]) -> int:
-    value = 0
-    for data in read_ranges(path, ranges):
-        value = zlib.crc32(data, value)
-    return value
+def _fill(descriptor: int, ranges: Sequence[Range], buffer: memoryview, path: str) -> None:
+    position = 0
+    for offset, length in ranges:
+        stop = offset + length
+        while offset < stop:
+            count = os.preadv(descriptor, [buffer[position : position + stop - offset]], offset)
+            if not count:
+                raise CheckpointError(f"ends at byte {offset}, {stop - offset} too early", where=path)
+            offset += count
+            position += count

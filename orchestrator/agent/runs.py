@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from orchestrator.agent import control, processes
 from orchestrator.errors import AgentError
@@ -16,7 +16,7 @@ from orchestrator.layout import RunDir, Workdir
 from orchestrator.records import HostStatus, ProcessId, RankStatus
 from orchestrator.states import RankState
 
-__all__ = ["end_and_wait", "find", "is_run_id", "list_runs", "read_log", "status", "tell"]
+__all__ = ["end_and_wait", "find", "is_run_id", "list_runs", "read_log", "small_files", "status", "tell"]
 
 _GONE = "the supervisor is gone (was the host restarted?)"
 
@@ -139,3 +139,10 @@ def read_log(run: RunDir, label: str, offset: int, limit: int) -> Dict[str, Any]
         start = max(0, size + offset) if offset < 0 else min(offset, size)
         file.seek(start)
         return {"data": file.read(limit), "offset": start, "size": size}
+
+
+def small_files(run: RunDir, folder: str) -> Iterator[Tuple[str, bytes]]:
+    """Name and content of every file right in one of the run's folders."""
+    for path in sorted((run.root / folder).glob("*")):
+        if path.is_file():
+            yield path.name, path.read_bytes()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
+import zlib
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, Mapping
+from typing import Any, Callable, Dict, Iterator, Mapping, Union
 
 from orchestrator.agent import probe as probing
 from orchestrator.agent import runs
@@ -36,7 +36,7 @@ class Answer:
     """One answer; `more` says that another one follows."""
 
     result: Any = None
-    data: bytes = b""
+    data: Union[bytes, memoryview] = b""
     more: bool = False
     error: Any = None
 
@@ -149,26 +149,20 @@ def _index(request: Request) -> Iterator[Answer]:
     yield Answer([ckpt_read.index_shard(path) for path in request.args["paths"]])
 
 
-def _read_ranges(request: Request) -> Iterator[Answer]:
-    """Many answers with bytes, then one without: the length of each is known only when it has been read."""
+def _read_segments(request: Request) -> Iterator[Answer]:
+    """An answer with the bytes of each segment and their crc32, then one without."""
     from orchestrator.agent import ckpt_read  # late, as above
 
-    for data in ckpt_read.read_ranges(request.args["path"], request.args["ranges"]):
-        yield Answer(data=data, more=True)
+    args = request.args
+    for data in ckpt_read.read_segments(args["segments"], args["identities"]):
+        yield Answer(zlib.crc32(data), data, more=True)
     yield Answer()
-
-
-def _crc(request: Request) -> Iterator[Answer]:
-    from orchestrator.agent import ckpt_read  # late, as above
-
-    yield Answer(ckpt_read.crc_ranges(request.args["path"], request.args["groups"]))
 
 
 def _small_files(request: Request) -> Iterator[Answer]:
     """Every file of one of the run's folders, an answer each: strategies, or what belongs to the model."""
-    for path in sorted((request.run().root / request.args["folder"]).glob("*")):
-        if path.is_file():
-            yield Answer(path.name, path.read_bytes(), more=True)
+    for name, data in runs.small_files(request.run(), request.args["folder"]):
+        yield Answer(name, data, more=True)
     yield Answer()
 
 
@@ -190,7 +184,6 @@ VERBS: Dict[str, Callable[[Request], Iterator[Answer]]] = {
     "read_log": _read_log,
     "shards": _shards,
     "index": _index,
-    "read_ranges": _read_ranges,
-    "crc": _crc,
+    "read_segments": _read_segments,
     "small_files": _small_files,
 }

@@ -10,10 +10,12 @@ from orchestrator.checkpoint.atomic import mapped_errors
 from orchestrator.checkpoint.ckpt_file import lay_out_ckpt
 from orchestrator.checkpoint.file_layout import FileLayout
 from orchestrator.checkpoint.gather import MappedFiles
+from orchestrator.checkpoint.new_output import new_output
+from orchestrator.checkpoint.output_layout import lay_out_file
 from orchestrator.checkpoint.plan import Copy, CopyPlan
 from orchestrator.checkpoint.safetensors_file import lay_out_safetensors
 from orchestrator.checkpoint.tensor import Spec
-from orchestrator.checkpoint.write import FreeSpace, OutputFile, free_space
+from orchestrator.checkpoint.write import FreeSpace, free_space
 from orchestrator.errors import CheckpointError
 
 __all__ = ["Format", "copy_files", "file_sizes", "lay_out"]
@@ -54,16 +56,15 @@ def copy_files(
         for output, path, mine in zip(plan.outputs, paths, copies, strict=True):
             with mapped_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            with OutputFile(path, output.specs, lay_out(format, output.specs), free=free) as file:
+            with new_output(path, lay_out_file(output.specs, format), free=free) as file:
                 for copy in mine:
-                    writer = file.slice(copy.tensor, copy.region)
+                    start = 0
                     for chunk in files.chunks(copy.path, copy.held, copy.part):
-                        writer.write(chunk)
+                        file.put(copy.tensor, copy.region, start, chunk)
+                        start += len(chunk)
                         done += len(chunk)
                         if progress:
                             progress(done, plan.nbytes)
-                    writer.done()
-                file.finish()
 
 
 def _check_space(plan: CopyPlan, paths: Sequence[Path], format: Format, free: FreeSpace) -> None:

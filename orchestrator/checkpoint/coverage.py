@@ -7,7 +7,15 @@ from collections.abc import Collection, Mapping
 from orchestrator.checkpoint.layout import Layout, slices
 from orchestrator.checkpoint.strategy_file import Strategy
 
-__all__ = ["is_moment", "is_weight", "missing_groups", "replica_groups", "stage_ranks", "weight_of"]
+__all__ = [
+    "a_parameter_of",
+    "is_moment",
+    "is_weight",
+    "missing_groups",
+    "replica_groups",
+    "stage_ranks",
+    "weight_of",
+]
 
 MOMENTS = ("adam_m.", "adam_v.", "moment1.", "moment2.", "moments.", "accum.", "stat.", "accu_grads.")
 # What the training loop keeps beside the weights.
@@ -94,3 +102,13 @@ def missing_groups(
     unknown = {rank - rank % size for rank in range(world_size) if rank not in known}
     groups.update(dict.fromkeys(tuple(range(first, first + size)) for first in sorted(unknown)))
     return [group for group in groups if not set(group) & set(present)]
+
+
+def a_parameter_of(group: Collection[int], strategies: Mapping[int, Strategy]) -> str:
+    """A weight with a slice that the ranks of this group hold and no other; empty where none is known."""
+    for rank in group:
+        layouts = strategies[rank].layouts if rank in strategies else {}
+        for name, layout in layouts.items():
+            if is_weight(name) and tuple(group) in replica_groups(rank, strategies[rank], layout).values():
+                return name
+    return ""

@@ -13,12 +13,12 @@ import numpy as np
 from orchestrator.checkpoint.file_layout import FileLayout, Piece
 from orchestrator.checkpoint.scatter import Stretch, locate
 from orchestrator.checkpoint.tensor import Array
+from orchestrator.checkpoint.windows import WINDOW, Windows
 
 __all__ = ["PlacedFile"]
 
 # Below this length of a run, a copy into the mapped file beats a system call for each run.
 _SHORT_RUN = 64 << 10
-_MOST_MAPPED = 16 << 20
 _READ = 4 << 20
 
 
@@ -28,6 +28,7 @@ class PlacedFile:
     def __init__(self, path: Path, layout: FileLayout, *, keep: bool) -> None:
         """Preallocate and write the format's own bytes; `keep` what an earlier collection has written."""
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._windows = Windows(self._descriptor, layout.size)
         try:
             if not keep:
                 os.ftruncate(self._descriptor, 0)
@@ -45,7 +46,7 @@ class PlacedFile:
         position = 0
         for stretch in stretches:
             for part in locate(stretch, places):
-                _put(self._descriptor, part, data[position : position + part.nbytes])
+                self._put(part, data[position : position + part.nbytes])
                 position += part.nbytes
 
     def crc(self, places: tuple[Piece, ...], stretches: Iterable[Stretch]) -> int:
@@ -53,7 +54,44 @@ class PlacedFile:
         value = 0
         for stretch in stretches:
             for part in locate(stretch, places):
-                value = _crc(self._descriptor, part, value)
+                value = self._crc(part, value)
+        return value
+
+    def _put(self, stretch: Stretch, data: memoryview) -> None:
+        if stretch.rows > 1 and stretch.run < _SHORT_RUN:
+            for number, first, last in _by_window(stretch):
+                part = data[first * stretch.run : last * stretch.run]
+                if number < 0:
+                    _write_at(self._descriptor, part, stretch.offset + first * stretch.stride)
+                    continue
+                with self._windows.window(number) as mapped:
+                    rows = _rows(stretch, first, last, mapped)
+                    rows[:] = np.frombuffer(part, np.uint8).reshape(rows.shape)
+                    # The mapping cannot be closed while an array looks at it.
+                    del rows
+            return
+        for row in range(stretch.rows):
+            run = data[row * stretch.run : (row + 1) * stretch.run]
+            _write_at(self._descriptor, run, stretch.offset + row * stretch.stride)
+
+    def _crc(self, stretch: Stretch, value: int) -> int:
+        if stretch.rows > 1 and stretch.run < _SHORT_RUN:
+            for number, first, last in _by_window(stretch):
+                if number < 0:
+                    value = self._crc_run(stretch.offset + first * stretch.stride, stretch.run, value)
+                    continue
+                with self._windows.window(number) as mapped:
+                    # Contiguous rows are looked at and not copied: the array must go before the mapping may.
+                    value = zlib.crc32(np.ascontiguousarray(_rows(stretch, first, last, mapped)).data, value)
+            return value
+        for row in range(stretch.rows):
+            value = self._crc_run(stretch.offset + row * stretch.stride, stretch.run, value)
+        return value
+
+    def _crc_run(self, begin: int, length: int, value: int) -> int:
+        for offset in range(begin, begin + length, _READ):
+            data = os.pread(self._descriptor, min(_READ, begin + length - offset), offset)
+            value = zlib.crc32(data, value)
         return value
 
     def write_back(self) -> None:
@@ -64,56 +102,26 @@ class PlacedFile:
         os.fsync(self._descriptor)
 
     def close(self) -> None:
+        self._windows.close()
         os.close(self._descriptor)
 
 
-def _put(descriptor: int, stretch: Stretch, data: memoryview) -> None:
-    if stretch.rows > 1 and stretch.run < _SHORT_RUN:
-        done = 0
-        for part in _windows(stretch):
-            with mmap.mmap(descriptor, _span(part)[1], offset=_span(part)[0]) as mapped:
-                rows = _rows(part, mapped)
-                rows[:] = np.frombuffer(data[done : done + part.nbytes], np.uint8).reshape(rows.shape)
-                # The mapping cannot be closed while an array looks at it.
-                del rows
-            done += part.nbytes
-        return
-    for row in range(stretch.rows):
-        run = data[row * stretch.run : (row + 1) * stretch.run]
-        _write_at(descriptor, run, stretch.offset + row * stretch.stride)
-
-
-def _crc(descriptor: int, stretch: Stretch, value: int) -> int:
-    if stretch.rows > 1 and stretch.run < _SHORT_RUN:
-        for part in _windows(stretch):
-            offset, length = _span(part)
-            with mmap.mmap(descriptor, length, offset=offset, access=mmap.ACCESS_READ) as mapped:
-                value = zlib.crc32(np.ascontiguousarray(_rows(part, mapped)).data, value)
-        return value
-    for row in range(stretch.rows):
+def _by_window(stretch: Stretch) -> Iterator[tuple[int, int, int]]:
+    """The rows of a stretch as `(window, first, last)`; a row that no window holds whole has window -1."""
+    row = 0
+    while row < stretch.rows:
         begin = stretch.offset + row * stretch.stride
-        for offset in range(begin, begin + stretch.run, _READ):
-            value = zlib.crc32(os.pread(descriptor, min(_READ, begin + stretch.run - offset), offset), value)
-    return value
+        number = begin // WINDOW
+        room = (number + 1) * WINDOW - begin
+        fitting = (room - stretch.run) // stretch.stride + 1 if room >= stretch.run else 0
+        last = min(stretch.rows, row + max(1, fitting))
+        yield (number if fitting else -1), row, last
+        row = last
 
 
-def _windows(stretch: Stretch) -> Iterator[Stretch]:
-    """The stretch in parts, none of which maps more of the file than is to be in memory."""
-    rows = max(1, _MOST_MAPPED // stretch.stride)
-    for first in range(0, stretch.rows, rows):
-        offset = stretch.offset + first * stretch.stride
-        yield Stretch(offset, stretch.run, stretch.stride, min(rows, stretch.rows - first))
-
-
-def _span(stretch: Stretch) -> tuple[int, int]:
-    """Offset and length of the mapping that holds a stretch."""
-    into = stretch.offset % mmap.ALLOCATIONGRANULARITY
-    return stretch.offset - into, into + (stretch.rows - 1) * stretch.stride + stretch.run
-
-
-def _rows(stretch: Stretch, mapped: mmap.mmap) -> Array:
-    into = stretch.offset % mmap.ALLOCATIONGRANULARITY
-    shape, strides = (stretch.rows, stretch.run), (stretch.stride, 1)
+def _rows(stretch: Stretch, first: int, last: int, mapped: mmap.mmap) -> Array:
+    into = (stretch.offset + first * stretch.stride) % WINDOW
+    shape, strides = (last - first, stretch.run), (stretch.stride, 1)
     return np.ndarray(shape, np.uint8, mapped, offset=into, strides=strides)
 
 

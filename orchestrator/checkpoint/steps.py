@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from orchestrator.checkpoint.coverage import missing_groups
+from orchestrator.checkpoint.coverage import a_parameter_of, missing_groups
 from orchestrator.checkpoint.host_files import ShardFile
 from orchestrator.checkpoint.strategy_file import Strategy
 from orchestrator.errors import CheckpointError
@@ -19,12 +19,16 @@ _Copies = dict[int, dict[str, ShardFile]]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The chosen step, each rank's file `(host, path)`, and the newer steps that some needed rank lacks."""
+    """The chosen step, each rank's file `(host, path)`, and the newer steps that some needed rank lacks.
+
+    `identities` are what the files were when they were listed.
+    """
 
     epoch: int
     step: int
     files: Mapping[int, tuple[str, str]]
     incomplete: tuple[Step, ...]
+    identities: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 def choose_step(
@@ -35,11 +39,13 @@ def choose_step(
     step: int | None = None,
     with_optimizer: bool = False,
     replicated: bool = False,
+    placed: Mapping[int, str] | None = None,
 ) -> Choice:
     """The newest complete step among the hosts' files, or step `step` (of the newest epoch that has it).
 
     A rank whose slices a replica has saved is not needed. Of reruns into one folder the last counts; a rank
-    that several hosts list (a shared folder) is spread over them. CheckpointError: no step is complete.
+    that several hosts list (a shared folder) is spread over them. CheckpointError: no step is complete;
+    `placed` names the host that each rank ran on, for the message.
     """
     saved = _by_step(listed)
     if not saved:
@@ -53,10 +59,11 @@ def choose_step(
         missing = _missing(saved[at], strategies, world_size, with_optimizer, replicated)
         if not missing:
             files = {rank: _pick(rank, copies) for rank, copies in sorted(saved[at].items())}
-            return Choice(*at, files, tuple(incomplete))
+            identities = {rank: saved[at][rank][host].identity for rank, (host, _) in files.items()}
+            return Choice(*at, files, tuple(incomplete), identities)
         incomplete.append(at)
         gaps = gaps or missing
-    raise _nothing_complete(saved, wanted, gaps)
+    raise _nothing_complete(saved, wanted, _lacking(gaps, strategies, placed or {}))
 
 
 def _by_step(listed: Mapping[str, Iterable[ShardFile]]) -> dict[Step, _Copies]:
@@ -88,16 +95,26 @@ def _pick(rank: int, copies: Mapping[str, ShardFile]) -> tuple[str, str]:
     return host, copies[host].path
 
 
-def _nothing_complete(
-    saved: Mapping[Step, _Copies], wanted: list[Step], gaps: list[tuple[int, ...]]
-) -> CheckpointError:
-    lacking = ", ".join("rank " + " or ".join(map(str, group[:4])) for group in gaps[:4])
+def _lacking(
+    gaps: list[tuple[int, ...]], strategies: Mapping[int, Strategy], placed: Mapping[int, str]
+) -> str:
+    """The groups of ranks of which one would do, their hosts, and a parameter of each."""
+    shown = []
+    for group in gaps[:4]:
+        text = "rank " + " or ".join(map(str, group[:4]))
+        hosts = dict.fromkeys(placed[rank] for rank in group if rank in placed)
+        text += f" on {' or '.join(list(hosts)[:4])}" if hosts else ""
+        name = a_parameter_of(group, strategies)
+        shown.append(f"{text} (for {name})" if name else text)
+    return ", ".join(shown) + (" and others" if len(gaps) > 4 else "")
+
+
+def _nothing_complete(saved: Mapping[Step, _Copies], wanted: list[Step], lacking: str) -> CheckpointError:
     having = "; ".join(
         f"{_name(at)} by rank {', '.join(map(str, sorted(saved[at])[:16]))}" for at in wanted[:4]
     )
-    more = " and others" if len(gaps) > 4 else ""
     return CheckpointError(
-        f"no step is saved by all ranks it takes: {_name(wanted[0])} lacks {lacking}{more}",
+        f"no step is saved by all ranks it takes: {_name(wanted[0])} lacks {lacking}",
         remedy=f"saved are: {having}",
     )
 

@@ -1,226 +1,260 @@
-"""Moves the slices of a plan from the hosts into the output file, in parallel, and checks what arrives."""
+"""Moves the segments of a plan from the hosts into the output, in parallel, and checks what arrives."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from orchestrator.checkpoint.host_files import HostFiles, Ranges
-from orchestrator.checkpoint.plan import CollectPlan, Read
-from orchestrator.checkpoint.write import OutputFile, SliceWriter
-from orchestrator.errors import CheckpointError, HostsFailed, OrchestrateError, TransportError
+from orchestrator.checkpoint.host_files import HostFiles
+from orchestrator.checkpoint.journal import Done, Journal
+from orchestrator.checkpoint.segments import BATCH, Segment, batches
+from orchestrator.checkpoint.write import OutputFiles
+from orchestrator.errors import CheckpointError, OrchestrateError, TransportError
 
-__all__ = ["Progress", "Transfer"]
+__all__ = ["Limit", "Progress", "Transfer", "check_done"]
 
 Progress = Callable[[int, int], None]
+"""Called with `(bytes done, bytes in all)`, from many threads but never twice at once."""
 
-# What is read again after an error, and what one request to a host asks for at most.
-SEGMENT = 32 << 20
-BATCH = 256 << 20
+# Each stream holds a segment; with more of them than this, memory would grow with the number of hosts.
+_MOST_STREAMS = 32
+# So much is written before the disk is asked to take it.
+_WRITE_BACK = 128 << 20
 
 
 class _Stopped(Exception):
     """Another thread has failed; nothing to report from this one."""
 
 
-class _Segment:
-    """A part of a slice: what it takes to read, to place and to check it."""
-
-    def __init__(self, read: Read, start: int, stop: int, writer: SliceWriter) -> None:
-        self.size = stop - start
-        self.ranges = _cut(read.pieces, start, stop)
-        self.writer = writer
-        self.crc = 0
-
-    @property
-    def left(self) -> int:
-        return self.size - self.writer.received
-
-    def rewind(self) -> int:
-        """Forget what came so far; returns how much that was."""
-        lost = self.writer.received
-        self.writer.rewind()
-        self.crc = 0
-        return lost
+class _Damaged(Exception):
+    """A segment arrived other than it was sent."""
 
 
-def _cut(pieces: Ranges, start: int, stop: int) -> list[tuple[int, int]]:
-    ranges = []
-    for offset, length in pieces:
-        first, last = max(start, 0), min(stop, length)
-        if first < last:
-            ranges.append((offset + first, last - first))
-        start, stop = start - length, stop - length
-    return ranges
+class Limit:
+    """So many bytes a second, for all streams together; None is no limit."""
+
+    def __init__(self, rate: int | None) -> None:
+        self._rate = rate
+        self._free_at = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self, nbytes: int, stop: threading.Event) -> None:
+        """Return when so many bytes more are in order, or at once when `stop` is set."""
+        if self._rate is None:
+            return
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(now, self._free_at) + nbytes / self._rate
+            pause = self._free_at - now
+        stop.wait(pause)
 
 
 class Transfer:
-    """One run over a plan; `execute` returns when every byte is in the output and its checksum was right."""
+    """One run over the segments that are not in the journal yet."""
 
     def __init__(
         self,
         source: HostFiles,
-        plan: CollectPlan,
-        output: OutputFile,
+        segments: Sequence[Segment],
+        output: OutputFiles,
+        journal: Journal,
         *,
         progress: Progress | None = None,
+        say: Callable[[str], None] = lambda text: None,
         streams_per_host: int = 2,
-        segment_bytes: int = SEGMENT,
+        limit: Limit | None = None,
         batch_bytes: int = BATCH,
     ) -> None:
         self._source = source
         self._output = output
+        self._journal = journal
         self._progress = progress
+        self._say = say
         self._streams = streams_per_host
-        self._segment_bytes = segment_bytes
-        self._batch_bytes = batch_bytes
-        self._total = plan.nbytes
-        self._done = 0
+        self._limit = limit or Limit(None)
+        self._total = sum(segment.nbytes for segment in segments)
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._errors: dict[str, OrchestrateError] = {}
-        self._queues: dict[str, deque[tuple[str, list[Read]]]] = {}
-        for host, path, reads in self._batches(plan.reads):
-            self._queues.setdefault(host, deque()).append((path, reads))
-
-    def _batches(self, reads: Sequence[Read]) -> Iterator[tuple[str, str, list[Read]]]:
-        files: dict[tuple[str, str], list[Read]] = {}
-        for read in reads:
-            if read.nbytes:
-                files.setdefault((read.host, read.path), []).append(read)
-        for (host, path), slices in files.items():
-            batch: list[Read] = []
-            for read in sorted(slices, key=lambda read: read.pieces[0][0]):
-                if batch and sum(one.nbytes for one in batch) + read.nbytes > self._batch_bytes:
-                    yield host, path, batch
-                    batch = []
-                batch.append(read)
-            yield host, path, batch
+        self._error: OrchestrateError | None = None
+        self.lost: dict[str, OrchestrateError] = {}
+        waiting = [segment for segment in segments if segment.key not in journal.done]
+        self._done = self._total - sum(segment.nbytes for segment in waiting)
+        self._queues: dict[str, deque[list[Segment]]] = {}
+        for batch in batches(waiting, output.layout.targets, batch_bytes):
+            self._queues.setdefault(batch[0].read.host, deque()).append(batch)
 
     def execute(self) -> None:
-        """All hosts at once, `streams_per_host` streams each; the first error ends all of them.
+        """All hosts at once, `streams_per_host` streams each.
 
-        TransportError: a host broke off twice at the same place. CheckpointError: a file changed or is
-        shorter than its index said, or the bytes were damaged on the way twice.
+        A host that breaks off twice at the same place is in `lost` then, and the others have gone on without
+        it. CheckpointError, at once: a file changed or is shorter than its index said, bytes were damaged on
+        the way twice, the disk is full.
         """
-        workers = [
-            host for host, queue in self._queues.items() for _ in range(min(self._streams, len(queue)))
+        self._count(0)
+        streams = [
+            host for n in range(self._streams) for host, queue in self._queues.items() if n < len(queue)
         ]
-        if not workers:
+        if not streams:
             return
-        with ThreadPoolExecutor(len(workers), thread_name_prefix="collect") as pool:
+        with ThreadPoolExecutor(min(_MOST_STREAMS, len(streams)) + 1, thread_name_prefix="collect") as pool:
             try:
-                for future in [pool.submit(self._work, host) for host in workers]:
+                flusher = _Flusher(self._output, self._stop)
+                self._flusher = flusher
+                pool.submit(flusher.run)
+                for future in [pool.submit(self._work, host) for host in streams]:
                     future.result()
+            except BaseException:
+                self._stop.set()
+                self._source.interrupt()
+                raise
             finally:
                 self._stop.set()
-        if len(self._errors) > 1:
-            raise HostsFailed(self._errors)
-        for error in self._errors.values():
-            raise error
+                flusher.wake()
+        if self._error is not None:
+            raise self._error
 
     def _work(self, host: str) -> None:
-        queue = self._queues[host]
         try:
-            while not self._stop.is_set():
-                with self._lock:
-                    if not queue:
-                        return
-                    path, reads = queue.popleft()
-                for segments in self._requests(reads):
-                    self._fetch(host, path, segments)
+            while not self._stop.is_set() and (batch := self._next(host)):
+                self._fetch(host, batch)
         except _Stopped:
             pass
+        except TransportError as error:
+            self._lose(host, error)
         except OrchestrateError as error:
-            self._errors.setdefault(host, error)
+            self._error = self._error or error
             self._stop.set()
         except BaseException:
             self._stop.set()
             raise
 
-    def _requests(self, reads: Sequence[Read]) -> Iterator[list[_Segment]]:
-        """Segments of the slices, in groups of at most `batch_bytes`."""
-        group: list[_Segment] = []
-        for read in reads:
-            for start in range(0, read.nbytes, self._segment_bytes):
-                stop = min(start + self._segment_bytes, read.nbytes)
-                if group and sum(one.size for one in group) + stop - start > self._batch_bytes:
-                    yield group
-                    group = []
-                writer = self._output.slice(read.tensor, read.region, start)
-                group.append(_Segment(read, start, stop, writer))
-        yield group
+    def _next(self, host: str) -> list[Segment]:
+        with self._lock:
+            queue = self._queues[host]
+            return queue.popleft() if queue and host not in self.lost else []
 
-    def _fetch(self, host: str, path: str, segments: list[_Segment]) -> None:
-        self._receive(host, path, segments)
-        damaged = self._damaged(host, path, segments)
-        if damaged:
-            for segment in damaged:
-                self._count(-segment.rewind())
-            self._receive(host, path, damaged)
-            if self._damaged(host, path, damaged):
-                raise CheckpointError(
-                    f"{host}: what arrives differs from what the host has, twice",
-                    where=path,
-                    remedy="is the run still writing there?",
-                )
-        for segment in segments:
-            segment.writer.done()
+    def _lose(self, host: str, error: TransportError) -> None:
+        with self._lock:
+            first = host not in self.lost
+            self.lost.setdefault(host, error)
+        if first and not self._stop.is_set():
+            self._say(f"{host} is lost: {error.what}")
 
-    def _receive(self, host: str, path: str, segments: Sequence[_Segment]) -> None:
-        waiting = deque(segments)
-        broken: _Segment | None = None
+    def _fetch(self, host: str, batch: Sequence[Segment]) -> None:
+        waiting = deque(batch)
+        suspect: Segment | None = None
         while waiting:
             try:
-                self._stream(host, path, waiting)
-            except TransportError:
-                if waiting[0] is broken:
-                    raise
-                broken = waiting[0]
-                self._count(-broken.rewind())
-
-    def _stream(self, host: str, path: str, waiting: deque[_Segment]) -> None:
-        """Read until every waiting segment is complete; those that are leave the queue at once."""
-        chunks = self._source.read(host, path, [part for segment in waiting for part in segment.ranges])
-        with contextlib.ExitStack() as stack:
-            if hasattr(chunks, "close"):
-                stack.callback(chunks.close)
-            for chunk in chunks:
+                self._stream(host, waiting)
+            except (TransportError, _Damaged) as error:
                 if self._stop.is_set():
-                    raise _Stopped
-                self._place(memoryview(chunk), waiting, path)
-        if waiting:
-            raise TransportError(f"the stream ended {sum(s.left for s in waiting)} bytes early", where=host)
+                    raise _Stopped from None
+                if waiting[0] is suspect and isinstance(error, _Damaged):
+                    raise CheckpointError(
+                        f"{host}: what arrives differs from what the host has, twice",
+                        where=suspect.read.path,
+                        remedy="is the memory or the network of that host sound?",
+                    ) from None
+                if waiting[0] is suspect:
+                    raise
+                suspect = waiting[0]
 
-    def _place(self, view: memoryview, waiting: deque[_Segment], path: str) -> None:
-        while view:
-            if not waiting:
-                raise CheckpointError("more bytes came than were asked for", where=path)
-            segment = waiting[0]
-            part = view[: segment.left]
-            segment.writer.write(part)
-            segment.crc = zlib.crc32(part, segment.crc)
-            view = view[len(part) :]
-            if not segment.left:
+    def _stream(self, host: str, waiting: deque[Segment]) -> None:
+        """Read until every waiting segment is in place; those that are leave the queue at once."""
+        wanted = [(segment.read.path, segment.ranges) for segment in waiting]
+        pieces = self._source.read(host, wanted)
+        with _closing(pieces):
+            for data, crc in pieces:
+                if not waiting:
+                    raise CheckpointError("more bytes came than were asked for", where=host)
+                self._take(waiting[0], data, crc)
                 waiting.popleft()
-            self._count(len(part))
+        if waiting:
+            missing = sum(segment.nbytes for segment in waiting)
+            raise TransportError(f"the stream ended {missing} bytes early", where=host)
 
-    def _damaged(self, host: str, path: str, segments: Sequence[_Segment]) -> list[_Segment]:
-        groups = [segment.ranges for segment in segments]
-        try:
-            sums = self._source.crc(host, path, groups)
-        except TransportError:
-            sums = self._source.crc(host, path, groups)
-        if len(sums) != len(groups):
-            raise CheckpointError(f"{host} gave {len(sums)} checksums for {len(groups)}", where=path)
-        return [segment for segment, value in zip(segments, sums, strict=True) if segment.crc != value]
+    def _take(self, segment: Segment, data: memoryview, crc: int | None) -> None:
+        if self._stop.is_set():
+            raise _Stopped
+        read = segment.read
+        if len(data) != segment.nbytes:
+            raise TransportError(f"{len(data)} of {segment.nbytes} bytes came", where=read.host)
+        own = zlib.crc32(data)
+        if crc is not None and crc != own:
+            raise _Damaged
+        written = self._output.put(read.tensor, read.region, segment.start, data)
+        self._journal.add(
+            segment.key, Done(segment.nbytes, own if written is data else zlib.crc32(written), read.rank)
+        )
+        self._flusher.note(segment.nbytes)
+        self._count(segment.nbytes)
+        self._limit.wait(segment.nbytes, self._stop)
 
     def _count(self, nbytes: int) -> None:
         with self._lock:
             self._done += nbytes
             if self._progress:
                 self._progress(self._done, self._total)
+
+
+class _Flusher:
+    """Keeps the disk busy beside the transfer, so that the end does not wait for all of it."""
+
+    def __init__(self, output: OutputFiles, stop: threading.Event) -> None:
+        self._output = output
+        self._stop = stop
+        self._written = 0
+        self._ready = threading.Event()
+
+    def note(self, nbytes: int) -> None:
+        self._written += nbytes  # roughly: a lost update delays a flush
+        if self._written >= _WRITE_BACK:
+            self._written = 0
+            self._ready.set()
+
+    def wake(self) -> None:
+        self._ready.set()
+
+    def run(self) -> None:
+        while self._ready.wait() and not self._stop.is_set():
+            self._ready.clear()
+            # What goes wrong here goes wrong again where the output is finished, and is told there.
+            with contextlib.suppress(CheckpointError):
+                self._output.write_back()
+
+
+def check_done(segments: Sequence[Segment], output: OutputFiles, journal: Journal) -> int:
+    """Compare what the journal says is in place with what is there; returns the bytes that are.
+
+    A machine that went down may have lost what it had not yet written. What differs is fetched again.
+    """
+    known = [segment for segment in segments if segment.key in journal.done]
+
+    def is_there(segment: Segment) -> bool:
+        crc = output.crc(segment.read.tensor, segment.read.region, segment.start, segment.nbytes)
+        return Done(segment.nbytes, crc, journal.done[segment.key].rank) == journal.done[segment.key]
+
+    with ThreadPoolExecutor(4, thread_name_prefix="check") as pool:
+        verdicts = list(pool.map(is_there, known))
+    kept = 0
+    for segment, good in zip(known, verdicts, strict=True):
+        if good:
+            output.account(segment.read.tensor, segment.nbytes)
+            kept += segment.nbytes
+        else:
+            journal.forget(segment.key)
+    return kept
+
+
+@contextlib.contextmanager
+def _closing(pieces: Iterator[object]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if hasattr(pieces, "close"):
+            pieces.close()

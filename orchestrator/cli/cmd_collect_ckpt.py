@@ -3,69 +3,127 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from orchestrator.cli.collect_progress import CollectProgress
 from orchestrator.cli.options import run_argument
-from orchestrator.collect import Format
-from orchestrator.collect_run import collect_run
+from orchestrator.cli.render_collect import print_collection
+from orchestrator.cli.sizes import RATE, size_text
+from orchestrator.collect import Collected, Format
+from orchestrator.collect_plan import Collection
+from orchestrator.collect_run import collect_run, dry_run
+from orchestrator.layout import ControlDir
 from orchestrator.plan import read_plan
 from orchestrator.runs import find_run
 
 __all__ = ["command"]
 
+_DTYPES = {"float32": "Float32", "float16": "Float16", "bfloat16": "BFloat16"}
+_NAMES: dict[Format, str] = {
+    "ckpt": "{}.ckpt",
+    "safetensors": "{}.safetensors",
+    "huggingface": "{}-huggingface",
+}
+
+
+class _Step(click.ParamType[int | str]):
+    name = "n|latest"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "latest":
+            return "latest"
+        if not str(value).isdecimal() or not str(value).isascii():
+            self.fail(f"{value!r} is neither a step's number nor `latest`", param, ctx)
+        return int(value)
+
 
 @click.command("collect-ckpt")
 @run_argument
 @click.option(
-    "--step", type=click.IntRange(min=0), metavar="N", help="This step; default: the newest complete one."
+    "--step",
+    type=_Step(),
+    help="Default: latest, the newest that all needed ranks have saved; or the step that was begun.",
 )
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Default: collected/RUN/JOB.FORMAT.",
+    type=click.Path(path_type=Path),
+    help="A file; a new folder for huggingface. Default: collected/RUN/JOB.FORMAT.",
 )
 @click.option(
     "--format",
     "format_name",
-    type=click.Choice(["ckpt", "safetensors"]),
+    type=click.Choice(list(_NAMES)),
     help="Default: what the name of the output says, else ckpt.",
 )
+@click.option("--dtype", type=click.Choice(list(_DTYPES)), help="Write floats as this type.")
 @click.option("--with-optimizer", is_flag=True, help="Keep the optimizer's moments too.")
 @click.option("--replicated", is_flag=True, help="No strategy files: every rank holds the whole model.")
+@click.option("--logs", "with_logs", is_flag=True, help="Bring the workers' logs along.")
+@click.option("--bwlimit", type=RATE, help="Bytes a second at most, as 500k, 80M or 1.5G.")
+@click.option(
+    "--via-hosts", is_flag=True, help="Leave all reading to the hosts, also of files that are seen here."
+)
+@click.option("--dry-run", "is_dry", is_flag=True, help="Show what would be read from where; write nothing.")
 def command(
     run: str | None,
-    step: int | None,
+    step: int | str | None,
     output: Path | None,
     format_name: str | None,
+    dtype: str | None,
     with_optimizer: bool,
     replicated: bool,
+    with_logs: bool,
+    bwlimit: int | None,
+    via_hosts: bool,
+    is_dry: bool,
 ) -> int:
-    """Combine the shards of a run into one file, with the model's configuration and tokenizer beside it."""
+    """Combine the shards of a run into one file, with the model's configuration and tokenizer beside it.
+
+    A collection that broke off goes on where it was: give the same command again.
+    """
     control = find_run(run)
-    named = "safetensors" if output is not None and output.suffix == ".safetensors" else "ckpt"
-    format = cast(Format, format_name or named)
-    if output is None:
-        output = Path("collected") / control.run_id / f"{read_plan(control.plan).job_name}.{format}"
-    console = Console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("collect", total=None)
+    named: Format = "safetensors" if output is not None and output.suffix == ".safetensors" else "ckpt"
+    wanted = Collection(
+        format=cast(Format, format_name or named),
+        step=step if isinstance(step, int) else None,
+        latest=step == "latest",
+        dtype=_DTYPES[dtype] if dtype else None,
+        with_optimizer=with_optimizer,
+        replicated=replicated,
+    )
+    output = output or _default_output(control, wanted.format)
+    if is_dry:
+        print_collection(dry_run(control, wanted, via_hosts=via_hosts), output)
+        return 0
+    with CollectProgress(Console(stderr=True)) as progress:
         collected = collect_run(
             control,
+            wanted,
             output,
-            format=format,
-            step=step,
-            with_optimizer=with_optimizer,
-            replicated=replicated,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            via_hosts=via_hosts,
+            with_logs=with_logs,
+            rate=bwlimit,
+            progress=progress.update,
+            say=progress.say,
         )
-    for host, error in collected.unreachable.items():
-        click.echo(f"orchestrate: {host} was not needed, which is as well: {error.what}", err=True)
-    tensors, size = len(collected.plan.tensors), output.stat().st_size
-    click.echo(f"{output}: step {collected.choice.step}, {tensors} tensors, {size:,} bytes")
+    _report(collected)
     return 0
+
+
+def _default_output(control: ControlDir, format: Format) -> Path:
+    name = _NAMES[format].format(read_plan(control.plan).job_name)
+    return Path("collected") / control.run_id / name
+
+
+def _report(collected: Collected) -> None:
+    for host, error in collected.unreachable.items():
+        click.echo(f"{host} could not be asked and was not needed: {error.what}", err=True)
+    tensors = len(collected.plan.tensors)
+    text = f"{collected.path}: step {collected.choice.step}, {tensors} tensors, {collected.size:,} bytes"
+    if collected.resumed:
+        text += f" ({size_text(collected.resumed)} of what was read had been there)"
+    click.echo(text)

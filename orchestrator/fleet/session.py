@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from orchestrator.errors import AgentError, OrchestrateError, PreflightError, TransportError
 from orchestrator.fleet.bundle import Bundle
@@ -14,6 +14,7 @@ from orchestrator.transport import Channel, Transport
 
 __all__ = ["Session"]
 
+_Data = TypeVar("_Data")
 _MAGIC = "orchestrate-agent"
 _PROTOCOL_NOISE_LIMIT = 200  # lines a chatty shell start-up file may print before us
 
@@ -96,6 +97,30 @@ class Session:
         self, verb: str, *, payload: bytes = b"", timeout: float | None = None, **args: Any
     ) -> Iterator[tuple[Any, bytes]]:
         """One request, its answers as they come. Leaving them, or a broken connection, closes the session."""
+        return self._stream(verb, args, self._channel.read_exactly, payload=payload, timeout=timeout)
+
+    def stream_into(
+        self, buffer: memoryview, verb: str, *, timeout: float | None = None, **args: Any
+    ) -> Iterator[tuple[Any, memoryview]]:
+        """As `stream`, with the bytes of each answer in `buffer`, where the next one overwrites them."""
+
+        def fill(size: int) -> memoryview:
+            if size > len(buffer):
+                raise TransportError(f"the agent sent {size} bytes where {len(buffer)} fit", where=self.host)
+            self._channel.read_into(buffer[:size])
+            return buffer[:size]
+
+        return self._stream(verb, args, fill, timeout=timeout)
+
+    def _stream(
+        self,
+        verb: str,
+        args: Mapping[str, Any],
+        read: Callable[[int], _Data],
+        *,
+        payload: bytes = b"",
+        timeout: float | None = None,
+    ) -> Iterator[tuple[Any, _Data]]:
         header = json.dumps({"verb": verb, "args": args, "bytes": len(payload)}).encode() + b"\n"
         with self._lock:
             self._channel.timeout = timeout or self._timeout
@@ -110,7 +135,7 @@ class Session:
                     if not answer["ok"]:
                         in_step = True
                         raise self._refusal(answer["error"])
-                    data = self._channel.read_exactly(answer["bytes"])
+                    data = read(answer["bytes"])
                     in_step = not answer["more"]
                     yield answer["result"], data
             finally:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from orchestrator.errors import CommandTimeout, TransportError
+from orchestrator.transport.text import StderrTail
 
 __all__ = ["Channel", "CommandResult", "StderrTail", "Transport"]
 
@@ -32,25 +33,6 @@ class CommandResult:
     exit_code: int
     stdout: bytes
     stderr: bytes
-
-
-class StderrTail:
-    """The newest `limit` bytes of a stream; safe to feed and to read from different threads."""
-
-    def __init__(self, limit: int = 64 * 1024) -> None:
-        self._limit = limit
-        self._data = bytearray()
-        self._lock = threading.Lock()
-
-    def feed(self, data: bytes) -> None:
-        with self._lock:
-            self._data += data
-            if len(self._data) > 2 * self._limit:  # trimmed seldom, so that feeding stays linear
-                del self._data[: -self._limit]
-
-    def __bytes__(self) -> bytes:
-        with self._lock:
-            return bytes(self._data[-self._limit :])
 
 
 class Channel(ABC):
@@ -117,6 +99,20 @@ class Channel(ABC):
             pieces.append(piece)
             missing -= len(piece)
         return b"".join(pieces)
+
+    def read_into(self, buffer: memoryview) -> None:
+        """Fill `buffer` from stdout; TransportError when it ends before."""
+        filled = 0
+        while filled < len(buffer):
+            count = self._read_into(buffer[filled:])
+            if not count:
+                raise self._ended(f"after {filled} of {len(buffer)} bytes")
+            filled += count
+
+    def _read_into(self, buffer: memoryview) -> int:
+        piece = self.read(min(len(buffer), _READ_SIZE))
+        buffer[: len(piece)] = piece
+        return len(piece)
 
     def read_line(self, limit: int = 1024 * 1024) -> bytes:
         """One line with its newline, b"" at the end; TransportError for half a line or one over `limit`."""

@@ -101,6 +101,20 @@ class _LocalChannel(Channel):
             raise self._closed_error()
         return data
 
+    def _read_into(self, buffer: memoryview) -> int:
+        if self._unread:
+            return super()._read_into(buffer)
+        try:
+            self._stdout.settimeout(self.timeout)
+            count = self._stdout.recv_into(buffer)
+        except (TimeoutError, BlockingIOError):
+            raise self._timed_out(self.timeout) from None
+        except OSError as error:
+            raise self._gone() from error
+        if not count and self.closed:
+            raise self._closed_error()
+        return count
+
     def wait(self, timeout: float | None = None) -> int:
         try:
             code = self._process.wait(timeout)

@@ -10,7 +10,7 @@ from orchestrator.checkpoint.layout import Layout
 from orchestrator.checkpoint.safetensors_file import read_safetensors, write_safetensors
 from orchestrator.checkpoint.strategy_file import Strategy, read_strategy, write_strategy
 from orchestrator.checkpoint.tensor import Tensor
-from orchestrator.collect import LocalFiles, collect
+from orchestrator.collect import Collection, LocalFiles, collect
 from tests.checkpoint.support import bloom, random, save_run
 from tests.checkpoint.test_ckpt_file import sample
 
@@ -147,7 +147,7 @@ def test_collect_equals_transform_checkpoints(ms, tmp_path, case):
     for format in ("ckpt", "safetensors"):
         output = tmp_path / f"ours.{format}"
         options = {"with_optimizer": True, "format": format}
-        collect(LocalFiles(run.folders), ["a"], run.strategies, run.world_size, output, **options)
+        collect(LocalFiles(run.folders), ["a"], Collection(run.strategies, run.world_size, **options), output)
         ours = ms.load_checkpoint(str(output), format=format)
         assert set(ours) == set(theirs)
         for name, value in theirs.items():
@@ -164,7 +164,8 @@ def test_pipeline_stages_equal_transform_checkpoints(ms, tmp_path):
     ms.merge_pipeline_strategys(str(tmp_path / "strategy"), merged)
     ms.transform_checkpoints(str(tmp_path / "a"), str(tmp_path / "out"), "whole_", merged, None)
     theirs = ms.load_checkpoint(str(tmp_path / "out" / "rank_0" / "whole_0.ckpt"))
-    collect(LocalFiles(run.folders), ["a"], run.strategies, run.world_size, tmp_path / "ours.ckpt")
+    wanted = Collection(run.strategies, run.world_size)
+    collect(LocalFiles(run.folders), ["a"], wanted, tmp_path / "ours.ckpt")
     ours = ms.load_checkpoint(str(tmp_path / "ours.ckpt"))
     assert set(ours) == set(run.full) <= set(theirs)
     for name, value in run.full.items():

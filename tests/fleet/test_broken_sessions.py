@@ -147,7 +147,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_call(tmp_path: Path) -> Non
 def test_answers_that_nobody_took_are_not_given_to_the_next_request(tmp_path: Path) -> None:
     some = b'{"ok": true, "result": %d, "bytes": 0, "more": true}\n'
     session = start(saying(some % 1 + some % 2, some % 3), tmp_path)
-    answers = session.stream("read_ranges")
+    answers = session.stream("read_segments")
     assert next(answers) == (1, b"")
     answers.close()  # type: ignore[attr-defined]
     with pytest.raises(TransportError):

@@ -21,7 +21,7 @@ from model.tokenizer import load_tokenizer
 from model.training import Trainer, train
 from orchestrator.checkpoint.ckpt_file import read_ckpt
 from orchestrator.checkpoint.strategy_file import read_strategy
-from orchestrator.collect import LocalFiles, collect
+from orchestrator.collect import Collection, LocalFiles, collect
 from tests.model.cluster import ROOT, launch, write_job
 
 pytestmark = pytest.mark.mindspore
@@ -71,7 +71,7 @@ def merge(folder: Path, output: Path, with_optimizer: bool = False) -> None:
     files = {rank: folder / f"strategy/ckpt_strategy_rank_{rank}.ckpt" for rank in range(4)}
     strategies = {rank: read_strategy(path) for rank, path in files.items()}
     source = LocalFiles({"here": folder / "checkpoint"})
-    collect(source, ["here"], strategies, 4, output, with_optimizer=with_optimizer)
+    collect(source, ["here"], Collection(strategies, 4, with_optimizer=with_optimizer), output)
 
 
 @pytest.fixture(scope="module")

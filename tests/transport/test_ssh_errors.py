@@ -18,8 +18,8 @@ from orchestrator.errors import (
     OrchestrateError,
     TransportError,
 )
-from orchestrator.transport.ssh.channel import command_line
 from orchestrator.transport.ssh.errors import translate
+from orchestrator.transport.text import command_line
 
 KEY = paramiko.RSAKey.generate(1024)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shlex
 import signal
 import socket
 import threading
@@ -17,19 +15,12 @@ from orchestrator.errors import TransportError
 from orchestrator.transport.base import Channel, StderrTail
 from orchestrator.transport.ssh.errors import broken, translate
 from orchestrator.transport.ssh.wire import NO_STATUS, Wire, send_signal
+from orchestrator.transport.text import command_line
 
-__all__ = ["SshChannel", "command_line"]
+__all__ = ["SshChannel"]
 
 _HANG_UP_GRACE = 1.0
 _PACKET = 32 * 1024
-
-
-def command_line(argv: tuple[str, ...]) -> bytes:
-    """The one place where an argv becomes a string, because SSH has room for nothing else.
-
-    `exec` makes the program take the login shell's place, so that a signal that kills it is reported as such.
-    """
-    return os.fsencode("exec " + shlex.join(argv))
 
 
 class SshChannel(Channel):

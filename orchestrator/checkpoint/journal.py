@@ -1,0 +1,174 @@
+"""What a collection has in place already, so that one that broke off goes on where it was.
+
+The file `.<output>.journal` is only ever appended to: a line of JSON per header and per finished segment. Its
+lock is what keeps two collections from writing one output; its last header names the process that holds it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.checkpoint.atomic import mapped_errors
+from orchestrator.errors import CheckpointError
+
+__all__ = ["Done", "Header", "Journal", "Key"]
+
+# Number of the read in the plan, and first byte of the segment in its slice.
+Key = tuple[int, int]
+Identity = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished segment: its size on the host, the crc32 of what was written for it, and whose it was."""
+
+    nbytes: int
+    crc: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is collected; `signature` stands for the whole plan, `files` are each rank's file's identity."""
+
+    signature: str
+    source: str
+    epoch: int
+    step: int
+    files: Mapping[int, Identity]
+
+    def to_json(self) -> dict[str, Any]:
+        files = {str(rank): identity for rank, identity in self.files.items()}
+        return {
+            "signature": self.signature,
+            "source": self.source,
+            "at": [self.epoch, self.step],
+            "files": files,
+        }
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Header:
+        files = {int(rank): tuple(identity) for rank, identity in row["files"].items()}
+        epoch, step = row["at"]
+        return cls(str(row["signature"]), str(row["source"]), int(epoch), int(step), files)
+
+
+class Journal:
+    """The journal of one output, locked; `earlier` is the header of a collection that broke off, if any."""
+
+    def __init__(self, output: Path) -> None:
+        """Take the lock. CheckpointError where another collection has it, with its pid."""
+        self.path = output.with_name(f".{output.name}.journal")
+        self.done: dict[Key, Done] = {}
+        self.earlier: Header | None = None
+        self._lock = threading.Lock()
+        with mapped_errors(output):
+            self._descriptor = self._claim(output)
+            self._read()
+            self._append({"pid": os.getpid()})
+
+    def _claim(self, output: Path) -> int:
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            if self._is_ours(descriptor, output):
+                return descriptor
+            os.close(descriptor)
+
+    def _is_ours(self, descriptor: int, output: Path) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The owner before may have removed the file between our open and our lock.
+            return os.stat(self.path).st_ino == os.fstat(descriptor).st_ino
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            os.close(descriptor)
+            raise CheckpointError(
+                f"is being written by another collection{self._holder()}",
+                where=str(output),
+                remedy="wait for it, or name another output",
+            ) from None
+
+    def _holder(self) -> str:
+        pids = [row["pid"] for row in _rows(self.path.read_bytes()) if isinstance(row, dict) and "pid" in row]
+        return f", process {pids[-1]}" if pids else ""
+
+    def _read(self) -> None:
+        for row in _rows(self.path.read_bytes()):
+            try:
+                if isinstance(row, list):
+                    read, start, *values = map(int, row)
+                    self.done[read, start] = Done(*values)
+                elif "signature" in row:
+                    header = Header.of(row)
+                    if self.earlier is None or self.earlier.signature != header.signature:
+                        self.done.clear()
+                    self.earlier = header
+            except (KeyError, TypeError, ValueError):
+                continue
+
+    def begin(self, header: Header) -> bool:
+        """Go on with what fits `header`, if there is any; all else is forgotten.
+
+        So is what came from a file that has changed since.
+        """
+        earlier = self.earlier
+        if earlier is None or earlier.signature != header.signature:
+            self.done.clear()
+        else:
+            changed = {
+                rank
+                for rank, identity in header.files.items()
+                if rank in earlier.files and earlier.files[rank] != identity
+            }
+            self.done = {key: done for key, done in self.done.items() if done.rank not in changed}
+            header = Header(
+                header.signature, header.source, header.epoch, header.step, {**earlier.files, **header.files}
+            )
+        self.earlier = header
+        os.ftruncate(self._descriptor, 0)
+        rows = [[*key, done.nbytes, done.crc, done.rank] for key, done in self.done.items()]
+        self._append({"pid": os.getpid()}, header.to_json(), *rows)
+        return bool(self.done)
+
+    def add(self, key: Key, done: Done) -> None:
+        """Note a segment as in place."""
+        with self._lock:
+            self.done[key] = done
+            self._append([*key, done.nbytes, done.crc, done.rank])
+
+    def forget(self, key: Key) -> None:
+        """A segment that is not in place after all; it is noted again once it is."""
+        del self.done[key]
+
+    def _append(self, *rows: object) -> None:
+        text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+        os.write(self._descriptor, text.encode())
+
+    def close(self) -> None:
+        """Give the lock back; the journal stays."""
+        os.close(self._descriptor)
+
+    def remove(self) -> None:
+        """All is in place, or nothing is worth keeping. The lock is held until `close`."""
+        self.path.unlink(missing_ok=True)
+
+
+def _rows(content: bytes) -> list[Any]:
+    """The lines that can be read; the last one may have been cut off."""
+    rows = []
+    for line in content.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, (dict, list)):
+            rows.append(row)
+    return rows

@@ -1,0 +1,75 @@
+"""The note beside a collected checkpoint: where every part of it came from, with a checksum for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.checkpoint.atomic import replacing
+from orchestrator.checkpoint.journal import Header, Journal
+from orchestrator.checkpoint.plan import CollectPlan
+from orchestrator.checkpoint.segments import SEGMENT, Segment
+from orchestrator.checkpoint.target import OutputLayout
+
+__all__ = ["manifest_of", "manifest_path", "write_manifest"]
+
+
+def manifest_path(output: Path) -> Path:
+    return output.with_name(f"{output.name}.manifest.json")
+
+
+def manifest_of(
+    header: Header, plan: CollectPlan, layout: OutputLayout, segments: Sequence[Segment], journal: Journal
+) -> dict[str, Any]:
+    """Source, step, hosts, and for each tensor its parts: region, rank, crc32 of each segment as written."""
+    parts: dict[int, dict[int, list[Segment]]] = {}
+    for segment in segments:
+        parts.setdefault(segment.read.tensor, {}).setdefault(segment.number, []).append(segment)
+    tensors = {
+        target.source.name: {
+            "shape": target.source.dims,
+            "dtype": target.dtype,
+            "parts": [_part(of_one, journal) for of_one in parts.get(number, {}).values()],
+        }
+        for number, target in enumerate(layout.targets)
+    }
+    return {
+        "source": header.source,
+        "epoch": header.epoch,
+        "step": header.step,
+        "bytes_per_host": plan.bytes_per_host,
+        "shards": _shards(header, plan),
+        "files": {name: part.size for name, part in layout.files},
+        "left_out": dict(plan.skipped),
+        "segment_bytes": SEGMENT,
+        "tensors": tensors,
+    }
+
+
+def _part(segments: Sequence[Segment], journal: Journal) -> dict[str, Any]:
+    done = [journal.done[segment.key] for segment in segments]
+    return {
+        "region": segments[0].read.region,
+        "rank": done[0].rank,
+        "crc32": [f"{each.crc:08x}" for each in done],
+    }
+
+
+def _shards(header: Header, plan: CollectPlan) -> list[dict[str, Any]]:
+    used = {read.rank: read for read in plan.reads}
+    return [
+        {"rank": rank, "host": used[rank].host, "path": used[rank].path, **_stamp(header.files.get(rank, ()))}
+        for rank in sorted(used)
+    ]
+
+
+def _stamp(identity: Sequence[int]) -> dict[str, int]:
+    return dict(zip(("bytes", "mtime_ns"), identity, strict=False))
+
+
+def write_manifest(output: Path, manifest: Mapping[str, Any]) -> None:
+    """Beside the output, as `<name>.manifest.json`."""
+    with replacing(manifest_path(output)) as file:
+        file.write(json.dumps(manifest, separators=(",", ":")).encode() + b"\n")

@@ -1,0 +1,47 @@
+"""A collection's plan for people: what `collect-ckpt --dry-run` prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.cli.sizes import size_text
+from orchestrator.collect_run import DryRun
+from orchestrator.inventory import fold
+
+__all__ = ["print_collection"]
+
+
+def print_collection(found: DryRun, output: Path) -> None:
+    """Step, bytes per host and in all, what is left out and why."""
+    console = Console(soft_wrap=True, highlight=False)
+    choice, plan = found.choice, found.plan
+    console.print(f"epoch {choice.epoch} step {choice.step}, {len(plan.tensors)} tensors", markup=False)
+    for epoch, step in choice.incomplete:
+        console.print(f"newer but incomplete: epoch {epoch} step {step}")
+    console.print(_hosts(found))
+    written = f"{output}, {size_text(found.layout.size)}"
+    console.print(f"in all {size_text(plan.nbytes)} are read, {written} are written", markup=False)
+    for reason, count in Counter(reason for _, reason in plan.skipped).items():
+        console.print(f"left out: {count} tensors, {reason}", markup=False)
+    for rank, host in found.absent.items():
+        console.print(f"rank {rank} on {host} has no file of this step: replicas are read", markup=False)
+    if found.unreachable:
+        console.print(f"not reached and not needed: {fold(found.unreachable)}", markup=False)
+    console.print("nothing was written (--dry-run)")
+
+
+def _hosts(found: DryRun) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column, justify in (("HOST", "left"), ("RANKS", "left"), ("BYTES", "right"), ("READ", "left")):
+        table.add_column(column, justify="right" if justify == "right" else "left", no_wrap=True)
+    for host, nbytes in sorted(found.plan.bytes_per_host.items()):
+        ranks = sorted({read.rank for read in found.plan.reads if read.host == host})
+        direct = found.direct.get(host, 0)
+        how = "directly" if direct == nbytes else "by its agent" if not direct else "partly directly"
+        shown = ",".join(map(str, ranks[:16])) + (" …" if len(ranks) > 16 else "")
+        table.add_row(host, shown, size_text(nbytes), how)
+    return table
