@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import zlib
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Mapping, Union
