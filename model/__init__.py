@@ -1,1 +1,26 @@
-"""Bloom in MindSpore, as the worker of one rank: train it, load it, let it answer."""
+"""Bloom in MindSpore: training, prediction and generation in the workers.
+
+`from model import AutoConfig, AutoModel, AutoTokenizer, TextGenerationPipeline, pipeline`, as of MindFormers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# Imported when they are asked for: MindSpore takes seconds, and most of this package does without it.
+_PUBLIC = {
+    "AutoConfig": "model.auto",
+    "AutoModel": "model.auto",
+    "AutoTokenizer": "model.auto",
+    "BloomConfig": "model.config",
+    "TextGenerationPipeline": "model.text_generation",
+    "pipeline": "model.text_generation",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'model' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

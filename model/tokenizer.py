@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -42,8 +43,20 @@ class Tokenizer:
         """The ids of each; on as many threads as RAYON_NUM_THREADS says."""
         return [item.ids for item in self._inner.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._inner.decode(list(ids), skip_special_tokens=True))
+    def __call__(self, text: str | Sequence[str]) -> dict[str, Any]:
+        """`input_ids` and `attention_mask` of one text, or lists of them of several."""
+        if isinstance(text, str):
+            ids = self.encode(text)
+            return {"input_ids": ids, "attention_mask": [1] * len(ids)}
+        rows = self.encode_batch(text)
+        return {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+
+    def decode(self, ids: Any, skip_special_tokens: bool = True) -> Any:
+        """The text of one row of ids, or a list of them of several rows."""
+        if len(ids) and hasattr(ids[0], "__len__"):
+            return [self.decode(row, skip_special_tokens) for row in ids]
+        plain = [int(token) for token in ids]
+        return str(self._inner.decode(plain, skip_special_tokens=skip_special_tokens))
 
     def to_json(self) -> str:
         """The content of its `tokenizer.json`."""

@@ -1,0 +1,75 @@
+"""AutoConfig, AutoTokenizer and AutoModel as MindFormers has them: from a name or a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from model.config import BloomConfig, load_config, preset_names
+from model.errors import ModelError
+from model.hf_config import load_hf_config
+from model.hub import model_file, model_folder
+from model.pretrained import PretrainedModel
+from model.tokenizer import Tokenizer, read_tokenizer
+
+__all__ = ["AutoConfig", "AutoModel", "AutoTokenizer"]
+
+
+class AutoConfig:
+    """The config of a model."""
+
+    @staticmethod
+    def from_pretrained(name: str | Path, **overrides: Any) -> BloomConfig:
+        """From a yaml of ours, a config.json, a folder with one of them, a preset, or a name.
+
+        A short name (`bloom_560m`) gives the preset, without any download. Fields can be overridden.
+        """
+        path, text = Path(name), str(name)
+        if path.is_file():
+            return load_hf_config(path, overrides) if path.suffix == ".json" else load_config(path, overrides)
+        if path.is_dir():
+            own = path / "config.yaml"
+            if own.is_file():
+                return load_config(own, overrides)
+            return load_hf_config(model_file(path, "config.json"), overrides)
+        preset = text.removeprefix("bloom_")
+        if preset in preset_names():
+            return load_config(preset, overrides)
+        return load_hf_config(model_file(name, "config.json"), overrides)
+
+
+class AutoTokenizer:
+    """The tokenizer of a model."""
+
+    @staticmethod
+    def from_pretrained(name: str | Path) -> Tokenizer:
+        """From a tokenizer.json, a folder with one, or a name; the weights are not downloaded for it."""
+        path = Path(name)
+        return read_tokenizer(path if path.is_file() else model_file(name, "tokenizer.json"))
+
+
+class AutoModel:
+    """A whole network with its weights, on this device."""
+
+    @staticmethod
+    def from_pretrained(name: str | Path, **overrides: Any) -> PretrainedModel:
+        """From a folder of either form or a name, see `model.hub`; fields of the config can be overridden."""
+        folder = model_folder(name)
+        return PretrainedModel.load(_weights(folder), load_config(folder / "config.yaml", overrides))
+
+    @staticmethod
+    def from_config(config: BloomConfig, checkpoint: str | Path | None = None) -> PretrainedModel:
+        """From a config, with the weights of a checkpoint file, or freshly drawn."""
+        return PretrainedModel.load(None if checkpoint is None else Path(checkpoint), config)
+
+
+def _weights(folder: Path) -> Path:
+    found: Sequence[Path] = sorted([*folder.glob("*.ckpt"), *folder.glob("*.safetensors")])
+    if len(found) != 1:
+        raise ModelError(
+            f"holds {len(found)} checkpoint files",
+            where=str(folder),
+            remedy="there must be one .ckpt or .safetensors",
+        )
+    return found[0]
