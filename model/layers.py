@@ -7,6 +7,7 @@ gives the same output on every rank: the cut is not seen from outside.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import mindspore as ms
@@ -104,6 +105,28 @@ class Attention(nn.Cell):
         return ops.transpose(ops.reshape(x, (batch, length, self.heads, self.head_size)), (0, 2, 1, 3))
 
 
+class FastGelu(nn.Cell):
+    """x * sigmoid(1.702 x), element by element."""
+
+    def construct(self, x: Any) -> Any:
+        return x * ops.sigmoid(1.702 * x)
+
+
+class Gelu(nn.Cell):
+    """x / 2 * (1 + tanh(u)) with u = sqrt(2 / pi) * (x + 0.044715 x^3), element by element.
+
+    Written as x * sigmoid(2u), which is the same: the CPU's sigmoid is vectorised, its tanh is not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = 2 * math.sqrt(2 / math.pi)
+        self.cubic = self.linear * 0.044715
+
+    def construct(self, x: Any) -> Any:
+        return x * ops.sigmoid(x * (self.linear + self.cubic * (x * x)))
+
+
 class Mlp(nn.Cell):
     """Two linears with the activation between; cut by the inner size over the model group."""
 
@@ -114,12 +137,11 @@ class Mlp(nn.Cell):
         self.mapping = Linear(hidden, local, config, transposed=True)
         reduce = ReduceFromModelGroup(group)
         self.projection = Linear(local, hidden, config, transposed=True, reduce=reduce)
-        self.fast = config.hidden_act == "fast_gelu"
+        self.activation = FastGelu() if config.hidden_act == "fast_gelu" else Gelu()
 
     def construct(self, x: Any) -> Any:
         x = self.mapping(self.copy(x))  # (B, S, f)
-        x = x * ops.sigmoid(1.702 * x) if self.fast else ops.gelu(x, approximate="tanh")
-        return self.projection(x)
+        return self.projection(self.activation(x))
 
 
 class Block(nn.Cell):
