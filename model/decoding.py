@@ -74,12 +74,16 @@ class CachedBlock(nn.Cell):
 
 
 class CachedNetwork(nn.Cell):
-    """(B, S) ids, (B,) positions of the first of them, (B,) which of the S is the last real one ->
-    (B, V) logits of the token after that."""
+    """(B, S, h) embedded tokens, (B,) positions of the first of them, (B,) which of the S is the last
+    real one -> (B, V) logits of the token after that.
+
+    The embedding is a graph of its own: one that reads the table, writes caches and reads the table again
+    for the head makes MindSpore copy the table, twice, for every token.
+    """
 
     def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int, capacity: int) -> None:
         super().__init__(auto_prefix=False)
-        self.network, self.embedding = network, network.transformer.embedding
+        self.network = network
         self.blocks = nn.CellList(
             [CachedBlock(block, config, batch, capacity) for block in network.transformer.blocks],
             auto_prefix=False,
@@ -94,19 +98,41 @@ class CachedNetwork(nn.Cell):
         self.lines = ms.Tensor(np.arange(batch, dtype=np.int32))
         self.softmax_type = dtype_of(config.softmax_compute_type)
 
-    def construct(self, ids: Any, starts: Any, last: Any) -> Any:
-        batch, length = ids.shape
+    @property
+    def compile_phase(self) -> Any:
+        return nn.Cell.compile_phase.fget(self)
+
+    @compile_phase.setter
+    def compile_phase(self, value: str) -> None:
+        # MindSpore tells it to every cell at every call, milliseconds in a deep network; once is enough.
+        if value != self.compile_phase:
+            nn.Cell.compile_phase.fset(self, value)
+
+    def construct(self, x: Any, starts: Any, last: Any) -> Any:
+        batch, length, _ = x.shape
         steps = ops.reshape(starts, (batch, 1)) + ops.arange(0, length, dtype=ms.int32)  # (B, S)
         rows = ops.reshape(self.first_rows + ops.reshape(steps, (batch, 1, length)), (-1,))
-        ahead = self.positions - ops.cast(ops.reshape(steps, (batch, 1, length, 1)), ms.float32)  # (B, 1, S, C)
+        ahead = self.positions - ops.cast(
+            ops.reshape(steps, (batch, 1, length, 1)), ms.float32
+        )  # (B, 1, S, C)
         bias = self.slopes * ops.minimum(ahead, 0.0) + HIDDEN * ops.cast(ahead > 0, ms.float32)
         bias = ops.cast(bias, self.softmax_type)  # (B, H, S, C)
-        x = self.embedding(ids)
         for block in self.blocks:
             x = block(x, bias, rows)
         if length > 1:
             x = x[self.lines, last]
         return self.network.head(self.network.transformer.ln_f(x))
+
+
+class Embedded(nn.Cell):
+    """(B, S) ids -> (B, S, h)."""
+
+    def __init__(self, embedding: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.embedding = embedding
+
+    def construct(self, ids: Any) -> Any:
+        return self.embedding(ids)
 
 
 class _Reordered(nn.Cell):
@@ -129,7 +155,8 @@ class CachedReader:
     """Reads prompts in one pass, then token by token, for one batch size and one capacity."""
 
     def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int, capacity: int) -> None:
-        self.capacity, self._pad = capacity, config.pad_token_id
+        self.rows, self.capacity, self._pad = batch, capacity, config.pad_token_id
+        self.embedding = Embedded(network.transformer.embedding).set_train(False)
         self.network = CachedNetwork(network, config, batch, capacity).set_train(False)
         self._reordered = _Reordered(self.network.blocks, batch)
         self._lengths = np.zeros(batch, np.int32)
@@ -156,7 +183,7 @@ class CachedReader:
             self._lengths = self._lengths[list(rows)]
 
     def _read(self, ids: np.ndarray, starts: np.ndarray, last: np.ndarray) -> np.ndarray:
-        logits = self.network(ms.Tensor(ids), ms.Tensor(starts), ms.Tensor(last))
+        logits = self.network(self.embedding(ms.Tensor(ids)), ms.Tensor(starts), ms.Tensor(last))
         return np.asarray(logits.asnumpy())
 
 
@@ -177,7 +204,7 @@ class PlainReader:
     """The same without a cache: reads everything again for each token."""
 
     def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int, capacity: int) -> None:
-        self.capacity, self._pad = capacity, config.pad_token_id
+        self.rows, self.capacity, self._pad = batch, capacity, config.pad_token_id
         self.network = NextLogits(network).set_train(False)
         self._texts: list[list[int]] = [[] for _ in range(batch)]
 

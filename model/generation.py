@@ -1,129 +1,154 @@
-"""Token by token from a network: greedy, or drawn with temperature, top-k and top-p from a seed."""
+"""Answers from a network: token by token, for several prompts at once, as a stream, or by beam search."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
-import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
 
+from model.beams import Beams
 from model.bloom import BloomLMHeadModel
 from model.config import BloomConfig
+from model.decoding import CachedReader, PlainReader, bucket
 from model.errors import ModelError
+from model.sampling import Sampling, choose, penalised
+from model.tokenizer import Tokenizer
 
-__all__ = ["Generator", "Sampling", "choose"]
+__all__ = ["Generator", "Sampling", "choose", "text_pieces"]
 
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is chosen; temperature 0 is greedy, top_k 0 and top_p 1 leave all tokens in."""
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 42
-
-    def check(self) -> None:
-        """Raise ModelError naming every value that makes no sense."""
-        wrong = []
-        if self.max_new_tokens < 1:
-            wrong.append(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
-        if self.temperature < 0:
-            wrong.append(f"temperature must not be below 0, is {self.temperature}")
-        if self.top_k < 0:
-            wrong.append(f"top_k must not be below 0, is {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            wrong.append(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        if self.seed < 0:
-            wrong.append(f"seed must not be below 0, is {self.seed}")
-        if wrong:
-            raise ModelError("; ".join(wrong), where="predict")
-
-
-def choose(logits: np.ndarray, sampling: Sampling, random: np.random.Generator) -> int:
-    """The next token from (V,) logits."""
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    scores = logits.astype(np.float64) / sampling.temperature
-    order = np.argsort(-scores, kind="stable")
-    if sampling.top_k:
-        order = order[: sampling.top_k]
-    chances = np.exp(scores[order] - scores[order[0]])
-    chances /= chances.sum()
-    # The smallest head of the list whose chances reach top_p: those before which less than top_p lies.
-    kept = np.cumsum(chances) - chances < sampling.top_p
-    order, chances = order[kept], chances[kept]
-    return int(random.choice(order, p=chances / chances.sum()))
-
-
-class _NextLogits(nn.Cell):
-    """(B, S) ids and (B,) last positions -> (B, V) logits of the token after each."""
-
-    def __init__(self, network: BloomLMHeadModel) -> None:
-        super().__init__(auto_prefix=False)
-        self.network = network
-
-    def construct(self, ids: Any, last: Any) -> Any:
-        hidden = self.network.transformer(ids)  # (B, S, h)
-        rows = ops.arange(0, ids.shape[0])
-        return self.network.head(hidden[rows, last])
+Reader = CachedReader | PlainReader
 
 
 class Generator:
-    """Continues prompts with one graph, compiled once for (batch, seq_length)."""
+    """Continues prompts. Its graphs are compiled for few sizes and kept.
 
-    def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int = 1) -> None:
-        self.config, self.batch = config, batch
-        self._next = _NextLogits(network).set_train(False)
+    `batch` is the number of prompts that are read at once, those given where it is None; fewer are padded.
+    """
+
+    def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int | None = None) -> None:
+        self.network, self.config = network, config
+        self.batch = batch or config.batch_size
+        self._reader: Reader | None = None
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
         """The new tokens of at most `batch` prompts, up to and without eos.
 
         A prompt ends when the sequence is full. The draws depend on seed and prompt, not on its neighbours.
         """
-        sampling.check()
-        texts = [list(prompt) for prompt in prompts]
-        for text in texts:
-            self._check_room(len(text))
-        new: list[list[int]] = [[] for _ in texts]
-        for row, token in self._tokens(texts, sampling):
+        limits = self._limits(prompts, sampling)
+        if sampling.num_beams > 1:
+            pairs = zip(prompts, limits, strict=True)
+            return [self._beam_search(list(prompt), limit, sampling) for prompt, limit in pairs]
+        new: list[list[int]] = [[] for _ in prompts]
+        for row, token in self._tokens([list(prompt) for prompt in prompts], limits, sampling):
             new[row].append(token)
         return new
 
-    def _check_room(self, length: int) -> None:
-        if not 0 < length < self.config.seq_length:
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        """The new tokens of one prompt as they come; what is wrong with the request is raised at once."""
+        limits = self._limits([prompt], sampling)
+        if sampling.num_beams > 1:
             raise ModelError(
-                f"a prompt of {length} tokens leaves no room in seq_length {self.config.seq_length}",
+                "a beam search knows its answer only at the end",
+                where="num_beams",
+                remedy="set it to 1 to stream",
+            )
+        return (token for _, token in self._tokens([list(prompt)], limits, sampling))
+
+    def _limits(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[int]:
+        """How long each text becomes at most; ModelError for what cannot be answered."""
+        sampling.check()
+        if self.batch is not None and len(prompts) > self.batch:
+            raise ModelError(
+                f"{len(prompts)} prompts at once are more than batch {self.batch}", where="prompt"
+            )
+        for prompt in prompts:
+            self._check_prompt(prompt)
+        limits = [sampling.limit(len(prompt), self.config.seq_length) for prompt in prompts]
+        for prompt, limit in zip(prompts, limits, strict=True):
+            if len(prompt) >= limit:
+                raise ModelError(
+                    f"a prompt of {len(prompt)} tokens leaves no room in max_length {limit}",
+                    where="prompt",
+                    remedy="raise max_length or give max_new_tokens",
+                )
+        return limits
+
+    def _check_prompt(self, prompt: Sequence[int]) -> None:
+        room, vocabulary = self.config.seq_length, self.config.vocab_size
+        if not len(prompt):
+            raise ModelError("is empty", where="prompt", remedy="give at least one token")
+        if len(prompt) >= room:
+            raise ModelError(
+                f"a prompt of {len(prompt)} tokens leaves no room in seq_length {room}",
                 where="prompt",
-                remedy="shorten it or raise seq_length" if length else "it is empty",
+                remedy="shorten it or raise seq_length",
+            )
+        strange = sorted({int(token) for token in prompt if not 0 <= token < vocabulary})
+        if strange:
+            raise ModelError(
+                f"ids {', '.join(map(str, strange[:5]))} are outside a vocabulary of {vocabulary}",
+                where="prompt",
+                remedy="take the tokenizer that belongs to the model",
             )
 
-    def _tokens(self, texts: list[list[int]], sampling: Sampling) -> Iterator[tuple[int, int]]:
+    def _tokens(
+        self, texts: list[list[int]], limits: Sequence[int], sampling: Sampling
+    ) -> Iterator[tuple[int, int]]:
         """(row, token) as they come; `texts` grow by what was chosen."""
         streams = [np.random.default_rng([sampling.seed, *text]) for text in texts]
         alive = set(range(len(texts)))
-        for _ in range(sampling.max_new_tokens):
-            if not alive:
-                return
-            logits = self._logits(texts)
+        rows = self.batch or len(texts)
+        spare = [[self.config.pad_token_id] for _ in range(rows - len(texts))]
+        reader = self._reader_for(rows, max(limits, default=1))
+        logits = reader.start([*texts, *spare])
+        while alive:
             for row in sorted(alive):
-                token = choose(logits[row], sampling, streams[row])
+                scores = penalised(logits[row], texts[row], sampling.repetition_penalty)
+                token = choose(scores, sampling, streams[row])
                 if token == self.config.eos_token_id:
                     alive.discard(row)
                     continue
                 texts[row].append(token)
                 yield row, token
-                if len(texts[row]) >= self.config.seq_length:
+                if len(texts[row]) >= limits[row]:
                     alive.discard(row)
+            if alive:
+                # A row that has ended is fed its last token again, which nobody looks at.
+                logits = reader.read([text[-1] for text in (*texts, *spare)])
 
-    def _logits(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
-        ids = np.full((self.batch, self.config.seq_length), self.config.pad_token_id, np.int32)
-        last = np.zeros(self.batch, np.int32)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)] = text
-            last[row] = len(text) - 1
-        return np.asarray(self._next(ms.Tensor(ids), ms.Tensor(last)).asnumpy())
+    def _beam_search(self, prompt: list[int], limit: int, sampling: Sampling) -> list[int]:
+        beams = Beams(prompt, sampling.num_beams, self.config.eos_token_id, sampling.repetition_penalty)
+        reader = self._reader_for(sampling.num_beams, limit)
+
+        def read(parents: list[int], tokens: list[int]) -> np.ndarray:
+            reader.reorder(parents)
+            return reader.read(tokens)
+
+        return beams.run(reader.start(beams.texts), read, limit)
+
+    def _reader_for(self, rows: int, length: int) -> Reader:
+        """A reader with room for `length`: the last one where it fits, so that nothing is compiled twice."""
+        held = self._reader
+        if held is None or held.rows != rows or held.capacity < length:
+            kind = CachedReader if self.config.use_past else PlainReader
+            held = kind(self.network, self.config, rows, bucket(length, self.config.seq_length))
+            self._reader = held
+        return held
+
+
+def text_pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """The text of tokens as it becomes certain: a character of several bytes comes when it is whole."""
+    held: list[int] = []
+    said = ""
+    for token in tokens:
+        held.append(token)
+        text = tokenizer.decode(held)
+        if text.endswith("\ufffd"):
+            continue
+        if len(text) > len(said):
+            yield text[len(said) :]
+            said = text
+    rest = tokenizer.decode(held)[len(said) :] if held else ""
+    if rest:
+        yield rest
