@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,8 +82,19 @@ def test_the_demo_job_survives_its_control_node_and_learns_the_same(remote: Clus
     assert remote.run("runs", "--rediscover", "-i", remote.inventory).returncode == 0
     attached = remote.run("attach", timeout=200)
     assert attached.returncode == 0, attached
-    collected = remote.run("collect-ckpt", "-o", "ssh.ckpt")
+    # The machine that collects goes down in the middle of it, and its connections with it.
+    words = ("collect-ckpt", "-o", "ssh.ckpt", "--via-hosts")
+    with subprocess.Popen(remote.argv(*words, "--bwlimit", "100k"), env=remote.env, cwd=tmp_path) as first:
+        journal = tmp_path / ".ssh.ckpt.journal"
+        eventually(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 6, what="some segments")
+        first.kill()
+    assert not (tmp_path / "ssh.ckpt").exists()
+    collected = remote.run(*words)
     assert collected.returncode == 0, collected.stderr
+    assert "had been there" in collected.stdout
+    # Loads strictly: a tensor that is missing, extra or of another shape is refused.
+    ask = [sys.executable, "-m", "model", "generate", "--checkpoint", tmp_path / "ssh.ckpt", "--prompt", "Hi"]
+    subprocess.run(ask, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
     plain = tmp_path / "plain"
     plain.mkdir()
