@@ -23,8 +23,8 @@ def print_collection(found: DryRun, output: Path) -> None:
     for epoch, step in choice.incomplete:
         console.print(f"newer but incomplete: epoch {epoch} step {step}")
     console.print(_hosts(found))
-    written = f"{output}, {size_text(found.layout.size)}"
-    console.print(f"in all {size_text(plan.nbytes)} are read, {written} are written", markup=False)
+    read, written = size_text(plan.nbytes), size_text(found.layout.size)
+    console.print(f"in all {read} are read, {written} are written to {output}", markup=False)
     for reason, count in Counter(reason for _, reason in plan.skipped).items():
         console.print(f"left out: {count} tensors, {reason}", markup=False)
     for rank, host in found.absent.items():
