@@ -130,5 +130,5 @@ SUPER_POD_RULES = (
     Rule("super-pod-id", Severity.ERROR, _pod_id, "give each super pod an id of its own"),
     Rule("super-pod-servers", Severity.ERROR, _pod_servers, "list every server in one super pod"),
     Rule("super-pod-apart", Severity.ERROR, _together, "put the servers of a super pod behind each other"),
-    Rule("unequal-super-pods", Severity.ERROR, _unequal, "use as many servers of each super pod"),
+    Rule("unequal-super-pods", Severity.WARNING, _unequal, "use as many servers of each super pod"),
 )

@@ -81,14 +81,14 @@ def _look(data: bytes, folder: Path) -> None:
 
 
 @settings(
-    max_examples=250,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(VALUES, min_size=4, max_size=4), st.integers(0, 2**32))
 def test_values_of_any_kind_anywhere(tmp_path: Path, values: list[Any], number: int) -> None:
     rng = random.Random(number)
-    for _ in range(20):
+    for _ in range(50):
         seed = deepcopy(rng.choice(SEEDS))
         for _ in range(rng.randint(1, 3)):
             _mutate(seed, values, rng)
