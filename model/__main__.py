@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 # MindSpore reads this when it is imported: its warnings on every connection would bury a worker's own lines.
 os.environ.setdefault("GLOG_v", "3")
+# Seconds that a collective waits on a CPU: 30 without it, less than a neighbour may take to compile.
+os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 
 from model.cli import convert, generate, predict, prepare_data, train
 from model.cli.errors import guarded

@@ -16,31 +16,20 @@ from mindspore import nn, ops
 from model.attention import AlibiBias, alibi_slopes
 from model.config import BloomConfig
 from model.device import dtype_of
-from model.layers import Block, LayerNorm, parameter
-from model.parallel import Groups, Place, Strategy, cut, full_shape
+from model.layers import Block, LayerNorm
+from model.parallel import CopyToModelGroup, Groups, Place, Strategy, cut, full_shape, numbered
+from model.vocabulary import GatherLogits, Vocabulary, WordEmbedding
+from orchestrator.checkpoint.bloom_cut import stage_blocks
 
 __all__ = ["BloomLMHeadModel", "BloomModel", "build", "initialise", "recompute_blocks"]
-
-
-class WordEmbedding(nn.Cell):
-    """A table of one row a token, whole on every rank; (B, S) ids -> (B, S, h)."""
-
-    def __init__(self, config: BloomConfig) -> None:
-        super().__init__()
-        shape, dtype = (config.vocab_size, config.hidden_size), dtype_of(config.embedding_init_type)
-        self.embedding_table = parameter(shape, dtype, "embedding_table")
-        self.gather = ops.Gather()
-
-    def construct(self, ids: Any) -> Any:
-        return self.gather(self.embedding_table, ids, 0)
 
 
 class Embedding(nn.Cell):
     """Word embedding and its norm; Bloom has no position embedding."""
 
-    def __init__(self, config: BloomConfig) -> None:
+    def __init__(self, config: BloomConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.word_embedding = WordEmbedding(config)
+        self.word_embedding = WordEmbedding(config, vocabulary)
         self.norm = LayerNorm(config)
         self.compute_type = dtype_of(config.compute_dtype)
 
@@ -48,8 +37,19 @@ class Embedding(nn.Cell):
         return ops.cast(self.norm(self.word_embedding(ids)), self.compute_type)
 
 
+class TiedTable(nn.Cell):
+    """The embedding's table alone, as the last stage of a pipeline holds it for its head."""
+
+    def __init__(self, config: BloomConfig, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.word_embedding = WordEmbedding(config, vocabulary)
+
+
 class BloomModel(nn.Cell):
     """Embedding, blocks, last norm; (B, S) ids -> (B, S, h).
+
+    A pipeline stage holds its own blocks only, under their numbers in the whole network; the first has the
+    embedding, the last the norm and, as the head, the embedding's table once more.
 
     Sequences are padded on the right, so the causal mask alone keeps padding out of real positions.
     """
@@ -57,17 +57,27 @@ class BloomModel(nn.Cell):
     def __init__(self, config: BloomConfig, strategy: Strategy, place: Place, groups: Groups) -> None:
         super().__init__()
         parts = strategy.model_parallel
-        self.embedding = Embedding(config)
-        self.blocks = nn.CellList([Block(config, parts, groups.model) for _ in range(config.num_layers)])
-        self.ln_f = LayerNorm(config)
+        first, last = place.pp == 0, place.pp == strategy.pipeline_stage - 1
+        numbers = stage_blocks(config.num_layers, strategy.pipeline_stage, place.pp)
+        if first or last:
+            vocabulary = Vocabulary.of(config, strategy, place, groups)
+            self.embedding = (Embedding if first else TiedTable)(config, vocabulary)
+        self.blocks = nn.CellList([Block(config, parts, groups.model) for _ in numbers])
+        if last:
+            self.ln_f = LayerNorm(config)
+        self.first_block = numbers.start
+        self.sequence_parts = 1  # see sequence.cut_sequence
         self.bias = AlibiBias(config, np.split(alibi_slopes(config.num_heads), parts)[place.mp])
 
     def construct(self, ids: Any) -> Any:
-        bias = self.bias(ids.shape[1])  # (1, H, S, S)
-        x = self.embedding(ids)
+        return self.ln_f(self.run_blocks(self.embedding(ids)))
+
+    def run_blocks(self, x: Any) -> Any:
+        """The blocks of this stage; (B, S, h) -> (B, S, h)."""
+        bias = self.bias(x.shape[1] * self.sequence_parts)  # (1, H, S, S)
         for block in self.blocks:
             x = block(x, bias)
-        return self.ln_f(x)
+        return x
 
 
 class BloomLMHeadModel(nn.Cell):
@@ -75,8 +85,13 @@ class BloomLMHeadModel(nn.Cell):
 
     def __init__(self, config: BloomConfig, strategy: Strategy, place: Place, groups: Groups) -> None:
         super().__init__()
+        self.vocabulary = Vocabulary.of(config, strategy, place, groups)
         self.transformer = BloomModel(config, strategy, place, groups)
+        self.copy = CopyToModelGroup(groups.model)
         self.matmul = ops.MatMul(transpose_b=True)
+        self.gather = GatherLogits(self.vocabulary)
+        self.padding = ms.Tensor(self.vocabulary.padding())
+        self.is_padded = bool(self.vocabulary.size % self.vocabulary.parts)
         self.hidden_size = config.hidden_size
         self.compute_type = dtype_of(config.compute_dtype)
 
@@ -86,8 +101,14 @@ class BloomLMHeadModel(nn.Cell):
 
     def head(self, x: Any) -> Any:
         """(…, h) -> (n, V) float32, the leading axes as one."""
+        return self.gather(self.own_head(x))
+
+    def own_head(self, x: Any) -> Any:
+        """(…, h) -> (n, c) float32: the logits of this rank's part of the vocabulary."""
         table = ops.cast(self.transformer.embedding.word_embedding.embedding_table, self.compute_type)
-        return ops.cast(self.matmul(ops.reshape(x, (-1, self.hidden_size)), table), ms.float32)
+        x = ops.reshape(self.copy(x), (-1, self.hidden_size))
+        logits = ops.cast(self.matmul(x, table), ms.float32)
+        return logits + self.padding if self.is_padded else logits
 
 
 def build(
@@ -99,9 +120,10 @@ def build(
     """This rank's part of the network, weights not yet set; without arguments, the whole of it."""
     strategy, place = strategy or Strategy(), place or Place(0, 0, 0, 0)
     config.check_model_parallel(strategy.model_parallel)
+    strategy.check_vocabulary(config.vocab_size)
     network = BloomLMHeadModel(config, strategy, place, groups or Groups())
     for name, item in network.parameters_and_names():
-        item.name = name
+        item.name = numbered(name, network.transformer.first_block)
     return network
 
 
@@ -111,7 +133,8 @@ def initialise(network: nn.Cell, config: BloomConfig, seed: int, strategy: Strat
     Each tensor is drawn whole from a stream of its own name and then cut, so every strategy starts
     from the same weights.
     """
-    for name, item in network.parameters_and_names():
+    for item in network.get_parameters():
+        name = item.name
         if item.ndim < 2:
             continue
         stream = np.random.default_rng([seed, zlib.crc32(name.encode())])

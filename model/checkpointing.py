@@ -12,11 +12,13 @@ import numpy as np
 
 from model.errors import ModelError
 from model.names import check_names
+from model.padding import stored_shape
 from model.parallel import Place, Strategy, cut, full_shape, layout_of
 from orchestrator.checkpoint import strategy_file
 from orchestrator.checkpoint.ckpt_file import read_ckpt, write_ckpt
 from orchestrator.checkpoint.safetensors_file import read_safetensors
 from orchestrator.checkpoint.tensor import Tensor
+from orchestrator.errors import CheckpointError
 
 __all__ = [
     "Progress",
@@ -102,7 +104,15 @@ def write_strategy_file(
 ) -> None:
     """How weights and moments are cut, from the table that cuts them, in MindSpore's format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shapes = {item.name: full_shape(item.name, item.shape, strategy) for item in parameters}
+    weights = [item for item in parameters if not item.name.startswith(MOMENTS)]
+    shapes = {item.name: full_shape(item.name, item.shape, strategy) for item in weights}
+    held = {item.name for item in parameters}
+    shapes |= {
+        f"{kind}{name}": shape
+        for kind in MOMENTS
+        for name, shape in shapes.items()
+        if f"{kind}{name}" in held
+    }
     layouts = {name: layout_of(name, shape, strategy) for name, shape in shapes.items()}
     strategy_file.write_strategy(path, strategy_file.Strategy(stage=place.pp, layouts=layouts))
 
@@ -112,13 +122,19 @@ def load_whole(
     parameters: Sequence[ms.Parameter],
     strategy: Strategy | None = None,
     place: Place | None = None,
+    num_layers: int = 0,
 ) -> None:
-    """Fill the weights from one file of whole tensors, cut for this place. Moments and counters are left."""
+    """Fill the weights from one file of whole tensors, cut for this place. Moments and counters are left.
+
+    A pipeline stage needs `num_layers`, to tell the weights of other stages from names that are none.
+    """
     strategy, place = strategy or Strategy(), place or Place(0, 0, 0, 0)
     stored = _read(path)
     known = {
         n: t for n, t in stored.items() if n not in NOT_WEIGHTS and not n.startswith(NOT_WEIGHT_PREFIXES)
     }
+    if strategy.pipeline_stage > 1:
+        known = {n: t for n, t in known.items() if not _of_another_stage(n, strategy, place, num_layers)}
     shapes = {item.name: full_shape(item.name, item.shape, strategy) for item in parameters}
     check_names(shapes, {name: tensor.dims for name, tensor in known.items()}, path)
     for item in parameters:
@@ -126,29 +142,55 @@ def load_whole(
         _set(item, cut(item.name, whole, strategy, place))
 
 
-def load_rank(path: Path, weights: Sequence[ms.Parameter], moments: Sequence[ms.Parameter]) -> Progress:
+def _of_another_stage(name: str, strategy: Strategy, place: Place, num_layers: int) -> bool:
+    try:
+        return place.pp not in strategy.bloom_cut.stages(name, num_layers)
+    except CheckpointError:
+        return False  # no name of the network: the check of all names says so
+
+
+def load_rank(
+    path: Path,
+    weights: Sequence[ms.Parameter],
+    moments: Sequence[ms.Parameter],
+    strategy: Strategy | None = None,
+    place: Place | None = None,
+) -> Progress:
     """Fill weights and moments from this rank's own shard; gives the progress that it holds."""
     stored = _read(path)
-    _fill(path, [*weights, *moments], stored, NOT_WEIGHT_PREFIXES[len(MOMENTS) :])
+    ignored = NOT_WEIGHT_PREFIXES[len(MOMENTS) :]
+    _fill(path, [*weights, *moments], stored, ignored, strategy or Strategy(), place or Place(0, 0, 0, 0))
     missing = [name for name in COUNTERS if name not in stored]
     if missing:
         raise ModelError(f"holds no {', '.join(missing)}", where=str(path), remedy="load it as a whole file")
     return Progress(*(int(stored[name].array().reshape(-1)[0]) for name in ("epoch_num", "global_step")))
 
 
-def load_rank_weights(path: Path, weights: Sequence[ms.Parameter]) -> None:
+def load_rank_weights(
+    path: Path,
+    weights: Sequence[ms.Parameter],
+    strategy: Strategy | None = None,
+    place: Place | None = None,
+) -> None:
     """Fill the weights alone from this rank's own shard."""
-    _fill(path, weights, _read(path), NOT_WEIGHT_PREFIXES)
+    ignored = NOT_WEIGHT_PREFIXES
+    _fill(path, weights, _read(path), ignored, strategy or Strategy(), place or Place(0, 0, 0, 0))
 
 
 def _fill(
-    path: Path, parameters: Sequence[ms.Parameter], stored: Mapping[str, Tensor], ignored: tuple[str, ...]
+    path: Path,
+    parameters: Sequence[ms.Parameter],
+    stored: Mapping[str, Tensor],
+    ignored: tuple[str, ...],
+    strategy: Strategy,
+    place: Place,
 ) -> None:
     known = {n: t for n, t in stored.items() if n not in NOT_WEIGHTS and not n.startswith(ignored)}
-    shapes = {item.name: tuple(item.shape) for item in parameters}
+    shapes = {item.name: stored_shape(item.name, item.shape, strategy) for item in parameters}
     check_names(shapes, {name: tensor.dims for name, tensor in known.items()}, path)
     for item in parameters:
-        _set(item, _to_array(known[item.name]).reshape(item.shape))
+        value = _to_array(known[item.name]).reshape(shapes[item.name])
+        _set(item, cut(item.name, value, strategy, place) if strategy.pads(item.name) else value)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

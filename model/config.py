@@ -99,6 +99,24 @@ class BloomConfig:
                     remedy=f"choose a divisor of {math.gcd(self.num_heads, self.ffn_size)}",
                 )
 
+    def check_sequence_parts(self, parts: int, where: str = "parallel.use_seq_parallel") -> None:
+        """Raise ModelError unless a sequence can be cut into equal parts."""
+        if self.seq_length % parts:
+            raise ModelError(
+                f"seq_length {self.seq_length} cannot be cut into {parts} equal parts",
+                where=where,
+                remedy="choose a multiple of model_parallel",
+            )
+
+    def check_stages(self, stages: int, where: str = "parallel.pipeline_stage") -> None:
+        """Raise ModelError unless every pipeline stage gets a block."""
+        if stages > self.num_layers:
+            raise ModelError(
+                f"{stages} stages are more than the network's {self.num_layers} layers",
+                where=where,
+                remedy=f"choose at most {self.num_layers}",
+            )
+
 
 _NAMES = tuple(item.name for item in fields(BloomConfig))
 _POSITIVE = (

@@ -8,9 +8,9 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn, ops
 
-from model.parallel import Groups, Place, Strategy, cut_axis
+from model.parallel import TIED, Groups, Place, Strategy, cut_axis
 
-__all__ = ["Accumulator", "JoinGradients", "clip_factor"]
+__all__ = ["Accumulator", "JoinAccumulated", "JoinGradients", "SumOverGroup", "clip_factor"]
 
 # Gradients travel in flat buffers of at most this many values: one for a small network, and no second
 # copy of all gradients at once for a large one.
@@ -46,11 +46,24 @@ class Accumulator(nn.Cell):
             item.set_data(ops.zeros(item.shape, ms.float32))
 
 
+class JoinAccumulated(nn.Cell):
+    """(loss, scale) -> (loss, norm, gradients) of the global batch, from the accumulator's sums."""
+
+    def __init__(self, accumulator: Accumulator, join: JoinGradients) -> None:
+        super().__init__(auto_prefix=False)
+        self.sums = accumulator.sums
+        self.join = join
+
+    def construct(self, loss: Any, scale: Any) -> Any:
+        return self.join(loss, self.sums, scale)
+
+
 class JoinGradients(nn.Cell):
     """(loss, gradients, scale) of one rank -> (loss, norm, float32 gradients) of the global batch.
 
-    The norm is that of all parameters of all stages, each counted once; it is the same number on every
-    rank, and no finite one if any gradient of any rank is not: the flag of an overflow.
+    Summed over the data group; that of the tied table over the first and the last stage too. The norm is that
+    of all parameters of all stages, each counted once; it is the same number on every rank, and no finite
+    one if any gradient of any rank is not: the flag of an overflow. `loss` is 0 on all but the last stage.
     """
 
     def __init__(
@@ -58,23 +71,52 @@ class JoinGradients(nn.Cell):
     ) -> None:
         super().__init__(auto_prefix=False)
         self.sum_over_replicas = SumOverGroup(parameters, groups.data)
-        self.all_reduce = ops.AllReduce(group=groups.world) if groups.world else ops.Identity()
         names = [item.name for item in parameters]
-        self.shares = tuple(_share(name, strategy) for name in names)
+        # Where the sequence is cut, what is whole on every rank has seen a part of it only.
+        self.in_parts = tuple(strategy.use_seq_parallel and cut_axis(name) is None for name in names)
+        seen = [item for item, part in zip(parameters, self.in_parts, strict=True) if part]
+        self.sum_over_parts = SumOverGroup(seen, groups.model if seen else None)
+        self.all_reduce = ops.AllReduce(group=groups.world) if groups.world else ops.Identity()
+        self.is_tied = tuple(groups.tied is not None and name.endswith(TIED) for name in names)
+        self.sum_of_ties = ops.AllReduce(group=groups.tied) if groups.tied else ops.Identity()
+        self.shares = tuple(
+            0.0 if tied and place.pp else _share(name, strategy)
+            for name, tied in zip(names, self.is_tied, strict=True)
+        )
         self.loss_share = 1.0 / strategy.model_parallel
 
     def construct(self, loss: Any, grads: Any, scale: Any) -> Any:
         unscaled = ()
         for grad in grads:
             unscaled += (ops.cast(grad, ms.float32) / scale,)
-        summed = self.sum_over_replicas(unscaled)
+        over_replicas = self.over_the_sequence(self.sum_over_replicas(unscaled))
         squares = ops.zeros((1,), ms.float32)
-        for index in range(len(summed)):
+        summed = ()
+        for index in range(len(over_replicas)):
+            grad = over_replicas[index]
+            summed += (self.sum_of_ties(grad) if self.is_tied[index] else grad,)
             square = ops.reduce_sum(ops.square(summed[index]))
             squares = squares + square * self.shares[index]
         own = ops.concat((ops.reshape(loss, (1,)) * self.loss_share, squares))
         total = self.all_reduce(own)
         return ops.reshape(total[:1], ()), ops.reshape(ops.sqrt(total[1:]), ()), summed
+
+    def over_the_sequence(self, grads: Any) -> Any:
+        """Sum over the model group what its ranks have computed from parts of the sequence."""
+        seen = ()
+        for index in range(len(grads)):
+            if self.in_parts[index]:
+                seen += (grads[index],)
+        if len(seen) == 0:
+            return grads
+        summed, whole, number = self.sum_over_parts(seen), (), 0
+        for index in range(len(grads)):
+            if self.in_parts[index]:
+                whole += (summed[number],)
+                number += 1
+            else:
+                whole += (grads[index],)
+        return whole
 
 
 def _share(name: str, strategy: Strategy) -> float:

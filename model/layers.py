@@ -72,8 +72,8 @@ class Linear(nn.Cell):
     def construct(self, x: Any) -> Any:
         shape = (*x.shape[:-1], self.out_size)
         x = ops.reshape(ops.cast(x, self.compute_type), (-1, self.in_size))
-        x = self.reduce(self.matmul(x, ops.cast(self.weight, self.compute_type)))
-        return ops.reshape(x + ops.cast(self.bias, self.compute_type), shape)
+        x = self.matmul(x, ops.cast(self.weight, self.compute_type))
+        return self.reduce(ops.reshape(x, shape)) + ops.cast(self.bias, self.compute_type)
 
 
 class Attention(nn.Cell):
@@ -92,8 +92,8 @@ class Attention(nn.Cell):
         self.core = core_of(config, self.heads)
 
     def construct(self, x: Any, bias: Any) -> Any:
-        batch, length, _ = x.shape
         x = self.copy(x)
+        batch, length, _ = x.shape
         q = self.split_heads(self.dense1(x))  # (B, H, S, d)
         k = self.split_heads(self.dense2(x))
         v = self.split_heads(self.dense3(x))
@@ -153,8 +153,9 @@ class Block(nn.Cell):
         self.attention = Attention(config, parts, group)
         self.layernorm2 = LayerNorm(config)
         self.output = Mlp(config, parts, group)
-        self.dropout = nn.Dropout(p=config.hidden_dropout_rate)
+        self.dropout1 = nn.Dropout(p=config.hidden_dropout_rate)
+        self.dropout2 = nn.Dropout(p=config.hidden_dropout_rate)
 
     def construct(self, x: Any, bias: Any) -> Any:
-        x = x + self.dropout(self.attention(self.layernorm1(x), bias))
-        return x + self.dropout(self.output(self.layernorm2(x)))
+        x = x + self.dropout1(self.attention(self.layernorm1(x), bias))
+        return x + self.dropout2(self.output(self.layernorm2(x)))

@@ -4,24 +4,64 @@ from __future__ import annotations
 
 from typing import Any
 
+import mindspore as ms
 from mindspore import nn, ops
 
-__all__ = ["LossCell"]
+from model.parallel import ReduceFromModelGroup
+from model.vocabulary import OwnIds
+
+__all__ = ["LossCell", "TokenLoss"]
 
 
-class LossCell(nn.Cell):
+class TokenLoss(nn.Cell):
     """The weighted sum of the negative log likelihoods of the labels.
 
-    tokens, labels (B, S) int32; weights (B, S) float32, which sum to 1 over the global batch.
+    x (B, S, h) after the last norm; labels (B, S) int32; weights (B, S) float32, which sum to 1 over the
+    global batch.
     """
 
     def __init__(self, network: nn.Cell) -> None:
         super().__init__(auto_prefix=False)  # parameters keep the network's names
         self.network = network
+        vocabulary = network.vocabulary
+        self.parts = vocabulary.parts
         self.log_softmax = ops.LogSoftmax(axis=-1)
+        self.largest = ops.ReduceMax(keep_dims=True)
         self.pick = ops.GatherD()
+        self.own_ids = OwnIds(vocabulary)
+        self.own_row = ms.Tensor(vocabulary.own_row())
+        self.reduce = ReduceFromModelGroup(vocabulary.group)
+
+    def construct(self, x: Any, labels: Any, weights: Any) -> Any:
+        labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
+        logits = self.network.own_head(x)  # (n, c)
+        losses = self.of_whole(logits, labels) if self.parts == 1 else self.of_part(logits, labels)
+        return ops.reduce_sum(losses * weights)
+
+    def of_whole(self, logits: Any, labels: Any) -> Any:
+        chosen = self.pick(self.log_softmax(logits), 1, ops.expand_dims(labels, -1))
+        return -ops.reshape(chosen, (-1,))
+
+    def of_part(self, logits: Any, labels: Any) -> Any:
+        """No rank sees all logits: what travels is one row a part, and one of the labels' logits."""
+        top = ops.stop_gradient(self.largest(logits, -1))
+        own = ops.log(ops.reduce_sum(ops.exp(logits - top), -1)) + ops.reshape(top, (-1,))  # (n,)
+        local, inside = self.own_ids(labels)
+        chosen = ops.reshape(self.pick(logits, 1, ops.expand_dims(local, -1)), (-1,))
+        chosen = chosen * ops.cast(inside, chosen.dtype)
+        rows = self.reduce(ops.concat((ops.expand_dims(own, 0) * self.own_row, ops.expand_dims(chosen, 0))))
+        sums, chosen = rows[: self.parts], rows[self.parts]  # (parts, n), (n,)
+        top = ops.stop_gradient(self.largest(sums, 0))
+        return ops.log(ops.reduce_sum(ops.exp(sums - top), 0)) + ops.reshape(top, (-1,)) - chosen
+
+
+class LossCell(nn.Cell):
+    """(tokens, labels, weights) -> the loss, by a network that is whole on its stage."""
+
+    def __init__(self, network: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.transformer = network.transformer
+        self.loss = TokenLoss(network)
 
     def construct(self, tokens: Any, labels: Any, weights: Any) -> Any:
-        chances = self.log_softmax(self.network.head(self.network.transformer(tokens)))  # (B*S, V)
-        chosen = ops.reshape(self.pick(chances, 1, ops.reshape(labels, (-1, 1))), (-1,))
-        return -ops.reduce_sum(chosen * ops.reshape(weights, (-1,)))
+        return self.loss(self.transformer(tokens), labels, weights)

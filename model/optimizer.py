@@ -31,43 +31,55 @@ class AdamW(nn.Cell):
         beta2: float = 0.95,
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        moment_shapes: Sequence[tuple[int, ...]] | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.parameters = ms.ParameterTuple(parameters)
-        self.adam_m = _moments(parameters, "adam_m")
-        self.adam_v = _moments(parameters, "adam_v")
+        shapes = [item.shape for item in parameters] if moment_shapes is None else moment_shapes
+        self.adam_m = _moments(parameters, shapes, "adam_m")
+        self.adam_v = _moments(parameters, shapes, "adam_v")
         self.decay = tuple(weight_decay if decays(item.name) else 0.0 for item in parameters)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
-        self.is_float32 = tuple(item.dtype == ms.float32 for item in parameters)
+        self.types = tuple(item.dtype for item in parameters)
         self.fused = ops.AdamWeightDecay()
 
     def construct(self, grads: Any, rate: Any, factor: Any) -> Any:
         done = True
         for index in range(len(self.parameters)):
-            if self.is_float32[index]:
-                updated = self.update_fused(index, grads[index] * factor, rate)
-            else:
-                updated = self.update_half(index, grads[index] * factor, rate)
-            done = ops.depend(done, updated)
+            done = ops.depend(done, self.update(index, grads[index] * factor, rate))
         return done
+
+    def update(self, index: int, grad: Any, rate: Any) -> Any:
+        """One whole parameter and its moments, in place."""
+        if self.types[index] == ms.float32:
+            return self.update_fused(index, grad, rate)
+        return self.update_half(index, grad, rate)
 
     def update_fused(self, index: int, grad: Any, rate: Any) -> Any:
         weight, m, v = self.parameters[index], self.adam_m[index], self.adam_v[index]
         return self.fused(weight, m, v, rate, self.beta1, self.beta2, self.eps, self.decay[index], grad)
 
     def update_half(self, index: int, grad: Any, rate: Any) -> Any:
-        """The same in float32, rounded when it is stored: the fused kernel wants one type for all."""
+        """The same, rounded when it is stored: the fused kernel wants one type for all."""
         weight = self.parameters[index]
-        m = self.beta1 * self.adam_m[index] + (1.0 - self.beta1) * grad
-        v = self.beta2 * self.adam_v[index] + (1.0 - self.beta2) * grad * grad
-        old = ops.cast(weight, ms.float32)
-        new = old - rate * (m / (ops.sqrt(v) + self.eps) + self.decay[index] * old)
+        new, m, v = self.formula(index, ops.cast(weight, ms.float32), grad, rate)
         stored = ops.assign(weight, ops.cast(new, weight.dtype))
         stored = ops.depend(stored, ops.assign(self.adam_m[index], m))
         return ops.depend(stored, ops.assign(self.adam_v[index], v))
 
+    def formula(self, index: int, old: Any, grad: Any, rate: Any) -> Any:
+        """(weight, m, v) after the update, from float32 values of the moments' shape."""
+        m = self.beta1 * self.adam_m[index] + (1.0 - self.beta1) * grad
+        v = self.beta2 * self.adam_v[index] + (1.0 - self.beta2) * grad * grad
+        return old - rate * (m / (ops.sqrt(v) + self.eps) + self.decay[index] * old), m, v
 
-def _moments(parameters: Sequence[ms.Parameter], kind: str) -> ms.ParameterTuple:
+
+def _moments(
+    parameters: Sequence[ms.Parameter], shapes: Sequence[tuple[int, ...]], kind: str
+) -> ms.ParameterTuple:
     return ms.ParameterTuple(
-        [ms.Parameter(ops.zeros(item.shape, ms.float32), name=f"{kind}.{item.name}") for item in parameters]
+        [
+            ms.Parameter(ops.zeros(tuple(shape), ms.float32), name=f"{kind}.{item.name}")
+            for item, shape in zip(parameters, shapes, strict=True)
+        ]
     )

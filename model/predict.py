@@ -58,7 +58,14 @@ def predict(settings: Settings, worker: Worker, home: Path) -> Iterator[Answer]:
     if load is None:
         raise ModelError("is missing", where="checkpoint.load", remedy="name the checkpoint to answer from")
     prompts, sampling = read_prompts(settings), _sampling(settings)
-    config.check_model_parallel(strategy_of(settings, worker).model_parallel)
+    strategy = strategy_of(settings, worker)
+    if strategy.pipeline_stage > 1:
+        raise ModelError(
+            f"task predict has no pipeline stages, got {strategy.pipeline_stage}",
+            where="parallel.pipeline_stage",
+            remedy="set it to 1 and raise model_parallel",
+        )
+    config.check_model_parallel(strategy.model_parallel)
     tokenizer = _tokenizer(settings, config, Path(load))
     session = open_session(settings, worker)
     generator = _generator(config, session, Path(load))
@@ -103,7 +110,7 @@ def _generator(config: BloomConfig, session: Session, load: Path) -> Generator:
     network = build(config, session.strategy, session.place, session.groups)
     weights = list(network.get_parameters())
     if load.is_dir():
-        load_rank_weights(newest_shard(load, session.place.rank), weights)
+        load_rank_weights(newest_shard(load, session.place.rank), weights, session.strategy, session.place)
     else:
         load_whole(load, weights, session.strategy, session.place)
     return Generator(network, config, BATCH)

@@ -9,7 +9,7 @@ import mindspore as ms
 import mindspore.communication as comm
 import numpy as np
 
-from model.errors import ModelError, TrainingError
+from model.errors import TrainingError
 from model.parallel import Groups, Place, Strategy, gather_small, start_groups
 from model.settings import Settings, Worker
 
@@ -24,22 +24,23 @@ class Session:
     place: Place
     groups: Groups
 
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """Every rank's small vector of whole numbers, in rank order."""
+        return gather_small(values, self.place.rank, self.strategy.world_size, self.groups.world)
+
 
 def strategy_of(settings: Settings, worker: Worker) -> Strategy:
     """The job's strategy, checked against the world and against what this version can do."""
     parallel = settings.parallel
-    strategy = Strategy(parallel.data_parallel, parallel.model_parallel, parallel.pipeline_stage)
+    strategy = Strategy(
+        parallel.data_parallel,
+        parallel.model_parallel,
+        parallel.pipeline_stage,
+        parallel.optimizer_shard,
+        settings.bloom().vocab_size,
+        parallel.use_seq_parallel and settings.task != "predict",
+    )
     strategy.check(worker.world_size)
-    if parallel.optimizer_shard:
-        raise ModelError(
-            "optimizer_shard is not supported yet", where="parallel.optimizer_shard", remedy="set it to false"
-        )
-    if parallel.micro_batch_num != 1:
-        raise ModelError(
-            "micro_batch_num above 1 needs pipeline stages, which are not supported yet",
-            where="parallel.micro_batch_num",
-            remedy="set it to 1",
-        )
     return strategy
 
 
@@ -74,9 +75,7 @@ def check_same_on_all_ranks(session: Session, facts: dict[str, bytes]) -> None:
     """Raise TrainingError naming the ranks whose facts (by name: any bytes) differ from rank 0's."""
     words = 8  # of 16 bits, which a float32 sum holds exactly
     digests = [np.frombuffer(hashlib.sha256(fact).digest()[: 2 * words], "<u2") for fact in facts.values()]
-    table = gather_small(
-        np.concatenate(digests), session.place.rank, session.strategy.world_size, session.groups.world
-    )
+    table = session.gather(np.concatenate(digests))
     for index, name in enumerate(facts):
         part = table[:, index * words : (index + 1) * words]
         others = [str(rank) for rank in range(len(part)) if not np.array_equal(part[rank], part[0])]

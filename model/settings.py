@@ -23,6 +23,8 @@ class Parallel:
     pipeline_stage: int = 1
     micro_batch_num: int = 1
     optimizer_shard: bool = False
+    use_seq_parallel: bool = False
+    link_timeout: float = 120.0  # seconds that a stage waits for its neighbour before it gives the run up
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +227,22 @@ def _problems(settings: Settings) -> list[str]:
         found.append(f"device_target must be CPU or Ascend, not {settings.device_target!r}")
     if settings.task in ("pretrain", "finetune"):
         found += [f"train: {problem}" for problem in settings.train.problems()]
+        found += _micro_batch_problems(settings)
     checkpoint = settings.checkpoint
     if checkpoint.keep < 1 or (checkpoint.save_steps is not None and checkpoint.save_steps < 1):
         found.append("checkpoint: save_steps and keep must be at least 1")
     if settings.data.limit is not None and settings.data.limit < 1:
         found.append(f"data: limit must be at least 1, not {settings.data.limit}")
+    return found
+
+
+def _micro_batch_problems(settings: Settings) -> list[str]:
+    found, micro, batch = [], settings.parallel.micro_batch_num, settings.train.batch_size
+    if micro < 1:
+        found.append(f"parallel: micro_batch_num must be at least 1, not {micro}")
+    elif settings.train.gradient_accumulation > 0 and batch % (micro * settings.train.gradient_accumulation):
+        parts = f"gradient_accumulation {settings.train.gradient_accumulation} * micro_batch_num {micro}"
+        found.append(f"train: batch_size {batch} must be a multiple of {parts}")
+    if not settings.parallel.link_timeout > 0:
+        found.append(f"parallel: link_timeout must be above 0, not {settings.parallel.link_timeout}")
     return found

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
 from model.data import Batch
-from model.gradients import Accumulator, JoinGradients, clip_factor
+from model.dropout import Replays
+from model.gradients import Accumulator, JoinAccumulated, JoinGradients, clip_factor
 from model.loss import LossCell
 from model.loss_scale import LossScale
 from model.optimizer import AdamW
-from model.parallel import Groups, Place, Strategy
+from model.tensors import Results, scalar, split, tensors
 
-__all__ = ["StepResult", "TrainStep"]
+__all__ = ["GradientSource", "MicroBatches", "StepResult", "TrainStep", "WholeBatch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,15 @@ class StepResult:
     loss_scale: float
     updated: bool  # False where a number was not finite: the weights are as before
     skipped: bool  # not updated, and a smaller loss scale may help
+    origins: tuple[int, ...] = ()  # the ranks where a number that is not finite was born, if that is known
+
+
+class GradientSource(Protocol):
+    """What computes the gradients of a batch; called on all ranks together."""
+
+    def gradients(self, batch: Batch, scale: float) -> Results:
+        """(loss, norm, gradients) of the global batch; and flags of numbers born not finite here."""
+        ...
 
 
 class ScaledLoss(nn.Cell):
@@ -44,16 +55,32 @@ class ScaledLoss(nn.Cell):
 
 
 class WholeBatch(nn.Cell):
-    """(tokens, labels, weights, scale) -> (loss, norm, gradients): a batch in one graph."""
+    """A batch in one graph."""
 
-    def __init__(self, network: nn.Cell, parameters: ms.ParameterTuple, join: JoinGradients) -> None:
+    def __init__(
+        self,
+        network: nn.Cell,
+        parameters: ms.ParameterTuple,
+        join: JoinGradients,
+        replays: Replays | None = None,
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.backward = ops.value_and_grad(ScaledLoss(network), None, parameters, has_aux=True)
         self.join = join
+        self.replays = replays
+        network.set_train()  # a gradient function does not pass it on
 
     def construct(self, tokens: Any, labels: Any, weights: Any, scale: Any) -> Any:
-        (_, loss), grads = self.backward(tokens, labels, weights, scale)
-        return self.join(loss, grads, scale)
+        (_, own), grads = self.backward(tokens, labels, weights, scale)
+        loss, norm, joined = self.join(own, grads, scale)
+        return loss, norm, joined, own
+
+    def gradients(self, batch: Batch, scale: float) -> Results:
+        if self.replays:
+            self.replays.next_step()
+            self.replays.choose()
+        loss, norm, grads, own = self(*tensors(batch), scalar(scale))
+        return (loss, norm, grads), [own - own]  # no number where the own loss is not finite
 
 
 class MicroBatch(nn.Cell):
@@ -69,78 +96,75 @@ class MicroBatch(nn.Cell):
         return ops.depend(loss, self.accumulator(grads))
 
 
-class JoinAccumulated(nn.Cell):
-    """(loss, scale) -> (loss, norm, gradients), from the accumulator's sums."""
-
-    def __init__(self, accumulator: Accumulator, join: JoinGradients) -> None:
-        super().__init__(auto_prefix=False)
-        self.sums = accumulator.sums
-        self.join = join
-
-    def construct(self, loss: Any, scale: Any) -> Any:
-        return self.join(loss, self.sums, scale)
-
-
-class TrainStep:
-    """Batches in, weights updated in place; a batch is computed in `parts` micro batches of equal size."""
+class MicroBatches:
+    """A batch in `parts` micro batches of equal size, one graph run for each."""
 
     def __init__(
         self,
         network: nn.Cell,
+        parameters: ms.ParameterTuple,
+        join: JoinGradients,
+        parts: int,
+        replays: Replays | None = None,
+    ) -> None:
+        self.parts, self.replays = parts, replays
+        self.accumulator = Accumulator(parameters)
+        self.micro = MicroBatch(network, parameters, self.accumulator)
+        network.set_train()  # a gradient function does not pass it on
+        self.joined = JoinAccumulated(self.accumulator, join)
+
+    def gradients(self, batch: Batch, scale: float) -> Results:
+        self.accumulator.clear()
+        if self.replays:
+            self.replays.next_step()
+        losses = []
+        for number, part in enumerate(split(batch, self.parts)):
+            if self.replays:
+                self.replays.choose(number)
+            losses.append(self.micro(*tensors(part), scalar(scale)))
+        return self.joined(sum(losses[1:], losses[0]), scalar(scale)), [loss - loss for loss in losses]
+
+
+class TrainStep:
+    """Batches in, weights updated in place.
+
+    `gather` gives every rank's copy of a small array, in rank order; `alone` where there is one rank.
+    """
+
+    def __init__(
+        self,
+        source: GradientSource,
         optimizer: AdamW,
         *,
         clip: float = 0.0,
         loss_scale: LossScale | None = None,
-        parts: int = 1,
-        strategy: Strategy | None = None,
-        place: Place | None = None,
-        groups: Groups | None = None,
+        gather: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
-        strategy, place, groups = strategy or Strategy(), place or Place(0, 0, 0, 0), groups or Groups()
-        parameters = optimizer.parameters
-        self.optimizer, self.clip, self.parts = optimizer, clip, parts
+        self.source, self.optimizer, self.clip = source, optimizer, clip
         self.loss_scale = loss_scale or LossScale()
-        join = JoinGradients(parameters, strategy, place, groups)
-        if parts == 1:
-            self.whole = WholeBatch(network, parameters, join).set_train()
-        else:
-            self.accumulator = Accumulator(parameters)
-            self.micro = MicroBatch(network, parameters, self.accumulator).set_train()
-            self.joined = JoinAccumulated(self.accumulator, join)
+        self.gather = gather or alone
 
     def __call__(self, batch: Batch, rate: float) -> StepResult:
         """Compute the batch and, where all its numbers are finite, update the weights."""
         scale = self.loss_scale.value
-        loss, norm, grads = self.gradients(batch, scale)
+        (loss, norm, grads), born = self.source.gradients(batch, scale)
+        loss, norm = float(loss.asnumpy()), float(norm.asnumpy())
         updated = math.isfinite(loss) and math.isfinite(norm)
         if updated:
-            self.optimizer(ms.mutable(grads), _scalar(rate), _scalar(clip_factor(norm, self.clip)))
+            # Mutable: a plain tuple of tensors would be taken for constants and compiled anew.
+            self.optimizer(ms.mutable(grads), scalar(rate), scalar(clip_factor(norm, self.clip)))
         skipped = not updated and self.loss_scale.can_shrink
         self.loss_scale.update(not updated)
-        return StepResult(loss, norm, scale, updated, skipped)
+        origins = () if updated or skipped else self._origins(born)
+        return StepResult(loss, norm, scale, updated, skipped, origins)
 
-    def gradients(self, batch: Batch, scale: float = 1.0) -> tuple[float, float, tuple[ms.Tensor, ...]]:
-        """Loss, norm and gradients of the global batch, before clipping."""
-        if self.parts == 1:
-            loss, norm, grads = self.whole(*_tensors(batch), _scalar(scale))
-        else:
-            self.accumulator.clear()
-            losses = [self.micro(*_tensors(part), _scalar(scale)) for part in split(batch, self.parts)]
-            loss, norm, grads = self.joined(sum(losses[1:], losses[0]), _scalar(scale))
-        return float(loss.asnumpy()), float(norm.asnumpy()), grads
+    def _origins(self, born: list[Any]) -> tuple[int, ...]:
+        """The ranks with a flag that is not 0; all ranks come here together."""
+        flags = [float(flag.asnumpy()) for flag in born]
+        table = self.gather(np.array([any(flag != 0 for flag in flags)], np.float32))
+        return tuple(int(rank) for rank in np.flatnonzero(table[:, 0]))
 
 
-def split(batch: Batch, parts: int) -> list[Batch]:
-    """The batch as `parts` batches of equal size."""
-    arrays = (np.split(array, parts) for array in (batch.tokens, batch.labels, batch.weights))
-    return [Batch(*part) for part in zip(*arrays, strict=True)]
-
-
-def _tensors(batch: Batch) -> tuple[ms.Tensor, ...]:
-    return tuple(
-        ms.Tensor(np.ascontiguousarray(array)) for array in (batch.tokens, batch.labels, batch.weights)
-    )
-
-
-def _scalar(value: float) -> ms.Tensor:
-    return ms.Tensor(value, ms.float32)
+def alone(values: np.ndarray) -> np.ndarray:
+    """The gathering of a world of one rank."""
+    return values[None]

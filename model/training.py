@@ -13,13 +13,14 @@ from typing import TextIO
 import mindspore as ms
 from mindspore import nn
 
-from model.bloom import build, initialise, recompute_blocks
+from model.assembly import gradient_source, optimizer_for
+from model.bloom import build, initialise
 from model.checkpointing import Progress, load_rank, load_whole, newest_shard, save_shard, write_strategy_file
 from model.config import BloomConfig, config_text
 from model.data import Dataset
 from model.errors import ModelError, TrainingError
 from model.loss_scale import loss_scale_of
-from model.optimizer import AdamW
+from model.padding import stored_value
 from model.schedule import SHAPES, rate_at
 from model.session import Session, check_same_on_all_ranks, open_session, strategy_of
 from model.settings import Settings, Train, Worker
@@ -53,27 +54,16 @@ class Trainer:
         train = settings.train
         ms.set_seed(train.seed + session.place.dp)
         network = build(config, session.strategy, session.place, session.groups)
-        if train.recompute:
-            recompute_blocks(network)
         self.weights = list(network.trainable_params())
-        self.optimizer = AdamW(
-            self.weights,
-            beta1=train.beta1,
-            beta2=train.beta2,
-            eps=train.eps,
-            weight_decay=train.weight_decay,
-        )
+        self.optimizer = optimizer_for(train, session, self.weights)
         self.moments = [*self.optimizer.adam_m, *self.optimizer.adam_v]
         self.done = self._start_weights(network, config)
         self.train_step = TrainStep(
-            network,
+            gradient_source(settings, config, session, network, self.optimizer.parameters),
             self.optimizer,
             clip=train.clip_grad or 0.0,
             loss_scale=loss_scale_of(train.loss_scale, train.loss_scale_start, train.loss_scale_window),
-            parts=train.gradient_accumulation,
-            strategy=session.strategy,
-            place=session.place,
-            groups=session.groups,
+            gather=session.gather,
         )
 
     def _start_weights(self, network: nn.Cell, config: BloomConfig) -> int:
@@ -83,9 +73,11 @@ class Trainer:
         if load is None:
             initialise(network, config, self.settings.train.seed, strategy, place)
         elif Path(load).is_dir():
-            return load_rank(newest_shard(Path(load), place.rank), self.weights, self.moments).step
+            return load_rank(
+                newest_shard(Path(load), place.rank), self.weights, self.moments, strategy, place
+            ).step
         else:
-            load_whole(Path(load), self.weights, strategy, place)
+            load_whole(Path(load), self.weights, strategy, place, config.num_layers)
         return 0
 
     @property
@@ -146,7 +138,7 @@ class Trainer:
         if not (result.updated or result.skipped):
             raise TrainingError(
                 f"step {step} gave a loss of {result.loss} and a gradient norm of {result.norm}",
-                where=f"rank {place.rank}",
+                where=self.session.strategy.names(result.origins or (place.rank,)),
                 remedy="lower train.learning_rate, lengthen the warm-up, or look at the data of this step",
             )
         seconds = time.monotonic() - start
@@ -157,7 +149,11 @@ class Trainer:
         """Write this rank's shard."""
         options = self.settings.checkpoint
         progress = Progress(self.dataset.epoch(step, self.global_batch), step)
-        everything = [*self.weights, *self.moments]
+        session = self.session
+        everything = [
+            stored_value(item, session.strategy, session.groups.model)
+            for item in (*self.weights, *self.moments)
+        ]
         return save_shard(
             self.home / "checkpoint",
             options.prefix,
@@ -192,7 +188,10 @@ def train(settings: Settings, worker: Worker, home: Path, report: Callable[[Step
         raise ModelError(f"is not one of {', '.join(SHAPES)}", where="train.lr_schedule")
     _refuse_what_is_not_built(settings)
     config = settings.bloom()
-    config.check_model_parallel(strategy_of(settings, worker).model_parallel)
+    strategy = strategy_of(settings, worker)
+    config.check_model_parallel(strategy.model_parallel)
+    config.check_stages(strategy.pipeline_stage)
+    config.check_sequence_parts(strategy.model_parallel if strategy.use_seq_parallel else 1)
     dataset, tokenizer = load_data(settings, config)
     session = open_session(settings, worker)
     facts = {

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.discovery import discover
-from orchestrator.errors import ConfigError, Problem
 from orchestrator.fleet import fleet_of
 from orchestrator.inventory import load_inventory
 from orchestrator.job import Job, load_job
@@ -45,33 +44,8 @@ def discover_devices(plan: LaunchPlan) -> LaunchPlan:
         return complete_plan(plan, discover(fleet, devices).raise_on_error())
 
 
-def launch(job: Job, plan: LaunchPlan) -> ControlDir:
+def launch(plan: LaunchPlan) -> ControlDir:
     """Hand the plan to a monitor of its own; the record in the returned directory tells how it goes."""
-    _refuse_what_the_model_cannot(job)
     control = make_control_dir(plan)
     spawn_monitor(control)
     return control
-
-
-# Key of `parallel`, the value that the bundled model can run, what it is about.
-_NOT_YET = (
-    ("pipeline_stage", 1, "pipeline stages"),
-    ("micro_batch_num", 1, "micro batches"),
-    ("optimizer_shard", False, "a sharded optimizer"),
-)
-
-
-def _refuse_what_the_model_cannot(job: Job) -> None:
-    if job.task == "command":
-        return
-    problems = [
-        Problem(
-            job.where("parallel", key),
-            f"the bundled model has no {name} yet: such a job can be planned, not launched",
-            f"use {str(able).lower()}, or `task: command` with MindFormers",
-        )
-        for key, able, name in _NOT_YET
-        if getattr(job.parallel, key) != able
-    ]
-    if problems:
-        raise ConfigError(problems)

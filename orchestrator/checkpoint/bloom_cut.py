@@ -32,8 +32,8 @@ _BLOCK_AXIS = {
     "output.mapping.bias": 0,
     "output.projection.weight": 0,
 }
-# The same for what is outside the blocks. A vocabulary that is cut has its embedding_table here, with axis 0.
-_OUTER_AXIS: dict[str, int] = {}
+# The same for what is outside the blocks: the vocabulary is cut.
+_OUTER_AXIS = {"embedding.word_embedding.embedding_table": 0}
 # On the first stage, on the last, and (the embedding, to which the head is tied) on both.
 _FIRST = ("embedding.",)
 _LAST = ("ln_f.",)
@@ -103,14 +103,18 @@ class BloomCut:
     def layout(self, name: str, shape: Sequence[int]) -> Layout:
         """The entry in the strategy file of a tensor whose whole shape is `shape`.
 
-        The matrix of a stage is (data, model). With `optimizer_shard` the data group cuts axis 0 of a
-        moment's slice once more, where it can be cut evenly.
+        The matrix of a stage is (data, model). A vocabulary that model_parallel does not divide is whole in
+        the shards (the ranks compute with a part of it that ends in padding), and so are its moments. With
+        `optimizer_shard` the data group cuts axis 0 of a moment's slice once more, where it can be cut
+        evenly.
         """
         axis = cut_axis(name)
+        is_even = axis is None or shape[axis] % self.model_parallel == 0
+        axis = axis if is_even or _inner_name(name) not in _OUTER_AXIS else None
         # tensor_map counts the axes of the matrix from the right: 0 is model, -1 is not cut.
         tensor_map = tuple(0 if index == axis else -1 for index in range(len(shape)))
         matrix = (self.data_parallel, self.model_parallel)
-        if not self._shards(name, shape, axis):
+        if not (is_even and self._shards(name, shape, axis)):
             return Layout(matrix, tensor_map)
         return Layout(matrix, tensor_map, self.model_parallel, self.data_parallel)
 

@@ -45,7 +45,7 @@ def command(
     """Start JOB on its hosts and follow it. Ctrl-C detaches; the run goes on."""
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run; `orchestrate status --json` tells of a run")
-    loaded, plan = plan_launch(
+    _, plan = plan_launch(
         job, resolve_inventory(inventory), overrides, accept_new_host_keys=accept_new_host_keys
     )
     if discover and not dry_run:
@@ -55,5 +55,5 @@ def command(
             plan = discover_devices(plan)
         print_json(plan_data(plan)) if as_json else print_plan(plan)
         return 0
-    control = launch(loaded, plan)
+    control = launch(plan)
     return follow(control, until_started=detach)

@@ -60,6 +60,8 @@ class Parallel(Section):
     pipeline_stage: Count = 1
     micro_batch_num: Count = 1
     optimizer_shard: bool = Field(default=False, strict=True)
+    use_seq_parallel: bool = Field(default=False, strict=True)
+    link_timeout: Positive = 120.0  # seconds that a pipeline stage waits for its neighbour
 
     @property
     def product(self) -> int:

@@ -16,6 +16,7 @@ TABLE = "transformer.embedding.word_embedding.embedding_table"
         ("transformer.blocks.3.output.projection.bias", None),
         ("transformer.blocks.3.layernorm1.gamma", None),
         ("transformer.ln_f.gamma", None),
+        ("adam_m." + TABLE, 0),
     ],
 )
 def test_the_axis_of_a_parameter_and_of_its_moments(name, axis):
@@ -57,3 +58,10 @@ def test_a_sharded_optimizer_cuts_moments_once_more_where_it_can():
     assert [region(layout, (8, 3), rank)[0] for rank in range(4)] == [(0, 2), (4, 6), (2, 4), (6, 8)]
     assert cut.layout("adam_m.blocks.0.attention.dense1.weight", (6, 3)) == Layout((2, 2), (0, -1))
     assert cut.layout("adam_v.ln_f.gamma", (6,)) == Layout((2, 2), (-1,), 2, 2)
+
+
+def test_a_vocabulary_is_cut_where_it_divides_and_whole_elsewhere():
+    cut = BloomCut(data_parallel=2, model_parallel=4, optimizer_shard=True)
+    assert cut.layout(TABLE, (12, 3)) == Layout((2, 4), (0, -1))
+    assert cut.layout("adam_m." + TABLE, (16, 3)) == Layout((2, 4), (0, -1), 4, 2)
+    assert cut.layout(TABLE, (10, 3)) == cut.layout("adam_m." + TABLE, (10, 3)) == Layout((2, 4), (-1, -1))

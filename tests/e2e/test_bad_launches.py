@@ -95,16 +95,6 @@ def test_missing_path_on_the_hosts(local: Cluster) -> None:
     assert local.run_dirs() == []
 
 
-def test_pipeline_stages_are_planned_but_not_launched(local: Cluster) -> None:
-    root = Path(__file__).parents[2]
-    words = ("launch", root / "jobs/finetune_65b.yaml", "-i", root / "inventory/ascend_12x8.yaml")
-    assert local.run(*words, "--dry-run").returncode == 0
-    refused = local.run(*words)
-    assert refused.returncode == 2
-    assert "pipeline_stage" in refused.stderr and "optimizer_shard" in refused.stderr
-    assert local.controls() == []
-
-
 def test_program_that_does_not_exist_on_the_host(local: Cluster) -> None:
     result = local.launch(local.job(["no-such-program"]))
     assert result.returncode == 1

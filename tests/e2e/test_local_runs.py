@@ -207,7 +207,7 @@ def test_python_users_can_call_what_the_verbs_call(local: Cluster) -> None:
     code = (
         "from pathlib import Path; from orchestrator.launch import launch, plan_launch;"
         "job, plan = plan_launch(Path('job.yaml'), Path('inventory.yaml'));"
-        "print(launch(job, plan).run_id)"
+        "print(launch(plan).run_id)"
     )
     local.job(["true"])
     done = subprocess.run(

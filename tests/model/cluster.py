@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["launch", "run_alone", "write_job"]
+__all__ = ["launch", "run_alone", "start", "tails", "write_job"]
 
 ROOT = Path(__file__).parents[2]
 MODEL = (sys.executable, "-m", "model")
@@ -41,7 +41,14 @@ def write_job(folder: Path, **sections: Any) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOG_v": "3", **more}
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "GLOG_v": "3",
+        "MS_CPU_COMM_OP_TIMEOUT": "120",
+        **more,
+    }
 
 
 def run_alone(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -58,30 +65,37 @@ def run_alone(folder: Path, *arguments: str, **env: str) -> subprocess.Completed
 
 def launch(folder: Path, verb: str, ranks: int, timeout: float = 150) -> None:
     """Run `python -m model <verb>` on every rank; fails unless all, the scheduler too, exit 0."""
+    codes = start(folder, [*MODEL, verb, "--config", "worker.yaml"], ranks, timeout)
+    assert set(codes.values()) == {0}, f"{codes}\n{tails(folder, codes)}"
+
+
+def start(folder: Path, command: Sequence[str], ranks: int, timeout: float = 150) -> dict[str, int | None]:
+    """Run the command as a scheduler and N ranks until all have ended or one has failed: exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port), "MS_WORKER_NUM": str(ranks)}
     started: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        started["scheduler"] = _start(folder, verb, "scheduler", {**shared, "MS_ROLE": "MS_SCHED"})
+        started["scheduler"] = _start(folder, command, "scheduler", {**shared, "MS_ROLE": "MS_SCHED"})
         for rank in range(ranks):
             own = {"MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(rank)}
             env = {**shared, **own, "RANK_SIZE": str(ranks), "MS_ROLE": "MS_WORKER"}
-            started[f"rank_{rank}"] = _start(folder, verb, f"rank_{rank}", env)
-        codes = _wait(started, time.monotonic() + timeout)
+            started[f"rank_{rank}"] = _start(folder, command, f"rank_{rank}", env)
+        return _wait(started, time.monotonic() + timeout)
     finally:
         for process in started.values():
             if process.poll() is None:
                 process.kill()
             process.wait()
-    assert set(codes.values()) == {0}, f"{codes}\n{_tails(folder, codes)}"
 
 
-def _start(folder: Path, verb: str, label: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(
+    folder: Path, command: Sequence[str], label: str, env: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     with (folder / f"{label}.log").open("wb") as log:
         return subprocess.Popen(
-            [*MODEL, verb, "--config", "worker.yaml"],
+            command,
             cwd=folder,
             env=environment(**env),
             stdout=log,
@@ -99,5 +113,5 @@ def _wait(started: Mapping[str, subprocess.Popen[bytes]], deadline: float) -> di
         time.sleep(0.1)
 
 
-def _tails(folder: Path, labels: Sequence[str] | Mapping[str, object]) -> str:
+def tails(folder: Path, labels: Sequence[str] | Mapping[str, object]) -> str:
     return "\n".join(f"{label}: {(folder / f'{label}.log').read_text()[-1500:]}" for label in labels)

@@ -69,3 +69,10 @@ def test_heads_must_divide_over_the_model_group():
         ModelError, match=r"num_heads 4 cannot be cut into 3 equal parts \(choose a divisor of 4\)"
     ):
         config.check_model_parallel(3)
+
+
+def test_a_sequence_must_be_cut_evenly():
+    config = load_config("tiny", {"seq_length": 30})
+    config.check_sequence_parts(3)
+    with pytest.raises(ModelError, match=r"use_seq_parallel: seq_length 30 cannot be cut into 4 equal parts"):
+        config.check_sequence_parts(4)

@@ -24,13 +24,10 @@ def refused(capsys, *arguments):
         ({"model": {"preset": "huge"}}, "model.preset: no preset is called 'huge'"),
         ({"model": {"overrides": {"hidden": 3}}}, "model.overrides: unknown key hidden"),
         (
-            {"parallel": {"pipeline_stage": 2}},
-            "parallel.pipeline_stage: pipeline_stage 2 is not supported yet",
+            {"parallel": {"micro_batch_num": 3}},
+            "train: batch_size 4 must be a multiple of gradient_accumulation 1 * micro_batch_num 3",
         ),
-        (
-            {"parallel": {"optimizer_shard": True}},
-            "parallel.optimizer_shard: optimizer_shard is not supported yet",
-        ),
+        ({"parallel": {"pipeline_stage": 2}}, "1 * 1 * 2 = 2, but RANK_SIZE is 1"),
         ({"parallel": {"data_parallel": 2}}, "2 * 1 * 1 = 2, but RANK_SIZE is 1"),
         ({"train": {"lr_schedule": "wave"}}, "train.lr_schedule"),
         ({"checkpoint": {"load": "none.ckpt"}}, "none.ckpt: there is no such checkpoint file"),
@@ -38,6 +35,20 @@ def refused(capsys, *arguments):
 )
 def test_bad_jobs_are_one_line(tmp_path, capsys, sections, message):
     path = write_job(tmp_path, **sections)
+    assert message in refused(capsys, "train", "--config", str(path))
+
+
+@pytest.mark.parametrize(
+    ("parallel", "message"),
+    [
+        ({"pipeline_stage": 3}, "parallel.pipeline_stage: 3 stages are more than the network's 2 layers"),
+        ({"model_parallel": 3}, "parallel.model_parallel: num_heads 4 cannot be cut into 3 equal parts"),
+        ({"data_parallel": 3, "link_timeout": 0}, "parallel: link_timeout must be above 0, not 0.0"),
+    ],
+)
+def test_strategies_that_do_not_fit_the_network(tmp_path, capsys, monkeypatch, parallel, message):
+    monkeypatch.setenv("RANK_SIZE", "3")
+    path = write_job(tmp_path, parallel=parallel)
     assert message in refused(capsys, "train", "--config", str(path))
 
 

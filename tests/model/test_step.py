@@ -7,11 +7,13 @@ import pytest
 from model.bloom import build, initialise, recompute_blocks
 from model.config import load_config
 from model.data import Batch
-from model.gradients import buckets, clip_factor
+from model.dropout import replay_dropout
+from model.gradients import JoinGradients, buckets, clip_factor
 from model.loss_scale import LossScale
 from model.optimizer import AdamW
-from model.parallel import Place, Strategy
-from model.step import TrainStep, split
+from model.parallel import Groups, Place, Strategy
+from model.step import MicroBatches, TrainStep, WholeBatch
+from model.tensors import split
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")
@@ -26,12 +28,19 @@ def batch(rows=4, seed=0):
     return Batch(ids[:, :-1], ids[:, 1:], weights / weights.sum())
 
 
-def step(config=CONFIG, recompute=False, **options):
+def step(config=CONFIG, recompute=False, parts=1, **options):
     network = build(config)
     initialise(network, config, 3, Strategy(), Place(0, 0, 0, 0))
+    replays = replay_dropout(network, (5,)) if recompute else None
     if recompute:
         recompute_blocks(network)
-    return TrainStep(network, AdamW(list(network.trainable_params())), **options)
+    optimizer = AdamW(list(network.trainable_params()))
+    join = JoinGradients(optimizer.parameters, Strategy(), Place(0, 0, 0, 0), Groups())
+    if parts > 1:
+        return TrainStep(
+            MicroBatches(network, optimizer.parameters, join, parts, replays), optimizer, **options
+        )
+    return TrainStep(WholeBatch(network, optimizer.parameters, join, replays), optimizer, **options)
 
 
 def weights(train_step):
@@ -54,8 +63,8 @@ def test_micro_batches_and_recompute_change_nothing(plain):
     np.testing.assert_allclose([r.norm for r in other], [r.norm for r in plain], rtol=1e-4)
     assert plain[0].norm > 0.5 and all(r.updated for r in plain)
     # Every step starts from nothing, and the loss scale is out of what it gives.
-    first = [grad.asnumpy().copy() for grad in train_step.gradients(batch())[2]]
-    for one, two in zip(first, train_step.gradients(batch(), scale=64.0)[2], strict=True):
+    first = [grad.asnumpy().copy() for grad in train_step.source.gradients(batch(), 1.0)[0][2]]
+    for one, two in zip(first, train_step.source.gradients(batch(), 64.0)[0][2], strict=True):
         np.testing.assert_allclose(two.asnumpy(), one, rtol=1e-5, atol=1e-8)
 
 
@@ -80,7 +89,7 @@ def test_a_scale_that_is_fixed_leaves_the_failure_to_the_caller():
     train_step = step(loss_scale=LossScale(8.0))
     broken = batch()
     result = train_step(Batch(broken.tokens, broken.labels, broken.weights * np.float32("nan")), 0.01)
-    assert not result.updated and not result.skipped
+    assert not result.updated and not result.skipped and result.origins == (0,)
     assert train_step(batch(), 0.01).updated
 
 

@@ -1,0 +1,148 @@
+"""The gradients of a batch on one stage of a pipeline: the 1F1B schedule with compiled stages and a link."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+from mindspore import nn
+
+from model.config import BloomConfig
+from model.data import Batch
+from model.device import dtype_of
+from model.dropout import Replays
+from model.gradients import Accumulator, JoinAccumulated, JoinGradients
+from model.link import Link
+from model.parallel import Place, Strategy
+from model.schedule_1f1b import Action, schedule
+from model.stages import FirstBackward, Forward, LastBackward, MiddleBackward
+from model.tensors import Results, scalar, split, tensors
+
+__all__ = ["Pipeline"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Which stage this rank is, and what it has beside its part of the network."""
+
+    strategy: Strategy
+    place: Place
+    config: BloomConfig
+    link: Link
+    replays: Replays | None = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.place.pp == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.place.pp == self.strategy.pipeline_stage - 1
+
+    @property
+    def before(self) -> int:
+        """The rank that has this rank's place in the stage before."""
+        return self.place.rank - self.strategy.bloom_cut.ranks_per_stage
+
+    @property
+    def behind(self) -> int:
+        """The rank that has this rank's place in the next stage."""
+        return self.place.rank + self.strategy.bloom_cut.ranks_per_stage
+
+
+class Pipeline:
+    """One stage's part in the gradients of a batch; called on all ranks together."""
+
+    def __init__(
+        self,
+        network: nn.Cell,
+        parameters: ms.ParameterTuple,
+        join: JoinGradients,
+        stage: Stage,
+        parts: int,
+    ) -> None:
+        self.stage, self.parts, self.parameters = stage, parts, parameters
+        self.accumulator = Accumulator(parameters)
+        self.joined = JoinAccumulated(self.accumulator, join)
+        kind = FirstBackward if stage.is_first else LastBackward if stage.is_last else MiddleBackward
+        self.backward = kind(network, parameters, self.accumulator)
+        self.forward = None if stage.is_last else Forward(network, stage.is_first)
+        network.set_train()  # a gradient function does not pass it on
+
+    def gradients(self, batch: Batch, scale: float) -> Results:
+        """Loss, norm and gradients of the global batch, which all stages compute together."""
+        self.accumulator.clear()
+        if self.stage.replays:
+            self.stage.replays.next_step()
+        step = StepState(self, [tensors(part) for part in split(batch, self.parts)], scale)
+        stages = self.stage.strategy.pipeline_stage
+        for action in schedule(self.stage.place.pp, stages, self.parts):
+            step.do(action)
+        self.stage.link.settle()
+        return self.joined(step.loss, scalar(scale)), step.born
+
+
+class StepState:
+    """What a stage holds between the actions of one step."""
+
+    def __init__(self, pipeline: Pipeline, micro_batches: list[tuple[ms.Tensor, ...]], scale: float) -> None:
+        self.pipeline, self.stage = pipeline, pipeline.stage
+        self.micro_batches, self.scale = micro_batches, scalar(scale)
+        self.inputs: dict[int, Any] = {}  # of the micro batches that went forward and are not back yet
+        self.outgoing: Any = None
+        self.incoming: Any = None
+        self.loss = scalar(0.0)
+        self.born: list[Any] = []
+        rows, length = micro_batches[0][0].shape
+        strategy = self.stage.strategy
+        length //= strategy.model_parallel if strategy.use_seq_parallel else 1
+        self.shape = (rows, length, self.stage.config.hidden_size)
+        self.dtype = dtype_of(self.stage.config.compute_dtype)
+
+    def do(self, action: Action) -> None:
+        """One entry of the schedule."""
+        getattr(self, f"_{action.work.name.lower()}")(action.micro)
+
+    def _receive_forward(self, micro: int) -> None:
+        self.inputs[micro] = self._receive(self.stage.before, f"the activations of micro batch {micro}")
+
+    def _send_forward(self, micro: int) -> None:
+        what = f"the activations of micro batch {micro}"
+        self.stage.link.send(self.outgoing, self.stage.behind, what)
+
+    def _receive_backward(self, micro: int) -> None:
+        self.incoming = self._receive(self.stage.behind, f"the gradients of micro batch {micro}")
+
+    def _send_backward(self, micro: int) -> None:
+        what = f"the gradients of micro batch {micro}"
+        self.stage.link.send(self.outgoing, self.stage.before, what)
+
+    def _receive(self, rank: int, what: str) -> Any:
+        return self.stage.link.receive(self.shape, self.dtype, rank, what)
+
+    def _forward(self, micro: int) -> None:
+        if self.stage.is_first:
+            self.inputs[micro] = self.micro_batches[micro][0]
+        if not self.stage.is_last:  # there, forward and backward are one graph
+            self._choose_masks(micro)
+            self.outgoing, born = self.pipeline.forward(self.inputs[micro])
+            self.born.append(born)
+
+    def _backward(self, micro: int) -> None:
+        x, pipeline = self.inputs.pop(micro), self.pipeline
+        self._choose_masks(micro)
+        if self.stage.is_last:
+            _, labels, weights = self.micro_batches[micro]
+            self.outgoing, born, loss = pipeline.backward(x, labels, weights, self.scale)
+            self.loss = self.loss + loss
+        elif self.stage.is_first:
+            born = pipeline.backward(x, self.incoming)
+        else:
+            self.outgoing, born = pipeline.backward(x, self.incoming)
+        self.born.append(born)
+
+    def _choose_masks(self, micro: int) -> None:
+        """Forward and backward of a micro batch drop the same."""
+        if self.stage.replays:
+            self.stage.replays.choose(micro)
