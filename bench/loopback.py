@@ -19,14 +19,14 @@ from orchestrator.states import RankState
 from tests.e2e.cluster import Cluster
 from tests.sshd import Sshd
 
-__all__ = ["PYTHON", "SECONDS", "Launches", "Loopback", "end_sleepers"]
+__all__ = ["CLIENT_CONFIG", "PYTHON", "SECONDS", "Launches", "Loopback", "end_sleepers"]
 
 # How long the job sleeps: longer than any launch here takes, and not for ever should the bench be killed.
 SECONDS = "120"
 # The hosts' interpreter, the same for all that is measured; no virtual environment, as on a bare host.
 PYTHON = os.path.realpath(sys.executable)
 
-_CLIENT_CONFIG = """\
+CLIENT_CONFIG = """\
 Host *
     Port {port}
     User {user}
@@ -50,7 +50,7 @@ class Loopback:
         self.known_hosts = self.sshd.known_hosts(self.addresses)
         self.config = folder / "ssh_config"
         self.config.write_text(
-            _CLIENT_CONFIG.format(
+            CLIENT_CONFIG.format(
                 port=self.sshd.port,
                 user=self.sshd.user,
                 key=self.sshd.key_path,

@@ -1,9 +1,10 @@
-"""What rank tables cost: merging the tables of many servers and checking the result by every rule.
+"""What rank tables cost: merging the tables of many servers, checking the result, and asking the servers.
 
-    python bench/rank_table.py [--servers 4096] [--runs 5] [--json]
+    python bench/rank_table.py [--servers 4096] [--runs 5] [--hosts 64] [--rounds 3] [--json]
 
-Everything happens in this process, on tables in memory, as text and as data. The cost per device of the
-largest cluster is compared with that of 64 servers, measured in turn with it.
+Merging and checking happens in this process, on tables in memory, as text and as data. The cost per device of
+the largest cluster is compared with that of 64 servers, measured in turn with it. Discovery asks stand-ins of
+`hccn_tool` and `npu-smi` on many addresses of one sshd of our own, in turn with a bare connection to each.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +22,10 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench.discovery import FAN_OUT, Discovery  # noqa: E402
 from bench.report import Goal, Sample, Series, Table, print_json  # noqa: E402
 from orchestrator.rank_table import Reading, errors_of, merge, parse_rank_table, validate  # noqa: E402
+from tests.sshd import why_no_sshd  # noqa: E402
 
 DEVICES = 8
 SMALL = 64
@@ -98,11 +102,43 @@ def show(clusters: Sequence[Cluster], runs: int, found: Sequence[Goal]) -> None:
         print(goal.line())
 
 
+def discovered(hosts: int, rounds: int) -> Discovery | None:
+    """Discovery measured, unless it is not asked for or there is no sshd."""
+    if not hosts:
+        return None
+    if reason := why_no_sshd():
+        print(f"discovery left out: {reason}", file=sys.stderr)
+        return None
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        discovery = Discovery(Path(folder), hosts)
+        try:
+            discovery.warm_up()
+            for _ in range(rounds):
+                discovery.measure()
+        finally:
+            discovery.close()
+    return discovery
+
+
+def show_discovery(discovery: Discovery, rounds: int) -> None:
+    print(f"\n{discovery.hosts} hosts on one sshd, fan-out {FAN_OUT}, medians of {rounds} rounds\n")
+    table = Table("", "wall s", "min", "max", "CPU ms/host")
+    for series in discovery.series():
+        low, high = series.spread
+        cpu = f"{series.cpu / discovery.hosts * 1000:.1f}" if series.cpu else "-"
+        table.add(series.name, f"{series.wall:.2f}", f"{low:.2f}", f"{high:.2f}", cpu)
+    table.print()
+    print()
+    print(discovery.goal().line())
+
+
 def main() -> int:
     """Measure and print; 0 also where a goal was missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--servers", type=int, default=4096)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--hosts", type=int, default=64, help="to discover; 0 leaves that out")
+    parser.add_argument("--rounds", type=int, default=3, help="of discovery")
     parser.add_argument("--json", action="store_true", help="print data instead of a table")
     given = parser.parse_args()
     small, large = Cluster(SMALL), Cluster(given.servers)
@@ -112,16 +148,22 @@ def main() -> int:
         for _ in range(8):
             small.measure()
     found = goals(small, large)
+    discovery = discovered(given.hosts, given.rounds)
     if given.json:
         series = {
             str(cluster.servers): {name: one.to_json() for name, one in cluster.series.items()}
             for cluster in (small, large)
         }
+        if discovery is not None:
+            found.append(discovery.goal())
+            series["discovery"] = {one.name: one.to_json() for one in discovery.series()}
         print_json(
             {"runs": given.runs, "series": series, "goals": {goal.name: goal.to_json() for goal in found}}
         )
     else:
         show((small, large), given.runs, found)
+        if discovery is not None:
+            show_discovery(discovery, given.rounds)
     return 0
 
 

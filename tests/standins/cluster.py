@@ -1,6 +1,7 @@
 """Many Ascend hosts behind one sshd: each address is a host with its own tools, hccn.conf, CANN and name.
 
-A rank table may not hold loopback addresses. So the inventory has others, which the ssh config maps.
+A rank table may not hold loopback addresses. So the inventory has others, which the ssh config maps. `names`
+gives each host a name of its own, where we are root.
 """
 
 from __future__ import annotations
@@ -28,8 +29,17 @@ exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"
 class FakeCluster:
     """The hosts npu001, npu002, ... at 10.100.0.1, 10.100.0.2, ..., which are 127.0.1.1, 127.0.1.2, ..."""
 
-    def __init__(self, folder: Path, count: int, kind: Kind = "910B", devices: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        kind: Kind = "910B",
+        devices: int | None = None,
+        *,
+        names: bool = True,
+    ) -> None:
         self.folder = folder
+        self._names = names and os.geteuid() == 0
         facts = [host_facts(index, kind, devices) for index in range(count)]
         self.hosts = {
             each.name: FakeHost(folder / "machines" / each.name, each, folder / "network") for each in facts
@@ -40,13 +50,13 @@ class FakeCluster:
             f"Host 10.100.0.{index}\n  HostName {a}\n" for index, a in enumerate(self.addresses.values(), 1)
         ]
         (folder / "ssh_config").write_text("".join(config))
-        self._known_hosts = self.sshd.known_hosts(self.addresses.values())
+        self.known_hosts = self.sshd.known_hosts(self.addresses.values())
 
     def _sshd_config(self) -> Iterator[str]:
         for name, host in self.hosts.items():
             yield f"Match LocalAddress {self.addresses[name]}"
             yield f'    SetEnv "PATH={host.bin}:/usr/local/bin:/usr/bin:/bin"'
-            if os.geteuid() == 0:
+            if self._names:
                 login = host.folder / "login"
                 login.write_text(_LOGIN.format(name=name))
                 login.chmod(0o755)
@@ -55,7 +65,7 @@ class FakeCluster:
     def inventory(self, *, ips: bool = False, **defaults: Any) -> dict[str, Any]:
         """As a person would write it; with `ips` the devices' addresses, too."""
         return {
-            "ssh": {"config_file": str(self.folder / "ssh_config"), "known_hosts": [str(self._known_hosts)]},
+            "ssh": {"config_file": str(self.folder / "ssh_config"), "known_hosts": [str(self.known_hosts)]},
             "defaults": {
                 "port": self.sshd.port,
                 "user": self.sshd.user,
