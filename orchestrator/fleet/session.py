@@ -20,7 +20,8 @@ _PROTOCOL_NOISE_LIMIT = 200  # lines a chatty shell start-up file may print befo
 
 # Runs under any Python there is, so that an old one can say so. What it needs comes over stdin: the
 # command line stays constant. The file is written under its hash and never again.
-# zipimport compiles every module twice, once only to tell its file name: a fifth of the agent's start.
+# zipimport compiles every module at each start, and twice, once only to tell its file name: most of the
+# agent's start. So the compiled modules are kept beside the zip, for each version of Python, with a checksum.
 _BOOT = """
 import sys
 def say(*words):
@@ -52,11 +53,33 @@ try:
 except OSError as error:
     say("error", json.dumps("%s: %s" % (folder, error.strerror or error))); sys.exit(0)
 say("ready")
-import zipimport
+import marshal, zipimport
+from _frozen_importlib_external import MAGIC_NUMBER
+cache = "%s.%s" % (path[:-4], MAGIC_NUMBER.hex())
+def keep(name, data):
+    part = os.path.join(cache, "%s.%d" % (name, os.getpid()))
+    try:
+        os.makedirs(cache, exist_ok=True)
+        with open(part, "wb") as file:
+            file.write(hashlib.sha256(data).digest() + data)
+        os.replace(part, os.path.join(cache, name))
+    except OSError:
+        os.path.exists(part) and os.remove(part)
 class Importer(zipimport.zipimporter):
     def get_filename(self, name):
         last = os.path.join(self.archive, self.prefix + name.rpartition(".")[2])
         return os.path.join(last, "__init__.py") if self.is_package(name) else last + ".py"
+    def get_code(self, name):
+        try:
+            with open(os.path.join(cache, name), "rb") as file:
+                data = file.read()
+            if hashlib.sha256(data[32:]).digest() == data[:32]:
+                return marshal.loads(data[32:])
+        except OSError:
+            pass
+        code = zipimport.zipimporter.get_code(self, name)
+        keep(name, marshal.dumps(code))
+        return code
 sys.path_hooks.insert(0, Importer)
 sys.path.insert(0, path)
 from orchestrator.agent.serve import main

@@ -84,10 +84,23 @@ def test_a_real_old_python_says_so_itself(local: LocalTransport, tmp_path: Path)
 
 def test_an_agent_that_is_damaged_on_the_host_is_sent_again(local: LocalTransport, tmp_path: Path) -> None:
     start(local, tmp_path).close()
-    [agent] = (tmp_path / "agent").iterdir()
+    [agent] = (tmp_path / "agent").glob("*.pyz")
     agent.write_bytes(agent.read_bytes()[:1000])
     assert start(local, tmp_path).call("missing", hashes=[]) == []
     assert agent.read_bytes() == agent_bundle().data
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="compiled modules are kept from Python 3.10 on")
+def test_a_compiled_module_that_is_damaged_is_compiled_again(local: LocalTransport, tmp_path: Path) -> None:
+    start(local, tmp_path).close()
+    [cache] = [path for path in (tmp_path / "agent").iterdir() if path.is_dir()]
+    modules = {path.name: path.read_bytes() for path in cache.iterdir()}
+    assert "orchestrator.agent.serve" in modules
+    (cache / "orchestrator.agent.serve").write_bytes(modules["orchestrator.agent.serve"][:-100])
+    (cache / "orchestrator.agent.verbs").write_bytes(b"")
+    assert start(local, tmp_path).call("missing", hashes=[]) == []
+    assert {path.name: path.read_bytes()[:32] for path in cache.iterdir()}.keys() == modules.keys()
+    assert len((cache / "orchestrator.agent.verbs").read_bytes()) > 100
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -42,7 +42,7 @@ def wrapper(tmp_path: Path, text: str) -> str:
 
 def test_the_agent_is_pushed_once(tmp_path: Path) -> None:
     session_with(tmp_path).close()
-    [agent] = (tmp_path / "work/agent").iterdir()
+    [agent] = (tmp_path / "work/agent").glob("*.pyz")
     assert agent.name == f"{agent_bundle().sha256}.pyz"
     before = agent.stat()
     session_with(tmp_path).close()
