@@ -12,13 +12,14 @@ os.environ.setdefault("GLOG_v", "3")
 # Seconds that a collective waits on a CPU: 30 without it, less than a neighbour may take to compile.
 os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 
-from model.cli import convert, generate, predict, prepare_data, train
+from model.cli import chat, convert, generate, predict, prepare_data, train
 from model.cli.errors import guarded
 
 _VERBS = {
     "train": train,
     "predict": predict,
     "generate": generate,
+    "chat": chat,
     "prepare-data": prepare_data,
     "convert": convert,
 }

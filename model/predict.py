@@ -11,13 +11,13 @@ from model.bloom import build
 from model.checkpointing import load_rank_weights, load_whole, newest_shard
 from model.config import BloomConfig, load_config
 from model.errors import ModelError
-from model.generation import Generator, Sampling
+from model.generation import Generator, Sampling, text_pieces
 from model.session import Session, open_session, strategy_of
 from model.settings import Settings, Worker
 from model.templates import wrap
 from model.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["Answer", "answer_from_file", "predict"]
+__all__ = ["Answer", "Model", "open_model", "predict"]
 
 BATCH = 8
 
@@ -123,23 +123,33 @@ def _answers(
     config: BloomConfig,
     sampling: Sampling,
 ) -> Iterator[Answer]:
-    for start in range(0, len(prompts), generator.batch):
-        part = prompts[start : start + generator.batch]
+    for start in range(0, len(prompts), BATCH):
+        part = prompts[start : start + BATCH]
         ids = [tokenizer.encode(wrap(prompt, template=config.prompt_template)) for _, prompt in part]
         for (index, prompt), new in zip(part, generator.generate(ids, sampling), strict=True):
             yield Answer(index, prompt, tokenizer.decode(new).strip())
 
 
-def answer_from_file(
-    checkpoint: Path,
-    prompt: str,
-    input: str,
-    sampling: Sampling,
-    config_file: Path | None = None,
-    tokenizer_file: Path | None = None,
-) -> str:
-    """Answer one prompt on this machine's CPU from a whole checkpoint and the two files beside it."""
-    sampling.check()
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What it takes to answer: a network that continues ids, its tokenizer, its config."""
+
+    generator: Generator
+    tokenizer: Tokenizer
+    config: BloomConfig
+
+    def pieces(self, prompt: str, sampling: Sampling) -> Iterator[str]:
+        """The answer to a wrapped prompt as it comes; a beam search's in one piece."""
+        ids = self.tokenizer.encode(prompt)
+        if sampling.num_beams > 1:
+            return text_pieces(self.tokenizer, self.generator.generate([ids], sampling)[0])
+        return text_pieces(self.tokenizer, self.generator.stream(ids, sampling))
+
+
+def open_model(
+    checkpoint: Path, config_file: Path | None = None, tokenizer_file: Path | None = None
+) -> Model:
+    """On this machine's CPU, from a whole checkpoint and the two files beside it."""
     if not checkpoint.is_file():
         raise ModelError("there is no such checkpoint file", where=str(checkpoint))
     config = load_config(config_file or _sibling(checkpoint, "config.yaml", "name it with --config"))
@@ -148,5 +158,4 @@ def answer_from_file(
     session = open_session(Settings(), Worker())
     network = build(config, session.strategy, session.place, session.groups)
     load_whole(checkpoint, list(network.get_parameters()), session.strategy, session.place)
-    ids = tokenizer.encode(wrap(prompt, input, config.prompt_template))
-    return tokenizer.decode(Generator(network, config).generate([ids], sampling)[0]).strip()
+    return Model(Generator(network, config), tokenizer, config)
