@@ -16,7 +16,7 @@ from orchestrator.cli.render_rank_table import print_whole, servers_view
 from orchestrator.inventory import fold
 from orchestrator.placement import Placement
 from orchestrator.plan import LaunchPlan
-from orchestrator.rank_table import parse_rank_table
+from orchestrator.rank_table import chip_of_hosts, parse_rank_table, problems_of, validate, warnings_of
 from orchestrator.records import Manifest, WorkerSpec
 
 __all__ = ["plan_data", "print_plan"]
@@ -50,6 +50,9 @@ def print_plan(plan: LaunchPlan) -> None:
         table = parse_rank_table(plan.rank_table.encode(), "rank_table.json").table
         console.print(f"\n[bold]rank_table.json[/], sha256 {_sha256(plan.rank_table)[:16]} (--json: whole)")
         print_whole(servers_view(table))
+        doubts = warnings_of(validate(table, chip=chip_of_hosts(plan.hosts)))
+        for doubt in problems_of("rank_table.json", doubts):
+            console.print(f"warning: {doubt}", markup=False)
     elif plan.uses_rank_table:
         console.print(
             "\n[bold]rank_table.json[/] is made at launch, of the addresses that hccn_tool names on"

@@ -228,6 +228,7 @@ def test_validate_as_data() -> None:
     done = rank_table("validate", "--json", "bad.json", "absent.json")
     first, second = json.loads("\n".join(done.out))
     assert done.code == 2 and not first["valid"] and not second["valid"]
+    assert first["not_asked"] == []
     assert first["findings"] == [
         {
             "code": "status-not-completed",
@@ -269,6 +270,23 @@ def test_validate_against_an_inventory() -> None:
         "server_list[1].server_id: 10.0.0.2 is the address of no host in hosts.yaml [not-in-inventory]"
         " (add the host, or correct its `address:`)",
     ]
+
+
+def test_a_dry_run_shows_the_table_and_what_may_be_wrong_with_it(folder: Path) -> None:
+    entry = "{name: 'n[1-2]', address: '10.0.0.[1-2]', devices: 0-1, device_ips: '192.168.[1-2].[1-2]'}"
+    (folder / "hosts.yaml").write_text(f"hosts:\n  - {entry}\n")
+    job = "name: j\ntask: command\ncommand: [run]\ndevices_per_host: 2\nnetworking: {mode: rank_table}\n"
+    (folder / "job.yaml").write_text(job + "parallel: {model_parallel: 4}\n")
+    words = ["launch", "job.yaml", "-i", "hosts.yaml", "--dry-run"]
+    out = CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False).stdout
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "n2 2-3 0.2.0 0.3.0" in lines
+    assert "each model-parallel group spans 2 hosts: they exchange activations over the network" in lines
+    assert "10.0.0.2 2-3 0-1 192.168.2.[1-2]" in lines
+    assert "192.168.0.0/21 is for the servers' boards [reserved-subnet]" in out
+    data = json.loads(CliRunner().invoke(cli, [*words, "--json"], standalone_mode=False).stdout)
+    assert [item["mp"] for item in data["placement"]] == [0, 1, 2, 3]
+    assert data["rank_table"]["server_list"][1]["server_id"] == "10.0.0.2"
 
 
 def test_show() -> None:

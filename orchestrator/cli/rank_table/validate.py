@@ -61,7 +61,7 @@ def command(
         unreachable |= compared.errors
         found = [*check_file(reading, chip=chip or compared.chip), *compared.findings]
         problems += problems_of(reading.name, errors_of(found))
-        data.append(_as_data(reading, found))
+        data.append({**_as_data(reading, found), "not_asked": sorted(compared.errors)})
         if not as_json:
             _tell(reading, found)
     if as_json:
