@@ -33,7 +33,7 @@ FLOORS = (
     ("plan",),
     ("monitor",),
     ("runs", "logs", "collect_run"),
-    ("status",),
+    ("status", "distribute"),
     ("launch", "check", "stop"),
     ("cli", "__main__"),
 )

@@ -9,14 +9,14 @@ rank = stage * (data_parallel * model_parallel) + dp_index * model_parallel + mp
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.checkpoint.coverage import MOMENTS, is_moment
 from orchestrator.checkpoint.layout import Layout
 from orchestrator.errors import CheckpointError
 
-__all__ = ["BloomCut", "cut_axis", "stage_blocks"]
+__all__ = ["BloomCut", "count_blocks", "cut_axis", "stage_blocks"]
 
 # The axis along which the model group cuts a block's parameter; all else is whole on every rank of its stage.
 # dense1-3 and mapping are cut by output, the two projections by input (their weights are stored (in, out)).
@@ -61,6 +61,12 @@ def stage_blocks(num_layers: int, pipeline_stage: int, stage: int) -> range:
     size, more = divmod(num_layers, pipeline_stage)
     first = stage * size + min(stage, more)
     return range(first, first + size + (stage < more))
+
+
+def count_blocks(names: Iterable[str]) -> int:
+    """The number of blocks of a network with these parameters."""
+    blocks = (_BLOCK.fullmatch(_inner_name(name)) for name in names)
+    return max((int(match[1]) + 1 for match in blocks if match), default=0)
 
 
 @dataclass(frozen=True, slots=True)

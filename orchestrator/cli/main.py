@@ -27,6 +27,7 @@ _VERBS = {
         "Turn a run YAML of MindFormers into a job.",
     ),
     "collect-ckpt": ("cmd_collect_ckpt", "Combine a run's sharded checkpoint into one file."),
+    "distribute-ckpt": ("cmd_distribute_ckpt", "Cut a whole checkpoint and send each host its ranks' part."),
     "checkpoint": ("cmd_checkpoint", "Look at, combine, split and compare checkpoints of this machine."),
     "rank-table": ("cmd_rank_table", "Make, merge, check, compare and place HCCL rank tables."),
     "runs": ("cmd_runs", "List the runs that are known here, or found on hosts."),

@@ -6,13 +6,13 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from orchestrator.errors import AgentError, OrchestrateError, PreflightError, TransportError
 from orchestrator.fleet.bundle import Bundle
 from orchestrator.transport import Channel, Transport
 
-__all__ = ["Session"]
+__all__ = ["Payload", "Session"]
 
 _Data = TypeVar("_Data")
 _MAGIC = "orchestrate-agent"
@@ -87,6 +87,17 @@ main(ask["workdir"])
 """
 
 
+class _Stream(Protocol):
+    """Bytes that are not in memory all at once; the length is known."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[bytes | memoryview]: ...
+
+
+Payload = bytes | _Stream
+
+
 class Session:
     """One agent on one host; usable from several threads, one request at a time."""
 
@@ -105,19 +116,19 @@ class Session:
             self._channel.close()
             raise
 
-    def call(self, verb: str, *, payload: bytes = b"", timeout: float | None = None, **args: Any) -> Any:
+    def call(self, verb: str, *, payload: Payload = b"", timeout: float | None = None, **args: Any) -> Any:
         """One request, one answer. AgentError where the agent refuses, TransportError where it is gone."""
         return self.call_with_data(verb, payload=payload, timeout=timeout, **args)[0]
 
     def call_with_data(
-        self, verb: str, *, payload: bytes = b"", timeout: float | None = None, **args: Any
+        self, verb: str, *, payload: Payload = b"", timeout: float | None = None, **args: Any
     ) -> tuple[Any, bytes]:
         """As `call`, with the raw bytes that came behind the answer."""
         answers = list(self.stream(verb, payload=payload, timeout=timeout, **args))
         return answers[-1]
 
     def stream(
-        self, verb: str, *, payload: bytes = b"", timeout: float | None = None, **args: Any
+        self, verb: str, *, payload: Payload = b"", timeout: float | None = None, **args: Any
     ) -> Iterator[tuple[Any, bytes]]:
         """One request, its answers as they come. Leaving them, or a broken connection, closes the session."""
         return self._stream(verb, args, self._channel.read_exactly, payload=payload, timeout=timeout)
@@ -141,7 +152,7 @@ class Session:
         args: Mapping[str, Any],
         read: Callable[[int], _Data],
         *,
-        payload: bytes = b"",
+        payload: Payload = b"",
         timeout: float | None = None,
     ) -> Iterator[tuple[Any, _Data]]:
         header = json.dumps({"verb": verb, "args": args, "bytes": len(payload)}).encode() + b"\n"
@@ -149,10 +160,7 @@ class Session:
             self._channel.timeout = timeout or self._timeout
             in_step = False
             try:
-                # One write where the payload is small: one packet instead of two.
-                self._channel.write(header + payload if len(payload) < 65536 else header)
-                if len(payload) >= 65536:
-                    self._channel.write(payload)
+                self._send(header, payload)
                 while not in_step:
                     answer = self._answer()
                     if not answer["ok"]:
@@ -165,6 +173,18 @@ class Session:
                 # Answers that nobody took would be taken for those of the next request.
                 if not in_step:
                     self._channel.close()
+
+    def _send(self, header: bytes, payload: Payload) -> None:
+        if not isinstance(payload, bytes):
+            self._channel.write(header)
+            for chunk in payload:
+                self._channel.write(chunk)
+        elif len(payload) < 65536:
+            # One packet instead of two.
+            self._channel.write(header + payload)
+        else:
+            self._channel.write(header)
+            self._channel.write(payload)
 
     def _answer(self) -> dict[str, Any]:
         line = self._channel.read_line(limit=1 << 26)

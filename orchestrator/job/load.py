@@ -32,7 +32,8 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
 def _missing_files(job: Job, file: YamlFile) -> Iterator[Problem]:
     """Files of this machine that are not there; those on the hosts are probed later."""
     for loc, text, may_be_folder in _files(job):
-        local = job.local_path(text)
+        local = job.whole_checkpoint if loc == ("checkpoint", "load") else None
+        local = local or job.local_path(text)
         if local is None:
             continue
         try:
@@ -53,7 +54,8 @@ def _files(job: Job) -> Iterator[tuple[Loc, str, bool]]:
     if job.data and job.data.tokenizer:
         yield ("data", "tokenizer"), job.data.tokenizer, False
     if job.checkpoint.load:
-        yield ("checkpoint", "load"), job.checkpoint.load, False
+        # A checkpoint to distribute may be the folder of an index.
+        yield ("checkpoint", "load"), job.checkpoint.load, job.checkpoint.distribute
     if job.predict and job.predict.prompts_file:
         yield ("predict", "prompts_file"), job.predict.prompts_file, False
     if job.model and is_path(job.model.preset):

@@ -119,9 +119,12 @@ class CheckpointOptions(Section):
     """What is loaded before the first step and what is saved; `save_steps` None saves only at the end.
 
     `resume` None goes on with the training where `load` is a folder of shards, not where it is a file.
+    `distribute`: `load` is a file of whole tensors on the control node, and each host gets only the slices
+    that its ranks load.
     """
 
     load: fields.FilePath | None = None
+    distribute: Annotated[bool, Field(strict=True)] = False
     resume: Annotated[bool, Field(strict=True)] | None = None
     save_steps: Count | None = None
     keep: Count = 5
@@ -204,6 +207,13 @@ class Job(Section):
         if Path(text).is_absolute():
             return None
         return (self._path.parent if self._path else Path()) / text
+
+    @property
+    def whole_checkpoint(self) -> Path | None:
+        """The file on this machine that `checkpoint.distribute` cuts; None where nothing is distributed."""
+        if not self.checkpoint.distribute or self.checkpoint.load is None:
+            return None
+        return (self._path.parent if self._path else Path()) / self.checkpoint.load
 
     def attach(self, file: YamlFile, path: Path) -> Job:
         """This job, knowing where it was written."""

@@ -36,6 +36,7 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     yield from _batch(job)
     yield from _resume(job)
     yield from _predict(job)
+    yield from _distribute(job)
     yield from _command(job)
     yield from _networking(job)
 
@@ -95,6 +96,16 @@ def _predict(job: Job) -> Iterator[Finding]:
         )
     if job.predict and not job.predict.prompts and job.predict.prompts_file is None:
         yield ("predict", "prompts"), "is missing", "give prompts or prompts_file"
+
+
+def _distribute(job: Job) -> Iterator[Finding]:
+    if not job.checkpoint.distribute:
+        return
+    where = ("checkpoint", "distribute")
+    if job.task == "command":
+        yield where, "is not used by task command", "use `orchestrate checkpoint split`"
+    elif job.checkpoint.load is None:
+        yield where, "has nothing to distribute", "name the whole checkpoint as checkpoint.load"
 
 
 def _command(job: Job) -> Iterator[Finding]:

@@ -100,7 +100,10 @@ def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None
     )
     for section, key, folder in references:
         block = config.get(section)
-        if isinstance(block, dict) and block.get(key):
+        if key == "load" and isinstance(block, dict) and block.pop("distribute", False):
+            # The shards themselves are put in place, and read, by `orchestrator.distribute`.
+            block["load"] = "inputs/load"
+        elif isinstance(block, dict) and block.get(key):
             block[key] = shipment.refer(job, section, key, block[key], folder)
     preset = job.model.preset if job.model else ""
     if is_path(preset) and isinstance(model := config.get("model"), dict):
@@ -115,11 +118,13 @@ def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None
 
 def _ship_beside(job: Job, shipment: Shipment, folder: str, given: str | None, names: Sequence[str]) -> None:
     file = job.local_path(given) if given else None
+    if folder == "load":
+        file = job.whole_checkpoint or file
     if file is None:
         return
     section, key = ("checkpoint", "load") if folder == "load" else ("data", "path")
     for name in names:
-        if (beside := file.parent / name).exists():
+        if (beside := (file if file.is_dir() else file.parent) / name).exists():
             shipment.add(beside, f"inputs/{folder}/{name}", job.where(section, key))
 
 

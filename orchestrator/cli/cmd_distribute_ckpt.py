@@ -1,0 +1,96 @@
+"""`orchestrate distribute-ckpt FILE --job JOB`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from orchestrator.cli.options import inventory_option, resolve_inventory
+from orchestrator.cli.units import byte_size
+from orchestrator.distribute import Shards, cut_for, distribute, hash_shards
+from orchestrator.errors import UsageError
+from orchestrator.fleet import fleet_of
+from orchestrator.inventory import fold, load_inventory
+from orchestrator.job import load_job
+from orchestrator.placement import place
+
+__all__ = ["DistributionBar", "command"]
+
+
+@click.command("distribute-ckpt")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--job", "job_path", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Whose layout."
+)
+@inventory_option
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the job.")
+@click.option("--dry-run", is_flag=True, help="Print the bytes of each host; no host is touched.")
+def command(
+    file: Path, job_path: Path, inventory: Path | None, overrides: tuple[str, ...], dry_run: bool
+) -> int:
+    """Cut FILE for the layout of a job and put on each host only what its ranks load.
+
+    FILE holds whole tensors: .ckpt, .safetensors or an index. What a host has already is not sent again. A
+    launch of the job with `checkpoint: {load: FILE, distribute: true}` does the same by itself.
+    """
+    servers = load_inventory(resolve_inventory(inventory))
+    job = load_job(job_path, overrides)
+    if job.task == "command":
+        raise UsageError(
+            "the layout of `task: command` is not known here",
+            where=str(job_path),
+            remedy="use `orchestrate checkpoint split` with its strategy files",
+        )
+    placements = place(job, servers)
+    shards = cut_for(job, placements, file)
+    if dry_run:
+        Console(highlight=False, soft_wrap=True).print(_table(shards))
+        click.echo("nothing was sent (--dry-run)")
+        return 0
+    hosts = [servers.host(name) for name in shards.ranks]
+    with DistributionBar() as progress, fleet_of(hosts, servers.ssh) as fleet:
+        shares = distribute(fleet, shards, hash_shards(shards, progress.show), progress.show)
+    sent, had = sum(s.sent for s in shares.values()), sum(s.had for s in shares.values())
+    already = f", {byte_size(had)} were there already" if had else ""
+    click.echo(f"{fold(list(shares))}: {byte_size(sent)} sent{already}")
+    return 0
+
+
+def _table(shards: Shards) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("HOST", "RANKS", "BYTES"):
+        table.add_column(column, justify="right" if column == "BYTES" else "left", no_wrap=True)
+    for host, ranks in shards.ranks.items():
+        table.add_row(host, _span(ranks), byte_size(shards.nbytes(host)))
+    return table
+
+
+def _span(ranks: tuple[int, ...]) -> str:
+    return f"{ranks[0]}-{ranks[-1]}" if len(ranks) > 1 else f"{ranks[0]}"
+
+
+class DistributionBar:
+    """A bar for the two passes of a distribution: reading what is to be sent, and sending it."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> DistributionBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, phase: str, done: int, total: int) -> None:
+        """The `progress` of `orchestrator.distribute`."""
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bar.add_task(phase, total=total)
+        self._bar.update(self._tasks[phase], completed=done)
