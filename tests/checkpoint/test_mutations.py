@@ -1,13 +1,24 @@
 """Damaged files: the right answer or one CheckpointError, and quickly."""
 
+import random as chance
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.agent.ckpt_index import crc_matches, index_buffer
+from orchestrator.agent.safetensors_index import safetensors_entries
 from orchestrator.checkpoint.ckpt_file import read_ckpt, write_ckpt
 from orchestrator.checkpoint.safetensors_file import read_safetensors, write_safetensors
-from orchestrator.checkpoint.strategy_file import Layout, Strategy, read_strategy, write_strategy
+from orchestrator.checkpoint.strategy_file import (
+    Layout,
+    Strategy,
+    parse_strategies,
+    read_strategy,
+    write_strategy,
+)
 from orchestrator.checkpoint.tensor import Tensor
 from orchestrator.errors import CheckpointError
 
@@ -74,3 +85,66 @@ def test_a_damaged_file_is_read_right_or_refused(tmp_path, case, changes):
         use(tmp_path / "f")
     except CheckpointError as error:
         assert "\n" not in str(error)
+
+
+def spans(entries, content):
+    """Name, shape, type and bytes of every tensor; they must lie in the file and be what the shape takes."""
+    found = {}
+    for entry in entries:
+        data = b"".join(content[offset : offset + length] for offset, length in entry["pieces"])
+        assert len(data) == sum(length for _, length in entry["pieces"])
+        found[entry["name"]] = (tuple(entry["dims"]), entry["dtype"], data)
+    return found
+
+
+def read_checked_ckpt(content):
+    entries = index_buffer(content, "f")
+    if not crc_matches(content):
+        raise CheckpointError("the checksum does not fit")
+    return spans(entries, content)
+
+
+def read_entries(content):
+    return spans(safetensors_entries(content, "f")[0], content)
+
+
+def read_layouts(content):
+    return {
+        (one.stage, name): layout
+        for one in parse_strategies(content, "f")
+        for name, layout in one.layouts.items()
+    }
+
+
+def random_change(dice, content):
+    kind = dice.choice(["flip", "cut", "drop", "insert", "repeat"])
+    return mutate(content, kind, dice.randrange(1 << 30), dice.randbytes(dice.randrange(12))) or b"\0"
+
+
+@pytest.mark.parametrize(
+    ("case", "read", "count"),
+    [
+        ("ckpt", read_checked_ckpt, 4000),
+        ("safetensors", read_entries, 3000),
+        ("strategy", read_layouts, 3000),
+    ],
+)
+def test_ten_thousand_damaged_files(tmp_path, case, read, count):
+    CASES[case][0](tmp_path / "f")
+    sound = (tmp_path / "f").read_bytes()
+    if case == "ckpt":
+        sound += b"crc_num" + zlib.crc32(sound).to_bytes(10, "big")
+    truth, dice, refused = read(sound), chance.Random(case), 0
+    for _ in range(count):
+        content = sound
+        for _ in range(dice.choice([1, 1, 1, 2, 3])):
+            content = random_change(dice, content)
+        try:
+            found = read(content)
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            # A checksum that is there and fits leaves no room for other values.
+            assert case != "ckpt" or b"crc_num" not in content[-17:-10] or found == truth
+    assert refused > count // 4
