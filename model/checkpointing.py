@@ -156,8 +156,14 @@ def load_rank(
     strategy: Strategy | None = None,
     place: Place | None = None,
 ) -> Progress:
-    """Fill weights and moments from this rank's own shard; gives the progress that it holds."""
+    """Fill weights and moments from this rank's own shard; gives the progress that it holds.
+
+    A shard of weights alone, as a whole checkpoint is distributed, is a start from step 0.
+    """
     stored = _read(path)
+    if not any(name in COUNTERS or name.startswith(MOMENTS) for name in stored):
+        load_rank_weights(path, weights, strategy, place)
+        return Progress(0, 0)
     ignored = NOT_WEIGHT_PREFIXES[len(MOMENTS) :]
     _fill(path, [*weights, *moments], stored, ignored, strategy or Strategy(), place or Place(0, 0, 0, 0))
     missing = [name for name in COUNTERS if name not in stored]

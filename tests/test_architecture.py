@@ -45,6 +45,7 @@ AGENT = sorted((ROOT / "orchestrator/agent").glob("*.py")) + [
 LATE = {
     "orchestrator/agent/verbs.py",
     "orchestrator/transport/__init__.py",
+    "orchestrator/cli/cmd_launch.py",
     "orchestrator/cli/main.py",
     "orchestrator/cli/options.py",
 }

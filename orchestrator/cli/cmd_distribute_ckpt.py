@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from orchestrator.cli.distribution_bar import DistributionBar
 from orchestrator.cli.options import inventory_option, resolve_inventory
 from orchestrator.cli.units import byte_size
 from orchestrator.distribute import Shards, cut_for, distribute, hash_shards
@@ -18,7 +18,7 @@ from orchestrator.inventory import fold, load_inventory
 from orchestrator.job import load_job
 from orchestrator.placement import place
 
-__all__ = ["DistributionBar", "command"]
+__all__ = ["command"]
 
 
 @click.command("distribute-ckpt")
@@ -71,26 +71,3 @@ def _table(shards: Shards) -> Table:
 
 def _span(ranks: tuple[int, ...]) -> str:
     return f"{ranks[0]}-{ranks[-1]}" if len(ranks) > 1 else f"{ranks[0]}"
-
-
-class DistributionBar:
-    """A bar for the two passes of a distribution: reading what is to be sent, and sending it."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> DistributionBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, phase: str, done: int, total: int) -> None:
-        """The `progress` of `orchestrator.distribute`."""
-        if phase not in self._tasks:
-            self._tasks[phase] = self._bar.add_task(phase, total=total)
-        self._bar.update(self._tasks[phase], completed=done)

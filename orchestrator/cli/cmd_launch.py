@@ -10,7 +10,9 @@ from orchestrator.cli.follow import follow
 from orchestrator.cli.options import inventory_option, json_option, print_json, resolve_inventory
 from orchestrator.cli.render_plan import plan_data, print_plan
 from orchestrator.errors import UsageError
+from orchestrator.job import Job
 from orchestrator.launch import discover_devices, launch, plan_launch
+from orchestrator.plan import LaunchPlan
 
 __all__ = ["command"]
 
@@ -45,7 +47,7 @@ def command(
     """Start JOB on its hosts and follow it. Ctrl-C detaches; the run goes on."""
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run; `orchestrate status --json` tells of a run")
-    _, plan = plan_launch(
+    loaded, plan = plan_launch(
         job, resolve_inventory(inventory), overrides, accept_new_host_keys=accept_new_host_keys
     )
     if discover and not dry_run:
@@ -55,5 +57,17 @@ def command(
             plan = discover_devices(plan)
         print_json(plan_data(plan)) if as_json else print_plan(plan)
         return 0
-    control = launch(plan)
+    control = launch(_with_shards(loaded, plan))
     return follow(control, until_started=detach)
+
+
+def _with_shards(job: Job, plan: LaunchPlan) -> LaunchPlan:
+    """The plan, with the parts of its checkpoint on the hosts where the job wants it distributed."""
+    if not job.checkpoint.distribute:
+        return plan
+    # Late: NumPy and the checkpoint formats, which few launches need.
+    from orchestrator.cli.distribution_bar import DistributionBar
+    from orchestrator.distribute import with_shards
+
+    with DistributionBar() as bar:
+        return with_shards(job, plan, bar.show)

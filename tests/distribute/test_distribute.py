@@ -106,6 +106,7 @@ def test_a_launch_puts_the_shards_where_the_workers_look(tmp_path, absolute):
     job, plan = plan_launch(tmp_path / "job.yaml", tmp_path / "inventory.yaml")
     assert "load: inputs/load\n" in plan.worker_config
     assert "distribute" not in plan.worker_config
+    assert "resume: false\n" in plan.worker_config
     assert not any(source.name == "whole.ckpt" for source in plan.sources.values())
     assert plan.host_paths == ()
     complete = with_shards(job, plan)
@@ -170,6 +171,10 @@ def test_the_job_s_keys_are_checked(tmp_path):
         (
             text.replace("load: whole.ckpt, ", "").replace("predict", "finetune", 1),
             "has nothing to distribute",
+        ),
+        (
+            text.replace("load:", "resume: true, load:", 1),
+            "resume: has nothing to go on from",
         ),
     ):
         path.write_text(change)
