@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,7 +89,17 @@ def collect_run(
     Of `wanted` the run itself fills in strategies, ranks and names. Raises what `collect` raises.
     """
     with _opened(control, wanted, via_hosts) as run:
-        collected = collect(run.files, run.hosts, run.wanted, output, progress=progress, say=say, rate=rate)
+        collected = collect(
+            run.files,
+            run.hosts,
+            run.wanted,
+            output,
+            progress=progress,
+            say=say,
+            rate=rate,
+            # A stream takes a core for itself: more of them would only be in each other's way.
+            streams_per_host=2 if len(run.hosts) < (os.cpu_count() or 1) else 1,
+        )
         for rank, host in _absent(run, collected.choice, collected.unreachable).items():
             say(f"rank {rank} on {host} has no file of that step: replicas on other ranks were read")
         with mapped_errors(output):

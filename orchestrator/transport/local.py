@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
 from pathlib import Path
@@ -105,8 +106,11 @@ class _LocalChannel(Channel):
         if self._unread:
             return super()._read_into(buffer)
         try:
-            self._stdout.settimeout(self.timeout)
-            count = self._stdout.recv_into(buffer)
+            # The kernel waits for all of it, and keeps the time: a wake-up for each packet of ssh's would
+            # cost more than the bytes. After the time, what has come is returned, then BlockingIOError.
+            self._stdout.settimeout(None)
+            self._stdout.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(self.timeout))
+            count = self._stdout.recv_into(buffer, 0, socket.MSG_WAITALL)
         except (TimeoutError, BlockingIOError):
             raise self._timed_out(self.timeout) from None
         except OSError as error:
@@ -162,6 +166,12 @@ class _LocalChannel(Channel):
         if self.closed:
             return self._closed_error()
         return TransportError(f"`{self.argv[0]}` no longer reads its input", where=self.host)
+
+
+def _timeval(seconds: float | None) -> bytes:
+    """A C struct timeval; zero is no limit."""
+    whole, part = divmod(seconds or 0.0, 1.0)
+    return struct.pack("@ll", int(whole), int(part * 1e6))
 
 
 def _start(argv: tuple[str, ...], streams: list[int]) -> subprocess.Popen[bytes]:

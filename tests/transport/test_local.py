@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.errors import TransportError
+from orchestrator.errors import CommandTimeout, TransportError
 from orchestrator.transport.base import Transport
 from orchestrator.transport.local import LocalTransport
 from tests.transport.contract import ProcessContract, is_alive, program
@@ -35,3 +35,18 @@ def test_closing_ends_a_process_that_ignores_its_stdin() -> None:
         channel.close()
         assert not is_alive(pid)
         assert channel.wait() == -signal.SIGTERM
+
+
+def test_a_buffer_is_filled_or_the_time_is_over() -> None:
+    with LocalTransport("here") as transport:
+        script = "printf abc; sleep 0.2; printf defgh; sleep 30"
+        with transport.open(["sh", "-c", script]) as channel:
+            buffer = memoryview(bytearray(8))
+            channel.timeout = 20
+            channel.read_into(buffer)
+            assert bytes(buffer) == b"abcdefgh"
+            channel.timeout = 0.2
+            with pytest.raises(CommandTimeout):
+                channel.read_into(buffer)
+        with transport.open(["printf", "abc"]) as channel, pytest.raises(TransportError, match="3 of 8"):
+            channel.read_into(buffer)
