@@ -260,3 +260,27 @@ def test_only_unreachable_hosts_is_exit_code_3(twelve: Twelve, tmp_path: Path) -
         ("write access", 0),
     ]
     assert data["checks"][0]["results"][0].items() >= {"host": "npu013", "level": "failed"}.items()
+
+
+def test_a_launch_makes_the_same_checks_and_places_the_table_of_what_it_found(
+    twelve: Twelve, tmp_path: Path
+) -> None:
+    job = rank_table_job(tmp_path)
+    words = ("launch", job, "--set", "host_count=2", "--set", "hosts=npu[010-011]", "--detach")
+    twelve.become("npu011", twelve.sound("npu011").change(3, link="DOWN"))
+    refused = orchestrate(twelve, *words)
+    assert refused.returncode == 4, refused.stdout + refused.stderr
+    assert "npu011: device 3: link is DOWN" in refused.stderr
+    assert not list(twelve.cluster.folder.glob("hosts/*/runs/*"))
+    twelve.become("npu011", twelve.sound("npu011"))
+    done = orchestrate(twelve, *words)
+    if os.geteuid() != 0:  # both hosts have this machine's name
+        assert done.returncode == 4 and "its name is" in done.stderr
+        return
+    assert done.returncode == 0, done.stdout + done.stderr
+    tables = [path.read_text() for path in twelve.cluster.folder.glob("hosts/*/runs/*/rank_table.json")]
+    assert len(tables) == 2 and tables[0] == tables[1]
+    ips = [
+        device["device_ip"] for server in json.loads(tables[0])["server_list"] for device in server["device"]
+    ]
+    assert ips == [f"10.20.{host}.{number}" for host in (9, 10) for number in range(1, 9)]
