@@ -23,11 +23,11 @@ from orchestrator.checkpoint.tensor import Spec
 from orchestrator.checkpoint.transpose import transpose
 from orchestrator.errors import CheckpointError
 
-__all__ = ["CHUNK", "STRIPE", "Job", "run_jobs"]
+__all__ = ["CHUNK", "Job", "run_jobs", "stripes"]
 
 _THREADS = 2
 CHUNK = 2 << 20
-STRIPE = 4 << 20
+STRIPE = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +128,9 @@ class _Worker:
         for start, stop in _chunks(source.spec.nbytes, 64):
             self._read(source, start, whole[start:stop], count=False)
         matrix = np.frombuffer(whole, f"<u{item}").reshape(rows, columns)
-        width = max(1, STRIPE // (rows * item))
-        for first in range(0, columns, width):
-            stripe = np.empty((min(width, columns - first), rows), matrix.dtype)
-            transpose(matrix[:, first : first + width], stripe)
+        for first, last in stripes(rows * item, columns):
+            stripe = np.empty((last - first, rows), matrix.dtype)
+            transpose(matrix[:, first:last], stripe)
             self._write(target, source.spec.dtype, first * rows * item, stripe.data.cast("B"))
             self._count(stripe.nbytes)
 
@@ -164,8 +163,10 @@ class _Worker:
         return buffer
 
     def _write(self, target: Target, dtype: str, offset: int, data: memoryview) -> None:
-        ready = converted(data, dtype, target.dtype, target.source.name)
-        self._output.put(target, offset // _item_size(dtype) * _item_size(target.dtype), ready)
+        before, after = _item_size(dtype), _item_size(target.dtype)
+        for start, stop in _chunks(len(data), before):
+            ready = converted(data[start:stop], dtype, target.dtype, target.source.name)
+            self._output.put(target, (offset + start) // before * after, ready)
 
     def _descriptor(self, path: str) -> int:
         with self._lock:
@@ -181,6 +182,13 @@ class _Worker:
 
 def _item_size(dtype: str) -> int:
     return Spec("", (), dtype).item_size
+
+
+def stripes(height: int, columns: int, limit: int = STRIPE) -> Iterator[tuple[int, int]]:
+    """Spans of columns of `height` bytes each, of about `limit` bytes: what is turned at once."""
+    width = max(1, limit // max(1, height))
+    for first in range(0, columns, width):
+        yield first, min(first + width, columns)
 
 
 def _chunks(nbytes: int, unit: int) -> Iterator[tuple[int, int]]:
