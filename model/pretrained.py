@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -43,38 +44,28 @@ class PretrainedModel:
         self.network.set_train(mode)
         return self
 
-    def generate(
-        self,
-        input_ids: Any,
-        *,
-        max_length: int | None = None,
-        max_new_tokens: int | None = None,
-        do_sample: bool | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 42,
-    ) -> list[list[int]]:
+    def generate(self, input_ids: Any, **options: Any) -> list[list[int]]:
         """Prompt and answer of every row of `input_ids`, one row or several of unequal length.
 
-        `max_length` counts prompt and answer, default: the config's max_decode_length; eos is not given back.
-        What is not said is taken from the config.
+        The options are max_length (of prompt and answer), max_new_tokens, do_sample, temperature, top_k,
+        top_p, seed, repetition_penalty, num_beams; what is not given, or None, the config says. An answer
+        ends before the config's eos, which is not given back.
         """
         rows = _rows(input_ids)
-        longest = max_length if max_length is not None else self.config.max_decode_length
-        new = [max_new_tokens if max_new_tokens is not None else longest - len(row) for row in rows]
-        if min(new) < 1:
-            raise ModelError(f"max_length {longest} leaves no room after the prompt", where="generate")
-        sample = self.config.do_sample if do_sample is None else do_sample
-        sampling = Sampling(
-            max(new),
-            (self.config.temperature if temperature is None else temperature) if sample else 0.0,
-            (self.config.top_k if top_k is None else top_k) if sample else 0,
-            (self.config.top_p if top_p is None else top_p) if sample else 1.0,
-            seed,
-        )
+        sampling = Sampling.of(self.config, **self._known(options))
         answers = self._generator(len(rows)).generate(rows, sampling)
-        return [row + answer[:count] for row, answer, count in zip(rows, answers, new, strict=True)]
+        return [row + answer for row, answer in zip(rows, answers, strict=True)]
+
+    def _known(self, options: dict[str, Any]) -> dict[str, Any]:
+        given = {name: value for name, value in options.items() if value is not None}
+        for token in ("eos_token_id", "pad_token_id"):  # the page's scripts repeat what the config says
+            if given.pop(token, getattr(self.config, token)) != getattr(self.config, token):
+                raise ModelError(f"{token} is the config's: {getattr(self.config, token)}", where="generate")
+        known = {"do_sample", *(field.name for field in fields(Sampling))}
+        if not given.keys() <= known:
+            unknown = ", ".join(sorted(given.keys() - known))
+            raise ModelError(f"knows no {unknown}; there are {', '.join(sorted(known))}", where="generate")
+        return given
 
     def _generator(self, batch: int) -> Generator:
         """One that takes so many rows: a graph is compiled for a size of batch and serves smaller ones."""

@@ -35,6 +35,9 @@ def home(tmp_path_factory):
     tokenizer = train_tokenizer([SKY, LOVE], CONFIG)
     (home / "hf/tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
     convert(home / "hf", home / "ms")
+    # One graph to compile and not two: the cache of keys and values has tests of its own.
+    config = AutoConfig.from_pretrained(home / "ms", use_past=False)
+    (home / "ms/config.yaml").write_text(config_text(config))
     return home
 
 
@@ -79,11 +82,31 @@ def test_rows_of_a_batch_get_their_own_answers(bloom, tokenizer):
         assert bloom.generate(ids, max_new_tokens=2) == [greedy(rows[0], 2)]
 
 
-def test_what_cannot_be_generated_is_one_line(bloom):
-    with pytest.raises(ModelError, match="max_length 3 leaves no room after the prompt"):
-        bloom.generate([5, 6, 7], max_length=3)
-    with pytest.raises(ModelError, match="the prompt is empty"):
-        bloom.generate([], max_length=3)
+def test_options_are_those_of_generation(bloom, tokenizer):
+    ids = tokenizer(SKY)["input_ids"]
+    drawn = {"do_sample": True, "temperature": 1.5, "top_k": 40, "max_new_tokens": 4}
+    assert bloom.generate(ids, seed=1, **drawn) == bloom.generate(ids, seed=1, **drawn)
+    assert bloom.generate(ids, max_new_tokens=3, max_length=None, eos_token_id=2) == [greedy(ids, 3)]
+    beams = bloom.generate(ids, max_new_tokens=3, num_beams=2)
+    assert beams[0][: len(ids)] == ids and len(beams) == 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "message"),
+    [
+        ([5, 6, 7], {"max_length": 3}, "a prompt of 3 tokens leaves no room in max_length 3"),
+        ([], {}, "the prompt is empty"),
+        ([[1], []], {}, "is empty"),
+        ([10**6], {}, "ids 1000000 are outside a vocabulary of 300"),
+        ([5], {"seed": -1}, "seed must not be below 0"),
+        ([5], {"temprature": 1.0}, "knows no temprature; there are do_sample, "),
+        ([5], {"eos_token_id": 7}, "eos_token_id is the config's: 2"),
+    ],
+)
+def test_what_cannot_be_generated_is_one_line(bloom, ids, options, message):
+    with pytest.raises(ModelError) as caught:
+        bloom.generate(ids, **options)
+    assert message in str(caught.value)
 
 
 def test_the_pipeline_of_mindformers(home, bloom, tokenizer):
@@ -102,7 +125,8 @@ def test_the_pipeline_of_mindformers(home, bloom, tokenizer):
 
 def test_configs_come_from_every_form(home):
     own, theirs = AutoConfig.from_pretrained(home / "ms"), AutoConfig.from_pretrained(home / "hf")
-    assert own == theirs == AutoConfig.from_pretrained(home / "hf/config.json")
+    assert theirs == AutoConfig.from_pretrained(home / "hf/config.json")
+    assert own == replace(theirs, use_past=False)
     assert (own.num_heads, own.seq_length, own.do_sample, own.prompt_template) == (3, 64, False, "none")
     assert AutoConfig.from_pretrained(home / "ms/config.yaml", seq_length=32).seq_length == 32
     named = AutoConfig.from_pretrained("bloom_7.1b")
