@@ -24,6 +24,9 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
 STEPS = ("--set", "train.steps=60", "--set", "checkpoint.save_steps=20")
+# Two stages, one on each host: activations and gradients go from host to host.
+STAGES = ("data_parallel=1", "model_parallel=2", "pipeline_stage=2", "micro_batch_num=2")
+STEPS = (*STEPS, *(word for value in STAGES for word in ("--set", f"parallel.{value}")))
 
 
 @pytest.fixture
