@@ -12,7 +12,7 @@ os.environ.setdefault("GLOG_v", "3")
 # Seconds that a collective waits on a CPU: 30 without it, less than a neighbour may take to compile.
 os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 
-from model.cli import chat, convert, generate, predict, prepare_data, train
+from model.cli import chat, convert, evaluate, generate, predict, prepare_data, train
 from model.cli.errors import guarded
 
 _VERBS = {
@@ -20,6 +20,7 @@ _VERBS = {
     "predict": predict,
     "generate": generate,
     "chat": chat,
+    "evaluate": evaluate,
     "prepare-data": prepare_data,
     "convert": convert,
 }

@@ -24,17 +24,25 @@ __all__ = ["gradient_source", "optimizer_for"]
 
 
 def gradient_source(
-    settings: Settings, config: BloomConfig, session: Session, network: nn.Cell, parameters: ms.ParameterTuple
+    settings: Settings,
+    config: BloomConfig,
+    session: Session,
+    network: nn.Cell,
+    parameters: ms.ParameterTuple,
+    done: int = 0,
 ) -> GradientSource:
-    """One graph for a whole batch, or micro batches, or a stage of a pipeline."""
+    """One graph for a whole batch, or micro batches, or a stage of a pipeline; `done` steps lie behind."""
     strategy, place, train = session.strategy, session.place, settings.train
     parts = train.gradient_accumulation * settings.parallel.micro_batch_num
     if strategy.use_seq_parallel:
         cut_sequence(network, strategy, place, session.groups)
     replays = None
-    if train.recompute or strategy.pipeline_stage > 1:
+    # A resumed run has to drop what it would have dropped; the flash kernel's own masks cannot be had again.
+    if train.recompute or strategy.pipeline_stage > 1 or not config.use_flash_attention:
         first_block = network.transformer.first_block
         replays = replay_dropout(network, _dropout_base(train, session), first_block)
+    if replays:
+        replays.steps = done
     if train.recompute:
         recompute_blocks(network)
     join = JoinGradients(parameters, strategy, place, session.groups)

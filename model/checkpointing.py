@@ -27,6 +27,8 @@ __all__ = [
     "load_whole",
     "newest_shard",
     "save_shard",
+    "shard_of_step",
+    "steps_of",
     "write_strategy_file",
 ]
 
@@ -49,6 +51,8 @@ class Progress:
 
     epoch: int
     step: int
+    loss_scale: float | None = None  # where it is dynamic, and for how many steps it has not changed
+    good_steps: int = 0
 
 
 def save_shard(
@@ -69,6 +73,11 @@ def _contents(parameters: Sequence[ms.Parameter], progress: Progress) -> Iterato
         yield item.name, _to_tensor(item)
     for name, value in zip(COUNTERS, (progress.epoch, progress.step, progress.step), strict=True):
         yield name, Tensor.of(np.array(value, np.int32))
+    if progress.loss_scale is not None:
+        yield "loss_scale", Tensor.of(np.array(progress.loss_scale, np.float32))
+        yield "current_iterator_step", Tensor.of(np.array(progress.step, np.int32))
+        last = progress.step - progress.good_steps
+        yield "last_overflow_iterator_step", Tensor.of(np.array(last, np.int32))
 
 
 def _to_tensor(item: ms.Parameter) -> Tensor:
@@ -83,6 +92,20 @@ def _to_array(tensor: Tensor) -> np.ndarray:
     if tensor.dtype == "BFloat16":
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array
+
+
+def steps_of(folder: Path, rank: int) -> list[int]:
+    """The steps of which `<folder>/rank_<r>` holds a shard, rising."""
+    return [_step_of(path) for path in _shards(folder / f"rank_{rank}")]
+
+
+def shard_of_step(folder: Path, rank: int, step: int) -> Path:
+    """The shard of one of `steps_of`."""
+    return next(path for path in _shards(folder / f"rank_{rank}") if _step_of(path) == step)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.rpartition("_")[2])
 
 
 def _shards(home: Path) -> list[Path]:
@@ -169,7 +192,17 @@ def load_rank(
     missing = [name for name in COUNTERS if name not in stored]
     if missing:
         raise ModelError(f"holds no {', '.join(missing)}", where=str(path), remedy="load it as a whole file")
-    return Progress(*(int(stored[name].array().reshape(-1)[0]) for name in ("epoch_num", "global_step")))
+    return _progress(stored)
+
+
+def _progress(stored: Mapping[str, Tensor]) -> Progress:
+    def number(name: str) -> float:
+        return float(stored[name].array().reshape(-1)[0])
+
+    epoch, step = int(number("epoch_num")), int(number("global_step"))
+    if "loss_scale" not in stored or "last_overflow_iterator_step" not in stored:
+        return Progress(epoch, step)
+    return Progress(epoch, step, number("loss_scale"), step - int(number("last_overflow_iterator_step")))
 
 
 def load_rank_weights(

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
 
 import mindspore as ms
-from mindspore import nn
 
 from model.assembly import gradient_source, optimizer_for
-from model.bloom import build, initialise
-from model.checkpointing import Progress, load_rank, load_whole, newest_shard, save_shard, write_strategy_file
+from model.bloom import build
+from model.checkpointing import Progress, save_shard, steps_of, write_strategy_file
 from model.config import BloomConfig, config_text
 from model.data import Dataset
 from model.errors import ModelError, TrainingError
-from model.loss_scale import loss_scale_of
+from model.loss_scale import LossScale, loss_scale_of
+from model.metrics import MetricsFile, StepRecord, utilisation
 from model.padding import stored_value
+from model.resume import start_weights
 from model.schedule import SHAPES, rate_at
 from model.session import Session, check_same_on_all_ranks, open_session, strategy_of
-from model.settings import Settings, Train, Worker
+from model.settings import Settings, Worker
 from model.sources import load_data
 from model.step import TrainStep
 from model.tokenizer import Tokenizer
 
-__all__ = ["StepRecord", "Trainer", "train"]
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """One line of metrics; `loss` and `tokens_per_s` are of all replicas together."""
-
-    step: int
-    total_steps: int
-    loss: float
-    lr: float
-    tokens_per_s: float
-    step_time_s: float
-    time: float
+__all__ = ["Trainer", "train"]
 
 
 class Trainer:
@@ -51,34 +37,43 @@ class Trainer:
         self, settings: Settings, config: BloomConfig, session: Session, dataset: Dataset, home: Path
     ) -> None:
         self.settings, self.session, self.dataset, self.home = settings, session, dataset, home
+        self.config = config
         train = settings.train
         ms.set_seed(train.seed + session.place.dp)
         network = build(config, session.strategy, session.place, session.groups)
         self.weights = list(network.trainable_params())
         self.optimizer = optimizer_for(train, session, self.weights)
         self.moments = [*self.optimizer.adam_m, *self.optimizer.adam_v]
-        self.done = self._start_weights(network, config)
+        loss_scale = loss_scale_of(train.loss_scale, train.loss_scale_start, train.loss_scale_window)
+        progress = start_weights(network, self.weights, self.moments, settings, config, session)
+        self.done = self._resume(progress, loss_scale) if progress else 0
         self.train_step = TrainStep(
-            gradient_source(settings, config, session, network, self.optimizer.parameters),
+            gradient_source(settings, config, session, network, self.optimizer.parameters, self.done),
             self.optimizer,
             clip=train.clip_grad or 0.0,
-            loss_scale=loss_scale_of(train.loss_scale, train.loss_scale_start, train.loss_scale_window),
+            loss_scale=loss_scale,
             gather=session.gather,
         )
 
-    def _start_weights(self, network: nn.Cell, config: BloomConfig) -> int:
-        """Load or draw the weights; gives the steps already done (0 unless shards are resumed)."""
-        strategy, place = self.session.strategy, self.session.place
-        load = self.settings.checkpoint.load
-        if load is None:
-            initialise(network, config, self.settings.train.seed, strategy, place)
-        elif Path(load).is_dir():
-            return load_rank(
-                newest_shard(Path(load), place.rank), self.weights, self.moments, strategy, place
-            ).step
-        else:
-            load_whole(Path(load), self.weights, strategy, place, config.num_layers)
-        return 0
+    def _resume(self, progress: Progress, loss_scale: LossScale) -> int:
+        """The steps already done; ModelError where this job cannot go on from there."""
+        step, load = progress.step, str(self.settings.checkpoint.load)
+        if step >= self.total_steps:
+            raise ModelError(
+                f"asks for {self.total_steps} steps, but the checkpoint has done {step}",
+                where="train",
+                remedy="raise train.steps or epochs, or set checkpoint.resume to false",
+            )
+        here = self.dataset.epoch(step, self.global_batch)
+        if here != progress.epoch:
+            raise ModelError(
+                f"was in epoch {progress.epoch} after step {step}, but with this data and batch it is {here}",
+                where=load,
+                remedy="resume with the same data, train.batch_size and data_parallel",
+            )
+        if progress.loss_scale is not None and loss_scale.window:
+            loss_scale.value, loss_scale.good_steps = progress.loss_scale, progress.good_steps
+        return step
 
     @property
     def global_batch(self) -> int:
@@ -108,13 +103,11 @@ class Trainer:
 
     def run(self, report: Callable[[StepRecord], None]) -> None:
         """Train to the last step; every step is reported and written to metrics/rank_<r>.jsonl."""
-        path = self.home / "metrics" / f"rank_{self.session.place.rank}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_steps = self.settings.checkpoint.save_steps
-        with path.open("a", encoding="utf-8") as metrics:
+        with MetricsFile(self.home, self.session.place.rank) as metrics:
             for step in range(self.done + 1, self.total_steps + 1):
                 record = self.step(step)
-                _append(metrics, record)
+                metrics.append(record)
                 report(record)
                 if step == self.total_steps or (save_steps and step % save_steps == 0):
                     self.save(step)
@@ -139,16 +132,36 @@ class Trainer:
             raise TrainingError(
                 f"step {step} gave a loss of {result.loss} and a gradient norm of {result.norm}",
                 where=self.session.strategy.names(result.origins or (place.rank,)),
-                remedy="lower train.learning_rate, lengthen the warm-up, or look at the data of this step",
+                remedy=f"{self._last_good()}; lower train.learning_rate, or look at the data of this step",
             )
         seconds = time.monotonic() - start
         tokens = self.global_batch * batch.tokens.shape[1]
-        return StepRecord(step, self.total_steps, result.loss, rate, tokens / seconds, seconds, time.time())
+        speed, devices = tokens / seconds, self.session.strategy.world_size
+        return StepRecord(
+            step=step,
+            total_steps=self.total_steps,
+            loss=result.loss,
+            lr=rate,
+            tokens_per_s=speed,
+            step_time_s=seconds,
+            time=time.time(),
+            grad_norm=result.norm,
+            loss_scale=result.loss_scale if train.loss_scale else None,
+            skipped=result.skipped,
+            mfu=utilisation(self.config, speed, devices, train.device_tflops),
+        )
+
+    def _last_good(self) -> str:
+        saved = steps_of(self.home / "checkpoint", self.session.place.rank)
+        return f"the last checkpoint is of step {saved[-1]}" if saved else "no checkpoint was saved before"
 
     def save(self, step: int) -> Path:
         """Write this rank's shard."""
         options = self.settings.checkpoint
         progress = Progress(self.dataset.epoch(step, self.global_batch), step)
+        scale = self.train_step.loss_scale
+        if scale.window:
+            progress = replace(progress, loss_scale=scale.value, good_steps=scale.good_steps)
         session = self.session
         everything = [
             stored_value(item, session.strategy, session.groups.model)
@@ -164,21 +177,6 @@ class Trainer:
         )
 
 
-def _refuse_what_is_not_built(settings: Settings) -> None:
-    defaults = Train()
-    for key in ("device_tflops",):
-        if getattr(settings.train, key) != getattr(defaults, key):
-            raise ModelError("is not supported yet", where=f"train.{key}", remedy="leave it out")
-
-
-def _append(metrics: TextIO, record: StepRecord) -> None:
-    values = asdict(record)
-    values["tokens_per_s"] = round(record.tokens_per_s, 1)
-    values["step_time_s"] = round(record.step_time_s, 4)
-    metrics.write(json.dumps(values) + "\n")
-    metrics.flush()
-
-
 def train(settings: Settings, worker: Worker, home: Path, report: Callable[[StepRecord], None]) -> Trainer:
     """The whole task on this rank: data, checks with the other ranks, training, shard.
 
@@ -186,7 +184,6 @@ def train(settings: Settings, worker: Worker, home: Path, report: Callable[[Step
     """
     if settings.train.lr_schedule not in SHAPES:
         raise ModelError(f"is not one of {', '.join(SHAPES)}", where="train.lr_schedule")
-    _refuse_what_is_not_built(settings)
     config = settings.bloom()
     strategy = strategy_of(settings, worker)
     config.check_model_parallel(strategy.model_parallel)

@@ -19,8 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     settings, worker = load_settings(args.config), Worker.from_environment(os.environ)
     # The checks so far need no MindSpore, which takes seconds to import.
+    from model.metrics import StepRecord
     from model.session import serve_scheduler
-    from model.training import StepRecord, train
+    from model.training import train
 
     if worker.is_scheduler:
         return serve_scheduler(settings, worker)

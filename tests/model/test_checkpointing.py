@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import resource
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -98,8 +100,37 @@ def test_every_name_that_does_not_fit_is_listed(tmp_path):
     assert "\n" not in text
 
 
+def test_a_full_disk_leaves_the_shard_before(tmp_path):
+    weights = list(network(1).get_parameters())
+    first = save_shard(tmp_path, "demo", 0, weights, Progress(1, 1), keep=1)
+    before = first.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"1_2\.ckpt: cannot be written: File too large"):
+            save_shard(tmp_path, "demo", 0, weights, Progress(1, 2), keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
+    assert first.read_bytes() == before
+
+
+def test_the_loss_scale_comes_back(tmp_path):
+    weights = list(network(1).get_parameters())
+    progress = Progress(2, 40, loss_scale=1024.0, good_steps=7)
+    path = save_shard(tmp_path, "demo", 0, weights, progress, keep=5)
+    assert load_rank(path, weights, []) == progress
+    load_whole(path, weights)  # no weight: not missed, not extra
+
+
 def test_files_that_are_none(tmp_path):
     weights = list(network(1).get_parameters())
+    good = save_shard(tmp_path, "demo", 0, weights, Progress(1, 1), keep=1).read_bytes()
+    for content in (good[: len(good) // 2], b"PK\x03\x04" + good[:500], b""):
+        (tmp_path / "bad.ckpt").write_bytes(content)
+        with pytest.raises((CheckpointError, ModelError)) as caught:
+            load_rank(tmp_path / "bad.ckpt", weights, [])
+        assert str(caught.value).startswith(str(tmp_path / "bad.ckpt")) and "\n" not in str(caught.value)
     with pytest.raises(ModelError, match="there is no such checkpoint file"):
         load_whole(tmp_path / "none.ckpt", weights)
     (tmp_path / "bad.ckpt").write_bytes(b"\xff" * 100)

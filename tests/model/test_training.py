@@ -13,7 +13,7 @@ import pytest
 from model.bloom import build
 from model.checkpointing import load_whole, newest_shard
 from model.config import load_config
-from model.errors import ModelError, TrainingError
+from model.errors import ModelError
 from model.generation import Generator, Sampling
 from model.settings import Worker, load_settings
 from model.templates import wrap
@@ -100,7 +100,8 @@ def test_four_ranks_lose_what_one_process_loses(four_ranks, alone):
 def test_metrics_have_what_the_monitor_reads(four_ranks):
     lines = four_ranks.metrics(3)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    assert set(lines[0]) == {"step", "total_steps", "loss", "lr", "tokens_per_s", "step_time_s", "time"}
+    always = {"step", "total_steps", "loss", "lr", "tokens_per_s", "step_time_s", "time", "grad_norm"}
+    assert set(lines[0]) == always and lines[0]["grad_norm"] > 0
     assert lines[0]["lr"] == pytest.approx(2.5e-3) and lines[-1]["total_steps"] == 6
 
 
@@ -210,27 +211,6 @@ def test_draws_depend_on_the_seed_alone(collected):
         generator.generate([[5] * 64], options)
     full = generator.generate([[5] * 62], Sampling(max_new_tokens=8))[0]
     assert len(full) <= 2
-
-
-def test_a_resumed_run_ends_where_the_whole_run_ends(alone, tmp_path):
-    home = tmp_path / "run"
-    shard = alone.folder / "checkpoint/rank_0/mindformers_rank_0-1_3.ckpt"
-    (tmp_path / "from/rank_0").mkdir(parents=True)
-    shutil.copy(shard, tmp_path / "from/rank_0")
-    path = write_job(home, train={"batch_size": 8}, checkpoint={"load": str(tmp_path / "from")})
-    seen = []
-    train(load_settings(path), Worker(), home, seen.append)
-    assert [record.step for record in seen] == [4, 5, 6]
-    last = newest_shard(home / "checkpoint", 0)
-    assert last.read_bytes() == newest_shard(alone.folder / "checkpoint", 0).read_bytes()
-
-
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    path = write_job(
-        tmp_path, train={"learning_rate": 1e30, "lr_end": 1e30, "clip_grad": 0, "warmup_steps": 0}
-    )
-    with pytest.raises(TrainingError, match=r"rank 0: step \d gave a loss of"):
-        train(load_settings(path), Worker(), tmp_path, lambda record: None)
 
 
 @pytest.mark.skipif(not REAL_DATA.exists(), reason="the Alpaca records are not on this machine")

@@ -1,0 +1,55 @@
+"""`python -m model evaluate`"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from model.cli.say import say
+
+HELP = "loss and perplexity of a checkpoint on a data set"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="a whole .ckpt or .safetensors")
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="records or MindRecord, as data.path",
+    )
+    add("--config", type=Path, metavar="FILE", help="default: config.yaml beside the checkpoint")
+    add("--tokenizer", type=Path, metavar="FILE", help="default: tokenizer.json beside the checkpoint")
+    add("--seq-length", type=int, metavar="N", help="default: that of the config")
+    add("--limit", type=int, metavar="N", help="only the first N records")
+    add("--batch-size", type=int, default=8, metavar="N", help="records at once (default 8)")
+    add("--loss-mask", choices=("label", "input"), default="label", help="input: as MindFormers scores")
+    add("--whole", action="store_true", help="score the prompts too")
+    add("--json", action="store_true", help="one JSON line")
+
+
+def run(args: argparse.Namespace) -> None:
+    # Late: MindSpore takes seconds to import.
+    from model.evaluate import evaluate
+    from model.settings import Data
+
+    tokenizer = str(args.tokenizer) if args.tokenizer else None
+    found = evaluate(
+        args.checkpoint,
+        Data(path=str(args.data), tokenizer=tokenizer, seq_length=args.seq_length, limit=args.limit),
+        config_file=args.config,
+        batch_size=args.batch_size,
+        loss_mask=args.loss_mask,
+        whole=args.whole,
+    )
+    if args.json:
+        say(json.dumps({**asdict(found), "perplexity": found.perplexity}))
+        return
+    say(
+        f"loss {found.loss:.4f}  perplexity {found.perplexity:.2f}  "
+        f"{found.tokens} tokens, {found.records} records"
+    )
