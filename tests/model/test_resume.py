@@ -82,9 +82,7 @@ def test_what_cannot_be_resumed_says_why(whole, tmp_path):
     load = {"load": str(whole.folder / "checkpoint")}
     with pytest.raises(ModelError, match=r"train: asks for 6 steps, but the checkpoint has done 6"):
         run(tmp_path, checkpoint=load)
-    with pytest.raises(
-        ModelError, match=r"was in epoch 2 after step 6, but with this data and batch it is 5"
-    ):
+    with pytest.raises(ModelError, match=r"was in epoch 2 after step 6, but with this data .* it is 5"):
         run(tmp_path, checkpoint=load, train={"steps": 7}, data={"limit": 10})
     with pytest.raises(ModelError, match=r"ckpt: is one whole file, which holds no rank's optimizer"):
         run(tmp_path, checkpoint={"load": str(whole.checkpoint), "resume": True})
