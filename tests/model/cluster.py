@@ -63,13 +63,13 @@ def run_alone(folder: Path, *arguments: str, **env: str) -> subprocess.Completed
     )
 
 
-def launch(folder: Path, verb: str, ranks: int, timeout: float = 150) -> None:
+def launch(folder: Path, verb: str, ranks: int, timeout: float = 400) -> None:
     """Run `python -m model <verb>` on every rank; fails unless all, the scheduler too, exit 0."""
     codes = start(folder, [*MODEL, verb, "--config", "worker.yaml"], ranks, timeout)
     assert set(codes.values()) == {0}, f"{codes}\n{tails(folder, codes)}"
 
 
-def start(folder: Path, command: Sequence[str], ranks: int, timeout: float = 150) -> dict[str, int | None]:
+def start(folder: Path, command: Sequence[str], ranks: int, timeout: float = 400) -> dict[str, int | None]:
     """Run the command as a scheduler and N ranks until all have ended or one has failed: exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
