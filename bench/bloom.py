@@ -67,11 +67,14 @@ def serve_mindspore(layers: int, hidden: int, heads: int, what: str) -> dict[str
     from model.config import load_config
     from model.data import Batch
     from model.generation import Generator, Sampling
+    from model.gradients import JoinGradients
     from model.optimizer import AdamW
-    from model.step import TrainStep
+    from model.parallel import Groups, Place, Strategy
+    from model.step import TrainStep, WholeBatch
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
+    ms.set_recursion_limit(100_000)
     shape = {"num_layers": layers, "hidden_size": hidden, "num_heads": heads, "vocab_size": VOCABULARY}
     config = load_config("tiny", {**shape, "seq_length": 256, "hidden_act": "gelu"})
     network = build(config)
@@ -91,7 +94,9 @@ def serve_mindspore(layers: int, hidden: int, heads: int, what: str) -> dict[str
         ids = tokens(3, 2, 129).astype(np.int32)
         batch = Batch(ids[:, :-1], ids[:, 1:], np.full((2, 128), 1 / 256, np.float32))
         optimizer = AdamW(list(network.trainable_params()), weight_decay=0.01, beta2=0.999)
-        step = TrainStep(network, optimizer, clip=CLIP)
+        alone = (Strategy(), Place(0, 0, 0, 0), Groups())
+        source = WholeBatch(network, optimizer.parameters, JoinGradients(optimizer.parameters, *alone))
+        step = TrainStep(source, optimizer, clip=CLIP)
         return {"train": lambda: [round(step(batch, RATE).loss, 2)]}
     generator = Generator(network, config)
     prompt, long = tokens(1, 16).tolist(), tokens(2, 128).tolist()

@@ -47,6 +47,7 @@ def strategy_of(settings: Settings, worker: Worker) -> Strategy:
 def set_context(settings: Settings, worker: Worker) -> None:
     """Compile whole graphs for the device; the only thing that differs between CPU and Ascend."""
     ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_recursion_limit(100_000)  # a training step of 24 blocks is deeper than the default of 1000
     if settings.device_target == "Ascend":
         ms.set_device("Ascend", worker.device_id)
         if settings.max_device_memory:
