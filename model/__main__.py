@@ -12,7 +12,18 @@ os.environ.setdefault("GLOG_v", "3")
 # Seconds that a collective waits on a CPU: 30 without it, less than a neighbour may take to compile.
 os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 
-from model.cli import chat, convert, evaluate, generate, predict, prepare_data, train
+from model.cli import (
+    chat,
+    convert,
+    evaluate,
+    export,
+    generate,
+    infer_mindir,
+    predict,
+    prepare_data,
+    serve_chat,
+    train,
+)
 from model.cli.errors import guarded
 
 _VERBS = {
@@ -23,6 +34,9 @@ _VERBS = {
     "evaluate": evaluate,
     "prepare-data": prepare_data,
     "convert": convert,
+    "serve-chat": serve_chat,
+    "export": export,
+    "infer-mindir": infer_mindir,
 }
 
 

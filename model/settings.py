@@ -7,11 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.asking import Chat, Predict
 from model.config import BloomConfig, load_config
 from model.errors import ModelError
 from model.tables import fill, read_table
 
-__all__ = ["Checkpoint", "Data", "Parallel", "Predict", "Settings", "Train", "Worker", "load_settings"]
+__all__ = [
+    "Chat",
+    "Checkpoint",
+    "Data",
+    "Parallel",
+    "Predict",
+    "Settings",
+    "Train",
+    "Worker",
+    "load_settings",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +142,6 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Predict:
-    """Questions to answer."""
-
-    prompts: tuple[str, ...] | None = None
-    prompts_file: str | None = None
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 42
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """One worker.yaml."""
 
@@ -157,6 +155,7 @@ class Settings:
     train: Train = field(default_factory=Train)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     predict: Predict = field(default_factory=Predict)
+    chat: Chat = field(default_factory=Chat)
 
     def bloom(self) -> BloomConfig:
         """The network's config: preset, overrides, then what the data section says of it."""
@@ -202,6 +201,7 @@ _SECTIONS = {
     "train": Train,
     "checkpoint": Checkpoint,
     "predict": Predict,
+    "chat": Chat,
 }
 
 

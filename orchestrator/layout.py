@@ -81,6 +81,11 @@ class RunDir:
         return self.root / "control.sock"
 
     @property
+    def chat_socket(self) -> Path:
+        """Where the first worker of a chat job listens."""
+        return self.root / "chat.sock"
+
+    @property
     def supervisor_log(self) -> Path:
         return self.root / "logs" / "supervisor.log"
 

@@ -32,9 +32,9 @@ FLOORS = (
     ("preflight",),
     ("plan",),
     ("monitor",),
-    ("runs", "logs", "collect_run"),
+    ("runs", "logs", "collect_run", "answers"),
     ("status", "distribute"),
-    ("launch", "check", "stop"),
+    ("launch", "check", "stop", "chat"),
     ("cli", "__main__"),
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     sampling = sampling_of(args)
     # Late: MindSpore takes seconds to import.
+    from model.answering import open_model
     from model.chat import Chat
-    from model.predict import open_model
 
     model = open_model(args.checkpoint, args.config, args.tokenizer)
     chat = Chat(

@@ -64,7 +64,7 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
 def run(args: argparse.Namespace) -> None:
     sampling = sampling_of(args)
     # Late: MindSpore takes seconds to import.
-    from model.predict import open_model
+    from model.answering import open_model
     from model.templates import wrap
 
     model = open_model(args.checkpoint, args.config, args.tokenizer)

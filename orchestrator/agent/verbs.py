@@ -167,6 +167,16 @@ def _small_files(request: Request) -> Iterator[Answer]:
     yield Answer()
 
 
+def _chat(request: Request) -> Iterator[Answer]:
+    """What the chat's worker says, an answer a piece, then one without."""
+    from orchestrator.agent import chat  # late, as above
+
+    question = json.loads(request.payload.read())
+    for event in chat.converse(request.run().chat_socket, question):
+        yield Answer(event, more=True)
+    yield Answer()
+
+
 VERBS: Dict[str, Callable[[Request], Iterator[Answer]]] = {
     "clock": _clock,
     "probe": _probe,
@@ -187,4 +197,5 @@ VERBS: Dict[str, Callable[[Request], Iterator[Answer]]] = {
     "index": _index,
     "read_segments": _read_segments,
     "small_files": _small_files,
+    "chat": _chat,
 }

@@ -30,6 +30,8 @@ _VERBS = {
     "distribute-ckpt": ("cmd_distribute_ckpt", "Cut a whole checkpoint and send each host its ranks' part."),
     "checkpoint": ("cmd_checkpoint", "Look at, combine, split and compare checkpoints of this machine."),
     "rank-table": ("cmd_rank_table", "Make, merge, check, compare and place HCCL rank tables."),
+    "answers": ("cmd_answers", "Gather what a prediction job has answered."),
+    "chat": ("cmd_chat", "Talk to a running chat job."),
     "runs": ("cmd_runs", "List the runs that are known here, or found on hosts."),
 }
 

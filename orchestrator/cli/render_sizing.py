@@ -21,7 +21,7 @@ def estimate_view(
     """Memory of a rank of each stage, traffic, bubble."""
     cut = workload.cut
     lines = [
-        f"{name}: {network.parameter_count / 1e9:.2f} billion parameters over {cut.world_size} ranks, "
+        f"{name}: {_count(network.parameter_count)} parameters over {cut.world_size} ranks, "
         f"data {cut.data_parallel} × model {cut.model_parallel} × pipeline {cut.pipeline_stage}",
         "",
     ]
@@ -79,6 +79,13 @@ def suggestions_view(workload: Workload, found: list[Suggestion]) -> RenderableT
         again = "yes" if item.workload.recompute else "no"
         table.add_row(*(str(degree) for degree in degrees), again, size, ", ".join(item.reasons))
     return Group(Text("\nlayouts that fit, the fastest first"), table)
+
+
+def _count(number: int) -> str:
+    for word, unit in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):
+        if number >= unit:
+            return f"{number / unit:.2f} {word}"
+    return str(number)
 
 
 def _size(size: int) -> str:

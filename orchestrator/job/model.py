@@ -31,6 +31,7 @@ from orchestrator.yaml_file import YamlFile, dotted
 from orchestrator.yaml_words import Invalid
 
 __all__ = [
+    "Chat",
     "CheckpointOptions",
     "Data",
     "Job",
@@ -42,7 +43,7 @@ __all__ = [
     "Train",
 ]
 
-Task = Literal["pretrain", "finetune", "predict", "command"]
+Task = Literal["pretrain", "finetune", "predict", "chat", "command"]
 Below1 = Annotated[float, Field(strict=True, ge=0, lt=1)]
 
 
@@ -131,12 +132,27 @@ class CheckpointOptions(Section):
     prefix: FileName = "mindformers"
 
 
-class Predict(Section):
-    """Prompts to answer, in the file, in another file (one per line), or both."""
+class Decoding(Section):
+    """How answers are written; temperature 0 takes the likeliest token, top_k 0 and top_p 1 leave all in."""
+
+    max_new_tokens: Count = 64
+    temperature: NotNegative = 0.0
+    top_k: WholeNotNegative = 0
+    top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
+    repetition_penalty: Positive = 1.0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 42
+
+
+class Predict(Decoding):
+    """Prompts to answer: in the job, in a file (a text a line, or JSON lines), or both."""
 
     prompts: tuple[str, ...] = ()
     prompts_file: fields.FilePath | None = None
-    max_new_tokens: Count = 64
+    batch_size: Count = 8
+
+
+class Chat(Decoding):
+    """A model that waits for questions until it is stopped."""
 
 
 class Networking(Section):
@@ -172,6 +188,7 @@ class Job(Section):
     train: Train | None = None
     checkpoint: CheckpointOptions = CheckpointOptions()
     predict: Predict | None = None
+    chat: Chat | None = None
     command: Annotated[tuple[Text, ...], BeforeValidator(fields.argv)] | None = None
     sync: tuple[fields.FilePath, ...] = ()
     env: dict[EnvName, Annotated[str, BeforeValidator(fields.env_value)]] = Field(default_factory=dict)

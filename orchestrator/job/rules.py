@@ -19,13 +19,15 @@ _NEEDS = {
     "pretrain": ("model", "data", "train"),
     "finetune": ("model", "data", "train"),
     "predict": ("model", "predict"),
+    "chat": ("model", "chat"),
     "command": ("command",),
 }
 _UNUSED = {
-    "pretrain": ("predict", "command", "sync"),
-    "finetune": ("predict", "command", "sync"),
-    "predict": ("train", "command", "sync"),
-    "command": ("model", "data", "train", "predict"),
+    "pretrain": ("predict", "chat", "command", "sync"),
+    "finetune": ("predict", "chat", "command", "sync"),
+    "predict": ("train", "chat", "command", "sync"),
+    "chat": ("train", "predict", "command", "sync"),
+    "command": ("model", "data", "train", "predict", "chat"),
 }
 
 
@@ -86,14 +88,17 @@ def _resume(job: Job) -> Iterator[Finding]:
 
 
 def _predict(job: Job) -> Iterator[Finding]:
-    if job.task != "predict":
+    if job.task not in ("predict", "chat"):
         return
     if job.checkpoint.load is None:
         yield (
             ("checkpoint", "load"),
-            "is missing; task predict needs it",
+            f"is missing; task {job.task} needs it",
             "name the checkpoint to answer from",
         )
+    if job.task == "chat" and job.parallel.data_parallel > 1:
+        what = f"is {job.parallel.data_parallel}, but a chat has one reader"
+        yield ("parallel", "data_parallel"), what, "set it to 1 and raise model_parallel"
     if job.predict and not job.predict.prompts and job.predict.prompts_file is None:
         yield ("predict", "prompts"), "is missing", "give prompts or prompts_file"
 

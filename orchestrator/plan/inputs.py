@@ -41,6 +41,8 @@ _TAKEN = frozenset(
         "status.json",
         "events.jsonl",
         "control.sock",
+        "chat.sock",
+        "answers",
     ]
 )
 
@@ -86,7 +88,9 @@ def ship(job: Job) -> tuple[Shipment, dict[str, object]]:
         shipment.add(source, f"code/{name}", name)
     config["device_target"] = job.device_target
     config["max_device_memory"] = job.max_device_memory
-    config["predict"] = job.predict.model_dump(mode="json") if job.predict else None
+    for section in ("predict", "chat"):
+        options = getattr(job, section)
+        config[section] = options.model_dump(mode="json") if options else None
     _ship_files(job, shipment, config)
     return shipment, config
 

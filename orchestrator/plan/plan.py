@@ -61,6 +61,10 @@ class LaunchPlan:
         return len(self.placements)
 
 
+# What the bundled model's command line calls a task.
+_VERBS = {"predict": "predict", "chat": "serve-chat"}
+
+
 def new_run_id(job_name: str, now: float) -> str:
     """A name that sorts by time and that two launches in one second do not share."""
     return f"{job_name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(2)}"
@@ -209,5 +213,4 @@ def _job_environment(job: Job) -> dict[str, str]:
 def _argv(job: Job) -> tuple[str, ...]:
     if job.task == "command":
         return job.command or ()
-    verb = "predict" if job.task == "predict" else "train"
-    return ("{python}", "-m", "model", verb, "--config", "worker.yaml")
+    return ("{python}", "-m", "model", _VERBS.get(job.task, "train"), "--config", "worker.yaml")

@@ -19,6 +19,8 @@ PLANNED = {
     "demo.yaml": ("local.yaml", 4),
     "finetune_7.1b.yaml": ("ascend_12x8.yaml", 8),
     "finetune_65b.yaml": ("ascend_12x8.yaml", 96),
+    "predict_7.1b.yaml": ("ascend_12x8.yaml", 8),
+    "chat_7.1b.yaml": ("ascend_12x8.yaml", 8),
     "pretrain_176b.yaml": ("ascend_16x8.yaml", 128),
 }
 

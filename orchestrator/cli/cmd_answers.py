@@ -1,0 +1,34 @@
+"""`orchestrate answers [RUN]`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from orchestrator.answers import collect_answers
+from orchestrator.cli.options import run_argument
+from orchestrator.layout import atomic_write
+from orchestrator.runs import find_run
+
+__all__ = ["command"]
+
+
+@click.command("answers")
+@run_argument
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file; default: print them."
+)
+def command(run: str | None, output: Path | None) -> int:
+    """Gather what a prediction job has answered: JSON lines in the order of its prompts."""
+    control = find_run(run)
+    answers = collect_answers(control)
+    text = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+    if output is None:
+        click.echo(text, nl=False)
+        return 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(output, text, mode=0o644)
+    click.echo(f"{output}: {len(answers)} answers")
+    return 0
