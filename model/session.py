@@ -38,7 +38,7 @@ def strategy_of(settings: Settings, worker: Worker) -> Strategy:
         parallel.pipeline_stage,
         parallel.optimizer_shard,
         settings.bloom().vocab_size,
-        parallel.use_seq_parallel and settings.task != "predict",
+        parallel.use_seq_parallel and settings.task not in ("predict", "chat"),
     )
     strategy.check(worker.world_size)
     return strategy
