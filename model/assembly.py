@@ -14,10 +14,10 @@ from model.gradients import JoinGradients
 from model.link import open_link
 from model.optimizer import AdamW
 from model.optimizer_shard import ShardedAdamW
-from model.pipeline import Pipeline, Stage
 from model.sequence import cut_sequence
 from model.session import Session
 from model.settings import Settings, Train
+from model.stage_pipeline import Pipeline, Stage
 from model.step import GradientSource, MicroBatches, WholeBatch
 
 __all__ = ["gradient_source", "optimizer_for"]

@@ -58,10 +58,11 @@ def common_step(folder: Path, session: Session) -> int:
     A run that was killed while it saved leaves ranks with different newest steps.
     """
     mine = steps_of(folder, session.place.rank)[-STEPS_TOLD:]
-    told = np.zeros(STEPS_TOLD, np.float32)
+    # Step 0 is one: what distribute-ckpt has cut for the ranks.
+    told = np.full(STEPS_TOLD, -1, np.float32)
     told[: len(mine)] = mine
     table = session.gather(told)
-    held = [{int(step) for step in row if step} for row in table]
+    held = [{int(step) for step in row if step >= 0} for row in table]
     without = [str(rank) for rank, steps in enumerate(held) if not steps]
     if without:
         raise ModelError(f"holds no shard of rank {', '.join(without)}", where=str(folder))

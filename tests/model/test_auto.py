@@ -163,6 +163,12 @@ def test_the_package_stays_light_until_a_class_is_asked_for():
         _ = model.AutoProcessor
 
 
+def test_no_module_takes_the_name_of_something_public():
+    """An imported module becomes an attribute of the package, in place of what was to be found there."""
+    modules = {path.stem for path in Path(model.__file__).parent.glob("*.py")}
+    assert not modules & set(model.__all__)
+
+
 def example(name):
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

@@ -16,8 +16,8 @@ from model.gradients import JoinGradients
 from model.loss import LossCell
 from model.optimizer import AdamW
 from model.parallel import Groups, Place, Strategy
-from model.pipeline import Pipeline, Stage, StepState
 from model.schedule_1f1b import Work, schedule
+from model.stage_pipeline import Pipeline, Stage, StepState
 from model.step import MicroBatches
 from model.tensors import scalar, split, tensors
 

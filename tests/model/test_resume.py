@@ -99,7 +99,7 @@ def test_shards_can_also_start_a_new_training(whole, tmp_path):
 
 def test_ranks_agree_on_the_newest_step_that_all_have(tmp_path):
     def gathered(*rows):
-        table = np.zeros((len(rows), 16), np.float32)
+        table = np.full((len(rows), 16), -1, np.float32)
         for index, row in enumerate(rows):
             table[index, : len(row)] = row
         place = SimpleNamespace(rank=0)
@@ -113,6 +113,10 @@ def test_ranks_agree_on_the_newest_step_that_all_have(tmp_path):
         common_step(tmp_path, gathered([8]))
     with pytest.raises(ModelError, match=r"holds no shard of rank 1, 2"):
         common_step(tmp_path, gathered([], []))
+    # What distribute-ckpt has cut for the ranks is of step 0, and is there all the same.
+    (tmp_path / "cut/rank_0").mkdir(parents=True)
+    (tmp_path / "cut/rank_0/x_rank_0-0_0.ckpt").touch()
+    assert common_step(tmp_path / "cut", gathered([0])) == 0
 
 
 def of_mindformers(network, rows: np.ndarray, eos: int) -> tuple[float, int]:
