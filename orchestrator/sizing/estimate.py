@@ -106,21 +106,21 @@ def _activations(network: Network, workload: Workload, stage: int, blocks: int) 
 
     Per block and micro batch, in values: 5 + 12/t a token and hidden unit, and 2.5 a/t a pair of tokens, for
     t ranks and a heads. Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models"
-    (2022), (1) and (2), whose 34 and 5 are bytes of 2-byte values.
+    (2022), (1) and (2), whose 34 and 5 are bytes of 2-byte values. A pipeline stage keeps only the input of
+    each micro batch that is under way: its backward pass computes the stage again.
     """
-    t = workload.cut.model_parallel
+    t, stages = workload.cut.model_parallel, workload.cut.pipeline_stage
     tokens = workload.micro_batch * network.seq_length
     inputs = tokens * network.hidden_size * network.compute_bytes
-    dense = int(inputs * (5 + 12 / t))
     pairs = tokens * network.seq_length * network.num_heads // t
-    block = dense + int(pairs * (1.5 * network.compute_bytes + network.softmax_bytes))
-    head = 3 * _FLOAT32 * tokens * network.vocab_size if stage == workload.cut.pipeline_stage - 1 else 0
+    block = int(inputs * (5 + 12 / t)) + int(pairs * (1.5 * network.compute_bytes + network.softmax_bytes))
+    # Logits, their logarithms and their gradient, in float32; the vocabulary is cut.
+    head = 3 * _FLOAT32 * tokens * network.vocab_size // t if stage == stages - 1 else 0
     if not workload.trains:
         return block + head // 3
-    flying = min(workload.micro_batch_num, workload.cut.pipeline_stage - stage)
-    if workload.recompute:
-        return flying * blocks * inputs + block + head
-    return flying * blocks * block + head
+    under_way = min(workload.micro_batch_num, stages - stage) if stages > 1 else 0
+    again = blocks * inputs + block if workload.recompute else blocks * block
+    return under_way * inputs + again + head
 
 
 def _cache(network: Network, workload: Workload, blocks: int) -> int:
