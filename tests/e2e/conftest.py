@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.cluster import Cluster
+from tests.e2e.remote import inventory_of
+from tests.sshd import Sshd
 
 
 @pytest.fixture
@@ -31,3 +33,20 @@ def local_with(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     yield make
     for cluster in made:
         cluster.close()
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[list[Sshd]]:
+    """Two sshds with keys of their own."""
+    started = [Sshd(tmp_path / f"sshd{index}") for index in (0, 1)]
+    yield started
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def remote(tmp_path: Path, servers: list[Sshd]) -> Iterator[Cluster]:
+    """Two hosts over SSH: 127.0.0.2 on the first sshd and 127.0.0.3 on the second."""
+    cluster = Cluster(tmp_path, inventory_of(tmp_path, servers))
+    yield cluster
+    cluster.close()

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,13 @@ import pytest
 
 from orchestrator.checkpoint.ckpt_file import read_ckpt
 from orchestrator.checkpoint.layout import Layout
-from orchestrator.cli.sizes import size_text
+from orchestrator.cli.units import byte_size
 from orchestrator.fleet import fleet_of
 from orchestrator.layout import RunDir
 from orchestrator.plan import read_plan
 from orchestrator.run_files import RunFiles
 from tests.checkpoint.support import Run, bloom, random, save_run
 from tests.e2e.cluster import Cluster, eventually
-from tests.e2e.test_ssh_runs import inventory_of
 from tests.sshd import Sshd, why_no_sshd
 
 without_sshd = pytest.mark.skipif(bool(why_no_sshd()), reason=f"no sshd: {why_no_sshd()}")
@@ -53,21 +51,6 @@ def larger() -> list[dict[str, tuple[np.ndarray, Layout]]]:
     """Eight tensors of 8 MB, cut over four ranks: more than what is under way in buffers."""
     grid = Layout((1, 4), (0, -1))
     return [{f"w{n}": (random((1024, 2048), seed=n), grid) for n in range(8)}]
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[list[Sshd]]:
-    started = [Sshd(tmp_path / f"sshd{index}") for index in (0, 1)]
-    yield started
-    for server in started:
-        server.stop()
-
-
-@pytest.fixture
-def remote(tmp_path: Path, servers: list[Sshd]) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path, inventory_of(tmp_path, servers))
-    yield cluster
-    cluster.close()
 
 
 def journal_lines(folder: Path) -> list[list[int]]:
@@ -108,7 +91,7 @@ def test_a_collection_cut_in_the_middle_goes_on_without_moving_a_byte_twice(
         for server in again:
             server.stop()
     assert counting.returncode == 0, counting.stderr
-    assert f"{size_text(kept)} of what was read had been there" in counting.stdout
+    assert f"{byte_size(kept)} of what was read had been there" in counting.stdout
     check(saved, tmp_path / "out.ckpt")
     manifest = json.loads((tmp_path / "out.ckpt.manifest.json").read_text())
     assert sum(manifest["bytes_per_host"].values()) == total

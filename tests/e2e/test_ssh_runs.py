@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from orchestrator.checkpoint.ckpt_file import read_ckpt
 from tests.e2e.cluster import Cluster, eventually
+from tests.e2e.remote import ADDRESSES, inventory_of
 from tests.sshd import Sshd, why_no_sshd
 
 pytestmark = [
@@ -22,48 +22,10 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-ADDRESSES = ("127.0.0.2", "127.0.0.3")
 STEPS = ("--set", "train.steps=60", "--set", "checkpoint.save_steps=20")
 # Two stages, one on each host: activations and gradients go from host to host.
 STAGES = ("data_parallel=1", "model_parallel=2", "pipeline_stage=2", "micro_batch_num=2")
 STEPS = (*STEPS, *(word for value in STAGES for word in ("--set", f"parallel.{value}")))
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[list[Sshd]]:
-    """Two sshds with keys of their own."""
-    started = [Sshd(tmp_path / f"sshd{index}") for index in (0, 1)]
-    yield started
-    for server in started:
-        server.stop()
-
-
-@pytest.fixture
-def remote(tmp_path: Path, servers: list[Sshd]) -> Iterator[Cluster]:
-    """Two hosts over SSH: 127.0.0.2 on the first sshd and 127.0.0.3 on the second."""
-    cluster = Cluster(tmp_path, inventory_of(tmp_path, servers))
-    yield cluster
-    cluster.close()
-
-
-def inventory_of(folder: Path, servers: list[Sshd], **ssh: Any) -> dict[str, Any]:
-    known = [str(server.known_hosts([address])) for server, address in zip(servers, ADDRESSES, strict=True)]
-    hosts = [
-        {
-            "name": f"node{index}",
-            "address": address,
-            "port": server.port,
-            "user": server.user,
-            "key": str(server.key_path),
-            "workdir": str(folder / "hosts" / f"node{index}"),
-            "devices": "0-1",
-            "python": sys.executable,
-        }
-        for index, (server, address) in enumerate(zip(servers, ADDRESSES, strict=True), start=2)
-    ]
-    config = folder / "ssh_config"
-    config.touch()
-    return {"ssh": {"known_hosts": known, "config_file": str(config), **ssh}, "hosts": hosts}
 
 
 def weights(path: Path) -> dict[str, np.ndarray[Any, Any]]:
