@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from model.cli.say import say
-from model.settings import Worker, load_settings
+from model.cli.worker import configure, run_as_worker
+from model.settings import Settings, Worker
+
+__all__ = ["HELP", "configure", "run"]
 
 HELP = "answer the job's prompts"
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the job's worker.yaml")
-
-
 def run(args: argparse.Namespace) -> None:
-    settings, worker = load_settings(args.config), Worker.from_environment(os.environ)
-    # Late: MindSpore takes seconds to import.
-    from model.predict import predict
-    from model.session import serve_scheduler
+    run_as_worker(args, _predict)
 
-    if worker.is_scheduler:
-        return serve_scheduler(settings, worker)
+
+def _predict(settings: Settings, worker: Worker) -> None:
+    from model.predict import predict  # late: MindSpore takes seconds to import
+
     for answer in predict(settings, worker, Path()):
         say(f"{answer.prompt!r}: {answer.text}")

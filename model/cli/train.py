@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.cli.say import say
-from model.settings import Worker, load_settings
+from model.cli.worker import configure, run_as_worker
+from model.settings import Settings, Worker
+
+if TYPE_CHECKING:
+    from model.metrics import StepRecord
+
+__all__ = ["HELP", "configure", "run"]
 
 HELP = "train as one worker of a job"
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the job's worker.yaml")
-
-
 def run(args: argparse.Namespace) -> None:
-    settings, worker = load_settings(args.config), Worker.from_environment(os.environ)
-    # The checks so far need no MindSpore, which takes seconds to import.
-    from model.metrics import StepRecord
-    from model.session import serve_scheduler
-    from model.training import train
+    run_as_worker(args, _train)
 
-    if worker.is_scheduler:
-        return serve_scheduler(settings, worker)
 
-    def report(record: StepRecord) -> None:
-        say(
-            f"step {record.step}/{record.total_steps} loss {record.loss:.4f} lr {record.lr:.3e} "
-            f"{record.step_time_s:.3f} s {record.tokens_per_s:.0f} tokens/s"
-        )
+def _train(settings: Settings, worker: Worker) -> None:
+    from model.training import train  # late: MindSpore takes seconds to import
 
-    train(settings, worker, Path(), report)
+    train(settings, worker, Path(), _report)
+
+
+def _report(record: StepRecord) -> None:
+    say(
+        f"step {record.step}/{record.total_steps} loss {record.loss:.4f} lr {record.lr:.3e} "
+        f"{record.step_time_s:.3f} s {record.tokens_per_s:.0f} tokens/s"
+    )
