@@ -11,11 +11,11 @@ and gets lines back: `{"text": …}` for each piece of the answer, then `{"done"
 from __future__ import annotations
 
 import json
-import os
 import socket
 from pathlib import Path
 from typing import Any, Dict, Iterator
 
+from orchestrator.agent import control
 from orchestrator.errors import AgentError
 
 __all__ = ["converse"]
@@ -30,7 +30,7 @@ def converse(path: Path, request: Dict[str, Any], timeout: float = _LONGEST_WAIT
     """
     with _connect(path, timeout) as connection:
         try:
-            connection.sendall(json.dumps(request).encode() + b"\n")
+            control.reply(connection, request)
             with connection.makefile("rb") as lines:
                 for line in lines:
                     event = json.loads(line)
@@ -43,19 +43,10 @@ def converse(path: Path, request: Dict[str, Any], timeout: float = _LONGEST_WAIT
 
 
 def _connect(path: Path, timeout: float) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(timeout)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            # A socket's address holds 107 bytes, a path may be longer: go through the folder's descriptor.
-            connection.connect(f"/proc/self/fd/{folder}/{path.name}")
-        finally:
-            os.close(folder)
+        return control.connect(path, timeout)
     except OSError as error:
-        connection.close()
         remedy = "its model may still be loading: see `orchestrate logs`"
         raise AgentError(
             f"nobody answers on this run: {error.strerror}", remedy=remedy, kind="no_chat"
         ) from error
-    return connection

@@ -14,7 +14,7 @@ from typing import Any, Dict
 
 from orchestrator.errors import AgentError
 
-__all__ = ["ask", "listen", "receive", "reply"]
+__all__ = ["ask", "connect", "listen", "receive", "reply"]
 
 _LIMIT = 1 << 20
 
@@ -37,21 +37,31 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
+def connect(path: Path, timeout: float) -> socket.socket:
+    """A connection to the socket at this path; raises OSError where nobody listens."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            connection.connect(_short(path, folder))
+        finally:
+            os.close(folder)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
 def ask(path: Path, request: Dict[str, Any], timeout: float = 30.0) -> Dict[str, Any]:
     """Send one request to the supervisor and wait for its answer.
 
     Raises AgentError, kind `no_supervisor`, where nobody listens.
     """
     try:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(timeout)
-                connection.connect(_short(path, folder))
-                reply(connection, request)
-                return receive(connection)
-        finally:
-            os.close(folder)
+        with connect(path, timeout) as connection:
+            reply(connection, request)
+            return receive(connection)
     except (OSError, ValueError) as error:
         raise AgentError(f"the supervisor does not answer: {error}", kind="no_supervisor") from error
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from orchestrator.cli.collect_progress import CollectProgress
 from orchestrator.cli.options import run_argument
 from orchestrator.cli.render_collect import print_collection
-from orchestrator.cli.sizes import RATE, size_text
+from orchestrator.cli.units import RATE, byte_size
 from orchestrator.collect import Collected, Format
 from orchestrator.collect_plan import Collection
 from orchestrator.collect_run import collect_run, dry_run
@@ -125,5 +125,5 @@ def _report(collected: Collected) -> None:
     tensors = len(collected.plan.tensors)
     text = f"{collected.path}: step {collected.choice.step}, {tensors} tensors, {collected.size:,} bytes"
     if collected.resumed:
-        text += f" ({size_text(collected.resumed)} of what was read had been there)"
+        text += f" ({byte_size(collected.resumed)} of what was read had been there)"
     click.echo(text)

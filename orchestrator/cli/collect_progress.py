@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from orchestrator.cli.progress import duration
-from orchestrator.cli.sizes import size_text
+from orchestrator.cli.units import byte_size
 
 __all__ = ["CollectProgress"]
 
@@ -58,4 +58,4 @@ def _line(done: int, total: int, seconds: float, brought: int) -> str:
     """`3.2 of 10.7 GB, 310 MB/s, 24s left`"""
     rate = brought / seconds if seconds else 0.0
     left = f", {duration((total - done) / rate)} left" if rate else ""
-    return f"{size_text(done)} of {size_text(total)}, {size_text(int(rate))}/s{left}"
+    return f"{byte_size(done)} of {byte_size(total)}, {byte_size(int(rate))}/s{left}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cli.sizes import size_text
+from orchestrator.cli.units import byte_size
 from orchestrator.collect_run import DryRun
 from orchestrator.inventory import fold
 
@@ -23,7 +23,7 @@ def print_collection(found: DryRun, output: Path) -> None:
     for epoch, step in choice.incomplete:
         console.print(f"newer but incomplete: epoch {epoch} step {step}")
     console.print(_hosts(found))
-    read, written = size_text(plan.nbytes), size_text(found.layout.size)
+    read, written = byte_size(plan.nbytes), byte_size(found.layout.size)
     console.print(f"in all {read} are read, {written} are written to {output}", markup=False)
     for reason, count in Counter(reason for _, reason in plan.skipped).items():
         console.print(f"left out: {count} tensors, {reason}", markup=False)
@@ -43,5 +43,5 @@ def _hosts(found: DryRun) -> Table:
         direct = found.direct.get(host, 0)
         how = "directly" if direct == nbytes else "by its agent" if not direct else "partly directly"
         shown = ",".join(map(str, ranks[:16])) + (" …" if len(ranks) > 16 else "")
-        table.add_row(host, shown, size_text(nbytes), how)
+        table.add_row(host, shown, byte_size(nbytes), how)
     return table

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import click
 
-__all__ = ["ByteSize", "byte_size"]
+__all__ = ["RATE", "ByteSize", "byte_size"]
 
 _UNITS = ("kB", "MB", "GB", "TB")
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?", re.ASCII)
@@ -38,3 +39,20 @@ class ByteSize(click.ParamType[int]):
         if not size:
             self.fail(f"{value!r} is no size; write 5GB, 500MB or a number of bytes", param, ctx)
         return size
+
+
+class _Rate(click.ParamType[int]):
+    """Bytes a second: `500k`, `80M`, `1.5G`."""
+
+    name = "rate"
+    _pattern = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)(?:[bB](?:/s)?)?", re.ASCII)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = self._pattern.fullmatch(str(value).strip())
+        rate = float(match[1]) * 1000 ** " kmg".index(match[2].lower() or " ") if match else 0
+        if rate < 1:
+            self.fail(f"{value!r} is no rate; write bytes a second as 500k, 80M or 1.5G", param, ctx)
+        return int(rate)
+
+
+RATE = _Rate()

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from orchestrator.ascend.hccl_env import host_ports
 from orchestrator.inventory import fold
-from orchestrator.preflight.facts import Facts, HostFacts
+from orchestrator.preflight.facts import Facts
 from orchestrator.preflight.needs import Needs
 from orchestrator.preflight.report import Level, Result
 
@@ -170,8 +170,3 @@ def paths_exist(needs: Needs, facts: Facts) -> Iterator[Result]:
 
 def _no_paths(needs: Needs) -> str:
     return "the job needs none of the hosts' files" if needs.has_job else "no --job"
-
-
-def hosts_with(facts: Facts) -> dict[str, HostFacts]:
-    """The hosts that have Ascend's tools."""
-    return {host: fact for host, fact in facts.items() if fact.has_tools}
