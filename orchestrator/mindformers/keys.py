@@ -5,7 +5,9 @@ The keys are those of `configs/bloom/run_bloom_*.yaml` in MindFormers 0.6.0 to 1
 
 from __future__ import annotations
 
-__all__ = ["CARRIED", "MODEL_KEYS", "RENAMED", "WITHOUT_EFFECT", "Path"]
+from typing import Any
+
+__all__ = ["CARRIED", "DECODING", "MODEL_KEYS", "RENAMED", "WITHOUT_EFFECT", "Path"]
 
 Path = tuple[str, ...]
 
@@ -32,32 +34,49 @@ CARRIED: dict[Path, Path] = {
     }.items()
 }
 
-# Keys of model.model_config that BloomConfig has under the same name.
-MODEL_KEYS = (
-    "seq_length",
-    "vocab_size",
-    "hidden_size",
-    "num_layers",
-    "num_heads",
-    "expand_ratio",
-    "hidden_act",
-    "hidden_dropout_rate",
-    "attention_dropout_rate",
-    "initializer_range",
-    "param_init_type",
-    "embedding_init_type",
-    "layernorm_compute_type",
-    "softmax_compute_type",
-    "compute_dtype",
-    "eos_token_id",
-    "bos_token_id",
-    "pad_token_id",
-)
+# Keys of model.model_config that BloomConfig has under the same name, and its defaults; None where every
+# preset has a value of its own, or nothing is meant.
+MODEL_KEYS: dict[str, Any] = {
+    "seq_length": None,
+    "vocab_size": 250880,
+    "hidden_size": None,
+    "num_layers": None,
+    "num_heads": None,
+    "expand_ratio": 4,
+    "hidden_act": "gelu",
+    "hidden_dropout_rate": 0.1,
+    "attention_dropout_rate": 0.1,
+    "initializer_range": 0.02,
+    "param_init_type": "float16",
+    "embedding_init_type": "float32",
+    "layernorm_compute_type": "float32",
+    "softmax_compute_type": "float16",
+    "compute_dtype": "float16",
+    "use_flash_attention": False,
+    "use_past": True,
+    "unk_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 3,
+}
+# The same, of answering.
+DECODING: dict[str, Any] = {
+    "batch_size": None,
+    "do_sample": True,
+    "max_decode_length": 1024,
+    "temperature": 1.0,
+    "top_k": 5,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "num_beams": 1,
+}
 # MindFormers 0.6.0 wrote some of them differently.
 RENAMED = {"embedding_size": "hidden_size"}
 
 # Keys and whole sections for which a job has no counterpart, and why none is missed.
 WITHOUT_EFFECT: dict[Path, str] = {
+    **dict.fromkeys((*CARRIED, _path("runner_config.batch_size")), "a job that answers does not train"),
+} | {
     _path(source): reason
     for reason, sources in {
         "orchestrate has its own run directory and log files": (
@@ -82,6 +101,15 @@ WITHOUT_EFFECT: dict[Path, str] = {
             "model.model_config.use_select_recompute",
         ),
         "the schedule spans the run's own steps": ("lr_schedule.total_steps",),
+        "a job that answers counts its new tokens alone: predict.max_new_tokens": (
+            "model.model_config.max_decode_length",
+        ),
+        "a job that answers has no beam search": ("model.model_config.num_beams",),
+        "a job that answers, or whose model_parallel is 1, cuts no sequences": (
+            "model.model_config.use_seq_parallel",
+            "parallel_config.use_seq_parallel",
+        ),
+        "the vocabulary is cut over the model group": ("parallel_config.vocab_emb_dp",),
         "Bloom has no experts": ("moe_config",),
         "the bundled model reads its data without MindSpore's data pipeline": (
             "auto_tune",

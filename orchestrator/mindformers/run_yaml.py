@@ -10,23 +10,15 @@ from typing import Any
 from orchestrator.errors import ConfigError
 from orchestrator.job import Job
 from orchestrator.job.presets import PresetError, preset_of, preset_table
-from orchestrator.mindformers.keys import CARRIED, MODEL_KEYS, RENAMED, WITHOUT_EFFECT, Path
-from orchestrator.yaml_file import YamlFile, dotted, read_yaml, validate
+from orchestrator.mindformers.decoding import decoding_of, predict_of
+from orchestrator.mindformers.keys import CARRIED, DECODING, MODEL_KEYS, RENAMED
+from orchestrator.mindformers.source import LeftOut, Source
+from orchestrator.yaml_file import YamlFile, read_yaml, validate
 
 __all__ = ["Imported", "LeftOut", "import_run_yaml"]
 
 DEVICES_PER_HOST = 8  # of the servers that MindFormers' files were written for
 TASKS = {"train": "pretrain", "finetune": "finetune", "predict": "predict"}
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A key, or a section, that was not carried over; `where` is `file:line: key`."""
-
-    where: str
-    key: str
-    value: Any
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +35,7 @@ def import_run_yaml(path: FilePath, overrides: Sequence[str] = ()) -> Imported:
 
     Raises ConfigError: no such file, no Bloom, a value that a job does not take (with its line).
     """
-    source = _Source(read_yaml(path))
+    source = Source(read_yaml(path))
     job = {"name": path.stem, **_build(source)}
     written = YamlFile(str(path), job, lines=source.lines_of_job)
     written.override(overrides)
@@ -52,45 +44,7 @@ def import_run_yaml(path: FilePath, overrides: Sequence[str] = ()) -> Imported:
     return Imported(job, tuple(source.left_out()), to_do)
 
 
-class _Source:
-    """The run YAML, which remembers what was taken from it and on which line."""
-
-    def __init__(self, file: YamlFile) -> None:
-        self.file = file
-        self.taken: set[Path] = set()
-        self.lines_of_job: dict[tuple[str | int, ...], int] = {}
-
-    def take(self, *path: str, to: Path = ()) -> Any:
-        """The value at a key path, None where there is none; `to` is the job's key that it becomes."""
-        value = self.file.get(path)
-        if value is not None:
-            self.taken.add(path)
-            self.lines_of_job[to] = self.file.line(path)
-        return value
-
-    def left_out(self) -> Iterator[LeftOut]:
-        yield from self._left_out(self.file.data, ())
-
-    def _left_out(self, value: Any, path: Path) -> Iterator[LeftOut]:
-        if path in self.taken:
-            return
-        inside = any(taken[: len(path)] == path for taken in self.taken)
-        if isinstance(value, Mapping) and value and (inside or path not in WITHOUT_EFFECT):
-            for key, inner in value.items():
-                yield from self._left_out(inner, (*path, key))
-        elif path and value not in (None, "", {}, []):
-            reason = next(
-                (
-                    WITHOUT_EFFECT[path[:end]]
-                    for end in range(len(path), 0, -1)
-                    if path[:end] in WITHOUT_EFFECT
-                ),
-                "a job has no such key",
-            )
-            yield LeftOut(self.file.where(path), dotted(path), value, reason)
-
-
-def _build(source: _Source) -> dict[str, Any]:
+def _build(source: Source) -> dict[str, Any]:
     mode = source.take("run_mode", to=("task",)) or "train"
     task = TASKS.get(mode)
     if task is None:
@@ -104,11 +58,13 @@ def _build(source: _Source) -> dict[str, Any]:
     if memory is not None:
         job["max_device_memory"] = memory
     job["parallel"] = parallel
-    job["model"], seq_length = _model(source)
+    job["model"], seq_length = _model(source, {} if task == "predict" else decoding_of(source))
     job["data"] = _data(source, seq_length)
     if task == "predict":
-        job["predict"] = {"prompts": [], "max_new_tokens": 64}
+        job["data"]["template"] = "none"  # MindFormers hands a prompt on as it is
+        job["predict"] = predict_of(source)
     else:
+        parallel["use_seq_parallel"] = _cuts_sequences(source, parallel["model_parallel"])
         job["train"] = _train(source, parallel)
     job["checkpoint"] = _checkpoint(source)
     job["networking"] = {"mode": "rank_table" if job["device_target"] == "Ascend" else "dynamic"}
@@ -120,7 +76,7 @@ def _hosts(ranks: int) -> dict[str, int]:
     return {"host_count": max(1, ranks // per_host), "devices_per_host": per_host}
 
 
-def _parallel(source: _Source) -> dict[str, Any]:
+def _parallel(source: Source) -> dict[str, Any]:
     used = source.take("use_parallel")
     parallel: dict[str, Any] = {}
     for key in ("data_parallel", "model_parallel", "pipeline_stage", "micro_batch_num"):
@@ -140,13 +96,25 @@ def _parallel(source: _Source) -> dict[str, Any]:
     return {**parallel, "optimizer_shard": bool(sharded) and parallel["data_parallel"] > 1}
 
 
-def _model(source: _Source) -> tuple[dict[str, Any], int]:
+def _cuts_sequences(source: Source, ranks: int) -> bool:
+    """Older releases say it of the model, newer ones beside the degrees."""
+    places = (("model", "model_config"), ("parallel_config",))
+    asked = any(source.file.get((*place, "use_seq_parallel")) is True for place in places)
+    if asked and ranks == 1:
+        return False  # which is told
+    for place in places:
+        source.take(*place, "use_seq_parallel", to=("parallel", "use_seq_parallel"))
+    return asked
+
+
+def _model(source: Source, values: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The section `model`, and the sequence length; `values` are fields of its config beside the shapes."""
     where = ("model", "model_config")
     written = source.take(*where, "type")
     if written not in (None, "BloomConfig"):
         problem = source.file.problem((*where, "type"), f"is {written}", "only BloomConfig can be imported")
         raise ConfigError([problem])
-    values: dict[str, Any] = {}
+    values = dict(values)
     for key in (*RENAMED, *MODEL_KEYS):
         value = source.take(*where, key, to=("model", "overrides", RENAMED.get(key, key)))
         if value is not None:
@@ -158,17 +126,18 @@ def _model(source: _Source) -> tuple[dict[str, Any], int]:
         raise ConfigError([source.file.problem(where, str(error))]) from None
     table = preset_table(preset)
     seq_length = values.pop("seq_length", table["seq_length"])
-    overrides = {key: value for key, value in values.items() if table.get(key) != value and key in table}
+    usual = {**MODEL_KEYS, **DECODING, **table}
+    overrides = {key: value for key, value in values.items() if usual[key] != value}
     return {"preset": preset, **({"overrides": overrides} if overrides else {})}, seq_length
 
 
-def _data(source: _Source, seq_length: int) -> dict[str, Any]:
+def _data(source: Source, seq_length: int) -> dict[str, Any]:
     folder = source.take("train_dataset", "data_loader", "dataset_dir", to=("data", "path"))
     vocabulary = source.take("processor", "tokenizer", "vocab_file", to=("data", "tokenizer"))
     return {"path": folder or None, "tokenizer": vocabulary or None, "seq_length": seq_length}
 
 
-def _train(source: _Source, parallel: Mapping[str, Any]) -> dict[str, Any]:
+def _train(source: Source, parallel: Mapping[str, Any]) -> dict[str, Any]:
     train: dict[str, Any] = {}
     for path, target in CARRIED.items():
         value = source.take(*path, to=target)
@@ -187,7 +156,7 @@ def _train(source: _Source, parallel: Mapping[str, Any]) -> dict[str, Any]:
     return train
 
 
-def _loss_scale(source: _Source) -> dict[str, Any]:
+def _loss_scale(source: Source) -> dict[str, Any]:
     where = ("runner_wrapper", "scale_sense")
     if not isinstance(source.file.get(where), dict):
         fixed = source.take(*where, to=("train", "loss_scale"))
@@ -201,7 +170,7 @@ def _loss_scale(source: _Source) -> dict[str, Any]:
     return {key: item for key, item in found.items() if item is not None}
 
 
-def _checkpoint(source: _Source) -> dict[str, Any]:
+def _checkpoint(source: Source) -> dict[str, Any]:
     checkpoint: dict[str, Any] = {"load": source.take("load_checkpoint", to=("checkpoint", "load")) or None}
     resume = source.take("resume_training", to=("checkpoint", "resume"))
     if resume:

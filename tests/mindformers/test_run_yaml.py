@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from model.config import BloomConfig
 from orchestrator.errors import ConfigError
 from orchestrator.inventory import load_inventory
 from orchestrator.job import load_job
 from orchestrator.mindformers import Imported, import_run_yaml, job_text
+from orchestrator.mindformers.keys import DECODING, MODEL_KEYS
 from orchestrator.placement import place
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +50,7 @@ def test_the_job_says_what_the_run_yaml_says() -> None:
         "pipeline_stage": 2,
         "micro_batch_num": 16,
         "optimizer_shard": False,  # over one replica there is nothing to share
+        "use_seq_parallel": False,
     }
     assert (job["host_count"], job["devices_per_host"]) == (1, 8)
     assert job["model"] == {"preset": "7.1b"}
@@ -106,6 +110,69 @@ def test_what_differs_from_the_preset_is_an_override(tmp_path: Path) -> None:
     assert import_run_yaml(path).job["model"]["overrides"] == {"compute_dtype": "bfloat16"}
 
 
+def test_fields_of_answering_stay_with_a_model_that_is_trained(tmp_path: Path) -> None:
+    path = changed(
+        tmp_path,
+        model__model_config__use_flash_attention=True,
+        model__model_config__use_past=False,
+        model__model_config__max_decode_length=512,
+        model__model_config__top_k=3,
+        model__model_config__top_p=0.9,
+        model__model_config__repetition_penalty=1,  # as usual
+        model__model_config__eos_token_id=7,
+    )
+    imported = import_run_yaml(path)
+    assert imported.job["model"]["overrides"] == {
+        "use_flash_attention": True,
+        "use_past": False,
+        "max_decode_length": 512,
+        "top_k": 3,
+        "top_p": 0.9,
+        "eos_token_id": 7,
+    }
+    assert not [key for key in reasons(imported) if key.startswith("model.model_config.t")]
+
+
+def test_what_is_usual_is_what_the_model_takes_for_usual() -> None:
+    defaults = {item.name: item.default for item in fields(BloomConfig) if item.default is not MISSING}
+    usual = {key: value for key, value in {**MODEL_KEYS, **DECODING}.items() if value is not None}
+    assert usual == {key: defaults[key] for key in usual}
+
+
+@pytest.mark.parametrize("place", ["model__model_config", "parallel_config"])
+def test_sequences_are_cut_where_the_run_yaml_cuts_them(tmp_path: Path, place: str) -> None:
+    path = changed(tmp_path, **{f"{place}__use_seq_parallel": True})
+    assert import_run_yaml(path).job["parallel"]["use_seq_parallel"] is True
+    for change in ({"parallel_config__model_parallel": 1}, {"run_mode": "predict"}):
+        imported = import_run_yaml(changed(tmp_path, **{f"{place}__use_seq_parallel": True}, **change))
+        assert not imported.job["parallel"].get("use_seq_parallel")
+        assert "cuts no sequences" in reasons(imported)[f"{place.replace('__', '.')}.use_seq_parallel"]
+
+
+def test_a_job_that_answers_draws_as_mindformers_draws(tmp_path: Path) -> None:
+    said = {"top_p": 0.9, "repetition_penalty": 1.1, "batch_size": 4, "num_beams": 2}
+    more = {f"model__model_config__{key}": value for key, value in said.items()}
+    imported = import_run_yaml(changed(tmp_path, run_mode="predict", **more))
+    predict = {key: value for key, value in imported.job["predict"].items() if key != "prompts"}
+    assert predict == {
+        "max_new_tokens": 64,
+        "temperature": 1.0,
+        "top_k": 5,
+        "top_p": 0.9,
+        "repetition_penalty": 1.1,
+        "batch_size": 4,
+        "seed": 0,
+    }
+    assert imported.job["data"]["template"] == "none"
+    told = reasons(imported)
+    assert "predict.max_new_tokens" in told["model.model_config.max_decode_length"]
+    assert told["model.model_config.num_beams"] == "a job that answers has no beam search"
+    assert told["optimizer.beta1"] == "a job that answers does not train"
+    greedy = changed(tmp_path, run_mode="predict", model__model_config__do_sample=False)
+    predict = import_run_yaml(greedy).job["predict"]
+    assert (predict["temperature"], predict["top_k"], predict["top_p"]) == (0.0, 0, 1.0)
+
+
 def test_one_device_without_parallelism(tmp_path: Path) -> None:
     path = changed(tmp_path, use_parallel=False, run_mode="predict")
     job = import_run_yaml(path).job
@@ -123,6 +190,7 @@ def test_one_device_without_parallelism(tmp_path: Path) -> None:
             {"parallel_config__model_parallel": "four"},
             "parallel_config.model_parallel: is not a whole",
         ),
+        ({"model__model_config__top_k": -1, "run_mode": "predict"}, "predict.top_k: must be at least 0"),
         ({"lr_schedule__type": "polynomial"}, "train.lr_schedule: expected one of cosine, linear, constant"),
     ],
 )
