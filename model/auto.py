@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from model.config import BloomConfig, load_config, preset_names
-from model.errors import ModelError
 from model.hf_config import load_hf_config
-from model.hub import model_file, model_folder
+from model.hub import checkpoint_file, model_file, model_folder, tokenizer_file
 from model.pretrained import PretrainedModel
 from model.tokenizer import Tokenizer, read_tokenizer
 
@@ -45,8 +43,7 @@ class AutoTokenizer:
     @staticmethod
     def from_pretrained(name: str | Path) -> Tokenizer:
         """From a tokenizer.json, a folder with one, or a name; the weights are not downloaded for it."""
-        path = Path(name)
-        return read_tokenizer(path if path.is_file() else model_file(name, "tokenizer.json"))
+        return read_tokenizer(tokenizer_file(name))
 
 
 class AutoModel:
@@ -56,20 +53,9 @@ class AutoModel:
     def from_pretrained(name: str | Path, **overrides: Any) -> PretrainedModel:
         """From a folder of either form or a name, see `model.hub`; fields of the config can be overridden."""
         folder = model_folder(name)
-        return PretrainedModel.load(_weights(folder), load_config(folder / "config.yaml", overrides))
+        return PretrainedModel.load(checkpoint_file(folder), load_config(folder / "config.yaml", overrides))
 
     @staticmethod
     def from_config(config: BloomConfig, checkpoint: str | Path | None = None) -> PretrainedModel:
         """From a config, with the weights of a checkpoint file, or freshly drawn."""
         return PretrainedModel.load(None if checkpoint is None else Path(checkpoint), config)
-
-
-def _weights(folder: Path) -> Path:
-    found: Sequence[Path] = sorted([*folder.glob("*.ckpt"), *folder.glob("*.safetensors")])
-    if len(found) != 1:
-        raise ModelError(
-            f"holds {len(found)} checkpoint files",
-            where=str(folder),
-            remedy="there must be one .ckpt or .safetensors",
-        )
-    return found[0]

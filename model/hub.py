@@ -21,7 +21,7 @@ from orchestrator.checkpoint.atomic import mapped_errors
 from orchestrator.checkpoint.new_folder import new_folder
 from orchestrator.checkpoint.weight_files import INDEXES, holds_weights
 
-__all__ = ["SHORT_NAMES", "cache_folder", "model_file", "model_folder"]
+__all__ = ["SHORT_NAMES", "cache_folder", "checkpoint_file", "model_file", "model_folder", "tokenizer_file"]
 
 # MindFormers' names -> the models its page takes them from. 65b was never published.
 SHORT_NAMES = {
@@ -30,6 +30,7 @@ SHORT_NAMES = {
     "bloom_176b": "bigscience/bloom",
 }
 WEIGHTS = "model.ckpt"
+_CHECKPOINTS = (".ckpt", ".safetensors")
 _SMALL = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -79,6 +80,32 @@ def model_file(name: str | Path, file: str) -> Path:
 
     with _hub_errors(repository):
         return Path(hf_hub_download(repository, file))
+
+
+def checkpoint_file(name: str | Path) -> Path:
+    """The weights in MindSpore's form: the file itself, or the one in `model_folder(name)`."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix in _CHECKPOINTS and not path.is_dir():
+        raise ModelError("there is no such checkpoint file", where=str(path))
+    folder = model_folder(name)
+    found = sorted(file for file in folder.iterdir() if file.suffix in _CHECKPOINTS)
+    if len(found) != 1:
+        raise ModelError(
+            f"holds {len(found)} checkpoint files",
+            where=str(folder),
+            remedy="there must be one .ckpt or .safetensors",
+        )
+    return found[0]
+
+
+def tokenizer_file(name: str | Path) -> Path:
+    """A tokenizer.json: the file itself, the one in a folder, or that of a name, without its weights."""
+    path = Path(name)
+    if path.is_file() or (path.suffix == ".json" and not path.is_dir()):
+        return path  # who reads it says what is wrong with it
+    return model_file(name, "tokenizer.json")
 
 
 def _repository(name: str | Path) -> str:

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from model.cli.generate import add_files, add_sampling, sampling_of
+from model.cli.generate import add_sampling, sampling_of
+from model.cli.model_files import ModelFiles, add_model_files
 from model.cli.say import piece, say
 from model.errors import ModelError
 from model.templates import TEMPLATES
@@ -19,18 +20,18 @@ KEYS = "Ctrl-C stops an answer, /clear forgets the conversation, /quit or Ctrl-D
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_files(parser)
+    add_model_files(parser)
     parser.add_argument("--template", choices=TEMPLATES, help="default: the one in the config")
     add_sampling(parser, tokens=256)
 
 
 def run(args: argparse.Namespace) -> None:
-    sampling = sampling_of(args)
+    sampling, files = sampling_of(args), ModelFiles.of(args)
     # Late: MindSpore takes seconds to import.
     from model.answering import open_model
     from model.chat import Chat
 
-    model = open_model(args.checkpoint, args.config, args.tokenizer)
+    model = open_model(files.checkpoint, files.config, files.tokenizer)
     chat = Chat(
         model.pieces,
         lambda text: len(model.tokenizer.encode(text)),

@@ -7,14 +7,15 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from model.cli.model_files import ModelFiles, add_model_files
 from model.cli.say import say
 
 HELP = "loss and perplexity of a checkpoint on a data set"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    add_model_files(parser)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="a whole .ckpt or .safetensors")
     add(
         "--data",
         type=Path,
@@ -22,8 +23,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="records or MindRecord, as data.path",
     )
-    add("--config", type=Path, metavar="FILE", help="default: config.yaml beside the checkpoint")
-    add("--tokenizer", type=Path, metavar="FILE", help="default: tokenizer.json beside the checkpoint")
     add("--seq-length", type=int, metavar="N", help="default: that of the config")
     add("--limit", type=int, metavar="N", help="only the first N records")
     add("--batch-size", type=int, default=8, metavar="N", help="records at once (default 8)")
@@ -33,15 +32,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    files = ModelFiles.of(args)
     # Late: MindSpore takes seconds to import.
     from model.evaluate import evaluate
     from model.settings import Data
 
-    tokenizer = str(args.tokenizer) if args.tokenizer else None
+    tokenizer = str(files.tokenizer) if files.tokenizer else None
     found = evaluate(
-        args.checkpoint,
+        files.checkpoint,
         Data(path=str(args.data), tokenizer=tokenizer, seq_length=args.seq_length, limit=args.limit),
-        config_file=args.config,
+        config_file=files.config,
         batch_size=args.batch_size,
         loss_mask=args.loss_mask,
         whole=args.whole,

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.cli.model_files import ModelFiles, add_model_files
 from model.cli.say import piece, say
 
 if TYPE_CHECKING:
     from model.sampling import Sampling
 
-HELP = "answer one prompt from a checkpoint file"
+HELP = "answer one prompt"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_files(parser)
+    add_model_files(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the question, without a template")
     parser.add_argument("--input", default="", metavar="TEXT", help="further context for the question")
     add_sampling(parser)
     parser.add_argument("--num-beams", type=int, default=1, metavar="N", help="search with N beams")
     parser.add_argument("--stream", action="store_true", help="show the answer while it is made")
-
-
-def add_files(parser: argparse.ArgumentParser) -> None:
-    """Where the model is."""
-    add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="a whole .ckpt or .safetensors")
-    add("--config", type=Path, metavar="FILE", help="default: config.yaml beside the checkpoint")
-    add("--tokenizer", type=Path, metavar="FILE", help="default: tokenizer.json beside the checkpoint")
 
 
 def add_sampling(parser: argparse.ArgumentParser, tokens: int = 64) -> None:
@@ -62,12 +54,12 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
 
 
 def run(args: argparse.Namespace) -> None:
-    sampling = sampling_of(args)
+    sampling, files = sampling_of(args), ModelFiles.of(args)
     # Late: MindSpore takes seconds to import.
     from model.answering import open_model
     from model.templates import wrap
 
-    model = open_model(args.checkpoint, args.config, args.tokenizer)
+    model = open_model(files.checkpoint, files.config, files.tokenizer)
     pieces = model.pieces(wrap(args.prompt, args.input, model.config.prompt_template), sampling)
     if not args.stream:
         return say("".join(pieces).strip())

@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+from model.cli.model_files import TOKENIZER
 from model.cli.say import say
+from model.hub import tokenizer_file
 from model.prepare import Progress, Request, Summary, prepare
 from model.records import FORMATS
 from model.templates import TEMPLATES
@@ -26,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output", "--output_path", type=Path, required=True, metavar="FOLDER",
         help="where dataset.mindrecord goes; or a file name that ends with .mindrecord",
     )  # fmt: skip
-    add("--tokenizer", type=Path, required=True, metavar="FILE", help="the model's tokenizer.json")
+    add("--tokenizer", required=True, metavar="MODEL", help=TOKENIZER)
     add(
         "--seq-length", "--seq_length", type=int, default=2049, metavar="N",
         help="ids a row: one more than the model's seq_length (default 2049)",
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     request = Request(
         input=args.input,
         output=args.output,
-        tokenizer=args.tokenizer / "tokenizer.json" if args.tokenizer.is_dir() else args.tokenizer,
+        tokenizer=tokenizer_file(args.tokenizer),
         length=args.seq_length,
         limit=None if args.limit == -1 else args.limit,
         kind=args.format,

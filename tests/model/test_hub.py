@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 
 from model.errors import ModelError
-from model.hub import model_file, model_folder
+from model.hub import checkpoint_file, model_file, model_folder, tokenizer_file
+from model.tokenizer import train_tokenizer
 from orchestrator.checkpoint.ckpt_file import read_ckpt
-from tests.model.hf_model import as_mindformers, hf_weights, write_hf
+from tests.model.hf_model import CONFIG, as_mindformers, hf_weights, write_hf
 from tests.model.hub_server import hub
 from tests.model.torch_bin import write_torch
 
@@ -144,6 +146,49 @@ def test_folders_of_both_forms_need_no_hub(tmp_path):
     changed = folder_of(ask(tmp_path, FOLDER, tmp_path / "hf"))
     assert str(changed) != first
     assert_holds(changed, other)
+
+
+@pytest.mark.mindspore
+def test_the_verbs_take_a_name(tmp_path):
+    published(tmp_path)
+    text = "the sky is blue"
+    tokenizer = train_tokenizer([text], CONFIG).to_json()
+    (tmp_path / "hub" / NAME / "tokenizer.json").write_text(tokenizer)
+    (tmp_path / "data.txt").write_text(f"{text}\n\n{text}")
+    run = "from model.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    data = ("prepare-data", "--input", "data.txt", "--output", "rows", "--seq-length", "9", "--workers", "0")
+    with hub(tmp_path / "hub") as server:
+        prepared = ask(tmp_path, run, *data, "--tokenizer", NAME, HF_ENDPOINT=server.url)
+        assert prepared.returncode == 0, prepared.stderr
+        assert (tmp_path / "rows/tokenizer.json").read_text() == tokenizer
+        assert not [line for line in server.asked if "safetensors" in line]
+        words = ("generate", "--prompt", text, "--max-new-tokens", "1", "--checkpoint", NAME)
+        done = ask(tmp_path, run, *words, HF_ENDPOINT=server.url)
+    assert done.returncode == 0, done.stderr
+    # Now it is in the cache; a folder as it was downloaded is found there as well.
+    words = ("evaluate", "--data", "rows", "--seq-length", "8", "--json", "--checkpoint")
+    found = ask(tmp_path, run, *words, NAME, HF_HUB_OFFLINE="1")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["records"] == 2
+    for verb in (words, ("chat", "--checkpoint")):
+        assert "'none' is no folder and no model's name" in refusal(ask(tmp_path, run, *verb, "none"))
+
+
+def test_checkpoints_and_tokenizers_are_found_in_folders(tmp_path):
+    with pytest.raises(ModelError, match=r"no\.ckpt: there is no such checkpoint file"):
+        checkpoint_file(tmp_path / "no.ckpt")
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ModelError, match="holds 0 checkpoint files"):
+        checkpoint_file(tmp_path)
+    (tmp_path / "a.ckpt").touch()
+    assert checkpoint_file(tmp_path) == checkpoint_file(str(tmp_path / "a.ckpt")) == tmp_path / "a.ckpt"
+    (tmp_path / "b.safetensors").touch()
+    with pytest.raises(ModelError, match=r"holds 2 checkpoint files \(there must be one"):
+        checkpoint_file(tmp_path)
+    with pytest.raises(ModelError, match=r"there is no tokenizer\.json in the folder"):
+        tokenizer_file(tmp_path)
+    (tmp_path / "tokenizer.json").touch()
+    assert tokenizer_file(tmp_path) == tokenizer_file(tmp_path / "tokenizer.json")
 
 
 @pytest.mark.parametrize("name", ["bloom_1b", "a/b/c", "../x", "", "bigscience/bloom;rm"])
