@@ -61,7 +61,7 @@ def _build(source: Source) -> dict[str, Any]:
     job["model"], seq_length = _model(source, {} if task == "predict" else decoding_of(source))
     job["data"] = _data(source, seq_length)
     if task == "predict":
-        job["data"]["template"] = "none"  # MindFormers hands a prompt on as it is
+        job["data"]["template"] = "none"  # as in MindFormers
         job["predict"] = predict_of(source)
     else:
         parallel["use_seq_parallel"] = _cuts_sequences(source, parallel["model_parallel"])

@@ -13,7 +13,7 @@ __all__ = ["ADDRESSES", "inventory_of"]
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
 
 
-def inventory_of(folder: Path, servers: list[Sshd], **ssh: Any) -> dict[str, Any]:
+def inventory_of(folder: Path, servers: list[Sshd], devices: str = "0-1", **ssh: Any) -> dict[str, Any]:
     known = [str(server.known_hosts([address])) for server, address in zip(servers, ADDRESSES, strict=True)]
     hosts = [
         {
@@ -23,7 +23,7 @@ def inventory_of(folder: Path, servers: list[Sshd], **ssh: Any) -> dict[str, Any
             "user": server.user,
             "key": str(server.key_path),
             "workdir": str(folder / "hosts" / f"node{index}"),
-            "devices": "0-1",
+            "devices": devices,
             "python": sys.executable,
         }
         for index, (server, address) in enumerate(zip(servers, ADDRESSES, strict=True), start=2)
