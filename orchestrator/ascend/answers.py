@@ -50,8 +50,17 @@ class ToolAnswer:
             shown = self.call[0] if self.failure in ("missing", "denied") else " ".join(self.call)
             raise ToolOutputError(f"{shown} {what}", remedy=remedy)
         if self.exit_code is not None and self.exit_code < 0:
-            raise ToolOutputError(f"{' '.join(self.call)} was ended by signal {-self.exit_code}")
-        return parser(self.text)
+            what = f"{' '.join(self.call)} was ended by signal {-self.exit_code}"
+            raise ToolOutputError(what, remedy=self._by_hand)
+        try:
+            return parser(self.text)
+        except ToolOutputError as error:
+            raise ToolOutputError(error.what, remedy=error.remedy or self._by_hand) from None
+
+    @property
+    def _by_hand(self) -> str:
+        """What is left to do about an answer that makes no sense."""
+        return f"see what `{' '.join(self.call)}` says on the host; its driver may have to be installed again"
 
 
 class ToolAnswers:

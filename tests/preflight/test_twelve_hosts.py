@@ -157,7 +157,7 @@ WAYS: dict[str, tuple[Change, str, str, str]] = {
         lambda host: dataclasses.replace(host, faults={"hccn_tool -i 3 -tls": "garbage"}),
         "TLS",
         "device 3: hccn_tool -tls: expected `tls switch[0]` or `[1]`, line 1 is '\\x7fELF",
-        "",
+        "see what `hccn_tool -i 3 -tls -g` says on the host; its driver may have to be installed again",
     ),
     "firmware left behind": (
         lambda host: dataclasses.replace(host, firmware="7.1.0.3.220"),
