@@ -43,7 +43,6 @@ AGENT = sorted((ROOT / "orchestrator/agent").glob("*.py")) + [
 ]
 # Imports inside functions keep these off start-up; each says so in a comment where it stands.
 LATE = {
-    "orchestrator/agent/verbs.py",
     "orchestrator/transport/__init__.py",
     "orchestrator/cli/cmd_launch.py",
     "orchestrator/cli/main.py",

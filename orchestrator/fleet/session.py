@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from orchestrator.errors import AgentError, OrchestrateError, PreflightError, TransportError
+from orchestrator.fleet.boot import BOOT
 from orchestrator.fleet.bundle import Bundle
 from orchestrator.transport import Channel, Transport
 
@@ -17,74 +18,6 @@ __all__ = ["Payload", "Session"]
 _Data = TypeVar("_Data")
 _MAGIC = "orchestrate-agent"
 _PROTOCOL_NOISE_LIMIT = 200  # lines a chatty shell start-up file may print before us
-
-# Runs under any Python there is, so that an old one can say so. What it needs comes over stdin: the
-# command line stays constant. The file is written under its hash and never again.
-# zipimport compiles every module at each start, and twice, once only to tell its file name: most of the
-# agent's start. So the compiled modules are kept beside the zip, for each version of Python, with a checksum.
-_BOOT = """
-import sys
-def say(*words):
-    sys.stdout.write(" ".join(("orchestrate-agent",) + words) + "\\n"); sys.stdout.flush()
-if sys.version_info < (3, 8):
-    say("old", sys.version.split()[0]); sys.exit(0)
-import hashlib, json, os
-stdin = sys.stdin.buffer
-ask = json.loads(stdin.readline())
-folder = os.path.join(os.path.expanduser(ask["workdir"]), "agent")
-path = os.path.join(folder, ask["sha256"] + ".pyz")
-try:
-    def is_meant(data):
-        return hashlib.sha256(data).hexdigest() == ask["sha256"]
-    if not os.path.exists(path) or not is_meant(open(path, "rb").read()):
-        os.makedirs(folder, exist_ok=True)
-        say("need")
-        data = stdin.read(ask["size"])
-        if not is_meant(data):
-            raise OSError("the agent arrived damaged")
-        part = "%s.%d" % (path, os.getpid())
-        try:
-            with open(part, "wb") as file:
-                file.write(data)
-            os.replace(part, path)
-        except OSError:
-            os.path.exists(part) and os.remove(part)
-            raise
-except OSError as error:
-    say("error", json.dumps("%s: %s" % (folder, error.strerror or error))); sys.exit(0)
-say("ready")
-import marshal, zipimport
-from _frozen_importlib_external import MAGIC_NUMBER
-cache = "%s.%s" % (path[:-4], MAGIC_NUMBER.hex())
-def keep(name, data):
-    part = os.path.join(cache, "%s.%d" % (name, os.getpid()))
-    try:
-        os.makedirs(cache, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(hashlib.sha256(data).digest() + data)
-        os.replace(part, os.path.join(cache, name))
-    except OSError:
-        os.path.exists(part) and os.remove(part)
-class Importer(zipimport.zipimporter):
-    def get_filename(self, name):
-        last = os.path.join(self.archive, self.prefix + name.rpartition(".")[2])
-        return os.path.join(last, "__init__.py") if self.is_package(name) else last + ".py"
-    def get_code(self, name):
-        try:
-            with open(os.path.join(cache, name), "rb") as file:
-                data = file.read()
-            if hashlib.sha256(data[32:]).digest() == data[:32]:
-                return marshal.loads(data[32:])
-        except OSError:
-            pass
-        code = zipimport.zipimporter.get_code(self, name)
-        keep(name, marshal.dumps(code))
-        return code
-sys.path_hooks.insert(0, Importer)
-sys.path.insert(0, path)
-from orchestrator.agent.serve import main
-main(ask["workdir"])
-"""
 
 
 class _Stream(Protocol):
@@ -108,7 +41,7 @@ class Session:
         self._lock = threading.Lock()
         self._timeout = timeout
         # Isolated and without site: nothing of the account's own set-up can break the agent or slow it down.
-        self._channel = transport.open([python, "-I", "-S", "-c", _BOOT])
+        self._channel = transport.open([python, "-I", "-S", "-c", BOOT])
         self._channel.timeout = timeout
         try:
             self._start(self._channel, python, workdir, bundle)

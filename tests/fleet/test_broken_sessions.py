@@ -99,7 +99,7 @@ def test_a_compiled_module_that_is_damaged_is_compiled_again(local: LocalTranspo
     (cache / "orchestrator.agent.serve").write_bytes(modules["orchestrator.agent.serve"][:-100])
     (cache / "orchestrator.agent.verbs").write_bytes(b"")
     assert start(local, tmp_path).call("missing", hashes=[]) == []
-    assert {path.name: path.read_bytes()[:32] for path in cache.iterdir()}.keys() == modules.keys()
+    assert {path.name for path in cache.iterdir()} > modules.keys()
     assert len((cache / "orchestrator.agent.verbs").read_bytes()) > 100
 
 

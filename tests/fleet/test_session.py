@@ -14,7 +14,6 @@ from orchestrator.errors import AgentError, ConnectError, HostsFailed, Preflight
 from orchestrator.fleet import Fleet, HostResults, Session, error_lines
 from orchestrator.fleet.bundle import Bundle, agent_bundle
 from orchestrator.inventory import Host
-from orchestrator.layout import Workdir
 from orchestrator.transport import LocalTransport
 from orchestrator.transport.fake import FakeTransport
 from tests.waiting import eventually
@@ -89,7 +88,7 @@ def in_process(tmp_path: Path) -> FakeTransport:
     def program(argv: list[str], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> int:
         stdin.readline()
         stdout.write(b"orchestrate-agent ready\n")
-        serve(Workdir(tmp_path / "work"), stdin, stdout)  # type: ignore[arg-type]
+        serve(str(tmp_path / "work"), stdin, stdout)  # type: ignore[arg-type]
         return 0
 
     return FakeTransport("far", program)

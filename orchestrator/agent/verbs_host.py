@@ -1,0 +1,30 @@
+"""Verbs that ask what the host is and what of it is free."""
+
+from __future__ import annotations
+
+import time
+from typing import Iterator
+
+from orchestrator.agent import probe as probing
+from orchestrator.agent.locks import busy_devices as busy_of
+from orchestrator.agent.request import Answer, Request
+from orchestrator.layout import Workdir
+
+__all__ = ["busy_devices", "clock", "probe"]
+
+
+def clock(request: Request) -> Iterator[Answer]:
+    """Nothing but the time: the control node compares it with its own at both ends of the call."""
+    yield Answer(time.time())
+
+
+def probe(request: Request) -> Iterator[Answer]:
+    """The facts that decide whether a job can run here."""
+    yield Answer(probing.probe(Workdir(request.root), **request.args))
+
+
+def busy_devices(request: Request) -> Iterator[Answer]:
+    """Which of these devices another run of ours holds; quick, and before anything else is asked."""
+    lock_dir = request.args["lock_dir"]
+    folder = Workdir(request.root).locks if lock_dir is None else Workdir(lock_dir).root
+    yield Answer(busy_of(folder, request.args["devices"]))

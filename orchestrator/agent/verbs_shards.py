@@ -1,0 +1,31 @@
+"""Verbs that find and read the shards of a run's checkpoint."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Iterator
+
+from orchestrator.agent import ckpt_read, runs
+from orchestrator.agent.request import Answer, Request
+from orchestrator.layout import Workdir
+
+__all__ = ["index", "read_segments", "shards"]
+
+
+def shards(request: Request) -> Iterator[Answer]:
+    """The files there are, without looking into them."""
+    run = runs.find(Workdir(request.root), request.args["run_id"])
+    yield Answer(ckpt_read.list_shards(str(run.checkpoint)))
+
+
+def index(request: Request) -> Iterator[Answer]:
+    """Where in each of these files which tensor is."""
+    yield Answer([ckpt_read.index_shard(path) for path in request.args["paths"]])
+
+
+def read_segments(request: Request) -> Iterator[Answer]:
+    """An answer with the bytes of each segment and their crc32, then one without."""
+    args = request.args
+    for data in ckpt_read.read_segments(args["segments"], args["identities"]):
+        yield Answer(zlib.crc32(data), data, more=True)
+    yield Answer()

@@ -1,0 +1,50 @@
+"""Verbs that look at runs and talk to them."""
+
+from __future__ import annotations
+
+import json
+from typing import Iterator
+
+from orchestrator.agent import chat as chatting
+from orchestrator.agent import runs
+from orchestrator.agent.request import Answer, Request
+from orchestrator.layout import RunDir, Workdir
+
+__all__ = ["chat", "list_runs", "read_log", "small_files", "status"]
+
+
+def status(request: Request) -> Iterator[Answer]:
+    """What became of a run's part on this host."""
+    yield Answer(runs.status(_run(request)).to_json())
+
+
+def list_runs(request: Request) -> Iterator[Answer]:
+    """Every run on this host, or the one asked for."""
+    yield Answer(runs.list_runs(Workdir(request.root), request.args.get("run_id", "")))
+
+
+def read_log(request: Request) -> Iterator[Answer]:
+    """A part of a log, as raw bytes."""
+    args = request.args
+    found = runs.read_log(_run(request), args["label"], args["offset"], args["limit"])
+    data = found.pop("data")
+    yield Answer(found, data)
+
+
+def small_files(request: Request) -> Iterator[Answer]:
+    """Every file of one of the run's folders, an answer each: strategies, or what belongs to the model."""
+    for name, data in runs.small_files(_run(request), request.args["folder"]):
+        yield Answer(name, data, more=True)
+    yield Answer()
+
+
+def chat(request: Request) -> Iterator[Answer]:
+    """What the chat's worker says, an answer a piece, then one without."""
+    question = json.loads(request.payload.read())
+    for event in chatting.converse(_run(request).chat_socket, question):
+        yield Answer(event, more=True)
+    yield Answer()
+
+
+def _run(request: Request) -> RunDir:
+    return runs.find(Workdir(request.root), request.args["run_id"])
