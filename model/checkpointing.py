@@ -42,6 +42,7 @@ NOT_WEIGHTS = (
     "last_overflow_iterator_step",
     "learning_rate",
 )
+ANOTHER_LAYOUT = "see model.preset; if it is of another layout, collect it and set checkpoint.distribute"
 NOT_WEIGHT_PREFIXES = (*MOMENTS, "accu_grads.", "moment1.", "moment2.")
 
 
@@ -226,7 +227,7 @@ def _fill(
 ) -> None:
     known = {n: t for n, t in stored.items() if n not in NOT_WEIGHTS and not n.startswith(ignored)}
     shapes = {item.name: stored_shape(item.name, item.shape, strategy) for item in parameters}
-    check_names(shapes, {name: tensor.dims for name, tensor in known.items()}, path)
+    check_names(shapes, {name: tensor.dims for name, tensor in known.items()}, path, remedy=ANOTHER_LAYOUT)
     for item in parameters:
         value = _to_array(known[item.name]).reshape(shapes[item.name])
         _set(item, cut(item.name, value, strategy, place) if strategy.pads(item.name) else value)

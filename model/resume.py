@@ -41,7 +41,7 @@ def start_weights(
             raise ModelError(
                 "is one whole file, which holds no rank's optimizer",
                 where=str(load),
-                remedy="name the folder with the shards of the run",
+                remedy="name the folder with the shards of the run, or set checkpoint.distribute to true",
             )
         load_whole(load, weights, strategy, place, config.num_layers)
         return None

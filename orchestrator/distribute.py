@@ -1,5 +1,8 @@
 """Distribute a checkpoint: a file of whole tensors is cut for a job, and each host gets what its ranks load.
 
+With `checkpoint.resume` each rank also gets its part of the optimizer's state and how far the training was:
+so a training goes on in another layout than that in which it was saved.
+
 The shards are never files here: they are read out of the whole file as they are sent. On a host they are in
 the content store, under their hashes, so that a launch finds them there and sends nothing again.
 """
@@ -15,6 +18,7 @@ from pathlib import Path
 
 from orchestrator.checkpoint.bloom_cut import BloomCut
 from orchestrator.checkpoint.bloom_strategies import bloom_strategies
+from orchestrator.checkpoint.coverage import is_moment
 from orchestrator.checkpoint.plan import plan_copies
 from orchestrator.checkpoint.rank_outputs import rank_outputs
 from orchestrator.checkpoint.stored import open_checkpoint
@@ -61,13 +65,21 @@ class HostShare:
 def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
     """The shards of a job of the bundled model; only the index of `file` is read.
 
-    CheckpointError: no checkpoint, names that are not the model's, tensors that do not fit the job's layout.
+    CheckpointError: no checkpoint, names that are not the model's, tensors that do not fit the job's layout,
+    no optimizer's state where the job resumes.
     """
     if not file.exists():
         raise CheckpointError("there is no such file", where=str(file))
-    whole = assemble([open_checkpoint(file)], {}, with_texts=False)
+    resumes = job.train is not None and bool(job.checkpoint.resume)
+    whole = assemble([open_checkpoint(file)], {}, with_optimizer=resumes, with_texts=False)
+    if resumes and not any(is_moment(tensor.spec.name) for tensor in whole.tensors):
+        what = "holds no optimizer's state, without which no training goes on"
+        remedy = f"collect it with --with-optimizer, or see {job.where('checkpoint', 'resume')}"
+        raise CheckpointError(what, where=str(file), remedy=remedy)
     parallel = job.parallel
-    cut = BloomCut(parallel.data_parallel, parallel.model_parallel, parallel.pipeline_stage)
+    cut = BloomCut(
+        parallel.data_parallel, parallel.model_parallel, parallel.pipeline_stage, parallel.optimizer_shard
+    )
     try:
         strategies = bloom_strategies(cut, [tensor.spec for tensor in whole.tensors])
         outputs = rank_outputs(whole, strategies)

@@ -8,6 +8,8 @@ from orchestrator.checkpoint.layout import Layout, slices
 from orchestrator.checkpoint.strategy_file import Strategy
 
 __all__ = [
+    "COUNTERS",
+    "MOMENTS",
     "a_parameter_of",
     "is_moment",
     "is_weight",

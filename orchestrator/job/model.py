@@ -121,7 +121,7 @@ class CheckpointOptions(Section):
 
     `resume` None goes on with the training where `load` is a folder of shards, not where it is a file.
     `distribute`: `load` is a file of whole tensors on the control node, and each host gets only the slices
-    that its ranks load.
+    that its ranks load; with `resume: true` those of the optimizer too.
     """
 
     load: fields.FilePath | None = None

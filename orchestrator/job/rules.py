@@ -111,9 +111,6 @@ def _distribute(job: Job) -> Iterator[Finding]:
         yield where, "is not used by task command", "use `orchestrate checkpoint split`"
     elif job.checkpoint.load is None:
         yield where, "has nothing to distribute", "name the whole checkpoint as checkpoint.load"
-    elif job.checkpoint.resume:
-        what = "has nothing to go on from: a checkpoint that is distributed is weights alone"
-        yield ("checkpoint", "resume"), what, "remove it, or set distribute to false"
 
 
 def _command(job: Job) -> Iterator[Finding]:

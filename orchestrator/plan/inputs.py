@@ -106,7 +106,7 @@ def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None
         block = config.get(section)
         if key == "load" and isinstance(block, dict) and block.pop("distribute", False):
             # The shards themselves are put in place, and read, by `orchestrator.distribute`.
-            block |= {"load": "inputs/load", "resume": False}
+            block |= {"load": "inputs/load", "resume": bool(block["resume"])}
         elif isinstance(block, dict) and block.get(key):
             block[key] = shipment.refer(job, section, key, block[key], folder)
     preset = job.model.preset if job.model else ""

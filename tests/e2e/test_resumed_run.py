@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,16 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.mindspore
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One host, which has finished the first of all jobs here."""
+    cluster = Cluster.local(tmp_path_factory.mktemp("resumed"), hosts=1, devices="0-3")
+    first = cluster.launch(training(cluster, "first"))
+    assert first.returncode == 0, first.stdout + first.stderr
+    yield cluster
+    cluster.close()
+
+
 def training(cluster: Cluster, name: str, **sections: Any) -> Path:
     """A job file: two ranks that share each layer, six steps."""
     job = {
@@ -23,7 +34,7 @@ def training(cluster: Cluster, name: str, **sections: Any) -> Path:
         "task": "finetune",
         "devices_per_host": 2,
         "parallel": {"model_parallel": 2},
-        "model": {"preset": "tiny", "overrides": {"num_layers": 1}},
+        "model": {"preset": "tiny", "overrides": {"num_layers": 2}},
         "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
         "train": {"steps": 6, "batch_size": 4, "learning_rate": 5e-3, "loss_scale": "dynamic"},
         "checkpoint": {"save_steps": 3},
@@ -35,23 +46,49 @@ def training(cluster: Cluster, name: str, **sections: Any) -> Path:
     return path
 
 
+def home_of(cluster: Cluster, name: str) -> Path:
+    """The run directory of a job's newest run."""
+    return cluster.folder / "hosts/host1/runs" / cluster.status(name)["run_id"]
+
+
 def last_shards(checkpoint: Path) -> dict[int, bytes]:
     return {
         rank: (checkpoint / f"rank_{rank}/mindformers_rank_{rank}-1_6.ckpt").read_bytes() for rank in (0, 1)
     }
 
 
-def test_a_run_goes_on_from_an_earlier_runs_shards(local_with: Callable[..., Cluster]) -> None:
-    cluster = local_with(hosts=1)
-    runs = cluster.folder / "hosts/host1/runs"
-    first = cluster.launch(training(cluster, "first"))
-    assert first.returncode == 0, first.stdout + first.stderr
-    earlier = runs / cluster.status()["run_id"] / "checkpoint"
+def losses(home: Path, rank: int) -> dict[int, float]:
+    """By step."""
+    lines = map(json.loads, (home / f"metrics/rank_{rank}.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines}
+
+
+def test_a_training_goes_on_in_another_layout(cluster: Cluster) -> None:
+    words = ("collect-ckpt", "first", "-o", "step_3.ckpt", "--step", "3", "--with-optimizer")
+    done = cluster.run(*words)
+    assert done.returncode == 0, done.stderr
+    other = training(
+        cluster,
+        "other",
+        devices_per_host=4,
+        parallel={"data_parallel": 2, "pipeline_stage": 2, "micro_batch_num": 2, "optimizer_shard": True},
+        train={"steps": 6, "batch_size": 2, "learning_rate": 5e-3, "loss_scale": "dynamic"},
+        checkpoint={"load": "step_3.ckpt", "distribute": True, "resume": True},
+    )
+    done = cluster.launch(other)
+    assert done.returncode == 0, done.stdout + done.stderr
+    expected, found = losses(home_of(cluster, "first"), 0), losses(home_of(cluster, "other"), 3)
+    assert list(found) == [4, 5, 6]
+    assert found == pytest.approx({step: expected[step] for step in found}, rel=1e-4)
+
+
+def test_a_run_goes_on_from_an_earlier_runs_shards(cluster: Cluster) -> None:
+    earlier = home_of(cluster, "first") / "checkpoint"
     expected = last_shards(earlier)
     # As if it had been stopped after step 3, one rank of it while it saved step 6.
     (earlier / "rank_1/mindformers_rank_1-1_6.ckpt").unlink()
     second = cluster.launch(training(cluster, "second", checkpoint={"load": str(earlier), "resume": True}))
     assert second.returncode == 0, second.stdout + second.stderr
-    run = runs / cluster.status()["run_id"]
+    run = home_of(cluster, "second")
     assert last_shards(run / "checkpoint") == expected
     assert (run / "metrics/rank_1.jsonl").read_text().startswith('{"step": 4,')
