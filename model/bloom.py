@@ -107,7 +107,10 @@ class BloomLMHeadModel(nn.Cell):
         """(…, h) -> (n, c) float32: the logits of this rank's part of the vocabulary."""
         table = ops.cast(self.transformer.embedding.word_embedding.embedding_table, self.compute_type)
         x = ops.reshape(self.copy(x), (-1, self.hidden_size))
-        logits = ops.cast(self.matmul(x, table), ms.float32)
+        return self.padded(ops.cast(self.matmul(x, table), ms.float32))
+
+    def padded(self, logits: Any) -> Any:
+        """(n, c) -> (n, c): what stands for no token can never be chosen."""
         return logits + self.padding if self.is_padded else logits
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from model.beams import Beams
 from model.bloom import BloomLMHeadModel
 from model.config import BloomConfig
-from model.decoding import CachedReader, PlainReader, bucket
 from model.errors import ModelError
+from model.readers import CachedReader, PlainReader, bucket
 from model.sampling import Sampling, choose, penalised
 from model.tokenizer import Tokenizer
 
@@ -23,6 +23,7 @@ class Generator:
     """Continues prompts. Its graphs are compiled for few sizes and kept.
 
     `batch` is the number of prompts that are read at once, those given where it is None; fewer are padded.
+    The weights must not change any more: on a CPU it answers with copies of them.
     """
 
     def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int | None = None) -> None:

@@ -16,7 +16,7 @@ from mindspore import nn
 
 from model.bloom import BloomLMHeadModel
 from model.config import BloomConfig
-from model.decoding import CachedNetwork
+from model.decoding import CachedNetwork, IdsToLogits
 from model.errors import ModelError
 
 __all__ = ["Graphs", "LiteGraphs", "MindIrReader", "MindSporeGraphs", "export_graphs", "graph_file"]
@@ -35,7 +35,8 @@ def export_graphs(
     Inputs of both: ids (B, S) int32, starts (B,) int32, the position of the first of them, last (B,) int32,
     which of the S is the last real one. Output: logits (B, V) float32. Files that exist are replaced.
     """
-    cached = _IdsToLogits(network, config, batch).set_train(False)
+    inner = CachedNetwork(network, config, batch, config.seq_length)
+    cached = IdsToLogits(network.transformer.embedding, inner).set_train(False)
     lines = ms.Tensor(np.zeros(batch, np.int32))
     written = []
     for path, length in ((prefill, config.seq_length), (increment, 1)):
@@ -48,18 +49,6 @@ def export_graphs(
             small.replace(graph_file(path))
         written.append(graph_file(path))
     return written[0], written[1]
-
-
-class _IdsToLogits(nn.Cell):
-    """Embedding and cached network as one graph."""
-
-    def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int) -> None:
-        super().__init__(auto_prefix=False)
-        self.embedding = network.transformer.embedding
-        self.network = CachedNetwork(network, config, batch, config.seq_length)
-
-    def construct(self, ids: Any, starts: Any, last: Any) -> Any:
-        return self.network(self.embedding(ids), starts, last)
 
 
 class Graphs(Protocol):

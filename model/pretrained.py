@@ -41,6 +41,8 @@ class PretrainedModel:
         return cls(network, config)
 
     def set_train(self, mode: bool = True) -> PretrainedModel:
+        if mode:
+            self._generators.clear()  # they may hold copies of the weights
         self.network.set_train(mode)
         return self
 

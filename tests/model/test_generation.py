@@ -9,10 +9,11 @@ import pytest
 
 from model.bloom import build, initialise
 from model.config import load_config
-from model.decoding import CachedReader
 from model.errors import ModelError
 from model.generation import Generator, Sampling, choose, text_pieces
 from model.parallel import Place, Strategy
+from model.pretrained import PretrainedModel
+from model.readers import CachedReader
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")
@@ -95,11 +96,22 @@ def test_nothing_is_compiled_while_decoding():
     one = alone()
     stream = one.stream([5, 6, 7], Sampling(12))
     next(stream), next(stream)
-    graphs = len(one._reader.network.compile_cache)
+    graphs = one._reader.compiled
     assert graphs == 2  # the prompt's and that of one token
     assert len(list(stream)) == 10
     one.generate([[5] * 9], Sampling(5))
-    assert len(one._reader.network.compile_cache) == graphs
+    assert one._reader.compiled == graphs
+
+
+def test_answers_follow_a_training():
+    built, config = network(vocab_size=64)
+    held = PretrainedModel(built, config)
+    before = held.generate([5, 6, 7], max_new_tokens=4)
+    held.set_train()
+    initialise(built, config, 12, Strategy(), Place(0, 0, 0, 0))
+    held.set_train(False)
+    after = held.generate([5, 6, 7], max_new_tokens=4)
+    assert after == PretrainedModel(built, config).generate([5, 6, 7], max_new_tokens=4) != before
 
 
 def test_limits_and_the_end():
