@@ -7,8 +7,8 @@ from typing import Any
 
 from orchestrator.errors import OrchestrateError
 from orchestrator.fleet import Session, fleet_of
+from orchestrator.launch_plan import read_plan
 from orchestrator.layout import ControlDir
-from orchestrator.plan import read_plan
 
 __all__ = ["collect_answers"]
 

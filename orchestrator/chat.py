@@ -9,8 +9,8 @@ from types import TracebackType
 
 from orchestrator.errors import AgentError, UsageError
 from orchestrator.fleet import Fleet, fleet_of
+from orchestrator.launch_plan import read_plan
 from orchestrator.layout import ControlDir
-from orchestrator.plan import read_plan
 from orchestrator.status import current_record
 
 __all__ = ["Chat", "Message", "Usage"]

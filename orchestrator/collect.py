@@ -55,13 +55,14 @@ def collect(
     rate: int | None = None,
     streams_per_host: int = 2,
     segment_bytes: int = SEGMENT,
+    durable: bool = True,
     free: FreeSpace = free_space,
 ) -> Collected:
     """Write what is `wanted` to `output`, a file or for Hugging Face a folder: all of it or nothing.
 
     Only the slices that are needed are read, each once; memory is a few segments per stream. What a broken
     collection has brought stays beside the output and is not brought again. `say` gets what a person should
-    know meanwhile; `rate` is bytes a second at most.
+    know meanwhile; `rate` is bytes a second at most. `durable`: return when the output is on the disk.
     CheckpointError: no complete step, shards that contradict one another, no room. TransportError or
     HostsFailed: a host that is needed cannot be reached. Interrupted for a KeyboardInterrupt under way.
     """
@@ -70,7 +71,7 @@ def collect(
     journal = Journal(output)
     work = _Work(source, list(hosts), wanted, output, journal, progress, say, Limit(rate), streams_per_host)
     try:
-        return work.run(segment_bytes, free)
+        return work.run(segment_bytes, durable, free)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted{work.kept()}", remedy=_GO_ON if journal.done else "") from None
     except OrchestrateError:
@@ -93,13 +94,13 @@ class _Work:
     limit: Limit
     streams: int
 
-    def run(self, segment_bytes: int, free: FreeSpace) -> Collected:
+    def run(self, segment_bytes: int, durable: bool, free: FreeSpace) -> Collected:
         try:
             choice, plan, unreachable = self._plan()
             layout = lay_out(plan, self.wanted)
             header = _header(self.wanted, choice, plan, layout, segment_bytes)
             keep = self.journal.begin(header)
-            with OutputFiles(self.output, layout, keep=keep, free=free) as file:
+            with OutputFiles(self.output, layout, keep=keep, durable=durable, free=free) as file:
                 segments = cut_segments(plan, layout.targets, segment_bytes)
                 resumed = self._check(segments, file)
                 plan = self._transfer(plan, segments, file, choice)

@@ -20,9 +20,9 @@ from orchestrator.collect import Collected, collect, lay_out
 from orchestrator.collect_plan import Collection, plan_collection
 from orchestrator.errors import OrchestrateError
 from orchestrator.fleet import Fleet, fleet_of
+from orchestrator.launch_plan import LaunchPlan, read_plan
 from orchestrator.layout import ControlDir, atomic_write
 from orchestrator.logs import copy_logs
-from orchestrator.plan import LaunchPlan, read_plan
 from orchestrator.run_files import RunFiles
 from orchestrator.yaml_file import parse_yaml
 
@@ -80,6 +80,7 @@ def collect_run(
     via_hosts: bool = False,
     with_logs: bool = False,
     rate: int | None = None,
+    durable: bool = True,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Collected:
@@ -97,6 +98,7 @@ def collect_run(
             progress=progress,
             say=say,
             rate=rate,
+            durable=durable,
             # A stream takes a core for itself: more of them would only be in each other's way.
             streams_per_host=2 if len(run.hosts) < (os.cpu_count() or 1) else 1,
         )
@@ -130,11 +132,12 @@ def _opened(control: ControlDir, wanted: Collection, via_hosts: bool) -> Iterato
 
 
 def _parsed(files: Mapping[str, bytes]) -> dict[int, Strategy]:
-    strategies = {}
+    strategies: dict[int, Strategy] = {}
+    same: dict[bytes, Strategy] = {}  # the ranks of a stage have equal files
     for name, data in files.items():
         match = _STRATEGY.fullmatch(name)
         if match is not None:
-            strategies[int(match[1])] = parse_strategy(data, name)
+            same[data] = strategies[int(match[1])] = same.get(data) or parse_strategy(data, name)
     return strategies
 
 

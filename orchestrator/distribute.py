@@ -27,8 +27,8 @@ from orchestrator.checkpoint.whole import assemble
 from orchestrator.errors import CheckpointError
 from orchestrator.fleet import Fleet, Session, fleet_of
 from orchestrator.job import Job
+from orchestrator.launch_plan import LaunchPlan
 from orchestrator.placement import Placement
-from orchestrator.plan import LaunchPlan
 from orchestrator.records import Input
 
 __all__ = ["HostShare", "Progress", "Shards", "cut_for", "distribute", "hash_shards", "with_shards"]

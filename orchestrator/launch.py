@@ -10,9 +10,10 @@ from orchestrator.discovery import discover
 from orchestrator.fleet import fleet_of
 from orchestrator.inventory import load_inventory
 from orchestrator.job import Job, load_job
+from orchestrator.launch_plan import LaunchPlan
 from orchestrator.layout import ControlDir
 from orchestrator.monitor.process import spawn_monitor
-from orchestrator.plan import LaunchPlan, make_plan
+from orchestrator.plan import make_plan
 from orchestrator.plan.complete import complete_plan
 from orchestrator.runs import make_control_dir
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.agent.environ import SCHEDULER
 from orchestrator.fleet import Fleet, Session
-from orchestrator.plan import LaunchPlan
+from orchestrator.launch_plan import LaunchPlan
 
 __all__ = ["LogLine", "copy_logs", "iter_lines", "labels_of"]
 

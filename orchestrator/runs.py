@@ -13,13 +13,12 @@ from orchestrator.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.fleet import Fleet, fleet_of
 from orchestrator.inventory import Inventory
 from orchestrator.job import Timeouts
+from orchestrator.launch_plan import LaunchPlan, write_plan
 from orchestrator.layout import ControlDir, state_root
-from orchestrator.monitor.monitor import new_record
 from orchestrator.monitor.process import monitor_pid
-from orchestrator.monitor.record import failed_launch, read_record, write_record
+from orchestrator.monitor.record import failed_launch, new_record, read_record, write_record
 from orchestrator.monitor.watch import look_once
 from orchestrator.placement import Placement
-from orchestrator.plan import LaunchPlan, write_plan
 from orchestrator.records import Manifest
 from orchestrator.states import RunState
 

@@ -6,11 +6,11 @@ import time
 
 from orchestrator.errors import RunNotFound
 from orchestrator.fleet import fleet_of
+from orchestrator.launch_plan import read_plan
 from orchestrator.layout import ControlDir
 from orchestrator.monitor.process import monitor_pid, spawn_monitor
 from orchestrator.monitor.record import RunRecord, read_record, write_record
 from orchestrator.monitor.watch import look_once
-from orchestrator.plan import read_plan
 from orchestrator.states import RunState
 
 __all__ = ["attach", "current_record", "load_record"]

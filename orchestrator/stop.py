@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from orchestrator.errors import AgentError, OrchestrateError
 from orchestrator.fleet import Session, fleet_of
+from orchestrator.launch_plan import read_plan
 from orchestrator.layout import ControlDir
 from orchestrator.monitor.process import monitor_pid
 from orchestrator.monitor.record import RunRecord, write_record
 from orchestrator.monitor.watch import look_once
-from orchestrator.plan import read_plan
 from orchestrator.runs import interrupt_launch
 from orchestrator.states import RunState
 from orchestrator.status import load_record

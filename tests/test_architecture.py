@@ -24,6 +24,7 @@ FLOORS = (
     ("inventory", "job"),
     ("ascend",),
     ("placement", "mindformers", "sizing"),
+    ("launch_plan",),
     ("rank_table",),
     ("transport",),
     ("fleet", "collect", "collect_plan", "run_files", "offline"),

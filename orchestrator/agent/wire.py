@@ -37,11 +37,19 @@ def fields(buffer: Buffer, start: int, stop: int) -> Iterator[Field]:
     """Every field of the message in `buffer[start:stop]`; WireError where it is none."""
     position = start
     while position < stop:
-        key, position = _read_varint(buffer, position, stop)
+        # Nearly all keys and most lengths are one byte: a call for each would be most of the time.
+        key = buffer[position]
+        if key < 0x80:
+            position += 1
+        else:
+            key, position = _read_varint(buffer, position, stop)
         number, wire_type = key >> 3, key & 7
         if number == 0:
             raise WireError(f"field number 0 at byte {position}")
-        value, begin, end = _extent(buffer, position, stop, wire_type)
+        if wire_type == LENGTH and position < stop and buffer[position] < 0x80:
+            value, begin, end = 0, position + 1, position + 1 + buffer[position]
+        else:
+            value, begin, end = _extent(buffer, position, stop, wire_type)
         if end > stop:
             raise WireError(f"a field at byte {position} needs {end - stop} bytes more than there are")
         yield Field(number, wire_type, value, begin, end)

@@ -63,7 +63,7 @@ def is_weight(name: str) -> bool:
 
 def stage_ranks(rank: int, strategy: Strategy) -> range:
     """The ranks of the stage that `rank` is in: stages are equally large blocks in rank order."""
-    size = max((layout.device_count for layout in strategy.layouts.values()), default=1)
+    size = strategy.device_count
     return range(rank - rank % size, rank - rank % size + size)
 
 

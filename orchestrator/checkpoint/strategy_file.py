@@ -6,6 +6,7 @@ Formats: the protobuf message `mindspore.straspb.ParallelStrategyMap` of node_st
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -32,12 +33,17 @@ __all__ = [
 _MERGED_NAME = re.compile(r"(\d{1,6})-(.+)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Strategy:
     """A rank's pipeline stage, and the layout of every parameter (and optimizer moment) of that stage."""
 
     stage: int
     layouts: Mapping[str, Layout]
+
+    @functools.cached_property
+    def device_count(self) -> int:
+        """The ranks of the stage."""
+        return max((layout.device_count for layout in self.layouts.values()), default=1)
 
 
 def read_strategy(path: str | Path) -> Strategy:
@@ -117,16 +123,31 @@ def _layout_item(content: bytes, item: wire.Field) -> tuple[str, Layout]:
     (name,) = _parts(content, item, 1)
     (layouts,) = _parts(content, item, 2)
     title = content[name.start : name.stop].decode()
+    if layouts.wire_type != wire.LENGTH:
+        raise ValueError(f"field {layouts.number} is no message")
+    layout = _layout(content[layouts.start : layouts.stop])
+    if layout is None:
+        raise CheckpointError(f"{title} is cut unevenly, which is not supported")
+    return title, layout
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(content: bytes) -> Layout | None:
+    """The layout that a message describes, None for one that is uneven.
+
+    A model has few different layouts, and its files have hundreds of parameters and as many moments.
+    """
+    message = wire.Field(0, wire.LENGTH, 0, 0, len(content))
     matrices, maps, shapes = (
-        [_dims(content, field, bits) for field in _parts(content, layouts, number)]
+        [_dims(content, field, bits) for field in _parts(content, message, number)]
         for number, bits in ((1, 64), (2, 32), (3, 64))
     )
-    numbers = {n: [_signed32(field) for field in _parts(content, layouts, n)] for n in (5, 6, 7)}
+    numbers = {n: [_signed32(field) for field in _parts(content, message, n)] for n in (5, 6, 7)}
     if any(numbers[5]) or any(shapes):
-        raise CheckpointError(f"{title} is cut unevenly, which is not supported")
+        return None
     # More than one tensor map: one per axis, each listing the grid axes that cut it.
     entries = [_entry(dims) for dims in maps if dims] if len(maps) > 1 else list(maps[0])
-    return title, Layout(tuple(matrices[0]), tuple(entries), numbers[6][0], numbers[7][0])
+    return Layout(tuple(matrices[0]), tuple(entries), numbers[6][0], numbers[7][0])
 
 
 def _entry(dims: list[int]) -> MapEntry:

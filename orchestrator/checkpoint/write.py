@@ -32,16 +32,24 @@ class OutputFiles:
 
     It grows under a temporary name beside `path`. `finish` puts it in place once all bytes of all tensors are
     there; leaving a `with` block before keeps it for the next time, or until `discard`. `keep`: what an
-    earlier collection of the same layout has written is still of use. CheckpointError: no room, cannot be
-    written. One writer at a time is the caller's business.
+    earlier collection of the same layout has written is still of use. `durable`: a file under its final name
+    is on the disk and survives a power cut. CheckpointError: no room, cannot be written. One writer at a time
+    is the caller's business.
     """
 
     def __init__(
-        self, path: Path, layout: OutputLayout, *, keep: bool = False, free: FreeSpace = free_space
+        self,
+        path: Path,
+        layout: OutputLayout,
+        *,
+        keep: bool = False,
+        durable: bool = True,
+        free: FreeSpace = free_space,
     ) -> None:
         self.path = path
         self.layout = layout
         self.temporary = _temporary(path)
+        self._durable = durable
         self._missing = [target.source.nbytes for target in layout.targets]
         self._lock = threading.Lock()
         self._files: list[PlacedFile] = []
@@ -106,11 +114,11 @@ class OutputFiles:
     def write_back(self) -> None:
         """Have the disk take what was written so far; so `finish` is not kept waiting for all of it."""
         with mapped_errors(self.path):
-            for file in list(self._files):
+            for file in list(self._files) if self._durable else ():
                 file.write_back()
 
     def finish(self) -> None:
-        """Flush to the disk and put the output in place; CheckpointError where a tensor is not complete."""
+        """Put the output in place, on the disk if `durable`. CheckpointError: a tensor is not complete."""
         targets = self.layout.targets
         wrong = [(t.source.name, n) for t, n in zip(targets, self._missing, strict=True) if n]
         if wrong:
@@ -121,15 +129,16 @@ class OutputFiles:
             )
         with mapped_errors(self.path):
             self._file(0)
-            for file in self._files:
+            for file in self._files if self._durable else ():
                 file.sync()
             for name, text in self.layout.texts:
                 (self.temporary / name).write_bytes(text)
             self._close()
-            if self.layout.is_folder:
+            if self.layout.is_folder and self._durable:
                 sync_folder(self.temporary)
             os.replace(self.temporary, self.path)
-            sync_folder(self.path.parent)
+            if self._durable:
+                sync_folder(self.path.parent)
 
     def _file(self, number: int) -> PlacedFile:
         if not self._files:

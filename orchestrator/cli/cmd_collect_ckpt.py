@@ -15,8 +15,8 @@ from orchestrator.cli.units import RATE, byte_size
 from orchestrator.collect import Collected, Format
 from orchestrator.collect_plan import Collection
 from orchestrator.collect_run import collect_run, dry_run
+from orchestrator.launch_plan import read_plan
 from orchestrator.layout import ControlDir
-from orchestrator.plan import read_plan
 from orchestrator.runs import find_run
 
 __all__ = ["command"]
@@ -67,6 +67,9 @@ class _Step(click.ParamType[int | str]):
 @click.option(
     "--via-hosts", is_flag=True, help="Leave all reading to the hosts, also of files that are seen here."
 )
+@click.option(
+    "--no-fsync", is_flag=True, help="Do not wait for the disk; a power cut just after may cost the file."
+)
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show what would be read from where; write nothing.")
 def command(
     run: str | None,
@@ -79,6 +82,7 @@ def command(
     with_logs: bool,
     bwlimit: int | None,
     via_hosts: bool,
+    no_fsync: bool,
     is_dry: bool,
 ) -> int:
     """Combine the shards of a run into one file, with the model's configuration and tokenizer beside it.
@@ -107,6 +111,7 @@ def command(
             via_hosts=via_hosts,
             with_logs=with_logs,
             rate=bwlimit,
+            durable=not no_fsync,
             progress=progress.update,
             say=progress.say,
         )

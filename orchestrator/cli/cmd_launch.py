@@ -12,7 +12,7 @@ from orchestrator.cli.render_plan import plan_data, print_plan
 from orchestrator.errors import UsageError
 from orchestrator.job import Job
 from orchestrator.launch import discover_devices, launch, plan_launch
-from orchestrator.plan import LaunchPlan
+from orchestrator.launch_plan import LaunchPlan
 
 __all__ = ["command"]
 

@@ -10,8 +10,8 @@ import click
 from orchestrator.cli.options import json_option, run_argument
 from orchestrator.errors import UsageError
 from orchestrator.fleet import fleet_of
+from orchestrator.launch_plan import read_plan
 from orchestrator.logs import iter_lines, labels_of
-from orchestrator.plan import read_plan
 from orchestrator.runs import find_run
 from orchestrator.status import current_record
 

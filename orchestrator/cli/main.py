@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import click
@@ -12,6 +13,9 @@ from orchestrator.cli.lazy import LazyGroup
 from orchestrator.errors import Interrupted, OrchestrateError
 
 __all__ = ["main"]
+
+# pydantic would search every installed package for plugins of its own, at each start.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 # Verb -> module, first line of help.
 _VERBS = {

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from orchestrator.cli.render_rank_table import print_whole, servers_view
 from orchestrator.inventory import fold
+from orchestrator.launch_plan import LaunchPlan
 from orchestrator.placement import Placement
-from orchestrator.plan import LaunchPlan
 from orchestrator.rank_table import chip_of_hosts, parse_rank_table, problems_of, validate, warnings_of
 from orchestrator.records import Manifest, WorkerSpec
 

@@ -67,7 +67,7 @@ IpText = Annotated[str, AfterValidator(_check_ip)]
 class Frozen(BaseModel):
     """Base of what people write: unknown keys refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Device(Frozen):
@@ -124,7 +124,7 @@ class Inventory(Frozen):
     path: Path
     hosts: tuple[Host, ...]
     groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    ssh: SshOptions = SshOptions()
+    ssh: SshOptions = Field(default_factory=SshOptions)
 
     def host(self, name: str) -> Host:
         """The host of this name. Raises ConfigError."""

@@ -50,7 +50,7 @@ Below1 = Annotated[float, Field(strict=True, ge=0, lt=1)]
 class Section(BaseModel):
     """Base of the job's parts: unknown keys refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Parallel(Section):
@@ -182,18 +182,18 @@ class Job(Section):
     devices_per_host: Count
     device_target: Literal["CPU", "Ascend"]
     max_device_memory: Annotated[str, AfterValidator(fields.memory)] | None = None
-    parallel: Parallel = Parallel()
+    parallel: Parallel = Field(default_factory=Parallel)
     model: ModelChoice | None = None
     data: Data | None = None
     train: Train | None = None
-    checkpoint: CheckpointOptions = CheckpointOptions()
+    checkpoint: CheckpointOptions = Field(default_factory=CheckpointOptions)
     predict: Predict | None = None
     chat: Chat | None = None
     command: Annotated[tuple[Text, ...], BeforeValidator(fields.argv)] | None = None
     sync: tuple[fields.FilePath, ...] = ()
     env: dict[EnvName, Annotated[str, BeforeValidator(fields.env_value)]] = Field(default_factory=dict)
     networking: Networking
-    timeouts: Timeouts = Timeouts()
+    timeouts: Timeouts = Field(default_factory=Timeouts)
 
     _file: YamlFile | None = PrivateAttr(default=None)
     _path: Path | None = PrivateAttr(default=None)

@@ -8,30 +8,17 @@ import time
 
 from orchestrator.errors import AgentError, Interrupted, OrchestrateError
 from orchestrator.fleet import Fleet, error_lines, fleet_of
+from orchestrator.launch_plan import read_plan, write_plan
 from orchestrator.layout import ControlDir
-from orchestrator.monitor.record import HostView, RunRecord, failed_launch, read_record, write_record
+from orchestrator.monitor.record import RunRecord, failed_launch, new_record, read_record, write_record
 from orchestrator.monitor.start import check_hosts, start_run
 from orchestrator.monitor.watch import Watch
-from orchestrator.plan import LaunchPlan, read_plan, write_plan
 from orchestrator.states import RunState
 
-__all__ = ["Monitor", "new_record"]
+__all__ = ["Monitor"]
 
 log = logging.getLogger(__name__)
 _INTERVAL = 0.5
-
-
-def new_record(plan: LaunchPlan) -> RunRecord:
-    """The record of a run that nobody has started yet."""
-    return RunRecord(
-        run_id=plan.run_id,
-        job=plan.job_name,
-        task=plan.task,
-        world_size=plan.world_size,
-        created=plan.created,
-        updated=plan.created,
-        hosts={host.name: HostView() for host in plan.hosts},
-    )
 
 
 class Monitor:

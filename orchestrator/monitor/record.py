@@ -9,11 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.launch_plan import LaunchPlan
 from orchestrator.layout import ControlDir, atomic_write
 from orchestrator.records import HostStatus, RankStatus
 from orchestrator.states import RankState, RunState
 
-__all__ = ["TRAINING", "Cause", "HostView", "RunRecord", "failed_launch", "read_record", "write_record"]
+__all__ = [
+    "TRAINING",
+    "Cause",
+    "HostView",
+    "RunRecord",
+    "failed_launch",
+    "new_record",
+    "read_record",
+    "write_record",
+]
 
 
 # The tasks whose ranks report steps.
@@ -90,6 +100,19 @@ class RunRecord:
         known["victims"] = tuple(data["victims"])
         known["errors"] = tuple(data["errors"])
         return cls(**known)
+
+
+def new_record(plan: LaunchPlan) -> RunRecord:
+    """The record of a run that nobody has started yet."""
+    return RunRecord(
+        run_id=plan.run_id,
+        job=plan.job_name,
+        task=plan.task,
+        world_size=plan.world_size,
+        created=plan.created,
+        updated=plan.created,
+        hosts={host.name: HostView() for host in plan.hosts},
+    )
 
 
 def failed_launch(record: RunRecord, lines: Sequence[str], exit_code: int) -> RunRecord:

@@ -14,7 +14,8 @@ from typing import Any
 from orchestrator.errors import AgentError, OrchestrateError, PreflightError
 from orchestrator.fleet import Fleet, Session
 from orchestrator.inventory import Host
-from orchestrator.plan import LaunchPlan, on_free_devices
+from orchestrator.launch_plan import LaunchPlan
+from orchestrator.plan import on_free_devices
 from orchestrator.plan.complete import complete_plan
 from orchestrator.plan.needs import needs_of
 from orchestrator.preflight import gather, run_checks

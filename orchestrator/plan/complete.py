@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from orchestrator.discovery import FoundHost
 from orchestrator.errors import ConfigError, HostsFailed, OrchestrateError, PreflightError
 from orchestrator.inventory import chip_named
-from orchestrator.plan.plan import LaunchPlan
+from orchestrator.launch_plan import LaunchPlan
 from orchestrator.plan.table import launch_table
 
 __all__ = ["complete_plan"]

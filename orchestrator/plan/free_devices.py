@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from orchestrator.inventory import Device
+from orchestrator.launch_plan import LaunchPlan
 from orchestrator.placement import Placement, choose_devices
-from orchestrator.plan.plan import LaunchPlan
 from orchestrator.records import Manifest, WorkerSpec
 
 __all__ = ["on_free_devices"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.plan.plan import LaunchPlan
+from orchestrator.launch_plan import LaunchPlan
 from orchestrator.preflight.needs import Needs, Pings
 
 __all__ = ["needs_of"]

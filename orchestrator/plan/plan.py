@@ -1,64 +1,26 @@
-"""A launch as data: everything that will be put on each host and started there. `--dry-run` prints it."""
+"""From a job and an inventory to the plan of one launch."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from orchestrator.agent.environ import SCHEDULER, worker_environment
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.inventory import Host, Inventory, SshOptions
-from orchestrator.job import Job, Timeouts
+from orchestrator.inventory import Host, Inventory
+from orchestrator.job import Job
+from orchestrator.launch_plan import LaunchPlan
 from orchestrator.placement import Placement, place
 from orchestrator.plan.inputs import Shipment, ship
 from orchestrator.plan.table import launch_table
 from orchestrator.rank_table import is_loopback
 from orchestrator.records import Manifest, WorkerSpec
 
-__all__ = ["LaunchPlan", "make_plan", "new_run_id"]
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchPlan:
-    """What a launch will do. `manifests` lack only the scheduler's port where it is ours to choose."""
-
-    run_id: str
-    job_name: str
-    task: str
-    created: float
-    hosts: tuple[Host, ...]
-    ssh: SshOptions
-    placements: tuple[Placement, ...]
-    manifests: dict[str, Manifest]
-    worker_config: str
-    rank_table: str | None
-    sources: dict[str, Path]
-    packages: tuple[str, ...]
-    host_paths: tuple[str, ...]
-    chooses_port: bool
-    ascend: bool
-    uses_rank_table: bool
-    timeouts: Timeouts
-
-    @property
-    def master(self) -> Host:
-        """The host of rank 0, where the scheduler runs."""
-        return self.hosts[0]
-
-    @property
-    def intra_roce(self) -> bool:
-        """Whether HCCL uses the devices' own network inside a host, too."""
-        return self.manifests[self.master.name].workers[0].env.get("HCCL_INTRA_ROCE_ENABLE") == "1"
-
-    @property
-    def world_size(self) -> int:
-        return len(self.placements)
+__all__ = ["make_plan", "new_run_id"]
 
 
 # What the bundled model's command line calls a task.

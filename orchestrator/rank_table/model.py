@@ -30,7 +30,7 @@ class TablePart(BaseModel):
     A key that is absent reads as an empty text or list and is not written.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, defer_build=True)
 
 
 class RankTableDevice(TablePart):

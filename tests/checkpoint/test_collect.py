@@ -19,7 +19,7 @@ from orchestrator.errors import (
 )
 from tests.checkpoint.support import bloom, random, save_run
 
-HOW = ("progress", "say", "rate", "streams_per_host", "segment_bytes", "free")
+HOW = ("progress", "say", "rate", "streams_per_host", "segment_bytes", "durable", "free")
 
 
 def collected(run, output, source=None, **options):
@@ -42,6 +42,14 @@ def test_the_collected_file_is_the_whole_model(tmp_path, dp, mp):
     check(run, read_ckpt(tmp_path / "out" / "model.ckpt"))
     assert (result.choice.step, result.plan.nbytes) == (10, sum(value.nbytes for value in run.full.values()))
     assert sorted(os.listdir(tmp_path / "out")) == ["model.ckpt", "model.ckpt.manifest.json"]
+
+
+def test_what_does_not_wait_for_the_disk_is_the_same(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)])
+    for durable in (True, False):
+        collected(run, tmp_path / f"{durable}.ckpt", durable=durable)
+    assert (tmp_path / "True.ckpt").read_bytes() == (tmp_path / "False.ckpt").read_bytes()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_safetensors_and_stages(tmp_path):

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.inventory import Device, Host
+from orchestrator.launch_plan import LaunchPlan
 from orchestrator.placement import choose_devices
-from orchestrator.plan import LaunchPlan, make_plan, on_free_devices
+from orchestrator.plan import make_plan, on_free_devices
 from tests.config.support import inventory, job, lines_of
 
 HOSTS = """\

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from orchestrator.errors import ConfigError
-from orchestrator.plan import LaunchPlan, make_plan, read_plan, write_plan
+from orchestrator.launch_plan import LaunchPlan, read_plan, write_plan
+from orchestrator.plan import make_plan
 from tests.config.support import inventory, job, lines_of
 
 HOSTS = """\

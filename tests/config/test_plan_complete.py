@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator.discovery import FoundDevice, FoundHost
 from orchestrator.errors import PreflightError
-from orchestrator.plan import LaunchPlan, make_plan, read_plan, write_plan
+from orchestrator.launch_plan import LaunchPlan, read_plan, write_plan
+from orchestrator.plan import make_plan
 from orchestrator.plan.complete import complete_plan
 from tests.config.support import inventory, job
 

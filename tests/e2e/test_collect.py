@@ -16,8 +16,8 @@ from orchestrator.checkpoint.ckpt_file import read_ckpt
 from orchestrator.checkpoint.layout import Layout
 from orchestrator.cli.units import byte_size
 from orchestrator.fleet import fleet_of
+from orchestrator.launch_plan import read_plan
 from orchestrator.layout import RunDir
-from orchestrator.plan import read_plan
 from orchestrator.run_files import RunFiles
 from tests.checkpoint.support import Run, bloom, random, save_run
 from tests.e2e.cluster import Cluster, eventually

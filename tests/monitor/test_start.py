@@ -12,8 +12,9 @@ import pytest
 
 from orchestrator.errors import AgentError
 from orchestrator.fleet import HostResults
+from orchestrator.launch_plan import LaunchPlan
 from orchestrator.monitor.start import start_run
-from orchestrator.plan import LaunchPlan, make_plan
+from orchestrator.plan import make_plan
 from tests.config.support import inventory, job
 
 HOSTS = "hosts:\n  - {name: 'n[1-3]', address: '10.0.0.[1-3]', devices: 0, device_ips: '29.1.0.[1-3]'}\n"

@@ -1,8 +1,12 @@
-"""The plan on disk: what the monitor of a run, a process of its own, starts from."""
+"""A launch as data: everything that will be put on each host and started there. `--dry-run` prints it.
+
+As a file it is what the monitor of a run, a process of its own, starts from; later commands read it, too.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,46 @@ from orchestrator.inventory import Host, SshOptions
 from orchestrator.job import Timeouts
 from orchestrator.layout import atomic_write
 from orchestrator.placement import Placement
-from orchestrator.plan.plan import LaunchPlan
 from orchestrator.records import Manifest
 
-__all__ = ["read_plan", "write_plan"]
+__all__ = ["LaunchPlan", "read_plan", "write_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """What a launch will do. `manifests` lack only the scheduler's port where it is ours to choose."""
+
+    run_id: str
+    job_name: str
+    task: str
+    created: float
+    hosts: tuple[Host, ...]
+    ssh: SshOptions
+    placements: tuple[Placement, ...]
+    manifests: dict[str, Manifest]
+    worker_config: str
+    rank_table: str | None
+    sources: dict[str, Path]
+    packages: tuple[str, ...]
+    host_paths: tuple[str, ...]
+    chooses_port: bool
+    ascend: bool
+    uses_rank_table: bool
+    timeouts: Timeouts
+
+    @property
+    def master(self) -> Host:
+        """The host of rank 0, where the scheduler runs."""
+        return self.hosts[0]
+
+    @property
+    def intra_roce(self) -> bool:
+        """Whether HCCL uses the devices' own network inside a host, too."""
+        return self.manifests[self.master.name].workers[0].env.get("HCCL_INTRA_ROCE_ENABLE") == "1"
+
+    @property
+    def world_size(self) -> int:
+        return len(self.placements)
 
 
 def write_plan(path: Path, plan: LaunchPlan) -> None:
