@@ -1,8 +1,8 @@
 """`orchestrate collect-ckpt` against the three steps of MindFormers' documentation, and against scp.
 
 The case: a Bloom of 267 M parameters on 8 ranks, float32 with two Adam moments, 3.2 GB in all, made here. All
-is measured in one run, with the shards in the page cache. MindFormers' steps leave the result there, and so does
-collect-ckpt with --no-fsync. By default it waits for the disk; scp's copies then get an fsync, too.
+is measured in one run, with the shards in the page cache. MindFormers' steps leave the result there, too, and
+collect-ckpt does with --no-fsync. By default it waits for the disk; scp's copies then get an fsync, as well.
 Needs 12 GB of disk, 35 GB for `large`.
 """
 
