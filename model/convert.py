@@ -47,6 +47,7 @@ def convert(
     target: Path,
     *,
     dtype: str | None = None,
+    form: str | None = None,
     config: Path | None = None,
     progress: Callable[[int, int], None] = _silent,
     flush: bool = True,
@@ -54,14 +55,14 @@ def convert(
     """Convert a file or folder into the other library's names and form; whose it is, its names tell.
 
     Hugging Face's becomes one `.ckpt` or `.safetensors`, with config.yaml and tokenizer.json beside it (in
-    the folder `target` if that name has no suffix); MindSpore's becomes a new folder. `dtype` is a key of
-    DTYPES, or None for the types that are there. `config` is a config.json, a yaml or a preset, where none
+    the folder `target` if that name has no suffix); MindSpore's becomes a new folder, whose weights have the
+    `form` safetensors (where it is None) or bin, PyTorch's own. `dtype` is a key of DTYPES, or None for the
+    types that are there. `config` is a config.json, a yaml or a preset, where none
     lies beside the weights. Raises ModelError or CheckpointError; the target appears whole or not at all.
     """
     weights = sort_weights(source, find_weights(source))
-    return convert_weights(
-        weights, target, _config(weights, config), dtype=dtype, progress=progress, flush=flush
-    )
+    known = _config(weights, config)
+    return convert_weights(weights, target, known, dtype=dtype, form=form, progress=progress, flush=flush)
 
 
 def convert_weights(
@@ -70,6 +71,7 @@ def convert_weights(
     config: BloomConfig,
     *,
     dtype: str | None = None,
+    form: str | None = None,
     progress: Callable[[int, int], None] = _silent,
     flush: bool = True,
 ) -> Converted:
@@ -80,8 +82,15 @@ def convert_weights(
         config = replace(config, **types)
     wanted = DTYPES[dtype] if dtype is not None else None
     if weights.huggingface:
+        if form is not None:
+            raise ModelError(
+                f"{form} is a form of Hugging Face's weights, and these become MindSpore's",
+                where="--format",
+                remedy="end the target's name with .ckpt or .safetensors",
+            )
         return _to_mindspore(weights, target, config, wanted, progress, flush)
-    return _to_huggingface(weights, target, config, wanted, progress, flush)
+    layout = _lay_out_huggingface(weights, config, wanted, form or "safetensors")
+    return _to_huggingface(weights, target, config, layout, progress, flush)
 
 
 def _home(path: Path) -> Path:
@@ -142,20 +151,22 @@ def _job_from_hf(
     return Job((tensor,), tuple(targets[part.ms] for part in parts), heads, parts[0].transposed)
 
 
-def _to_huggingface(
-    weights: Weights,
-    target: Path,
-    config: BloomConfig,
-    dtype: str | None,
-    progress: Callable[[int, int], None],
-    flush: bool,
-) -> Converted:
+def _lay_out_huggingface(weights: Weights, config: BloomConfig, dtype: str | None, form: str) -> OutputLayout:
     if config.expand_ratio != 4:
         raise ModelError(f"expand_ratio is {config.expand_ratio}; Hugging Face's Bloom knows only 4")
     parts = [part for name in hf_names(config.num_layers) for part in ms_parts(name)]
     specs = [replace(weights.tensors[part.ms].spec, name=part.ms) for part in parts]
-    model = HfModel(asdict(config), _tokenizer(weights.path))
-    layout = lay_out_huggingface(specs, model, dtype)
+    return lay_out_huggingface(specs, HfModel(asdict(config), _tokenizer(weights.path)), dtype, form=form)
+
+
+def _to_huggingface(
+    weights: Weights,
+    target: Path,
+    config: BloomConfig,
+    layout: OutputLayout,
+    progress: Callable[[int, int], None],
+    flush: bool,
+) -> Converted:
     targets = {item.source.name: item for item in layout.targets}
     jobs = [_job_from_ms(weights, ms_parts(name), targets, config) for name in hf_names(config.num_layers)]
     _write(target, layout, jobs, progress, flush)

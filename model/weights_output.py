@@ -80,6 +80,7 @@ class WeightsOutput:
             if self._flusher:
                 self._flusher.close()
             for file in self._files:
+                file.seal()
                 if self._flush:
                     file.sync()
             for name, text in self._layout.texts:

@@ -8,6 +8,7 @@ from pathlib import Path
 from model.cli.progress import bytes_bar
 from model.cli.say import say
 from model.convert import DTYPES, Converted, convert
+from orchestrator.checkpoint.hf_layout import HF_FORMS
 
 HELP = "turn weights of Hugging Face's into MindSpore's, or the reverse"
 
@@ -20,6 +21,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="a file, or a folder as it was downloaded")
     add("target", type=Path, metavar="TARGET", help="a .ckpt or .safetensors file, or a folder")
+    add(
+        "--format",
+        choices=list(HF_FORMS),
+        help="of Hugging Face's weights: safetensors (default), or bin, as PyTorch saves them",
+    )
     add("--dtype", choices=list(DTYPES), help="default: the types that are there")
     add(
         "--config",
@@ -31,7 +37,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     with bytes_bar() as progress:
-        converted = convert(args.source, args.target, dtype=args.dtype, config=args.config, progress=progress)
+        converted = convert(
+            args.source,
+            args.target,
+            dtype=args.dtype,
+            form=args.format,
+            config=args.config,
+            progress=progress,
+        )
     report(converted)
 
 

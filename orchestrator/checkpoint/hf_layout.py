@@ -7,20 +7,21 @@ several. Source: https://huggingface.co/docs/transformers/big_models.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.checkpoint.file_layout import FileLayout
 from orchestrator.checkpoint.floats import target_type
 from orchestrator.checkpoint.hf_names import HfPart, hf_names, hf_part, hf_shape, ms_parts, qkv_axes
 from orchestrator.checkpoint.safetensors_file import lay_out_safetensors
 from orchestrator.checkpoint.target import Interleaved, OutputLayout, Target
 from orchestrator.checkpoint.tensor import Spec
+from orchestrator.checkpoint.torch_layout import lay_out_torch
 from orchestrator.errors import CheckpointError
 
-__all__ = ["HfModel", "lay_out_huggingface"]
+__all__ = ["HF_FORMS", "HfModel", "lay_out_huggingface"]
 
 _LARGEST_FILE = 5_000_000_000
-_METADATA = {"format": "pt"}
 _TYPES = {"Float32": "float32", "Float16": "float16", "BFloat16": "bfloat16"}
 
 
@@ -39,10 +40,42 @@ class HfModel:
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What the weight files of a folder are called, and what they are."""
+
+    stem: str
+    suffix: str
+    lay_out: Callable[[Sequence[Spec]], FileLayout]
+
+    @property
+    def index(self) -> str:
+        return f"{self.stem}{self.suffix}.index.json"
+
+    def file_names(self, count: int) -> list[str]:
+        if count == 1:
+            return [f"{self.stem}{self.suffix}"]
+        return [f"{self.stem}-{number:05d}-of-{count:05d}{self.suffix}" for number in range(1, count + 1)]
+
+
+HF_FORMS: Mapping[str, _Form] = {
+    "safetensors": _Form("model", ".safetensors", lambda specs: lay_out_safetensors(specs, {"format": "pt"})),
+    "bin": _Form("pytorch_model", ".bin", lay_out_torch),
+}
+
+
 def lay_out_huggingface(
-    specs: Sequence[Spec], model: HfModel | None, dtype: str | None, *, largest_file: int = _LARGEST_FILE
+    specs: Sequence[Spec],
+    model: HfModel | None,
+    dtype: str | None,
+    *,
+    form: str = "safetensors",
+    largest_file: int = _LARGEST_FILE,
 ) -> OutputLayout:
-    """The folder for these weights; CheckpointError where they are not those of one whole Bloom."""
+    """The folder for these weights; CheckpointError where they are not those of one whole Bloom.
+
+    `form` is a key of HF_FORMS: safetensors, or `bin`, PyTorch's own files.
+    """
     if model is None:
         raise CheckpointError(
             "the run has left no model/config.yaml, which tells the number of heads",
@@ -51,8 +84,9 @@ def lay_out_huggingface(
     parts = _parts(specs)
     wholes = list(_hf_specs(specs, parts, model, dtype))
     groups = _groups(wholes, largest_file)
-    names = _file_names(len(groups))
-    layouts = [lay_out_safetensors(group, _METADATA) for group in groups]
+    files = HF_FORMS[form]
+    names = files.file_names(len(groups))
+    layouts = [files.lay_out(group) for group in groups]
     places = {
         spec.name: (number, place)
         for number, (group, layout) in enumerate(zip(groups, layouts, strict=True))
@@ -61,7 +95,7 @@ def lay_out_huggingface(
     targets = [_target(spec, part, places, model, dtype) for spec, part in zip(specs, parts, strict=True)]
     texts = {"config.json": _config(model, wholes), **model.files}
     if len(groups) > 1:
-        texts["model.safetensors.index.json"] = _index(groups, names)
+        texts[files.index] = _index(groups, names)
     return OutputLayout(tuple(zip(names, layouts, strict=True)), tuple(targets), tuple(texts.items()))
 
 
@@ -106,12 +140,6 @@ def _groups(specs: Sequence[Spec], largest: int) -> list[list[Spec]]:
         groups[-1].append(spec)
         size += spec.nbytes
     return groups
-
-
-def _file_names(count: int) -> list[str]:
-    if count == 1:
-        return ["model.safetensors"]
-    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
 def _target(

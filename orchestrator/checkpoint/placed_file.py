@@ -28,6 +28,7 @@ class PlacedFile:
     def __init__(self, path: Path, layout: FileLayout, *, keep: bool) -> None:
         """Preallocate and write the format's own bytes; `keep` what an earlier collection has written."""
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._checksums = layout.checksums
         self._windows = Windows(self._descriptor, layout.size)
         try:
             if not keep:
@@ -93,6 +94,13 @@ class PlacedFile:
             data = os.pread(self._descriptor, min(_READ, begin + length - offset), offset)
             value = zlib.crc32(data, value)
         return value
+
+    def seal(self) -> None:
+        """Write the checksums that the format has, now that all bytes are there."""
+        for checksum in self._checksums:
+            value = self._crc_run(checksum.offset, checksum.length, 0).to_bytes(4, "little")
+            for offset in checksum.at:
+                _write_at(self._descriptor, memoryview(value), offset)
 
     def write_back(self) -> None:
         """Have the disk take what was written so far."""

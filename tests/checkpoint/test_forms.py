@@ -128,12 +128,15 @@ def test_a_hugging_face_folder_has_its_names_cuts_and_files(tmp_path, parts, seg
     assert (output / "tokenizer.json").read_bytes() == b"{}"
 
 
-def test_large_models_are_several_files_with_an_index():
+@pytest.mark.parametrize(
+    ("form", "stem", "suffix"), [("safetensors", "model", ".safetensors"), ("bin", "pytorch_model", ".bin")]
+)
+def test_large_models_are_several_files_with_an_index(form, stem, suffix):
     specs = [hf_layout.Spec(name, value.shape, "Float32") for name, value in weights().items()]
-    layout = hf_layout.lay_out_huggingface(specs, MODEL, "BFloat16", largest_file=1000)
+    layout = hf_layout.lay_out_huggingface(specs, MODEL, "BFloat16", form=form, largest_file=1000)
     names = [name for name, _ in layout.files]
-    assert len(names) > 3 and names[0] == f"model-00001-of-{len(names):05d}.safetensors"
-    index = json.loads(dict(layout.texts)["model.safetensors.index.json"])
+    assert len(names) > 3 and names[0] == f"{stem}-00001-of-{len(names):05d}{suffix}"
+    index = json.loads(dict(layout.texts)[f"{stem}{suffix}.index.json"])
     assert set(index["weight_map"].values()) == set(names)
     assert index["metadata"]["total_size"] == 2 * sum(value.size for value in weights().values())
 

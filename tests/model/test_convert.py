@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,22 @@ def test_a_bin_of_pytorch_becomes_the_same(tmp_path):
     (tmp_path / "hf/pytorch_model.bin").unlink()
     (tmp_path / "hf/pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
     assert_same(arrays(convert(tmp_path / "hf", tmp_path / "y.ckpt").path), as_mindformers(weights))
+
+
+def test_the_way_back_can_end_in_files_of_pytorch(tmp_path):
+    weights = write_hf(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "x.ckpt")
+    folder = convert(tmp_path / "x.ckpt", tmp_path / "bin", form="bin").path
+    assert {path.name for path in folder.iterdir()} == {"pytorch_model.bin", "config.json"}
+    with zipfile.ZipFile(folder / "pytorch_model.bin") as archive:
+        assert archive.testzip() is None
+    again = convert(folder, tmp_path / "again.ckpt").path
+    assert_same(arrays(again), as_mindformers(weights))
+    half = convert(tmp_path / "x.ckpt", tmp_path / "half", form="bin", dtype="float16").path
+    expected = {name: value.astype(np.float16) for name, value in as_mindformers(weights).items()}
+    assert_same(arrays(convert(half, tmp_path / "half.ckpt").path), expected)
+    with pytest.raises(ModelError, match="--format: bin is a form of Hugging Face's weights"):
+        convert(tmp_path / "hf", tmp_path / "y.ckpt", form="bin")
 
 
 def test_types_are_changed_on_the_way(tmp_path):
