@@ -12,7 +12,7 @@ from orchestrator.checkpoint.atomic import mapped_errors
 from orchestrator.checkpoint.hf_layout import lay_out_huggingface
 from orchestrator.checkpoint.host_files import HostFiles, LocalFiles
 from orchestrator.checkpoint.journal import Header, Journal
-from orchestrator.checkpoint.manifest import manifest_of, write_manifest
+from orchestrator.checkpoint.manifest import manifest_beside, manifest_of
 from orchestrator.checkpoint.output_layout import Format, lay_out_file
 from orchestrator.checkpoint.plan import CollectPlan
 from orchestrator.checkpoint.segments import SEGMENT, Segment, cut_segments
@@ -104,11 +104,11 @@ class _Work:
                 segments = cut_segments(plan, layout.targets, segment_bytes)
                 resumed = self._check(segments, file)
                 plan = self._transfer(plan, segments, file, choice)
-                file.finish()
+                with manifest_beside(self.output, manifest_of(header, plan, layout, segments, self.journal)):
+                    file.finish()
         except BaseException:
             self._tidy()
             raise
-        write_manifest(self.output, manifest_of(header, plan, layout, segments, self.journal))
         self.journal.remove()
         return Collected(self.output, choice, plan, unreachable, resumed, layout.size)
 

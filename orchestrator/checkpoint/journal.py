@@ -69,6 +69,7 @@ class Journal:
         self.done: dict[Key, Done] = {}
         self.earlier: Header | None = None
         self._lock = threading.Lock()
+        self._output = output
         with mapped_errors(output):
             self._descriptor = self._claim(output)
             self._read()
@@ -150,7 +151,8 @@ class Journal:
 
     def _append(self, *rows: object) -> None:
         text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
-        os.write(self._descriptor, text.encode())
+        with mapped_errors(self._output):
+            os.write(self._descriptor, text.encode())
 
     def close(self) -> None:
         """Give the lock back; the journal stays."""

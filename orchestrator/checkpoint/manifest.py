@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from orchestrator.checkpoint.plan import CollectPlan
 from orchestrator.checkpoint.segments import SEGMENT, Segment
 from orchestrator.checkpoint.target import OutputLayout
 
-__all__ = ["manifest_of", "manifest_path", "write_manifest"]
+__all__ = ["manifest_beside", "manifest_of", "manifest_path"]
 
 
 def manifest_path(output: Path) -> Path:
@@ -69,7 +70,13 @@ def _stamp(identity: Sequence[int]) -> dict[str, int]:
     return dict(zip(("bytes", "mtime_ns"), identity, strict=False))
 
 
-def write_manifest(output: Path, manifest: Mapping[str, Any]) -> None:
-    """Beside the output, as `<name>.manifest.json`."""
+@contextmanager
+def manifest_beside(output: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
+    """Write `<name>.manifest.json`, which appears when the block, which puts the output in place, ends well.
+
+    A disk that has no room for it is found out before the output is there.
+    """
     with replacing(manifest_path(output)) as file:
         file.write(json.dumps(manifest, separators=(",", ":")).encode() + b"\n")
+        file.flush()
+        yield
