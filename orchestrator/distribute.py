@@ -29,6 +29,8 @@ from orchestrator.fleet import Fleet, Session, fleet_of
 from orchestrator.job import Job
 from orchestrator.launch_plan import LaunchPlan
 from orchestrator.placement import Placement
+from orchestrator.plan.needs import needs_of
+from orchestrator.preflight import gather, run_checks
 from orchestrator.records import Input
 
 __all__ = ["HostShare", "Progress", "Shards", "cut_for", "distribute", "hash_shards", "with_shards"]
@@ -169,11 +171,13 @@ class _Counted:
 def with_shards(job: Job, plan: LaunchPlan, progress: Progress | None = None) -> LaunchPlan:
     """Where the job says `checkpoint.distribute`: its checkpoint sent, and the plan that puts it in place.
 
-    Other plans are given back as they are. Raises what `cut_for` and `distribute` raise.
+    Other plans are given back as they are. Raises what `cut_for` and `distribute` raise, and, before anything
+    is sent, what keeps a host from running the job.
     """
     file = job.whole_checkpoint
     if file is None:
         return plan
+    _require_fit_hosts(plan)
     shards = cut_for(job, plan.placements, file)
     hashes = hash_shards(shards, progress)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
@@ -189,3 +193,11 @@ def with_shards(job: Job, plan: LaunchPlan, progress: Progress | None = None) ->
         for host, manifest in plan.manifests.items()
     }
     return dataclasses.replace(plan, manifests=manifests)
+
+
+def _require_fit_hosts(plan: LaunchPlan) -> None:
+    """The launch checks again; but a host that it would refuse is not to get hundreds of gigabytes before."""
+    needs = needs_of(plan)
+    with fleet_of(plan.hosts, plan.ssh) as fleet:
+        facts, errors = gather(needs, fleet)
+    run_checks(needs, facts, errors).raise_on_failure()

@@ -11,7 +11,7 @@ from orchestrator.checkpoint.ckpt_file import read_ckpt, write_ckpt
 from orchestrator.checkpoint.layout import region
 from orchestrator.cli.cmd_distribute_ckpt import command
 from orchestrator.distribute import cut_for, distribute, hash_shards, with_shards
-from orchestrator.errors import CheckpointError, ConfigError, HostsFailed, UsageError
+from orchestrator.errors import CheckpointError, ConfigError, HostsFailed, PreflightError, UsageError
 from orchestrator.fleet import fleet_of
 from orchestrator.inventory import load_inventory
 from orchestrator.job import load_job
@@ -117,6 +117,15 @@ def test_a_launch_puts_the_shards_where_the_workers_look(tmp_path, absolute):
             path = f"inputs/load/rank_{rank}/checkpoint_rank_{rank}-0_0.ckpt"
             assert (path in inputs) == (first <= rank < first + 4)
             assert path not in inputs or (tmp_path / host / "store" / inputs[path]).exists()
+
+
+def test_nothing_is_sent_where_a_host_is_not_fit_for_the_job(tmp_path):
+    made(tmp_path)
+    job, plan = plan_launch(tmp_path / "job.yaml", tmp_path / "inventory.yaml")
+    (tmp_path / "right").touch()
+    with pytest.raises(PreflightError, match="right: cannot use the workdir"):
+        with_shards(job, plan)
+    assert not (tmp_path / "left" / "store").exists()
 
 
 TUNE = """
