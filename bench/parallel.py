@@ -1,121 +1,179 @@
-"""What micro batches make of a pipeline's bubble: measured step times against (m + p - 1) / m.
+"""What `orchestrate plan` estimates against what is measured: the pipeline's bubble, and memory per rank.
 
-    python bench/parallel.py [--steps 5] [--json]
+    python bench/parallel.py [--what time memory] [--steps 5] [--json]
 
-Two stages on two ranks of this machine, one thread each, the same batch in 1, 2, 4 and 8 micro batches. The
-bubble's share of a step is that of `orchestrate plan`. Needs two idle cores.
+time    two stages on two ranks of this machine, one thread each, the same batch in 1, 2, 4 and 8 micro
+        batches: step times against (m + p - 1) / m. Needs two idle cores.
+memory  the most memory of a rank in three steps, against the estimate, for two replicas with and without a
+        sharded optimizer and for two stages. Counted: weights, moments and accumulators by their sizes, and
+        all else by the peak of MindSpore's own memory pool. Not counted: the program and its compiler, and
+        copies of matrices that the CPU's kernels keep to themselves.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import re
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.report import Goal, Sample, Series, Table, print_json  # noqa: E402
+from orchestrator.checkpoint.bloom_cut import BloomCut  # noqa: E402
+from orchestrator.sizing import Network, StageEstimate, Workload, estimate  # noqa: E402
 
-STAGES, ROWS, MICRO_BATCHES = 2, 8, (1, 2, 4, 8)
-SHAPE = {"hidden_size": 256, "num_layers": 8, "num_heads": 8, "vocab_size": 512, "seq_length": 128}
-
-
-def run_rank(steps: int, folder: Path) -> None:
-    """One rank: all numbers of micro batches in turn; the first writes its step times."""
-    # Brings in MindSpore, which only the ranks need.
-    import numpy as np
-
-    from model.assembly import gradient_source, optimizer_for
-    from model.bloom import build, initialise
-    from model.config import load_config
-    from model.data import Batch
-    from model.session import open_session, serve_scheduler
-    from model.settings import Parallel, Settings, Train, Worker
-    from model.step import TrainStep
-
-    worker, config = Worker.from_environment(os.environ), load_config("tiny", SHAPE)
-    parallel = Parallel(pipeline_stage=STAGES)
-    if worker.is_scheduler:
-        return serve_scheduler(Settings(parallel=parallel), worker)
-    session = open_session(Settings(parallel=parallel), worker)
-    ids = np.random.default_rng(0).integers(4, 512, (ROWS, SHAPE["seq_length"] + 1)).astype(np.int32)
-    weights = np.full((ROWS, SHAPE["seq_length"]), 1 / (ROWS * SHAPE["seq_length"]), np.float32)
-    batch, walls = Batch(ids[:, :-1], ids[:, 1:], weights), {}
-    for micro in MICRO_BATCHES:
-        network = build(config, session.strategy, session.place, session.groups)
-        initialise(network, config, 1, session.strategy, session.place)
-        optimizer = optimizer_for(Train(), session, list(network.trainable_params()))
-        settings = Settings(parallel=Parallel(pipeline_stage=STAGES, micro_batch_num=micro), train=Train())
-        source = gradient_source(settings, config, session, network, optimizer.parameters)
-        step = TrainStep(source, optimizer, gather=session.gather)
-        step(batch, 1e-4)  # compiles
-        walls[micro] = []
-        for _ in range(steps):
-            begin = time.monotonic()
-            step(batch, 1e-4)
-            walls[micro].append(time.monotonic() - begin)
-    if worker.rank == 0:
-        (folder / "walls.json").write_text(json.dumps(walls))
+STAGES, MICRO_BATCHES = 2, (1, 2, 4, 8)
+TIMED = {
+    "shape": {"hidden_size": 256, "num_layers": 8, "num_heads": 8, "vocab_size": 512, "seq_length": 128},
+    "rows": 8,
+    "parallel": {"pipeline_stage": STAGES},
+    "micro_batches": MICRO_BATCHES,
+    "recompute": False,
+}
+WEIGHED = {"hidden_size": 512, "num_layers": 4, "num_heads": 8, "vocab_size": 4096, "seq_length": 256}
+REPLICAS = {"data_parallel": 2}
+CASES: dict[str, dict[str, Any]] = {
+    "2 replicas": {"parallel": REPLICAS},
+    "2 replicas, sharded optimizer": {"parallel": {**REPLICAS, "optimizer_shard": True}},
+    "2 replicas, recompute": {"parallel": REPLICAS, "recompute": True},
+    "2 replicas, 4 micro batches": {"parallel": REPLICAS, "micro_batches": [4]},
+    "2 replicas, sharded, 4 micro batches": {
+        "parallel": {**REPLICAS, "optimizer_shard": True},
+        "micro_batches": [4],
+    },
+    "2 stages, 4 micro batches": {"parallel": {"pipeline_stage": 2}, "micro_batches": [4]},
+}
+MIB = 2**20
+# Printed by MindSpore at the end of a process where MS_DEV_RUNTIME_CONF asks for it.
+_PEAK = re.compile(r"dynamic memory pool .*?[^l] peak used mem:(\d+)M")
 
 
-def measured(steps: int) -> dict[int, Series]:
-    """Step times by number of micro batches."""
+def run(case: dict[str, Any], folder: Path, **env: str) -> None:
+    """Both ranks of a case to their end; their logs and results are left in `folder`."""
     from tests.model.cluster import start, tails
 
+    (folder / "case.json").write_text(json.dumps(case))
+    command = [sys.executable, str(ROOT / "bench/parallel_rank.py"), str(folder / "case.json"), str(folder)]
+    codes = start(folder, command, 2, timeout=900, **env)
+    if set(codes.values()) != {0}:
+        raise SystemExit(f"{codes}\n{tails(folder, codes)}")
+
+
+def times(steps: int) -> dict[int, Series]:
+    """Step times by number of micro batches."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        command = [sys.executable, __file__, "--rank", name, "--steps", str(steps)]
-        codes = start(folder, command, STAGES, timeout=900)
-        if set(codes.values()) != {0}:
-            raise SystemExit(f"{codes}\n{tails(folder, codes)}")
-        walls = json.loads((folder / "walls.json").read_text())
+        run({**TIMED, "steps": steps}, Path(name))
+        walls = json.loads((Path(name) / "walls.json").read_text())
     return {
         int(micro): Series(f"{micro} micro batches", samples=[Sample(wall, 0.0) for wall in part])
         for micro, part in walls.items()
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rank", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.rank:
-        run_rank(options.steps, options.rank)
-        return 0
-    series = measured(options.steps)
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """One rank: bytes that were measured and those that the planner says."""
+
+    name: str
+    measured: int
+    planned: StageEstimate
+
+    @property
+    def off(self) -> float:
+        """How far the estimate is off, as part of what was measured."""
+        return abs(self.planned.total / self.measured - 1)
+
+
+def memory() -> list[Weighed]:
+    """The first rank of every stage of every case."""
+    found = []
+    for name, options in CASES.items():
+        case = {"shape": WEIGHED, "rows": 4, "steps": 2, "recompute": False, "micro_batches": [1], **options}
+        stages = case["parallel"].get("pipeline_stage", 1)
+        planned = estimate(_network(), _workload(case)).stages
+        with tempfile.TemporaryDirectory() as folder:
+            run(case, Path(folder), MS_DEV_RUNTIME_CONF="memory_statistics:true")
+            for stage in range(stages):
+                label = f"{name}, stage {stage}" if stages > 1 else name
+                found.append(Weighed(label, _measured(Path(folder), stage), planned[stage]))
+    return found
+
+
+def _measured(folder: Path, rank: int) -> int:
+    peak = _PEAK.search((folder / f"rank_{rank}.log").read_text())
+    if peak is None:
+        raise SystemExit("this MindSpore prints no statistics of its memory pool")
+    return int(json.loads((folder / f"held_{rank}.json").read_text())) + int(peak[1]) * MIB
+
+
+def _network() -> Network:
+    widths = ("param_bytes", "embedding_bytes", "norm_bytes", "softmax_bytes", "compute_bytes")
+    return Network(**WEIGHED, expand_ratio=4, **dict.fromkeys(widths, 4))
+
+
+def _workload(case: dict[str, Any]) -> Workload:
+    return Workload(
+        cut=BloomCut(**case["parallel"]),
+        batch_size=case["rows"],
+        micro_batch_num=case["micro_batches"][0],
+        recompute=case["recompute"],
+        trains=True,
+        ranks_per_host=2,
+    )
+
+
+def time_goals(series: dict[int, Series], table: Table) -> list[Goal]:
     most = MICRO_BATCHES[-1]
     formula = {micro: (micro + STAGES - 1) / micro for micro in MICRO_BATCHES}
-    rows = {
-        micro: (series[micro].wall / series[most].wall, formula[micro] / formula[most])
-        for micro in MICRO_BATCHES
-    }
-    goals = [
-        Goal(f"{micro} micro batches, measured / formula", rows[micro][0] / rows[micro][1], 1.15)
-        for micro in MICRO_BATCHES[:-1]
-    ]
-    if options.json:
-        print_json(
-            {
-                "steps": {str(micro): item.to_json() for micro, item in series.items()},
-                "goals": {goal.name: goal.to_json() for goal in goals},
-            }
-        )
-        return 0
-    table = Table("micro batches", "step", f"of that with {most}", "formula", "bubble")
+    goals = []
     for micro in MICRO_BATCHES:
-        ratio, expected = rows[micro]
+        ratio, expected = series[micro].wall / series[most].wall, formula[micro] / formula[most]
         bubble = (STAGES - 1) / (micro + STAGES - 1)
-        table.add(
-            str(micro), f"{series[micro].wall:.3f} s", f"{ratio:.2f}", f"{expected:.2f}", f"{bubble:.0%}"
-        )
-    table.print()
+        wall = f"{series[micro].wall:.3f} s"
+        table.add(str(micro), wall, f"{ratio:.2f}", f"{expected:.2f}", f"{bubble:.0%}")
+        if micro != most:
+            goals.append(Goal(f"{micro} micro batches, measured / formula", ratio / expected, 1.15))
+    return goals
+
+
+def memory_goals(found: Sequence[Weighed], table: Table) -> list[Goal]:
+    for each in found:
+        part = each.planned
+        parts = (part.weights, part.gradients, part.optimizer, part.activations)
+        sizes = (each.measured, part.total, *parts)
+        table.add(each.name, *(f"{size / MIB:.0f}" for size in sizes), f"{part.total / each.measured:.2f}")
+    return [Goal(f"{each.name}, estimate off by", each.off, 0.15) for each in found]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--what", nargs="+", choices=["time", "memory"], default=["time", "memory"])
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    goals: list[Goal] = []
+    tables = []
+    if "time" in options.what:
+        most = MICRO_BATCHES[-1]
+        tables.append(Table("micro batches", "step", f"of that with {most}", "formula", "bubble"))
+        goals += time_goals(times(options.steps), tables[-1])
+    if "memory" in options.what:
+        parts = ("weights", "gradients", "optimizer", "activations")
+        tables.append(Table("MiB of a rank", "measured", "planned", *parts, "planned / measured"))
+        goals += memory_goals(memory(), tables[-1])
+    if options.json:
+        print_json({"goals": {goal.name: goal.to_json() for goal in goals}})
+        return 0
+    for table in tables:
+        table.print()
+        print()
     for goal in goals:
         print(goal.line())
     return 0

@@ -36,18 +36,23 @@ class Accumulator(nn.Cell):
 
     def construct(self, grads: Any) -> Any:
         done = True
-        for index in range(len(self.sums)):
+        # From the last, whose gradient is there first: they are let go as they come.
+        for number in range(1, len(self.sums) + 1):
+            index = len(self.sums) - number
             done = ops.depend(done, ops.assign_add(self.sums[index], ops.cast(grads[index], ms.float32)))
         return done
 
     def clear(self) -> None:
-        """Start over."""
+        """Start over, in place: new tensors would stand beside the old ones that the graphs hold."""
         for item in self.sums:
-            item.set_data(ops.zeros(item.shape, ms.float32))
+            ops.assign(item, ops.zeros(item.shape, ms.float32))
 
 
 class JoinAccumulated(nn.Cell):
-    """(loss, scale) -> (loss, norm, gradients) of the global batch, from the accumulator's sums."""
+    """(loss, scale) -> (loss, norm) of the global batch, whose gradients take the place of the own sums.
+
+    One after the other and in place: a result would be held beside the sums up to the next step.
+    """
 
     def __init__(self, accumulator: Accumulator, join: JoinGradients) -> None:
         super().__init__(auto_prefix=False)
@@ -55,11 +60,19 @@ class JoinAccumulated(nn.Cell):
         self.join = join
 
     def construct(self, loss: Any, scale: Any) -> Any:
-        return self.join(loss, self.sums, scale)
+        done = True
+        for index in range(len(self.sums)):
+            unscaled = ops.depend(self.sums[index], done) / scale
+            done = ops.depend(done, ops.assign(self.sums[index], unscaled))
+        loss, norm, joined = self.join(ops.depend(loss, done), self.sums)
+        for index in range(len(self.sums)):
+            if self.join.changes[index]:
+                done = ops.depend(done, ops.assign(self.sums[index], joined[index]))
+        return loss, ops.depend(norm, done)
 
 
 class JoinGradients(nn.Cell):
-    """(loss, gradients, scale) of one rank -> (loss, norm, float32 gradients) of the global batch.
+    """(loss, float32 gradients) of one rank -> (loss, norm, gradients) of the global batch.
 
     Summed over the data group; that of the tied table over the first and the last stage too. The norm is that
     of all parameters of all stages, each counted once; it is the same number on every rank, and no finite
@@ -79,6 +92,11 @@ class JoinGradients(nn.Cell):
         self.all_reduce = ops.AllReduce(group=groups.world) if groups.world else ops.Identity()
         self.is_tied = tuple(groups.tied is not None and name.endswith(TIED) for name in names)
         self.sum_of_ties = ops.AllReduce(group=groups.tied) if groups.tied else ops.Identity()
+        # Whether a gradient comes out as another one than it went in.
+        self.changes = tuple(
+            groups.data is not None or part or tied
+            for part, tied in zip(self.in_parts, self.is_tied, strict=True)
+        )
         self.dot = ops.MatMul(transpose_b=True)
         self.shares = tuple(
             0.0 if tied and place.pp else _share(name, strategy)
@@ -86,11 +104,8 @@ class JoinGradients(nn.Cell):
         )
         self.loss_share = 1.0 / strategy.model_parallel
 
-    def construct(self, loss: Any, grads: Any, scale: Any) -> Any:
-        unscaled = ()
-        for grad in grads:
-            unscaled += (ops.cast(grad, ms.float32) / scale,)
-        over_replicas = self.over_the_sequence(self.sum_over_replicas(unscaled))
+    def construct(self, loss: Any, grads: Any) -> Any:
+        over_replicas = self.over_the_sequence(self.sum_over_replicas(grads))
         squares = ops.zeros((1,), ms.float32)
         summed = ()
         for index in range(len(over_replicas)):

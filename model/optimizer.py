@@ -46,7 +46,9 @@ class AdamW(nn.Cell):
     def construct(self, grads: Any, rate: Any, factor: Any) -> Any:
         done = True
         for index in range(len(self.parameters)):
-            done = ops.depend(done, self.update(index, grads[index] * factor, rate))
+            # One after the other: else all gradients are scaled first, and so held twice.
+            grad = ops.depend(grads[index], done) * factor
+            done = ops.depend(done, self.update(index, grad, rate))
         return done
 
     def update(self, index: int, grad: Any, rate: Any) -> Any:

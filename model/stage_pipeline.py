@@ -80,7 +80,8 @@ class Pipeline:
         for action in schedule(self.stage.place.pp, stages, self.parts):
             step.do(action)
         self.stage.link.settle()
-        return self.joined(step.loss, scalar(scale)), step.born
+        loss, norm = self.joined(step.loss, scalar(scale))
+        return (loss, norm, self.accumulator.sums), step.born
 
 
 class StepState:

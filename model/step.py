@@ -72,7 +72,10 @@ class WholeBatch(nn.Cell):
 
     def construct(self, tokens: Any, labels: Any, weights: Any, scale: Any) -> Any:
         (_, own), grads = self.backward(tokens, labels, weights, scale)
-        loss, norm, joined = self.join(own, grads, scale)
+        unscaled = ()
+        for grad in grads:
+            unscaled += (ops.cast(grad, ms.float32) / scale,)
+        loss, norm, joined = self.join(own, unscaled)
         return loss, norm, joined, own
 
     def gradients(self, batch: Batch, scale: float) -> Results:
@@ -122,7 +125,8 @@ class MicroBatches:
             if self.replays:
                 self.replays.choose(number)
             losses.append(self.micro(*tensors(part), scalar(scale)))
-        return self.joined(sum(losses[1:], losses[0]), scalar(scale)), [loss - loss for loss in losses]
+        loss, norm = self.joined(sum(losses[1:], losses[0]), scalar(scale))
+        return (loss, norm, self.accumulator.sums), [loss - loss for loss in losses]
 
 
 class TrainStep:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.checkpoint.bloom_cut import stage_blocks
@@ -14,6 +15,8 @@ from orchestrator.sizing.workload import Workload
 __all__ = ["Estimate", "StageEstimate", "estimate", "size_of"]
 
 _FLOAT32 = 4
+_BLOCKS_ON_THEIR_WAY = 3
+_FLAT_BUFFER = 128 * 2**20  # of the bundled model's all-reduce of gradients
 _UNITS = {"": 1, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -28,7 +31,10 @@ def size_of(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
-    """One rank of a pipeline stage; all ranks of a stage hold as much. Sizes in bytes."""
+    """One rank of a pipeline stage; all ranks of a stage hold as much. Sizes in bytes.
+
+    `activations` is the most that a step needs for a while: activations, or buffers for gradients.
+    """
 
     stage: int
     blocks: int
@@ -79,14 +85,19 @@ def _stage(network: Network, workload: Workload, stage: int) -> StageEstimate:
         if stage in cut.stages(item.name, network.num_layers):
             held.append((item, 1))
     weights = sum(_local(item, workload) * item.width * times for item, times in held)
+    parameters = sum(_local(item, workload) * times for item, times in held)
     return StageEstimate(
         stage=stage,
         blocks=blocks,
-        parameters=sum(_local(item, workload) * times for item, times in held),
+        parameters=parameters,
         weights=weights,
-        gradients=weights if trains else 0,
+        # In float32, from the sums of a step up to those of the next.
+        gradients=_FLOAT32 * parameters if trains else 0,
         optimizer=sum(_moments(item, workload) * times for item, times in held) if trains else 0,
-        activations=_activations(network, workload, stage, blocks),
+        activations=max(
+            _activations(network, workload, stage, blocks),
+            _gradient_buffers(held, workload) if trains else 0,
+        ),
         cache=0 if trains else _cache(network, workload, blocks),
     )
 
@@ -99,6 +110,26 @@ def _local(item: Parameter, workload: Workload, prefix: str = "") -> int:
 def _moments(item: Parameter, workload: Workload) -> int:
     """Two float32 moments a value; with `optimizer_shard` each replica keeps its part of them."""
     return 2 * _FLOAT32 * _local(item, workload, "adam_m.")
+
+
+def _gradient_buffers(held: Sequence[tuple[Parameter, int]], workload: Workload) -> int:
+    """What stands beside the kept gradients when there are no activations any more.
+
+    In a backward pass the gradients on their way: all of them, or, where they are added to those of other
+    micro batches as they come, about three blocks' (measured: bench/parallel.py); and of the tied table,
+    where one stage has both its uses, two and their sum. Later, over replicas, the summed gradients and two
+    flat buffers for the all-reduce.
+    """
+    sizes = [(item, _local(item, workload) * item.width, times) for item, times in held]
+    blocks = sum(size for item, size, _ in sizes if ".blocks." in item.name)
+    count = max((times for item, _, times in sizes if ".blocks." in item.name), default=0)
+    table = sum(size for item, size, _ in sizes if item.name.endswith("embedding_table"))
+    on_their_way = blocks * (min(count, _BLOCKS_ON_THEIR_WAY) if workload.accumulates else count)
+    own = on_their_way + table * (3 if workload.cut.pipeline_stage == 1 else 1)
+    if workload.cut.data_parallel == 1:
+        return own
+    sums = _FLOAT32 * sum(_local(item, workload) * times for item, times in held)
+    return max(own, sums + min(sums, 2 * _FLAT_BUFFER))
 
 
 def _activations(network: Network, workload: Workload, stage: int, blocks: int) -> int:

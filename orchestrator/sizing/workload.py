@@ -29,6 +29,11 @@ class Workload:
         return max(1, self.batch_size // self.micro_batch_num)
 
     @property
+    def accumulates(self) -> bool:
+        """Whether the gradients of micro batches are summed."""
+        return self.micro_batch_num > 1 or self.cut.pipeline_stage > 1
+
+    @property
     def bubble(self) -> float:
         """The share of a step in which a stage waits: (p-1) / (m+p-1), for 1F1B as for GPipe.
 

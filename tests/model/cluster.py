@@ -69,12 +69,15 @@ def launch(folder: Path, verb: str, ranks: int, timeout: float = 400) -> None:
     assert set(codes.values()) == {0}, f"{codes}\n{tails(folder, codes)}"
 
 
-def start(folder: Path, command: Sequence[str], ranks: int, timeout: float = 400) -> dict[str, int | None]:
+def start(
+    folder: Path, command: Sequence[str], ranks: int, timeout: float = 400, **more: str
+) -> dict[str, int | None]:
     """Run the command as a scheduler and N ranks until all have ended or one has failed: exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port), "MS_WORKER_NUM": str(ranks)}
+    shared |= more
     started: dict[str, subprocess.Popen[bytes]] = {}
     try:
         started["scheduler"] = _start(folder, command, "scheduler", {**shared, "MS_ROLE": "MS_SCHED"})

@@ -67,6 +67,31 @@ def test_the_bubble_is_that_of_1f1b(stages: int, parts: int, bubble: float) -> N
     assert work(pp=stages, parts=parts).bubble == pytest.approx(bubble)
 
 
+# What bench/parallel.py measured, in MiB a rank, each with a batch of 4 a replica.
+MEASURED = [
+    (BloomCut(2), 1, False, 470),
+    (BloomCut(2, optimizer_shard=True), 1, False, 414),
+    (BloomCut(2), 1, True, 336),
+    (BloomCut(2), 4, False, 336),
+    (BloomCut(2, optimizer_shard=True), 4, False, 280),
+    (BloomCut(1, 1, 2), 4, False, 169),
+]
+
+
+@pytest.mark.parametrize(("cut", "parts", "recompute", "mib"), MEASURED)
+def test_the_memory_of_a_rank_is_what_was_measured(
+    cut: BloomCut, parts: int, recompute: bool, mib: int
+) -> None:
+    network = replace(SMALL, hidden_size=512, num_heads=8, vocab_size=4096, seq_length=256)
+    workload = Workload(cut, 4, parts, recompute, trains=True, ranks_per_host=2)
+    assert estimate(network, workload).largest.total == pytest.approx(mib * 2**20, rel=0.15)
+
+
+def test_gradients_are_in_float32_whatever_the_weights_are() -> None:
+    (stage,) = estimate(replace(SMALL, param_bytes=2, embedding_bytes=2, norm_bytes=2), ALONE).stages
+    assert stage.gradients == 2 * stage.weights == 4 * SMALL.parameter_count
+
+
 def test_sharding_the_optimizer_divides_its_state_and_nothing_else() -> None:
     whole, shared = (estimate(SMALL, work(dp=2, shard=shard)).largest for shard in (False, True))
     assert shared.optimizer * 2 == pytest.approx(whole.optimizer, rel=0.02)

@@ -1,0 +1,77 @@
+"""What each rank of bench/parallel.py runs: one training step of a Bloom, timed, or weighed.
+
+    python bench/parallel_rank.py CASE.json FOLDER
+
+Rank 0 writes `walls.json` (step times by number of micro batches), every rank `held_<r>.json`: the bytes of
+its weights, moments and accumulators.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+from model.assembly import gradient_source, optimizer_for  # noqa: E402
+from model.bloom import build, initialise  # noqa: E402
+from model.config import BloomConfig, load_config  # noqa: E402
+from model.data import Batch  # noqa: E402
+from model.session import Session, open_session, serve_scheduler  # noqa: E402
+from model.settings import Parallel, Settings, Train, Worker  # noqa: E402
+from model.step import TrainStep  # noqa: E402
+
+
+def batch_of(case: dict[str, Any]) -> Batch:
+    """One replica's batch."""
+    rows, length = case["rows"], case["shape"]["seq_length"]
+    ids = np.random.default_rng(0).integers(4, 512, (rows, length + 1)).astype(np.int32)
+    weights = np.full((rows, length), 1 / (rows * length), np.float32)
+    return Batch(ids[:, :-1], ids[:, 1:], weights)
+
+
+def step_of(case: dict[str, Any], config: BloomConfig, session: Session, micro: int) -> TrainStep:
+    network = build(config, session.strategy, session.place, session.groups)
+    initialise(network, config, 1, session.strategy, session.place)
+    train = Train(recompute=case["recompute"])
+    optimizer = optimizer_for(train, session, list(network.trainable_params()))
+    settings = Settings(parallel=Parallel(**{**case["parallel"], "micro_batch_num": micro}), train=train)
+    source = gradient_source(settings, config, session, network, optimizer.parameters)
+    return TrainStep(source, optimizer, gather=session.gather)
+
+
+def held(step: TrainStep) -> int:
+    """The bytes of what stays from step to step."""
+    optimizer, accumulator = step.optimizer, getattr(step.source, "accumulator", None)
+    sums = accumulator.sums if accumulator else ()
+    return sum(item.nbytes for item in (*optimizer.parameters, *optimizer.adam_m, *optimizer.adam_v, *sums))
+
+
+def main(case: dict[str, Any], folder: Path) -> None:
+    worker, config = Worker.from_environment(os.environ), load_config("tiny", case["shape"])
+    settings = Settings(parallel=Parallel(**case["parallel"]))
+    if worker.is_scheduler:
+        return serve_scheduler(settings, worker)
+    session, batch, walls = open_session(settings, worker), batch_of(case), {}
+    for micro in case["micro_batches"]:
+        step = step_of(case, config, session, micro)
+        step(batch, 1e-4)  # compiles
+        walls[micro] = []
+        for _ in range(case["steps"]):
+            begin = time.monotonic()
+            step(batch, 1e-4)
+            walls[micro].append(time.monotonic() - begin)
+    (folder / f"held_{worker.rank}.json").write_text(json.dumps(held(step)))
+    if worker.rank == 0:
+        (folder / "walls.json").write_text(json.dumps(walls))
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
