@@ -1,14 +1,17 @@
-"""Every kind of parallelism, alone and together, against one process: 8 ranks on this machine."""
+"""Every kind of parallelism, alone and together, against one process: ranks on this machine."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,36 +25,39 @@ from tests.model.cluster import start, tails
 pytestmark = pytest.mark.mindspore
 
 STEPS = 10
-ALONE = {"name": "1x1x1", "degrees": [1, 1, 1], "save": True, "logits": True}
-PADDED = {"name": "1x2x1", "degrees": [1, 2, 1], "save": True, "logits": True}
-ALL = {
-    "name": "2x2x2 shard recompute sequence",
-    "degrees": [2, 2, 2],
-    "shard": True,
-    "micro": 4,
-    "recompute": True,
-    "sequence": True,
-    "save": True,
-    "break": True,
-}
-# data, model, stages. Most of the time goes into compiling each of them on each of its ranks, so that the
-# suite takes three; ALL_STRATEGIES=1 takes all.
-MORE = [
-    {"name": "2x1x1 shard", "degrees": [2, 1, 1], "shard": True},
-    {"name": "1x1x2 micro 4", "degrees": [1, 1, 2], "micro": 4},
-    {"name": "2x2x1 shard micro 2", "degrees": [2, 2, 1], "shard": True, "micro": 2},
-    {"name": "1x2x2 recompute", "degrees": [1, 2, 2], "micro": 2, "recompute": True},
-    {"name": "1x2x1 sequence", "degrees": [1, 2, 1], "sequence": True},
-    {"name": "2x1x2", "degrees": [2, 1, 2]},
-    {"name": "2x2x2", "degrees": [2, 2, 2]},
-]
-CASES = [
-    ALONE,
-    PADDED,
-    *(MORE if os.environ.get("ALL_STRATEGIES") else []),
-    {**ALL, "save": True, "break": True},
-]
+GRAD = "1x1x1/grad/"
+
+
+def case(data: int, model: int, stages: int, *options: str, **more: Any) -> dict[str, Any]:
+    """One strategy; its options are in its name."""
+    name = " ".join((f"{data}x{model}x{stages}", *options))
+    chosen = {"micro": 4 if stages > 1 else 1, **dict.fromkeys(options, True), **more}
+    return {"name": name, "degrees": [data, model, stages], "steps": STEPS, **chosen}
+
+
+def every() -> Iterator[dict[str, Any]]:
+    """All layouts up to 2 x 2 x 2, with and without a sharded optimizer and recompute; and some more."""
+    for degrees in itertools.product((1, 2), repeat=3):
+        own = ("shard", "recompute") if degrees[0] > 1 else ("recompute",)
+        for size in range(len(own) + 1):
+            for options in itertools.combinations(own, size):
+                if options or degrees != (1, 1, 1):
+                    yield case(*degrees, *options)
+    yield {**case(2, 2, 1, "shard"), "name": "2x2x1 shard micro 2", "micro": 2}
+    yield case(2, 2, 2, "shard", "recompute", "sequence", save=True, broken=True)
+
+
+ALONE = case(1, 1, 1, save=True, logits=True)
+LAYERS = case(2, 2, 1, "shard", "sequence", save=True, logits=True)
+# Most of the time goes into compiling each case on each of its ranks, so that the suite takes those that
+# together have every mechanism; ALL_STRATEGIES=1 takes all.
+ALL = bool(os.environ.get("ALL_STRATEGIES"))
+STAGES = case(1, 2, 2, "recompute", save=True, broken=True)
+CASES = [ALONE, LAYERS, *(every() if ALL else [STAGES])]
+BROKEN = CASES[-1]
+WORLD = 8 if ALL else 4
 OTHERS = [case["name"] for case in CASES[1:]]
+SAVED = [case["name"] for case in CASES if case.get("save")]
 
 
 @dataclass(frozen=True)
@@ -70,49 +76,74 @@ class Finished:
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("strategies")
     cases = folder / "cases.json"
-    cases.write_text(json.dumps([{**case, "steps": STEPS} for case in CASES]))
+    cases.write_text(json.dumps(CASES))
     command = [sys.executable, "-m", "tests.model.parallel_ranks", str(cases), str(folder)]
-    codes = start(folder, command, 8, timeout=900)
-    paths = [folder / f"rank_{rank}.npz" for rank in range(8)]
+    # Ranks that only the last cases need wait for the others' cases.
+    patient = dict.fromkeys(("MS_CPU_COMM_OP_TIMEOUT", "MS_NODE_TIMEOUT"), "3000") if ALL else {}
+    codes = start(folder, command, WORLD, timeout=3000, **patient)
+    paths = [folder / f"rank_{rank}.npz" for rank in range(WORLD)]
     assert all(path.exists() for path in paths), f"{codes}\n{tails(folder, codes)}"
     return Finished(folder, codes, [dict(np.load(path)) for path in paths])
 
 
 @pytest.fixture(params=CASES[1:], ids=OTHERS)
-def case(request):
+def chosen(request):
     return request.param
 
 
-def test_the_losses_of_ten_steps_are_those_of_one_process(found, case):
+def loss_deviation(found, case) -> float:
+    """The largest relative one of any step on any rank."""
+    expected, ranks = found[0]["1x1x1/loss"], range(np.prod(case["degrees"]))
+    return max(float(np.max(np.abs(found[rank][f"{case['name']}/loss"] / expected - 1))) for rank in ranks)
+
+
+def gradient_deviation(found, case) -> float:
+    """The largest one of any value on any rank, as part of the largest value in its tensor.
+
+    A bias of all keys shifts whole rows of scores, so that its true gradient is 0: it is compared with the
+    largest value of all tensors.
+    """
+    strategy = Strategy(*case["degrees"], vocab_size=33)
+    whole = {name.removeprefix(GRAD): grad for name, grad in found[0].items() if name.startswith(GRAD)}
+    largest = max(np.abs(grad).max() for grad in whole.values())
+    seen, worst = set(), 0.0
+    for rank in range(strategy.world_size):
+        prefix = f"{case['name']}/grad/"
+        for key in (key for key in found[rank] if key.startswith(prefix)):
+            name = key.removeprefix(prefix)
+            scale = largest if name.endswith("dense2.bias") else np.abs(whole[name]).max()
+            expected = cut(name, whole[name], strategy, strategy.place(rank))
+            worst = max(worst, float(np.max(np.abs(found[rank][key] - expected)) / scale))
+            seen.add(name)
+    assert seen == set(whole)
+    return worst
+
+
+def test_the_losses_of_ten_steps_are_those_of_one_process(found, chosen):
     expected = found[0]["1x1x1/loss"]
     assert len(expected) == STEPS and len(set(expected)) == STEPS
     assert any(abs(one - two) > 1e-2 for one, two in pairwise(expected))
-    for rank in range(np.prod(case["degrees"])):
-        np.testing.assert_allclose(found[rank][f"{case['name']}/loss"], expected, rtol=1e-4)
+    assert loss_deviation(found, chosen) < 1e-4
 
 
-def test_all_ranks_report_the_same_numbers(found, case):
-    for rank in range(1, np.prod(case["degrees"])):
+def test_the_gradients_of_a_step_are_those_of_one_process(found, chosen):
+    assert gradient_deviation(found, chosen) < 1e-5
+
+
+@pytest.mark.skipif(not ALL, reason="a table for people: ALL_STRATEGIES=1")
+def test_a_table_of_the_largest_deviations(found, capsys):
+    with capsys.disabled():
+        print("\n\nlargest deviation from one process      losses  gradients")
+        for each in CASES[1:]:
+            losses, gradients = loss_deviation(found, each), gradient_deviation(found, each)
+            print(f"{each['name']:38} {losses:.1e}    {gradients:.1e}")
+
+
+def test_all_ranks_report_the_same_numbers(found, chosen):
+    for rank in range(1, np.prod(chosen["degrees"])):
         for kind in ("loss", "norm"):
-            name = f"{case['name']}/{kind}"
+            name = f"{chosen['name']}/{kind}"
             np.testing.assert_array_equal(found[rank][name], found[0][name])
-
-
-def test_the_gradients_of_a_step_are_those_of_one_process(found, case):
-    strategy = Strategy(*case["degrees"], vocab_size=33)
-    whole = {
-        name.removeprefix("1x1x1/grad/"): g for name, g in found[0].items() if name.startswith("1x1x1/grad")
-    }
-    seen = set()
-    largest = max(np.abs(grad).max() for grad in whole.values())
-    for rank in range(strategy.world_size):
-        prefix, place = f"{case['name']}/grad/", strategy.place(rank)
-        own = {name.removeprefix(prefix): g for name, g in found[rank].items() if name.startswith(prefix)}
-        seen |= set(own)
-        for name, grad in own.items():
-            expected = cut(name, whole[name], strategy, place)
-            np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-5 * largest, err_msg=name)
-    assert seen == set(whole)
 
 
 def collected(folder, world_size):
@@ -126,11 +157,11 @@ def collected(folder, world_size):
     return read_ckpt(output)
 
 
-@pytest.mark.parametrize("name", ["1x2x1", "2x2x2 shard recompute sequence"])
+@pytest.mark.parametrize("name", SAVED[1:])
 def test_shards_combine_to_the_checkpoint_of_one_process(found, name):
     (single,) = (found.folder / "1x1x1/checkpoint/rank_0").glob("*.ckpt")
     expected = read_ckpt(single)
-    merged = collected(found.folder / name, 8 if name.startswith("2x2x2") else 2)
+    merged = collected(found.folder / name, math.prod(map(int, name.split()[0].split("x"))))
     assert {k: v.dims for k, v in merged.items()} == {k: v.dims for k, v in expected.items()}
     table = "transformer.embedding.word_embedding.embedding_table"
     assert merged[table].dims == (33, 16)
@@ -143,7 +174,7 @@ def test_shards_combine_to_the_checkpoint_of_one_process(found, name):
         )
 
 
-@pytest.mark.parametrize("name", ["1x1x1", "1x2x1", "2x2x2 shard recompute sequence"])
+@pytest.mark.parametrize("name", SAVED)
 def test_a_shard_holds_all_that_the_training_needs_to_go_on_bit_by_bit(found, name):
     straight, resumed = found[0][f"{name}/straight"], found[0][f"{name}/resumed"]
     assert straight[0] != straight[1]
@@ -154,18 +185,20 @@ def test_logits_of_a_vocabulary_that_does_not_divide(found):
     expected = found[0]["1x1x1/logits"]
     assert expected.shape == (8, 8, 33)
     for rank in range(2):
-        np.testing.assert_allclose(found[rank]["1x2x1/logits"], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[rank][f"{LAYERS['name']}/logits"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_number_that_is_none_is_traced_to_its_stage_and_replica(found):
-    for rank in range(8):
-        assert found[rank]["origins"].tolist() == [6, 7]  # the model group of replica 1 on stage 1
+    strategy = Strategy(*BROKEN["degrees"])
+    origins = strategy.model_ranks(strategy.place(WORLD - 1))  # the last stage's last replica
+    for rank in range(WORLD):
+        assert found[rank]["origins"].tolist() == origins
         assert found[rank]["stopped"].all()
 
 
 def test_a_rank_that_waits_in_vain_says_for_what_and_ends(found):
-    assert found.codes["rank_7"] == 1
-    log = (found.folder / "rank_7.log").read_text()
-    assert (
-        "error: rank 7: 2 s waiting for the activations from rank 0 in vain (look at that rank's log" in log
-    )
+    last = f"rank {WORLD - 1}"
+    assert found.codes[last.replace(" ", "_")] == 1
+    log = (found.folder / f"rank_{WORLD - 1}.log").read_text()
+    told = f"error: {last}: 2 s waiting for the activations from rank 0 in vain (look at that rank's log"
+    assert told in log
