@@ -51,7 +51,7 @@ class ScaledLoss(nn.Cell):
 
     def construct(self, tokens: Any, labels: Any, weights: Any, scale: Any) -> Any:
         loss = self.loss(tokens, labels, weights)
-        return loss * scale, loss
+        return (loss if scale is None else loss * scale), loss
 
 
 class WholeBatch(nn.Cell):
@@ -74,7 +74,8 @@ class WholeBatch(nn.Cell):
         (_, own), grads = self.backward(tokens, labels, weights, scale)
         unscaled = ()
         for grad in grads:
-            unscaled += (ops.cast(grad, ms.float32) / scale,)
+            grad = ops.cast(grad, ms.float32)
+            unscaled += (grad if scale is None else grad / scale,)
         loss, norm, joined = self.join(own, unscaled)
         return loss, norm, joined, own
 
@@ -82,7 +83,8 @@ class WholeBatch(nn.Cell):
         if self.replays:
             self.replays.next_step()
             self.replays.choose()
-        loss, norm, grads, own = self(*tensors(batch), scalar(scale))
+        # None is compiled as such: a factor of 1 costs one more pass over all gradients.
+        loss, norm, grads, own = self(*tensors(batch), None if scale == 1.0 else scalar(scale))
         return (loss, norm, grads), [own - own]  # no number where the own loss is not finite
 
 
