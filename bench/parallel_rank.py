@@ -59,6 +59,9 @@ def main(case: dict[str, Any], folder: Path) -> None:
     settings = Settings(parallel=Parallel(**case["parallel"]))
     if worker.is_scheduler:
         return serve_scheduler(settings, worker)
+    # A core each, as devices are: the threads of a stage that works would use those of one that waits.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[worker.rank % len(cores)]})
     session, batch, walls = open_session(settings, worker), batch_of(case), {}
     for micro in case["micro_batches"]:
         step = step_of(case, config, session, micro)

@@ -95,7 +95,7 @@ def run_case(case: dict[str, Any], worker: Worker, folder: Path, found: dict[str
     rank = prepare(case, session, load_config("tiny", SHAPE))
     (_, _, grads), _ = rank.step.source.gradients(batch_of(0, strategy, place.dp), 1.0)
     for item, grad in zip(rank.weights, grads, strict=True):
-        found[f"{name}/grad/{item.name}"] = grad.asnumpy()
+        found[f"{name}/grad/{item.name}"] = grad.asnumpy().copy()  # else the next steps' would be seen
     if case.get("logits"):
         found[f"{name}/logits"] = rank.network(ms.Tensor(batch_of(0, Strategy(), 0).tokens)).asnumpy()
     results = rank.train(0, case["steps"])
