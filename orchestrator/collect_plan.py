@@ -85,14 +85,18 @@ def _index(
         ranks.setdefault(host, []).append(rank)
 
     def shards_on(host: str) -> list[Shard]:
-        paths = [files[rank][1] for rank in ranks[host]]
-        indexes = source.index(host, paths)
-        if len(indexes) != len(paths):
-            raise CheckpointError(f"gave {len(indexes)} indexes for {len(paths)} files", where=host)
-        return [Shard.of(r, host, p, i) for r, p, i in zip(ranks[host], paths, indexes, strict=True)]
+        # One by one: an index is several times as large as what is kept of it.
+        return [_shard(source, rank, *files[rank]) for rank in ranks[host]]
 
     answers, lost = _ask(list(ranks), shards_on)
     return [shard for shards in answers.values() for shard in shards], lost
+
+
+def _shard(source: HostFiles, rank: int, host: str, path: str) -> Shard:
+    indexes = source.index(host, [path])
+    if len(indexes) != 1:
+        raise CheckpointError(f"gave {len(indexes)} indexes for 1 file", where=host)
+    return Shard.of(rank, host, path, indexes[0])
 
 
 def _ask(

@@ -41,6 +41,9 @@ TRAILER_SIZE = 17
 # NumPy's own limit of axes, and a bound that keeps a damaged dimension from becoming an allocation.
 _MOST_AXES = 32
 _MOST_ELEMENTS = 1 << 48
+# Looking at a value's header maps 64 KB around it. After so many the pages are given back: memory is not to
+# grow with the number of tensors.
+_KEPT = 256
 
 Entry = Dict[str, Any]
 
@@ -84,7 +87,9 @@ class _BadValue(ValueError):
 def _join_pieces(buffer: wire.Buffer) -> List[Entry]:
     entries: List[Entry] = []
     seen = set()
-    for field in wire.fields(buffer, 0, _content_size(buffer)):
+    for count, field in enumerate(wire.fields(buffer, 0, _content_size(buffer)), 1):
+        if count % _KEPT == 0 and isinstance(buffer, mmap.mmap):
+            buffer.madvise(mmap.MADV_DONTNEED)
         if field.number != 1 or field.wire_type != wire.LENGTH:
             raise _BadValue(f"unexpected field {field.number} at byte {field.start}")
         name, dims, dtype, piece = _value(buffer, field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,12 @@ class Shard:
         for entry in entries:
             pieces = tuple((int(offset), int(length)) for offset, length in entry["pieces"])
             size = sum(length for _, length in pieces) if entry["dtype"] == "str" else 0
-            spec = Spec(entry["name"], tuple(entry["dims"]), entry["dtype"], size)
+            spec = _spec(entry["name"], tuple(entry["dims"]), entry["dtype"], size)
             held[spec.name] = Held(spec, pieces)
         return cls(rank, host, path, held)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _spec(name: str, dims: tuple[int, ...], dtype: str, size: int) -> Spec:
+    """One for all ranks that have a slice of this shape: of hundreds of ranks there are millions."""
+    return Spec(name, dims, dtype, size)

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from orchestrator.agent.ckpt_index import index_ckpt
+from orchestrator.agent.ckpt_index import index_buffer, index_ckpt
 from orchestrator.agent.wire import bytes_field, varint_field
 from orchestrator.checkpoint.ckpt_file import lay_out_ckpt, read_ckpt, write_ckpt
 from orchestrator.checkpoint.tensor import Tensor
@@ -152,3 +152,11 @@ def test_a_failure_keeps_the_file_that_was_there(tmp_path):
     with pytest.raises(CheckpointError):
         write_ckpt(tmp_path / "a.ckpt", [("w", np.array([1j]))])
     np.testing.assert_array_equal(read_ckpt(tmp_path / "a.ckpt")["w"].array(), np.ones(2))
+
+
+def test_pages_given_back_under_way_are_read_again(tmp_path):
+    path = tmp_path / "a.ckpt"
+    write_ckpt(path, [(f"layer.{number}", np.full((40, 40), number)) for number in range(1000)])
+    entries = index_ckpt(str(path))
+    assert entries == index_buffer(path.read_bytes(), str(path))
+    assert [entry["name"] for entry in entries] == [f"layer.{number}" for number in range(1000)]
