@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 __all__ = ["WINDOW", "Windows"]
 
-WINDOW = 16 << 20
+WINDOW = 8 << 20
 _KEPT = 6
 
 
