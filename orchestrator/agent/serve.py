@@ -65,12 +65,7 @@ def serve(workdir: str, stdin: BinaryIO, stdout: BinaryIO) -> None:
 def _answers(workdir: str, request: Dict[str, Any], payload: _Payload) -> Iterator[Answer]:
     verb = str(request.get("verb"))
     try:
-        answer = find_verb(verb)
-    except KeyError:
-        yield Answer.refusal(f"the agent knows no verb `{verb}`", "", "unknown_verb")
-        return
-    try:
-        yield from answer(Request(workdir, request.get("args", {}), payload))
+        yield from find_verb(verb)(Request(workdir, request.get("args", {}), payload))
     except AgentError as error:
         yield Answer.refusal(error.what, error.remedy, error.kind)
     except CheckpointError as error:

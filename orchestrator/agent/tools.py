@@ -191,7 +191,11 @@ def _spawn(argv: List[str], environment: Dict[str, str]) -> Tuple[int, int]:
             (os.POSIX_SPAWN_DUP2, writing, 1),
             (os.POSIX_SPAWN_DUP2, writing, 2),
         ]
-        return os.posix_spawn(argv[0], argv, environment, file_actions=actions, setpgroup=0), reading
+        # Python ignores SIGPIPE for itself; the tool is to have it as a shell would give it.
+        pid = os.posix_spawn(
+            argv[0], argv, environment, file_actions=actions, setpgroup=0, setsigdef=[signal.SIGPIPE]
+        )
+        return pid, reading
     except OSError:
         os.close(reading)
         raise

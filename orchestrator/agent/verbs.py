@@ -7,6 +7,7 @@ would be most of the time that an agent takes to start.
 from __future__ import annotations
 
 from orchestrator.agent.request import Answer, Request
+from orchestrator.errors import AgentError
 
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ _MODULES: Dict[str, str] = {verb: module for module, verbs in _VERBS.items() for
 
 
 def find_verb(name: str) -> Callable[[Request], Iterator[Answer]]:
-    """The function that answers this verb. Raises KeyError for one that is not in the table."""
+    """The function that answers this verb. Raises AgentError for one that is not in the table."""
+    if name not in _MODULES:
+        raise AgentError(f"the agent knows no verb `{name}`", kind="unknown_verb")
     module = __import__(f"orchestrator.agent.{_MODULES[name]}", fromlist=[name])
     found: Callable[[Request], Iterator[Answer]] = getattr(module, name)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,11 @@ def test_a_call_that_hangs_is_killed_and_its_device_left_alone(tool: Tool, tmp_p
 def test_one_that_hangs_does_not_hold_up_the_others(tool: Tool) -> None:
     tool('[ "$2" = 0 ] && exec sleep 60; echo done')
     assert [answer["failure"] for answer in ask(links(8), timeout=0.5)] == ["timeout", *[""] * 7]
+
+
+def test_a_broken_pipe_ends_a_tool_though_python_ignores_that_signal(tool: Tool) -> None:
+    tool("kill -PIPE $$; echo survived")
+    assert ask([LINK]) == [{"text": "", "exit_code": -signal.SIGPIPE, "failure": ""}]
 
 
 def test_endless_output_is_cut_off(tool: Tool) -> None:
