@@ -86,17 +86,11 @@ def _index(
 
     def shards_on(host: str) -> list[Shard]:
         # One by one: an index is several times as large as what is kept of it.
-        return [_shard(source, rank, *files[rank]) for rank in ranks[host]]
+        paths = {rank: files[rank][1] for rank in ranks[host]}
+        return [Shard.of(rank, host, path, source.index(host, path)) for rank, path in paths.items()]
 
     answers, lost = _ask(list(ranks), shards_on)
     return [shard for shards in answers.values() for shard in shards], lost
-
-
-def _shard(source: HostFiles, rank: int, host: str, path: str) -> Shard:
-    indexes = source.index(host, [path])
-    if len(indexes) != 1:
-        raise CheckpointError(f"gave {len(indexes)} indexes for 1 file", where=host)
-    return Shard.of(rank, host, path, indexes[0])
 
 
 def _ask(

@@ -55,11 +55,11 @@ class RunFiles:
         rows: list[dict[str, Any]] = self._call(host, "shards", run_id=self._run_id)
         return rows
 
-    def index(self, host: str, paths: Sequence[str]) -> Sequence[Sequence[Mapping[str, Any]]]:
-        if all(self.is_direct(host, path) for path in paths):
-            return [ckpt_read.index_shard(path) for path in paths]
-        indexes: list[list[dict[str, Any]]] = self._call(host, "index", paths=list(paths))
-        return indexes
+    def index(self, host: str, path: str) -> Sequence[Mapping[str, Any]]:
+        if self.is_direct(host, path):
+            return ckpt_read.index_shard(path)
+        entries: list[dict[str, Any]] = self._call(host, "index", path=path)
+        return entries
 
     def read(self, host: str, segments: Sequence[tuple[str, Ranges]]) -> Iterator[ReadSegment]:
         identities = {path: list(self._listed[host, path].identity) for path, _ in segments}

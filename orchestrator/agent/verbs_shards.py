@@ -19,8 +19,8 @@ def shards(request: Request) -> Iterator[Answer]:
 
 
 def index(request: Request) -> Iterator[Answer]:
-    """Where in each of these files which tensor is."""
-    yield Answer([ckpt_read.index_shard(path) for path in request.args["paths"]])
+    """Where in this file which tensor is."""
+    yield Answer(ckpt_read.index_shard(request.args["path"]))
 
 
 def read_segments(request: Request) -> Iterator[Answer]:

@@ -49,8 +49,8 @@ class HostFiles(Protocol):
     def list_shards(self, host: str) -> Sequence[ShardFile]:
         """The run's shards on the host."""
 
-    def index(self, host: str, paths: Sequence[str]) -> Sequence[Sequence[Mapping[str, Any]]]:
-        """For each path what `index_shard` says of it there."""
+    def index(self, host: str, path: str) -> Sequence[Mapping[str, Any]]:
+        """What `index_shard` says of the file there."""
 
     def read(self, host: str, segments: Sequence[tuple[str, Ranges]]) -> Iterator[ReadSegment]:
         """The bytes of every segment, ranges `(offset, length)` of a file joined, one segment after another.
@@ -74,8 +74,8 @@ class LocalFiles:
         self._identities.update((file.path, file.identity) for file in files)
         return files
 
-    def index(self, host: str, paths: Sequence[str]) -> Sequence[Sequence[Mapping[str, Any]]]:
-        return [index_shard(path) for path in paths]
+    def index(self, host: str, path: str) -> Sequence[Mapping[str, Any]]:
+        return index_shard(path)
 
     def read(self, host: str, segments: Sequence[tuple[str, Ranges]]) -> Iterator[ReadSegment]:
         for data in read_segments(segments, self._identities):
