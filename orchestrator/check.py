@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from orchestrator.fleet import fleet_of
 from orchestrator.inventory import Inventory
 from orchestrator.job import Job
 from orchestrator.plan import make_plan
 from orchestrator.plan.needs import needs_of
-from orchestrator.preflight import Needs, Report, gather, run_checks
+from orchestrator.preflight import Needs, Report, look_at_hosts
 from orchestrator.preflight.needs import Pings
 from orchestrator.preflight.pings import RING_ABOVE
 
@@ -25,9 +24,7 @@ def check(inventory: Inventory, job: Job | None = None, *, full_mesh: bool = Fal
     else:
         plan = make_plan(job, inventory)
         needs = needs_of(plan, _pings(len(plan.hosts), full_mesh))
-    with fleet_of(needs.hosts, inventory.ssh) as fleet:
-        facts, errors = gather(needs, fleet)
-    return run_checks(needs, facts, errors)
+    return look_at_hosts(needs, inventory.ssh)
 
 
 def needs_without_job(inventory: Inventory, pings: Pings = "pairs") -> Needs:

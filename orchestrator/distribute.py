@@ -30,7 +30,7 @@ from orchestrator.job import Job
 from orchestrator.launch_plan import LaunchPlan
 from orchestrator.placement import Placement
 from orchestrator.plan.needs import needs_of
-from orchestrator.preflight import gather, run_checks
+from orchestrator.preflight import look_at_hosts
 from orchestrator.records import Input
 
 __all__ = ["HostShare", "Progress", "Shards", "cut_for", "distribute", "hash_shards", "with_shards"]
@@ -177,7 +177,8 @@ def with_shards(job: Job, plan: LaunchPlan, progress: Progress | None = None) ->
     file = job.whole_checkpoint
     if file is None:
         return plan
-    _require_fit_hosts(plan)
+    # The launch checks again; but a host that it would refuse is not to get hundreds of gigabytes before.
+    look_at_hosts(needs_of(plan), plan.ssh).raise_on_failure()
     shards = cut_for(job, plan.placements, file)
     hashes = hash_shards(shards, progress)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
@@ -193,11 +194,3 @@ def with_shards(job: Job, plan: LaunchPlan, progress: Progress | None = None) ->
         for host, manifest in plan.manifests.items()
     }
     return dataclasses.replace(plan, manifests=manifests)
-
-
-def _require_fit_hosts(plan: LaunchPlan) -> None:
-    """The launch checks again; but a host that it would refuse is not to get hundreds of gigabytes before."""
-    needs = needs_of(plan)
-    with fleet_of(plan.hosts, plan.ssh) as fleet:
-        facts, errors = gather(needs, fleet)
-    run_checks(needs, facts, errors).raise_on_failure()
