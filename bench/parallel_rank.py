@@ -24,6 +24,7 @@ from model.assembly import gradient_source, optimizer_for  # noqa: E402
 from model.bloom import build, initialise  # noqa: E402
 from model.config import BloomConfig, load_config  # noqa: E402
 from model.data import Batch  # noqa: E402
+from model.done import marked_done  # noqa: E402
 from model.session import Session, open_session, serve_scheduler  # noqa: E402
 from model.settings import Parallel, Settings, Train, Worker  # noqa: E402
 from model.step import TrainStep  # noqa: E402
@@ -55,10 +56,15 @@ def held(step: TrainStep) -> int:
 
 
 def main(case: dict[str, Any], folder: Path) -> None:
-    worker, config = Worker.from_environment(os.environ), load_config("tiny", case["shape"])
-    settings = Settings(parallel=Parallel(**case["parallel"]))
+    worker, settings = Worker.from_environment(os.environ), Settings(parallel=Parallel(**case["parallel"]))
     if worker.is_scheduler:
         return serve_scheduler(settings, worker)
+    with marked_done(worker.rank, folder):
+        run_steps(case, worker, settings, folder)
+
+
+def run_steps(case: dict[str, Any], worker: Worker, settings: Settings, folder: Path) -> None:
+    config = load_config("tiny", case["shape"])
     # A core each, as devices are: the threads of a stage that works would use those of one that waits.
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[worker.rank % len(cores)]})

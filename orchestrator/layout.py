@@ -109,11 +109,15 @@ class RunDir:
     def metrics(self, rank: int) -> Path:
         return self.root / "metrics" / f"rank_{rank}.jsonl"
 
+    def done(self, label: str) -> Path:
+        """Made by a worker whose work is done: how its process then ends is no matter of the run."""
+        return self.root / "done" / label
+
     def make(self) -> None:
         """Create the tree. Raises FileExistsError where the run is already there."""
         self.root.parent.mkdir(parents=True, exist_ok=True)
         self.root.mkdir(mode=0o700)
-        for name in ("logs", "metrics", "strategy", "checkpoint", "model", "inputs"):
+        for name in ("logs", "metrics", "strategy", "checkpoint", "model", "inputs", "done"):
             (self.root / name).mkdir()
 
 

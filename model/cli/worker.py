@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from model.done import marked_done
 from model.settings import Settings, Worker, load_settings
 
 __all__ = ["configure", "run_as_worker"]
@@ -24,4 +25,5 @@ def run_as_worker(args: argparse.Namespace, work: Callable[[Settings, Worker], N
         from model.session import serve_scheduler  # late, as above
 
         return serve_scheduler(settings, worker)
-    work(settings, worker)
+    with marked_done(worker.rank):
+        work(settings, worker)

@@ -20,6 +20,8 @@ from orchestrator.states import RankState
 
 __all__ = ["Worker", "last_json_line", "tail_lines"]
 
+# How a process ends that breaks in native code.
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 _TAIL_LINES = 20
 _TAIL_BYTES = 16384
 
@@ -105,12 +107,15 @@ class Worker:
         # number, which is the group's too, cannot be anybody else's.
         processes.signal_group(self._process.pid, signal.SIGKILL)
         code = self._process.wait()
+        reason = self._signalled
+        if not reason and -code in _CRASHES and self._run.done(self._spec.label).exists():
+            reason, code = f"crashed at its exit (signal {-code}), after its work was done", 0
         self._update(
             state=self._end_state(code),
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
             ended=time.time(),
-            reason=self._signalled,
+            reason=reason,
             tail=tail_lines(self._run.log(self._spec.label)) if code else (),
         )
         return True

@@ -34,6 +34,7 @@ _TAKEN = frozenset(
         "checkpoint",
         "model",
         "inputs",
+        "done",
         "code",
         "manifest.json",
         "rank_table.json",

@@ -38,6 +38,21 @@ def test_a_failure_stops_the_others_and_keeps_its_last_lines(host: AgentHost) ->
     assert str(stopped.state) == "stopped" and "rank 1 on here failed" in stopped.reason
 
 
+def test_a_crash_after_the_work_was_done_is_no_failure(host: AgentHost) -> None:
+    host.launch(sh("touch done/rank_0; kill -SEGV $$"), sh("sleep 1; echo b"))
+    first, second = host.wait_over().ranks
+    assert (str(first.state), first.exit_code, first.signal) == ("succeeded", 0, None)
+    assert first.reason == "crashed at its exit (signal 11), after its work was done"
+    assert str(second.state) == "succeeded"
+
+
+@pytest.mark.parametrize("end", ["touch done/rank_1; kill -SEGV $$", "touch done/rank_0; exit 3"])
+def test_another_ranks_word_or_an_exit_code_of_its_own_excuses_nothing(host: AgentHost, end: str) -> None:
+    host.launch(sh(end), SLEEP)
+    status = host.wait_over()
+    assert status.failed_first == "rank_0" and str(status.ranks[0].state) == "failed"
+
+
 def test_a_worker_that_ignores_sigterm_is_killed_after_the_grace_period(host: AgentHost) -> None:
     host.launch(sh("trap '' TERM; touch up; while :; do sleep 0.1; done"))
     host.wait_up("up")

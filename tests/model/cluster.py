@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from orchestrator.layout import RunDir
 
 __all__ = ["launch", "run_alone", "start", "tails", "write_job"]
 
@@ -85,7 +88,7 @@ def start(
             own = {"MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(rank)}
             env = {**shared, **own, "RANK_SIZE": str(ranks), "MS_ROLE": "MS_WORKER"}
             started[f"rank_{rank}"] = _start(folder, command, f"rank_{rank}", env)
-        return _wait(started, time.monotonic() + timeout)
+        return _wait(folder, started, time.monotonic() + timeout)
     finally:
         for process in started.values():
             if process.poll() is None:
@@ -106,10 +109,18 @@ def _start(
         )
 
 
-def _wait(started: Mapping[str, subprocess.Popen[bytes]], deadline: float) -> dict[str, int | None]:
-    """Exit codes by label; returns early with None for the rest when one has failed or the time is over."""
+def _wait(
+    folder: Path, started: Mapping[str, subprocess.Popen[bytes]], deadline: float
+) -> dict[str, int | None]:
+    """Exit codes by label; returns early with None for the rest when one has failed or the time is over.
+
+    As for the supervisor, a crash after the work was done counts as 0 (`model.done`).
+    """
     while True:
         codes = {label: process.poll() for label, process in started.items()}
+        for label, code in codes.items():
+            if code == -signal.SIGSEGV and RunDir(folder).done(label).exists():
+                codes[label] = 0
         ended = [code for code in codes.values() if code is not None]
         if len(ended) == len(codes) or any(ended) or time.monotonic() > deadline:
             return codes
