@@ -1,4 +1,4 @@
-"""A worker's word that its work is done, and an exit that is less likely to crash.
+"""A worker's word that its work is done.
 
 MindSpore closes its connections when the interpreter ends. Its cluster client then frees the one to the
 scheduler as soon as the answer to its goodbye is there, while the thread that received the answer may still
@@ -8,7 +8,6 @@ read from it: SIGSEGV (MindSpore 2.10, CPU: one rank in 30 on a busy machine). O
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +25,3 @@ def marked_done(rank: int, home: Path = Path()) -> Iterator[None]:
     with contextlib.suppress(OSError):  # a full disk: the work is no less done, but a crash will count
         mark.parent.mkdir(exist_ok=True)
         mark.touch()
-    # A thread of this kind does not push another off its core when it is woken. The main thread, woken by the
-    # answer, would do that to the one that received it, which is the moment at which that one crashes.
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from orchestrator.checkpoint.atomic import mapped_errors
@@ -192,11 +193,12 @@ def _header(
     wanted: Collection, choice: Choice, plan: CollectPlan, layout: OutputLayout, segment_bytes: int
 ) -> Header:
     """The signature is of all that decides which bytes go where; not of the hosts: replicas may differ."""
-    tensors = [
-        (t.source.name, t.source.dims, t.source.dtype, t.dtype, t.file, t.places) for t in layout.targets
-    ]
-    regions = [(read.tensor, read.region) for read in plan.reads]
     at = [wanted.source, choice.epoch, choice.step, wanted.format, segment_bytes]
-    text = json.dumps([at, tensors, regions]).encode()
-    signature = hashlib.sha256(text).hexdigest()
-    return Header(signature, wanted.source, choice.epoch, choice.step, choice.identities)
+    tensors = (
+        (t.source.name, t.source.dims, t.source.dtype, t.dtype, t.file, t.places) for t in layout.targets
+    )
+    regions = ((read.tensor, read.region) for read in plan.reads)
+    signature = hashlib.sha256()
+    for fact in chain([at], tensors, regions):
+        signature.update(json.dumps(fact).encode() + b"\n")
+    return Header(signature.hexdigest(), wanted.source, choice.epoch, choice.step, choice.identities)

@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from orchestrator.checkpoint.coverage import why_left_out
 from orchestrator.checkpoint.hf_layout import HfModel
 from orchestrator.checkpoint.host_files import HostFiles
 from orchestrator.checkpoint.output_layout import Format
 from orchestrator.checkpoint.plan import CollectPlan, plan_collect
-from orchestrator.checkpoint.shard import Shard
+from orchestrator.checkpoint.shard import Shard, ShardIndex
 from orchestrator.checkpoint.steps import Choice, choose_step
 from orchestrator.checkpoint.strategy_file import Strategy
 from orchestrator.errors import CheckpointError, HostsFailed, OrchestrateError, TransportError
@@ -64,22 +65,28 @@ def plan_collection(
         # What is missing is most likely there, on the hosts that gave no answer.
         raise_all(unreachable)
         raise
-    shards, lost = _index(source, choice.files)
+    with_texts = wanted.format == "ckpt"
+
+    def why_not(name: str, dtype: str) -> str:
+        return why_left_out(name, dtype, wanted.with_optimizer, with_texts)
+
+    shards, lost = _index(source, choice.files, why_not)
     raise_all(lost)
     plan = plan_collect(
         shards,
         wanted.strategies,
         world_size=wanted.world_size,
         with_optimizer=wanted.with_optimizer,
-        with_texts=wanted.format == "ckpt",
+        with_texts=with_texts,
         replicated=wanted.replicated,
     )
     return choice, plan, unreachable
 
 
 def _index(
-    source: HostFiles, files: Mapping[int, tuple[str, str]]
+    source: HostFiles, files: Mapping[int, tuple[str, str]], why_not: Callable[[str, str], str]
 ) -> tuple[list[Shard], dict[str, OrchestrateError]]:
+    index = ShardIndex(why_not)
     ranks: dict[str, list[int]] = {}
     for rank, (host, _) in files.items():
         ranks.setdefault(host, []).append(rank)
@@ -87,7 +94,7 @@ def _index(
     def shards_on(host: str) -> list[Shard]:
         # One by one: an index is several times as large as what is kept of it.
         paths = {rank: files[rank][1] for rank in ranks[host]}
-        return [Shard.of(rank, host, path, source.index(host, path)) for rank, path in paths.items()]
+        return [index.shard(rank, host, path, source.index(host, path)) for rank, path in paths.items()]
 
     answers, lost = _ask(list(ranks), shards_on)
     return [shard for shards in answers.values() for shard in shards], lost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.agent import ckpt_read, runs
@@ -55,7 +55,7 @@ class RunFiles:
         rows: list[dict[str, Any]] = self._call(host, "shards", run_id=self._run_id)
         return rows
 
-    def index(self, host: str, path: str) -> Sequence[Mapping[str, Any]]:
+    def index(self, host: str, path: str) -> Iterable[Mapping[str, Any]]:
         if self.is_direct(host, path):
             return ckpt_read.index_shard(path)
         entries: list[dict[str, Any]] = self._call(host, "index", path=path)
@@ -90,7 +90,8 @@ class RunFiles:
 
         for files in self._fleet.each(fetch, away).values.values():
             found.update(files)
-        return found
+        same: dict[bytes, bytes] = {}  # the ranks of a stage have equal strategies, which can be large
+        return {name: same.setdefault(data, data) for name, data in found.items()}
 
     def interrupt(self) -> None:
         self._bulk.interrupt()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import zlib
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from orchestrator.agent import wire
 from orchestrator.errors import CheckpointError
@@ -48,13 +48,14 @@ _KEPT = 256
 Entry = Dict[str, Any]
 
 
-def index_ckpt(path: str) -> List[Entry]:
+def index_ckpt(path: str) -> Iterator[Entry]:
     """The tensors of a file in its order: `{"name", "dims", "dtype", "pieces": [[offset, length], ...]}`.
 
-    A scalar has dims []. CheckpointError: unreadable, truncated, foreign, damaged, or of an unknown type.
+    A scalar has dims []. CheckpointError: unreadable, truncated, foreign, damaged, or of an unknown type;
+    what came before it is not to be relied on. One by one: all of a large file at once are many megabytes.
     """
     with map_file(path) as buffer:
-        return index_buffer(buffer, path)
+        yield from index_buffer(buffer, path)
 
 
 def map_file(path: str) -> mmap.mmap:
@@ -68,10 +69,10 @@ def map_file(path: str) -> mmap.mmap:
         raise CheckpointError(f"cannot be read: {error.strerror or error}", where=path) from error
 
 
-def index_buffer(buffer: wire.Buffer, path: str) -> List[Entry]:
+def index_buffer(buffer: wire.Buffer, path: str) -> Iterator[Entry]:
     """Like `index_ckpt`, of bytes already at hand; `path` is for the messages."""
     try:
-        return _join_pieces(buffer)
+        yield from _join_pieces(buffer)
     except (wire.WireError, _BadValue) as error:
         raise CheckpointError(
             f"is damaged or no MindSpore checkpoint: {error}",
@@ -84,8 +85,8 @@ class _BadValue(ValueError):
     pass
 
 
-def _join_pieces(buffer: wire.Buffer) -> List[Entry]:
-    entries: List[Entry] = []
+def _join_pieces(buffer: wire.Buffer) -> Iterator[Entry]:
+    entry: Optional[Entry] = None
     seen = set()
     for count, field in enumerate(wire.fields(buffer, 0, _content_size(buffer)), 1):
         if count % _KEPT == 0 and isinstance(buffer, mmap.mmap):
@@ -93,16 +94,17 @@ def _join_pieces(buffer: wire.Buffer) -> List[Entry]:
         if field.number != 1 or field.wire_type != wire.LENGTH:
             raise _BadValue(f"unexpected field {field.number} at byte {field.start}")
         name, dims, dtype, piece = _value(buffer, field)
-        if entries and entries[-1]["name"] == name:
-            _append_piece(entries[-1], dims, dtype, piece)
+        if entry and entry["name"] == name:
+            _append_piece(entry, dims, dtype, piece)
             continue
         if name in seen:
             raise _BadValue(f"{name} occurs twice")
         seen.add(name)
-        entries.append({"name": name, "dims": dims, "dtype": dtype, "pieces": [piece]})
-    for entry in entries:
-        _check_size(entry)
-    return entries
+        if entry:
+            yield _checked(entry)
+        entry = {"name": name, "dims": dims, "dtype": dtype, "pieces": [piece]}
+    if entry:
+        yield _checked(entry)
 
 
 def _content_size(buffer: wire.Buffer) -> int:
@@ -172,14 +174,14 @@ def _text(buffer: wire.Buffer, field: wire.Field) -> str:
         raise _BadValue(f"a name that is no text at byte {field.start}") from None
 
 
-def _check_size(entry: Entry) -> None:
+def _checked(entry: Entry) -> Entry:
     name, dims, item = entry["name"], entry["dims"], ITEM_SIZES[entry["dtype"]]
     have = sum(length for _, length in entry["pieces"])
     if entry["dtype"] == "str":
         if have % item:
             raise _BadValue(f"{name} is a text of {have} bytes, not whole characters")
         entry["dims"] = []
-        return
+        return entry
     if dims == [0] and have == item:
         entry["dims"] = dims = []
     elements, bound = 1, 1
@@ -190,3 +192,4 @@ def _check_size(entry: Entry) -> None:
             raise _BadValue(f"{name} has the shape {dims}")
     if elements * item != have:
         raise _BadValue(f"{name} of shape {dims} needs {elements * item} bytes and has {have}")
+    return entry

@@ -67,9 +67,9 @@ def list_shards(folder: str) -> List[Row]:
     return sorted(rows, key=lambda row: [row[key] for key in ("rank", "epoch", "step", "rerun", "path")])
 
 
-def index_shard(path: str) -> List[Entry]:
+def index_shard(path: str) -> Iterator[Entry]:
     """What the file holds and where, in either format, as `index_ckpt` tells it."""
-    return index_safetensors(path) if path.endswith(".safetensors") else index_ckpt(path)
+    yield from index_safetensors(path) if path.endswith(".safetensors") else index_ckpt(path)
 
 
 def _identify(row: Row) -> bool:

@@ -20,7 +20,7 @@ def shards(request: Request) -> Iterator[Answer]:
 
 def index(request: Request) -> Iterator[Answer]:
     """Where in this file which tensor is."""
-    yield Answer(ckpt_read.index_shard(request.args["path"]))
+    yield Answer(list(ckpt_read.index_shard(request.args["path"])))
 
 
 def read_segments(request: Request) -> Iterator[Answer]:

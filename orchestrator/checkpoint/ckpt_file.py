@@ -25,7 +25,7 @@ def read_ckpt(path: str | Path) -> dict[str, Tensor]:
     CheckpointError: unreadable, truncated, foreign, or the file's own crc does not fit.
     """
     buffer = map_file(str(path))
-    entries = index_buffer(buffer, str(path))
+    entries = list(index_buffer(buffer, str(path)))
     if not crc_matches(buffer):
         raise CheckpointError("the checksum does not fit: the file is damaged", where=str(path))
     # The views keep the mapping alive; it goes when the last tensor does.

@@ -17,6 +17,7 @@ __all__ = [
     "replica_groups",
     "stage_ranks",
     "weight_of",
+    "why_left_out",
 ]
 
 MOMENTS = ("adam_m.", "adam_v.", "moment1.", "moment2.", "moments.", "accum.", "stat.", "accu_grads.")
@@ -59,6 +60,19 @@ def weight_of(name: str) -> str:
 def is_weight(name: str) -> bool:
     """True for what belongs into a file of weights."""
     return not is_moment(name) and name not in COUNTERS
+
+
+def why_left_out(name: str, dtype: str, with_optimizer: bool, with_texts: bool) -> str:
+    """Why a tensor stays behind when weights are taken, with all else or without; "" where it does not."""
+    if dtype == "str" and not with_texts:
+        return "a text, which the output format cannot hold"
+    if with_optimizer:
+        return ""
+    if is_moment(name):
+        return "optimizer state"
+    if dtype == "str" or not is_weight(name):
+        return "kept by the training loop, not a weight"
+    return ""
 
 
 def stage_ranks(rank: int, strategy: Strategy) -> range:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,7 +49,7 @@ class HostFiles(Protocol):
     def list_shards(self, host: str) -> Sequence[ShardFile]:
         """The run's shards on the host."""
 
-    def index(self, host: str, path: str) -> Sequence[Mapping[str, Any]]:
+    def index(self, host: str, path: str) -> Iterable[Mapping[str, Any]]:
         """What `index_shard` says of the file there."""
 
     def read(self, host: str, segments: Sequence[tuple[str, Ranges]]) -> Iterator[ReadSegment]:
@@ -74,7 +74,7 @@ class LocalFiles:
         self._identities.update((file.path, file.identity) for file in files)
         return files
 
-    def index(self, host: str, path: str) -> Sequence[Mapping[str, Any]]:
+    def index(self, host: str, path: str) -> Iterable[Mapping[str, Any]]:
         return index_shard(path)
 
     def read(self, host: str, segments: Sequence[tuple[str, Ranges]]) -> Iterator[ReadSegment]:

@@ -179,7 +179,8 @@ def _fitting_cuts(layout: Layout, shape: Sequence[int]) -> tuple[int, ...]:
     return pieces
 
 
-def region(layout: Layout, whole: Sequence[int], index: int) -> Region:
+@functools.lru_cache(maxsize=1 << 12)  # layers are alike: few regions serve all of a network
+def region(layout: Layout, whole: tuple[int, ...], index: int) -> Region:
     """The part `(start, stop)` per axis that rank `index` of the stage holds; beyond the grid it repeats."""
     part = slice_shape(layout, whole)
     if not whole:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,28 @@ from orchestrator.checkpoint.plan import CollectPlan
 from orchestrator.checkpoint.segments import SEGMENT, Segment
 from orchestrator.checkpoint.target import OutputLayout
 
-__all__ = ["manifest_beside", "manifest_of", "manifest_path"]
+__all__ = ["Manifest", "manifest_beside", "manifest_of", "manifest_path"]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the file says: an object of `head` and, as its last key, `tensors`."""
+
+    head: Mapping[str, Any]
+    tensors: Iterator[tuple[str, Mapping[str, Any]]]
+
+    def text(self) -> Iterator[str]:
+        """The JSON in parts, a tensor each: all of a large model's at once is many megabytes."""
+        yield _json(self.head)[:-1] + ',"tensors":{'
+        separator = ""
+        for name, tensor in self.tensors:
+            yield f"{separator}{_json(name)}:{_json(tensor)}"
+            separator = ","
+        yield "}}\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def manifest_path(output: Path) -> Path:
@@ -23,20 +46,9 @@ def manifest_path(output: Path) -> Path:
 
 def manifest_of(
     header: Header, plan: CollectPlan, layout: OutputLayout, segments: Sequence[Segment], journal: Journal
-) -> dict[str, Any]:
+) -> Manifest:
     """Source, step, hosts, and for each tensor its parts: region, rank, crc32 of each segment as written."""
-    parts: dict[int, dict[int, list[Segment]]] = {}
-    for segment in segments:
-        parts.setdefault(segment.read.tensor, {}).setdefault(segment.number, []).append(segment)
-    tensors = {
-        target.source.name: {
-            "shape": target.source.dims,
-            "dtype": target.dtype,
-            "parts": [_part(of_one, journal) for of_one in parts.get(number, {}).values()],
-        }
-        for number, target in enumerate(layout.targets)
-    }
-    return {
+    head = {
         "source": header.source,
         "epoch": header.epoch,
         "step": header.step,
@@ -45,8 +57,26 @@ def manifest_of(
         "files": {name: part.size for name, part in layout.files},
         "left_out": dict(plan.skipped),
         "segment_bytes": SEGMENT,
-        "tensors": tensors,
     }
+    return Manifest(head, _tensors(layout, segments, journal))
+
+
+def _tensors(
+    layout: OutputLayout, segments: Sequence[Segment], journal: Journal
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    of_tensor: dict[int, list[Segment]] = {}
+    for segment in segments:
+        of_tensor.setdefault(segment.read.tensor, []).append(segment)
+    for number, target in enumerate(layout.targets):
+        parts = itertools.groupby(of_tensor.get(number, ()), lambda segment: segment.number)
+        yield (
+            target.source.name,
+            {
+                "shape": target.source.dims,
+                "dtype": target.dtype,
+                "parts": [_part(list(of_one), journal) for _, of_one in parts],
+            },
+        )
 
 
 def _part(segments: Sequence[Segment], journal: Journal) -> dict[str, Any]:
@@ -71,12 +101,13 @@ def _stamp(identity: Sequence[int]) -> dict[str, int]:
 
 
 @contextmanager
-def manifest_beside(output: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
+def manifest_beside(output: Path, manifest: Manifest) -> Iterator[None]:
     """Write `<name>.manifest.json`, which appears when the block, which puts the output in place, ends well.
 
     A disk that has no room for it is found out before the output is there.
     """
     with replacing(manifest_path(output)) as file:
-        file.write(json.dumps(manifest, separators=(",", ":")).encode() + b"\n")
+        for part in manifest.text():
+            file.write(part.encode())
         file.flush()
         yield

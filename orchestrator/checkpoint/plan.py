@@ -6,6 +6,7 @@ One planner serves every change of layout: many ranks to one file (collect, comb
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,6 +186,7 @@ def _parts(whole: Whole, number: int, output: Output) -> Iterator[_Part]:
                 yield _Part(number, index, box, tensor.region, piece.region, piece.holders, name)
 
 
+@functools.lru_cache(maxsize=1 << 12)  # layers are alike: few boxes serve all of a network
 def _overlap(one: Region, other: Region) -> Region | None:
     """What two boxes share; None for nothing. An empty tensor shares itself, so that it has one copy."""
     box = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
@@ -193,6 +195,7 @@ def _overlap(one: Region, other: Region) -> Region | None:
     return None
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def _within(box: Region, frame: Region) -> Region:
     """The box in coordinates that start at the frame's corner."""
     return tuple((start - low, stop - low) for (start, stop), (low, _) in zip(box, frame, strict=True))

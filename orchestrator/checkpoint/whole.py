@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.checkpoint.coverage import is_moment, is_weight, missing_groups, replica_groups, weight_of
+from orchestrator.checkpoint.coverage import missing_groups, replica_groups, weight_of, why_left_out
 from orchestrator.checkpoint.layout import Layout, Region, cuts, full_shape, region, slices
 from orchestrator.checkpoint.shard import Shard
 from orchestrator.checkpoint.strategy_file import Strategy
@@ -62,29 +62,17 @@ def assemble(
         for name in shard.tensors:
             holders.setdefault(name, []).append(shard)
     tensors: list[WholeTensor] = []
-    skipped: list[tuple[str, str]] = []
+    skipped = {name: reason for shard in ordered for name, reason in shard.skipped}
     for name, having in holders.items():
-        reason = _why_left_out(having[0].tensors[name].spec, with_optimizer, with_texts)
-        if reason:
-            skipped.append((name, reason))
+        dtype = having[0].tensors[name].spec.dtype
+        if reason := why_left_out(name, dtype, with_optimizer, with_texts):
+            skipped[name] = reason
             continue
         spec, regions = _slices_of(name, having, strategies)
         tensors.append(WholeTensor(spec, tuple(WholeSlice(box, tuple(ranks)) for box, ranks in regions)))
     world = max((shard.rank for shard in ordered), default=-1) + 1 if world_size is None else world_size
     _check_stages(ordered, strategies, world, with_optimizer)
-    return Whole(tuple(tensors), tuple(skipped))
-
-
-def _why_left_out(spec: Spec, with_optimizer: bool, with_texts: bool) -> str:
-    if spec.dtype == "str" and not with_texts:
-        return "a text, which the output format cannot hold"
-    if with_optimizer:
-        return ""
-    if is_moment(spec.name):
-        return "optimizer state"
-    if spec.dtype == "str" or not is_weight(spec.name):
-        return "kept by the training loop, not a weight"
-    return ""
+    return Whole(tuple(tensors), tuple(skipped.items()))
 
 
 def _check_strategies(shards: Sequence[Shard], strategies: Mapping[int, Strategy], replicated: bool) -> None:

@@ -98,7 +98,7 @@ def spans(entries, content):
 
 
 def read_checked_ckpt(content):
-    entries = index_buffer(content, "f")
+    entries = list(index_buffer(content, "f"))
     if not crc_matches(content):
         raise CheckpointError("the checksum does not fit")
     return spans(entries, content)

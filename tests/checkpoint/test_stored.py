@@ -121,4 +121,4 @@ def test_folders_and_foreign_files(tmp_path):
         open_checkpoint(tmp_path / "b.ckpt")
     (tmp_path / "c.safetensors").write_bytes(b"\x0a\x04w")
     with pytest.raises(CheckpointError, match="no safetensors file"):
-        index_shard(str(tmp_path / "c.safetensors"))
+        list(index_shard(str(tmp_path / "c.safetensors")))
