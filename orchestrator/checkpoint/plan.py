@@ -134,12 +134,12 @@ def plan_collect(
         with_texts=with_texts,
         replicated=replicated,
     )
-    plan = plan_copies(whole, [whole_output(whole)])
+    output = whole_output(whole)
+    copies = _copies(whole, [output])
     reads = (
-        Read(copy.tensor, copy.region, copy.rank, copy.host, copy.path, copy.held.pieces)
-        for copy in plan.copies
+        Read(copy.tensor, copy.region, copy.rank, copy.host, copy.path, copy.held.pieces) for copy in copies
     )
-    return CollectPlan(plan.outputs[0].specs, tuple(reads), plan.skipped)
+    return CollectPlan(output.specs, tuple(reads), whole.skipped)
 
 
 def whole_output(whole: Whole) -> Output:
@@ -172,8 +172,13 @@ class _Part:
 
 def plan_copies(whole: Whole, outputs: Sequence[Output]) -> CopyPlan:
     """Fill every output from the slices, each element once, from the least loaded host that has it."""
+    return CopyPlan(tuple(outputs), tuple(_copies(whole, outputs)), whole.skipped)
+
+
+def _copies(whole: Whole, outputs: Sequence[Output]) -> Iterator[Copy]:
     parts = [part for number, output in enumerate(outputs) for part in _parts(whole, number, output)]
-    return CopyPlan(tuple(outputs), _choose(parts), whole.skipped)
+    # One by one: of a large model, all of them are many megabytes.
+    return map(_Part.copy_from, parts, _choose(parts))
 
 
 def _parts(whole: Whole, number: int, output: Output) -> Iterator[_Part]:
@@ -205,14 +210,12 @@ def _shape(box: Region) -> tuple[int, ...]:
     return tuple(stop - start for start, stop in box)
 
 
-def _choose(parts: Sequence[_Part]) -> tuple[Copy, ...]:
-    """Parts with one holder first, then the large ones: each to the host that has least to send."""
+def _choose(parts: Sequence[_Part]) -> list[Shard]:
+    """Who gives each part: the host with least to send; first where there is one holder, then large parts."""
     load: Counter[str] = Counter()
-    copies: list[Copy | None] = [None] * len(parts)
-    sizes = [part.copy_from(part.holders[0]).nbytes for part in parts]
+    chosen = [part.holders[0] for part in parts]
+    sizes = [part.copy_from(shard).nbytes for part, shard in zip(parts, chosen, strict=True)]
     for number in sorted(range(len(parts)), key=lambda n: (len(parts[n].holders) > 1, -sizes[n])):
-        holders = parts[number].holders
-        shard = min(holders, key=lambda holder: (load[holder.host], holder.rank))
-        load[shard.host] += sizes[number]
-        copies[number] = parts[number].copy_from(shard)
-    return tuple(copy for copy in copies if copy is not None)
+        chosen[number] = min(parts[number].holders, key=lambda holder: (load[holder.host], holder.rank))
+        load[chosen[number].host] += sizes[number]
+    return chosen
