@@ -73,6 +73,8 @@ def encoder_processes(encoder: Encoder, count: int) -> Executor:
 def _start(tokenizer: str, options: tuple[Any, ...]) -> None:
     # One thread each: the library's own threads, measured, made two of them slower than one.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # The one that writes is what all wait for; where cores are few, encoders make way for it.
+    os.nice(3)
     _encoder[:] = [Encoder(Tokenizer.from_json(tokenizer), *options)]
 
 

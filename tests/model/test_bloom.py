@@ -8,6 +8,7 @@ from model import device
 from model.attention import AlibiBias, PlainAttention, alibi_slopes
 from model.bloom import build, initialise
 from model.config import load_config
+from model.loss import LossCell
 from model.parallel import Place, Strategy, cut
 from tests.model import reference
 
@@ -36,6 +37,23 @@ def test_logits_are_those_of_the_formulas(act):
         np.testing.assert_allclose(
             got[row], reference.logits(weights, ids[row], config), rtol=2e-4, atol=2e-4
         )
+
+
+def test_no_token_sees_a_later_one_and_no_loss_a_masked_label():
+    network = randomised(load_config("tiny", TINY)).set_train(False)
+    ids = np.random.default_rng(1).integers(0, 64, (2, 12)).astype(np.int32)
+    edited = ids.copy()
+    edited[:, 7:] = (edited[:, 7:] + 5) % 64
+    first, second = (network(ms.Tensor(each)).asnumpy() for each in (ids, edited))
+    np.testing.assert_array_equal(first[:, :7], second[:, :7])
+    assert (np.abs(first[:, 7:] - second[:, 7:]).max(-1) > 1e-3).all()
+    loss, weights = LossCell(network), np.zeros((2, 11), np.float32)
+    weights[:, :6] = 1 / 12
+    one, other = (
+        loss(ms.Tensor(each[:, :-1]), ms.Tensor(each[:, 1:]), ms.Tensor(weights)).asnumpy()
+        for each in (ids, edited)
+    )
+    assert one == other
 
 
 def test_names_and_shapes_are_mindformers():

@@ -13,7 +13,7 @@ from model.errors import ModelError
 from model.generation import Generator, Sampling, choose, text_pieces
 from model.parallel import Place, Strategy
 from model.pretrained import PretrainedModel
-from model.readers import CachedReader
+from model.readers import CachedReader, PlainReader
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")
@@ -82,9 +82,10 @@ def test_with_and_without_cache_in_batches_and_alone_the_tokens_are_the_same(sam
     assert [alone().generate([prompt], sampling)[0] for prompt in PROMPTS] == together
 
 
-def test_padding_does_not_matter():
+@pytest.mark.parametrize("kind", [CachedReader, PlainReader])
+def test_padding_does_not_matter(kind):
     built, config = network()
-    reader = CachedReader(built, config, 2, 16)
+    reader = kind(built, config, 2, 16)
     first = reader.start([[5, 6, 7], [9] * 12])
     reader._pad = 77  # what stands behind the shorter text
     np.testing.assert_array_equal(reader.start([[5, 6, 7], [9] * 12]), first)
