@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from orchestrator.rank_table import Finding, Reading, check_file, parse_rank_table
 
-__all__ = ["codes", "findings", "reading", "server", "super_pod_table", "table"]
+__all__ = [
+    "codes",
+    "findings",
+    "reading",
+    "renumber",
+    "server",
+    "super_pod_table",
+    "table",
+    "with_addresses",
+]
 
 
 def server(number: int, devices: int = 8, *, first_rank: int = 0, network: str = "29.1") -> dict[str, Any]:
@@ -71,3 +81,18 @@ def findings(data: Any, **options: Any) -> list[Finding]:
 def codes(data: Any, **options: Any) -> list[str]:
     """The codes of all findings, each once, in order."""
     return list(dict.fromkeys(finding.code for finding in findings(data, **options)))
+
+
+def with_addresses(data: dict[str, Any], address: Callable[[int, int], str]) -> dict[str, Any]:
+    """Every device gets `address(server number, device number)`."""
+    for server, entry in enumerate(data["server_list"]):
+        for device, item in enumerate(entry["device"]):
+            item["device_ip"] = address(server, device)
+    return data
+
+
+def renumber(data: dict[str, Any]) -> None:
+    """Ranks in the order of the table."""
+    devices = [device for server in data["server_list"] for device in server["device"]]
+    for rank, device in enumerate(devices):
+        device["rank_id"] = str(rank)

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.rank_table import Severity, errors_of, warnings_of
 from orchestrator.rank_table.validate import FORM_CODES, RULES
-from tests.rank_table.support import codes, findings, super_pod_table, table
+from tests.rank_table.support import codes, findings, renumber, super_pod_table, table, with_addresses
 
 Damage = Callable[[dict[str, Any]], Any]
 
@@ -45,12 +45,6 @@ def _swap_servers(data: dict[str, Any]) -> None:
 def _interleave(data: dict[str, Any]) -> None:
     a, b = _device(data, 0, 3), _device(data, 1, 0)
     a["rank_id"], b["rank_id"] = b["rank_id"], a["rank_id"]
-
-
-def _renumber(data: dict[str, Any]) -> None:
-    devices = [device for server in data["server_list"] for device in server["device"]]
-    for rank, device in enumerate(devices):
-        device["rank_id"] = str(rank)
 
 
 def _drop_devices(count: int) -> Damage:
@@ -264,7 +258,7 @@ def test_rules_broken_together(data: dict[str, Any], damage: Damage, expected: l
 def test_servers_of_one_super_pod_stand_together() -> None:
     data = super_pod_table(1, 2, 3, 4, pods=2)
     data["server_list"][1], data["server_list"][2] = data["server_list"][2], data["server_list"][1]
-    _renumber(data)
+    renumber(data)
     assert "super-pod-apart" in codes(data)
 
 
@@ -295,92 +289,6 @@ def test_a_loopback_id_of_the_only_server_is_a_warning() -> None:
     assert [finding.severity for finding in findings(data)] == [Severity.WARNING]
 
 
-@pytest.mark.parametrize(
-    ("devices", "known", "unknown"),
-    [
-        ([0], [], []),
-        ([0, 1], [], []),
-        ([0, 4], ["two-rings-910a"], ["two-rings-910a"]),
-        ([0, 1, 2], ["device-count-910a"], ["device-count-910a"]),
-        ([0, 1, 2, 3], [], []),
-        ([0, 1, 4, 5], ["two-rings-910a"], ["two-rings-910a"]),
-        ([0, 1, 2, 4], ["device-set-910a"], ["device-set-910a"]),
-        ([1, 3, 5, 7], ["two-rings-910a"], ["two-rings-910a"]),
-        (list(range(8)), [], []),
-    ],
-)
-def test_the_devices_that_a_910a_can_join(devices: list[int], known: list[str], unknown: list[str]) -> None:
-    data = table(1, devices=8)
-    entry = data["server_list"][0]
-    entry["device"] = [entry["device"][number] for number in devices]
-    _renumber(data)
-    assert codes(data, chip="910A") == known
-    assert codes(data) == unknown
-    assert not errors_of(findings(data)), "refused only where the chip is known to be a 910A"
-    assert codes(data, chip="910B") == []
-    crosses = known == ["two-rings-910a"]
-    assert bool(errors_of(findings(data, chip="910A"))) == (bool(known) and not crosses)
-
-
-@pytest.mark.parametrize(
-    ("address", "chip", "is_reserved"),
-    [
-        ("192.168.0.1", "910B", True),
-        ("192.168.7.255", "910B", True),
-        ("192.168.8.1", "910B", False),
-        ("192.1.2.3", "910B", False),
-        ("192.1.2.3", "910_93", True),
-        ("193.1.2.3", "910_93", False),
-    ],
-)
-def test_networks_that_the_servers_keep_for_themselves(address: str, chip: Any, is_reserved: bool) -> None:
-    data = table(1, devices=1)
-    data["server_list"][0]["device"][0]["device_ip"] = address
-    found = findings(data, chip=chip)
-    assert [(finding.code, finding.severity) for finding in found] == (
-        [("reserved-subnet", Severity.WARNING)] if is_reserved else []
-    )
-
-
-def _networks(data: dict[str, Any], address: Callable[[int, int], str]) -> dict[str, Any]:
-    for server, entry in enumerate(data["server_list"]):
-        for device, item in enumerate(entry["device"]):
-            item["device_ip"] = address(server, device)
-    return data
-
-
-@pytest.mark.parametrize(
-    ("address", "on_910a", "unknown"),
-    [
-        # MindSpore's sample: 192.1 to 192.4, netmask 255.255.0.0
-        (lambda s, d: f"193.{d % 4 + 1}.{s + 27}.{d // 4 + 6}", [], []),
-        # Four networks with netmask 255.255.255.0
-        (lambda s, d: f"10.9.{d % 4}.{s * 8 + d + 1}", [], []),
-        # One flat network: right for a 910B
-        (lambda s, d: f"10.20.{s}.{d + 1}", ["subnets-910a"], []),
-        # A network per server: same-numbered devices cannot reach each other
-        (lambda s, d: f"{10 + s}.{d % 4}.0.{d + 1}", ["subnets-910a"], ["subnets-910a"]),
-    ],
-    ids=["sample", "/24", "flat", "per server"],
-)
-def test_same_numbered_devices_share_a_network(
-    address: Callable[[int, int], str], on_910a: list[str], unknown: list[str]
-) -> None:
-    data = _networks(table(1, 2), address)
-    assert codes(data, chip="910A") == on_910a
-    assert codes(data) == unknown
-    assert codes(data, chip="910B") == []
-    assert not errors_of(findings(data))
-    assert bool(errors_of(findings(data, chip="910A"))) == bool(on_910a)
-
-
-def test_unequal_servers_are_refused_on_a_910a_only() -> None:
-    data = _networks(table(1, 2), lambda server, device: f"10.9.{device % 4}.{server * 8 + device + 1}")
-    del data["server_list"][1]["device"][4:]
-    assert [finding.code for finding in errors_of(findings(data, chip="910A"))] == ["unequal-servers"]
-    assert [finding.code for finding in warnings_of(findings(data, chip="910B"))] == ["unequal-servers"]
-
-
 def test_ranks_in_number_or_dictionary_order_are_both_orders() -> None:
     assert findings(table(2, 10)) == []
     assert findings(table(10, 2)) == [], "the order of MindSpore's words: that of a dictionary"
@@ -403,7 +311,7 @@ def test_a_number_for_a_string_is_told_and_the_rules_go_on() -> None:
 
 def test_the_sample_of_the_bloom_page_is_refused_with_each_duplicate_named() -> None:
     """Two servers whose second one repeats device IPs of the first, as on MindFormers' page for Bloom."""
-    data = _networks(table(1, 2), lambda server, device: f"192.168.{device % 4}.{device // 4 + 1}")
+    data = with_addresses(table(1, 2), lambda server, device: f"192.168.{device % 4}.{device // 4 + 1}")
     found = errors_of(findings(data))
     assert [(finding.code, finding.path, finding.values) for finding in found] == [
         (
