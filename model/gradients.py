@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn, ops
 
 from model.parallel import TIED, Groups, Place, Strategy, cut_axis
@@ -62,8 +63,7 @@ class JoinAccumulated(nn.Cell):
     def construct(self, loss: Any, scale: Any) -> Any:
         done = True
         for index in range(len(self.sums)):
-            unscaled = ops.depend(self.sums[index], done) / scale
-            done = ops.depend(done, ops.assign(self.sums[index], unscaled))
+            done = ops.assign(self.sums[index], ops.depend(self.sums[index], done) / scale)
         loss, norm, joined = self.join(ops.depend(loss, done), self.sums)
         for index in range(len(self.sums)):
             if self.join.changes[index]:
@@ -97,25 +97,20 @@ class JoinGradients(nn.Cell):
             groups.data is not None or part or tied
             for part, tied in zip(self.in_parts, self.is_tied, strict=True)
         )
-        self.dot = ops.MatMul(transpose_b=True)
-        self.shares = tuple(
+        shares = [
             0.0 if tied and place.pp else _share(name, strategy)
             for name, tied in zip(names, self.is_tied, strict=True)
-        )
+        ]
+        self.squares = WeightedSquares([item.size for item in parameters], shares)
         self.loss_share = 1.0 / strategy.model_parallel
 
     def construct(self, loss: Any, grads: Any) -> Any:
         over_replicas = self.over_the_sequence(self.sum_over_replicas(grads))
-        squares = ops.zeros((1,), ms.float32)
         summed = ()
         for index in range(len(over_replicas)):
             grad = over_replicas[index]
             summed += (self.sum_of_ties(grad) if self.is_tied[index] else grad,)
-            # A product with itself: on the CPU seven times as fast as a sum of squares.
-            flat = ops.reshape(summed[index], (1, -1))
-            square = ops.reshape(self.dot(flat, flat), (1,))
-            squares = squares + square * self.shares[index]
-        own = ops.concat((ops.reshape(loss, (1,)) * self.loss_share, squares))
+        own = ops.stack((ops.reshape(loss, ()) * self.loss_share, self.squares(summed)))
         total = self.all_reduce(own)
         return ops.reshape(total[:1], ()), ops.reshape(ops.sqrt(total[1:]), ()), summed
 
@@ -135,6 +130,27 @@ class JoinGradients(nn.Cell):
             else:
                 whole += (grads[index],)
         return whole
+
+
+class WeightedSquares(nn.Cell):
+    """float32 tensors of these sizes -> the sum of their squares, (), each tensor's times its weight.
+
+    By products with itself: on the CPU seven times as fast as a sum of squares. It computes such a product on
+    one core and several side by side, so a tensor is halved.
+    """
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float]) -> None:
+        super().__init__(auto_prefix=False)
+        self.halves = tuple(2 if size % 2 == 0 else 1 for size in sizes)
+        self.weights = ms.Tensor(np.repeat(np.array(weights, np.float32), self.halves))
+        self.dot = ops.BatchMatMul(transpose_b=True)
+
+    def construct(self, tensors: Any) -> Any:
+        squares = ()
+        for index in range(len(tensors)):
+            halves = ops.reshape(tensors[index], (self.halves[index], 1, -1))
+            squares += (ops.reshape(self.dot(halves, halves), (-1,)),)
+        return ops.reduce_sum(ops.concat(squares) * self.weights)
 
 
 def _share(name: str, strategy: Strategy) -> float:
