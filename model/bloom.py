@@ -105,9 +105,12 @@ class BloomLMHeadModel(nn.Cell):
 
     def own_head(self, x: Any) -> Any:
         """(…, h) -> (n, c) float32: the logits of this rank's part of the vocabulary."""
+        return self.padded(ops.cast(self.matmul(*self.head_operands(x)), ms.float32))
+
+    def head_operands(self, x: Any) -> Any:
+        """(…, h) -> (n, h) and the table (c, h), whose product is the logits."""
         table = ops.cast(self.transformer.embedding.word_embedding.embedding_table, self.compute_type)
-        x = ops.reshape(self.copy(x), (-1, self.hidden_size))
-        return self.padded(ops.cast(self.matmul(x, table), ms.float32))
+        return ops.reshape(self.copy(x), (-1, self.hidden_size)), table
 
     def padded(self, logits: Any) -> Any:
         """(n, c) -> (n, c): what stands for no token can never be chosen."""

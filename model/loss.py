@@ -13,29 +13,39 @@ from model.vocabulary import OwnIds
 __all__ = ["LossCell", "TokenLoss"]
 
 
-class Unlikeliness(nn.Cell):
-    """(n, V) float32 logits and (n,) labels -> (n,) negative log likelihoods.
+class HeadLoss(nn.Cell):
+    """The head and the loss on a whole vocabulary -> (weighted sum of negative log likelihoods, logits).
 
-    With a backward of its own, softmax minus one at the label: MindSpore's for the same steps takes several
-    times as long on a CPU.
+    x (n, h), table (V, h) of one type; labels (n,) and weights (n,) float32, which are data: they get no
+    gradient. With a backward of its own, softmax minus one at the label: MindSpore's for the same steps takes
+    several times as long on a CPU. The weights are multiplied into what has h columns, not V. The logits
+    (n, V) float32 are a result for the backward pass alone.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.product = ops.MatMul(transpose_b=True)
+        self.into_x, self.into_table = ops.MatMul(), ops.MatMul(transpose_a=True)
         self.log_softmax = ops.LogSoftmax(axis=-1)
         self.softmax = ops.Softmax(axis=-1)
         self.pick = ops.GatherD()
         self.subtract = ops.TensorScatterSub()
 
-    def construct(self, logits: Any, labels: Any) -> Any:
+    def construct(self, x: Any, table: Any, labels: Any, weights: Any) -> Any:
+        logits = ops.cast(self.product(x, table), ms.float32)
         chosen = self.pick(self.log_softmax(logits), 1, ops.expand_dims(labels, -1))
-        return -ops.reshape(chosen, (-1,))
+        return -ops.reduce_sum(ops.reshape(chosen, (-1,)) * weights), logits
 
-    def bprop(self, logits: Any, labels: Any, out: Any, dout: Any) -> Any:
-        rows = ops.arange(0, labels.shape[0], dtype=ms.int32)
+    def bprop(self, x: Any, table: Any, labels: Any, weights: Any, out: Any, dout: Any) -> Any:
+        count = labels.shape[0]
+        rows = ops.arange(0, count, dtype=ms.int32)
         places = ops.stack((rows, ops.cast(labels, ms.int32)), -1)  # (n, 2)
-        spread = self.softmax(logits) * ops.expand_dims(dout, -1)
-        return self.subtract(spread, places, dout), ops.zeros_like(labels)
+        spread = self.subtract(self.softmax(out[1]), places, ops.ones((count,), ms.float32))
+        spread = ops.cast(spread, x.dtype)
+        factors = ops.cast(ops.expand_dims(weights * dout[0], -1), x.dtype)  # (n, 1)
+        dx = self.into_x(spread, table) * factors
+        dtable = self.into_table(spread, x * factors)
+        return dx, dtable, ops.zeros_like(labels), ops.zeros_like(weights)
 
 
 class TokenLoss(nn.Cell):
@@ -50,7 +60,7 @@ class TokenLoss(nn.Cell):
         self.network = network
         vocabulary = network.vocabulary
         self.parts = vocabulary.parts
-        self.unlikeliness = Unlikeliness()
+        self.whole = HeadLoss()
         self.largest = ops.ReduceMax(keep_dims=True)
         self.pick = ops.GatherD()
         self.own_ids = OwnIds(vocabulary)
@@ -59,9 +69,10 @@ class TokenLoss(nn.Cell):
 
     def construct(self, x: Any, labels: Any, weights: Any) -> Any:
         labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
-        logits = self.network.own_head(x)  # (n, c)
-        losses = self.unlikeliness(logits, labels) if self.parts == 1 else self.of_part(logits, labels)
-        return ops.reduce_sum(losses * weights)
+        if self.parts == 1:
+            loss, _ = self.whole(*self.network.head_operands(x), labels, weights)
+            return loss
+        return ops.reduce_sum(self.of_part(self.network.own_head(x), labels) * weights)
 
     def of_part(self, logits: Any, labels: Any) -> Any:
         """No rank sees all logits: what travels is one row a part, and one of the labels' logits."""
