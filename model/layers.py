@@ -16,6 +16,7 @@ from mindspore import nn, ops
 
 from model.attention import core_of
 from model.config import BloomConfig
+from model.cpu_kernels import AddBias, NormWithOwnBackward, other_kernels_pay
 from model.device import dtype_of
 from model.parallel import CopyToModelGroup, ReduceFromModelGroup
 
@@ -37,7 +38,10 @@ class LayerNorm(nn.Cell):
         dtype = dtype_of(config.layernorm_compute_type)
         self.gamma = parameter((config.hidden_size,), dtype, "gamma", 1.0)
         self.beta = parameter((config.hidden_size,), dtype, "beta")
-        self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=LAYERNORM_EPSILON)
+        if other_kernels_pay(dtype):
+            self.norm = NormWithOwnBackward(LAYERNORM_EPSILON)
+        else:
+            self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=LAYERNORM_EPSILON)
         self.compute_type = dtype
 
     def construct(self, x: Any) -> Any:
@@ -68,12 +72,13 @@ class Linear(nn.Cell):
         self.reduce = reduce if reduce is not None else nn.Identity()
         self.in_size, self.out_size = in_size, out_size
         self.compute_type = dtype_of(config.compute_dtype)
+        self.add = AddBias() if other_kernels_pay(self.compute_type) else ops.Add()
 
     def construct(self, x: Any) -> Any:
         shape = (*x.shape[:-1], self.out_size)
         x = ops.reshape(ops.cast(x, self.compute_type), (-1, self.in_size))
         x = self.matmul(x, ops.cast(self.weight, self.compute_type))
-        return self.reduce(ops.reshape(x, shape)) + ops.cast(self.bias, self.compute_type)
+        return self.add(self.reduce(ops.reshape(x, shape)), ops.cast(self.bias, self.compute_type))
 
 
 class Attention(nn.Cell):

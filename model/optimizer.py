@@ -8,6 +8,8 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn, ops
 
+from model.cpu_kernels import DecayedAdam, other_kernels_pay
+
 __all__ = ["AdamW", "decays"]
 
 
@@ -41,15 +43,15 @@ class AdamW(nn.Cell):
         self.decay = tuple(weight_decay if decays(item.name) else 0.0 for item in parameters)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.types = tuple(item.dtype for item in parameters)
-        self.fused = ops.AdamWeightDecay()
+        self.fused = DecayedAdam() if other_kernels_pay() else ops.AdamWeightDecay()
 
     def construct(self, grads: Any, rate: Any, factor: Any) -> Any:
         done = True
         for index in range(len(self.parameters)):
-            # One after the other: else all gradients are scaled first, and so held twice.
-            grad = ops.depend(grads[index], done) * factor
-            done = ops.depend(done, self.update(index, grad, rate))
-        return done
+            # One after the other: else all gradients are scaled first, and so held twice. Each waits for the
+            # one before it alone: to wait for all before it takes longer than most updates.
+            done = self.update(index, ops.depend(grads[index], done) * factor, rate)
+        return ops.depend(True, done)
 
     def update(self, index: int, grad: Any, rate: Any) -> Any:
         """One whole parameter and its moments, in place."""
