@@ -10,6 +10,7 @@ B batch, S tokens, h hidden_size, H heads of this rank, d head size, V vocabular
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import mindspore as ms
@@ -77,20 +78,29 @@ class TurnedMlp(nn.Cell):
 
 
 class TurnedQkv(nn.Cell):
-    """Queries, keys and values of one token in one product; (1, 1, h) -> three of (1, H, 1, d)."""
+    """Queries, keys and values of one token in one product; (1, 1, h) -> three of (1, H, 1, d).
+
+    The queries come scaled by 1 / sqrt(d).
+    """
 
     def __init__(self, attention: Attention, name: str) -> None:
         super().__init__(auto_prefix=False)
         linears = (attention.dense1, attention.dense2, attention.dense3)
-        self.weight = _kept(np.concatenate([one.weight.asnumpy() for one in linears]).T, f"{name}.qkv")
-        self.bias = _kept(np.concatenate([one.bias.asnumpy() for one in linears]), f"{name}.qkv_bias")
-        self.matmul = ops.MatMul()
-        self.size = attention.heads * attention.head_size
+        scales = np.array([1.0 / math.sqrt(attention.head_size), 1.0, 1.0], np.float32)
+        weights, biases = (
+            np.concatenate([array * scale for array, scale in zip(arrays, scales, strict=True)])
+            for arrays in (
+                [one.weight.asnumpy() for one in linears],
+                [one.bias.asnumpy() for one in linears],
+            )
+        )
+        self.weight, self.bias = _kept(weights.T, f"{name}.qkv"), _kept(biases, f"{name}.qkv_bias")
+        self.matmul, self.split = ops.MatMul(), ops.Split(axis=1, output_num=3)
         self.shape = (1, attention.heads, 1, attention.head_size)
 
     def construct(self, x: Any) -> Any:
         out = self.matmul(ops.reshape(x, (1, -1)), self.weight) + self.bias  # (1, 3 H d)
-        q, k, v = out[:, : self.size], out[:, self.size : 2 * self.size], out[:, 2 * self.size :]
+        q, k, v = self.split(out)
         return ops.reshape(q, self.shape), ops.reshape(k, self.shape), ops.reshape(v, self.shape)
 
 

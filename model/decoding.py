@@ -67,19 +67,32 @@ class CachedBlock(nn.Cell):
         if self.one_product and length == 1:
             q, k, v = self.qkv(x)
         else:
-            q = self.attention.split_heads(self.attention.dense1(x))  # (B, H, S, d)
+            q = self.attention.split_heads(self.attention.dense1(x)) * self.scale  # (B, H, S, d)
             k = self.attention.split_heads(self.attention.dense2(x))
             v = self.attention.split_heads(self.attention.dense3(x))
         k = ops.reshape(self.keep(self.keys, rows, ops.reshape(k, (-1, self.head_size))), self.whole)
         v = ops.reshape(self.keep(self.values, rows, ops.reshape(v, (-1, self.head_size))), self.whole)
-        scores = ops.cast(self.scores(q * self.scale, k), self.softmax_type) + bias  # (B, H, S, C)
+        scores = ops.cast(self.scores(q, k), self.softmax_type) + bias  # (B, H, S, C)
         out = self.weigh(ops.cast(ops.softmax(scores, -1), v.dtype), v)
         if length > 1:
             out = ops.transpose(out, (0, 2, 1, 3))  # with one token, the order in memory is the same
         return self.projection(ops.reshape(out, (batch, length, self.heads * self.head_size)))
 
 
-class CachedNetwork(nn.Cell):
+class _ToldOnce(nn.Cell):
+    """A cell that is called often: MindSpore tells every cell its phase, which takes a millisecond."""
+
+    @property
+    def compile_phase(self) -> Any:
+        return nn.Cell.compile_phase.fget(self)
+
+    @compile_phase.setter
+    def compile_phase(self, value: str) -> None:
+        if value != self.compile_phase:
+            nn.Cell.compile_phase.fset(self, value)
+
+
+class CachedNetwork(_ToldOnce):
     """(B, S, h) embedded tokens, (B,) positions of the first of them, (B,) which of the S is the last
     real one -> (B, V) logits of the token after that.
 
@@ -117,16 +130,6 @@ class CachedNetwork(nn.Cell):
         self.lines = ms.Tensor(np.arange(batch, dtype=np.int32))
         self.softmax_type = dtype_of(config.softmax_compute_type)
 
-    @property
-    def compile_phase(self) -> Any:
-        return nn.Cell.compile_phase.fget(self)
-
-    @compile_phase.setter
-    def compile_phase(self, value: str) -> None:
-        # MindSpore tells it to every cell at every call, milliseconds in a deep network; once is enough.
-        if value != self.compile_phase:
-            nn.Cell.compile_phase.fset(self, value)
-
     def construct(self, x: Any, starts: Any, last: Any) -> Any:
         batch, length, _ = x.shape
         steps = ops.reshape(starts, (batch, 1)) + ops.arange(0, length, dtype=ms.int32)  # (B, S)
@@ -146,7 +149,7 @@ class CachedNetwork(nn.Cell):
         return self.network.head(x)
 
 
-class IdsToLogits(nn.Cell):
+class IdsToLogits(_ToldOnce):
     """Embedding and cached network as one graph: (B, S) ids, and what the network takes beside them.
 
     Where the head has no table of its own (`one_row`), this costs: a graph that reads the embedding's table,

@@ -170,12 +170,17 @@ def make_group(name: str, ranks: Sequence[int]) -> str:
     return _make_group(name, tuple(ranks))
 
 
+def all_reduce_of(group: str | None) -> Any:
+    """The sum over a group; without one a cell, which is no step of the graph (`ops.Identity` is one)."""
+    return ops.AllReduce(group=group) if group else nn.Identity()
+
+
 class CopyToModelGroup(nn.Cell):
     """The same tensor enters every rank's part of a cut layer: identity forward, all-reduce backward."""
 
     def __init__(self, group: str | None) -> None:
         super().__init__()
-        self.all_reduce = ops.AllReduce(group=group) if group else ops.Identity()
+        self.all_reduce = all_reduce_of(group)
 
     def construct(self, x: Any) -> Any:
         return x
@@ -189,7 +194,7 @@ class ReduceFromModelGroup(nn.Cell):
 
     def __init__(self, group: str | None) -> None:
         super().__init__()
-        self.all_reduce = ops.AllReduce(group=group) if group else ops.Identity()
+        self.all_reduce = all_reduce_of(group)
 
     def construct(self, x: Any) -> Any:
         return self.all_reduce(x)
