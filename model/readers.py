@@ -21,6 +21,10 @@ from model.decoding import CachedNetwork, IdsToLogits
 
 __all__ = ["CachedReader", "PlainReader", "bucket"]
 
+# In this phase MindSpore runs the graph that it compiled first, without asking each time, for nearly a
+# millisecond, which graph the inputs need. Single tokens always have the same shapes.
+ONE_TOKEN = "increment"
+
 SMALLEST_BUCKET = 16
 
 
@@ -67,6 +71,8 @@ class CachedReader:
         self._whole = IdsToLogits(embedding, self.network).set_train(False)
         self._embedding = Embedded(embedding).set_train(False)
         self._reordered = _Reordered(self.network.blocks, batch)
+        self._cells = [self._whole] if self.network.one_row else [self._embedding, self.network]
+        self._prompt_phase = self._whole.phase
         self._lengths = np.zeros(batch, np.int32)
 
     @property
@@ -96,12 +102,14 @@ class CachedReader:
             self._lengths = self._lengths[list(rows)]
 
     def _read(self, ids: np.ndarray, starts: np.ndarray, last: np.ndarray) -> np.ndarray:
+        for cell in self._cells:
+            cell.phase = ONE_TOKEN if ids.shape[1] == 1 else self._prompt_phase
         places = ms.Tensor(starts), ms.Tensor(last)
-        if self.network.one_row:
-            logits = self._whole(ms.Tensor(ids), *places)
-        else:
-            logits = self.network(self._embedding(ms.Tensor(ids)), *places)
-        return np.asarray(logits.asnumpy())
+        *before, last_cell = self._cells
+        x = ms.Tensor(ids)
+        for cell in before:
+            x = cell(x)
+        return np.asarray(last_cell(x, *places).asnumpy())
 
 
 class NextLogits(nn.Cell):
