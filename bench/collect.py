@@ -211,6 +211,8 @@ def main() -> int:
     if "ssh" in parts and (reason := why_no_sshd()):
         print(f"left out, over SSH: {reason}", file=sys.stderr)
         parts.remove("ssh")
+    # As for a user: modules are compiled once, not by every command.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="bench-", dir=given.folder) as folder:
         bench = Bench(Path(folder), given.rounds)

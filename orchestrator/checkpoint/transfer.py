@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+
+# The same sum as zlib's, which the hosts make, at more than three times the speed.
+from isal.isal_zlib import crc32
 
 from orchestrator.checkpoint.host_files import HostFiles
 from orchestrator.checkpoint.journal import Done, Journal
@@ -184,12 +186,12 @@ class Transfer:
         read = segment.read
         if len(data) != segment.nbytes:
             raise TransportError(f"{len(data)} of {segment.nbytes} bytes came", where=read.host)
-        own = zlib.crc32(data)
+        own = crc32(data)
         if crc is not None and crc != own:
             raise _Damaged
         written = self._output.put(read.tensor, read.region, segment.start, data)
         self._journal.add(
-            segment.key, Done(segment.nbytes, own if written is data else zlib.crc32(written), read.rank)
+            segment.key, Done(segment.nbytes, own if written is data else crc32(written), read.rank)
         )
         self._flusher.note(segment.nbytes)
         self._count(segment.nbytes)
