@@ -67,14 +67,15 @@ _encoder: list[Encoder] = []  # of this process
 def encoder_processes(encoder: Encoder, count: int) -> Executor:
     """Processes on which `encode_chunk` works; with 0, this one."""
     options = (encoder.template, encoder.whole, encoder.length, encoder.splits)
-    return processes(count, _start, (encoder.tokenizer.to_json(), options))
+    return processes(count, _start, (encoder.tokenizer.to_json(), options, count > 0))
 
 
-def _start(tokenizer: str, options: tuple[Any, ...]) -> None:
+def _start(tokenizer: str, options: tuple[Any, ...], is_own_process: bool) -> None:
     # One thread each: the library's own threads, measured, made two of them slower than one.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # The one that writes is what all wait for; where cores are few, encoders make way for it.
-    os.nice(3)
+    if is_own_process:
+        # The one that writes is what all wait for; where cores are few, encoders make way for it.
+        os.nice(3)
     _encoder[:] = [Encoder(Tokenizer.from_json(tokenizer), *options)]
 
 

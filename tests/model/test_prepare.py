@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from mindspore.mindrecord import FileWriter
 
 from model.config import load_config
+from model.encoders import Encoder, encoder_processes
 from model.encoding import texts_of
 from model.errors import ModelError
 from model.mindrecord import read_rows
@@ -57,6 +59,13 @@ def as_mindformers_reads(*files: Path) -> np.ndarray:
 
 def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_encoders_make_way_in_processes_of_their_own_only(tokenizer):
+    encoder, before = Encoder(tokenizer, "alpaca", False, 65, splits=False), os.nice(0)
+    with encoder_processes(encoder, 0) as here, encoder_processes(encoder, 1) as apart:
+        assert here.submit(os.nice, 0).result() == before
+        assert apart.submit(os.nice, 0).result() == min(19, before + 3)
 
 
 def test_rows_are_those_of_make_mindrecord(prepared, tokenizer):
