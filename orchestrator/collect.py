@@ -13,13 +13,14 @@ from orchestrator.checkpoint.atomic import mapped_errors
 from orchestrator.checkpoint.hf_layout import lay_out_huggingface
 from orchestrator.checkpoint.host_files import HostFiles, LocalFiles
 from orchestrator.checkpoint.journal import Header, Journal
+from orchestrator.checkpoint.limit import Limit
 from orchestrator.checkpoint.manifest import manifest_beside, manifest_of
 from orchestrator.checkpoint.output_layout import Format, lay_out_file
 from orchestrator.checkpoint.plan import CollectPlan
 from orchestrator.checkpoint.segments import SEGMENT, Segment, cut_segments
 from orchestrator.checkpoint.steps import Choice
 from orchestrator.checkpoint.target import OutputLayout
-from orchestrator.checkpoint.transfer import Limit, Progress, Transfer, check_done
+from orchestrator.checkpoint.transfer import Progress, Transfer, check_done
 from orchestrator.checkpoint.write import FreeSpace, OutputFiles, discard, free_space
 from orchestrator.collect_plan import Collection, plan_collection, raise_all
 from orchestrator.errors import CheckpointError, Interrupted, OrchestrateError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +13,12 @@ from isal.isal_zlib import crc32
 
 from orchestrator.checkpoint.host_files import HostFiles
 from orchestrator.checkpoint.journal import Done, Journal
+from orchestrator.checkpoint.limit import Limit
 from orchestrator.checkpoint.segments import BATCH, Segment, batches
 from orchestrator.checkpoint.write import OutputFiles
 from orchestrator.errors import CheckpointError, OrchestrateError, TransportError
 
-__all__ = ["Limit", "Progress", "Transfer", "check_done"]
+__all__ = ["Progress", "Transfer", "check_done"]
 
 Progress = Callable[[int, int], None]
 """Called with `(bytes done, bytes in all)`, from many threads but never twice at once."""
@@ -35,25 +35,6 @@ class _Stopped(Exception):
 
 class _Damaged(Exception):
     """A segment arrived other than it was sent."""
-
-
-class Limit:
-    """So many bytes a second, for all streams together; None is no limit."""
-
-    def __init__(self, rate: int | None) -> None:
-        self._rate = rate
-        self._free_at = 0.0
-        self._lock = threading.Lock()
-
-    def wait(self, nbytes: int, stop: threading.Event) -> None:
-        """Return when so many bytes more are in order, or at once when `stop` is set."""
-        if self._rate is None:
-            return
-        with self._lock:
-            now = time.monotonic()
-            self._free_at = max(now, self._free_at) + nbytes / self._rate
-            pause = self._free_at - now
-        stop.wait(pause)
 
 
 class Transfer:
