@@ -10,7 +10,6 @@ B batch, S tokens, h hidden_size, H heads of this rank, d head size, V vocabular
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import mindspore as ms
@@ -80,21 +79,17 @@ class TurnedMlp(nn.Cell):
 class TurnedQkv(nn.Cell):
     """Queries, keys and values of one token in one product; (1, 1, h) -> three of (1, H, 1, d).
 
-    The queries come scaled by 1 / sqrt(d).
+    The queries come times `scale`.
     """
 
-    def __init__(self, attention: Attention, name: str) -> None:
+    def __init__(self, attention: Attention, scale: float, name: str) -> None:
         super().__init__(auto_prefix=False)
         linears = (attention.dense1, attention.dense2, attention.dense3)
-        scales = np.array([1.0 / math.sqrt(attention.head_size), 1.0, 1.0], np.float32)
-        weights, biases = (
-            np.concatenate([array * scale for array, scale in zip(arrays, scales, strict=True)])
-            for arrays in (
-                [one.weight.asnumpy() for one in linears],
-                [one.bias.asnumpy() for one in linears],
-            )
-        )
-        self.weight, self.bias = _kept(weights.T, f"{name}.qkv"), _kept(biases, f"{name}.qkv_bias")
+        weights, biases = ([getattr(one, kind).asnumpy() for one in linears] for kind in ("weight", "bias"))
+        for of_three in (weights, biases):
+            of_three[0] = of_three[0] * np.float32(scale)
+        self.weight = _kept(np.concatenate(weights).T, f"{name}.qkv")
+        self.bias = _kept(np.concatenate(biases), f"{name}.qkv_bias")
         self.matmul, self.split = ops.MatMul(), ops.Split(axis=1, output_num=3)
         self.shape = (1, attention.heads, 1, attention.head_size)
 

@@ -37,11 +37,12 @@ class CachedBlock(nn.Cell):
         self.projection: nn.Cell = block.attention.projection
         self.output: nn.Cell = block.output
         self.one_product = turned is not None and batch == 1
+        self.scale = 1.0 / math.sqrt(config.head_size)
         if turned is not None:
             self.projection = TurnedLinear(block.attention.projection, f"{turned}.attention")
             self.output = TurnedMlp(block.output, turned)
         if self.one_product:
-            self.qkv = TurnedQkv(block.attention, turned)
+            self.qkv = TurnedQkv(block.attention, self.scale, turned)
         self.heads, self.head_size = block.attention.heads, config.head_size
         dtype = dtype_of(config.compute_dtype)
         # One row for each row of the batch, head and position, so that one index names where a key goes.
@@ -54,7 +55,6 @@ class CachedBlock(nn.Cell):
         self.keep = ops.ScatterUpdate()
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.weigh = ops.BatchMatMul()
-        self.scale = 1.0 / math.sqrt(config.head_size)
         self.softmax_type = dtype_of(config.softmax_compute_type)
 
     def construct(self, x: Any, bias: Any, rows: Any) -> Any:
