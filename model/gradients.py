@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from model.parallel import TIED, Groups, Place, Strategy, cut_axis
+from model.parallel import TIED, Groups, Place, Strategy, all_reduce_of, cut_axis
 
 __all__ = ["Accumulator", "JoinAccumulated", "JoinGradients", "SumOverGroup", "clip_factor"]
 
@@ -89,9 +89,9 @@ class JoinGradients(nn.Cell):
         self.in_parts = tuple(strategy.use_seq_parallel and cut_axis(name) is None for name in names)
         seen = [item for item, part in zip(parameters, self.in_parts, strict=True) if part]
         self.sum_over_parts = SumOverGroup(seen, groups.model if seen else None)
-        self.all_reduce = ops.AllReduce(group=groups.world) if groups.world else ops.Identity()
+        self.all_reduce = all_reduce_of(groups.world)
         self.is_tied = tuple(groups.tied is not None and name.endswith(TIED) for name in names)
-        self.sum_of_ties = ops.AllReduce(group=groups.tied) if groups.tied else ops.Identity()
+        self.sum_of_ties = all_reduce_of(groups.tied)
         # Whether a gradient comes out as another one than it went in.
         self.changes = tuple(
             groups.data is not None or part or tied
@@ -165,7 +165,7 @@ class SumOverGroup(nn.Cell):
     def __init__(self, parameters: Sequence[ms.Parameter], group: str | None) -> None:
         super().__init__(auto_prefix=False)
         self.active = group is not None
-        self.all_reduce = ops.AllReduce(group=group) if group else ops.Identity()
+        self.all_reduce = all_reduce_of(group)
         self.buckets = buckets([item.size for item in parameters], BUCKET_VALUES)
         self.shapes = tuple(tuple(item.shape) for item in parameters)
         self.sizes = tuple(int(item.size) for item in parameters)

@@ -32,6 +32,7 @@ __all__ = [
     "Place",
     "ReduceFromModelGroup",
     "Strategy",
+    "all_reduce_of",
     "cut",
     "cut_axis",
     "full_shape",
