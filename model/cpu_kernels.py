@@ -15,12 +15,14 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn, ops
 
+from model.device import current_device
+
 __all__ = ["AddBias", "DecayedAdam", "NormWithOwnBackward", "other_kernels_pay"]
 
 
 def other_kernels_pay(*types: Any) -> bool:
     """On the CPU, where all these types are float32: in float16 a sum by a product would lose digits."""
-    return bool(ms.get_context("device_target") == "CPU" and all(one == ms.float32 for one in types))
+    return current_device().is_cpu and all(one == ms.float32 for one in types)
 
 
 def _sum_of_rows(x: Any) -> Any:

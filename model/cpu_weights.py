@@ -18,6 +18,7 @@ from mindspore import nn, ops
 
 from model.bloom import BloomLMHeadModel
 from model.config import BloomConfig
+from model.device import current_device
 from model.layers import Attention, Linear, Mlp
 
 __all__ = ["TurnedHead", "TurnedLinear", "TurnedMlp", "TurnedQkv", "turning_pays"]
@@ -26,7 +27,7 @@ __all__ = ["TurnedHead", "TurnedLinear", "TurnedMlp", "TurnedQkv", "turning_pays
 def turning_pays(config: BloomConfig) -> bool:
     """On the CPU in float32, if there is room: the copies are about as large as the weights."""
     types = {config.param_init_type, config.embedding_init_type, config.compute_dtype}
-    if ms.get_context("device_target") != "CPU" or types != {"float32"}:
+    if not current_device().is_cpu or types != {"float32"}:
         return False
     hidden = config.hidden_size
     copies = 4 * (config.vocab_size * hidden + config.num_layers * 12 * hidden * hidden)

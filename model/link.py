@@ -18,6 +18,7 @@ import mindspore.communication as comm
 from mindspore import ops
 from mindspore.mint import distributed
 
+from model.device import current_device
 from model.errors import TrainingError
 from model.parallel import make_group
 
@@ -57,7 +58,7 @@ class Link:
         buffer = ops.zeros(shape, dtype)
         with self.watch(f"waiting for {what} from rank {rank}"):
             distributed.recv(buffer, src=rank, group=P2P_GROUP)
-            if ms.get_context("device_target") != "CPU":  # a device has a queue: it would wait elsewhere
+            if not current_device().is_cpu:  # a device has a queue: it would wait elsewhere
                 ms.runtime.synchronize()
         return buffer
 

@@ -146,7 +146,7 @@ def test_imports_inside_functions_are_few_and_known() -> None:
 
 def test_files_can_be_read_in_one_sitting() -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in [*ORCHESTRATOR, *MODEL]}
-    assert {str(path): length for path, length in lengths.items() if length > 260} == {}
+    assert {str(path): length for path, length in lengths.items() if length > 400} == {}
 
 
 @pytest.mark.parametrize(
