@@ -10,9 +10,11 @@ from rich.console import Console
 
 from orchestrator.cli.options import json_option, print_json
 from orchestrator.cli.render_sizing import estimate_view, suggestions_view
-from orchestrator.errors import ConfigError, Problem
+from orchestrator.errors import ConfigError, Problem, UsageError
+from orchestrator.inventory import load_inventory
 from orchestrator.job import Job, load_job
 from orchestrator.sizing import (
+    HBM,
     Estimate,
     Network,
     Suggestion,
@@ -31,53 +33,98 @@ __all__ = ["command"]
 @click.argument("job", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--suggest", "wanted", is_flag=True, help="Propose layouts that fit, the fastest first.")
 @click.option(
-    "--memory", metavar="SIZE", help="Of one device, such as 31GB; default: the job's max_device_memory."
+    "--memory",
+    metavar="SIZE",
+    help="Of MindSpore's memory pool, such as 31GB; default: the job's max_device_memory.",
+)
+@click.option(
+    "--hbm",
+    metavar="SIZE",
+    help="What a device has in all, such as 32GB: room for HCCL's buffers is judged by it.",
+)
+@click.option(
+    "-i",
+    "--inventory",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Take --hbm from the `chip` of the job's hosts: 910A 32 GB, 910B and A3 64 GB.",
 )
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the job for this plan."
 )
 @json_option
-def command(job: Path, wanted: bool, memory: str | None, overrides: tuple[str, ...], as_json: bool) -> int:
+def command(
+    job: Path,
+    wanted: bool,
+    memory: str | None,
+    hbm: str | None,
+    inventory: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> int:
     """Estimate what JOB needs on each rank; exit code 2 where that is more than a device has."""
     if memory is not None:
         overrides = (*overrides, f"max_device_memory={memory}")
     loaded = load_job(job, overrides)
     network, workload = network_of(loaded), workload_of(loaded)
     limit = size_of(loaded.max_device_memory) if loaded.max_device_memory else None
+    device = _device_memory(loaded, hbm, inventory)
     problems = [Problem(loaded.where("parallel", key), what) for key, what in workload.problems(network)]
     made = None if problems else estimate(network, workload)
-    found = _suggestions(loaded, network, workload, limit) if wanted else []
+    found = _suggestions(loaded, network, workload, limit, device) if wanted else []
     if as_json:
-        print_json(_as_data(network, made, found))
+        print_json(_as_data(network, made, found, device))
     else:
         console = Console(soft_wrap=True, highlight=False)
         if made is not None:
-            console.print(estimate_view(loaded.name, network, workload, made, limit))
+            console.print(estimate_view(loaded.name, network, workload, made, limit, device))
         if wanted:
             console.print(suggestions_view(workload, found))
     if problems:
         raise ConfigError(problems)
-    if made is not None and limit is not None and made.largest.total > limit:
-        raise ConfigError([_too_large(loaded, made)])
+    if made is not None and not made.fits(limit, device):
+        raise ConfigError([_too_large(loaded, made, limit, device)])
     return 0
 
 
-def _suggestions(job: Job, network: Network, workload: Workload, limit: int | None) -> list[Suggestion]:
+def _device_memory(job: Job, given: str | None, inventory: Path | None) -> int | None:
+    """Bytes of the smallest device that the job may get; None where nothing says what it has."""
+    if given is not None:
+        try:
+            return size_of(given)
+        except ValueError as error:
+            raise UsageError(f"--hbm: {error}") from None
+    if inventory is None:
+        return None
+    hosts = load_inventory(inventory).select(job.hosts, job.host_count)
+    known = [HBM[host.chip] for host in hosts if host.chip is not None]
+    return min(known, default=None)
+
+
+def _suggestions(
+    job: Job, network: Network, workload: Workload, limit: int | None, device: int | None
+) -> list[Suggestion]:
     if limit is None:
         what = "is missing; --suggest needs to know what a device has"
         raise ConfigError([Problem(job.where("max_device_memory"), what, "give it, or --memory 31GB")])
-    return suggest(network, workload, limit)
+    return suggest(network, workload, limit, hbm=device)
 
 
-def _too_large(job: Job, made: Estimate) -> Problem:
+def _too_large(job: Job, made: Estimate, limit: int | None, device: int | None) -> Problem:
+    remedy = "orchestrate plan --suggest proposes layouts that fit"
+    if made.fits(limit, None) and device is not None:
+        most = made.most_on_device
+        needs = f"a rank of stage {most.stage} needs {most.on_device / 2**30:.1f} GiB with HCCL's buffers"
+        what = f"{needs}, a device has {device / 2**30:.1f} GiB"
+        return Problem(job.where("parallel"), what, f"lower HCCL_BUFFSIZE; {remedy}")
     largest = made.largest
     what = f"a rank of stage {largest.stage} needs {largest.total / 2**30:.1f} GiB, a device has "
-    remedy = "orchestrate plan --suggest proposes layouts that fit"
     return Problem(job.where("max_device_memory"), what + str(job.max_device_memory), remedy)
 
 
-def _as_data(network: Network, made: Estimate | None, found: list[Suggestion]) -> dict[str, Any]:
-    data: dict[str, Any] = {"parameters": network.parameter_count}
+def _as_data(
+    network: Network, made: Estimate | None, found: list[Suggestion], device: int | None
+) -> dict[str, Any]:
+    data: dict[str, Any] = {"parameters": network.parameter_count, "hbm": device}
     if made is not None:
         data["estimate"] = _estimate_data(made)
     if found:
@@ -116,6 +163,8 @@ def _estimate_data(made: Estimate) -> dict[str, Any]:
                 "activations": stage.activations,
                 "cache": stage.cache,
                 "total": stage.total,
+                "communicators": list(stage.communicators),
+                "hccl_buffers": stage.hccl_buffers,
             }
             for stage in made.stages
         ],

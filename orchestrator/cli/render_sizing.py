@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import groupby
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.sizing import Estimate, Network, StageEstimate, Suggestion, Workload
+from orchestrator.sizing import Estimate, Network, PoolRoom, StageEstimate, Suggestion, Workload
 
 __all__ = ["estimate_view", "suggestions_view"]
 
@@ -16,9 +17,14 @@ _GIB = 2**30
 
 
 def estimate_view(
-    name: str, network: Network, workload: Workload, made: Estimate, limit: int | None
+    name: str,
+    network: Network,
+    workload: Workload,
+    made: Estimate,
+    limit: int | None,
+    hbm: int | None = None,
 ) -> RenderableType:
-    """Memory of a rank of each stage, traffic, bubble."""
+    """Memory of a rank of each stage and what HCCL needs beside it, traffic, bubble."""
     cut = workload.cut
     lines = [
         f"{name}: {_count(network.parameter_count)} parameters over {cut.world_size} ranks, "
@@ -35,7 +41,42 @@ def estimate_view(
         free = limit - made.largest.total
         fits = f"fits, {_size(free)} to spare" if free >= 0 else f"does not fit, {_size(-free)} too much"
         after.append(f"memory of a device       {_size(limit)}: {fits}")
+    after.extend(_outside_the_pool(workload, made, limit, hbm))
     return Group(Text("\n".join(lines)), _stage_table(made), Text("\n".join(after)))
+
+
+def _outside_the_pool(
+    workload: Workload, made: Estimate, limit: int | None, hbm: int | None
+) -> Iterator[str]:
+    """HCCL's buffers, and whether a device has room for them beside MindSpore's pool."""
+    most = made.most_buffers
+    if not most.communicators:
+        return
+    ends = f" (stage {most.stage})" if len({stage.hccl_buffers for stage in made.stages}) > 1 else ""
+    each = f"2 × {workload.hccl_buffer >> 20} MB each"
+    yield (
+        f"HCCL's buffers           {_size(most.hccl_buffers)} of a rank{ends}, outside MindSpore's memory: "
+        f"{', '.join(most.communicators)}, {each}"
+    )
+    needed = made.most_on_device.on_device
+    if hbm is None:
+        needed = needed if limit is None else limit + most.hccl_buffers
+        yield f"whole device             must have more than {_size(needed)}; --hbm judges it"
+    elif needed > hbm:
+        yield f"whole device             {_size(hbm)}: does not fit, {_size(needed - hbm)} too much"
+    elif limit is None:
+        yield f"whole device             {_size(hbm)}: fits, {_size(hbm - needed)} to spare"
+    else:
+        yield f"whole device             {_size(hbm)}: {_room(made.room(limit, hbm, workload.hccl_buffer))}"
+
+
+def _room(room: PoolRoom) -> str:
+    if room.left > 0:
+        return f"max_device_memory leaves {_size(room.left)} beside HCCL's buffers"
+    ways = [f"max_device_memory: {room.pool_gb}GB"] if room.pool_gb else []
+    ways += [f"HCCL_BUFFSIZE: {room.buffer_mb}"] if room.buffer_mb else []
+    missing = f"max_device_memory leaves HCCL {_size(-room.left)} too little"
+    return f"{missing}; use {' or '.join(ways)}" if ways else missing
 
 
 def _stage_table(made: Estimate) -> Table:

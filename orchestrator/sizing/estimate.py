@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from orchestrator.checkpoint.bloom_cut import stage_blocks
 from orchestrator.checkpoint.layout import cuts
+from orchestrator.sizing.device_memory import PoolRoom, communicators
 from orchestrator.sizing.network import Network, Parameter
 from orchestrator.sizing.workload import Workload
 
@@ -33,7 +34,8 @@ def size_of(text: str) -> int:
 class StageEstimate:
     """One rank of a pipeline stage; all ranks of a stage hold as much. Sizes in bytes.
 
-    `activations` is the most that a step needs for a while: activations, or buffers for gradients.
+    `activations` is the most that a step needs for a while: activations, or buffers for gradients. `total` is
+    of MindSpore's memory pool; the buffers of HCCL's `communicators` lie outside it.
     """
 
     stage: int
@@ -44,10 +46,17 @@ class StageEstimate:
     optimizer: int
     activations: int
     cache: int
+    communicators: tuple[str, ...] = ()
+    hccl_buffers: int = 0
 
     @property
     def total(self) -> int:
         return self.weights + self.gradients + self.optimizer + self.activations + self.cache
+
+    @property
+    def on_device(self) -> int:
+        """The pool's and HCCL's together."""
+        return self.total + self.hccl_buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,24 @@ class Estimate:
     @property
     def largest(self) -> StageEstimate:
         return max(self.stages, key=lambda stage: stage.total)
+
+    @property
+    def most_on_device(self) -> StageEstimate:
+        return max(self.stages, key=lambda stage: stage.on_device)
+
+    @property
+    def most_buffers(self) -> StageEstimate:
+        """The first stage of those with most of HCCL's buffers; `max_device_memory` is the same for all."""
+        return max(self.stages, key=lambda stage: stage.hccl_buffers)
+
+    def room(self, limit: int, hbm: int, buffer: int) -> PoolRoom:
+        """What is left of a device beside the pool and the buffers of the rank with most communicators."""
+        return PoolRoom(limit, self.largest.total, len(self.most_buffers.communicators), buffer, hbm)
+
+    def fits(self, limit: int | None, hbm: int | None) -> bool:
+        """Whether every rank's pool stays in `limit`, and with HCCL's buffers in `hbm`; None: no limit."""
+        in_pool = limit is None or self.largest.total <= limit
+        return in_pool and (hbm is None or self.most_on_device.on_device <= hbm)
 
 
 def estimate(network: Network, workload: Workload) -> Estimate:
@@ -84,6 +111,7 @@ def _stage(network: Network, workload: Workload, stage: int) -> StageEstimate:
     for item in network.outer_parameters():
         if stage in cut.stages(item.name, network.num_layers):
             held.append((item, 1))
+    groups = communicators(cut, stage)
     weights = sum(_local(item, workload) * item.width * times for item, times in held)
     parameters = sum(_local(item, workload) * times for item, times in held)
     return StageEstimate(
@@ -99,6 +127,8 @@ def _stage(network: Network, workload: Workload, stage: int) -> StageEstimate:
             _gradient_buffers(held, workload) if trains else 0,
         ),
         cache=0 if trains else _cache(network, workload, blocks),
+        communicators=groups if workload.hccl_buffer else (),
+        hccl_buffers=len(groups) * 2 * workload.hccl_buffer,
     )
 
 

@@ -29,13 +29,18 @@ class Suggestion:
     reasons: tuple[str, ...]
 
 
-def suggest(network: Network, workload: Workload, limit: int, *, most: int = 5) -> list[Suggestion]:
-    """The fastest layouts of the same ranks and global batch whose every rank stays below `limit` bytes."""
+def suggest(
+    network: Network, workload: Workload, limit: int, *, hbm: int | None = None, most: int = 5
+) -> list[Suggestion]:
+    """The fastest layouts of the same ranks and global batch whose every rank fits.
+
+    Its pool into `limit` bytes and, with HCCL's buffers, into the `hbm` bytes of a device.
+    """
     world = workload.cut.world_size
     found = []
     for candidate in _candidates(network, workload, world):
         made = estimate(network, candidate)
-        if made.largest.total <= limit:
+        if made.fits(limit, hbm):
             found.append(_judge(network, candidate, made, limit))
     found.sort(key=lambda item: item.seconds)
     return found[:most]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.checkpoint.bloom_cut import BloomCut
 from orchestrator.job import Job
+from orchestrator.sizing.device_memory import hccl_buffer_of
 from orchestrator.sizing.network import Network
 
 __all__ = ["Workload", "workload_of"]
@@ -14,7 +15,10 @@ __all__ = ["Workload", "workload_of"]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Degrees, and the batch of one replica; `ranks_per_host` tells which traffic leaves a host."""
+    """Degrees, and the batch of one replica; `ranks_per_host` tells which traffic leaves a host.
+
+    `hccl_buffer` is the bytes of one of HCCL's buffers, 0 where there is no HCCL.
+    """
 
     cut: BloomCut
     batch_size: int
@@ -22,6 +26,7 @@ class Workload:
     recompute: bool
     trains: bool
     ranks_per_host: int
+    hccl_buffer: int = 0
 
     @property
     def micro_batch(self) -> int:
@@ -58,7 +63,7 @@ class Workload:
 
 
 def workload_of(job: Job) -> Workload:
-    """The workload of a job of the bundled model."""
+    """The workload of a job of the bundled model. Raises ConfigError for buffers that HCCL refuses."""
     parallel, train = job.parallel, job.train
     cut = BloomCut(
         parallel.data_parallel,
@@ -74,4 +79,5 @@ def workload_of(job: Job) -> Workload:
         recompute=train.recompute if train else False,
         trains=train is not None,
         ranks_per_host=job.devices_per_host,
+        hccl_buffer=hccl_buffer_of(job),
     )
