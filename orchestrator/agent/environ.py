@@ -11,7 +11,14 @@ TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:
     from typing import Dict, List, Mapping, Optional, Sequence
 
-__all__ = ["RESERVED", "SCHEDULER", "base_environment", "with_env_script", "worker_environment"]
+__all__ = [
+    "RESERVED",
+    "SCHEDULER",
+    "base_environment",
+    "process_environment",
+    "with_env_script",
+    "worker_environment",
+]
 
 SCHEDULER = "scheduler"
 
@@ -45,12 +52,21 @@ _KEPT = frozenset(
         "LD_LIBRARY_PATH",
         "VIRTUAL_ENV",
         "XDG_RUNTIME_DIR",
+        # CANN's own Python modules and compilers are found by these: `ssh host python ...` works by them.
+        "PYTHONPATH",
+        "TOOLCHAIN_HOME",
     ]
 )
 _KEPT_PREFIXES = ("LC_", "ASCEND_")
 
-# The one shell text of the agent; what it works on arrives as arguments, never as text.
-_SOURCE_THEN_EXEC = 'source "$1" >&2 || exit 126; shift; exec "$@"'
+# The one shell text of the agent; what it works on arrives as arguments and variables, never as text.
+# A script puts its own paths first (CANN's does), or drops what was there: the worker's go before them again.
+_FIRST = "ORCHESTRATE_PYTHONPATH"
+_SOURCE_THEN_EXEC = (
+    'source "$1" >&2 || exit 126; shift; '
+    f'if [ -n "${{{_FIRST}:-}}" ]; then export PYTHONPATH="${_FIRST}${{PYTHONPATH:+:$PYTHONPATH}}"; fi; '
+    f'unset {_FIRST}; exec "$@"'
+)
 
 
 def base_environment(environ: Mapping[str, str]) -> Dict[str, str]:
@@ -63,6 +79,23 @@ def base_environment(environ: Mapping[str, str]) -> Dict[str, str]:
 def with_env_script(script: str, argv: Sequence[str]) -> List[str]:
     """`argv` run after `script` was sourced; exit code 126 where that fails."""
     return ["/bin/bash", "-c", _SOURCE_THEN_EXEC, "bash", os.path.expanduser(script), *argv]
+
+
+def process_environment(
+    environ: Mapping[str, str], own: Mapping[str, str], env_script: Optional[str]
+) -> Dict[str, str]:
+    """The whole environment of a worker: of the account what `base_environment` keeps, then its `own`.
+
+    PYTHONPATH is joined of all that give one: the worker's own, what `env_script` sets, the account's.
+    With a script this is meant for an argv of `with_env_script`, which joins the three.
+    """
+    kept = base_environment(environ)
+    merged = {**kept, **own}
+    paths = [own.get("PYTHONPATH", ""), kept.get("PYTHONPATH", "")]
+    if env_script is not None:
+        merged[_FIRST], paths[0] = paths[0], ""
+    merged["PYTHONPATH"] = ":".join(filter(None, paths))
+    return {name: value for name, value in merged.items() if value or name not in ("PYTHONPATH", _FIRST)}
 
 
 def worker_environment(

@@ -10,14 +10,18 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
+from orchestrator.agent.cann import MODULES, cann_facts, cann_version
 from orchestrator.agent.locks import busy_devices
-from orchestrator.agent.system import addresses_of, cann_version, in_workers_environment, system_facts
+from orchestrator.agent.system import Seen, addresses_of, in_workers_environment, system_facts
 from orchestrator.errors import AgentError
 from orchestrator.layout import Workdir
 
 __all__ = ["free_port", "probe", "require_port"]
+
+# The variables that decide how HCCL and CANN behave; the rest of an environment is nobody's business.
+_TOLD = ("HCCL_", "ASCEND_RT_", "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 
 
 def probe(
@@ -32,14 +36,18 @@ def probe(
     ascend: bool = False,
     ports: Sequence[int] = (),
     address: str = "",
+    env: Optional[Mapping[str, str]] = None,
 ) -> Dict[str, Any]:
     """Facts as plain JSON. `port_on` asks for a port that is free on that address.
 
-    `ascend` asks for what only matters to HCCL and CANN, too; `ports` must be free on `address`.
+    `ascend` asks for what only matters to HCCL and CANN, too; `ports` must be free on `address`; `env` is
+    what the job gives its workers of the variables that matter to these facts.
     """
     folder = workdir.locks if lock_dir is None else Workdir(lock_dir).root
-    seen = in_workers_environment(packages, env_script) if packages or ascend else {}
-    environment = seen.get("environment", {})
+    modules = ("mindspore", *MODULES) if ascend else ()
+    seen = Seen({}, {}, {})
+    if packages or ascend:
+        seen = in_workers_environment(packages, env_script, modules=modules, env=env)
     return {
         "hostname": socket.gethostname(),
         "pid": os.getpid(),
@@ -51,13 +59,15 @@ def probe(
         "clock": time.time(),
         "busy_devices": busy_devices(folder, devices),
         "locks_writable": _is_writable(folder),
-        "packages": seen.get("packages", {}),
-        "environment": environment,
+        "packages": seen.packages,
+        "environment": {name: value for name, value in seen.environment.items() if name.startswith(_TOLD)},
+        "environment_trouble": seen.trouble,
         "env_script_exists": env_script is None or os.path.exists(os.path.expanduser(env_script)),
         "missing_paths": [path for path in paths if not os.path.exists(os.path.expanduser(path))],
         "port": free_port(port_on) if port_on is not None else None,
         "resolves_to": addresses_of(socket.gethostname()) if ascend else [],
-        "cann": cann_version(environment) if ascend else None,
+        "cann": cann_version(seen.environment) if ascend else None,
+        "ascend": cann_facts(seen.environment, seen.modules) if ascend else None,
         **system_facts(ports, address),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import resource
@@ -10,52 +9,88 @@ import shutil
 import socket
 import subprocess
 import sys
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 
-from orchestrator.agent.environ import base_environment, with_env_script
+from orchestrator.agent.environ import process_environment, with_env_script
 
-__all__ = ["addresses_of", "cann_version", "in_workers_environment", "system_facts"]
+__all__ = ["Seen", "addresses_of", "in_workers_environment", "system_facts"]
 
 # Runs in the workers' own interpreter and environment, so that it sees what they will see. Metadata is
-# read, nothing is imported: importing MindSpore takes seconds.
+# read and files are looked for, nothing is imported: importing MindSpore takes seconds. A folder without
+# `__init__` does not count: one of that name may lie anywhere.
 _LOOK = """
 import json, os, sys
-from importlib import metadata
-found = {}
-for name in sys.argv[1:]:
+from importlib import machinery, metadata, util
+asked = json.loads(sys.argv[1])
+sys.path[:] = [path for path in sys.path if path not in ("", "/")]
+packages, modules = {}, {}
+for name in asked["packages"]:
     try:
-        found[name] = metadata.version(name)
+        packages[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
-        found[name] = None
-print(json.dumps({"packages": found, "environment": dict(os.environ)}))
+        packages[name] = None
+for name in asked["modules"]:
+    top, _, inner = name.partition(".")
+    try:
+        spec = util.find_spec(top)
+        if spec is not None and inner:
+            spec = machinery.PathFinder.find_spec(name, spec.submodule_search_locations or [])
+        modules[name] = spec.origin if spec is not None and spec.has_location else None
+    except Exception:
+        modules[name] = None
+print()
+print(json.dumps({"packages": packages, "modules": modules, "environment": dict(os.environ)}))
 """
-# The variables that decide how HCCL and CANN behave; the rest of an environment is nobody's business.
-_TOLD = ("HCCL_", "ASCEND_RT_", "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
-_CANN_FOLDERS = ("/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/cann")
 _LISTEN = "0A"
 # 127.0.0.1 and ::1 as that table writes them, in the byte order of x86 and of Arm.
 _LOOPBACK = ("0100007F", "00000000000000000000000001000000")
 
 
-def in_workers_environment(packages: Sequence[str], env_script: Optional[str]) -> Dict[str, Any]:
-    """The versions of `packages`, None where one is not installed, and the variables that HCCL reads."""
-    argv: List[str] = [sys.executable, "-c", _LOOK, *packages]
+class Seen(NamedTuple):
+    """What the workers will see; nothing where `trouble` says why their environment cannot be made."""
+
+    packages: Dict[str, Optional[str]]
+    modules: Dict[str, Optional[str]]
+    environment: Dict[str, str]
+    trouble: str = ""
+
+
+def in_workers_environment(
+    packages: Sequence[str],
+    env_script: Optional[str],
+    *,
+    modules: Sequence[str] = (),
+    env: Optional[Mapping[str, str]] = None,
+) -> Seen:
+    """The versions of `packages` and the files of `modules`, None where there is none; the variables.
+
+    `env` are those that the job gives its workers; what comes out is after `env_script`.
+    """
+    asked = json.dumps({"packages": list(packages), "modules": list(modules)})
+    argv: List[str] = [sys.executable, "-c", _LOOK, asked]
     if env_script is not None:
         argv = with_env_script(env_script, argv)
     try:
         done = subprocess.run(
             argv,
-            env=base_environment(os.environ),
+            # Not where we are: the account's home may hold anything, and workers run elsewhere.
+            cwd="/",
+            env=process_environment(os.environ, env or {}, env_script),
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             timeout=60,
         )
-        found = json.loads(done.stdout)
-        environment = {name: value for name, value in found["environment"].items() if name.startswith(_TOLD)}
-        versions = {name: found["packages"].get(name) for name in packages}
-    except (OSError, ValueError, KeyError, TypeError, subprocess.TimeoutExpired):
-        return {"packages": dict.fromkeys(packages), "environment": {}}
-    return {"packages": versions, "environment": environment}
+        # What starts with Python may have printed something before.
+        found = json.loads(done.stdout.splitlines()[-1])
+        return Seen(found["packages"], found["modules"], found["environment"])
+    except subprocess.TimeoutExpired:
+        trouble = "takes more than 60 s"
+    except OSError as error:
+        trouble = f"cannot be run: {error.strerror or error}"
+    except (ValueError, KeyError, TypeError, IndexError):
+        trouble = f"ends with exit code {done.returncode}, without an answer"
+    return Seen(dict.fromkeys(packages), dict.fromkeys(modules), {}, trouble)
 
 
 def system_facts(ports: Sequence[int], address: str = "") -> Dict[str, Any]:
@@ -114,19 +149,3 @@ def _listening(ports: Sequence[int], address: str) -> List[int]:
 
 def _is_loopback(address: str) -> bool:
     return address.startswith("127.") or address in ("::1", "localhost")
-
-
-def cann_version(environment: Mapping[str, str]) -> Optional[str]:
-    """The `version=` of the toolkit that the workers will use; None where there is none."""
-    named = [environment.get(name) for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")]
-    for folder in filter(None, [*named, *_CANN_FOLDERS]):
-        for path in sorted(glob.glob(f"{glob.escape(folder)}/*-linux/ascend_toolkit_install.info")):
-            try:
-                with open(path, encoding="utf-8", errors="replace") as file:
-                    lines = [line.strip().partition("=") for line in file]
-            except OSError:
-                continue
-            for key, _, value in lines:
-                if key == "version" and value:
-                    return value
-    return None

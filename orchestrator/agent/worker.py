@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from orchestrator.agent import processes
-from orchestrator.agent.environ import base_environment, with_env_script
+from orchestrator.agent.environ import process_environment, with_env_script
 from orchestrator.layout import RunDir
 from orchestrator.records import Manifest, RankStatus, WorkerSpec
 from orchestrator.states import RankState
@@ -167,4 +167,4 @@ class Worker:
     def _environment(self, environ: Mapping[str, str]) -> Dict[str, str]:
         env = self._spec.env.items()
         own = {name: _fill(value, self._spec, self._manifest, self._run) for name, value in env}
-        return {**base_environment(environ), "PYTHONUNBUFFERED": "1", **own}
+        return process_environment(environ, {"PYTHONUNBUFFERED": "1", **own}, self._manifest.env_script)

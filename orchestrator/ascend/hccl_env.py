@@ -27,7 +27,8 @@ _INT_RANGES = {
 }
 _910A_EXEC_TIMEOUT = (1, 17340)
 _PORT_RANGES = ("HCCL_HOST_SOCKET_PORT_RANGE", "HCCL_NPU_SOCKET_PORT_RANGE")
-_DEFAULT_CONNECT, _DEFAULT_EXEC = 120, 1836
+# MindSpore sets its own when it is imported, unless there is one (mindspore/context.py, _init_parallel_env).
+_DEFAULT_CONNECT, _MINDSPORES_CONNECT, _DEFAULT_EXEC = 120, 600, 1836
 _DEFAULT_PORT, _PORTS = 60000, 32
 
 
@@ -40,8 +41,10 @@ class EnvFault:
     remedy: str
 
 
-def env_faults(env: Mapping[str, str], *, is_910a: bool = False) -> Iterator[EnvFault]:
-    """Everything in an environment that HCCL would refuse."""
+def env_faults(
+    env: Mapping[str, str], *, is_910a: bool = False, mindspore: bool = False
+) -> Iterator[EnvFault]:
+    """Everything in an environment that HCCL would refuse, where its process is `mindspore` or is not."""
     for name, (least, most) in _INT_RANGES.items():
         if name == "HCCL_EXEC_TIMEOUT" and is_910a:
             least, most = _910A_EXEC_TIMEOUT
@@ -49,7 +52,7 @@ def env_faults(env: Mapping[str, str], *, is_910a: bool = False) -> Iterator[Env
             yield EnvFault(name, f"is {env[name]!r}", f"set it to {least} to {most}")
     if _is_int(env.get("HCCL_RDMA_TC", "0"), 0, 255) and int(env.get("HCCL_RDMA_TC", "0")) % 4:
         yield EnvFault("HCCL_RDMA_TC", f"is {env['HCCL_RDMA_TC']!r}", "set it to a multiple of 4")
-    yield from _timeouts(env)
+    yield from _timeouts(env, mindspore)
     yield from _addresses(env)
     for name in _PORT_RANGES:
         if name in env and not _is_port_list(env[name]):
@@ -74,14 +77,20 @@ def _is_int(text: str, least: int, most: int) -> bool:
     return bool(re.fullmatch(r"[0-9]{1,10}", text, re.ASCII)) and least <= int(text) <= most
 
 
-def _timeouts(env: Mapping[str, str]) -> Iterator[EnvFault]:
-    connect = env.get("HCCL_CONNECT_TIMEOUT", str(_DEFAULT_CONNECT))
+def _timeouts(env: Mapping[str, str], mindspore: bool) -> Iterator[EnvFault]:
+    default = _MINDSPORES_CONNECT if mindspore else _DEFAULT_CONNECT
+    connect = env.get("HCCL_CONNECT_TIMEOUT", str(default))
     execute = env.get("HCCL_EXEC_TIMEOUT", str(_DEFAULT_EXEC))
     if not _is_int(connect, *_INT_RANGES["HCCL_CONNECT_TIMEOUT"]) or not _is_int(execute, 1, 2**31 - 1):
         return  # told already, or 0: it waits for ever
-    if int(connect) >= int(execute):
-        what = f"{connect} is not below HCCL_EXEC_TIMEOUT {execute}"
-        yield EnvFault("HCCL_CONNECT_TIMEOUT", what, "lower it, or raise the other")
+    if int(connect) < int(execute):
+        return
+    if "HCCL_CONNECT_TIMEOUT" in env:
+        what, remedy = connect, "lower it, or raise the other"
+    else:
+        what = f"is not set, so {connect} by {'MindSpore' if mindspore else 'HCCL'}, which"
+        remedy = "set it lower, or raise the other"
+    yield EnvFault("HCCL_CONNECT_TIMEOUT", f"{what} is not below HCCL_EXEC_TIMEOUT {execute}", remedy)
 
 
 def _addresses(env: Mapping[str, str]) -> Iterator[EnvFault]:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from orchestrator.launch_plan import LaunchPlan
 from orchestrator.preflight.needs import Needs, Pings
+from orchestrator.records import WorkerSpec
 
 __all__ = ["needs_of"]
+
+# What HCCL, CANN and Python look at; the rest of a job's environment, secrets too, is not asked about.
+_PREFIXES = ("HCCL_", "ASCEND_")
+_NAMES = ("PYTHONPATH", "LD_LIBRARY_PATH", "PATH", "TOOLCHAIN_HOME")
 
 
 def needs_of(plan: LaunchPlan, pings: Pings = "ring") -> Needs:
@@ -17,9 +22,17 @@ def needs_of(plan: LaunchPlan, pings: Pings = "ring") -> Needs:
         shipped_bytes=sum(path.stat().st_size for path in plan.sources.values()),
         devices={name: manifest.devices for name, manifest in plan.manifests.items()},
         ascend=plan.ascend,
-        env={name: value for name, value in worker.env.items() if name.startswith("HCCL_")},
+        env={
+            name: value for name, value in worker.env.items() if name.startswith(_PREFIXES) or name in _NAMES
+        },
+        mindspore=_is_mindspore(plan, worker),
         paths=plan.host_paths,
         port=plan.manifests[plan.master.name].port,
         chooses_port=plan.chooses_port,
         pings=pings if plan.ascend else "none",
     )
+
+
+def _is_mindspore(plan: LaunchPlan, worker: WorkerSpec) -> bool:
+    """A command may be anything, but only MindSpore starts by a scheduler without a rank table."""
+    return plan.task != "command" or ("MS_ROLE" in worker.env and "RANK_TABLE_FILE" not in worker.env)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from orchestrator.ascend.answers import hccn, smi
@@ -9,12 +10,14 @@ from orchestrator.ascend.npu_smi import Chip, parse_info
 from orchestrator.ascend.npu_smi_types import parse_ecc, parse_health
 from orchestrator.discovery.devices import info_of
 from orchestrator.errors import ToolOutputError
+from orchestrator.inventory import chip_named
+from orchestrator.preflight.agree import agree
 from orchestrator.preflight.calls import ecc_call, health_call, npus_of
 from orchestrator.preflight.facts import Facts, HostFacts
 from orchestrator.preflight.needs import Needs
 from orchestrator.preflight.report import Level, Result, device_list
 
-__all__ = ["devices_are_free", "devices_are_healthy", "memory_is_sound", "tools_answer"]
+__all__ = ["chips_are_as_said", "devices_are_free", "devices_are_healthy", "memory_is_sound", "tools_answer"]
 
 _NO_TABLE = "npu-smi gives no table"
 
@@ -59,6 +62,23 @@ def _chips(needs: Needs, host: str, fact: HostFacts) -> list[Chip]:
     info = info_of(fact.tools) if fact.tools else None
     ids = needs.devices.get(host, ())
     return [chip for chip in info.chips if chip.id in ids] if info else []
+
+
+def chips_are_as_said(needs: Needs, facts: Facts) -> Iterator[Result]:
+    """Of the kind that the inventory names, by whose rules a rank table is made; one kind for all hosts."""
+    kinds: dict[str, str | None] = {}
+    for host, fact in facts.items():
+        name = fact.found.chip if fact.found else None
+        kinds[host] = chip_named(name or "")
+        said = needs.host(host).chip
+        if said and kinds[host] and kinds[host] != said:
+            what = f"its chip is {name} by npu-smi, {said} by the inventory"
+            yield Result(host, Level.FAIL, what, f"correct `chip:`: {kinds[host]}")
+    unknown = Result("", Level.SKIP, "npu-smi names no kind that is known")
+    for result in agree("chip", kinds, "give a job hosts of one kind", unknown):
+        is_bad = result.level is Level.FAIL and not needs.has_job
+        # Without a job nobody has said that they are to work together.
+        yield dataclasses.replace(result, level=Level.WARN) if is_bad else result
 
 
 def devices_are_healthy(needs: Needs, facts: Facts) -> Iterator[Result]:

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from orchestrator.ascend.hccl_env import host_ports
 from orchestrator.inventory import fold
-from orchestrator.preflight.facts import Facts
+from orchestrator.preflight.facts import Facts, text_of
 from orchestrator.preflight.needs import Needs
 from orchestrator.preflight.report import Level, Result
 
@@ -150,8 +150,14 @@ def wanted_ports(needs: Needs, host: str, runs_hccl: bool) -> list[int]:
 def env_script_is_there(needs: Needs, facts: Facts) -> Iterator[Result]:
     for host, fact in facts.items():
         script = needs.host(host).env_script
+        trouble = text_of(fact.probe.get("environment_trouble"))
         if not fact.probe["env_script_exists"]:
             yield Result(host, Level.FAIL, f"env_script {script} does not exist", "mend the inventory")
+        elif trouble:
+            what = f"env_script {script}" if script else str(fact.probe["executable"])
+            yield Result(
+                host, Level.FAIL, f"{what} {trouble}", "see what it does there, as a worker would run it"
+            )
         elif script:
             yield Result(host, Level.OK)
         else:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from orchestrator.ascend.hccl_env import env_faults
+from orchestrator.ascend.hccl_env import EnvFault, env_faults
 from orchestrator.ascend.npu_smi_types import parse_board
 from orchestrator.discovery.devices import info_of
 from orchestrator.errors import ToolOutputError
-from orchestrator.inventory import fold
+from orchestrator.preflight.agree import agree
 from orchestrator.preflight.calls import board_call, npus_of
 from orchestrator.preflight.facts import Facts, HostFacts
 from orchestrator.preflight.needs import Needs
 from orchestrator.preflight.report import Level, Result
+from orchestrator.preflight.versions import SUPPORTED, compared
+from orchestrator.yaml_words import plain, show
 
 __all__ = [
-    "cann_agrees",
     "drivers_agree",
     "environment_is_valid",
     "firmware_agrees",
@@ -25,40 +25,41 @@ __all__ = [
 ]
 
 
-def _agree(
-    what: str, versions: Mapping[str, str | None], remedy: str, unknown: Result | None = None
-) -> Iterator[Result]:
-    """The odd ones out differ from what most hosts have; the first host wins a tie."""
-    known = {host: version for host, version in versions.items() if version is not None}
-    usual = Counter(known.values()).most_common(1)[0][0] if known else ""
-    having = fold(host for host, version in known.items() if version == usual)
-    for host, version in versions.items():
-        if version is None:
-            level, text, cure = (
-                (unknown.level, unknown.what, unknown.remedy) if unknown else (Level.SKIP, "not known", "")
-            )
-            yield Result(host, level, text, cure)
-        elif version != usual:
-            yield Result(host, Level.FAIL, f"{what} {version}, but {usual} on {having}", remedy)
-        else:
-            yield Result(host, Level.OK, f"{what} {version}")
-
-
 def python_agrees(needs: Needs, facts: Facts) -> Iterator[Result]:
     versions = {host: str(fact.probe["python"]) for host, fact in facts.items()}
-    yield from _agree("Python", versions, "set `python:` to the same version on all hosts")
+    yield from agree("Python", versions, "set `python:` to the same version on all hosts")
 
 
 def packages_are_installed(needs: Needs, facts: Facts) -> Iterator[Result]:
     if not needs.packages:
         yield from (Result(host, Level.SKIP, "the job's own command brings what it needs") for host in facts)
+    looked = {host: fact for host, fact in facts.items() if not fact.probe.get("environment_trouble")}
+    if needs.packages:
+        yield from (Result(host, Level.SKIP, "not known") for host in facts if host not in looked)
     for package in needs.packages:
-        versions = {host: fact.probe["packages"].get(package) for host, fact in facts.items()}
+        versions = {host: fact.packages.get(package) for host, fact in looked.items()}
         for host, version in versions.items():
             if version is None:
-                yield _not_installed(needs, host, package, facts[host])
+                yield _not_installed(needs, host, package, looked[host])
+            elif package == "mindspore":
+                yield from _unsupported(needs, host, version, looked[host])
         installed = {host: version for host, version in versions.items() if version is not None}
-        yield from _agree(package, installed, "install the same version on all hosts")
+        yield from agree(package, installed, "install the same version on all hosts")
+
+
+def _unsupported(needs: Needs, host: str, version: str, fact: HostFacts) -> Iterator[Result]:
+    """Too old is known not to work; what is newer than all that were tested may."""
+    stands = compared(version)
+    executable = fact.probe["executable"]
+    remedy = f"install one of the range there (`{executable} -m pip install 'mindspore{SUPPORTED}'`)"
+    if stands == "older":
+        level = Level.FAIL if needs.has_job else Level.WARN
+        yield Result(
+            host, level, f"mindspore {version} is older than what is supported ({SUPPORTED})", remedy
+        )
+    elif stands != "supported":
+        what = "is newer than what was tested" if stands == "newer" else "is no version that was tested"
+        yield Result(host, Level.WARN, f"mindspore {version} {what} ({SUPPORTED})", remedy)
 
 
 def _not_installed(needs: Needs, host: str, package: str, fact: HostFacts) -> Result:
@@ -69,20 +70,12 @@ def _not_installed(needs: Needs, host: str, package: str, fact: HostFacts) -> Re
     return Result(host, level, f"{package} is not installed for {executable}", remedy)
 
 
-def cann_agrees(needs: Needs, facts: Facts) -> Iterator[Result]:
-    remedy = "install it, or let `env_script:` name its set_env.sh"
-    unknown = Result("", Level.WARN, "no CANN toolkit is found", remedy)
-    versions = {host: fact.probe.get("cann") for host, fact in facts.items()}
-    # EI0008 of HCCL
-    yield from _agree("CANN", versions, "install the same version on all hosts", unknown)
-
-
 def drivers_agree(needs: Needs, facts: Facts) -> Iterator[Result]:
     versions = {}
     for host, fact in facts.items():
         info = info_of(fact.tools) if fact.tools else None
         versions[host] = info.driver if info else None
-    yield from _agree("driver", versions, "install the same driver on all hosts", _NO_TABLE)
+    yield from agree("driver", versions, "install the same driver on all hosts", _NO_TABLE)
 
 
 _NO_TABLE = Result("", Level.SKIP, "npu-smi gives no table")
@@ -109,17 +102,39 @@ def firmware_agrees(needs: Needs, facts: Facts) -> Iterator[Result]:
                         host, Level.FAIL, what, "upgrade the firmware, then restart the host", tuple(npus)
                     )
         versions[host] = max(found, key=lambda version: len(found[version])) if found else None
-    yield from _agree("firmware", versions, "install the same firmware on all hosts", _NO_TABLE)
+    yield from agree("firmware", versions, "install the same firmware on all hosts", _NO_TABLE)
 
 
 def environment_is_valid(needs: Needs, facts: Facts) -> Iterator[Result]:
-    """What HCCL will read: the hosts' own variables, and those of the job over them."""
+    """What HCCL will read, as the workers have it: the job's variables, and what env_script makes of them."""
     for host, fact in facts.items():
-        given = fact.probe.get("environment", {})
+        given = fact.environment
+        env = {**needs.env, **given}
         is_910a = bool(fact.found and fact.found.chip and fact.found.chip.endswith("910A"))
-        faults = list(env_faults({**given, **needs.env}, is_910a=is_910a))
-        for fault in faults:
-            origin = "the job's env" if fault.name in needs.env else "the host's env_script"
-            yield Result(host, Level.FAIL, f"{fault.name} {fault.what}", f"{fault.remedy}, in {origin}")
-        if not faults:
-            yield Result(host, Level.OK)
+        faults = list(env_faults(env, is_910a=is_910a, mindspore=needs.mindspore))
+        results = [_fault(needs, host, given, fault) for fault in faults]
+        if not needs.mindspore:
+            # Whose defaults hold only the job's author knows.
+            others = [
+                fault for fault in env_faults(env, is_910a=is_910a, mindspore=True) if fault not in faults
+            ]
+            results += [_fault(needs, host, given, fault, Level.WARN) for fault in others]
+        yield from [*results, *_overridden(needs, host, given)] or [Result(host, Level.OK)]
+
+
+def _fault(
+    needs: Needs, host: str, given: dict[str, str], fault: EnvFault, level: Level = Level.FAIL
+) -> Result:
+    mine = needs.env.get(fault.name)
+    origin = "the host's env_script" if given.get(fault.name, mine) != mine else "the job's env"
+    return Result(host, level, plain(f"{fault.name} {fault.what}"), f"{fault.remedy}, in {origin}")
+
+
+def _overridden(needs: Needs, host: str, given: dict[str, str]) -> Iterator[Result]:
+    """A script that is sourced has the last word; that the job's is lost is told."""
+    for name, value in needs.env.items():
+        if given.get(name, value) != value:
+            what = f"{name} is {show(given[name])} by env_script, not {show(value)} as the job says"
+            yield Result(
+                host, Level.WARN, what, f"let env_script set it only where it is not set (${{{name}:-...}})"
+            )

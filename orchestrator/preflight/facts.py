@@ -8,8 +8,12 @@ from typing import Any
 
 from orchestrator.ascend.answers import ToolAnswer, ToolAnswers
 from orchestrator.discovery import FoundHost
+from orchestrator.yaml_words import plain
 
-__all__ = ["Facts", "HostFacts", "PingTry"]
+__all__ = ["Facts", "HostFacts", "PingTry", "text_of", "variables_of"]
+
+# Longer than any variable that works; LD_LIBRARY_PATH can be some thousand characters.
+_LONGEST_VALUE = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,30 @@ class HostFacts:
     pings: tuple[PingTry, ...] = ()
 
     @property
+    def environment(self) -> dict[str, str]:
+        """The variables that HCCL and CANN look at, as the workers will have them."""
+        return variables_of(self.probe.get("environment"))
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """The versions of the packages that are installed for the workers."""
+        said = variables_of(self.probe.get("packages"))
+        return {plain(name): plain(version) for name, version in said.items() if version}
+
+    @property
     def has_tools(self) -> bool:
         return self.tools is not None and (self.tools.has_tool("hccn_tool") or self.tools.has_tool("npu-smi"))
+
+
+def text_of(value: Any) -> str | None:
+    """A short text of a host's answer, fit to be shown in a line; None where it is none."""
+    return plain(value) if isinstance(value, str) and value else None
+
+
+def variables_of(value: Any) -> dict[str, str]:
+    """Names and texts of a host's answer; what is none, or too long to be true, is left out."""
+    pairs = value.items() if isinstance(value, Mapping) else ()
+    return {str(name): each for name, each in pairs if isinstance(each, str) and len(each) <= _LONGEST_VALUE}
 
 
 # The hosts that answered, by name, in the order of the inventory.

@@ -58,6 +58,7 @@ def _look(needs: Needs, session: Session, timeout: float) -> HostFacts:
         ascend=bool(is_ascend),
         address=host.address,
         ports=wanted_ports(needs, host.name, bool(is_ascend)),
+        env=dict(needs.env),
     )
     ids = needs.devices.get(host.name, ())
     found = find_devices(host, ids, tools) if tools is not None else None

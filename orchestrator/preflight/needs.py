@@ -20,6 +20,8 @@ class Needs:
 
     `devices` are the ids that it uses on each host. `ascend` says whether it runs on NPUs; None where there
     is no job: then the hosts that have Ascend's tools are meant. `port` is the scheduler's, if it is fixed.
+    `env` are the variables of the job that HCCL, CANN and Python look at. `mindspore` says whether the
+    workers are known to be MindSpore's; False where a job's own command may be anything.
     """
 
     hosts: tuple[Host, ...]
@@ -29,10 +31,16 @@ class Needs:
     ascend: bool | None = False
     has_job: bool = True
     env: Mapping[str, str] = field(default_factory=dict)
+    mindspore: bool = True
     paths: tuple[str, ...] = ()
     port: int | None = None
     chooses_port: bool = False
     pings: Pings = "none"
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the job runs the bundled model, whose requirements are known."""
+        return self.has_job and bool(self.packages)
 
     @property
     def master(self) -> Host:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from orchestrator.errors import OrchestrateError
-from orchestrator.preflight import checks_devices, checks_host, checks_network, checks_software
+from orchestrator.preflight import checks_cann, checks_devices, checks_host, checks_network, checks_software
 from orchestrator.preflight.facts import Facts
 from orchestrator.preflight.needs import Needs
 from orchestrator.preflight.pings import devices_reach_each_other
@@ -37,10 +37,14 @@ CHECKS = (
     Check("python", checks_software.python_agrees),
     Check("packages", checks_software.packages_are_installed),
     Check("environment", checks_software.environment_is_valid, ascend=True),
-    Check("CANN", checks_software.cann_agrees, ascend=True),
+    Check("CANN", checks_cann.cann_agrees, ascend=True),
+    Check("CANN fits", checks_cann.cann_fits_mindspore, ascend=True),
+    Check("CANN Python", checks_cann.cann_gives_python, ascend=True),
+    Check("visible", checks_cann.devices_keep_their_numbers, ascend=True),
     Check("driver", checks_software.drivers_agree, ascend=True),
     Check("firmware", checks_software.firmware_agrees, ascend=True),
     Check("tools", checks_devices.tools_answer, ascend=True),
+    Check("chip", checks_devices.chips_are_as_said, ascend=True),
     Check("health", checks_devices.devices_are_healthy, ascend=True),
     Check("ECC", checks_devices.memory_is_sound, ascend=True),
     Check("in use", checks_devices.devices_are_free),

@@ -40,6 +40,26 @@ def probe(**changes: Any) -> dict[str, Any]:
         "missing_paths": [],
         "taken_ports": [],
         "environment": {},
+        "environment_trouble": "",
+        "ascend": None,
+        **changes,
+    }
+
+
+def cann(**changes: Any) -> dict[str, Any]:
+    """What the agent of a sound Ascend host tells of its CANN, and of MindSpore 2.10."""
+    modules = {"hccl.sys_version": "hccl/sys_version.py", "te": "te/__init__.py", "tbe": "tbe/__init__.py"}
+    return {
+        "modules": {name: f"/cann/python/site-packages/{file}" for name, file in modules.items()},
+        "variables": {
+            "PYTHONPATH": "/cann/python/site-packages:/cann/opp/built-in/op_impl/ai_core/tbe:",
+            "LD_LIBRARY_PATH": "/cann/lib64:",
+            "ASCEND_OPP_PATH": "/cann/opp",
+        },
+        "opp_kernel": False,
+        "set_env": "/cann/set_env.sh",
+        "asked": {"versions": ["8.2", "8.3", "8.5", "9.0", "9.1"], "opp_kernel": False},
+        "compiler": {"version": "8.3.0.1.200", "release": "8.3.RC1", "path": "/cann/compiler/version.info"},
         **changes,
     }
 
@@ -50,14 +70,15 @@ def machine(index: int, **changes: Any) -> HostFacts:
 
 
 def facts_of(facts: Machine, **probed: Any) -> HostFacts:
-    said = {
+    told = {
         tuple(call.split()): ToolAnswer(tuple(call.split()), text.text, text.exit_code)
         for call, text in answers(facts)
     }
-    gone = {call: ToolAnswer(call, failure="missing") for call in said if call[0] in facts.missing}
-    tools = ToolAnswers({**said, **gone}, ToolAnswer(("/etc/hccn.conf",), hccn_conf(facts)))
+    gone = {call: ToolAnswer(call, failure="missing") for call in told if call[0] in facts.missing}
+    tools = ToolAnswers({**told, **gone}, ToolAnswer(("/etc/hccn.conf",), hccn_conf(facts)))
     found = find_devices(Host(name=facts.name), [device.id for device in facts.devices], tools)
-    return HostFacts(probe(hostname=facts.name, cann=facts.cann, **probed), tools=tools, found=found)
+    said = {"hostname": facts.name, "cann": facts.cann, "ascend": cann(), **probed}
+    return HostFacts(probe(**said), tools=tools, found=found)
 
 
 def bad(needs: Needs, **hosts: HostFacts) -> list[tuple[str, str, Level, str]]:
@@ -240,7 +261,7 @@ def test_pages_out_of_use_are_a_warning() -> None:
 def test_cann_driver_and_firmware_must_be_the_same() -> None:
     odd = machine(2, cann="7.0.0", driver="22.0.0", firmware="6.3.0")
     assert [each[1:] for each in bad(ASCEND, a=machine(0), b=machine(1), c=odd)] == [
-        ("c", Level.FAIL, "CANN 7.0.0, but 8.0.RC2 on a,b"),
+        ("c", Level.FAIL, "CANN 7.0.0, but 8.3.RC1 on a,b"),
         ("c", Level.FAIL, "driver 22.0.0, but 23.0.5 on a,b"),
         ("c", Level.FAIL, "firmware 6.3.0, but 7.1.0.7.220 on a,b"),
     ]
@@ -277,7 +298,9 @@ def test_variables_of_the_host_and_of_the_job() -> None:
     odd = facts_of(host_facts(0, count=2), environment={"HCCL_CONNECT_TIMEOUT": "60", "HCCL_BUFFSIZE": "0"})
     needs = dataclasses.replace(ASCEND, env={"HCCL_BUFFSIZE": "200"})
     assert bad(needs, a=odd, b=machine(1)) == [
-        ("environment", "a", Level.FAIL, "HCCL_CONNECT_TIMEOUT is '60'")
+        ("environment", "a", Level.FAIL, "HCCL_CONNECT_TIMEOUT is '60'"),
+        ("environment", "a", Level.FAIL, "HCCL_BUFFSIZE is '0'"),
+        ("environment", "a", Level.WARN, "HCCL_BUFFSIZE is '0' by env_script, not '200' as the job says"),
     ]
 
 

@@ -239,8 +239,8 @@ def test_all_of_it_at_once_as_a_person_sees_it(twelve: Twelve) -> None:
     assert done.returncode == 4
     assert "connect npu[001-012] ok" in text
     assert "npu013 FAIL" in text
-    assert "CANN 7.0.0, but CANN 8.0.RC2" not in text
-    assert "npu002 FAIL CANN 7.0.0, but 8.0.RC2 on npu[001,003-012]" in text
+    assert "CANN 7.0.0, but CANN 8.3.RC1" not in text
+    assert "npu002 FAIL CANN 7.0.0, but 8.3.RC1 on npu[001,003-012]" in text
     assert "npu003 FAIL device 0-1: link is DOWN" in text
     assert "npu[001-002,004-012] ok device 0-7: up" in text
 

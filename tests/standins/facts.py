@@ -37,14 +37,21 @@ class DeviceFacts:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """One host. `old_driver` chooses the other spelling where two are known."""
+    """One host. `old_driver` chooses the other spelling where two are known.
+
+    `cann` and `compiler` are CANN's release and its compiler's version; `python` the modules that it gives,
+    `exports` what its set_env.sh exports besides.
+    """
 
     name: str
     kind: Kind
     devices: tuple[DeviceFacts, ...]
     driver: str = "23.0.5"
     firmware: str = "7.1.0.7.220"
-    cann: str = "8.0.RC2"
+    cann: str = "8.3.RC1"
+    compiler: str = "8.3.0.1.200"
+    python: tuple[str, ...] = ("hccl", "te", "tbe")
+    exports: dict[str, str] = field(default_factory=dict)
     super_pod_id: int = 0
     server_index: int = 0
     old_driver: bool = False
@@ -62,13 +69,15 @@ class HostFacts:
 
     def to_yaml(self) -> str:
         data = asdict(self)
-        return yaml.safe_dump({**data, "devices": list(data["devices"]), "missing": list(self.missing)})
+        lists = {name: list(data[name]) for name in ("devices", "missing", "python")}
+        return yaml.safe_dump({**data, **lists})
 
     @classmethod
     def read(cls, path: Path) -> HostFacts:
         data = yaml.safe_load(path.read_text())
         devices = tuple(DeviceFacts(**device) for device in data.pop("devices"))
-        return cls(**{**data, "devices": devices, "missing": tuple(data.get("missing", ()))})
+        lists = {name: tuple(data[name]) for name in ("missing", "python") if name in data}
+        return cls(**{**data, "devices": devices, **lists})
 
 
 def host_facts(index: int, kind: Kind = "910B", count: int | None = None) -> HostFacts:

@@ -52,6 +52,17 @@ _FAULTS = {
 }
 
 
+# As the script of CANN 8.1; `$ASCEND_TOOLKIT_HOME` is set before it.
+_SET_ENV = """\
+export LD_LIBRARY_PATH=$ASCEND_TOOLKIT_HOME/lib64:$LD_LIBRARY_PATH
+export PYTHONPATH=$ASCEND_TOOLKIT_HOME/python/site-packages:$ASCEND_TOOLKIT_HOME/{tbe}:$PYTHONPATH
+export ASCEND_OPP_PATH=$ASCEND_TOOLKIT_HOME/opp
+export TOOLCHAIN_HOME=$ASCEND_TOOLKIT_HOME/toolkit
+export ASCEND_HOME_PATH=$ASCEND_TOOLKIT_HOME
+"""
+_TBE = "opp/built-in/op_impl/ai_core/tbe"
+
+
 class FakeHost:
     """One host's tools, hccn.conf and CANN, made from its facts and made anew when they change.
 
@@ -61,7 +72,7 @@ class FakeHost:
     def __init__(self, folder: Path, facts: HostFacts, network: Path) -> None:
         self.folder = folder
         self._network = network
-        for name in ("bin", "cann/x86_64-linux"):
+        for name in ("bin", "cann/x86_64-linux", "cann/compiler", "cann/lib64", f"cann/{_TBE}"):
             (folder / name).mkdir(parents=True)
         network.mkdir(exist_ok=True)
         tool = folder / "tool"
@@ -90,11 +101,24 @@ class FakeHost:
         self.facts = facts
         (self.folder / "facts.yaml").write_text(facts.to_yaml())
         self.hccn_conf.write_text(hccn_conf(facts))
-        self.env_script.write_text(f"export ASCEND_HOME_PATH={shlex.quote(str(self.folder / 'cann'))}\n")
-        info = f"package_name=Ascend-cann-toolkit\nversion={facts.cann}\narch=x86_64\n"
-        (self.folder / "cann/x86_64-linux/ascend_toolkit_install.info").write_text(info)
+        self._write_cann(facts)
         self._write_tools(facts)
         self._write_answers(facts)
+
+    def _write_cann(self, facts: HostFacts) -> None:
+        cann = self.folder / "cann"
+        exports = {"ASCEND_TOOLKIT_HOME": str(cann), **facts.exports}
+        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in exports.items()]
+        self.env_script.write_text("".join(lines) + _SET_ENV.format(tbe=_TBE))
+        info = f"package_name=Ascend-cann-toolkit\nversion={facts.cann}\narch=x86_64\n"
+        (cann / "x86_64-linux/ascend_toolkit_install.info").write_text(info)
+        (cann / "compiler/version.info").write_text(f"Version={facts.compiler}\nversion_dir={facts.cann}\n")
+        modules = cann / "python/site-packages"
+        shutil.rmtree(modules, ignore_errors=True)
+        for name in facts.python:
+            (modules / name).mkdir(parents=True)
+            for file in ("__init__", "version", "sys_version"):
+                (modules / name / f"{file}.py").write_text("raise SystemExit('nobody imports this')\n")
 
     def _own_addresses(self) -> list[Path]:
         """Those that answer for this host; another one's address that it claims, too, stays the other's."""
