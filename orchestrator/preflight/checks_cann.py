@@ -106,7 +106,7 @@ def _remedy(needs: Needs, host: str, cann: Cann) -> str:
     if script is None:
         return f"set `env_script: {cann.set_env}`"
     if script == cann.set_env:
-        return f"see what {script} does: it may belong to another package, or to a toolkit that is not whole"
+        return f"see what {script} does: it may be another package's, or its toolkit is not whole"
     return f"let env_script {plain(script)} source {cann.set_env}"
 
 

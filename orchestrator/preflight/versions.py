@@ -10,7 +10,7 @@ __all__ = ["SUPPORTED", "compared"]
 # The extra `worker` of setup.cfg says the same (a test). The tests run on its oldest and its newest version.
 SUPPORTED = ">=2.7.1,<2.11"
 
-_FORM = re.compile(r"(\d{1,6}(?:\.\d{1,6}){0,5})(.{0,40})", re.ASCII)
+_FORM = re.compile(r"(\d{1,6}(?:\.\d{1,6}){0,5})(?!\d)(.{0,40})", re.ASCII)
 # What stands before a release: 2.7.1rc1, 2.8.0.dev20250901. PEP 440.
 _BEFORE = re.compile(r"[-_.]?(a|b|c|rc|alpha|beta|pre|preview|dev)", re.IGNORECASE)
 

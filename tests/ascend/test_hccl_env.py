@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+from pathlib import Path
+
 import pytest
 
 from orchestrator.ascend.hccl_env import env_faults, host_ports
@@ -54,6 +58,30 @@ def test_bad_values(env: dict[str, str], name: str, remedy: str) -> None:
     (fault,) = env_faults(env)
     assert fault.name == name
     assert remedy in fault.remedy
+
+
+def test_under_mindspore_connecting_may_take_ten_minutes_by_default() -> None:
+    """It sets HCCL_CONNECT_TIMEOUT=600 where there is none; HCCL's own default is 120."""
+    env = {"HCCL_EXEC_TIMEOUT": "300"}
+    assert list(env_faults(env)) == []
+    (fault,) = env_faults(env, mindspore=True)
+    assert fault.name == "HCCL_CONNECT_TIMEOUT"
+    assert fault.what == "is not set, so 600 by MindSpore, which is not below HCCL_EXEC_TIMEOUT 300"
+    assert list(env_faults({**env, "HCCL_CONNECT_TIMEOUT": "299"}, mindspore=True)) == []
+    assert list(env_faults({"HCCL_EXEC_TIMEOUT": "601"}, mindspore=True)) == []
+    (fault,) = env_faults({"HCCL_EXEC_TIMEOUT": "120"})
+    assert fault.what == "is not set, so 120 by HCCL, which is not below HCCL_EXEC_TIMEOUT 120"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mindspore") is None, reason="MindSpore is not installed")
+def test_mindspores_default_is_what_its_source_says() -> None:
+    spec = importlib.util.find_spec("mindspore")
+    assert spec is not None and spec.origin is not None
+    (default,) = re.findall(
+        r"_hccl_connect_timeout = '(\d+)'", (Path(spec.origin).parent / "context.py").read_text()
+    )
+    (fault,) = env_faults({"HCCL_EXEC_TIMEOUT": default}, mindspore=True)
+    assert f"so {default} by MindSpore" in fault.what
 
 
 def test_a_910a_has_a_range_of_its_own() -> None:
