@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -165,6 +166,24 @@ WAYS: dict[str, tuple[Change, str, str, str]] = {
         "firmware 7.1.0.3.220, but 7.1.0.7.220 on npu[001-011]",
         "install the same firmware on all hosts",
     ),
+    "another chip": (
+        lambda host: dataclasses.replace(host, kind="910A"),
+        "chip",
+        "chip 910A, but 910B on npu[001-011]",
+        "give a job hosts of one kind",
+    ),
+    "CANN that does not fit": (
+        lambda host: dataclasses.replace(host, compiler="7.5.0.1.100"),
+        "CANN fits",
+        "CANN's compiler is 7.5 (8.3.RC1), but MindSpore ",
+        "install one of these CANN versions, or the MindSpore that fits",
+    ),
+    "devices that are numbered anew": (
+        lambda host: dataclasses.replace(host, exports={"ASCEND_RT_VISIBLE_DEVICES": "0,1,2,4,5,6,7"}),
+        "visible",
+        "device 3-7: ASCEND_RT_VISIBLE_DEVICES is '0,1,2,4,5,6,7'; with it CANN shows 7 devices",
+        "remove it from the host's env_script or login",
+    ),
     "netdetect unset": (
         lambda host: host.change(3, netdetect=None, net_health="Init"),
         "netdetect",
@@ -176,6 +195,8 @@ WAYS: dict[str, tuple[Change, str, str, str]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_one_broken_device(twelve: Twelve, way: str) -> None:
+    if way == "CANN that does not fit" and importlib.util.find_spec("mindspore") is None:
+        pytest.skip("no MindSpore here that would name the versions it takes")
     change, check, text, remedy = WAYS[way]
     twelve.become("npu012", change(twelve.sound("npu012")))
     rows = bad_rows(twelve, timeout=0.5 if way == "hangs" else 10.0)
@@ -223,6 +244,36 @@ def test_a_host_that_lacks_a_tool(twelve: Twelve, tool: str) -> None:
     assert [(row.check, row.hosts, row.text) for row in rows] == [
         ("tools", ("npu007",), f"{tool} is not on this host")
     ]
+
+
+def test_modules_that_cann_should_give(twelve: Twelve) -> None:
+    twelve.become("npu012", dataclasses.replace(twelve.sound("npu012"), python=("te",)))
+    script = twelve.cluster.hosts["npu012"].env_script
+    assert [(row.check, row.hosts, row.text, row.remedy) for row in bad_rows(twelve)] == [
+        (
+            "CANN Python",
+            ("npu012",),
+            "the workers' Python finds no hccl and no tbe",
+            f"see what {script} does: it may be another package's, or its toolkit is not whole",
+        )
+    ]
+
+
+def test_a_host_whose_inventory_forgot_its_env_script(twelve: Twelve, tmp_path: Path) -> None:
+    """The job would end in every worker's `init`; a job of another kind may not need it."""
+    inventory = yaml.safe_load(twelve.inventory.path.read_text())
+    del inventory["hosts"][1]["env_script"]
+    path = tmp_path / "servers.yaml"
+    path.write_text(yaml.safe_dump({**inventory, "hosts": inventory["hosts"][:2]}))
+    argv = [sys.executable, "-m", "orchestrator", "check", "-i", str(path), "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    checks = {each["check"]: each["results"] for each in json.loads(done.stdout)["checks"]}
+    sound, bare = checks["CANN Python"]
+    assert (sound["level"], bare["level"]) == ("ok", "warning")
+    assert bare["what"].startswith(
+        "the workers' Python finds no hccl and no tbe; there is no te; PYTHONPATH is"
+    )
+    assert "env_script" in bare["remedy"]
 
 
 def test_all_of_it_at_once_as_a_person_sees_it(twelve: Twelve) -> None:

@@ -13,10 +13,32 @@ from orchestrator.preflight.versions import SUPPORTED, compared
 
 ROOT = Path(__file__).parents[2]
 RANGE = SpecifierSet(SUPPORTED)
-VERSIONS = (
-    "0.7 1.10.1 2.2.14 2.6.0 2.7.0 2.7.1rc1 2.7.1.dev20250901 2.7.1a2 2.7.1 2.7.1.0 2.7.1.post1 2.7.1+ascend "
-    "2.7.2 2.8.0rc1 2.8.0.dev20250901 2.9 2.10.0 2.10.99 2.11 2.11.0rc1 2.11.0 2.11.0.dev1 2.12.3 3.0.0"
-).split()
+VERSIONS = [
+    "0.7",
+    "1.10.1",
+    "2.2.14",
+    "2.6.0",
+    "2.7.0",
+    "2.7.1rc1",
+    "2.7.1.dev20250901",
+    "2.7.1a2",
+    "2.7.1",
+    "2.7.1.0",
+    "2.7.1.post1",
+    "2.7.1+ascend",
+    "2.7.2",
+    "2.8.0rc1",
+    "2.8.0.dev20250901",
+    "2.9",
+    "2.10.0",
+    "2.10.99",
+    "2.11",
+    "2.11.0rc1",
+    "2.11.0",
+    "2.11.0.dev1",
+    "2.12.3",
+    "3.0.0",
+]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
