@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.agent.environ import starts_by_table_alone
 from orchestrator.errors import RunNotFound
 from orchestrator.inventory import Host, SshOptions
 from orchestrator.job import Timeouts
@@ -17,7 +18,12 @@ from orchestrator.layout import atomic_write
 from orchestrator.placement import Placement
 from orchestrator.records import Manifest
 
-__all__ = ["LaunchPlan", "read_plan", "write_plan"]
+__all__ = ["TABLE_ALONE", "LaunchPlan", "read_plan", "write_plan"]
+
+TABLE_ALONE = (
+    "networking.mode legacy_rank_table starts the ranks by a rank table alone: MindSpore 2.x makes no groups"
+    " so (create_group, send and receive end the program with `please use msrun to start it`)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,18 @@ class LaunchPlan:
     def intra_roce(self) -> bool:
         """Whether HCCL uses the devices' own network inside a host, too."""
         return self.manifests[self.master.name].workers[0].env.get("HCCL_INTRA_ROCE_ENABLE") == "1"
+
+    @property
+    def by_table_alone(self) -> bool:
+        """Whether the ranks have a rank table and no scheduler."""
+        return starts_by_table_alone(self.manifests[self.master.name].workers[0].env)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is doubtful about the plan, one line each."""
+        return (
+            f"{TABLE_ALONE}; use mode rank_table unless the program needs this one",
+        ) * self.by_table_alone
 
     @property
     def world_size(self) -> int:

@@ -106,6 +106,11 @@ class RunDir:
         """A worker's output; `label` is `rank_<r>` or `scheduler`."""
         return self.root / "logs" / f"{label}.log"
 
+    @property
+    def plogs(self) -> Path:
+        """CANN's own logs, a folder for each worker and the scheduler."""
+        return self.root / "logs" / "plog"
+
     def metrics(self, rank: int) -> Path:
         return self.root / "metrics" / f"rank_{rank}.jsonl"
 

@@ -41,7 +41,10 @@ class Input:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """One process to start; `{run_dir}`, `{python}` and `{rank}` in argv and env are set on the host."""
+    """One process to start; `{run_dir}`, `{python}` and `{rank}` in argv and env are set on the host.
+
+    `env` goes before the host's own environment, `default_env` behind it.
+    """
 
     label: str
     rank: int
@@ -49,6 +52,7 @@ class WorkerSpec:
     device_id: int
     argv: Tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    default_env: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WorkerSpec:

@@ -1,6 +1,7 @@
 """The environment of a worker, in one table: the contract with MindSpore and with any script that follows it.
 
-Names: https://www.mindspore.cn/docs (dynamic cluster start-up, rank table start-up).
+Names: https://www.mindspore.cn/docs (dynamic cluster start-up, msrun start-up, rank table start-up); what
+msrun itself exports: mindspore/parallel/cluster/process_entity/_api.py.
 """
 
 from __future__ import annotations
@@ -12,15 +13,30 @@ if TYPE_CHECKING:
     from typing import Dict, List, Mapping, Optional, Sequence
 
 __all__ = [
+    "PLOG_PATH",
     "RESERVED",
     "SCHEDULER",
+    "SCHEDULER_HOST",
+    "WITH_SCHEDULER",
+    "WITH_TABLE",
     "base_environment",
+    "default_environment",
     "process_environment",
+    "starts_by_table_alone",
     "with_env_script",
     "worker_environment",
 ]
 
 SCHEDULER = "scheduler"
+# Stands for the scheduler's IP address in a plan where only a host can tell it; no process ever sees it.
+SCHEDULER_HOST = "{scheduler_host}"
+
+# The values of `networking.mode` whose workers meet at a scheduler, and those that get a rank table.
+WITH_SCHEDULER = frozenset({"dynamic", "rank_table"})
+WITH_TABLE = frozenset({"rank_table", "legacy_rank_table"})
+
+# Where CANN puts a process's own log files; by default ~/ascend/log, where those of all ranks and runs mix.
+PLOG_PATH = "ASCEND_PROCESS_LOG_PATH"
 
 RESERVED = frozenset(
     {
@@ -108,11 +124,15 @@ def worker_environment(
     scheduler_port: Optional[str] = None,
     is_scheduler: bool = False,
 ) -> Dict[str, str]:
-    """The variables that place one process in its run; `mode` is the job's `networking.mode`."""
+    """The variables that place one process in its run; `mode` is the job's `networking.mode`.
+
+    `rank_table` is what `msrun --rank_table_file` exports. For workers with a table but no MS_ROLE MindSpore
+    2.x makes no groups: "MindSpore does not support ranktable startup, please use msrun to start it."
+    """
     table = {"RANK_ID": str(rank), "RANK_SIZE": str(world_size), "DEVICE_ID": str(device_id)}
-    if mode == "rank_table":
+    if mode in WITH_TABLE:
         table["RANK_TABLE_FILE"] = "{run_dir}/rank_table.json"
-    if mode == "dynamic":
+    if mode in WITH_SCHEDULER:
         table["MS_ROLE"] = "MS_SCHED" if is_scheduler else "MS_WORKER"
         table["MS_SCHED_HOST"] = str(scheduler_host)
         table["MS_SCHED_PORT"] = str(scheduler_port)
@@ -120,3 +140,13 @@ def worker_environment(
         # Must differ between processes; msrun uses the rank, and the scheduler needs one of its own.
         table["MS_NODE_ID"] = SCHEDULER if is_scheduler else str(rank)
     return table
+
+
+def default_environment(label: str, *, ascend: bool) -> Dict[str, str]:
+    """What a process gets unless its host's environment or the job says otherwise; `label` as of its log."""
+    return {PLOG_PATH: "{run_dir}/logs/plog/" + label} if ascend else {}
+
+
+def starts_by_table_alone(env: Mapping[str, str]) -> bool:
+    """Whether a worker has a rank table and no scheduler."""
+    return "RANK_TABLE_FILE" in env and "MS_ROLE" not in env

@@ -24,7 +24,8 @@ def prepare(
     Returns the SHA-256 of the files that must be the same on every host, read back from disk.
     """
     if manifest.scheduler is not None and manifest.port is not None:
-        probe.require_port(manifest.address, manifest.port)
+        # Its own name for it: `address` may be a name that means nothing, or something else, on this host.
+        probe.require_port(manifest.scheduler.env.get("MS_SCHED_HOST") or manifest.address, manifest.port)
     run = workdir.run(manifest.run_id)
     try:
         run.make()

@@ -91,8 +91,8 @@ def require_port(address: str, port: int) -> None:
         try:
             probe_socket.bind((address, port))
         except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL:
-                return  # the address belongs to a translating router, not to this host: nothing can be told
+            if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+                return  # a translating router's, or a name that only others know: nothing can be told
             raise AgentError(
                 f"port {port} on {address} cannot be used: {error.strerror}",
                 remedy="set networking.port to a free one, or leave it out to have one chosen",

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["find_verb"]
 
 _VERBS = {
-    "verbs_host": ("busy_devices", "clock", "probe"),
+    "verbs_host": ("addresses", "busy_devices", "clock", "probe"),
     "verbs_tools": ("ask_tools",),
     "verbs_files": ("missing", "push", "put_file"),
     "verbs_run": ("commit", "prepare", "start", "stop", "undo"),
-    "verbs_watch": ("chat", "list_runs", "read_log", "small_files", "status"),
+    "verbs_watch": ("chat", "list_plogs", "list_runs", "read_log", "read_plog", "small_files", "status"),
     "verbs_shards": ("index", "read_segments", "shards"),
 }
 _MODULES: Dict[str, str] = {verb: module for module, verbs in _VERBS.items() for verb in verbs}

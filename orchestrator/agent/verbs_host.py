@@ -6,11 +6,17 @@ import time
 from typing import Iterator
 
 from orchestrator.agent import probe as probing
+from orchestrator.agent.addresses import address_facts
 from orchestrator.agent.locks import busy_devices as busy_of
 from orchestrator.agent.request import Answer, Request
 from orchestrator.layout import Workdir
 
-__all__ = ["busy_devices", "clock", "probe"]
+__all__ = ["addresses", "busy_devices", "clock", "probe"]
+
+
+def addresses(request: Request) -> Iterator[Answer]:
+    """What names mean on this host, and which addresses are its own."""
+    yield Answer(address_facts(**request.args))
 
 
 def clock(request: Request) -> Iterator[Answer]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from orchestrator.agent import processes
-from orchestrator.agent.environ import process_environment, with_env_script
+from orchestrator.agent.environ import PLOG_PATH, process_environment, with_env_script
 from orchestrator.layout import RunDir
 from orchestrator.records import Manifest, RankStatus, WorkerSpec
 from orchestrator.states import RankState
@@ -79,11 +79,13 @@ class Worker:
         self._update(state=RankState.STARTING)
         parent = os.getpid()
         try:
+            environment = self._environment(os.environ)
+            self._make_plog_folder(environment)
             with open(self._run.log(self._spec.label), "ab") as log:
                 self._process = subprocess.Popen(
                     self._argv(),
                     cwd=str(self._run.root),
-                    env=self._environment(os.environ),
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -165,6 +167,15 @@ class Worker:
         return argv if script is None else with_env_script(script, argv)
 
     def _environment(self, environ: Mapping[str, str]) -> Dict[str, str]:
-        env = self._spec.env.items()
-        own = {name: _fill(value, self._spec, self._manifest, self._run) for name, value in env}
-        return process_environment(environ, {"PYTHONUNBUFFERED": "1", **own}, self._manifest.env_script)
+        defaults, own = self._filled(self._spec.default_env), self._filled(self._spec.env)
+        set_here = {"PYTHONUNBUFFERED": "1", **own}
+        return {**defaults, **process_environment(environ, set_here, self._manifest.env_script)}
+
+    def _filled(self, env: Mapping[str, str]) -> Dict[str, str]:
+        return {name: _fill(value, self._spec, self._manifest, self._run) for name, value in env.items()}
+
+    def _make_plog_folder(self, environment: Mapping[str, str]) -> None:
+        """The folder for CANN's logs that is ours; one that the host or the job names is theirs."""
+        ours = self._filled(self._spec.default_env).get(PLOG_PATH)
+        if ours is not None and environment.get(PLOG_PATH) == ours:
+            os.makedirs(ours, mode=0o700, exist_ok=True)

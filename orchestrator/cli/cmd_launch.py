@@ -57,6 +57,8 @@ def command(
             plan = discover_devices(plan)
         print_json(plan_data(plan)) if as_json else print_plan(plan)
         return 0
+    for warning in plan.warnings:
+        click.echo(f"orchestrate: warning: {warning}", err=True)
     control = launch(_with_shards(loaded, plan))
     return follow(control, until_started=detach)
 

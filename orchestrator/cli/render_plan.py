@@ -6,18 +6,20 @@ import hashlib
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.agent.environ import SCHEDULER_HOST
 from orchestrator.cli.render_rank_table import print_whole, servers_view
 from orchestrator.inventory import fold
 from orchestrator.launch_plan import LaunchPlan
 from orchestrator.placement import Placement
 from orchestrator.rank_table import chip_of_hosts, parse_rank_table, problems_of, validate, warnings_of
-from orchestrator.records import Manifest, WorkerSpec
+from orchestrator.records import Manifest
 
 __all__ = ["plan_data", "print_plan"]
 
@@ -40,12 +42,14 @@ def print_plan(plan: LaunchPlan) -> None:
     for line in _files(plan, first):
         console.print(f"  {line}", markup=False)
     if first.scheduler is not None:
-        console.print(f"\n[bold]scheduler[/] on {plan.master.name}, port {first.port or 'chosen at launch'}")
+        console.print(f"\n[bold]scheduler[/] on {_scheduler(plan)}, port {first.port or 'chosen at launch'}")
     worker = first.workers[0]
     console.print(f"\n[bold]rank {worker.rank}[/] on {plan.master.name} (the other ranks alike)")
     console.print(f"  {shlex.join(worker.argv)}", markup=False)
-    for name, value in _masked(worker).items():
+    for name, value in _masked(worker.env).items():
         console.print(f"  {name}={value}", markup=False)
+    for name, value in _masked(worker.default_env).items():
+        console.print(f"  {name}={value}  (unless the host sets it)", markup=False)
     if plan.rank_table is not None:
         table = parse_rank_table(plan.rank_table.encode(), "rank_table.json").table
         console.print(f"\n[bold]rank_table.json[/], sha256 {_sha256(plan.rank_table)[:16]} (--json: whole)")
@@ -58,6 +62,8 @@ def print_plan(plan: LaunchPlan) -> None:
             "\n[bold]rank_table.json[/] is made at launch, of the addresses that hccn_tool names on"
         )
         console.print("each host; `--dry-run --discover` asks the hosts now and shows it", markup=False)
+    for warning in plan.warnings:
+        console.print(f"\nwarning: {warning}", markup=False)
     console.print("\nnothing was changed (--dry-run)")
 
 
@@ -104,7 +110,12 @@ def plan_data(plan: LaunchPlan) -> dict[str, Any]:
         "files": [{"path": item.path, "sha256": item.sha256} for item in first.inputs],
         "host_paths": list(plan.host_paths),
         "scheduler": plan.master.name if first.scheduler is not None else None,
-        "first_worker": {"argv": list(worker.argv), "env": _masked(worker)},
+        "first_worker": {
+            "argv": list(worker.argv),
+            "env": _masked(worker.env),
+            "default_env": _masked(worker.default_env),
+        },
+        "warnings": list(plan.warnings),
     }
 
 
@@ -126,5 +137,12 @@ def _files(plan: LaunchPlan, manifest: Manifest) -> list[str]:
     return lines
 
 
-def _masked(worker: WorkerSpec) -> dict[str, str]:
-    return {name: "***" if _SECRET.search(name) else value for name, value in sorted(worker.env.items())}
+def _masked(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: "***" if _SECRET.search(name) else value for name, value in sorted(env.items())}
+
+
+def _scheduler(plan: LaunchPlan) -> str:
+    host = plan.master
+    if plan.manifests[host.name].workers[0].env.get("MS_SCHED_HOST") != SCHEDULER_HOST:
+        return host.name
+    return f"{host.name}, at the IP address that {host.address} means there, which is asked at launch"

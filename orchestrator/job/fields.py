@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from orchestrator.agent.environ import RESERVED
+from orchestrator.agent.environ import RESERVED, WITH_TABLE
 from orchestrator.yaml_words import Invalid, nearest, show
 
 __all__ = [
@@ -133,12 +133,13 @@ def memory(text: str) -> str:
 
 
 def with_target(data: Any) -> Any:
-    """Fill in `device_target` and `networking.mode`, each from the other: Ascend goes with rank_table."""
+    """Fill in `device_target` and `networking.mode`, each from the other: Ascend goes with a rank table."""
     if not isinstance(data, dict):
         return data
     networking = data.get("networking", {})
     if not isinstance(networking, dict):
         return {"device_target": "CPU", **data}
-    target = data.get("device_target") or ("Ascend" if networking.get("mode") == "rank_table" else "CPU")
+    has_table = networking.get("mode") in tuple(WITH_TABLE)  # what was written may be a list, too
+    target = data.get("device_target") or ("Ascend" if has_table else "CPU")
     mode = networking.get("mode") or ("rank_table" if target == "Ascend" else "dynamic")
     return {**data, "device_target": target, "networking": {**networking, "mode": mode}}

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from orchestrator.agent.environ import WITH_SCHEDULER, WITH_TABLE
 from orchestrator.job import fields
 from orchestrator.job.fields import (
     Count,
@@ -156,10 +157,22 @@ class Chat(Decoding):
 
 
 class Networking(Section):
-    """How the workers find each other; `port` None is a free one on the first host."""
+    """How the workers find each other; `port` None is a free one on the first host.
 
-    mode: Literal["rank_table", "dynamic", "none"]
+    `rank_table` and `dynamic` start as msrun does, with a scheduler process; `rank_table` with a table, too.
+    `legacy_rank_table` is the table alone, for programs made for that.
+    """
+
+    mode: Literal["rank_table", "dynamic", "legacy_rank_table", "none"]
     port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = None
+
+    @property
+    def has_scheduler(self) -> bool:
+        return self.mode in WITH_SCHEDULER
+
+    @property
+    def has_table(self) -> bool:
+        return self.mode in WITH_TABLE
 
 
 class Timeouts(Section):

@@ -122,7 +122,9 @@ def _command(job: Job) -> Iterator[Finding]:
 
 def _networking(job: Job) -> Iterator[Finding]:
     mode = job.networking.mode
-    if mode == "rank_table" and job.device_target == "CPU" and job.task != "command":
-        yield ("networking", "mode"), "rank_table needs device_target Ascend", "use dynamic for CPU"
-    if job.networking.port is not None and mode != "dynamic":
-        yield ("networking", "port"), f"is not used by mode {mode}", "remove it, or use mode dynamic"
+    if mode == "legacy_rank_table" and job.task != "command":
+        what = "legacy_rank_table cannot start the bundled model: MindSpore makes no groups by a table alone"
+        yield ("networking", "mode"), what, "use rank_table"
+    if job.networking.port is not None and not job.networking.has_scheduler:
+        what = f"is not used by mode {mode}"
+        yield ("networking", "port"), what, "remove it, or use mode rank_table or dynamic"

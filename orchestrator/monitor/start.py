@@ -18,7 +18,7 @@ from orchestrator.launch_plan import LaunchPlan
 from orchestrator.plan import on_free_devices
 from orchestrator.plan.complete import complete_plan
 from orchestrator.plan.needs import needs_of
-from orchestrator.preflight import gather, run_checks
+from orchestrator.preflight import gather, run_checks, scheduler_address
 
 __all__ = ["check_hosts", "start_run"]
 
@@ -42,7 +42,12 @@ def check_hosts(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -
     for warning in checked.warnings():
         log.warning(warning)
     found = {name: fact.found for name, fact in facts.items() if fact.found}
-    return complete_plan(plan, found, port=facts[plan.master.name].probe["port"])
+    return complete_plan(
+        plan,
+        found,
+        port=facts[plan.master.name].probe["port"],
+        scheduler_host=scheduler_address(needs, facts),
+    )
 
 
 def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""A plan made whole by what the hosts say: addresses of devices, the rank table of them, a free port.
+"""A plan made whole by what the hosts say: addresses of devices, the rank table of them, where to meet.
 
 Planning touches no host, so it knows only what the inventory says. Before anything is put on the hosts, the
 launch asks them, and their answer is what counts.
@@ -7,44 +7,76 @@ launch asks them, and their answer is what counts.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from orchestrator.agent.environ import SCHEDULER_HOST
 from orchestrator.discovery import FoundHost
 from orchestrator.errors import ConfigError, HostsFailed, OrchestrateError, PreflightError
-from orchestrator.inventory import chip_named
+from orchestrator.inventory import Host, chip_named
 from orchestrator.launch_plan import LaunchPlan
 from orchestrator.plan.table import launch_table
+from orchestrator.records import Manifest, WorkerSpec
 
 __all__ = ["complete_plan"]
 
 
-def complete_plan(plan: LaunchPlan, found: Mapping[str, FoundHost], *, port: int | None = None) -> LaunchPlan:
-    """The plan with the rank table of the devices that were found, and with the scheduler's `port`.
+def complete_plan(
+    plan: LaunchPlan,
+    found: Mapping[str, FoundHost],
+    *,
+    port: int | None = None,
+    scheduler_host: str | None = None,
+) -> LaunchPlan:
+    """The plan with the rank table of the devices that were found, and with the scheduler's place.
 
-    Raises PreflightError, of several hosts HostsFailed: HCCL would refuse the table.
+    `port` and `scheduler_host` (an IP address) count where the plan leaves them open. On CPUs no device is
+    found: their table has the inventory's addresses. Raises PreflightError, of several hosts HostsFailed:
+    HCCL would refuse the table.
     """
     if plan.chooses_port and port is not None:
-        manifests = {
-            name: dataclasses.replace(manifest, port=port) for name, manifest in plan.manifests.items()
-        }
-        plan = dataclasses.replace(plan, manifests=manifests)
+        plan = _with_manifests(plan, lambda manifest: dataclasses.replace(manifest, port=port))
+    if scheduler_host is not None:
+        plan = _with_manifests(plan, lambda manifest: _meeting_at(scheduler_host, manifest))
     return _with_table(plan, found) if plan.uses_rank_table else plan
 
 
+def _with_manifests(plan: LaunchPlan, change: Callable[[Manifest], Manifest]) -> LaunchPlan:
+    manifests = {name: change(manifest) for name, manifest in plan.manifests.items()}
+    return dataclasses.replace(plan, manifests=manifests)
+
+
+def _meeting_at(address: str, manifest: Manifest) -> Manifest:
+    def told(worker: WorkerSpec) -> WorkerSpec:
+        if worker.env.get("MS_SCHED_HOST") != SCHEDULER_HOST:
+            return worker
+        return dataclasses.replace(worker, env={**worker.env, "MS_SCHED_HOST": address})
+
+    return dataclasses.replace(
+        manifest,
+        workers=tuple(map(told, manifest.workers)),
+        scheduler=told(manifest.scheduler) if manifest.scheduler else None,
+    )
+
+
 def _with_table(plan: LaunchPlan, found: Mapping[str, FoundHost]) -> LaunchPlan:
-    placements = tuple(
-        dataclasses.replace(item, device_ip=found[item.host].device(item.device_id).ip)
-        for item in plan.placements
-    )
-    hosts = tuple(
-        host.model_copy(update={"chip": host.chip or chip_named(found[host.name].chip or "")})
-        for host in plan.hosts
-    )
+    placements = plan.placements
+    if plan.ascend:
+        placements = tuple(
+            dataclasses.replace(item, device_ip=found[item.host].device(item.device_id).ip)
+            for item in placements
+        )
+    hosts = tuple(_with_chip(host, found.get(host.name)) for host in plan.hosts)
+    on_cpus = not plan.ascend
     try:
-        table = launch_table(placements, hosts, found=found, intra_roce=plan.intra_roce)
+        table = launch_table(placements, hosts, found=found, intra_roce=plan.intra_roce, on_cpus=on_cpus)
     except ConfigError as error:
         raise _unfit(error) from None
     return dataclasses.replace(plan, placements=placements, hosts=hosts, rank_table=table)
+
+
+def _with_chip(host: Host, found: FoundHost | None) -> Host:
+    chip = host.chip or chip_named((found.chip if found else None) or "")
+    return host.model_copy(update={"chip": chip})
 
 
 def _unfit(error: ConfigError) -> OrchestrateError:

@@ -9,15 +9,16 @@ from typing import Any
 
 import yaml
 
-from orchestrator.agent.environ import SCHEDULER, worker_environment
+from orchestrator.agent.environ import SCHEDULER, SCHEDULER_HOST, default_environment, worker_environment
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.inventory import Host, Inventory
+from orchestrator.inventory.model import LOCAL_ADDRESS
 from orchestrator.job import Job
 from orchestrator.launch_plan import LaunchPlan
 from orchestrator.placement import Placement, place
 from orchestrator.plan.inputs import Shipment, ship
 from orchestrator.plan.table import launch_table
-from orchestrator.rank_table import is_loopback
+from orchestrator.rank_table import is_ip, is_loopback
 from orchestrator.records import Manifest, WorkerSpec
 
 __all__ = ["make_plan", "new_run_id"]
@@ -38,7 +39,7 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
     run_id = new_run_id(job.name, created)
     placements = place(job, inventory)
     hosts = _hosts_of(placements, inventory)
-    if job.networking.mode == "dynamic":
+    if job.networking.has_scheduler:
         _require_reachable_master(hosts, inventory)
     shipment, config = ship(job)
     rank_table = _static_table(job, inventory, placements, hosts)
@@ -61,9 +62,9 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
         sources=shipment.sources,
         packages=() if job.task == "command" else ("mindspore", "tokenizers"),
         host_paths=tuple(shipment.host_paths),
-        chooses_port=job.networking.mode == "dynamic" and job.networking.port is None,
-        ascend=job.device_target == "Ascend" or job.networking.mode == "rank_table",
-        uses_rank_table=job.networking.mode == "rank_table",
+        chooses_port=job.networking.has_scheduler and job.networking.port is None,
+        ascend=job.device_target == "Ascend",
+        uses_rank_table=job.networking.has_table,
         timeouts=job.timeouts,
     )
 
@@ -72,12 +73,19 @@ def _static_table(
     job: Job, inventory: Inventory, placements: Sequence[Placement], hosts: Sequence[Host]
 ) -> str | None:
     """The rank table by the inventory alone; None where only the hosts can tell the devices' addresses."""
-    if job.networking.mode != "rank_table":
+    if not job.networking.has_table:
         return None
+    on_cpus = job.device_target == "CPU"
     if len(hosts) > 1 and any(placement.device_ip is None for placement in placements):
+        if on_cpus:
+            where = job.where("networking", "mode")
+            what = f"{job.networking.mode} needs the devices' addresses, which hosts without NPUs cannot tell"
+            remedy = f"give `device_ips:` in {inventory.path}, or use mode dynamic"
+            raise ConfigError([Problem(where, what, remedy)])
         return None
     intra_roce = job.env.get("HCCL_INTRA_ROCE_ENABLE") == "1"
-    return launch_table(placements, hosts, source=str(inventory.path), intra_roce=intra_roce)
+    source = str(inventory.path)
+    return launch_table(placements, hosts, source=source, intra_roce=intra_roce, on_cpus=on_cpus)
 
 
 def _hosts_of(placements: Sequence[Placement], inventory: Inventory) -> tuple[Host, ...]:
@@ -104,15 +112,15 @@ def _manifest(
     shipment: Shipment,
 ) -> Manifest:
     mine = [placement for placement in placements if placement.host == host.name]
-    master = hosts[0]
-    has_scheduler = host is master and job.networking.mode == "dynamic" and len(placements) > 1
+    meets_at = _scheduler_host(hosts)
+    has_scheduler = host is hosts[0] and job.networking.has_scheduler and len(placements) > 1
     return Manifest(
         run_id=run_id,
         job=job.name,
         host=host.name,
         created=created,
-        workers=tuple(_worker(job, placement, len(placements), master) for placement in mine),
-        scheduler=_scheduler(job, len(placements), master) if has_scheduler else None,
+        workers=tuple(_worker(job, placement, len(placements), meets_at) for placement in mine),
+        scheduler=_scheduler(job, len(placements), meets_at) if has_scheduler else None,
         inputs=tuple(shipment.inputs),
         devices=tuple(placement.device_id for placement in mine),
         port=job.networking.port,
@@ -132,37 +140,48 @@ def _launch_facts(job: Job) -> dict[str, Any]:
     return {"task": job.task, "timeouts": job.timeouts.model_dump(), "prefix": job.checkpoint.prefix}
 
 
-def _worker(job: Job, placement: Placement, world_size: int, master: Host) -> WorkerSpec:
+def _scheduler_host(hosts: Sequence[Host]) -> str:
+    """MindSpore takes no names (`Parse ip failed`): what one means on several hosts is asked at launch."""
+    address = hosts[0].address
+    if is_ip(address):
+        return address
+    return LOCAL_ADDRESS if len(hosts) == 1 else SCHEDULER_HOST
+
+
+def _worker(job: Job, placement: Placement, world_size: int, scheduler_host: str) -> WorkerSpec:
     env = worker_environment(
         job.networking.mode if world_size > 1 else "none",
         rank=placement.rank,
         world_size=world_size,
         device_id=placement.device_id,
-        scheduler_host=master.address,
+        scheduler_host=scheduler_host,
         scheduler_port="{port}",
     )
+    label = f"rank_{placement.rank}"
     return WorkerSpec(
-        label=f"rank_{placement.rank}",
+        label=label,
         rank=placement.rank,
         local_rank=placement.local_rank,
         device_id=placement.device_id,
         argv=_argv(job),
         env={**_job_environment(job), **env},
+        default_env=default_environment(label, ascend=job.device_target == "Ascend"),
     )
 
 
-def _scheduler(job: Job, world_size: int, master: Host) -> WorkerSpec:
+def _scheduler(job: Job, world_size: int, scheduler_host: str) -> WorkerSpec:
     # As msrun does: the scheduler is the job's own program in another role.
     env = worker_environment(
         job.networking.mode,
         rank=0,
         world_size=world_size,
         device_id=0,
-        scheduler_host=master.address,
+        scheduler_host=scheduler_host,
         scheduler_port="{port}",
         is_scheduler=True,
     )
-    return WorkerSpec(SCHEDULER, -1, -1, -1, _argv(job), {**_job_environment(job), **env})
+    defaults = default_environment(SCHEDULER, ascend=job.device_target == "Ascend")
+    return WorkerSpec(SCHEDULER, -1, -1, -1, _argv(job), {**_job_environment(job), **env}, defaults)
 
 
 def _job_environment(job: Job) -> dict[str, str]:

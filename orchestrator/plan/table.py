@@ -9,7 +9,14 @@ from orchestrator.discovery import FoundHost
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.inventory import Host
 from orchestrator.placement import Placement
-from orchestrator.rank_table import Finding, build_rank_table, chip_of_hosts, errors_of, validate
+from orchestrator.rank_table import (
+    Finding,
+    build_rank_table,
+    chip_of_hosts,
+    errors_of,
+    is_loopback,
+    validate,
+)
 from orchestrator.yaml_words import plain
 
 __all__ = ["launch_table"]
@@ -34,11 +41,13 @@ def launch_table(
     source: str = "",
     found: Mapping[str, FoundHost] | None = None,
     intra_roce: bool = False,
+    on_cpus: bool = False,
 ) -> str:
     """The table as it will be on every host. Raises ConfigError with everything HCCL would refuse in it.
 
     `source` is the inventory's path, for messages; `found` is what the hosts' tools say, which is needed for
-    the super pods of A3; `intra_roce` as for `validate`.
+    the super pods of A3; `intra_roce` as for `validate`. On CPUs there is no HCCL to read the table, so that
+    hosts which are all addresses of one machine may stand in it.
     """
     super_pods = {name: host.super_pod_id for name, host in (found or {}).items() if host.super_pod_id}
     super_devices = {
@@ -49,7 +58,10 @@ def launch_table(
     }
     table = build_rank_table(placements, hosts, super_pods=super_pods, super_devices=super_devices)
     findings = validate(table, chip=chip_of_hosts(hosts), intra_roce=intra_roce)
-    if errors := errors_of(findings):
+    errors = errors_of(findings)
+    if on_cpus and all(is_loopback(host.address) for host in hosts):
+        errors = [error for error in errors if error.code != "loopback-server-id"]
+    if errors:
         raise ConfigError(list(_at_their_hosts(errors, hosts, source)))
     return table.to_json()
 

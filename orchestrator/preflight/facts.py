@@ -10,7 +10,7 @@ from orchestrator.ascend.answers import ToolAnswer, ToolAnswers
 from orchestrator.discovery import FoundHost
 from orchestrator.yaml_words import plain
 
-__all__ = ["Facts", "HostFacts", "PingTry", "text_of", "variables_of"]
+__all__ = ["AddressFacts", "Facts", "HostFacts", "PingTry", "text_of", "variables_of"]
 
 # Longer than any variable that works; LD_LIBRARY_PATH can be some thousand characters.
 _LONGEST_VALUE = 65536
@@ -27,8 +27,23 @@ class PingTry:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressFacts:
+    """What a host's names mean, there and on this machine: IP addresses in the order of preference.
+
+    `own` are those at which the host can listen. Two hosts of one `network` have the same interfaces, and so
+    the same loopback; it is "" where unknown.
+    """
+
+    candidates: tuple[str, ...] = ()
+    own: frozenset[str] = frozenset()
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """One host: `probe` is the agent's (agent/probe.py), `tools` and `found` None where no tool was asked.
+
+    `addresses` is None where nothing hangs on them.
 
     `clock_ahead` is how many seconds its clock is ahead of ours, at least; behind is negative.
     """
@@ -38,6 +53,7 @@ class HostFacts:
     tools: ToolAnswers | None = None
     found: FoundHost | None = None
     pings: tuple[PingTry, ...] = ()
+    addresses: AddressFacts | None = None
 
     @property
     def environment(self) -> dict[str, str]:

@@ -18,6 +18,8 @@ from orchestrator.preflight.checks_host import wanted_ports
 from orchestrator.preflight.facts import HostFacts, PingTry
 from orchestrator.preflight.needs import Needs
 from orchestrator.preflight.pings import ping_call, targets
+from orchestrator.preflight.scheduler import ask_addresses
+from orchestrator.rank_table import is_ip
 
 __all__ = ["gather"]
 
@@ -29,12 +31,16 @@ def gather(
     results = fleet.each(lambda session: _look(needs, session, timeout))
     facts = {host.name: results.values[host.name] for host in needs.hosts if host.name in results.values}
     errors = dict(results.errors)
+    addresses = ask_addresses(needs, fleet, facts)
+    errors.update(addresses.errors)
     asked = targets(needs, facts)
     pings = fleet.each(lambda session: _ping(asked[session.host], session, timeout), asked)
     errors.update(pings.errors)
     return (
         {
-            name: dataclasses.replace(fact, pings=pings.values.get(name, ()))
+            name: dataclasses.replace(
+                fact, pings=pings.values.get(name, ()), addresses=addresses.values.get(name)
+            )
             for name, fact in facts.items()
             if name not in errors
         },
@@ -54,7 +60,7 @@ def _look(needs: Needs, session: Session, timeout: float) -> HostFacts:
         env_script=host.env_script,
         packages=needs.packages,
         paths=needs.paths,
-        port_on=needs.master.address if needs.chooses_port and host.name == needs.master.name else None,
+        port_on=_port_on(needs) if needs.chooses_port and host.name == needs.master.name else None,
         ascend=bool(is_ascend),
         address=host.address,
         ports=wanted_ports(needs, host.name, bool(is_ascend)),
@@ -63,6 +69,12 @@ def _look(needs: Needs, session: Session, timeout: float) -> HostFacts:
     ids = needs.devices.get(host.name, ())
     found = find_devices(host, ids, tools) if tools is not None else None
     return HostFacts(probe, ahead, tools, found)
+
+
+def _port_on(needs: Needs) -> str:
+    """The address on which a port must be free; all of them where only a name is known."""
+    names = needs.scheduler
+    return names[0] if names and is_ip(names[0]) else ""
 
 
 def _has_any(tools: ToolAnswers) -> bool:

@@ -22,6 +22,8 @@ class Needs:
     is no job: then the hosts that have Ascend's tools are meant. `port` is the scheduler's, if it is fixed.
     `env` are the variables of the job that HCCL, CANN and Python look at. `mindspore` says whether the
     workers are known to be MindSpore's; False where a job's own command may be anything.
+    `scheduler` are the names of the place where it listens: an IP address, or the first host's names, the one
+    of the inventory first; none where there is no scheduler. `by_table_alone`: a rank table stands for it.
     """
 
     hosts: tuple[Host, ...]
@@ -35,6 +37,8 @@ class Needs:
     paths: tuple[str, ...] = ()
     port: int | None = None
     chooses_port: bool = False
+    scheduler: tuple[str, ...] = ()
+    by_table_alone: bool = False
     pings: Pings = "none"
 
     @property

@@ -11,6 +11,7 @@ from orchestrator.preflight.facts import Facts
 from orchestrator.preflight.needs import Needs
 from orchestrator.preflight.pings import devices_reach_each_other
 from orchestrator.preflight.report import Level, Report, Result
+from orchestrator.preflight.scheduler import scheduler_is_reached
 
 __all__ = ["CHECKS", "Check", "run_checks"]
 
@@ -32,6 +33,7 @@ CHECKS = (
     Check("clock", checks_host.clocks_agree),
     Check("host name", checks_host.host_names_differ, ascend=True),
     Check("ports", checks_host.ports_are_free),
+    Check("scheduler", scheduler_is_reached),
     Check("paths", checks_host.paths_exist),
     Check("env script", checks_host.env_script_is_there),
     Check("python", checks_software.python_agrees),

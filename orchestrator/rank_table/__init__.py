@@ -11,6 +11,7 @@ from orchestrator.rank_table.model import (
     RankTableServer,
     SuperPod,
     SuperPodServer,
+    is_ip,
     is_loopback,
 )
 from orchestrator.rank_table.read import STDIN, Reading, parse_rank_table, read_rank_table, read_rank_tables
@@ -35,6 +36,7 @@ __all__ = [
     "device_range",
     "differences",
     "errors_of",
+    "is_ip",
     "is_loopback",
     "merge",
     "merged_name",

@@ -90,6 +90,15 @@ class RankTable(TablePart):
         return json.dumps(self.model_dump(exclude_unset=True), indent=4)
 
 
+def is_ip(address: str) -> bool:
+    """Whether this is an address and no name."""
+    try:
+        ip_address(address)
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(address: str) -> bool:
     """Whether this address means another host on every host."""
     try:

@@ -10,7 +10,7 @@ from orchestrator.transport.local import LocalTransport
 if TYPE_CHECKING:
     from orchestrator.inventory import Host, SshOptions
 
-__all__ = ["Channel", "CommandResult", "Transport", "open_transport"]
+__all__ = ["Channel", "CommandResult", "Transport", "open_transport", "ssh_name"]
 
 
 def open_transport(host: Host, options: SshOptions) -> Transport:
@@ -21,3 +21,13 @@ def open_transport(host: Host, options: SshOptions) -> Transport:
     from orchestrator.transport.ssh import SshTransport
 
     return SshTransport(host, options)
+
+
+def ssh_name(host: Host, options: SshOptions) -> str:
+    """What the ssh config calls this host's address (`HostName`); where it says nothing, the address."""
+    if host.transport == "local":
+        return host.address
+    # Late, as above.
+    from orchestrator.transport.ssh import host_name_of
+
+    return host_name_of(host.address, options.config_file)

@@ -82,9 +82,16 @@ WRONG = {
     JOB + "networking: {mode: none, port: 70000}\n": "job.yaml:10: networking.port:"
     " must be at most 65535, got 70000",
     JOB + "networking: {mode: none, port: 7}\n": "job.yaml:10: networking.port:"
-    " is not used by mode none (remove it, or use mode dynamic)",
-    JOB + "networking: {mode: rank_table}\ndevice_target: CPU\n": "job.yaml:10: networking.mode:"
-    " rank_table needs device_target Ascend (use dynamic for CPU)",
+    " is not used by mode none (remove it, or use mode rank_table or dynamic)",
+    COMMAND + "networking: {mode: legacy_rank_table, port: 7}\n": "job.yaml:5: networking.port:"
+    " is not used by mode legacy_rank_table (remove it, or use mode rank_table or dynamic)",
+    JOB + "networking: {mode: legacy_rank_table}\n": "job.yaml:10: networking.mode:"
+    " legacy_rank_table cannot start the bundled model: MindSpore makes no groups by a table alone"
+    " (use rank_table)",
+    JOB + "networking: {mode: rank_tabel}\n": "job.yaml:10: networking.mode: expected one of rank_table,"
+    " dynamic, legacy_rank_table, none; got 'rank_tabel' (did you mean `rank_table`?)",
+    JOB + "networking: {mode: [none]}\n": "job.yaml:10: networking.mode: expected one of rank_table,"
+    " dynamic, legacy_rank_table, none; got a list (did you mean `none`?)",
     JOB + "timeouts: {grace: 0}\n": "job.yaml:10: timeouts.grace: must be greater than 0, got 0",
     JOB + "checkpoint: {keep: 0}\n": "job.yaml:10: checkpoint.keep: must be greater than 0, got 0",
     JOB + "env: {RANK_ID: 3}\n": "job.yaml:10: env.RANK_ID: is set by the orchestrator for every rank"
@@ -203,6 +210,8 @@ def test_text_stays_as_it_is_written(tmp_path: Path) -> None:
         ("", "CPU", "dynamic"),
         ("device_target: Ascend\n", "Ascend", "rank_table"),
         ("networking: {mode: rank_table}\n", "Ascend", "rank_table"),
+        ("networking: {mode: rank_table, port: 8118}\n", "Ascend", "rank_table"),
+        ("networking: {mode: rank_table}\ndevice_target: CPU\n", "CPU", "rank_table"),
         ("device_target: Ascend\nnetworking: {mode: dynamic, port: 8118}\n", "Ascend", "dynamic"),
         ("networking: {mode: none}\n", "CPU", "none"),
     ],
@@ -210,6 +219,12 @@ def test_text_stays_as_it_is_written(tmp_path: Path) -> None:
 def test_target_and_networking_follow_each_other(tmp_path: Path, text: str, target: str, mode: str) -> None:
     made = job(tmp_path, JOB + text)
     assert (made.device_target, made.networking.mode) == (target, mode)
+
+
+def test_only_programs_of_ones_own_start_by_a_table_alone(tmp_path: Path) -> None:
+    made = job(tmp_path, COMMAND + "networking: {mode: legacy_rank_table}\n")
+    assert (made.device_target, made.networking.mode) == ("Ascend", "legacy_rank_table")
+    assert made.networking.has_table and not made.networking.has_scheduler
 
 
 def test_a_job_never_changes(tmp_path: Path) -> None:

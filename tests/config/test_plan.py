@@ -13,6 +13,7 @@ import yaml
 from orchestrator.errors import ConfigError
 from orchestrator.launch_plan import LaunchPlan, read_plan, write_plan
 from orchestrator.plan import make_plan
+from orchestrator.plan.complete import complete_plan
 from tests.config.support import inventory, job, lines_of
 
 HOSTS = """\
@@ -85,7 +86,44 @@ def test_rank_table_networking(tmp_path: Path) -> None:
     made = plan(tmp_path, COMMAND + "networking: {mode: rank_table}\n")
     assert made.rank_table is not None and json.loads(made.rank_table)["server_count"] == "2"
     assert made.manifests["npu2"].workers[0].env["RANK_TABLE_FILE"] == "{run_dir}/rank_table.json"
+    assert made.manifests["npu1"].scheduler is not None and made.chooses_port
+    assert made.uses_rank_table and made.ascend and made.warnings == ()
+
+
+def test_a_rank_table_alone_is_warned_of(tmp_path: Path) -> None:
+    made = plan(tmp_path, COMMAND + "networking: {mode: legacy_rank_table}\n")
+    assert made.rank_table is not None and made.uses_rank_table
     assert made.manifests["npu1"].scheduler is None and not made.chooses_port
+    (warning,) = made.warnings
+    assert "MindSpore 2.x makes no groups" in warning and "use mode rank_table" in warning
+
+
+def test_a_rank_table_on_cpus_has_the_addresses_of_the_inventory(tmp_path: Path) -> None:
+    made = plan(tmp_path, TRAIN + "networking: {mode: rank_table}\ndevice_target: CPU\n")
+    assert made.uses_rank_table and not made.ascend
+    assert complete_plan(made, {}, port=8118).rank_table == made.rank_table
+    table = json.loads(made.rank_table or "")
+    assert table["server_list"][1]["device"][0]["device_ip"] == "29.1.2.1"
+
+
+def test_a_rank_table_on_cpus_without_addresses(tmp_path: Path) -> None:
+    text = TRAIN + "networking: {mode: rank_table}\ndevice_target: CPU\n"
+    hosts = HOSTS.replace(', device_ips: "29.1.[1-2].[1-2]"', "")
+    assert lines_of(tmp_path, lambda: plan(tmp_path, text, hosts)) == [
+        "job.yaml:9: networking.mode: rank_table needs the devices' addresses, which hosts without NPUs"
+        " cannot tell (give `device_ips:` in hosts.yaml, or use mode dynamic)"
+    ]
+
+
+def test_addresses_of_one_machine_may_stand_in_a_table_that_no_hccl_reads(tmp_path: Path) -> None:
+    text = TRAIN + "networking: {mode: rank_table}\ndevice_target: CPU\n"
+    hosts = HOSTS.replace("10.0.0.", "127.0.0.")
+    assert plan(tmp_path, text, hosts).rank_table is not None
+    assert lines_of(tmp_path, lambda: plan(tmp_path, text.replace("CPU", "Ascend"), hosts)) == [
+        f"hosts.yaml: npu{n}: 127.0.0.{n} is a loopback address, which every server has"
+        " (give its real `address:`)"
+        for n in (1, 2)
+    ]
 
 
 def test_a_manifest_says_what_its_host_does(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from orchestrator.transport.ssh.config import host_name_of
 from orchestrator.transport.ssh.transport import SshTransport
 
-__all__ = ["SshTransport"]
+__all__ = ["SshTransport", "host_name_of"]
 
 # Without a handler Python prints paramiko's log lines on stderr. What matters in them is in our errors.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())

@@ -14,7 +14,7 @@ from paramiko.config import SSHConfig
 
 from orchestrator.errors import ConfigError, Problem
 
-__all__ = ["shared_config"]
+__all__ = ["host_name_of", "shared_config"]
 
 _USER_FILE = Path("~/.ssh/config")
 _SYSTEM_FILE = Path("/etc/ssh/ssh_config")
@@ -35,6 +35,14 @@ def shared_config(config_file: str) -> fabric.Config:
         )
     lines = [line for file in ((path, _SYSTEM_FILE) if usual else (path,)) for line in _lines(file)]
     return fabric.Config(lazy=True, ssh_config=SSHConfig.from_text("\n".join(lines)))
+
+
+def host_name_of(address: str, config_file: str) -> str:
+    """The `HostName` that the config gives an address or alias; without one, what was given."""
+    try:
+        return str(shared_config(config_file).base_ssh_config.lookup(address).get("hostname", address))
+    except Exception:
+        return address  # of a config that cannot be read, connecting says what is wrong
 
 
 def _lines(path: Path, block: str = "Host *", depth: int = 0) -> Iterator[str]:

@@ -1,0 +1,115 @@
+"""Trainings on two SSH hosts that meet by name: with a rank table beside the scheduler, and without one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.cluster import Cluster
+from tests.e2e.remote import ADDRESSES, inventory_of
+from tests.sshd import Sshd, why_no_sshd
+
+pytestmark = [
+    pytest.mark.sshd,
+    pytest.mark.skipif(bool(why_no_sshd()), reason=f"no sshd: {why_no_sshd()}"),
+]
+ROOT = Path(__file__).parents[2]
+STEPS = ("--set", "train.steps=3", "--set", "checkpoint.save_steps=3", "--set", "train.warmup_steps=1")
+
+
+@pytest.fixture
+def hosts_at(tmp_path: Path, servers: list[Sshd]) -> Iterator[Callable[..., Cluster]]:
+    """Makes two hosts at the given addresses; `aliases` are what the ssh config says of names."""
+    made: list[Cluster] = []
+
+    def make(*addresses: str, **aliases: str) -> Cluster:
+        data = inventory_of(tmp_path, servers)
+        for index, address in enumerate(addresses):
+            host = data["hosts"][index]
+            host |= {"address": address, "device_ips": f"10.20.{index}.[1-2]"}
+        lines = [f"Host {alias}\n  HostName {name}\n" for alias, name in aliases.items()]
+        (tmp_path / "ssh_config").write_text("".join(lines))
+        known = [server.known_hosts({*ADDRESSES, *addresses}) for server in servers]
+        data["ssh"]["known_hosts"] = [str(path) for path in known]
+        made.append(Cluster(tmp_path, data))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.close()
+
+
+def environments(cluster: Cluster) -> list[dict[str, str]]:
+    """Those of all workers of the newest run, as its plan has them."""
+    plan: dict[str, Any] = json.loads(cluster.controls()[-1].plan.read_text())
+    return [worker["env"] for manifest in plan["manifests"].values() for worker in manifest["workers"]]
+
+
+def losses(cluster: Cluster) -> dict[str, list[float]]:
+    return {
+        path.stem: [json.loads(line)["loss"] for line in path.read_text().splitlines()]
+        for path in cluster.folder.glob("hosts/*/runs/*/metrics/rank_*.jsonl")
+    }
+
+
+@pytest.mark.mindspore
+def test_a_training_with_a_rank_table_on_hosts_that_only_the_ssh_config_knows(
+    hosts_at: Callable[..., Cluster],
+) -> None:
+    cluster = hosts_at("npu-a", "npu-b", **{"npu-a": ADDRESSES[0], "npu-b": ADDRESSES[1]})
+    done = cluster.launch(ROOT / "jobs/demo.yaml", *STEPS, "--set", "networking.mode=rank_table")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = environments(cluster)
+    assert {env["MS_SCHED_HOST"] for env in found} == {"127.0.0.2"}
+    assert {env["RANK_TABLE_FILE"] for env in found} == {"{run_dir}/rank_table.json"}
+    (first, second) = cluster.folder.glob("hosts/*/runs/*/rank_table.json")
+    assert first.read_bytes() == second.read_bytes()
+    servers = json.loads(first.read_text())["server_list"]
+    assert [server["server_id"] for server in servers] == ["npu-a", "npu-b"]
+    assert len(losses(cluster)) == 4 and {len(each) for each in losses(cluster).values()} == {3}
+
+
+@pytest.mark.mindspore
+def test_a_training_whose_scheduler_is_on_a_host_named_by_name(hosts_at: Callable[..., Cluster]) -> None:
+    cluster = hosts_at("localhost", ADDRESSES[1])
+    done = cluster.launch(ROOT / "jobs/demo.yaml", *STEPS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = environments(cluster)
+    assert {env["MS_SCHED_HOST"] for env in found} == {"127.0.0.1"}
+    assert not any("RANK_TABLE_FILE" in env for env in found)
+    assert len(losses(cluster)) == 4 and {len(each) for each in losses(cluster).values()} == {3}
+
+
+def test_a_name_of_the_ssh_config_becomes_an_address(hosts_at: Callable[..., Cluster]) -> None:
+    aliases = {"npu-a": "127.0.0.2", "npu-b": "127.0.0.3"}
+    cluster = hosts_at("npu-a", "npu-b", **aliases)
+    job = cluster.job(["sh", "-c", "echo $MS_SCHED_HOST"], networking={"mode": "dynamic"})
+    done = cluster.launch(job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = cluster.run("logs").stdout
+    assert said.count("127.0.0.2") == 4, said
+    shown = cluster.run("launch", job, "-i", cluster.inventory, "--dry-run")
+    assert "at the IP address that npu-a means there, which is asked at launch" in shown.stdout
+    checked = cluster.run("check", "-i", cluster.inventory, "--job", job)
+    assert checked.returncode == 0, checked.stdout
+    assert "scheduler" in checked.stdout and "at 127.0.0.2" in checked.stdout
+
+
+def test_a_rank_table_alone_is_told_at_every_turn(hosts_at: Callable[..., Cluster]) -> None:
+    cluster = hosts_at("npu-a", "npu-b", **{"npu-a": ADDRESSES[0], "npu-b": ADDRESSES[1]})
+    said = "legacy_rank_table starts the ranks by a rank table alone"
+    keys = {"networking": {"mode": "legacy_rank_table"}, "device_target": "CPU"}
+    job = cluster.job(["sh", "-c", "echo role=$MS_ROLE; cat $RANK_TABLE_FILE"], **keys)
+    shown = cluster.run("launch", job, "-i", cluster.inventory, "--dry-run")
+    assert f"warning: networking.mode {said}" in shown.stdout
+    checked = cluster.run("check", "-i", cluster.inventory, "--job", job)
+    assert checked.returncode == 0 and said in " ".join(checked.stdout.split()), checked.stdout
+    done = cluster.launch(job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"orchestrate: warning: networking.mode {said}" in done.stderr
+    logs = cluster.run("logs").stdout
+    assert logs.count("role=\n") == 4 and logs.count('"server_id": "npu-b"') == 4
