@@ -107,7 +107,8 @@ def collect_run(
         with mapped_errors(output):
             _write_beside(run, output)
             if with_logs:
-                copy_logs(run.plan, run.fleet, _beside(output, "logs"))
+                for line in copy_logs(run.plan, run.fleet, _beside(output, "logs")):
+                    say(line)
     return collected
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ _BLOCK = 1 << 20
 _INTERVAL = 0.5
 # A tail of N lines is looked for in this many bytes per line.
 _BYTES_PER_LINE = 400
+# CANN's logs run to 200 MB a process: what is asked about stands at their ends.
+_PLOG_END = 4 << 20
+_MOST_PLOG_BYTES = 256 << 20
+_PLOG = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}){1,6}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +111,57 @@ def iter_lines(
         yield from reader.end()
 
 
-def copy_logs(plan: LaunchPlan, fleet: Fleet, folder: Path) -> None:
-    """Every worker's log, as it is now, as `<label>.log` into `folder`. Raises where a host gives none."""
+def copy_logs(plan: LaunchPlan, fleet: Fleet, folder: Path) -> list[str]:
+    """Every worker's log, as it is now, as `<label>.log` into `folder`. Raises where a host gives none.
+
+    CANN's own logs, where they lie in the run, become `plog_<label>_….log` beside them: the end of each, and
+    of each host no more than a bound. Returns what was left out, a line a host.
+    """
     labels = labels_of(plan, None, None)
     if any(manifest.scheduler for manifest in plan.manifests.values()):
         labels[plan.master.name] = [*labels[plan.master.name], SCHEDULER]
 
-    def copy(session: Session) -> None:
+    def copy(session: Session) -> str:
         for label in labels[session.host]:
             _copy_log(session, plan.run_id, label, folder / f"{label}.log")
+        return _copy_plogs(session, plan.run_id, labels[session.host], folder)
 
-    fleet.each(copy, labels).raise_on_error()
+    return [line for line in fleet.each(copy, labels).raise_on_error().values() if line]
+
+
+def _copy_plogs(
+    session: Session,
+    run_id: str,
+    labels: Sequence[str],
+    folder: Path,
+    *,
+    end: int = _PLOG_END,
+    most: int = _MOST_PLOG_BYTES,
+) -> str:
+    """Copy the last `end` bytes of each log, `most` in all. What was left out; empty if nothing was."""
+    left, cut, skipped = most, 0, 0
+    for path, size in _plogs(session.call("list_plogs", run_id=run_id), labels):
+        wanted = min(size, end)
+        if wanted > left:
+            skipped += 1
+            continue
+        _, data = session.call_with_data("read_plog", run_id=run_id, path=path, limit=wanted)
+        (folder / f"plog_{path.replace('/', '_')}").write_bytes(data[:wanted])
+        left -= wanted
+        cut += size > wanted
+    if not cut and not skipped:
+        return ""
+    return f"{session.host}: of CANN's logs {skipped} were left out, and of {cut} only the end was taken"
+
+
+def _plogs(listed: object, labels: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Of a host's list what can be meant: logs of its own workers, under names that are none but names."""
+    for entry in listed if isinstance(listed, list) else ():
+        path, size = (entry.get("path"), entry.get("size")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(path, str) or not isinstance(size, int) or size < 0:
+            continue
+        if _PLOG.fullmatch(path) and path.partition("/")[0] in labels:
+            yield path, size
 
 
 def _copy_log(session: Session, run_id: str, label: str, path: Path) -> None:

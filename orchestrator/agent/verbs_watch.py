@@ -6,11 +6,11 @@ import json
 from typing import Iterator
 
 from orchestrator.agent import chat as chatting
-from orchestrator.agent import runs
+from orchestrator.agent import plogs, runs
 from orchestrator.agent.request import Answer, Request
 from orchestrator.layout import RunDir, Workdir
 
-__all__ = ["chat", "list_runs", "read_log", "small_files", "status"]
+__all__ = ["chat", "list_plogs", "list_runs", "read_log", "read_plog", "small_files", "status"]
 
 
 def status(request: Request) -> Iterator[Answer]:
@@ -29,6 +29,16 @@ def read_log(request: Request) -> Iterator[Answer]:
     found = runs.read_log(_run(request), args["label"], args["offset"], args["limit"])
     data = found.pop("data")
     yield Answer(found, data)
+
+
+def list_plogs(request: Request) -> Iterator[Answer]:
+    """CANN's own log files of a run."""
+    yield Answer(plogs.list_plogs(_run(request)))
+
+
+def read_plog(request: Request) -> Iterator[Answer]:
+    """The end of one of them, as raw bytes."""
+    yield Answer(None, plogs.read_plog(_run(request), request.args["path"], request.args["limit"]))
 
 
 def small_files(request: Request) -> Iterator[Answer]:
