@@ -7,8 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-# MindSpore reads this when it is imported: its warnings on every connection would bury a worker's own lines.
-os.environ.setdefault("GLOG_v", "3")
+# MindSpore reads it when it is imported.
 # Seconds that a collective waits on a CPU: 30 without it, less than a neighbour may take to compile.
 os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 

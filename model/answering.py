@@ -10,9 +10,10 @@ from model.asking import Chat
 from model.bloom import build
 from model.checkpointing import load_rank_weights, load_whole, newest_shard
 from model.config import BloomConfig, load_config
+from model.device_name import DeviceName
 from model.errors import ModelError
 from model.generation import Generator, Sampling, text_pieces
-from model.session import Session, open_session, strategy_of
+from model.session import Session, open_alone, open_session, strategy_of
 from model.settings import Settings, Worker
 from model.tokenizer import Tokenizer, load_tokenizer
 
@@ -41,12 +42,16 @@ def open_model(
     tokenizer_file: Path | None = None,
     *,
     config: BloomConfig | None = None,
+    device: DeviceName | None = None,
 ) -> Model:
-    """On this machine's CPU, from a whole checkpoint and the two files beside it. Raises ModelError."""
+    """From a whole checkpoint and the two files beside it, on `device`, or the one that MindSpore is set to.
+
+    Raises ModelError.
+    """
     config = config or config_of(checkpoint, config_file)
     vocabulary = tokenizer_file or _sibling(checkpoint, "tokenizer.json", "name it with --tokenizer")
     tokenizer = load_tokenizer(vocabulary, config)
-    return Model(_generator(config, open_session(Settings(), Worker()), checkpoint, None), tokenizer, config)
+    return Model(_generator(config, open_alone(device), checkpoint, None), tokenizer, config)
 
 
 def open_rank(settings: Settings, worker: Worker, batch: int) -> tuple[Model, Session]:

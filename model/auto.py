@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import BloomConfig, load_config, preset_names
+from model.device_name import DeviceName, parse_device
 from model.hf_config import load_hf_config
 from model.hub import checkpoint_file, model_file, model_folder, tokenizer_file
 from model.pretrained import PretrainedModel
@@ -47,15 +48,28 @@ class AutoTokenizer:
 
 
 class AutoModel:
-    """A whole network with its weights, on this device."""
+    """A whole network with its weights.
+
+    On the device that MindSpore is set to, by `mindspore.set_device` or else by its own default, which is
+    Ascend where MindSpore finds one; or on `device`: "cpu", "Ascend:1". A process has one device: another one
+    than that in use is refused with a ModelError.
+    """
 
     @staticmethod
-    def from_pretrained(name: str | Path, **overrides: Any) -> PretrainedModel:
+    def from_pretrained(name: str | Path, *, device: str | None = None, **overrides: Any) -> PretrainedModel:
         """From a folder of either form or a name, see `model.hub`; fields of the config can be overridden."""
-        folder = model_folder(name)
-        return PretrainedModel.load(checkpoint_file(folder), load_config(folder / "config.yaml", overrides))
+        where, folder = _device(device), model_folder(name)
+        config = load_config(folder / "config.yaml", overrides)
+        return PretrainedModel.load(checkpoint_file(folder), config, device=where)
 
     @staticmethod
-    def from_config(config: BloomConfig, checkpoint: str | Path | None = None) -> PretrainedModel:
+    def from_config(
+        config: BloomConfig, checkpoint: str | Path | None = None, *, device: str | None = None
+    ) -> PretrainedModel:
         """From a config, with the weights of a checkpoint file, or freshly drawn."""
-        return PretrainedModel.load(None if checkpoint is None else Path(checkpoint), config)
+        where = _device(device)
+        return PretrainedModel.load(None if checkpoint is None else Path(checkpoint), config, device=where)
+
+
+def _device(text: str | None) -> DeviceName | None:
+    return None if text is None else parse_device(text, "device")

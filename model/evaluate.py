@@ -1,4 +1,4 @@
-"""How well a checkpoint predicts a data set: loss and perplexity, on this machine."""
+"""How well a checkpoint predicts a data set: loss and perplexity, on one device of this machine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from model.bloom import build
 from model.checkpointing import load_whole
 from model.config import BloomConfig, load_config
 from model.data import Dataset
+from model.device_name import DeviceName
 from model.errors import ModelError
 from model.loss import LossCell
-from model.session import open_session
-from model.settings import Data, Settings, Train, Worker
+from model.session import open_alone
+from model.settings import Data, Settings, Train
 from model.sources import load_data
 
 __all__ = ["Evaluation", "evaluate", "mean_loss"]
@@ -45,9 +46,11 @@ def evaluate(
     loss_mask: str = "label",
     whole: bool = False,
     report: Callable[[int, int], None] = lambda done, total: None,
+    device: DeviceName | None = None,
 ) -> Evaluation:
     """Load a whole checkpoint and go once through the records of `data`; config.yaml and tokenizer.json
-    are those beside the checkpoint unless given. `report` is told how many records are done."""
+    are those beside the checkpoint unless given. `report` is told how many records are done. On `device`, or
+    the one that MindSpore is set to. Raises ModelError."""
     if batch_size < 1:
         raise ModelError(f"must be at least 1, not {batch_size}", where="--batch-size")
     if not checkpoint.is_file():
@@ -60,7 +63,7 @@ def evaluate(
     overrides = {"seq_length": data.seq_length} if data.seq_length else None
     config = load_config(config_file or _beside(checkpoint, "config.yaml"), overrides)
     dataset, _ = load_data(settings, config)
-    session = open_session(Settings(), Worker())
+    session = open_alone(device)
     network = build(config, session.strategy, session.place, session.groups)
     load_whole(checkpoint, list(network.get_parameters()), session.strategy, session.place)
     return mean_loss(network, config, dataset, batch_size, report)

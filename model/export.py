@@ -10,6 +10,7 @@ from typing import Any
 
 from model.answering import config_of, open_model
 from model.config import BloomConfig, config_text
+from model.device_name import DeviceName
 from model.errors import ModelError
 from model.mindir import export_graphs
 from model.tables import read_table
@@ -31,8 +32,11 @@ def export(
     tokenizer_file: Path | None = None,
     folder: Path = Path("mindirs"),
     batch: int = 1,
+    device: DeviceName | None = None,
 ) -> tuple[Path, Path]:
     """Write both graphs, and config.yaml and tokenizer.json beside the first; gives the graphs' files.
+
+    They are built on, and for, `device`, or the one that MindSpore is set to.
 
     `config_file` is a model's config.yaml, or a YAML of MindFormers with `model.model_config` and an `infer`
     block that names the graphs. Raises ModelError.
@@ -47,7 +51,7 @@ def export(
         size = f"seq{config.seq_length}_bs{batch}"
         paths = Paths(folder / f"prefill_{size}", folder / f"decode_{size}")
     config = replace(config, batch_size=batch)
-    model = open_model(checkpoint, tokenizer_file=tokenizer_file, config=config)
+    model = open_model(checkpoint, tokenizer_file=tokenizer_file, config=config, device=device)
     network = model.generator.network
     written = export_graphs(network, config, paths.prefill, paths.increment, batch)
     home = written[0].parent

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import mindspore as ms
-
 from model.config import BloomConfig, load_config
+from model.device_name import DeviceName
 from model.errors import ModelError
 from model.mindir import Graphs, LiteGraphs, MindIrReader, MindSporeGraphs
+from model.session import open_alone
 from model.templates import wrap
 from model.tokenizer import Tokenizer, load_tokenizer
 
@@ -75,8 +75,13 @@ def open_graphs(
     device_id: int = 0,
     context_file: Path | None = None,
     sample_acceleration: bool = False,
+    device: DeviceName | None = None,
 ) -> GraphAnswers:
-    """Load the graphs and the two files that `export` puts beside them. Raises ModelError."""
+    """Load the graphs and the two files that `export` puts beside them. Raises ModelError.
+
+    MindSpore Lite, where it is installed, takes `device`, or else the NPU `device_id`; MindSpore takes
+    `device`, or else the one that it is set to.
+    """
     if sample_acceleration:
         what = "the graphs give logits; there is no graph for sampling"
         raise ModelError(what, where="--is_sample_acceleration", remedy="leave it False")
@@ -96,10 +101,14 @@ def open_graphs(
         import mindspore_lite
 
         graphs: Graphs = LiteGraphs(
-            mindspore_lite, prefill, increment, shape, device_id=device_id, config_path=context_file
+            mindspore_lite,
+            prefill,
+            increment,
+            shape,
+            device=device or DeviceName("Ascend", device_id),
+            config_path=context_file,
         )
     else:
-        ms.set_context(mode=ms.GRAPH_MODE)
-        ms.set_device("CPU")
+        open_alone(device)
         graphs = MindSporeGraphs(prefill, increment, shape)
     return GraphAnswers(graphs, config, tokenizer)

@@ -17,6 +17,7 @@ from mindspore import nn
 from model.bloom import BloomLMHeadModel
 from model.config import BloomConfig
 from model.decoding import CachedNetwork, IdsToLogits
+from model.device_name import DeviceName
 from model.errors import ModelError
 
 __all__ = ["Graphs", "LiteGraphs", "MindIrReader", "MindSporeGraphs", "export_graphs", "graph_file"]
@@ -107,14 +108,15 @@ class LiteGraphs:
         increment: Path,
         shape: tuple[int, int],
         *,
-        device_id: int = 0,
+        device: DeviceName,
         config_path: Path | None = None,
     ) -> None:
         self.shape = shape
         self._lite = lite
         context = lite.Context()
-        context.target = ["ascend"]
-        context.ascend.device_id = device_id
+        context.target = [device.target.lower()]
+        if device.target == "Ascend":
+            context.ascend.device_id = device.index
         self._first, self._second = lite.Model(), lite.Model()
         # One copy of weights and cache for both.
         group = lite.ModelGroup(lite.ModelGroupFlag.SHARE_WEIGHT)

@@ -12,11 +12,11 @@ import numpy as np
 from model.bloom import BloomLMHeadModel, build, initialise
 from model.checkpointing import load_whole
 from model.config import BloomConfig
+from model.device_name import DeviceName
 from model.errors import ModelError
 from model.generation import Generator, Sampling
 from model.parallel import Place, Strategy
-from model.session import open_session
-from model.settings import Settings, Worker
+from model.session import open_alone
 
 __all__ = ["PretrainedModel"]
 
@@ -29,9 +29,18 @@ class PretrainedModel:
         self._generators: dict[int, Generator] = {}
 
     @classmethod
-    def load(cls, checkpoint: Path | None, config: BloomConfig, seed: int = 0) -> PretrainedModel:
-        """Build the network on this device and fill it from a checkpoint file, or from the seed."""
-        session = open_session(Settings(), Worker())
+    def load(
+        cls,
+        checkpoint: Path | None,
+        config: BloomConfig,
+        seed: int = 0,
+        device: DeviceName | None = None,
+    ) -> PretrainedModel:
+        """Build the network and fill it from a checkpoint file, or from the seed.
+
+        On `device`, or the one that MindSpore is set to. Raises ModelError, see `use_device`.
+        """
+        session = open_alone(device)
         network = build(config, session.strategy, session.place, session.groups)
         if checkpoint is None:
             initialise(network, config, seed, Strategy(), Place(0, 0, 0, 0))

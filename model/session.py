@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mindspore as ms
 import mindspore.communication as comm
 import numpy as np
 
+from model.device_choice import compute_deterministically, use_device
+from model.device_name import CPU, DeviceName
 from model.errors import TrainingError
 from model.parallel import Groups, Place, Strategy, gather_small, start_groups
 from model.settings import Settings, Worker
 
-__all__ = ["Session", "check_same_on_all_ranks", "open_session", "serve_scheduler", "strategy_of"]
+__all__ = [
+    "Session",
+    "check_same_on_all_ranks",
+    "open_alone",
+    "open_session",
+    "serve_scheduler",
+    "strategy_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +54,56 @@ def strategy_of(settings: Settings, worker: Worker) -> Strategy:
     return strategy
 
 
-def set_context(settings: Settings, worker: Worker) -> None:
-    """Compile whole graphs for the device; the only thing that differs between CPU and Ascend."""
+def set_context(device: DeviceName, jit_level: str | None = None) -> None:
+    """Compile whole graphs for the device, which is chosen already; what differs on Ascend is said here."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_recursion_limit(100_000)  # a training step of 24 blocks is deeper than the default of 1000
-    if settings.device_target == "Ascend":
-        ms.set_device("Ascend", worker.device_id)
-        if settings.max_device_memory:
-            ms.runtime.set_memory(max_size=settings.max_device_memory)
-    else:
-        ms.set_device("CPU")
+    if device.target == "Ascend" and jit_level:
+        ms.set_context(jit_config={"jit_level": jit_level})
+
+
+def _start(settings: Settings, worker: Worker) -> None:
+    """The worker's device and context, before anything is computed or any neighbour joined."""
+    device = use_device(_device_of(settings, worker), "device_target")
+    set_context(device, settings.level)
+    if device.target == "Ascend" and settings.max_device_memory:
+        ms.runtime.set_memory(max_size=settings.max_device_memory)
+    if settings.train.deterministic:
+        compute_deterministically()
+
+
+def _device_of(settings: Settings, worker: Worker) -> DeviceName:
+    return DeviceName("Ascend", worker.device_id) if settings.device_target == "Ascend" else CPU
 
 
 def serve_scheduler(settings: Settings, worker: Worker) -> None:
     """Bring the workers together and return when the last of them is gone."""
-    set_context(settings, worker)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device(settings.device_target)  # MindSpore makes it the CPU: a scheduler holds no NPU
     comm.init()
 
 
 def open_session(settings: Settings, worker: Worker) -> Session:
     """Join the other workers; alone, there is nothing to join."""
     strategy = strategy_of(settings, worker)
-    set_context(settings, worker)
+    _start(settings, worker)
     if worker.world_size > 1:
         comm.init()
     place = strategy.place(worker.rank)
+    return Session(strategy, place, start_groups(strategy, place))
+
+
+def open_alone(
+    device: DeviceName | None = None, *, choose: Callable[[DeviceName | None], DeviceName] = use_device
+) -> Session:
+    """The one process of a network that is no job's, on the device that is asked for, or set already.
+
+    Raises ModelError, see `use_device`.
+    """
+    # What a script has said of the compiler stays; of itself MindSpore takes O2, a graph of GE's, on a 910A.
+    set_context(choose(device), None if ms.context.get_jit_config() else Settings(task="predict").level)
+    strategy = Strategy()
+    place = strategy.place(0)
     return Session(strategy, place, start_groups(strategy, place))
 
 

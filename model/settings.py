@@ -99,6 +99,7 @@ class Train:
     recompute: bool = False
     device_tflops: float | None = None  # one device's peak, for the utilisation in metrics
     seed: int = 42
+    deterministic: bool = False  # every sum in one order, at some cost in speed
 
     def problems(self) -> list[str]:
         """What the types alone do not say."""
@@ -149,6 +150,7 @@ class Settings:
     task: str = "finetune"
     device_target: str = "CPU"
     max_device_memory: str | None = None
+    jit_level: str | None = None  # of an Ascend; None: what suits the task
     parallel: Parallel = field(default_factory=Parallel)
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
@@ -156,6 +158,14 @@ class Settings:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     predict: Predict = field(default_factory=Predict)
     chat: Chat = field(default_factory=Chat)
+
+    @property
+    def level(self) -> str:
+        """How far MindSpore compiles for an Ascend: O0 kernel by kernel, O1 with chains of them fused.
+
+        MindFormers, too, answers with O0. O2 gives the graph to GE, which makes no communicators for groups.
+        """
+        return self.jit_level or ("O1" if self.task in ("pretrain", "finetune") else "O0")
 
     def bloom(self) -> BloomConfig:
         """The network's config: preset, overrides, then what the data section says of it."""
@@ -225,6 +235,8 @@ def _problems(settings: Settings) -> list[str]:
     found = []
     if settings.device_target not in ("CPU", "Ascend"):
         found.append(f"device_target must be CPU or Ascend, not {settings.device_target!r}")
+    if settings.jit_level not in (None, "O0", "O1"):
+        found.append(f"jit_level must be O0 or O1, not {settings.jit_level!r}")
     if settings.task in ("pretrain", "finetune"):
         found += [f"train: {problem}" for problem in settings.train.problems()]
         found += _micro_batch_problems(settings)

@@ -47,15 +47,23 @@ def pipeline(
     task: str = TASK,
     model: PretrainedModel | str | Path = "bloom_560m",
     tokenizer: Tokenizer | str | Path | None = None,
+    *,
+    device: str | None = None,
     **options: Any,
 ) -> TextGenerationPipeline:
-    """A pipeline from a model, or the name or folder of one; the tokenizer is that one's own by default."""
+    """A pipeline from a model, or the name or folder of one; the tokenizer is that one's own by default.
+
+    `device` as for `AutoModel`; a model that is loaded already has its own.
+    """
     if task != TASK:
         raise ModelError(f"there is no task {task!r}", where="pipeline", remedy=f"there is {TASK}")
     if tokenizer is None and isinstance(model, PretrainedModel):
         raise ModelError("needs a tokenizer", where="pipeline", remedy="give tokenizer=")
+    if device is not None and isinstance(model, PretrainedModel):
+        what = f"is {device!r}, but the model is loaded already"
+        raise ModelError(what, where="device", remedy="give it to AutoModel")
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = AutoTokenizer.from_pretrained(model if tokenizer is None else tokenizer)
     if not isinstance(model, PretrainedModel):
-        model = AutoModel.from_pretrained(model)
+        model = AutoModel.from_pretrained(model, device=device)
     return TextGenerationPipeline(model, tokenizer, **options)

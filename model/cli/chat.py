@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from model.cli.device import add_device, device_of
 from model.cli.generate import add_sampling, sampling_of
 from model.cli.model_files import ModelFiles, add_model_files
 from model.cli.say import piece, say
@@ -21,17 +22,18 @@ KEYS = "Ctrl-C stops an answer, /clear forgets the conversation, /quit or Ctrl-D
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_files(parser)
+    add_device(parser)
     parser.add_argument("--template", choices=TEMPLATES, help="default: the one in the config")
     add_sampling(parser, tokens=256)
 
 
 def run(args: argparse.Namespace) -> None:
-    sampling, files = sampling_of(args), ModelFiles.of(args)
+    device, sampling, files = device_of(args), sampling_of(args), ModelFiles.of(args)
     # Late: MindSpore takes seconds to import.
     from model.answering import open_model
     from model.chat import Chat
 
-    model = open_model(files.checkpoint, files.config, files.tokenizer)
+    model = open_model(files.checkpoint, files.config, files.tokenizer, device=device)
     chat = Chat(
         model.pieces,
         lambda text: len(model.tokenizer.encode(text)),

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from model.cli.device import add_device, device_of
 from model.cli.model_files import ModelFiles, add_model_files
 from model.cli.say import say
 
@@ -15,6 +16,7 @@ HELP = "loss and perplexity of a checkpoint on a data set"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_files(parser)
+    add_device(parser)
     add = parser.add_argument
     add(
         "--data",
@@ -32,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    files = ModelFiles.of(args)
+    device, files = device_of(args), ModelFiles.of(args)
     # Late: MindSpore takes seconds to import.
     from model.evaluate import evaluate
     from model.settings import Data
@@ -45,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         loss_mask=args.loss_mask,
         whole=args.whole,
+        device=device,
     )
     if args.json:
         say(json.dumps({**asdict(found), "perplexity": found.perplexity}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from model.cli.device import add_device, device_of
 from model.cli.model_files import ModelFiles, add_model_files
 from model.cli.say import say
 
@@ -13,6 +14,7 @@ HELP = "write the two MindIR graphs, for a prompt and for single tokens"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_files(parser, "config.yaml of a model, or MindFormers' YAML with its `infer` block")
+    add_device(parser)
     add = parser.add_argument
     add(
         "-o",
@@ -26,9 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    files = ModelFiles.of(args)
+    device, files = device_of(args), ModelFiles.of(args)
     # Late: MindSpore takes seconds to import.
     from model.export import export
 
-    for path in export(files.checkpoint, files.config, files.tokenizer, args.output, args.batch_size):
+    batch = args.batch_size
+    for path in export(files.checkpoint, files.config, files.tokenizer, args.output, batch, device):
         say(f"{path}: written")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from model.cli.device import add_device, device_of
 from model.cli.model_files import ModelFiles, add_model_files
 from model.cli.say import piece, say
 
@@ -16,6 +17,7 @@ HELP = "answer one prompt"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_files(parser)
+    add_device(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the question, without a template")
     parser.add_argument("--input", default="", metavar="TEXT", help="further context for the question")
     add_sampling(parser)
@@ -54,12 +56,12 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
 
 
 def run(args: argparse.Namespace) -> None:
-    sampling, files = sampling_of(args), ModelFiles.of(args)
+    device, sampling, files = device_of(args), sampling_of(args), ModelFiles.of(args)
     # Late: MindSpore takes seconds to import.
     from model.answering import open_model
     from model.templates import wrap
 
-    model = open_model(files.checkpoint, files.config, files.tokenizer)
+    model = open_model(files.checkpoint, files.config, files.tokenizer, device=device)
     pieces = model.pieces(wrap(args.prompt, args.input, model.config.prompt_template), sampling)
     if not args.stream:
         return say("".join(pieces).strip())

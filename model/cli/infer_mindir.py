@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from model.cli.device import add_device, device_of
 from model.cli.say import say
 
 HELP = "answer from exported MindIR graphs, with the time of every token"
@@ -26,7 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--config_path", type=Path, metavar="FILE", help="MindSpore Lite's context.cfg")
     add("--seq_length", type=int, metavar="N", help="of the graphs; default: as in config.yaml beside them")
-    add("--device_id", type=int, default=0, metavar="N", help="for MindSpore Lite")
+    add_device(parser)
+    add("--device_id", type=int, default=0, metavar="N", help="MindSpore Lite's NPU, unless --device says")
     add("--model_name", default="bloom", choices=["bloom"], help="bloom")
     add("--is_sample_acceleration", default="False", choices=["True", "False"], help="only False")
     add("--tokenizer", type=Path, metavar="FILE", help="default: tokenizer.json beside the graphs")
@@ -36,6 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    # MindSpore Lite is there for an NPU, and takes --device_id.
+    is_lite = importlib.util.find_spec("mindspore_lite") is not None
+    device = None if is_lite and args.device is None else device_of(args)
     # Late: MindSpore takes seconds to import.
     from model.infer_mindir import open_graphs
 
@@ -47,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
         device_id=args.device_id,
         context_file=args.config_path,
         sample_acceleration=args.is_sample_acceleration == "True",
+        device=device,
     )
     for prompt in _prompts(args.prompt):
         answer = graphs.answer(

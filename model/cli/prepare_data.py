@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from model.cli.device import set_log_level
 from model.cli.model_files import TOKENIZER
 from model.cli.say import say
 from model.hub import tokenizer_file
@@ -51,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    set_log_level("CPU")
     request = Request(
         input=args.input,
         output=args.output,

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from model.cli.device import set_log_level
 from model.done import marked_done
 from model.settings import Settings, Worker, load_settings
 
@@ -21,6 +22,7 @@ def run_as_worker(args: argparse.Namespace, work: Callable[[Settings, Worker], N
     """Do `work`, or what a scheduler does where the environment says that this process is one."""
     # The checks need no MindSpore, which takes seconds to import.
     settings, worker = load_settings(args.config), Worker.from_environment(os.environ)
+    set_log_level(settings.device_target)
     if worker.is_scheduler:
         from model.session import serve_scheduler  # late, as above
 

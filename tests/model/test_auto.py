@@ -121,6 +121,12 @@ def test_the_pipeline_of_mindformers(home, bloom, tokenizer):
         pipeline("translation", bloom, tokenizer)
     with pytest.raises(ModelError, match="needs a tokenizer"):
         pipeline("text_generation", bloom)
+    with pytest.raises(ModelError, match="device: is 'cpu', but the model is loaded already"):
+        pipeline("text_generation", bloom, tokenizer, device="cpu")
+    with pytest.raises(ModelError, match="device: cannot be Ascend:1: MindSpore is set to CPU"):
+        pipeline("text_generation", home / "ms", device="Ascend:1")
+    with pytest.raises(ModelError, match="device: expected cpu or Ascend:N, got 'tpu'"):
+        AutoModel.from_pretrained(home / "ms", device="tpu")
 
 
 def test_configs_come_from_every_form(home):

@@ -11,6 +11,7 @@ import yaml
 
 from model.__main__ import main
 from model.answering import open_model
+from model.device_name import CPU, DeviceName
 from model.errors import ModelError
 from model.export import export, read_infer_yaml
 from model.generation import Sampling
@@ -162,9 +163,12 @@ class FakeLite:
 def test_the_graphs_in_mindspore_lite(home):
     lite = FakeLite()
     lite.Tensor = FakeLite.tensor
-    graphs = LiteGraphs(lite, *graphs_of(home), (1, 8), device_id=7, config_path=Path("context.cfg"))
+    config, npu = Path("context.cfg"), DeviceName("Ascend", 7)
+    graphs = LiteGraphs(lite, *graphs_of(home), (1, 8), device=npu, config_path=config)
     first, second = FakeLite.ModelGroup.models
     assert first.built == ("prefill_seq48_bs1_graph.mindir", "mindir", ["ascend"], 7, ("context.cfg",))
     assert second.built[0] == "decode_seq48_bs1_graph.mindir"
     reader = MindIrReader(graphs, 3)
     assert reader.start([[5, 6]]).argmax() == 1 and reader.read([4]).argmax() == 3
+    LiteGraphs(lite, *graphs_of(home), (1, 8), device=CPU)
+    assert FakeLite.ModelGroup.models[0].built[2:4] == (["cpu"], -1)
