@@ -24,6 +24,7 @@ __all__ = [
     "argv",
     "env_value",
     "is_path",
+    "jit_level",
     "loss_scale",
     "memory",
     "one_or_more",
@@ -130,6 +131,14 @@ def memory(text: str) -> str:
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?GB", text):
         raise Invalid(f"expected a size such as 31GB, got {show(text)}")
     return text
+
+
+def jit_level(value: Any) -> Any:
+    """How far MindSpore compiles for an Ascend; its third level is refused with the reason."""
+    if value == "O2":
+        what = "O2 gives the whole graph to GE, where the groups of a job have no communicators"
+        raise Invalid(what, "write O0 or O1, or leave it out")
+    return value
 
 
 def with_target(data: Any) -> Any:

@@ -93,6 +93,7 @@ class Train(Section):
 
     A step computes its batch in `gradient_accumulation` equal parts. `loss_mask: input` scores the
     positions that MindFormers scores. `device_tflops` is one device's peak, for the utilisation in metrics.
+    `deterministic`: kernels and HCCL make every sum in one order, at some cost in speed.
     """
 
     steps: Count | None = None
@@ -115,6 +116,7 @@ class Train(Section):
     recompute: bool = Field(default=False, strict=True)
     device_tflops: Positive | None = None
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 42
+    deterministic: bool = Field(default=False, strict=True)
 
 
 class CheckpointOptions(Section):
@@ -186,7 +188,10 @@ class Timeouts(Section):
 
 
 class Job(Section):
-    """One job. Sections that its task does not use are None."""
+    """One job. Sections that its task does not use are None.
+
+    `jit_level`: how far MindSpore compiles for an Ascend; None is O1 for training and O0 for answering.
+    """
 
     name: FileName
     task: Task
@@ -195,6 +200,7 @@ class Job(Section):
     devices_per_host: Count
     device_target: Literal["CPU", "Ascend"]
     max_device_memory: Annotated[str, AfterValidator(fields.memory)] | None = None
+    jit_level: Annotated[Literal["O0", "O1"], BeforeValidator(fields.jit_level)] | None = None
     parallel: Parallel = Field(default_factory=Parallel)
     model: ModelChoice | None = None
     data: Data | None = None

@@ -41,6 +41,8 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     yield from _distribute(job)
     yield from _command(job)
     yield from _networking(job)
+    yield from _jit_level(job)
+    yield from _deterministic(job)
 
 
 def _sections(job: Job) -> Iterator[Finding]:
@@ -128,3 +130,20 @@ def _networking(job: Job) -> Iterator[Finding]:
     if job.networking.port is not None and not job.networking.has_scheduler:
         what = f"is not used by mode {mode}"
         yield ("networking", "port"), what, "remove it, or use mode rank_table or dynamic"
+
+
+def _jit_level(job: Job) -> Iterator[Finding]:
+    if job.jit_level is None:
+        return
+    if job.task == "command":
+        yield ("jit_level",), "is not used by task command", "remove it; the program says it to MindSpore"
+    elif job.device_target == "CPU":
+        yield ("jit_level",), "has no effect on a CPU", "remove it, or set device_target to Ascend"
+
+
+def _deterministic(job: Job) -> Iterator[Finding]:
+    value = job.env.get("HCCL_DETERMINISTIC")
+    if job.train is None or not job.train.deterministic or value in (None, "true", "strict"):
+        return
+    what = f"is {value}, but train.deterministic is true"
+    yield ("env", "HCCL_DETERMINISTIC"), what, "remove it: MindSpore would set it to true"

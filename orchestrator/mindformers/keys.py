@@ -127,6 +127,14 @@ WITHOUT_EFFECT: dict[Path, str] = {
             "runner_config.per_epoch_size",
         ),
         "the device is chosen per rank": ("context.device_id",),
+        "a job knows the levels O0 and O1, on an Ascend: in O2, GE's, its groups have no communicators": (
+            "context.jit_config.jit_level",
+        ),
+        "a job that answers does not train": (
+            "context.deterministic",
+            "train_precision_sync",
+        ),
+        "a job cannot ask for one order of sums in answering": ("infer_precision_sync",),
         "orchestrate always compiles the step as a graph": ("context.mode", "context.graph_kernel_flags"),
         "profiling is MindSpore's own affair": (
             "profile",

@@ -57,6 +57,8 @@ def _build(source: Source) -> dict[str, Any]:
     memory = source.take("context", "max_device_memory", to=("max_device_memory",))
     if memory is not None:
         job["max_device_memory"] = memory
+    if level := _jit_level(source, job["device_target"]):
+        job["jit_level"] = level
     job["parallel"] = parallel
     job["model"], seq_length = _model(source, {} if task == "predict" else decoding_of(source))
     job["data"] = _data(source, seq_length)
@@ -153,7 +155,24 @@ def _train(source: Source, parallel: Mapping[str, Any]) -> dict[str, Any]:
     train["clip_grad"] = 1.0 if clip else None
     train.update(_loss_scale(source))
     train["loss_mask"] = "input"  # MindFormers masks by the input's position
+    if _is_deterministic(source):
+        train["deterministic"] = True
     return train
+
+
+def _jit_level(source: Source, device_target: str) -> str | None:
+    """O2 is no level of a job, and a CPU has none: both are told."""
+    path = ("context", "jit_config", "jit_level")
+    if device_target == "CPU" or source.file.get(path) not in ("O0", "O1"):
+        return None
+    return str(source.take(*path, to=("jit_level",)))
+
+
+def _is_deterministic(source: Source) -> bool:
+    """MindSpore's context says it by ON and OFF, later releases of MindFormers by a key of their own."""
+    to = ("train", "deterministic")
+    said = source.take("context", "deterministic", to=to), source.take("train_precision_sync", to=to)
+    return said[0] == "ON" or said[1] is True
 
 
 def _loss_scale(source: Source) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def ship(job: Job) -> tuple[Shipment, dict[str, object]]:
         shipment.add(source, f"code/{name}", name)
     config["device_target"] = job.device_target
     config["max_device_memory"] = job.max_device_memory
+    config["jit_level"] = job.jit_level
     for section in ("predict", "chat"):
         options = getattr(job, section)
         config[section] = options.model_dump(mode="json") if options else None

@@ -107,6 +107,18 @@ WRONG = {
     COMMAND.replace("command: [sleep, 1]\n", ""): "job.yaml:1: command: is missing; task command needs it",
     COMMAND + "train: {steps: 1}\n": "job.yaml:5: train: is not used by task command"
     " (remove it, or change the task)",
+    JOB
+    + "jit_level: O2\n": "job.yaml:10: jit_level: O2 gives the whole graph to GE, where the groups of a job"
+    " have no communicators (write O0 or O1, or leave it out)",
+    JOB
+    + "jit_level: O3\ndevice_target: Ascend\n": "job.yaml:10: jit_level: expected one of O0, O1; got 'O3'",
+    JOB + "jit_level: O1\n": "job.yaml:10: jit_level: has no effect on a CPU"
+    " (remove it, or set device_target to Ascend)",
+    COMMAND + "jit_level: O1\n": "job.yaml:5: jit_level: is not used by task command"
+    " (remove it; the program says it to MindSpore)",
+    JOB + "  deterministic: 1\n": "job.yaml:10: train.deterministic: expected true or false, got 1",
+    JOB + "  deterministic: true\nenv: {HCCL_DETERMINISTIC: false}\n": "job.yaml:11: env.HCCL_DETERMINISTIC:"
+    " is false, but train.deterministic is true (remove it: MindSpore would set it to true)",
     COMMAND + "sync: [/x]\n": "job.yaml:5: sync[0]: '/x' must be relative to the job file"
     " (what is on the hosts needs no sync)",
     COMMAND + "sync: [x.py]\n": "job.yaml:5: sync[0]: no such file x.py"
@@ -225,6 +237,14 @@ def test_only_programs_of_ones_own_start_by_a_table_alone(tmp_path: Path) -> Non
     made = job(tmp_path, COMMAND + "networking: {mode: legacy_rank_table}\n")
     assert (made.device_target, made.networking.mode) == ("Ascend", "legacy_rank_table")
     assert made.networking.has_table and not made.networking.has_scheduler
+
+
+def test_levels_and_determinism_of_an_ascend(tmp_path: Path) -> None:
+    text = JOB + "  deterministic: true\nenv: {HCCL_DETERMINISTIC: strict}\n"
+    found = job(tmp_path, text + "jit_level: O0\ndevice_target: Ascend\n")
+    assert found.jit_level == "O0" and found.train is not None and found.train.deterministic
+    plain = job(tmp_path, JOB)
+    assert plain.jit_level is None and plain.train is not None and not plain.train.deterministic
 
 
 def test_a_job_never_changes(tmp_path: Path) -> None:

@@ -88,6 +88,39 @@ def test_an_unknown_key_is_told_with_its_line(tmp_path: Path) -> None:
     assert found.where == f"{path}:{line}: surprise" and found.reason == "a job has no such key"
 
 
+@pytest.mark.parametrize(
+    ("changes", "level", "deterministic", "told"),
+    [
+        ({"context__jit_config": {"jit_level": "O0"}}, "O0", None, set()),
+        ({"context__jit_config": {"jit_level": "O2"}}, None, None, {"context.jit_config.jit_level"}),
+        (
+            {"context__jit_config": {"jit_level": "O1"}, "context__device_target": "CPU"},
+            None,
+            None,
+            {"context.jit_config.jit_level"},
+        ),
+        ({"context__deterministic": "ON"}, None, True, set()),
+        ({"context__deterministic": "OFF"}, None, None, set()),
+        ({"train_precision_sync": True}, None, True, set()),
+        (
+            {"train_precision_sync": True, "context__deterministic": "ON", "run_mode": "predict"},
+            None,
+            None,
+            {"train_precision_sync", "context.deterministic"},
+        ),
+    ],
+)
+def test_levels_and_determinism_are_those_of_the_context(
+    tmp_path: Path, changes: dict[str, Any], level: str | None, deterministic: bool | None, told: set[str]
+) -> None:
+    imported = import_run_yaml(changed(tmp_path, **changes))
+    assert imported.job.get("jit_level") == level
+    assert imported.job.get("train", {}).get("deterministic") == deterministic
+    keys = {"context.jit_config.jit_level", "context.deterministic", "train_precision_sync"}
+    assert keys & set(reasons(imported)) == told
+    assert "a job has no such key" not in {reasons(imported)[key] for key in told}
+
+
 def test_sizes_of_the_first_release_are_recognised_by_their_old_names(tmp_path: Path) -> None:
     path = changed(
         tmp_path,

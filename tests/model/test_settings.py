@@ -19,6 +19,22 @@ def test_a_loss_scale_is_a_word_or_a_number(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("task", "said", "level"),
+    [
+        ("finetune", None, "O1"),
+        ("pretrain", None, "O1"),
+        ("predict", None, "O0"),
+        ("chat", None, "O0"),
+        ("finetune", "O0", "O0"),
+        ("predict", "O1", "O1"),
+    ],
+)
+def test_how_far_is_compiled_follows_the_task(tmp_path, task, said, level):
+    path = write_job(tmp_path, task=task, jit_level=said, predict={"prompts": ["x"]}, chat={})
+    assert load_settings(path).level == level
+
+
+@pytest.mark.parametrize(
     ("sections", "message"),
     [
         ({"train": {"stepz": 1}}, "train: unknown key stepz"),
@@ -37,6 +53,8 @@ def test_a_loss_scale_is_a_word_or_a_number(tmp_path):
         ({"train": {"loss_mask": "all"}}, "loss_mask must be label or input, not 'all'"),
         ({"data": {"limit": 0}}, "limit must be at least 1"),
         ({"device_target": "GPU"}, "device_target must be CPU or Ascend"),
+        ({"jit_level": "O2"}, "jit_level must be O0 or O1, not 'O2'"),
+        ({"train": {"deterministic": "yes"}}, "train: deterministic must be true or false, not 'yes'"),
         ({"checkpoint": {"keep": 0}}, "save_steps and keep must be at least 1"),
         ({"data": [1]}, "data: must be a table"),
     ],
