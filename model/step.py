@@ -32,6 +32,7 @@ class StepResult:
     updated: bool  # False where a number was not finite: the weights are as before
     skipped: bool  # not updated, and a smaller loss scale may help
     origins: tuple[int, ...] = ()  # the ranks where a number that is not finite was born, if that is known
+    saturated: bool = False  # a number overflowed, and was replaced by the largest that there is
 
 
 class GradientSource(Protocol):
@@ -40,6 +41,14 @@ class GradientSource(Protocol):
     def gradients(self, batch: Batch, scale: float) -> Results:
         """(loss, norm, gradients) of the global batch; and flags of numbers born not finite here."""
         ...
+
+
+class Register(Protocol):
+    """What remembers an overflow where numbers saturate, see `model.overflow`."""
+
+    def clear(self) -> None: ...
+
+    def is_set(self) -> bool: ...
 
 
 class ScaledLoss(nn.Cell):
@@ -135,6 +144,7 @@ class TrainStep:
     """Batches in, weights updated in place.
 
     `gather` gives every rank's copy of a small array, in rank order; `alone` where there is one rank.
+    `register` is given where an overflow leaves finite numbers: it is asked once a step, on all ranks.
     """
 
     def __init__(
@@ -145,29 +155,36 @@ class TrainStep:
         clip: float = 0.0,
         loss_scale: LossScale | None = None,
         gather: Callable[[np.ndarray], np.ndarray] | None = None,
+        register: Register | None = None,
     ) -> None:
-        self.source, self.optimizer, self.clip = source, optimizer, clip
+        self.source, self.optimizer, self.clip, self.register = source, optimizer, clip, register
         self.loss_scale = loss_scale or LossScale()
         self.gather = gather or alone
 
     def __call__(self, batch: Batch, rate: float) -> StepResult:
         """Compute the batch and, where all its numbers are finite, update the weights."""
         scale = self.loss_scale.value
+        if self.register:
+            self.register.clear()
         (loss, norm, grads), born = self.source.gradients(batch, scale)
         loss, norm = float(loss.asnumpy()), float(norm.asnumpy())
-        updated = math.isfinite(loss) and math.isfinite(norm)
+        saturated = self._ranks(self.register.is_set()) if self.register else ()
+        updated = math.isfinite(loss) and math.isfinite(norm) and not saturated
         if updated:
             # Mutable: a plain tuple of tensors would be taken for constants and compiled anew.
             self.optimizer(ms.mutable(grads), scalar(rate), scalar(clip_factor(norm, self.clip)))
         skipped = not updated and self.loss_scale.can_shrink
         self.loss_scale.update(not updated)
-        origins = () if updated or skipped else self._origins(born)
-        return StepResult(loss, norm, scale, updated, skipped, origins)
+        origins = () if updated or skipped else saturated or self._origins(born)
+        return StepResult(loss, norm, scale, updated, skipped, origins, bool(saturated))
 
     def _origins(self, born: list[Any]) -> tuple[int, ...]:
-        """The ranks with a flag that is not 0; all ranks come here together."""
-        flags = [float(flag.asnumpy()) for flag in born]
-        table = self.gather(np.array([any(flag != 0 for flag in flags)], np.float32))
+        """The ranks with a flag that is not 0."""
+        return self._ranks(any(float(flag.asnumpy()) != 0 for flag in born))
+
+    def _ranks(self, flag: bool) -> tuple[int, ...]:
+        """The ranks that raise their flag; all ranks come here together."""
+        table = self.gather(np.array([flag], np.float32))
         return tuple(int(rank) for rank in np.flatnonzero(table[:, 0]))
 
 

@@ -15,16 +15,18 @@ from model.bloom import build
 from model.checkpointing import Progress, save_shard, steps_of, write_strategy_file
 from model.config import BloomConfig, config_text
 from model.data import Dataset
+from model.device import current_device
 from model.errors import ModelError, TrainingError
 from model.loss_scale import LossScale, loss_scale_of
 from model.metrics import MetricsFile, StepRecord, utilisation
+from model.overflow import overflow_register, saturates
 from model.padding import stored_value
 from model.resume import start_weights
 from model.schedule import SHAPES, rate_at
 from model.session import Session, check_same_on_all_ranks, open_session, strategy_of
 from model.settings import Settings, Worker
 from model.sources import load_data
-from model.step import TrainStep
+from model.step import StepResult, TrainStep
 from model.tokenizer import Tokenizer
 
 __all__ = ["Trainer", "train"]
@@ -53,6 +55,7 @@ class Trainer:
             clip=train.clip_grad or 0.0,
             loss_scale=loss_scale,
             gather=session.gather,
+            register=overflow_register(config.compute_dtype),
         )
 
     def _resume(self, progress: Progress, loss_scale: LossScale) -> int:
@@ -129,11 +132,7 @@ class Trainer:
         )
         result = self.train_step(batch, rate)
         if not (result.updated or result.skipped):
-            raise TrainingError(
-                f"step {step} gave a loss of {result.loss} and a gradient norm of {result.norm}",
-                where=self.session.strategy.names(result.origins or (place.rank,)),
-                remedy=f"{self._last_good()}; lower train.learning_rate, or look at the data of this step",
-            )
+            raise self._failure(step, result)
         seconds = time.monotonic() - start
         tokens = self.global_batch * batch.tokens.shape[1]
         speed, devices = tokens / seconds, self.session.strategy.world_size
@@ -150,6 +149,16 @@ class Trainer:
             skipped=result.skipped,
             mfu=utilisation(self.config, speed, devices, train.device_tflops),
         )
+
+    def _failure(self, step: int, result: StepResult) -> TrainingError:
+        what = f"step {step} gave a loss of {result.loss} and a gradient norm of {result.norm}"
+        help_ = "lower train.learning_rate, or look at the data of this step"
+        if result.saturated:
+            what = f"step {step} overflowed, with a loss scale of {result.loss_scale:g}"
+            if not self.settings.train.loss_scale:
+                help_ = "set train.loss_scale to dynamic"
+        where = self.session.strategy.names(result.origins or (self.session.place.rank,))
+        return TrainingError(what, where=where, remedy=f"{self._last_good()}; {help_}")
 
     def _last_good(self) -> str:
         saved = steps_of(self.home / "checkpoint", self.session.place.rank)
@@ -195,6 +204,8 @@ def train(settings: Settings, worker: Worker, home: Path, report: Callable[[Step
         "the vocabulary": tokenizer.to_json().encode(),
         "the data": dataset.ids.tobytes(),
         "the job": repr((config, settings.parallel, settings.train, settings.checkpoint.save_steps)).encode(),
+        # Where they saturate, all ranks ask each other in every step.
+        "what overflowing numbers become": repr(saturates(current_device())).encode(),
     }
     check_same_on_all_ranks(session, facts)
     trainer = Trainer(settings, config, session, dataset, home)
