@@ -106,5 +106,5 @@ def _npus() -> int:
     """How many NPUs MindSpore sees; 0 where it cannot say."""
     try:
         return int(ms.device_context.ascend.device_count())
-    except RuntimeError:
+    except (RuntimeError, NameError):  # no Ascend; a MindSpore that was built without one
         return 0

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import MutableMapping
+from pathlib import Path
 
 from model.device_name import CPU, DeviceName, npus_left_alone, parse_device
 
@@ -18,14 +19,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="DEVICE", help=text)
 
 
-def device_of(args: argparse.Namespace) -> DeviceName:
+def device_of(args: argparse.Namespace, devices: Path = Path("/dev")) -> DeviceName:
     """What the option says, else the CPU, with a line on stderr where there are NPUs. Raises ModelError.
 
     To be called before MindSpore is imported.
     """
     device = parse_device(args.device) if args.device is not None else CPU
     set_log_level(device.target)
-    if args.device is None and (text := npus_left_alone()):
+    if args.device is None and (text := npus_left_alone(devices)):
         print(f"note: {text}; --device Ascend:0 uses one", file=sys.stderr, flush=True)
     return device
 

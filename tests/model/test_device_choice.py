@@ -6,12 +6,13 @@ import logging
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from model.__main__ import main
-from model.cli.device import set_log_level
+from model.cli.device import device_of, set_log_level
 from model.device_choice import InUse, use_device
 from model.device_name import CPU, DeviceName, npus_left_alone, parse_device
 from model.errors import ModelError
@@ -50,6 +51,17 @@ def test_the_drivers_device_files_are_the_sign_of_npus(tmp_path):
     assert npus_left_alone(tmp_path) is None
     (tmp_path / "davinci5").touch()
     assert "runs on the CPU" in npus_left_alone(tmp_path)
+
+
+def test_a_verb_that_nobody_gave_a_device_says_so_where_there_are_npus(tmp_path, capsys):
+    assert device_of(Namespace(device=None), tmp_path) == CPU
+    (tmp_path / "davinci0").touch()
+    assert device_of(Namespace(device="ascend:3"), tmp_path) == NPU
+    assert device_of(Namespace(device="cpu"), tmp_path) == CPU
+    assert capsys.readouterr().err == ""
+    assert device_of(Namespace(device=None), tmp_path) == CPU
+    said = "note: this runs on the CPU, although the machine has NPUs; --device Ascend:0 uses one\n"
+    assert capsys.readouterr().err == said
 
 
 class MindSpore:
