@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from model.attention import AlibiBias, alibi_slopes
+from model.attention import alibi_slopes, bias_of
 from model.config import BloomConfig
 from model.device import dtype_of
 from model.layers import Block, LayerNorm
@@ -67,14 +67,14 @@ class BloomModel(nn.Cell):
             self.ln_f = LayerNorm(config)
         self.first_block = numbers.start
         self.sequence_parts = 1  # see sequence.cut_sequence
-        self.bias = AlibiBias(config, np.split(alibi_slopes(config.num_heads), parts)[place.mp])
+        self.bias = bias_of(config, np.split(alibi_slopes(config.num_heads), parts)[place.mp])
 
     def construct(self, ids: Any) -> Any:
         return self.ln_f(self.run_blocks(self.embedding(ids)))
 
     def run_blocks(self, x: Any) -> Any:
         """The blocks of this stage; (B, S, h) -> (B, S, h)."""
-        bias = self.bias(x.shape[1] * self.sequence_parts)  # (1, H, S, S)
+        bias = self.bias(x.shape[1] * self.sequence_parts)  # (1, H, rows, S)
         for block in self.blocks:
             x = block(x, bias)
         return x

@@ -40,6 +40,9 @@ class Device:
 
 
 CPU = Device("CPU")
+# Atlas A2 and A3: for these two CANN has the kernel (aclnnFlashAttentionScore's table of products; in
+# ops-transformer, flash_attention_score_tiling_general.cpp registers ASCEND910B and ASCEND910_93).
+FLASH_CHIPS = ("ascend910b", "ascend910_93")
 _built_for: ContextVar[Device | None] = ContextVar("built_for", default=None)
 
 
@@ -84,14 +87,19 @@ def dtype_of(name: str) -> Any:
 def why_no_flash(config: BloomConfig, device: Device) -> str | None:
     """The reason why Ascend's attention kernel cannot serve this network; None where it can.
 
-    Its limits are those in MindSpore's documentation of `ops.flash_attention_score`.
+    Its limits are those in MindSpore's documentation of `ops.flash_attention_score`; a chip that is not known
+    to have it is taken for one without.
     """
     if not device.is_ascend:
         return f"{device.target} has no such kernel"
+    if device.chip not in FLASH_CHIPS:
+        return f"CANN has the kernel for {' and '.join(FLASH_CHIPS)}, and this is {device.chip}"
     if config.compute_dtype == "float32":
         return "the kernel computes in float16 or bfloat16, and compute_dtype is float32"
     if config.head_size % 16 or config.head_size > 512:
         return f"the kernel needs a head size that is a multiple of 16 up to 512, not {config.head_size}"
+    if config.attention_dropout_rate and config.seq_length % 8:
+        return f"with dropout the kernel needs a seq_length that is a multiple of 8, not {config.seq_length}"
     return None
 
 

@@ -14,7 +14,6 @@ from tests.model import reference
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")
-A2 = device.Device("Ascend", "ascend910b")
 TINY = {"num_layers": 1, "vocab_size": 64, "seq_length": 16}
 
 
@@ -145,10 +144,3 @@ def test_without_the_kernel_attention_is_plain_and_one_line_says_so(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "use_flash_attention: CPU has no such kernel; attention is computed step by step"
     ]
-
-
-def test_what_the_kernel_can_do_is_known():
-    half = {"compute_dtype": "float16", "hidden_size": 64, "num_heads": 4}
-    assert device.why_no_flash(load_config("tiny", half), A2) is None
-    assert "float16 or bfloat16" in device.why_no_flash(load_config("tiny"), A2)
-    assert "not 8" in device.why_no_flash(load_config("tiny", {**half, "num_heads": 8}), A2)
