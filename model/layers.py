@@ -17,10 +17,10 @@ from mindspore import nn, ops
 from model.attention import core_of
 from model.config import BloomConfig
 from model.cpu_kernels import AddBias, NormWithOwnBackward, other_kernels_pay
-from model.device import dtype_of
+from model.device import current_device, dtype_of
 from model.parallel import CopyToModelGroup, ReduceFromModelGroup
 
-__all__ = ["Attention", "Block", "LayerNorm", "Linear", "Mlp", "parameter"]
+__all__ = ["Attention", "Block", "LayerNorm", "Linear", "Mlp", "activation_of", "parameter"]
 
 LAYERNORM_EPSILON = 1e-5
 
@@ -31,21 +31,25 @@ def parameter(shape: tuple[int, ...], dtype: Any, name: str, value: float = 0.0)
 
 
 class LayerNorm(nn.Cell):
-    """Normalise the last axis in `layernorm_compute_type`; (…, h) -> (…, h) in the input's type."""
+    """Normalise the last axis in `layernorm_compute_type`; (…, h) -> (…, h) in the input's type.
+
+    A CPU computes in float32 at least: its kernels for float16 add up in float16, and overflow.
+    """
 
     def __init__(self, config: BloomConfig) -> None:
         super().__init__()
         dtype = dtype_of(config.layernorm_compute_type)
         self.gamma = parameter((config.hidden_size,), dtype, "gamma", 1.0)
         self.beta = parameter((config.hidden_size,), dtype, "beta")
-        if other_kernels_pay(dtype):
+        self.compute_type = ms.float32 if current_device().is_cpu else dtype
+        if other_kernels_pay(self.compute_type):
             self.norm = NormWithOwnBackward(LAYERNORM_EPSILON)
         else:
             self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=LAYERNORM_EPSILON)
-        self.compute_type = dtype
 
     def construct(self, x: Any) -> Any:
-        out, _, _ = self.norm(ops.cast(x, self.compute_type), self.gamma, self.beta)
+        gamma, beta = ops.cast(self.gamma, self.compute_type), ops.cast(self.beta, self.compute_type)
+        out, _, _ = self.norm(ops.cast(x, self.compute_type), gamma, beta)
         return ops.cast(out, x.dtype)
 
 
@@ -111,7 +115,10 @@ class Attention(nn.Cell):
 
 
 class FastGelu(nn.Cell):
-    """x * sigmoid(1.702 x), element by element."""
+    """x * sigmoid(1.702 x), element by element.
+
+    For the CPU, in all types: its own FastGeLU has gradients that are no numbers from x = -1000 on.
+    """
 
     def construct(self, x: Any) -> Any:
         return x * ops.sigmoid(1.702 * x)
@@ -120,7 +127,8 @@ class FastGelu(nn.Cell):
 class Gelu(nn.Cell):
     """x / 2 * (1 + tanh(u)) with u = sqrt(2 / pi) * (x + 0.044715 x^3), element by element.
 
-    Written as x * sigmoid(2u), which is the same: the CPU's sigmoid is vectorised, its tanh is not.
+    Written as x * sigmoid(2u), which is the same: the CPU's sigmoid is vectorised, its tanh is not. For
+    float32: in float16 the square of x overflows from 256 on, and the gradient is no number then.
     """
 
     def __init__(self) -> None:
@@ -130,6 +138,14 @@ class Gelu(nn.Cell):
 
     def construct(self, x: Any) -> Any:
         return x * ops.sigmoid(x * (self.linear + self.cubic * (x * x)))
+
+
+def activation_of(config: BloomConfig) -> Any:
+    """The activation, (…) -> (…): MindSpore's one kernel, but on a CPU where ours is faster or is right."""
+    compute_type, is_cpu = dtype_of(config.compute_dtype), current_device().is_cpu
+    if config.hidden_act == "fast_gelu":
+        return FastGelu() if is_cpu else ops.FastGeLU()
+    return Gelu() if other_kernels_pay(compute_type) else ops.GeLU()
 
 
 class Mlp(nn.Cell):
@@ -142,7 +158,7 @@ class Mlp(nn.Cell):
         self.mapping = Linear(hidden, local, config, transposed=True)
         reduce = ReduceFromModelGroup(group)
         self.projection = Linear(local, hidden, config, transposed=True, reduce=reduce)
-        self.activation = FastGelu() if config.hidden_act == "fast_gelu" else Gelu()
+        self.activation = activation_of(config)
 
     def construct(self, x: Any) -> Any:
         x = self.mapping(self.copy(x))  # (B, S, f)
