@@ -10,6 +10,7 @@ from mindspore import nn
 from model.bloom import recompute_blocks
 from model.config import BloomConfig
 from model.dropout import replay_dropout
+from model.dropout_check import prove_dropout
 from model.gradients import JoinGradients
 from model.link import open_link
 from model.optimizer import AdamW
@@ -36,12 +37,11 @@ def gradient_source(
     parts = train.gradient_accumulation * settings.parallel.micro_batch_num
     if strategy.use_seq_parallel:
         cut_sequence(network, strategy, place, session.groups)
-    replays = None
-    # A resumed run has to drop what it would have dropped; the flash kernel's own masks cannot be had again.
-    if train.recompute or strategy.pipeline_stage > 1 or not config.use_flash_attention:
-        first_block = network.transformer.first_block
-        replays = replay_dropout(network, _dropout_base(train, session), first_block)
+    # A resumed run has to drop what it would have dropped, and what is computed twice the same.
+    first_block = network.transformer.first_block
+    replays = replay_dropout(network, _dropout_base(train, session), first_block)
     if replays:
+        prove_dropout(replays)
         replays.steps = done
     if train.recompute:
         recompute_blocks(network)
