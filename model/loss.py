@@ -29,7 +29,7 @@ class HeadLoss(nn.Cell):
         self.log_softmax = ops.LogSoftmax(axis=-1)
         self.softmax = ops.Softmax(axis=-1)
         self.pick = ops.GatherD()
-        self.subtract = ops.TensorScatterSub()
+        self.add_at = ops.TensorScatterAdd()
 
     def construct(self, x: Any, table: Any, labels: Any, weights: Any) -> Any:
         logits = ops.cast(self.product(x, table), ms.float32)
@@ -40,7 +40,7 @@ class HeadLoss(nn.Cell):
         count = labels.shape[0]
         rows = ops.arange(0, count, dtype=ms.int32)
         places = ops.stack((rows, ops.cast(labels, ms.int32)), -1)  # (n, 2)
-        spread = self.subtract(self.softmax(out[1]), places, ops.ones((count,), ms.float32))
+        spread = self.add_at(self.softmax(out[1]), places, ops.full((count,), -1.0, dtype=ms.float32))
         spread = ops.cast(spread, x.dtype)
         factors = ops.cast(ops.expand_dims(weights * dout[0], -1), x.dtype)  # (n, 1)
         dx = self.into_x(spread, table) * factors

@@ -18,6 +18,7 @@ import mindspore.communication as comm
 import numpy as np
 from mindspore import nn, ops
 
+from model.collectives import all_reduce_of
 from model.errors import ModelError
 from orchestrator.checkpoint.bloom_cut import BloomCut, cut_axis
 from orchestrator.checkpoint.layout import Layout
@@ -32,7 +33,6 @@ __all__ = [
     "Place",
     "ReduceFromModelGroup",
     "Strategy",
-    "all_reduce_of",
     "cut",
     "cut_axis",
     "full_shape",
@@ -40,6 +40,7 @@ __all__ = [
     "layout_of",
     "make_group",
     "numbered",
+    "shares_moments",
     "start_groups",
 ]
 
@@ -171,11 +172,6 @@ def make_group(name: str, ranks: Sequence[int]) -> str:
     return _make_group(name, tuple(ranks))
 
 
-def all_reduce_of(group: str | None) -> Any:
-    """The sum over a group; without one a cell, which is no step of the graph (`ops.Identity` is one)."""
-    return ops.AllReduce(group=group) if group else nn.Identity()
-
-
 class CopyToModelGroup(nn.Cell):
     """The same tensor enters every rank's part of a cut layer: identity forward, all-reduce backward."""
 
@@ -235,6 +231,12 @@ def numbered(name: str, first_block: int) -> str:
 def layout_of(name: str, shape: Sequence[int], strategy: Strategy) -> Layout:
     """The entry in the strategy file of a parameter whose whole shape is `shape`."""
     return strategy.bloom_cut.layout(name, shape)
+
+
+def shares_moments(name: str, shape: Sequence[int], strategy: Strategy) -> bool:
+    """Whether the data group cuts the moments of a parameter of `shape` on one rank, along axis 0."""
+    whole = full_shape(name, shape, strategy)
+    return layout_of(f"adam_m.{name}", whole, strategy).opt_weight_shard_size > 1
 
 
 def gather_small(values: np.ndarray, rank: int, world_size: int, group: str | None) -> np.ndarray:

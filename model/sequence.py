@@ -1,8 +1,7 @@
 """Sequence parallelism, from "Reducing Activation Recomputation in Large Transformer Models" (2022).
 
 Between the cut layers, in norms, dropouts and residuals, a rank of the model group has its part of the
-sequence only. A cut layer is entered by an all-gather along the sequence and left by a reduce-scatter. Both
-are made of all-reduces: a CPU has nothing else for a group.
+sequence only. A cut layer is entered by an all-gather along the sequence and left by a reduce-scatter.
 
 B batch, S sequence, s = S / parts, h hidden_size.
 """
@@ -11,10 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import mindspore as ms
-import numpy as np
 from mindspore import nn, ops
 
+from model.collectives import Member, all_gather_of, reduce_scatter_of
 from model.parallel import Groups, Place, Strategy
 
 __all__ = ["GatherSequence", "ScatterSequence", "cut_sequence"]
@@ -23,25 +21,22 @@ __all__ = ["GatherSequence", "ScatterSequence", "cut_sequence"]
 class Parts(nn.Cell):
     """The two directions, each the other's gradient."""
 
-    def __init__(self, parts: int, index: int, group: str) -> None:
+    def __init__(self, member: Member) -> None:
         super().__init__()
-        self.parts, self.index = parts, index
-        own = np.zeros((1, parts, 1, 1), np.float32)
-        own[0, index] = 1
-        self.own = ms.Tensor(own)
-        self.all_reduce = ops.AllReduce(group=group)
+        self.parts = member.size
+        self.all_gather = all_gather_of(member, ndim=3, axis=1)
+        self.reduce_scatter = reduce_scatter_of(member, ndim=3, axis=1)
 
     def gather(self, x: Any) -> Any:
         """(B, s, h) of every rank -> (B, S, h)."""
         batch, length, hidden = x.shape
-        table = self.all_reduce(ops.expand_dims(x, 1) * ops.cast(self.own, x.dtype))  # (B, parts, s, h)
+        table = self.all_gather(x)  # (B, parts, s, h)
         return ops.reshape(table, (batch, self.parts * length, hidden))
 
     def scatter(self, x: Any) -> Any:
         """(B, S, h), summed over the ranks -> (B, s, h), the own part."""
         batch, length, hidden = x.shape
-        table = ops.reshape(self.all_reduce(x), (batch, self.parts, length // self.parts, hidden))
-        return table[:, self.index]
+        return self.reduce_scatter(ops.reshape(x, (batch, self.parts, length // self.parts, hidden)))
 
 
 class GatherSequence(Parts):
@@ -71,13 +66,13 @@ def cut_sequence(network: nn.Cell, strategy: Strategy, place: Place, groups: Gro
     """
     if groups.model is None:
         return
-    where = (strategy.model_parallel, place.mp, groups.model)
+    member = Member(groups.model, place.mp, strategy.model_parallel)
     transformer = network.transformer
     transformer.sequence_parts = strategy.model_parallel
-    network.copy = GatherSequence(*where)
+    network.copy = GatherSequence(member)
     if place.pp == 0:
-        transformer.embedding.word_embedding.reduce = ScatterSequence(*where)
+        transformer.embedding.word_embedding.reduce = ScatterSequence(member)
     for block in transformer.blocks:
         for layer in (block.attention, block.output):
-            layer.copy = GatherSequence(*where)
-            layer.projection.reduce = ScatterSequence(*where)
+            layer.copy = GatherSequence(member)
+            layer.projection.reduce = ScatterSequence(member)

@@ -80,8 +80,7 @@ class Pipeline:
         for action in schedule(self.stage.place.pp, stages, self.parts):
             step.do(action)
         self.stage.link.settle()
-        loss, norm = self.joined(step.loss, scalar(scale))
-        return (loss, norm, self.accumulator.sums), step.born
+        return self.joined.results(step.loss, scalar(scale)), step.born
 
 
 class StepState:

@@ -136,8 +136,8 @@ class MicroBatches:
             if self.replays:
                 self.replays.choose(number)
             losses.append(self.micro(*tensors(part), scalar(scale)))
-        loss, norm = self.joined(sum(losses[1:], losses[0]), scalar(scale))
-        return (loss, norm, self.accumulator.sums), [loss - loss for loss in losses]
+        results = self.joined.results(sum(losses[1:], losses[0]), scalar(scale))
+        return results, [loss - loss for loss in losses]
 
 
 class TrainStep:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from model.collectives import Member, all_gather_of
 from model.config import BloomConfig
 from model.device import dtype_of
 from model.layers import parameter
@@ -90,18 +90,31 @@ class WordEmbedding(nn.Cell):
         return self.reduce(rows * ops.expand_dims(ops.cast(inside, rows.dtype), -1))
 
 
+class GatherFromModelGroup(nn.Cell):
+    """(n, c) of every rank -> (n, parts, c) on every rank; backward, each takes its own part."""
+
+    def __init__(self, member: Member) -> None:
+        super().__init__()
+        self.index = member.index
+        self.all_gather = all_gather_of(member, ndim=2, axis=1)
+
+    def construct(self, x: Any) -> Any:
+        return self.all_gather(x)
+
+    def bprop(self, x: Any, out: Any, dout: Any) -> Any:
+        return (dout[:, self.index],)
+
+
 class GatherLogits(nn.Cell):
-    """(n, c) of every rank -> (n, V) on every rank, by an all-reduce of what is zero but for the own part."""
+    """(n, c) of every rank -> (n, V) on every rank, without padding."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.own_row = ms.Tensor(vocabulary.own_row()[:, :, None])  # (parts, 1, 1)
-        self.reduce = ReduceFromModelGroup(vocabulary.group)
         self.is_cut = vocabulary.parts > 1
+        self.gather = GatherFromModelGroup(Member(vocabulary.group, vocabulary.index, vocabulary.parts))
         self.size = vocabulary.size
 
     def construct(self, logits: Any) -> Any:
         if not self.is_cut:
             return logits
-        parts = ops.transpose(self.reduce(ops.expand_dims(logits, 0) * self.own_row), (1, 0, 2))
-        return ops.reshape(parts, (logits.shape[0], -1))[:, : self.size]
+        return ops.reshape(self.gather(logits), (logits.shape[0], -1))[:, : self.size]

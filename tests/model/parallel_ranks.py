@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from model.parallel import Strategy, gather_small, start_groups
 from model.session import Session, open_session, serve_scheduler
 from model.settings import Parallel, Settings, Train, Worker
 from model.step import StepResult, TrainStep
+from tests.model.native_ranks import check_native, stand_ins
 
 SHAPE = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 33, "seq_length": 8}
 ROWS = 8
@@ -92,7 +94,8 @@ def run_case(case: dict[str, Any], worker: Worker, folder: Path, found: dict[str
         return
     place, name = strategy.place(worker.rank), case["name"]
     session = Session(strategy, place, start_groups(strategy, place))
-    rank = prepare(case, session, load_config("tiny", SHAPE))
+    with stand_ins() if case.get("native") else nullcontext():
+        rank = prepare(case, session, load_config("tiny", SHAPE))
     (_, _, grads), _ = rank.step.source.gradients(batch_of(0, strategy, place.dp), 1.0)
     for item, grad in zip(rank.weights, grads, strict=True):
         found[f"{name}/grad/{item.name}"] = grad.asnumpy().copy()  # else the next steps' would be seen
@@ -148,6 +151,7 @@ def main(cases: Path, folder: Path) -> None:
     found: dict[str, Any] = {}
     for case in json.loads(cases.read_text()):
         run_case(case, worker, folder, found)
+    check_native(worker.rank, found)
     np.savez(folder / f"rank_{worker.rank}.npz", **found)
     wait_in_vain(worker)
 

@@ -8,7 +8,6 @@ import pytest
 from mindspore import nn, ops
 
 from model.cpu_kernels import AddBias, DecayedAdam, NormWithOwnBackward, other_kernels_pay
-from model.gradients import WeightedSquares
 from model.loss import HeadLoss
 
 ms.set_context(mode=ms.GRAPH_MODE)
@@ -104,13 +103,6 @@ def test_an_update_is_that_of_adam_weight_decay(decay):
         update(ms.Tensor(0.01, ms.float32), random(5, 7, seed=3))
     for mine, theirs in zip(updates[0].state, updates[1].state, strict=True):
         np.testing.assert_allclose(mine.asnumpy(), theirs.asnumpy(), rtol=1e-5, atol=1e-6)
-
-
-def test_the_squares_of_even_and_odd_tensors_are_weighted_and_summed():
-    tensors = [random(3, 4), random(5, seed=1), random(1, seed=2)]
-    squares = [float((one.asnumpy() ** 2).sum()) for one in tensors]
-    found = WeightedSquares([12, 5, 1], [1.0, 0.5, 0.0])(ms.mutable(tuple(tensors)))
-    np.testing.assert_allclose(float(found.asnumpy()), squares[0] + 0.5 * squares[1], rtol=1e-6)
 
 
 def test_other_kernels_are_for_float32_alone():

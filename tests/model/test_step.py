@@ -8,7 +8,7 @@ from model.bloom import build, initialise, recompute_blocks
 from model.config import load_config
 from model.data import Batch
 from model.dropout import replay_dropout
-from model.gradients import JoinGradients, buckets, clip_factor
+from model.gradients import JoinGradients, clip_factor
 from model.loss_scale import LossScale
 from model.optimizer import AdamW
 from model.parallel import Groups, Place, Strategy
@@ -102,9 +102,3 @@ def test_a_batch_is_split_in_order():
     parts = split(batch(rows=6), 3)
     assert [part.tokens.shape for part in parts] == [(2, 8)] * 3
     np.testing.assert_array_equal(np.concatenate([part.weights for part in parts]), batch(rows=6).weights)
-
-
-def test_buckets_keep_order_and_limit():
-    assert buckets([4, 4, 4], 100) == ((0, 3),)
-    assert buckets([4, 4, 4], 8) == ((0, 2), (2, 3))
-    assert buckets([4, 90, 4], 8) == ((0, 1), (1, 2), (2, 3))

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.parallel import Strategy, cut
+from model.parallel import TIED, Strategy, cut, layout_of
 from orchestrator.checkpoint.ckpt_file import read_ckpt
+from orchestrator.checkpoint.layout import region
 from orchestrator.checkpoint.strategy_file import read_strategy
 from orchestrator.collect import Collection, LocalFiles, collect
 from tests.model.cluster import start, tails
+from tests.model.native_ranks import SHAPES
 
 pytestmark = pytest.mark.mindspore
 
@@ -44,16 +46,20 @@ def every() -> Iterator[dict[str, Any]]:
                 if options or degrees != (1, 1, 1):
                     yield case(*degrees, *options)
     yield {**case(2, 2, 1, "shard"), "name": "2x2x1 shard micro 2", "micro": 2}
+    yield case(2, 2, 2, "shard", "sequence", "native")
+    yield case(2, 1, 1, "shard", "native")
     yield case(2, 2, 2, "shard", "recompute", "sequence", save=True, broken=True)
 
 
 ALONE = case(1, 1, 1, save=True, logits=True)
 LAYERS = case(2, 2, 1, "shard", "sequence", save=True, logits=True)
+# As LAYERS, with collectives that the CPU has not, and so with pieces of gradients.
+NATIVE = case(2, 2, 1, "shard", "sequence", "native", micro=2, logits=True)
 # Most of the time goes into compiling each case on each of its ranks, so that the suite takes those that
 # together have every mechanism; ALL_STRATEGIES=1 takes all.
 ALL = bool(os.environ.get("ALL_STRATEGIES"))
 STAGES = case(1, 2, 2, "recompute", save=True, broken=True)
-CASES = [ALONE, LAYERS, *(every() if ALL else [STAGES])]
+CASES = [ALONE, LAYERS, NATIVE, *(every() if ALL else [STAGES])]
 BROKEN = CASES[-1]
 WORLD = 8 if ALL else 4
 OTHERS = [case["name"] for case in CASES[1:]]
@@ -104,7 +110,7 @@ def gradient_deviation(found, case) -> float:
     A bias of all keys shifts whole rows of scores, so that its true gradient is 0: it is compared with the
     largest value of all tensors.
     """
-    strategy = Strategy(*case["degrees"], vocab_size=33)
+    strategy = Strategy(*case["degrees"], case.get("shard", False), vocab_size=33)
     whole = {name.removeprefix(GRAD): grad for name, grad in found[0].items() if name.startswith(GRAD)}
     largest = max(np.abs(grad).max() for grad in whole.values())
     seen, deviations = set(), []
@@ -113,11 +119,20 @@ def gradient_deviation(found, case) -> float:
         for key in (key for key in found[rank] if key.startswith(prefix)):
             name = key.removeprefix(prefix)
             scale = largest if name.endswith("dense2.bias") else np.abs(whole[name]).max()
-            expected = cut(name, whole[name], strategy, strategy.place(rank))
+            expected = gradient_of(rank, name, whole[name], strategy, case.get("native", False))
+            assert found[rank][key].shape == expected.shape
             deviations.append(np.max(np.abs(found[rank][key] - expected)) / scale)
             seen.add(name)
     assert seen == set(whole)
     return float(np.max(deviations))
+
+
+def gradient_of(rank: int, name: str, whole: np.ndarray, strategy: Strategy, native: bool) -> np.ndarray:
+    """What the rank has of a gradient: its slice of the weight, or with native collectives of the moments."""
+    if native and not strategy.pads(name):
+        layout = layout_of(f"adam_m.{name}", whole.shape, strategy)
+        return whole[tuple(slice(*span) for span in region(layout, whole.shape, rank))]
+    return cut(name, whole, strategy, strategy.place(rank))
 
 
 def test_the_losses_of_ten_steps_are_those_of_one_process(found, chosen):
@@ -182,11 +197,45 @@ def test_a_shard_holds_all_that_the_training_needs_to_go_on_bit_by_bit(found, na
     np.testing.assert_array_equal(resumed, straight)
 
 
-def test_logits_of_a_vocabulary_that_does_not_divide(found):
+@pytest.mark.parametrize("case", [LAYERS, NATIVE], ids=["summed", "native"])
+def test_logits_of_a_vocabulary_that_does_not_divide(found, case):
     expected = found[0]["1x1x1/logits"]
     assert expected.shape == (8, 8, 33)
     for rank in range(2):
-        np.testing.assert_allclose(found[rank][f"{LAYERS['name']}/logits"], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[rank][f"{case['name']}/logits"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_pieces_of_gradients_are_summed_and_their_norm_counts_every_element_once(found):
+    squares = 0.0
+    for name, (shape, _) in SHAPES.items():
+        own = [found[rank][f"native/own/{name}"] for rank in range(4)]
+        stages = [sum(own)] * 2 if name.endswith(TIED) else [own[0] + own[1], own[2] + own[3]]
+        squares += sum(float((one**2).sum()) for one in (stages[:1] if name.endswith(TIED) else stages))
+        for rank in range(4):
+            rows = np.split(np.arange(shape[0]), 2)[rank % 2] if shape[0] % 2 == 0 else slice(None)
+            joined = found[rank][f"native/joined/{name}"]
+            np.testing.assert_allclose(joined, stages[rank // 2][rows], rtol=1e-5, atol=1e-6)
+    for rank in range(4):
+        np.testing.assert_allclose(found[rank]["native/norm"], math.sqrt(squares), rtol=1e-6)
+        np.testing.assert_allclose(found[rank]["plain/norm"], math.sqrt(squares), rtol=1e-6)
+
+
+def test_an_update_from_pieces_is_that_from_whole_gradients(found):
+    for rank in range(4):
+        for name in SHAPES:
+            weight = found[rank][f"native/weight/{name}"]
+            assert np.all(weight != 1) and weight.dtype == found[rank][f"plain/weight/{name}"].dtype
+            np.testing.assert_array_equal(weight, found[rank][f"plain/weight/{name}"])
+
+
+def test_primitives_of_other_devices_take_what_they_are_given(found):
+    for rank in range(4):
+        for axis in (0, 1):
+            table = found[rank][f"gather/{axis}"]
+            assert table.shape == ((WORLD, 2, 3, 5) if axis == 0 else (2, WORLD, 3, 5))
+            for source in range(WORLD):
+                assert np.all(np.take(table, source, axis) == source)
+            assert "Unsupported op [ReduceScatter] on CPU" in str(found[rank][f"scatter/{axis}"])
 
 
 def test_a_number_that_is_none_is_traced_to_its_stage_and_replica(found):
