@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn
 
 from model.bloom import recompute_blocks
@@ -48,7 +50,8 @@ def gradient_source(
     join = JoinGradients(parameters, strategy, place, session.groups)
     if strategy.pipeline_stage > 1:
         link = open_link(strategy.names((place.rank,)), settings.parallel.link_timeout)
-        stage = Stage(strategy, place, config, link, replays)
+        barrier = partial(session.gather, np.zeros(1, np.float32))
+        stage = Stage(strategy, place, config, link, barrier, replays)
         return Pipeline(network, parameters, join, stage, parts)
     if parts > 1:
         return MicroBatches(network, parameters, join, parts, replays)

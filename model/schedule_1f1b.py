@@ -33,12 +33,16 @@ class Action:
     micro: int
 
 
-def schedule(stage: int, stages: int, micro_batches: int) -> Iterator[Action]:
+def schedule(stage: int, stages: int, micro_batches: int, receives_early: bool = False) -> Iterator[Action]:
     """All of one step for `stage`.
 
     Neighbours agree on the order even where a send only returns once it is received: between two backward
     passes a stage first receives the next activations and then sends its gradients, which is what the stage
     before it waits for in that order.
+
+    With `receives_early` it asks for these before the backward pass instead of after it, so that they travel
+    meanwhile. All messages keep their order: to ask for others sooner would let neighbours wait for each
+    other, or hold a message up behind a later one.
     """
     ahead = min(stages - 1 - stage, micro_batches)
     for micro in range(ahead):
@@ -49,12 +53,17 @@ def schedule(stage: int, stages: int, micro_batches: int) -> Iterator[Action]:
     for micro in range(ahead, micro_batches):
         yield from _compute_forward(stage, stages, micro)
         back = micro - ahead
-        yield from _compute_backward(stage, stages, back)
-        if micro + 1 < micro_batches:
-            yield from _receive(stage, micro + 1)
+        following = list(_receive(stage, micro + 1)) if micro + 1 < micro_batches else []
+        yield from _receive_backward(stage, stages, back)
+        if receives_early:
+            yield from following
+        yield Action(Work.BACKWARD, back)
+        if not receives_early:
+            yield from following
         yield from _send_backward(stage, back)
     for micro in range(micro_batches - ahead, micro_batches):
-        yield from _compute_backward(stage, stages, micro)
+        yield from _receive_backward(stage, stages, micro)
+        yield Action(Work.BACKWARD, micro)
         yield from _send_backward(stage, micro)
 
 
@@ -69,10 +78,9 @@ def _compute_forward(stage: int, stages: int, micro: int) -> Iterator[Action]:
         yield Action(Work.SEND_FORWARD, micro)
 
 
-def _compute_backward(stage: int, stages: int, micro: int) -> Iterator[Action]:
+def _receive_backward(stage: int, stages: int, micro: int) -> Iterator[Action]:
     if stage < stages - 1:
         yield Action(Work.RECEIVE_BACKWARD, micro)
-    yield Action(Work.BACKWARD, micro)
 
 
 def _send_backward(stage: int, micro: int) -> Iterator[Action]:
