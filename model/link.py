@@ -155,8 +155,10 @@ class Queues:
         """Put it into the queue of messages; a handle."""
         return distributed.isend(tensor, dst=rank, group=P2P_GROUP)
 
-    def receive(self, tensor: Any, rank: int) -> Any:
-        return distributed.irecv(tensor, src=rank, group=P2P_GROUP)
+    def receive(self, shape: tuple[int, ...], dtype: Any, rank: int) -> tuple[Any, Any]:
+        """Where it will be, and a handle."""
+        buffer = ops.zeros(shape, dtype)
+        return buffer, distributed.irecv(buffer, src=rank, group=P2P_GROUP)
 
     def drain(self) -> None:
         """Wait for all that is to be computed so far.
@@ -208,8 +210,7 @@ class QueuedLink:
 
     def receive(self, shape: tuple[int, ...], dtype: Any, rank: int, what: str) -> Message:
         self._go_on(f"waiting for {what} from rank {rank}")
-        buffer = ops.zeros(shape, dtype)
-        handle = self.queues.receive(buffer, rank)
+        buffer, handle = self.queues.receive(shape, dtype, rank)
         return self._put(f"waiting for {what} from rank {rank}", handle, buffer, False)
 
     def wait_for(self, message: Message) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from model.bloom import build, initialise
 from model.checkpointing import Progress, load_rank, save_shard, write_strategy_file
 from model.config import BloomConfig, load_config
 from model.data import Batch
-from model.link import open_link
+from model.link import Watch, open_link
 from model.padding import stored_value
 from model.parallel import Strategy, gather_small, start_groups
 from model.session import Session, open_session, serve_scheduler
@@ -132,6 +133,17 @@ def break_one_rank(rank: Rank, found: dict[str, Any]) -> None:
     found["stopped"] = np.array([not result.updated, not result.skipped])
 
 
+def meet_late(worker: Worker, session: Session, found: dict[str, Any]) -> None:
+    """The last rank comes to the barrier later than the others would wait: what do they say meanwhile?"""
+    told: list[str] = []
+    session.gather(np.zeros(1))
+    if worker.rank == worker.world_size - 1:
+        time.sleep(3)
+    with Watch(f"rank {worker.rank}", 0.05, told.append).over_compilation():
+        session.gather(np.zeros(1))
+    found["told"] = np.array(told)
+
+
 def wait_in_vain(worker: Worker) -> None:
     """The last rank waits for what rank 0 never sends; the others stay until the test ends them.
 
@@ -139,7 +151,7 @@ def wait_in_vain(worker: Worker) -> None:
     """
     gather_small(np.zeros(1), worker.rank, worker.world_size, comm.GlobalComm.WORLD_COMM_GROUP)
     if worker.rank == worker.world_size - 1:
-        open_link(f"rank {worker.rank}", limit=0.2).receive((2,), ms.float32, 0, "the activations")
+        open_link(f"rank {worker.rank}", limit=2).receive((2,), ms.float32, 0, "the activations")
     threading.Event().wait()
 
 
@@ -147,11 +159,12 @@ def main(cases: Path, folder: Path) -> None:
     worker = Worker.from_environment(os.environ)
     if worker.is_scheduler:
         return serve_scheduler(Settings(), worker)
-    open_session(Settings(parallel=Parallel(data_parallel=worker.world_size)), worker)
+    session = open_session(Settings(parallel=Parallel(data_parallel=worker.world_size)), worker)
     found: dict[str, Any] = {}
     for case in json.loads(cases.read_text()):
         run_case(case, worker, folder, found)
     check_native(worker.rank, found)
+    meet_late(worker, session, found)
     np.savez(folder / f"rank_{worker.rank}.npz", **found)
     wait_in_vain(worker)
 

@@ -246,9 +246,16 @@ def test_a_number_that_is_none_is_traced_to_its_stage_and_replica(found):
         assert found[rank]["stopped"].all()
 
 
+def test_ranks_that_wait_for_one_that_compiles_say_so(found):
+    """The watch runs while they are blocked in the collective."""
+    for rank in range(WORLD - 1):
+        expected = [f"rank {rank}: 0.5 s waiting for the other stages to compile in vain"]
+        assert found[rank]["told"].tolist() == expected
+
+
 def test_a_rank_that_waits_in_vain_says_for_what_and_ends(found):
     last = f"rank {WORLD - 1}"
     assert found.codes[last.replace(" ", "_")] == 1
     log = (found.folder / f"rank_{WORLD - 1}.log").read_text()
-    told = f"error: {last}: 2 s waiting for the activations from rank 0 in vain (look at that rank's log"
+    told = f"error: {last}: 2 s waiting for the activations from rank 0 in vain (look at the log of what"
     assert told in log
