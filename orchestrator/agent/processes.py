@@ -29,6 +29,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 # Looked up once and before any fork: the child of a fork must not take the loader's locks.
 _LIBC = ctypes.CDLL(None, use_errno=True)
+# As prctl(2) reads them: ctypes would hand over ints, whose upper halves are not promised on every machine.
+_LIBC.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 
 def _stat_fields(pid: int) -> Optional[List[str]]:
