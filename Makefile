@@ -5,7 +5,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 STATE := $(CURDIR)/.demo/state
 
-.PHONY: demo test check install clean
+# The oldest MindSpore of the range in setup.cfg, and the newest Python that it has wheels for.
+OLDEST := .venv-oldest
+OLDEST_PYTHON ?= python3.11
+# What one process computes. Ranks together cannot run there: its CPU back end has no all-reduce in sub-groups.
+ON_OLDEST := $(addprefix tests/model/test_, $(addsuffix .py, \
+	ascend_compile ascend_operators auto bloom checkpointing convert cpu_kernels data dropout generation \
+	loss_scale mindir optimizer parity step)) \
+	tests/checkpoint/test_mindspore.py tests/checkpoint/test_mindspore_layouts.py
+
+.PHONY: demo test test-long check install clean
 
 install: $(INSTALLED)
 
@@ -28,5 +37,15 @@ test: check
 	@command -v /usr/sbin/sshd >/dev/null || tests/install_debian.sh openssh-server || echo 'Without sshd: the tests over SSH are left out.'
 	$(BIN)/python -m pytest
 
+# What is too long for every change: the oldest MindSpore that is supported, then every layout of parallelism.
+test-long: $(INSTALLED) $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest $(ON_OLDEST)
+	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/test_strategies.py
+
+$(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt
+	$(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[worker,test]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .demo collected build *.egg-info
+	rm -rf $(VENV) $(OLDEST) .demo collected build *.egg-info
