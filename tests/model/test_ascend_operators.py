@@ -53,6 +53,7 @@ BY_ACLOP = {
     "LayerNorm": "with the mean and the variance that its backward takes",
     "LayerNormGrad": "the norms' backward",
     "ScatterUpdate": "a token's keys and values go into the cache",
+    "Slice": "the gradient of a concatenation",
     "Stack": "loss and squares, which travel together",
     "StridedSlice": "parts of tables and of flat buffers",
     "StridedSliceGrad": "the loss of a cut vocabulary",
@@ -61,14 +62,17 @@ BY_ACLOP = {
     "UnsortedSegmentSum": "the gradient of the embedding's rows",
 }
 
-# On the AI CPU, some hundred times slower: what is here has a reason to stay, or an end in sight.
+# On the AI CPU, far slower than the AI cores: what is here has a reason to stay, or an end in sight.
 ON_AI_CPU = {
     "DropoutGenMask": "the masks of dropout that nobody replays, and of the flash kernel",
     "RightShift": "replayed dropout, three a mask: the native dropout takes seed and offset instead",
 }
 
-# CANN takes its own kernel for the AI cores; MindSpore's for the AI CPU is for types that it has none for.
-AI_CORES_FIRST = {"AddN", "GatherNd", "UnsortedSegmentSum"}
+# MindSpore brings kernels for the AI CPU of these, too, but CANN has its own for the AI cores (by its lists).
+AI_CORES_FIRST = {"AddN", "GatherNd", "Slice", "UnsortedSegmentSum"}
+
+# In graphs of the oldest MindSpore alone; the newest has SplitWithSize there, by aclnn.
+OF_THE_OLDEST = {"Slice"}
 
 
 def run(module: str, *arguments: str, text: str = "") -> str:
@@ -81,7 +85,7 @@ def run(module: str, *arguments: str, text: str = "") -> str:
     }
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(
-        command, input=text, env={**os.environ, **more}, capture_output=True, text=True, timeout=400
+        command, input=text, env={**os.environ, **more}, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, f"{module}: {done.returncode}\n{done.stderr[-3000:]}"
     return done.stdout.splitlines()[-1]
@@ -143,8 +147,9 @@ def test_every_operator_of_every_graph_has_a_known_way(graphs, ways):
 def test_the_lists_hold_what_the_graphs_have_and_nothing_else(graphs, ways):
     used = {name for found in graphs.values() for name in found}
     left = in_place_of(used)
+    gone = set() if mindspore.__version__.startswith("2.7.") else OF_THE_OLDEST
     assert set(REPLACED) <= used
-    assert left >= NO_KERNEL | set(BY_HCCL) | set(BY_ACLOP) | set(ON_AI_CPU) | AI_CORES_FIRST
+    assert (NO_KERNEL | set(BY_HCCL) | set(BY_ACLOP) | set(ON_AI_CPU) | AI_CORES_FIRST) - left == gone
     assert not set(BY_ACLOP) & set(ON_AI_CPU)
     by_aclnn = {name for name in left if "aclnn" in ways[name]}
     assert not by_aclnn & (set(BY_ACLOP) | set(ON_AI_CPU)), "has an aclnn kernel now: off the list"
@@ -180,9 +185,6 @@ def test_graphs_are_read(graphs):
     assert {"FlashAttentionScore", "FlashAttentionScoreGrad", "DropoutGenMask", "MatMul"} <= set(flash)
     plain = graphs["step, float16, replayed dropout, recompute"]
     assert {"Softmax", "SoftmaxBackward", "RightShift"} <= set(plain) and "AllReduce" not in plain
-    assert (
-        "AllReduce"
-        in graphs["step, float16, flash attention, every group, sequence parallel, vocabulary with padding"]
-    )
+    assert "AllReduce" in graphs["step, float16, flash attention, every group, cut sequence and vocabulary"]
     assert "AdamWeightDecay" in graphs["update, float32 weights"]
     assert "ScatterUpdate" in graphs["decoding, a token; exported as MindIR, too"]
