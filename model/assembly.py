@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import mindspore as ms
@@ -11,7 +11,7 @@ from mindspore import nn
 
 from model.bloom import recompute_blocks
 from model.config import BloomConfig
-from model.dropout import replay_dropout
+from model.dropout import Replays, replay_dropout
 from model.dropout_check import prove_dropout
 from model.gradients import JoinGradients
 from model.link import open_link
@@ -33,8 +33,12 @@ def gradient_source(
     network: nn.Cell,
     parameters: ms.ParameterTuple,
     done: int = 0,
+    prove: Callable[[Replays], None] = prove_dropout,
 ) -> GradientSource:
-    """One graph for a whole batch, or micro batches, or a stage of a pipeline; `done` steps lie behind."""
+    """One graph for a whole batch, or micro batches, or a stage of a pipeline; `done` steps lie behind.
+
+    `prove` draws some masks on the device; ModelError where training could not rely on them.
+    """
     strategy, place, train = session.strategy, session.place, settings.train
     parts = train.gradient_accumulation * settings.parallel.micro_batch_num
     if strategy.use_seq_parallel:
@@ -43,7 +47,7 @@ def gradient_source(
     first_block = network.transformer.first_block
     replays = replay_dropout(network, _dropout_base(train, session), first_block)
     if replays:
-        prove_dropout(replays)
+        prove(replays)
         replays.steps = done
     if train.recompute:
         recompute_blocks(network)

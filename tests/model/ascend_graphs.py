@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,12 @@ class Rank:
         strategy = self.session.strategy
         degrees = Parallel(strategy.data_parallel, strategy.model_parallel, strategy.pipeline_stage)
         settings = Settings(parallel=degrees, train=self.train)
-        return gradient_source(settings, self.config, self.session, self.network, self.parameters)
+        unproven = partial(gradient_source, prove=lambda replays: None)  # this device cannot draw them
+        return unproven(settings, self.config, self.session, self.network, self.parameters)
 
     def update(self) -> Graph:
         optimizer = optimizer_for(self.train, self.session, list(self.parameters))
-        grads = tuple(floats(*item.shape) for item in self.parameters)
+        grads = tuple(floats(*shape) for shape in self.join.sum_over_replicas.shapes)
         return optimizer, (ms.mutable(grads), floats(), floats())
 
 

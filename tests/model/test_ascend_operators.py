@@ -31,12 +31,14 @@ NO_KERNEL = {"Depend", "ExpandDims", "Load", "MakeTuple", "Reshape", "TupleGetIt
 # what takes its place).
 REPLACED = {
     "AdamWeightDecay": ("AdamWeightDecayUnifyMindIR", ("AdamApplyOneWithDecayAssign",)),
-    "Dropout": ("DropoutUnifyMindIR1", ("DropoutGenMask", "DropoutDoMask")),
-    "DropoutGrad": ("DropoutGradUnifyMindIR", ("DropoutDoMask",)),
 }
 
 # HCCL computes these, in kernels of these names.
-BY_HCCL = {"AllReduce": "HcomAllReduceKernel"}
+BY_HCCL = {
+    "AllGather": "HcomAllGatherKernel",
+    "AllReduce": "HcomAllReduceKernel",
+    "ReduceScatter": "HcomAllReduceScatterKernel",
+}
 
 # By CANN's older interface, aclop, alone: CANN's Python side must be there to compile them, and a call costs
 # the host more than one of aclnn. They are for the AI cores, as far as documents say: none has run here.
@@ -45,9 +47,8 @@ BY_ACLOP = {
     "AddN": "gradients of what is used more than once",
     "Assign": "weights, moments and sums are stored in place",
     "AssignAdd": "the sums of micro batches",
-    "BitwiseAnd": "replayed dropout",
-    "BitwiseXor": "replayed dropout",
-    "DropoutDoMask": "dropout that nobody replays",
+    "FastGeLU": "hidden_act fast_gelu, in one kernel",
+    "FastGeLUGrad": "its backward",
     "Gather": "the rows of the embedding",
     "GatherNd": "the last token of each prompt",
     "LayerNorm": "with the mean and the variance that its backward takes",
@@ -58,14 +59,7 @@ BY_ACLOP = {
     "StridedSlice": "parts of tables and of flat buffers",
     "StridedSliceGrad": "the loss of a cut vocabulary",
     "TensorMove": "what is read before it is overwritten",
-    "TensorScatterSub": "the backward of the loss",
     "UnsortedSegmentSum": "the gradient of the embedding's rows",
-}
-
-# On the AI CPU, far slower than the AI cores: what is here has a reason to stay, or an end in sight.
-ON_AI_CPU = {
-    "DropoutGenMask": "the masks of dropout that nobody replays, and of the flash kernel",
-    "RightShift": "replayed dropout, three a mask: the native dropout takes seed and offset instead",
 }
 
 # MindSpore brings kernels for the AI CPU of these, too, but CANN has its own for the AI cores (by its lists).
@@ -128,7 +122,7 @@ def problems(names: Iterable[str], ways: Mapping[str, list[str]]) -> list[str]:
     for name in sorted(in_place_of(names) - NO_KERNEL - set(BY_HCCL)):
         if not ways[name]:
             found.append(f"{name}: Ascend has no kernel")
-        elif "aclnn" in ways[name] or name in ON_AI_CPU:
+        elif "aclnn" in ways[name]:
             continue
         elif name in ai_cpu_kernels() - AI_CORES_FIRST:
             found.append(f"{name}: is computed on the AI CPU")
@@ -149,10 +143,9 @@ def test_the_lists_hold_what_the_graphs_have_and_nothing_else(graphs, ways):
     left = in_place_of(used)
     gone = set() if mindspore.__version__.startswith("2.7.") else OF_THE_OLDEST
     assert set(REPLACED) <= used
-    assert (NO_KERNEL | set(BY_HCCL) | set(BY_ACLOP) | set(ON_AI_CPU) | AI_CORES_FIRST) - left == gone
-    assert not set(BY_ACLOP) & set(ON_AI_CPU)
+    assert (NO_KERNEL | set(BY_HCCL) | set(BY_ACLOP) | AI_CORES_FIRST) - left == gone
     by_aclnn = {name for name in left if "aclnn" in ways[name]}
-    assert not by_aclnn & (set(BY_ACLOP) | set(ON_AI_CPU)), "has an aclnn kernel now: off the list"
+    assert not by_aclnn & (set(BY_ACLOP)), "has an aclnn kernel now: off the list"
     assert ai_cpu_kernels() & set(BY_ACLOP) >= AI_CORES_FIRST
 
 
@@ -166,25 +159,30 @@ def test_the_libraries_know_the_passes_and_the_collectives_that_are_counted_on()
 
 
 def test_what_does_not_exist_or_is_slow_is_found():
-    names = ["Add", "NoSuchOperator", "Qr", "Range", "RightShift", "Dropout"]
-    ways = ways_of([*names, "DropoutGenMask", "DropoutDoMask"])
+    names = ["Add", "NoSuchOperator", "Qr", "Range", "RightShift"]
+    ways = ways_of(names)
     assert ways["Add"] == ["aclnn", "aclop"] and ways["RightShift"] == ["aclop"]
     assert problems(names, ways) == [
         "NoSuchOperator: Ascend has no kernel",
         "Qr: is computed on the AI CPU",
         "Range: has no aclnn kernel; does CANN have one for its AI cores, or for the AI CPU?",
+        "RightShift: is computed on the AI CPU",
     ]
-    assert "RightShift" in ai_cpu_kernels() and set(ON_AI_CPU) <= set(ways), (
-        "known, and only therefore not told"
-    )
 
 
 def test_graphs_are_read(graphs):
     """That a list of operators is whole shows by what must be in it."""
     flash = graphs["step, bfloat16, flash attention and its dropout"]
-    assert {"FlashAttentionScore", "FlashAttentionScoreGrad", "DropoutGenMask", "MatMul"} <= set(flash)
+    assert {
+        "FlashAttentionScore",
+        "FlashAttentionScoreGrad",
+        "DropoutGenMaskExt",
+        "DropoutExt",
+        "MatMul",
+    } <= set(flash)
     plain = graphs["step, float16, replayed dropout, recompute"]
-    assert {"Softmax", "SoftmaxBackward", "RightShift"} <= set(plain) and "AllReduce" not in plain
-    assert "AllReduce" in graphs["step, float16, flash attention, every group, cut sequence and vocabulary"]
+    assert {"Softmax", "SoftmaxBackward", "DropoutExt"} <= set(plain) and "AllReduce" not in plain
+    layers = graphs["step, float16, flash attention, every group, cut sequence and vocabulary"]
+    assert {"AllGather", "AllReduce", "ReduceScatter"} <= set(layers)
     assert "AdamWeightDecay" in graphs["update, float32 weights"]
     assert "ScatterUpdate" in graphs["decoding, a token; exported as MindIR, too"]
