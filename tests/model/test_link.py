@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from functools import partial
 from types import SimpleNamespace
@@ -9,10 +10,20 @@ from types import SimpleNamespace
 import mindspore as ms
 import numpy as np
 import pytest
+from mindspore.mint import distributed
 
 from model.config import load_config
 from model.device import Device, built_for
-from model.link import AHEAD, COMPILATION, BlockingLink, QueuedLink, Watch, open_link
+from model.link import (
+    AHEAD,
+    COMPILATION,
+    P2P_GROUP,
+    BlockingLink,
+    QueuedLink,
+    Queues,
+    Watch,
+    open_link,
+)
 from model.parallel import Strategy
 from model.schedule_1f1b import Work, schedule
 from model.stage_pipeline import Stage, StepState
@@ -264,3 +275,10 @@ def test_what_ends_in_time_is_not_given_up():
 def test_a_device_with_queues_uses_them(device, kind):
     with built_for(device):
         assert type(open_link("rank 0", 1.0)) is kind
+
+
+def test_mindspore_takes_what_the_queues_hand_it():
+    """They run on a device only; what is put into the queues stands in for it everywhere else."""
+    inspect.signature(distributed.isend).bind(None, dst=1, group=P2P_GROUP)
+    inspect.signature(distributed.irecv).bind(None, src=1, group=P2P_GROUP)
+    Queues().drain()
