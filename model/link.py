@@ -233,6 +233,8 @@ class QueuedLink:
         return message
 
     def _wait_up_to(self, last: Message) -> None:
+        if last not in self.pending:
+            return  # it was waited for before
         while self.pending:
             message = self.pending.popleft()
             message.handle.wait()

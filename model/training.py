@@ -15,7 +15,7 @@ from model.bloom import build
 from model.checkpointing import Progress, save_shard, steps_of, write_strategy_file
 from model.config import BloomConfig, config_text
 from model.data import Dataset
-from model.device import current_device
+from model.device import current_device, has_flash_attention
 from model.errors import ModelError, TrainingError
 from model.loss_scale import LossScale, loss_scale_of
 from model.metrics import MetricsFile, StepRecord, utilisation
@@ -204,6 +204,7 @@ def train(settings: Settings, worker: Worker, home: Path, report: Callable[[Step
         "the vocabulary": tokenizer.to_json().encode(),
         "the data": dataset.ids.tobytes(),
         "the job": repr((config, settings.parallel, settings.train, settings.checkpoint.save_steps)).encode(),
+        "the kind of attention": repr(has_flash_attention(config)).encode(),  # some chips have no kernel
         # Where they saturate, all ranks ask each other in every step.
         "what overflowing numbers become": repr(saturates(current_device())).encode(),
     }

@@ -22,6 +22,7 @@ _BYTES_PER_LINE = 400
 # CANN's logs run to 200 MB a process: what is asked about stands at their ends.
 _PLOG_END = 4 << 20
 _MOST_PLOG_BYTES = 256 << 20
+_LONGEST_NAME = 255  # of a file, in bytes (NAME_MAX)
 _PLOG = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}){1,6}", re.ASCII)
 
 
@@ -114,7 +115,7 @@ def iter_lines(
 def copy_logs(plan: LaunchPlan, fleet: Fleet, folder: Path) -> list[str]:
     """Every worker's log, as it is now, as `<label>.log` into `folder`. Raises where a host gives none.
 
-    CANN's own logs, where they lie in the run, become `plog_<label>_….log` beside them: the end of each, and
+    CANN's own logs, where they lie in the run, become `plog+<label>+….log` beside them: the end of each, and
     of each host no more than a bound. Returns what was left out, a line a host.
     """
     labels = labels_of(plan, None, None)
@@ -141,12 +142,12 @@ def _copy_plogs(
     """Copy the last `end` bytes of each log, `most` in all. What was left out; empty if nothing was."""
     left, cut, skipped = most, 0, 0
     for path, size in _plogs(session.call("list_plogs", run_id=run_id), labels):
-        wanted = min(size, end)
-        if wanted > left:
+        wanted, name = min(size, end), f"plog+{path.replace('/', '+')}"  # no name of CANN's has a +
+        if wanted > left or len(name) > _LONGEST_NAME:
             skipped += 1
             continue
         _, data = session.call_with_data("read_plog", run_id=run_id, path=path, limit=wanted)
-        (folder / f"plog_{path.replace('/', '_')}").write_bytes(data[:wanted])
+        (folder / name).write_bytes(data[:wanted])
         left -= wanted
         cut += size > wanted
     if not cut and not skipped:
@@ -158,7 +159,7 @@ def _plogs(listed: object, labels: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Of a host's list what can be meant: logs of its own workers, under names that are none but names."""
     for entry in listed if isinstance(listed, list) else ():
         path, size = (entry.get("path"), entry.get("size")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(path, str) or not isinstance(size, int) or size < 0:
+        if not isinstance(path, str) or type(size) is not int or size < 0:
             continue
         if _PLOG.fullmatch(path) and path.partition("/")[0] in labels:
             yield path, size

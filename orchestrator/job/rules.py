@@ -143,7 +143,7 @@ def _jit_level(job: Job) -> Iterator[Finding]:
 
 def _deterministic(job: Job) -> Iterator[Finding]:
     value = job.env.get("HCCL_DETERMINISTIC")
-    if job.train is None or not job.train.deterministic or value in (None, "true", "strict"):
+    if job.train is None or not job.train.deterministic or (value or "true").lower() in ("true", "strict"):
         return
     what = f"is {value}, but train.deterministic is true"
     yield ("env", "HCCL_DETERMINISTIC"), what, "remove it: MindSpore would set it to true"

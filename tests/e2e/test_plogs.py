@@ -29,8 +29,8 @@ def test_plogs_come_along(local: Cluster, tmp_path: Path) -> None:
     folder.mkdir()
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         assert logs.copy_logs(plan, fleet, folder) == []
-    found = {path.name.split("-")[0]: path.read_text() for path in folder.glob("plog_*")}
-    assert found == {f"plog_rank_{rank}_debug_plog_plog": f"[ERROR] EI0006 of {rank}\n" for rank in range(4)}
+    found = {path.name.split("-")[0]: path.read_text() for path in folder.glob("plog+*")}
+    assert found == {f"plog+rank_{rank}+debug+plog+plog": f"[ERROR] EI0006 of {rank}\n" for rank in range(4)}
     assert {path.name for path in folder.glob("rank_*")} == {f"rank_{rank}.log" for rank in range(4)}
 
 
@@ -62,9 +62,9 @@ def test_only_ends_and_no_more_than_a_bound(tmp_path: Path) -> None:
         "npu1: of CANN's logs 1 were left out, and of 1 only the end was taken"
     )
     assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == {
-        "plog_rank_0_a.log": 7,
-        "plog_rank_0_b.log": 10,
-        "plog_rank_0_d.log": 8,
+        "plog+rank_0+a.log": 7,
+        "plog+rank_0+b.log": 10,
+        "plog+rank_0+d.log": 8,
     }
 
 
@@ -76,9 +76,17 @@ def test_only_ends_and_no_more_than_a_bound(tmp_path: Path) -> None:
         [None, 1, {}, {"path": 1, "size": 1}, {"path": "rank_0/a.log", "size": "1"}],
         [{"path": path, "size": 1} for path in ("../a", "rank_0/../a", "/etc/x", "rank_1/a.log", "rank_0")],
         [{"path": "rank_0/a.log", "size": -1}],
+        [{"path": "rank_0/a.log", "size": True}],
     ],
 )
 def test_a_list_that_is_none(tmp_path: Path, listed: Any) -> None:
     host = Host(listed)
     assert copied(host, tmp_path) == ""
     assert not host.asked and not list(tmp_path.iterdir())
+
+
+def test_names_that_no_file_can_have_are_left_out_and_others_stay_apart(tmp_path: Path) -> None:
+    paths = ["rank_0/" + "/".join(["x" * 120] * 3), "rank_0/a_b/c", "rank_0/a/b_c"]
+    host = Host([{"path": path, "size": 1} for path in paths])
+    assert "1 were left out" in copied(host, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"plog+rank_0+a_b+c", "plog+rank_0+a+b_c"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import nn
+from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2, NPUGetFloatStatusV2
 
 from model.assembly import gradient_source, optimizer_for
 from model.bloom import build
@@ -26,6 +27,7 @@ from model.device import built_for
 from model.dropout import replay_dropout
 from model.gradients import Accumulator, JoinAccumulated, JoinGradients
 from model.loss import LossCell
+from model.overflow import Cleared, Status
 from model.parallel import Groups, Strategy
 from model.readers import _Reordered as ReorderedCaches
 from model.session import Session
@@ -143,6 +145,34 @@ def step_layers() -> Graph:
     return rank.source(), (*batch(), floats())
 
 
+@graph("step, bfloat16, flash attention and its dropout, every group")
+def step_layers_bfloat16() -> Graph:
+    rank = Rank.of({**BRAIN, **FLASH, "attention_dropout_rate": 0.1}, LAYERS)
+    return rank.source(), (*batch(), floats())
+
+
+@graph("step, float32, every group")
+def step_layers_full() -> Graph:
+    return Rank.of({**FULL, **WITHOUT_DROPOUT}, LAYERS).source(), (*batch(), None)
+
+
+@graph("the join of a stage, its tied table and shared moments")
+def join_stage() -> Graph:
+    shared = replace(STAGES, optimizer_shard=True, use_seq_parallel=True)
+    rank = Rank.of(HALF, shared, 2)
+    return JoinAccumulated(Accumulator(rank.parameters), rank.join), (floats(), floats())
+
+
+@graph("an overflow register is cleared")
+def cleared() -> Graph:
+    return Cleared(NPUClearFloatStatusV2()), (ms.Tensor(np.zeros(8, np.int32)),)
+
+
+@graph("an overflow register is read")
+def status() -> Graph:
+    return Status(NPUGetFloatStatusV2()), (ms.Tensor(np.zeros(8, np.int32)),)
+
+
 @graph("a micro batch, float16")
 def micro_batch() -> Graph:
     return Rank.of(HALF, gradient_accumulation=2).source().micro, (*batch(), floats())
@@ -214,6 +244,11 @@ def update_half() -> Graph:
 @graph("update, moments shared out")
 def update_shared() -> Graph:
     return Rank.of(HALF, LAYERS).update()
+
+
+@graph("update, moments shared out, float32 weights")
+def update_shared_full() -> Graph:
+    return Rank.of(FULL, LAYERS).update()
 
 
 @graph("logits of whole sequences")

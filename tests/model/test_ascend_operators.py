@@ -53,6 +53,8 @@ BY_ACLOP = {
     "GatherNd": "the last token of each prompt",
     "LayerNorm": "with the mean and the variance that its backward takes",
     "LayerNormGrad": "the norms' backward",
+    "NPUClearFloatStatusV2": "the overflow register of a chip that saturates",
+    "NPUGetFloatStatusV2": "the same",
     "ScatterUpdate": "a token's keys and values go into the cache",
     "Slice": "the gradient of a concatenation",
     "Stack": "loss and squares, which travel together",

@@ -282,3 +282,32 @@ def test_mindspore_takes_what_the_queues_hand_it():
     inspect.signature(distributed.isend).bind(None, dst=1, group=P2P_GROUP)
     inspect.signature(distributed.irecv).bind(None, src=1, group=P2P_GROUP)
     Queues().drain()
+
+
+class Noted:
+    """Queues that note which messages were waited for."""
+
+    def __init__(self):
+        self.waited = []
+
+    def send(self, tensor, rank):
+        return SimpleNamespace(wait=partial(self.waited.append, f"to {rank}"))
+
+    def receive(self, shape, dtype, rank):
+        return None, SimpleNamespace(wait=partial(self.waited.append, f"from {rank}"))
+
+    def drain(self):
+        pass
+
+
+def test_taking_a_message_twice_waits_for_no_later_one():
+    queues, watch = Noted(), Watch("rank 1", WITHOUT_END)
+    link = QueuedLink(watch, queues)
+    first = link.receive((1,), ms.float32, 0, "a")
+    link.send(None, 2, "x")
+    link.send(None, 2, "y")  # so the first message and x are waited for
+    link.receive((1,), ms.float32, 3, "b")
+    first.take()
+    assert queues.waited == ["from 0", "to 2"]
+    link.finish()
+    assert queues.waited == ["from 0", "to 2", "to 2", "from 3"]
