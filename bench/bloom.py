@@ -65,14 +65,15 @@ def tokens(count: int, *shape: int) -> np.ndarray:
 def serve_mindspore(layers: int, hidden: int, heads: int, what: str) -> dict[str, Callable[[], Any]]:
     import mindspore as ms
 
-    from model.bloom import build
-    from model.config import load_config
-    from model.data import Batch
-    from model.generation import Generator, Sampling
-    from model.gradients import JoinGradients
-    from model.optimizer import AdamW
-    from model.parallel import Groups, Place, Strategy
-    from model.step import TrainStep, WholeBatch
+    from model.config.bloom_config import load_config
+    from model.data.dataset import Batch
+    from model.inference.generate import Generator
+    from model.inference.sampling import Sampling
+    from model.network.bloom import build
+    from model.parallel.mesh import Groups, Place, Strategy
+    from model.training.gradients import JoinGradients
+    from model.training.optimizer import AdamW
+    from model.training.step import TrainStep, WholeBatch
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.report import Goal, Series, Table, measure, print_json  # noqa: E402
-from tests.e2e.cluster import Cluster  # noqa: E402
+from orchestrator.testing.local_cluster import Cluster  # noqa: E402
 
 HEAVY = ("mindspore", "numpy", "paramiko", "fabric", "cryptography", "pydantic", "yaml", "rich", "click")
 VERBS = ("launch", "status", "logs", "attach", "stop", "collect-ckpt", "runs")

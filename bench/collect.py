@@ -26,9 +26,9 @@ sys.path.insert(0, str(ROOT))
 from bench.loopback import Loopback  # noqa: E402
 from bench.report import Goal, Sample, Series, Table, measure, print_json  # noqa: E402
 from bench.shards import RANKS, Shards  # noqa: E402
-from orchestrator.layout import RunDir  # noqa: E402
-from tests.e2e.cluster import Cluster  # noqa: E402
-from tests.sshd import why_no_sshd  # noqa: E402
+from orchestrator.core.paths import RunDir  # noqa: E402
+from orchestrator.testing.local_cluster import Cluster  # noqa: E402
+from orchestrator.testing.sshd import why_no_sshd  # noqa: E402
 
 LAYERS, TIMES = 20, 4
 HOSTS = 2

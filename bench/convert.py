@@ -25,14 +25,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.report import Goal, Series, Table, measure, print_json
-from model.config import load_config
-from model.weights_plan import ms_shapes
-from orchestrator.checkpoint.hf_names import hf_part, hf_shape
-from orchestrator.checkpoint.safetensors_file import write_safetensors
+from model.config.bloom_config import load_config
+from model.weights.convert import ms_shapes
+from orchestrator.checkpoint.cut.hf_names import hf_part, hf_shape
+from orchestrator.checkpoint.files.tensor_files import write_safetensors
 
 SHARDS = 4
 WITHOUT_FLUSH = (
-    "import sys; from pathlib import Path; from model.convert import convert; "
+    "import sys; from pathlib import Path; from model.weights.convert import convert; "
     "convert(Path(sys.argv[1]), Path(sys.argv[2]), flush=False)"
 )
 COPY = "import shutil, sys; [shutil.copy(path, sys.argv[-1]) for path in sys.argv[1:-1]]"

@@ -17,11 +17,12 @@ import yaml
 
 from bench.loopback import CLIENT_CONFIG, PYTHON
 from bench.report import Goal, Sample, Series, measure
-from orchestrator.discovery import discover
-from orchestrator.fleet import fleet_of
-from orchestrator.inventory import Host, load_inventory
-from orchestrator.transport import open_transport
-from tests.standins.cluster import FakeCluster
+from orchestrator.ascend.discovery import discover
+from orchestrator.config.inventory import Host
+from orchestrator.config.inventory_file import load_inventory
+from orchestrator.hosts.fleet import fleet_of
+from orchestrator.hosts.open_transport import open_transport
+from orchestrator.testing.standin_cluster import FakeCluster
 
 __all__ = ["Discovery"]
 

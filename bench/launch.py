@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT))
 
 from bench.loopback import PYTHON, SECONDS, Launches, Loopback, end_sleepers  # noqa: E402
 from bench.report import Goal, Sample, Series, Table, measure, print_json  # noqa: E402
-from orchestrator.fleet.bundle import agent_bundle  # noqa: E402
-from tests.sshd import why_no_sshd  # noqa: E402
+from orchestrator.hosts.boot import agent_bundle  # noqa: E402
+from orchestrator.testing.sshd import why_no_sshd  # noqa: E402
 
 FAN_OUT = 32  # the fleet's own
 SHOWN = {"clush": "clush -w HOSTS true", "pdsh": "pdsh -w HOSTS true"}

@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Any
 
 from bench.report import Sample, cpu_seconds, measure
-from orchestrator.layout import ControlDir
-from orchestrator.monitor.process import monitor_pid
-from orchestrator.monitor.record import read_record
-from orchestrator.states import RankState
-from tests.e2e.cluster import Cluster
-from tests.sshd import Sshd
+from orchestrator.control.monitor_process import monitor_pid
+from orchestrator.control.run_record import read_record
+from orchestrator.core.paths import ControlDir
+from orchestrator.core.states import RankState
+from orchestrator.testing.local_cluster import Cluster
+from orchestrator.testing.sshd import Sshd
 
 __all__ = ["CLIENT_CONFIG", "PYTHON", "SECONDS", "Launches", "Loopback", "end_sleepers"]
 

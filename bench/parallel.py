@@ -27,8 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.report import Goal, Sample, Series, Table, print_json  # noqa: E402
-from orchestrator.checkpoint.bloom_cut import BloomCut  # noqa: E402
-from orchestrator.sizing import Network, StageEstimate, Workload, estimate  # noqa: E402
+from orchestrator.checkpoint.cut.bloom_cut import BloomCut  # noqa: E402
+from orchestrator.sizing.estimate import StageEstimate, Workload, estimate  # noqa: E402
+from orchestrator.sizing.network_size import Network  # noqa: E402
 
 STAGES, MICRO_BATCHES = 2, (1, 2, 4, 8)
 TIMED = {

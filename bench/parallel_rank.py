@@ -20,14 +20,14 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from model.assembly import gradient_source, optimizer_for  # noqa: E402
-from model.bloom import build, initialise  # noqa: E402
-from model.config import BloomConfig, load_config  # noqa: E402
-from model.data import Batch  # noqa: E402
-from model.done import marked_done  # noqa: E402
-from model.session import Session, open_session, serve_scheduler  # noqa: E402
-from model.settings import Parallel, Settings, Train, Worker  # noqa: E402
-from model.step import TrainStep  # noqa: E402
+from model.config.bloom_config import BloomConfig, load_config  # noqa: E402
+from model.config.settings import Parallel, Settings, Train, Worker  # noqa: E402
+from model.data.dataset import Batch  # noqa: E402
+from model.network.bloom import build, initialise  # noqa: E402
+from model.parallel.distributed import Session, open_session, serve_scheduler  # noqa: E402
+from model.training.completion import marked_done  # noqa: E402
+from model.training.step import TrainStep  # noqa: E402
+from model.training.trainer import gradient_source, optimizer_for  # noqa: E402
 
 
 def batch_of(case: dict[str, Any]) -> Batch:

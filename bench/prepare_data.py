@@ -30,7 +30,7 @@ import json, sys
 import numpy as np
 import tokenizers
 from mindspore.mindrecord import FileWriter
-from model.templates import wrap
+from model.config.prompt_templates import wrap
 
 records, tokenizer, output, length = *sys.argv[1:4], int(sys.argv[4])
 tokenizer = tokenizers.Tokenizer.from_file(tokenizer)
@@ -52,8 +52,8 @@ _SAME = """
 import sys
 import numpy as np
 from pathlib import Path
-from model.config import load_config
-from model.mindrecord import read_rows
+from model.config.bloom_config import load_config
+from model.data.mindrecord import read_rows
 
 config = load_config("tiny", {"vocab_size": 250880, "seq_length": int(sys.argv[3]) - 1})
 first, second = (read_rows(Path(path), config) for path in sys.argv[1:3])
@@ -63,10 +63,10 @@ sys.exit(not np.array_equal(first, second))
 _TRAIN_TOKENIZER = """
 import sys
 from pathlib import Path
-from model.config import load_config
-from model.encoding import texts_of
-from model.records import load_records
-from model.tokenizer import train_tokenizer
+from model.config.bloom_config import load_config
+from model.data.encode import texts_of
+from model.data.records import load_records
+from model.data.tokenizer import train_tokenizer
 
 texts = texts_of(load_records(Path(sys.argv[1]), 5000), "alpaca")
 tokenizer = train_tokenizer(texts, load_config("tiny", {"vocab_size": 16000}))

@@ -24,8 +24,11 @@ sys.path.insert(0, str(ROOT))
 
 from bench.discovery import FAN_OUT, Discovery  # noqa: E402
 from bench.report import Goal, Sample, Series, Table, print_json  # noqa: E402
-from orchestrator.rank_table import Reading, errors_of, merge, parse_rank_table, validate  # noqa: E402
-from tests.sshd import why_no_sshd  # noqa: E402
+from orchestrator.rank_table.merge import merge  # noqa: E402
+from orchestrator.rank_table.read_table import Reading, parse_rank_table  # noqa: E402
+from orchestrator.rank_table.rule import errors_of  # noqa: E402
+from orchestrator.rank_table.validate import validate  # noqa: E402
+from orchestrator.testing.sshd import why_no_sshd  # noqa: E402
 
 DEVICES = 8
 SMALL = 64

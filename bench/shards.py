@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.checkpoint.bloom_cut import BloomCut
-from orchestrator.checkpoint.ckpt_file import write_ckpt
-from orchestrator.checkpoint.layout import Layout, slice_shape
-from orchestrator.checkpoint.strategy_file import Strategy, write_strategy
-from orchestrator.checkpoint.tensor import Array
-from orchestrator.layout import RunDir
+from orchestrator.checkpoint.cut.bloom_cut import BloomCut
+from orchestrator.checkpoint.cut.slices import Layout, slice_shape
+from orchestrator.checkpoint.files.strategy_files import Strategy, write_strategy
+from orchestrator.checkpoint.files.tensor_files import write_ckpt
+from orchestrator.checkpoint.files.tensor_types import Array
+from orchestrator.core.paths import RunDir
 
 __all__ = ["RANKS", "Shards"]
 

@@ -11,19 +11,17 @@ from collections.abc import Sequence
 # Seconds that a collective waits on a CPU: 30 without it, less than a neighbour may take to compile.
 os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 
-from model.cli import (
-    chat,
-    convert,
-    evaluate,
-    export,
-    generate,
-    infer_mindir,
-    predict,
-    prepare_data,
-    serve_chat,
-    train,
-)
-from model.cli.errors import guarded
+from model.cli import cmd_chat as chat
+from model.cli import cmd_convert as convert
+from model.cli import cmd_evaluate as evaluate
+from model.cli import cmd_export as export
+from model.cli import cmd_generate as generate
+from model.cli import cmd_infer_mindir as infer_mindir
+from model.cli import cmd_predict as predict
+from model.cli import cmd_prepare_data as prepare_data
+from model.cli import cmd_serve_chat as serve_chat
+from model.cli import cmd_train as train
+from model.cli.common import guarded
 
 _VERBS = {
     "train": train,

@@ -14,15 +14,13 @@ if __name__ == "__main__":
     # A script's own folder comes first on the path, where `import model` finds nothing.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from model.cli.convert import report
-from model.cli.errors import guarded
-from model.cli.progress import bytes_bar
-from model.config import BloomConfig
-from model.convert import DTYPES, convert_weights
+from model.cli.cmd_convert import report
+from model.cli.common import bytes_bar, guarded
+from model.config.bloom_config import BloomConfig
+from model.config.hf_config import load_hf_config
 from model.errors import ModelError
-from model.hf_config import load_hf_config
-from model.weights_plan import Weights, infer_config, sort_weights
-from orchestrator.checkpoint.weight_files import find_weights
+from model.weights.convert import DTYPES, Weights, convert_weights, infer_config, sort_weights
+from orchestrator.checkpoint.open_checkpoint import find_weights
 
 __all__ = ["main"]
 

@@ -14,46 +14,56 @@ ROOT = Path(__file__).parents[1]
 ORCHESTRATOR = sorted((ROOT / "orchestrator").rglob("*.py"))
 MODEL = sorted((ROOT / "model").rglob("*.py"))
 
-# From the bottom up. A name is a module or a whole package; those of one row may import each other.
-FLOORS = (
-    ("errors", "states", "layout"),
-    ("records",),
-    ("agent",),
-    ("yaml_words", "yaml_scalars", "yaml_file"),
-    ("checkpoint",),
-    ("inventory", "job"),
-    ("ascend",),
-    ("placement", "mindformers", "sizing"),
-    ("launch_plan",),
-    ("rank_table",),
-    ("transport",),
-    ("fleet", "collect", "collect_plan", "run_files", "offline"),
-    ("discovery",),
-    ("live_table",),
-    ("preflight",),
-    ("plan",),
-    ("monitor",),
-    ("runs", "logs", "collect_run", "answers"),
-    ("status", "distribute"),
-    ("launch", "check", "stop", "chat"),
-    ("cli", "__main__"),
-)
-FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
-AGENT = sorted((ROOT / "orchestrator/agent").glob("*.py")) + [
-    ROOT / "orchestrator" / f"{name}.py" for name in ("__init__", "errors", "states", "layout", "records")
-]
+# From the bottom up: a room is a folder right under its package, or a module there. Those of one row do not
+# import each other.
+FLOORS = {
+    "orchestrator": (
+        ("core",),
+        ("formats",),
+        ("agent",),
+        ("checkpoint", "config"),
+        ("hosts",),
+        ("ascend",),
+        ("rank_table", "sizing"),
+        ("plan",),
+        ("preflight",),
+        ("control",),
+        ("testing", "transfer"),
+        ("cli",),
+        ("__main__",),
+    ),
+    "model": (
+        ("errors",),
+        ("config",),
+        ("data", "devices"),
+        ("parallel",),
+        ("network", "weights"),
+        ("inference", "training"),
+        ("cli", "compatibility"),
+        ("__main__", "convert_weight"),
+    ),
+}
+FLOOR_OF = {
+    (package, name): number
+    for package, floors in FLOORS.items()
+    for number, names in enumerate(floors)
+    for name in names
+}
+ON_HOSTS = ("agent", "core", "formats")
+AGENT = [path for path in ORCHESTRATOR if path.parent.name in ON_HOSTS] + [ROOT / "orchestrator/__init__.py"]
 # Imports inside functions keep these off start-up; each says so in a comment where it stands.
 LATE = {
-    "orchestrator/transport/__init__.py",
+    "orchestrator/hosts/open_transport.py",
     "orchestrator/cli/cmd_launch.py",
     "orchestrator/cli/main.py",
     "orchestrator/cli/options.py",
 }
 
 
-def name_of(path: Path) -> str:
-    """The module or package right under `orchestrator` that a file belongs to."""
-    return path.relative_to(ROOT / "orchestrator").parts[0].removesuffix(".py")
+def name_of(path: Path) -> tuple[str, str]:
+    """The package, and the room right under it, that a file belongs to."""
+    package, room = path.relative_to(ROOT).parts[:2]
+    return package, room.removesuffix(".py")
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -71,22 +81,25 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def test_every_module_has_a_floor() -> None:
-    names = {name_of(path) for path in ORCHESTRATOR} - {"__init__"}
-    assert names == set(FLOOR_OF)
+def test_every_room_has_a_floor() -> None:
+    names = {name_of(path) for path in [*ORCHESTRATOR, *MODEL]}
+    assert {name for name in names if name[1] not in ("__init__", "presets")} == set(FLOOR_OF)
 
 
-@pytest.mark.parametrize("path", ORCHESTRATOR, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*ORCHESTRATOR, *MODEL], ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_down_only(path: Path) -> None:
     here = name_of(path)
     for module, _ in imports(parse(path)):
         parts = module.split(".")
-        assert parts[0] not in ("mindspore", "model", "tests", "bench"), module
-        if parts[0] != "orchestrator" or len(parts) < 2 or here == "__init__":
-            continue
-        target = parts[1]
-        if target in FLOOR_OF:
-            assert target == here or FLOOR_OF[target] <= FLOOR_OF[here], f"{here} imports {module}"
+        target = (parts[0], parts[1] if len(parts) > 1 else "")
+        if here[1] != "__init__" and target in FLOOR_OF and target != here and target[0] == here[0]:
+            assert FLOOR_OF[target] < FLOOR_OF[here], f"{'.'.join(here)} imports {module}"
+
+
+@pytest.mark.parametrize("path", ORCHESTRATOR, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_orchestrator_does_without_the_model(path: Path) -> None:
+    for module, _ in imports(parse(path)):
+        assert module.split(".")[0] not in ("mindspore", "model", "tests", "bench"), module
 
 
 @pytest.mark.parametrize("path", MODEL, ids=lambda path: str(path.relative_to(ROOT)))
@@ -94,8 +107,15 @@ def test_the_model_sees_nothing_of_the_orchestrator_but_file_formats(path: Path)
     for module, _ in imports(parse(path)):
         if module.startswith("orchestrator"):
             assert module.startswith(
-                ("orchestrator.checkpoint.", "orchestrator.errors.", "orchestrator.layout.RunDir")
+                ("orchestrator.checkpoint.", "orchestrator.core.errors.", "orchestrator.core.paths.RunDir")
             ), module
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_a_file_is_found_by_its_name(package: str) -> None:
+    """No two files of a package share a name; faces and main programs are what their folder is called."""
+    names = [path.stem for path in (ROOT / package).rglob("*.py") if not path.stem.startswith("__")]
+    assert {name for name in names if names.count(name) > 1} == set()
 
 
 @pytest.mark.parametrize("path", AGENT, ids=lambda path: str(path.relative_to(ROOT)))
@@ -104,17 +124,17 @@ def test_the_agent_is_stdlib_only_and_old_python(path: Path) -> None:
     for module, _ in imports(parse(path)):
         first, *rest = module.split(".")
         if first == "orchestrator":
-            assert not rest or rest[0] in ("agent", "errors", "states", "layout", "records"), module
+            assert not rest or rest[0] in ON_HOSTS, module
         else:
             assert first in sys.stdlib_module_names, module
 
 
 def test_foreign_libraries_have_one_door_each() -> None:
     doors = {
-        "paramiko": ("orchestrator/transport/ssh",),
-        "fabric": ("orchestrator/transport/ssh",),
-        "invoke": ("orchestrator/transport/ssh",),
-        "yaml": ("orchestrator/yaml_", "orchestrator/plan/plan.py", "orchestrator/mindformers/write.py"),
+        "paramiko": ("orchestrator/hosts/ssh", "orchestrator/testing"),
+        "fabric": ("orchestrator/hosts/ssh",),
+        "invoke": ("orchestrator/hosts/ssh",),
+        "yaml": ("orchestrator/config", "orchestrator/plan/make_plan.py", "orchestrator/testing"),
         "rich": ("orchestrator/cli",),
         "click": ("orchestrator/cli",),
         "numpy": ("orchestrator/checkpoint",),
@@ -126,13 +146,16 @@ def test_foreign_libraries_have_one_door_each() -> None:
             assert allowed is None or where.startswith(allowed), f"{where} imports {module}"
 
 
+PRINT = ("orchestrator/cli/", "orchestrator/testing/", "model/cli/", "model/__main__.py")
+
+
 def test_only_the_command_lines_print() -> None:
     for path in [*ORCHESTRATOR, *MODEL]:
         where = path.relative_to(ROOT).as_posix()
         calls = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Call)]
         prints = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
         # The probe's print is a text for another interpreter.
-        assert not prints or where.startswith(("orchestrator/cli/", "model/cli/", "model/__main__.py")), where
+        assert not prints or where.startswith(PRINT), where
 
 
 def test_imports_inside_functions_are_few_and_known() -> None:
@@ -144,9 +167,13 @@ def test_imports_inside_functions_are_few_and_known() -> None:
     assert found == LATE
 
 
+LONGEST = {"bloom.py": 600}  # a network, which is read from top to bottom
+
+
 def test_files_can_be_read_in_one_sitting() -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in [*ORCHESTRATOR, *MODEL]}
-    assert {str(path): length for path, length in lengths.items() if length > 400} == {}
+    too_long = {str(path): length for path, length in lengths.items() if length > LONGEST.get(path.name, 400)}
+    assert too_long == {}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +184,7 @@ def test_files_can_be_read_in_one_sitting() -> None:
         ("orchestrator.cli.cmd_logs", {"paramiko", "fabric", "numpy", "mindspore"}),
         ("orchestrator.cli.cmd_launch", {"paramiko", "fabric", "numpy", "mindspore"}),
         ("orchestrator.cli.cmd_collect_ckpt", {"paramiko", "fabric", "mindspore"}),
-        ("orchestrator.monitor.__main__", {"paramiko", "fabric", "rich", "click", "numpy", "mindspore"}),
+        ("orchestrator.control.__main__", {"paramiko", "fabric", "rich", "click", "numpy", "mindspore"}),
     ],
 )
 def test_heavy_packages_stay_out_of_start_up(module: str, absent: set[str]) -> None:

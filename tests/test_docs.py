@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.inventory import Host
-from orchestrator.job import Job
+from orchestrator.config.inventory import Host
+from orchestrator.config.job import Job
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

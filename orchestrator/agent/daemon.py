@@ -19,12 +19,12 @@ import traceback
 from typing import Any, Dict, NoReturn, Optional
 
 from orchestrator.agent import processes
-from orchestrator.agent.locks import DeviceLocks
+from orchestrator.agent.device_locks import DeviceLocks
 from orchestrator.agent.supervisor import Supervisor
-from orchestrator.errors import AgentError
-from orchestrator.layout import RunDir, Workdir, atomic_write
-from orchestrator.records import HostStatus, Manifest, RankStatus
-from orchestrator.states import RankState
+from orchestrator.core.errors import AgentError
+from orchestrator.core.paths import RunDir, Workdir, atomic_write
+from orchestrator.core.records import HostStatus, Manifest, RankStatus
+from orchestrator.core.states import RankState
 
 __all__ = ["spawn"]
 

@@ -11,8 +11,8 @@ import re
 import stat
 from typing import Any, Dict, Iterator, List
 
-from orchestrator.errors import AgentError
-from orchestrator.layout import RunDir
+from orchestrator.core.errors import AgentError
+from orchestrator.core.paths import RunDir
 
 __all__ = ["list_plogs", "read_plog"]
 

@@ -9,9 +9,9 @@ from typing import Any, Dict, Optional
 
 from orchestrator.agent import daemon, probe
 from orchestrator.agent.store import Store
-from orchestrator.errors import AgentError
-from orchestrator.layout import Workdir, atomic_write
-from orchestrator.records import Manifest
+from orchestrator.core.errors import AgentError
+from orchestrator.core.paths import Workdir, atomic_write
+from orchestrator.core.records import Manifest
 
 __all__ = ["prepare"]
 

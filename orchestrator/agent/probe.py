@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 from orchestrator.agent.cann import MODULES, cann_facts, cann_version
-from orchestrator.agent.locks import busy_devices
+from orchestrator.agent.device_locks import busy_devices
 from orchestrator.agent.system import Seen, addresses_of, in_workers_environment, system_facts
-from orchestrator.errors import AgentError
-from orchestrator.layout import Workdir
+from orchestrator.core.errors import AgentError
+from orchestrator.core.paths import Workdir
 
 __all__ = ["free_port", "probe", "require_port"]
 

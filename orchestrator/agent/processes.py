@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import List, Optional
 
-from orchestrator.records import ProcessId
+from orchestrator.core.records import ProcessId
 
 __all__ = [
     "become_subreaper",

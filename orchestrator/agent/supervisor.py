@@ -22,11 +22,12 @@ import socket
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from orchestrator.agent import control, processes
+from orchestrator.agent import control_socket as control
+from orchestrator.agent import processes
 from orchestrator.agent.worker import Worker
-from orchestrator.layout import RunDir, atomic_write
-from orchestrator.records import HostStatus, Manifest, ProcessId
-from orchestrator.states import RankState
+from orchestrator.core.paths import RunDir, atomic_write
+from orchestrator.core.records import HostStatus, Manifest, ProcessId
+from orchestrator.core.states import RankState
 
 __all__ = ["Supervisor"]
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 
-from orchestrator.agent.environ import process_environment, with_env_script
+from orchestrator.agent.environment import process_environment, with_env_script
 
 __all__ = ["Seen", "addresses_of", "in_workers_environment", "system_facts"]
 

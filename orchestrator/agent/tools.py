@@ -12,8 +12,8 @@ import select
 import signal
 import time
 
-from orchestrator.agent.environ import base_environment
-from orchestrator.errors import AgentError
+from orchestrator.agent.environment import base_environment
+from orchestrator.core.errors import AgentError
 
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:

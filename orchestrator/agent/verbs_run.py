@@ -1,4 +1,7 @@
-"""Verbs that make, start and end a run."""
+"""Verbs that make, start and end a run.
+
+Verbs that look at runs and talk to them.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,28 @@ import json
 import shutil
 from typing import Iterator
 
-from orchestrator.agent import runs
+from orchestrator.agent import chat_relay as chatting
+from orchestrator.agent import host_runs as runs
+from orchestrator.agent import plogs
 from orchestrator.agent.prepare import prepare as prepare_run
-from orchestrator.agent.request import Answer, Request
-from orchestrator.layout import Workdir
-from orchestrator.records import Manifest
+from orchestrator.agent.serve import Answer, Request
+from orchestrator.core.paths import RunDir, Workdir
+from orchestrator.core.records import Manifest
 
-__all__ = ["commit", "prepare", "start", "stop", "undo"]
+__all__ = [
+    "chat",
+    "commit",
+    "list_plogs",
+    "list_runs",
+    "prepare",
+    "read_log",
+    "read_plog",
+    "small_files",
+    "start",
+    "status",
+    "stop",
+    "undo",
+]
 
 
 def prepare(request: Request) -> Iterator[Answer]:
@@ -58,3 +76,50 @@ def undo(request: Request) -> Iterator[Answer]:
 def _told(verb: str, request: Request) -> Answer:
     run = runs.find(Workdir(request.root), request.args["run_id"])
     return Answer(runs.tell(run, {"verb": verb, **request.args}))
+
+
+def status(request: Request) -> Iterator[Answer]:
+    """What became of a run's part on this host."""
+    yield Answer(runs.status(_run(request)).to_json())
+
+
+def list_runs(request: Request) -> Iterator[Answer]:
+    """Every run on this host, or the one asked for."""
+    yield Answer(runs.list_runs(Workdir(request.root), request.args.get("run_id", "")))
+
+
+def read_log(request: Request) -> Iterator[Answer]:
+    """A part of a log, as raw bytes."""
+    args = request.args
+    found = runs.read_log(_run(request), args["label"], args["offset"], args["limit"])
+    data = found.pop("data")
+    yield Answer(found, data)
+
+
+def list_plogs(request: Request) -> Iterator[Answer]:
+    """CANN's own log files of a run."""
+    yield Answer(plogs.list_plogs(_run(request)))
+
+
+def read_plog(request: Request) -> Iterator[Answer]:
+    """The end of one of them, as raw bytes."""
+    yield Answer(None, plogs.read_plog(_run(request), request.args["path"], request.args["limit"]))
+
+
+def small_files(request: Request) -> Iterator[Answer]:
+    """Every file of one of the run's folders, an answer each: strategies, or what belongs to the model."""
+    for name, data in runs.small_files(_run(request), request.args["folder"]):
+        yield Answer(name, data, more=True)
+    yield Answer()
+
+
+def chat(request: Request) -> Iterator[Answer]:
+    """What the chat's worker says, an answer a piece, then one without."""
+    question = json.loads(request.payload.read())
+    for event in chatting.converse(_run(request).chat_socket, question):
+        yield Answer(event, more=True)
+    yield Answer()
+
+
+def _run(request: Request) -> RunDir:
+    return runs.find(Workdir(request.root), request.args["run_id"])

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from orchestrator.agent import processes
-from orchestrator.agent.environ import PLOG_PATH, process_environment, with_env_script
-from orchestrator.layout import RunDir
-from orchestrator.records import Manifest, RankStatus, WorkerSpec
-from orchestrator.states import RankState
+from orchestrator.agent.environment import PLOG_PATH, process_environment, with_env_script
+from orchestrator.core.paths import RunDir
+from orchestrator.core.records import Manifest, RankStatus, WorkerSpec
+from orchestrator.core.states import RankState
 
 __all__ = ["Worker", "last_json_line", "tail_lines"]
 

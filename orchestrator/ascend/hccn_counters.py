@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.ascend.text import find, pairs, refuse_known, unreadable
+from orchestrator.ascend.tool_answers import find, pairs, refuse_known, unreadable
 
 __all__ = ["LinkChange", "LinkStat", "Optical", "parse_link_stat", "parse_optical", "parse_stat"]
 

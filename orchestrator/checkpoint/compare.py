@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.checkpoint.gather import MappedFiles
-from orchestrator.checkpoint.shard import Held
-from orchestrator.checkpoint.tensor import Array, Tensor
+from orchestrator.checkpoint.files.tensor_types import Array, Tensor
+from orchestrator.checkpoint.shard_source import Held
+from orchestrator.checkpoint.spans import MappedFiles
 
 __all__ = ["Distance", "distance", "same_bits"]
 

@@ -10,14 +10,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.checkpoint.file_layout import FileLayout
-from orchestrator.checkpoint.floats import target_type
-from orchestrator.checkpoint.hf_names import HfPart, hf_names, hf_part, hf_shape, ms_parts, qkv_axes
-from orchestrator.checkpoint.safetensors_file import lay_out_safetensors
+from orchestrator.checkpoint.cut.hf_names import HfPart, hf_names, hf_part, hf_shape, ms_parts, qkv_axes
+from orchestrator.checkpoint.files.tensor_files import FileLayout, lay_out_safetensors
+from orchestrator.checkpoint.files.tensor_types import Spec, target_type
+from orchestrator.checkpoint.files.torch_writer import lay_out_torch
 from orchestrator.checkpoint.target import Interleaved, OutputLayout, Target
-from orchestrator.checkpoint.tensor import Spec
-from orchestrator.checkpoint.torch_layout import lay_out_torch
-from orchestrator.errors import CheckpointError
+from orchestrator.core.errors import CheckpointError
 
 __all__ = ["HF_FORMS", "HfModel", "lay_out_huggingface"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.checkpoint.atomic import mapped_errors
-from orchestrator.errors import CheckpointError
+from orchestrator.core.errors import CheckpointError
 
 __all__ = ["Done", "Header", "Journal", "Key"]
 

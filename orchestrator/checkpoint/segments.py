@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.checkpoint.host_files import Ranges
+from orchestrator.checkpoint.copy_plan import CollectPlan, Read
 from orchestrator.checkpoint.journal import Key
-from orchestrator.checkpoint.plan import CollectPlan, Read
+from orchestrator.checkpoint.shard_source import Ranges
 from orchestrator.checkpoint.target import Target
 
 __all__ = ["SEGMENT", "Segment", "batches", "cut_segments"]

@@ -1,22 +1,31 @@
-"""Where the slices of one tensor go in an output file, which may name, cut, turn or type it differently."""
+"""Where the slices of one tensor go in an output file, which may name, cut, turn or type it differently.
+
+What an output of each format looks like: files, the place of every tensor in them, their types.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
-from orchestrator.agent.ckpt_index import ITEM_SIZES
-from orchestrator.checkpoint.file_layout import FileLayout, Piece
-from orchestrator.checkpoint.floats import converted
-from orchestrator.checkpoint.layout import Region
-from orchestrator.checkpoint.scatter import Scatter, Stretch
-from orchestrator.checkpoint.tensor import Spec
+from orchestrator.checkpoint.cut.slices import Region
+from orchestrator.checkpoint.files.tensor_files import FileLayout, Piece, lay_out_ckpt, lay_out_safetensors
+from orchestrator.checkpoint.files.tensor_types import Spec, converted, target_type
+from orchestrator.checkpoint.spans import Scatter, Stretch
+from orchestrator.formats.ckpt_index import ITEM_SIZES
 
-__all__ = ["Interleaved", "OutputLayout", "Target"]
+__all__ = [
+    "Format",
+    "Interleaved",
+    "OutputLayout",
+    "Target",
+    "lay_out_file",
+]
 
 _QKV_PARTS = 3
 
@@ -122,3 +131,24 @@ class OutputLayout:
     @property
     def size(self) -> int:
         return sum(layout.size for _, layout in self.files)
+
+
+Format = Literal["ckpt", "safetensors", "huggingface"]
+
+_FORMATS: Mapping[Format, Callable[[Sequence[Spec]], FileLayout]] = {
+    "ckpt": lay_out_ckpt,
+    "safetensors": lay_out_safetensors,
+}
+
+
+def lay_out_file(specs: Sequence[Spec], format: Format, dtype: str | None = None) -> OutputLayout:
+    """One file of all tensors in their order, floats as `dtype` (MindSpore's name of a type) if it is given.
+
+    `huggingface` is no single file: see `lay_out_huggingface`.
+    """
+    types = [target_type(spec.dtype, dtype) for spec in specs]
+    layout = _FORMATS[format]([replace(spec, dtype=type) for spec, type in zip(specs, types, strict=True)])
+    targets = zip(specs, types, layout.places, strict=True)
+    return OutputLayout(
+        (("", layout),), tuple(Target(spec, type, 0, places) for spec, type, places in targets)
+    )

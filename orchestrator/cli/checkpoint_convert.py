@@ -10,11 +10,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from orchestrator.checkpoint.copy import Format
-from orchestrator.cli.checkpoint_look import say, step_option
+from orchestrator.checkpoint.copy_engine import Format
+from orchestrator.cli.checkpoint_inspect import say, step_option
 from orchestrator.cli.render_checkpoint import conversion_view
 from orchestrator.cli.units import ByteSize, byte_size
-from orchestrator.offline import Conversion, plan_combine, plan_split, plan_transform, write
+from orchestrator.transfer.convert import Conversion, plan_combine, plan_split, plan_transform, write
 
 __all__ = ["combine_command", "split_command", "transform_command"]
 

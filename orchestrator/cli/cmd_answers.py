@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from orchestrator.answers import collect_answers
 from orchestrator.cli.options import run_argument
-from orchestrator.layout import atomic_write
-from orchestrator.runs import find_run
+from orchestrator.control.answers import collect_answers
+from orchestrator.control.runs import find_run
+from orchestrator.core.paths import atomic_write
 
 __all__ = ["command"]
 

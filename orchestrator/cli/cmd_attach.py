@@ -6,8 +6,7 @@ import click
 
 from orchestrator.cli.follow import follow
 from orchestrator.cli.options import run_argument
-from orchestrator.runs import find_run
-from orchestrator.status import attach
+from orchestrator.control.runs import attach, find_run
 
 __all__ = ["command"]
 

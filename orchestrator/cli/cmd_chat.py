@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import click
 
-from orchestrator.chat import Chat, Message
 from orchestrator.cli.options import run_argument
-from orchestrator.errors import AgentError
-from orchestrator.runs import find_run
+from orchestrator.control.chat import Chat, Message
+from orchestrator.control.runs import find_run
+from orchestrator.core.errors import AgentError
 
 __all__ = ["command"]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from orchestrator.check import check
 from orchestrator.cli.options import inventory_option, json_option, print_json, resolve_inventory
 from orchestrator.cli.render_report import print_report, report_data
-from orchestrator.inventory import load_inventory
-from orchestrator.job import load_job
+from orchestrator.config.inventory_file import load_inventory
+from orchestrator.config.job_file import load_job
+from orchestrator.control.check import check
 
 __all__ = ["command"]
 

@@ -8,16 +8,16 @@ from typing import Any, cast
 import click
 from rich.console import Console
 
-from orchestrator.cli.collect_progress import CollectProgress
+from orchestrator.checkpoint.target import Format
+from orchestrator.cli.bars import CollectProgress
 from orchestrator.cli.options import run_argument
 from orchestrator.cli.render_collect import print_collection
 from orchestrator.cli.units import RATE, byte_size
-from orchestrator.collect import Collected, Format
-from orchestrator.collect_plan import Collection
-from orchestrator.collect_run import collect_run, dry_run
-from orchestrator.launch_plan import read_plan
-from orchestrator.layout import ControlDir
-from orchestrator.runs import find_run
+from orchestrator.control.runs import find_run
+from orchestrator.core.paths import ControlDir
+from orchestrator.plan.launch_plan import read_plan
+from orchestrator.transfer.collect import Collected, Collection
+from orchestrator.transfer.collect_run import collect_run, dry_run
 
 __all__ = ["command"]
 

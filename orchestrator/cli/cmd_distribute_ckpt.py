@@ -8,15 +8,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cli.distribution_bar import DistributionBar
+from orchestrator.cli.bars import DistributionBar
 from orchestrator.cli.options import inventory_option, resolve_inventory
 from orchestrator.cli.units import byte_size
-from orchestrator.distribute import Shards, cut_for, distribute, hash_shards
-from orchestrator.errors import UsageError
-from orchestrator.fleet import fleet_of
-from orchestrator.inventory import fold, load_inventory
-from orchestrator.job import load_job
-from orchestrator.placement import place
+from orchestrator.config.host_ranges import fold
+from orchestrator.config.inventory_file import load_inventory
+from orchestrator.config.job_file import load_job
+from orchestrator.core.errors import UsageError
+from orchestrator.hosts.fleet import fleet_of
+from orchestrator.plan.placement import place
+from orchestrator.transfer.distribute import Shards, cut_for, distribute, hash_shards
 
 __all__ = ["command"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from orchestrator.layout import atomic_write
-from orchestrator.mindformers import Imported, import_run_yaml, job_text
+from orchestrator.config.mindformers_yaml import Imported, import_run_yaml, job_text
+from orchestrator.core.paths import atomic_write
 
 __all__ = ["command"]
 

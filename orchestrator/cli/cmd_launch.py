@@ -9,10 +9,10 @@ import click
 from orchestrator.cli.follow import follow
 from orchestrator.cli.options import inventory_option, json_option, print_json, resolve_inventory
 from orchestrator.cli.render_plan import plan_data, print_plan
-from orchestrator.errors import UsageError
-from orchestrator.job import Job
-from orchestrator.launch import discover_devices, launch, plan_launch
-from orchestrator.launch_plan import LaunchPlan
+from orchestrator.config.job import Job
+from orchestrator.control.launch import discover_devices, launch, plan_launch
+from orchestrator.core.errors import UsageError
+from orchestrator.plan.launch_plan import LaunchPlan
 
 __all__ = ["command"]
 
@@ -68,8 +68,8 @@ def _with_shards(job: Job, plan: LaunchPlan) -> LaunchPlan:
     if not job.checkpoint.distribute:
         return plan
     # Late: NumPy and the checkpoint formats, which few launches need.
-    from orchestrator.cli.distribution_bar import DistributionBar
-    from orchestrator.distribute import with_shards
+    from orchestrator.cli.bars import DistributionBar
+    from orchestrator.transfer.distribute import with_shards
 
     with DistributionBar() as bar:
         return with_shards(job, plan, bar.show)

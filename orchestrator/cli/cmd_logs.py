@@ -8,12 +8,11 @@ import re
 import click
 
 from orchestrator.cli.options import json_option, run_argument
-from orchestrator.errors import UsageError
-from orchestrator.fleet import fleet_of
-from orchestrator.launch_plan import read_plan
-from orchestrator.logs import iter_lines, labels_of
-from orchestrator.runs import find_run
-from orchestrator.status import current_record
+from orchestrator.control.logs import iter_lines, labels_of
+from orchestrator.control.runs import current_record, find_run
+from orchestrator.core.errors import UsageError
+from orchestrator.hosts.fleet import fleet_of
+from orchestrator.plan.launch_plan import read_plan
 
 __all__ = ["command", "parse_ranks"]
 

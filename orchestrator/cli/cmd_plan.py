@@ -10,21 +10,14 @@ from rich.console import Console
 
 from orchestrator.cli.options import json_option, print_json
 from orchestrator.cli.render_sizing import estimate_view, suggestions_view
-from orchestrator.errors import ConfigError, Problem, UsageError
-from orchestrator.inventory import load_inventory
-from orchestrator.job import Job, load_job
-from orchestrator.sizing import (
-    HBM,
-    Estimate,
-    Network,
-    Suggestion,
-    Workload,
-    estimate,
-    network_of,
-    size_of,
-    suggest,
-    workload_of,
-)
+from orchestrator.config.inventory_file import load_inventory
+from orchestrator.config.job import Job
+from orchestrator.config.job_file import load_job
+from orchestrator.core.errors import ConfigError, Problem, UsageError
+from orchestrator.sizing.device_memory import HBM
+from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
+from orchestrator.sizing.network_size import Network, network_of
+from orchestrator.sizing.suggest import Suggestion, suggest
 
 __all__ = ["command"]
 

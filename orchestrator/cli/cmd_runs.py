@@ -8,11 +8,10 @@ import click
 from rich.console import Console
 
 from orchestrator.cli.options import inventory_option, json_option, print_json, resolve_inventory
-from orchestrator.cli.render import runs_table
-from orchestrator.errors import HostsFailed, OrchestrateError, RunNotFound
-from orchestrator.inventory import load_inventory
-from orchestrator.runs import known_runs, rediscover
-from orchestrator.status import load_record
+from orchestrator.cli.render_run import runs_table
+from orchestrator.config.inventory_file import load_inventory
+from orchestrator.control.runs import known_runs, load_record, rediscover
+from orchestrator.core.errors import HostsFailed, OrchestrateError, RunNotFound
 
 __all__ = ["command"]
 

@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.live import Live
 
 from orchestrator.cli.options import json_option, print_json, run_argument
-from orchestrator.cli.render import status_view
-from orchestrator.runs import find_run
-from orchestrator.status import current_record
+from orchestrator.cli.render_run import status_view
+from orchestrator.control.runs import current_record, find_run
 
 __all__ = ["command"]
 

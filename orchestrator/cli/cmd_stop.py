@@ -7,8 +7,8 @@ import getpass
 import click
 
 from orchestrator.cli.options import run_argument
-from orchestrator.runs import find_run
-from orchestrator.stop import stop_run
+from orchestrator.control.runs import find_run
+from orchestrator.control.stop import stop_run
 
 __all__ = ["command"]
 

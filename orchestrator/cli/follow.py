@@ -9,16 +9,14 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from orchestrator.cli.live import live_view
-from orchestrator.cli.plain import PlainReport
-from orchestrator.cli.render import summary
-from orchestrator.errors import Interrupted
-from orchestrator.layout import ControlDir
-from orchestrator.monitor.process import monitor_pid
-from orchestrator.monitor.record import RunRecord
-from orchestrator.runs import interrupt_launch
-from orchestrator.states import RunState
-from orchestrator.status import attach, load_record
+from orchestrator.cli.live_view import PlainReport, live_view
+from orchestrator.cli.render_run import summary
+from orchestrator.control.monitor_process import monitor_pid
+from orchestrator.control.run_record import RunRecord
+from orchestrator.control.runs import attach, interrupt_launch, load_record
+from orchestrator.core.errors import Interrupted
+from orchestrator.core.paths import ControlDir
+from orchestrator.core.states import RunState
 
 __all__ = ["follow"]
 

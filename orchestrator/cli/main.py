@@ -10,7 +10,7 @@ import click
 
 from orchestrator import __version__
 from orchestrator.cli.lazy import LazyGroup
-from orchestrator.errors import Interrupted, OrchestrateError
+from orchestrator.core.errors import Interrupted, OrchestrateError
 
 __all__ = ["main"]
 
@@ -66,7 +66,7 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         # Late: an error of a verb finds it imported, and `--help` does without it.
-        from orchestrator.fleet import error_lines
+        from orchestrator.hosts.fleet import error_lines
 
         for line in error_lines(error):
             click.echo(f"orchestrate: {line}", err=True)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from orchestrator.errors import UsageError
+from orchestrator.core.errors import UsageError
 
 __all__ = ["inventory_option", "json_option", "print_json", "resolve_inventory", "run_argument"]
 
@@ -20,7 +20,7 @@ _DEFAULTS = (Path("inventory.yaml"), Path("inventory/default.yaml"))
 
 def _complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     # Late: only a shell that completes needs it, and it brings in pydantic.
-    from orchestrator.runs import known_runs
+    from orchestrator.control.runs import known_runs
 
     return [run.run_id for run in reversed(known_runs()) if run.run_id.startswith(incomplete)]
 

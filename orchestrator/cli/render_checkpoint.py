@@ -9,10 +9,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.checkpoint.coverage import is_moment
+from orchestrator.checkpoint.cut.coverage import is_moment
 from orchestrator.cli.units import byte_size
-from orchestrator.offline import Conversion, Difference, Finding, Listing
-from orchestrator.offline.inspect import Row
+from orchestrator.transfer.convert import Conversion
+from orchestrator.transfer.inspect import Difference, Listing, Row
+from orchestrator.transfer.verify import Finding
 
 __all__ = ["conversion_view", "diff_view", "finding_line", "listing_view"]
 

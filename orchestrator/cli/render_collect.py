@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.units import byte_size
-from orchestrator.collect_run import DryRun
-from orchestrator.inventory import fold
+from orchestrator.config.host_ranges import fold
+from orchestrator.transfer.collect_run import DryRun
 
 __all__ = ["print_collection"]
 

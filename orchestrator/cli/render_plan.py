@@ -13,13 +13,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.agent.environ import SCHEDULER_HOST
+from orchestrator.agent.environment import SCHEDULER_HOST
 from orchestrator.cli.render_rank_table import print_whole, servers_view
-from orchestrator.inventory import fold
-from orchestrator.launch_plan import LaunchPlan
-from orchestrator.placement import Placement
-from orchestrator.rank_table import chip_of_hosts, parse_rank_table, problems_of, validate, warnings_of
-from orchestrator.records import Manifest
+from orchestrator.config.host_ranges import fold
+from orchestrator.core.records import Manifest
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.plan.launch_table import chip_of_hosts
+from orchestrator.plan.placement import Placement
+from orchestrator.rank_table.read_table import parse_rank_table
+from orchestrator.rank_table.rule import problems_of, warnings_of
+from orchestrator.rank_table.validate import validate
 
 __all__ = ["plan_data", "print_plan"]
 

@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from orchestrator.inventory import fold
-from orchestrator.rank_table import RankTable, RankTableDevice, pod_of_server
-from orchestrator.yaml_words import plain
+from orchestrator.config.host_ranges import fold
+from orchestrator.config.yaml_messages import plain
+from orchestrator.rank_table.rules_super_pods import pod_of_server
+from orchestrator.rank_table.table import RankTable, RankTableDevice
 
 __all__ = ["devices_view", "folded", "print_whole", "servers_view"]
 

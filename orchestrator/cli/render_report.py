@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.inventory import fold
-from orchestrator.preflight import Level, Report
-from orchestrator.preflight.report import Row
+from orchestrator.config.host_ranges import fold
+from orchestrator.preflight.report import Level, Report, Row
 
 __all__ = ["print_report", "report_data"]
 

@@ -9,7 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.sizing import Estimate, Network, PoolRoom, StageEstimate, Suggestion, Workload
+from orchestrator.sizing.device_memory import PoolRoom
+from orchestrator.sizing.estimate import Estimate, StageEstimate, Workload
+from orchestrator.sizing.network_size import Network
+from orchestrator.sizing.suggest import Suggestion
 
 __all__ = ["estimate_view", "suggestions_view"]
 

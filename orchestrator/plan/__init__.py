@@ -1,7 +1,1 @@
-"""Job + inventory -> everything a launch will do, as data."""
-
-from orchestrator.plan.free_devices import on_free_devices
-from orchestrator.plan.plan import make_plan
-from orchestrator.plan.table import launch_table
-
-__all__ = ["launch_table", "make_plan", "on_free_devices"]
+"""From job and inventory to the plan of a launch."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import orchestrator
-from orchestrator.errors import ConfigError, Problem
-from orchestrator.job import Job
-from orchestrator.job.fields import is_path
-from orchestrator.records import Input
-from orchestrator.yaml_words import plain
+from orchestrator.config.job import Job
+from orchestrator.config.job_fields import is_path
+from orchestrator.config.yaml_messages import plain
+from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.core.records import Input
 
 __all__ = ["Shipment", "ship"]
 
@@ -21,9 +21,11 @@ __all__ = ["Shipment", "ship"]
 _CODE = (
     "model/**/*.py",
     "model/presets/*.yaml",
-    "orchestrator/*.py",
-    "orchestrator/checkpoint/*.py",
+    "orchestrator/__init__.py",
+    "orchestrator/core/*.py",
+    "orchestrator/formats/*.py",
     "orchestrator/agent/*.py",
+    "orchestrator/checkpoint/**/*.py",
 )
 # The names that a run directory uses itself.
 _TAKEN = frozenset(
@@ -107,7 +109,7 @@ def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None
     for section, key, folder in references:
         block = config.get(section)
         if key == "load" and isinstance(block, dict) and block.pop("distribute", False):
-            # The shards themselves are put in place, and read, by `orchestrator.distribute`.
+            # The shards themselves are put in place, and read, by `orchestrator.transfer.distribute`.
             block |= {"load": "inputs/load", "resume": bool(block["resume"])}
         elif isinstance(block, dict) and block.get(key):
             block[key] = shipment.refer(job, section, key, block[key], folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from orchestrator.inventory import fold
+from orchestrator.config.host_ranges import fold
 from orchestrator.preflight.report import Level, Result
 
 __all__ = ["agree"]

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orchestrator.ascend.discovery import info_of
 from orchestrator.ascend.visible_devices import VISIBLE_DEVICES, read_visible
-from orchestrator.discovery.devices import info_of
+from orchestrator.config.yaml_messages import plain, show
 from orchestrator.preflight.agree import agree
-from orchestrator.preflight.cann import Cann, cann_of
-from orchestrator.preflight.facts import Facts, HostFacts, text_of
-from orchestrator.preflight.needs import Needs
+from orchestrator.preflight.cann_facts import Cann, cann_of
+from orchestrator.preflight.facts import Facts, HostFacts, Needs, text_of
 from orchestrator.preflight.report import Level, Result
-from orchestrator.yaml_words import plain, show
 
 __all__ = ["cann_agrees", "cann_fits_mindspore", "cann_gives_python", "devices_keep_their_numbers"]
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from orchestrator.ascend.answers import hccn, smi
-from orchestrator.ascend.npu_smi import Chip, parse_info
-from orchestrator.ascend.npu_smi_types import parse_ecc, parse_health
-from orchestrator.discovery.devices import info_of
-from orchestrator.errors import ToolOutputError
-from orchestrator.inventory import chip_named
+from orchestrator.ascend.discovery import info_of
+from orchestrator.ascend.npu_smi import Chip, parse_ecc, parse_health, parse_info
+from orchestrator.ascend.tool_answers import hccn, smi
+from orchestrator.config.inventory import chip_named
+from orchestrator.core.errors import ToolOutputError
 from orchestrator.preflight.agree import agree
-from orchestrator.preflight.calls import ecc_call, health_call, npus_of
-from orchestrator.preflight.facts import Facts, HostFacts
-from orchestrator.preflight.needs import Needs
+from orchestrator.preflight.facts import Facts, HostFacts, Needs, ecc_call, health_call, npus_of
 from orchestrator.preflight.report import Level, Result, device_list
 
 __all__ = ["chips_are_as_said", "devices_are_free", "devices_are_healthy", "memory_is_sound", "tools_answer"]

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from orchestrator.ascend.hccl_env import host_ports
-from orchestrator.inventory import fold
-from orchestrator.preflight.facts import Facts, text_of
-from orchestrator.preflight.needs import Needs
+from orchestrator.config.host_ranges import fold
+from orchestrator.preflight.facts import Facts, Needs, text_of
 from orchestrator.preflight.report import Level, Result
 
 __all__ = [

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from orchestrator.ascend.answers import hccn
-from orchestrator.ascend.hccn_tool import (
+from orchestrator.ascend.hccn import (
     TlsSwitch,
     parse_gateway,
     parse_link,
@@ -15,9 +14,9 @@ from orchestrator.ascend.hccn_tool import (
     parse_netdetect,
     parse_tls,
 )
-from orchestrator.errors import ToolOutputError
-from orchestrator.preflight.facts import Facts, HostFacts
-from orchestrator.preflight.needs import Needs
+from orchestrator.ascend.tool_answers import hccn
+from orchestrator.core.errors import ToolOutputError
+from orchestrator.preflight.facts import Facts, HostFacts, Needs
 from orchestrator.preflight.report import Level, Result
 
 __all__ = [

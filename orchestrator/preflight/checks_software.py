@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from orchestrator.ascend.discovery import info_of
 from orchestrator.ascend.hccl_env import EnvFault, env_faults
-from orchestrator.ascend.npu_smi_types import parse_board
-from orchestrator.discovery.devices import info_of
-from orchestrator.errors import ToolOutputError
+from orchestrator.ascend.npu_smi import parse_board
+from orchestrator.config.yaml_messages import plain, show
+from orchestrator.core.errors import ToolOutputError
 from orchestrator.preflight.agree import agree
-from orchestrator.preflight.calls import board_call, npus_of
-from orchestrator.preflight.facts import Facts, HostFacts
-from orchestrator.preflight.needs import Needs
+from orchestrator.preflight.facts import Facts, HostFacts, Needs, board_call, npus_of
 from orchestrator.preflight.report import Level, Result
 from orchestrator.preflight.versions import SUPPORTED, compared
-from orchestrator.yaml_words import plain, show
 
 __all__ = [
     "drivers_agree",

@@ -1,16 +1,128 @@
-"""What is known of one host, as its checks see it."""
+"""Which questions the checks put to a host's tools.
+
+What is asked of the hosts: by a job, or by nobody in particular.
+
+What is known of one host, as its checks see it.
+
+What a planned launch asks of its hosts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from orchestrator.ascend.answers import ToolAnswer, ToolAnswers
-from orchestrator.discovery import FoundHost
-from orchestrator.yaml_words import plain
+from orchestrator.agent.environment import SCHEDULER_HOST
+from orchestrator.ascend.discovery import FoundHost, first_calls, info_of, later_calls
+from orchestrator.ascend.tool_answers import Call, ToolAnswer, ToolAnswers, hccn, smi
+from orchestrator.config.inventory import Host
+from orchestrator.config.yaml_messages import plain
+from orchestrator.core.records import WorkerSpec
+from orchestrator.hosts.open_transport import ssh_name
+from orchestrator.plan.launch_plan import LaunchPlan
 
-__all__ = ["AddressFacts", "Facts", "HostFacts", "PingTry", "text_of", "variables_of"]
+__all__ = [
+    "NETWORK",
+    "AddressFacts",
+    "Facts",
+    "HostFacts",
+    "Needs",
+    "PingTry",
+    "Pings",
+    "board_call",
+    "ecc_call",
+    "first_questions",
+    "health_call",
+    "later_questions",
+    "needs_of",
+    "npus_of",
+    "text_of",
+    "variables_of",
+]
+
+# What is asked about every device's own network.
+NETWORK = ("-link", "-net_health", "-netdetect", "-gateway", "-tls")
+
+
+def board_call(npu: int) -> Call:
+    return smi("-i", npu, "-t", "board")
+
+
+def ecc_call(npu: int) -> Call:
+    return smi("-i", npu, "-t", "ecc")
+
+
+def health_call(npu: int, chip: int) -> Call:
+    return smi("-i", npu, "-c", chip, "-t", "health")
+
+
+def first_questions(ids: Sequence[int]) -> list[Call]:
+    """What can be asked at once."""
+    return first_calls(ids) + [hccn(device, command) for device in ids for command in NETWORK]
+
+
+def later_questions(ids: Sequence[int], answers: ToolAnswers) -> list[Call]:
+    """What only the table of chips tells to ask: the NPUs' numbers, and the codes of those that are ill."""
+    info = info_of(answers)
+    chips = [chip for chip in info.chips if not ids or chip.id in ids] if info else []
+    npus = sorted({chip.npu for chip in chips})
+    ill = [health_call(chip.npu, chip.chip) for chip in chips if chip.health != "OK"]
+    boards = [call for npu in npus for call in (board_call(npu), ecc_call(npu))]
+    return [*later_calls(ids, answers), *boards, *ill]
+
+
+def npus_of(fact: HostFacts) -> list[int]:
+    """The NPUs whose board was asked for."""
+    info = info_of(fact.tools) if fact.tools else None
+    npus = {chip.npu for chip in info.chips} if info else set()
+    return [npu for npu in sorted(npus) if fact.tools is not None and board_call(npu) in fact.tools]
+
+
+# Which hosts' devices ping each other: none, each host and the next one, or all pairs of hosts.
+Pings = Literal["none", "ring", "pairs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a job asks of its hosts. Of several answers that should be equal, the first host's wins a tie.
+
+    `devices` are the ids that it uses on each host. `ascend` says whether it runs on NPUs; None where there
+    is no job: then the hosts that have Ascend's tools are meant. `port` is the scheduler's, if it is fixed.
+    `env` are the variables of the job that HCCL, CANN and Python look at. `mindspore` says whether the
+    workers are known to be MindSpore's; False where a job's own command may be anything.
+    `scheduler` are the names of the place where it listens: an IP address, or the first host's names, the one
+    of the inventory first; none where there is no scheduler. `by_table_alone`: a rank table stands for it.
+    """
+
+    hosts: tuple[Host, ...]
+    packages: tuple[str, ...] = ()
+    shipped_bytes: int = 0
+    devices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ascend: bool | None = False
+    has_job: bool = True
+    env: Mapping[str, str] = field(default_factory=dict)
+    mindspore: bool = True
+    paths: tuple[str, ...] = ()
+    port: int | None = None
+    chooses_port: bool = False
+    scheduler: tuple[str, ...] = ()
+    by_table_alone: bool = False
+    pings: Pings = "none"
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the job runs the bundled model, whose requirements are known."""
+        return self.has_job and bool(self.packages)
+
+    @property
+    def master(self) -> Host:
+        """The host of rank 0, where the scheduler runs."""
+        return self.hosts[0]
+
+    def host(self, name: str) -> Host:
+        return next(host for host in self.hosts if host.name == name)
+
 
 # Longer than any variable that works; LD_LIBRARY_PATH can be some thousand characters.
 _LONGEST_VALUE = 65536
@@ -84,3 +196,45 @@ def variables_of(value: Any) -> dict[str, str]:
 
 # The hosts that answered, by name, in the order of the inventory.
 Facts = Mapping[str, HostFacts]
+
+
+# What HCCL, CANN and Python look at; the rest of a job's environment, secrets too, is not asked about.
+_PREFIXES = ("HCCL_", "ASCEND_")
+_NAMES = ("PYTHONPATH", "LD_LIBRARY_PATH", "PATH", "TOOLCHAIN_HOME")
+
+
+def needs_of(plan: LaunchPlan, pings: Pings = "ring") -> Needs:
+    """The needs of a launch. Reads the sizes of the files that it will send."""
+    worker = plan.manifests[plan.master.name].workers[0]
+    return Needs(
+        hosts=plan.hosts,
+        packages=plan.packages,
+        shipped_bytes=sum(path.stat().st_size for path in plan.sources.values()),
+        devices={name: manifest.devices for name, manifest in plan.manifests.items()},
+        ascend=plan.ascend,
+        env={
+            name: value for name, value in worker.env.items() if name.startswith(_PREFIXES) or name in _NAMES
+        },
+        mindspore=_is_mindspore(plan, worker),
+        paths=plan.host_paths,
+        port=plan.manifests[plan.master.name].port,
+        chooses_port=plan.chooses_port,
+        scheduler=_scheduler_names(plan),
+        by_table_alone=plan.by_table_alone,
+        pings=pings if plan.ascend else "none",
+    )
+
+
+def _is_mindspore(plan: LaunchPlan, worker: WorkerSpec) -> bool:
+    """A command may be anything, but only MindSpore starts by a scheduler without a rank table."""
+    return plan.task != "command" or ("MS_ROLE" in worker.env and "RANK_TABLE_FILE" not in worker.env)
+
+
+def _scheduler_names(plan: LaunchPlan) -> tuple[str, ...]:
+    """Where the scheduler listens: at an IP address, or at what these names mean; () where there is none."""
+    scheduler = plan.manifests[plan.master.name].scheduler
+    if scheduler is None:
+        return ()
+    if (address := scheduler.env["MS_SCHED_HOST"]) != SCHEDULER_HOST:
+        return (address,)
+    return tuple(dict.fromkeys((plan.master.address, ssh_name(plan.master, plan.ssh))))

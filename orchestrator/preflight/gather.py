@@ -1,4 +1,7 @@
-"""The facts of all hosts at once, over the sessions of a fleet: three or four requests to each host."""
+"""The facts of all hosts at once, over the sessions of a fleet: three or four requests to each host.
+
+A look at all hosts, from nothing to the report: connect, gather, check.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,24 @@ import dataclasses
 import time
 from typing import Any
 
-from orchestrator.ascend.answers import ToolAnswers
-from orchestrator.discovery import ask
-from orchestrator.discovery.devices import find_devices
-from orchestrator.discovery.discover import TOOL_TIMEOUT
-from orchestrator.errors import OrchestrateError
-from orchestrator.fleet import Fleet, Session
-from orchestrator.inventory import Host
-from orchestrator.preflight.calls import first_questions, later_questions
+from orchestrator.ascend.discovery import TOOL_TIMEOUT, ask, find_devices
+from orchestrator.ascend.tool_answers import ToolAnswers
+from orchestrator.config.inventory import Host, SshOptions
+from orchestrator.core.errors import OrchestrateError
+from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.hosts.session import Session
+from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.checks_host import wanted_ports
-from orchestrator.preflight.facts import HostFacts, PingTry
-from orchestrator.preflight.needs import Needs
+from orchestrator.preflight.checks_scheduler import ask_addresses
+from orchestrator.preflight.facts import HostFacts, Needs, PingTry, first_questions, later_questions
 from orchestrator.preflight.pings import ping_call, targets
-from orchestrator.preflight.scheduler import ask_addresses
-from orchestrator.rank_table import is_ip
+from orchestrator.preflight.report import Report
+from orchestrator.rank_table.table import is_ip
 
-__all__ = ["gather"]
+__all__ = [
+    "gather",
+    "look_at_hosts",
+]
 
 
 def gather(
@@ -106,3 +111,10 @@ def _ping(wanted: list[tuple[int, str, str]], session: Session, timeout: float) 
         PingTry(device, peer, address, answers[call])
         for (device, peer, address), call in zip(wanted, calls, strict=True)
     )
+
+
+def look_at_hosts(needs: Needs, options: SshOptions) -> Report:
+    """Check the hosts of `needs`, over connections of its own. Those that do not answer are rows of it."""
+    with fleet_of(needs.hosts, options) as fleet:
+        facts, errors = gather(needs, fleet)
+    return run_checks(needs, facts, errors)

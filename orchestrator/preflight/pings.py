@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from orchestrator.ascend.answers import Call, hccn
-from orchestrator.ascend.hccn_tool import parse_ping
-from orchestrator.errors import ToolOutputError
-from orchestrator.inventory import fold
-from orchestrator.preflight.facts import Facts, HostFacts, PingTry
-from orchestrator.preflight.needs import Needs, Pings
+from orchestrator.ascend.hccn import parse_ping
+from orchestrator.ascend.tool_answers import Call, hccn
+from orchestrator.config.host_ranges import fold
+from orchestrator.core.errors import ToolOutputError
+from orchestrator.preflight.facts import Facts, HostFacts, Needs, Pings, PingTry
 from orchestrator.preflight.report import Level, Result
 
 __all__ = ["RING_ABOVE", "devices_reach_each_other", "pairs_of", "ping_call", "targets"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.errors import HostsFailed, OrchestrateError, PreflightError
-from orchestrator.inventory import fold
+from orchestrator.config.host_ranges import fold
+from orchestrator.core.errors import HostsFailed, OrchestrateError, PreflightError
 
 __all__ = ["Level", "Report", "Result", "Row", "device_list"]
 

@@ -1,4 +1,7 @@
-"""The tables of single servers -> one table of all."""
+"""Which devices, as people write it: `[0,8)` as for hccl_tools.py, `0-7`, `0,2,4`.
+
+The tables of single servers -> one table of all.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,62 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from orchestrator.errors import ConfigError, Problem
-from orchestrator.inventory import Chip, Inventory, numeric_key
-from orchestrator.rank_table.bulk import in_bulk
-from orchestrator.rank_table.finding import Finding, errors_of, problems_of, warnings_of
-from orchestrator.rank_table.model import (
-    RankTable,
-    RankTableServer,
-)
-from orchestrator.rank_table.read import Reading
+from orchestrator.config.host_ranges import RangeError, numbers, numeric_key
+from orchestrator.config.inventory import Chip, Inventory
+from orchestrator.config.yaml_messages import plain, show
+from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.rank_table.read_table import Reading
+from orchestrator.rank_table.rule import Finding, errors_of, problems_of, warnings_of
 from orchestrator.rank_table.rules_super_pods import pod_of_server
+from orchestrator.rank_table.table import RankTable, RankTableServer, in_bulk
 from orchestrator.rank_table.validate import check_file, validate
-from orchestrator.yaml_words import plain, show
 
-__all__ = ["Merged", "merge", "merged_name"]
+__all__ = [
+    "Merged",
+    "device_range",
+    "merge",
+    "merged_name",
+    "visible",
+]
+
+# hccl_tools.py of MindFormers wants `[0,8)`, its documents and run_distribute.sh write `[0,8]` for the same.
+_HALF_OPEN = re.compile(r"\[\s*([0-9]{1,6})\s*,\s*([0-9]{1,6})\s*[])]", re.ASCII)
+_MOST = 1024
+
+
+def device_range(text: str, option: str = "--devices") -> tuple[int, ...]:
+    """The numbers of a range; `[0,8)` and `[0,8]` are both 0 to 7. Raises ConfigError."""
+    remedy = 'write "[0,8)" or 0-7'
+    half_open = _HALF_OPEN.fullmatch(text.strip())
+    if half_open:
+        first, last = int(half_open[1]), int(half_open[2])
+        if last <= first:
+            raise _refusal(option, f"{text} holds no device", remedy)
+        found = list(range(first, min(last, _MOST + 1)))
+    else:
+        try:
+            found = [int(number) for number in numbers(text)]
+        except RangeError:
+            raise _refusal(option, f"expected a range of devices, got {show(text)}", remedy) from None
+    if max(found) >= _MOST:
+        raise _refusal(option, f"{text}: no server has that many devices", remedy)
+    if len(set(found)) < len(found):
+        raise _refusal(option, f"{text} names a device twice", "")
+    return tuple(found)
+
+
+def visible(devices: tuple[int, ...] | None, seen: tuple[int, ...]) -> tuple[int, ...]:
+    """The physical ids behind `devices`, which count within `seen`; None means all. Raises ConfigError."""
+    chosen = tuple(range(len(seen))) if devices is None else devices
+    if max(chosen) >= len(seen):
+        what = f"device {max(chosen)} is asked for, but --visible-devices has only {len(seen)}"
+        raise _refusal("--devices", what, "devices count from 0 within the visible ones")
+    return tuple(seen[number] for number in chosen)
+
+
+def _refusal(where: str, what: str, remedy: str) -> ConfigError:
+    return ConfigError([Problem(where, plain(what), remedy)])
+
 
 # The names that `merged_name` and MindFormers' merge_hccl.py give to their output.
 _MERGED_NAME = re.compile(r"(.*/)?hccl_\d+s_\d+p\.json")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from orchestrator.inventory import RING
-from orchestrator.rank_table.finding import Severity
-from orchestrator.rank_table.rule import Broken, Rule
-from orchestrator.rank_table.view import DeviceView, ServerView, TableView
+from orchestrator.config.inventory import RING
+from orchestrator.rank_table.rule import Broken, Rule, Severity
+from orchestrator.rank_table.table import DeviceView, ServerView, TableView
 
 __all__ = ["CHIP_RULES"]
 

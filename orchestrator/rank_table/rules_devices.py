@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from orchestrator.rank_table.finding import Severity
-from orchestrator.rank_table.rule import Broken, Rule
-from orchestrator.rank_table.view import DeviceView, TableView, packed_ip
-from orchestrator.yaml_words import show
+from orchestrator.config.yaml_messages import show
+from orchestrator.rank_table.rule import Broken, Rule, Severity
+from orchestrator.rank_table.table import DeviceView, TableView, packed_ip
 
 __all__ = ["DEVICE_RULES"]
 

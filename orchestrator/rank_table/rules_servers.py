@@ -6,12 +6,10 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from orchestrator.inventory import numeric_key
-from orchestrator.rank_table.finding import Severity
-from orchestrator.rank_table.model import RankTable, TablePart, is_loopback
-from orchestrator.rank_table.rule import Broken, Rule
-from orchestrator.rank_table.view import TableView
-from orchestrator.yaml_words import nearest, show
+from orchestrator.config.host_ranges import numeric_key
+from orchestrator.config.yaml_messages import nearest, show
+from orchestrator.rank_table.rule import Broken, Rule, Severity
+from orchestrator.rank_table.table import RankTable, TablePart, TableView, is_loopback
 
 __all__ = ["SERVER_RULES"]
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.rank_table.finding import Severity
-from orchestrator.rank_table.model import RankTable
-from orchestrator.rank_table.rule import Broken, Rule
-from orchestrator.rank_table.view import DeviceView, TableView
-from orchestrator.yaml_words import show
+from orchestrator.config.yaml_messages import show
+from orchestrator.rank_table.rule import Broken, Rule, Severity
+from orchestrator.rank_table.table import DeviceView, RankTable, TableView
 
 __all__ = ["SUPER_POD_RULES", "pod_of_server"]
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from orchestrator.inventory import Chip
-from orchestrator.rank_table.bulk import in_bulk
-from orchestrator.rank_table.finding import Finding, Severity
-from orchestrator.rank_table.model import RankTable
-from orchestrator.rank_table.read import Reading
-from orchestrator.rank_table.rule import Rule
+from orchestrator.config.inventory import Chip
+from orchestrator.rank_table.read_table import Reading
+from orchestrator.rank_table.rule import Finding, Rule, Severity
 from orchestrator.rank_table.rules_chips import CHIP_RULES
 from orchestrator.rank_table.rules_devices import DEVICE_RULES
 from orchestrator.rank_table.rules_ranks import RANK_RULES
 from orchestrator.rank_table.rules_servers import SERVER_RULES
 from orchestrator.rank_table.rules_super_pods import SUPER_POD_RULES
-from orchestrator.rank_table.view import TableView
+from orchestrator.rank_table.table import RankTable, TableView, in_bulk
 
 __all__ = ["FORM_CODES", "RULES", "check_file", "validate"]
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.ascend.hccl_env import env_faults
-from orchestrator.checkpoint.bloom_cut import BloomCut
-from orchestrator.errors import ConfigError, Problem
-from orchestrator.inventory.chip import Chip
-from orchestrator.job import Job
+from orchestrator.checkpoint.cut.bloom_cut import BloomCut
+from orchestrator.config.inventory import Chip
+from orchestrator.config.job import Job
+from orchestrator.core.errors import ConfigError, Problem
 
 __all__ = ["HBM", "PoolRoom", "communicators", "hccl_buffer_of"]
 
@@ -28,7 +28,7 @@ HBM: dict[Chip, int] = {"910A": 32 * 2**30, "910B": 64 * 2**30, "910_93": 64 * 2
 
 
 def communicators(cut: BloomCut, stage: int) -> tuple[str, ...]:
-    """The communicators of a rank of this pipeline stage, as `model.parallel.start_groups` makes them.
+    """The communicators of a rank of this pipeline stage, as `model.parallel.mesh.start_groups` makes them.
 
     A group of one rank has none, and a group of all ranks is the world's own. What goes from stage to stage
     goes through the world's.

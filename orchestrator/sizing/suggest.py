@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from orchestrator.checkpoint.bloom_cut import BloomCut
-from orchestrator.sizing.estimate import Estimate, estimate
-from orchestrator.sizing.network import Network
-from orchestrator.sizing.workload import Workload
+from orchestrator.checkpoint.cut.bloom_cut import BloomCut
+from orchestrator.sizing.estimate import Estimate, Workload, estimate
+from orchestrator.sizing.network_size import Network
 
 __all__ = ["Suggestion", "suggest"]
 

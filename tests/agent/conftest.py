@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.host import AgentHost
+from orchestrator.testing.agent_host import AgentHost
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent.chat import converse
-from orchestrator.agent.control import listen
-from orchestrator.errors import AgentError
+from orchestrator.agent.chat_relay import converse
+from orchestrator.agent.control_socket import listen
+from orchestrator.core.errors import AgentError
 
 QUESTION = {"messages": [{"role": "user", "content": "why?"}]}
 

@@ -10,10 +10,10 @@ import socket
 import pytest
 
 from orchestrator.agent.processes import is_alive
-from orchestrator.errors import AgentError
-from orchestrator.records import ProcessId, WorkerSpec
-from tests.agent.host import AgentHost, processes_in, sh
-from tests.waiting import eventually
+from orchestrator.core.errors import AgentError
+from orchestrator.core.records import ProcessId, WorkerSpec
+from orchestrator.testing.agent_host import AgentHost, processes_in, sh
+from orchestrator.testing.waiting import eventually
 
 UP = "echo $$ > up_{rank}; "
 STAY = sh(UP + "exec sleep 300")

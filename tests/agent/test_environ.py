@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent.environ import process_environment, with_env_script
-from orchestrator.records import WorkerSpec
-from tests.agent.host import AgentHost
+from orchestrator.agent.environment import process_environment, with_env_script
+from orchestrator.core.records import WorkerSpec
+from orchestrator.testing.agent_host import AgentHost
 
 ACCOUNT = {"PATH": "/usr/bin:/bin", "PYTHONPATH": "/account", "TOOLCHAIN_HOME": "/tools", "SECRET": "x"}
 SHOW = "import json, os; print(json.dumps(dict(os.environ)))"

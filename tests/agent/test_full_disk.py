@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import AgentError
-from tests.agent.host import RUN, AgentHost, sh
-from tests.waiting import eventually
+from orchestrator.core.errors import AgentError
+from orchestrator.testing.agent_host import RUN, AgentHost, sh
+from orchestrator.testing.waiting import eventually
 
 pytestmark = [
     pytest.mark.root,

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.processes import is_alive
-from orchestrator.errors import AgentError
-from orchestrator.records import Input, Manifest, WorkerSpec
-from tests.agent.host import RUN, AgentHost, processes_in, sh
-from tests.waiting import eventually
+from orchestrator.core.errors import AgentError
+from orchestrator.core.records import Input, Manifest, WorkerSpec
+from orchestrator.testing.agent_host import RUN, AgentHost, processes_in, sh
+from orchestrator.testing.waiting import eventually
 
 
 def test_the_phases_of_a_launch(host: AgentHost) -> None:

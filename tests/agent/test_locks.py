@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent.locks import DeviceLocks, busy_devices
-from orchestrator.errors import AgentError
-from tests.waiting import eventually
+from orchestrator.agent.device_locks import DeviceLocks, busy_devices
+from orchestrator.core.errors import AgentError
+from orchestrator.testing.waiting import eventually
 
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from orchestrator.agent.locks import DeviceLocks
+from orchestrator.agent.device_locks import DeviceLocks
 locks = DeviceLocks(Path(sys.argv[1]), [0, 3], "the-first-run")
 print("held", flush=True)
 time.sleep(300)

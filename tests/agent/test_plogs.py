@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.plogs import list_plogs, read_plog
-from orchestrator.errors import AgentError
-from orchestrator.layout import RunDir
+from orchestrator.core.errors import AgentError
+from orchestrator.core.paths import RunDir
 
 
 @pytest.fixture

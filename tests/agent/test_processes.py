@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.agent.processes import identify, is_alive, kill_group, signal_group
-from tests.waiting import eventually
+from orchestrator.testing.waiting import eventually
 
 # Argument: a file for the pid of a process that has left our group, our session and its parent.
 _KILLER = """

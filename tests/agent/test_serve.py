@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from orchestrator.agent.processes import is_alive
-from orchestrator.records import HostStatus
-from tests.agent.host import RUN, AgentHost, sh
+from orchestrator.core.records import HostStatus
+from orchestrator.testing.agent_host import RUN, AgentHost, sh
 
 AGENT = (sys.executable, "-c", "import sys; from orchestrator.agent.serve import main; main(sys.argv[1])")
 

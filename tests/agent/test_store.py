@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.store import Store
-from orchestrator.errors import AgentError
-from orchestrator.records import Input
+from orchestrator.core.errors import AgentError
+from orchestrator.core.records import Input
 
 DATA = b"some content\n" * 200_000  # more than one chunk
 SHA256 = hashlib.sha256(DATA).hexdigest()

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.processes import is_alive
-from orchestrator.errors import AgentError
-from orchestrator.records import WorkerSpec
-from tests.agent.host import RUN, AgentHost, processes_in, sh
-from tests.waiting import eventually
+from orchestrator.core.errors import AgentError
+from orchestrator.core.records import WorkerSpec
+from orchestrator.testing.agent_host import RUN, AgentHost, processes_in, sh
+from orchestrator.testing.waiting import eventually
 
 SLEEP = ("sleep", "300")
 # A child in a session of its own, with its pid in a file: what a careless kill leaves behind.

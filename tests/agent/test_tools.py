@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from orchestrator.agent.tools import ask_tools, read_text
-from orchestrator.errors import AgentError
-from tests.waiting import eventually
+from orchestrator.core.errors import AgentError
+from orchestrator.testing.waiting import eventually
 
 Tool = Callable[..., Path]
 LINK = ["hccn_tool", "-i", "0", "-link", "-g"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.ascend.hccn_conf import parse_hccn_conf
-from orchestrator.errors import ToolOutputError
+from orchestrator.ascend.hccn import parse_hccn_conf
+from orchestrator.core.errors import ToolOutputError
 
 FILE = """\
 address_0=29.1.137.205

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.ascend.hccn_counters import LinkChange, LinkStat, parse_link_stat, parse_optical, parse_stat
-from orchestrator.errors import ToolOutputError
+from orchestrator.core.errors import ToolOutputError
 from tests.ascend import samples
 
 UP = LinkChange("Tue Aug  1 14:43:40 2022", up=True)

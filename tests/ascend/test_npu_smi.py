@@ -9,19 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.ascend.npu_smi import ChipProcess, MappedChip, parse_info, parse_map
-from orchestrator.ascend.npu_smi_types import (
+from orchestrator.ascend.npu_smi import (
     Board,
+    ChipProcess,
     Ecc,
     Health,
+    MappedChip,
     SuperPodId,
     parse_board,
     parse_ecc,
     parse_fields,
     parse_health,
+    parse_info,
+    parse_map,
     parse_spod,
 )
-from orchestrator.errors import ToolOutputError
+from orchestrator.core.errors import ToolOutputError
 from tests.ascend import samples
 
 PARSERS: list[tuple[Callable[[str], Any], str]] = [

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.checkpoint.ckpt_file import write_ckpt
-from orchestrator.checkpoint.layout import Layout, region
-from orchestrator.checkpoint.strategy_file import Strategy, write_strategy
-from orchestrator.checkpoint.tensor import Array, Tensor
+from orchestrator.checkpoint.cut.slices import Layout, region
+from orchestrator.checkpoint.files.strategy_files import Strategy, write_strategy
+from orchestrator.checkpoint.files.tensor_files import write_ckpt
+from orchestrator.checkpoint.files.tensor_types import Array, Tensor
 
 WHOLE = Layout((2, 2), (-1,))
 

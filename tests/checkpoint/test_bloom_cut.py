@@ -1,8 +1,8 @@
 import pytest
 
-from orchestrator.checkpoint.bloom_cut import BloomCut, cut_axis, stage_blocks
-from orchestrator.checkpoint.layout import Layout, region
-from orchestrator.errors import CheckpointError
+from orchestrator.checkpoint.cut.bloom_cut import BloomCut, cut_axis, stage_blocks
+from orchestrator.checkpoint.cut.slices import Layout, region
+from orchestrator.core.errors import CheckpointError
 
 TABLE = "transformer.embedding.word_embedding.embedding_table"
 

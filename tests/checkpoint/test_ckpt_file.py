@@ -5,11 +5,11 @@ import zlib
 import numpy as np
 import pytest
 
-from orchestrator.agent.ckpt_index import index_buffer, index_ckpt
-from orchestrator.agent.wire import bytes_field, varint_field
-from orchestrator.checkpoint.ckpt_file import lay_out_ckpt, read_ckpt, write_ckpt
-from orchestrator.checkpoint.tensor import Tensor
-from orchestrator.errors import CheckpointError
+from orchestrator.checkpoint.files.tensor_files import lay_out_ckpt, read_ckpt, write_ckpt
+from orchestrator.checkpoint.files.tensor_types import Tensor
+from orchestrator.core.errors import CheckpointError
+from orchestrator.formats.ckpt_index import index_buffer, index_ckpt
+from orchestrator.formats.protobuf import bytes_field, varint_field
 
 TYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 TYPES += ("float16", "float32", "float64")

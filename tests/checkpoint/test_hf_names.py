@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.checkpoint.hf_names import HfPart, hf_names, hf_part, hf_shape, ms_parts, qkv_axes
-from orchestrator.errors import CheckpointError
+from orchestrator.checkpoint.cut.hf_names import HfPart, hf_names, hf_part, hf_shape, ms_parts, qkv_axes
+from orchestrator.core.errors import CheckpointError
 
 
 def test_every_weight_of_a_model_has_one_place_in_the_other_naming():

@@ -5,12 +5,17 @@ import os
 import numpy as np
 import pytest
 
-from orchestrator.checkpoint.ckpt_file import read_ckpt, write_ckpt
-from orchestrator.checkpoint.layout import Layout
-from orchestrator.checkpoint.safetensors_file import read_safetensors, write_safetensors
-from orchestrator.checkpoint.strategy_file import Strategy, read_strategy, write_strategy
-from orchestrator.checkpoint.tensor import Tensor
-from orchestrator.collect import Collection, LocalFiles, collect
+from orchestrator.checkpoint.cut.slices import Layout
+from orchestrator.checkpoint.files.strategy_files import Strategy, read_strategy, write_strategy
+from orchestrator.checkpoint.files.tensor_files import (
+    read_ckpt,
+    read_safetensors,
+    write_ckpt,
+    write_safetensors,
+)
+from orchestrator.checkpoint.files.tensor_types import Tensor
+from orchestrator.checkpoint.shard_source import LocalFiles
+from orchestrator.transfer.collect import Collection, collect
 from tests.checkpoint.support import bloom, random, save_run
 from tests.checkpoint.test_ckpt_file import sample
 

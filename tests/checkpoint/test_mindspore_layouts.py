@@ -6,10 +6,10 @@ import random as chance
 import numpy as np
 import pytest
 
-from orchestrator.checkpoint.ckpt_file import read_ckpt
-from orchestrator.checkpoint.layout import Layout
-from orchestrator.checkpoint.strategy_file import Strategy, write_strategy
-from orchestrator.offline import plan_combine, plan_split, plan_transform, write
+from orchestrator.checkpoint.cut.slices import Layout
+from orchestrator.checkpoint.files.strategy_files import Strategy, write_strategy
+from orchestrator.checkpoint.files.tensor_files import read_ckpt
+from orchestrator.transfer.convert import plan_combine, plan_split, plan_transform, write
 from tests.checkpoint.support import random, save_run
 from tests.checkpoint.test_strategy_set import as_json
 

@@ -8,19 +8,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.agent.ckpt_index import crc_matches, index_buffer
-from orchestrator.agent.safetensors_index import safetensors_entries
-from orchestrator.checkpoint.ckpt_file import read_ckpt, write_ckpt
-from orchestrator.checkpoint.safetensors_file import read_safetensors, write_safetensors
-from orchestrator.checkpoint.strategy_file import (
-    Layout,
+from orchestrator.checkpoint.cut.slices import Layout
+from orchestrator.checkpoint.files.strategy_files import (
     Strategy,
     parse_strategies,
     read_strategy,
     write_strategy,
 )
-from orchestrator.checkpoint.tensor import Tensor
-from orchestrator.errors import CheckpointError
+from orchestrator.checkpoint.files.tensor_files import (
+    read_ckpt,
+    read_safetensors,
+    write_ckpt,
+    write_safetensors,
+)
+from orchestrator.checkpoint.files.tensor_types import Tensor
+from orchestrator.core.errors import CheckpointError
+from orchestrator.formats.ckpt_index import crc_matches, index_buffer
+from orchestrator.formats.safetensors_index import safetensors_entries
 
 
 def _ckpt(path):

@@ -6,9 +6,13 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from orchestrator.checkpoint.safetensors_file import lay_out_safetensors, read_safetensors, write_safetensors
-from orchestrator.checkpoint.tensor import Tensor
-from orchestrator.errors import CheckpointError
+from orchestrator.checkpoint.files.tensor_files import (
+    lay_out_safetensors,
+    read_safetensors,
+    write_safetensors,
+)
+from orchestrator.checkpoint.files.tensor_types import Tensor
+from orchestrator.core.errors import CheckpointError
 from tests.checkpoint.test_ckpt_file import sample
 
 

@@ -1,6 +1,6 @@
-from orchestrator.checkpoint.coverage import why_left_out
-from orchestrator.checkpoint.shard import ShardIndex
-from orchestrator.checkpoint.whole import assemble
+from orchestrator.checkpoint.assemble import assemble
+from orchestrator.checkpoint.cut.coverage import why_left_out
+from orchestrator.checkpoint.shard_source import ShardIndex
 
 
 def entries(offset=64):

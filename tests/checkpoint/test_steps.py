@@ -1,11 +1,11 @@
 import pytest
 
-from orchestrator.agent.ckpt_read import list_shards, parse_name
-from orchestrator.checkpoint.host_files import ShardFile
-from orchestrator.checkpoint.layout import Layout
-from orchestrator.checkpoint.steps import choose_step
-from orchestrator.checkpoint.strategy_file import Strategy
-from orchestrator.errors import CheckpointError
+from orchestrator.agent.shard_ranges import list_shards, parse_name
+from orchestrator.checkpoint.cut.slices import Layout
+from orchestrator.checkpoint.cut.steps import choose_step
+from orchestrator.checkpoint.files.strategy_files import Strategy
+from orchestrator.checkpoint.shard_source import ShardFile
+from orchestrator.core.errors import CheckpointError
 
 STRATEGIES = {
     rank: Strategy(0, {"w": Layout((2, 2), (0,)), "adam_m.w": Layout((2, 2), (0,), 2, 2)})

@@ -2,15 +2,15 @@ import json
 
 import pytest
 
-from orchestrator.agent.wire import bytes_field, varint_field
-from orchestrator.checkpoint.strategy_file import (
-    Layout,
+from orchestrator.checkpoint.cut.slices import Layout
+from orchestrator.checkpoint.files.strategy_files import (
     Strategy,
     parse_strategy,
     read_strategy,
     write_strategy,
 )
-from orchestrator.errors import CheckpointError
+from orchestrator.core.errors import CheckpointError
+from orchestrator.formats.protobuf import bytes_field, varint_field
 
 STRATEGY = Strategy(
     3,

@@ -2,10 +2,16 @@ import json
 
 import pytest
 
-from orchestrator.checkpoint.layout import Layout
-from orchestrator.checkpoint.strategy_file import Strategy, parse_strategies, parse_strategy, write_strategy
-from orchestrator.checkpoint.strategy_set import StrategySet, read_strategy_set
-from orchestrator.errors import CheckpointError
+from orchestrator.checkpoint.cut.slices import Layout
+from orchestrator.checkpoint.files.strategy_files import (
+    Strategy,
+    StrategySet,
+    parse_strategies,
+    parse_strategy,
+    read_strategy_set,
+    write_strategy,
+)
+from orchestrator.core.errors import CheckpointError
 
 ROWS, COLUMNS, WHOLE = Layout((2, 2), (0, -1)), Layout((2, 2), (-1, 0)), Layout((2, 2), (-1,))
 FIRST = Strategy(0, {"w": ROWS, "b": WHOLE, "adam_m.w": ROWS})

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.checkpoint.torch_file import index_torch
-from orchestrator.errors import CheckpointError
+from orchestrator.checkpoint.files.torch_reader import index_torch
+from orchestrator.core.errors import CheckpointError
 
 FILES = Path(__file__).parent / "torch_files"  # see make.py there
 

@@ -6,12 +6,12 @@ import zipfile
 import numpy as np
 import pytest
 
+from orchestrator.checkpoint.files.tensor_types import Spec
+from orchestrator.checkpoint.files.torch_reader import index_torch
+from orchestrator.checkpoint.files.torch_writer import lay_out_torch
 from orchestrator.checkpoint.placed_file import PlacedFile
-from orchestrator.checkpoint.scatter import Stretch
-from orchestrator.checkpoint.tensor import Spec
-from orchestrator.checkpoint.torch_file import index_torch
-from orchestrator.checkpoint.torch_layout import lay_out_torch
-from orchestrator.errors import CheckpointError
+from orchestrator.checkpoint.spans import Stretch
+from orchestrator.core.errors import CheckpointError
 
 # What `torch.load(weights_only=True)` of PyTorch 2.13 interprets, of what is written here: it was given such
 # files, also one of more than 4 GB, and gave back every bit.

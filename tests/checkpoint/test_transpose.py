@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from orchestrator.checkpoint.transpose import transpose
+from orchestrator.checkpoint.files.transpose import transpose
 
 SHAPES = [(1, 1), (3, 5), (64, 64), (65, 7), (130, 300), (8, 3), (0, 4), (4, 0), (192, 1)]
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.checkpoint.ckpt_file import write_ckpt
-from orchestrator.checkpoint.safetensors_file import write_safetensors
-from orchestrator.checkpoint.weight_files import find_weights, holds_weights
-from orchestrator.errors import CheckpointError
+from orchestrator.checkpoint.files.tensor_files import write_ckpt, write_safetensors
+from orchestrator.checkpoint.open_checkpoint import find_weights, holds_weights
+from orchestrator.core.errors import CheckpointError
 
 ONE = np.arange(3, dtype=np.float32)
 TWO = np.arange(4, dtype=np.float16)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import ConfigError
-from orchestrator.inventory import Inventory, load_inventory
-from orchestrator.job import Job, load_job
+from orchestrator.config.inventory import Inventory
+from orchestrator.config.inventory_file import load_inventory
+from orchestrator.config.job import Job
+from orchestrator.config.job_file import load_job
+from orchestrator.core.errors import ConfigError
 
 __all__ = ["HOSTS", "JOB", "inventory", "job", "lines_of"]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.errors import ConfigError
-from orchestrator.inventory import load_inventory
-from orchestrator.job import load_job
+from orchestrator.config.inventory_file import load_inventory
+from orchestrator.config.job_file import load_job
+from orchestrator.core.errors import ConfigError
 from tests.config.support import HOSTS, JOB
 
 VALUES = [

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.inventory import Host, fold
+from orchestrator.config.host_ranges import fold
+from orchestrator.config.inventory import Host
 from tests.config.support import HOSTS, inventory, lines_of
 
 DEFAULTS = "defaults: {devices: 0-1}\n"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import ConfigError
-from orchestrator.inventory import load_inventory
-from orchestrator.job import load_job
-from orchestrator.plan import make_plan
+from orchestrator.config.inventory_file import load_inventory
+from orchestrator.config.job_file import load_job
+from orchestrator.core.errors import ConfigError
+from orchestrator.plan.make_plan import make_plan
 
 ROOT = Path(__file__).parents[2]
 WORD = re.compile(rb"[\w./\[\]-]+")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.inventory import Inventory, load_inventory
+from orchestrator.config.inventory import Inventory
+from orchestrator.config.inventory_file import load_inventory
 from tests.config.support import lines_of
 
 # What ModelArts leaves in /user/config/jobstart_hccl.json.

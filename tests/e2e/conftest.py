@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cluster import Cluster
-from tests.e2e.remote import inventory_of
-from tests.sshd import Sshd
+from orchestrator.testing.local_cluster import Cluster
+from orchestrator.testing.ssh_cluster import inventory_of
+from orchestrator.testing.sshd import Sshd
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.cluster import Cluster, eventually
+from orchestrator.testing.local_cluster import Cluster
+from orchestrator.testing.waiting import eventually
 from tests.model.tiny_checkpoint import write_tiny_checkpoint
 
 pytestmark = pytest.mark.mindspore

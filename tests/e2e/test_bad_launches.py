@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.monitor.process import monitor_pid
-from tests.e2e.cluster import Cluster, Result, eventually
+from orchestrator.control.monitor_process import monitor_pid
+from orchestrator.testing.local_cluster import Cluster, Result
+from orchestrator.testing.waiting import eventually
 
 Make = Callable[..., Cluster]
 

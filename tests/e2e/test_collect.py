@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.checkpoint.ckpt_file import read_ckpt
-from orchestrator.checkpoint.layout import Layout
+from orchestrator.checkpoint.cut.slices import Layout
+from orchestrator.checkpoint.files.tensor_files import read_ckpt
 from orchestrator.cli.units import byte_size
-from orchestrator.fleet import fleet_of
-from orchestrator.launch_plan import read_plan
-from orchestrator.layout import RunDir
-from orchestrator.run_files import RunFiles
+from orchestrator.core.paths import RunDir
+from orchestrator.hosts.fleet import fleet_of
+from orchestrator.plan.launch_plan import read_plan
+from orchestrator.testing.local_cluster import Cluster
+from orchestrator.testing.sshd import Sshd, why_no_sshd
+from orchestrator.testing.waiting import eventually
+from orchestrator.transfer.collect_run import RunFiles
 from tests.checkpoint.support import Run, bloom, random, save_run
-from tests.e2e.cluster import Cluster, eventually
-from tests.sshd import Sshd, why_no_sshd
 
 without_sshd = pytest.mark.skipif(bool(why_no_sshd()), reason=f"no sshd: {why_no_sshd()}")
 

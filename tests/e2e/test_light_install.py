@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.cluster import eventually
+from orchestrator.testing.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("orchestrator", "model", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "constraints.txt")

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.agent.control import ask
-from orchestrator.layout import RunDir
-from tests.e2e.cluster import Cluster, eventually, processes_with
+from orchestrator.agent.control_socket import ask
+from orchestrator.core.paths import RunDir
+from orchestrator.testing.local_cluster import Cluster, processes_with
+from orchestrator.testing.waiting import eventually
 
 Make = Callable[..., Cluster]
 
@@ -205,7 +206,7 @@ def test_env_script_is_sourced_before_the_workers(tmp_path: Path, local_with: Ma
 
 def test_python_users_can_call_what_the_verbs_call(local: Cluster) -> None:
     code = (
-        "from pathlib import Path; from orchestrator.launch import launch, plan_launch;"
+        "from pathlib import Path; from orchestrator.control.launch import launch, plan_launch;"
         "job, plan = plan_launch(Path('job.yaml'), Path('inventory.yaml'));"
         "print(launch(plan).run_id)"
     )

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cluster import Cluster
-from tests.e2e.remote import ADDRESSES, inventory_of
-from tests.sshd import Sshd, why_no_sshd
+from orchestrator.testing.local_cluster import Cluster
+from orchestrator.testing.ssh_cluster import ADDRESSES, inventory_of
+from orchestrator.testing.sshd import Sshd, why_no_sshd
 
 pytestmark = [
     pytest.mark.sshd,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator import logs
-from orchestrator.fleet import fleet_of
-from orchestrator.launch_plan import read_plan
-from tests.e2e.cluster import Cluster
+from orchestrator.control import logs
+from orchestrator.hosts.fleet import fleet_of
+from orchestrator.plan.launch_plan import read_plan
+from orchestrator.testing.local_cluster import Cluster
 
 # As CANN does: a folder for each kind, a file for each process.
 WRITE = """

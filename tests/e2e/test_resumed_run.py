@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.cluster import Cluster
+from orchestrator.testing.local_cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import Cluster
+from orchestrator.testing.local_cluster import Cluster
 
 
 @pytest.fixture

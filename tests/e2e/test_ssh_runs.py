@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.checkpoint.ckpt_file import read_ckpt
-from tests.e2e.cluster import Cluster, eventually
-from tests.e2e.remote import ADDRESSES, inventory_of
-from tests.sshd import Sshd, why_no_sshd
+from orchestrator.checkpoint.files.tensor_files import read_ckpt
+from orchestrator.testing.local_cluster import Cluster
+from orchestrator.testing.ssh_cluster import ADDRESSES, inventory_of
+from orchestrator.testing.sshd import Sshd, why_no_sshd
+from orchestrator.testing.waiting import eventually
 
 pytestmark = [
     pytest.mark.sshd,

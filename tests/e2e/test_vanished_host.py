@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import Cluster, eventually
-from tests.sshd import Sshd, why_no_sshd
+from orchestrator.testing.local_cluster import Cluster
+from orchestrator.testing.sshd import Sshd, why_no_sshd
+from orchestrator.testing.waiting import eventually
 
 pytestmark = [
     pytest.mark.sshd,

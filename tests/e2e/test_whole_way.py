@@ -14,10 +14,11 @@ import pytest
 import yaml
 
 from model.__main__ import main
-from orchestrator.records import HostStatus
-from tests.e2e.cluster import Cluster, eventually
-from tests.e2e.remote import inventory_of
-from tests.sshd import Sshd, why_no_sshd
+from orchestrator.core.records import HostStatus
+from orchestrator.testing.local_cluster import Cluster
+from orchestrator.testing.ssh_cluster import inventory_of
+from orchestrator.testing.sshd import Sshd, why_no_sshd
+from orchestrator.testing.waiting import eventually
 
 pytestmark = [
     pytest.mark.mindspore,

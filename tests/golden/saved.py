@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.checkpoint.bloom_cut import BloomCut
-from orchestrator.checkpoint.ckpt_file import write_ckpt
-from orchestrator.checkpoint.strategy_file import Strategy, write_strategy
-from orchestrator.checkpoint.tensor import Array, Tensor
+from orchestrator.checkpoint.cut.bloom_cut import BloomCut
+from orchestrator.checkpoint.files.strategy_files import Strategy, write_strategy
+from orchestrator.checkpoint.files.tensor_files import write_ckpt
+from orchestrator.checkpoint.files.tensor_types import Array, Tensor
 from tests.checkpoint.support import cut as cut_slice
 
 __all__ = ["CUT", "OTHER_CUT", "save_ranks", "save_strategies", "weights"]

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.inventory import load_inventory
-from orchestrator.job import load_job
-from orchestrator.launch_plan import LaunchPlan, read_plan, write_plan
-from orchestrator.plan import make_plan
-from orchestrator.records import WorkerSpec
+from orchestrator.config.inventory_file import load_inventory
+from orchestrator.config.job_file import load_job
+from orchestrator.core.records import WorkerSpec
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
+from orchestrator.plan.make_plan import make_plan
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("plans")

@@ -18,7 +18,7 @@ from mindspore import nn
 
 __all__ = ["A2", "Primitives", "groups_of", "primitives_of", "stops_at_kernel_selection"]
 
-from model.device import Device
+from model.devices.device import Device
 
 A2 = Device("Ascend", "ascend910b")
 # There is no such kernel, none for these types, or none for sub-groups.

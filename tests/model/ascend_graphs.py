@@ -19,20 +19,20 @@ import numpy as np
 from mindspore import nn
 from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2, NPUGetFloatStatusV2
 
-from model.assembly import gradient_source, optimizer_for
-from model.bloom import build
-from model.config import BloomConfig, load_config
-from model.decoding import CachedNetwork, IdsToLogits
-from model.device import built_for
-from model.dropout import replay_dropout
-from model.gradients import Accumulator, JoinAccumulated, JoinGradients
-from model.loss import LossCell
-from model.overflow import Cleared, Status
-from model.parallel import Groups, Strategy
-from model.readers import _Reordered as ReorderedCaches
-from model.session import Session
-from model.settings import Parallel, Settings, Train
-from model.stages import FirstBackward, Forward, LastBackward, MiddleBackward
+from model.config.bloom_config import BloomConfig, load_config
+from model.config.settings import Parallel, Settings, Train
+from model.devices.device import built_for
+from model.inference.kv_cache import CachedNetwork, IdsToLogits
+from model.inference.kv_cache import _Reordered as ReorderedCaches
+from model.network.bloom import build
+from model.network.dropout import replay_dropout
+from model.network.loss import LossCell
+from model.parallel.distributed import Session
+from model.parallel.mesh import Groups, Strategy
+from model.training.gradients import Accumulator, JoinAccumulated, JoinGradients
+from model.training.overflow import Cleared, Status
+from model.training.stages import FirstBackward, Forward, LastBackward, MiddleBackward
+from model.training.trainer import gradient_source, optimizer_for
 from tests.model.ascend_compile import A2, Primitives, groups_of
 
 __all__ = ["GRAPHS"]

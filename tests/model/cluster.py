@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.layout import RunDir
+from orchestrator.core.paths import RunDir
 
 __all__ = ["launch", "run_alone", "start", "tails", "write_job"]
 
@@ -114,7 +114,7 @@ def _wait(
 ) -> dict[str, int | None]:
     """Exit codes by label; returns early with None for the rest when one has failed or the time is over.
 
-    As for the supervisor, a crash after the work was done counts as 0 (`model.done`).
+    As for the supervisor, a crash after the work was done counts as 0 (`model.training.completion`).
     """
     while True:
         codes = {label: process.poll() for label, process in started.items()}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model.config import BloomConfig, load_config
-from orchestrator.checkpoint.safetensors_file import write_safetensors
+from model.config.bloom_config import BloomConfig, load_config
+from orchestrator.checkpoint.files.tensor_files import write_safetensors
 
 __all__ = ["CONFIG", "as_mindformers", "hf_weights", "write_hf"]
 

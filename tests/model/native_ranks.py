@@ -15,11 +15,11 @@ import mindspore.communication as comm
 import numpy as np
 from mindspore import nn, ops
 
-from model.collectives import Member, all_gather_of, reduce_scatter_of
-from model.device import Device, built_for
-from model.gradients import JoinGradients
-from model.optimizer_shard import ShardedAdamW
-from model.parallel import TIED, Strategy, start_groups
+from model.devices.device import Device, built_for
+from model.parallel.collectives import Member, all_gather_of, reduce_scatter_of
+from model.parallel.mesh import TIED, Strategy, start_groups
+from model.training.gradients import JoinGradients
+from model.training.optimizer import ShardedAdamW
 
 ASCEND = Device("Ascend", "ascend910b")
 # Two replicas of two stages, whose tied table is the one parameter that both stages have.

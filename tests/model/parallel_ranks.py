@@ -20,17 +20,16 @@ import mindspore.communication as comm
 import numpy as np
 from mindspore import nn, ops
 
-from model.assembly import gradient_source, optimizer_for
-from model.bloom import build, initialise
-from model.checkpointing import Progress, load_rank, save_shard, write_strategy_file
-from model.config import BloomConfig, load_config
-from model.data import Batch
-from model.link import Watch, open_link
-from model.padding import stored_value
-from model.parallel import Strategy, gather_small, start_groups
-from model.session import Session, open_session, serve_scheduler
-from model.settings import Parallel, Settings, Train, Worker
-from model.step import StepResult, TrainStep
+from model.config.bloom_config import BloomConfig, load_config
+from model.config.settings import Parallel, Settings, Train, Worker
+from model.data.dataset import Batch
+from model.network.bloom import build, initialise
+from model.parallel.distributed import Session, open_session, serve_scheduler
+from model.parallel.mesh import Strategy, gather_small, start_groups, stored_value
+from model.parallel.p2p import Watch, open_link
+from model.training.step import StepResult, TrainStep
+from model.training.trainer import gradient_source, optimizer_for
+from model.weights.checkpoint import Progress, load_rank, save_shard, write_strategy_file
 from tests.model.native_ranks import check_native, stand_ins
 
 SHAPE = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 33, "seq_length": 8}

@@ -48,7 +48,7 @@ class Handle:
 
 
 class Device:
-    """The queues of one rank; its methods are those of `model.link.Queues`, and `compute`."""
+    """The queues of one rank; its methods are those of `model.parallel.p2p.Queues`, and `compute`."""
 
     def __init__(self, world: World, rank: int) -> None:
         self.world, self.rank = world, rank

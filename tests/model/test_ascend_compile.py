@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model.attention import FlashAttention
-from model.bloom import build
-from model.config import load_config
-from model.device import built_for
-from model.dropout import replay_dropout
+from model.config.bloom_config import load_config
+from model.devices.device import built_for
+from model.network.attention import FlashAttention
+from model.network.bloom import build
+from model.network.dropout import replay_dropout
 from tests.model.ascend_compile import A2, groups_of, primitives_of, stops_at_kernel_selection
 
 ms.set_context(mode=ms.GRAPH_MODE)
@@ -108,7 +108,7 @@ def test_operators_in_a_graphs_text():
   %0(equiv_20_CNode_132) = Load(%para5_table, UMonad[U]) cnode_attrs: {checkpoint: Bool(1)}
   %1(equiv_19_CNode_133) = PrimFunc_Gather(%0, %para1_tokens, I64(0), I64(0)) {instance name: gather}
       : (<Ref[Tensor[Float32]], (32, 32)>) -> (<Tensor[Float32], (2, 16, 32)>)
-      # In file model/vocabulary.py:82, 19~65/        return self.gather(self.embedding_table, ids, 0)/
+      # In file model/network/bloom.py:82, 19~65/        return self.gather(self.embedding_table, ids, 0)/
   %2(out) = BitwiseXor(%1, %1) primitive_attrs: {output_names: [output]}
     """
     assert primitives_of(text) == {"Load", "Gather", "BitwiseXor"}

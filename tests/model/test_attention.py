@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model import device
-from model.attention import (
+from model.config.bloom_config import load_config
+from model.devices import device
+from model.errors import ModelError
+from model.network.attention import (
     HIDDEN,
     AlibiBias,
     FlashAttention,
@@ -18,10 +20,8 @@ from model.attention import (
     bias_of,
     core_of,
 )
-from model.bloom import build
-from model.config import load_config
-from model.dropout import Replays, replay_dropout
-from model.errors import ModelError
+from model.network.bloom import build
+from model.network.dropout import Replays, replay_dropout
 from tests.model.ascend_standins import CannDropoutBits, CannFlashAttention
 
 ms.set_context(mode=ms.GRAPH_MODE)

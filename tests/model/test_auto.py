@@ -15,10 +15,10 @@ import pytest
 
 import model
 from model import AutoConfig, AutoModel, AutoTokenizer, TextGenerationPipeline, pipeline
-from model.config import config_text
-from model.convert import convert
+from model.config.bloom_config import config_text
+from model.data.tokenizer import train_tokenizer
 from model.errors import ModelError
-from model.tokenizer import train_tokenizer
+from model.weights.convert import convert
 from tests.model import reference
 from tests.model.hf_model import CONFIG, as_mindformers, hf_weights, write_hf
 

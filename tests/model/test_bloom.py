@@ -4,12 +4,12 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model import device
-from model.attention import AlibiBias, PlainAttention, alibi_slopes
-from model.bloom import build, initialise
-from model.config import load_config
-from model.loss import LossCell
-from model.parallel import Place, Strategy, cut
+from model.config.bloom_config import load_config
+from model.devices import device
+from model.network.attention import AlibiBias, PlainAttention, alibi_slopes
+from model.network.bloom import build, initialise
+from model.network.loss import LossCell
+from model.parallel.mesh import Place, Strategy, cut
 from tests.model import reference
 
 ms.set_context(mode=ms.GRAPH_MODE)

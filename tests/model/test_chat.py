@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from model.chat import Chat
-from model.cli.chat import KEYS, talk
+from model.cli.cmd_chat import KEYS, talk
+from model.config.prompt_templates import wrap
 from model.errors import ModelError
-from model.sampling import Sampling
-from model.templates import wrap
+from model.inference.chat import Chat
+from model.inference.sampling import Sampling
 
 
 def chat(answers, room=1000, template="belle"):

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from model.chat_server import ChatServer, Message
 from model.errors import ModelError
-from tests.waiting import eventually
+from model.inference.chat_server import ChatServer, Message
+from orchestrator.testing.waiting import eventually
 
 
 def echo(messages: Sequence[Message]) -> Iterator[tuple[str, int]]:

@@ -6,15 +6,14 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.bloom import build, initialise
-from model.checkpointing import Progress, load_rank, load_whole, newest_shard, save_shard
-from model.config import load_config
+from model.config.bloom_config import load_config
 from model.errors import ModelError
-from model.optimizer import AdamW
-from model.parallel import Place, Strategy, cut
-from orchestrator.checkpoint.ckpt_file import read_ckpt, write_ckpt
-from orchestrator.checkpoint.safetensors_file import write_safetensors
-from orchestrator.errors import CheckpointError
+from model.network.bloom import build, initialise
+from model.parallel.mesh import Place, Strategy, cut
+from model.training.optimizer import AdamW
+from model.weights.checkpoint import Progress, load_rank, load_whole, newest_shard, save_shard
+from orchestrator.checkpoint.files.tensor_files import read_ckpt, write_ckpt, write_safetensors
+from orchestrator.core.errors import CheckpointError
 
 CONFIG = load_config("tiny", {"vocab_size": 32, "num_layers": 3})
 HOME = Place(0, 0, 0, 0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.config import BloomConfig, config_text, load_config, preset_names
+from model.config.bloom_config import BloomConfig, config_text, load_config, preset_names
 from model.errors import ModelError
 
 

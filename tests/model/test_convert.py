@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 
 from model.__main__ import main
-from model.config import load_config
-from model.convert import convert
+from model.config.bloom_config import load_config
 from model.convert_weight import main as seeds_main
 from model.errors import ModelError
-from model.weights_copy import CHUNK, stripes
-from orchestrator.checkpoint.ckpt_file import read_ckpt, write_ckpt
-from orchestrator.checkpoint.safetensors_file import read_safetensors, write_safetensors
-from orchestrator.errors import CheckpointError
+from model.weights.convert import convert
+from model.weights.weights_copy import CHUNK, stripes
+from orchestrator.checkpoint.files.tensor_files import (
+    read_ckpt,
+    read_safetensors,
+    write_ckpt,
+    write_safetensors,
+)
+from orchestrator.core.errors import CheckpointError
 from tests.model.hf_model import CONFIG, as_mindformers, hf_weights, write_hf
 from tests.model.torch_bin import write_torch
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model.cpu_kernels import AddBias, DecayedAdam, NormWithOwnBackward, other_kernels_pay
-from model.loss import HeadLoss
+from model.network.cpu_kernels import AddBias, DecayedAdam, NormWithOwnBackward, other_kernels_pay
+from model.network.loss import HeadLoss
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")

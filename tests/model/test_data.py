@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from model.config import load_config
-from model.data import Dataset, encode_records
-from model.encoding import as_row, encode, scored, texts_of
+from model.config.bloom_config import load_config
+from model.config.prompt_templates import wrap
+from model.data.dataset import Dataset, encode_records
+from model.data.encode import as_row, encode, scored, texts_of
+from model.data.records import Document, Record, load_records
+from model.data.tokenizer import load_tokenizer, train_tokenizer
 from model.errors import ModelError
-from model.records import Document, Record, load_records
-from model.templates import wrap
-from model.tokenizer import load_tokenizer, train_tokenizer
 from tests.model.cluster import ROOT
 
 CONFIG = load_config("tiny", {"seq_length": 96})

@@ -11,11 +11,11 @@ from argparse import Namespace
 import pytest
 
 from model.__main__ import main
-from model.cli.device import device_of, set_log_level
-from model.device_choice import InUse, use_device
-from model.device_name import CPU, DeviceName, npus_left_alone, parse_device
+from model.cli.device_option import device_of, set_log_level
+from model.devices.device_choice import InUse, use_device
+from model.devices.device_name import CPU, DeviceName, npus_left_alone, parse_device
 from model.errors import ModelError
-from model.session import open_alone
+from model.parallel.distributed import open_alone
 from tests.model.cluster import ROOT, environment, run_alone, write_job
 
 NPU = DeviceName("Ascend", 3)
@@ -121,9 +121,9 @@ def test_a_network_alone_keeps_what_is_set():
 
 LEVELS = """
 import mindspore as ms
-from model.device_name import DeviceName
-from model.session import open_alone, set_context
-from model.settings import Settings, Train
+from model.devices.device_name import DeviceName
+from model.parallel.distributed import open_alone, set_context
+from model.config.settings import Settings, Train
 
 def level():
     return ms.context.get_jit_config().get("jit_level")
@@ -138,8 +138,8 @@ open_alone(choose=lambda asked: DeviceName("Ascend", 3))
 print(level())
 
 import os
-from model.session import open_session
-from model.settings import Worker
+from model.parallel.distributed import open_session
+from model.config.settings import Worker
 open_session(Settings(), Worker())
 print(os.environ.get("HCCL_DETERMINISTIC"))
 for _ in range(2):
@@ -160,8 +160,8 @@ def test_the_context_of_an_ascend_has_a_level_and_that_of_a_job_may_be_determini
 PROBE = """
 import mindspore as ms, numpy as np
 {before}
-from model.device_choice import device_in_use, use_device
-from model.device_name import CPU, DeviceName
+from model.devices.device_choice import device_in_use, use_device
+from model.devices.device_name import CPU, DeviceName
 print(device_in_use())
 from model import AutoConfig, AutoModel
 config = AutoConfig.from_pretrained("tiny", num_layers=1, hidden_size=16, num_heads=2, vocab_size=40)
@@ -235,7 +235,7 @@ SAID = """
 import os, sys
 from argparse import Namespace
 from pathlib import Path
-from model.cli.worker import run_as_worker
+from model.cli.common import run_as_worker
 
 def work(settings, worker):
     print(os.environ["GLOG_v"], "mindspore" in sys.modules)

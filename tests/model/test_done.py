@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from model.done import marked_done
-from orchestrator.layout import RunDir
+from model.training.completion import marked_done
+from orchestrator.core.paths import RunDir
 
 
 def test_the_mark_is_there_once_the_work_is_done(tmp_path):

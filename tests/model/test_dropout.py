@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model import dropout_check
-from model.bloom import build, recompute_blocks
-from model.config import load_config
-from model.device import Device, built_for
-from model.dropout import DrawnBits, DrawnDropout, HashedDropout, Replays, replay_dropout
-from model.dropout_check import hash_of, prove_dropout
+from model.config.bloom_config import load_config
+from model.devices.device import Device, built_for
 from model.errors import ModelError
+from model.network import dropout_check
+from model.network.bloom import build, recompute_blocks
+from model.network.dropout import DrawnBits, DrawnDropout, HashedDropout, Replays, replay_dropout
+from model.network.dropout_check import hash_of, prove_dropout
 from tests.model.ascend_standins import CannDropout, CannDropoutBits, philox
 
 ms.set_context(mode=ms.GRAPH_MODE)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model import device
-from model.config import load_config
-from model.layers import FastGelu, LayerNorm, activation_of
-from model.loss import HeadLoss
+from model.config.bloom_config import load_config
+from model.devices import device
+from model.network.bloom import FastGelu, LayerNorm, activation_of
+from model.network.loss import HeadLoss
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")
@@ -169,7 +169,7 @@ def test_the_heads_loss_and_its_gradient(size):
 
 def test_the_formula_that_float16_cannot_have_is_the_one_that_is_kept_from_it():
     """Why the CPU's own Gelu is for float32: the square overflows and the gradient is no number."""
-    from model.layers import Gelu
+    from model.network.bloom import Gelu
 
     x = ms.Tensor(np.array([255, 300], np.float32), ms.float16)
     slope = ops.grad(Gelu())(x).asnumpy()

@@ -7,13 +7,14 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.bloom import build, initialise
-from model.config import load_config
+from model.compatibility.auto import PretrainedModel
+from model.config.bloom_config import load_config
 from model.errors import ModelError
-from model.generation import Generator, Sampling, choose, text_pieces
-from model.parallel import Place, Strategy
-from model.pretrained import PretrainedModel
-from model.readers import CachedReader, PlainReader
+from model.inference.generate import Generator, text_pieces
+from model.inference.kv_cache import CachedReader, PlainReader
+from model.inference.sampling import Sampling, choose
+from model.network.bloom import build, initialise
+from model.parallel.mesh import Place, Strategy
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")

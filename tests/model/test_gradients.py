@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mindspore.common.api import _cell_graph_executor
 
-from model.device import CPU, Device, built_for
-from model.gradients import buckets, weighted_squares_of
+from model.devices.device import CPU, Device, built_for
+from model.training.gradients import buckets, weighted_squares_of
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")

@@ -10,24 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.data.tokenizer import train_tokenizer
 from model.errors import ModelError
-from model.hub import checkpoint_file, model_file, model_folder, tokenizer_file
-from model.tokenizer import train_tokenizer
-from orchestrator.checkpoint.ckpt_file import read_ckpt
+from model.weights.hub import checkpoint_file, model_file, model_folder, tokenizer_file
+from orchestrator.checkpoint.files.tensor_files import read_ckpt
 from tests.model.hf_model import CONFIG, as_mindformers, hf_weights, write_hf
 from tests.model.hub_server import hub
 from tests.model.torch_bin import write_torch
 
 ROOT = Path(__file__).parents[2]
 NAME = "bigscience/bloom-tiny"
-FOLDER = "import sys; from model.hub import model_folder; print(model_folder(sys.argv[1]))"
-SMALL_FILE = "import sys; from model.hub import model_file; print(model_file(sys.argv[1], sys.argv[2]))"
+FOLDER = "import sys; from model.weights.hub import model_folder; print(model_folder(sys.argv[1]))"
+SMALL_FILE = (
+    "import sys; from model.weights.hub import model_file; print(model_file(sys.argv[1], sys.argv[2]))"
+)
 
 
 def ask(tmp_path, script, *arguments, **env):
     """A process of its own: the hub's client reads its environment once, when it is imported."""
     run = f"def run(_):\n    {script}\n"
-    code = f"import sys; from model.cli.errors import guarded\n{run}sys.exit(guarded(run, None))"
+    code = f"import sys; from model.cli.common import guarded\n{run}sys.exit(guarded(run, None))"
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_", "ORCH"))}
     home = {
         "HOME": str(tmp_path / "home"),

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from mindspore.mint import distributed
 
-from model.config import load_config
-from model.device import Device, built_for
-from model.link import (
+from model.config.bloom_config import load_config
+from model.devices.device import Device, built_for
+from model.parallel.mesh import Strategy
+from model.parallel.p2p import (
     AHEAD,
     COMPILATION,
     P2P_GROUP,
@@ -24,9 +25,8 @@ from model.link import (
     Watch,
     open_link,
 )
-from model.parallel import Strategy
-from model.schedule_1f1b import Work, schedule
-from model.stage_pipeline import Stage, StepState
+from model.parallel.schedule_1f1b import Work, schedule
+from model.training.pipeline import Stage, StepState
 from tests.model.queues import Deadlock, Tensor, World
 
 ms.set_context(mode=ms.GRAPH_MODE)

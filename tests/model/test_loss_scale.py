@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from model.errors import ModelError
-from model.loss_scale import LossScale, loss_scale_of
+from model.training.step import LossScale, loss_scale_of
 
 
 def test_an_overflow_halves_and_a_window_of_good_steps_doubles():

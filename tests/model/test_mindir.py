@@ -10,13 +10,11 @@ import pytest
 import yaml
 
 from model.__main__ import main
-from model.answering import open_model
-from model.device_name import CPU, DeviceName
+from model.devices.device_name import CPU, DeviceName
 from model.errors import ModelError
-from model.export import export, read_infer_yaml
-from model.generation import Sampling
-from model.infer_mindir import open_graphs
-from model.mindir import LiteGraphs, MindIrReader
+from model.inference.load_model import open_model
+from model.inference.mindir import LiteGraphs, MindIrReader, export, open_graphs, read_infer_yaml
+from model.inference.sampling import Sampling
 from tests.model.tiny_checkpoint import TEXTS, write_tiny_checkpoint
 
 pytestmark = pytest.mark.mindspore

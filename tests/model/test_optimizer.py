@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.optimizer import AdamW, decays
+from model.training.optimizer import AdamW, decays
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")

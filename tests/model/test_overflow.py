@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model.device import Device
+from model.devices.device import Device
 from model.errors import TrainingError
-from model.loss_scale import LossScale
-from model.overflow import Cleared, Doubled, OverflowRegister, Status, overflow_register, saturates
-from model.step import TrainStep
-from model.tensors import scalar
+from model.training.overflow import Cleared, Doubled, OverflowRegister, Status, overflow_register, saturates
+from model.training.step import LossScale, TrainStep, scalar
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from model.errors import ModelError
-from model.padding import stored_shape
-from model.parallel import Place, Strategy, cut, cut_axis, full_shape, layout_of
-from model.vocabulary import Vocabulary
-from orchestrator.checkpoint.layout import Layout, region
+from model.network.bloom import Vocabulary
+from model.parallel.mesh import Place, Strategy, cut, full_shape, layout_of, stored_shape
+from orchestrator.checkpoint.cut.bloom_cut import cut_axis
+from orchestrator.checkpoint.cut.slices import Layout, region
 
 STRATEGY = Strategy(data_parallel=2, model_parallel=4)
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from mindspore import ops
 
-from model.bloom import build
-from model.config import load_config
-from model.generation import Generator, Sampling
-from model.loss import LossCell
+from model.config.bloom_config import load_config
+from model.inference.generate import Generator
+from model.inference.sampling import Sampling
+from model.network.bloom import build
+from model.network.loss import LossCell
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")

@@ -13,19 +13,18 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model.bloom import build, initialise, recompute_blocks
-from model.config import load_config
-from model.data import Batch
-from model.dropout import replay_dropout
-from model.gradients import JoinGradients
-from model.link import Arrived, QueuedLink, Watch
-from model.loss import LossCell
-from model.optimizer import AdamW
-from model.parallel import Groups, Place, Strategy
-from model.schedule_1f1b import Work, schedule
-from model.stage_pipeline import Pipeline, Stage, StepState
-from model.step import MicroBatches
-from model.tensors import scalar, split, tensors
+from model.config.bloom_config import load_config
+from model.data.dataset import Batch
+from model.network.bloom import build, initialise, recompute_blocks
+from model.network.dropout import replay_dropout
+from model.network.loss import LossCell
+from model.parallel.mesh import Groups, Place, Strategy
+from model.parallel.p2p import Arrived, QueuedLink, Watch
+from model.parallel.schedule_1f1b import Work, schedule
+from model.training.gradients import JoinGradients
+from model.training.optimizer import AdamW
+from model.training.pipeline import Pipeline, Stage, StepState
+from model.training.step import MicroBatches, scalar, split, tensors
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")

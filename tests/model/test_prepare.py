@@ -12,19 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore.mindrecord import FileWriter
 
-from model.config import load_config
-from model.encoders import Encoder, encoder_processes
-from model.encoding import texts_of
+from model.config.bloom_config import load_config
+from model.config.prompt_templates import wrap
+from model.config.settings import load_settings
+from model.data.dataset import load_data
+from model.data.encode import Encoder, encoder_processes, in_order, processes, texts_of
+from model.data.mindrecord import read_rows
+from model.data.prepare import OPEN_ROWS, Packer, Request, prepare
+from model.data.records import load_records
+from model.data.tokenizer import train_tokenizer
 from model.errors import ModelError
-from model.mindrecord import read_rows
-from model.packing import OPEN_ROWS, Packer
-from model.pool import in_order, processes
-from model.prepare import Request, prepare
-from model.records import load_records
-from model.settings import load_settings
-from model.sources import load_data
-from model.templates import wrap
-from model.tokenizer import train_tokenizer
 from tests.model.cluster import ROOT, run_alone, write_job
 
 DEMO = ROOT / "jobs/data/demo.json"

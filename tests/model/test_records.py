@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from model.config.prompt_templates import wrap
+from model.data.records import Document, Record, RecordError, format_of, load_records, parse, stream
 from model.errors import ModelError
-from model.records import Document, Record, RecordError, format_of, load_records, parse, stream
-from model.templates import wrap
 
 
 def test_the_templates():

@@ -14,17 +14,17 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.bloom import build
-from model.checkpointing import load_whole, newest_shard, steps_of
-from model.config import load_config
+from model.config.bloom_config import load_config
+from model.config.settings import Data, Worker, load_settings
+from model.data.dataset import load_data
 from model.errors import ModelError, TrainingError
-from model.evaluate import evaluate
-from model.metrics import StepRecord
-from model.resume import common_step
-from model.settings import Data, Worker, load_settings
-from model.sources import load_data
-from model.training import train
-from orchestrator.checkpoint.ckpt_file import read_ckpt
+from model.inference.evaluate import evaluate
+from model.network.bloom import build
+from model.training.metrics import StepRecord
+from model.training.resume import common_step
+from model.training.trainer import train
+from model.weights.checkpoint import load_whole, newest_shard, steps_of
+from orchestrator.checkpoint.files.tensor_files import read_ckpt
 from tests.model.cluster import ROOT, run_alone, write_job
 
 pytestmark = pytest.mark.mindspore

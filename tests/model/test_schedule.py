@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from model.errors import ModelError
-from model.schedule import rate_at
+from model.training.optimizer import rate_at
 
 OPTIONS = {"total_steps": 110, "warmup_steps": 10, "peak": 1.0, "end": 0.1}
 

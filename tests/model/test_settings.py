@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from model.config.settings import Worker, load_settings
 from model.errors import ModelError
-from model.settings import Worker, load_settings
 from tests.model.cluster import write_job
 
 

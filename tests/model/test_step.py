@@ -4,16 +4,14 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.bloom import build, initialise, recompute_blocks
-from model.config import load_config
-from model.data import Batch
-from model.dropout import replay_dropout
-from model.gradients import JoinGradients, clip_factor
-from model.loss_scale import LossScale
-from model.optimizer import AdamW
-from model.parallel import Groups, Place, Strategy
-from model.step import MicroBatches, TrainStep, WholeBatch
-from model.tensors import split
+from model.config.bloom_config import load_config
+from model.data.dataset import Batch
+from model.network.bloom import build, initialise, recompute_blocks
+from model.network.dropout import replay_dropout
+from model.parallel.mesh import Groups, Place, Strategy
+from model.training.gradients import JoinGradients, clip_factor
+from model.training.optimizer import AdamW
+from model.training.step import LossScale, MicroBatches, TrainStep, WholeBatch, split
 
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.parallel import TIED, Strategy, cut, layout_of
-from orchestrator.checkpoint.ckpt_file import read_ckpt
-from orchestrator.checkpoint.layout import region
-from orchestrator.checkpoint.strategy_file import read_strategy
-from orchestrator.collect import Collection, LocalFiles, collect
+from model.parallel.mesh import TIED, Strategy, cut, layout_of
+from orchestrator.checkpoint.cut.slices import region
+from orchestrator.checkpoint.files.strategy_files import read_strategy
+from orchestrator.checkpoint.files.tensor_files import read_ckpt
+from orchestrator.checkpoint.shard_source import LocalFiles
+from orchestrator.transfer.collect import Collection, collect
 from tests.model.cluster import start, tails
 from tests.model.native_ranks import SHAPES
 

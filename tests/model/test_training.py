@@ -10,18 +10,20 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.bloom import build
-from model.checkpointing import load_whole, newest_shard
-from model.config import load_config
+from model.config.bloom_config import load_config
+from model.config.prompt_templates import wrap
+from model.config.settings import Worker, load_settings
+from model.data.tokenizer import load_tokenizer
 from model.errors import ModelError
-from model.generation import Generator, Sampling
-from model.settings import Worker, load_settings
-from model.templates import wrap
-from model.tokenizer import load_tokenizer
-from model.training import Trainer, train
-from orchestrator.checkpoint.ckpt_file import read_ckpt
-from orchestrator.checkpoint.strategy_file import read_strategy
-from orchestrator.collect import Collection, LocalFiles, collect
+from model.inference.generate import Generator
+from model.inference.sampling import Sampling
+from model.network.bloom import build
+from model.training.trainer import Trainer, train
+from model.weights.checkpoint import load_whole, newest_shard
+from orchestrator.checkpoint.files.strategy_files import read_strategy
+from orchestrator.checkpoint.files.tensor_files import read_ckpt
+from orchestrator.checkpoint.shard_source import LocalFiles
+from orchestrator.transfer.collect import Collection, collect
 from tests.model.cluster import ROOT, launch, write_job
 
 pytestmark = pytest.mark.mindspore

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.bloom import build, initialise
-from model.config import BloomConfig, config_text, load_config
-from model.parallel import Place, Strategy
-from model.tokenizer import train_tokenizer
-from orchestrator.checkpoint.ckpt_file import write_ckpt
+from model.config.bloom_config import BloomConfig, config_text, load_config
+from model.data.tokenizer import train_tokenizer
+from model.network.bloom import build, initialise
+from model.parallel.mesh import Place, Strategy
+from orchestrator.checkpoint.files.tensor_files import write_ckpt
 
 __all__ = ["TEXTS", "write_tiny_checkpoint"]
 

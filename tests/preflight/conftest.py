@@ -7,12 +7,16 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from orchestrator.check import needs_without_job
-from orchestrator.fleet import Fleet, fleet_of
-from orchestrator.inventory import Inventory, load_inventory
-from orchestrator.preflight import Needs, Report, gather, run_checks
-from tests.standins.cluster import FakeCluster
-from tests.standins.facts import HostFacts, host_facts
+from orchestrator.config.inventory import Inventory
+from orchestrator.config.inventory_file import load_inventory
+from orchestrator.control.check import needs_without_job
+from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.preflight.checks import run_checks
+from orchestrator.preflight.facts import Needs
+from orchestrator.preflight.gather import gather
+from orchestrator.preflight.report import Report
+from orchestrator.testing.standin_cluster import FakeCluster
+from orchestrator.testing.standin_facts import HostFacts, host_facts
 
 HOSTS = 12
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from orchestrator.ascend.answers import ToolAnswer, ToolAnswers, smi
-from orchestrator.discovery.devices import find_devices
-from orchestrator.errors import ConnectError, HostsFailed, OrchestrateError, PreflightError
-from orchestrator.inventory import Device, Host
-from orchestrator.preflight import CHECKS, Level, Needs, Report, run_checks
-from orchestrator.preflight.facts import HostFacts
-from orchestrator.preflight.report import device_list
-from tests.standins.facts import HostFacts as Machine
-from tests.standins.facts import host_facts
-from tests.standins.render import answers, hccn_conf
+from orchestrator.ascend.discovery import find_devices
+from orchestrator.ascend.tool_answers import ToolAnswer, ToolAnswers, smi
+from orchestrator.config.inventory import Device, Host
+from orchestrator.core.errors import ConnectError, HostsFailed, OrchestrateError, PreflightError
+from orchestrator.preflight.checks import CHECKS, run_checks
+from orchestrator.preflight.facts import HostFacts, Needs
+from orchestrator.preflight.report import Level, Report, device_list
+from orchestrator.testing.standin_facts import HostFacts as Machine
+from orchestrator.testing.standin_facts import host_facts
+from orchestrator.testing.standin_tools import answers, hccn_conf
 
 A, B, C = (Host(name=name, env_script="/opt/env.sh", devices=(Device(id=0), Device(id=1))) for name in "abc")
 NEEDS = Needs(hosts=(A, B), packages=("mindspore",), shipped_bytes=1 << 20, paths=("/data",))

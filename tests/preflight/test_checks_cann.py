@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.inventory import Device, Host
-from orchestrator.preflight import Level, Needs
-from orchestrator.preflight.facts import HostFacts
+from orchestrator.config.inventory import Device, Host
+from orchestrator.preflight.facts import HostFacts, Needs
+from orchestrator.preflight.report import Level
+from orchestrator.testing.standin_facts import host_facts
 from tests.preflight.test_checks import ASCEND, bad, cann, facts_of, machine, report
-from tests.standins.facts import host_facts
 
 BUNDLED = dataclasses.replace(ASCEND, packages=("mindspore",))
 COMMAND = dataclasses.replace(ASCEND, mindspore=False)

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.ascend.answers import ToolAnswer
-from orchestrator.preflight import Level, Needs, Result
-from orchestrator.preflight.facts import Facts, HostFacts, PingTry
-from orchestrator.preflight.needs import Pings
+from orchestrator.ascend.tool_answers import ToolAnswer
+from orchestrator.preflight.facts import Facts, HostFacts, Needs, Pings, PingTry
 from orchestrator.preflight.pings import devices_reach_each_other, pairs_of, ping_call
+from orchestrator.preflight.report import Level, Result
 from tests.preflight.test_checks import A, probe
 
 TEXT = "3 packets transmitted, {} received, {}% packet loss\n"

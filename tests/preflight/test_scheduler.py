@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.inventory import Host
-from orchestrator.preflight import Level, Needs, scheduler_address
-from orchestrator.preflight.facts import AddressFacts, HostFacts
-from orchestrator.preflight.scheduler import _facts, scheduler_is_reached
+from orchestrator.config.inventory import Host
+from orchestrator.preflight.checks_scheduler import _facts, scheduler_address, scheduler_is_reached
+from orchestrator.preflight.facts import AddressFacts, HostFacts, Needs
+from orchestrator.preflight.report import Level
 
 A, B = Host(name="a", address="npu-a"), Host(name="b", address="npu-b")
 

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.preflight import Level
-from orchestrator.preflight.report import Row
+from orchestrator.preflight.report import Level, Row
+from orchestrator.testing.sshd import why_no_sshd
+from orchestrator.testing.standin_facts import HostFacts
 from tests.preflight.conftest import Twelve
-from tests.sshd import why_no_sshd
-from tests.standins.facts import HostFacts
 
 pytestmark = [
     pytest.mark.sshd,

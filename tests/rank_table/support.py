@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.rank_table import Finding, Reading, check_file, parse_rank_table
+from orchestrator.rank_table.read_table import Reading, parse_rank_table
+from orchestrator.rank_table.rule import Finding
+from orchestrator.rank_table.validate import check_file
 
 __all__ = [
     "codes",

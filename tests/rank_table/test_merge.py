@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import ConfigError
-from orchestrator.rank_table import merge, merged_name
+from orchestrator.core.errors import ConfigError
+from orchestrator.rank_table.merge import merge, merged_name
 from tests.config.support import inventory
 from tests.rank_table.support import reading, server, super_pod_table, table
 

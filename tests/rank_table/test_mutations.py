@@ -11,8 +11,11 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.errors import ConfigError
-from orchestrator.rank_table import check_file, errors_of, merge, parse_rank_table, problems_of
+from orchestrator.core.errors import ConfigError
+from orchestrator.rank_table.merge import merge
+from orchestrator.rank_table.read_table import parse_rank_table
+from orchestrator.rank_table.rule import errors_of, problems_of
+from orchestrator.rank_table.validate import check_file
 from tests.rank_table.support import reading, super_pod_table, table
 
 SEEDS = [table(1, devices=2), table(1, 2, devices=2), super_pod_table(1, 2, devices=2)]

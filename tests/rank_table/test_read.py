@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import ConfigError
-from orchestrator.rank_table import check_file, parse_rank_table, read_rank_table, read_rank_tables
+from orchestrator.core.errors import ConfigError
+from orchestrator.rank_table.read_table import parse_rank_table, read_rank_table, read_rank_tables
+from orchestrator.rank_table.validate import check_file
 from tests.rank_table.support import codes, findings, reading, super_pod_table, table
 
 GOOD = json.dumps(table(1, 2), indent=4)

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from orchestrator.checkpoint.bloom_cut import BloomCut
+from orchestrator.checkpoint.cut.bloom_cut import BloomCut
 from orchestrator.cli.cmd_plan import command
-from orchestrator.errors import ConfigError, UsageError
-from orchestrator.job import load_job
-from orchestrator.sizing import PoolRoom, communicators, estimate, network_of, size_of, suggest, workload_of
+from orchestrator.config.job_file import load_job
+from orchestrator.core.errors import ConfigError, UsageError
+from orchestrator.sizing.device_memory import PoolRoom, communicators
+from orchestrator.sizing.estimate import estimate, size_of, workload_of
+from orchestrator.sizing.network_size import network_of
+from orchestrator.sizing.suggest import suggest
 
 ROOT = Path(__file__).parents[2]
 GIB, MIB = 2**30, 2**20
@@ -56,7 +59,7 @@ def test_a_rank_has_the_communicators_that_its_groups_make(
     "cut", [(1, 1, 1), (4, 1, 1), (2, 2, 1), (1, 1, 2), (1, 2, 2), (3, 1, 4), (2, 4, 12)]
 )
 def test_these_are_the_groups_that_the_model_makes(cut: tuple[int, int, int]) -> None:
-    from model.parallel import Strategy
+    from model.parallel.mesh import Strategy
 
     strategy = Strategy(*cut)
     for rank in range(strategy.world_size):

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from orchestrator.checkpoint.bloom_cut import BloomCut
+from orchestrator.checkpoint.cut.bloom_cut import BloomCut
 from orchestrator.cli.cmd_plan import command
-from orchestrator.errors import ConfigError
-from orchestrator.job import load_job
-from orchestrator.sizing import Network, Workload, estimate, network_of, size_of, suggest, workload_of
+from orchestrator.config.job_file import load_job
+from orchestrator.core.errors import ConfigError
+from orchestrator.sizing.estimate import Workload, estimate, size_of, workload_of
+from orchestrator.sizing.network_size import Network, network_of
+from orchestrator.sizing.suggest import suggest
 
 ROOT = Path(__file__).parents[2]
 SMALL = Network(

@@ -1,0 +1,76 @@
+"""`python -m model chat`"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from model.cli.cmd_generate import add_sampling, sampling_of
+from model.cli.common import ModelFiles, add_model_files, piece, say
+from model.cli.device_option import add_device, device_of
+from model.config.prompt_templates import TEMPLATES
+from model.errors import ModelError
+
+if TYPE_CHECKING:
+    from model.inference.chat import Chat
+
+HELP = "talk with a model: answers are streamed, earlier turns are remembered"
+KEYS = "Ctrl-C stops an answer, /clear forgets the conversation, /quit or Ctrl-D ends it."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_model_files(parser)
+    add_device(parser)
+    parser.add_argument("--template", choices=TEMPLATES, help="default: the one in the config")
+    add_sampling(parser, tokens=256)
+
+
+def run(args: argparse.Namespace) -> None:
+    device, sampling, files = device_of(args), sampling_of(args), ModelFiles.of(args)
+    # Late: MindSpore takes seconds to import.
+    from model.inference.chat import Chat
+    from model.inference.load_model import open_model
+
+    model = open_model(files.checkpoint, files.config, files.tokenizer, device=device)
+    chat = Chat(
+        model.pieces,
+        lambda text: len(model.tokenizer.encode(text)),
+        sampling=sampling,
+        template=args.template or model.config.prompt_template,
+        room=model.config.seq_length,
+    )
+    say(KEYS)
+    talk(chat, lambda: input("> "))
+
+
+def talk(chat: Chat, read: Callable[[], str]) -> None:
+    """Question and answer until the input ends."""
+    while True:
+        try:
+            question = read().strip()
+        except EOFError:
+            return say("")
+        except KeyboardInterrupt:
+            say(f"\n{KEYS}")
+            continue
+        if question == "/quit":
+            return
+        if question == "/clear":
+            chat.clear()
+        elif question:
+            _answer(chat, question)
+
+
+def _answer(chat: Chat, question: str) -> None:
+    pieces = chat.ask(question)
+    try:
+        for text in pieces:
+            piece(text)
+    except KeyboardInterrupt:
+        piece(" …")
+    except ModelError as error:
+        piece(f"error: {error}")
+    finally:
+        pieces.close()  # so that what was said is remembered now
+    say("")

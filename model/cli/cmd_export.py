@@ -1,0 +1,36 @@
+"""`python -m model export`"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from model.cli.common import ModelFiles, add_model_files, say
+from model.cli.device_option import add_device, device_of
+
+HELP = "write the two MindIR graphs, for a prompt and for single tokens"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_model_files(parser, "config.yaml of a model, or MindFormers' YAML with its `infer` block")
+    add_device(parser)
+    add = parser.add_argument
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("mindirs"),
+        metavar="DIR",
+        help="where no `infer` block says",
+    )
+    add("--batch-size", type=int, default=1, metavar="N")
+
+
+def run(args: argparse.Namespace) -> None:
+    device, files = device_of(args), ModelFiles.of(args)
+    # Late: MindSpore takes seconds to import.
+    from model.inference.mindir import export
+
+    batch = args.batch_size
+    for path in export(files.checkpoint, files.config, files.tokenizer, args.output, batch, device):
+        say(f"{path}: written")

@@ -1,0 +1,76 @@
+"""`python -m model infer-mindir`"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from model.cli.common import say
+from model.cli.device_option import add_device, device_of
+
+HELP = "answer from exported MindIR graphs, with the time of every token"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--prefill_model_path", type=Path, required=True, metavar="FILE", help="the graph that reads a prompt"
+    )
+    add(
+        "--increment_model_path",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the graph that reads a token",
+    )
+    add("--config_path", type=Path, metavar="FILE", help="MindSpore Lite's context.cfg")
+    add("--seq_length", type=int, metavar="N", help="of the graphs; default: as in config.yaml beside them")
+    add_device(parser)
+    add("--device_id", type=int, default=0, metavar="N", help="MindSpore Lite's NPU, unless --device says")
+    add("--model_name", default="bloom", choices=["bloom"], help="bloom")
+    add("--is_sample_acceleration", default="False", choices=["True", "False"], help="only False")
+    add("--tokenizer", type=Path, metavar="FILE", help="default: tokenizer.json beside the graphs")
+    add("--prompt", metavar="TEXT", help="default: asked for, or every line of the input")
+    add("--template", action="store_true", help="put the prompt into the model's template")
+    add("--max-new-tokens", type=int, default=64, metavar="N")
+
+
+def run(args: argparse.Namespace) -> None:
+    # MindSpore Lite is there for an NPU, and takes --device_id.
+    is_lite = importlib.util.find_spec("mindspore_lite") is not None
+    device = None if is_lite and args.device is None else device_of(args)
+    # Late: MindSpore takes seconds to import.
+    from model.inference.mindir import open_graphs
+
+    graphs = open_graphs(
+        args.prefill_model_path,
+        args.increment_model_path,
+        seq_length=args.seq_length,
+        tokenizer_file=args.tokenizer,
+        device_id=args.device_id,
+        context_file=args.config_path,
+        sample_acceleration=args.is_sample_acceleration == "True",
+        device=device,
+    )
+    for prompt in _prompts(args.prompt):
+        answer = graphs.answer(
+            prompt,
+            args.max_new_tokens,
+            in_template=args.template,
+            token_took=lambda seconds: say(f"one token takes {seconds} s"),
+        )
+        say(str([answer]))
+
+
+def _prompts(given: str | None) -> Iterator[str]:
+    if given is not None:
+        yield given
+        return
+    if sys.stdin.isatty():
+        say("Please enter your predict data:")
+    for line in sys.stdin:
+        if line.strip():
+            yield line.strip()

@@ -1,0 +1,24 @@
+"""`python -m model predict`"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from model.cli.common import configure, run_as_worker, say
+from model.config.settings import Settings, Worker
+
+__all__ = ["HELP", "configure", "run"]
+
+HELP = "answer the job's prompts"
+
+
+def run(args: argparse.Namespace) -> None:
+    run_as_worker(args, _predict)
+
+
+def _predict(settings: Settings, worker: Worker) -> None:
+    from model.inference.predict import predict  # late: MindSpore takes seconds to import
+
+    for answer in predict(settings, worker, Path()):
+        say(f"{answer.prompt!r}: {answer.text}")

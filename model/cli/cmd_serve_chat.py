@@ -1,0 +1,24 @@
+"""`python -m model serve-chat`"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from model.cli.common import configure, run_as_worker, say
+from model.config.settings import Settings, Worker
+
+__all__ = ["HELP", "configure", "run"]
+
+HELP = "answer the questions of a chat job as one of its workers"
+
+
+def run(args: argparse.Namespace) -> None:
+    run_as_worker(args, _serve)
+
+
+def _serve(settings: Settings, worker: Worker) -> None:
+    from model.inference.chat_server import serve_chat  # late: MindSpore takes seconds to import
+
+    say("loading the model")
+    serve_chat(settings, worker, Path())

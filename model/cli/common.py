@@ -1,0 +1,139 @@
+"""How a verb speaks: lines, or pieces of one, that are seen at once.
+
+A bar of bytes on stderr, where somebody looks at it.
+
+The one door at which an error becomes a line and an exit code.
+
+What the verbs that run as one worker of a job have in common.
+
+The options that say which model a verb takes: `--checkpoint`, `--config`, `--tokenizer`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.cli.device_option import set_log_level
+from model.config.settings import Settings, Worker, load_settings
+from model.errors import ModelError
+from model.training.completion import marked_done
+from model.weights.hub import checkpoint_file, tokenizer_file
+from orchestrator.core.errors import OrchestrateError
+
+__all__ = [
+    "TOKENIZER",
+    "ModelFiles",
+    "add_model_files",
+    "bytes_bar",
+    "configure",
+    "guarded",
+    "piece",
+    "run_as_worker",
+    "say",
+]
+
+
+def say(text: str) -> None:
+    """One line to stdout, flushed: it may go to a log that somebody follows."""
+    print(text, flush=True)
+
+
+def piece(text: str) -> None:
+    """A part of a line that is not over."""
+    print(text, end="", flush=True)
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def bytes_bar() -> Iterator[Callable[[int, int], None]]:
+    """Gives `progress(done, total)` in bytes; nothing is drawn where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield _silent
+        return
+    # Late: a worker's Python may have no rich, and a worker has no terminal.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("convert", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+_INTERRUPTED = 5
+
+
+def guarded(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Run a verb; the exit code, after one line on stderr if it failed."""
+    try:
+        run(args)
+    except (ModelError, OrchestrateError) as error:
+        return _told(str(error), error.exit_code)
+    except OSError as error:
+        return _told(f"{error.filename or 'I/O'}: {error.strerror or error}", OrchestrateError.exit_code)
+    except KeyboardInterrupt:
+        return _told("interrupted", _INTERRUPTED)
+    return 0
+
+
+def _told(text: str, code: int) -> int:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the job's worker.yaml")
+
+
+def run_as_worker(args: argparse.Namespace, work: Callable[[Settings, Worker], None]) -> None:
+    """Do `work`, or what a scheduler does where the environment says that this process is one."""
+    # The checks need no MindSpore, which takes seconds to import.
+    settings, worker = load_settings(args.config), Worker.from_environment(os.environ)
+    set_log_level(settings.device_target)
+    if worker.is_scheduler:
+        from model.parallel.distributed import serve_scheduler  # late, as above
+
+        return serve_scheduler(settings, worker)
+    with marked_done(worker.rank):
+        work(settings, worker)
+
+
+TOKENIZER = "a tokenizer.json, a folder with one, or a model's name"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The files that the options stand for; None: the one beside the checkpoint."""
+
+    checkpoint: Path
+    config: Path | None
+    tokenizer: Path | None
+
+    @staticmethod
+    def of(args: argparse.Namespace) -> ModelFiles:
+        """Find them; a model that is only a name is loaded and converted. Raises ModelError."""
+        tokenizer = tokenizer_file(args.tokenizer) if args.tokenizer else None
+        return ModelFiles(checkpoint_file(args.checkpoint), args.config, tokenizer)
+
+
+def add_model_files(parser: argparse.ArgumentParser, config: str = "config.yaml of a model") -> None:
+    """Where the model is; `config` says what `--config` takes."""
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        required=True,
+        metavar="MODEL",
+        help="a whole .ckpt or .safetensors, a folder with one, Hugging Face's folder, or a name such as "
+        "bigscience/bloom-560m",
+    )
+    add("--config", type=Path, metavar="FILE", help=f"{config}; default: config.yaml beside the checkpoint")
+    add("--tokenizer", metavar="MODEL", help=f"{TOKENIZER}; default: tokenizer.json beside the checkpoint")

@@ -1,0 +1,136 @@
+"""Rows of token ids, and which of them each step of each replica sees.
+
+What a job trains on: its rows, from records or from MindRecord, and the tokenizer that made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model.config.bloom_config import BloomConfig
+from model.config.settings import Settings
+from model.data.encode import as_row, encode, has_answer, scored, texts_of
+from model.data.mindrecord import SUFFIX, read_rows
+from model.data.records import Item, load_records
+from model.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from model.errors import ModelError
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "encode_records",
+    "load_data",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One replica's part of a step; `weights` sum to 1 over the parts of all replicas."""
+
+    tokens: np.ndarray  # (B, S) int32
+    labels: np.ndarray  # (B, S) int32
+    weights: np.ndarray  # (B, S) float32
+
+
+def encode_records(
+    records: Sequence[Item], tokenizer: Tokenizer, config: BloomConfig, *, whole: bool = False
+) -> np.ndarray:
+    """Rows (n, seq_length + 1) of the records whose prompt leaves room for an answer; see encoding.py."""
+    length = config.seq_length + 1
+    sequences = encode(records, tokenizer, config.prompt_template, config.eos_token_id, whole=whole)
+    rows = [as_row(item, length, config.eos_token_id) for item in sequences if has_answer(item, length)]
+    if not rows:
+        raise ModelError(
+            f"no record leaves room for an answer in {config.seq_length} tokens",
+            where="data.seq_length",
+            remedy="raise it",
+        )
+    return np.stack(rows)
+
+
+class Dataset:
+    """Rows, and the order in which the steps see them; `mask` as in `encoding.scored`.
+
+    Records follow each other epoch by epoch, each epoch shuffled from the seed. Step s takes the next
+    `global_batch` of them, whatever data_parallel is; replica d takes the d-th part of these.
+    """
+
+    def __init__(self, rows: np.ndarray, eos: int, mask: str = "label") -> None:
+        self.ids, self.eos, self.mask = rows, eos, mask
+        # Batch by batch: the mask of everything at once would take as much memory as the rows.
+        parts = [self._scored(rows[start : start + 1024]).sum(1) for start in range(0, len(rows), 1024)]
+        self.counts = np.concatenate(parts)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _scored(self, rows: np.ndarray) -> np.ndarray:
+        return scored(rows, self.eos, self.mask)
+
+    def rows(self, step: int, global_batch: int, seed: int) -> np.ndarray:
+        """The records of step `step` (from 1), (global_batch,)."""
+        start = (step - 1) * global_batch
+        positions = np.arange(start, start + global_batch)
+        return np.concatenate(list(self._epoch_parts(positions, seed)))
+
+    def _epoch_parts(self, positions: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+        for epoch in range(positions[0] // len(self), positions[-1] // len(self) + 1):
+            order = np.random.default_rng([seed, epoch]).permutation(len(self))
+            yield order[positions[positions // len(self) == epoch] % len(self)]
+
+    def epoch(self, step: int, global_batch: int) -> int:
+        """The epoch, from 1, to which the last record of step `step` belongs."""
+        return (step * global_batch - 1) // len(self) + 1
+
+    def batch(self, step: int, batch_size: int, seed: int, replicas: int = 1, replica: int = 0) -> Batch:
+        """What replica `replica` computes in step `step`."""
+        rows = self.rows(step, batch_size * replicas, seed)
+        return self.take(
+            rows[replica * batch_size : (replica + 1) * batch_size], int(self.counts[rows].sum())
+        )
+
+    def take(self, rows: np.ndarray, total: int) -> Batch:
+        """These records, each scored position weighing one part of `total`."""
+        ids = self.ids[rows]
+        weights = self._scored(ids).astype(np.float32) / max(1, total)
+        ids = np.abs(ids)
+        return Batch(np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:]), weights)
+
+
+def load_data(settings: Settings, config: BloomConfig) -> tuple[Dataset, Tokenizer]:
+    """The rows of data.path and their tokenizer: the one given, the one beside MindRecord, or a new one."""
+    if settings.data.path is None:
+        raise ModelError("is missing", where="data.path", remedy="name a file of records, or MindRecord")
+    path = Path(settings.data.path)
+    if path.suffix == SUFFIX or path.is_dir():
+        tokenizer = load_tokenizer(_tokenizer_of(settings, path), config)
+        rows = read_rows(path, config, settings.data.limit)
+    else:
+        tokenizer, rows = _from_records(settings, config, path)
+    return Dataset(rows, config.eos_token_id, settings.train.loss_mask), tokenizer
+
+
+def _tokenizer_of(settings: Settings, path: Path) -> Path:
+    if settings.data.tokenizer:
+        return Path(settings.data.tokenizer)
+    beside = (path if path.is_dir() else path.parent) / "tokenizer.json"
+    if not beside.is_file():
+        raise ModelError(
+            "is missing, and there is no tokenizer.json beside the data",
+            where="data.tokenizer",
+            remedy="name the one that the data was prepared with",
+        )
+    return beside
+
+
+def _from_records(settings: Settings, config: BloomConfig, path: Path) -> tuple[Tokenizer, np.ndarray]:
+    records = load_records(path, settings.data.limit)
+    if settings.data.tokenizer:
+        tokenizer = load_tokenizer(Path(settings.data.tokenizer), config)
+    else:
+        tokenizer = train_tokenizer(texts_of(records, config.prompt_template), config)
+    return tokenizer, encode_records(records, tokenizer, config, whole=settings.task == "pretrain")

@@ -1,0 +1,119 @@
+"""Byte-level BPE: the `tokenizer.json` of a published Bloom, or one trained on the data at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from model.config.bloom_config import BloomConfig
+from model.errors import ModelError
+
+__all__ = ["SPECIAL_TOKENS", "Tokenizer", "load_tokenizer", "read_tokenizer", "train_tokenizer"]
+
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
+
+
+class Tokenizer:
+    """Text <-> ids; adds no special tokens of its own."""
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        self._inner = inner
+
+    @staticmethod
+    def from_json(text: str) -> Tokenizer:
+        """From the content of a `tokenizer.json`."""
+        return Tokenizer(tokenizers.Tokenizer.from_str(text))
+
+    @property
+    def eos(self) -> int:
+        """The id of `</s>`, which ends an answer."""
+        found = self._inner.token_to_id("</s>")
+        if found is None:
+            raise ModelError("has no token </s>", where="tokenizer", remedy="take that of a Bloom")
+        return int(found)
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._inner.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each; on as many threads as RAYON_NUM_THREADS says."""
+        return [item.ids for item in self._inner.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def __call__(self, text: str | Sequence[str]) -> dict[str, Any]:
+        """`input_ids` and `attention_mask` of one text, or lists of them of several."""
+        if isinstance(text, str):
+            ids = self.encode(text)
+            return {"input_ids": ids, "attention_mask": [1] * len(ids)}
+        rows = self.encode_batch(text)
+        return {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+
+    def decode(self, ids: Any, skip_special_tokens: bool = True) -> Any:
+        """The text of one row of ids, or a list of them of several rows."""
+        if len(ids) and hasattr(ids[0], "__len__"):
+            return [self.decode(row, skip_special_tokens) for row in ids]
+        plain = [int(token) for token in ids]
+        return str(self._inner.decode(plain, skip_special_tokens=skip_special_tokens))
+
+    def to_json(self) -> str:
+        """The content of its `tokenizer.json`."""
+        return str(self._inner.to_str(pretty=False))
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id."""
+        return max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
+
+    def check(self, config: BloomConfig, where: str) -> None:
+        """Raise ModelError unless every id has a row in the embedding."""
+        if self.vocab_size > config.vocab_size:
+            raise ModelError(
+                f"has ids up to {self.vocab_size - 1}, but model.vocab_size is {config.vocab_size}",
+                where=where,
+                remedy="raise vocab_size or take the tokenizer that belongs to the model",
+            )
+
+
+def load_tokenizer(path: Path, config: BloomConfig) -> Tokenizer:
+    """Read a `tokenizer.json`; ModelError where it is missing, damaged or larger than the embedding."""
+    tokenizer = read_tokenizer(path)
+    tokenizer.check(config, str(path))
+    return tokenizer
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json`; ModelError where it is missing or damaged."""
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"the tokenizer cannot be read: {error}", where=str(path)) from error
+    try:
+        return Tokenizer.from_json(content)
+    except Exception as error:  # the library raises the bare class
+        raise ModelError(f"is no tokenizer.json: {error}", where=str(path)) from error
+
+
+def train_tokenizer(texts: Iterable[str], config: BloomConfig) -> Tokenizer:
+    """A byte-level BPE of at most `vocab_size` ids, the same for the same texts; any text can be encoded."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    least = len(SPECIAL_TOKENS) + len(alphabet)
+    if config.vocab_size < least:
+        raise ModelError(
+            f"vocab_size {config.vocab_size} has no room for all bytes",
+            where="model",
+            remedy=f"use {least} or more",
+        )
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    return Tokenizer(inner)

@@ -1,0 +1,1 @@
+"""The device that computes: which it is, how it is chosen, what it can."""

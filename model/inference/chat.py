@@ -1,0 +1,63 @@
+"""A conversation with a model: questions and answers so far stand before the next question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+
+from model.config.prompt_templates import wrap
+from model.errors import ModelError
+from model.inference.sampling import Sampling
+
+__all__ = ["Chat"]
+
+_BETWEEN = "\n\n"
+
+
+class Chat:
+    """The turns of one conversation, wrapped in the template that the model was trained with.
+
+    `pieces(prompt, sampling)` gives the text of an answer as it comes; `count(text)` gives tokens.
+    The oldest turns are left out where all of them and an answer exceed `room` tokens.
+    """
+
+    def __init__(
+        self,
+        pieces: Callable[[str, Sampling], Iterator[str]],
+        count: Callable[[str], int],
+        *,
+        sampling: Sampling,
+        template: str,
+        room: int,
+    ) -> None:
+        self._pieces, self._count = pieces, count
+        self.sampling, self.template, self.room = sampling, template, room
+        self.turns: list[tuple[str, str]] = []
+
+    def ask(self, question: str) -> Generator[str, None, None]:
+        """The answer as it comes. What was said of it counts as said, also if it was stopped halfway."""
+        prompt = self._prompt(question)
+        said = ""
+        try:
+            for text in self._pieces(prompt, self.sampling):
+                said += text
+                yield text
+        finally:
+            if said:
+                self.turns.append((question, said))
+
+    def clear(self) -> None:
+        """Forget the conversation."""
+        self.turns.clear()
+
+    def _prompt(self, question: str) -> str:
+        if not question.strip():
+            raise ModelError("is empty", where="prompt", remedy="ask something")
+        kept = list(self.turns)
+        while True:
+            past = "".join(f"{wrap(asked, template=self.template)}{said}{_BETWEEN}" for asked, said in kept)
+            prompt = past + wrap(question, template=self.template)
+            # At least a token of room; without old turns to leave out, the generator says what is too long.
+            wanted = min(self.sampling.max_new_tokens or 1, self.room // 4)
+            if not kept or self._count(prompt) + wanted <= self.room:
+                return prompt
+            kept.pop(0)

@@ -1,0 +1,125 @@
+"""What it takes to answer: the network that continues ids, its tokenizer, its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.config.bloom_config import BloomConfig, load_config
+from model.config.settings import Chat, Settings, Worker
+from model.data.tokenizer import Tokenizer, load_tokenizer
+from model.devices.device_name import DeviceName
+from model.errors import ModelError
+from model.inference.generate import Generator, text_pieces
+from model.inference.sampling import Sampling
+from model.network.bloom import build
+from model.parallel.distributed import Session, open_alone, open_session, strategy_of
+from model.weights.checkpoint import load_rank_weights, load_whole, newest_shard
+
+__all__ = ["Model", "checkpoint_of", "config_of", "open_model", "open_rank", "sampling_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model, or this rank's part of it, that is ready to answer."""
+
+    generator: Generator
+    tokenizer: Tokenizer
+    config: BloomConfig
+
+    def pieces(self, prompt: str, sampling: Sampling) -> Iterator[str]:
+        """The answer to a wrapped prompt as it comes; a beam search's in one piece."""
+        ids = self.tokenizer.encode(prompt)
+        if sampling.num_beams > 1:
+            return text_pieces(self.tokenizer, self.generator.generate([ids], sampling)[0])
+        return text_pieces(self.tokenizer, self.generator.stream(ids, sampling))
+
+
+def open_model(
+    checkpoint: Path,
+    config_file: Path | None = None,
+    tokenizer_file: Path | None = None,
+    *,
+    config: BloomConfig | None = None,
+    device: DeviceName | None = None,
+) -> Model:
+    """From a whole checkpoint and the two files beside it, on `device`, or the one that MindSpore is set to.
+
+    Raises ModelError.
+    """
+    config = config or config_of(checkpoint, config_file)
+    vocabulary = tokenizer_file or _sibling(checkpoint, "tokenizer.json", "name it with --tokenizer")
+    tokenizer = load_tokenizer(vocabulary, config)
+    return Model(_generator(config, open_alone(device), checkpoint, None), tokenizer, config)
+
+
+def open_rank(settings: Settings, worker: Worker, batch: int) -> tuple[Model, Session]:
+    """Check the job, join the other ranks and load this rank's part of the weights.
+
+    A whole checkpoint is mapped and each rank takes its slices of it (load, then shard); of a folder of
+    shards each rank reads its own (shard, then load). Raises ModelError.
+    """
+    config, load = settings.bloom(), checkpoint_of(settings)
+    strategy = strategy_of(settings, worker)
+    if strategy.pipeline_stage > 1:
+        raise ModelError(
+            f"task {settings.task} has no pipeline stages, got {strategy.pipeline_stage}",
+            where="parallel.pipeline_stage",
+            remedy="set it to 1 and raise model_parallel",
+        )
+    config.check_model_parallel(strategy.model_parallel)
+    tokenizer = _tokenizer(settings, config, load)
+    session = open_session(settings, worker)
+    return Model(_generator(config, session, load, batch), tokenizer, config), session
+
+
+def checkpoint_of(settings: Settings) -> Path:
+    """The checkpoint to answer from; raises ModelError where the job names none."""
+    if settings.checkpoint.load is None:
+        raise ModelError("is missing", where="checkpoint.load", remedy="name the checkpoint to answer from")
+    return Path(settings.checkpoint.load)
+
+
+def config_of(checkpoint: Path, config_file: Path | None = None) -> BloomConfig:
+    """The configuration that is given, or lies beside a whole checkpoint. Raises ModelError."""
+    if not checkpoint.is_file():
+        raise ModelError("there is no such checkpoint file", where=str(checkpoint))
+    return load_config(config_file or _sibling(checkpoint, "config.yaml", "name it with --config"))
+
+
+def sampling_of(options: Chat) -> Sampling:
+    """How a job decodes; raises ModelError naming every value that makes no sense."""
+    sampling = Sampling(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+    )
+    sampling.check()
+    return sampling
+
+
+def _tokenizer(settings: Settings, config: BloomConfig, load: Path) -> Tokenizer:
+    if settings.data.tokenizer:
+        return load_tokenizer(Path(settings.data.tokenizer), config)
+    return load_tokenizer(_sibling(load, "tokenizer.json", "name it as data.tokenizer"), config)
+
+
+def _sibling(checkpoint: Path, name: str, remedy: str) -> Path:
+    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / name
+    if not path.is_file():
+        raise ModelError(f"there is no {name} beside the checkpoint", where=str(checkpoint), remedy=remedy)
+    return path
+
+
+def _generator(config: BloomConfig, session: Session, load: Path, batch: int | None) -> Generator:
+    network = build(config, session.strategy, session.place, session.groups)
+    weights = list(network.get_parameters())
+    if load.is_dir():
+        load_rank_weights(newest_shard(load, session.place.rank), weights, session.strategy, session.place)
+    else:
+        load_whole(load, weights, session.strategy, session.place)
+    return Generator(network, config, batch)

@@ -1,0 +1,1 @@
+"""The network of Bloom, and its loss."""

@@ -1,0 +1,155 @@
+"""Dropout that can be computed twice.
+
+MindSpore's own draws another mask each time it runs: also when a block is recomputed for its backward pass,
+within a graph or as a stage of a pipeline, and the gradients are then those of another network. Here the mask
+is a function of a seed, of the place in the network and of the element's number. Which function depends on
+the device: on Ascend its own generator, elsewhere a hash.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+from mindspore.ops.auto_generate import DropoutExt, DropoutGenMaskExt
+
+from model.devices.device import current_device
+from model.network.attention import FlashAttention
+from model.parallel.mesh import numbered
+
+__all__ = ["DrawnBits", "DrawnDropout", "HashedDropout", "Replayed", "Replays", "replay_dropout"]
+
+SEED_NAME = "dropout_seed"
+
+
+class Replayed(nn.Cell):
+    """What drops elements with chance `p` by `seed`; `salt` is the place in the network, 32 bits."""
+
+    def __init__(self, p: float, salt: int, seed: ms.Parameter) -> None:
+        super().__init__()
+        self.p, self.seed = p, seed
+
+
+class HashedDropout(Replayed):
+    """Zero each element with chance `p` and scale the others by 1 / (1 - p); nothing outside of training.
+
+    Its steps are shifts and products that wrap, which on an Ascend are slow (RightShift is no kernel of its
+    AI cores) and of which CANN promises nothing.
+    """
+
+    def __init__(self, p: float, salt: int, seed: ms.Parameter) -> None:
+        super().__init__(p, salt, seed)
+        # 31 bits of hash below this number mean: dropped.
+        self.limit = ms.Tensor(int(p * 2**31), ms.int32)
+        self.salt = _int32(salt * 0x9E3779B1 + 0x7F4A7C15)
+        self.odd = (_int32(0x85EBCA6B), _int32(0xC2B2AE35), _int32(0x27D4EB2F))
+        self.shifts = (ms.Tensor(16, ms.int32), ms.Tensor(13, ms.int32))
+        self.positive = _int32(0x7FFFFFFF)
+
+    def construct(self, x: Any) -> Any:
+        if not self.training or self.p == 0:
+            return x
+        number = ops.reshape(ops.arange(0, x.size, 1, dtype=ms.int32), x.shape)
+        kept = self.hash(number) >= self.limit
+        return x * ops.cast(kept, x.dtype) * (1.0 / (1.0 - self.p))
+
+    def hash(self, number: Any) -> Any:
+        """31 bits; the mixing is the finaliser of MurmurHash3, its multipliers and shifts (public domain)."""
+        mixed = number * self.odd[2] + self.seed + self.salt
+        mixed = ops.bitwise_xor(mixed, ops.bitwise_right_shift(mixed, self.shifts[0])) * self.odd[0]
+        mixed = ops.bitwise_xor(mixed, ops.bitwise_right_shift(mixed, self.shifts[1])) * self.odd[1]
+        mixed = ops.bitwise_xor(mixed, ops.bitwise_right_shift(mixed, self.shifts[0]))
+        return ops.bitwise_and(mixed, self.positive)
+
+
+class DrawnDropout(Replayed):
+    """The same by Ascend's generator, Philox4x32-10 (Salmon et al., "Parallel Random Numbers", 2011).
+
+    Its key is the seed; the offset is the upper half of its 128-bit counter, the element's number the lower
+    (CANN, ops-math, random/dsa_gen_bit_mask: key [seed], counter [0, offset]). So two places, which have the
+    same seed and different offsets, share no number, however close the offsets are. Both inputs must be
+    int64 tensors; the kernel reads them on the host.
+    """
+
+    def __init__(self, p: float, salt: int, seed: ms.Parameter) -> None:
+        super().__init__(p, salt, seed)
+        self.offset = ms.Tensor(salt, ms.int64)
+        self.drop = DropoutExt()
+
+    def construct(self, x: Any) -> Any:
+        if not self.training or self.p == 0:
+            return x
+        return self.drop(x, self.p, self.seed, self.offset)[0]
+
+
+class DrawnBits(Replayed):
+    """The mask of Ascend's attention kernel by the same generator; (B, H, S, S) -> (B, H, S, S / 8) uint8.
+
+    One bit an element, 1 = kept, the first in the lowest (aclnnDropoutGenMaskV2, whose output has a whole
+    number of 128 bits). Its shape is a tuple of constants, not a tensor.
+    """
+
+    def __init__(self, p: float, salt: int, seed: ms.Parameter) -> None:
+        super().__init__(p, salt, seed)
+        self.offset = ms.Tensor(salt, ms.int64)
+        self.draw = DropoutGenMaskExt()
+
+    def construct(self, shape: tuple[int, ...]) -> Any:
+        batch, heads, rows, columns = shape
+        bits = self.draw(shape, self.p, self.seed, self.offset, ms.float32)
+        size = batch * heads * rows * columns // 8
+        return ops.reshape(bits[:size], (batch, heads, rows, columns // 8))
+
+
+def _int32(bits: int) -> ms.Tensor:
+    return ms.Tensor(np.uint32(bits & 0xFFFFFFFF).view(np.int32), ms.int32)
+
+
+class Replays:
+    """The seed of a network's dropouts, which are of these `kinds`: the same number gives the same masks."""
+
+    def __init__(self, base: tuple[int, ...]) -> None:
+        self.base, self.steps = base, 0
+        self.kinds: set[type[Replayed]] = set()
+        self.drawn = current_device().is_ascend
+        start = ms.Tensor(0, ms.int64) if self.drawn else ms.Tensor([0], ms.int32)
+        self.seed = ms.Parameter(start, name=SEED_NAME, requires_grad=False)
+
+    def next_step(self) -> None:
+        self.steps += 1
+
+    def choose(self, micro: int = 0) -> None:
+        """The masks of one micro batch of this step."""
+        self.set_seed(np.random.SeedSequence([*self.base, self.steps, micro]))
+
+    def set_seed(self, sequence: np.random.SeedSequence) -> None:
+        """32 bits of it for the hash, 64 for the generator."""
+        if self.drawn:
+            self.seed.set_data(ms.Tensor(sequence.generate_state(1, np.uint64).view(np.int64)[0], ms.int64))
+        else:
+            self.seed.set_data(ms.Tensor(sequence.generate_state(1, np.uint32).view(np.int32), ms.int32))
+
+    def dropout(self, p: float, salt: int, *, bits: bool = False) -> Replayed:
+        """One for this device; `bits` for the mask of the attention kernel."""
+        kind = DrawnBits if bits else DrawnDropout if self.drawn else HashedDropout
+        self.kinds.add(kind)
+        return kind(p, salt, self.seed)
+
+
+def replay_dropout(network: nn.Cell, base: tuple[int, ...], first_block: int = 0) -> Replays | None:
+    """Put replayed dropouts in the place of MindSpore's; None where there is nothing to drop.
+
+    A stage of a pipeline tells the number of its first block: then it drops what the whole network would.
+    """
+    replays = Replays(base)
+    for path, cell in list(network.cells_and_names()):
+        for name, child in list(cell.name_cells().items()):
+            if isinstance(child, nn.Dropout) and child.p > 0:
+                salt = zlib.crc32(numbered(f"{path}.{name}", first_block).encode())
+                bits = isinstance(cell, FlashAttention)
+                setattr(cell, name, replays.dropout(child.p, salt, bits=bits))
+    replays.seed.name = SEED_NAME  # each of the cells has put its own name before it
+    return replays if replays.kinds else None

@@ -1,0 +1,80 @@
+"""Where a training starts: from drawn weights, from a whole checkpoint, or where another run has stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from model.config.bloom_config import BloomConfig
+from model.config.settings import Settings
+from model.errors import ModelError
+from model.network.bloom import initialise
+from model.parallel.distributed import Session
+from model.weights.checkpoint import (
+    Progress,
+    load_rank,
+    load_rank_weights,
+    load_whole,
+    shard_of_step,
+    steps_of,
+)
+
+__all__ = ["common_step", "start_weights"]
+
+# Each rank tells the others so many of its newest steps.
+STEPS_TOLD = 16
+
+
+def start_weights(
+    network: nn.Cell,
+    weights: Sequence[ms.Parameter],
+    moments: Sequence[ms.Parameter],
+    settings: Settings,
+    config: BloomConfig,
+    session: Session,
+) -> Progress | None:
+    """Fill the weights; with checkpoint.resume also the moments, and how far that training was comes back."""
+    strategy, place, options = session.strategy, session.place, settings.checkpoint
+    if options.load is None:
+        initialise(network, config, settings.train.seed, strategy, place)
+        return None
+    load = Path(options.load)
+    if not load.is_dir():
+        if options.resume:
+            raise ModelError(
+                "is one whole file, which holds no rank's optimizer",
+                where=str(load),
+                remedy="name the folder with the shards of the run, or set checkpoint.distribute to true",
+            )
+        load_whole(load, weights, strategy, place, config.num_layers)
+        return None
+    path = shard_of_step(load, place.rank, common_step(load, session))
+    if options.resume is False:
+        load_rank_weights(path, weights, strategy, place)
+        return None
+    return load_rank(path, weights, moments, strategy, place)
+
+
+def common_step(folder: Path, session: Session) -> int:
+    """The newest step of which every rank holds a shard; ModelError on all ranks where there is none.
+
+    A run that was killed while it saved leaves ranks with different newest steps.
+    """
+    mine = steps_of(folder, session.place.rank)[-STEPS_TOLD:]
+    # Step 0 is one: what distribute-ckpt has cut for the ranks.
+    told = np.full(STEPS_TOLD, -1, np.float32)
+    told[: len(mine)] = mine
+    table = session.gather(told)
+    held = [{int(step) for step in row if step >= 0} for row in table]
+    without = [str(rank) for rank, steps in enumerate(held) if not steps]
+    if without:
+        raise ModelError(f"holds no shard of rank {', '.join(without)}", where=str(folder))
+    common = set.intersection(*held)
+    if not common:
+        newest = ", ".join(str(max(steps)) for steps in held)
+        raise ModelError(f"holds no step that all ranks have; the newest are {newest}", where=str(folder))
+    return max(common)

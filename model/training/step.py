@@ -1,0 +1,269 @@
+"""Between NumPy batches and the compiled graphs.
+
+The factor on the loss that keeps float16 gradients away from zero, and how it follows overflows.
+
+One training step: the gradients of all micro batches, their sum over ranks, clipping, the update.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+
+from model.data.dataset import Batch
+from model.errors import ModelError
+from model.network.dropout import Replays
+from model.network.loss import LossCell
+from model.training.gradients import Accumulator, JoinAccumulated, JoinGradients, clip_factor
+from model.training.optimizer import AdamW
+
+__all__ = [
+    "GradientSource",
+    "LossScale",
+    "MicroBatches",
+    "Results",
+    "StepResult",
+    "TrainStep",
+    "WholeBatch",
+    "loss_scale_of",
+    "scalar",
+    "split",
+    "tensors",
+]
+
+# ((loss, norm, gradients) of the global batch, flags of numbers that were born not finite on this rank)
+Results: TypeAlias = tuple[tuple[Any, Any, tuple[Any, ...]], list[Any]]
+
+
+def scalar(value: float) -> ms.Tensor:
+    return ms.Tensor(value, ms.float32)
+
+
+def tensors(batch: Batch) -> tuple[ms.Tensor, ...]:
+    """tokens, labels, weights."""
+    arrays = (batch.tokens, batch.labels, batch.weights)
+    return tuple(ms.Tensor(np.ascontiguousarray(array)) for array in arrays)
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """The batch as `parts` batches of equal size."""
+    arrays = (np.split(array, parts) for array in (batch.tokens, batch.labels, batch.weights))
+    return [Batch(*part) for part in zip(*arrays, strict=True)]
+
+
+@dataclass(slots=True)
+class LossScale:
+    """Halved by a step whose gradients overflow, doubled after `window` steps without one.
+
+    A `window` of 0 keeps the value fixed. Every rank sees every overflow, so all hold the same value.
+    """
+
+    value: float = 1.0
+    window: int = 0
+    good_steps: int = 0  # since the value was last changed
+
+    LOWEST = 1.0
+    HIGHEST = 2.0**24
+
+    @property
+    def can_shrink(self) -> bool:
+        return self.window > 0 and self.value > self.LOWEST
+
+    def update(self, overflow: bool) -> None:
+        """Follow one step."""
+        if not self.window:
+            return
+        if overflow:
+            self.value, self.good_steps = max(self.LOWEST, self.value / 2), 0
+            return
+        self.good_steps += 1
+        if self.good_steps >= self.window:
+            self.value, self.good_steps = min(self.HIGHEST, self.value * 2), 0
+
+
+def loss_scale_of(setting: str | float | None, start: float, window: int) -> LossScale:
+    """From train.loss_scale: None (1), a number, or "dynamic" (from `start`, doubled after `window`)."""
+    if setting is None:
+        return LossScale()
+    if not isinstance(setting, str):
+        return LossScale(float(setting))
+    if setting != "dynamic":
+        raise ModelError(f"must be dynamic or a number, not {setting!r}", where="train.loss_scale")
+    return LossScale(start, window)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step gave; `loss` and `norm` are those of the global batch, the same on every rank."""
+
+    loss: float
+    norm: float
+    loss_scale: float
+    updated: bool  # False where a number was not finite: the weights are as before
+    skipped: bool  # not updated, and a smaller loss scale may help
+    origins: tuple[int, ...] = ()  # the ranks where a number that is not finite was born, if that is known
+    saturated: bool = False  # a number overflowed, and was replaced by the largest that there is
+
+
+class GradientSource(Protocol):
+    """What computes the gradients of a batch; called on all ranks together."""
+
+    def gradients(self, batch: Batch, scale: float) -> Results:
+        """(loss, norm, gradients) of the global batch; and flags of numbers born not finite here."""
+        ...
+
+
+class Register(Protocol):
+    """What remembers an overflow where numbers saturate, see `model.training.overflow`."""
+
+    def clear(self) -> None: ...
+
+    def is_set(self) -> bool: ...
+
+
+class ScaledLoss(nn.Cell):
+    """(scaled loss, loss) of one micro batch."""
+
+    def __init__(self, network: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.loss = LossCell(network)
+
+    def construct(self, tokens: Any, labels: Any, weights: Any, scale: Any) -> Any:
+        loss = self.loss(tokens, labels, weights)
+        return (loss if scale is None else loss * scale), loss
+
+
+class WholeBatch(nn.Cell):
+    """A batch in one graph."""
+
+    def __init__(
+        self,
+        network: nn.Cell,
+        parameters: ms.ParameterTuple,
+        join: JoinGradients,
+        replays: Replays | None = None,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = ops.value_and_grad(ScaledLoss(network), None, parameters, has_aux=True)
+        self.join = join
+        self.replays = replays
+        network.set_train()  # a gradient function does not pass it on
+
+    def construct(self, tokens: Any, labels: Any, weights: Any, scale: Any) -> Any:
+        (_, own), grads = self.backward(tokens, labels, weights, scale)
+        unscaled = ()
+        for grad in grads:
+            grad = ops.cast(grad, ms.float32)
+            unscaled += (grad if scale is None else grad / scale,)
+        loss, norm, joined = self.join(own, unscaled)
+        return loss, norm, joined, own - own  # no number where the own loss is not finite
+
+    def gradients(self, batch: Batch, scale: float) -> Results:
+        if self.replays:
+            self.replays.next_step()
+            self.replays.choose()
+        # None is compiled as such: a factor of 1 costs one more pass over all gradients.
+        loss, norm, grads, born = self(*tensors(batch), None if scale == 1.0 else scalar(scale))
+        return (loss, norm, grads), [born]
+
+
+class MicroBatch(nn.Cell):
+    """(tokens, labels, weights, scale) -> loss; the gradients are added to the accumulator's."""
+
+    def __init__(self, network: nn.Cell, parameters: ms.ParameterTuple, accumulator: Accumulator) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = ops.value_and_grad(ScaledLoss(network), None, parameters, has_aux=True)
+        self.accumulator = accumulator
+
+    def construct(self, tokens: Any, labels: Any, weights: Any, scale: Any) -> Any:
+        (_, loss), grads = self.backward(tokens, labels, weights, scale)
+        return ops.depend(loss, self.accumulator(grads))
+
+
+class MicroBatches:
+    """A batch in `parts` micro batches of equal size, one graph run for each."""
+
+    def __init__(
+        self,
+        network: nn.Cell,
+        parameters: ms.ParameterTuple,
+        join: JoinGradients,
+        parts: int,
+        replays: Replays | None = None,
+    ) -> None:
+        self.parts, self.replays = parts, replays
+        self.accumulator = Accumulator(parameters)
+        self.micro = MicroBatch(network, parameters, self.accumulator)
+        network.set_train()  # a gradient function does not pass it on
+        self.joined = JoinAccumulated(self.accumulator, join)
+
+    def gradients(self, batch: Batch, scale: float) -> Results:
+        self.accumulator.clear()
+        if self.replays:
+            self.replays.next_step()
+        losses = []
+        for number, part in enumerate(split(batch, self.parts)):
+            if self.replays:
+                self.replays.choose(number)
+            losses.append(self.micro(*tensors(part), scalar(scale)))
+        results = self.joined.results(sum(losses[1:], losses[0]), scalar(scale))
+        return results, [loss - loss for loss in losses]
+
+
+class TrainStep:
+    """Batches in, weights updated in place.
+
+    `gather` gives every rank's copy of a small array, in rank order; `alone` where there is one rank.
+    `register` is given where an overflow leaves finite numbers: it is asked once a step, on all ranks.
+    """
+
+    def __init__(
+        self,
+        source: GradientSource,
+        optimizer: AdamW,
+        *,
+        clip: float = 0.0,
+        loss_scale: LossScale | None = None,
+        gather: Callable[[np.ndarray], np.ndarray] | None = None,
+        register: Register | None = None,
+    ) -> None:
+        self.source, self.optimizer, self.clip, self.register = source, optimizer, clip, register
+        self.loss_scale = loss_scale or LossScale()
+        self.gather = gather or alone
+
+    def __call__(self, batch: Batch, rate: float) -> StepResult:
+        """Compute the batch and, where all its numbers are finite, update the weights."""
+        scale = self.loss_scale.value
+        if self.register:
+            self.register.clear()
+        (loss, norm, grads), born = self.source.gradients(batch, scale)
+        loss, norm = float(loss.asnumpy()), float(norm.asnumpy())
+        saturated = self._ranks(self.register.is_set()) if self.register else ()
+        updated = math.isfinite(loss) and math.isfinite(norm) and not saturated
+        if updated:
+            # Mutable: a plain tuple of tensors would be taken for constants and compiled anew.
+            self.optimizer(ms.mutable(grads), scalar(rate), scalar(clip_factor(norm, self.clip)))
+        skipped = not updated and self.loss_scale.can_shrink
+        self.loss_scale.update(not updated)
+        origins = () if updated or skipped else saturated or self._origins(born)
+        return StepResult(loss, norm, scale, updated, skipped, origins, bool(saturated))
+
+    def _origins(self, born: list[Any]) -> tuple[int, ...]:
+        """The ranks with a flag that is not 0."""
+        return self._ranks(any(float(flag.asnumpy()) != 0 for flag in born))
+
+    def _ranks(self, flag: bool) -> tuple[int, ...]:
+        """The ranks that raise their flag; all ranks come here together."""
+        table = self.gather(np.array([flag], np.float32))
+        return tuple(int(rank) for rank in np.flatnonzero(table[:, 0]))
+
+
+def alone(values: np.ndarray) -> np.ndarray:
+    """The gathering of a world of one rank."""
+    return values[None]

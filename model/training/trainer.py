@@ -1,0 +1,292 @@
+"""Which way of computing gradients a job asks for, and which optimizer.
+
+The training loop of one rank.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from model.config.bloom_config import BloomConfig, config_text
+from model.config.settings import Settings, Train, Worker
+from model.data.dataset import Dataset, load_data
+from model.data.tokenizer import Tokenizer
+from model.devices.device import current_device, has_flash_attention
+from model.errors import ModelError, TrainingError
+from model.network.bloom import build, recompute_blocks
+from model.network.dropout import Replays, replay_dropout
+from model.network.dropout_check import prove_dropout
+from model.parallel.distributed import Session, check_same_on_all_ranks, open_session, strategy_of
+from model.parallel.mesh import stored_value
+from model.parallel.p2p import open_link
+from model.parallel.sequence import cut_sequence
+from model.training.gradients import JoinGradients
+from model.training.metrics import MetricsFile, StepRecord, utilisation
+from model.training.optimizer import SHAPES, AdamW, ShardedAdamW, rate_at
+from model.training.overflow import overflow_register, saturates
+from model.training.pipeline import Pipeline, Stage
+from model.training.resume import start_weights
+from model.training.step import (
+    GradientSource,
+    LossScale,
+    MicroBatches,
+    StepResult,
+    TrainStep,
+    WholeBatch,
+    loss_scale_of,
+)
+from model.weights.checkpoint import Progress, save_shard, steps_of, write_strategy_file
+
+__all__ = [
+    "Trainer",
+    "gradient_source",
+    "optimizer_for",
+    "train",
+]
+
+
+def gradient_source(
+    settings: Settings,
+    config: BloomConfig,
+    session: Session,
+    network: nn.Cell,
+    parameters: ms.ParameterTuple,
+    done: int = 0,
+    prove: Callable[[Replays], None] = prove_dropout,
+) -> GradientSource:
+    """One graph for a whole batch, or micro batches, or a stage of a pipeline; `done` steps lie behind.
+
+    `prove` draws some masks on the device; ModelError where training could not rely on them.
+    """
+    strategy, place, train = session.strategy, session.place, settings.train
+    parts = train.gradient_accumulation * settings.parallel.micro_batch_num
+    if strategy.use_seq_parallel:
+        cut_sequence(network, strategy, place, session.groups)
+    # A resumed run has to drop what it would have dropped, and what is computed twice the same.
+    first_block = network.transformer.first_block
+    replays = replay_dropout(network, _dropout_base(train, session), first_block)
+    if replays:
+        prove(replays)
+        replays.steps = done
+    if train.recompute:
+        recompute_blocks(network)
+    join = JoinGradients(parameters, strategy, place, session.groups)
+    if strategy.pipeline_stage > 1:
+        link = open_link(strategy.names((place.rank,)), settings.parallel.link_timeout)
+        barrier = partial(session.gather, np.zeros(1, np.float32))
+        stage = Stage(strategy, place, config, link, barrier, replays)
+        return Pipeline(network, parameters, join, stage, parts)
+    if parts > 1:
+        return MicroBatches(network, parameters, join, parts, replays)
+    return WholeBatch(network, parameters, join, replays)
+
+
+def _dropout_base(train: Train, session: Session) -> tuple[int, ...]:
+    """Replicas drop differently; the ranks of a model group the same, unless their sequences are parts."""
+    place = session.place
+    return train.seed, place.dp, place.mp if session.strategy.use_seq_parallel else 0
+
+
+def optimizer_for(train: Train, session: Session, parameters: Sequence[ms.Parameter]) -> AdamW:
+    """AdamW with the job's numbers, its moments shared out over the data group where the job asks for it."""
+    options = {
+        "beta1": train.beta1,
+        "beta2": train.beta2,
+        "eps": train.eps,
+        "weight_decay": train.weight_decay,
+    }
+    if session.strategy.optimizer_shard and session.groups.data is not None:
+        return ShardedAdamW(parameters, session.strategy, session.place, session.groups.data, **options)
+    return AdamW(parameters, **options)
+
+
+class Trainer:
+    """Data, network, optimizer and compiled step of one rank; files go below `home`."""
+
+    def __init__(
+        self, settings: Settings, config: BloomConfig, session: Session, dataset: Dataset, home: Path
+    ) -> None:
+        self.settings, self.session, self.dataset, self.home = settings, session, dataset, home
+        self.config = config
+        train = settings.train
+        ms.set_seed(train.seed + session.place.dp)
+        network = build(config, session.strategy, session.place, session.groups)
+        self.weights = list(network.trainable_params())
+        self.optimizer = optimizer_for(train, session, self.weights)
+        self.moments = [*self.optimizer.adam_m, *self.optimizer.adam_v]
+        loss_scale = loss_scale_of(train.loss_scale, train.loss_scale_start, train.loss_scale_window)
+        progress = start_weights(network, self.weights, self.moments, settings, config, session)
+        self.done = self._resume(progress, loss_scale) if progress else 0
+        self.train_step = TrainStep(
+            gradient_source(settings, config, session, network, self.optimizer.parameters, self.done),
+            self.optimizer,
+            clip=train.clip_grad or 0.0,
+            loss_scale=loss_scale,
+            gather=session.gather,
+            register=overflow_register(config.compute_dtype),
+        )
+
+    def _resume(self, progress: Progress, loss_scale: LossScale) -> int:
+        """The steps already done; ModelError where this job cannot go on from there."""
+        step, load = progress.step, str(self.settings.checkpoint.load)
+        if step >= self.total_steps:
+            raise ModelError(
+                f"asks for {self.total_steps} steps, but the checkpoint has done {step}",
+                where="train",
+                remedy="raise train.steps or epochs, or set checkpoint.resume to false",
+            )
+        here = self.dataset.epoch(step, self.global_batch)
+        if here != progress.epoch:
+            raise ModelError(
+                f"was in epoch {progress.epoch} after step {step}, but with this data and batch it is {here}",
+                where=load,
+                remedy="resume with the same data, train.batch_size and data_parallel",
+            )
+        if progress.loss_scale is not None and loss_scale.window:
+            loss_scale.value, loss_scale.good_steps = progress.loss_scale, progress.good_steps
+        return step
+
+    @property
+    def global_batch(self) -> int:
+        return self.settings.train.batch_size * self.session.strategy.data_parallel
+
+    @property
+    def total_steps(self) -> int:
+        train = self.settings.train
+        if train.steps is not None:
+            return train.steps
+        return max(1, math.ceil((train.epochs or 0) * len(self.dataset) / self.global_batch))
+
+    def write_descriptions(self, config: BloomConfig, tokenizer: Tokenizer) -> None:
+        """The strategy file of this rank, and from rank 0 what is needed to answer beside the weights."""
+        rank = self.session.place.rank
+        write_strategy_file(
+            self.home / "strategy" / f"ckpt_strategy_rank_{rank}.ckpt",
+            [*self.weights, *self.moments],
+            self.session.strategy,
+            self.session.place,
+        )
+        if rank == 0:
+            folder = self.home / "model"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").write_text(config_text(config), encoding="utf-8")
+            (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+
+    def run(self, report: Callable[[StepRecord], None]) -> None:
+        """Train to the last step; every step is reported and written to metrics/rank_<r>.jsonl."""
+        save_steps = self.settings.checkpoint.save_steps
+        with MetricsFile(self.home, self.session.place.rank) as metrics:
+            for step in range(self.done + 1, self.total_steps + 1):
+                record = self.step(step)
+                metrics.append(record)
+                report(record)
+                if step == self.total_steps or (save_steps and step % save_steps == 0):
+                    self.save(step)
+
+    def step(self, step: int) -> StepRecord:
+        """One optimizer step on all replicas; TrainingError where its loss is no finite number."""
+        start = time.monotonic()
+        train, place = self.settings.train, self.session.place
+        batch = self.dataset.batch(
+            step, train.batch_size, train.seed, self.session.strategy.data_parallel, place.dp
+        )
+        rate = rate_at(
+            step,
+            total_steps=self.total_steps,
+            warmup_steps=train.warmup_steps,
+            peak=train.learning_rate,
+            end=train.lr_end,
+            shape=train.lr_schedule,
+        )
+        result = self.train_step(batch, rate)
+        if not (result.updated or result.skipped):
+            raise self._failure(step, result)
+        seconds = time.monotonic() - start
+        tokens = self.global_batch * batch.tokens.shape[1]
+        speed, devices = tokens / seconds, self.session.strategy.world_size
+        return StepRecord(
+            step=step,
+            total_steps=self.total_steps,
+            loss=result.loss,
+            lr=rate,
+            tokens_per_s=speed,
+            step_time_s=seconds,
+            time=time.time(),
+            grad_norm=result.norm,
+            loss_scale=result.loss_scale if train.loss_scale else None,
+            skipped=result.skipped,
+            mfu=utilisation(self.config, speed, devices, train.device_tflops),
+        )
+
+    def _failure(self, step: int, result: StepResult) -> TrainingError:
+        what = f"step {step} gave a loss of {result.loss} and a gradient norm of {result.norm}"
+        help_ = "lower train.learning_rate, or look at the data of this step"
+        if result.saturated:
+            what = f"step {step} overflowed, with a loss scale of {result.loss_scale:g}"
+            if not self.settings.train.loss_scale:
+                help_ = "set train.loss_scale to dynamic"
+        where = self.session.strategy.names(result.origins or (self.session.place.rank,))
+        return TrainingError(what, where=where, remedy=f"{self._last_good()}; {help_}")
+
+    def _last_good(self) -> str:
+        saved = steps_of(self.home / "checkpoint", self.session.place.rank)
+        return f"the last checkpoint is of step {saved[-1]}" if saved else "no checkpoint was saved before"
+
+    def save(self, step: int) -> Path:
+        """Write this rank's shard."""
+        options = self.settings.checkpoint
+        progress = Progress(self.dataset.epoch(step, self.global_batch), step)
+        scale = self.train_step.loss_scale
+        if scale.window:
+            progress = replace(progress, loss_scale=scale.value, good_steps=scale.good_steps)
+        session = self.session
+        everything = [
+            stored_value(item, session.strategy, session.groups.model)
+            for item in (*self.weights, *self.moments)
+        ]
+        return save_shard(
+            self.home / "checkpoint",
+            options.prefix,
+            self.session.place.rank,
+            everything,
+            progress,
+            options.keep,
+        )
+
+
+def train(settings: Settings, worker: Worker, home: Path, report: Callable[[StepRecord], None]) -> Trainer:
+    """The whole task on this rank: data, checks with the other ranks, training, shard.
+
+    What can be wrong with the input is found before the other ranks are joined.
+    """
+    if settings.train.lr_schedule not in SHAPES:
+        raise ModelError(f"is not one of {', '.join(SHAPES)}", where="train.lr_schedule")
+    config = settings.bloom()
+    strategy = strategy_of(settings, worker)
+    config.check_model_parallel(strategy.model_parallel)
+    config.check_stages(strategy.pipeline_stage)
+    config.check_sequence_parts(strategy.model_parallel if strategy.use_seq_parallel else 1)
+    dataset, tokenizer = load_data(settings, config)
+    session = open_session(settings, worker)
+    facts = {
+        "the vocabulary": tokenizer.to_json().encode(),
+        "the data": dataset.ids.tobytes(),
+        "the job": repr((config, settings.parallel, settings.train, settings.checkpoint.save_steps)).encode(),
+        "the kind of attention": repr(has_flash_attention(config)).encode(),  # some chips have no kernel
+        # Where they saturate, all ranks ask each other in every step.
+        "what overflowing numbers become": repr(saturates(current_device())).encode(),
+    }
+    check_same_on_all_ranks(session, facts)
+    trainer = Trainer(settings, config, session, dataset, home)
+    trainer.write_descriptions(config, tokenizer)
+    trainer.run(report)
+    return trainer

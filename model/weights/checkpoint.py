@@ -1,0 +1,291 @@
+"""What is said of tensors that do not fit a network: every name, blocks folded.
+
+A rank's shard on disk, and getting weights back into a network: strictly, every name accounted for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+
+from model.errors import ModelError
+from model.parallel.mesh import Place, Strategy, cut, full_shape, layout_of, stored_shape
+from orchestrator.checkpoint.files import strategy_files as strategy_file
+from orchestrator.checkpoint.files.tensor_files import read_ckpt, read_safetensors, write_ckpt
+from orchestrator.checkpoint.files.tensor_types import Tensor
+from orchestrator.core.errors import CheckpointError
+
+__all__ = [
+    "Progress",
+    "check_names",
+    "load_rank",
+    "load_rank_weights",
+    "load_whole",
+    "newest_shard",
+    "save_shard",
+    "shard_of_step",
+    "steps_of",
+    "write_strategy_file",
+]
+
+# The number of a block: MindFormers calls them `blocks`, Hugging Face `h`.
+_BLOCK = re.compile(r"(?:(?<=\bblocks\.)|(?<=\bh\.))\d+")
+
+
+def check_names(
+    shapes: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, tuple[int, ...]],
+    path: Path,
+    remedy: str = "see model.preset",
+) -> None:
+    """Raise ModelError listing every missing, extra and mis-shaped name."""
+    missing = [name for name in shapes if name not in stored]
+    extra = [name for name in stored if name not in shapes]
+    wrong = [
+        f"{name} {list(stored[name])} for {list(shape)}"
+        for name, shape in shapes.items()
+        if name in stored and tuple(stored[name]) != shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(_folded(names))}"
+        for kind, names in (("missing", missing), ("extra", extra), ("of another shape", wrong))
+        if names
+    ]
+    if problems:
+        raise ModelError(f"does not fit the network; {'; '.join(problems)}", where=str(path), remedy=remedy)
+
+
+def _folded(names: Sequence[str]) -> list[str]:
+    """Names that differ in the number of the block alone, as one: `blocks.[0-29].ln_1`; order is kept."""
+    blocks: dict[str, list[int]] = {}
+    for name in names:
+        match = _BLOCK.search(name)
+        family = blocks.setdefault(name[: match.start()] + "{}" + name[match.end() :] if match else name, [])
+        if match:
+            family.append(int(match[0]))
+    return [pattern.replace("{}", _ranges(numbers), 1) for pattern, numbers in blocks.items()]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    ends = [[number, number] for number in sorted(numbers)]
+    for index in range(len(ends) - 1, 0, -1):
+        if ends[index - 1][1] + 1 == ends[index][0]:
+            ends[index - 1][1] = ends.pop(index)[1]
+    parts = [f"{first}-{last}" if last > first else f"{first}" for first, last in ends]
+    return parts[0] if len(numbers) == 1 else f"[{','.join(parts)}]"
+
+
+MOMENTS = ("adam_m.", "adam_v.")
+COUNTERS = ("epoch_num", "step_num", "global_step")
+# What MindSpore and MindFormers put into checkpoints beside the weights.
+NOT_WEIGHTS = (
+    *COUNTERS,
+    "loss_scale",
+    "current_iterator_step",
+    "last_overflow_iterator_step",
+    "learning_rate",
+)
+ANOTHER_LAYOUT = "see model.preset; if it is of another layout, collect it and set checkpoint.distribute"
+NOT_WEIGHT_PREFIXES = (*MOMENTS, "accu_grads.", "moment1.", "moment2.")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the training was when the shard was written; `step` counts from the run's start."""
+
+    epoch: int
+    step: int
+    loss_scale: float | None = None  # where it is dynamic, and for how many steps it has not changed
+    good_steps: int = 0
+
+
+def save_shard(
+    folder: Path, prefix: str, rank: int, parameters: Sequence[ms.Parameter], progress: Progress, keep: int
+) -> Path:
+    """Write `<folder>/rank_<r>/<prefix>_rank_<r>-<epoch>_<step>.ckpt`; only the newest `keep` stay."""
+    home = folder / f"rank_{rank}"
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / f"{prefix}_rank_{rank}-{progress.epoch}_{progress.step}.ckpt"
+    write_ckpt(path, _contents(parameters, progress))
+    for old in _shards(home)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def _contents(parameters: Sequence[ms.Parameter], progress: Progress) -> Iterator[tuple[str, Tensor]]:
+    for item in parameters:
+        yield item.name, _to_tensor(item)
+    for name, value in zip(COUNTERS, (progress.epoch, progress.step, progress.step), strict=True):
+        yield name, Tensor.of(np.array(value, np.int32))
+    if progress.loss_scale is not None:
+        yield "loss_scale", Tensor.of(np.array(progress.loss_scale, np.float32))
+        yield "current_iterator_step", Tensor.of(np.array(progress.step, np.int32))
+        last = progress.step - progress.good_steps
+        yield "last_overflow_iterator_step", Tensor.of(np.array(last, np.int32))
+
+
+def _to_tensor(item: ms.Parameter) -> Tensor:
+    if item.dtype == ms.bfloat16:
+        bits = item.float().asnumpy().view(np.uint32) >> 16
+        return Tensor.of(bits.astype(np.uint16), "BFloat16")
+    return Tensor.of(item.asnumpy())
+
+
+def _to_array(tensor: Tensor) -> np.ndarray:
+    array = tensor.array()
+    if tensor.dtype == "BFloat16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array
+
+
+def steps_of(folder: Path, rank: int) -> list[int]:
+    """The steps of which `<folder>/rank_<r>` holds a shard, rising."""
+    return [_step_of(path) for path in _shards(folder / f"rank_{rank}")]
+
+
+def shard_of_step(folder: Path, rank: int, step: int) -> Path:
+    """The shard of one of `steps_of`."""
+    return next(path for path in _shards(folder / f"rank_{rank}") if _step_of(path) == step)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.rpartition("_")[2])
+
+
+def _shards(home: Path) -> list[Path]:
+    """The shards of one rank, oldest step first."""
+    steps = [(re.search(r"-(\d+)_(\d+)\.ckpt$", path.name), path) for path in home.glob("*.ckpt")]
+    return [path for _, path in sorted((int(match[2]), path) for match, path in steps if match)]
+
+
+def newest_shard(folder: Path, rank: int) -> Path:
+    """The shard with the highest step in `<folder>/rank_<r>`; ModelError where there is none."""
+    found = _shards(folder / f"rank_{rank}")
+    if not found:
+        raise ModelError("holds no shard of this rank", where=str(folder / f"rank_{rank}"))
+    return found[-1]
+
+
+def write_strategy_file(
+    path: Path, parameters: Sequence[ms.Parameter], strategy: Strategy, place: Place
+) -> None:
+    """How weights and moments are cut, from the table that cuts them, in MindSpore's format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = [item for item in parameters if not item.name.startswith(MOMENTS)]
+    shapes = {item.name: full_shape(item.name, item.shape, strategy) for item in weights}
+    held = {item.name for item in parameters}
+    shapes |= {
+        f"{kind}{name}": shape
+        for kind in MOMENTS
+        for name, shape in shapes.items()
+        if f"{kind}{name}" in held
+    }
+    layouts = {name: layout_of(name, shape, strategy) for name, shape in shapes.items()}
+    strategy_file.write_strategy(path, strategy_file.Strategy(stage=place.pp, layouts=layouts))
+
+
+def load_whole(
+    path: Path,
+    parameters: Sequence[ms.Parameter],
+    strategy: Strategy | None = None,
+    place: Place | None = None,
+    num_layers: int = 0,
+) -> None:
+    """Fill the weights from one file of whole tensors, cut for this place. Moments and counters are left.
+
+    A pipeline stage needs `num_layers`, to tell the weights of other stages from names that are none.
+    """
+    strategy, place = strategy or Strategy(), place or Place(0, 0, 0, 0)
+    stored = _read(path)
+    known = {
+        n: t for n, t in stored.items() if n not in NOT_WEIGHTS and not n.startswith(NOT_WEIGHT_PREFIXES)
+    }
+    if strategy.pipeline_stage > 1:
+        known = {n: t for n, t in known.items() if not _of_another_stage(n, strategy, place, num_layers)}
+    shapes = {item.name: full_shape(item.name, item.shape, strategy) for item in parameters}
+    check_names(shapes, {name: tensor.dims for name, tensor in known.items()}, path)
+    for item in parameters:
+        whole = _to_array(stored[item.name]).reshape(shapes[item.name])
+        _set(item, cut(item.name, whole, strategy, place))
+
+
+def _of_another_stage(name: str, strategy: Strategy, place: Place, num_layers: int) -> bool:
+    try:
+        return place.pp not in strategy.bloom_cut.stages(name, num_layers)
+    except CheckpointError:
+        return False  # no name of the network: the check of all names says so
+
+
+def load_rank(
+    path: Path,
+    weights: Sequence[ms.Parameter],
+    moments: Sequence[ms.Parameter],
+    strategy: Strategy | None = None,
+    place: Place | None = None,
+) -> Progress:
+    """Fill weights and moments from this rank's own shard; gives the progress that it holds.
+
+    A shard of weights alone, as a whole checkpoint is distributed, is a start from step 0.
+    """
+    stored = _read(path)
+    if not any(name in COUNTERS or name.startswith(MOMENTS) for name in stored):
+        load_rank_weights(path, weights, strategy, place)
+        return Progress(0, 0)
+    ignored = NOT_WEIGHT_PREFIXES[len(MOMENTS) :]
+    _fill(path, [*weights, *moments], stored, ignored, strategy or Strategy(), place or Place(0, 0, 0, 0))
+    missing = [name for name in COUNTERS if name not in stored]
+    if missing:
+        raise ModelError(f"holds no {', '.join(missing)}", where=str(path), remedy="load it as a whole file")
+    return _progress(stored)
+
+
+def _progress(stored: Mapping[str, Tensor]) -> Progress:
+    def number(name: str) -> float:
+        return float(stored[name].array().reshape(-1)[0])
+
+    epoch, step = int(number("epoch_num")), int(number("global_step"))
+    if "loss_scale" not in stored or "last_overflow_iterator_step" not in stored:
+        return Progress(epoch, step)
+    return Progress(epoch, step, number("loss_scale"), step - int(number("last_overflow_iterator_step")))
+
+
+def load_rank_weights(
+    path: Path,
+    weights: Sequence[ms.Parameter],
+    strategy: Strategy | None = None,
+    place: Place | None = None,
+) -> None:
+    """Fill the weights alone from this rank's own shard."""
+    ignored = NOT_WEIGHT_PREFIXES
+    _fill(path, weights, _read(path), ignored, strategy or Strategy(), place or Place(0, 0, 0, 0))
+
+
+def _fill(
+    path: Path,
+    parameters: Sequence[ms.Parameter],
+    stored: Mapping[str, Tensor],
+    ignored: tuple[str, ...],
+    strategy: Strategy,
+    place: Place,
+) -> None:
+    known = {n: t for n, t in stored.items() if n not in NOT_WEIGHTS and not n.startswith(ignored)}
+    shapes = {item.name: stored_shape(item.name, item.shape, strategy) for item in parameters}
+    check_names(shapes, {name: tensor.dims for name, tensor in known.items()}, path, remedy=ANOTHER_LAYOUT)
+    for item in parameters:
+        value = _to_array(known[item.name]).reshape(shapes[item.name])
+        _set(item, cut(item.name, value, strategy, place) if strategy.pads(item.name) else value)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError("there is no such checkpoint file", where=str(path), remedy="see checkpoint.load")
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_ckpt(path)
+
+
+def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
+    parameter.set_data(ms.Tensor(np.ascontiguousarray(value), parameter.dtype))

@@ -1,0 +1,374 @@
+"""What a conversion between Hugging Face's and MindFormers' weights has to do. Only names and shapes.
+
+Weights from Hugging Face's files into MindSpore's, and back, without either library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from model.config.bloom_config import BloomConfig, config_text, load_config
+from model.config.hf_config import load_hf_config
+from model.errors import ModelError
+from model.weights.checkpoint import check_names
+from model.weights.weights_copy import Job, run_jobs
+from model.weights.weights_output import WeightsOutput
+from orchestrator.checkpoint.atomic import replacing
+from orchestrator.checkpoint.cut.coverage import is_weight
+from orchestrator.checkpoint.cut.hf_names import HF_PREFIX, HfPart, hf_names, hf_part, hf_shape, ms_parts
+from orchestrator.checkpoint.files.tensor_types import FLOATS, Spec
+from orchestrator.checkpoint.hf_layout import HfModel, lay_out_huggingface
+from orchestrator.checkpoint.open_checkpoint import find_weights
+from orchestrator.checkpoint.shard_source import Held
+from orchestrator.checkpoint.target import OutputLayout, Target, lay_out_file
+
+__all__ = [
+    "DTYPES",
+    "Converted",
+    "Weights",
+    "check_weights",
+    "convert",
+    "convert_weights",
+    "infer_config",
+    "ms_shapes",
+    "sort_weights",
+]
+
+HEAD = f"{HF_PREFIX}lm_head.weight"
+_TABLE = f"{HF_PREFIX}word_embeddings.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights of a file or folder; `huggingface` says whose names they have, which are then prefixed."""
+
+    path: Path
+    huggingface: bool
+    tensors: Mapping[str, Held]
+    head: Held | None = None  # Hugging Face's lm_head, which must be the embedding again
+
+
+def sort_weights(path: Path, tensors: Mapping[str, Held]) -> Weights:
+    """Find out whose names these are; ModelError where nobody's.
+
+    Hugging Face's get their prefix and its head is told apart; what is no weight of MindSpore's is left out.
+    """
+    if any(hf_part(name) for name in tensors):
+        return Weights(path, False, {name: tensor for name, tensor in tensors.items() if is_weight(name)})
+    if not any(ms_parts(name) for name in tensors):
+        few = ", ".join(list(tensors)[:3])
+        raise ModelError(
+            f"holds no Bloom: no name is Hugging Face's or MindFormers', such as {few}", where=str(path)
+        )
+    named = {HF_PREFIX + name.removeprefix(HF_PREFIX): tensor for name, tensor in tensors.items()}
+    if len(named) < len(tensors):
+        raise ModelError(
+            f"holds tensors both with {HF_PREFIX} before their names and without", where=str(path)
+        )
+    head = named.pop(HEAD, None)
+    return Weights(path, True, named, head)
+
+
+def infer_config(weights: Weights, heads: int, hidden: int) -> BloomConfig:
+    """The config that the tensors themselves tell, where only two numbers of it were given."""
+    names = hf_names(1)
+    blocks = [
+        int(part.hf.split(".")[2])
+        for name in weights.tensors
+        for part in _parts_of(weights, name)
+        if part.hf.startswith(f"{HF_PREFIX}h.")
+    ]
+    first = names[0] if weights.huggingface else ms_parts(names[0])[0].ms
+    table = weights.tensors.get(first)
+    if table is None or len(table.spec.dims) != 2 or not blocks:
+        raise ModelError("holds no word embeddings or no block", where=str(weights.path))
+    values = {
+        "hidden_size": hidden,
+        "num_heads": heads,
+        "num_layers": max(blocks) + 1,
+        "vocab_size": table.spec.dims[0],
+        "param_init_type": _type_name(table.spec),
+        "prompt_template": "none",
+    }
+    return BloomConfig.from_table(values, where=str(weights.path))
+
+
+def _type_name(spec: Spec) -> str:
+    names = {"Float32": "float32", "Float16": "float16", "BFloat16": "bfloat16"}
+    return names.get(spec.dtype, "float32")
+
+
+def _parts_of(weights: Weights, name: str) -> Sequence[HfPart]:
+    if weights.huggingface:
+        return ms_parts(name)
+    part = hf_part(name)
+    return [part] if part else []
+
+
+def ms_shapes(config: BloomConfig) -> dict[str, tuple[int, ...]]:
+    """Every weight of the network under MindFormers' name, in the order of Hugging Face's files."""
+    hidden, inner = config.hidden_size, config.ffn_size
+    special = {
+        "word_embedding.embedding_table": (config.vocab_size, hidden),
+        "output.mapping.weight": (hidden, inner),
+        "output.mapping.bias": (inner,),
+        "output.projection.weight": (inner, hidden),
+    }
+
+    def shape(name: str) -> tuple[int, ...]:
+        for end, dims in special.items():
+            if name.endswith(end):
+                return dims
+        return (hidden, hidden) if name.endswith(".weight") else (hidden,)
+
+    return {part.ms: shape(part.ms) for name in hf_names(config.num_layers) for part in ms_parts(name)}
+
+
+def check_weights(weights: Weights, config: BloomConfig) -> None:
+    """Raise ModelError listing every missing, extra and mis-shaped name, and every type that is no float."""
+    if config.num_layers > len(weights.tensors):
+        raise ModelError(
+            f"holds {len(weights.tensors)} tensors and cannot have {config.num_layers} layers",
+            where=str(weights.path),
+        )
+    shapes = ms_shapes(config)
+    if weights.huggingface:
+        shapes = {part.hf: hf_shape(part, shapes[ms]) for ms, part in _all_parts(shapes)}
+    stored = {name: tensor.spec.dims for name, tensor in weights.tensors.items()}
+    remedy = (
+        f"the config says {config.num_layers} layers, hidden size {config.hidden_size}, "
+        f"vocabulary {config.vocab_size}"
+    )
+    check_names(shapes, stored, weights.path, remedy)
+    odd = [
+        f"{name} {tensor.spec.dtype}"
+        for name, tensor in weights.tensors.items()
+        if tensor.spec.dtype not in FLOATS
+    ]
+    if odd:
+        raise ModelError(f"{len(odd)} tensors are no floats: {', '.join(odd[:5])}", where=str(weights.path))
+
+
+def _all_parts(names: Mapping[str, object]) -> list[tuple[str, HfPart]]:
+    return [(name, part) for name in names if (part := hf_part(name)) is not None]
+
+
+# What a person may ask for -> MindSpore's name.
+DTYPES = {"float32": "Float32", "float16": "Float16", "bfloat16": "BFloat16"}
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was written; `notes` are for people."""
+
+    path: Path
+    huggingface: bool
+    tensors: int
+    notes: tuple[str, ...] = ()
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    dtype: str | None = None,
+    form: str | None = None,
+    config: Path | None = None,
+    progress: Callable[[int, int], None] = _silent,
+    flush: bool = True,
+) -> Converted:
+    """Convert a file or folder into the other library's names and form; whose it is, its names tell.
+
+    Hugging Face's becomes one `.ckpt` or `.safetensors`, with config.yaml and tokenizer.json beside it (in
+    the folder `target` if that name has no suffix); MindSpore's becomes a new folder, whose weights have the
+    `form` safetensors (where it is None) or bin, PyTorch's own. `dtype` is a key of DTYPES, or None for the
+    types that are there. `config` is a config.json, a yaml or a preset, where none
+    lies beside the weights. Raises ModelError or CheckpointError; the target appears whole or not at all.
+    """
+    weights = sort_weights(source, find_weights(source))
+    known = _config(weights, config)
+    return convert_weights(weights, target, known, dtype=dtype, form=form, progress=progress, flush=flush)
+
+
+def convert_weights(
+    weights: Weights,
+    target: Path,
+    config: BloomConfig,
+    *,
+    dtype: str | None = None,
+    form: str | None = None,
+    progress: Callable[[int, int], None] = _silent,
+    flush: bool = True,
+) -> Converted:
+    """`convert` where the weights are found already and their config is known."""
+    check_weights(weights, config)
+    if dtype is not None:
+        types = dict.fromkeys(("param_init_type", "embedding_init_type", "compute_dtype"), dtype)
+        config = replace(config, **types)
+    wanted = DTYPES[dtype] if dtype is not None else None
+    if weights.huggingface:
+        if form is not None:
+            raise ModelError(
+                f"{form} is a form of Hugging Face's weights, and these become MindSpore's",
+                where="--format",
+                remedy="end the target's name with .ckpt or .safetensors",
+            )
+        return _to_mindspore(weights, target, config, wanted, progress, flush)
+    layout = _lay_out_huggingface(weights, config, wanted, form or "safetensors")
+    return _to_huggingface(weights, target, config, layout, progress, flush)
+
+
+def _home(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _config(weights: Weights, given: Path | None) -> BloomConfig:
+    home = _home(weights.path)
+    path = given or home / ("config.json" if weights.huggingface else "config.yaml")
+    if given is None and not path.is_file():
+        raise ModelError(
+            f"there is no {path.name} beside the weights",
+            where=str(weights.path),
+            remedy="name it with --config",
+        )
+    return load_hf_config(path) if path.suffix == ".json" else load_config(path if path.suffix else str(path))
+
+
+def _to_mindspore(
+    weights: Weights,
+    target: Path,
+    config: BloomConfig,
+    dtype: str | None,
+    progress: Callable[[int, int], None],
+    flush: bool,
+) -> Converted:
+    path = target if target.suffix and not target.is_dir() else target / "model.ckpt"
+    if path.suffix not in (".ckpt", ".safetensors"):
+        raise ModelError(
+            f"Hugging Face's weights become a .ckpt or .safetensors file, not {path.suffix}",
+            where=str(target),
+        )
+    _check_head(weights)
+    names = hf_names(config.num_layers)
+    specs = [spec for name in names for spec in _ms_specs(weights.tensors[name], name)]
+    layout = lay_out_file(specs, "ckpt" if path.suffix == ".ckpt" else "safetensors", dtype)
+    targets = {item.source.name: item for item in layout.targets}
+    jobs = [_job_from_hf(weights.tensors[name], ms_parts(name), targets, config) for name in names]
+    _write(path, layout, jobs, progress, flush)
+    _put_beside(path.parent, {"config.yaml": config_text(config).encode(), **_tokenizer(weights.path)})
+    return Converted(path, False, len(specs))
+
+
+def _ms_specs(tensor: Held, name: str) -> list[Spec]:
+    parts = ms_parts(name)
+    dims = tensor.spec.dims
+    if len(parts) > 1:
+        dims = (dims[0] // len(parts), *dims[1:])
+    elif parts[0].transposed:
+        dims = tuple(reversed(dims))
+    return [Spec(part.ms, dims, tensor.spec.dtype) for part in parts]
+
+
+def _job_from_hf(
+    tensor: Held, parts: tuple[HfPart, ...], targets: Mapping[str, Target], config: BloomConfig
+) -> Job:
+    heads = config.num_heads if len(parts) > 1 else 0
+    return Job((tensor,), tuple(targets[part.ms] for part in parts), heads, parts[0].transposed)
+
+
+def _lay_out_huggingface(weights: Weights, config: BloomConfig, dtype: str | None, form: str) -> OutputLayout:
+    if config.expand_ratio != 4:
+        raise ModelError(f"expand_ratio is {config.expand_ratio}; Hugging Face's Bloom knows only 4")
+    parts = [part for name in hf_names(config.num_layers) for part in ms_parts(name)]
+    specs = [replace(weights.tensors[part.ms].spec, name=part.ms) for part in parts]
+    return lay_out_huggingface(specs, HfModel(asdict(config), _tokenizer(weights.path)), dtype, form=form)
+
+
+def _to_huggingface(
+    weights: Weights,
+    target: Path,
+    config: BloomConfig,
+    layout: OutputLayout,
+    progress: Callable[[int, int], None],
+    flush: bool,
+) -> Converted:
+    targets = {item.source.name: item for item in layout.targets}
+    jobs = [_job_from_ms(weights, ms_parts(name), targets, config) for name in hf_names(config.num_layers)]
+    _write(target, layout, jobs, progress, flush)
+    notes = ()
+    if config.hidden_act != "gelu":
+        notes = (
+            f"hidden_act is {config.hidden_act}; Hugging Face's Bloom computes gelu, a little differently",
+        )
+    return Converted(target, True, len(jobs), notes)
+
+
+def _job_from_ms(
+    weights: Weights, parts: tuple[HfPart, ...], targets: Mapping[str, Target], config: BloomConfig
+) -> Job:
+    sources = tuple(weights.tensors[part.ms] for part in parts)
+    heads = config.num_heads if len(parts) > 1 else 0
+    return Job(sources, (targets[parts[0].ms],), heads, parts[0].transposed)
+
+
+def _write(
+    path: Path,
+    layout: OutputLayout,
+    jobs: list[Job],
+    progress: Callable[[int, int], None],
+    flush: bool,
+) -> None:
+    with WeightsOutput(path, layout, flush=flush) as output:
+        run_jobs(jobs, output, progress)
+        output.finish()
+
+
+def _check_head(weights: Weights) -> None:
+    head, table = weights.head, weights.tensors.get(hf_names(1)[0])
+    if head is None or table is None or (head.path, head.pieces) == (table.path, table.pieces):
+        return
+    if (
+        head.spec.dims != table.spec.dims
+        or head.spec.dtype != table.spec.dtype
+        or not _same_bytes(head, table)
+    ):
+        raise ModelError(
+            "lm_head.weight is not the embedding again, but this network's head is its embedding",
+            where=str(weights.path),
+        )
+
+
+def _same_bytes(one: Held, other: Held) -> bool:
+    """Compare two tensors of one piece each, a chunk at a time."""
+    left, size = 0, 4 << 20
+    with open(one.path, "rb") as first, open(other.path, "rb") as second:
+        first.seek(one.pieces[0][0])
+        second.seek(other.pieces[0][0])
+        left = one.spec.nbytes
+        while left:
+            step = min(size, left)
+            if first.read(step) != second.read(step):
+                return False
+            left -= step
+    return True
+
+
+def _tokenizer(source: Path) -> dict[str, bytes]:
+    home = _home(source)
+    return {name: (home / name).read_bytes() for name in _TOKENIZER if (home / name).is_file()}
+
+
+def _put_beside(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        path = folder / name
+        if path.is_file() and path.read_bytes() == data:
+            continue
+        with replacing(path) as file:
+            file.write(data)

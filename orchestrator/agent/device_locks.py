@@ -1,0 +1,115 @@
+"""Device locks: one file per device, held with flock(2), so that two runs on a host never share a device.
+
+The kernel drops a lock when its holder dies, however it dies: there is no stale lock to clean.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Iterable, List
+
+from orchestrator.core.errors import AgentError
+
+__all__ = ["DeviceLocks", "busy_devices"]
+
+# A look at the locks (`busy_devices`) holds each of them for a moment; that is no conflict.
+_PATIENCE = 0.3
+
+
+class DeviceLocks:
+    """The devices that one run holds: until `release`, or until this process and its forks are dead."""
+
+    def __init__(self, folder: Path, devices: Iterable[int], run_id: str) -> None:
+        self._handles: List[int] = []
+        _make_folder(folder)
+        try:
+            # In one order everywhere, so that two runs cannot each hold what the other waits for.
+            for device in sorted(devices):
+                self._handles.append(_lock(folder / f"device_{device}.lock", device, run_id))
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        for handle in self._handles:
+            os.close(handle)
+        self._handles.clear()
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        # Shared by all users of the host, like /tmp: anyone may lock, nobody may remove another's file.
+        os.chmod(folder, 0o1777)
+
+
+def _lock(path: Path, device: int, run_id: str) -> int:
+    try:
+        handle = _open(path)
+    except PermissionError as error:
+        raise AgentError(
+            f"cannot open {path}: {error.strerror}", remedy="choose a lock_dir that every user may write to"
+        ) from error
+    if not _acquire(handle):
+        holder = _holder(handle)
+        os.close(handle)
+        raise AgentError(
+            f"device {device} is in use{holder}",
+            remedy="stop that run, or give this job other devices",
+            kind="device_busy",
+        )
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps({"run_id": run_id, "pid": os.getpid()}).encode(), 0)
+    return handle
+
+
+def _open(path: Path) -> int:
+    # First without O_CREAT: with fs.protected_regular the kernel refuses that for another account's file.
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # Past the umask: the next one to lock this device may be another account.
+        os.fchmod(handle, 0o666)
+        return handle
+
+
+def _acquire(handle: int) -> bool:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+
+
+def _holder(handle: int) -> str:
+    try:
+        note = json.loads(os.pread(handle, 4096, 0))
+        return f" by run {note['run_id']} (process {note['pid']})"
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def busy_devices(folder: Path, devices: Iterable[int]) -> List[int]:
+    """Which of these devices somebody holds now; nothing is created and no lock is kept."""
+    busy = []
+    for device in devices:
+        try:
+            handle = os.open(folder / f"device_{device}.lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy.append(device)
+        finally:
+            os.close(handle)
+    return busy

@@ -1,0 +1,130 @@
+"""The host's side of collecting a checkpoint: which shards there are, and the bytes of their spans.
+
+Shards are named `<prefix>_rank_<rank>[_<rerun>]-<epoch>_<step>.ckpt` (MindFormers), or without the rank in a
+folder `rank_<rank>` (MindSpore's own callback); `.safetensors` as well. A second run into one folder adds the
+rerun number.
+This module is part of the agent: stdlib only, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
+
+from orchestrator.core.errors import CheckpointError
+from orchestrator.formats.ckpt_index import Entry, index_ckpt
+from orchestrator.formats.safetensors_index import index_safetensors
+
+__all__ = ["Range", "Row", "identity_of", "index_shard", "list_shards", "parse_name", "read_segments"]
+
+Range = Tuple[int, int]
+Row = Dict[str, Any]
+
+_WITH_RANK = re.compile(
+    r".+_rank_(?P<rank>\d+)(?:_(?P<rerun>\d+))?-(?P<epoch>\d+)_(?P<step>\d+)\.(?:ckpt|safetensors)"
+)
+_WITHOUT_RANK = re.compile(r".+?(?:_(?P<rerun>\d+))?-(?P<epoch>\d+)_(?P<step>\d+)\.(?:ckpt|safetensors)")
+_FOLDER = re.compile(r"rank_(\d+)")
+
+
+def parse_name(path: str) -> Row:
+    """`{"rank", "rerun", "epoch", "step", "path"}` of a shard's path; empty where it is none."""
+    folder, name = os.path.split(path)
+    match = _WITH_RANK.fullmatch(name)
+    if match:
+        rank = match["rank"]
+    else:
+        match = _WITHOUT_RANK.fullmatch(name)
+        home = _FOLDER.fullmatch(os.path.basename(folder))
+        if not match or not home or name.startswith("."):
+            return {}
+        rank = home[1]
+    numbers = {"rank": rank, "rerun": match["rerun"] or 0, "epoch": match["epoch"], "step": match["step"]}
+    row: Row = {key: int(value) for key, value in numbers.items()}
+    row["path"] = path
+    return row
+
+
+def list_shards(folder: str) -> List[Row]:
+    """The shards in `folder` and its `rank_<r>` folders, by rank, epoch, step; none where it is missing.
+
+    Each row is that of `parse_name` with the file's `identity`.
+    """
+    paths: List[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _FOLDER.fullmatch(entry.name) and entry.is_dir():
+                    paths += [os.path.join(entry.path, name) for name in os.listdir(entry.path)]
+                else:
+                    paths.append(entry.path)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(f"cannot be listed: {error.strerror or error}", where=folder) from error
+    rows = [row for row in map(parse_name, paths) if row and _identify(row)]
+    return sorted(rows, key=lambda row: [row[key] for key in ("rank", "epoch", "step", "rerun", "path")])
+
+
+def index_shard(path: str) -> Iterator[Entry]:
+    """What the file holds and where, in either format, as `index_ckpt` tells it."""
+    yield from index_safetensors(path) if path.endswith(".safetensors") else index_ckpt(path)
+
+
+def _identify(row: Row) -> bool:
+    try:
+        row["identity"] = identity_of(os.stat(row["path"]))
+    except OSError:
+        return False  # removed since the folder was listed: only the newest checkpoints are kept
+    return True
+
+
+def identity_of(status: os.stat_result) -> List[int]:
+    """What changes when a file is written again: `[size, mtime_ns, inode]`."""
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def read_segments(
+    segments: Sequence[Tuple[str, Sequence[Range]]], identities: Mapping[str, Sequence[int]]
+) -> Iterator[memoryview]:
+    """The bytes of each segment: ranges `(offset, length)` of a file joined, valid until the next one.
+
+    CheckpointError: unreadable, too short, or not the file any more that had this identity.
+    """
+    sizes = [sum(length for _, length in ranges) for _, ranges in segments]
+    # One buffer for all of them: fresh memory for each would cost as much as the reading.
+    buffer = memoryview(bytearray(max(sizes, default=0)))
+    descriptors: Dict[str, int] = {}
+    path = ""
+    try:
+        for (path, ranges), size in zip(segments, sizes):
+            if path not in descriptors:
+                descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            _fill(descriptors[path], ranges, buffer[:size], path)
+            _check_identity(descriptors[path], path, identities.get(path, ()))
+            yield buffer[:size]
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror or error}", where=path) from error
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+
+def _check_identity(descriptor: int, path: str, identity: Sequence[int]) -> None:
+    if identity and identity_of(os.fstat(descriptor)) != list(identity):
+        raise CheckpointError(
+            "has changed since it was listed", where=path, remedy="is the run still writing there? try again"
+        )
+
+
+def _fill(descriptor: int, ranges: Sequence[Range], buffer: memoryview, path: str) -> None:
+    position = 0
+    for offset, length in ranges:
+        stop = offset + length
+        while offset < stop:
+            count = os.preadv(descriptor, [buffer[position : position + stop - offset]], offset)
+            if not count:
+                raise CheckpointError(f"ends at byte {offset}, {stop - offset} too early", where=path)
+            offset += count
+            position += count

@@ -1,0 +1,1 @@
+"""Formats of checkpoint and strategy files."""

@@ -1,0 +1,314 @@
+"""The files of all ranks in a folder of this machine, as MindFormers, MindSpore and we leave them.
+
+The weights of one model in whatever files they came: which tensor is where, values unread.
+
+A file (`.ckpt`, `.safetensors`, `.bin`, `.pt`, `.pth`), or a folder of them as Hugging Face lays it out: one
+file, or shards with an index (`*.index.json`) that names the shard of every tensor.
+
+Checkpoints on this machine, whatever their format: one file, or several with an index.
+
+`.ckpt`; `.safetensors`; beside the files it names, a `*.safetensors.index.json` as Hugging Face writes it
+(`weight_map`: name -> file) or MindSpore's `param_name_map.json` (name -> file).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.agent.shard_ranges import index_shard, list_shards
+from orchestrator.checkpoint.cut.steps import choose_step
+from orchestrator.checkpoint.files.strategy_files import StrategySet
+from orchestrator.checkpoint.files.torch_reader import index_torch
+from orchestrator.checkpoint.shard_source import Held, Shard, ShardFile
+from orchestrator.core.errors import CheckpointError
+from orchestrator.formats.ckpt_index import crc_matches, map_file
+
+__all__ = [
+    "INDEXES",
+    "RankFiles",
+    "find_rank_files",
+    "find_weights",
+    "holds_weights",
+    "open_checkpoint",
+]
+
+_FOLDER = re.compile(r"rank_(\d{1,6})")
+_SUFFIXES = (".ckpt", ".safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class RankFiles:
+    """One file for each rank that has one, and the step they are of; `notes` say what was passed over."""
+
+    files: Mapping[int, Path]
+    epoch: int
+    step: int
+    notes: tuple[str, ...]
+
+
+def find_rank_files(
+    folder: Path,
+    strategies: StrategySet | None,
+    *,
+    step: int | None = None,
+    with_optimizer: bool = False,
+    replicated: bool = False,
+) -> RankFiles:
+    """The newest step in `folder` that is complete, or `step`.
+
+    Files without epoch and step in their name (as `transform_checkpoints` writes them) count where every
+    `rank_<r>` folder holds one file. CheckpointError: no files, no complete step, files of unclear order.
+    """
+    rows = [ShardFile.of(row) for row in list_shards(str(folder))]
+    if not rows:
+        return _unnumbered(folder, step)
+    world_size = strategies.world_size if strategies else max(row.rank for row in rows) + 1
+    choice = choose_step(
+        {str(folder): rows},
+        strategies.by_rank() if strategies else {},
+        world_size,
+        step=step,
+        with_optimizer=with_optimizer,
+        replicated=replicated,
+    )
+    notes = [
+        f"epoch {epoch} step {number} is not complete and was passed over"
+        for epoch, number in choice.incomplete
+    ]
+    lacking = [rank for rank in range(world_size) if rank not in choice.files]
+    if lacking:
+        notes.append(f"rank {', '.join(map(str, lacking))}: no file of this step; a replica's is used")
+    files = {rank: Path(path) for rank, (_, path) in choice.files.items()}
+    return RankFiles(files, choice.epoch, choice.step, tuple(notes))
+
+
+def _unnumbered(folder: Path, step: int | None) -> RankFiles:
+    files: dict[int, Path] = {}
+    for home in sorted(folder.iterdir()) if folder.is_dir() else ():
+        match = _FOLDER.fullmatch(home.name)
+        if match is None or not home.is_dir():
+            continue
+        found = sorted(f for f in home.iterdir() if f.suffix in _SUFFIXES and not f.name.startswith("."))
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{found[0].name} and {found[1].name} do not tell which is newer",
+                where=str(home),
+                remedy="keep one of them",
+            )
+        if found:
+            files[int(match[1])] = found[0]
+    if not files:
+        raise CheckpointError(
+            "holds no checkpoints",
+            where=str(folder),
+            remedy="expected rank_<r>/<prefix>_rank_<r>-<e>_<s>.ckpt",
+        )
+    if step is not None:
+        raise CheckpointError(
+            f"the names of the files do not tell which are of step {step}", where=str(folder)
+        )
+    return RankFiles(files, 0, 0, ())
+
+
+# In this order, as transformers looks for them.
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_PATTERNS = ("model.safetensors", "pytorch_model.bin", "model*.safetensors", "pytorch_model*.bin", "*.ckpt")
+_LONGEST_INDEX = 256 << 20
+
+
+def holds_weights(path: Path) -> bool:
+    """True for a file, and for a folder in which there are weights of a known kind."""
+    return path.is_file() or (path.is_dir() and bool(_indexes(path) or _files(path)))
+
+
+def find_weights(path: Path) -> dict[str, Held]:
+    """Every tensor by name with the file that it is in, in the order of the files.
+
+    CheckpointError: nothing there, a damaged or foreign file, an index that does not fit its shards.
+    """
+    if path.is_file():
+        return _joined([path])
+    if not path.is_dir():
+        raise CheckpointError("there is no such file or folder", where=str(path))
+    indexes = _indexes(path)
+    if indexes:
+        return _indexed(indexes[0])
+    files = _files(path)
+    if not files:
+        raise CheckpointError(
+            "there are no weights in the folder",
+            where=str(path),
+            remedy="put model.safetensors, pytorch_model.bin, or shards with their index there",
+        )
+    return _joined(files)
+
+
+def _indexes(folder: Path) -> list[Path]:
+    return [folder / name for name in INDEXES if (folder / name).is_file()]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of the first pattern that fits; a folder with several `.ckpt` files says nothing."""
+    for pattern in _PATTERNS:
+        found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        if found and pattern == "*.ckpt" and len(found) > 1:
+            raise CheckpointError(
+                f"holds {len(found)} .ckpt files", where=str(folder), remedy="name one of them"
+            )
+        if found:
+            return found
+    return []
+
+
+def _joined(files: Iterable[Path]) -> dict[str, Held]:
+    tensors: dict[str, Held] = {}
+    for path in files:
+        for name, held in _index(path).items():
+            if name in tensors:
+                raise CheckpointError(f"{name} is in {Path(tensors[name].path).name} too", where=str(path))
+            tensors[name] = replace(held, path=str(path))
+    return tensors
+
+
+def _index(path: Path) -> Mapping[str, Held]:
+    reader = _READERS.get(path.suffix)
+    if reader is None:
+        raise CheckpointError(
+            f"is no weight file: {path.suffix or 'no suffix'}",
+            where=str(path),
+            remedy=f"known are {', '.join(_READERS)}",
+        )
+    return reader(path)
+
+
+def _index_shard(path: Path) -> Mapping[str, Held]:
+    if path.suffix == ".ckpt":
+        with map_file(str(path)) as buffer:
+            if not crc_matches(buffer):
+                raise CheckpointError("the checksum does not fit: the file is damaged", where=str(path))
+    return Shard.of(0, "", str(path), index_shard(str(path))).tensors
+
+
+_READERS: Mapping[str, Callable[[Path], Mapping[str, Held]]] = {
+    ".ckpt": _index_shard,
+    ".safetensors": _index_shard,
+    ".bin": index_torch,
+    ".pt": index_torch,
+    ".pth": index_torch,
+}
+
+
+def _indexed(index: Path) -> dict[str, Held]:
+    weight_map = _weight_map(index)
+    names = list(dict.fromkeys(weight_map.values()))
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"names {len(names)} shards, of which {len(missing)} are missing: {', '.join(missing)}",
+            where=str(index),
+            remedy="download them again",
+        )
+    tensors = _joined(index.parent / name for name in names)
+    wrong = [
+        name
+        for name in {**weight_map, **tensors}
+        if name not in tensors or Path(tensors[name].path).name != weight_map.get(name)
+    ]
+    if wrong:
+        raise CheckpointError(f"does not fit its shards: {_few(wrong)}", where=str(index))
+    return tensors
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        if index.stat().st_size > _LONGEST_INDEX:
+            raise ValueError("it is too long")
+        content: Any = json.loads(index.read_bytes())
+        weight_map = content["weight_map"]
+        pairs = [(str(name), file) for name, file in weight_map.items()]
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror or error}", where=str(index)) from error
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(
+            "is no index of weights", where=str(index), remedy="download it again"
+        ) from None
+    for _, file in pairs:
+        # A name and no path: an index from elsewhere must not reach out of its folder.
+        if not isinstance(file, str) or Path(file).name != file or not file:
+            raise CheckpointError(f"names the shard {file!r}, which is no file name", where=str(index))
+    return dict(pairs)
+
+
+_INDEXES = ("*.safetensors.index.json", "param_name_map.json")
+
+
+def open_checkpoint(path: str | Path, rank: int = 0) -> Shard:
+    """What the checkpoint holds and where; no tensor is read. `path` may be the folder of an index.
+
+    CheckpointError: unreadable, damaged, foreign, of an unknown type; a file of the index that is missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _in_folder(path)
+    if path.suffix == ".json":
+        return _open_index(path, rank)
+    return Shard.of(rank, "", str(path), index_shard(str(path)))
+
+
+def _in_folder(folder: Path) -> Path:
+    found = [file for pattern in _INDEXES for file in sorted(folder.glob(pattern))]
+    if len(found) == 1:
+        return found[0]
+    what = f"holds {len(found)} indexes" if found else "is a folder without an index of safetensors files"
+    raise CheckpointError(what, where=str(folder), remedy="name the file")
+
+
+def _open_index(path: Path, rank: int) -> Shard:
+    weight_map = _safetensors_index(path)
+    parts = {name: _open_part(path.parent, name, path) for name in dict.fromkeys(weight_map.values())}
+    held: dict[str, Held] = {}
+    for name, file in weight_map.items():
+        found = parts[file].tensors.get(name)
+        if found is None:
+            raise CheckpointError(f"says that {file} holds {name}, but it does not", where=str(path))
+        held[name] = replace(found, path=parts[file].path)
+    for file, part in parts.items():
+        for name in part.tensors:
+            if weight_map.get(name) != file:
+                raise CheckpointError(f"does not say that {file} holds {name}", where=str(path))
+    return Shard(rank, "", str(path), held)
+
+
+def _safetensors_index(path: Path) -> Mapping[str, str]:
+    try:
+        table = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+    except (ValueError, RecursionError):
+        raise CheckpointError("is no JSON", where=str(path)) from None
+    weight_map = table.get("weight_map", table) if isinstance(table, dict) else None
+    if not weight_map or not isinstance(weight_map, dict):
+        raise CheckpointError("is no index of safetensors files", where=str(path))
+    for name, file in weight_map.items():
+        # A name with a folder in it could lead anywhere.
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise CheckpointError(f"names no safetensors file beside it for {name}", where=str(path))
+    return weight_map
+
+
+def _open_part(folder: Path, name: str, index: Path) -> Shard:
+    """One file of an index; CheckpointError says which index wants it where it is missing."""
+    file = folder / name
+    if not file.exists():
+        raise CheckpointError(f"names {name}, which is missing", where=str(index))
+    return Shard.of(0, "", str(file), index_shard(str(file)))

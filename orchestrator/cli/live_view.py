@@ -1,0 +1,212 @@
+"""How far a run is, in numbers, from the progress its ranks report.
+
+A run as plain lines, for logs and pipes: one line per change, one per few seconds of progress.
+
+The live view of a run: one renderable, made anew from the record at every refresh.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.config.host_ranges import fold
+from orchestrator.control.run_record import TRAINING, RunRecord
+from orchestrator.core.records import RankStatus
+from orchestrator.core.states import RankState, RunState
+
+__all__ = [
+    "STYLES",
+    "PlainReport",
+    "Progress",
+    "duration",
+    "live_view",
+    "progress_line",
+    "progress_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the slowest rank is; `tokens_per_s` is of the whole run; `remaining` in seconds."""
+
+    step: int
+    total_steps: int
+    loss: float | None
+    lr: float | None
+    tokens_per_s: float | None
+    remaining: float | None
+
+
+def progress_of(record: RunRecord) -> Progress | None:
+    """The run's progress, or None while no rank has reported a step."""
+    reports = [rank.progress for rank in record.ranks() if rank.progress.get("step") is not None]
+    if not reports:
+        return None
+    slowest = min(reports, key=lambda report: int(report["step"]))
+    step, total = int(slowest["step"]), int(slowest.get("total_steps") or 0)
+    pace = _pace(slowest)
+    remaining = (total - step) * pace if total and pace is not None else None
+    return Progress(
+        step, total, slowest.get("loss"), slowest.get("lr"), slowest.get("tokens_per_s"), remaining
+    )
+
+
+def _pace(report: Mapping[str, Any]) -> float | None:
+    """Seconds a step, on average since the first report; None while there is only that one."""
+    first = report.get("first") or {}
+    if "time" not in report or "time" not in first or report["step"] <= first.get("step", report["step"]):
+        return None
+    return float((report["time"] - first["time"]) / (report["step"] - first["step"]))
+
+
+def duration(seconds: float) -> str:
+    """`7s`, `3m 07s`, `2h 05m`, `1d 02h`."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+_EVERY = 5.0
+
+
+def progress_line(progress: Progress) -> str:
+    """`step 40/400  loss 3.214  1,204 tokens/s  12s left`"""
+    total = f"/{progress.total_steps}" if progress.total_steps else ""
+    parts = [f"step {progress.step}{total}"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.tokens_per_s is not None:
+        parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
+    if progress.remaining is not None:
+        parts.append(f"{duration(progress.remaining)} left")
+    return "  ".join(parts)
+
+
+class PlainReport:
+    """Writes what has changed since the last call."""
+
+    def __init__(self, out: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = out
+        self._clock = clock
+        self._said: dict[str, str] = {}
+        self._last_progress = (0, -_EVERY)
+
+    def show(self, record: RunRecord) -> None:
+        self._say("run", f"{record.run_id}: {record.phase}")
+        for name, view in record.hosts.items():
+            if view.error or name in self._said:
+                self._say(name, f"{name}: {view.error or 'reachable again'}")
+        progress = progress_of(record)
+        now = self._clock()
+        if progress is None or progress.step == self._last_progress[0]:
+            return
+        if now - self._last_progress[1] >= _EVERY or record.state.is_terminal:
+            self._last_progress = (progress.step, now)
+            self._write(progress_line(progress))
+
+    def _say(self, topic: str, text: str) -> None:
+        if self._said.get(topic) != text:
+            self._said[topic] = text
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        self._out.write(text + "\n")
+        self._out.flush()
+
+
+# State -> colour and the cell's sign: without colour the sign alone must tell.
+STYLES: dict[RankState, tuple[str, str]] = {
+    RankState.PENDING: ("dim", "·"),
+    RankState.STARTING: ("cyan", "○"),
+    RankState.RUNNING: ("green", "●"),
+    RankState.UNREACHABLE: ("yellow", "?"),
+    RankState.SUCCEEDED: ("blue", "✓"),
+    RankState.FAILED: ("bold red", "✗"),
+    RankState.STOPPED: ("magenta", "■"),
+    RankState.LOST: ("bold red", "!"),
+}
+# With more hosts than this a row each would not fit a screen: those that are alike share one.
+_MOST_ROWS = 16
+_RUN_STYLES = {
+    RunState.SUCCEEDED: "bold blue",
+    RunState.FAILED: "bold red",
+    RunState.STOPPED: "bold magenta",
+    RunState.RUNNING: "bold green",
+}
+
+
+def live_view(record: RunRecord, *, now: float | None = None) -> RenderableType:
+    """Header, bar with step, loss, speed and time left, a row of cells per host, and the legend."""
+    moment = record.ended or (time.time() if now is None else now)
+    parts: list[RenderableType] = [_header(record, moment)]
+    progress = progress_of(record)
+    if progress is not None and progress.total_steps:
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True)
+        bar.add_row(
+            ProgressBar(total=progress.total_steps, completed=progress.step), Text(progress_line(progress))
+        )
+        parts.append(bar)
+    elif record.state is RunState.RUNNING and record.task in TRAINING:
+        parts.append(Text("waiting for the first step (start, data, compilation)", style="dim"))
+    parts.append(_cells(record))
+    return Group(*parts)
+
+
+def _header(record: RunRecord, moment: float) -> Text:
+    header = Text(overflow="ellipsis", no_wrap=True)
+    header.append(record.run_id, style="bold")
+    header.append("  ")
+    header.append(record.phase, style=_RUN_STYLES.get(record.state, "bold cyan"))
+    header.append(f"  {record.world_size} ranks  {duration(moment - record.created)}")
+    return header
+
+
+def _cells(record: RunRecord) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_column(style="dim", overflow="ellipsis", no_wrap=True)
+    together = _folded(record) if len(record.hosts) > _MOST_ROWS else {}
+    for state, names in together.items():
+        style, sign = STYLES[state]
+        ranks = sum(len(record.hosts[name].ranks()) for name in names)
+        table.add_row(fold(names), Text(f"{sign} {ranks} ranks {state}", style=style), Text())
+    alone = set(record.hosts).difference(*together.values())
+    for name, view in record.hosts.items():
+        if name not in alone:
+            continue
+        row = Text()
+        for rank in view.ranks():
+            row.append_text(_cell(rank))
+        table.add_row(name, row, Text(view.error, style="yellow"))
+    return table
+
+
+def _folded(record: RunRecord) -> dict[RankState, list[str]]:
+    """Hosts on which all ranks are in one state and nothing else is to be told, by that state."""
+    found: dict[RankState, list[str]] = {}
+    for name, view in record.hosts.items():
+        states = {rank.state for rank in view.ranks()}
+        if len(states) == 1 and not view.error:
+            found.setdefault(states.pop(), []).append(name)
+    return found
+
+
+def _cell(rank: RankStatus) -> Text:
+    style, sign = STYLES[rank.state]
+    return Text(f"{rank.rank}{sign} ", style=style)

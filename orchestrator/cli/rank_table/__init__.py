@@ -1,1 +1,0 @@
-"""The verbs of `orchestrate rank-table`, one file each."""

@@ -1,0 +1,1 @@
+"""What people write: inventories, jobs, MindFormers' run YAML."""

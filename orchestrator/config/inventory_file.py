@@ -1,0 +1,335 @@
+"""The inventory file as it is written: ranges not yet expanded, defaults not yet applied.
+
+Inventory file -> Inventory: ranges expanded, defaults applied, everything that clashes refused.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from orchestrator.config.host_ranges import RangeError, expand, fold, numbers
+from orchestrator.config.inventory import (
+    LOCAL_ADDRESS,
+    Chip,
+    Device,
+    Frozen,
+    Host,
+    Inventory,
+    IpText,
+    Port,
+    SshOptions,
+    Transport,
+    check_address,
+    check_name,
+    chip_written,
+)
+from orchestrator.config.inventory_rank_table import is_rank_table, rewrite
+from orchestrator.config.yaml_messages import Invalid, nearest, show
+from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml, validate
+from orchestrator.core.errors import ConfigError, Problem
+
+__all__ = [
+    "HostDefaults",
+    "HostEntry",
+    "InventoryFile",
+    "Names",
+    "load_inventory",
+]
+
+
+def _names(value: Any) -> Any:
+    """A range, or a list of ranges, as its names."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        quoted = f'put it in quotes: "{show(value)}"' if isinstance(value, (int, float)) else ""
+        raise Invalid(f"expected a range such as npu[001-012], got {show(value)}", quoted)
+    try:
+        return tuple(name for part in parts for name in expand(part))
+    except RangeError as error:
+        raise Invalid(str(error)) from None
+
+
+def _some(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise Invalid("is empty")
+    return names
+
+
+def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    # A host without `address:` is reached by its name.
+    return tuple(check_address(check_name(name)) for name in _some(names))
+
+
+def _addresses(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(check_address(name) for name in _some(names))
+
+
+def _devices(value: Any) -> Any:
+    """`0-7`, `0,2`, 0, [0, 1] and [{id: 0, ip: ...}] as a list of mappings."""
+    items = value if isinstance(value, list) else [value]
+    result: list[Any] = []
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, (int, str, dict, Device)):
+            raise Invalid(f"expected device ids such as 0-7, got {show(item)}")
+        try:
+            ids = numbers(item.strip().strip("[]")) if isinstance(item, str) else None
+        except RangeError:
+            raise Invalid(f"expected device ids such as 0-7, got {show(item)}") from None
+        if isinstance(item, int):
+            result.append({"id": item})
+        else:
+            result.extend([item] if ids is None else ({"id": int(text)} for text in ids))
+    if not result:
+        raise Invalid("is empty", "give the device ids, such as 0-7")
+    return tuple(result)
+
+
+def _address_rows(value: Any) -> Any:
+    """Each range of a list on its own; one range as a list of one."""
+    return tuple(_names(part) for part in (value if isinstance(value, list) else [value]))
+
+
+Text = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+
+
+class HostDefaults(Frozen):
+    """What holds for every host that does not say otherwise; None is `not said`."""
+
+    port: Port | None = None
+    user: Text | None = None
+    key: Text | None = None
+    transport: Transport | None = None
+    python: Text | None = None
+    env_script: Text | None = None
+    workdir: Text | None = None
+    lock_dir: Text | None = None
+    hccn_conf: Text | None = None
+    devices: Annotated[
+        tuple[Device, ...] | None, BeforeValidator(lambda v: v if v is None else _devices(v))
+    ] = None
+    chip: Annotated[Chip | None, BeforeValidator(lambda v: v if v is None else chip_written(v))] = None
+    labels: dict[str, str] | None = None
+
+
+class HostEntry(HostDefaults):
+    """One host or one range of hosts.
+
+    `device_ips` is one range per device over the hosts, or one range over hosts × devices, host by host.
+    """
+
+    name: Annotated[Names, AfterValidator(_host_names)]
+    address: Annotated[Names, AfterValidator(_addresses)] | None = None
+    device_ips: Annotated[
+        tuple[tuple[IpText, ...], ...] | None, BeforeValidator(lambda v: v if v is None else _address_rows(v))
+    ] = None
+
+
+class InventoryFile(Frozen):
+    """The top of the file."""
+
+    transport: Transport | None = None
+    ssh: SshOptions = SshOptions()
+    defaults: HostDefaults = HostDefaults()
+    hosts: tuple[HostEntry, ...]
+    groups: dict[str, Annotated[Names, AfterValidator(_some)]] = Field(default_factory=dict)
+
+
+def load_inventory(path: Path) -> Inventory:
+    """Read and check an inventory, or take a rank table for one.
+
+    Raises ConfigError with every problem of the file, each with its line.
+    """
+    path = Path(path)
+    file = read_yaml(path)
+    if is_rank_table(file):
+        file = rewrite(file)
+    entries = file.get(("hosts",))
+    count = len(entries) if isinstance(entries, list) else 0
+    file.as_text(("defaults", "labels"), *(("hosts", index, "labels") for index in range(count)))
+    return _Loader(file, path).load(validate(file, InventoryFile))
+
+
+class _Loader:
+    """One file being turned into hosts; problems are collected on the way."""
+
+    def __init__(self, file: YamlFile, path: Path) -> None:
+        self.file = file
+        self.path = path
+        self.problems: list[Problem] = []
+
+    def load(self, written: InventoryFile) -> Inventory:
+        defaults = written.defaults
+        if written.transport and not defaults.transport:
+            defaults = defaults.model_copy(update={"transport": written.transport})
+        if defaults.key and not self._here(defaults.key).is_file():
+            self._refuse(("defaults", "key"), f"no key file {self._here(defaults.key)}")
+        if not written.hosts:
+            self._refuse(("hosts",), "is empty", "write one `- name:` for each host or range of hosts")
+        placed: list[tuple[Loc, Host]] = []
+        for index, entry in enumerate(written.hosts):
+            loc: Loc = ("hosts", index)
+            placed.extend((loc, host) for host in self._hosts(loc, entry, defaults))
+        self.problems.extend(_clashes(self.file, placed))
+        hosts = tuple(host for _, host in placed)
+        groups = self._groups(written.groups, hosts)
+        if self.problems:
+            raise ConfigError(self.problems)
+        return Inventory(path=self.path, hosts=hosts, groups=groups, ssh=self._ssh(written.ssh))
+
+    def _refuse(self, loc: Loc, what: str, remedy: str = "") -> None:
+        self.problems.append(self.file.problem(loc, what, remedy))
+
+    def _here(self, text: str) -> Path:
+        """A path on this machine; relative ones start at the inventory file."""
+        return (self.path.absolute().parent / os.path.expanduser(text)).resolve()
+
+    def _ssh(self, ssh: SshOptions) -> SshOptions:
+        return ssh.model_copy(
+            update={
+                "config_file": str(self._here(ssh.config_file)),
+                "known_hosts": tuple(str(self._here(text)) for text in ssh.known_hosts),
+            }
+        )
+
+    def _hosts(self, loc: Loc, entry: HostEntry, defaults: HostDefaults) -> list[Host]:
+        settings = _merge(defaults, entry)
+        local = settings.transport == "local"
+        addresses = entry.address or ((LOCAL_ADDRESS,) * len(entry.name) if local else entry.name)
+        if len(addresses) != len(entry.name):
+            text = f"has {len(addresses)} address(es) for {len(entry.name)} name(s)"
+            self._refuse((*loc, "address"), text, "give both ranges the same length")
+            return []
+        if entry.key and not self._here(entry.key).is_file():
+            self._refuse((*loc, "key"), f"no key file {self._here(entry.key)}")
+        rows = self._devices(loc, entry, settings)
+        return [
+            self._host(name, address, devices, settings)
+            for name, address, devices in zip(entry.name, addresses, rows, strict=True)
+        ]
+
+    def _host(self, name: str, address: str, devices: tuple[Device, ...], settings: HostDefaults) -> Host:
+        given = settings.model_dump(exclude_none=True, exclude={"devices", "key"})
+        for key in ("workdir", "lock_dir", "hccn_conf"):
+            if key in given:
+                given[key] = given[key].replace("{name}", name)
+        if settings.transport == "local":
+            # The interpreter that runs this is the one that has the packages; two hosts of one machine
+            # must not share a directory.
+            given.setdefault("python", sys.executable)
+            given.setdefault("workdir", f"~/.orchestrate/{name}")
+            given["workdir"] = os.path.abspath(os.path.expanduser(given["workdir"]))
+        if settings.key:
+            given["key"] = str(self._here(settings.key))
+        return Host(name=name, address=address, devices=devices, **given)
+
+    def _devices(self, loc: Loc, entry: HostEntry, settings: HostDefaults) -> list[tuple[Device, ...]]:
+        """The devices of each host of an entry, with their addresses where they are given."""
+        hosts, devices, rows = len(entry.name), settings.devices or (), entry.device_ips
+        if not devices:
+            self._refuse((*loc, "devices"), "is missing", "write `devices: 0-7` here or under defaults")
+        ids = [device.id for device in devices]
+        for number in sorted({number for number in ids if ids.count(number) > 1}):
+            place = (*loc, "devices") if entry.devices else ("defaults", "devices")
+            self._refuse(place, f"device {number} is given twice")
+        if rows is None or not devices:
+            return [devices] * hosts
+        flat = [ip for row in rows for ip in row]
+        if len(rows) == len(devices) and all(len(row) == hosts for row in rows):
+            flat = [row[index] for index in range(hosts) for row in rows]
+        if len(flat) != hosts * len(devices):
+            text = f"has {len(flat)} address(es) for {hosts} host(s) × {len(devices)} device(s)"
+            self._refuse((*loc, "device_ips"), text, "give one range over the hosts for each device")
+            return [devices] * hosts
+        ips = iter(flat)
+        return [
+            tuple(device.model_copy(update={"ip": next(ips)}) for device in devices) for _ in range(hosts)
+        ]
+
+    def _groups(
+        self, written: Mapping[str, tuple[str, ...]], hosts: tuple[Host, ...]
+    ) -> dict[str, tuple[str, ...]]:
+        """Every group as host names; a group may hold other groups."""
+        names = {host.name for host in hosts}
+        resolved: dict[str, tuple[str, ...]] = {}
+        for group in written:
+            if group == "all" or group in names or group.startswith(("!", "@")) or set(group) & set(",[] "):
+                taken = "is always all hosts" if group == "all" else "is a host's name too"
+                what = taken if group == "all" or group in names else "cannot be a group's name"
+                self._refuse(("groups", group), what, "choose another name")
+            else:
+                resolved[group] = tuple(self._members(group, written, names))
+        return resolved
+
+    def _members(
+        self, group: str, written: Mapping[str, tuple[str, ...]], names: set[str]
+    ) -> dict[str, None]:
+        members: dict[str, None] = {}
+        # Each group is looked into once: groups of groups of groups cannot multiply.
+        entered = {group}
+        waiting = list(reversed(written[group]))
+        while waiting:
+            item = waiting.pop()
+            inner = item.removeprefix("@")
+            if inner == group:
+                self._refuse(("groups", group), "contains itself")
+                break
+            if inner in written and inner not in entered:
+                entered.add(inner)
+                waiting.extend(reversed(written[inner]))
+            elif item in names:
+                members[item] = None
+            elif inner not in written and item in written[group]:
+                known = [*names, *(other for other in written if other != group)]
+                near = nearest(inner, known)
+                remedy = near if near.startswith("did") else f"hosts: {fold(names)}"
+                self._refuse(("groups", group), f"no host or group {show(item)}", remedy)
+        return members
+
+
+def _merge(defaults: HostDefaults, entry: HostEntry) -> HostDefaults:
+    merged = {name: getattr(defaults, name) for name in HostDefaults.model_fields}
+    for name in HostDefaults.model_fields:
+        if getattr(entry, name) is not None:
+            merged[name] = getattr(entry, name)
+    merged["labels"] = {**(defaults.labels or {}), **(entry.labels or {})}
+    return HostDefaults.model_construct(**merged)
+
+
+def _clashes(file: YamlFile, placed: list[tuple[Loc, Host]]) -> Iterator[Problem]:
+    """What two hosts claim and only one can have; a clash of two entries is told once, not for each host."""
+    owners: dict[tuple[object, ...], tuple[Loc, str]] = {}
+    told: set[tuple[object, ...]] = set()
+    for loc, host in placed:
+        for key, claim, text in _claims(host):
+            first = owners.get((key, *claim))
+            if first is None:
+                owners[key, *claim] = (loc, host.name)
+            elif (key, loc, first[0]) not in told:
+                told.add((key, loc, first[0]))
+                where = f"host {first[1]} on line {file.line(first[0])}"
+                yield file.problem((*loc, key), text.replace("{where}", where))
+            if first is not None and key == "name":
+                break  # one host written twice: all else is the same, too
+
+
+def _claims(host: Host) -> Iterator[tuple[str, tuple[object, ...], str]]:
+    """The key, the claimed value, and the words for a clash."""
+    yield "name", (host.name,), "the name is already that of {where}"
+    if host.transport == "ssh":
+        port = f" port {host.port}" if host.port else ""
+        text = f"{host.address}{port} is already the address of {{where}}"
+        yield "address", (host.address, host.port or 22), text
+    else:
+        text = f"{host.name} would share the directory {host.workdir} with {{where}}"
+        yield "workdir", (host.workdir,), text
+    for device in host.devices:
+        if device.ip:
+            text = f"{device.ip} of {host.name} device {device.id} is already a device address of {{where}}"
+            yield "device_ips", (device.ip,), text

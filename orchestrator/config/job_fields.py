@@ -1,0 +1,154 @@
+"""The kinds of value that a job's keys take."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from orchestrator.agent.environment import RESERVED, WITH_TABLE
+from orchestrator.config.yaml_messages import Invalid, nearest, show
+
+__all__ = [
+    "PRESETS",
+    "Count",
+    "EnvName",
+    "FileName",
+    "FilePath",
+    "NotNegative",
+    "Positive",
+    "Seconds",
+    "Text",
+    "WholeNotNegative",
+    "argv",
+    "env_value",
+    "is_path",
+    "jit_level",
+    "loss_scale",
+    "memory",
+    "one_or_more",
+    "preset",
+    "with_target",
+]
+
+PRESETS = ("tiny", "560m", "7.1b", "65b", "176b")
+
+
+def _file_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text, re.ASCII):
+        remedy = "letters, digits and . _ - only, at most 64, a letter or digit first"
+        raise Invalid(f"{show(text)} cannot be part of a file name", remedy)
+    return text
+
+
+def _file_path(text: str) -> str:
+    if not text or "\0" in text:
+        raise Invalid("is empty" if not text else "holds a NUL character")
+    if text.startswith("~"):
+        raise Invalid(
+            f"{text!r}: ~ differs from host to host",
+            "write an absolute path, or one relative to the job file",
+        )
+    return text
+
+
+def _env_name(name: str) -> str:
+    if name in RESERVED or name.startswith("MS_SCHED_"):
+        raise Invalid("is set by the orchestrator for every rank", "remove it")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII):
+        raise Invalid(f"{name!r} is not the name of an environment variable")
+    return name
+
+
+def _text(text: str) -> str:
+    if "\0" in text:
+        raise Invalid("holds a NUL character")
+    return text
+
+
+Count = Annotated[int, Field(strict=True, gt=0)]
+WholeNotNegative = Annotated[int, Field(strict=True, ge=0)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Seconds = Positive
+Text = Annotated[str, AfterValidator(_text)]
+FileName = Annotated[str, AfterValidator(_file_name)]
+FilePath = Annotated[str, AfterValidator(_file_path)]
+EnvName = Annotated[str, AfterValidator(_env_name)]
+
+
+def env_value(value: Any) -> Any:
+    """Numbers and booleans become text; a NUL cannot be handed to a process."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    value = str(value) if isinstance(value, (int, float)) else value
+    return _text(value) if isinstance(value, str) else value
+
+
+def one_or_more(value: Any) -> Any:
+    """One text, or a list of them."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, (list, tuple)) and not value:
+        raise Invalid("is empty", "name a group, a host range, or all")
+    return value
+
+
+def argv(value: Any) -> Any:
+    """A list of arguments: nothing is ever split by a shell."""
+    if isinstance(value, str):
+        raise Invalid("expected a list, got text", f"write [{', '.join(value.split())}]")
+    if value is not None and not value:
+        raise Invalid("is empty", "write [program, argument, ...]")
+    return value
+
+
+def is_path(text: str) -> bool:
+    """Whether a preset is a file rather than a name."""
+    return "/" in text or text.endswith((".yaml", ".yml"))
+
+
+def preset(value: Any) -> Any:
+    """One of ours, or a path."""
+    if isinstance(value, str) and value not in PRESETS and not is_path(value):
+        close = nearest(value, PRESETS)
+        remedy = close if close.startswith("did") else "or write the path of a preset file"
+        raise Invalid(f"expected one of {', '.join(PRESETS)}; got {show(value)}", remedy)
+    return _file_path(value) if isinstance(value, str) else value
+
+
+def loss_scale(value: Any) -> Any:
+    """`dynamic`, or the number itself."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None or value == "dynamic" or (number and 0 < value < float("inf")):
+        return value
+    raise Invalid(f"expected dynamic or a number above 0, got {show(value)}")
+
+
+def memory(text: str) -> str:
+    """A size as MindSpore's `max_device_memory` takes it: `31GB`."""
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?GB", text):
+        raise Invalid(f"expected a size such as 31GB, got {show(text)}")
+    return text
+
+
+def jit_level(value: Any) -> Any:
+    """How far MindSpore compiles for an Ascend; its third level is refused with the reason."""
+    if value == "O2":
+        what = "O2 gives the whole graph to GE, where the groups of a job have no communicators"
+        raise Invalid(what, "write O0 or O1, or leave it out")
+    return value
+
+
+def with_target(data: Any) -> Any:
+    """Fill in `device_target` and `networking.mode`, each from the other: Ascend goes with a rank table."""
+    if not isinstance(data, dict):
+        return data
+    networking = data.get("networking", {})
+    if not isinstance(networking, dict):
+        return {"device_target": "CPU", **data}
+    has_table = networking.get("mode") in tuple(WITH_TABLE)  # what was written may be a list, too
+    target = data.get("device_target") or ("Ascend" if has_table else "CPU")
+    mode = networking.get("mode") or ("rank_table" if target == "Ascend" else "dynamic")
+    return {**data, "device_target": target, "networking": {**networking, "mode": mode}}

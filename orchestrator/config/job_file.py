@@ -1,0 +1,103 @@
+"""The published sizes of Bloom, read from the files of the workers' package (not imported).
+
+Job file and `--set` values -> Job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import orchestrator
+from orchestrator.config.job import Job
+from orchestrator.config.job_fields import PRESETS, is_path
+from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml, validate
+from orchestrator.core.errors import ConfigError, Problem
+
+__all__ = [
+    "PresetError",
+    "load_job",
+    "preset_of",
+    "preset_table",
+]
+
+_FOLDER = Path(orchestrator.__file__).parent.parent / "model" / "presets"
+_SIZE = ("hidden_size", "num_layers", "num_heads")
+
+
+class PresetError(ValueError):
+    """No published size has this shape."""
+
+
+@cache
+def preset_table(name: str) -> Mapping[str, Any]:
+    """The fields that a preset sets; raises ConfigError where its file is not installed."""
+    return read_yaml(_FOLDER / f"{name}.yaml").data
+
+
+def preset_of(values: Mapping[str, Any], names: Sequence[str] = ()) -> str:
+    """The preset whose hidden size, layers and heads these are; without any of them, the one that is named.
+
+    `names` are such as `bloom_7.1b`. Raises PresetError.
+    """
+    given = {key: values[key] for key in _SIZE if key in values}
+    called = [preset for preset in PRESETS if any(name.split("_")[-1] == preset for name in names)]
+    for preset in (*called, *PRESETS):
+        table = preset_table(preset)
+        if all(table[key] == value for key, value in given.items()) and (given or called):
+            return preset
+    shape = ", ".join(f"{key} {value}" for key, value in given.items()) or "no shape at all"
+    raise PresetError(f"{shape}: no published Bloom has this; there are {', '.join(PRESETS[1:])}")
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
+    """Read and check a job; `overrides` are `a.b.c=value` with YAML values.
+
+    Raises ConfigError with every problem: `file:line: key`, or `--set key` for what an override brought in.
+    """
+    path = Path(path)
+    file = read_yaml(path)
+    file.override(overrides)
+    file.as_text(("env",), ("command",), ("predict", "prompts"))
+    job = validate(file, Job).attach(file, path)
+    missing = list(_missing_files(job, file))
+    if missing:
+        raise ConfigError(missing)
+    return job
+
+
+def _missing_files(job: Job, file: YamlFile) -> Iterator[Problem]:
+    """Files of this machine that are not there; those on the hosts are probed later."""
+    for loc, text, may_be_folder in _files(job):
+        local = job.whole_checkpoint if loc == ("checkpoint", "load") else None
+        local = local or job.local_path(text)
+        if local is None:
+            continue
+        try:
+            is_there, is_folder = local.exists(), local.is_dir()
+        except OSError as error:
+            yield file.problem(loc, f"{local} cannot be read: {error.strerror}")
+            continue
+        if not is_there:
+            remedy = "relative paths start at the job file; absolute ones are looked for on the hosts"
+            yield file.problem(loc, f"no such file {local}", remedy)
+        elif is_folder and not may_be_folder:
+            yield file.problem(loc, f"{local} is a folder, not a file")
+
+
+def _files(job: Job) -> Iterator[tuple[Loc, str, bool]]:
+    if job.data and job.data.path:
+        yield ("data", "path"), job.data.path, False
+    if job.data and job.data.tokenizer:
+        yield ("data", "tokenizer"), job.data.tokenizer, False
+    if job.checkpoint.load:
+        # A checkpoint to distribute may be the folder of an index.
+        yield ("checkpoint", "load"), job.checkpoint.load, job.checkpoint.distribute
+    if job.predict and job.predict.prompts_file:
+        yield ("predict", "prompts_file"), job.predict.prompts_file, False
+    if job.model and is_path(job.model.preset):
+        yield ("model", "preset"), job.model.preset, False
+    for index, text in enumerate(job.sync):
+        yield ("sync", index), text, True

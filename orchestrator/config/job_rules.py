@@ -1,0 +1,149 @@
+"""The rules between a job's keys: one function, one rule; each yields key path, what, remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from orchestrator.config.yaml_reader import Loc
+
+if TYPE_CHECKING:
+    from orchestrator.config.job import Job
+
+__all__ = ["broken_rules"]
+
+Finding = tuple[Loc, str, str]
+
+# What each task needs, and what it would silently ignore.
+_NEEDS = {
+    "pretrain": ("model", "data", "train"),
+    "finetune": ("model", "data", "train"),
+    "predict": ("model", "predict"),
+    "chat": ("model", "chat"),
+    "command": ("command",),
+}
+_UNUSED = {
+    "pretrain": ("predict", "chat", "command", "sync"),
+    "finetune": ("predict", "chat", "command", "sync"),
+    "predict": ("train", "chat", "command", "sync"),
+    "chat": ("train", "predict", "command", "sync"),
+    "command": ("model", "data", "train", "predict", "chat"),
+}
+
+
+def broken_rules(job: Job) -> Iterator[Finding]:
+    """Every rule that this job breaks."""
+    yield from _sections(job)
+    yield from _train(job)
+    yield from _batch(job)
+    yield from _resume(job)
+    yield from _predict(job)
+    yield from _distribute(job)
+    yield from _command(job)
+    yield from _networking(job)
+    yield from _jit_level(job)
+    yield from _deterministic(job)
+
+
+def _sections(job: Job) -> Iterator[Finding]:
+    for key in _NEEDS[job.task]:
+        if not getattr(job, key):
+            yield (key,), f"is missing; task {job.task} needs it", ""
+    for key in _UNUSED[job.task]:
+        if getattr(job, key):
+            yield (key,), f"is not used by task {job.task}", "remove it, or change the task"
+    if job.task in ("pretrain", "finetune") and job.data and job.data.path is None:
+        yield ("data", "path"), f"is missing; task {job.task} needs it", ""
+
+
+def _train(job: Job) -> Iterator[Finding]:
+    train = job.train
+    if train is None or job.task == "command":
+        return
+    if train.steps is None and train.epochs is None:
+        yield ("train", "steps"), "is missing", "give steps or epochs"
+    if train.steps is not None and train.epochs is not None:
+        yield ("train", "epochs"), "is given beside train.steps", "keep one of them and set the other to null"
+    if train.lr_end > train.learning_rate:
+        text = f"must be at most learning_rate {train.learning_rate:g}, got {train.lr_end:g}"
+        yield ("train", "lr_end"), text, ""
+    if train.steps is not None and train.warmup_steps > train.steps:
+        yield ("train", "warmup_steps"), f"must be at most steps {train.steps}, got {train.warmup_steps}", ""
+
+
+def _batch(job: Job) -> Iterator[Finding]:
+    if job.train is None:
+        return
+    micro, accumulation = job.parallel.micro_batch_num, job.train.gradient_accumulation
+    if job.train.batch_size % (micro * accumulation):
+        parts = f"micro_batch_num {micro}"
+        if accumulation > 1:
+            own = f"gradient_accumulation {accumulation}"
+            parts = f"{own} * {parts}" if micro > 1 else own
+        text = f"must be a multiple of {parts}, got {job.train.batch_size}"
+        yield ("train", "batch_size"), text, "it counts the records of one replica and step"
+
+
+def _resume(job: Job) -> Iterator[Finding]:
+    if job.checkpoint.resume and job.checkpoint.load is None:
+        yield ("checkpoint", "resume"), "has nothing to go on from", "name the checkpoint as checkpoint.load"
+
+
+def _predict(job: Job) -> Iterator[Finding]:
+    if job.task not in ("predict", "chat"):
+        return
+    if job.checkpoint.load is None:
+        yield (
+            ("checkpoint", "load"),
+            f"is missing; task {job.task} needs it",
+            "name the checkpoint to answer from",
+        )
+    if job.task == "chat" and job.parallel.data_parallel > 1:
+        what = f"is {job.parallel.data_parallel}, but a chat has one reader"
+        yield ("parallel", "data_parallel"), what, "set it to 1 and raise model_parallel"
+    if job.predict and not job.predict.prompts and job.predict.prompts_file is None:
+        yield ("predict", "prompts"), "is missing", "give prompts or prompts_file"
+
+
+def _distribute(job: Job) -> Iterator[Finding]:
+    if not job.checkpoint.distribute:
+        return
+    where = ("checkpoint", "distribute")
+    if job.task == "command":
+        yield where, "is not used by task command", "use `orchestrate checkpoint split`"
+    elif job.checkpoint.load is None:
+        yield where, "has nothing to distribute", "name the whole checkpoint as checkpoint.load"
+
+
+def _command(job: Job) -> Iterator[Finding]:
+    for index, text in enumerate(job.sync):
+        if text.startswith("/"):
+            what = f"{text!r} must be relative to the job file"
+            yield ("sync", index), what, "what is on the hosts needs no sync"
+
+
+def _networking(job: Job) -> Iterator[Finding]:
+    mode = job.networking.mode
+    if mode == "legacy_rank_table" and job.task != "command":
+        what = "legacy_rank_table cannot start the bundled model: MindSpore makes no groups by a table alone"
+        yield ("networking", "mode"), what, "use rank_table"
+    if job.networking.port is not None and not job.networking.has_scheduler:
+        what = f"is not used by mode {mode}"
+        yield ("networking", "port"), what, "remove it, or use mode rank_table or dynamic"
+
+
+def _jit_level(job: Job) -> Iterator[Finding]:
+    if job.jit_level is None:
+        return
+    if job.task == "command":
+        yield ("jit_level",), "is not used by task command", "remove it; the program says it to MindSpore"
+    elif job.device_target == "CPU":
+        yield ("jit_level",), "has no effect on a CPU", "remove it, or set device_target to Ascend"
+
+
+def _deterministic(job: Job) -> Iterator[Finding]:
+    value = job.env.get("HCCL_DETERMINISTIC")
+    if job.train is None or not job.train.deterministic or (value or "true").lower() in ("true", "strict"):
+        return
+    what = f"is {value}, but train.deterministic is true"
+    yield ("env", "HCCL_DETERMINISTIC"), what, "remove it: MindSpore would set it to true"

@@ -1,0 +1,262 @@
+"""MindFormers' run YAML -> a job, and what of it a job has no words for.
+
+An imported job as the text of a job file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import yaml
+
+from orchestrator.config.job import Job
+from orchestrator.config.job_file import PresetError, preset_of, preset_table
+from orchestrator.config.mindformers_keys import (
+    CARRIED,
+    DECODING,
+    MODEL_KEYS,
+    RENAMED,
+    LeftOut,
+    Source,
+    decoding_of,
+    predict_of,
+)
+from orchestrator.config.yaml_reader import YamlFile, read_yaml, validate
+from orchestrator.core.errors import ConfigError
+
+__all__ = [
+    "Imported",
+    "LeftOut",
+    "import_run_yaml",
+    "job_text",
+]
+
+DEVICES_PER_HOST = 8  # of the servers that MindFormers' files were written for
+TASKS = {"train": "pretrain", "finetune": "finetune", "predict": "predict"}
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The job as data in the order of a job file; `to_do` is what the run YAML does not say."""
+
+    job: dict[str, Any]
+    left_out: tuple[LeftOut, ...]
+    to_do: tuple[str, ...]
+
+
+def import_run_yaml(path: FilePath, overrides: Sequence[str] = ()) -> Imported:
+    """Read a run YAML of a Bloom; `overrides` are `key=value` of the job, as for a launch.
+
+    Raises ConfigError: no such file, no Bloom, a value that a job does not take (with its line).
+    """
+    source = Source(read_yaml(path))
+    job = {"name": path.stem, **_build(source)}
+    written = YamlFile(str(path), job, lines=source.lines_of_job)
+    written.override(overrides)
+    to_do = tuple(_fill_in(job))
+    validate(written, Job)
+    return Imported(job, tuple(source.left_out()), to_do)
+
+
+def _build(source: Source) -> dict[str, Any]:
+    mode = source.take("run_mode", to=("task",)) or "train"
+    task = TASKS.get(mode)
+    if task is None:
+        what = f"{mode!r} has no counterpart here"
+        raise ConfigError([source.file.problem(("run_mode",), what, "train, finetune and predict have one")])
+    parallel = _parallel(source)
+    ranks = parallel["data_parallel"] * parallel["model_parallel"] * parallel["pipeline_stage"]
+    job: dict[str, Any] = {"task": task, "hosts": "all", **_hosts(ranks)}
+    job["device_target"] = source.take("context", "device_target", to=("device_target",)) or "Ascend"
+    memory = source.take("context", "max_device_memory", to=("max_device_memory",))
+    if memory is not None:
+        job["max_device_memory"] = memory
+    if level := _jit_level(source, job["device_target"]):
+        job["jit_level"] = level
+    job["parallel"] = parallel
+    job["model"], seq_length = _model(source, {} if task == "predict" else decoding_of(source))
+    job["data"] = _data(source, seq_length)
+    if task == "predict":
+        job["data"]["template"] = "none"  # as in MindFormers
+        job["predict"] = predict_of(source)
+    else:
+        parallel["use_seq_parallel"] = _cuts_sequences(source, parallel["model_parallel"])
+        job["train"] = _train(source, parallel)
+    job["checkpoint"] = _checkpoint(source)
+    job["networking"] = {"mode": "rank_table" if job["device_target"] == "Ascend" else "dynamic"}
+    return job
+
+
+def _hosts(ranks: int) -> dict[str, int]:
+    per_host = min(ranks, DEVICES_PER_HOST)
+    return {"host_count": max(1, ranks // per_host), "devices_per_host": per_host}
+
+
+def _parallel(source: Source) -> dict[str, Any]:
+    used = source.take("use_parallel")
+    parallel: dict[str, Any] = {}
+    for key in ("data_parallel", "model_parallel", "pipeline_stage", "micro_batch_num"):
+        value = source.take("parallel_config", key, to=("parallel", key))
+        parallel[key] = 1 if value is None or used is False else value
+    if not all(isinstance(value, int) and value > 0 for value in parallel.values()):
+        problems = [
+            source.file.problem(("parallel_config", key), "is not a whole number above 0")
+            for key, value in parallel.items()
+            if not isinstance(value, int) or value < 1
+        ]
+        raise ConfigError(problems)
+    sharded = source.take("parallel", "enable_parallel_optimizer", to=("parallel", "optimizer_shard"))
+    # Micro batches are dealt out over pipeline stages; without stages MindFormers ignores their number.
+    if parallel["pipeline_stage"] == 1:
+        parallel["micro_batch_num"] = 1
+    return {**parallel, "optimizer_shard": bool(sharded) and parallel["data_parallel"] > 1}
+
+
+def _cuts_sequences(source: Source, ranks: int) -> bool:
+    """Older releases say it of the model, newer ones beside the degrees."""
+    places = (("model", "model_config"), ("parallel_config",))
+    asked = any(source.file.get((*place, "use_seq_parallel")) is True for place in places)
+    if asked and ranks == 1:
+        return False  # which is told
+    for place in places:
+        source.take(*place, "use_seq_parallel", to=("parallel", "use_seq_parallel"))
+    return asked
+
+
+def _model(source: Source, values: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The section `model`, and the sequence length; `values` are fields of its config beside the shapes."""
+    where = ("model", "model_config")
+    written = source.take(*where, "type")
+    if written not in (None, "BloomConfig"):
+        problem = source.file.problem((*where, "type"), f"is {written}", "only BloomConfig can be imported")
+        raise ConfigError([problem])
+    values = dict(values)
+    for key in (*RENAMED, *MODEL_KEYS):
+        value = source.take(*where, key, to=("model", "overrides", RENAMED.get(key, key)))
+        if value is not None:
+            values[RENAMED.get(key, key)] = value
+    named = [source.take(*where, "checkpoint_name_or_path"), source.take("trainer", "model_name")]
+    try:
+        preset = preset_of(values, [name for name in named if isinstance(name, str)])
+    except PresetError as error:
+        raise ConfigError([source.file.problem(where, str(error))]) from None
+    table = preset_table(preset)
+    seq_length = values.pop("seq_length", table["seq_length"])
+    usual = {**MODEL_KEYS, **DECODING, **table}
+    overrides = {key: value for key, value in values.items() if usual[key] != value}
+    return {"preset": preset, **({"overrides": overrides} if overrides else {})}, seq_length
+
+
+def _data(source: Source, seq_length: int) -> dict[str, Any]:
+    folder = source.take("train_dataset", "data_loader", "dataset_dir", to=("data", "path"))
+    vocabulary = source.take("processor", "tokenizer", "vocab_file", to=("data", "tokenizer"))
+    return {"path": folder or None, "tokenizer": vocabulary or None, "seq_length": seq_length}
+
+
+def _train(source: Source, parallel: Mapping[str, Any]) -> dict[str, Any]:
+    train: dict[str, Any] = {}
+    for path, target in CARRIED.items():
+        value = source.take(*path, to=target)
+        if value is not None:
+            train[target[-1]] = value
+    if "epochs" not in train:
+        train["steps"] = source.take("lr_schedule", "total_steps", to=("train", "steps"))
+    size = source.take("runner_config", "batch_size", to=("train", "batch_size"))
+    if isinstance(size, int):
+        # MindFormers counts per replica and micro batch, a job per replica and step.
+        train["batch_size"] = size * parallel["micro_batch_num"]
+    clip = source.take("runner_wrapper", "use_clip_grad", to=("train", "clip_grad"))
+    train["clip_grad"] = 1.0 if clip else None
+    train.update(_loss_scale(source))
+    train["loss_mask"] = "input"  # MindFormers masks by the input's position
+    if _is_deterministic(source):
+        train["deterministic"] = True
+    return train
+
+
+def _jit_level(source: Source, device_target: str) -> str | None:
+    """O2 is no level of a job, and a CPU has none: both are told."""
+    path = ("context", "jit_config", "jit_level")
+    if device_target == "CPU" or source.file.get(path) not in ("O0", "O1"):
+        return None
+    return str(source.take(*path, to=("jit_level",)))
+
+
+def _is_deterministic(source: Source) -> bool:
+    """MindSpore's context says it by ON and OFF, later releases of MindFormers by a key of their own."""
+    to = ("train", "deterministic")
+    said = source.take("context", "deterministic", to=to), source.take("train_precision_sync", to=to)
+    return said[0] == "ON" or said[1] is True
+
+
+def _loss_scale(source: Source) -> dict[str, Any]:
+    where = ("runner_wrapper", "scale_sense")
+    if not isinstance(source.file.get(where), dict):
+        fixed = source.take(*where, to=("train", "loss_scale"))
+        return {} if fixed is None else {"loss_scale": fixed}
+    kind = source.take(*where, "type", to=("train", "loss_scale"))
+    value = source.take(*where, "loss_scale_value", to=("train", "loss_scale_start"))
+    if kind != "DynamicLossScaleUpdateCell":
+        return {} if value is None else {"loss_scale": value}
+    window = source.take(*where, "scale_window", to=("train", "loss_scale_window"))
+    found = {"loss_scale": "dynamic", "loss_scale_start": value, "loss_scale_window": window}
+    return {key: item for key, item in found.items() if item is not None}
+
+
+def _checkpoint(source: Source) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = {"load": source.take("load_checkpoint", to=("checkpoint", "load")) or None}
+    resume = source.take("resume_training", to=("checkpoint", "resume"))
+    if resume:
+        checkpoint["resume"] = True
+    callbacks = source.file.get(("callbacks",))
+    for number, callback in enumerate(callbacks if isinstance(callbacks, list) else ()):
+        # `CheckpointMointor` is how MindFormers spells it.
+        if isinstance(callback, dict) and str(callback.get("type", "")).startswith("CheckpointMo"):
+            line = source.file.line(("callbacks", number))
+            for key, target in (
+                ("prefix", "prefix"),
+                ("save_checkpoint_steps", "save_steps"),
+                ("keep_checkpoint_max", "keep"),
+            ):
+                if callback.get(key) is not None:
+                    checkpoint[target] = callback[key]
+                    source.lines_of_job["checkpoint", target] = line
+    return checkpoint
+
+
+def _fill_in(job: dict[str, Any]) -> Iterator[str]:
+    """Values without which a job is none; gives what a person has to put in their place."""
+    if job["task"] != "predict":
+        if not job["data"]["path"]:
+            job["data"]["path"] = "/data/train.mindrecord"
+            yield "data.path: a made-up path was put in; name your data"
+        return
+    predict, checkpoint = job["predict"], job["checkpoint"]
+    if not predict["prompts"] and not predict.get("prompts_file"):
+        predict["prompts"] = ["what color is the sky?"]
+        yield "predict.prompts: an example was put in; write your own, or name a prompts_file"
+    if not checkpoint["load"]:
+        checkpoint["load"] = "/data/bloom.ckpt"
+        yield "checkpoint.load: a made-up path was put in; name your checkpoint"
+
+
+def job_text(imported: Imported, source: str) -> str:
+    """YAML that `orchestrate launch` reads; `source` is named in its first line."""
+    lines = [f"# From {source}, a run YAML of MindFormers."]
+    lines += [f"# TO DO  {item}" for item in imported.to_do]
+    sections = (_dump({key: _without_nothing(value)}) for key, value in imported.job.items())
+    return "\n".join([*lines, ""]) + "".join(sections)
+
+
+def _dump(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _without_nothing(value: Any) -> Any:
+    """Keys that say nothing are left to the job's defaults; `clip_grad: null` does say something."""
+    if not isinstance(value, dict):
+        return value
+    return {key: item for key, item in value.items() if item is not None or key == "clip_grad"}

@@ -1,0 +1,1 @@
+"""Starting, watching, judging and stopping runs."""

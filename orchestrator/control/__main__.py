@@ -1,0 +1,38 @@
+"""The monitor process: `python -m orchestrator.control RUN_DIRECTORY [--watch-only]`.
+
+One per run, detached from the terminal that launched it. It may die: the run goes on, and `attach` starts
+another one with --watch-only.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from orchestrator.control.monitor import Monitor
+from orchestrator.core.paths import ControlDir
+
+log = logging.getLogger("orchestrator.control")
+
+
+def main(argv: list[str]) -> int:
+    """Run the monitor of one run to its end. Its lock was taken by who started it, and is inherited."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # paramiko tells of every broken connection on its own; our record does that in one line.
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+    control = ControlDir(Path(argv[0]))
+    monitor = Monitor(control)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    monitor.run(watch_only="--watch-only" in argv[1:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

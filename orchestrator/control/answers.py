@@ -1,0 +1,43 @@
+"""The answers of a prediction job, from all hosts, in the order of its prompts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from orchestrator.core.errors import OrchestrateError
+from orchestrator.core.paths import ControlDir
+from orchestrator.hosts.fleet import fleet_of
+from orchestrator.hosts.session import Session
+from orchestrator.plan.launch_plan import read_plan
+
+__all__ = ["collect_answers"]
+
+
+def collect_answers(control: ControlDir) -> list[dict[str, Any]]:
+    """Every answer there is so far: one object a prompt, by `index`.
+
+    Raises HostsFailed or the error of a host that could not be reached, OrchestrateError where an answer file
+    cannot be read.
+    """
+    plan = read_plan(control.plan)
+    with fleet_of(plan.hosts, plan.ssh) as fleet:
+        found = fleet.each(lambda session: _answers(session, plan.run_id))
+    found.raise_on_error()
+    answers = [answer for mine in found.values.values() for answer in mine]
+    return sorted(answers, key=lambda answer: int(answer["index"]))
+
+
+def _answers(session: Session, run_id: str) -> list[dict[str, Any]]:
+    answers = []
+    for name, data in session.stream("small_files", run_id=run_id, folder="answers"):
+        # The last line may just be being written.
+        for line in data.split(b"\n")[:-1]:
+            try:
+                answer = json.loads(line)
+                answers.append({**answer, "index": int(answer["index"])})
+            except (ValueError, KeyError, TypeError) as error:
+                raise OrchestrateError(
+                    f"{name} holds a line that is no answer", where=session.host
+                ) from error
+    return answers

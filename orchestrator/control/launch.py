@@ -1,0 +1,53 @@
+"""Launch: from two files to a run whose monitor is at work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.ascend.discovery import discover
+from orchestrator.config.inventory_file import load_inventory
+from orchestrator.config.job import Job
+from orchestrator.config.job_file import load_job
+from orchestrator.control.monitor_process import spawn_monitor
+from orchestrator.control.runs import make_control_dir
+from orchestrator.core.paths import ControlDir
+from orchestrator.hosts.fleet import fleet_of
+from orchestrator.plan.adjust import complete_plan
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.plan.make_plan import make_plan
+
+__all__ = ["discover_devices", "launch", "plan_launch"]
+
+
+def plan_launch(
+    job_path: Path,
+    inventory_path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    accept_new_host_keys: bool = False,
+) -> tuple[Job, LaunchPlan]:
+    """Read both files and plan; touches no host. Raises ConfigError with every problem found."""
+    inventory = load_inventory(inventory_path)
+    job = load_job(job_path, overrides)
+    if accept_new_host_keys:
+        inventory = inventory.accepting_new_host_keys()
+    return job, make_plan(job, inventory, now=time.time())
+
+
+def discover_devices(plan: LaunchPlan) -> LaunchPlan:
+    """The plan with the rank table that a launch would make now: the hosts' tools are asked.
+
+    Raises TransportError, PreflightError, or HostsFailed of both.
+    """
+    with fleet_of(plan.hosts, plan.ssh) as fleet:
+        devices = {name: manifest.devices for name, manifest in plan.manifests.items()}
+        return complete_plan(plan, discover(fleet, devices).raise_on_error())
+
+
+def launch(plan: LaunchPlan) -> ControlDir:
+    """Hand the plan to a monitor of its own; the record in the returned directory tells how it goes."""
+    control = make_control_dir(plan)
+    spawn_monitor(control)
+    return control

@@ -1,0 +1,180 @@
+"""Logs: the lines of a run's workers on all hosts, from the beginning or near the end, once or on and on."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.agent.environment import SCHEDULER
+from orchestrator.hosts.fleet import Fleet
+from orchestrator.hosts.session import Session
+from orchestrator.plan.launch_plan import LaunchPlan
+
+__all__ = ["LogLine", "copy_logs", "iter_lines", "labels_of"]
+
+_BLOCK = 1 << 20
+_INTERVAL = 0.5
+# A tail of N lines is looked for in this many bytes per line.
+_BYTES_PER_LINE = 400
+# CANN's logs run to 200 MB a process: what is asked about stands at their ends.
+_PLOG_END = 4 << 20
+_MOST_PLOG_BYTES = 256 << 20
+_LONGEST_NAME = 255  # of a file, in bytes (NAME_MAX)
+_PLOG = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}){1,6}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of one worker, without its line end."""
+
+    host: str
+    label: str
+    text: str
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Where one log has been read to, and the begun line that waits for its end."""
+
+    host: str
+    label: str
+    offset: int
+    tail: int | None
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
+    )
+    rest: str = ""
+
+    def read(self, session: Session, run_id: str) -> list[LogLine]:
+        """What has been written since the last call."""
+        lines: list[str] = []
+        while True:
+            answer, data = session.call_with_data(
+                "read_log", run_id=run_id, label=self.label, offset=self.offset, limit=_BLOCK
+            )
+            self.offset = answer["offset"] + len(data)
+            self.rest += self.decoder.decode(data)
+            # A progress bar rewrites its line with carriage returns: each of them ends a line here.
+            *whole, self.rest = self.rest.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+            lines += whole
+            if self.offset >= answer["size"]:
+                break
+        if self.tail is not None:
+            lines, self.tail = (lines[-self.tail :] if self.tail else []), None
+        return [LogLine(self.host, self.label, text) for text in lines]
+
+    def end(self) -> list[LogLine]:
+        return [LogLine(self.host, self.label, self.rest)] if self.rest else []
+
+
+def labels_of(plan: LaunchPlan, ranks: Sequence[int] | None, host: str | None) -> dict[str, list[str]]:
+    """Which logs of which host are asked for; hosts without any are left out."""
+    wanted: dict[str, list[str]] = {}
+    for placement in plan.placements:
+        if (ranks is None or placement.rank in ranks) and host in (None, placement.host):
+            wanted.setdefault(placement.host, []).append(f"rank_{placement.rank}")
+    return wanted
+
+
+def iter_lines(
+    plan: LaunchPlan,
+    fleet: Fleet,
+    labels: dict[str, list[str]],
+    *,
+    tail: int | None = None,
+    is_over: Callable[[], bool] = lambda: True,
+) -> Iterator[LogLine]:
+    """The lines of these logs; whole lines of one worker keep their order, hosts are read in parallel.
+
+    Goes on until `is_over` has said so and nothing more has come. A host that cannot be reached is asked
+    again from where it was read to; on the last round its error is raised.
+    """
+    start = 0 if tail is None else -max(1, tail) * _BYTES_PER_LINE
+    readers = [_Reader(host, label, start, tail) for host, names in labels.items() for label in names]
+
+    def read(session: Session) -> list[LogLine]:
+        mine = [reader for reader in readers if reader.host == session.host]
+        return [line for reader in mine for line in reader.read(session, plan.run_id)]
+
+    while True:
+        last_round = is_over()
+        answers = fleet.each(read, labels)
+        for lines in answers.values.values():
+            yield from lines
+        if last_round:
+            answers.raise_on_error()
+            break
+        time.sleep(_INTERVAL)
+    for reader in readers:
+        yield from reader.end()
+
+
+def copy_logs(plan: LaunchPlan, fleet: Fleet, folder: Path) -> list[str]:
+    """Every worker's log, as it is now, as `<label>.log` into `folder`. Raises where a host gives none.
+
+    CANN's own logs, where they lie in the run, become `plog+<label>+….log` beside them: the end of each, and
+    of each host no more than a bound. Returns what was left out, a line a host.
+    """
+    labels = labels_of(plan, None, None)
+    if any(manifest.scheduler for manifest in plan.manifests.values()):
+        labels[plan.master.name] = [*labels[plan.master.name], SCHEDULER]
+
+    def copy(session: Session) -> str:
+        for label in labels[session.host]:
+            _copy_log(session, plan.run_id, label, folder / f"{label}.log")
+        return _copy_plogs(session, plan.run_id, labels[session.host], folder)
+
+    return [line for line in fleet.each(copy, labels).raise_on_error().values() if line]
+
+
+def _copy_plogs(
+    session: Session,
+    run_id: str,
+    labels: Sequence[str],
+    folder: Path,
+    *,
+    end: int = _PLOG_END,
+    most: int = _MOST_PLOG_BYTES,
+) -> str:
+    """Copy the last `end` bytes of each log, `most` in all. What was left out; empty if nothing was."""
+    left, cut, skipped = most, 0, 0
+    for path, size in _plogs(session.call("list_plogs", run_id=run_id), labels):
+        wanted, name = min(size, end), f"plog+{path.replace('/', '+')}"  # no name of CANN's has a +
+        if wanted > left or len(name) > _LONGEST_NAME:
+            skipped += 1
+            continue
+        _, data = session.call_with_data("read_plog", run_id=run_id, path=path, limit=wanted)
+        (folder / name).write_bytes(data[:wanted])
+        left -= wanted
+        cut += size > wanted
+    if not cut and not skipped:
+        return ""
+    return f"{session.host}: of CANN's logs {skipped} were left out, and of {cut} only the end was taken"
+
+
+def _plogs(listed: object, labels: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Of a host's list what can be meant: logs of its own workers, under names that are none but names."""
+    for entry in listed if isinstance(listed, list) else ():
+        path, size = (entry.get("path"), entry.get("size")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(path, str) or type(size) is not int or size < 0:
+            continue
+        if _PLOG.fullmatch(path) and path.partition("/")[0] in labels:
+            yield path, size
+
+
+def _copy_log(session: Session, run_id: str, label: str, path: Path) -> None:
+    """A log that grows meanwhile is copied as long as it was when it was first asked for."""
+    with path.open("wb") as file:
+        end: int | None = None
+        while end is None or file.tell() < end:
+            answer, data = session.call_with_data(
+                "read_log", run_id=run_id, label=label, offset=file.tell(), limit=_BLOCK
+            )
+            end = int(answer["size"]) if end is None else end
+            file.write(data[: end - file.tell()])
+            if not data:
+                break

@@ -1,0 +1,144 @@
+"""What the monitor knows about its run, as the control node's other commands read it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.core.paths import ControlDir, atomic_write
+from orchestrator.core.records import HostStatus, RankStatus
+from orchestrator.core.states import RankState, RunState
+from orchestrator.plan.launch_plan import LaunchPlan
+
+__all__ = [
+    "TRAINING",
+    "Cause",
+    "HostView",
+    "RunRecord",
+    "failed_launch",
+    "new_record",
+    "read_record",
+    "write_record",
+]
+
+
+# The tasks whose ranks report steps.
+TRAINING = ("pretrain", "finetune")
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a run failed: the first worker that did, or a host that was lost."""
+
+    host: str
+    label: str
+    what: str
+    time: float
+    tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """One host as last heard of; `error` is set while it cannot be reached."""
+
+    status: HostStatus | None = None
+    last_contact: float = 0.0
+    error: str = ""
+    lost: bool = False
+
+    def ranks(self) -> tuple[RankStatus, ...]:
+        """The host's ranks, with what is not known marked as such."""
+        if self.status is None:
+            return ()
+        if not self.error:
+            return self.status.ranks
+        unknown = RankState.LOST if self.lost else RankState.UNREACHABLE
+        return tuple(
+            rank if rank.state.is_terminal else dataclasses.replace(rank, state=unknown)
+            for rank in self.status.ranks
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run: its state, its hosts, and how it ended. Times are seconds since the epoch."""
+
+    run_id: str
+    job: str
+    task: str
+    world_size: int
+    created: float
+    state: RunState = RunState.PREPARING
+    phase: str = "connecting"
+    updated: float = 0.0
+    ended: float | None = None
+    hosts: Mapping[str, HostView] = field(default_factory=dict)
+    cause: Cause | None = None
+    victims: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    exit_code: int | None = None
+
+    def ranks(self) -> list[RankStatus]:
+        """All ranks of all hosts in rank order."""
+        found = [rank for view in self.hosts.values() for rank in view.ranks()]
+        return sorted(found, key=lambda rank: rank.rank)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunRecord:
+        known = dict(data)
+        known["state"] = RunState(data["state"])
+        known["hosts"] = {name: _view(view) for name, view in data["hosts"].items()}
+        cause = data["cause"]
+        known["cause"] = Cause(**{**cause, "tail": tuple(cause["tail"])}) if cause else None
+        known["victims"] = tuple(data["victims"])
+        known["errors"] = tuple(data["errors"])
+        return cls(**known)
+
+
+def new_record(plan: LaunchPlan) -> RunRecord:
+    """The record of a run that nobody has started yet."""
+    return RunRecord(
+        run_id=plan.run_id,
+        job=plan.job_name,
+        task=plan.task,
+        world_size=plan.world_size,
+        created=plan.created,
+        updated=plan.created,
+        hosts={host.name: HostView() for host in plan.hosts},
+    )
+
+
+def failed_launch(record: RunRecord, lines: Sequence[str], exit_code: int) -> RunRecord:
+    """The record of a launch that came to nothing, with what is to be told of it."""
+    now = time.time()
+    return dataclasses.replace(
+        record,
+        state=RunState.FAILED,
+        phase="failed",
+        updated=now,
+        ended=now,
+        errors=tuple(lines),
+        exit_code=exit_code,
+    )
+
+
+def _view(data: Mapping[str, Any]) -> HostView:
+    status = data["status"]
+    return HostView(**{**data, "status": HostStatus.from_json(status) if status else None})
+
+
+def write_record(control: ControlDir, record: RunRecord) -> None:
+    """Replace the record on disk."""
+    atomic_write(control.record, json.dumps(record.to_json()))
+
+
+def read_record(control: ControlDir) -> RunRecord:
+    """The record on disk. Raises OSError or ValueError where it cannot be read."""
+    return RunRecord.from_json(json.loads(control.record.read_text()))

@@ -1,0 +1,195 @@
+"""The runs this control node knows, and those it finds again by asking the hosts.
+
+Status: the record of a run as it is now, from its monitor or, where that is gone, from the hosts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.inventory import Inventory
+from orchestrator.config.job import Timeouts
+from orchestrator.control.monitor_process import monitor_pid, spawn_monitor
+from orchestrator.control.run_record import RunRecord, failed_launch, new_record, read_record, write_record
+from orchestrator.control.watch import look_once
+from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
+from orchestrator.core.paths import ControlDir, state_root
+from orchestrator.core.records import Manifest
+from orchestrator.core.states import RunState
+from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
+from orchestrator.plan.placement import Placement
+
+__all__ = [
+    "attach",
+    "current_record",
+    "find_run",
+    "interrupt_launch",
+    "known_runs",
+    "load_record",
+    "make_control_dir",
+    "rediscover",
+]
+
+_UNDO_TIMEOUT = 60.0
+
+
+def known_runs(root: Path | None = None) -> list[ControlDir]:
+    """Every run with a plan in the state directory, oldest first."""
+    folder = (root or state_root()) / "runs"
+    found = [ControlDir(path.parent) for path in folder.glob("*/plan.json")]
+    return sorted(found, key=lambda control: control.plan.stat().st_mtime_ns)
+
+
+def find_run(name: str | None, root: Path | None = None) -> ControlDir:
+    """The run of this name or of this unique beginning; without a name the newest."""
+    runs = known_runs(root)
+    if name is None:
+        if not runs:
+            raise RunNotFound(
+                "no run is known here", remedy="launch one, or `orchestrate runs --rediscover -i INVENTORY`"
+            )
+        return runs[-1]
+    matches = [run for run in runs if run.run_id == name] or [
+        run for run in runs if run.run_id.startswith(name)
+    ]
+    if not matches:
+        raise RunNotFound(f"no run `{name}`", remedy="`orchestrate runs` lists those that are known")
+    if len(matches) > 1:
+        raise RunNotFound(f"`{name}` fits {len(matches)} runs", remedy="give more of the name")
+    return matches[0]
+
+
+def make_control_dir(plan: LaunchPlan, root: Path | None = None) -> ControlDir:
+    """Create a run's directory on the control node, with its plan and a first record."""
+    folder = (root or state_root()) / "runs" / plan.run_id
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    control = ControlDir(folder)
+    write_record(control, new_record(plan))
+    # Last: a directory counts as a run once it has its plan.
+    write_plan(control.plan, plan)
+    return control
+
+
+def interrupt_launch(control: ControlDir) -> None:
+    """Have the monitor undo a launch that is still under way, and return when it has."""
+    pid = monitor_pid(control)
+    if pid is None:
+        return
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _UNDO_TIMEOUT
+    while monitor_pid(control) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    record = read_record(control)
+    if monitor_pid(control) is None and record.state is RunState.PREPARING:
+        # It was caught before it could begin, and so before it could say anything.
+        write_record(control, failed_launch(record, ["the launch was interrupted"], Interrupted.exit_code))
+
+
+def rediscover(
+    inventory: Inventory, root: Path | None = None
+) -> tuple[list[ControlDir], dict[str, OrchestrateError]]:
+    """Ask every host for its runs and make the unknown ones known; also returns which hosts failed."""
+    known = {run.run_id for run in known_runs(root)}
+    with fleet_of(inventory.hosts, inventory.ssh) as fleet:
+        answers = fleet.each(lambda session: session.call("list_runs"))
+        found: dict[str, dict[str, Manifest]] = {}
+        for host, runs in answers.values.items():
+            for run in runs:
+                manifest = Manifest.from_json(run["manifest"])
+                if manifest.run_id not in known:
+                    found.setdefault(manifest.run_id, {})[host] = manifest
+        plans = [_plan_again(inventory, manifests) for manifests in found.values()]
+        controls = [_record_again(plan, fleet, root) for plan in sorted(plans, key=lambda plan: plan.created)]
+    return controls, answers.errors
+
+
+def _plan_again(inventory: Inventory, manifests: Mapping[str, Manifest]) -> LaunchPlan:
+    """What can be known of a launch from the manifests it left; enough to watch, stop and collect it."""
+    first = next(iter(manifests.values()))
+    launch: Mapping[str, Any] = first.launch
+    return LaunchPlan(
+        run_id=first.run_id,
+        job_name=first.job,
+        task=str(launch.get("task", "command")),
+        created=first.created,
+        hosts=tuple(host for host in inventory.hosts if host.name in manifests),
+        ssh=inventory.ssh,
+        placements=_placements_again(manifests),
+        manifests=dict(manifests),
+        worker_config="",
+        rank_table=None,
+        sources={},
+        packages=(),
+        host_paths=(),
+        chooses_port=False,
+        ascend=False,
+        uses_rank_table=False,
+        timeouts=Timeouts.model_validate(launch.get("timeouts", {})),
+    )
+
+
+def _placements_again(manifests: Mapping[str, Manifest]) -> tuple[Placement, ...]:
+    placements = [
+        Placement(
+            rank=worker.rank,
+            host=host,
+            local_rank=worker.local_rank,
+            device_id=worker.device_id,
+            device_ip=None,
+            dp=0,
+            mp=0,
+            pp=0,
+        )
+        for host, manifest in manifests.items()
+        for worker in manifest.workers
+    ]
+    return tuple(sorted(placements, key=lambda placement: placement.rank))
+
+
+def _record_again(plan: LaunchPlan, fleet: Fleet, root: Path | None) -> ControlDir:
+    control = make_control_dir(plan, root)
+    when = int(plan.created * 1e9)
+    os.utime(control.plan, ns=(when, when))
+    with fleet.part(host.name for host in plan.hosts) as part:
+        write_record(control, look_once(new_record(plan), part, plan.timeouts))
+    return control
+
+
+def load_record(control: ControlDir) -> RunRecord:
+    """The record as last written."""
+    try:
+        return read_record(control)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunNotFound(
+            f"the record of run {control.run_id} cannot be read: {error}",
+            remedy="delete its directory and use `orchestrate runs --rediscover`",
+            where=str(control.record),
+        ) from error
+
+
+def current_record(control: ControlDir) -> RunRecord:
+    """The record, brought up to date by asking the hosts if no monitor does that."""
+    record = load_record(control)
+    if record.state.is_terminal or monitor_pid(control) is not None:
+        return record
+    plan = read_plan(control.plan)
+    # What a monitor had begun when it died, the hosts undo by themselves when the lease is over.
+    if record.state is RunState.PREPARING and time.time() < record.updated + plan.timeouts.prepare:
+        return record
+    with fleet_of(plan.hosts, plan.ssh) as fleet:
+        record = look_once(record, fleet, plan.timeouts)
+    write_record(control, record)
+    return record
+
+
+def attach(control: ControlDir) -> None:
+    """Make sure that a run which has not ended has a monitor."""
+    if not load_record(control).state.is_terminal and monitor_pid(control) is None:
+        spawn_monitor(control, watch_only=True)

@@ -1,0 +1,124 @@
+"""The launch on the hosts: all of them are made ready, or none is left touched; then all are started.
+
+check_hosts: connect, look, judge. start_run: push -> prepare -> verify -> start -> commit
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.config.inventory import Host
+from orchestrator.core.errors import AgentError, OrchestrateError, PreflightError
+from orchestrator.hosts.fleet import Fleet
+from orchestrator.hosts.session import Session
+from orchestrator.plan.adjust import complete_plan, on_free_devices
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.preflight.checks import run_checks
+from orchestrator.preflight.checks_scheduler import scheduler_address
+from orchestrator.preflight.facts import needs_of
+from orchestrator.preflight.gather import gather
+
+__all__ = ["check_hosts", "start_run"]
+
+log = logging.getLogger(__name__)
+
+
+def check_hosts(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> LaunchPlan:
+    """Look at every host of the plan; the plan, on free devices and with what only the hosts could tell.
+
+    `report` is told the phase as it begins. Raises what keeps any host from running the job.
+    """
+    report("connecting")
+    busy = fleet.each(lambda session: _busy_devices(session, fleet.hosts[session.host]))
+    plan = on_free_devices(plan, busy.values)
+    needs = needs_of(plan)
+    # A host that did not answer is not waited for again.
+    with fleet.part(busy.values) as part:
+        facts, errors = gather(needs, part)
+    checked = run_checks(needs, facts, {**busy.errors, **errors})
+    checked.raise_on_failure()
+    for warning in checked.warnings():
+        log.warning(warning)
+    found = {name: fact.found for name, fact in facts.items() if fact.found}
+    return complete_plan(
+        plan,
+        found,
+        port=facts[plan.master.name].probe["port"],
+        scheduler_host=scheduler_address(needs, facts),
+    )
+
+
+def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> None:
+    """Start every worker of a completed plan on every host.
+
+    `report` is told each phase as it begins. Raises the error of the host or hosts that failed; by then
+    whatever had been begun anywhere has been undone.
+    """
+    report("pushing files")
+    fleet.each(lambda session: _push(plan, session)).raise_on_error()
+    try:
+        report("preparing")
+        prepared = fleet.each(lambda session: _prepare(plan, session)).raise_on_error()
+        _verify(plan, prepared)
+        report("starting")
+        fleet.each(lambda session: _start(plan, session)).raise_on_error()
+        fleet.each(lambda session: session.call("commit", run_id=plan.run_id)).raise_on_error()
+    except BaseException:
+        report("undoing")
+        fleet.each(lambda session: session.call("undo", run_id=plan.run_id))
+        raise
+
+
+def _busy_devices(session: Session, host: Host) -> list[int]:
+    ids = [device.id for device in host.devices]
+    return list(session.call("busy_devices", devices=ids, lock_dir=host.lock_dir))
+
+
+def _push(plan: LaunchPlan, session: Session) -> None:
+    if not plan.sources:
+        return
+    for sha256 in session.call("missing", hashes=list(plan.sources)):
+        data = plan.sources[sha256].read_bytes()
+        session.call("push", payload=data, sha256=sha256, size=len(data), timeout=plan.timeouts.prepare)
+
+
+def _prepare(plan: LaunchPlan, session: Session) -> Any:
+    bundle = {
+        "manifest": plan.manifests[session.host].to_json(),
+        "worker_config": plan.worker_config,
+        "rank_table": plan.rank_table,
+    }
+    payload = json.dumps(bundle).encode()
+    try:
+        return session.call("prepare", payload=payload, timeout=plan.timeouts.prepare)
+    except AgentError as error:
+        # A port or device that was free a moment ago: the same news as from the checks, the same exit code.
+        raise PreflightError(error.what, where=error.where, remedy=error.remedy) from None
+
+
+def _verify(plan: LaunchPlan, prepared: dict[str, Any]) -> None:
+    """Every host must hold the very bytes that were meant: unequal rank tables hang ranks for minutes."""
+    expected = {"worker.yaml": hashlib.sha256(plan.worker_config.encode()).hexdigest()}
+    if plan.rank_table is not None:
+        expected["rank_table.json"] = hashlib.sha256(plan.rank_table.encode()).hexdigest()
+    for host, answer in prepared.items():
+        for name, sha256 in expected.items():
+            found = answer["hashes"].get(name, "none")
+            if found != sha256:
+                what = f"{name} is not the one that was sent: SHA-256 {found[:16]}, not {sha256[:16]}"
+                raise AgentError(what, where=host, remedy="look at its disk")
+
+
+def _start(plan: LaunchPlan, session: Session) -> None:
+    answer = session.call("start", run_id=plan.run_id)
+    if answer["failed_first"]:
+        label = answer["failed_first"].replace("_", " ")
+        raise OrchestrateError(
+            f"{label} did not start: {answer['reason']}",
+            where=session.host,
+            remedy="mend `command:` of the job",
+        )

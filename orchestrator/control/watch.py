@@ -1,0 +1,163 @@
+"""The watch over a started run: what every host says, folded into one record, and the gang rule.
+
+The first rank that fails ends all ranks on all hosts, and is named as the cause. A host that does not
+answer is unreachable, then lost when the grace period is over; polling it never holds up the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from orchestrator.config.job import Timeouts
+from orchestrator.control.cause import cause_of, fold_run, victims_of
+from orchestrator.control.run_record import TRAINING, Cause, HostView, RunRecord
+from orchestrator.core.errors import AgentError, OrchestrateError, RunFailed, TransportError
+from orchestrator.core.records import HostStatus
+from orchestrator.core.states import RankState
+from orchestrator.hosts.fleet import Fleet
+from orchestrator.hosts.session import Session
+
+__all__ = ["Watch", "look_once"]
+
+_POLL_TIMEOUT = 10.0
+_MAX_BACKOFF = 15.0
+
+
+class Watch:
+    """Polls the hosts of one run; `step` is one round and returns the record as it is then."""
+
+    def __init__(
+        self,
+        record: RunRecord,
+        fleet: Fleet,
+        timeouts: Timeouts,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.record = record
+        self._fleet = fleet
+        self._timeouts = timeouts
+        self._clock = clock
+        self._started = clock()
+        self._pool = ThreadPoolExecutor(max_workers=max(1, len(fleet.hosts)))
+        self._polls: dict[str, Future[Any]] = {}
+        self._due: dict[str, float] = dict.fromkeys(fleet.hosts, 0.0)
+        self._backoff: dict[str, float] = dict.fromkeys(fleet.hosts, 1.0)
+        self._stop_reason = ""
+        self._done_since: float | None = None
+
+    def step(self, patience: float = 1.0) -> RunRecord:
+        """Ask every host that is due, wait at most `patience` seconds for answers, and judge."""
+        now = self._clock()
+        for name, due in self._due.items():
+            view = self.record.hosts.get(name)
+            over = view is not None and view.status is not None and view.status.is_over
+            if name not in self._polls and due <= now and not over:
+                self._polls[name] = self._pool.submit(self._poll, name, self._stop_reason)
+        wait(self._polls.values(), timeout=patience)
+        hosts = dict(self.record.hosts)
+        for name in [name for name, poll in self._polls.items() if poll.done()]:
+            hosts[name] = self._take(name, hosts.get(name, HostView()), self._polls.pop(name))
+        self.record = self._judge(dataclasses.replace(self.record, hosts=hosts, updated=self._clock()))
+        return self.record
+
+    def stop(self, reason: str) -> None:
+        """Have every host that is not over stop its workers, again at every poll until it is."""
+        self._stop_reason = self._stop_reason or reason
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _poll(self, name: str, stop_reason: str) -> HostStatus:
+        session: Session = self._fleet.session(name)
+        run_id = self.record.run_id
+        try:
+            status = HostStatus.from_json(session.call("status", run_id=run_id, timeout=_POLL_TIMEOUT))
+            if stop_reason and status.phase in ("started", "committed"):
+                session.call("stop", run_id=run_id, reason=stop_reason, timeout=_POLL_TIMEOUT)
+        except TransportError:
+            self._fleet.drop(name)
+            raise
+        return status
+
+    def _take(self, name: str, view: HostView, poll: Future[Any]) -> HostView:
+        now = self._clock()
+        error = poll.exception()
+        if error is None:
+            self._backoff[name] = 1.0
+            self._due[name] = 0.0
+            return HostView(status=poll.result(), last_contact=now)
+        if not isinstance(error, OrchestrateError):
+            raise error
+        self._backoff[name] = min(_MAX_BACKOFF, self._backoff[name] * 2)
+        self._due[name] = now + self._backoff[name]
+        if isinstance(error, AgentError) and error.kind == "no_run":
+            gone = f"{name}: nothing of this run is there (a launch that broke off, or a removed directory)"
+            return dataclasses.replace(view, error=gone, lost=True)
+        silent_for = now - (view.last_contact or self._started)
+        lost = silent_for > self._timeouts.unreachable or not isinstance(error, TransportError)
+        return dataclasses.replace(view, error=str(error), lost=lost)
+
+    def _judge(self, record: RunRecord) -> RunRecord:
+        cause = record.cause or cause_of(record.hosts, self._clock()) or self._overdue(record)
+        if cause is not None:
+            self.stop(f"{cause.label.replace('_', ' ')} on {cause.host} {cause.what}".strip())
+        self._end_what_outlives_the_ranks(record)
+        self._stop_all_or_none(record)
+        state = fold_run(record.hosts, len(self._fleet.hosts), failed=cause is not None)
+        record = dataclasses.replace(record, cause=cause, state=state, phase=str(state))
+        if not state.is_terminal:
+            return record
+        return dataclasses.replace(
+            record, ended=self._clock(), victims=victims_of(record.hosts, cause), exit_code=_EXIT[state.value]
+        )
+
+    def _end_what_outlives_the_ranks(self, record: RunRecord) -> None:
+        """A scheduler that still waits a grace period after the last rank is done waits for nobody."""
+        ranks = record.ranks()
+        if len(ranks) < record.world_size or any(rank.state is not RankState.SUCCEEDED for rank in ranks):
+            return
+        if self._done_since is None:
+            self._done_since = self._clock()
+        elif self._clock() > self._done_since + self._timeouts.grace:
+            self.stop("all ranks are done")
+
+    def _stop_all_or_none(self, record: RunRecord) -> None:
+        """A gang of which a part was stopped, by whomever, is not left running in part."""
+        for name, view in record.hosts.items():
+            reason = view.status.stop_reason if view.status is not None else ""
+            has_stopped = any(rank.state is RankState.STOPPED for rank in view.ranks())
+            if reason and has_stopped and not self._stop_reason:
+                self.stop(f"{name} has stopped: {reason}")
+
+    def _overdue(self, record: RunRecord) -> Cause | None:
+        """Ranks of a bundled task that have made no step when the start deadline is over."""
+        if record.task not in TRAINING or self._clock() < record.created + self._timeouts.start:
+            return None
+        ranks = record.ranks()
+        silent = [rank for rank in ranks if not rank.progress and not rank.state.is_terminal]
+        if not silent:
+            return None
+        host = next(name for name, view in record.hosts.items() if silent[0] in view.ranks())
+        missing = ", ".join(str(rank.rank) for rank in silent[:16])
+        what = (
+            f"made no step within {self._timeouts.start:g} s "
+            f"({len(ranks) - len(silent)} of {len(ranks)} ranks have; missing: {missing})"
+        )
+        return Cause(host, silent[0].label, what, self._clock(), silent[0].tail)
+
+
+def look_once(record: RunRecord, fleet: Fleet, timeouts: Timeouts) -> RunRecord:
+    """One round without a monitor: what the hosts say now. It judges, but stops nobody."""
+    watch = Watch(record, fleet, timeouts)
+    try:
+        return watch.step(patience=timeouts.connect + _POLL_TIMEOUT)
+    finally:
+        watch.close()
+
+
+_EXIT: Mapping[str, int] = {"succeeded": 0, "failed": RunFailed.exit_code, "stopped": 5}

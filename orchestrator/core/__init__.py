@@ -1,0 +1,1 @@
+"""What all rooms share: paths, records, states, errors."""

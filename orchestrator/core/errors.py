@@ -1,0 +1,186 @@
+"""Every error of the project, so that one `except` at the CLI knows all of them.
+
+    OrchestrateError            1   base; one line: where, what, what to do
+      ConfigError               2   what a person wrote; carries every problem found
+      UsageError                2   a command line that makes no sense
+        RunNotFound             2   no such run
+      TransportError            3   a host cannot be reached or the connection broke
+        ConnectError            3   refused, no route, unknown name, timed out
+        AuthenticationError     3   no key was accepted
+        HostKeyError            3   the host's key is unknown or has changed
+        CommandTimeout          3   a remote command gave no answer in time
+      AgentError                1   a host's agent refused or failed a request
+      PreflightError            4   a host is not fit for the job
+        ToolOutputError         4   an Ascend tool or file on a host says something that cannot be used
+      HostsFailed               *   several hosts, each with its error; the gravest exit code
+      RunFailed                 1   the run ended in failure
+      CheckpointError           1   a shard, strategy or output file that cannot be used
+      Interrupted               5   Ctrl-C or a signal before the work was done
+
+The number is the exit code of the CLI. This module is part of the agent: stdlib only, Python 3.8.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = [
+    "AgentError",
+    "AuthenticationError",
+    "CheckpointError",
+    "CommandTimeout",
+    "ConfigError",
+    "ConnectError",
+    "HostKeyError",
+    "HostsFailed",
+    "Interrupted",
+    "OrchestrateError",
+    "PreflightError",
+    "Problem",
+    "RunFailed",
+    "RunNotFound",
+    "ToolOutputError",
+    "TransportError",
+    "UsageError",
+]
+
+
+def one_line(where: str, what: str, remedy: str) -> str:
+    """Join the three parts of a message; empty parts leave no trace."""
+    text = f"{where}: {what}" if where else what
+    return f"{text} ({remedy})" if remedy else text
+
+
+class OrchestrateError(Exception):
+    """What went wrong, where, and what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what, where, remedy)
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return one_line(self.where, self.what, self.remedy)
+
+    def lines(self) -> list[str]:
+        """The message as the CLI prints it, one line per problem."""
+        return [str(self)]
+
+
+class Problem:
+    """One thing that is wrong in a file a person wrote; `where` is `file:line: key`."""
+
+    __slots__ = ("remedy", "what", "where")
+
+    def __init__(self, where: str, what: str, remedy: str = "") -> None:
+        self.where = where
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return one_line(self.where, self.what, self.remedy)
+
+
+class ConfigError(OrchestrateError):
+    """Something in YAML, JSON or a flag; all problems that were found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        first = problems[0]
+        super().__init__(first.what, where=first.where, remedy=first.remedy)
+        self.problems = tuple(problems)
+
+    def lines(self) -> list[str]:
+        return [str(problem) for problem in self.problems]
+
+
+class UsageError(OrchestrateError):
+    """A command line that asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class RunNotFound(UsageError):
+    """No run of this name is known here."""
+
+
+class TransportError(OrchestrateError):
+    """The connection to a host failed; `where` is the host's name."""
+
+    exit_code = 3
+
+
+class ConnectError(TransportError):
+    """No connection: refused, unreachable, unknown name or timed out."""
+
+
+class AuthenticationError(TransportError):
+    """The host is there but accepts none of our keys."""
+
+
+class HostKeyError(TransportError):
+    """The host's key is not in known_hosts, or is not the one that is."""
+
+
+class CommandTimeout(TransportError):
+    """The host is connected but a command gave no answer in time."""
+
+
+class AgentError(OrchestrateError):
+    """A host's agent refused a request; `kind` names the reason for code, the text is for people."""
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", kind: str = "error") -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.kind = kind
+
+
+class PreflightError(OrchestrateError):
+    """A host was reached and is not fit for the job."""
+
+    exit_code = 4
+
+
+class ToolOutputError(PreflightError):
+    """What `hccn_tool`, `npu-smi` or /etc/hccn.conf says cannot be used; the message shows the line."""
+
+
+class RunFailed(OrchestrateError):
+    """The run ended in failure; the message names the rank that caused it."""
+
+
+class CheckpointError(OrchestrateError):
+    """A shard, a strategy or an output file that cannot be used."""
+
+
+class Interrupted(OrchestrateError):
+    """Stopped by a person before the work was done."""
+
+    exit_code = 5
+
+
+class HostsFailed(OrchestrateError):
+    """Several hosts failed; equal messages are told once with all their hosts."""
+
+    def __init__(self, errors: Mapping[str, OrchestrateError]) -> None:
+        super().__init__(f"{len(errors)} host(s) failed")
+        self.errors: dict[str, OrchestrateError] = dict(errors)
+        self.exit_code = max(error.exit_code for error in errors.values())
+
+    def hosts_by_message(self) -> dict[str, list[str]]:
+        """Each different message with the hosts it holds for."""
+        found: dict[str, list[str]] = {}
+        for host, error in self.errors.items():
+            found.setdefault(one_line("", error.what, error.remedy), []).append(host)
+        return found
+
+    def lines(self) -> list[str]:
+        return [f"{', '.join(hosts)}: {text}" for text, hosts in self.hosts_by_message().items()]
+
+    def __str__(self) -> str:
+        return "; ".join(self.lines())

@@ -1,0 +1,1 @@
+"""Readers of tensor files that hosts need too: standard library only."""

@@ -1,0 +1,1 @@
+"""Connections to hosts, and sessions with their agents."""

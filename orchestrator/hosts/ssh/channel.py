@@ -1,0 +1,143 @@
+"""One remote process on a channel of an SSH connection."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable
+
+import paramiko
+from paramiko.buffered_pipe import BufferedPipe
+
+from orchestrator.core.errors import TransportError
+from orchestrator.hosts.ssh.packets import NO_STATUS, Wire, send_signal
+from orchestrator.hosts.ssh.ssh_errors import broken, translate
+from orchestrator.hosts.transport import Channel, StderrTail, command_line
+
+__all__ = ["SshChannel"]
+
+_HANG_UP_GRACE = 1.0
+_PACKET = 32 * 1024
+
+
+class SshChannel(Channel):
+    """Reads and writes go straight to paramiko's buffers; stderr is drained as it arrives."""
+
+    def __init__(self, host: str, argv: tuple[str, ...], wire: Wire, channel: paramiko.Channel) -> None:
+        super().__init__(host, argv)
+        self._wire = wire
+        self._channel = channel
+        self._closed = False
+        self._close_lock = threading.Lock()
+        self._tail = StderrTail()
+        channel.exit_status = NO_STATUS
+        channel.in_stderr_buffer = _StderrBuffer(channel, self._tail)
+        channel.exec_command(command_line(argv))
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        left = memoryview(data).cast("B")
+        self._channel.settimeout(self.timeout)
+        while left:
+            try:
+                sent = self._channel.send(bytes(left[:_PACKET]))
+            except TimeoutError:
+                raise self._timed_out(self.timeout) from None
+            except (OSError, EOFError, paramiko.SSHException) as error:
+                raise self._gone(error) from error
+            if not sent:  # paramiko's way to say closed; its own sendall() would spin on it
+                raise self._gone(None)
+            left = left[sent:]
+
+    def close_stdin(self) -> None:
+        if self._closed:
+            return
+        try:
+            self._channel.shutdown_write()
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise self._gone(error) from error
+
+    def _read(self, size: int) -> bytes:
+        if self._closed:
+            raise self._closed_error()
+        self._channel.settimeout(self.timeout)
+        try:
+            data = self._channel.recv(size)
+        except TimeoutError:
+            raise self._timed_out(self.timeout) from None
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise self._gone(error) from error
+        if not data and (self._closed or not self._ended_properly()):
+            raise self._gone(None)
+        return data
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not self._channel.status_event.wait(timeout):
+            raise self._timed_out(timeout)
+        status: int = self._channel.exit_status
+        if status == NO_STATUS:
+            raise self._gone(None)
+        return status
+
+    def stderr_bytes(self) -> bytes:
+        return bytes(self._tail)
+
+    def close(self) -> None:
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._wake_everybody()
+        if self._is_running() and not self._channel.status_event.is_set():
+            # Not waited for: a hundred hosts that are hung up one after the other would be a hundred waits.
+            threading.Thread(target=self._let_go, name=f"last of {self.host}", daemon=True).start()
+        else:
+            self._quietly(self._channel.close)
+
+    def _let_go(self) -> None:
+        if not self._channel.status_event.wait(_HANG_UP_GRACE):
+            self._quietly(lambda: send_signal(self._channel, signal.SIGTERM))
+        self._quietly(self._channel.close)
+
+    def _wake_everybody(self) -> None:
+        self._quietly(self._channel.shutdown_write)
+        self._channel.in_buffer.close()
+        with self._channel.lock:
+            self._channel.out_buffer_cv.notify_all()
+
+    def _quietly(self, call: Callable[[], None]) -> None:
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the connection is gone
+            call()
+
+    def _is_running(self) -> bool:
+        return not self._channel.closed and self._wire.is_active()
+
+    def _ended_properly(self) -> bool:
+        return bool(self._channel.eof_received) or self._channel.exit_status != NO_STATUS
+
+    def _gone(self, error: BaseException | None) -> TransportError:
+        if self._closed:
+            return self._closed_error()
+        if not self._wire.is_active():
+            return broken(self.host, self._wire.saved_exception)
+        if error is not None and not isinstance(error, (socket.error, EOFError)):
+            translated = translate(error, self.host, connected=True)
+            if isinstance(translated, TransportError):
+                return translated
+        return TransportError(f"`{self.argv[0]}` is gone", where=self.host)
+
+
+class _StderrBuffer(BufferedPipe):  # type: ignore[type-arg]
+    """Passes stderr on at once, so that it never fills the window that it shares with stdout."""
+
+    def __init__(self, channel: paramiko.Channel, tail: StderrTail) -> None:
+        super().__init__()
+        self._channel = channel
+        self._stderr_tail = tail
+
+    def feed(self, data: bytes | str) -> None:
+        super().feed(data)
+        # Reading through the channel is what gives the window back to the host.
+        while self.read_ready():
+            self._stderr_tail.feed(self._channel.recv_stderr(1 << 20))

@@ -1,0 +1,96 @@
+"""The door at which what paramiko, fabric and sockets raise becomes an error of ours."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+import paramiko
+from paramiko.ssh_exception import (
+    ConfigParseError,
+    CouldNotCanonicalize,
+    IncompatiblePeer,
+    MessageOrderError,
+    NoValidConnectionsError,
+)
+
+from orchestrator.core.errors import (
+    AuthenticationError,
+    CommandTimeout,
+    ConnectError,
+    HostKeyError,
+    OrchestrateError,
+    TransportError,
+)
+
+__all__ = ["broken", "translate"]
+
+_UP = "is the host up, and the address and port right?"
+_NAME = "check the address in the inventory, or HostName in the ssh config"
+_AUTH = "check `user` and `key` in the inventory, or copy the key there with ssh-copy-id"
+_SERVER = "see sshd's log on the host; too many connections at once are limited by MaxStartups"
+
+# (foreign class, our class, remedy); the first row that fits counts, so subclasses stand before their bases.
+_DOOR: tuple[tuple[type[BaseException], type[TransportError], str], ...] = (
+    (paramiko.BadHostKeyException, HostKeyError, "compare the key with the host's own before you accept it"),
+    (paramiko.PasswordRequiredException, AuthenticationError, "load the key into an ssh-agent"),
+    (paramiko.AuthenticationException, AuthenticationError, _AUTH),
+    (paramiko.ChannelException, TransportError, "sshd's MaxSessions limits the channels of a connection"),
+    (paramiko.ProxyCommandFailure, ConnectError, "check ProxyCommand in the ssh config"),
+    (ConfigParseError, ConnectError, "mend the ssh config file"),
+    (CouldNotCanonicalize, ConnectError, _NAME),
+    (IncompatiblePeer, ConnectError, "the host's sshd is too old or too strict for this machine"),
+    (MessageOrderError, ConnectError, "something between here and the host tampers with the connection"),
+    (paramiko.SSHException, ConnectError, _SERVER),
+    (NoValidConnectionsError, ConnectError, _UP),
+    (socket.gaierror, ConnectError, _NAME),
+    (TimeoutError, ConnectError, _UP),
+    (EOFError, ConnectError, _SERVER),
+    (OSError, ConnectError, _UP),
+)
+
+
+def translate(error: BaseException, host: str, *, connected: bool) -> OrchestrateError:
+    """Our error for a foreign one; after the connection stood, ConnectError becomes TransportError."""
+    if isinstance(error, TransportError) and error.where != host:  # a jump host's, met by another host first
+        return type(error)(error.what, where=host, remedy=error.remedy)
+    if isinstance(error, OrchestrateError):
+        return error
+    if connected and isinstance(error, TimeoutError) and not error.errno:
+        return CommandTimeout("no answer in time", where=host)
+    if not connected and isinstance(error, paramiko.ChannelException):
+        return ConnectError(
+            f"the jump host cannot reach it: {error.text}",
+            where=host,
+            remedy="check ProxyJump in the ssh config",
+        )
+    for foreign, ours, remedy in _DOOR:
+        if isinstance(error, foreign):
+            if connected and ours is ConnectError:
+                return broken(host, error)
+            return ours(_text(error), where=host, remedy=remedy)
+    return (TransportError if connected else ConnectError)(_text(error), where=host)
+
+
+def broken(host: str, cause: BaseException | None) -> TransportError:
+    """For a connection that stood and is gone."""
+    reason = "" if cause is None or isinstance(cause, EOFError) else f": {_text(cause)}"
+    return TransportError(f"the connection broke{reason}", where=host)
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, paramiko.ChannelException):
+        return f"the host refused a channel: {error.text}"
+    if isinstance(error, NoValidConnectionsError):
+        return "; ".join(sorted({_text(each) for each in error.errors.values()}))
+    if isinstance(error, socket.gaierror):
+        return f"unknown host name: {error.strerror}"
+    if isinstance(error, TimeoutError):
+        return error.strerror.lower() if error.strerror else "timed out"
+    if isinstance(error, EOFError):
+        return "the host closed the connection during the handshake"
+    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno).lower()
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

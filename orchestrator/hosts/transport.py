@@ -1,0 +1,291 @@
+"""The two texts of a remote process: its command line, and the end of what it wrote to stderr.
+
+What every way to reach a host can do: start a process there and exchange bytes with it.
+
+There is no put, get or env here. Files and environments travel over the stdin of a process, so that nothing
+of them is seen in a command line, and so that one code path serves every transport.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from orchestrator.core.errors import CommandTimeout, TransportError
+
+__all__ = [
+    "Channel",
+    "CommandResult",
+    "StderrTail",
+    "Transport",
+    "command_line",
+]
+
+
+def command_line(argv: Sequence[str]) -> bytes:
+    """The one place where an argv becomes a string, because SSH has room for nothing else.
+
+    `exec` makes the program take the login shell's place, so that a signal that kills it is reported as such.
+    """
+    return os.fsencode("exec " + shlex.join(argv))
+
+
+class StderrTail:
+    """The newest `limit` bytes of a stream; safe to feed and to read from different threads."""
+
+    def __init__(self, limit: int = 64 * 1024) -> None:
+        self._limit = limit
+        self._data = bytearray()
+        self._lock = threading.Lock()
+
+    def feed(self, data: bytes) -> None:
+        with self._lock:
+            self._data += data
+            if len(self._data) > 2 * self._limit:  # trimmed seldom, so that feeding stays linear
+                del self._data[: -self._limit]
+
+    def __bytes__(self) -> bytes:
+        with self._lock:
+            return bytes(self._data[-self._limit :])
+
+
+# A command's stdin up to this size fits every pipe and window, so that run() needs no second thread for it.
+_SMALL_STDIN = 16 * 1024
+_READ_SIZE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """A finished command; `exit_code` is negative for a signal, `stderr` holds its last 64 KiB."""
+
+    host: str
+    argv: tuple[str, ...]
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Channel(ABC):
+    """One process on a host and its byte streams.
+
+    `timeout` is how many seconds one read or write may stand still before it raises CommandTimeout; None
+    waits for ever. One thread may read while another writes and a third closes. After close() every call but
+    close(), wait() and stderr_tail() raises TransportError. A connection that breaks raises TransportError
+    too: `b""` always means that the process itself closed its stdout.
+    """
+
+    def __init__(self, host: str, argv: tuple[str, ...]) -> None:
+        self.host = host
+        self.argv = argv
+        self.timeout: float | None = None
+        self._unread = b""
+
+    @abstractmethod
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of `data`; blocks while the process does not read. TransportError when it is gone."""
+
+    @abstractmethod
+    def close_stdin(self) -> None:
+        """Let the process see the end of its stdin; does nothing the second time."""
+
+    @abstractmethod
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, negative for a signal; CommandTimeout after `timeout` seconds.
+
+        Read stdout to its end first: a process that is blocked on it never ends.
+        """
+
+    @abstractmethod
+    def stderr_bytes(self) -> bytes:
+        """The last 64 KiB that the process has written to stderr so far."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Hang up: stdin ends, and a process that does not end within a second of that gets SIGTERM.
+
+        Idempotent; wakes threads that are blocked in read() or write(). Wait first for an orderly end. Over
+        SSH the second is not waited for here, and OpenSSH delivers no signals to sessions of root: what must
+        not outlive its channel has to heed the end of its stdin.
+        """
+
+    @abstractmethod
+    def _read(self, size: int) -> bytes: ...
+
+    def read(self, size: int) -> bytes:
+        """Between 1 and `size` bytes of stdout as soon as there are any; b"" at its end."""
+        if not self._unread:
+            return self._read(size)
+        data, self._unread = self._unread[:size], self._unread[size:]
+        return data
+
+    def read_exactly(self, size: int) -> bytes:
+        """`size` bytes; TransportError when stdout ends before."""
+        pieces: list[bytes] = []
+        missing = size
+        while missing:
+            piece = self.read(min(missing, _READ_SIZE))
+            if not piece:
+                raise self._ended(f"after {size - missing} of {size} bytes")
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+    def read_into(self, buffer: memoryview) -> None:
+        """Fill `buffer` from stdout; TransportError when it ends before."""
+        filled = 0
+        while filled < len(buffer):
+            count = self._read_into(buffer[filled:])
+            if not count:
+                raise self._ended(f"after {filled} of {len(buffer)} bytes")
+            filled += count
+
+    def _read_into(self, buffer: memoryview) -> int:
+        piece = self.read(min(len(buffer), _READ_SIZE))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def read_line(self, limit: int = 1024 * 1024) -> bytes:
+        """One line with its newline, b"" at the end; TransportError for half a line or one over `limit`."""
+        pieces: list[bytes] = []
+        size = 0
+        while size < limit:
+            piece = self.read(64 * 1024)
+            if not piece and not pieces:
+                return b""
+            if not piece:
+                raise self._ended("in the middle of a line")
+            end = piece.find(b"\n") + 1
+            pieces.append(piece[:end] if end else piece)
+            size += len(pieces[-1])
+            if end:
+                self._unread = piece[end:] + self._unread
+                break
+        if size > limit or not pieces[-1].endswith(b"\n"):
+            raise TransportError(f"`{self.argv[0]}` sent a line over {limit} bytes", where=self.host)
+        return b"".join(pieces)
+
+    def stderr_tail(self) -> str:
+        """The end of stderr as text, for messages."""
+        return self.stderr_bytes().decode("utf-8", "replace").rstrip()
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ended(self, when: str) -> TransportError:
+        last_words = self.stderr_tail().splitlines()[-1:]
+        said = f": {last_words[0]}" if last_words else ""
+        return TransportError(f"`{self.argv[0]}` ended its output {when}{said}", where=self.host)
+
+    def _timed_out(self, seconds: float | None) -> CommandTimeout:
+        command = shlex.join(self.argv)
+        shown = command if len(command) <= 80 else command[:77] + "..."
+        return CommandTimeout(f"no answer within {seconds or 0:g} s from `{shown}`", where=self.host)
+
+    def _closed_error(self) -> TransportError:
+        return TransportError(f"the channel of `{self.argv[0]}` is closed", where=self.host)
+
+
+class Transport(ABC):
+    """A way to one host, with as many channels at once and from as many threads as one likes.
+
+    `with transport:` connects and closes. connect() does nothing while the connection lives and makes a new
+    one after it broke or was closed.
+    """
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Reach the host; ConnectError, AuthenticationError or HostKeyError when that fails."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection and all its channels; idempotent."""
+
+    @abstractmethod
+    def _open(self, argv: tuple[str, ...]) -> Channel: ...
+
+    def open(self, argv: Sequence[str]) -> Channel:
+        """Start `argv` in the user's home directory; TransportError when not connected.
+
+        A program that does not exist is no error here: its exit code is 127, as a shell has it.
+        """
+        if not argv or not all(argv[:1]) or any("\0" in word for word in argv):
+            raise TransportError(f"not a command: {list(argv)!r}", where=self.host)
+        return self._open(tuple(argv))
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float | None = None) -> CommandResult:
+        """Run to the end; CommandTimeout when all of it takes more than `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self.open(argv) as channel:
+            writer = _start_writing(channel, stdin)
+            try:
+                stdout = _read_all(channel, deadline)
+                exit_code = channel.wait(_left(deadline))
+            except CommandTimeout:
+                raise channel._timed_out(timeout) from None
+            finally:
+                channel.close()
+                if writer:
+                    writer.join()
+            return CommandResult(self.host, channel.argv, exit_code, stdout, channel.stderr_bytes())
+
+    def __enter__(self) -> Transport:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _not_connected(self) -> TransportError:
+        return TransportError("not connected", where=self.host)
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _read_all(channel: Channel, deadline: float | None) -> bytes:
+    pieces: list[bytes] = []
+    while True:
+        channel.timeout = _left(deadline)
+        piece = channel.read(_READ_SIZE)
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+
+
+def _start_writing(channel: Channel, stdin: bytes) -> threading.Thread | None:
+    """Feed stdin; big input gets a thread, because the process may answer before it has read all."""
+    if len(stdin) <= _SMALL_STDIN:
+        _feed(channel, stdin)
+        return None
+    writer = threading.Thread(
+        target=_feed, args=(channel, stdin), name=f"stdin of {channel.host}", daemon=True
+    )
+    writer.start()
+    return writer
+
+
+def _feed(channel: Channel, stdin: bytes) -> None:
+    try:
+        if stdin:
+            channel.write(stdin)
+        channel.close_stdin()
+    except TransportError:
+        # A process may end without reading its stdin. If it was the connection, reading says so.
+        pass

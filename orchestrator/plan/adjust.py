@@ -1,0 +1,142 @@
+"""A plan made whole by what the hosts say: addresses of devices, the rank table of them, where to meet.
+
+Planning touches no host, so it knows only what the inventory says. Before anything is put on the hosts, the
+launch asks them, and their answer is what counts.
+
+A plan moved to devices that no other run holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+
+from orchestrator.agent.environment import SCHEDULER_HOST
+from orchestrator.ascend.discovery import FoundHost
+from orchestrator.config.inventory import Device, Host, chip_named
+from orchestrator.core.errors import ConfigError, HostsFailed, OrchestrateError, PreflightError
+from orchestrator.core.records import Manifest, WorkerSpec
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.plan.launch_table import launch_table
+from orchestrator.plan.placement import Placement, choose_devices
+
+__all__ = [
+    "complete_plan",
+    "on_free_devices",
+]
+
+
+def complete_plan(
+    plan: LaunchPlan,
+    found: Mapping[str, FoundHost],
+    *,
+    port: int | None = None,
+    scheduler_host: str | None = None,
+) -> LaunchPlan:
+    """The plan with the rank table of the devices that were found, and with the scheduler's place.
+
+    `port` and `scheduler_host` (an IP address) count where the plan leaves them open. On CPUs no device is
+    found: their table has the inventory's addresses. Raises PreflightError, of several hosts HostsFailed:
+    HCCL would refuse the table.
+    """
+    if plan.chooses_port and port is not None:
+        plan = _with_manifests(plan, lambda manifest: dataclasses.replace(manifest, port=port))
+    if scheduler_host is not None:
+        plan = _with_manifests(plan, lambda manifest: _meeting_at(scheduler_host, manifest))
+    return _with_table(plan, found) if plan.uses_rank_table else plan
+
+
+def _with_manifests(plan: LaunchPlan, change: Callable[[Manifest], Manifest]) -> LaunchPlan:
+    manifests = {name: change(manifest) for name, manifest in plan.manifests.items()}
+    return dataclasses.replace(plan, manifests=manifests)
+
+
+def _meeting_at(address: str, manifest: Manifest) -> Manifest:
+    def told(worker: WorkerSpec) -> WorkerSpec:
+        if worker.env.get("MS_SCHED_HOST") != SCHEDULER_HOST:
+            return worker
+        return dataclasses.replace(worker, env={**worker.env, "MS_SCHED_HOST": address})
+
+    return dataclasses.replace(
+        manifest,
+        workers=tuple(map(told, manifest.workers)),
+        scheduler=told(manifest.scheduler) if manifest.scheduler else None,
+    )
+
+
+def _with_table(plan: LaunchPlan, found: Mapping[str, FoundHost]) -> LaunchPlan:
+    placements = plan.placements
+    if plan.ascend:
+        placements = tuple(
+            dataclasses.replace(item, device_ip=found[item.host].device(item.device_id).ip)
+            for item in placements
+        )
+    hosts = tuple(_with_chip(host, found.get(host.name)) for host in plan.hosts)
+    on_cpus = not plan.ascend
+    try:
+        table = launch_table(placements, hosts, found=found, intra_roce=plan.intra_roce, on_cpus=on_cpus)
+    except ConfigError as error:
+        raise _unfit(error) from None
+    return dataclasses.replace(plan, placements=placements, hosts=hosts, rank_table=table)
+
+
+def _with_chip(host: Host, found: FoundHost | None) -> Host:
+    chip = host.chip or chip_named((found.chip if found else None) or "")
+    return host.model_copy(update={"chip": chip})
+
+
+def _unfit(error: ConfigError) -> OrchestrateError:
+    """What is wrong with the table is wrong on the hosts, not in a file."""
+    by_host: dict[str, list[str]] = {}
+    remedies: dict[str, str] = {}
+    for problem in error.problems:
+        by_host.setdefault(problem.where, []).append(problem.what)
+        remedies.setdefault(problem.where, problem.remedy)
+    errors: dict[str, OrchestrateError] = {
+        where: PreflightError("; ".join(found), where=where, remedy=remedies[where])
+        for where, found in by_host.items()
+    }
+    return next(iter(errors.values())) if len(errors) == 1 else HostsFailed(errors)
+
+
+def on_free_devices(plan: LaunchPlan, busy: Mapping[str, Collection[int]]) -> LaunchPlan:
+    """The plan with other devices on each host where some of those it meant are `busy` (ids by host).
+
+    Two runs on a host get disjoint devices so. Where too few are free, or on a 910A none that share a ring,
+    the host stays as planned: that its devices are busy is then for the checks to tell. Pure.
+    """
+    chosen: dict[str, tuple[Device, ...]] = {}
+    for host in plan.hosts:
+        meant = plan.manifests[host.name].devices
+        if not set(meant) & set(busy.get(host.name, ())):
+            continue
+        devices = choose_devices(host, len(meant), busy[host.name])
+        if devices is not None:
+            chosen[host.name] = devices
+    if not chosen:
+        return plan
+    return dataclasses.replace(
+        plan,
+        placements=tuple(_placement(item, chosen.get(item.host)) for item in plan.placements),
+        manifests={
+            name: _manifest(manifest, chosen[name]) if name in chosen else manifest
+            for name, manifest in plan.manifests.items()
+        },
+    )
+
+
+def _placement(item: Placement, devices: tuple[Device, ...] | None) -> Placement:
+    if devices is None:
+        return item
+    device = devices[item.local_rank]
+    return dataclasses.replace(item, device_id=device.id, device_ip=device.ip)
+
+
+def _manifest(manifest: Manifest, devices: tuple[Device, ...]) -> Manifest:
+    workers = tuple(_worker(worker, devices[worker.local_rank]) for worker in manifest.workers)
+    return dataclasses.replace(manifest, workers=workers, devices=tuple(device.id for device in devices))
+
+
+def _worker(worker: WorkerSpec, device: Device) -> WorkerSpec:
+    env = {**worker.env, "DEVICE_ID": str(device.id)} if "DEVICE_ID" in worker.env else worker.env
+    return dataclasses.replace(worker, device_id=device.id, env=env)

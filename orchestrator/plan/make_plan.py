@@ -1,0 +1,196 @@
+"""From a job and an inventory to the plan of one launch."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from orchestrator.agent.environment import SCHEDULER, SCHEDULER_HOST, default_environment, worker_environment
+from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
+from orchestrator.config.job import Job
+from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.core.records import Manifest, WorkerSpec
+from orchestrator.plan.inputs import Shipment, ship
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.plan.launch_table import launch_table
+from orchestrator.plan.placement import Placement, place
+from orchestrator.rank_table.table import is_ip, is_loopback
+
+__all__ = ["make_plan", "new_run_id"]
+
+
+# What the bundled model's command line calls a task.
+_VERBS = {"predict": "predict", "chat": "serve-chat"}
+
+
+def new_run_id(job_name: str, now: float) -> str:
+    """A name that sorts by time and that two launches in one second do not share."""
+    return f"{job_name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(2)}"
+
+
+def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> LaunchPlan:
+    """Plan one launch. Touches no host; reads the files it will ship. Raises ConfigError."""
+    created = time.time() if now is None else now
+    run_id = new_run_id(job.name, created)
+    placements = place(job, inventory)
+    hosts = _hosts_of(placements, inventory)
+    if job.networking.has_scheduler:
+        _require_reachable_master(hosts, inventory)
+    shipment, config = ship(job)
+    rank_table = _static_table(job, inventory, placements, hosts)
+    worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
+    manifests = {
+        host.name: _manifest(job, host, hosts, placements, run_id=run_id, created=created, shipment=shipment)
+        for host in hosts
+    }
+    return LaunchPlan(
+        run_id=run_id,
+        job_name=job.name,
+        task=job.task,
+        created=created,
+        hosts=hosts,
+        ssh=inventory.ssh,
+        placements=placements,
+        manifests=manifests,
+        worker_config=worker_config,
+        rank_table=rank_table,
+        sources=shipment.sources,
+        packages=() if job.task == "command" else ("mindspore", "tokenizers"),
+        host_paths=tuple(shipment.host_paths),
+        chooses_port=job.networking.has_scheduler and job.networking.port is None,
+        ascend=job.device_target == "Ascend",
+        uses_rank_table=job.networking.has_table,
+        timeouts=job.timeouts,
+    )
+
+
+def _static_table(
+    job: Job, inventory: Inventory, placements: Sequence[Placement], hosts: Sequence[Host]
+) -> str | None:
+    """The rank table by the inventory alone; None where only the hosts can tell the devices' addresses."""
+    if not job.networking.has_table:
+        return None
+    on_cpus = job.device_target == "CPU"
+    if len(hosts) > 1 and any(placement.device_ip is None for placement in placements):
+        if on_cpus:
+            where = job.where("networking", "mode")
+            what = f"{job.networking.mode} needs the devices' addresses, which hosts without NPUs cannot tell"
+            remedy = f"give `device_ips:` in {inventory.path}, or use mode dynamic"
+            raise ConfigError([Problem(where, what, remedy)])
+        return None
+    intra_roce = job.env.get("HCCL_INTRA_ROCE_ENABLE") == "1"
+    source = str(inventory.path)
+    return launch_table(placements, hosts, source=source, intra_roce=intra_roce, on_cpus=on_cpus)
+
+
+def _hosts_of(placements: Sequence[Placement], inventory: Inventory) -> tuple[Host, ...]:
+    names = dict.fromkeys(placement.host for placement in placements)
+    return tuple(inventory.host(name) for name in names)
+
+
+def _require_reachable_master(hosts: Sequence[Host], inventory: Inventory) -> None:
+    """The workers of all hosts connect to the first: its address must mean the same on each of them."""
+    if is_loopback(hosts[0].address) and not all(is_loopback(host.address) for host in hosts):
+        what = f"{hosts[0].address} of {hosts[0].name} is a loopback address, of no use to the other hosts"
+        remedy = "give the address at which they reach it"
+        raise ConfigError([Problem(f"{inventory.path}: {hosts[0].name}", what, remedy)])
+
+
+def _manifest(
+    job: Job,
+    host: Host,
+    hosts: Sequence[Host],
+    placements: Sequence[Placement],
+    *,
+    run_id: str,
+    created: float,
+    shipment: Shipment,
+) -> Manifest:
+    mine = [placement for placement in placements if placement.host == host.name]
+    meets_at = _scheduler_host(hosts)
+    has_scheduler = host is hosts[0] and job.networking.has_scheduler and len(placements) > 1
+    return Manifest(
+        run_id=run_id,
+        job=job.name,
+        host=host.name,
+        created=created,
+        workers=tuple(_worker(job, placement, len(placements), meets_at) for placement in mine),
+        scheduler=_scheduler(job, len(placements), meets_at) if has_scheduler else None,
+        inputs=tuple(shipment.inputs),
+        devices=tuple(placement.device_id for placement in mine),
+        port=job.networking.port,
+        address=host.address,
+        lock_dir=host.lock_dir,
+        env_script=host.env_script,
+        grace=job.timeouts.grace,
+        lease=job.timeouts.prepare,
+        world_size=len(placements),
+        hosts=tuple(host.name for host in hosts),
+        launch=_launch_facts(job),
+    )
+
+
+def _launch_facts(job: Job) -> dict[str, Any]:
+    """What a control node that never saw this launch needs to watch and collect the run."""
+    return {"task": job.task, "timeouts": job.timeouts.model_dump(), "prefix": job.checkpoint.prefix}
+
+
+def _scheduler_host(hosts: Sequence[Host]) -> str:
+    """MindSpore takes no names (`Parse ip failed`): what one means on several hosts is asked at launch."""
+    address = hosts[0].address
+    if is_ip(address):
+        return address
+    return LOCAL_ADDRESS if len(hosts) == 1 else SCHEDULER_HOST
+
+
+def _worker(job: Job, placement: Placement, world_size: int, scheduler_host: str) -> WorkerSpec:
+    env = worker_environment(
+        job.networking.mode if world_size > 1 else "none",
+        rank=placement.rank,
+        world_size=world_size,
+        device_id=placement.device_id,
+        scheduler_host=scheduler_host,
+        scheduler_port="{port}",
+    )
+    label = f"rank_{placement.rank}"
+    return WorkerSpec(
+        label=label,
+        rank=placement.rank,
+        local_rank=placement.local_rank,
+        device_id=placement.device_id,
+        argv=_argv(job),
+        env={**_job_environment(job), **env},
+        default_env=default_environment(label, ascend=job.device_target == "Ascend"),
+    )
+
+
+def _scheduler(job: Job, world_size: int, scheduler_host: str) -> WorkerSpec:
+    # As msrun does: the scheduler is the job's own program in another role.
+    env = worker_environment(
+        job.networking.mode,
+        rank=0,
+        world_size=world_size,
+        device_id=0,
+        scheduler_host=scheduler_host,
+        scheduler_port="{port}",
+        is_scheduler=True,
+    )
+    defaults = default_environment(SCHEDULER, ascend=job.device_target == "Ascend")
+    return WorkerSpec(SCHEDULER, -1, -1, -1, _argv(job), {**_job_environment(job), **env}, defaults)
+
+
+def _job_environment(job: Job) -> dict[str, str]:
+    if job.task == "command":
+        return dict(job.env)
+    path = ":".join(["{run_dir}/code", *filter(None, [job.env.get("PYTHONPATH")])])
+    return {**job.env, "PYTHONPATH": path}
+
+
+def _argv(job: Job) -> tuple[str, ...]:
+    if job.task == "command":
+        return job.command or ()
+    return ("{python}", "-m", "model", _VERBS.get(job.task, "train"), "--config", "worker.yaml")

@@ -1,0 +1,143 @@
+"""Which rank runs on which device of which host."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from orchestrator.config.host_ranges import fold
+from orchestrator.config.inventory import RING, Device, Host, Inventory
+from orchestrator.config.job import Job
+from orchestrator.core.errors import ConfigError, Problem
+
+__all__ = ["Placement", "choose_devices", "place"]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One rank: its device, and its place (`dp`, `mp`, `pp`) in the parallel layout."""
+
+    rank: int
+    host: str
+    local_rank: int
+    device_id: int
+    device_ip: str | None
+    dp: int
+    mp: int
+    pp: int
+
+
+def place(job: Job, inventory: Inventory) -> tuple[Placement, ...]:
+    """All ranks in order: hosts as the job names them, on each `devices_per_host` devices that fit together.
+
+    rank = stage*(dp*mp) + dp_index*mp + mp_index. So model-parallel groups stay inside a host (one that is
+    larger fills whole hosts), and pipeline stages, which talk least, go across hosts.
+    Raises ConfigError: unknown hosts, too few hosts or devices, devices that a 910A cannot join, a product
+    that is not the world size, model-parallel groups that hosts would cut.
+    """
+    hosts = _hosts(job, inventory)
+    problems = [
+        *_too_few_devices(job, hosts),
+        *_wrong_product(job, len(hosts)),
+        *_cut_groups(job, len(hosts)),
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return tuple(_placements(job, hosts))
+
+
+def choose_devices(host: Host, count: int, busy: Collection[int] = ()) -> tuple[Device, ...] | None:
+    """The devices of a host for `count` ranks, None where none will do; `busy` are the ids not to take.
+
+    Up to four ranks share an HCCS ring, the fullest that has room, so that the other stays whole; on a 910A
+    they must, elsewhere there is no harm in it.
+    """
+    free = [device for device in host.devices if device.id not in busy]
+    if len(free) < count:
+        return None
+    if count <= RING and host.chip in (None, "910A"):
+        rings: dict[int, list[Device]] = {}
+        for device in free:
+            rings.setdefault(device.id // RING, []).append(device)
+        fitting = [ring for _, ring in sorted(rings.items()) if len(ring) >= count]
+        if fitting:
+            return tuple(min(fitting, key=len)[:count])
+        if host.chip == "910A":
+            return None
+    return tuple(free[:count])
+
+
+def _hosts(job: Job, inventory: Inventory) -> tuple[Host, ...]:
+    try:
+        return inventory.select(job.hosts, job.host_count)
+    except ConfigError as error:
+        where = job.where("hosts")
+        shown = str(inventory.path)
+        found = [Problem(where, f"{problem.what} in {shown}", problem.remedy) for problem in error.problems]
+        raise ConfigError(found) from None
+
+
+def _too_few_devices(job: Job, hosts: tuple[Host, ...]) -> Iterator[Problem]:
+    wanted = job.devices_per_host
+    short: dict[int, list[str]] = {}
+    for host in hosts:
+        if len(host.devices) < wanted:
+            short.setdefault(len(host.devices), []).append(host.name)
+    for count, names in short.items():
+        text = f"{wanted} ranks wanted on {fold(names)}, which has {count} devices"
+        yield Problem(job.where("devices_per_host"), text, "lower it, or choose other hosts")
+    cut = [h.name for h in hosts if len(h.devices) >= wanted and choose_devices(h, wanted) is None]
+    if cut:
+        text = (
+            f"{wanted} ranks wanted on {fold(cut)}, where no HCCS ring (devices 0-3, 4-7) has as many devices"
+        )
+        yield Problem(job.where("devices_per_host"), text, "lower it, or list more `devices:` of one ring")
+
+
+def _degrees(job: Job, world_size: int) -> tuple[int, int, int]:
+    parallel = job.parallel
+    if job.task == "command" and parallel.product == 1:
+        return world_size, 1, 1  # a script of any kind: its ranks are replicas unless the job says otherwise
+    return parallel.data_parallel, parallel.model_parallel, parallel.pipeline_stage
+
+
+def _wrong_product(job: Job, host_count: int) -> Iterator[Problem]:
+    world_size = host_count * job.devices_per_host
+    dp, mp, pp = _degrees(job, world_size)
+    if dp * mp * pp != world_size:
+        text = (
+            f"data_parallel {dp} × model_parallel {mp} × pipeline_stage {pp} = {dp * mp * pp}, but "
+            f"{host_count} hosts × {job.devices_per_host} devices_per_host = {world_size}"
+        )
+        yield Problem(job.where("parallel"), text, "both sides must be equal")
+    if world_size > 1 and job.networking.mode == "none" and job.task != "command":
+        text = f"mode none cannot join {world_size} ranks"
+        yield Problem(job.where("networking", "mode"), text, "use dynamic or rank_table")
+
+
+def _cut_groups(job: Job, host_count: int) -> Iterator[Problem]:
+    per_host = job.devices_per_host
+    _, mp, _ = _degrees(job, host_count * per_host)
+    if host_count > 1 and per_host % mp and mp % per_host:
+        text = (
+            f"model_parallel {mp} on {per_host} devices_per_host: hosts would cut the model-parallel groups"
+        )
+        remedy = "let one of the two divide the other"
+        yield Problem(job.where("parallel", "model_parallel"), text, remedy)
+
+
+def _placements(job: Job, hosts: tuple[Host, ...]) -> Iterator[Placement]:
+    dp, mp, _ = _degrees(job, len(hosts) * job.devices_per_host)
+    for host_index, host in enumerate(hosts):
+        for local_rank, device in enumerate(choose_devices(host, job.devices_per_host) or ()):
+            rank = host_index * job.devices_per_host + local_rank
+            yield Placement(
+                rank=rank,
+                host=host.name,
+                local_rank=local_rank,
+                device_id=device.id,
+                device_ip=device.ip,
+                dp=rank // mp % dp,
+                mp=rank % mp,
+                pp=rank // (dp * mp),
+            )

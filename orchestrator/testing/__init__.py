@@ -1,0 +1,1 @@
+"""Stand-ins for Ascend hosts, sshd and clusters, for tests and benches."""

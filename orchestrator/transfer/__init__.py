@@ -1,0 +1,1 @@
+"""Checkpoints from run to file, and from file to hosts."""

@@ -1,0 +1,295 @@
+"""The shards of a run on its hosts: through their agents, or directly where they can be seen from here.
+
+Collect a run: its strategies, its shards and what belongs to the model, from its hosts into one place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.agent import host_runs as runs
+from orchestrator.agent import shard_ranges as ckpt_read
+from orchestrator.checkpoint.atomic import mapped_errors
+from orchestrator.checkpoint.copy_engine import Progress
+from orchestrator.checkpoint.copy_plan import CollectPlan
+from orchestrator.checkpoint.cut.steps import Choice
+from orchestrator.checkpoint.files.strategy_files import Strategy, parse_strategy
+from orchestrator.checkpoint.hf_layout import HfModel
+from orchestrator.checkpoint.shard_source import Ranges, ReadSegment, ShardFile
+from orchestrator.checkpoint.target import OutputLayout
+from orchestrator.config.inventory import SshOptions
+from orchestrator.config.yaml_reader import parse_yaml
+from orchestrator.control.logs import copy_logs
+from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
+from orchestrator.core.paths import ControlDir, RunDir, Workdir, atomic_write
+from orchestrator.hosts.bulk_channel import BulkSessions
+from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.hosts.session import Session
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+from orchestrator.transfer.collect import Collected, Collection, collect, lay_out, plan_collection
+
+__all__ = [
+    "DryRun",
+    "RunFiles",
+    "collect_run",
+    "dry_run",
+]
+
+# Bulk bytes come in pieces of megabytes; a disk that stands still this long has failed.
+_READ_TIMEOUT = 300.0
+
+
+class RunFiles:
+    """`HostFiles` of one run.
+
+    Local hosts are this machine. A file of another host is read directly where the same path leads here to
+    the same file (a shared file system): same size, time of change and inode number. `via_hosts` has all of
+    them read by their hosts.
+    """
+
+    def __init__(self, fleet: Fleet, run_id: str, options: SshOptions, *, via_hosts: bool = False) -> None:
+        self._fleet = fleet
+        self._run_id = run_id
+        self._via_hosts = via_hosts
+        self._bulk = BulkSessions(fleet, options)
+        self._listed: dict[tuple[str, str], ShardFile] = {}
+        self._direct: set[tuple[str, str]] = set()
+
+    def is_direct(self, host: str, path: str) -> bool:
+        """Whether a listed file is read without its host."""
+        return (host, path) in self._direct
+
+    def list_shards(self, host: str) -> Sequence[ShardFile]:
+        rows = self._rows(host)
+        files = [ShardFile.of(row) for row in rows]
+        for file in files:
+            self._listed[host, file.path] = file
+            if self._is_here(host) or (not self._via_hosts and _is_visible(file)):
+                self._direct.add((host, file.path))
+        return files
+
+    def _rows(self, host: str) -> list[dict[str, Any]]:
+        if self._is_here(host):
+            return ckpt_read.list_shards(str(self._run_dir(host).checkpoint))
+        rows: list[dict[str, Any]] = self._call(host, "shards", run_id=self._run_id)
+        return rows
+
+    def index(self, host: str, path: str) -> Iterable[Mapping[str, Any]]:
+        if self.is_direct(host, path):
+            return ckpt_read.index_shard(path)
+        entries: list[dict[str, Any]] = self._call(host, "index", path=path)
+        return entries
+
+    def read(self, host: str, segments: Sequence[tuple[str, Ranges]]) -> Iterator[ReadSegment]:
+        identities = {path: list(self._listed[host, path].identity) for path, _ in segments}
+        if all(self.is_direct(host, path) for path in identities):
+            for data in ckpt_read.read_segments(segments, identities):
+                yield data, None
+            return
+        buffer = memoryview(bytearray(max(sum(n for _, n in ranges) for _, ranges in segments)))
+        request = {"segments": list(segments), "identities": identities}
+        with self._bulk.session(host) as session:
+            answers = session.stream_into(buffer, "read_segments", timeout=_READ_TIMEOUT, **request)
+            for crc, data in answers:
+                if data:  # the last answer only says that it is the last
+                    yield data, crc
+
+    def small_files(self, folder: str) -> dict[str, bytes]:
+        """The files in this folder of the run, of all hosts that can be asked; of one name, the last's."""
+        # A host that is gone may not be needed: its replicas are elsewhere. `collect` decides that.
+        found: dict[str, bytes] = {}
+        for host in self._fleet.hosts:
+            if self._is_here(host):
+                found.update(runs.small_files(self._run_dir(host), folder))
+        away = [host for host in self._fleet.hosts if not self._is_here(host)]
+
+        def fetch(session: Session) -> dict[str, bytes]:
+            answers = session.stream("small_files", run_id=self._run_id, folder=folder)
+            return {name: data for name, data in answers if name is not None}
+
+        for files in self._fleet.each(fetch, away).values.values():
+            found.update(files)
+        same: dict[bytes, bytes] = {}  # the ranks of a stage have equal strategies, which can be large
+        return {name: same.setdefault(data, data) for name, data in found.items()}
+
+    def interrupt(self) -> None:
+        self._bulk.interrupt()
+
+    def close(self) -> None:
+        self._bulk.close()
+
+    def _is_here(self, host: str) -> bool:
+        return self._fleet.hosts[host].transport == "local"
+
+    def _run_dir(self, host: str) -> RunDir:
+        try:
+            return runs.find(Workdir(self._fleet.hosts[host].workdir), self._run_id)
+        except AgentError as error:
+            raise AgentError(error.what, where=host, remedy=error.remedy, kind=error.kind) from error
+
+    def _call(self, host: str, verb: str, **args: Any) -> Any:
+        try:
+            return self._fleet.session(host).call(verb, timeout=_READ_TIMEOUT, **args)
+        except TransportError:
+            self._fleet.drop(host)
+            raise
+
+
+def _is_visible(file: ShardFile) -> bool:
+    try:
+        status = os.stat(file.path)
+    except OSError:
+        return False
+    return tuple(ckpt_read.identity_of(status)) == file.identity and os.access(file.path, os.R_OK)
+
+
+_STRATEGY = re.compile(r".*_rank_(\d+)\.ckpt")
+_CONFIG = "config.yaml"
+# What a folder for transformers takes over of the run's model/; the configuration is written anew there.
+_FOR_HUGGINGFACE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What `collect_run` would do; `direct` are the bytes per host that are read without it."""
+
+    choice: Choice
+    plan: CollectPlan
+    layout: OutputLayout
+    direct: Mapping[str, int]
+    absent: Mapping[int, str]
+    unreachable: Mapping[str, OrchestrateError]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    plan: LaunchPlan
+    fleet: Fleet
+    files: RunFiles
+    wanted: Collection
+    model: Mapping[str, bytes]
+    strategies: Mapping[str, bytes]
+
+    @property
+    def hosts(self) -> list[str]:
+        return [host.name for host in self.plan.hosts]
+
+
+def dry_run(control: ControlDir, wanted: Collection, *, via_hosts: bool = False) -> DryRun:
+    """Plan what `collect_run` would do. Asks the hosts, writes nothing, raises what `collect_run` does."""
+    with _opened(control, wanted, via_hosts) as run:
+        choice, plan, unreachable = plan_collection(run.files, run.hosts, run.wanted)
+        direct: dict[str, int] = {}
+        for read in plan.reads:
+            if run.files.is_direct(read.host, read.path):
+                direct[read.host] = direct.get(read.host, 0) + read.nbytes
+        layout = lay_out(plan, run.wanted)
+        return DryRun(choice, plan, layout, direct, _absent(run, choice, unreachable), unreachable)
+
+
+def collect_run(
+    control: ControlDir,
+    wanted: Collection,
+    output: Path,
+    *,
+    via_hosts: bool = False,
+    with_logs: bool = False,
+    rate: int | None = None,
+    durable: bool = True,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Collected:
+    """Write the run's weights to `output`, and beside it what belongs to them.
+
+    That is the model's configuration and tokenizer, `<output>.strategy/`, and `<output>.logs/` if asked for.
+    Of `wanted` the run itself fills in strategies, ranks and names. Raises what `collect` raises.
+    """
+    with _opened(control, wanted, via_hosts) as run:
+        collected = collect(
+            run.files,
+            run.hosts,
+            run.wanted,
+            output,
+            progress=progress,
+            say=say,
+            rate=rate,
+            durable=durable,
+            # A stream takes a core for itself: more of them would only be in each other's way.
+            streams_per_host=2 if len(run.hosts) < (os.cpu_count() or 1) else 1,
+        )
+        for rank, host in _absent(run, collected.choice, collected.unreachable).items():
+            say(f"rank {rank} on {host} has no file of that step: replicas on other ranks were read")
+        with mapped_errors(output):
+            _write_beside(run, output)
+            if with_logs:
+                for line in copy_logs(run.plan, run.fleet, _beside(output, "logs")):
+                    say(line)
+    return collected
+
+
+@contextmanager
+def _opened(control: ControlDir, wanted: Collection, via_hosts: bool) -> Iterator[_Run]:
+    plan = read_plan(control.plan)
+    with fleet_of(plan.hosts, plan.ssh) as fleet:
+        files = RunFiles(fleet, plan.run_id, plan.ssh, via_hosts=via_hosts)
+        try:
+            strategies, model = files.small_files("strategy"), files.small_files("model")
+            wanted = replace(
+                wanted,
+                strategies=_parsed(strategies),
+                world_size=plan.world_size,
+                source=plan.run_id,
+                placed={placement.rank: placement.host for placement in plan.placements},
+                model=_hf_model(model) if wanted.format == "huggingface" else None,
+            )
+            yield _Run(plan, fleet, files, wanted, model, strategies)
+        finally:
+            files.close()
+
+
+def _parsed(files: Mapping[str, bytes]) -> dict[int, Strategy]:
+    strategies: dict[int, Strategy] = {}
+    same: dict[bytes, Strategy] = {}  # the ranks of a stage have equal files
+    for name, data in files.items():
+        match = _STRATEGY.fullmatch(name)
+        if match is not None:
+            same[data] = strategies[int(match[1])] = same.get(data) or parse_strategy(data, name)
+    return strategies
+
+
+def _hf_model(files: Mapping[str, bytes]) -> HfModel | None:
+    if _CONFIG not in files:
+        return None
+    beside = {name: files[name] for name in _FOR_HUGGINGFACE if name in files}
+    return HfModel(parse_yaml(f"model/{_CONFIG}", files[_CONFIG]).data, beside)
+
+
+def _absent(run: _Run, choice: Choice, unreachable: Mapping[str, OrchestrateError]) -> dict[int, str]:
+    """The ranks without a file of the step, whose host was asked, with that host."""
+    ranks = {rank: host for rank, host in run.wanted.placed.items() if host not in unreachable}
+    return {rank: host for rank, host in ranks.items() if rank not in choice.files}
+
+
+def _write_beside(run: _Run, output: Path) -> None:
+    if run.wanted.format != "huggingface":
+        for name, data in run.model.items():
+            atomic_write(output.parent / name, data, mode=0o644)
+    if run.strategies:
+        folder = _beside(output, "strategy")
+        for name, data in run.strategies.items():
+            atomic_write(folder / name, data, mode=0o644)
+
+
+def _beside(output: Path, what: str) -> Path:
+    """An empty folder: what another collection left there would mix with this one's."""
+    folder = output.with_name(f"{output.name}.{what}")
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    return folder

@@ -1,0 +1,195 @@
+"""Distribute a checkpoint: a file of whole tensors is cut for a job, and each host gets what its ranks load.
+
+With `checkpoint.resume` each rank also gets its part of the optimizer's state and how far the training was:
+so a training goes on in another layout than that in which it was saved.
+
+The shards are never files here: they are read out of the whole file as they are sent. On a host they are in
+the content store, under their hashes, so that a launch finds them there and sends nothing again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.checkpoint.assemble import assemble
+from orchestrator.checkpoint.copy_plan import plan_copies, rank_outputs
+from orchestrator.checkpoint.cut.bloom_cut import BloomCut, bloom_strategies
+from orchestrator.checkpoint.cut.coverage import is_moment
+from orchestrator.checkpoint.open_checkpoint import open_checkpoint
+from orchestrator.checkpoint.stream import StreamedFile
+from orchestrator.config.job import Job
+from orchestrator.core.errors import CheckpointError
+from orchestrator.core.records import Input
+from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.hosts.session import Session
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.plan.placement import Placement
+from orchestrator.preflight.facts import needs_of
+from orchestrator.preflight.gather import look_at_hosts
+
+__all__ = ["HostShare", "Progress", "Shards", "cut_for", "distribute", "hash_shards", "with_shards"]
+
+Progress = Callable[[str, int, int], None]
+# A disk or a line that stands still this long has failed.
+_SEND_TIMEOUT = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """The files of all ranks, as streams; replicas share one. `ranks` are those of each host."""
+
+    files: Mapping[int, StreamedFile]
+    ranks: Mapping[str, tuple[int, ...]]
+    skipped: tuple[tuple[str, str], ...]
+
+    def nbytes(self, host: str) -> int:
+        """What the host has to hold: replicas on one host are one file."""
+        return sum(len(file) for file in {id(f): f for f in self._of(host)}.values())
+
+    def _of(self, host: str) -> list[StreamedFile]:
+        return [self.files[rank] for rank in self.ranks[host]]
+
+
+@dataclass(frozen=True, slots=True)
+class HostShare:
+    """What came of one host: bytes that were sent, and bytes that it had already."""
+
+    sent: int
+    had: int
+
+
+def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
+    """The shards of a job of the bundled model; only the index of `file` is read.
+
+    CheckpointError: no checkpoint, names that are not the model's, tensors that do not fit the job's layout,
+    no optimizer's state where the job resumes.
+    """
+    if not file.exists():
+        raise CheckpointError("there is no such file", where=str(file))
+    resumes = job.train is not None and bool(job.checkpoint.resume)
+    whole = assemble([open_checkpoint(file)], {}, with_optimizer=resumes, with_texts=False)
+    if resumes and not any(is_moment(tensor.spec.name) for tensor in whole.tensors):
+        what = "holds no optimizer's state, without which no training goes on"
+        remedy = f"collect it with --with-optimizer, or see {job.where('checkpoint', 'resume')}"
+        raise CheckpointError(what, where=str(file), remedy=remedy)
+    parallel = job.parallel
+    cut = BloomCut(
+        parallel.data_parallel, parallel.model_parallel, parallel.pipeline_stage, parallel.optimizer_shard
+    )
+    try:
+        strategies = bloom_strategies(cut, [tensor.spec for tensor in whole.tensors])
+        outputs = rank_outputs(whole, strategies)
+    except CheckpointError as error:
+        raise CheckpointError(error.what, where=str(file), remedy=f"see {job.where('parallel')}") from error
+    numbers: dict[tuple[object, ...], int] = {}
+    for number, output in enumerate(outputs):
+        numbers.setdefault(output.tensors, number)
+    distinct = {number: outputs[number] for number in numbers.values()}
+    plan = plan_copies(whole, list(distinct.values()))
+    streams = {number: StreamedFile(plan, index, "ckpt") for index, number in enumerate(distinct)}
+    ranks: dict[str, list[int]] = {}
+    for placement in placements:
+        ranks.setdefault(placement.host, []).append(placement.rank)
+    files = {rank: streams[numbers[output.tensors]] for rank, output in enumerate(outputs)}
+    return Shards(files, {host: tuple(mine) for host, mine in ranks.items()}, whole.skipped)
+
+
+def file_name(rank: int) -> str:
+    """As the workers look for their shard in a folder."""
+    return f"rank_{rank}/checkpoint_rank_{rank}-0_0.ckpt"
+
+
+def hash_shards(shards: Shards, progress: Progress | None = None) -> dict[int, str]:
+    """The SHA-256 of each rank's file. Reads the whole checkpoint once, replicas not again."""
+    distinct = {id(file): file for file in shards.files.values()}
+    total, done = sum(map(len, distinct.values())), 0
+    hashes: dict[int, str] = {}
+    for key, file in distinct.items():
+        digest = hashlib.sha256()
+        for chunk in file:
+            digest.update(chunk)
+            done += len(chunk)
+            if progress:
+                progress("reading", done, total)
+        hashes[key] = digest.hexdigest()
+    return {rank: hashes[id(file)] for rank, file in shards.files.items()}
+
+
+def distribute(
+    fleet: Fleet, shards: Shards, hashes: Mapping[int, str], progress: Progress | None = None
+) -> dict[str, HostShare]:
+    """Send every host the shards of its ranks that it has not yet; all hosts in parallel.
+
+    A shard is there whole, with the right hash, or not at all. TransportError, AgentError or HostsFailed: of
+    the hosts that failed; what the others got stays in their stores.
+    """
+    total = sum(shards.nbytes(host) for host in shards.ranks)
+    lock, done = threading.Lock(), 0
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        with lock:
+            done += nbytes
+            if progress:
+                progress("sending", done, total)
+
+    def serve(session: Session) -> HostShare:
+        wanted = {hashes[rank]: shards.files[rank] for rank in shards.ranks[session.host]}
+        missing = set(session.call("missing", hashes=list(wanted)))
+        had = sum(len(file) for sha256, file in wanted.items() if sha256 not in missing)
+        count(had)
+        for sha256 in missing:
+            file = _Counted(wanted[sha256], count)
+            session.call("push", payload=file, sha256=sha256, size=len(file), timeout=_SEND_TIMEOUT)
+        return HostShare(sum(len(wanted[sha256]) for sha256 in missing), had)
+
+    return fleet.each(serve, shards.ranks).raise_on_error()
+
+
+class _Counted:
+    """A file that tells how much of it was taken."""
+
+    def __init__(self, file: StreamedFile, count: Callable[[int], None]) -> None:
+        self._file = file
+        self._count = count
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        for chunk in self._file:
+            yield chunk
+            self._count(len(chunk))
+
+
+def with_shards(job: Job, plan: LaunchPlan, progress: Progress | None = None) -> LaunchPlan:
+    """Where the job says `checkpoint.distribute`: its checkpoint sent, and the plan that puts it in place.
+
+    Other plans are given back as they are. Raises what `cut_for` and `distribute` raise, and, before anything
+    is sent, what keeps a host from running the job.
+    """
+    file = job.whole_checkpoint
+    if file is None:
+        return plan
+    # The launch checks again; but a host that it would refuse is not to get hundreds of gigabytes before.
+    look_at_hosts(needs_of(plan), plan.ssh).raise_on_failure()
+    shards = cut_for(job, plan.placements, file)
+    hashes = hash_shards(shards, progress)
+    with fleet_of(plan.hosts, plan.ssh) as fleet:
+        distribute(fleet, shards, hashes, progress)
+    manifests = {
+        host: dataclasses.replace(
+            manifest,
+            inputs=(
+                *manifest.inputs,
+                *(Input(f"inputs/load/{file_name(rank)}", hashes[rank]) for rank in shards.ranks[host]),
+            ),
+        )
+        for host, manifest in plan.manifests.items()
+    }
+    return dataclasses.replace(plan, manifests=manifests)

@@ -1,0 +1,84 @@
+"""The live view and the plain report, drawn from records made by hand."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from orchestrator.cli.live_view import PlainReport, duration, live_view, progress_of
+from orchestrator.cli.render_run import status_view
+from orchestrator.control.run_record import Cause, HostView, RunRecord
+from orchestrator.core.records import HostStatus, RankStatus
+from orchestrator.core.states import RankState, RunState
+
+
+def record(hosts: int, states: str = "running running", **progress: float) -> RunRecord:
+    views = {}
+    for host in range(1, hosts + 1):
+        ranks = tuple(
+            RankStatus(f"rank_{rank}", rank, index, index, RankState(state), progress=progress)
+            for index, state in enumerate(states.split())
+            for rank in [(host - 1) * 2 + index]
+        )
+        name = f"npu{host:03d}"
+        views[name] = HostView(HostStatus("run", "job", name, 0.0, ranks))
+    return RunRecord("run", "job", "finetune", hosts * 2, 0.0, RunState.RUNNING, "running", hosts=views)
+
+
+def drawn(what: object, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(what)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def test_every_rank_has_a_cell_that_tells_without_colour() -> None:
+    text = drawn(live_view(record(2, "running failed"), now=65.0))
+    assert "run  running  4 ranks  1m 05s" in text
+    assert "npu001 0● 1✗" in text and "npu002 2● 3✗" in text
+
+
+def test_many_hosts_that_are_alike_share_a_row() -> None:
+    text = drawn(live_view(record(64), now=0.0))
+    assert "npu[001-064] ● 128 ranks running" in text
+    assert len(text.splitlines()) < 6
+
+
+def test_progress_is_that_of_the_slowest_rank_at_the_pace_since_the_first_report() -> None:
+    made = record(1, step=11, total_steps=31, time=30.0, first={"step": 1, "time": 10.0}, loss=0.5)  # type: ignore[arg-type]
+    progress = progress_of(made)
+    assert progress is not None and progress.remaining == 40.0
+    assert "step 11/31  loss 0.5000  40s left" in drawn(live_view(made, now=0.0))
+
+
+def test_no_line_is_wider_than_the_terminal() -> None:
+    text = drawn(live_view(record(12), now=0.0)) + drawn(status_view(record(3)))
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_status_names_the_cause() -> None:
+    made = record(1, "stopped failed")
+    cause = Cause("npu001", "rank_1", "exited with code 3", 0.0, ("last words",))
+    text = drawn(status_view(RunRecord.from_json({**made.to_json(), "cause": cause_data(cause)})))
+    assert "Cause: rank 1 on npu001 exited with code 3" in text and "last words" in text
+
+
+def cause_data(cause: Cause) -> dict[str, object]:
+    names = ("host", "label", "what", "time", "tail")
+    return {name: getattr(cause, name) for name in names}
+
+
+def test_the_plain_report_says_each_thing_once() -> None:
+    out, now = io.StringIO(), [0.0]
+    report = PlainReport(out, clock=lambda: now[0])
+    for step in (1, 2, 3):
+        report.show(record(1, step=step, total_steps=3, loss=1.0))
+    now[0] = 6.0
+    report.show(record(1, step=3, total_steps=3, loss=1.0))
+    assert out.getvalue().splitlines() == ["run: running", "step 1/3  loss 1.0000", "step 3/3  loss 1.0000"]
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (7.9, 187, 7500, 93600)] == ["7s", "3m 07s", "2h 05m", "1d 02h"]

@@ -1,0 +1,352 @@
+"""The watch over a run, round by round: hosts that answer, fall silent, come back, and the gang rule."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from orchestrator.config.job import Timeouts
+from orchestrator.control.run_record import RunRecord
+from orchestrator.control.watch import Watch, look_once
+from orchestrator.core.errors import AgentError, ConnectError
+from orchestrator.core.states import RunState
+from orchestrator.testing.waiting import eventually
+from tests.control.judged import START, Clock, FakeFleet, FakeHost, rank, record, round_of, scheduler, watch
+
+NO_ROUTE = ConnectError("no route to host", where="b")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def hosts() -> tuple[FakeHost, FakeHost]:
+    """Two hosts of two running ranks each."""
+    return FakeHost("a", rank(0), rank(1)), FakeHost("b", rank(2), rank(3))
+
+
+@pytest.fixture
+def watched(clock: Clock, hosts: tuple[FakeHost, FakeHost]) -> Iterator[Watch]:
+    made = watch(clock, *hosts)
+    yield made
+    made.close()
+
+
+def states(run: RunRecord) -> list[str]:
+    return [str(item.state) for item in run.ranks()]
+
+
+def pass_time(clock: Clock, watched: Watch, seconds: float, step: float = 5.0) -> RunRecord:
+    """Rounds until so much time is over."""
+    end = clock.now + seconds
+    while clock.now < end:
+        clock.now += step
+        round_of(watched)
+    return watched.record
+
+
+def test_a_run_from_its_start_to_its_good_end(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    a.says(rank(0, "starting"), rank(1, "pending"), phase="started")
+    run = round_of(watched)
+    assert run.state is RunState.STARTING and run.phase == "starting" and run.updated == START
+    a.says(rank(0), rank(1))
+    assert round_of(watched).state is RunState.RUNNING
+    a.says(rank(0, "succeeded"), rank(1, "succeeded"), phase="over")
+    assert round_of(watched).state is RunState.RUNNING
+    b.says(rank(2, "succeeded"), rank(3, "succeeded"), phase="over")
+    clock.now += 7
+    run = round_of(watched)
+    assert (run.state, run.exit_code, run.ended) == (RunState.SUCCEEDED, 0, START + 7)
+    assert run.cause is None and run.victims == () and a.told == b.told == []
+
+
+def test_a_host_that_is_over_is_not_asked_again(hosts: tuple[FakeHost, FakeHost], watched: Watch) -> None:
+    a, b = hosts
+    a.says(rank(0, "succeeded"), rank(1, "succeeded"), phase="over")
+    for _ in range(3):
+        round_of(watched)
+    assert (a.asked, b.asked) == (1, 3)
+
+
+def test_the_first_rank_that_fails_ends_all_ranks_on_all_hosts(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    failed = rank(3, "failed", ended=START + 1, exit_code=1, tail=("Error: x",))
+    b.says(rank(2, "stopped", ended=START + 2), failed, phase="stopping", failed_first="rank_3")
+    run = round_of(watched)
+    assert run.cause is not None and (run.cause.host, run.cause.label) == ("b", "rank_3")
+    assert run.cause.tail == ("Error: x",)
+    assert run.state is RunState.RUNNING  # not over before its last worker is
+    assert a.told == []  # those who were asked in this round learn of it in the next
+    round_of(watched)
+    assert a.told == ["rank 3 on b exited with code 1"] and b.told == []  # that host stops already
+    a.says(rank(0, "stopped", ended=START + 3), rank(1, "succeeded", ended=START), phase="over")
+    b.says(rank(2, "stopped", ended=START + 2), failed, phase="over")
+    clock.now += 5
+    run = round_of(watched)
+    assert (run.state, run.exit_code, run.ended) == (RunState.FAILED, 1, START + 5)
+    assert run.victims == ("rank_0", "rank_2")
+
+
+def test_a_cause_once_found_stays(clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch) -> None:
+    a, b = hosts
+    b.says(rank(2), rank(3, "failed", ended=START + 2, signal=9), phase="stopping")
+    cause = round_of(watched).cause
+    a.says(rank(0, "failed", ended=START + 9, exit_code=1), rank(1), phase="stopping")
+    clock.now += 10
+    assert round_of(watched).cause == cause
+
+
+def test_a_gang_is_told_to_stop_until_it_does(hosts: tuple[FakeHost, FakeHost], watched: Watch) -> None:
+    a, _ = hosts
+    watched.stop("because")
+    watched.stop("another reason")
+    for _ in range(2):
+        round_of(watched)
+    assert a.told == ["because", "because"]
+    a.says(rank(0), rank(1), phase="stopping")
+    round_of(watched)
+    assert len(a.told) == 2
+
+
+@pytest.mark.parametrize(
+    ("phase", "times"), [("prepared", 0), ("started", 1), ("committed", 1), ("stopping", 0), ("over", 0)]
+)
+def test_only_workers_that_run_are_told_to_stop(
+    hosts: tuple[FakeHost, FakeHost], watched: Watch, phase: str, times: int
+) -> None:
+    a, _ = hosts
+    a.says(rank(0), rank(1), phase=phase)
+    watched.stop("because")
+    round_of(watched)
+    assert len(a.told) == times
+
+
+def test_a_gang_of_which_a_part_was_stopped_on_its_host_is_stopped(
+    hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    b.says(rank(2, "stopped"), rank(3, "stopped"), phase="over", stop_reason="told by hand")
+    run = round_of(watched)
+    assert run.cause is None
+    round_of(watched)
+    assert a.told == ["b has stopped: told by hand"]
+    a.says(rank(0, "stopped"), rank(1, "stopped"), phase="over", stop_reason="b has stopped")
+    run = round_of(watched)
+    assert (run.state, run.exit_code, run.victims) == (RunState.STOPPED, 5, ())
+
+
+def test_a_host_that_stops_and_has_stopped_no_rank_yet_stops_nobody_else(
+    hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    b.says(rank(2), rank(3, "succeeded"), phase="stopping", stop_reason="told by hand")
+    for _ in range(2):
+        round_of(watched)
+    assert a.told == []
+
+
+def test_a_host_that_cannot_be_reached_is_unreachable_and_nothing_is_claimed_of_it(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = NO_ROUTE
+    run = pass_time(clock, watched, 55)
+    assert states(run) == ["running", "running", "unreachable", "unreachable"]
+    assert run.state is RunState.RUNNING and run.cause is None
+    assert run.hosts["b"].error == "b: no route to host" and run.hosts["b"].last_contact == START
+    assert (
+        a.told == [] and b.dropped == b.asked - 1
+    )  # each failure ends its session, so that one is made anew
+
+
+def test_a_host_that_answers_again_is_as_if_nothing_had_been(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = NO_ROUTE
+    pass_time(clock, watched, 50)
+    b.error = None
+    run = pass_time(clock, watched, 20)  # its next turn comes within 15 s
+    assert states(run) == ["running"] * 4 and run.hosts["b"].error == "" and not run.hosts["b"].lost
+    b.error = NO_ROUTE
+    run = pass_time(clock, watched, 55)  # its time begins anew
+    assert states(run)[2:] == ["unreachable"] * 2 and run.cause is None and a.told == []
+
+
+def test_a_host_that_is_silent_for_longer_than_unreachable_is_lost_and_ends_the_run(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = NO_ROUTE
+    run = pass_time(clock, watched, 60 + 15)
+    assert run.cause is not None
+    assert (run.cause.host, run.cause.label, run.cause.time) == ("b", "rank_2", START)
+    assert run.cause.what == "was lost: b: no route to host"
+    assert states(run) == ["running", "running", "lost", "lost"] and run.state is RunState.RUNNING
+    round_of(watched)
+    assert a.told[0] == "rank 2 on b was lost: b: no route to host"
+    a.says(rank(0, "stopped"), rank(1, "stopped"), phase="over")
+    run = round_of(watched)
+    assert (run.state, run.exit_code) == (RunState.FAILED, 1)
+    assert run.victims == ("rank_0", "rank_1", "rank_3")
+
+
+def test_a_lost_host_that_comes_back_is_told_to_stop_and_the_run_has_failed_all_the_same(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = NO_ROUTE
+    cause = pass_time(clock, watched, 75).cause
+    b.says(rank(2), rank(3))
+    run = pass_time(clock, watched, 20)
+    assert states(run) == ["running"] * 4 and run.cause == cause is not None
+    assert b.told and set(b.told) == set(a.told)
+    for host, ranks in ((a, (0, 1)), (b, (2, 3))):
+        host.says(*(rank(number, "stopped") for number in ranks), phase="over")
+    run = round_of(watched)
+    assert (run.state, run.cause) == (RunState.FAILED, cause)
+
+
+def test_a_host_that_has_never_answered_is_lost_by_the_time_of_the_watch(clock: Clock) -> None:
+    a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b")
+    b.error = NO_ROUTE
+    watched = watch(clock, a, b)
+    try:
+        assert pass_time(clock, watched, 55).cause is None
+        run = pass_time(clock, watched, 20)
+        assert run.cause is not None and (run.cause.host, run.cause.label) == ("b", "")
+    finally:
+        watched.close()
+
+
+def test_a_host_where_nothing_of_the_run_is_there_is_lost_at_once(
+    hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    _, b = hosts
+    b.error = AgentError("no run r1", kind="no_run")
+    run = round_of(watched)
+    assert run.hosts["b"].lost and run.cause is not None
+    assert run.cause.what.startswith("was lost: b: nothing of this run is there")
+
+
+def test_a_host_that_fails_is_asked_less_and_less_often(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    b.error = NO_ROUTE
+    asked = []
+    for _ in range(60):
+        before = b.asked
+        round_of(watched)
+        if b.asked > before:
+            asked.append(clock.now - START)
+        clock.now += 1
+    assert asked == [0, 2, 6, 14, 29, 44, 59]  # 2, 4, 8, then 15 s apart
+    assert a.asked == 60
+
+
+class Deaf(FakeHost):
+    """A host whose answers do not come until it is let go."""
+
+    def __init__(self, name: str, *ranks: Any) -> None:
+        super().__init__(name, *ranks)
+        self.may_answer = threading.Event()
+
+    def call(self, verb: str, **args: Any) -> Any:
+        assert self.may_answer.wait(30.0)
+        return super().call(verb, **args)
+
+
+def test_a_host_that_keeps_its_answer_holds_up_nobody(clock: Clock) -> None:
+    a, b = FakeHost("a", rank(0), rank(1)), Deaf("b", rank(2), rank(3))
+    watched = watch(clock, a, b)
+    try:
+        for _ in range(3):
+            run = watched.step(patience=0.05)
+        assert a.asked == 3 and states(run) == ["running", "running"]
+        a.says(rank(0, "failed", exit_code=1), rank(1), phase="committed")
+        watched.step(patience=0.05)
+        run = watched.step(patience=0.05)
+        assert run.cause is not None and a.told
+        b.may_answer.set()
+        eventually(lambda: states(watched.step(patience=0.05))[2:] == ["running"] * 2)
+        eventually(lambda: watched.step(patience=0.05) and b.told)
+        assert b.asked >= 2  # the one question that waited, and the next, with the order to stop
+    finally:
+        b.may_answer.set()
+        watched.close()
+
+
+def test_a_training_whose_ranks_make_no_step_in_time_fails_and_names_them(clock: Clock) -> None:
+    a = FakeHost("a", rank(0, progress={"step": 1}), rank(1, tail=("compiling",)))
+    b = FakeHost("b", rank(2), rank(3, "succeeded"))
+    watched = watch(clock, a, b, task="finetune")
+    try:
+        clock.now = START + 599
+        assert round_of(watched).cause is None
+        clock.now = START + 600
+        cause = round_of(watched).cause
+        assert cause is not None and (cause.host, cause.label, cause.tail) == ("a", "rank_1", ("compiling",))
+        assert cause.what == "made no step within 600 s (2 of 4 ranks have; missing: 1, 2)"
+    finally:
+        watched.close()
+
+
+def test_other_tasks_have_no_deadline_for_their_first_step(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    clock.now = START + 10_000
+    assert round_of(watched).cause is None
+
+
+def test_a_scheduler_that_outlives_its_ranks_is_ended_after_the_grace_period(clock: Clock) -> None:
+    a = FakeHost("a", rank(0, "succeeded"), rank(1, "succeeded"), scheduler=scheduler())
+    watched = watch(clock, a)
+    try:
+        round_of(watched)
+        clock.now += 10
+        round_of(watched)
+        round_of(watched)
+        assert a.told == []
+        clock.now += 1
+        round_of(watched)
+        round_of(watched)
+        assert a.told == ["all ranks are done"]
+        a.says(rank(0, "succeeded"), rank(1, "succeeded"), scheduler=scheduler("stopped"), phase="over")
+        run = round_of(watched)
+        assert (run.state, run.exit_code) == (RunState.SUCCEEDED, 0)
+    finally:
+        watched.close()
+
+
+def test_a_scheduler_waits_for_ranks_of_hosts_that_have_not_answered(clock: Clock) -> None:
+    a, b = FakeHost("a", rank(0, "succeeded"), rank(1, "succeeded"), scheduler=scheduler()), FakeHost("b")
+    b.error = NO_ROUTE
+    watched = watch(clock, a, b)
+    try:
+        pass_time(clock, watched, 40)
+        assert a.told == []
+    finally:
+        watched.close()
+
+
+def test_looking_once_judges_and_stops_nobody(hosts: tuple[FakeHost, FakeHost]) -> None:
+    a, b = hosts
+    b.says(rank(2), rank(3, "failed", ended=START, exit_code=1), phase="stopping")
+    run = look_once(record(a, b), FakeFleet(a, b), Timeouts())  # type: ignore[arg-type]
+    assert run.cause is not None and run.cause.label == "rank_3"
+    assert a.told == b.told == [] and (a.asked, b.asked) == (1, 1)

@@ -1,0 +1,87 @@
+"""Errors: one line each, and the exit codes that the command line promises."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.core import errors
+from orchestrator.core.errors import (
+    AgentError,
+    ConfigError,
+    HostsFailed,
+    OrchestrateError,
+    Problem,
+    TransportError,
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "remedy", "text"),
+    [
+        ("", "", "it broke"),
+        ("host1", "", "host1: it broke"),
+        ("", "mend it", "it broke (mend it)"),
+        ("host1", "mend it", "host1: it broke (mend it)"),
+    ],
+)
+def test_one_line_of_what_where_and_remedy(where: str, remedy: str, text: str) -> None:
+    error = OrchestrateError("it broke", where=where, remedy=remedy)
+    assert str(error) == text and error.lines() == [text]
+    assert str(Problem(where, "it broke", remedy)) == text
+
+
+def test_all_problems_of_a_file_are_told() -> None:
+    error = ConfigError(
+        [Problem("job.yaml:3: name", "is missing"), Problem("job.yaml:9: data", "is no map", "fix")]
+    )
+    assert error.lines() == ["job.yaml:3: name: is missing", "job.yaml:9: data: is no map (fix)"]
+    assert str(error) == "job.yaml:3: name: is missing"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("OrchestrateError", 1),
+        ("ConfigError", 2),
+        ("UsageError", 2),
+        ("RunNotFound", 2),
+        ("TransportError", 3),
+        ("ConnectError", 3),
+        ("AuthenticationError", 3),
+        ("HostKeyError", 3),
+        ("CommandTimeout", 3),
+        ("AgentError", 1),
+        ("PreflightError", 4),
+        ("RunFailed", 1),
+        ("CheckpointError", 1),
+        ("Interrupted", 5),
+    ],
+)
+def test_exit_codes(name: str, code: int) -> None:
+    kind = getattr(errors, name)
+    assert kind.exit_code == code and issubclass(kind, OrchestrateError)
+    assert name in errors.__all__
+
+
+def test_several_hosts_have_the_gravest_code_and_equal_texts_once() -> None:
+    error = HostsFailed(
+        {
+            "a": AgentError("no space", where="a"),
+            "b": TransportError("refused", where="b"),
+            "c": AgentError("no space", where="c"),
+        }
+    )
+    assert error.exit_code == 3
+    assert "a" in error.lines()[0] and "c" in error.lines()[0] and len(error.lines()) == 2
+
+
+def test_the_kind_of_a_refusal_is_for_code() -> None:
+    assert AgentError("x").kind == "error"
+    assert AgentError("x", kind="no_run").kind == "no_run"
+    assert "no_run" not in str(AgentError("x", kind="no_run"))
+
+
+def test_every_public_error_is_documented_with_its_code() -> None:
+    assert errors.__doc__ is not None
+    for name in set(errors.__all__) - {"Problem"}:
+        assert name in errors.__doc__, name

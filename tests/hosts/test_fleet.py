@@ -1,0 +1,93 @@
+"""A fleet: in parallel, each host for itself, connections kept and made anew."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config.inventory import Host
+from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, TransportError
+from orchestrator.hosts.fleet import Fleet, HostResults
+from orchestrator.hosts.local_transport import LocalTransport
+from orchestrator.hosts.session import Session
+
+NAMES = ("host1", "host2", "host3")
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    hosts = [
+        Host(name=name, address="127.0.0.1", transport="local", workdir=str(tmp_path / name))
+        for name in NAMES
+    ]
+    with Fleet(hosts, {name: LocalTransport(name) for name in NAMES}) as fleet:
+        yield fleet
+
+
+def test_all_hosts_work_at_the_same_time_and_answer_in_order(fleet: Fleet) -> None:
+    together = threading.Barrier(len(NAMES), timeout=20)
+
+    def work(session: Session) -> str:
+        together.wait()
+        return session.host
+
+    assert list(fleet.each(work).raise_on_error().items()) == [(name, name) for name in NAMES]
+
+
+def test_each_host_has_one_session_that_is_kept(fleet: Fleet) -> None:
+    first = fleet.each(lambda session: session).values
+    assert fleet.each(lambda session: session).values == first
+    assert fleet.session("host1") is first["host1"]
+
+
+def test_a_subset_of_the_hosts(fleet: Fleet) -> None:
+    assert list(fleet.each(lambda session: session.host, ["host3", "host1"]).values) == ["host3", "host1"]
+
+
+def test_a_refusal_keeps_the_session_and_hides_no_other_host(fleet: Fleet) -> None:
+    before = fleet.session("host2")
+
+    def work(session: Session) -> str:
+        return str(session.call("status" if session.host == "host2" else "list_runs", run_id="none"))
+
+    results = fleet.each(work)
+    assert results.values == {"host1": "[]", "host3": "[]"}
+    assert isinstance(results.errors["host2"], AgentError)
+    assert fleet.session("host2") is before
+
+
+def test_a_dropped_session_is_made_anew(fleet: Fleet) -> None:
+    before = fleet.session("host1")
+    fleet.drop("host1")
+    fleet.drop("host1")
+    with pytest.raises(TransportError):
+        before.call("list_runs")
+    assert fleet.session("host1").call("list_runs") == []
+
+
+def test_a_second_session_of_a_host_is_the_callers_own(fleet: Fleet) -> None:
+    more = fleet.new_session("host1")
+    assert more is not fleet.session("host1")
+    more.close()
+    assert fleet.session("host1").call("list_runs") == []
+
+
+def test_a_part_shares_the_sessions_and_leaves_them_open(fleet: Fleet) -> None:
+    kept = fleet.session("host2")
+    with fleet.part(["host2"]) as part:
+        assert list(part.hosts) == ["host2"] and part.session("host2") is kept
+    assert kept.call("list_runs") == []
+
+
+def test_errors_of_hosts_fold_into_the_gravest() -> None:
+    one: HostResults[int] = HostResults({"a": 1}, {"b": AgentError("no", where="b")})
+    with pytest.raises(AgentError):
+        one.raise_on_error()
+    two: HostResults[int] = HostResults({}, {**one.errors, "c": ConnectError("refused", where="c")})
+    with pytest.raises(HostsFailed) as caught:
+        two.raise_on_error()
+    assert caught.value.exit_code == ConnectError.exit_code
+    assert HostResults({"a": 1}, {}).raise_on_error() == {"a": 1}

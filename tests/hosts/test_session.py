@@ -1,0 +1,146 @@
+"""Sessions with agents, good and bad, and fleets of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from orchestrator.agent.serve import serve
+from orchestrator.config.inventory import Host
+from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, PreflightError, TransportError
+from orchestrator.hosts.boot import Bundle, agent_bundle
+from orchestrator.hosts.fake_transport import FakeTransport
+from orchestrator.hosts.fleet import Fleet, HostResults, error_lines
+from orchestrator.hosts.local_transport import LocalTransport
+from orchestrator.hosts.session import Session
+from orchestrator.testing.waiting import eventually
+
+
+def session_with(tmp_path: Path, python: str = sys.executable, bundle: Bundle | None = None) -> Session:
+    transport = LocalTransport("here")
+    transport.connect()
+    return Session(
+        transport,
+        python=python,
+        workdir=str(tmp_path / "work"),
+        bundle=bundle or agent_bundle(),
+        timeout=20.0,
+    )
+
+
+def wrapper(tmp_path: Path, text: str) -> str:
+    """An executable that is no Python, or not only."""
+    path = tmp_path / "wrapper"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_the_agent_is_pushed_once(tmp_path: Path) -> None:
+    session_with(tmp_path).close()
+    [agent] = (tmp_path / "work/agent").glob("*.pyz")
+    assert agent.name == f"{agent_bundle().sha256}.pyz"
+    before = agent.stat()
+    session_with(tmp_path).close()
+    assert agent.stat().st_ino == before.st_ino and agent.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_chatty_start_up_file_does_no_harm(tmp_path: Path) -> None:
+    python = wrapper(tmp_path, f'echo Welcome to npu01; echo; exec {sys.executable} "$@"')
+    session = session_with(tmp_path, python)
+    assert session.call("probe")["workdir"] == str(tmp_path / "work")
+    session.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("exit 127", "no Python at"),
+        ("echo orchestrate-agent old 2.7.18", "Python 2.7.18 is too old"),
+        ("echo I am no Python >&2; exit 3", "the agent did not start: I am no Python"),
+    ],
+)
+def test_what_is_no_fit_python_is_said_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(PreflightError, match=says) as caught:
+        session_with(tmp_path, wrapper(tmp_path, text))
+    assert caught.value.where == "here" and caught.value.remedy
+
+
+def test_a_damaged_agent_is_not_kept(tmp_path: Path) -> None:
+    damaged = Bundle(agent_bundle().data, "0" * 64)
+    with pytest.raises(PreflightError, match="damaged"):
+        session_with(tmp_path, bundle=damaged)
+    assert list((tmp_path / "work/agent").glob("*.pyz")) == []
+
+
+def test_workdir_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "work").write_text("a file")
+    with pytest.raises(PreflightError, match="cannot use the workdir"):
+        session_with(tmp_path)
+
+
+def in_process(tmp_path: Path) -> FakeTransport:
+    """A host whose agent runs in a thread here; its name is the first word it is asked for."""
+
+    def program(argv: list[str], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> int:
+        stdin.readline()
+        stdout.write(b"orchestrate-agent ready\n")
+        serve(str(tmp_path / "work"), stdin, stdout)  # type: ignore[arg-type]
+        return 0
+
+    return FakeTransport("far", program)
+
+
+def host_named(name: str) -> Host:
+    return Host(name=name, address="127.0.0.1", transport="local")
+
+
+def test_a_broken_connection_is_an_error_and_the_next_call_makes_a_new_one(tmp_path: Path) -> None:
+    transport = in_process(tmp_path)
+    with Fleet([host_named("far")], {"far": transport}) as fleet:
+        assert fleet.each(lambda session: session.call("list_runs")).values == {"far": []}
+        transport.break_connection()
+        broken = fleet.each(lambda session: session.call("list_runs"))
+        assert isinstance(broken.errors["far"], TransportError)
+        assert fleet.each(lambda session: session.call("list_runs")).values == {"far": []}
+        assert transport.connects == 2
+
+
+def test_one_host_that_is_down_hides_no_other(tmp_path: Path) -> None:
+    down = FakeTransport("down", lambda *_: 0, down=True)
+    hosts = [host_named("far"), host_named("down")]
+    with Fleet(hosts, {"far": in_process(tmp_path), "down": down}) as fleet:
+        answers = fleet.each(lambda session: session.call("list_runs"))
+    assert answers.values == {"far": []}
+    assert isinstance(answers.errors["down"], ConnectError)
+    with pytest.raises(ConnectError):
+        answers.raise_on_error()
+
+
+def test_equal_errors_of_many_hosts_are_told_once() -> None:
+    refused = {f"npu{n:03d}": ConnectError("connection refused", where=f"npu{n:03d}") for n in range(1, 12)}
+    results: HostResults[None] = HostResults(
+        {}, {**refused, "npu012": AgentError("no space", where="npu012")}
+    )
+    with pytest.raises(HostsFailed) as caught:
+        results.raise_on_error()
+    assert error_lines(caught.value) == ["npu[001-011]: connection refused", "npu012: no space"]
+    assert caught.value.exit_code == 3
+
+
+def test_the_bundle_depends_on_the_sources_alone() -> None:
+    agent_bundle.cache_clear()
+    first = agent_bundle()
+    agent_bundle.cache_clear()
+    assert agent_bundle() == first
+
+
+def test_sessions_leave_no_process_behind(tmp_path: Path) -> None:
+    session = session_with(tmp_path)
+    pid = session.call("probe")["pid"]
+    session.close()
+    eventually(lambda: not os.path.exists(f"/proc/{pid}"), what="the agent has ended")

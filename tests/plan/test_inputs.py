@@ -1,0 +1,62 @@
+"""Every job and inventory that ships with the project loads, and every job is planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config.inventory_file import load_inventory
+from orchestrator.config.job_file import load_job
+from orchestrator.plan.make_plan import make_plan
+
+ROOT = Path(__file__).parents[2]
+INVENTORIES = sorted((ROOT / "inventory").glob("*.yaml"))
+JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+# Job -> inventory, world size.
+PLANNED = {
+    "command.yaml": ("local.yaml", 4),
+    "demo.yaml": ("local.yaml", 4),
+    "finetune_7.1b.yaml": ("ascend_12x8.yaml", 8),
+    "finetune_65b.yaml": ("ascend_12x8.yaml", 96),
+    "predict_7.1b.yaml": ("ascend_12x8.yaml", 8),
+    "chat_7.1b.yaml": ("ascend_12x8.yaml", 8),
+    "pretrain_176b.yaml": ("ascend_16x8.yaml", 128),
+}
+
+
+@pytest.mark.parametrize("path", INVENTORIES, ids=lambda path: path.name)
+def test_inventory_loads(path: Path) -> None:
+    assert load_inventory(path).hosts
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
+def test_job_is_planned(path: Path) -> None:
+    hosts, world_size = PLANNED[path.name]
+    plan = make_plan(load_job(path), load_inventory(ROOT / "inventory" / hosts))
+    assert plan.world_size == world_size
+    assert plan.worker_config
+
+
+@pytest.mark.parametrize("name", ["command.yaml", "demo.yaml"])
+def test_jobs_for_cpus_run_over_ssh_too(name: str) -> None:
+    plan = make_plan(load_job(ROOT / "jobs" / name), load_inventory(ROOT / "inventory/loopback.yaml"))
+    assert [host.transport for host in plan.hosts] == ["ssh", "ssh"]
+
+
+def test_jobs_for_ascend_have_a_rank_table() -> None:
+    for name, (hosts, _) in PLANNED.items():
+        plan = make_plan(load_job(ROOT / "jobs" / name), load_inventory(ROOT / "inventory" / hosts))
+        assert (plan.rank_table is not None) == hosts.startswith("ascend"), name
+
+
+def test_no_shipped_file_is_forgotten() -> None:
+    assert {path.name for path in JOBS} == set(PLANNED)
+    assert {"local.yaml", "loopback.yaml", "ascend_12x8.yaml"} <= {path.name for path in INVENTORIES}
+
+
+def test_model_parallel_groups_stay_inside_a_host() -> None:
+    for name, (hosts, _) in PLANNED.items():
+        plan = make_plan(load_job(ROOT / "jobs" / name), load_inventory(ROOT / "inventory" / hosts))
+        groups = {(placement.dp, placement.pp) for placement in plan.placements}
+        assert len({(p.dp, p.pp, p.host) for p in plan.placements}) == len(groups), name

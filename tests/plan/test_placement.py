@@ -1,0 +1,101 @@
+"""Which rank goes where, and when none can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.config.inventory import Device, Host, Inventory
+from orchestrator.config.job import Job
+from orchestrator.plan.placement import place
+from tests.config.support import JOB, inventory, job, lines_of
+
+
+def _cluster(hosts: int, devices: int) -> Inventory:
+    each = tuple(Device(id=number) for number in range(devices))
+    return Inventory(path=Path("x"), hosts=tuple(Host(name=f"n{i}", devices=each) for i in range(hosts)))
+
+
+def _job(dp: int, mp: int, pp: int, per_host: int) -> Job:
+    parallel = {"data_parallel": dp, "model_parallel": mp, "pipeline_stage": pp}
+    data = {"name": "x", "task": "command", "command": ("x",), "devices_per_host": per_host}
+    return Job.model_validate({**data, "parallel": parallel})
+
+
+def test_rank_order(tmp_path: Path) -> None:
+    placements = place(job(tmp_path), inventory(tmp_path))
+    shown = [(p.rank, p.host, p.local_rank, p.device_id, p.dp, p.mp, p.pp) for p in placements]
+    assert shown == [
+        (0, "npu1", 0, 0, 0, 0, 0),
+        (1, "npu1", 1, 1, 0, 1, 0),
+        (2, "npu2", 0, 0, 1, 0, 0),
+        (3, "npu2", 1, 1, 1, 1, 0),
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 4), st.sampled_from([1, 2, 4, 8]), st.integers(1, 4), st.sampled_from([1, 2, 4, 8]))
+def test_every_coordinate_once_and_model_parallel_inside_a_host(
+    dp: int, mp: int, pp: int, per_host: int
+) -> None:
+    world = dp * mp * pp
+    if world % per_host:
+        return
+    placements = place(_job(dp, mp, pp, per_host), _cluster(world // per_host, 8))
+    assert [p.rank for p in placements] == list(range(world))
+    assert all(p.rank == p.pp * dp * mp + p.dp * mp + p.mp for p in placements)
+    assert len({(p.dp, p.mp, p.pp) for p in placements}) == world
+    assert len({(p.host, p.device_id) for p in placements}) == world
+    if per_host % mp == 0:
+        assert len({(p.dp, p.pp, p.host) for p in placements}) == dp * pp
+
+
+def test_the_first_devices_of_a_host_are_taken_with_their_addresses(tmp_path: Path) -> None:
+    text = "hosts:\n  - {name: a, devices: 4-7, device_ips: '10.0.0.[4-7]'}\n"
+    command = "name: c\ntask: command\ndevices_per_host: 2\ncommand: [x]\n"
+    placements = place(job(tmp_path, command), inventory(tmp_path, text))
+    assert [(p.device_id, p.device_ip, p.dp) for p in placements] == [(4, "10.0.0.4", 0), (5, "10.0.0.5", 1)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (
+            ["devices_per_host=1"],
+            [
+                "job.yaml:4: parallel: data_parallel 2 × model_parallel 2 × pipeline_stage 1 = 4, but "
+                "2 hosts × 1 devices_per_host = 2 (both sides must be equal)"
+            ],
+        ),
+        (
+            ["devices_per_host=4"],
+            [
+                "--set devices_per_host: 4 ranks wanted on npu[1-2], which has 2 devices "
+                "(lower it, or choose other hosts)",
+                "job.yaml:4: parallel: data_parallel 2 × model_parallel 2 × pipeline_stage 1 = 4, but "
+                "2 hosts × 4 devices_per_host = 8 (both sides must be equal)",
+            ],
+        ),
+        (
+            ["host_count=3"],
+            [
+                "job.yaml:1: hosts: 3 host(s) are asked for, but 'all' has 2: npu[1-2] in hosts.yaml "
+                "(lower host_count or add hosts to the inventory)"
+            ],
+        ),
+        (
+            ["hosts=npu[1-3]"],
+            ["--set hosts: no host or group 'npu3' in hosts.yaml (did you mean `npu2`?)"],
+        ),
+        (
+            ["networking.mode=none"],
+            ["--set networking.mode: mode none cannot join 4 ranks (use dynamic or rank_table)"],
+        ),
+    ],
+)
+def test_jobs_that_do_not_fit(tmp_path: Path, overrides: list[str], lines: list[str]) -> None:
+    made, hosts = job(tmp_path, JOB, *overrides), inventory(tmp_path)
+    assert lines_of(tmp_path, lambda: place(made, hosts)) == lines

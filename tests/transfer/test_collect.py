@@ -1,0 +1,247 @@
+import os
+import threading
+import zlib
+
+import numpy as np
+import pytest
+
+from orchestrator.checkpoint.cut.slices import Layout
+from orchestrator.checkpoint.files.tensor_files import read_ckpt, read_safetensors, write_ckpt
+from orchestrator.checkpoint.shard_source import LocalFiles
+from orchestrator.core.errors import (
+    AgentError,
+    CheckpointError,
+    ConnectError,
+    HostsFailed,
+    Interrupted,
+    TransportError,
+)
+from orchestrator.transfer.collect import Collection, collect
+from tests.checkpoint.support import bloom, random, save_run
+
+HOW = ("progress", "say", "rate", "streams_per_host", "segment_bytes", "durable", "free")
+
+
+def collected(run, output, source=None, **options):
+    source = source or LocalFiles(run.folders)
+    how = {name: options.pop(name) for name in HOW if name in options}
+    wanted = Collection(run.strategies, run.world_size, **options)
+    return collect(source, list(run.folders), wanted, output, **how)
+
+
+def check(run, tensors):
+    assert set(tensors) == set(run.full)
+    for name, value in run.full.items():
+        np.testing.assert_array_equal(tensors[name].array(), value)
+
+
+@pytest.mark.parametrize(("dp", "mp"), [(1, 1), (2, 2), (1, 4), (4, 1), (1, 3)])
+def test_the_collected_file_is_the_whole_model(tmp_path, dp, mp):
+    run = save_run(tmp_path, [bloom(dp, mp)])
+    result = collected(run, tmp_path / "out" / "model.ckpt")
+    check(run, read_ckpt(tmp_path / "out" / "model.ckpt"))
+    assert (result.choice.step, result.plan.nbytes) == (10, sum(value.nbytes for value in run.full.values()))
+    assert sorted(os.listdir(tmp_path / "out")) == ["model.ckpt", "model.ckpt.manifest.json"]
+
+
+def test_what_does_not_wait_for_the_disk_is_the_same(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)])
+    for durable in (True, False):
+        collected(run, tmp_path / f"{durable}.ckpt", durable=durable)
+    assert (tmp_path / "True.ckpt").read_bytes() == (tmp_path / "False.ckpt").read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_safetensors_and_stages(tmp_path):
+    first, second = bloom(2, 2), {f"second.{name}": value for name, value in bloom(2, 2, seed=9).items()}
+    run = save_run(tmp_path, [first, second | {"embedding_table": first["embedding_table"]}])
+    collected(run, tmp_path / "model.safetensors", format="safetensors")
+    check(run, read_safetensors(tmp_path / "model.safetensors"))
+
+
+def test_types_keep_their_bits(tmp_path):
+    grid = Layout((2, 2), (0, -1))
+    stage = {
+        "half": (random((6, 3), "float16"), grid),
+        "brain": (random((6, 3), "uint16"), Layout((2, 2), (0, -1), 2, -1)),
+        "count": (random((4, 7), "int64"), Layout((2, 2), (1, -1))),
+    }
+    stage["brain"] = (random((12, 3), "uint16"), Layout((2, 2), (0, -1), 2, 2))
+    run = save_run(tmp_path, [stage], bfloat16=frozenset({"brain"}))
+    collected(run, tmp_path / "model.ckpt")
+    tensors = read_ckpt(tmp_path / "model.ckpt")
+    check(run, tensors)
+    assert [tensor.dtype for tensor in tensors.values()] == ["Float16", "BFloat16", "Int64"]
+
+
+def test_the_optimizer_comes_along_when_asked(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)])
+    collected(run, tmp_path / "all.ckpt", with_optimizer=True)
+    tensors = read_ckpt(tmp_path / "all.ckpt")
+    np.testing.assert_array_equal(tensors["adam_m.mapping.weight"].array(), run.full["mapping.weight"])
+    assert int(tensors["global_step"].array()) == 10
+
+
+def test_the_newest_complete_step_and_the_one_asked_for(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)], steps=((1, 9), (1, 10)))
+    run.shard(1, step=10).unlink()
+    assert collected(run, tmp_path / "a.ckpt").choice.step == 10
+    run.shard(3, step=10).unlink()
+    assert collected(run, tmp_path / "b.ckpt").choice.step == 9
+    with pytest.raises(CheckpointError, match="step 10 lacks rank 1 or 3"):
+        collected(run, tmp_path / "c.ckpt", step=10)
+
+
+def test_progress_ends_at_the_total(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)])
+    seen = []
+    result = collected(run, tmp_path / "a.ckpt", progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (result.plan.nbytes, result.plan.nbytes)
+    assert seen == sorted(seen)
+
+
+def test_only_the_slices_that_are_needed_are_read(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)])
+    source = Counting(run.folders)
+    result = collected(run, tmp_path / "a.ckpt", source)
+    assert source.nbytes == result.plan.nbytes
+    assert set(result.plan.bytes_per_host) == {"a", "b"}
+
+
+class Counting(LocalFiles):
+    nbytes = 0
+    lock = threading.Lock()
+
+    def read(self, host, segments):
+        for data, crc in super().read(host, segments):
+            with self.lock:
+                self.nbytes += len(data)
+            yield data, crc
+
+
+class Faulty(LocalFiles):
+    """Every `read` for which `faults` has an entry goes wrong that way, once."""
+
+    def __init__(self, folders, faults):
+        super().__init__(folders)
+        self.faults = list(faults)
+        self.reads = 0
+        self.lock = threading.Lock()
+
+    def read(self, host, segments):
+        with self.lock:
+            self.reads += 1
+            fault = self.faults.pop(0) if self.faults else None
+        for number, (data, _) in enumerate(super().read(host, segments)):
+            if fault == "gone" or (fault == "break" and number == 1):
+                raise TransportError("connection lost", where=host)
+            if fault == "nothing" or (fault == "short" and number == 1):
+                return
+            yield (memoryview(bytes(len(data))) if fault == "damage" else data), zlib.crc32(data)
+        if fault == "long":
+            yield memoryview(b"more"), 0
+
+
+@pytest.mark.parametrize("fault", ["break", "short", "damage"])
+def test_one_fault_is_mended(tmp_path, fault):
+    run = save_run(tmp_path, [bloom(2, 2)])
+    seen = []
+    source = Faulty(run.folders, [fault])
+    collected(run, tmp_path / "a.ckpt", source, progress=lambda done, total: seen.append((done, total)))
+    check(run, read_ckpt(tmp_path / "a.ckpt"))
+    assert seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("faults", "error", "message"),
+    [
+        (["gone"] * 20, TransportError, "connection lost"),
+        (["nothing"] * 20, TransportError, "bytes early"),
+        (["damage"] * 20, CheckpointError, "differs from what the host has, twice"),
+        (["long"] * 20, CheckpointError, "more bytes came"),
+    ],
+)
+def test_a_fault_that_stays_is_one_error_and_leaves_nothing(tmp_path, faults, error, message):
+    run = save_run(tmp_path, [bloom(1, 1)], hosts=("a",))
+    with pytest.raises(error, match=message):
+        collected(run, tmp_path / "out" / "a.ckpt", Faulty(run.folders, faults), segment_bytes=1 << 20)
+    assert not (tmp_path / "out" / "a.ckpt").exists()
+
+
+def test_a_retry_begins_at_the_segment_and_not_at_the_start(tmp_path):
+    run = save_run(tmp_path, [bloom(1, 1)], hosts=("a",))
+    source = Faulty(run.folders, ["break"] * 3)
+    collected(run, tmp_path / "a.ckpt", source, segment_bytes=60, streams_per_host=1)
+    check(run, read_ckpt(tmp_path / "a.ckpt"))
+    assert source.reads == 4
+
+
+class Away(LocalFiles):
+    def __init__(self, folders, away, error):
+        super().__init__(folders)
+        self.away, self.error = away, error
+
+    def list_shards(self, host):
+        if host in self.away:
+            raise self.error("refused", where=host)
+        return super().list_shards(host)
+
+
+def test_a_host_that_is_not_needed_may_be_away(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)])
+    result = collected(run, tmp_path / "a.ckpt", Away(run.folders, {"b"}, ConnectError))
+    check(run, read_ckpt(tmp_path / "a.ckpt"))
+    assert list(result.unreachable) == ["b"]
+
+
+def test_a_host_that_is_needed_is_the_error(tmp_path):
+    run = save_run(tmp_path, [bloom(1, 4)])
+    with pytest.raises(ConnectError, match="b: refused"):
+        collected(run, tmp_path / "a.ckpt", Away(run.folders, {"b"}, ConnectError))
+    with pytest.raises(HostsFailed):
+        collected(run, tmp_path / "a.ckpt", Away(run.folders, {"a", "b"}, ConnectError))
+    with pytest.raises(AgentError, match="b: refused"):
+        collected(run, tmp_path / "a.ckpt", Away(run.folders, {"b"}, AgentError))
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)])
+    path = run.shard(2)
+    path.write_bytes(path.read_bytes()[:-31])
+    with pytest.raises(CheckpointError, match="damaged") as caught:
+        collected(run, tmp_path / "a.ckpt")
+    assert caught.value.where == str(path)
+
+
+def test_no_room_is_told_before_a_byte_is_read(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)])
+    source = Counting(run.folders)
+    with pytest.raises(CheckpointError, match="GB free"):
+        collected(run, tmp_path / "a.ckpt", source, free=lambda folder: 100)
+    assert source.nbytes == 0
+    assert not list(tmp_path.glob("*a.ckpt*"))
+
+
+def test_an_interrupt_leaves_nothing(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)])
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="interrupted"):
+        collected(run, tmp_path / "out" / "a.ckpt", progress=interrupt)
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_plain_data_parallel_without_strategies(tmp_path):
+    for rank in range(2):
+        folder = tmp_path / "a" / f"rank_{rank}"
+        folder.mkdir(parents=True)
+        write_ckpt(
+            folder / "CKP-1_5.ckpt", [("w", np.ones(3, np.float32)), ("empty", np.zeros((0, 2), np.float32))]
+        )
+    source = LocalFiles({"a": tmp_path / "a"})
+    with pytest.raises(CheckpointError, match="no strategy file"):
+        collect(source, ["a"], Collection({}, 2), tmp_path / "o.ckpt")
+    collect(source, ["a"], Collection({}, 2, replicated=True), tmp_path / "o.ckpt")
+    assert read_ckpt(tmp_path / "o.ckpt")["empty"].dims == (0, 2)
