@@ -10,12 +10,12 @@ from typing import Any
 
 # Imported when they are asked for: MindSpore takes seconds, and most of this package does without it.
 _PUBLIC = {
-    "AutoConfig": "model.auto",
-    "AutoModel": "model.auto",
-    "AutoTokenizer": "model.auto",
-    "BloomConfig": "model.config",
-    "TextGenerationPipeline": "model.text_generation",
-    "pipeline": "model.text_generation",
+    "AutoConfig": "model.compatibility.auto",
+    "AutoModel": "model.compatibility.auto",
+    "AutoTokenizer": "model.compatibility.auto",
+    "BloomConfig": "model.config.bloom_config",
+    "TextGenerationPipeline": "model.compatibility.auto",
+    "pipeline": "model.compatibility.auto",
 }
 __all__ = sorted(_PUBLIC)
 
