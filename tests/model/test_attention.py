@@ -10,6 +10,7 @@ from mindspore import nn, ops
 from model.config.bloom_config import load_config
 from model.devices import device
 from model.errors import ModelError
+from model.inference.kv_cache import CachedNetwork, IdsToLogits
 from model.network.attention import (
     HIDDEN,
     AlibiBias,
@@ -119,6 +120,24 @@ def test_whole_networks_agree_and_so_do_their_gradients():
     largest = max(np.abs(grad).max() for grad in second_grads)
     for one, other in zip(first_grads, second_grads, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5 * largest, rtol=1e-3)
+
+
+def test_cached_decoding_of_a_network_with_flash_attention_is_that_of_one_without():
+    config = flash_config(2, 16, 32)
+    ids = np.random.default_rng(8).integers(0, 64, (1, 8)).astype(np.int32)
+    start, last = (ms.Tensor(np.array([one], np.int32)) for one in (0, 7))
+    logits = []
+    for target in (A2, device.CPU):
+        with device.built_for(target):
+            network = build(config)
+            reader = CachedNetwork(network, config, batch=1, capacity=32)
+        random = np.random.default_rng(6)
+        for item in network.get_parameters():
+            item.set_data(ms.Tensor(random.normal(0, 0.2, item.shape).astype(np.float32), item.dtype))
+        read = IdsToLogits(network.transformer.embedding, reader).set_train(False)
+        logits.append(read(ms.Tensor(ids), start, last).asnumpy())
+    np.testing.assert_allclose(*logits, atol=2e-3)  # the two kernels of the activation round apart
+    assert np.abs(logits[0]).max() > 0.3
 
 
 class Kernel(nn.Cell):
