@@ -12,7 +12,7 @@ from pathlib import Path
 from model.config.bloom_config import BloomConfig, config_text, load_config
 from model.config.hf_config import load_hf_config
 from model.errors import ModelError
-from model.weights.checkpoint import check_names
+from model.weights.state_dict import check_names
 from model.weights.weights_copy import Job, run_jobs
 from model.weights.weights_output import WeightsOutput
 from orchestrator.checkpoint.atomic import replacing

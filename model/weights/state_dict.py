@@ -1,0 +1,57 @@
+"""Tensors of a state dict that do not fit a network: every name is told, blocks folded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from model.errors import ModelError
+
+__all__ = ["check_names"]
+
+# The number of a block: MindFormers calls them `blocks`, Hugging Face `h`.
+_BLOCK = re.compile(r"(?:(?<=\bblocks\.)|(?<=\bh\.))\d+")
+
+
+def check_names(
+    shapes: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, tuple[int, ...]],
+    path: Path,
+    remedy: str = "see model.preset",
+) -> None:
+    """Raise ModelError listing every missing, extra and mis-shaped name."""
+    missing = [name for name in shapes if name not in stored]
+    extra = [name for name in stored if name not in shapes]
+    wrong = [
+        f"{name} {list(stored[name])} for {list(shape)}"
+        for name, shape in shapes.items()
+        if name in stored and tuple(stored[name]) != shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(_folded(names))}"
+        for kind, names in (("missing", missing), ("extra", extra), ("of another shape", wrong))
+        if names
+    ]
+    if problems:
+        raise ModelError(f"does not fit the network; {'; '.join(problems)}", where=str(path), remedy=remedy)
+
+
+def _folded(names: Sequence[str]) -> list[str]:
+    """Names that differ in the number of the block alone, as one: `blocks.[0-29].ln_1`; order is kept."""
+    blocks: dict[str, list[int]] = {}
+    for name in names:
+        match = _BLOCK.search(name)
+        family = blocks.setdefault(name[: match.start()] + "{}" + name[match.end() :] if match else name, [])
+        if match:
+            family.append(int(match[0]))
+    return [pattern.replace("{}", _ranges(numbers), 1) for pattern, numbers in blocks.items()]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    ends = [[number, number] for number in sorted(numbers)]
+    for index in range(len(ends) - 1, 0, -1):
+        if ends[index - 1][1] + 1 == ends[index][0]:
+            ends[index - 1][1] = ends.pop(index)[1]
+    parts = [f"{first}-{last}" if last > first else f"{first}" for first, last in ends]
+    return parts[0] if len(numbers) == 1 else f"[{','.join(parts)}]"
