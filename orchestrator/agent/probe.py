@@ -14,7 +14,13 @@ from typing import Any, Dict, Mapping, Optional, Sequence
 
 from orchestrator.agent.cann import MODULES, cann_facts, cann_version
 from orchestrator.agent.device_locks import busy_devices
-from orchestrator.agent.system import Seen, addresses_of, in_workers_environment, system_facts
+from orchestrator.agent.system import (
+    Seen,
+    addresses_of,
+    in_workers_environment,
+    system_facts,
+    why_not_sourced,
+)
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import Workdir
 
@@ -37,17 +43,19 @@ def probe(
     ports: Sequence[int] = (),
     address: str = "",
     env: Optional[Mapping[str, str]] = None,
+    patience: float = 20.0,
 ) -> Dict[str, Any]:
     """Facts as plain JSON. `port_on` asks for a port that is free on that address.
 
     `ascend` asks for what only matters to HCCL and CANN, too; `ports` must be free on `address`; `env` is
-    what the job gives its workers of the variables that matter to these facts.
+    what the job gives its workers of the variables that matter to these facts; `patience` is how many seconds
+    `env_script` may take.
     """
     folder = workdir.locks if lock_dir is None else Workdir(lock_dir).root
     modules = ("mindspore", *MODULES) if ascend else ()
-    seen = Seen({}, {}, {})
+    seen = Seen({}, {}, {}, why_not_sourced(env_script))
     if packages or ascend:
-        seen = in_workers_environment(packages, env_script, modules=modules, env=env)
+        seen = in_workers_environment(packages, env_script, modules=modules, env=env, patience=patience)
     return {
         "hostname": socket.gethostname(),
         "pid": os.getpid(),

@@ -6,14 +6,17 @@ import json
 import os
 import resource
 import shutil
+import signal
 import socket
+import stat
 import subprocess
 import sys
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
+from orchestrator.agent import processes
 from orchestrator.agent.environment import process_environment, with_env_script
 
-__all__ = ["Seen", "addresses_of", "in_workers_environment", "system_facts"]
+__all__ = ["Seen", "addresses_of", "in_workers_environment", "system_facts", "why_not_sourced"]
 
 # Runs in the workers' own interpreter and environment, so that it sees what they will see. Metadata is
 # read and files are looked for, nothing is imported: importing MindSpore takes seconds. A folder without
@@ -61,36 +64,71 @@ def in_workers_environment(
     *,
     modules: Sequence[str] = (),
     env: Optional[Mapping[str, str]] = None,
+    patience: float = 20.0,
 ) -> Seen:
     """The versions of `packages` and the files of `modules`, None where there is none; the variables.
 
-    `env` are those that the job gives its workers; what comes out is after `env_script`.
+    `env` are those that the job gives its workers; what comes out is after `env_script`, which is given up
+    after `patience` seconds: with all that it started.
     """
+    nothing = Seen(dict.fromkeys(packages), dict.fromkeys(modules), {})
+    if unfit := why_not_sourced(env_script):
+        return nothing._replace(trouble=unfit)
     asked = json.dumps({"packages": list(packages), "modules": list(modules)})
     argv: List[str] = [sys.executable, "-c", _LOOK, asked]
     if env_script is not None:
         argv = with_env_script(env_script, argv)
+    code = 0
     try:
-        done = subprocess.run(
-            argv,
-            # Not where we are: the account's home may hold anything, and workers run elsewhere.
-            cwd="/",
-            env=process_environment(os.environ, env or {}, env_script),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=60,
-        )
+        output, code = _output_of(argv, process_environment(os.environ, env or {}, env_script), patience)
         # What starts with Python may have printed something before.
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = json.loads(output.splitlines()[-1])
         return Seen(found["packages"], found["modules"], found["environment"])
     except subprocess.TimeoutExpired:
-        trouble = "takes more than 60 s"
+        trouble = f"takes more than {patience:g} s"
     except OSError as error:
         trouble = f"cannot be run: {error.strerror or error}"
     except (ValueError, KeyError, TypeError, IndexError):
-        trouble = f"ends with exit code {done.returncode}, without an answer"
-    return Seen(dict.fromkeys(packages), dict.fromkeys(modules), {}, trouble)
+        trouble = f"ends with exit code {code}, without an answer"
+    return nothing._replace(trouble=trouble)
+
+
+def why_not_sourced(env_script: Optional[str]) -> str:
+    """Why a shell must not even try: a pipe would keep it waiting for ever. "" where there is no reason.
+
+    One that does not exist is another matter.
+    """
+    if env_script is None:
+        return ""
+    try:
+        mode = os.stat(os.path.expanduser(env_script)).st_mode
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    if not stat.S_ISREG(mode):
+        return "is no regular file"
+    return "" if os.access(os.path.expanduser(env_script), os.R_OK) else "cannot be read by this account"
+
+
+def _output_of(argv: Sequence[str], env: Mapping[str, str], patience: float) -> Tuple[bytes, int]:
+    """What a process prints, and its exit code; with its whole group it is killed when patience ends."""
+    with subprocess.Popen(
+        argv,
+        # Not where we are: the account's home may hold anything, and workers run elsewhere.
+        cwd="/",
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=patience)
+        except BaseException:
+            processes.signal_group(process.pid, signal.SIGKILL)
+            raise
+        return output, process.returncode
 
 
 def system_facts(ports: Sequence[int], address: str = "") -> Dict[str, Any]:

@@ -28,12 +28,20 @@ __all__ = [
     "look_at_hosts",
 ]
 
+# What a host may take for its answer beside the workers' environment: an ill name server, a slow disk.
+_REST = 40.0
+# For a script that sets an environment, which takes about a second, on a slow network disk too.
+_PATIENCE = 20.0
+
 
 def gather(
-    needs: Needs, fleet: Fleet, *, timeout: float = TOOL_TIMEOUT
+    needs: Needs, fleet: Fleet, *, timeout: float = TOOL_TIMEOUT, patience: float = _PATIENCE
 ) -> tuple[dict[str, HostFacts], dict[str, OrchestrateError]]:
-    """The facts of the hosts that answer, the errors of the others. `timeout` is for one call of a tool."""
-    results = fleet.each(lambda session: _look(needs, session, timeout))
+    """The facts of the hosts that answer, the errors of the others. `timeout` is for one call of a tool.
+
+    `patience` is for a host's `env_script`; the host is waited for longer, so that it can say that it hangs.
+    """
+    results = fleet.each(lambda session: _look(needs, session, timeout, patience))
     facts = {host.name: results.values[host.name] for host in needs.hosts if host.name in results.values}
     errors = dict(results.errors)
     addresses = ask_addresses(needs, fleet, facts)
@@ -53,13 +61,15 @@ def gather(
     )
 
 
-def _look(needs: Needs, session: Session, timeout: float) -> HostFacts:
+def _look(needs: Needs, session: Session, timeout: float, patience: float) -> HostFacts:
     host = needs.host(session.host)
     ahead = _clock_ahead(session)
     tools = None if needs.ascend is False else _ask(needs, host, session, timeout)
     is_ascend = needs.ascend or (tools is not None and _has_any(tools))
     probe = session.call(
         "probe",
+        timeout=patience + _REST,
+        patience=patience,
         devices=needs.devices.get(host.name, ()),
         lock_dir=host.lock_dir,
         env_script=host.env_script,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from orchestrator.agent.cann import MODULES
+from orchestrator.agent.probe import probe
 from orchestrator.agent.system import Seen, in_workers_environment
+from orchestrator.core.paths import Workdir
+from orchestrator.testing.waiting import eventually
 
 
 def package(folder: Path, name: str, *files: str) -> None:
@@ -72,3 +76,25 @@ def test_what_python_prints_at_its_start_is_no_answer(tmp_path: Path) -> None:
 def test_a_script_that_fails_is_not_a_package_that_lacks(tmp_path: Path, script: str, trouble: str) -> None:
     seen = look(tmp_path, script=script)
     assert seen == ({"pip": None, "no-such": None}, dict.fromkeys(MODULES), {}, trouble)
+
+
+def test_a_script_that_hangs_is_given_up_with_all_that_it_started(tmp_path: Path) -> None:
+    script = tmp_path / "set_env.sh"
+    script.write_text(f"sleep 1000 &\necho $! > {tmp_path}/pid\nwait\n")
+    seen = in_workers_environment((), str(script), patience=1.0)
+    assert seen.trouble == "takes more than 1 s"
+    state = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
+    eventually(lambda: not state.exists() or state.read_text().split()[2] == "Z")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+@pytest.mark.parametrize("packages", [(), ("pip",)])
+def test_a_script_that_is_no_file_is_not_even_tried(
+    tmp_path: Path, kind: str, packages: tuple[str, ...]
+) -> None:
+    """Whoever opens a pipe waits for its writer; a worker would, too, so that every job is told."""
+    script = tmp_path / "set_env.sh"
+    os.mkfifo(script) if kind == "pipe" else script.mkdir()
+    found = probe(Workdir(tmp_path), packages=packages, env_script=str(script), patience=1.0)
+    assert found["environment_trouble"] == "is no regular file"
+    assert found["packages"] == dict.fromkeys(packages)
