@@ -6,10 +6,14 @@ oldest ones, so that a file may be gone at any moment.
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import heapq
+import itertools
 import os
 import re
 import stat
-from typing import Any, Dict, Iterator, List
+from typing import Any, Counter, Dict, Iterator, List, Tuple
 
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir
@@ -20,45 +24,75 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _MOST_FILES = 2000
 _DEEPEST = 6
 
-
-def list_plogs(run: RunDir) -> List[Dict[str, Any]]:
-    """`path` below the folder of plogs and `size` of each file; links and odd names are passed over."""
-    found: List[Dict[str, Any]] = []
-    for entry in _files(str(run.plogs), 0):
-        if len(found) == _MOST_FILES:
-            break
-        try:
-            size = entry.stat(follow_symlinks=False).st_size
-        except OSError:
-            continue
-        found.append({"path": os.path.relpath(entry.path, str(run.plogs)), "size": size})
-    return found
+# When it was last written, its path, its size.
+_Log = Tuple[float, str, int]
 
 
-def _files(folder: str, depth: int) -> Iterator[os.DirEntry[str]]:
+def list_plogs(run: RunDir, most: int = _MOST_FILES) -> Dict[str, Any]:
+    """`files`: `path` below the folder of plogs and `size` of each, `most` of them, of all labels in turn.
+
+    Of each label the newest come first. `left`: how many entries of each label are not among them, by number
+    or because they are none of CANN's: links, pipes, odd names, what lies too deep or cannot be looked at. An
+    entry that is a folder counts once. "" stands for what lies under no name of a label.
+    """
+    left: Counter[str] = collections.Counter()
+    newest = []
+    for label, is_folder in _labels(str(run.plogs)):
+        folder = os.path.join(str(run.plogs), label)
+        if not is_folder:
+            left[label] += 1
+        else:
+            newest.append(heapq.nlargest(most, _logs(str(run.plogs), folder, 1, left, label)))
+    taken = [log for turn in itertools.zip_longest(*newest) for log in turn if log is not None][:most]
+    listed = collections.Counter(path.partition("/")[0] for _, path, _ in taken)
+    return {
+        "files": [{"path": path, "size": size} for _, path, size in taken],
+        "left": {name: count for name in left if (count := left[name] - listed[name])},
+    }
+
+
+def _labels(folder: str) -> List[Tuple[str, bool]]:
+    """The entries of the folder of plogs, and which of them are folders; "" for each odd name."""
+    with contextlib.suppress(OSError), os.scandir(folder) as listed:
+        entries = sorted(listed, key=lambda entry: entry.name)
+        return [
+            (entry.name, entry.is_dir(follow_symlinks=False)) if _NAME.fullmatch(entry.name) else ("", False)
+            for entry in entries
+        ]
+    return []
+
+
+def _logs(root: str, folder: str, depth: int, seen: Counter[str], label: str) -> Iterator[_Log]:
+    """The logs in a folder and below. Of all that is there `seen` is told, of what is gone meanwhile not."""
     try:
         with os.scandir(folder) as listed:
-            entries = sorted(listed, key=lambda entry: entry.name)
+            entries = list(listed)
+    except FileNotFoundError:
+        return
     except OSError:
+        seen[label] += 1
         return
     for entry in entries:
-        if not _NAME.fullmatch(entry.name):
+        is_named = bool(_NAME.fullmatch(entry.name))
+        if is_named and depth < _DEEPEST and entry.is_dir(follow_symlinks=False):
+            yield from _logs(root, entry.path, depth + 1, seen, label)
             continue
-        if entry.is_dir(follow_symlinks=False) and depth < _DEEPEST:
-            yield from _files(entry.path, depth + 1)
-        elif entry.is_file(follow_symlinks=False):
-            yield entry
+        seen[label] += 1
+        if is_named and entry.is_file(follow_symlinks=False):
+            with contextlib.suppress(OSError):
+                status = entry.stat(follow_symlinks=False)
+                yield status.st_mtime, os.path.relpath(entry.path, root), status.st_size
 
 
 def read_plog(run: RunDir, path: str, limit: int) -> bytes:
-    """The last `limit` bytes of a listed file, none of one that is gone. Other paths raise AgentError."""
+    """The last `limit` bytes of a listed file. AgentError for one that cannot be read or is no log."""
     parts = path.split("/")
     if not all(_NAME.fullmatch(part) for part in parts):
         raise AgentError(f"{path!r} is no name of a log")
     try:
         opened = os.open(str(run.plogs), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return b""
+    except OSError as error:
+        raise _unreadable(path, error) from error
     try:
         for part in parts:  # each in the folder before, so that none of them is a link
             inner = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=opened)
@@ -68,7 +102,11 @@ def read_plog(run: RunDir, path: str, limit: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise AgentError(f"{path} is no file")
         return os.pread(opened, limit, max(0, status.st_size - limit))
-    except OSError:
-        return b""
+    except OSError as error:
+        raise _unreadable(path, error) from error
     finally:
         os.close(opened)
+
+
+def _unreadable(path: str, error: OSError) -> AgentError:
+    return AgentError(f"{path} cannot be read: {error.strerror or error}")

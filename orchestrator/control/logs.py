@@ -5,11 +5,14 @@ from __future__ import annotations
 import codecs
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.agent.environment import SCHEDULER
+from orchestrator.config.host_ranges import fold
+from orchestrator.core.errors import AgentError
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.session import Session
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -141,29 +144,60 @@ def _copy_plogs(
     most: int = _MOST_PLOG_BYTES,
 ) -> str:
     """Copy the last `end` bytes of each log, `most` in all. What was left out; empty if nothing was."""
-    left, cut, skipped = most, 0, 0
-    for path, size in _plogs(session.call("list_plogs", run_id=run_id), labels):
+    files, skipped = _plogs(session.call("list_plogs", run_id=run_id), labels)
+    left, cut = most, Counter[str]()
+    for path, size in files:
+        label = path.partition("/")[0]
         wanted, name = min(size, end), f"plog+{path.replace('/', '+')}"  # no name of CANN's has a +
         if wanted > left or len(name) > _LONGEST_NAME:
-            skipped += 1
+            skipped[label] += 1
             continue
-        _, data = session.call_with_data("read_plog", run_id=run_id, path=path, limit=wanted)
+        try:
+            _, data = session.call_with_data("read_plog", run_id=run_id, path=path, limit=wanted)
+        except AgentError:  # CANN has removed it since, or it cannot be read
+            skipped[label] += 1
+            continue
         (folder / name).write_bytes(data[:wanted])
         left -= wanted
-        cut += size > wanted
+        cut[label] += size > wanted
+    cut += Counter()  # without those of which nothing was
     if not cut and not skipped:
         return ""
-    return f"{session.host}: of CANN's logs {skipped} were left out, and of {cut} only the end was taken"
+    return (
+        f"{session.host}: of CANN's logs {_counted(skipped)} were left out, "
+        f"and of {_counted(cut)} only the end was taken"
+    )
 
 
-def _plogs(listed: object, labels: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Of a host's list what can be meant: logs of its own workers, under names that are none but names."""
+def _counted(counts: Counter[str]) -> str:
+    """`3 (rank_[0-1])`: whose they are, so that it is known whose logs are not whole."""
+    named = fold(sorted(label for label in counts if label))
+    whose = ", ".join(filter(None, [named, "others" if counts[""] else ""]))
+    return f"{counts.total()} ({whose})" if whose else "0"
+
+
+def _plogs(answer: object, labels: Sequence[str]) -> tuple[list[tuple[str, int]], Counter[str]]:
+    """Of a host's answer what can be meant: logs of its own workers, under names that are none but names.
+
+    Also how many others there are of each label; "" for those of none.
+    """
+    answer = answer if isinstance(answer, dict) else {}
+    files: list[tuple[str, int]] = []
+    others: Counter[str] = Counter()
+    left = answer.get("left")
+    for label, count in left.items() if isinstance(left, dict) else ():
+        if type(count) is int and 0 < count < 1 << 40:
+            others[label if label in labels else ""] += count
+    listed = answer.get("files")
     for entry in listed if isinstance(listed, list) else ():
         path, size = (entry.get("path"), entry.get("size")) if isinstance(entry, dict) else (None, None)
         if not isinstance(path, str) or type(size) is not int or size < 0:
-            continue
-        if _PLOG.fullmatch(path) and path.partition("/")[0] in labels:
-            yield path, size
+            others[""] += 1
+        elif _PLOG.fullmatch(path) and path.partition("/")[0] in labels:
+            files.append((path, size))
+        else:
+            others[""] += 1
+    return files, others
 
 
 def _copy_log(session: Session, run_id: str, label: str, path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.control import logs
+from orchestrator.core.errors import AgentError
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.launch_plan import read_plan
 from orchestrator.testing.local_cluster import Cluster
@@ -28,38 +29,47 @@ def test_plogs_come_along(local: Cluster, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     with fleet_of(plan.hosts, plan.ssh) as fleet:
-        assert logs.copy_logs(plan, fleet, folder) == []
+        left = logs.copy_logs(plan, fleet, folder)
+    # The link of each rank.
+    assert [line.partition(": ")[2] for line in left] == [
+        f"of CANN's logs 2 (rank_[{ranks}]) were left out, and of 0 only the end was taken"
+        for ranks in ("0-1", "2-3")
+    ]
     found = {path.name.split("-")[0]: path.read_text() for path in folder.glob("plog+*")}
     assert found == {f"plog+rank_{rank}+debug+plog+plog": f"[ERROR] EI0006 of {rank}\n" for rank in range(4)}
     assert {path.name for path in folder.glob("rank_*")} == {f"rank_{rank}.log" for rank in range(4)}
 
 
 class Host:
-    """Says that it has these logs, each full of zeros."""
+    """Says that it has these logs, each full of zeros; those of `ill` cannot be read."""
 
     host = "npu1"
 
-    def __init__(self, listed: Any) -> None:
-        self.listed = listed
+    def __init__(self, answer: Any, ill: tuple[str, ...] = ()) -> None:
+        self.answer = answer
+        self.ill = ill
         self.asked: list[str] = []
 
     def call(self, verb: str, **args: Any) -> Any:
-        return self.listed
+        return self.answer
 
     def call_with_data(self, verb: str, **args: Any) -> tuple[None, bytes]:
         self.asked.append(args["path"])
+        if args["path"] in self.ill:
+            raise AgentError("cannot be read: Input/output error", where=self.host)
         return None, bytes(args["limit"] + 5)
 
 
 def copied(host: Host, folder: Path, **bounds: int) -> str:
-    return logs._copy_plogs(host, "run", ["rank_0"], folder, **bounds)  # type: ignore[arg-type]
+    return logs._copy_plogs(host, "run", ["rank_0", "rank_2"], folder, **bounds)  # type: ignore[arg-type]
 
 
 def test_only_ends_and_no_more_than_a_bound(tmp_path: Path) -> None:
     sizes = {"a": 7, "b": 99, "c": 9, "d": 8}
-    host = Host([{"path": f"rank_0/{name}.log", "size": size} for name, size in sizes.items()])
+    files = [{"path": f"rank_0/{name}.log", "size": size} for name, size in sizes.items()]
+    host = Host({"files": files, "left": {"rank_2": 7}})
     assert copied(host, tmp_path, end=10, most=25) == (
-        "npu1: of CANN's logs 1 were left out, and of 1 only the end was taken"
+        "npu1: of CANN's logs 8 (rank_[0,2]) were left out, and of 1 (rank_0) only the end was taken"
     )
     assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == {
         "plog+rank_0+a.log": 7,
@@ -68,25 +78,47 @@ def test_only_ends_and_no_more_than_a_bound(tmp_path: Path) -> None:
     }
 
 
+def test_a_log_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
+    files = [{"path": f"rank_{rank}/a.log", "size": 5} for rank in (0, 2)]
+    host = Host({"files": files}, ill=("rank_2/a.log",))
+    assert copied(host, tmp_path) == (
+        "npu1: of CANN's logs 1 (rank_2) were left out, and of 0 only the end was taken"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["plog+rank_0+a.log"]
+
+
 @pytest.mark.parametrize(
-    "listed",
+    ("files", "count"),
     [
-        None,
-        "rank_0/a.log",
-        [None, 1, {}, {"path": 1, "size": 1}, {"path": "rank_0/a.log", "size": "1"}],
-        [{"path": path, "size": 1} for path in ("../a", "rank_0/../a", "/etc/x", "rank_1/a.log", "rank_0")],
-        [{"path": "rank_0/a.log", "size": -1}],
-        [{"path": "rank_0/a.log", "size": True}],
+        (None, 0),
+        ("rank_0/a.log", 0),
+        ([None, 1, {}, {"path": 1, "size": 1}, {"path": "rank_0/a.log", "size": "1"}], 5),
+        ([{"path": path, "size": 1} for path in ("../a", "rank_0/../a", "/etc/x", "rank_1/a", "rank_0")], 5),
+        ([{"path": "rank_0/a.log", "size": -1}], 1),
+        ([{"path": "rank_0/a.log", "size": True}], 1),
     ],
 )
-def test_a_list_that_is_none(tmp_path: Path, listed: Any) -> None:
-    host = Host(listed)
-    assert copied(host, tmp_path) == ""
+def test_a_list_that_is_none(tmp_path: Path, files: Any, count: int) -> None:
+    host = Host({"files": files})
+    said = f"npu1: of CANN's logs {count} (others) were left out, and of 0 only the end was taken"
+    assert copied(host, tmp_path) == (said if count else "")
     assert not host.asked and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("answer", [None, [], "x", {}, {"left": [1]}, {"left": {"rank_0": "9", "x": -1}}])
+def test_an_answer_that_is_none(tmp_path: Path, answer: Any) -> None:
+    assert copied(Host(answer), tmp_path) == ""
+
+
+def test_names_that_a_host_invents_are_not_shown(tmp_path: Path) -> None:
+    host = Host({"files": [], "left": {"rank_0": 1, "\x1b[31m": 2, "rank_7": 3}})
+    assert copied(host, tmp_path) == (
+        "npu1: of CANN's logs 6 (rank_0, others) were left out, and of 0 only the end was taken"
+    )
 
 
 def test_names_that_no_file_can_have_are_left_out_and_others_stay_apart(tmp_path: Path) -> None:
     paths = ["rank_0/" + "/".join(["x" * 120] * 3), "rank_0/a_b/c", "rank_0/a/b_c"]
-    host = Host([{"path": path, "size": 1} for path in paths])
-    assert "1 were left out" in copied(host, tmp_path)
+    host = Host({"files": [{"path": path, "size": 1} for path in paths]})
+    assert "1 (rank_0) were left out" in copied(host, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"plog+rank_0+a_b+c", "plog+rank_0+a+b_c"}
