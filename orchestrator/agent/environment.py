@@ -17,6 +17,7 @@ __all__ = [
     "RESERVED",
     "SCHEDULER",
     "SCHEDULER_HOST",
+    "TOLD",
     "WITH_SCHEDULER",
     "WITH_TABLE",
     "base_environment",
@@ -51,6 +52,10 @@ RESERVED = frozenset(
         "MS_NODE_ID",
     }
 )
+
+# How the names begin of the variables that decide how HCCL and CANN behave: those that a look at a host
+# tells of. The rest of an environment is nobody's business.
+TOLD = ("HCCL_", "ASCEND_RT_", "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 
 # What a worker takes over from the account it runs in; everything else comes from the job.
 # A whole environment carried over breaks more than it helps: SSH_*, another host's NIC names, secrets.

@@ -14,6 +14,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence
 
 from orchestrator.agent.cann import MODULES, cann_facts, cann_version
 from orchestrator.agent.device_locks import busy_devices
+from orchestrator.agent.environment import TOLD
 from orchestrator.agent.system import (
     Seen,
     addresses_of,
@@ -25,9 +26,6 @@ from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import Workdir
 
 __all__ = ["free_port", "probe", "require_port"]
-
-# The variables that decide how HCCL and CANN behave; the rest of an environment is nobody's business.
-_TOLD = ("HCCL_", "ASCEND_RT_", "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 
 
 def probe(
@@ -68,7 +66,8 @@ def probe(
         "busy_devices": busy_devices(folder, devices),
         "locks_writable": _is_writable(folder),
         "packages": seen.packages,
-        "environment": {name: value for name, value in seen.environment.items() if name.startswith(_TOLD)},
+        "environment": {name: value for name, value in seen.environment.items() if name.startswith(TOLD)},
+        "environment_seen": bool(seen.environment),
         "environment_trouble": seen.trouble,
         "env_script_exists": env_script is None or os.path.exists(os.path.expanduser(env_script)),
         "missing_paths": [path for path in paths if not os.path.exists(os.path.expanduser(path))],

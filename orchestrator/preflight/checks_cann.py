@@ -13,7 +13,7 @@ from orchestrator.ascend.visible_devices import VISIBLE_DEVICES, read_visible
 from orchestrator.config.yaml_messages import plain, show
 from orchestrator.preflight.agree import agree
 from orchestrator.preflight.cann_facts import Cann, cann_of
-from orchestrator.preflight.facts import Facts, HostFacts, Needs, text_of
+from orchestrator.preflight.facts import Facts, HostFacts, Needs, environment_of, text_of
 from orchestrator.preflight.report import Level, Result
 
 __all__ = ["cann_agrees", "cann_fits_mindspore", "cann_gives_python", "devices_keep_their_numbers"]
@@ -125,7 +125,7 @@ def devices_keep_their_numbers(needs: Needs, facts: Facts) -> Iterator[Result]:
     set the variable may have meant to keep us off the others: it is told.
     """
     for host, fact in facts.items():
-        value = {**needs.env, **fact.environment}.get(VISIBLE_DEVICES)
+        value = environment_of(needs, fact).get(VISIBLE_DEVICES)
         if cann_of(fact) is None:
             yield Result(host, Level.SKIP, _NO_NPU)
         elif value is None:

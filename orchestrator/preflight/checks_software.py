@@ -10,7 +10,7 @@ from orchestrator.ascend.npu_smi import parse_board
 from orchestrator.config.yaml_messages import plain, show
 from orchestrator.core.errors import ToolOutputError
 from orchestrator.preflight.agree import agree
-from orchestrator.preflight.facts import Facts, HostFacts, Needs, board_call, npus_of
+from orchestrator.preflight.facts import Facts, HostFacts, Needs, board_call, environment_of, npus_of
 from orchestrator.preflight.report import Level, Result
 from orchestrator.preflight.versions import SUPPORTED, compared
 
@@ -31,7 +31,7 @@ def python_agrees(needs: Needs, facts: Facts) -> Iterator[Result]:
 def packages_are_installed(needs: Needs, facts: Facts) -> Iterator[Result]:
     if not needs.packages:
         yield from (Result(host, Level.SKIP, "the job's own command brings what it needs") for host in facts)
-    looked = {host: fact for host, fact in facts.items() if not fact.probe.get("environment_trouble")}
+    looked = {host: fact for host, fact in facts.items() if not fact.environment_trouble}
     if needs.packages:
         yield from (Result(host, Level.SKIP, "not known") for host in facts if host not in looked)
     for package in needs.packages:
@@ -103,36 +103,44 @@ def firmware_agrees(needs: Needs, facts: Facts) -> Iterator[Result]:
     yield from agree("firmware", versions, "install the same firmware on all hosts", _NO_TABLE)
 
 
+_LONGEST_LINE = 200
+
+
 def environment_is_valid(needs: Needs, facts: Facts) -> Iterator[Result]:
     """What HCCL will read, as the workers have it: the job's variables, and what env_script makes of them."""
     for host, fact in facts.items():
-        given = fact.environment
-        env = {**needs.env, **given}
+        env = environment_of(needs, fact)
         is_910a = bool(fact.found and fact.found.chip and fact.found.chip.endswith("910A"))
         faults = list(env_faults(env, is_910a=is_910a, mindspore=needs.mindspore))
-        results = [_fault(needs, host, given, fault) for fault in faults]
+        results = [_fault(needs, host, env, fault) for fault in faults]
         if not needs.mindspore:
             # Whose defaults hold only the job's author knows.
             others = [
                 fault for fault in env_faults(env, is_910a=is_910a, mindspore=True) if fault not in faults
             ]
-            results += [_fault(needs, host, given, fault, Level.WARN) for fault in others]
-        yield from [*results, *_overridden(needs, host, given)] or [Result(host, Level.OK)]
+            results += [_fault(needs, host, env, fault, Level.WARN) for fault in others]
+        yield from [*results, *_overridden(needs, host, env)] or [Result(host, Level.OK)]
 
 
 def _fault(
-    needs: Needs, host: str, given: dict[str, str], fault: EnvFault, level: Level = Level.FAIL
+    needs: Needs, host: str, env: dict[str, str], fault: EnvFault, level: Level = Level.FAIL
 ) -> Result:
     mine = needs.env.get(fault.name)
-    origin = "the host's env_script" if given.get(fault.name, mine) != mine else "the job's env"
-    return Result(host, level, plain(f"{fault.name} {fault.what}"), f"{fault.remedy}, in {origin}")
+    origin = "the host's env_script" if env.get(fault.name) != mine else "the job's env"
+    what = plain(f"{fault.name} {fault.what}")
+    if len(what) > _LONGEST_LINE:
+        what = f"{what[:_LONGEST_LINE]}..."
+    return Result(host, level, what, f"{fault.remedy}, in {origin}")
 
 
-def _overridden(needs: Needs, host: str, given: dict[str, str]) -> Iterator[Result]:
+def _overridden(needs: Needs, host: str, env: dict[str, str]) -> Iterator[Result]:
     """A script that is sourced has the last word; that the job's is lost is told."""
     for name, value in needs.env.items():
-        if given.get(name, value) != value:
-            what = f"{name} is {show(given[name])} by env_script, not {show(value)} as the job says"
+        if name not in env:
+            what = f"{name} is unset by env_script, not {show(value)} as the job says"
+            yield Result(host, Level.WARN, what, "let env_script leave it alone")
+        elif env[name] != value:
+            what = f"{name} is {show(env[name])} by env_script, not {show(value)} as the job says"
             yield Result(
                 host, Level.WARN, what, f"let env_script set it only where it is not set (${{{name}:-...}})"
             )

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from orchestrator.agent.environment import SCHEDULER_HOST
+from orchestrator.agent.environment import SCHEDULER_HOST, TOLD
 from orchestrator.ascend.discovery import FoundHost, first_calls, info_of, later_calls
 from orchestrator.ascend.tool_answers import Call, ToolAnswer, ToolAnswers, hccn, smi
 from orchestrator.config.inventory import Host
@@ -32,6 +32,7 @@ __all__ = [
     "Pings",
     "board_call",
     "ecc_call",
+    "environment_of",
     "first_questions",
     "health_call",
     "later_questions",
@@ -124,8 +125,8 @@ class Needs:
         return next(host for host in self.hosts if host.name == name)
 
 
-# Longer than any variable that works; LD_LIBRARY_PATH can be some thousand characters.
-_LONGEST_VALUE = 65536
+# No process can have a longer one: Linux takes 32 pages (MAX_ARG_STRLEN), which are up to 64 KiB on Arm.
+_LONGEST_VALUE = 32 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,11 @@ class HostFacts:
         return variables_of(self.probe.get("environment"))
 
     @property
+    def environment_trouble(self) -> str:
+        """Why nothing is known of the workers' environment; "" where it was seen, or not asked for."""
+        return text_of(self.probe.get("environment_trouble")) or ""
+
+    @property
     def packages(self) -> dict[str, str]:
         """The versions of the packages that are installed for the workers."""
         said = variables_of(self.probe.get("packages"))
@@ -192,6 +198,16 @@ def variables_of(value: Any) -> dict[str, str]:
     """Names and texts of a host's answer; what is none, or too long to be true, is left out."""
     pairs = value.items() if isinstance(value, Mapping) else ()
     return {str(name): each for name, each in pairs if isinstance(each, str) and len(each) <= _LONGEST_VALUE}
+
+
+def environment_of(needs: Needs, fact: HostFacts) -> dict[str, str]:
+    """The variables that HCCL and CANN look at, as a host's workers will have them.
+
+    Where the host has seen them, what it does not tell is not set, whatever the job says: a script may unset.
+    """
+    seen = fact.probe.get("environment_seen") is True
+    mine = {name: value for name, value in needs.env.items() if not (seen and name.startswith(TOLD))}
+    return {**mine, **fact.environment}
 
 
 # The hosts that answered, by name, in the order of the inventory.

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.agent.probe import probe
 from orchestrator.config.inventory import Host, SshOptions
+from orchestrator.core.paths import Workdir
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.hosts.session import Session
 from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.facts import Needs
 from orchestrator.preflight.gather import _look, gather
 from orchestrator.preflight.report import Level, Report
+from orchestrator.testing.standin_facts import host_facts
+from tests.preflight.test_checks import ASCEND, bad, facts_of
 
 
 def look(folder: Path, script: Path) -> Report:
@@ -62,3 +67,56 @@ def test_a_host_is_waited_for_longer_than_its_script(patience: float) -> None:
     session: Session = Here()  # type: ignore[assignment]
     _look(needs, session, 10.0, patience)
     assert told["probe"]["patience"] == patience and told["probe"]["timeout"] >= patience + 30
+
+
+BUFFERS, VISIBLE, CONNECT = "HCCL_BUFFSIZE", "ASCEND_RT_VISIBLE_DEVICES", "HCCL_CONNECT_TIMEOUT"
+
+
+@pytest.mark.parametrize(
+    ("env", "text", "wanted"),
+    [
+        # What the script unsets is not what the job says: neither judged nor trusted.
+        (
+            {BUFFERS: "0"},
+            f"unset {BUFFERS}",
+            [(Level.WARN, f"{BUFFERS} is unset by env_script, not '0' as the job says")],
+        ),
+        (
+            {VISIBLE: "5", CONNECT: "7"},
+            f"unset {VISIBLE} {CONNECT}",
+            [
+                (Level.WARN, f"{VISIBLE} is unset by env_script, not '5' as the job says"),
+                (Level.WARN, f"{CONNECT} is unset by env_script, not '7' as the job says"),
+            ],
+        ),
+        # Without the job's, MindSpore's own time holds, which is longer than the job's time for a collective.
+        (
+            {CONNECT: "200", "HCCL_EXEC_TIMEOUT": "300"},
+            f"unset {CONNECT}",
+            [
+                (Level.FAIL, f"{CONNECT} is not set, so 600 by MindSpore, which is not below"
+                 " HCCL_EXEC_TIMEOUT 300"),
+                (Level.WARN, f"{CONNECT} is unset by env_script, not '200' as the job says"),
+            ],
+        ),
+        ({BUFFERS: "64"}, f"export {BUFFERS}=64", []),
+        ({BUFFERS: "64"}, "", []),
+        ({}, f"export {BUFFERS}=0", [(Level.FAIL, f"{BUFFERS} is '0'")]),
+        # As long as a variable can be; the kernel takes 32 pages for one.
+        (
+            {},
+            'export HCCL_IF_IP=$(head -c 100000 /dev/zero | tr "\\0" 1)',
+            [(Level.FAIL, f"HCCL_IF_IP is '{'1' * 185}...")],
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_script_leaves_is_what_holds(
+    tmp_path: Path, env: dict[str, str], text: str, wanted: list[tuple[Level, str]]
+) -> None:
+    script = tmp_path / "set_env.sh"
+    script.write_text(f"{text}\n")
+    found = probe(Workdir(tmp_path), packages=("pip",), env_script=str(script), env=env)
+    said = {key: found[key] for key in ("environment", "environment_seen", "environment_trouble")}
+    fact = facts_of(host_facts(0, count=2), **said)
+    needs = dataclasses.replace(ASCEND, env=env)
+    assert [(level, what) for _, host, level, what in bad(needs, a=fact)] == wanted
