@@ -17,11 +17,15 @@ __all__ = ["CHECKS", "Check", "run_checks"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One row of the table; `ascend` checks make sense only on hosts with NPUs."""
+    """One row of the table; `ascend` checks make sense only on hosts with NPUs.
+
+    `environment` checks judge what the workers' environment gives, not known where it cannot be made.
+    """
 
     name: str
     judge: Callable[[Needs, Facts], Iterator[Result]]
     ascend: bool = False
+    environment: bool = False
 
 
 CHECKS = (
@@ -37,11 +41,11 @@ CHECKS = (
     Check("env script", checks_host.env_script_is_there),
     Check("python", checks_software.python_agrees),
     Check("packages", checks_software.packages_are_installed),
-    Check("environment", checks_software.environment_is_valid, ascend=True),
-    Check("CANN", checks_cann.cann_agrees, ascend=True),
-    Check("CANN fits", checks_cann.cann_fits_mindspore, ascend=True),
-    Check("CANN Python", checks_cann.cann_gives_python, ascend=True),
-    Check("visible", checks_cann.devices_keep_their_numbers, ascend=True),
+    Check("environment", checks_software.environment_is_valid, ascend=True, environment=True),
+    Check("CANN", checks_cann.cann_agrees, ascend=True, environment=True),
+    Check("CANN fits", checks_cann.cann_fits_mindspore, ascend=True, environment=True),
+    Check("CANN Python", checks_cann.cann_gives_python, ascend=True, environment=True),
+    Check("visible", checks_cann.devices_keep_their_numbers, ascend=True, environment=True),
     Check("driver", checks_software.drivers_agree, ascend=True),
     Check("firmware", checks_software.firmware_agrees, ascend=True),
     Check("tools", checks_devices.tools_answer, ascend=True),
@@ -68,8 +72,17 @@ def run_checks(needs: Needs, facts: Facts, errors: dict[str, OrchestrateError]) 
         if check.ascend and not has_npus:
             results.append((check.name, [Result(host, Level.SKIP, reason) for host in facts]))
         else:
-            results.append((check.name, list(check.judge(needs, facts)) if facts else []))
+            results.append((check.name, list(_judged(check, needs, facts))))
     return Report(results, errors)
+
+
+def _judged(check: Check, needs: Needs, facts: Facts) -> Iterator[Result]:
+    unknown = [host for host, fact in facts.items() if check.environment and fact.environment_trouble]
+    # Its own row says why.
+    yield from (Result(host, Level.SKIP, "not known") for host in unknown)
+    known = {host: fact for host, fact in facts.items() if host not in unknown}
+    if known:
+        yield from check.judge(needs, known)
 
 
 def _unreached(errors: dict[str, OrchestrateError]) -> Iterator[Result]:

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from orchestrator.ascend.hccl_env import host_ports
 from orchestrator.config.host_ranges import fold
-from orchestrator.preflight.facts import Facts, Needs, text_of
+from orchestrator.preflight.facts import Facts, Needs
 from orchestrator.preflight.report import Level, Result
 
 __all__ = [
@@ -149,7 +149,7 @@ def wanted_ports(needs: Needs, host: str, runs_hccl: bool) -> list[int]:
 def env_script_is_there(needs: Needs, facts: Facts) -> Iterator[Result]:
     for host, fact in facts.items():
         script = needs.host(host).env_script
-        trouble = text_of(fact.probe.get("environment_trouble"))
+        trouble = fact.environment_trouble
         if not fact.probe["env_script_exists"]:
             yield Result(host, Level.FAIL, f"env_script {script} does not exist", "mend the inventory")
         elif trouble:

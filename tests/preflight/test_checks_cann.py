@@ -265,9 +265,18 @@ def test_a_script_that_fails_is_told_once() -> None:
         "environment_trouble": "ends with exit code 126, without an answer",
         "packages": {"mindspore": None},
     }
-    fact = facts_of(host_facts(0, count=2), **trouble, ascend=None)
     text = "env_script /opt/env.sh ends with exit code 126, without an answer"
-    assert bad(BUNDLED, a=fact, b=machine(1)) == [("env script", "a", Level.FAIL, text)]
+    # As the agent tells it then: none of CANN's modules, no version, no variables.
+    nothing = cann(modules=dict.fromkeys(cann()["modules"]), variables={}, compiler=None)
+    for ascend in (None, nothing):
+        fact = facts_of(host_facts(0, count=2), **trouble, ascend=ascend, cann=None)
+        assert bad(BUNDLED, a=fact, b=machine(1)) == [("env script", "a", Level.FAIL, text)]
+        # The variables of the job are not judged either, good or bad: a script may have changed them.
+        for value in ("200", "0"):
+            env = {"HCCL_BUFFSIZE": value, "ASCEND_RT_VISIBLE_DEVICES": "5"}
+            needs = dataclasses.replace(BUNDLED, env=env)
+            for check in ("CANN", "CANN fits", "CANN Python", "environment", "visible"):
+                assert finding(needs, fact, check) == (Level.SKIP, "not known", ""), check
 
 
 JUNK: list[Any] = [
