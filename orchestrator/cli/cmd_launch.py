@@ -60,7 +60,7 @@ def command(
     for warning in plan.warnings:
         click.echo(f"orchestrate: warning: {warning}", err=True)
     control = launch(_with_shards(loaded, plan))
-    return follow(control, until_started=detach)
+    return follow(control, until_started=detach, warn=True)
 
 
 def _with_shards(job: Job, plan: LaunchPlan) -> LaunchPlan:

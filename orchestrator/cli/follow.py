@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import click
 from rich.console import Console
@@ -23,17 +24,19 @@ __all__ = ["follow"]
 _INTERVAL = 0.2
 
 
-def follow(control: ControlDir, *, until_started: bool = False) -> int:
+def follow(control: ControlDir, *, until_started: bool = False, warn: bool = False) -> int:
     """Show the run until it has ended (or started) and return its exit code.
 
+    With `warn` what the checks before the start doubted goes to stderr, once, as soon as it is known.
     Ctrl-C undoes a launch that is under way and detaches from a run that has started.
     """
     console = Console()
+    load = _loader(control, warn)
     try:
         if console.is_terminal:
-            record = _follow_live(control, console, until_started)
+            record = _follow_live(load, console, until_started)
         else:
-            record = _follow_plainly(control, until_started)
+            record = _follow_plainly(load, until_started)
     except KeyboardInterrupt:
         return _interrupted(control)
     if record.state.is_terminal:
@@ -45,25 +48,49 @@ def follow(control: ControlDir, *, until_started: bool = False) -> int:
     return record.exit_code or 0
 
 
-def _follow_live(control: ControlDir, console: Console, until_started: bool) -> RunRecord:
-    record = load_record(control)
-    with Live(live_view(record), console=console, refresh_per_second=8, transient=True) as live:
+def _loader(control: ControlDir, warn: bool) -> Callable[[], RunRecord]:
+    """What loads the run's newest record; the first one that has warnings has them told."""
+    is_told = not warn
+
+    def load() -> RunRecord:
+        nonlocal is_told
+        record = _next(control)
+        if record.warnings and not is_told:
+            is_told = True
+            for line in record.warnings:
+                click.echo(f"orchestrate: warning: {line}", err=True)
+        return record
+
+    return load
+
+
+def _follow_live(load: Callable[[], RunRecord], console: Console, until_started: bool) -> RunRecord:
+    record = load()
+    # What is written to a terminal meanwhile appears above the view; elsewhere it is in nobody's way.
+    live = Live(
+        live_view(record),
+        console=console,
+        refresh_per_second=8,
+        transient=True,
+        redirect_stderr=sys.stderr.isatty(),
+    )
+    with live:
         while not _is_done(record, until_started):
             time.sleep(_INTERVAL)
-            record = _next(control)
+            record = load()
             live.update(live_view(record))
     if not record.errors and not until_started:
         console.print(live_view(record))
     return record
 
 
-def _follow_plainly(control: ControlDir, until_started: bool) -> RunRecord:
-    record = load_record(control)
+def _follow_plainly(load: Callable[[], RunRecord], until_started: bool) -> RunRecord:
+    record = load()
     report = PlainReport(sys.stdout)
     report.show(record)
     while not _is_done(record, until_started):
         time.sleep(_INTERVAL)
-        record = _next(control)
+        record = load()
         report.show(record)
     return record
 

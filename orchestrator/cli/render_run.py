@@ -46,6 +46,10 @@ def _cause(record: RunRecord) -> Text:
     )
     for line in cause.tail[-_TAIL_SHOWN:]:
         text.append(f"  | {line}\n")
+    if record.warnings:
+        text.append("Doubtful before the start:\n")
+    for line in record.warnings:
+        text.append(f"  | {line}\n")
     if record.victims:
         text.append(f"Ended because of it: {_fold_ranks(record.victims)}\n")
     if cause.label.startswith("rank_"):

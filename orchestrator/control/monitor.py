@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 
 from orchestrator.control.run_record import RunRecord, failed_launch, new_record, read_record, write_record
 from orchestrator.control.start import check_hosts, start_run
@@ -39,7 +40,7 @@ class Monitor:
                 if watch_only:
                     self._find_again(fleet)
                 else:
-                    self._plan = check_hosts(self._plan, fleet, self._report)
+                    self._plan = check_hosts(self._plan, fleet, self._report, self._warn)
                     write_plan(self._control.plan, self._plan)
                     start_run(self._plan, fleet, self._report)
             except KeyboardInterrupt:
@@ -83,6 +84,11 @@ class Monitor:
 
     def _report(self, phase: str) -> None:
         self._save(dataclasses.replace(self._record, phase=phase, updated=time.time()))
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        for line in warnings:
+            log.warning(line)
+        self._save(dataclasses.replace(self._record, warnings=tuple(warnings)))
 
     def _fail(self, error: OrchestrateError) -> None:
         self._save(failed_launch(self._record, error_lines(error), error.exit_code))

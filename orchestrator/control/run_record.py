@@ -65,7 +65,10 @@ class HostView:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run: its state, its hosts, and how it ended. Times are seconds since the epoch."""
+    """One run: its state, its hosts, and how it ended. Times are seconds since the epoch.
+
+    `warnings` are what the checks before the start found to be doubtful, a line each.
+    """
 
     run_id: str
     job: str
@@ -81,6 +84,7 @@ class RunRecord:
     victims: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     exit_code: int | None = None
+    warnings: tuple[str, ...] = ()
 
     def ranks(self) -> list[RankStatus]:
         """All ranks of all hosts in rank order."""
@@ -99,6 +103,7 @@ class RunRecord:
         known["cause"] = Cause(**{**cause, "tail": tuple(cause["tail"])}) if cause else None
         known["victims"] = tuple(data["victims"])
         known["errors"] = tuple(data["errors"])
+        known["warnings"] = tuple(data.get("warnings", ()))
         return cls(**known)
 
 

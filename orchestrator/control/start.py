@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.config.inventory import Host
@@ -24,13 +23,17 @@ from orchestrator.preflight.gather import gather
 
 __all__ = ["check_hosts", "start_run"]
 
-log = logging.getLogger(__name__)
 
-
-def check_hosts(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> LaunchPlan:
+def check_hosts(
+    plan: LaunchPlan,
+    fleet: Fleet,
+    report: Callable[[str], None],
+    warn: Callable[[Sequence[str]], None],
+) -> LaunchPlan:
     """Look at every host of the plan; the plan, on free devices and with what only the hosts could tell.
 
-    `report` is told the phase as it begins. Raises what keeps any host from running the job.
+    `report` is told the phase as it begins; `warn` what is doubtful, even where the launch is refused.
+    Raises what keeps any host from running the job.
     """
     report("connecting")
     busy = fleet.each(lambda session: _busy_devices(session, fleet.hosts[session.host]))
@@ -40,9 +43,9 @@ def check_hosts(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -
     with fleet.part(busy.values) as part:
         facts, errors = gather(needs, part)
     checked = run_checks(needs, facts, {**busy.errors, **errors})
+    if warnings := [line for line in checked.warnings() if not _is_told(line, plan)]:
+        warn(warnings)
     checked.raise_on_failure()
-    for warning in checked.warnings():
-        log.warning(warning)
     found = {name: fact.found for name, fact in facts.items() if fact.found}
     return complete_plan(
         plan,
@@ -50,6 +53,12 @@ def check_hosts(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -
         port=facts[plan.master.name].probe["port"],
         scheduler_host=scheduler_address(needs, facts),
     )
+
+
+def _is_told(line: str, plan: LaunchPlan) -> bool:
+    """Whether the plan warns of it by itself, of which whoever launches has been told."""
+    text = line.partition(": ")[2]
+    return any(text in warning for warning in plan.warnings)
 
 
 def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> None:

@@ -111,5 +111,6 @@ def test_a_rank_table_alone_is_told_at_every_turn(hosts_at: Callable[..., Cluste
     done = cluster.launch(job)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"orchestrate: warning: networking.mode {said}" in done.stderr
+    assert done.stderr.count(said) == 1
     logs = cluster.run("logs").stdout
     assert logs.count("role=\n") == 4 and logs.count('"server_id": "npu-b"') == 4
