@@ -47,6 +47,7 @@ _VERBS = {
         "busy_devices",
         "clock",
         "probe",
+        "require_port",
     ),
     "verbs_run": (
         "chat",

@@ -25,6 +25,7 @@ __all__ = [
     "busy_devices",
     "clock",
     "probe",
+    "require_port",
 ]
 
 
@@ -41,6 +42,12 @@ def clock(request: Request) -> Iterator[Answer]:
 def probe(request: Request) -> Iterator[Answer]:
     """The facts that decide whether a job can run here."""
     yield Answer(probing.probe(Workdir(request.root), **request.args))
+
+
+def require_port(request: Request) -> Iterator[Answer]:
+    """Nothing where the scheduler could listen there; refused where it could not."""
+    probing.require_port(**request.args)
+    yield Answer()
 
 
 def busy_devices(request: Request) -> Iterator[Answer]:

@@ -128,12 +128,17 @@ def ports_are_free(needs: Needs, facts: Facts) -> Iterator[Result]:
     """The scheduler's on the master; where HCCL runs, its own on every host."""
     for host, fact in facts.items():
         taken = fact.probe.get("taken_ports", [])
+        if fact.port_trouble and needs.port not in taken:
+            remedy = "set networking.port to a free one, or leave it out to have one chosen"
+            yield Result(host, Level.FAIL, fact.port_trouble, remedy)
         if taken:
             ports = ", ".join(map(str, taken))
             remedy = (
                 "stop what listens there (ss -ltnp), or choose others: networking.port, HCCL_IF_BASE_PORT"
             )
             yield Result(host, Level.FAIL, f"port {ports} is in use", remedy)
+        elif fact.port_trouble:
+            continue
         elif wanted_ports(needs, host, fact.has_tools or bool(needs.ascend)):
             yield Result(host, Level.OK)
         else:

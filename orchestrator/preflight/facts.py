@@ -156,7 +156,7 @@ class AddressFacts:
 class HostFacts:
     """One host: `probe` is the agent's (agent/probe.py), `tools` and `found` None where no tool was asked.
 
-    `addresses` is None where nothing hangs on them.
+    `addresses` is None where nothing hangs on them. `port_trouble` is why the scheduler cannot listen there.
 
     `clock_ahead` is how many seconds its clock is ahead of ours, at least; behind is negative.
     """
@@ -167,6 +167,7 @@ class HostFacts:
     found: FoundHost | None = None
     pings: tuple[PingTry, ...] = ()
     addresses: AddressFacts | None = None
+    port_trouble: str = ""
 
     @property
     def environment(self) -> dict[str, str]:

@@ -12,13 +12,14 @@ from typing import Any
 from orchestrator.ascend.discovery import TOOL_TIMEOUT, ask, find_devices
 from orchestrator.ascend.tool_answers import ToolAnswers
 from orchestrator.config.inventory import Host, SshOptions
-from orchestrator.core.errors import OrchestrateError
-from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.config.yaml_messages import plain
+from orchestrator.core.errors import AgentError, OrchestrateError
+from orchestrator.hosts.fleet import Fleet, HostResults, fleet_of
 from orchestrator.hosts.session import Session
 from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.checks_host import wanted_ports
-from orchestrator.preflight.checks_scheduler import ask_addresses
-from orchestrator.preflight.facts import HostFacts, Needs, PingTry, first_questions, later_questions
+from orchestrator.preflight.checks_scheduler import ask_addresses, scheduler_address
+from orchestrator.preflight.facts import Facts, HostFacts, Needs, PingTry, first_questions, later_questions
 from orchestrator.preflight.pings import ping_call, targets
 from orchestrator.preflight.report import Report
 from orchestrator.rank_table.table import is_ip
@@ -46,13 +47,18 @@ def gather(
     errors = dict(results.errors)
     addresses = ask_addresses(needs, fleet, facts)
     errors.update(addresses.errors)
+    facts = {
+        name: dataclasses.replace(fact, addresses=addresses.values.get(name)) for name, fact in facts.items()
+    }
+    ports = _ask_port(needs, fleet, facts)
+    errors.update(ports.errors)
     asked = targets(needs, facts)
     pings = fleet.each(lambda session: _ping(asked[session.host], session, timeout), asked)
     errors.update(pings.errors)
     return (
         {
             name: dataclasses.replace(
-                fact, pings=pings.values.get(name, ()), addresses=addresses.values.get(name)
+                fact, pings=pings.values.get(name, ()), port_trouble=ports.values.get(name, "")
             )
             for name, fact in facts.items()
             if name not in errors
@@ -90,6 +96,27 @@ def _port_on(needs: Needs) -> str:
     """The address on which a port must be free; all of them where only a name is known."""
     names = needs.scheduler
     return names[0] if names and is_ip(names[0]) else ""
+
+
+def _ask_port(needs: Needs, fleet: Fleet, facts: Facts) -> HostResults[str]:
+    """Why the scheduler cannot have its fixed port, asked as the launch does: at the very address.
+
+    The table of ports that a host tells before does not know that address, nor whether it is a loopback's.
+    """
+    address = scheduler_address(needs, facts)
+    if needs.port is None or address is None:
+        return HostResults({}, {})
+    return fleet.each(lambda session: _port_trouble(session, address, needs.port), [needs.master.name])
+
+
+def _port_trouble(session: Session, address: str, port: int | None) -> str:
+    try:
+        session.call("require_port", address=address, port=port)
+    except AgentError as error:
+        if error.kind != "port_in_use":
+            raise
+        return plain(error.what)
+    return ""
 
 
 def _has_any(tools: ToolAnswers) -> bool:
