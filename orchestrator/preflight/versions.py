@@ -11,6 +11,12 @@ __all__ = ["SUPPORTED", "compared"]
 SUPPORTED = ">=2.7.1,<2.11"
 
 _FORM = re.compile(r"(\d{1,6}(?:\.\d{1,6}){0,5})(?!\d)(.{0,40})", re.ASCII)
+# What may follow the numbers, by PEP 440: pre-release, post-release, development release, local version.
+_SUFFIX = re.compile(
+    r"([-_.]?(a|b|c|rc|alpha|beta|pre|preview)[-_.]?\d*)?(-\d+|[-_.]?(post|rev|r)[-_.]?\d*)?"
+    r"([-_.]?dev[-_.]?\d*)?(\+[a-z0-9]+([-_.][a-z0-9]+)*)?",
+    re.ASCII | re.IGNORECASE,
+)
 # What stands before a release: 2.7.1rc1, 2.8.0.dev20250901. PEP 440.
 _BEFORE = re.compile(r"[-_.]?(a|b|c|rc|alpha|beta|pre|preview|dev)", re.IGNORECASE)
 
@@ -18,7 +24,7 @@ _BEFORE = re.compile(r"[-_.]?(a|b|c|rc|alpha|beta|pre|preview|dev)", re.IGNORECA
 def compared(version: str) -> Literal["older", "supported", "newer", "unknown"]:
     """Where a version stands to the range; a pre-release of the upper end is newer than it."""
     found = _FORM.fullmatch(version.strip())
-    if found is None:
+    if found is None or not _SUFFIX.fullmatch(found[2]):
         return "unknown"
     least, limit = (_release(end.lstrip("<>=")) for end in SUPPORTED.split(","))
     release, is_before = _release(found[1]), bool(_BEFORE.match(found[2]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from orchestrator.preflight.versions import SUPPORTED, compared
 
@@ -26,6 +26,11 @@ VERSIONS = [
     "2.7.1.0",
     "2.7.1.post1",
     "2.7.1+ascend",
+    "2.7.1+cann.8-3_rc1",
+    "2.7.1-1",
+    "2.8.0rc1.post2.dev3+x",
+    "2.8.0-RC_1",
+    "2.7.1.r3",
     "2.7.2",
     "2.8.0rc1",
     "2.8.0.dev20250901",
@@ -52,6 +57,30 @@ def test_it_stands_to_the_range_as_packaging_says(version: str) -> None:
 @pytest.mark.parametrize("version", ["", "master", "v2.10", "..1", "9" * 30, "２.10"])
 def test_what_is_no_version(version: str) -> None:
     assert compared(version) == "unknown"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "\x1b[31m",
+        "\\x1b[31m",
+        " foo",
+        "; rm",
+        "garbage",
+        "\n2",
+        "..",
+        ".",
+        "+",
+        "+a+b",
+        "é",
+        "rc1rc2",
+        "$(id)",
+    ],
+)
+def test_what_is_a_version_at_its_beginning_only(rest: str) -> None:
+    with pytest.raises(InvalidVersion):
+        Version(f"2.10.0{rest}")
+    assert compared(f"2.10.0{rest}") == "unknown"
 
 
 def test_setup_says_the_same_range() -> None:
