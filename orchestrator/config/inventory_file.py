@@ -216,7 +216,7 @@ class _Loader:
 
     def _host(self, name: str, address: str, devices: tuple[Device, ...], settings: HostDefaults) -> Host:
         given = settings.model_dump(exclude_none=True, exclude={"devices", "key"})
-        for key in ("workdir", "lock_dir", "hccn_conf"):
+        for key in ("workdir", "lock_dir", "hccn_conf", "env_script", "python"):
             if key in given:
                 given[key] = given[key].replace("{name}", name)
         if settings.transport == "local":

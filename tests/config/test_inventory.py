@@ -184,6 +184,14 @@ def test_local_hosts(tmp_path: Path) -> None:
     assert a.python == sys.executable
 
 
+def test_every_path_on_a_host_may_have_its_name(tmp_path: Path) -> None:
+    paths = ("workdir", "lock_dir", "hccn_conf", "env_script", "python")
+    lines = "".join(f"  {key}: '/net/{{name}}/{key}'\n" for key in paths)
+    loaded = inventory(tmp_path, f"defaults:\n  devices: 0\n{lines}hosts: [{{name: 'n[1-2]'}}]\n")
+    for host in loaded.hosts:
+        assert [getattr(host, key) for key in paths] == [f"/net/{host.name}/{key}" for key in paths]
+
+
 def test_paths_of_the_control_node_start_at_the_inventory(tmp_path: Path) -> None:
     loaded = inventory(tmp_path, HOSTS + "ssh: {config_file: cfg, known_hosts: [~/known, /etc/known]}\n")
     assert loaded.ssh.config_file == str(tmp_path / "cfg")
