@@ -81,12 +81,14 @@ _KEPT = frozenset(
 _KEPT_PREFIXES = ("LC_", "ASCEND_")
 
 # The one shell text of the agent; what it works on arrives as arguments and variables, never as text.
+# The arguments are put aside: a script takes them for its own (some of Ascend's have some), or sets others.
+# It is not sourced inside a function, where what it declares would end with it.
 # A script puts its own paths first (CANN's does), or drops what was there: the worker's go before them again.
 _FIRST = "ORCHESTRATE_PYTHONPATH"
 _SOURCE_THEN_EXEC = (
-    'source "$1" >&2 || exit 126; shift; '
+    'ORCHESTRATE_ARGV=("$@"); set --; source "${ORCHESTRATE_ARGV[0]}" >&2 || exit 126; '
     f'if [ -n "${{{_FIRST}:-}}" ]; then export PYTHONPATH="${_FIRST}${{PYTHONPATH:+:$PYTHONPATH}}"; fi; '
-    f'unset {_FIRST}; exec "$@"'
+    f'unset {_FIRST}; exec "${{ORCHESTRATE_ARGV[@]:1}}"'
 )
 
 

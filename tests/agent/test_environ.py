@@ -79,3 +79,31 @@ def test_the_probe_sees_what_a_worker_sees(host: AgentHost, tmp_path: Path) -> N
     told = {**probe["environment"], **{k: v for k, v in probe["ascend"]["variables"].items() if v}}
     assert {name: env.get(name) for name in told} == told
     assert (told["HCCL_BUFFSIZE"], told["HCCL_RDMA_TC"]) == ("1", "4")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "set -- other words",
+        "shift $#",
+        "set --; set -u",
+        "while [ $# -gt 0 ]; do shift; done",
+        # As a script for a person's shell may refuse what it does not know.
+        'if [ $# -gt 0 ]; then echo "unknown option $1"; return 1; fi',
+        "set -o posix",
+    ],
+)
+def test_a_scripts_arguments_are_not_the_workers(tmp_path: Path, script: str) -> None:
+    argv = [sys.executable, "-c", "import sys; print(sys.argv[1:])", "a b", "", "*", "$HOME"]
+    path = tmp_path / "env.sh"
+    path.write_text(f"{script}\n")
+    env = process_environment(ACCOUNT, {}, str(path))
+    done = subprocess.run(with_env_script(str(path), argv), env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "['a b', '', '*', '$HOME']\n"), done.stderr
+
+
+def test_what_a_script_declares_stays(tmp_path: Path) -> None:
+    """Were it sourced inside a function, it would not."""
+    env = run(tmp_path, ACCOUNT, {}, "declare -x TOOLCHAIN_HOME=/other")
+    assert env["TOOLCHAIN_HOME"] == "/other"
+    assert "ORCHESTRATE_ARGV" not in env
