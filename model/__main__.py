@@ -22,6 +22,7 @@ from model.cli import cmd_prepare_data as prepare_data
 from model.cli import cmd_serve_chat as serve_chat
 from model.cli import cmd_train as train
 from model.cli.common import guarded
+from orchestrator.core.streams import escape_what_streams_lack
 
 _VERBS = {
     "train": train,
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    escape_what_streams_lack()
     args = _parser().parse_args(argv)
     return guarded(_VERBS[args.verb].run, args)
 

@@ -107,7 +107,12 @@ def test_the_model_sees_nothing_of_the_orchestrator_but_file_formats(path: Path)
     for module, _ in imports(parse(path)):
         if module.startswith("orchestrator"):
             assert module.startswith(
-                ("orchestrator.checkpoint.", "orchestrator.core.errors.", "orchestrator.core.paths.RunDir")
+                (
+                    "orchestrator.checkpoint.",
+                    "orchestrator.core.errors.",
+                    "orchestrator.core.paths.RunDir",
+                    "orchestrator.core.streams.",
+                )
             ), module
 
 

@@ -11,6 +11,7 @@ import click
 from orchestrator import __version__
 from orchestrator.cli.lazy import LazyGroup
 from orchestrator.core.errors import Interrupted, OrchestrateError
+from orchestrator.core.streams import escape_what_streams_lack
 
 __all__ = ["main"]
 
@@ -55,6 +56,7 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Entry point: run the verb and leave with the documented exit code."""
+    escape_what_streams_lack()
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Exit as error:

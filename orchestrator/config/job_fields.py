@@ -128,7 +128,8 @@ def loss_scale(value: Any) -> Any:
 
 def memory(text: str) -> str:
     """A size as MindSpore's `max_device_memory` takes it: `31GB`."""
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?GB", text):
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]+)?)GB", text)
+    if found is None or int(float(found[1]) * 2**30) == 0:
         raise Invalid(f"expected a size such as 31GB, got {show(text)}")
     return text
 

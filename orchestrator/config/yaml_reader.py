@@ -142,6 +142,8 @@ class YamlFile:
             return Problem(
                 f"--set {plain(assignment)}", "expected KEY=VALUE", "for example --set train.steps=10"
             )
+        if not _is_text(assignment):
+            return Problem(f"--set {plain(key)}", "is not UTF-8 text", "write it as UTF-8")
         value = _read_value(f"--set {key}", text)
         parent = self.data
         for depth, part in enumerate(loc[:-1], 1):
@@ -238,6 +240,15 @@ class _Reader:
             self.file.problem(loc, what, f"put text that begins with ! in quotes: '{shown}'")
         )
         return None
+
+
+def _is_text(text: str) -> bool:
+    """Whether these are characters only; an argument's bytes that are not UTF-8 come as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_value(name: str, text: str) -> YamlFile:

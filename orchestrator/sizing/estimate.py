@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from orchestrator.checkpoint.cut.bloom_cut import BloomCut, stage_blocks
 from orchestrator.checkpoint.cut.slices import cuts
 from orchestrator.config.job import Job
+from orchestrator.config.yaml_messages import show
 from orchestrator.sizing.device_memory import PoolRoom, communicators, hccl_buffer_of
 from orchestrator.sizing.network_size import Network, Parameter
 
@@ -99,16 +100,21 @@ def workload_of(job: Job) -> Workload:
 _FLOAT32 = 4
 _BLOCKS_ON_THEIR_WAY = 3
 _FLAT_BUFFER = 128 * 2**20  # of the bundled model's all-reduce of gradients
-_UNITS = {"": 1, "K": 10, "M": 20, "G": 30, "T": 40}
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def size_of(text: str) -> int:
-    """Bytes of `31GB`, `512MB` or `31GiB`, as MindSpore counts them: in powers of 1024. Raises ValueError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    if found is None:
-        raise ValueError(f"{text!r} is no size such as 31GB")
-    shift = _UNITS[found[2].upper()]
-    return int(float(found[1]) * (1 << shift if shift > 1 else 1))
+    """Bytes of `31GB`, `512MB` or `31GiB`, as MindSpore counts them: in powers of 1024.
+
+    At most six digits before the point are taken, or a plain number of bytes. Raises ValueError.
+    """
+    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if found is None or (found[2] and len(found[1].partition(".")[0]) > 6):
+        raise ValueError(f"{show(text)} is no size such as 31GB")
+    size = int(float(found[1]) * (1 << _UNITS[found[2].upper()]))
+    if size <= 0:
+        raise ValueError(f"{show(text)} is nothing; give a size such as 31GB")
+    return size
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,10 @@ def test_reading_and_checking_report_together(tmp_path: Path) -> None:
         "job.yaml:10: name: is given twice, first on line 1",
         "job.yaml:11: trian: unknown key (did you mean `train`?)",
     ]
+
+
+@pytest.mark.parametrize("given", [b"networking.mode=\xff", b"networking.mode=['\xff']", b"a\xffb=1"])
+def test_an_argument_that_is_no_text_is_refused(tmp_path: Path, given: bytes) -> None:
+    lines = lines_of(tmp_path, lambda: job(tmp_path, JOB, os.fsdecode(given)))
+    key = os.fsdecode(given).partition("=")[0].replace("\udcff", "\\udcff")
+    assert lines == [f"--set {key}: is not UTF-8 text (write it as UTF-8)"]

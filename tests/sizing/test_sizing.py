@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from orchestrator.checkpoint.cut.bloom_cut import BloomCut
 from orchestrator.cli.cmd_plan import command
 from orchestrator.config.job_file import load_job
-from orchestrator.core.errors import ConfigError
+from orchestrator.core.errors import ConfigError, OrchestrateError
 from orchestrator.sizing.estimate import Workload, estimate, size_of, workload_of
 from orchestrator.sizing.network_size import Network, network_of
 from orchestrator.sizing.suggest import suggest
@@ -158,6 +158,26 @@ def test_sizes_are_read_as_mindspore_reads_them() -> None:
     assert size_of("1.5GB") == 3 * 2**29
     with pytest.raises(ValueError, match="31GB"):
         size_of("much")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9" * 400 + "GB", "9" * 20 + "GB", "1234567GB", "9" * 400, "0GB", "0.0000000001GB", "٣GB", "-1GB"],
+)
+def test_what_no_device_has_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 31GB") as caught:
+        size_of(text)
+    assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + "GB", "0GB", "٣GB"])
+@pytest.mark.parametrize("option", ["--hbm", "--memory"])
+def test_such_a_size_is_refused_in_a_line(option: str, text: str) -> None:
+    done = CliRunner().invoke(
+        command, [str(ROOT / "jobs/finetune_7.1b.yaml"), option, text], standalone_mode=False
+    )
+    assert isinstance(done.exception, OrchestrateError) and done.exception.exit_code == 2
+    assert "31GB" in str(done.exception)
 
 
 def test_jobs_without_the_model_have_no_plan() -> None:
