@@ -143,13 +143,19 @@ def jit_level(value: Any) -> Any:
 
 
 def with_target(data: Any) -> Any:
-    """Fill in `device_target` and `networking.mode`, each from the other: Ascend goes with a rank table."""
+    """Fill in `device_target` and `networking.mode`, each from the other: Ascend goes with a rank table.
+
+    What is absent or null is filled in; anything else that was written is judged as it is.
+    """
     if not isinstance(data, dict):
         return data
     networking = data.get("networking", {})
     if not isinstance(networking, dict):
         return {"device_target": "CPU", **data}
     has_table = networking.get("mode") in tuple(WITH_TABLE)  # what was written may be a list, too
-    target = data.get("device_target") or ("Ascend" if has_table else "CPU")
-    mode = networking.get("mode") or ("rank_table" if target == "Ascend" else "dynamic")
+    target, mode = data.get("device_target"), networking.get("mode")
+    if target is None:
+        target = "Ascend" if has_table else "CPU"
+    if mode is None:
+        mode = "rank_table" if target == "Ascend" else "dynamic"
     return {**data, "device_target": target, "networking": {**networking, "mode": mode}}

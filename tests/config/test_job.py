@@ -257,3 +257,18 @@ def test_a_job_survives_json(tmp_path: Path) -> None:
     again = type(made).model_validate_json(made.model_dump_json())
     assert again.model_dump() == made.model_dump()
     assert again.where("name") == "name"
+
+
+@pytest.mark.parametrize("value", ["''", "[]", "{}", "false", "0"])
+@pytest.mark.parametrize("key", ["networking.mode", "device_target"])
+def test_an_empty_choice_is_a_wrong_one(tmp_path: Path, key: str, value: str) -> None:
+    for other in ("", "device_target: Ascend\n"):
+        text = COMMAND + ("" if key == "device_target" else other)
+        (line,) = lines_of(tmp_path, lambda text=text: job(tmp_path, text, f"{key}={value}"))
+        assert line.startswith(f"--set {key}: expected one of "), line
+
+
+@pytest.mark.parametrize("key", ["networking.mode", "device_target"])
+def test_null_is_not_given(tmp_path: Path, key: str) -> None:
+    made = job(tmp_path, COMMAND, f"{key}=null")
+    assert (made.device_target, made.networking.mode) == ("CPU", "dynamic")
