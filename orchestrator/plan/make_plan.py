@@ -140,11 +140,14 @@ def _launch_facts(job: Job) -> dict[str, Any]:
 
 
 def _scheduler_host(hosts: Sequence[Host]) -> str:
-    """MindSpore takes no names (`Parse ip failed`): what one means on several hosts is asked at launch."""
-    address = hosts[0].address
-    if is_ip(address):
-        return address
-    return LOCAL_ADDRESS if len(hosts) == 1 else SCHEDULER_HOST
+    """Where all workers find the scheduler, as far as the inventory tells.
+
+    On one host that is loopback: the address by which it is reached from here need not be its own (NAT).
+    MindSpore takes no names (`Parse ip failed`): what one means on several hosts is asked at launch.
+    """
+    if len(hosts) == 1:
+        return LOCAL_ADDRESS
+    return hosts[0].address if is_ip(hosts[0].address) else SCHEDULER_HOST
 
 
 def _worker(job: Job, placement: Placement, world_size: int, scheduler_host: str) -> WorkerSpec:

@@ -69,6 +69,16 @@ def test_the_scheduler_is_the_same_program_on_the_first_host(tmp_path: Path) -> 
     assert made.master.name == "npu1" and made.chooses_port
 
 
+@pytest.mark.parametrize("address", ["203.0.113.7", "fd00::7", "npu-a", "127.0.0.9"])
+def test_the_workers_of_one_host_meet_on_its_loopback(tmp_path: Path, address: str) -> None:
+    # An address of a router that translates, or of a cloud, is none at which the host can listen.
+    hosts = f"hosts:\n  - {{name: a, address: '{address}', devices: 0-1}}\n"
+    manifest = plan(tmp_path, COMMAND, hosts).manifests["a"]
+    assert manifest.scheduler is not None
+    told = {spec.env["MS_SCHED_HOST"] for spec in (*manifest.workers, manifest.scheduler)}
+    assert told == {"127.0.0.1"}
+
+
 def test_a_given_port_is_kept(tmp_path: Path) -> None:
     made = plan(tmp_path, COMMAND + "networking: {mode: dynamic, port: 8118}\n")
     assert not made.chooses_port
