@@ -53,6 +53,16 @@ def print_plan(plan: LaunchPlan) -> None:
         console.print(f"  {name}={value}", markup=False)
     for name, value in _masked(worker.default_env).items():
         console.print(f"  {name}={value}  (unless the host sets it)", markup=False)
+    _print_table(console, plan)
+    for note in plan.notes:
+        console.print(f"\nnote: {note}", markup=False)
+    for warning in plan.warnings:
+        console.print(f"\nwarning: {warning}", markup=False)
+    console.print("\nnothing was changed (--dry-run)")
+
+
+def _print_table(console: Console, plan: LaunchPlan) -> None:
+    """The rank table, what may be wrong with it, or where it will come from."""
     if plan.rank_table is not None:
         table = parse_rank_table(plan.rank_table.encode(), "rank_table.json").table
         console.print(f"\n[bold]rank_table.json[/], sha256 {_sha256(plan.rank_table)[:16]} (--json: whole)")
@@ -65,9 +75,6 @@ def print_plan(plan: LaunchPlan) -> None:
             "\n[bold]rank_table.json[/] is made at launch, of the addresses that hccn_tool names on"
         )
         console.print("each host; `--dry-run --discover` asks the hosts now and shows it", markup=False)
-    for warning in plan.warnings:
-        console.print(f"\nwarning: {warning}", markup=False)
-    console.print("\nnothing was changed (--dry-run)")
 
 
 def _grid(plan: LaunchPlan) -> Table:
@@ -118,6 +125,7 @@ def plan_data(plan: LaunchPlan) -> dict[str, Any]:
             "env": _masked(worker.env),
             "default_env": _masked(worker.default_env),
         },
+        "notes": list(plan.notes),
         "warnings": list(plan.warnings),
     }
 

@@ -28,7 +28,10 @@ TABLE_ALONE = (
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """What a launch will do. `manifests` lack only the scheduler's port where it is ours to choose."""
+    """What a launch will do. `manifests` lack only the scheduler's port where it is ours to choose.
+
+    `notes` are what of the job has no effect here.
+    """
 
     run_id: str
     job_name: str
@@ -47,6 +50,7 @@ class LaunchPlan:
     ascend: bool
     uses_rank_table: bool
     timeouts: Timeouts
+    notes: tuple[str, ...] = ()
 
     @property
     def master(self) -> Host:
@@ -95,6 +99,7 @@ def write_plan(path: Path, plan: LaunchPlan) -> None:
         "ascend": plan.ascend,
         "uses_rank_table": plan.uses_rank_table,
         "timeouts": plan.timeouts.model_dump(mode="json"),
+        "notes": plan.notes,
     }
     atomic_write(path, json.dumps(data))
 
@@ -123,6 +128,7 @@ def _from_json(data: dict[str, Any]) -> LaunchPlan:
             "packages": tuple(data["packages"]),
             "host_paths": tuple(data["host_paths"]),
             "timeouts": Timeouts.model_validate(data["timeouts"]),
+            "notes": tuple(data.get("notes", ())),
         }
     )
 

@@ -38,10 +38,12 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
     run_id = new_run_id(job.name, created)
     placements = place(job, inventory)
     hosts = _hosts_of(placements, inventory)
-    if job.networking.has_scheduler:
+    meets = len(placements) > 1  # one rank has nobody to find: no scheduler, no table
+    has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
+    if has_scheduler:
         _require_reachable_master(hosts, inventory)
     shipment, config = ship(job)
-    rank_table = _static_table(job, inventory, placements, hosts)
+    rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
     manifests = {
         host.name: _manifest(job, host, hosts, placements, run_id=run_id, created=created, shipment=shipment)
@@ -61,19 +63,27 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
         sources=shipment.sources,
         packages=() if job.task == "command" else ("mindspore", "tokenizers"),
         host_paths=tuple(shipment.host_paths),
-        chooses_port=job.networking.has_scheduler and job.networking.port is None,
+        chooses_port=has_scheduler and job.networking.port is None,
         ascend=job.device_target == "Ascend",
-        uses_rank_table=job.networking.has_table,
+        uses_rank_table=has_table,
         timeouts=job.timeouts,
+        notes=() if meets else _unused_networking(job),
     )
+
+
+def _unused_networking(job: Job) -> tuple[str, ...]:
+    """What a job of one rank says of networking, and what comes of it."""
+    mode, port = job.networking.mode, job.networking.port
+    if mode == "none":
+        return ()
+    also = f", and networking.port {port} is not used" if port is not None else ""
+    return (f"one rank meets nobody: networking.mode {mode} starts no scheduler and places no table{also}",)
 
 
 def _static_table(
     job: Job, inventory: Inventory, placements: Sequence[Placement], hosts: Sequence[Host]
 ) -> str | None:
     """The rank table by the inventory alone; None where only the hosts can tell the devices' addresses."""
-    if not job.networking.has_table:
-        return None
     on_cpus = job.device_target == "CPU"
     if len(hosts) > 1 and any(placement.device_ip is None for placement in placements):
         if on_cpus:
@@ -122,7 +132,7 @@ def _manifest(
         scheduler=_scheduler(job, len(placements), meets_at) if has_scheduler else None,
         inputs=tuple(shipment.inputs),
         devices=tuple(placement.device_id for placement in mine),
-        port=job.networking.port,
+        port=job.networking.port if len(placements) > 1 else None,
         address=host.address,
         lock_dir=host.lock_dir,
         env_script=host.env_script,

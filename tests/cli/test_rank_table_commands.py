@@ -289,6 +289,18 @@ def test_a_dry_run_shows_the_table_and_what_may_be_wrong_with_it(folder: Path) -
     assert data["rank_table"]["server_list"][1]["server_id"] == "10.0.0.2"
 
 
+def test_a_dry_run_of_one_rank_says_what_has_no_effect(folder: Path) -> None:
+    (folder / "hosts.yaml").write_text("hosts:\n  - {name: n1, address: 10.0.0.1, devices: 0-1}\n")
+    job = "name: j\ntask: command\ncommand: [run]\ndevices_per_host: 1\nnetworking: {mode: rank_table}\n"
+    (folder / "job.yaml").write_text(job)
+    words = ["launch", "job.yaml", "-i", "hosts.yaml", "--dry-run"]
+    out = CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False).stdout
+    note = "one rank meets nobody: networking.mode rank_table starts no scheduler and places no table"
+    assert f"note: {note}\n" in out and "rank_table.json" not in out
+    data = json.loads(CliRunner().invoke(cli, [*words, "--json"], standalone_mode=False).stdout)
+    assert data["notes"] == [note] and data["rank_table"] is None
+
+
 def test_show() -> None:
     Path("t.json").write_text(json.dumps(super_pod_table(1, 2)))
     done = rank_table("show", "t.json")

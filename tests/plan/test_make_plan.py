@@ -92,6 +92,29 @@ def test_one_rank_needs_no_scheduler(tmp_path: Path) -> None:
     assert "MS_ROLE" not in made.manifests["npu1"].workers[0].env
 
 
+@pytest.mark.parametrize("mode", ["dynamic", "rank_table", "legacy_rank_table"])
+@pytest.mark.parametrize("target", ["CPU", "Ascend"])
+def test_one_rank_gets_no_table_and_no_port_whatever_the_mode(tmp_path: Path, mode: str, target: str) -> None:
+    port = "" if mode.startswith("legacy") else ", port: 8118"
+    text = COMMAND.replace("devices_per_host: 2", "devices_per_host: 1")
+    networking = f"networking: {{mode: {mode}{port}}}\ndevice_target: {target}\nhost_count: 1\n"
+    made = plan(tmp_path, text + networking)
+    assert (made.rank_table, made.uses_rank_table, made.chooses_port) == (None, False, False)
+    manifest = made.manifests["npu1"]
+    assert (manifest.scheduler, manifest.port) == (None, None)
+    (note,) = made.notes
+    assert note.startswith(f"one rank meets nobody: networking.mode {mode} starts no scheduler")
+    assert ("networking.port 8118 is not used" in note) == bool(port)
+    write_plan(tmp_path / "plan.json", made)
+    assert read_plan(tmp_path / "plan.json").notes == made.notes
+
+
+def test_who_asks_for_no_networking_is_told_nothing_of_it(tmp_path: Path) -> None:
+    text = COMMAND.replace("devices_per_host: 2", "devices_per_host: 1")
+    assert plan(tmp_path, text + "networking: {mode: none}\nhost_count: 1\n").notes == ()
+    assert plan(tmp_path).notes == ()
+
+
 def test_rank_table_networking(tmp_path: Path) -> None:
     made = plan(tmp_path, COMMAND + "networking: {mode: rank_table}\n")
     assert made.rank_table is not None and json.loads(made.rank_table)["server_count"] == "2"
