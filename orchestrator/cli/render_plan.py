@@ -46,6 +46,7 @@ def print_plan(plan: LaunchPlan) -> None:
         console.print(f"  {line}", markup=False)
     if first.scheduler is not None:
         console.print(f"\n[bold]scheduler[/] on {_scheduler(plan)}, port {first.port or 'chosen at launch'}")
+        console.print(f"  the same command, with MS_ROLE={first.scheduler.env['MS_ROLE']}", markup=False)
     worker = first.workers[0]
     console.print(f"\n[bold]rank {worker.rank}[/] on {plan.master.name} (the other ranks alike)")
     console.print(f"  {shlex.join(worker.argv)}", markup=False)
