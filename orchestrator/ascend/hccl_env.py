@@ -26,6 +26,7 @@ _INT_RANGES = {
     "HCCL_INTRA_PCIE_ENABLE": (0, 1),
 }
 _910A_EXEC_TIMEOUT = (1, 17340)
+_DETERMINISTIC = ("true", "false", "strict")  # in capitals, too
 _PORT_RANGES = ("HCCL_HOST_SOCKET_PORT_RANGE", "HCCL_NPU_SOCKET_PORT_RANGE")
 # MindSpore sets its own when it is imported, unless there is one (mindspore/context.py, _init_parallel_env).
 _DEFAULT_CONNECT, _MINDSPORES_CONNECT, _DEFAULT_EXEC = 120, 600, 1836
@@ -52,6 +53,9 @@ def env_faults(
             yield EnvFault(name, f"is {env[name]!r}", f"set it to {least} to {most}")
     if _is_int(env.get("HCCL_RDMA_TC", "0"), 0, 255) and int(env.get("HCCL_RDMA_TC", "0")) % 4:
         yield EnvFault("HCCL_RDMA_TC", f"is {env['HCCL_RDMA_TC']!r}", "set it to a multiple of 4")
+    if env.get("HCCL_DETERMINISTIC", "false").lower() not in _DETERMINISTIC:
+        what = f"is {env['HCCL_DETERMINISTIC']!r}"
+        yield EnvFault("HCCL_DETERMINISTIC", what, f"set it to {' or '.join(_DETERMINISTIC)}")
     yield from _timeouts(env, mindspore)
     yield from _addresses(env)
     for name in _PORT_RANGES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from orchestrator.config.yaml_messages import show
 from orchestrator.config.yaml_reader import Loc
 
 if TYPE_CHECKING:
@@ -142,8 +143,8 @@ def _jit_level(job: Job) -> Iterator[Finding]:
 
 
 def _deterministic(job: Job) -> Iterator[Finding]:
-    value = job.env.get("HCCL_DETERMINISTIC")
-    if job.train is None or not job.train.deterministic or (value or "true").lower() in ("true", "strict"):
+    value = job.env.get("HCCL_DETERMINISTIC", "true")
+    if job.train is None or not job.train.deterministic or value.lower() in ("true", "strict"):
         return
-    what = f"is {value}, but train.deterministic is true"
+    what = f"is {show(value)}, but train.deterministic is true"
     yield ("env", "HCCL_DETERMINISTIC"), what, "remove it: MindSpore would set it to true"

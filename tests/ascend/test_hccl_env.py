@@ -27,6 +27,8 @@ from orchestrator.ascend.hccl_env import env_faults, host_ports
         {"HCCL_WHITELIST_DISABLE": "0", "HCCL_WHITELIST_FILE": "/a"},
         {"HCCL_INTRA_ROCE_ENABLE": "1", "HCCL_INTRA_PCIE_ENABLE": "0"},
         {"HCCL_DETERMINISTIC": "true", "OTHER": "x"},
+        {"HCCL_DETERMINISTIC": "False"},
+        {"HCCL_DETERMINISTIC": "STRICT"},
     ],
 )
 def test_good_values(env: dict[str, str]) -> None:
@@ -50,6 +52,9 @@ def test_good_values(env: dict[str, str]) -> None:
         ({"HCCL_NPU_SOCKET_PORT_RANGE": "9-1"}, "HCCL_NPU_SOCKET_PORT_RANGE", "auto"),
         ({"HCCL_SOCKET_IFNAME": "eth0,^lo"}, "HCCL_SOCKET_IFNAME", "=eth0"),
         ({"HCCL_IF_IP": "eth0"}, "HCCL_IF_IP", "own address"),
+        ({"HCCL_DETERMINISTIC": "maybe"}, "HCCL_DETERMINISTIC", "true or false or strict"),
+        ({"HCCL_DETERMINISTIC": "1"}, "HCCL_DETERMINISTIC", "true or false or strict"),
+        ({"HCCL_DETERMINISTIC": ""}, "HCCL_DETERMINISTIC", "true or false or strict"),
         ({"HCCL_WHITELIST_DISABLE": "0"}, "HCCL_WHITELIST_DISABLE", "name the file"),
         ({"HCCL_INTRA_ROCE_ENABLE": "1", "HCCL_INTRA_PCIE_ENABLE": "1"}, "HCCL_INTRA_ROCE_ENABLE", "to 0"),
     ],

@@ -117,8 +117,10 @@ WRONG = {
     COMMAND + "jit_level: O1\n": "job.yaml:5: jit_level: is not used by task command"
     " (remove it; the program says it to MindSpore)",
     JOB + "  deterministic: 1\n": "job.yaml:10: train.deterministic: expected true or false, got 1",
+    JOB + "  deterministic: true\nenv: {HCCL_DETERMINISTIC: ''}\n": "job.yaml:11: env.HCCL_DETERMINISTIC:"
+    " is '', but train.deterministic is true (remove it: MindSpore would set it to true)",
     JOB + "  deterministic: true\nenv: {HCCL_DETERMINISTIC: false}\n": "job.yaml:11: env.HCCL_DETERMINISTIC:"
-    " is false, but train.deterministic is true (remove it: MindSpore would set it to true)",
+    " is 'false', but train.deterministic is true (remove it: MindSpore would set it to true)",
     COMMAND + "sync: [/x]\n": "job.yaml:5: sync[0]: '/x' must be relative to the job file"
     " (what is on the hosts needs no sync)",
     COMMAND + "sync: [x.py]\n": "job.yaml:5: sync[0]: no such file x.py"
