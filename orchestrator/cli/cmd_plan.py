@@ -10,10 +10,12 @@ from rich.console import Console
 
 from orchestrator.cli.options import json_option, print_json
 from orchestrator.cli.render_sizing import estimate_view, suggestions_view
+from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
 from orchestrator.core.errors import ConfigError, Problem, UsageError
+from orchestrator.plan.placement import hosts_of
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
 from orchestrator.sizing.network_size import Network, network_of
@@ -81,14 +83,17 @@ def command(
 
 def _device_memory(job: Job, given: str | None, inventory: Path | None) -> int | None:
     """Bytes of the smallest device that the job may get; None where nothing says what it has."""
+    hosts = hosts_of(job, load_inventory(inventory)) if inventory is not None else ()
     if given is not None:
         try:
             return size_of(given)
         except ValueError as error:
             raise UsageError(f"--hbm: {error}") from None
-    if inventory is None:
-        return None
-    hosts = load_inventory(inventory).select(job.hosts, job.host_count)
+    nameless = [host.name for host in hosts if host.chip is None]
+    if nameless:
+        what = f"{fold(nameless)} without `chip:` in {inventory}"
+        rest = "are judged as the others" if len(nameless) < len(hosts) else "nothing is judged; give --hbm"
+        click.echo(f"orchestrate: note: {what}: {rest}", err=True)
     known = [HBM[host.chip] for host in hosts if host.chip is not None]
     return min(known, default=None)
 
@@ -106,9 +111,10 @@ def _too_large(job: Job, made: Estimate, limit: int | None, device: int | None) 
     remedy = "orchestrate plan --suggest proposes layouts that fit"
     if made.fits(limit, None) and device is not None:
         most = made.most_on_device
-        needs = f"a rank of stage {most.stage} needs {most.on_device / 2**30:.1f} GiB with HCCL's buffers"
-        what = f"{needs}, a device has {device / 2**30:.1f} GiB"
-        return Problem(job.where("parallel"), what, f"lower HCCL_BUFFSIZE; {remedy}")
+        needs = f"a rank of stage {most.stage} needs {most.on_device / 2**30:.1f} GiB"
+        if most.hccl_buffers:
+            needs, remedy = f"{needs} with HCCL's buffers", f"lower HCCL_BUFFSIZE; {remedy}"
+        return Problem(job.where("parallel"), f"{needs}, a device has {device / 2**30:.1f} GiB", remedy)
     largest = made.largest
     what = f"a rank of stage {largest.stage} needs {largest.total / 2**30:.1f} GiB, a device has "
     return Problem(job.where("max_device_memory"), what + str(job.max_device_memory), remedy)

@@ -10,7 +10,7 @@ from orchestrator.config.inventory import RING, Device, Host, Inventory
 from orchestrator.config.job import Job
 from orchestrator.core.errors import ConfigError, Problem
 
-__all__ = ["Placement", "choose_devices", "place"]
+__all__ = ["Placement", "choose_devices", "hosts_of", "place"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def place(job: Job, inventory: Inventory) -> tuple[Placement, ...]:
     Raises ConfigError: unknown hosts, too few hosts or devices, devices that a 910A cannot join, a product
     that is not the world size, model-parallel groups that hosts would cut.
     """
-    hosts = _hosts(job, inventory)
+    hosts = hosts_of(job, inventory)
     problems = [
         *_too_few_devices(job, hosts),
         *_wrong_product(job, len(hosts)),
@@ -67,7 +67,8 @@ def choose_devices(host: Host, count: int, busy: Collection[int] = ()) -> tuple[
     return tuple(free[:count])
 
 
-def _hosts(job: Job, inventory: Inventory) -> tuple[Host, ...]:
+def hosts_of(job: Job, inventory: Inventory) -> tuple[Host, ...]:
+    """The hosts that the job names. Raises ConfigError at its `hosts`."""
     try:
         return inventory.select(job.hosts, job.host_count)
     except ConfigError as error:

@@ -170,7 +170,7 @@ def test_ranks_that_fit_only_without_their_buffers_fail() -> None:
 
 
 def test_the_json_has_the_buffers_of_each_stage() -> None:
-    data = json.loads(plan("finetune_65b", "--json", "--hbm", "32GB").output)
+    data = json.loads(plan("finetune_65b", "--json", "--hbm", "32GB").stdout)
     first, second = data["estimate"]["stages"][:2]
     assert data["hbm"] == 32 * GIB
     assert first["communicators"] == ["world", "data", "model", "tied"]
@@ -189,9 +189,9 @@ def test_the_devices_of_an_inventory_are_known_by_their_chip(
     ]
     (tmp_path / "hosts.yaml").write_text("\n".join(["hosts:", *hosts, "groups: {none: npu1}"]) + "\n")
     arguments = ("--json", "-i", str(tmp_path / "hosts.yaml"), "--set=host_count=null")
-    assert json.loads(plan("finetune_7.1b", *arguments).output)["hbm"] == hbm * GIB
+    assert json.loads(plan("finetune_7.1b", *arguments).stdout)["hbm"] == hbm * GIB
     one = plan("finetune_7.1b", *arguments, "--set=hosts=npu1")
-    assert json.loads(one.output)["hbm"] == (
+    assert json.loads(one.stdout)["hbm"] == (
         hbm * GIB if chips[1] == "A3" else 64 * GIB if chips[1] else None
     )
     with pytest.raises(ConfigError, match="no host or group"):
@@ -204,3 +204,31 @@ def test_sizes_that_are_none_are_refused() -> None:
     done = plan("finetune_65b", "--set=env.HCCL_BUFFSIZE=0")
     assert isinstance(done.exception, ConfigError)
     assert "env.HCCL_BUFFSIZE: is '0' (set it to 1 to 2147483647)" in str(done.exception)
+
+
+def test_the_inventory_is_read_and_judged_whatever_else_is_given(tmp_path: Path) -> None:
+    inventory = tmp_path / "hosts.yaml"
+    for more in ((), ("--hbm", "32GB")):
+        done = plan("finetune_65b", "-i", str(inventory), *more)
+        assert isinstance(done.exception, ConfigError) and "no such file" in str(done.exception)
+    inventory.write_text(f"hosts:\n{entry('1-12', ', chip: 910B')}")
+    done = plan("finetune_65b", "-i", str(inventory), "--set", "hosts=[m1]")
+    assert "--set hosts: " in str(done.exception) and "m1" in str(done.exception)
+    inventory.write_text(f"hosts:\n{entry('1-12')}")
+    done = plan("finetune_65b", "-i", str(inventory))
+    note = f"orchestrate: note: {{}} without `chip:` in {inventory}: "
+    assert done.stderr == note.format("n[1-12]") + "nothing is judged; give --hbm\n"
+    inventory.write_text(f"hosts:\n{entry('1-11')}{entry('12-13', ', chip: 910B')}")
+    done = plan("finetune_65b", "-i", str(inventory))
+    assert done.stderr == note.format("n[1-11]") + "are judged as the others\n"
+
+
+def entry(numbers: str, more: str = "") -> str:
+    return f"  - {{name: 'n[{numbers}]', address: '10.0.1.[{numbers}]', devices: 0-7{more}}}\n"
+
+
+def test_who_has_no_hccl_is_told_nothing_of_its_buffers() -> None:
+    on_cpus = ("--set=device_target=CPU", "--set=networking.mode=dynamic", "--memory", "31GB")
+    done = plan("pretrain_176b", *on_cpus, "--hbm", "8GB")
+    assert isinstance(done.exception, ConfigError)
+    assert "a device has 8.0 GiB" in str(done.exception) and "HCCL" not in str(done.exception)
