@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model.cli.common import say
 from model.cli.device_option import add_device, device_of
+from model.errors import ModelError
 
 HELP = "answer from exported MindIR graphs, with the time of every token"
 
@@ -29,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--config_path", type=Path, metavar="FILE", help="MindSpore Lite's context.cfg")
     add("--seq_length", type=int, metavar="N", help="of the graphs; default: as in config.yaml beside them")
     add_device(parser)
-    add("--device_id", type=int, default=0, metavar="N", help="MindSpore Lite's NPU, unless --device says")
+    add("--device_id", type=int, metavar="N", help="MindSpore Lite's NPU, in place of --device (default 0)")
     add("--model_name", default="bloom", choices=["bloom"], help="bloom")
     add("--is_sample_acceleration", default="False", choices=["True", "False"], help="only False")
     add("--tokenizer", type=Path, metavar="FILE", help="default: tokenizer.json beside the graphs")
@@ -39,8 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    # MindSpore Lite is there for an NPU, and takes --device_id.
     is_lite = importlib.util.find_spec("mindspore_lite") is not None
+    device_id = _device_id(args, is_lite=is_lite)
+    # MindSpore Lite is there for an NPU.
     device = None if is_lite and args.device is None else device_of(args)
     # Late: MindSpore takes seconds to import.
     from model.inference.mindir import open_graphs
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         args.increment_model_path,
         seq_length=args.seq_length,
         tokenizer_file=args.tokenizer,
-        device_id=args.device_id,
+        device_id=device_id,
         context_file=args.config_path,
         sample_acceleration=args.is_sample_acceleration == "True",
         device=device,
@@ -63,6 +65,21 @@ def run(args: argparse.Namespace) -> None:
             token_took=lambda seconds: say(f"one token takes {seconds} s"),
         )
         say(str([answer]))
+
+
+def _device_id(args: argparse.Namespace, *, is_lite: bool) -> int:
+    """MindSpore Lite's NPU. Raises ModelError where the option means none, or would have no effect."""
+    given: int | None = args.device_id
+    if given is None:
+        return 0
+    if given < 0:
+        raise ModelError(f"is {given}, but NPUs are counted from 0 on", where="--device_id")
+    if args.device is not None:
+        raise ModelError("is given beside --device", where="--device_id", remedy="keep one of them")
+    if given and not is_lite:  # 0 is what scripts for MindFormers always say
+        remedy = f"choose an NPU by --device Ascend:{given}"
+        raise ModelError("is MindSpore Lite's, which is not installed", where="--device_id", remedy=remedy)
+    return given
 
 
 def _prompts(given: str | None) -> Iterator[str]:

@@ -253,3 +253,21 @@ def test_a_job_says_how_much_mindspore_logs_before_it_is_imported(tmp_path, targ
         [sys.executable, "-c", SAID], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.split() == [level, "False"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--device_id", "-3"), "is -3, but NPUs are counted from 0 on"),
+        (("--device_id", "3", "--device", "cpu"), "is given beside --device (keep one of them)"),
+        (("--device_id", "0", "--device", "Ascend:3"), "is given beside --device (keep one of them)"),
+        (
+            ("--device_id", "3"),
+            "is MindSpore Lite's, which is not installed (choose an NPU by --device Ascend:3)",
+        ),
+    ],
+)
+def test_a_device_id_that_would_have_no_effect_is_refused(tmp_path, capsys, words, line):
+    graphs = ("--prefill_model_path", "a.mindir", "--increment_model_path", "b.mindir")
+    assert main(["infer-mindir", *graphs, *words]) == 2
+    assert capsys.readouterr().err == f"error: --device_id: {line}\n"
