@@ -22,6 +22,7 @@ __all__ = ["ask_addresses", "scheduler_address", "scheduler_is_reached"]
 
 # More than a name has; a host's answer is cut to it.
 _MOST = 32
+_BROADCAST = ip_address("255.255.255.255")
 _GIVE_IT = "give the address at which the others reach it as `address:`"
 
 
@@ -80,7 +81,8 @@ def scheduler_address(needs: Needs, facts: Facts) -> str | None:
 
 
 def _serves_all(address: str, needs: Needs, facts: Facts) -> bool:
-    if ip_address(address).is_link_local or ip_address(address).is_unspecified:
+    means = ip_address(address)
+    if means.is_link_local or means.is_unspecified or means.is_multicast or means == _BROADCAST:
         return False
     return not is_loopback(address) or len(needs.hosts) == 1 or _share_a_network(needs, facts)
 

@@ -155,3 +155,11 @@ def test_the_order_of_the_candidates() -> None:
     )
     many = {"found": {"npu-a": [f"10.0.{n // 250}.{n % 250}" for n in range(1000)]}}
     assert len(_facts(many, {"npu-a": []}).candidates) == 32
+
+
+@pytest.mark.parametrize("address", ["255.255.255.255", "224.0.0.1", "239.1.2.3", "ff02::1", "0.0.0.0", "::"])
+def test_what_is_no_place_of_one_host_is_refused(address: str) -> None:
+    for hosts in ((A, B), (A,)):
+        found, (level, what, remedy) = look(address, names=(address,), hosts=hosts)
+        assert (found, level, remedy) == (None, Level.FAIL, REMEDY)
+        assert what.startswith(f"{address}: of no use")
