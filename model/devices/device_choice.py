@@ -49,7 +49,7 @@ def _name(target: str, index: int) -> DeviceName:
 
 def use_device(
     asked: DeviceName | None = None,
-    where: str = "device",
+    where: str | None = None,
     *,
     in_use: Callable[[], InUse] = device_in_use,
     set_device: Callable[[str, int], None] = ms.set_device,
@@ -57,7 +57,8 @@ def use_device(
 ) -> DeviceName:
     """Set the device that is asked for; without one keep what MindSpore is set to. Gives the device in use.
 
-    Raises ModelError: the process computes on another one already; there is no such device.
+    Raises ModelError, at `where` or else where the device was asked for: the process computes on another one
+    already; there is no such device.
     """
     now = in_use()
     if asked is None:
@@ -65,6 +66,7 @@ def use_device(
         if text:
             logger.warning("%s: mindspore.set_device, or device='Ascend:0', chooses one", text)
         return now.name
+    where = where or asked.where
     if asked != now.name and now.is_fixed:
         remedy = "a process has one device: leave this one out, or start another process"
         raise ModelError(f"cannot be {asked}: MindSpore is set to {now.name}", where=where, remedy=remedy)

@@ -271,3 +271,10 @@ def test_a_device_id_that_would_have_no_effect_is_refused(tmp_path, capsys, word
     graphs = ("--prefill_model_path", "a.mindir", "--increment_model_path", "b.mindir")
     assert main(["infer-mindir", *graphs, *words]) == 2
     assert capsys.readouterr().err == f"error: --device_id: {line}\n"
+
+
+@pytest.mark.parametrize("where", ["--device", "device"])
+def test_a_refusal_names_what_the_device_was_asked_by(where):
+    mindspore = MindSpore(CPU, is_fixed=True)
+    with pytest.raises(ModelError, match=f"^{where}: cannot be Ascend:3: MindSpore is set to CPU"):
+        mindspore.use(parse_device("Ascend:3", where))
