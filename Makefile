@@ -10,8 +10,8 @@ OLDEST := .venv-oldest
 OLDEST_PYTHON ?= python3.11
 # What one process computes. Ranks together cannot run there: its CPU back end has no all-reduce in sub-groups.
 ON_OLDEST := $(addprefix tests/model/test_, $(addsuffix .py, \
-	ascend_compile ascend_operators auto bloom checkpointing convert cpu_kernels data dropout generation \
-	loss_scale mindir optimizer parity step)) \
+	ascend_compile ascend_operators attention auto bloom checkpointing convert cpu_kernels data device_choice \
+	dropout float16 generation gradients link loss_scale mindir optimizer overflow parity step)) \
 	tests/checkpoint/test_mindspore.py tests/checkpoint/test_mindspore_layouts.py
 
 .PHONY: demo test test-long check install clean

@@ -168,8 +168,11 @@ class Gradient(nn.Cell):
 def test_the_kernels_arguments_pass_mindspores_inference(length, dropout, dtype):
     config = flash_config(2, 16, length, attention_dropout_rate=dropout, compute_dtype=dtype)
     inputs = [one.astype(getattr(ms, dtype)) for one in queries(config, length)]
+    missing = ["FlashAttentionScore", "DropoutGenMaskExt"]
+    if ms.__version__.startswith("2.7.") and dtype == "bfloat16":
+        missing.append("Muls")  # the product before the kernel
     for cell in (Kernel(config).set_train(), Gradient(Kernel(config).set_train())):
-        with pytest.raises(RuntimeError, match=r"Unsupported op \[(FlashAttentionScore|DropoutGenMaskExt)\]"):
+        with pytest.raises(RuntimeError, match=rf"Unsupported op \[({'|'.join(missing)})\]"):
             cell.compile(*inputs)
 
 
