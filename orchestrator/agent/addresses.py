@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Sequence
 
-__all__ = ["address_facts", "meanings", "network_id"]
+__all__ = ["address_facts", "family_of", "meanings", "network_id"]
 
 
 def address_facts(names: Sequence[str] = (), candidates: Sequence[str] = ()) -> Dict[str, Any]:
@@ -27,7 +27,10 @@ def address_facts(names: Sequence[str] = (), candidates: Sequence[str] = ()) -> 
 
 
 def meanings(name: str) -> List[str]:
-    """The IP addresses of a name, in the order in which a program would try them; [] where it has none."""
+    """The IP addresses of a name, in the order in which a program would try them; [] where it has none.
+
+    A name server that is ill can take seconds.
+    """
     try:
         answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -37,13 +40,17 @@ def meanings(name: str) -> List[str]:
 
 def _is_own(address: str) -> bool:
     """Whether something can listen there, which is what a scheduler does."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as own:
+        with socket.socket(family_of(address), socket.SOCK_STREAM) as own:
             own.bind((address, 0))
     except OSError:
         return False
     return True
+
+
+def family_of(address: str) -> int:
+    """Of the sockets for an IP address; IPv4 for the empty one, which stands for all."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def network_id() -> str:

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
 
+from orchestrator.agent.addresses import family_of, meanings
 from orchestrator.agent.cann import MODULES, cann_facts, cann_version
 from orchestrator.agent.device_locks import busy_devices
 from orchestrator.agent.environment import TOLD
 from orchestrator.agent.system import (
     Seen,
-    addresses_of,
     in_workers_environment,
     system_facts,
     why_not_sourced,
@@ -72,7 +72,7 @@ def probe(
         "env_script_exists": env_script is None or os.path.exists(os.path.expanduser(env_script)),
         "missing_paths": [path for path in paths if not os.path.exists(os.path.expanduser(path))],
         "port": free_port(port_on) if port_on is not None else None,
-        "resolves_to": addresses_of(socket.gethostname()) if ascend else [],
+        "resolves_to": sorted(meanings(socket.gethostname())) if ascend else [],
         "cann": cann_version(seen.environment) if ascend else None,
         "ascend": cann_facts(seen.environment, seen.modules) if ascend else None,
         **system_facts(ports, address),
@@ -83,7 +83,7 @@ def free_port(address: str) -> int:
     """A TCP port nobody listens on; on all addresses where this one is not the host's own (NAT)."""
     for candidate in (address, ""):
         try:
-            with socket.socket(_family(candidate), socket.SOCK_STREAM) as probe_socket:
+            with socket.socket(family_of(candidate), socket.SOCK_STREAM) as probe_socket:
                 probe_socket.bind((candidate, 0))
                 return int(probe_socket.getsockname()[1])
         except OSError:
@@ -93,7 +93,7 @@ def free_port(address: str) -> int:
 
 def require_port(address: str, port: int) -> None:
     """Raise AgentError, kind `port_in_use`, where something listens on this port already."""
-    with socket.socket(_family(address), socket.SOCK_STREAM) as probe_socket:
+    with socket.socket(family_of(address), socket.SOCK_STREAM) as probe_socket:
         probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe_socket.bind((address, port))
@@ -105,10 +105,6 @@ def require_port(address: str, port: int) -> None:
                 remedy="set networking.port to a free one, or leave it out to have one chosen",
                 kind="port_in_use",
             ) from error
-
-
-def _family(address: str) -> int:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def _existing(path: Path) -> Path:

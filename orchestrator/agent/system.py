@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 from orchestrator.agent import processes
 from orchestrator.agent.environment import process_environment, with_env_script
 
-__all__ = ["Seen", "addresses_of", "in_workers_environment", "system_facts", "why_not_sourced"]
+__all__ = ["Seen", "in_workers_environment", "system_facts", "why_not_sourced"]
 
 # Runs in the workers' own interpreter and environment, so that it sees what they will see. Metadata is
 # read and files are looked for, nothing is imported: importing MindSpore takes seconds. A folder without
@@ -153,14 +152,6 @@ def _free_shared_memory() -> Optional[int]:
         return shutil.disk_usage("/dev/shm").free
     except OSError:
         return None
-
-
-def addresses_of(name: str) -> List[str]:
-    """What a host name means on this host; a name server that is ill can take seconds."""
-    try:
-        return sorted({str(found[4][0]) for found in socket.getaddrinfo(name, None)})
-    except OSError:
-        return []
 
 
 def _listening(ports: Sequence[int], address: str) -> List[int]:
