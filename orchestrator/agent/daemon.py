@@ -21,6 +21,7 @@ from typing import Any, Dict, NoReturn, Optional
 from orchestrator.agent import processes
 from orchestrator.agent.device_locks import DeviceLocks
 from orchestrator.agent.supervisor import Supervisor
+from orchestrator.core.codec import dumps, loads
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir, atomic_write
 from orchestrator.core.records import HostStatus, Manifest, RankStatus
@@ -152,7 +153,7 @@ def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord)
 def _write_obituary(run: RunDir, reason: str) -> None:
     """Say in `status.json` what the supervisor can no longer say."""
     try:
-        status = HostStatus.from_json(json.loads(run.status.read_text()))
+        status = loads(HostStatus, run.status.read_bytes())
     except (OSError, ValueError, KeyError):
         return
     if status.is_over:
@@ -176,4 +177,4 @@ def _write_obituary(run: RunDir, reason: str) -> None:
         stop_reason=reason,
     )
     with contextlib.suppress(OSError):
-        atomic_write(run.status, json.dumps(over.to_json()))
+        atomic_write(run.status, dumps(over))

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
+from orchestrator.core.codec import DecodeError, NewerFormat, loads, to_json
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import HostStatus, ProcessId, RankStatus
@@ -58,10 +59,12 @@ def status(run: RunDir) -> HostStatus:
 
 def _recorded(run: RunDir) -> HostStatus:
     try:
-        return HostStatus.from_json(json.loads(run.status.read_text()))
+        return loads(HostStatus, run.status.read_bytes())
     except FileNotFoundError:
         raise AgentError(f"no run {run.root.name} on this host", kind="no_run") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except NewerFormat as error:
+        raise AgentError(f"{run.status}: {error}", kind="newer") from error
+    except DecodeError as error:
         raise AgentError(f"{run.status} is damaged: {error}", kind="damaged") from error
 
 
@@ -78,7 +81,7 @@ def list_runs(workdir: Workdir, wanted: str = "") -> List[Dict[str, Any]]:
         run = RunDir(path.parent)
         try:
             manifest = json.loads(path.read_text())
-            found.append({"manifest": manifest, "status": status(run).to_json()})
+            found.append({"manifest": manifest, "status": to_json(status(run))})
         except (OSError, ValueError, KeyError, AgentError):
             # Half-made or half-removed at this very moment: there is nothing to tell of it.
             continue

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from typing import Any, Dict, Optional
 
 from orchestrator.agent import daemon, probe
 from orchestrator.agent.store import Store
+from orchestrator.core.codec import dumps
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import Workdir, atomic_write
 from orchestrator.core.records import Manifest
@@ -35,7 +35,7 @@ def prepare(
         shutil.rmtree(run.root, ignore_errors=True)
         raise
     try:
-        atomic_write(run.manifest, json.dumps(manifest.to_json()))
+        atomic_write(run.manifest, dumps(manifest))
         atomic_write(run.worker_config, worker_config)
         if rank_table is not None:
             atomic_write(run.rank_table, rank_table)

@@ -25,6 +25,7 @@ from typing import Any, Callable, Dict, List, Optional
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
 from orchestrator.agent.worker import Worker
+from orchestrator.core.codec import dumps
 from orchestrator.core.paths import RunDir, atomic_write
 from orchestrator.core.records import HostStatus, Manifest, ProcessId
 from orchestrator.core.states import RankState
@@ -141,7 +142,7 @@ class Supervisor:
             stop_reason=self._stop_reason,
         )
         try:
-            atomic_write(self._run.status, json.dumps(status.to_json()))
+            atomic_write(self._run.status, dumps(status))
         except OSError:
             # A disk that is full for a while must not end the run: the next turn writes again. A run
             # whose directory was removed can be neither seen nor stopped any more, so it ends.

@@ -14,6 +14,7 @@ from orchestrator.agent import host_runs as runs
 from orchestrator.agent import plogs
 from orchestrator.agent.prepare import prepare as prepare_run
 from orchestrator.agent.serve import Answer, Request
+from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import Manifest
 
@@ -36,7 +37,7 @@ __all__ = [
 def prepare(request: Request) -> Iterator[Answer]:
     """Make the run's directory and its supervisor, which holds the devices."""
     bundle = json.loads(request.payload.read())
-    manifest = Manifest.from_json(bundle["manifest"])
+    manifest = from_json(Manifest, bundle["manifest"])
     yield Answer(
         prepare_run(
             Workdir(request.root),
@@ -80,7 +81,7 @@ def _told(verb: str, request: Request) -> Answer:
 
 def status(request: Request) -> Iterator[Answer]:
     """What became of a run's part on this host."""
-    yield Answer(runs.status(_run(request)).to_json())
+    yield Answer(to_json(runs.status(_run(request))))
 
 
 def list_runs(request: Request) -> Iterator[Answer]:

@@ -13,8 +13,8 @@ from rich.live import Live
 from orchestrator.cli.live_view import PlainReport, live_view
 from orchestrator.cli.render_run import summary
 from orchestrator.control.monitor_process import monitor_pid
-from orchestrator.control.run_record import RunRecord
-from orchestrator.control.runs import attach, interrupt_launch, load_record
+from orchestrator.control.run_record import RunRecord, read_record
+from orchestrator.control.runs import attach, interrupt_launch
 from orchestrator.core.errors import Interrupted
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
@@ -96,12 +96,12 @@ def _follow_plainly(load: Callable[[], RunRecord], until_started: bool) -> RunRe
 
 
 def _next(control: ControlDir) -> RunRecord:
-    record = load_record(control)
+    record = read_record(control)
     if record.state.is_terminal or monitor_pid(control) is not None:
         return record
     # It may have written its last record in between; else it has died, and another takes its place.
     attach(control)
-    return load_record(control)
+    return read_record(control)
 
 
 def _is_done(record: RunRecord, until_started: bool) -> bool:
@@ -109,7 +109,7 @@ def _is_done(record: RunRecord, until_started: bool) -> bool:
 
 
 def _interrupted(control: ControlDir) -> int:
-    if load_record(control).state is RunState.PREPARING:
+    if read_record(control).state is RunState.PREPARING:
         click.echo("\ninterrupted: undoing the launch", err=True)
         interrupt_launch(control)
         return Interrupted.exit_code

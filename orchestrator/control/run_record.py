@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from orchestrator.core.codec import DecodeError, Stored, dumps, loads
 from orchestrator.core.paths import ControlDir, atomic_write
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState, RunState
-from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.plan.launch_plan import LaunchPlan, unreadable
 
 __all__ = [
     "TRAINING",
@@ -63,8 +62,8 @@ class HostView:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
+@dataclass(frozen=True)
+class RunRecord(Stored):
     """One run: its state, its hosts, and how it ended. Times are seconds since the epoch.
 
     `warnings` are what the checks before the start found to be doubtful, a line each.
@@ -90,21 +89,6 @@ class RunRecord:
         """All ranks of all hosts in rank order."""
         found = [rank for view in self.hosts.values() for rank in view.ranks()]
         return sorted(found, key=lambda rank: rank.rank)
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RunRecord:
-        known = dict(data)
-        known["state"] = RunState(data["state"])
-        known["hosts"] = {name: _view(view) for name, view in data["hosts"].items()}
-        cause = data["cause"]
-        known["cause"] = Cause(**{**cause, "tail": tuple(cause["tail"])}) if cause else None
-        known["victims"] = tuple(data["victims"])
-        known["errors"] = tuple(data["errors"])
-        known["warnings"] = tuple(data.get("warnings", ()))
-        return cls(**known)
 
 
 def new_record(plan: LaunchPlan) -> RunRecord:
@@ -134,16 +118,14 @@ def failed_launch(record: RunRecord, lines: Sequence[str], exit_code: int) -> Ru
     )
 
 
-def _view(data: Mapping[str, Any]) -> HostView:
-    status = data["status"]
-    return HostView(**{**data, "status": HostStatus.from_json(status) if status else None})
-
-
 def write_record(control: ControlDir, record: RunRecord) -> None:
     """Replace the record on disk."""
-    atomic_write(control.record, json.dumps(record.to_json()))
+    atomic_write(control.record, dumps(record))
 
 
 def read_record(control: ControlDir) -> RunRecord:
-    """The record on disk. Raises OSError or ValueError where it cannot be read."""
-    return RunRecord.from_json(json.loads(control.record.read_text()))
+    """The record on disk. Raises RunNotFound where it cannot be read, say by a newer version."""
+    try:
+        return loads(RunRecord, control.record.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise unreadable(control.record, error) from error

@@ -17,6 +17,7 @@ from orchestrator.config.job import Timeouts
 from orchestrator.control.monitor_process import monitor_pid, spawn_monitor
 from orchestrator.control.run_record import RunRecord, failed_launch, new_record, read_record, write_record
 from orchestrator.control.watch import look_once
+from orchestrator.core.codec import from_json
 from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.core.records import Manifest
@@ -31,7 +32,6 @@ __all__ = [
     "find_run",
     "interrupt_launch",
     "known_runs",
-    "load_record",
     "make_control_dir",
     "rediscover",
 ]
@@ -102,7 +102,7 @@ def rediscover(
         found: dict[str, dict[str, Manifest]] = {}
         for host, runs in answers.values.items():
             for run in runs:
-                manifest = Manifest.from_json(run["manifest"])
+                manifest = from_json(Manifest, run["manifest"])
                 if manifest.run_id not in known:
                     found.setdefault(manifest.run_id, {})[host] = manifest
         plans = [_plan_again(inventory, manifests) for manifests in found.values()]
@@ -162,21 +162,9 @@ def _record_again(plan: LaunchPlan, fleet: Fleet, root: Path | None) -> ControlD
     return control
 
 
-def load_record(control: ControlDir) -> RunRecord:
-    """The record as last written."""
-    try:
-        return read_record(control)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunNotFound(
-            f"the record of run {control.run_id} cannot be read: {error}",
-            remedy="delete its directory and use `orchestrate runs --rediscover`",
-            where=str(control.record),
-        ) from error
-
-
 def current_record(control: ControlDir) -> RunRecord:
     """The record, brought up to date by asking the hosts if no monitor does that."""
-    record = load_record(control)
+    record = read_record(control)
     if record.state.is_terminal or monitor_pid(control) is not None:
         return record
     plan = read_plan(control.plan)
@@ -191,5 +179,5 @@ def current_record(control: ControlDir) -> RunRecord:
 
 def attach(control: ControlDir) -> None:
     """Make sure that a run which has not ended has a monitor."""
-    if not load_record(control).state.is_terminal and monitor_pid(control) is None:
+    if not read_record(control).state.is_terminal and monitor_pid(control) is None:
         spawn_monitor(control, watch_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.config.inventory import Host
+from orchestrator.core.codec import to_json
 from orchestrator.core.errors import AgentError, OrchestrateError, PreflightError
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.session import Session
@@ -97,7 +98,7 @@ def _push(plan: LaunchPlan, session: Session) -> None:
 
 def _prepare(plan: LaunchPlan, session: Session) -> Any:
     bundle = {
-        "manifest": plan.manifests[session.host].to_json(),
+        "manifest": to_json(plan.manifests[session.host]),
         "worker_config": plan.worker_config,
         "rank_table": plan.rank_table,
     }

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 from orchestrator.control.monitor_process import monitor_pid
-from orchestrator.control.run_record import RunRecord, write_record
-from orchestrator.control.runs import interrupt_launch, load_record
+from orchestrator.control.run_record import RunRecord, read_record, write_record
+from orchestrator.control.runs import interrupt_launch
 from orchestrator.control.watch import look_once
 from orchestrator.core.errors import AgentError, OrchestrateError
 from orchestrator.core.paths import ControlDir
@@ -27,7 +27,7 @@ def stop_run(control: ControlDir, reason: str, *, clock: Callable[[], float] = t
 
     Raises the errors of hosts that could not be reached; the others are stopped all the same.
     """
-    record = load_record(control)
+    record = read_record(control)
     # A host that was lost may be back, with workers that nobody could tell that their run is over.
     if record.state.is_terminal and not any(view.lost for view in record.hosts.values()):
         return record
@@ -35,7 +35,7 @@ def stop_run(control: ControlDir, reason: str, *, clock: Callable[[], float] = t
     deadline = clock() + plan.timeouts.grace + _MARGIN
     if record.state is RunState.PREPARING:
         interrupt_launch(control)
-        record = load_record(control)
+        record = read_record(control)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         told = fleet.each(lambda session: _tell(session, plan.run_id, reason))
         waiting = list(told.values)
@@ -56,10 +56,10 @@ def stop_run(control: ControlDir, reason: str, *, clock: Callable[[], float] = t
 
 def _settled(control: ControlDir, deadline: float, clock: Callable[[], float]) -> RunRecord:
     """The record once the monitor has noticed the end."""
-    record = load_record(control)
+    record = read_record(control)
     while not record.state.is_terminal and monitor_pid(control) is not None and clock() < deadline:
         time.sleep(_INTERVAL)
-        record = load_record(control)
+        record = read_record(control)
     return record
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.config.job import Timeouts
 from orchestrator.control.cause import cause_of, fold_run, victims_of
 from orchestrator.control.run_record import TRAINING, Cause, HostView, RunRecord
+from orchestrator.core.codec import from_json
 from orchestrator.core.errors import AgentError, OrchestrateError, RunFailed, TransportError
 from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RankState
@@ -76,7 +77,7 @@ class Watch:
         session: Session = self._fleet.session(name)
         run_id = self.record.run_id
         try:
-            status = HostStatus.from_json(session.call("status", run_id=run_id, timeout=_POLL_TIMEOUT))
+            status = from_json(HostStatus, session.call("status", run_id=run_id, timeout=_POLL_TIMEOUT))
             if stop_reason and status.phase in ("started", "committed"):
                 session.call("stop", run_id=run_id, reason=stop_reason, timeout=_POLL_TIMEOUT)
         except TransportError:

@@ -5,20 +5,20 @@ As a file it is what the monitor of a run, a process of its own, starts from; la
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.agent.environment import starts_by_table_alone
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.config.job import Timeouts
+from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, loads
 from orchestrator.core.errors import RunNotFound
 from orchestrator.core.paths import atomic_write
 from orchestrator.core.records import Manifest
 from orchestrator.plan.placement import Placement
 
-__all__ = ["TABLE_ALONE", "LaunchPlan", "read_plan", "write_plan"]
+__all__ = ["TABLE_ALONE", "LaunchPlan", "read_plan", "unreadable", "write_plan"]
 
 TABLE_ALONE = (
     "networking.mode legacy_rank_table starts the ranks by a rank table alone: MindSpore 2.x makes no groups"
@@ -26,8 +26,8 @@ TABLE_ALONE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchPlan:
+@dataclass(frozen=True)
+class LaunchPlan(Stored):
     """What a launch will do. `manifests` lack only the scheduler's port where it is ours to choose.
 
     `notes` are what of the job has no effect here.
@@ -81,57 +81,23 @@ class LaunchPlan:
 
 def write_plan(path: Path, plan: LaunchPlan) -> None:
     """Write with mode 0600: a job's environment may hold secrets."""
-    data = {
-        "run_id": plan.run_id,
-        "job_name": plan.job_name,
-        "task": plan.task,
-        "created": plan.created,
-        "hosts": [host.model_dump(mode="json") for host in plan.hosts],
-        "ssh": plan.ssh.model_dump(mode="json"),
-        "placements": [_placement(item) for item in plan.placements],
-        "manifests": {name: manifest.to_json() for name, manifest in plan.manifests.items()},
-        "worker_config": plan.worker_config,
-        "rank_table": plan.rank_table,
-        "sources": {sha256: str(source.absolute()) for sha256, source in plan.sources.items()},
-        "packages": plan.packages,
-        "host_paths": plan.host_paths,
-        "chooses_port": plan.chooses_port,
-        "ascend": plan.ascend,
-        "uses_rank_table": plan.uses_rank_table,
-        "timeouts": plan.timeouts.model_dump(mode="json"),
-        "notes": plan.notes,
-    }
-    atomic_write(path, json.dumps(data))
+    sources = {sha256: source.absolute() for sha256, source in plan.sources.items()}
+    atomic_write(path, dumps(dataclasses.replace(plan, sources=sources)))
 
 
 def read_plan(path: Path) -> LaunchPlan:
     """The plan as it was written. Raises RunNotFound where it cannot be read, say by a newer version."""
     try:
-        return _from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunNotFound(
-            f"the plan of this run cannot be read ({type(error).__name__})",
-            where=str(path),
-            remedy="remove its directory; `orchestrate runs --rediscover` asks the hosts again",
-        ) from error
+        return loads(LaunchPlan, path.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise unreadable(path, error) from error
 
 
-def _from_json(data: dict[str, Any]) -> LaunchPlan:
-    return LaunchPlan(
-        **{
-            **data,
-            "hosts": tuple(Host.model_validate(host) for host in data["hosts"]),
-            "ssh": SshOptions.model_validate(data["ssh"]),
-            "placements": tuple(Placement(**item) for item in data["placements"]),
-            "manifests": {name: Manifest.from_json(item) for name, item in data["manifests"].items()},
-            "sources": {sha256: Path(source) for sha256, source in data["sources"].items()},
-            "packages": tuple(data["packages"]),
-            "host_paths": tuple(data["host_paths"]),
-            "timeouts": Timeouts.model_validate(data["timeouts"]),
-            "notes": tuple(data.get("notes", ())),
-        }
-    )
-
-
-def _placement(item: Placement) -> dict[str, object]:
-    return {name: getattr(item, name) for name in Placement.__slots__}
+def unreadable(path: Path, error: Exception) -> RunNotFound:
+    """What is said of a run whose plan or record cannot be read."""
+    if isinstance(error, NewerFormat):
+        remedy = "use the version of orchestrate that launched the run, or a newer one"
+    else:
+        remedy = "remove its directory; `orchestrate runs --rediscover` asks the hosts again"
+    what = getattr(error, "strerror", None) or str(error)
+    return RunNotFound(f"this run cannot be read: {what}", where=str(path), remedy=remedy)

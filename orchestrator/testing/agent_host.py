@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.processes import identify, is_alive
+from orchestrator.core.codec import from_json, loads, to_json
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, WorkerSpec
 from orchestrator.hosts.boot import agent_bundle
@@ -82,7 +83,7 @@ class AgentHost:
         return dataclasses.replace(manifest, **changes)
 
     def prepare(self, manifest: Manifest, rank_table: str | None = None) -> Any:
-        bundle = {"manifest": manifest.to_json(), "worker_config": "a: 1\n", "rank_table": rank_table}
+        bundle = {"manifest": to_json(manifest), "worker_config": "a: 1\n", "rank_table": rank_table}
         return self.session.call("prepare", payload=json.dumps(bundle).encode())
 
     def tell(self, verb: str, run_id: str = RUN, **args: Any) -> Any:
@@ -97,7 +98,7 @@ class AgentHost:
         return manifest
 
     def status(self, run_id: str = RUN) -> HostStatus:
-        return HostStatus.from_json(self.tell("status", run_id))
+        return from_json(HostStatus, self.tell("status", run_id))
 
     def states(self, run_id: str = RUN) -> list[str]:
         return [str(rank.state) for rank in self.status(run_id).ranks]
@@ -128,7 +129,7 @@ class AgentHost:
         """End whatever a test has left running, by the recorded identities."""
         for path in self.workdir.runs.glob("*/status.json"):
             with contextlib.suppress(OSError, ValueError, KeyError):
-                status = HostStatus.from_json(json.loads(path.read_text()))
+                status = loads(HostStatus, path.read_bytes())
                 for process in (status.supervisor, status.guardian):
                     if process is not None and is_alive(process):
                         os.kill(process.pid, signal.SIGKILL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.processes import is_alive
+from orchestrator.core.codec import loads
 from orchestrator.core.errors import AgentError
 from orchestrator.core.records import Input, Manifest, WorkerSpec
 from orchestrator.testing.agent_host import RUN, AgentHost, processes_in, sh
@@ -47,7 +47,7 @@ def test_files_of_the_run_are_placed_and_read_back(host: AgentHost) -> None:
     host.tell("commit")
     host.wait_over()
     assert host.run_dir().log("rank_0").read_bytes() == b"hi\n"
-    assert Manifest.from_json(json.loads(host.run_dir().manifest.read_text())) == manifest
+    assert loads(Manifest, host.run_dir().manifest.read_bytes()) == manifest
 
 
 def test_what_a_worker_sees_of_the_environment(tmp_path: Path) -> None:

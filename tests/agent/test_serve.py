@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.agent.processes import is_alive
+from orchestrator.core.codec import loads, to_json
 from orchestrator.core.records import HostStatus
 from orchestrator.testing.agent_host import RUN, AgentHost, sh
 
@@ -61,7 +62,7 @@ def test_what_is_no_request_ends_the_session_in_one_line(tmp_path: Path, line: b
 
 
 def test_a_supervisor_keeps_none_of_the_sessions_descriptors(host: AgentHost) -> None:
-    bundle = {"manifest": host.manifest(sh("sleep 300")).to_json(), "worker_config": "", "rank_table": None}
+    bundle = {"manifest": to_json(host.manifest(sh("sleep 300"))), "worker_config": "", "rank_table": None}
     asked = request("prepare", json.dumps(bundle).encode()) + request("start", run_id=RUN)
     read, write = os.pipe()
     # One more, with the highest number there may be: a bound on what is closed would miss it.
@@ -81,13 +82,13 @@ def test_a_supervisor_keeps_none_of_the_sessions_descriptors(host: AgentHost) ->
     assert all(answer["ok"] for answer in answers(stdout)), stderr
     assert os.read(read, 1) == b""
     os.close(read)
-    status = HostStatus.from_json(json.loads(host.run_dir().status.read_text()))
+    status = loads(HostStatus, host.run_dir().status.read_bytes())
     assert is_alive(status.supervisor) and is_alive(status.guardian)
 
 
 def test_a_supervisor_that_cannot_start_answers_once(host: AgentHost) -> None:
     # The fork that becomes the supervisor must never answer in the session's place.
-    bundle = {"manifest": host.manifest(sh("true"), lock_dir="/proc/none").to_json(), "worker_config": ""}
+    bundle = {"manifest": to_json(host.manifest(sh("true"), lock_dir="/proc/none")), "worker_config": ""}
     payload = json.dumps({**bundle, "rank_table": None}).encode()
     asked = request("prepare", payload) + request("missing", hashes=[])
     done = subprocess.run([*AGENT, str(host.workdir.root)], input=asked, capture_output=True, timeout=20)

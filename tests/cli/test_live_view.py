@@ -9,6 +9,7 @@ from rich.console import Console
 from orchestrator.cli.live_view import PlainReport, duration, live_view, progress_of
 from orchestrator.cli.render_run import status_view
 from orchestrator.control.run_record import Cause, HostView, RunRecord
+from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState, RunState
 
@@ -61,7 +62,7 @@ def test_no_line_is_wider_than_the_terminal() -> None:
 def test_status_names_the_cause() -> None:
     made = record(1, "stopped failed")
     cause = Cause("npu001", "rank_1", "exited with code 3", 0.0, ("last words",))
-    text = drawn(status_view(RunRecord.from_json({**made.to_json(), "cause": cause_data(cause)})))
+    text = drawn(status_view(from_json(RunRecord, {**to_json(made), "cause": cause_data(cause)})))
     assert "Cause: rank 1 on npu001 exited with code 3" in text and "last words" in text
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.config.job import Timeouts
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.control.watch import Watch
+from orchestrator.core.codec import to_json
 from orchestrator.core.errors import OrchestrateError
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState
@@ -72,7 +73,7 @@ class FakeHost:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return json.loads(json.dumps(self.status.to_json()))
+        return json.loads(json.dumps(to_json(self.status)))
 
 
 class FakeFleet:

@@ -20,6 +20,7 @@ import pytest
 
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
+from orchestrator.core.codec import to_json
 from orchestrator.core.records import WorkerSpec
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 from orchestrator.plan.make_plan import make_plan
@@ -75,7 +76,7 @@ def planned(plan: LaunchPlan) -> Data:
 
 
 def _manifest(plan: LaunchPlan, name: str) -> Data:
-    data = plan.manifests[name].to_json()
+    data = to_json(plan.manifests[name])
     workers, scheduler = data.pop("workers"), data.pop("scheduler")
     inputs = data.pop("inputs")
     assert data.pop("run_id") == plan.run_id

@@ -20,6 +20,7 @@ from orchestrator.agent.environment import base_environment
 from orchestrator.agent.worker import Worker
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
+from orchestrator.core.codec import from_json
 from orchestrator.core.errors import ConfigError
 from orchestrator.core.paths import RunDir
 from orchestrator.core.records import Manifest, WorkerSpec
@@ -156,8 +157,8 @@ def test_what_holds_for_every_plan(tmp_path: Path) -> None:
 
 
 def test_an_older_control_nodes_worker_has_no_defaults() -> None:
-    known = WorkerSpec.from_json(
-        {"label": "rank_0", "rank": 0, "local_rank": 0, "device_id": 0, "argv": ["x"], "env": {}}
+    known = from_json(
+        WorkerSpec, {"label": "rank_0", "rank": 0, "local_rank": 0, "device_id": 0, "argv": ["x"], "env": {}}
     )
     assert known.default_env == {}
 
