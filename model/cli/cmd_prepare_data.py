@@ -14,6 +14,7 @@ from model.config.prompt_templates import TEMPLATES
 from model.data.prepare import Progress, Request, Summary, prepare
 from model.data.records import FORMATS
 from model.weights.hub import tokenizer_file
+from orchestrator.core.number_ranges import fold_numbers
 
 HELP = "turn records into MindRecord files to train on"
 
@@ -102,20 +103,9 @@ def _lines(summary: Summary, request: Request) -> list[str]:
     ]
     if summary.left_out:
         lines.append(
-            f"{len(summary.left_out)} left out, their prompt fills a row: {_ranges(summary.left_out)}"
+            f"{len(summary.left_out)} left out, their prompt fills a row: {fold_numbers(summary.left_out)}"
         )
     if summary.bad:
-        lines.append(f"{len(summary.bad)} bad records: {_ranges([index for index, _ in summary.bad])}")
+        lines.append(f"{len(summary.bad)} bad records: {fold_numbers([index for index, _ in summary.bad])}")
         lines += [f"record {index}: {why}" for index, why in summary.bad[:10]]
     return [*lines, *(f"wrote {path}" for path in summary.files)]
-
-
-def _ranges(numbers: list[int]) -> str:
-    """0-3,7: every number of a rising list."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and parts[-1][1] == number - 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in parts)

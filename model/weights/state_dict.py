@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from model.errors import ModelError
+from orchestrator.core.number_ranges import fold_numbers
 
 __all__ = ["check_names"]
 
@@ -45,13 +46,8 @@ def _folded(names: Sequence[str]) -> list[str]:
         family = blocks.setdefault(name[: match.start()] + "{}" + name[match.end() :] if match else name, [])
         if match:
             family.append(int(match[0]))
-    return [pattern.replace("{}", _ranges(numbers), 1) for pattern, numbers in blocks.items()]
+    return [pattern.replace("{}", _block_numbers(numbers), 1) for pattern, numbers in blocks.items()]
 
 
-def _ranges(numbers: Sequence[int]) -> str:
-    ends = [[number, number] for number in sorted(numbers)]
-    for index in range(len(ends) - 1, 0, -1):
-        if ends[index - 1][1] + 1 == ends[index][0]:
-            ends[index - 1][1] = ends.pop(index)[1]
-    parts = [f"{first}-{last}" if last > first else f"{first}" for first, last in ends]
-    return parts[0] if len(numbers) == 1 else f"[{','.join(parts)}]"
+def _block_numbers(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"[{fold_numbers(numbers)}]"

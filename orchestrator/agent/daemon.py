@@ -21,7 +21,8 @@ from typing import Any, Dict, NoReturn, Optional
 from orchestrator.agent import processes
 from orchestrator.agent.device_locks import DeviceLocks
 from orchestrator.agent.supervisor import Supervisor
-from orchestrator.core.codec import dumps, loads
+from orchestrator.core.codec import DecodeError, dumps, loads
+from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir, atomic_write
 from orchestrator.core.records import HostStatus, Manifest, RankStatus
@@ -115,8 +116,9 @@ def _guard(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord) 
     status = _reap_until(supervisor)
     everything_ended = processes.kill_descendants()
     if os.WIFSIGNALED(status) or os.WEXITSTATUS(status):
-        how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "an error of its own"
-        _write_obituary(run, f"the supervisor on {manifest.host} was ended by {how}")
+        killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        end = End(EndKind.EXITED if killed_by is None else EndKind.SIGNALLED, time.time(), signal=killed_by)
+        _write_obituary(run, StopReason(StopKind.SUPERVISOR_ENDED, manifest.host, end=end))
     elif not run.status.exists():
         # Undone. What was still writing while the supervisor removed the directory is dead now.
         shutil.rmtree(run.root, ignore_errors=True)
@@ -150,11 +152,11 @@ def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord)
     os._exit(0)
 
 
-def _write_obituary(run: RunDir, reason: str) -> None:
+def _write_obituary(run: RunDir, reason: StopReason) -> None:
     """Say in `status.json` what the supervisor can no longer say."""
     try:
         status = loads(HostStatus, run.status.read_bytes())
-    except (OSError, ValueError, KeyError):
+    except (OSError, DecodeError):
         return
     if status.is_over:
         return
@@ -163,18 +165,20 @@ def _write_obituary(run: RunDir, reason: str) -> None:
     def end(rank: RankStatus) -> RankStatus:
         if rank.state.is_terminal:
             return rank
-        return dataclasses.replace(rank, state=RankState.FAILED, reason=reason, ended=now)
+        ended = End(EndKind.SUPERVISOR_ENDED, now, reason=reason)
+        return dataclasses.replace(rank, state=RankState.FAILED, end=ended)
 
-    ranks = tuple(end(rank) for rank in status.ranks)
-    first = status.failed_first or next((rank.label for rank in ranks if rank.reason == reason), "")
+    first = status.failed_first
+    if first is None:
+        first = next((rank.rank for rank in status.ranks if not rank.state.is_terminal), None)
     over = dataclasses.replace(
         status,
-        ranks=ranks,
+        ranks=tuple(end(rank) for rank in status.ranks),
         scheduler=end(status.scheduler) if status.scheduler else None,
         phase="over",
         updated=now,
         failed_first=first,
-        stop_reason=reason,
+        stop=reason,
     )
     with contextlib.suppress(OSError):
         atomic_write(run.status, dumps(over))

@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
 from orchestrator.core.codec import DecodeError, NewerFormat, loads, to_json
+from orchestrator.core.ends import End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import HostStatus, ProcessId, RankStatus
@@ -20,7 +21,7 @@ from orchestrator.core.states import RankState
 
 __all__ = ["end_and_wait", "find", "is_run_id", "list_runs", "read_log", "small_files", "status", "tell"]
 
-_GONE = "the supervisor is gone (was the host restarted?)"
+_GONE = StopReason(StopKind.SUPERVISOR_GONE)
 
 
 def is_run_id(text: str) -> bool:
@@ -53,7 +54,7 @@ def status(run: RunDir) -> HostStatus:
         ranks=tuple(_lost(rank) for rank in found.ranks),
         scheduler=_lost(found.scheduler) if found.scheduler else None,
         phase="over",
-        stop_reason=_GONE,
+        stop=_GONE,
     )
 
 
@@ -71,7 +72,7 @@ def _recorded(run: RunDir) -> HostStatus:
 def _lost(rank: RankStatus) -> RankStatus:
     if rank.state.is_terminal:
         return rank
-    return dataclasses.replace(rank, state=RankState.LOST, reason=_GONE)
+    return dataclasses.replace(rank, state=RankState.LOST, end=End(EndKind.LOST, reason=_GONE))
 
 
 def list_runs(workdir: Workdir, wanted: str = "") -> List[Dict[str, Any]]:
@@ -103,10 +104,11 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
     # It may be on its way out just now, and then there is nobody left to tell.
     if not _wait_for_end(found.supervisor, 2.0):
         raise AgentError("the supervisor lives but does not answer", remedy=f"see {run.supervisor_log}")
-    for rank in (*found.ranks, *([found.scheduler] if found.scheduler else [])):
+    for rank in found.everyone():
         if rank.process is not None:
             processes.kill_group(rank.process)
-    return {"phase": "over", "failed_first": found.failed_first, "reason": ""}
+    label = "" if found.failed_first is None else label_of(found.failed_first)
+    return {"phase": "over", "failed_first": label, "reason": ""}
 
 
 def end_and_wait(run: RunDir, request: Dict[str, Any], timeout: float) -> None:

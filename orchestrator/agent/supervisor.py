@@ -1,18 +1,13 @@
 """The supervisor: the parent of a host's workers, from the moment they are prepared to the last exit.
 
-    prepared --start--> started --commit--> committed --last exit--> over
-        |                  |                    |
-        | lease runs out   | lease runs out     | a worker fails, or `stop`
-        v                  v                    v
-     undone             stopping ----------> stopping --grace, then SIGKILL--> over
-
-A lease makes the launch safe against a control node that dies in its middle: what is not taken on to
-the next phase in time undoes itself.
+What to do is decided by `SupervisorState`; here are the socket on which it is told, the processes that it
+starts and signals, the clock, and the files that it writes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import selectors
@@ -20,14 +15,16 @@ import shutil
 import signal
 import socket
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterable, Optional
 
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
-from orchestrator.agent.worker import Worker
-from orchestrator.core.codec import dumps
+from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorState
+from orchestrator.agent.worker import CannotStart, Worker
+from orchestrator.core.codec import DecodeError, dumps, from_json, to_json
+from orchestrator.core.ends import StopKind, StopReason, label_of
 from orchestrator.core.paths import RunDir, atomic_write
-from orchestrator.core.records import HostStatus, Manifest, ProcessId
+from orchestrator.core.records import Manifest, ProcessId
 from orchestrator.core.states import RankState
 
 __all__ = ["Supervisor"]
@@ -46,23 +43,20 @@ class Supervisor:
         guardian: Optional[ProcessId] = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._manifest = manifest
         self._run = run
         self._clock = clock
         self._guardian = guardian
         self._identity = processes.identify(os.getpid())
-        self.workers = [Worker(spec, manifest, run) for spec in manifest.workers]
-        self.scheduler = Worker(manifest.scheduler, manifest, run) if manifest.scheduler else None
-        self.phase = "prepared"
-        self._deadline: Optional[float] = clock() + manifest.lease
-        self._failed_first = ""
-        self._stop_reason = ""
-        self._told_to_end = False
-        self._verbs: Dict[str, Callable[[Dict[str, Any]], None]] = {
+        self.state = SupervisorState(manifest, clock())
+        specs = [*([manifest.scheduler] if manifest.scheduler else []), *manifest.workers]
+        self._workers = {spec.rank: Worker(spec, manifest, run) for spec in specs}
+        self._got_sigterm = False
+        self._noted_phase = self.state.phase
+        self._requests: Dict[str, Callable[[Dict[str, Any]], None]] = {
             "start": self._on_start,
-            "commit": self._on_commit,
+            "commit": lambda _: self.state.commit(),
             "stop": self._on_stop,
-            "undo": self._on_undo,
+            "undo": lambda _: self._carry_out(self.state.undo()),
             "status": lambda _: None,
         }
 
@@ -79,111 +73,80 @@ class Supervisor:
             selector.register(wake_read, selectors.EVENT_READ)
             self.save()
             ready()
-            while self.phase not in ("over", "undone"):
+            while not self.state.has_ended:
                 for key, _ in selector.select(_TICK):
                     if key.fileobj is listener:
                         self._serve(listener)
                     else:
                         wake_read.recv(4096)
                 self.step()
-        if self._told_to_end:
+        if self._got_sigterm:
             processes.kill_descendants()
-        if self.phase == "undone":
+        if self.state.phase == "undone":
             shutil.rmtree(self._run.root, ignore_errors=True)
         else:
             self._run.control_socket.unlink(missing_ok=True)
 
     def step(self) -> None:
-        """One turn: note exits, keep the gang together, mind the deadline, write the record."""
-        if self._told_to_end:
+        """One turn: note exits and progress, mind the deadline, write the record."""
+        if self._got_sigterm:
             # Its guardian may be dead, so that what workers leave behind is this process's to find.
             processes.become_subreaper()
-            self.stop("the supervisor was told to end (SIGTERM)")
-        # All first, then the consequences: who failed at the same instant was not stopped by us.
-        ended = [worker for worker in (*self.workers, *self._schedulers()) if worker.poll()]
-        for worker in ended:
-            self._note_exit(worker)
-        for worker in self.workers:
-            worker.refresh_progress()
-        if self._deadline is not None and self._clock() >= self._deadline:
-            self._deadline = None
-            self._on_deadline()
-        # Workers may be done before the launch is: the commit must still find somebody to take it.
-        under_launch = self.phase in ("prepared", "started")
-        if not under_launch and not any(worker.is_running for worker in self._everyone()):
-            self._finish()
-        if self.phase != "undone":
+            self._stop(StopReason(StopKind.SUPERVISOR_TERMINATED))
+        exits = [found for found in map(self._exit_of, self._workers) if found is not None]
+        self._read_progress()
+        self._carry_out(self.state.exited(exits, self._clock()))
+        for each in exits:
+            self._event("exit", rank=each.rank, code=each.code)
+        self._carry_out(self.state.tick(self._clock(), time.time()))
+        self._note_phase()
+        if self.state.phase != "undone":
             self.save()
-
-    def stop(self, reason: str) -> None:
-        """Begin to end every worker: SIGTERM now, SIGKILL when the grace period is over."""
-        if self.phase in ("stopping", "over", "undone", "undoing"):
-            return
-        self._stop_reason = reason
-        self.phase = "stopping"
-        self._deadline = self._clock() + self._manifest.grace
-        self._event("stopping", reason=reason)
-        for worker in self._everyone():
-            worker.send(signal.SIGTERM, reason)
 
     def save(self) -> None:
         """Write `status.json`."""
-        status = HostStatus(
-            run_id=self._manifest.run_id,
-            job=self._manifest.job,
-            host=self._manifest.host,
-            updated=time.time(),
-            ranks=tuple(worker.status for worker in self.workers),
-            scheduler=self.scheduler.status if self.scheduler else None,
-            supervisor=self._identity,
-            guardian=self._guardian,
-            phase=self.phase,
-            failed_first=self._failed_first,
-            stop_reason=self._stop_reason,
-        )
+        status = self.state.status(time.time())
+        status = dataclasses.replace(status, supervisor=self._identity, guardian=self._guardian)
         try:
             atomic_write(self._run.status, dumps(status))
         except OSError:
             # A disk that is full for a while must not end the run: the next turn writes again. A run
             # whose directory was removed can be neither seen nor stopped any more, so it ends.
             if not self._run.root.is_dir():
-                self.stop("the run directory was removed")
-
-    def _schedulers(self) -> List[Worker]:
-        return [self.scheduler] if self.scheduler else []
-
-    def _everyone(self) -> List[Worker]:
-        return [*self._schedulers(), *self.workers]
+                self._stop(StopReason(StopKind.RUN_DIRECTORY_REMOVED))
 
     def _on_sigterm(self, *_: object) -> None:
         # Only noted: a signal arrives in the middle of anything, also of the start of a worker.
-        self._told_to_end = True
+        self._got_sigterm = True
 
-    def _note_exit(self, worker: Worker) -> None:
-        status = worker.status
-        self._event("exit", label=status.label, exit_code=status.exit_code, signal=status.signal)
-        if status.state is RankState.FAILED:
-            self._break_gang(worker)
+    def _exit_of(self, rank: int) -> Optional[Exit]:
+        return self._workers[rank].poll() if self.state.is_running(rank) else None
 
-    def _break_gang(self, worker: Worker) -> None:
-        self._failed_first = self._failed_first or worker.status.label
-        label = worker.status.label.replace("_", " ")
-        self.stop(f"{label} on {self._manifest.host} failed")
+    def _read_progress(self) -> None:
+        for rank, worker in self._workers.items():
+            progress = worker.progress() if self.state.is_running(rank) else {}
+            if progress:
+                self.state.report_progress(rank, progress)
 
-    def _on_deadline(self) -> None:
-        if self.phase == "prepared":
-            self._on_undo({})
-        elif self.phase == "started":
-            self.stop("the launch broke off before every host had started")
-        elif self.phase in ("stopping", "undoing"):
-            for worker in self._everyone():
-                worker.send(signal.SIGKILL, self._stop_reason)
+    def _stop(self, reason: StopReason) -> None:
+        self._carry_out(self.state.stop(reason, self._clock()))
 
-    def _finish(self) -> None:
-        for worker in self._everyone():
-            worker.cancel(self._stop_reason)
-        self.phase = "undone" if self.phase == "undoing" else "over"
-        self._event(self.phase)
+    def _carry_out(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            worker = self._workers[action.rank]
+            if not isinstance(action, Start):
+                if worker.send(action.number):
+                    self.state.signalled(action.rank)
+            elif self.state.may_start(action.rank):
+                self._start(action.rank, worker)
+
+    def _start(self, rank: int, worker: Worker) -> None:
+        try:
+            process = worker.start()
+        except CannotStart as error:
+            self._carry_out(self.state.not_started(rank, str(error), time.time(), self._clock()))
+        else:
+            self.state.started(rank, process, time.time())
 
     def _serve(self, listener: socket.socket) -> None:
         try:
@@ -193,49 +156,40 @@ class Supervisor:
         with connection:
             # A peer that connects and says nothing must not hold up the watch.
             connection.settimeout(2.0)
-            try:
+            with contextlib.suppress(OSError, ValueError, KeyError):
                 request = control.receive(connection)
-                self._verbs[request["verb"]](request)
-                answer = {"phase": self.phase, "failed_first": self._failed_first}
-                failed = next(
-                    (w.status for w in self._everyone() if w.status.state is RankState.FAILED), None
-                )
-                answer["reason"] = failed.reason if failed else ""
-                control.reply(connection, answer)
-            except (OSError, ValueError, KeyError):
-                return
+                self._requests[request["verb"]](request)
+                control.reply(connection, self._answer())
+
+    def _answer(self) -> Dict[str, Any]:
+        failed = [status for status in self.state.workers.values() if status.state is RankState.FAILED]
+        message = failed[0].end.message if failed and failed[0].end else ""
+        first = self.state.failed_first
+        label = "" if first is None else label_of(first)
+        return {"phase": self.state.phase, "failed_first": label, "reason": message}
 
     def _on_start(self, _: Dict[str, Any]) -> None:
-        if self.phase != "prepared":
-            return
-        self.phase = "started"
-        self._deadline = self._clock() + self._manifest.lease
-        self._event("start")
-        for worker in self._everyone():
-            worker.start()
-            if worker.status.state is RankState.FAILED:
-                self._break_gang(worker)
-                break
+        self._carry_out(self.state.start(self._clock()))
         self.save()
 
-    def _on_commit(self, _: Dict[str, Any]) -> None:
-        if self.phase == "started":
-            self.phase = "committed"
-            self._deadline = None
-
     def _on_stop(self, request: Dict[str, Any]) -> None:
-        self.stop(str(request.get("reason", "stopped")))
+        self._stop(_reason_of(request))
         if request.get("now"):
-            self._on_deadline()
+            self._carry_out(self.state.kill())
 
-    def _on_undo(self, _: Dict[str, Any]) -> None:
-        self._stop_reason = "the launch was undone"
-        self.phase = "undoing"
-        self._deadline = None
-        for worker in self._everyone():
-            worker.send(signal.SIGKILL, self._stop_reason)
+    def _note_phase(self) -> None:
+        if self.state.phase != self._noted_phase:
+            self._noted_phase = self.state.phase
+            self._event(self.state.phase, stop=to_json(self.state.stop_reason))
 
     def _event(self, name: str, **fields: Any) -> None:
         line = json.dumps({"time": time.time(), "event": name, **fields})
         with contextlib.suppress(OSError), open(self._run.events, "a") as file:
             file.write(line + "\n")
+
+
+def _reason_of(request: Dict[str, Any]) -> StopReason:
+    """Why a stop is asked for; an earlier control node gives a sentence alone."""
+    with contextlib.suppress(DecodeError, KeyError):
+        return from_json(StopReason, request["why"])
+    return StopReason.requested(str(request.get("reason", "stopped")))

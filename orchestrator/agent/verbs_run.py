@@ -5,8 +5,10 @@ Verbs that look at runs and talk to them.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import time
 from typing import Iterator
 
 from orchestrator.agent import chat_relay as chatting
@@ -81,7 +83,7 @@ def _told(verb: str, request: Request) -> Answer:
 
 def status(request: Request) -> Iterator[Answer]:
     """What became of a run's part on this host."""
-    yield Answer(to_json(runs.status(_run(request))))
+    yield Answer(to_json(dataclasses.replace(runs.status(_run(request)), clock=time.time())))
 
 
 def list_runs(request: Request) -> Iterator[Answer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -14,14 +13,12 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from orchestrator.agent import processes
 from orchestrator.agent.environment import PLOG_PATH, process_environment, with_env_script
+from orchestrator.agent.supervisor_state import Exit
 from orchestrator.core.paths import RunDir
-from orchestrator.core.records import Manifest, RankStatus, WorkerSpec
-from orchestrator.core.states import RankState
+from orchestrator.core.records import Manifest, ProcessId, WorkerSpec
 
-__all__ = ["Worker", "last_json_line", "tail_lines"]
+__all__ = ["CannotStart", "Worker", "last_json_line", "tail_lines"]
 
-# How a process ends that breaks in native code.
-_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 _TAIL_LINES = 20
 _TAIL_BYTES = 16384
 
@@ -59,24 +56,21 @@ def _fill(text: str, spec: WorkerSpec, manifest: Manifest, run: RunDir) -> str:
     return text
 
 
+class CannotStart(Exception):
+    """A worker's program cannot be run; the text is what the system says."""
+
+
 class Worker:
-    """A process of one rank, or the run's scheduler; `status` is always a complete record of it."""
+    """The process of one rank, or the run's scheduler."""
 
     def __init__(self, spec: WorkerSpec, manifest: Manifest, run: RunDir) -> None:
         self._spec = spec
         self._run = run
         self._manifest = manifest
         self._process: Optional[subprocess.Popen[bytes]] = None
-        self._signalled = ""
-        self.status = RankStatus(spec.label, spec.rank, spec.local_rank, spec.device_id)
 
-    @property
-    def is_running(self) -> bool:
-        return self._process is not None and not self.status.state.is_terminal
-
-    def start(self) -> None:
-        """Start the process; where that is impossible the worker is failed, with the reason."""
-        self._update(state=RankState.STARTING)
+    def start(self) -> Optional[ProcessId]:
+        """Start the process and return who it is. Raises CannotStart."""
         parent = os.getpid()
         try:
             environment = self._environment(os.environ)
@@ -95,71 +89,40 @@ class Worker:
                 )
         except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
             command = " ".join(self._argv()[:1])
-            reason = f"cannot start {command}: {getattr(error, 'strerror', None) or error}"
-            self._update(state=RankState.FAILED, reason=reason, exit_code=127, ended=time.time())
-            return
-        process = processes.identify(self._process.pid)
-        self._update(state=RankState.RUNNING, process=process, started=time.time())
+            raise CannotStart(f"{command}: {getattr(error, 'strerror', None) or error}") from error
+        return processes.identify(self._process.pid)
 
-    def poll(self) -> bool:
-        """Take note of an exit; True when the process has ended since the last call."""
-        if self._process is None or not self.is_running or not self._has_ended():
-            return False
+    def poll(self) -> Optional[Exit]:
+        """How the process has ended, when it has; what it leaves in its group is killed."""
+        if self._process is None or not self._has_ended():
+            return None
         # What it leaves in its group has no owner any more. Before the process is reaped: until then its
         # number, which is the group's too, cannot be anybody else's.
         processes.signal_group(self._process.pid, signal.SIGKILL)
         code = self._process.wait()
-        reason = self._signalled
-        if not reason and -code in _CRASHES and self._run.done(self._spec.label).exists():
-            reason, code = f"crashed at its exit (signal {-code}), after its work was done", 0
-        self._update(
-            state=self._end_state(code),
-            exit_code=code if code >= 0 else None,
-            signal=-code if code < 0 else None,
-            ended=time.time(),
-            reason=reason,
+        return Exit(
+            self._spec.rank,
+            code,
+            time.time(),
+            was_done=self._run.done(self._spec.label).exists(),
             tail=tail_lines(self._run.log(self._spec.label)) if code else (),
         )
+
+    def send(self, number: int) -> bool:
+        """Signal the whole process group; False where the process has ended already."""
+        if self._process is None or self._process.returncode is not None or self._has_ended():
+            return False
+        processes.signal_group(self._process.pid, number)
         return True
 
-    def send(self, number: int, reason: str) -> None:
-        """Signal the whole process group; an exit after this counts as stopped, for this reason."""
-        if self._process is not None and self.is_running and not self._has_ended():
-            self._signalled = self._signalled or reason
-            processes.signal_group(self._process.pid, number)
-
-    def cancel(self, reason: str) -> None:
-        """Mark a worker that was never started, or that the end of its run makes superfluous, as stopped."""
-        if not self.status.state.is_terminal:
-            self._update(state=RankState.STOPPED, reason=reason, ended=time.time())
-
-    def refresh_progress(self) -> None:
-        """Read the newest line of the worker's metrics into its status."""
-        if self.is_running or self.status.state is RankState.SUCCEEDED:
-            progress = last_json_line(self._run.metrics(self._spec.rank))
-            if not progress:
-                return
-            # The first report is kept beside the newest: pace and time left are told from the two, and the
-            # first step, which compiles, does not count.
-            first = self.status.progress.get("first") or {
-                name: progress[name] for name in ("step", "time") if name in progress
-            }
-            progress["first"] = first
-            if progress != self.status.progress:
-                self._update(progress=progress)
+    def progress(self) -> Dict[str, Any]:
+        """The newest line of its metrics; empty where there is none."""
+        return last_json_line(self._run.metrics(self._spec.rank))
 
     def _has_ended(self) -> bool:
         """Whether the process is a zombie; it stays one."""
         assert self._process is not None
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-    def _end_state(self, code: int) -> RankState:
-        if self._signalled:
-            return RankState.STOPPED
-        return RankState.FAILED if code else RankState.SUCCEEDED
-
-    def _update(self, **changes: Any) -> None:
-        self.status = dataclasses.replace(self.status, **changes)
 
     def _argv(self) -> List[str]:
         argv = [_fill(word, self._spec, self._manifest, self._run) for word in self._spec.argv]

@@ -8,11 +8,10 @@ import click
 from rich.console import Console
 
 from orchestrator.cli.options import inventory_option, json_option, print_json, resolve_inventory
-from orchestrator.cli.render_run import runs_table
+from orchestrator.cli.render_run import record_json, runs_table
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.control.run_record import read_record
 from orchestrator.control.runs import known_runs, rediscover
-from orchestrator.core.codec import to_json
 from orchestrator.core.errors import HostsFailed, OrchestrateError, RunNotFound
 
 __all__ = ["command"]
@@ -36,7 +35,7 @@ def command(ask_hosts: bool, inventory: Path | None, as_json: bool) -> int:
         except RunNotFound as error:
             click.echo(f"orchestrate: {error}", err=True)
     if as_json:
-        print_json([to_json(record) for record in records])
+        print_json([record_json(record) for record in records])
     elif records:
         Console(soft_wrap=True).print(runs_table(records), highlight=False)
     else:

@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.live import Live
 
 from orchestrator.cli.options import json_option, print_json, run_argument
-from orchestrator.cli.render_run import status_view
+from orchestrator.cli.render_run import record_json, status_view
 from orchestrator.control.runs import current_record, find_run
-from orchestrator.core.codec import to_json
 
 __all__ = ["command"]
 
@@ -27,7 +26,7 @@ def command(run: str | None, watch: bool, as_json: bool) -> int:
     control = find_run(run)
     record = current_record(control)
     if as_json:
-        print_json(to_json(record))
+        print_json(record_json(record))
         return 0
     console = Console()
     if not watch:

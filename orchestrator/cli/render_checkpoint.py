@@ -11,6 +11,7 @@ from rich.text import Text
 
 from orchestrator.checkpoint.cut.coverage import is_moment
 from orchestrator.cli.units import byte_size
+from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.transfer.convert import Conversion
 from orchestrator.transfer.inspect import Difference, Listing, Row
 from orchestrator.transfer.verify import Finding
@@ -89,18 +90,10 @@ def _folded(rows: Sequence[Row]) -> Iterator[tuple[str, Row, int]]:
         )
     for (pattern, _), members in families.items():
         numbers = [number for number, _ in members]
-        name = pattern.replace("{}", _ranges(numbers), 1) if len(members) > 1 else members[0][1].name
+        name = (
+            pattern.replace("{}", f"[{fold_numbers(numbers)}]", 1) if len(members) > 1 else members[0][1].name
+        )
         yield name, members[0][1], len(members)
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    ends: list[list[int]] = []
-    for number in sorted(numbers):
-        if ends and ends[-1][1] + 1 == number:
-            ends[-1][1] = number
-        else:
-            ends.append([number, number])
-    return "[" + ",".join(f"{a}-{b}" if b > a else f"{a}" for a, b in ends) + "]"
 
 
 def conversion_view(conversion: Conversion, output: str) -> RenderableType:

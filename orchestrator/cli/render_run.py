@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.live_view import STYLES, duration, live_view, progress_of
+from orchestrator.cli.sentences import cause_sentence, end_note, end_sentence, ranks_text, stop_sentence
 from orchestrator.control.run_record import TRAINING, HostView, RunRecord
+from orchestrator.core.codec import to_json
+from orchestrator.core.ends import SCHEDULER, End, EndKind, label_of
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import RankStatus
-from orchestrator.core.states import RankState, RunState
+from orchestrator.core.states import RunState
 
-__all__ = ["rank_table", "runs_table", "status_view", "summary"]
+__all__ = ["ranks_view", "record_json", "runs_table", "status_view", "summary"]
 
 _TAIL_SHOWN = 10
 
@@ -40,48 +44,30 @@ def _cause(record: RunRecord) -> Text:
     if cause is None:
         return text
     when = time.strftime("%H:%M:%S", time.localtime(cause.time))
-    label = cause.label.replace("_", " ")
-    text.append(
-        f"Cause: {label} on {cause.host} {cause.what} at {when}\n".replace("  ", " "), style="bold red"
-    )
-    for line in cause.tail[-_TAIL_SHOWN:]:
+    text.append(f"Cause: {cause_sentence(cause)} at {when}\n", style="bold red")
+    for line in cause.end.tail[-_TAIL_SHOWN:]:
         text.append(f"  | {line}\n")
     if record.warnings:
         text.append("Doubtful before the start:\n")
     for line in record.warnings:
         text.append(f"  | {line}\n")
     if record.victims:
-        text.append(f"Ended because of it: {_fold_ranks(record.victims)}\n")
-    if cause.label.startswith("rank_"):
-        text.append(f"Whole log: orchestrate logs {record.run_id} --rank {cause.label[5:]}\n")
+        text.append(f"Ended because of it: {ranks_text(record.victims)}\n")
+    if cause.rank is not None and cause.rank != SCHEDULER:
+        text.append(f"Whole log: orchestrate logs {record.run_id} --rank {cause.rank}\n")
     return text
-
-
-def _fold_ranks(labels: tuple[str, ...]) -> str:
-    ranks = sorted(int(label[5:]) for label in labels if label.startswith("rank_"))
-    pieces: list[str] = []
-    start = previous = None
-    for rank in [*ranks, None]:
-        if previous is not None and rank == previous + 1:
-            previous = rank
-            continue
-        if start is not None:
-            pieces.append(f"{start}-{previous}" if start != previous else f"{start}")
-        start = previous = rank
-    others = [label for label in labels if not label.startswith("rank_")]
-    return ", ".join([f"rank {', '.join(pieces)}" if pieces else "", *others]).strip(", ")
 
 
 def status_view(record: RunRecord) -> RenderableType:
     """What `status` prints: the live view once, then a line per rank, then the cause."""
-    parts: list[RenderableType] = [live_view(record), Text(""), rank_table(record)]
+    parts: list[RenderableType] = [live_view(record), Text(""), ranks_view(record)]
     if record.cause is not None:
         parts += [Text(""), _cause(record)]
     parts += [Text(line, style="red") for line in record.errors]
     return Group(*parts)
 
 
-def rank_table(record: RunRecord) -> Table:
+def ranks_view(record: RunRecord) -> Table:
     """One row per rank."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("RANK", "HOST", "DEVICE", "STATE", "PID", "STEP", "LOSS"):
@@ -108,20 +94,8 @@ def _add_host(table: Table, name: str, view: HostView) -> None:
             str(rank.process.pid) if rank.process else "",
             str(rank.progress.get("step", "")),
             f"{loss:.4f}" if isinstance(loss, float) else "",
-            _note(rank, view),
+            end_note(rank.end) if rank.end else view.error,
         )
-
-
-def _note(rank: RankStatus, view: HostView) -> str:
-    """What the state alone does not tell. That a stopped rank got a signal is no news."""
-    if rank.state is RankState.STOPPED:
-        return rank.reason
-    parts = [rank.reason or view.error]
-    if rank.exit_code:
-        parts.insert(0, f"exit code {rank.exit_code}")
-    if rank.signal:
-        parts.insert(0, f"signal {rank.signal}")
-    return ", ".join(part for part in parts if part)
 
 
 def runs_table(records: list[RunRecord]) -> Table:
@@ -144,3 +118,34 @@ def runs_table(records: list[RunRecord]) -> Table:
             f"{progress.step}/{progress.total_steps}" if progress else "",
         )
     return table
+
+
+def record_json(record: RunRecord) -> dict[str, Any]:
+    """The record for `--json`; beside the ends there are the labels and sentences that programs know."""
+    data: dict[str, Any] = to_json(record)
+    data["victims"] = [label_of(rank) for rank in record.victims]
+    if record.cause is not None:
+        cause, end = record.cause, record.cause.end
+        label = "" if cause.rank is None else label_of(cause.rank)
+        data["cause"].update(label=label, what=end_sentence(end), tail=list(end.tail))
+    for name, view in record.hosts.items():
+        if view.status is not None:
+            host = data["hosts"][name]["status"]
+            host["stop_reason"] = stop_sentence(view.status.stop)
+            for item, rank in zip(host["ranks"], view.status.ranks, strict=True):
+                item.update(_flat_end(rank))
+            if view.status.scheduler is not None:
+                host["scheduler"].update(_flat_end(view.status.scheduler))
+    return data
+
+
+def _flat_end(rank: RankStatus) -> dict[str, Any]:
+    end = rank.end or End(EndKind.DESCRIBED)
+    return {
+        "label": rank.label,
+        "exit_code": end.exit_code,
+        "signal": end.signal,
+        "ended": end.time,
+        "reason": end.message or stop_sentence(end.reason),
+        "tail": list(end.tail),
+    }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from orchestrator.control.run_record import Cause, HostView
+from orchestrator.core.ends import End, EndKind
 from orchestrator.core.records import RankStatus
 from orchestrator.core.states import RankState, RunState, fold
 
@@ -23,48 +25,78 @@ def fold_run(hosts: Mapping[str, HostView], host_count: int, *, failed: bool) ->
     return RunState.STARTING if state is RunState.STARTING else RunState.RUNNING
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A worker that ended badly, at `time` of our clock, give or take `error`."""
+
+    host: str
+    rank: RankStatus
+    end: End
+    time: float
+    error: float
+
+    @property
+    def weight(self) -> int:
+        """What is rather a cause than a consequence comes first.
+
+        A peer that was lost shows itself as an exit with an error; nobody is killed by a signal, or cannot be
+        started, for what another rank did.
+        """
+        return 0 if self.end.kind is not EndKind.EXITED else 1
+
+    def cause(self) -> Cause:
+        return Cause(self.host, self.rank.rank, self.end, self.time)
+
+
 def cause_of(hosts: Mapping[str, HostView], now: float) -> Cause | None:
-    """The first failure: of the workers that ended badly the earliest; else a host that is lost."""
-    failures = [
-        (rank.ended or now, name, rank)
-        for name, view in hosts.items()
-        for rank in _broken(view)
-        if rank.state is RankState.FAILED
-    ]
+    """The first failure: of the workers that ended badly the earliest; else a host that is lost.
+
+    The times of different hosts are compared by our clock. Where two are nearer than the clocks are known,
+    what ended by itself goes before what reports an error.
+    """
+    failures = [found for name, view in hosts.items() for found in _first_failure(name, view, now)]
     if failures:
-        when, host, rank = min(failures, key=lambda item: (item[0], item[2].rank))
-        return Cause(host, rank.label, describe_end(rank), when, rank.tail)
-    for name, view in hosts.items():
-        lost = [rank for rank in view.ranks() if rank.state is RankState.LOST]
-        if view.lost or lost:
-            what = view.error or (lost[0].reason if lost else "")
-            return Cause(name, lost[0].label if lost else "", f"was lost: {what}", view.last_contact or now)
-    return None
+        first = min(failures, key=lambda failure: failure.time)
+        near = [each for each in failures if each.time - first.time <= each.error + first.error]
+        return min(near, key=lambda each: (each.weight, each.time, each.rank.rank)).cause()
+    return next((cause for name, view in hosts.items() for cause in _loss(name, view, now)), None)
 
 
-def victims_of(hosts: Mapping[str, HostView], cause: Cause | None) -> tuple[str, ...]:
-    """The workers that ended because of the cause, in rank order."""
+def victims_of(hosts: Mapping[str, HostView], cause: Cause | None) -> tuple[int, ...]:
+    """The ranks that ended because of the cause, in order."""
     if cause is None:
         return ()
-    ranks = [(rank.rank, rank.label) for view in hosts.values() for rank in view.ranks()]
-    ended = {
-        rank.label
-        for view in hosts.values()
-        for rank in view.ranks()
-        if rank.state is not RankState.SUCCEEDED and rank.label != cause.label
-    }
-    return tuple(label for _, label in sorted(ranks) if label in ended)
+    ranks = [rank for view in hosts.values() for rank in view.ranks()]
+    ended = {rank.rank for rank in ranks if rank.state is not RankState.SUCCEEDED}
+    return tuple(sorted(ended - {cause.rank}))
 
 
-def describe_end(rank: RankStatus) -> str:
-    """How a worker ended, for people."""
-    if rank.signal is not None:
-        return f"was killed by signal {rank.signal}"
-    if rank.exit_code is not None and not rank.reason:
-        return f"exited with code {rank.exit_code}"
-    return f"failed: {rank.reason}" if rank.reason else "failed"
+def _first_failure(host: str, view: HostView, now: float) -> Iterator[_Failure]:
+    """Of the workers of one host: its supervisor saw which one was first."""
+    failed = [rank for rank in _everyone(view) if rank.state is RankState.FAILED]
+    if not failed or view.status is None:
+        return
+    offset = view.clock
+    ends = {rank.rank: rank.end or End(EndKind.DESCRIBED) for rank in failed}
+
+    def time_of(rank: RankStatus) -> float:
+        ended = ends[rank.rank].time
+        return now if ended is None else ended if offset is None else offset.ours(ended)
+
+    first = min(
+        failed,
+        key=lambda rank: (rank.rank != view.status.failed_first, time_of(rank), rank.rank),  # type: ignore[union-attr]
+    )
+    yield _Failure(host, first, ends[first.rank], time_of(first), offset.error if offset else 0.0)
 
 
-def _broken(view: HostView) -> Iterable[RankStatus]:
+def _loss(host: str, view: HostView, now: float) -> Iterator[Cause]:
+    lost = [rank for rank in view.ranks() if rank.state is RankState.LOST]
+    if view.lost or lost:
+        end = (lost[0].end if lost else None) or End(EndKind.LOST, message=view.error)
+        yield Cause(host, lost[0].rank if lost else None, end, view.last_contact or now)
+
+
+def _everyone(view: HostView) -> Iterable[RankStatus]:
     scheduler = view.status.scheduler if view.status else None
     return (*view.ranks(), *([scheduler] if scheduler else []))

@@ -6,11 +6,14 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from orchestrator.core.codec import DecodeError, Stored, dumps, loads
+from orchestrator.core.ends import End, EndKind, rank_of_label
 from orchestrator.core.paths import ControlDir, atomic_write
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState, RunState
+from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.plan.launch_plan import LaunchPlan, unreadable
 
 __all__ = [
@@ -31,13 +34,23 @@ TRAINING = ("pretrain", "finetune")
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a run failed: the first worker that did, or a host that was lost."""
+    """Why a run failed: the end of the first worker that failed, or of a host that was lost.
+
+    `rank` is None where of a lost host no rank is known; `time` is of our clock.
+    """
 
     host: str
-    label: str
-    what: str
+    rank: int | None
+    end: End
     time: float
-    tail: tuple[str, ...] = ()
+
+    @classmethod
+    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Format 1 had a label and a sentence."""
+        if "what" not in data:
+            return data
+        end = {"kind": EndKind.DESCRIBED, "message": data["what"], "tail": data.get("tail", ())}
+        return {**data, "rank": rank_of_label(str(data.get("label"))), "end": end}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,7 @@ class HostView:
     last_contact: float = 0.0
     error: str = ""
     lost: bool = False
+    clock: ClockOffset | None = None
 
     def ranks(self) -> tuple[RankStatus, ...]:
         """The host's ranks, with what is not known marked as such."""
@@ -66,8 +80,11 @@ class HostView:
 class RunRecord(Stored):
     """One run: its state, its hosts, and how it ended. Times are seconds since the epoch.
 
-    `warnings` are what the checks before the start found to be doubtful, a line each.
+    `victims` are the ranks that ended because of the cause; `warnings` are what the checks before the start
+    found to be doubtful, a line each.
     """
+
+    FORMAT = 2
 
     run_id: str
     job: str
@@ -80,10 +97,16 @@ class RunRecord(Stored):
     ended: float | None = None
     hosts: Mapping[str, HostView] = field(default_factory=dict)
     cause: Cause | None = None
-    victims: tuple[str, ...] = ()
+    victims: tuple[int, ...] = ()
     errors: tuple[str, ...] = ()
     exit_code: int | None = None
     warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Format 1 had labels of victims."""
+        ranks = [rank_of_label(one) if isinstance(one, str) else one for one in data.get("victims", ())]
+        return {**data, "victims": [rank for rank in ranks if rank is not None]}
 
     def ranks(self) -> list[RankStatus]:
         """All ranks of all hosts in rank order."""

@@ -128,7 +128,7 @@ def _start(plan: LaunchPlan, session: Session) -> None:
     if answer["failed_first"]:
         label = answer["failed_first"].replace("_", " ")
         raise OrchestrateError(
-            f"{label} did not start: {answer['reason']}",
+            f"{label} did not start: cannot start {answer['reason']}",
             where=session.host,
             remedy="mend `command:` of the job",
         )

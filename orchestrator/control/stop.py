@@ -8,7 +8,8 @@ from collections.abc import Callable
 from orchestrator.control.monitor_process import monitor_pid
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import interrupt_launch
-from orchestrator.control.watch import look_once
+from orchestrator.control.watch import look_once, send_stop
+from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError, OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
@@ -22,7 +23,9 @@ _INTERVAL = 0.2
 _MARGIN = 20.0
 
 
-def stop_run(control: ControlDir, reason: str, *, clock: Callable[[], float] = time.monotonic) -> RunRecord:
+def stop_run(
+    control: ControlDir, reason: StopReason, *, clock: Callable[[], float] = time.monotonic
+) -> RunRecord:
     """Stop the run and return its record once every reachable host has none of its workers left.
 
     Raises the errors of hosts that could not be reached; the others are stopped all the same.
@@ -63,9 +66,9 @@ def _settled(control: ControlDir, deadline: float, clock: Callable[[], float]) -
     return record
 
 
-def _tell(session: Session, run_id: str, reason: str) -> None:
+def _tell(session: Session, run_id: str, reason: StopReason) -> None:
     try:
-        session.call("stop", run_id=run_id, reason=reason)
+        send_stop(session, run_id, reason)
     except AgentError as error:
         if error.kind != "no_run":
             raise

@@ -15,14 +15,16 @@ from typing import Any
 from orchestrator.config.job import Timeouts
 from orchestrator.control.cause import cause_of, fold_run, victims_of
 from orchestrator.control.run_record import TRAINING, Cause, HostView, RunRecord
-from orchestrator.core.codec import from_json
+from orchestrator.core.codec import from_json, to_json
+from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError, OrchestrateError, RunFailed, TransportError
 from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RankState
+from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.session import Session
 
-__all__ = ["Watch", "look_once"]
+__all__ = ["Watch", "look_once", "send_stop"]
 
 _POLL_TIMEOUT = 10.0
 _MAX_BACKOFF = 15.0
@@ -48,7 +50,7 @@ class Watch:
         self._polls: dict[str, Future[Any]] = {}
         self._due: dict[str, float] = dict.fromkeys(fleet.hosts, 0.0)
         self._backoff: dict[str, float] = dict.fromkeys(fleet.hosts, 1.0)
-        self._stop_reason = ""
+        self._stop_reason: StopReason | None = None
         self._done_since: float | None = None
 
     def step(self, patience: float = 1.0) -> RunRecord:
@@ -66,24 +68,26 @@ class Watch:
         self.record = self._judge(dataclasses.replace(self.record, hosts=hosts, updated=self._clock()))
         return self.record
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: StopReason) -> None:
         """Have every host that is not over stop its workers, again at every poll until it is."""
         self._stop_reason = self._stop_reason or reason
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _poll(self, name: str, stop_reason: str) -> HostStatus:
+    def _poll(self, name: str, reason: StopReason | None) -> tuple[HostStatus, ClockOffset | None]:
         session: Session = self._fleet.session(name)
         run_id = self.record.run_id
         try:
+            before = self._clock()
             status = from_json(HostStatus, session.call("status", run_id=run_id, timeout=_POLL_TIMEOUT))
-            if stop_reason and status.phase in ("started", "committed"):
-                session.call("stop", run_id=run_id, reason=stop_reason, timeout=_POLL_TIMEOUT)
+            after = self._clock()
+            if reason is not None and status.phase in ("started", "committed"):
+                send_stop(session, run_id, reason, timeout=_POLL_TIMEOUT)
         except TransportError:
             self._fleet.drop(name)
             raise
-        return status
+        return status, None if status.clock is None else ClockOffset.of(before, status.clock, after)
 
     def _take(self, name: str, view: HostView, poll: Future[Any]) -> HostView:
         now = self._clock()
@@ -91,7 +95,10 @@ class Watch:
         if error is None:
             self._backoff[name] = 1.0
             self._due[name] = 0.0
-            return HostView(status=poll.result(), last_contact=now)
+            status, clock = poll.result()
+            if clock is not None and view.clock is not None:
+                clock = view.clock.or_newer(clock)
+            return HostView(status=status, last_contact=now, clock=clock or view.clock)
         if not isinstance(error, OrchestrateError):
             raise error
         self._backoff[name] = min(_MAX_BACKOFF, self._backoff[name] * 2)
@@ -106,7 +113,8 @@ class Watch:
     def _judge(self, record: RunRecord) -> RunRecord:
         cause = record.cause or cause_of(record.hosts, self._clock()) or self._overdue(record)
         if cause is not None:
-            self.stop(f"{cause.label.replace('_', ' ')} on {cause.host} {cause.what}".strip())
+            end = dataclasses.replace(cause.end, tail=())
+            self.stop(StopReason(StopKind.WORKER_FAILED, cause.host, cause.rank, end))
         self._end_what_outlives_the_ranks(record)
         self._stop_all_or_none(record)
         state = fold_run(record.hosts, len(self._fleet.hosts), failed=cause is not None)
@@ -125,15 +133,15 @@ class Watch:
         if self._done_since is None:
             self._done_since = self._clock()
         elif self._clock() > self._done_since + self._timeouts.grace:
-            self.stop("all ranks are done")
+            self.stop(StopReason(StopKind.RANKS_DONE))
 
     def _stop_all_or_none(self, record: RunRecord) -> None:
         """A gang of which a part was stopped, by whomever, is not left running in part."""
         for name, view in record.hosts.items():
-            reason = view.status.stop_reason if view.status is not None else ""
+            reason = view.status.stop if view.status is not None else None
             has_stopped = any(rank.state is RankState.STOPPED for rank in view.ranks())
             if reason and has_stopped and not self._stop_reason:
-                self.stop(f"{name} has stopped: {reason}")
+                self.stop(dataclasses.replace(reason, host=reason.host or name))
 
     def _overdue(self, record: RunRecord) -> Cause | None:
         """Ranks of a bundled task that have made no step when the start deadline is over."""
@@ -144,12 +152,21 @@ class Watch:
         if not silent:
             return None
         host = next(name for name, view in record.hosts.items() if silent[0] in view.ranks())
-        missing = ", ".join(str(rank.rank) for rank in silent[:16])
-        what = (
-            f"made no step within {self._timeouts.start:g} s "
-            f"({len(ranks) - len(silent)} of {len(ranks)} ranks have; missing: {missing})"
+        now = self._clock()
+        end = End(
+            EndKind.NO_FIRST_STEP,
+            now,
+            missing=tuple(rank.rank for rank in silent),
+            expected=len(ranks),
+            seconds=self._timeouts.start,
         )
-        return Cause(host, silent[0].label, what, self._clock(), silent[0].tail)
+        return Cause(host, silent[0].rank, end, now)
+
+
+def send_stop(session: Session, run_id: str, reason: StopReason, *, timeout: float | None = None) -> None:
+    """Ask a host to end its workers. A supervisor of an earlier version understands a text alone."""
+    text = reason.text or reason.kind.replace("_", " ")
+    session.call("stop", run_id=run_id, reason=text, why=to_json(reason), timeout=timeout)
 
 
 def look_once(record: RunRecord, fleet: Fleet, timeouts: Timeouts) -> RunRecord:

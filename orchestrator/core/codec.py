@@ -8,7 +8,8 @@ A hint may be bool, int, float, str, a subclass of int or str that refuses what 
 Path, Any, a Literal, a tuple, list, mapping or Optional of these, or a dataclass. A pydantic model checks
 itself. A float is finite and an int fits 64 bits: the rest of the project can count with them.
 
-`dumps` and `loads` are for files: they write the format's number, and refuse the number of a newer one.
+`dumps` and `loads` are for files: they write the format's number, and refuse the number of a newer one. A
+dataclass whose keys have changed has a class method `upgrade`, which makes the new keys of the old ones.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 
@@ -276,9 +277,11 @@ def _object(kind: Any) -> _Decoder:
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
 
+    upgrade = getattr(kind, "upgrade", _same)
+
     def decode(data: Any) -> Any:
         known = {}
-        for name, value in _entries(data):
+        for name, value in _entries(upgrade(data) if isinstance(data, Mapping) else data):
             if name in fields:
                 try:
                     known[name] = _decoder(fields[name])(value)
@@ -290,6 +293,10 @@ def _object(kind: Any) -> _Decoder:
         return kind(**known)
 
     return decode
+
+
+def _same(data: Any) -> Any:
+    return data
 
 
 def _model(kind: Any) -> _Decoder:

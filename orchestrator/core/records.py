@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Tuple
 
 from orchestrator.core.codec import Stored
+from orchestrator.core.ends import End, StopReason, earlier_end, earlier_reason, label_of, rank_of_label
 from orchestrator.core.states import RankState
 
 __all__ = ["HostStatus", "Input", "Manifest", "ProcessId", "RankStatus", "WorkerSpec"]
@@ -74,26 +75,38 @@ class Manifest(Stored):
 
 @dataclass(frozen=True)
 class RankStatus:
-    """One worker as its supervisor sees it. Times are seconds since the epoch on that host."""
+    """One worker as its supervisor sees it, or the run's scheduler. Times are of that host's clock.
 
-    label: str
+    `end` is set once it has ended. `progress` is the newest line of its metrics, with the first beside it.
+    """
+
     rank: int
     local_rank: int
     device_id: int
     state: RankState = RankState.PENDING
     process: Optional[ProcessId] = None
-    exit_code: Optional[int] = None
-    signal: Optional[int] = None
     started: Optional[float] = None
-    ended: Optional[float] = None
-    reason: str = ""
+    end: Optional[End] = None
     progress: Mapping[str, Any] = field(default_factory=dict)
-    tail: Tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return label_of(self.rank)
+
+    @classmethod
+    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Format 1 had the parts of an end beside the state."""
+        return data if "end" in data else {**data, "end": earlier_end(data)}
 
 
 @dataclass(frozen=True)
 class HostStatus(Stored):
-    """One host's part of a run: `status.json`. `failed_first` labels the worker that broke the gang."""
+    """One host's part of a run: `status.json`. `failed_first` is the rank that broke the gang.
+
+    `clock` is the host's time when its agent read the file.
+    """
+
+    FORMAT = 2
 
     run_id: str
     job: str
@@ -104,8 +117,21 @@ class HostStatus(Stored):
     supervisor: Optional[ProcessId] = None
     guardian: Optional[ProcessId] = None
     phase: str = "prepared"
-    failed_first: str = ""
-    stop_reason: str = ""
+    failed_first: Optional[int] = None
+    stop: Optional[StopReason] = None
+    clock: Optional[float] = None
+
+    @classmethod
+    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Format 1 had a label and a sentence."""
+        if "stop_reason" not in data:
+            return data
+        first = rank_of_label(str(data.get("failed_first", "")))
+        return {**data, "failed_first": first, "stop": earlier_reason(str(data["stop_reason"]))}
+
+    def everyone(self) -> Tuple[RankStatus, ...]:
+        """The ranks, then the scheduler where there is one."""
+        return (*self.ranks, *([self.scheduler] if self.scheduler else []))
 
     @property
     def is_over(self) -> bool:

@@ -14,6 +14,7 @@ from orchestrator.ascend.tool_answers import ToolAnswers
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import AgentError, OrchestrateError
+from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.fleet import Fleet, HostResults, fleet_of
 from orchestrator.hosts.session import Session
 from orchestrator.preflight.checks import run_checks
@@ -127,10 +128,7 @@ def _clock_ahead(session: Session) -> float:
     """By how much the host's clock is ahead, as little as what we measure allows."""
     before = time.time()
     there: Any = session.call("clock")
-    after = time.time()
-    if before <= there <= after:
-        return 0.0
-    return float(there - after if there > after else there - before)
+    return ClockOffset.of(before, float(there), time.time()).at_least()
 
 
 def _ask(needs: Needs, host: Host, session: Session, timeout: float) -> ToolAnswers:

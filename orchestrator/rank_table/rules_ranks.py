@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.config.yaml_messages import show
+from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.rank_table.rule import Broken, Rule, Severity
 from orchestrator.rank_table.table import DeviceView, TableView
 
@@ -36,7 +37,7 @@ def _gap(view: TableView) -> Iterator[Broken]:
         return
     missing = sorted(set(range(count)) - {device.rank or 0 for device in view.by_rank})
     if missing:
-        what = f"{count} devices, but no rank {_ranges(missing)}"
+        what = f"{count} devices, but no rank {fold_numbers(missing, ', ', 16)}"
         yield Broken("server_list", what, tuple(str(rank) for rank in missing[:64]))
     for device in view.by_rank:
         if (device.rank or 0) >= count:
@@ -70,18 +71,6 @@ def _order(view: TableView) -> Iterator[Broken]:
             yield Broken(f"{device.path}.rank_id", what, (str(previous.rank), str(device.rank)))
             return
         previous = device if device.rank is not None else previous
-
-
-def _ranges(numbers: list[int]) -> str:
-    """0, 3-5, 9"""
-    pieces: list[str] = []
-    start = 0
-    for end in range(1, len(numbers) + 1):
-        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
-            first, last = numbers[start], numbers[end - 1]
-            pieces.append(str(first) if first == last else f"{first}-{last}")
-            start = end
-    return ", ".join(pieces[:16]) + (", ..." if len(pieces) > 16 else "")
 
 
 _AGAIN = "number all devices from 0, server by server; `orchestrate rank-table merge` does"

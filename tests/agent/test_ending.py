@@ -10,8 +10,9 @@ import socket
 import pytest
 
 from orchestrator.agent.processes import is_alive
+from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError
-from orchestrator.core.records import ProcessId, WorkerSpec
+from orchestrator.core.records import ProcessId, RankStatus, WorkerSpec
 from orchestrator.testing.agent_host import AgentHost, processes_in, sh
 from orchestrator.testing.waiting import eventually
 
@@ -27,6 +28,11 @@ def kill(*processes: ProcessId | None) -> None:
         os.kill(process.pid, signal.SIGKILL)
 
 
+def end_of(rank: RankStatus) -> End:
+    assert rank.end is not None
+    return rank.end
+
+
 def nothing_is_left(host: AgentHost) -> bool:
     return not host.run_dir().root.exists() and not processes_in(host.workdir.root) and host.busy(0, 1) == []
 
@@ -35,12 +41,10 @@ def test_a_killed_worker_is_failed_by_its_signal(host: AgentHost) -> None:
     host.launch(STAY, STAY)
     kill(host.escaped("up_0"))
     status = host.wait_over()
-    assert (str(status.ranks[0].state), status.ranks[0].signal, status.ranks[0].exit_code) == (
-        "failed",
-        9,
-        None,
-    )
-    assert status.failed_first == "rank_0" and str(status.ranks[1].state) == "stopped"
+    end = status.ranks[0].end
+    assert end is not None and (end.kind, end.signal, end.exit_code) == (EndKind.SIGNALLED, 9, None)
+    assert str(status.ranks[0].state) == "failed"
+    assert status.failed_first == 0 and str(status.ranks[1].state) == "stopped"
 
 
 def test_workers_that_fail_at_the_same_instant_keep_their_own_ends(host: AgentHost) -> None:
@@ -53,7 +57,7 @@ def test_workers_that_fail_at_the_same_instant_keep_their_own_ends(host: AgentHo
     eventually(lambda: processes_in(host.run_dir().root) == [])
     os.kill(supervisor.pid, signal.SIGCONT)
     ranks = host.wait_over().ranks
-    assert [(str(rank.state), rank.exit_code) for rank in ranks] == [
+    assert [(str(rank.state), end_of(rank).exit_code) for rank in ranks] == [
         ("failed", 4),
         ("failed", 5),
         ("succeeded", 0),
@@ -64,7 +68,7 @@ def test_a_worker_that_fails_while_others_are_started(host: AgentHost) -> None:
     host.prepare(host.manifest(sh("exit 6"), *[STAY] * 7))
     host.tell("start")
     eventually(lambda: host.status().is_over)
-    assert host.status().ranks[0].exit_code == 6
+    assert end_of(host.status().ranks[0]).exit_code == 6
     assert set(host.states()[1:]) == {"stopped"}
 
 
@@ -72,16 +76,16 @@ def test_a_command_that_does_not_exist(host: AgentHost) -> None:
     host.prepare(host.manifest(STAY, ("/no/such/program",), STAY))
     answer = host.tell("start")
     assert answer["failed_first"] == "rank_1"
-    assert answer["reason"] == "cannot start /no/such/program: No such file or directory"
+    assert answer["reason"] == "/no/such/program: No such file or directory"
     status = host.wait_over()
     assert [str(rank.state) for rank in status.ranks] == ["stopped", "failed", "stopped"]
-    assert status.ranks[1].exit_code == 127 and status.ranks[2].process is None
+    assert end_of(status.ranks[1]).kind is EndKind.NOT_STARTED and status.ranks[2].process is None
 
 
 def test_a_command_that_cannot_be_one(host: AgentHost) -> None:
     host.prepare(host.manifest(("/bin/echo", "a\0b")))
     assert "null byte" in host.tell("start")["reason"]
-    assert host.wait_over().ranks[0].exit_code == 127
+    assert end_of(host.wait_over().ranks[0]).exit_code == 127
 
 
 def test_stop_is_gentle_first(host: AgentHost) -> None:
@@ -89,7 +93,8 @@ def test_stop_is_gentle_first(host: AgentHost) -> None:
     host.wait_file("up_0")
     host.tell("stop", reason="asked for")
     status = host.wait_over()
-    assert (str(status.ranks[0].state), status.ranks[0].reason) == ("stopped", "asked for")
+    assert end_of(status.ranks[0]).reason == StopReason.requested("asked for")
+    assert str(status.ranks[0].state) == "stopped"
     assert host.run_dir().log("rank_0").read_text().endswith("bye\n")
 
 
@@ -97,7 +102,7 @@ def test_stop_now_does_not_wait_for_the_grace(host: AgentHost) -> None:
     host.launch(sh("trap '' TERM; " + UP + "while :; do sleep 0.05; done"), grace=60.0)
     host.wait_file("up_0")
     host.tell("stop", reason="asked for", now=True)
-    assert host.wait_over(timeout=5).ranks[0].signal == 9
+    assert end_of(host.wait_over(timeout=5).ranks[0]).signal == 9
 
 
 def test_what_workers_leave_behind_dies_with_the_run(host: AgentHost) -> None:
@@ -115,7 +120,7 @@ def test_stopping_twice_and_after_the_end(host: AgentHost) -> None:
         host.tell("stop", reason="asked for")
     host.wait_over()
     assert host.tell("stop", reason="again")["phase"] == "over"
-    assert host.status().stop_reason == "asked for"
+    assert host.status().stop == StopReason.requested("asked for")
 
 
 def test_a_killed_guardian_ends_the_run_in_order(host: AgentHost) -> None:
@@ -125,7 +130,7 @@ def test_a_killed_guardian_ends_the_run_in_order(host: AgentHost) -> None:
     status = host.wait_over()
     assert not any(is_alive(worker) for worker in workers)
     assert [str(rank.state) for rank in status.ranks] == ["stopped", "stopped"]
-    assert status.stop_reason == "the supervisor was told to end (SIGTERM)"
+    assert status.stop == StopReason(StopKind.SUPERVISOR_TERMINATED)
     assert host.busy(0, 1) == []
 
 
@@ -140,7 +145,7 @@ def test_both_killed_at_once_the_workers_are_lost(host: AgentHost) -> None:
     status = host.wait_over()
     assert [str(rank.state) for rank in status.ranks] == ["lost", "lost"]
     assert status.scheduler is not None and str(status.scheduler.state) == "lost"
-    assert "supervisor is gone" in status.stop_reason and host.busy(0, 1) == []
+    assert status.stop == StopReason(StopKind.SUPERVISOR_GONE) and host.busy(0, 1) == []
 
 
 @pytest.mark.parametrize("started", [False, True])

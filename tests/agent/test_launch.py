@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.agent.processes import is_alive
 from orchestrator.core.codec import loads
+from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.records import Input, Manifest, WorkerSpec
 from orchestrator.testing.agent_host import RUN, AgentHost, processes_in, sh
@@ -134,7 +135,7 @@ def test_a_whole_run_under_the_oldest_python(tmp_path: Path) -> None:
     try:
         host.launch(("{python}", "-V"), sh("sleep 300"))
         host.tell("stop", reason="enough")
-        assert host.wait_over().stop_reason in ("enough", "")
+        assert host.wait_over().stop in (StopReason.requested("enough"), None)
         assert host.session.call("probe")["python"].startswith("3.8.")
     finally:
         host.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.processes import is_alive
+from orchestrator.core.ends import SCHEDULER, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.records import WorkerSpec
 from orchestrator.testing.agent_host import RUN, AgentHost, processes_in, sh
@@ -33,16 +34,17 @@ def test_a_failure_stops_the_others_and_keeps_its_last_lines(host: AgentHost) ->
     host.launch(SLEEP, sh("echo so it ends; exit 3"))
     status = host.wait_over()
     stopped, failed = status.ranks
-    assert status.failed_first == "rank_1"
-    assert failed.exit_code == 3 and failed.tail == ("so it ends",)
-    assert str(stopped.state) == "stopped" and "rank 1 on here failed" in stopped.reason
+    assert status.failed_first == 1 and failed.end is not None and stopped.end is not None
+    assert failed.end.exit_code == 3 and failed.end.tail == ("so it ends",)
+    assert stopped.end.reason == StopReason(StopKind.WORKER_FAILED, "here", 1)
+    assert str(stopped.state) == "stopped"
 
 
 def test_a_crash_after_the_work_was_done_is_no_failure(host: AgentHost) -> None:
     host.launch(sh("touch done/rank_0; kill -SEGV $$"), sh("sleep 1; echo b"))
     first, second = host.wait_over().ranks
-    assert (str(first.state), first.exit_code, first.signal) == ("succeeded", 0, None)
-    assert first.reason == "crashed at its exit (signal 11), after its work was done"
+    assert str(first.state) == "succeeded" and first.end is not None
+    assert (first.end.kind, first.end.signal) == (EndKind.CRASHED_WHEN_DONE, signal.SIGSEGV)
     assert str(second.state) == "succeeded"
 
 
@@ -50,7 +52,7 @@ def test_a_crash_after_the_work_was_done_is_no_failure(host: AgentHost) -> None:
 def test_another_ranks_word_or_an_exit_code_of_its_own_excuses_nothing(host: AgentHost, end: str) -> None:
     host.launch(sh(end), SLEEP)
     status = host.wait_over()
-    assert status.failed_first == "rank_0" and str(status.ranks[0].state) == "failed"
+    assert status.failed_first == 0 and str(status.ranks[0].state) == "failed"
 
 
 def test_a_worker_that_ignores_sigterm_is_killed_after_the_grace_period(host: AgentHost) -> None:
@@ -58,7 +60,8 @@ def test_a_worker_that_ignores_sigterm_is_killed_after_the_grace_period(host: Ag
     host.wait_up("up")
     host.tell("stop", reason="enough")
     rank = host.wait_over().ranks[0]
-    assert (str(rank.state), rank.signal, rank.reason) == ("stopped", signal.SIGKILL, "enough")
+    assert str(rank.state) == "stopped" and rank.end is not None
+    assert (rank.end.signal, rank.end.reason) == (signal.SIGKILL, StopReason.requested("enough"))
 
 
 def test_grandchildren_end_with_the_run(host: AgentHost) -> None:
@@ -92,7 +95,7 @@ def test_a_started_run_without_commit_is_stopped_when_its_lease_runs_out(host: A
     host.prepare(host.manifest(SLEEP, lease=0.5))
     host.tell("start")
     status = host.wait_over()
-    assert "broke off" in status.stop_reason
+    assert status.stop == StopReason(StopKind.LAUNCH_LAPSED)
     assert str(status.ranks[0].state) == "stopped"
 
 
@@ -102,7 +105,7 @@ def test_a_worker_that_ends_before_the_commit_waits_for_it(host: AgentHost) -> N
     eventually(lambda: host.states() == ["succeeded"])
     assert host.status().phase == "started"
     host.tell("commit")
-    assert host.wait_over().stop_reason == ""
+    assert host.wait_over().stop is None
 
 
 def test_two_runs_share_neither_devices_nor_ends(host: AgentHost) -> None:
@@ -140,7 +143,8 @@ def test_the_scheduler_may_outlive_the_workers_and_breaks_the_gang_when_it_fails
     broken = WorkerSpec("scheduler", -1, -1, -1, sh("exit 4"))
     host.launch(SLEEP, scheduler=broken, run_id="bad")
     status = host.wait_over("bad")
-    assert status.failed_first == "scheduler" and status.scheduler and status.scheduler.exit_code == 4
+    assert status.failed_first == SCHEDULER and status.scheduler and status.scheduler.end
+    assert status.scheduler.end.exit_code == 4
     assert host.states("bad") == ["stopped"]
 
 
@@ -161,7 +165,7 @@ def test_env_script(host: AgentHost, tmp_path: Path) -> None:
     host.launch(sh("test $GIVEN = yes"), env_script=str(good), run_id="good")
     assert [str(rank.state) for rank in host.wait_over("good").ranks] == ["succeeded"]
     host.launch(sh("true"), env_script=str(bad), run_id="bad")
-    assert host.wait_over("bad").ranks[0].exit_code == 126
+    assert (end := host.wait_over("bad").ranks[0].end) and end.exit_code == 126
 
 
 def test_a_run_deeper_than_a_socket_address_can_say(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from orchestrator.cli.live_view import PlainReport, duration, live_view, progres
 from orchestrator.cli.render_run import status_view
 from orchestrator.control.run_record import Cause, HostView, RunRecord
 from orchestrator.core.codec import from_json, to_json
+from orchestrator.core.ends import End, EndKind
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState, RunState
 
@@ -18,7 +20,7 @@ def record(hosts: int, states: str = "running running", **progress: float) -> Ru
     views = {}
     for host in range(1, hosts + 1):
         ranks = tuple(
-            RankStatus(f"rank_{rank}", rank, index, index, RankState(state), progress=progress)
+            RankStatus(rank, index, index, RankState(state), progress=progress)
             for index, state in enumerate(states.split())
             for rank in [(host - 1) * 2 + index]
         )
@@ -61,14 +63,27 @@ def test_no_line_is_wider_than_the_terminal() -> None:
 
 def test_status_names_the_cause() -> None:
     made = record(1, "stopped failed")
-    cause = Cause("npu001", "rank_1", "exited with code 3", 0.0, ("last words",))
-    text = drawn(status_view(from_json(RunRecord, {**to_json(made), "cause": cause_data(cause)})))
+    cause = Cause("npu001", 1, End(EndKind.EXITED, exit_code=3, tail=("last words",)), 0.0)
+    made = dataclasses.replace(made, cause=cause, victims=(0,))
+    text = drawn(status_view(from_json(RunRecord, to_json(made))))
     assert "Cause: rank 1 on npu001 exited with code 3" in text and "last words" in text
 
 
-def cause_data(cause: Cause) -> dict[str, object]:
-    names = ("host", "label", "what", "time", "tail")
-    return {name: getattr(cause, name) for name in names}
+def test_status_names_the_cause_that_an_earlier_version_wrote_down() -> None:
+    earlier = {
+        **to_json(record(1, "stopped failed")),
+        "cause": {
+            "host": "npu001",
+            "label": "rank_1",
+            "what": "exited with code 3",
+            "time": 0.0,
+            "tail": ["x"],
+        },
+        "victims": ["rank_0", "scheduler"],
+    }
+    text = drawn(status_view(from_json(RunRecord, earlier)))
+    assert "Cause: rank 1 on npu001 exited with code 3" in text and "| x" in text
+    assert "Ended because of it: rank 0, scheduler" in text and "--rank 1" in text
 
 
 def test_the_plain_report_says_each_thing_once() -> None:

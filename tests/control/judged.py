@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -10,12 +11,14 @@ from typing import Any
 from orchestrator.config.job import Timeouts
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.control.watch import Watch
-from orchestrator.core.codec import to_json
+from orchestrator.core.codec import from_json, to_json
+from orchestrator.core.ends import SCHEDULER, End, EndKind, StopReason
 from orchestrator.core.errors import OrchestrateError
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState
 
 START = 1000.0
+KINDS = {"stopped": EndKind.STOPPED, "lost": EndKind.LOST}
 
 
 class Clock:
@@ -30,14 +33,25 @@ class Clock:
 
 def rank(number: int, state: str = "running", **fields: Any) -> RankStatus:
     """One rank of a host that has two."""
-    known = {"label": f"rank_{number}", "local_rank": number % 2, "device_id": number % 2, **fields}
-    return RankStatus(rank=number, state=RankState(state), **known)
+    end, others = end_of(state, fields)
+    return RankStatus(number, number % 2, number % 2, RankState(state), end=end, **others)
 
 
 def scheduler(state: str = "running", **fields: Any) -> RankStatus:
-    return RankStatus(
-        label="scheduler", rank=-1, local_rank=-1, device_id=-1, state=RankState(state), **fields
-    )
+    end, others = end_of(state, fields)
+    return RankStatus(SCHEDULER, -1, -1, RankState(state), end=end, **others)
+
+
+def end_of(state: str, fields: Mapping[str, Any]) -> tuple[End | None, dict[str, Any]]:
+    """The end that these fields make of a rank in this state, and the fields that are not of its end."""
+    names = {field.name for field in dataclasses.fields(End)}
+    fields = {{"ended": "time"}.get(name, name): value for name, value in fields.items()}
+    ending = {name: value for name, value in fields.items() if name in names}
+    others = {name: value for name, value in fields.items() if name not in names}
+    if not RankState(state).is_terminal:
+        return None, others
+    kind = KINDS.get(state) or (EndKind.SIGNALLED if fields.get("signal") else EndKind.EXITED)
+    return End(**{"kind": kind, **ending}), others
 
 
 def status(host: str, *ranks: RankStatus, phase: str = "committed", **fields: Any) -> HostStatus:
@@ -56,7 +70,7 @@ class FakeHost:
         self.name = name
         self.error: OrchestrateError | None = None
         self.asked = 0
-        self.told: list[str] = []
+        self.told: list[StopReason] = []
         self.dropped = 0
         self.says(*ranks, **fields)
 
@@ -67,7 +81,7 @@ class FakeHost:
 
     def call(self, verb: str, **args: Any) -> Any:
         if verb == "stop":
-            self.told.append(args["reason"])
+            self.told.append(from_json(StopReason, args["why"]))
             return {}
         assert verb == "status" and args["run_id"] == "r1"
         self.asked += 1

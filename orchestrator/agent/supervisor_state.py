@@ -1,0 +1,239 @@
+"""The decisions of a supervisor: which worker to start or signal, and when a run is over.
+
+    prepared --start--> started --commit--> committed --last exit--> over
+        |                  |                    |
+        | lease runs out   | lease runs out     | a worker fails, or `stop`
+        v                  v                    v
+     undone             stopping ----------> stopping --grace, then SIGKILL--> over
+
+A lease makes the launch safe against a control node that dies in its middle: what is not taken on to the next
+phase in time undoes itself.
+
+There are no sockets, processes or clocks here, so that thousands of these can be run side by side. What has
+happened goes in by the methods, with `now` in seconds of any steady clock; each answers with the actions
+to carry out, in order, and is told of their results in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from dataclasses import dataclass
+from typing import Dict, Iterable, List, Optional, Tuple, Union
+
+from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
+from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, WorkerSpec
+from orchestrator.core.states import RankState
+
+__all__ = ["Action", "Exit", "Signal", "Start", "SupervisorState"]
+
+# How a process ends that breaks in native code.
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start the worker of this rank; `started` or `not_started` follows."""
+
+    rank: int
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Signal the group of this rank's process where it still runs; then `signalled` follows."""
+
+    rank: int
+    number: int
+
+
+Action = Union[Start, Signal]
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A process that has ended, with `code` as of `wait` (negative for a signal), at `time` of the host.
+
+    `was_done`: it had said that its work was done.
+    """
+
+    rank: int
+    code: int
+    time: float
+    was_done: bool = False
+    tail: Tuple[str, ...] = ()
+
+
+class SupervisorState:
+    """One host's part of one run, from prepared to over or undone."""
+
+    def __init__(self, manifest: Manifest, now: float) -> None:
+        self._manifest = manifest
+        specs = [*([manifest.scheduler] if manifest.scheduler else []), *manifest.workers]
+        # In the order in which they are started: the scheduler first.
+        self._specs: Dict[int, WorkerSpec] = {spec.rank: spec for spec in specs}
+        self.workers = {rank: _status_of(spec) for rank, spec in self._specs.items()}
+        self.phase = "prepared"
+        self.failed_first: Optional[int] = None
+        self.stop_reason: Optional[StopReason] = None
+        self._deadline: Optional[float] = now + manifest.lease
+        # Why a worker that runs was signalled by us: its end is then no failure.
+        self._signalled: Dict[int, Optional[StopReason]] = {}
+
+    @property
+    def has_ended(self) -> bool:
+        return self.phase in ("over", "undone")
+
+    def is_running(self, rank: int) -> bool:
+        return self.workers[rank].state is RankState.RUNNING
+
+    def status(self, time: float) -> HostStatus:
+        """The record as it is now, `time` by the host's clock."""
+        workers = [status for rank, status in self.workers.items() if rank != SCHEDULER]
+        return HostStatus(
+            run_id=self._manifest.run_id,
+            job=self._manifest.job,
+            host=self._manifest.host,
+            updated=time,
+            ranks=tuple(workers),
+            scheduler=self.workers.get(SCHEDULER),
+            phase=self.phase,
+            failed_first=self.failed_first,
+            stop=self.stop_reason,
+        )
+
+    def start(self, now: float) -> List[Action]:
+        """The launch goes on: start the workers. A second time, as after a broken connection, is nothing."""
+        if self.phase != "prepared":
+            return []
+        self.phase = "started"
+        self._deadline = now + self._manifest.lease
+        return [Start(rank) for rank in self._specs]
+
+    def may_start(self, rank: int) -> bool:
+        """Whether a start that was decided still holds: not when another worker could not be started."""
+        return self.phase == "started" and self.workers[rank].state is RankState.PENDING
+
+    def started(self, rank: int, process: Optional[ProcessId], time: float) -> None:
+        self._update(rank, state=RankState.RUNNING, process=process, started=time)
+
+    def not_started(self, rank: int, message: str, time: float, now: float) -> List[Action]:
+        """A worker's program cannot be run; `message` is what the system says."""
+        end = End(EndKind.NOT_STARTED, time, exit_code=127, message=message)
+        self._update(rank, state=RankState.FAILED, end=end)
+        return self._break_gang(rank, now)
+
+    def commit(self) -> None:
+        """Every host has started: the run no longer hangs on whoever launched it."""
+        if self.phase == "started":
+            self.phase = "committed"
+            self._deadline = None
+
+    def stop(self, reason: StopReason, now: float) -> List[Action]:
+        """Begin to end every worker: SIGTERM now, SIGKILL when the grace period is over."""
+        if self.phase in ("stopping", "over", "undone", "undoing"):
+            return []
+        self.stop_reason = reason
+        self.phase = "stopping"
+        self._deadline = now + self._manifest.grace
+        return self._signal_all(signal.SIGTERM)
+
+    def kill(self) -> List[Action]:
+        """End the grace period of a stop now."""
+        return self._signal_all(signal.SIGKILL) if self.phase in ("stopping", "undoing") else []
+
+    def undo(self) -> List[Action]:
+        """Take the launch back: nothing is to be left."""
+        if self.has_ended:
+            return []
+        self.stop_reason = StopReason(StopKind.UNDONE)
+        self.phase = "undoing"
+        self._deadline = None
+        return self._signal_all(signal.SIGKILL)
+
+    def signalled(self, rank: int) -> None:
+        """A signal of ours has reached the worker while it ran."""
+        self._signalled.setdefault(rank, self.stop_reason)
+
+    def exited(self, exits: Iterable[Exit], now: float) -> List[Action]:
+        """Processes that have ended by the same moment: all first, then what follows from them.
+
+        So who failed in the same instant was not stopped by us.
+        """
+        ended = list(exits)
+        for each in ended:
+            end, state = self._end_of(each)
+            self._update(each.rank, state=state, end=end)
+        actions: List[Action] = []
+        for each in ended:
+            if self.workers[each.rank].state is RankState.FAILED:
+                actions += self._break_gang(each.rank, now)
+        return actions
+
+    def tick(self, now: float, time: float) -> List[Action]:
+        """Mind the deadline of the phase, and see whether all is over."""
+        actions: List[Action] = []
+        if self._deadline is not None and now >= self._deadline:
+            self._deadline = None
+            actions = self._on_deadline(now)
+        # Workers may be done before the launch is: the commit must still find somebody to take it.
+        under_launch = self.phase in ("prepared", "started")
+        if not under_launch and not self.has_ended and not any(map(self.is_running, self.workers)):
+            self._finish(time)
+        return actions
+
+    def report_progress(self, rank: int, progress: Dict[str, object]) -> None:
+        """The newest line of a worker's metrics.
+
+        The first is kept beside it: pace and time left are told from the two, and the first step, which
+        compiles, does not count.
+        """
+        first = self.workers[rank].progress.get("first") or {
+            name: progress[name] for name in ("step", "time") if name in progress
+        }
+        self._update(rank, progress={**progress, "first": first})
+
+    def _on_deadline(self, now: float) -> List[Action]:
+        if self.phase == "prepared":
+            return self.undo()
+        if self.phase == "started":
+            return self.stop(StopReason(StopKind.LAUNCH_LAPSED), now)
+        return self.kill()
+
+    def _break_gang(self, rank: int, now: float) -> List[Action]:
+        if self.failed_first is None:
+            self.failed_first = rank
+        return self.stop(StopReason(StopKind.WORKER_FAILED, self._manifest.host, rank), now)
+
+    def _signal_all(self, number: int) -> List[Action]:
+        return [Signal(rank, number) for rank in self.workers if self.is_running(rank)]
+
+    def _finish(self, time: float) -> None:
+        for rank, status in self.workers.items():
+            if not status.state.is_terminal:
+                end = End(EndKind.STOPPED, time, reason=self.stop_reason)
+                self._update(rank, state=RankState.STOPPED, end=end)
+        self.phase = "undone" if self.phase == "undoing" else "over"
+
+    def _end_of(self, ended: Exit) -> Tuple[End, RankState]:
+        step = self.workers[ended.rank].progress.get("step")
+        end = End(
+            EndKind.EXITED if ended.code >= 0 else EndKind.SIGNALLED,
+            ended.time,
+            exit_code=ended.code if ended.code >= 0 else None,
+            signal=-ended.code if ended.code < 0 else None,
+            step=step if isinstance(step, int) else None,
+            tail=ended.tail if ended.code else (),
+        )
+        if ended.rank in self._signalled:
+            reason = self._signalled[ended.rank]
+            return dataclasses.replace(end, kind=EndKind.STOPPED, reason=reason), RankState.STOPPED
+        if -ended.code in _CRASHES and ended.was_done:
+            return dataclasses.replace(end, kind=EndKind.CRASHED_WHEN_DONE, tail=()), RankState.SUCCEEDED
+        return end, RankState.FAILED if ended.code else RankState.SUCCEEDED
+
+    def _update(self, rank: int, **changes: object) -> None:
+        self.workers[rank] = dataclasses.replace(self.workers[rank], **changes)  # type: ignore[arg-type]
+
+
+def _status_of(spec: WorkerSpec) -> RankStatus:
+    return RankStatus(spec.rank, spec.local_rank, spec.device_id)
