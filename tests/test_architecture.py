@@ -110,6 +110,7 @@ def test_the_model_sees_nothing_of_the_orchestrator_but_file_formats(path: Path)
                 (
                     "orchestrator.checkpoint.",
                     "orchestrator.core.errors.",
+                    "orchestrator.core.number_ranges.",
                     "orchestrator.core.paths.RunDir",
                     "orchestrator.core.streams.",
                 )

@@ -1,11 +1,8 @@
-"""/etc/hccn.conf: `key_<physical id>=value` lines, what `hccn_tool -cfg recovery` sets up again.
+"""What a device's own network is set to, and what it says: /etc/hccn.conf and `hccn_tool -i N -<command> -g`.
 
-Format: hccn_tool's own source (it reads keys by physical id), MindFormers' documents.
-
-What `hccn_tool -i N -<command> -g` prints about a device's own network.
-
-Formats: hccn_tool v1 as documented and as captured by MindCluster's collectors; where versions differ in
-spelling, both are read.
+Formats: hccn_tool's own source (its file has `key_<physical id>=value` lines, which `hccn_tool -cfg recovery`
+sets up again), MindFormers' documents, and answers as MindCluster's collectors captured them; where versions
+differ in spelling, both are read.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.ascend.tool_answers import address, find, refuse_known, unreadable
+from orchestrator.ascend.tool_answers import address, find
 from orchestrator.core.errors import ToolOutputError
 
 __all__ = [
@@ -22,21 +19,15 @@ __all__ = [
     "IpConfig",
     "Ping",
     "TlsSwitch",
-    "parse_bandwidth",
-    "parse_fec",
     "parse_gateway",
     "parse_hccn_conf",
     "parse_ip",
     "parse_ipv6",
     "parse_link",
-    "parse_lldp",
-    "parse_mac",
     "parse_net_health",
     "parse_netdetect",
     "parse_ping",
-    "parse_speed",
     "parse_tls",
-    "parse_vnic",
 ]
 
 SOURCE = "hccn.conf"
@@ -175,50 +166,6 @@ def parse_tls(text: str) -> TlsSwitch:
     match = find("hccn_tool -tls", text, r"tls switch\[(\d)\]", "`tls switch[0]` or `[1]`")
     preset = re.search(r"tls preconfigured\[(\d)\]", text)
     return TlsSwitch(match[1] == "1", preset[1] == "1" if preset else None)
-
-
-def parse_speed(text: str) -> int | None:
-    """`-speed -g` in Mb/s; None for `Unknown!`."""
-    if re.search(r"speed\s*:.*unknown", text, re.IGNORECASE):
-        return None
-    return int(find("hccn_tool -speed", text, r"speed\s*:\s*(\d+)\s*Mb/s", "`Speed: NUMBER Mb/s`")[1])
-
-
-def parse_fec(text: str) -> str:
-    """`-fec -g`: `rs`, `no`, or another mode's name."""
-    return find("hccn_tool -fec", text, r"fec mode\s*:\s*(\w+) FEC mode", "`fec mode: NAME FEC mode`")[1]
-
-
-def parse_lldp(text: str) -> str:
-    """`-lldp -g`: the switch port that the device is plugged into."""
-    return find("hccn_tool -lldp", text, r"Ifname\s*:[ \t]*([\w/:.\-]+)", "`Ifname: PORT`")[1]
-
-
-def parse_mac(text: str) -> str:
-    """`-mac -g`, in lower case."""
-    pattern = r"mac addr\s*:\s*((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\b"
-    return find("hccn_tool -mac", text, pattern, "`mac addr: MAC`")[1].lower()
-
-
-def parse_bandwidth(text: str) -> tuple[float, float]:
-    """`-bandwidth -g`: sent and received MB/s."""
-    source, number = "hccn_tool -bandwidth", r"(\d+(?:\.\d+)?)\s*MB/sec"
-    sent = find(source, text, rf"Bandwidth TX\s*:\s*{number}", "`Bandwidth TX: NUMBER MB/sec`")
-    received = find(source, text, rf"Bandwidth RX\s*:\s*{number}", "`Bandwidth RX: NUMBER MB/sec`")
-    return float(sent[1]), float(received[1])
-
-
-def parse_vnic(text: str) -> IpConfig | None:
-    """`-vnic -g` of a super pod; None while its link is down or has no address."""
-    source = "hccn_tool -vnic"
-    refuse_known(source, text)
-    status = re.search(r"vnic link status\s*:\s*(UP|DOWN)", text, re.IGNORECASE)
-    match = re.search(r"vnic ipaddr\s*:[ \t]*(\S+)", text)
-    if status is None and match is None:
-        unreadable(source, text, "`vnic link status: UP`")
-    if match is None or (status is not None and status[1].upper() == "DOWN"):
-        return None
-    return IpConfig(address(source, match[0], match[1]))
 
 
 def parse_ping(text: str) -> Ping:

@@ -20,7 +20,6 @@ __all__ = [
     "ChipProcess",
     "Ecc",
     "Health",
-    "MappedChip",
     "NpuInfo",
     "SuperPodId",
     "parse_board",
@@ -28,7 +27,6 @@ __all__ = [
     "parse_fields",
     "parse_health",
     "parse_info",
-    "parse_map",
     "parse_spod",
 ]
 
@@ -181,16 +179,6 @@ class NpuInfo:
     processes: tuple[ChipProcess, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class MappedChip:
-    """One row of `npu-smi info -m`; `logic_id` None for what is no compute device (Mcu)."""
-
-    npu: int
-    chip: int
-    logic_id: int | None
-    name: str
-
-
 def parse_info(text: str) -> NpuInfo:
     """Raises ToolOutputError: no such table, half of one, or a row that cannot be read."""
     refuse_known(SOURCE, text)
@@ -277,25 +265,3 @@ def _processes(rows: list[list[str]], ids: dict[tuple[int, int], int]) -> Iterat
         npu, chip = int(where[1]), int(where[2])
         memory = int(row[3]) if row[3].isdigit() else None
         yield ChipProcess(ids.get((npu, chip), npu), int(row[1]), row[2], memory)
-
-
-def parse_map(text: str) -> tuple[MappedChip, ...]:
-    """`npu-smi info -m`. Raises ToolOutputError."""
-    source = "npu-smi info -m"
-    refuse_known(source, text)
-    lines = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if line.strip()]
-    if not lines or lines[0][:2] != ["NPU ID", "Chip ID"]:
-        unreadable(source, text, "`NPU ID  Chip ID  ...`")
-    header = lines[0]
-    return tuple(_mapped(source, dict(zip(header, line, strict=False))) for line in lines[1:])
-
-
-def _mapped(source: str, row: dict[str, str]) -> MappedChip:
-    try:
-        logic = row["Chip Logic ID"]
-        return MappedChip(
-            int(row["NPU ID"]), int(row["Chip ID"]), int(logic) if logic.isdigit() else None, row["Chip Name"]
-        )
-    except (KeyError, ValueError):
-        shown = "  ".join(row.values())
-        raise ToolOutputError(f"{source}: cannot read the row {shown[:80]!r}") from None

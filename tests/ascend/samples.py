@@ -59,11 +59,6 @@ INFO_A3 = """\
 | 1       1                 | 811           | python3                  | 512                     |
 +===========================+===============+====================================================+
 """
-MAP = """\
-\tNPU ID                         Chip ID                        Chip Logic ID                  Chip Name
-\t0                              0                              0                              Ascend 910A
-\t0                              1                              -                              Mcu
-"""
 HEALTH = """\
 \tHealth Status                  : OK
 \tError Code                     : NA
@@ -167,45 +162,4 @@ SPOD = """\
 \tSuper Pod Size                 : 384
 \tSuper Pod ID                   : 0
 \tServer Index                   : 4
-"""
-LINK_STAT_NEW = """\
-[devid 0]current time        : Wed Aug  2 03:09:26 2022
-[devid 0]link up count       : 2
-[devid 0]link down count     : 1
-[devid 0]link change records :
-[devid 0]    Tue Aug  1 14:43:40 2022    LINK UP
-[devid 0]    Tue Aug  1 14:43:40 2022    LINK DOWN
-"""
-LINK_STAT_OLD = """\
-[device 0]current time        : Wed Aug  2 03:09:26 2022
-[device 0]link up count       : 2
-[device 0]link change records :
-[device 0]    Tue Aug  1 14:43:40 2022    LINK UP
-"""
-STAT = """\
-packet statistics:
-mac_tx_mac_pause_num:0
-mac_rx_mac_pause_num:0
-mac_tx_pfc_pkt_num:0
-roce_rx_err_pkt_num:0
-roce_tx_err_pkt_num:0
-roce_qp_status_err_num:0
-nic_tx_all_pkg_num:122404
-"""
-OPTICAL = """\
-optical info:
-present              : present
-temperature          : 47 C
-vendor name          : Hisense
-vendor serial number : V8BD6H25033
-Vcc                  : 3262.90 mV
-Tx Power0            : 4.4035 mW
-Rx Power0            : 1.0189 mW
-Rx Power1            : 0.0054 mW
-TxPower High Thres   : 3.5481 mW
-RxPower Low Thres    : 0.1445 mW
-Tx Los Flag          : 0x0
-Rx Los Flag          : 0xff
-Media SNR Lane0      : 23.1211 dB
-Media SNR Lane1      : not supported
 """

@@ -21,15 +21,6 @@ dev_id:{device}, [pub cert] info:
  start_time[Jun 14 03:51:10 2022 GMT]
  end_time[Jun 11 03:51:10 2032 GMT]
 """
-LLDP = """\
-Chassis ID TLV
-\tMAC: 9c:52:f8:00:11:22
-Port ID TLV
-\tIfname: 400GE1/1/20:2
-Time to Live TLV
-\t120
-End of LLDPDU TLV
-"""
 PING = """\
 device 3 PING 29.1.137.205
 recv seq=0,time=1.418000ms
@@ -70,15 +61,6 @@ SAMPLES: list[tuple[str, str, Any]] = [
     ("parse_tls", TLS.format(device=0, switch=0), TlsSwitch(False, True)),
     ("parse_tls", TLS.format(device=3, switch=1), TlsSwitch(True, True)),
     ("parse_tls", "dev_id:0, tls switch[1](0:disable, 1:enable)\n", TlsSwitch(True, None)),
-    ("parse_speed", "Speed: 100000 Mb/s\n", 100000),
-    ("parse_speed", "Speed: Unknown!\n", None),
-    ("parse_fec", "fec mode: rs FEC mode\n", "rs"),
-    ("parse_fec", "fec mode: no FEC mode\n", "no"),
-    ("parse_lldp", LLDP, "400GE1/1/20:2"),
-    ("parse_mac", "mac addr: 9C:52:f8:00:11:22\n", "9c:52:f8:00:11:22"),
-    ("parse_bandwidth", "Bandwidth TX: 0.00 MB/sec\nBandwidth RX: 12.50 MB/sec\n", (0.0, 12.5)),
-    ("parse_vnic", "vnic link status: UP\nvnic ipaddr: 192.0.0.3\n", IpConfig("192.0.0.3")),
-    ("parse_vnic", "vnic link status: DOWN\n", None),
     ("parse_ping", PING, Ping(3, 3)),
     ("parse_ping", "3 packets transmitted, 0 received, 100.00% packet loss\n", Ping(3, 0)),
     ("parse_ping", "3 packets transmitted, 2 received, 33.33% packet loss\n", Ping(3, 2)),

@@ -14,14 +14,12 @@ from orchestrator.ascend.npu_smi import (
     ChipProcess,
     Ecc,
     Health,
-    MappedChip,
     SuperPodId,
     parse_board,
     parse_ecc,
     parse_fields,
     parse_health,
     parse_info,
-    parse_map,
     parse_spod,
 )
 from orchestrator.core.errors import ToolOutputError
@@ -29,7 +27,6 @@ from tests.ascend import samples
 
 PARSERS: list[tuple[Callable[[str], Any], str]] = [
     (parse_info, samples.INFO_910B),
-    (parse_map, samples.MAP),
     (parse_health, samples.HEALTH),
     (parse_board, samples.BOARD),
     (parse_ecc, samples.ECC),
@@ -77,12 +74,6 @@ def test_half_a_table_is_no_table(sample: str) -> None:
 def test_windows_line_ends_and_a_banner_before_it() -> None:
     text = "Welcome to npu01\n" + samples.INFO_910B
     assert parse_info(text.replace("\n", "\r\n")) == parse_info(samples.INFO_910B)
-
-
-def test_the_map() -> None:
-    assert parse_map(samples.MAP) == (MappedChip(0, 0, 0, "Ascend 910A"), MappedChip(0, 1, None, "Mcu"))
-    with pytest.raises(ToolOutputError, match="cannot read the row '0  0'"):
-        parse_map(samples.MAP.splitlines()[0] + "\n\t0    0\n")
 
 
 def test_health() -> None:
