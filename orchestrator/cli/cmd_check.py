@@ -6,11 +6,9 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import inventory_option, json_option, print_json, resolve_inventory
+from orchestrator import api
+from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_report import print_report, report_data
-from orchestrator.config.inventory_file import load_inventory
-from orchestrator.config.job_file import load_job
-from orchestrator.control.check import check
 
 __all__ = ["command"]
 
@@ -34,10 +32,7 @@ def command(
 
     Nothing is changed on them. Exit codes: 0 fit (with or without warnings), 3 some do not answer, 4 not fit.
     """
-    hosts = load_inventory(resolve_inventory(inventory))
-    if accept_new_host_keys:
-        hosts = hosts.accepting_new_host_keys()
-    report = check(hosts, load_job(job) if job else None, full_mesh=full_mesh)
+    report = api.check(inventory, job, full_mesh=full_mesh, accept_new_host_keys=accept_new_host_keys)
     if as_json:
         print_json(report_data(report))
     else:

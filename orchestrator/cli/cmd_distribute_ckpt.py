@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.bars import DistributionBar
-from orchestrator.cli.options import inventory_option, resolve_inventory
+from orchestrator.cli.options import inventory_option
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory_file import load_inventory
@@ -38,7 +38,7 @@ def command(
     FILE holds whole tensors: .ckpt, .safetensors or an index. What a host has already is not sent again. A
     launch of the job with `checkpoint: {load: FILE, distribute: true}` does the same by itself.
     """
-    servers = load_inventory(resolve_inventory(inventory))
+    servers = load_inventory(inventory)
     job = load_job(job_path, overrides)
     if job.task == "command":
         raise UsageError(

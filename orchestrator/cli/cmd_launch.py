@@ -6,13 +6,11 @@ from pathlib import Path
 
 import click
 
+from orchestrator import api
 from orchestrator.cli.follow import follow
-from orchestrator.cli.options import inventory_option, json_option, print_json, resolve_inventory
+from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_plan import plan_data, print_plan
-from orchestrator.config.job import Job
-from orchestrator.control.launch import discover_devices, launch, plan_launch
 from orchestrator.core.errors import UsageError
-from orchestrator.plan.launch_plan import LaunchPlan
 
 __all__ = ["command"]
 
@@ -47,29 +45,24 @@ def command(
     """Start JOB on its hosts and follow it. Ctrl-C detaches; the run goes on."""
     if as_json and not dry_run:
         raise click.UsageError("--json goes with --dry-run; `orchestrate status --json` tells of a run")
-    loaded, plan = plan_launch(
-        job, resolve_inventory(inventory), overrides, accept_new_host_keys=accept_new_host_keys
-    )
     if discover and not dry_run:
         raise UsageError("--discover belongs to --dry-run", remedy="a launch always asks the hosts")
+    planned = api.plan(
+        job, inventory, overrides, accept_new_host_keys=accept_new_host_keys, discover=discover
+    )
     if dry_run:
-        if discover:
-            plan = discover_devices(plan)
-        print_json(plan_data(plan)) if as_json else print_plan(plan)
+        print_json(plan_data(planned.plan)) if as_json else print_plan(planned.plan)
         return 0
-    for warning in plan.warnings:
+    for warning in planned.plan.warnings:
         click.echo(f"orchestrate: warning: {warning}", err=True)
-    control = launch(_with_shards(loaded, plan))
-    return follow(control, until_started=detach, warn=True)
+    return follow(_start(planned), until_started=detach, warn=True)
 
 
-def _with_shards(job: Job, plan: LaunchPlan) -> LaunchPlan:
-    """The plan, with the parts of its checkpoint on the hosts where the job wants it distributed."""
-    if not job.checkpoint.distribute:
-        return plan
+def _start(planned: api.Planned) -> api.Run:
+    if not planned.job.checkpoint.distribute:
+        return api.start(planned)
     # Late: NumPy and the checkpoint formats, which few launches need.
     from orchestrator.cli.bars import DistributionBar
-    from orchestrator.transfer.distribute import with_shards
 
     with DistributionBar() as bar:
-        return with_shards(job, plan, bar.show)
+        return api.start(planned, bar.show)

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 
 import click
 
+from orchestrator import api
 from orchestrator.cli.options import json_option, run_argument
-from orchestrator.control.logs import iter_lines, labels_of
-from orchestrator.control.runs import current_record, find_run
+from orchestrator.config.host_ranges import RangeError, numbers
 from orchestrator.core.errors import UsageError
-from orchestrator.hosts.fleet import fleet_of
-from orchestrator.plan.launch_plan import read_plan
 
 __all__ = ["command", "parse_ranks"]
 
 
 def parse_ranks(text: str) -> list[int]:
     """`0,3-5` -> [0, 3, 4, 5]; raises UsageError for anything else."""
-    ranks: list[int] = []
-    for piece in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", piece)
-        if match is None:
-            raise UsageError(f"--rank {text}: `{piece}` is no rank", remedy="write ranks like 0,3-5")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise UsageError(f"--rank {text}: `{piece}` runs backwards", remedy="write ranks like 0,3-5")
-        ranks += range(first, last + 1)
-    return ranks
+    try:
+        return [int(number) for number in numbers(text)]
+    except RangeError as error:
+        raise UsageError(f"--rank {text}: {error}", remedy="write ranks like 0,3-5") from None
 
 
 @click.command("logs")
@@ -49,24 +40,11 @@ def command(
     as_json: bool,
 ) -> int:
     """Print what the workers wrote, each line behind its rank."""
-    control = find_run(run)
-    plan = read_plan(control.plan)
-    if scheduler:
-        labels = {name: ["scheduler"] for name, manifest in plan.manifests.items() if manifest.scheduler}
-    else:
-        labels = labels_of(plan, parse_ranks(ranks) if ranks else None, host)
-    if not labels:
-        raise UsageError("no rank of this run fits", remedy=f"it has ranks 0-{plan.world_size - 1}")
-
-    def is_over() -> bool:
-        return not follow or current_record(control).state.is_terminal
-
-    hosts = [member for member in plan.hosts if member.name in labels]
-    with fleet_of(hosts, plan.ssh) as fleet:
-        for line in iter_lines(plan, fleet, labels, tail=tail, is_over=is_over):
-            if as_json:
-                click.echo(json.dumps({"host": line.host, "label": line.label, "line": line.text}))
-            else:
-                prefix = click.style(f"[{line.label.replace('_', ' ')}]", fg="cyan")
-                click.echo(f"{prefix} {line.text}")
+    wanted = parse_ranks(ranks) if ranks else None
+    for line in api.logs(run, ranks=wanted, host=host, scheduler=scheduler, follow=follow, tail=tail):
+        if as_json:
+            click.echo(json.dumps({"host": line.host, "label": line.label, "line": line.text}))
+        else:
+            prefix = click.style(f"[{line.label.replace('_', ' ')}]", fg="cyan")
+            click.echo(f"{prefix} {line.text}")
     return 0

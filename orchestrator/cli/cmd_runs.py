@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from orchestrator.cli.options import inventory_option, json_option, print_json, resolve_inventory
+from orchestrator import api
+from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_run import record_json, runs_table
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.control.run_record import read_record
-from orchestrator.control.runs import known_runs, rediscover
+from orchestrator.control.runs import rediscover
 from orchestrator.core.errors import HostsFailed, OrchestrateError, RunNotFound
 
 __all__ = ["command"]
@@ -27,9 +28,9 @@ def command(ask_hosts: bool, inventory: Path | None, as_json: bool) -> int:
     """List the runs, newest first."""
     failed: dict[str, OrchestrateError] = {}
     if ask_hosts:
-        _, failed = rediscover(load_inventory(resolve_inventory(inventory)))
+        _, failed = rediscover(load_inventory(inventory))
     records = []
-    for control in known_runs():
+    for control in api.runs():
         try:
             records.append(read_record(control))
         except RunNotFound as error:

@@ -8,9 +8,9 @@ import click
 from rich.console import Console
 from rich.live import Live
 
+from orchestrator import api
 from orchestrator.cli.options import json_option, print_json, run_argument
 from orchestrator.cli.render_run import record_json, status_view
-from orchestrator.control.runs import current_record, find_run
 
 __all__ = ["command"]
 
@@ -23,8 +23,8 @@ _INTERVAL = 1.0
 @json_option
 def command(run: str | None, watch: bool, as_json: bool) -> int:
     """Show where a run is. The exit code is the run's once it has ended, 0 before."""
-    control = find_run(run)
-    record = current_record(control)
+    control = api.find(run)
+    record = api.status(control)
     if as_json:
         print_json(record_json(record))
         return 0
@@ -35,6 +35,6 @@ def command(run: str | None, watch: bool, as_json: bool) -> int:
     with Live(status_view(record), console=console, refresh_per_second=4) as live:
         while not record.state.is_terminal:
             time.sleep(_INTERVAL)
-            record = current_record(control)
+            record = api.status(control)
             live.update(status_view(record))
     return record.exit_code or 0

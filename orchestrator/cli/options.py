@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from orchestrator.core.errors import UsageError
-
-__all__ = ["inventory_option", "json_option", "print_json", "resolve_inventory", "run_argument"]
+__all__ = ["inventory_option", "json_option", "print_json", "run_argument"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-_DEFAULTS = (Path("inventory.yaml"), Path("inventory/default.yaml"))
 
 
 def _complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -41,20 +37,6 @@ def inventory_option(function: F) -> F:
         type=click.Path(path_type=Path, dir_okay=False),
         help="The servers. Default: $ORCHESTRATE_INVENTORY, ./inventory.yaml, ./inventory/default.yaml.",
     )(function)
-
-
-def resolve_inventory(given: Path | None) -> Path:
-    """The inventory file to use; raises UsageError where none is named and no default exists."""
-    if given is not None:
-        return given
-    if named := os.environ.get("ORCHESTRATE_INVENTORY"):
-        return Path(named)
-    for candidate in _DEFAULTS:
-        if candidate.exists():
-            return candidate
-    raise UsageError(
-        "no inventory given", remedy="use `-i inventory/local.yaml`, or set ORCHESTRATE_INVENTORY"
-    )
 
 
 def print_json(data: Any) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import inventory_option, json_option, print_json, resolve_inventory
+from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.rank_table_common import chip_option, table_argument, warn
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Chip
@@ -32,7 +32,7 @@ def command(file: Path, inventory: Path | None, to: str | None, chip: Chip | Non
 
     A table that HCCL would refuse is not put anywhere, and nothing is written before all are reached.
     """
-    hosts = load_inventory(resolve_inventory(inventory))
+    hosts = load_inventory(inventory)
     if to is not None and not to.startswith(("/", "~")):
         raise click.UsageError(
             "--to must be an absolute path: a relative one means another place on each host"

@@ -32,7 +32,7 @@ from orchestrator.config.inventory import (
 from orchestrator.config.inventory_rank_table import is_rank_table, rewrite
 from orchestrator.config.yaml_messages import Invalid, nearest, show
 from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml, validate
-from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.core.errors import ConfigError, Problem, UsageError
 
 __all__ = [
     "HostDefaults",
@@ -141,12 +141,28 @@ class InventoryFile(Frozen):
     groups: dict[str, Annotated[Names, AfterValidator(_some)]] = Field(default_factory=dict)
 
 
-def load_inventory(path: Path) -> Inventory:
+# Where an inventory is looked for that nobody names.
+_DEFAULTS = (Path("inventory.yaml"), Path("inventory/default.yaml"))
+
+
+def _default_inventory() -> Path:
+    if named := os.environ.get("ORCHESTRATE_INVENTORY"):
+        return Path(named)
+    for candidate in _DEFAULTS:
+        if candidate.exists():
+            return candidate
+    raise UsageError(
+        "no inventory given", remedy="use `-i inventory/local.yaml`, or set ORCHESTRATE_INVENTORY"
+    )
+
+
+def load_inventory(path: Path | None) -> Inventory:
     """Read and check an inventory, or take a rank table for one.
 
-    Raises ConfigError with every problem of the file, each with its line.
+    None: the file of $ORCHESTRATE_INVENTORY, ./inventory.yaml or ./inventory/default.yaml.
+    Raises ConfigError with every problem of the file, each with its line; UsageError where there is none.
     """
-    path = Path(path)
+    path = _default_inventory() if path is None else path
     file = read_yaml(path)
     if is_rank_table(file):
         file = rewrite(file)

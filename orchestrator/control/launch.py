@@ -23,7 +23,7 @@ __all__ = ["discover_devices", "launch", "plan_launch"]
 
 def plan_launch(
     job_path: Path,
-    inventory_path: Path,
+    inventory_path: Path | None,
     overrides: Sequence[str] = (),
     *,
     accept_new_host_keys: bool = False,

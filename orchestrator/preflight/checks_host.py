@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from ipaddress import ip_address
 
 from orchestrator.ascend.hccl_env import host_ports
 from orchestrator.config.host_ranges import fold
 from orchestrator.preflight.facts import Facts, Needs
 from orchestrator.preflight.report import Level, Result
+from orchestrator.rank_table.table import is_loopback
 
 __all__ = [
     "clocks_agree",
@@ -108,7 +108,7 @@ def host_names_differ(needs: Needs, facts: Facts) -> Iterator[Result]:
     counts = Counter(names.values())
     for host, fact in facts.items():
         name = names[host]
-        loopback = [text for text in fact.probe.get("resolves_to", []) if _is_loopback(text)]
+        loopback = [text for text in fact.probe.get("resolves_to", []) if is_loopback(text.partition("%")[0])]
         if counts[name] > 1:
             others = fold(other for other in facts if other != host and names[other] == name)
             what = f"its name is {name}, as that of {others}"
@@ -118,10 +118,6 @@ def host_names_differ(needs: Needs, facts: Facts) -> Iterator[Result]:
             yield Result(host, Level.WARN, what, "correct /etc/hosts: it should mean the host's real address")
         else:
             yield Result(host, Level.OK)
-
-
-def _is_loopback(text: str) -> bool:
-    return ip_address(text.partition("%")[0]).is_loopback
 
 
 def ports_are_free(needs: Needs, facts: Facts) -> Iterator[Result]:

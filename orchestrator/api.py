@@ -1,0 +1,219 @@
+"""The Python interface: what the command line does, as functions with typed results.
+
+    from orchestrator import api
+
+    run = api.launch("jobs/demo.yaml", "inventory/local.yaml")
+    for record in api.watch(run):
+        print(record.state)
+    api.collect(run, "out.ckpt")
+
+A run is named by what `launch` returned, by its id or the beginning of it; None means the newest. Every
+function raises OrchestrateError: ConfigError and UsageError for what was asked, TransportError for hosts that
+cannot be reached, PreflightError for those that are not fit, HostsFailed for several, each with its error.
+`error.exit_code` is what the command line would leave with, `error.lines()` what it would print.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.control import runs as known
+from orchestrator.control.monitor_process import monitor_pid
+from orchestrator.control.run_record import RunRecord, read_record
+from orchestrator.core.ends import SCHEDULER, StopReason, label_of
+from orchestrator.core.errors import UsageError
+from orchestrator.core.paths import ControlDir as Run
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+
+if TYPE_CHECKING:
+    from orchestrator.config.job import Job
+    from orchestrator.control.logs import LogLine
+    from orchestrator.preflight.report import Report
+    from orchestrator.transfer.distribute import Progress
+
+__all__ = [
+    "Planned",
+    "Run",
+    "RunRecord",
+    "attach",
+    "check",
+    "find",
+    "launch",
+    "logs",
+    "plan",
+    "runs",
+    "start",
+    "status",
+    "stop",
+    "watch",
+]
+
+_File = str | Path
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A job and what its launch would do."""
+
+    job: Job
+    plan: LaunchPlan
+
+
+def runs() -> list[Run]:
+    """The runs that this control node knows, oldest first."""
+    return known.known_runs()
+
+
+def find(run: Run | str | None = None) -> Run:
+    """The run that is meant. Raises RunNotFound where there is none, or more than one."""
+    return run if isinstance(run, Run) else known.find_run(run)
+
+
+def plan(
+    job: _File,
+    inventory: _File | None = None,
+    overrides: Mapping[str, object] | Sequence[str] = (),
+    *,
+    accept_new_host_keys: bool = False,
+    discover: bool = False,
+) -> Planned:
+    """Read a job and an inventory and plan the launch; with `discover` the hosts' own tools are asked.
+
+    `overrides` changes values of the job: `{"train.steps": 10}` or `["train.steps=10"]`. The inventory is by
+    default $ORCHESTRATE_INVENTORY, ./inventory.yaml or ./inventory/default.yaml. Raises ConfigError with
+    every problem that was found.
+    """
+    # Late, as all that only one verb needs: a command line imports this module at each start.
+    from orchestrator.control.launch import discover_devices, plan_launch
+
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={value}" for key, value in overrides.items()]
+    servers = None if inventory is None else Path(inventory)
+    loaded, planned = plan_launch(Path(job), servers, overrides, accept_new_host_keys=accept_new_host_keys)
+    return Planned(loaded, discover_devices(planned) if discover else planned)
+
+
+def start(planned: Planned, progress: Progress | None = None) -> Run:
+    """Launch what was planned, and return at once: a monitor process of its own starts and watches the run.
+
+    Where the job wants its checkpoint distributed that is done first, and told to `progress`.
+    """
+    from orchestrator.control.launch import launch as begin
+
+    launched = planned.plan
+    if planned.job.checkpoint.distribute:
+        from orchestrator.transfer.distribute import with_shards
+
+        launched = with_shards(planned.job, launched, progress)
+    return begin(launched)
+
+
+def launch(
+    job: _File,
+    inventory: _File | None = None,
+    overrides: Mapping[str, object] | Sequence[str] = (),
+    *,
+    accept_new_host_keys: bool = False,
+) -> Run:
+    """`plan` and `start`. How the launch goes, `watch` tells."""
+    return start(plan(job, inventory, overrides, accept_new_host_keys=accept_new_host_keys))
+
+
+def status(run: Run | str | None = None) -> RunRecord:
+    """Where the run is now, by its monitor or, where that is gone, by the hosts."""
+    return known.current_record(find(run))
+
+
+def watch(run: Run | str | None = None, *, interval: float = 0.2) -> Iterator[RunRecord]:
+    """The run's record every `interval` seconds until it has ended; the last one is that of its end.
+
+    A run whose monitor has died gets another one.
+    """
+    control = find(run)
+    while True:
+        record = read_record(control)
+        if not record.state.is_terminal and monitor_pid(control) is None:
+            # It may have written its last record in between; else it has died, and another takes its place.
+            known.attach(control)
+            record = read_record(control)
+        yield record
+        if record.state.is_terminal:
+            return
+        time.sleep(interval)
+
+
+def attach(run: Run | str | None = None) -> Run:
+    """Make sure that a run which has not ended has a monitor."""
+    control = find(run)
+    known.attach(control)
+    return control
+
+
+def logs(
+    run: Run | str | None = None,
+    *,
+    ranks: Sequence[int] | None = None,
+    host: str | None = None,
+    scheduler: bool = False,
+    follow: bool = False,
+    tail: int | None = None,
+) -> Iterator[LogLine]:
+    """What the workers wrote, line by line: of all ranks, of these, or of one host; or of the scheduler.
+
+    Lines of one worker keep their order. With `follow` it goes on until the run has ended; `tail` begins so
+    many lines before the end. Raises UsageError where no rank fits.
+    """
+    from orchestrator.control.logs import iter_lines, labels_of
+    from orchestrator.hosts.fleet import fleet_of
+
+    control = find(run)
+    launched = read_plan(control.plan)
+    if scheduler:
+        labels = {name: [label_of(SCHEDULER)] for name, one in launched.manifests.items() if one.scheduler}
+    else:
+        labels = labels_of(launched, ranks, host)
+    if not labels:
+        raise UsageError("no rank of this run fits", remedy=f"it has ranks 0-{launched.world_size - 1}")
+
+    def is_over() -> bool:
+        return not follow or known.current_record(control).state.is_terminal
+
+    hosts = [member for member in launched.hosts if member.name in labels]
+    with fleet_of(hosts, launched.ssh) as fleet:
+        yield from iter_lines(launched, fleet, labels, tail=tail, is_over=is_over)
+
+
+def stop(run: Run | str | None = None, reason: str = "stopped through the Python interface") -> RunRecord:
+    """End every worker: SIGTERM, the job's grace period, SIGKILL. The record once nothing is left.
+
+    Stopping what has ended is no error. Raises the errors of hosts that could not be reached; the others are
+    stopped all the same.
+    """
+    from orchestrator.control.stop import stop_run
+
+    return stop_run(find(run), StopReason.requested(reason))
+
+
+def check(
+    inventory: _File | None = None,
+    job: _File | None = None,
+    *,
+    full_mesh: bool = False,
+    accept_new_host_keys: bool = False,
+) -> Report:
+    """Whether the servers are fit, for a job or at all; nothing is changed on them.
+
+    A host that does not answer is a row of the report, which has the exit code.
+    """
+    from orchestrator.config.inventory_file import load_inventory
+    from orchestrator.config.job_file import load_job
+    from orchestrator.control.check import check as check_hosts
+
+    hosts = load_inventory(None if inventory is None else Path(inventory))
+    if accept_new_host_keys:
+        hosts = hosts.accepting_new_host_keys()
+    return check_hosts(hosts, load_job(Path(job)) if job else None, full_mesh=full_mesh)
