@@ -15,6 +15,7 @@ cannot be reached, PreflightError for those that are not fit, HostsFailed for se
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ def plan(
     from orchestrator.control.launch import discover_devices, plan_launch
 
     if isinstance(overrides, Mapping):
-        overrides = [f"{key}={value}" for key, value in overrides.items()]
+        # JSON is YAML, in which a text that looks like a number stays a text.
+        overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
     servers = None if inventory is None else Path(inventory)
     loaded, planned = plan_launch(Path(job), servers, overrides, accept_new_host_keys=accept_new_host_keys)
     return Planned(loaded, discover_devices(planned) if discover else planned)
