@@ -31,7 +31,7 @@ TIMES = 2  # in one cluster, whose start takes longer than a step
 
 def first_steps(checkout: Path, stages: int, blocks: int) -> tuple[list[Sample], set[float]]:
     """Wall and CPU times of first steps in a cluster of their own, and their losses."""
-    from tests.model.cluster import start, tails
+    from tests.model.support.cluster import start, tails
 
     case = {
         "shape": {**SHAPE, "num_layers": stages * blocks},
