@@ -1,11 +1,8 @@
-"""The learning rate of every step, worked out on the host.
+"""AdamW as MindFormers trains Bloom (no bias correction), its state sharded or not, and the learning rate.
 
-AdamW without bias correction, as MindFormers trains Bloom.
-
-AdamW whose moments are shared out over the data group: every replica updates one piece of each weight.
-
-A replica updates its piece along axis 0 of a weight, then the pieces are gathered. Where the device has a
-reduce-scatter only the piece's gradient comes here (`gradients.JoinGradients`), else the whole one.
+Sharded, a replica of the data group holds the moments of one piece of each weight along axis 0 and updates
+that; then the pieces are gathered. Where the device has a reduce-scatter only the piece's gradient comes here
+(`gradients.ReduceGradients`), else the whole one.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from model.errors import ModelError
 from model.network.cpu_kernels import DecayedAdam, other_kernels_pay
@@ -86,27 +83,27 @@ class AdamW(nn.Cell):
         self.decay = tuple(weight_decay if decays(item.name) else 0.0 for item in parameters)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.types = tuple(item.dtype for item in parameters)
-        self.fused = DecayedAdam() if other_kernels_pay() else ops.AdamWeightDecay()
+        self.fused: Callable[..., Tensor] = DecayedAdam() if other_kernels_pay() else ops.AdamWeightDecay()
 
-    def construct(self, grads: Any, rate: Any, factor: Any) -> Any:
-        done = True
+    def construct(self, grads: tuple[Tensor, ...], rate: Tensor, factor: Tensor) -> Any:
+        done: Any = True
         for index in range(len(self.parameters)):
             # One after the other: else all gradients are scaled first, and so held twice. Each waits for the
             # one before it alone: to wait for all before it takes longer than most updates.
             done = self.update(index, ops.depend(grads[index], done) * factor, rate)
         return ops.depend(True, done)
 
-    def update(self, index: int, grad: Any, rate: Any) -> Any:
+    def update(self, index: int, grad: Tensor, rate: Tensor) -> Tensor:
         """One whole parameter and its moments, in place."""
         if self.types[index] == ms.float32:
             return self.update_fused(index, grad, rate)
         return self.update_half(index, grad, rate)
 
-    def update_fused(self, index: int, grad: Any, rate: Any) -> Any:
+    def update_fused(self, index: int, grad: Tensor, rate: Tensor) -> Tensor:
         weight, m, v = self.parameters[index], self.adam_m[index], self.adam_v[index]
         return self.fused(weight, m, v, rate, self.beta1, self.beta2, self.eps, self.decay[index], grad)
 
-    def update_half(self, index: int, grad: Any, rate: Any) -> Any:
+    def update_half(self, index: int, grad: Tensor, rate: Tensor) -> Tensor:
         """The same, rounded when it is stored: the fused kernel wants one type for all."""
         weight = self.parameters[index]
         new, m, v = self.formula(index, ops.cast(weight, ms.float32), grad, rate)
@@ -114,7 +111,7 @@ class AdamW(nn.Cell):
         stored = ops.depend(stored, ops.assign(self.adam_m[index], m))
         return ops.depend(stored, ops.assign(self.adam_v[index], v))
 
-    def formula(self, index: int, old: Any, grad: Any, rate: Any) -> Any:
+    def formula(self, index: int, old: Tensor, grad: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(weight, m, v) after the update, from float32 values of the moments' shape."""
         m = self.beta1 * self.adam_m[index] + (1.0 - self.beta1) * grad
         v = self.beta2 * self.adam_v[index] + (1.0 - self.beta2) * grad * grad
@@ -165,13 +162,13 @@ class ShardedAdamW(AdamW):
         self.runs = buckets([self.sizes[index] for index in self.shared], limit, kinds)
         self.all_gather = all_gather_of(Member(group, place.dp, strategy.data_parallel), ndim=1)
 
-    def construct(self, grads: Any, rate: Any, factor: Any) -> Any:
-        done = True
+    def construct(self, grads: tuple[Tensor, ...], rate: Tensor, factor: Tensor) -> Any:
+        done: Any = True
         for index in self.whole:
             done = ops.depend(done, self.update(index, grads[index] * factor, rate))
         lead = ops.zeros((1,), ms.float32)
         for start, stop in self.runs:
-            flat = (ops.cast(lead, self.sent[self.shared[start]]),)
+            flat: tuple[Tensor, ...] = (ops.cast(lead, self.sent[self.shared[start]]),)
             for number in range(start, stop):
                 flat += (self.updated_piece(self.shared[number], grads, rate, factor),)
             table = self.all_gather(ops.concat(flat))  # (pieces, values)
@@ -187,7 +184,7 @@ class ShardedAdamW(AdamW):
                 offset += self.sizes[index]
         return done
 
-    def updated_piece(self, index: int, grads: Any, rate: Any, factor: Any) -> Any:
+    def updated_piece(self, index: int, grads: tuple[Tensor, ...], rate: Tensor, factor: Tensor) -> Tensor:
         """The own piece of a weight after the update, flat; its moments are stored."""
         first = self.piece * self.rows[index]
         last = first + self.rows[index]

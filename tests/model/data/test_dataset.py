@@ -8,7 +8,7 @@ import pytest
 from model.config.bloom_config import load_config
 from model.config.prompt_templates import wrap
 from model.data.dataset import Dataset, encode_records
-from model.data.encode import as_row, encode, scored, texts_of
+from model.data.encode_records import as_row, encode, scored, texts_of
 from model.data.records import Document, Record, load_records
 from model.data.tokenizer import load_tokenizer, train_tokenizer
 from model.errors import ModelError

@@ -16,7 +16,7 @@ from model.config.bloom_config import load_config
 from model.config.prompt_templates import wrap
 from model.config.settings import load_settings
 from model.data.dataset import load_data
-from model.data.encode import Encoder, encoder_processes, in_order, processes, texts_of
+from model.data.encode_records import Encoder, encoder_processes, in_order, processes, texts_of
 from model.data.mindrecord import read_rows
 from model.data.prepare import OPEN_ROWS, Packer, Request, prepare
 from model.data.records import load_records
@@ -74,7 +74,7 @@ def test_rows_are_those_of_make_mindrecord(prepared, tokenizer):
         ids = [*prompt, *tokenizer.encode(record["output"])]
         assert list(row) == (ids + [EOS] * 65)[:65]
     assert left_in(folder) == ["dataset.mindrecord", "dataset.mindrecord.db", "tokenizer.json"]
-    assert summary.records == summary.rows == 263 and not summary.bad and not summary.left_out
+    assert summary.records == summary.rows == 263 and not summary.bad and not summary.skipped
     filled = np.argmax(rows[:, ::-1] != EOS, 1)  # eos at the end of each row, one of which is the answer's
     assert summary.tokens == (65 - filled + (filled > 0)).sum()
     assert summary.padding == pytest.approx(1 - summary.tokens / rows.size)
@@ -141,7 +141,7 @@ def test_bad_records_are_counted_and_with_strict_fatal(here, tmp_path):
         json.dumps([record, 7, record, {"instruction": "a"}, {**record, "instruction": "w " * 99}])
     )
     summary = prepare(replace(here, input=path, output=tmp_path / "out"))
-    assert [index for index, _ in summary.bad] == [1, 3] and summary.left_out == [4]
+    assert [index for index, _ in summary.bad] == [1, 3] and summary.skipped == [4]
     assert summary.bad[0][1] == "must be a table, not int" and (summary.records, summary.rows) == (5, 2)
     with pytest.raises(ModelError, match=r"some\.json: record 1: must be a table, not int"):
         prepare(replace(here, input=path, output=tmp_path / "strict", strict=True))

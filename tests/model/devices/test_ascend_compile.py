@@ -9,9 +9,9 @@ from mindspore import nn, ops
 
 from model.config.bloom_config import load_config
 from model.devices.device import built_for
-from model.network.attention import FlashAttention
 from model.network.bloom import build
-from model.network.dropout import replay_dropout
+from model.network.dropout import seed_dropout
+from model.network.flash_attention import FlashAttention, FlashBias
 from tests.model.support.ascend_compile import A2, groups_of, primitives_of, stops_at_kernel_selection
 
 ms.set_context(mode=ms.GRAPH_MODE)
@@ -48,7 +48,7 @@ def test_flash_attention_is_inferred(dtype, length):
 def test_flash_attention_and_its_gradient_are_inferred_with_dropout(dtype):
     cell = attention(dtype, dropout=0.1).set_train()
     with built_for(A2):
-        assert replay_dropout(cell, (1,)) is not None
+        assert seed_dropout(cell, (1,)) is not None
     stopped = stops_at_kernel_selection(Gradient(cell), *operands(dtype, 64))
     assert len(stopped) == 1 and stopped <= {"DropoutGenMaskExt", "FlashAttentionScore", "Muls"}
 
@@ -72,6 +72,7 @@ def test_the_network_on_an_ascend_has_the_kernel_and_is_inferred_with_it():
     with built_for(A2):
         network = build(load_config("tiny", {**SHAPE, **half, "use_flash_attention": True}))
     assert {type(block.attention.core) for block in network.transformer.blocks} == {FlashAttention}
+    assert isinstance(network.transformer.bias, FlashBias)
     ids = ms.Tensor(np.zeros((2, 64), np.int32))
     assert stops_at_kernel_selection(network.set_train(False), ids) == {"FlashAttentionScore"}
 

@@ -186,7 +186,7 @@ def test_graphs_are_read(graphs):
         "DropoutExt",
         "MatMul",
     } <= set(flash)
-    plain = graphs["step, float16, replayed dropout, recompute"]
+    plain = graphs["step, float16, seeded dropout, recompute"]
     assert {"Softmax", "SoftmaxBackward", "DropoutExt"} <= set(plain) and "AllReduce" not in plain
     layers = graphs["step, float16, flash attention, every group, cut sequence and vocabulary"]
     assert {"AllGather", "AllReduce", "ReduceScatter"} <= set(layers)

@@ -11,7 +11,7 @@ from argparse import Namespace
 import pytest
 
 from model.__main__ import main
-from model.cli.device_option import device_of, set_log_level
+from model.cli.common import device_of, set_log_level
 from model.devices.device_choice import InUse, use_device
 from model.devices.device_name import CPU, DeviceName, npus_left_alone, parse_device
 from model.errors import ModelError

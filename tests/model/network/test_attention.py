@@ -11,18 +11,9 @@ from model.config.bloom_config import load_config
 from model.devices import device
 from model.errors import ModelError
 from model.inference.kv_cache import CachedNetwork, IdsToLogits
-from model.network.attention import (
-    HIDDEN,
-    AlibiBias,
-    FlashAttention,
-    FlashBias,
-    PlainAttention,
-    alibi_slopes,
-    bias_of,
-    core_of,
-)
-from model.network.bloom import build
-from model.network.dropout import Replays, replay_dropout
+from model.network.bloom import AlibiBias, PlainAttention, alibi_slopes, build
+from model.network.dropout import DropoutSeed, seed_dropout
+from model.network.flash_attention import HIDDEN, FlashAttention, FlashBias
 from tests.model.support.ascend_standins import CannDropoutBits, CannFlashAttention
 
 ms.set_context(mode=ms.GRAPH_MODE)
@@ -45,11 +36,10 @@ def flash_config(heads, size, length, **more):
 
 
 def flash_and_plain(config, dtype=ms.float32):
-    """Both cores with their biases; the kernel is replaced by CANN's formula, in the type of its inputs."""
+    """Both kinds, with their biases; the kernel is replaced by CANN's formula, in the type of its inputs."""
     slopes = alibi_slopes(config.num_heads)
     with device.built_for(A2):
-        flash, flash_bias = core_of(config, config.num_heads), bias_of(config, slopes)
-    assert isinstance(flash, FlashAttention) and isinstance(flash_bias, FlashBias)
+        flash, flash_bias = FlashAttention(config, config.num_heads), FlashBias(config, slopes)
     flash.kernel, flash_bias.dtype = CannFlashAttention(), dtype
     return (flash, flash_bias), (PlainAttention(config), AlibiBias(config, slopes))
 
@@ -66,7 +56,7 @@ def queries(config, length, spread=1.0, batch=2):
 def test_flash_attention_is_plain_attention_by_canns_formula(heads, size, length):
     config = flash_config(heads, size, length, softmax_compute_type="float32")
     inputs = queries(config, length, batch=1 if length > 1000 else 2)
-    outputs = [core(*inputs, bias(length)).asnumpy() for core, bias in flash_and_plain(config)]
+    outputs = [attention(*inputs, bias(length)).asnumpy() for attention, bias in flash_and_plain(config)]
     np.testing.assert_allclose(*outputs, atol=2e-5)
     assert np.abs(outputs[1]).max() > 1  # so that the bound says something
 
@@ -147,7 +137,7 @@ class Kernel(nn.Cell):
             self.core = FlashAttention(config, heads or config.num_heads)
             self.bias = FlashBias(config, alibi_slopes(config.num_heads))
             if config.attention_dropout_rate:
-                replay_dropout(self, (1,))
+                seed_dropout(self, (1,))
 
     def construct(self, q, k, v):
         return self.core(q, k, v, self.bias(q.shape[2]))
@@ -232,15 +222,15 @@ def test_flash_attention_drops_what_seed_and_place_say_and_scales_the_rest():
     config = flash_config(2, 16, 24, attention_dropout_rate=0.5, softmax_compute_type="float32")
     (flash, bias), (plain, plain_bias) = flash_and_plain(config)
     inputs = queries(config, 24)
-    with pytest.raises(RuntimeError, match="call replay_dropout first"):
+    with pytest.raises(RuntimeError, match="call seed_dropout first"):
         flash.set_train().construct(*inputs, bias(24))
     with device.built_for(A2):
-        replays = Replays((1,))
-        flash.dropout = replays.dropout(0.5, 3, bits=True)
+        dropout_seed = DropoutSeed((1,))
+        flash.dropout = dropout_seed.dropout(0.5, 3, mask=True)
     flash.dropout.draw = CannDropoutBits((2, 2, 24, 24), 0.5)
     outputs = []
     for seed in (1, 2, 1):
-        replays.set_seed(np.random.SeedSequence([seed]))
+        dropout_seed.set_seed(np.random.SeedSequence([seed]))
         outputs.append(flash.set_train()(*inputs, bias(24)).asnumpy())
     np.testing.assert_array_equal(outputs[0], outputs[2])
     assert (np.abs(outputs[0] - outputs[1]).max(-1) > 1e-3).mean() > 0.5

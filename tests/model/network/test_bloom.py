@@ -6,8 +6,7 @@ import pytest
 
 from model.config.bloom_config import load_config
 from model.devices import device
-from model.network.attention import AlibiBias, PlainAttention, alibi_slopes
-from model.network.bloom import build, initialise
+from model.network.bloom import AlibiBias, PlainAttention, alibi_slopes, build, initialise
 from model.network.loss import LossCell
 from model.parallel.mesh import Place, Strategy, cut
 from tests.model.support import reference

@@ -10,7 +10,7 @@ from model.devices.device import Device, built_for
 from model.errors import ModelError
 from model.network import dropout_check
 from model.network.bloom import build, recompute_blocks
-from model.network.dropout import DrawnBits, DrawnDropout, HashedDropout, Replays, replay_dropout
+from model.network.dropout import DropoutSeed, HashDropout, PhiloxDropout, PhiloxMask, seed_dropout
 from model.network.dropout_check import hash_of, prove_dropout
 from tests.model.support.ascend_standins import CannDropout, CannDropoutBits, philox
 
@@ -50,17 +50,17 @@ class ValueAndGradient(nn.Cell):
 def drops(request):
     inner = Drops()
     if request.param == "hash":
-        replays = replay_dropout(inner, (7,))
+        dropout_seed = seed_dropout(inner, (7,))
     else:
         with built_for(A2):
-            replays = replay_dropout(inner, (7,))
+            dropout_seed = seed_dropout(inner, (7,))
         inner.dropout.drop = CannDropout((32, 64), 0.3)
-    return replays, ValueAndGradient(inner).set_train()
+    return dropout_seed, ValueAndGradient(inner).set_train()
 
 
 def test_what_is_computed_twice_drops_the_same(drops):
-    replays, network = drops
-    replays.choose()
+    dropout_seed, network = drops
+    dropout_seed.choose()
     value, grad = (item.asnumpy() for item in network())
     np.testing.assert_array_equal(value, grad)
     assert set(np.unique(value).round(4)) == {0, np.float32(1 / 0.7).round(4)}
@@ -70,11 +70,11 @@ def test_what_is_computed_twice_drops_the_same(drops):
 
 
 def test_micro_batches_and_steps_drop_differently_and_a_seed_decides(drops):
-    replays, network = drops
+    dropout_seed, network = drops
     masks = []
     for step, micro in ((1, 0), (1, 1), (2, 0), (1, 0)):
-        replays.steps = step
-        replays.choose(micro)
+        dropout_seed.steps = step
+        dropout_seed.choose(micro)
         masks.append(network()[0].asnumpy() == 0)
     np.testing.assert_array_equal(masks[0], masks[3])
     for one, two in ((0, 1), (0, 2), (1, 2)):
@@ -82,8 +82,8 @@ def test_micro_batches_and_steps_drop_differently_and_a_seed_decides(drops):
 
 
 def test_two_places_drop_differently():
-    seed = Replays((3,)).seed
-    first, second = (HashedDropout(0.5, salt, seed).set_train() for salt in (1, 2))
+    seed = DropoutSeed((3,)).seed
+    first, second = (HashDropout(0.5, salt, seed).set_train() for salt in (1, 2))
     ones = ops.ones((64, 64), ms.float32)
     assert 0.4 < (first(ones).asnumpy() != second(ones).asnumpy()).mean() < 0.6
     np.testing.assert_array_equal(first.set_train(False)(ones).asnumpy(), ones.asnumpy())
@@ -93,13 +93,13 @@ def test_all_dropouts_of_a_network_are_replaced_and_no_weight_is_renamed():
     config = load_config("tiny", {**SHAPE, "hidden_dropout_rate": 0.1, "attention_dropout_rate": 0.1})
     network = build(config)
     names = [item.name for item in network.trainable_params()]
-    replays = replay_dropout(network, (1,))
+    dropout_seed = seed_dropout(network, (1,))
     recompute_blocks(network)
     kinds = [type(cell).__name__ for _, cell in network.cells_and_names()]
-    assert kinds.count("HashedDropout") == 6 and "Dropout" not in kinds
+    assert kinds.count("HashDropout") == 6 and "Dropout" not in kinds
     assert [item.name for item in network.trainable_params()] == names
-    assert replays.seed.name == "dropout_seed"
-    assert replay_dropout(build(load_config("tiny", SHAPE)), (1,)) is None
+    assert dropout_seed.seed.name == "dropout_seed"
+    assert seed_dropout(build(load_config("tiny", SHAPE)), (1,)) is None
 
 
 class Recomputed(nn.Cell):
@@ -118,15 +118,15 @@ class Recomputed(nn.Cell):
 def test_recomputation_drops_the_same(device):
     x = ms.Tensor(np.full((16, 64), 3, np.float32))
     if device == "CPU":
-        replays = Replays((1,))
-        inner = replays.dropout(0.25, 9)
+        dropout_seed = DropoutSeed((1,))
+        inner = dropout_seed.dropout(0.25, 9)
     else:
         with built_for(A2):
-            replays = Replays((1,))
-            inner = replays.dropout(0.25, 9)
+            dropout_seed = DropoutSeed((1,))
+            inner = dropout_seed.dropout(0.25, 9)
         inner.drop = CannDropout((16, 64), 0.25)
     network = Recomputed(inner).set_train()
-    replays.choose()
+    dropout_seed.choose()
     value, grad = network(x).asnumpy(), ops.grad(network)(x).asnumpy()
     kept = value != 0
     assert 0.6 < kept.mean() < 0.9
@@ -139,21 +139,21 @@ def test_on_an_ascend_all_dropouts_are_drawn_those_of_flash_attention_too():
     half = {**SHAPE, "hidden_size": 32, "compute_dtype": "float16", "use_flash_attention": True, **rates}
     with built_for(A2):
         network = build(load_config("tiny", half))
-        replays = replay_dropout(network, (1,))
-    cells = [cell for _, cell in network.cells_and_names() if isinstance(cell, DrawnDropout | DrawnBits)]
-    assert [type(cell).__name__ for cell in cells] == ["DrawnBits", "DrawnDropout", "DrawnDropout"] * 2
+        dropout_seed = seed_dropout(network, (1,))
+    cells = [cell for _, cell in network.cells_and_names() if isinstance(cell, PhiloxDropout | PhiloxMask)]
+    assert [type(cell).__name__ for cell in cells] == ["PhiloxMask", "PhiloxDropout", "PhiloxDropout"] * 2
     assert [cell.p for cell in cells] == [0.2, 0.1, 0.1] * 2
     assert len({int(cell.offset.asnumpy()) for cell in cells}) == 6
-    assert replays.kinds == {DrawnDropout, DrawnBits} and replays.seed.dtype == ms.int64
-    replays.choose()
-    first = int(replays.seed.asnumpy())
-    replays.choose(1)
-    assert int(replays.seed.asnumpy()) != first and abs(first) > 2**40
+    assert dropout_seed.kinds == {PhiloxDropout, PhiloxMask} and dropout_seed.seed.dtype == ms.int64
+    dropout_seed.choose()
+    first = int(dropout_seed.seed.asnumpy())
+    dropout_seed.choose(1)
+    assert int(dropout_seed.seed.asnumpy()) != first and abs(first) > 2**40
     stages = []
     for first_block in (0, 1):  # the second block of the whole network is the first of a second stage
         with built_for(A2):
             stage = build(load_config("tiny", half))
-            replay_dropout(stage, (1,), first_block)
+            seed_dropout(stage, (1,), first_block)
         stages.append([block.attention.core.dropout.offset.asnumpy() for block in stage.transformer.blocks])
     assert stages[0][1] == stages[1][0] != stages[0][0]
 
@@ -161,7 +161,7 @@ def test_on_an_ascend_all_dropouts_are_drawn_those_of_flash_attention_too():
 @pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16, ms.float32])
 def test_what_an_ascend_is_given_passes_inference(dtype):
     with built_for(A2):
-        inner = Replays((1,)).dropout(0.1, 2**32 - 1)
+        inner = DropoutSeed((1,)).dropout(0.1, 2**32 - 1)
     x = ms.Tensor(np.ones((4, 24), np.float32), dtype)
     for cell in (inner.set_train(), Recomputed(inner).set_train()):
         with pytest.raises(RuntimeError, match=r"Unsupported op \[DropoutExt\]"):
@@ -175,21 +175,21 @@ def test_places_with_offsets_side_by_side_share_no_numbers():
 
 
 def test_the_proof_holds_for_a_sound_device():
-    replays = Replays((1,))
-    replays.dropout(0.1, 5)
-    prove_dropout(replays)
-    drawn(replays, Sound)
-    prove_dropout(replays)
+    dropout_seed = DropoutSeed((1,))
+    dropout_seed.dropout(0.1, 5)
+    prove_dropout(dropout_seed)
+    drawn(dropout_seed, Sound)
+    prove_dropout(dropout_seed)
     assert hash_of(np.arange(3, dtype=np.int32), np.int32([5]), np.int32([9])).dtype == np.int32
 
 
-class Sound(DrawnDropout):
+class Sound(PhiloxDropout):
     def __init__(self, p, salt, seed):
         super().__init__(p, salt, seed)
         self.drop = CannDropout(dropout_check.SHAPE, p)
 
 
-class SoundBits(DrawnBits):
+class SoundBits(PhiloxMask):
     def __init__(self, p, salt, seed):
         super().__init__(p, salt, seed)
         self.draw = CannDropoutBits(dropout_check.SHAPE, p)
@@ -215,7 +215,7 @@ class KeepsInsteadOfDrops(Sound):
         self.p, self.drop = 1 - p, CannDropout(dropout_check.SHAPE, 1 - p)
 
 
-class DrawsAnew(HashedDropout):
+class DrawsAnew(HashDropout):
     calls = 0
 
     def construct(self, x):
@@ -223,7 +223,7 @@ class DrawsAnew(HashedDropout):
         return super().construct(x) if DrawsAnew.calls % 2 else super().construct(x[::-1])[::-1]
 
 
-class Saturates(HashedDropout):
+class Saturates(HashDropout):
     """As if a product that overflows gave the largest number."""
 
     def hash(self, number):
@@ -231,17 +231,17 @@ class Saturates(HashedDropout):
         return ops.select(number > 3, ops.bitwise_or(mixed, ms.Tensor(1, ms.int32)), mixed)
 
 
-def drawn(replays, kind):
+def drawn(dropout_seed, kind):
     """The same network's dropouts as an Ascend would have them."""
     with built_for(A2):
-        other = Replays((1,))
-    replays.drawn, replays.seed, replays.kinds = True, other.seed, {kind}
+        other = DropoutSeed((1,))
+    dropout_seed.is_philox, dropout_seed.seed, dropout_seed.kinds = True, other.seed, {kind}
 
 
 def test_the_proof_holds_for_the_masks_of_the_attention_kernel():
-    replays = Replays((1,))
-    drawn(replays, SoundBits)
-    prove_dropout(replays)
+    dropout_seed = DropoutSeed((1,))
+    drawn(dropout_seed, SoundBits)
+    prove_dropout(dropout_seed)
 
 
 @pytest.mark.parametrize(
@@ -255,10 +255,10 @@ def test_the_proof_holds_for_the_masks_of_the_attention_kernel():
     ],
 )
 def test_a_device_that_cannot_replay_is_refused_before_training(kind, text):
-    replays = Replays((1,))
-    if issubclass(kind, DrawnDropout):
-        drawn(replays, kind)
+    dropout_seed = DropoutSeed((1,))
+    if issubclass(kind, PhiloxDropout):
+        drawn(dropout_seed, kind)
     else:
-        replays.kinds = {kind}
+        dropout_seed.kinds = {kind}
     with pytest.raises(ModelError, match=text):
-        prove_dropout(replays)
+        prove_dropout(dropout_seed)

@@ -25,7 +25,7 @@ from model.parallel.p2p import (
     Watch,
     open_link,
 )
-from model.parallel.schedule_1f1b import Work, schedule
+from model.parallel.pipeline_schedule import Work, schedule
 from model.training.pipeline import Stage, StepState
 from tests.model.support.queues import Deadlock, Tensor, World
 

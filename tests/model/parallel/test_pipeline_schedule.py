@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.parallel.schedule_1f1b import Action, Work, schedule
+from model.parallel.pipeline_schedule import Action, Work, schedule
 
 SHAPES = [(stages, micro) for stages in (1, 2, 3, 4, 7) for micro in (1, 2, 3, 4, 8, 13)]
 # A send and the receive that it meets, as (work of the stage before, work of the stage behind).

@@ -214,8 +214,8 @@ def test_pieces_of_gradients_are_summed_and_their_norm_counts_every_element_once
         squares += sum(float((one**2).sum()) for one in (stages[:1] if name.endswith(TIED) else stages))
         for rank in range(4):
             rows = np.split(np.arange(shape[0]), 2)[rank % 2] if shape[0] % 2 == 0 else slice(None)
-            joined = found[rank][f"native/joined/{name}"]
-            np.testing.assert_allclose(joined, stages[rank // 2][rows], rtol=1e-5, atol=1e-6)
+            reduced = found[rank][f"native/reduced/{name}"]
+            np.testing.assert_allclose(reduced, stages[rank // 2][rows], rtol=1e-5, atol=1e-6)
     for rank in range(4):
         np.testing.assert_allclose(found[rank]["native/norm"], math.sqrt(squares), rtol=1e-6)
         np.testing.assert_allclose(found[rank]["plain/norm"], math.sqrt(squares), rtol=1e-6)

@@ -22,16 +22,15 @@ from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2, NPUGetFloat
 from model.config.bloom_config import BloomConfig, load_config
 from model.config.settings import Parallel, Settings, Train
 from model.devices.device import built_for
-from model.inference.kv_cache import CachedNetwork, IdsToLogits
-from model.inference.kv_cache import _Reordered as ReorderedCaches
+from model.inference.kv_cache import CachedNetwork, IdsToLogits, ReorderedCaches
 from model.network.bloom import build
-from model.network.dropout import replay_dropout
+from model.network.dropout import seed_dropout
 from model.network.loss import LossCell
 from model.parallel.distributed import Session
 from model.parallel.mesh import Groups, Strategy
-from model.training.gradients import Accumulator, JoinAccumulated, JoinGradients
-from model.training.overflow import Cleared, Status
-from model.training.stages import FirstBackward, Forward, LastBackward, MiddleBackward
+from model.training.gradients import Accumulator, ReduceAccumulated, ReduceGradients
+from model.training.overflow import StatusGraph
+from model.training.pipeline import FirstBackward, Forward, LastBackward, MiddleBackward
 from model.training.trainer import gradient_source, optimizer_for
 from tests.model.support.ascend_compile import A2, Primitives, groups_of
 
@@ -96,19 +95,21 @@ class Rank:
         return ms.ParameterTuple(self.network.trainable_params())
 
     @property
-    def join(self) -> JoinGradients:
-        return JoinGradients(self.parameters, self.session.strategy, self.session.place, self.session.groups)
+    def reduce(self) -> ReduceGradients:
+        return ReduceGradients(
+            self.parameters, self.session.strategy, self.session.place, self.session.groups
+        )
 
     def source(self) -> Any:
         strategy = self.session.strategy
         degrees = Parallel(strategy.data_parallel, strategy.model_parallel, strategy.pipeline_stage)
         settings = Settings(parallel=degrees, train=self.train)
-        unproven = partial(gradient_source, prove=lambda replays: None)  # this device cannot draw them
+        unproven = partial(gradient_source, prove=lambda dropout_seed: None)  # this device cannot draw them
         return unproven(settings, self.config, self.session, self.network, self.parameters)
 
     def update(self) -> Graph:
         optimizer = optimizer_for(self.train, self.session, list(self.parameters))
-        grads = tuple(floats(*shape) for shape in self.join.sum_over_replicas.shapes)
+        grads = tuple(floats(*shape) for shape in self.reduce.sum_over_replicas.shapes)
         return optimizer, (ms.mutable(grads), floats(), floats())
 
 
@@ -124,7 +125,7 @@ def batch() -> tuple[ms.Tensor, ...]:
     return ids(), ids(), floats(ROWS, LENGTH)
 
 
-@graph("step, float16, replayed dropout, recompute")
+@graph("step, float16, seeded dropout, recompute")
 def step_half() -> Graph:
     return Rank.of({**HALF, "attention_dropout_rate": 0.1}, recompute=True).source(), (*batch(), floats())
 
@@ -156,21 +157,21 @@ def step_layers_full() -> Graph:
     return Rank.of({**FULL, **WITHOUT_DROPOUT}, LAYERS).source(), (*batch(), None)
 
 
-@graph("the join of a stage, its tied table and shared moments")
-def join_stage() -> Graph:
+@graph("the sums over ranks of a stage, its tied table and shared moments")
+def reduce_stage() -> Graph:
     shared = replace(STAGES, optimizer_shard=True, use_seq_parallel=True)
     rank = Rank.of(HALF, shared, 2)
-    return JoinAccumulated(Accumulator(rank.parameters), rank.join), (floats(), floats())
+    return ReduceAccumulated(Accumulator(rank.parameters), rank.reduce), (floats(), floats())
 
 
 @graph("an overflow register is cleared")
 def cleared() -> Graph:
-    return Cleared(NPUClearFloatStatusV2()), (ms.Tensor(np.zeros(8, np.int32)),)
+    return StatusGraph(NPUClearFloatStatusV2()), (ms.Tensor(np.zeros(8, np.int32)),)
 
 
 @graph("an overflow register is read")
 def status() -> Graph:
-    return Status(NPUGetFloatStatusV2()), (ms.Tensor(np.zeros(8, np.int32)),)
+    return StatusGraph(NPUGetFloatStatusV2()), (ms.Tensor(np.zeros(8, np.int32)),)
 
 
 @graph("a micro batch, float16")
@@ -178,21 +179,21 @@ def micro_batch() -> Graph:
     return Rank.of(HALF, gradient_accumulation=2).source().micro, (*batch(), floats())
 
 
-@graph("the join of micro batches")
-def join() -> Graph:
-    return Rank.of(HALF, gradient_accumulation=2).source().joined, (floats(), floats())
+@graph("the sums over ranks of micro batches")
+def reduce() -> Graph:
+    return Rank.of(HALF, gradient_accumulation=2).source().reduced, (floats(), floats())
 
 
-@graph("the join of micro batches, every group, cut sequence")
-def join_layers() -> Graph:
+@graph("the sums over ranks of micro batches, every group, cut sequence")
+def reduce_layers() -> Graph:
     rank = Rank.of(HALF, LAYERS)
     accumulator = Accumulator(rank.parameters)
-    return JoinAccumulated(accumulator, rank.join), (floats(), floats())
+    return ReduceAccumulated(accumulator, rank.reduce), (floats(), floats())
 
 
 def stage(number: int, overrides: dict[str, Any]) -> Rank:
     rank = Rank.of({**HALF, "attention_dropout_rate": 0.0, **overrides}, STAGES, number)
-    replay_dropout(rank.network, (1, 2), rank.network.transformer.first_block)
+    seed_dropout(rank.network, (1, 2), rank.network.transformer.first_block)
     rank.network.set_train()
     return rank
 

@@ -18,7 +18,7 @@ from mindspore import nn, ops
 from model.devices.device import Device, built_for
 from model.parallel.collectives import Member, all_gather_of, reduce_scatter_of
 from model.parallel.mesh import TIED, Strategy, start_groups
-from model.training.gradients import JoinGradients
+from model.training.gradients import ReduceGradients
 from model.training.optimizer import ShardedAdamW
 
 ASCEND = Device("Ascend", "ascend910b")
@@ -84,7 +84,7 @@ def check_native(rank: int, found: dict[str, Any]) -> None:
 
 
 def update(rank: int, kind: str, found: dict[str, Any]) -> None:
-    """Gradients that differ on all ranks, joined; one step of a sharded optimizer with them."""
+    """Gradients that differ on all ranks, summed; one step of a sharded optimizer with them."""
     place = SMALL.place(rank)
     groups = start_groups(SMALL, place)
     random = np.random.default_rng(rank)
@@ -92,15 +92,15 @@ def update(rank: int, kind: str, found: dict[str, Any]) -> None:
     weights = [
         ms.Parameter(ms.Tensor(np.ones(shape), dtype), name=name) for name, (shape, dtype) in SHAPES.items()
     ]
-    join = JoinGradients(weights, SMALL, place, groups)
+    reduce = ReduceGradients(weights, SMALL, place, groups)
     optimizer = ShardedAdamW(weights, SMALL, place, groups.data)
     values = ms.mutable(tuple(ms.Tensor(grad) for grad in grads))
-    _, norm, joined = join(ms.Tensor(0.0), values)
-    optimizer(ms.mutable(joined), ms.Tensor(0.1), ms.Tensor(0.5))
+    _, norm, reduced = reduce(ms.Tensor(0.0), values)
+    optimizer(ms.mutable(reduced), ms.Tensor(0.1), ms.Tensor(0.5))
     found[f"{kind}/norm"] = norm.asnumpy()
-    for grad, sum_, weight in zip(grads, joined, weights, strict=True):
+    for grad, sum_, weight in zip(grads, reduced, weights, strict=True):
         found[f"{kind}/own/{weight.name}"] = grad
-        found[f"{kind}/joined/{weight.name}"] = sum_.asnumpy().copy()
+        found[f"{kind}/reduced/{weight.name}"] = sum_.asnumpy().copy()
         found[f"{kind}/weight/{weight.name}"] = weight.asnumpy().copy()
 
 

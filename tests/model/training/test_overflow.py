@@ -13,7 +13,7 @@ from mindspore import nn, ops
 
 from model.devices.device import Device
 from model.errors import TrainingError
-from model.training.overflow import Cleared, Doubled, OverflowRegister, Status, overflow_register, saturates
+from model.training.overflow import Doubled, OverflowRegister, StatusGraph, overflow_register, saturates
 from model.training.step import LossScale, TrainStep, scalar
 
 ms.set_context(mode=ms.GRAPH_MODE)
@@ -84,8 +84,8 @@ def test_which_devices_saturate():
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (lambda: Cleared(OverflowRegister()._clear.clear_status), "NPUClearFloatStatusV2"),
-        (lambda: Status(OverflowRegister()._status.get_status), "NPUGetFloatStatusV2"),
+        (lambda: StatusGraph(OverflowRegister()._clear.operator), "NPUClearFloatStatusV2"),
+        (lambda: StatusGraph(OverflowRegister()._status.operator), "NPUGetFloatStatusV2"),
     ],
 )
 def test_the_real_operators_take_these_shapes_and_types(make, name):

@@ -1,4 +1,4 @@
-"""Two stages in one process, joined by queues, against the whole network: with dropout and recompute.
+"""Two stages in one process, with queues between them, against the whole network: with dropout and recompute.
 
 Each has compiled before, as a rank does, or compiles when it comes to it; its link blocks or is queued.
 """
@@ -16,12 +16,12 @@ from mindspore import nn, ops
 from model.config.bloom_config import load_config
 from model.data.dataset import Batch
 from model.network.bloom import build, initialise, recompute_blocks
-from model.network.dropout import replay_dropout
+from model.network.dropout import seed_dropout
 from model.network.loss import LossCell
 from model.parallel.mesh import Groups, Place, Strategy
 from model.parallel.p2p import Arrived, QueuedLink, Watch
-from model.parallel.schedule_1f1b import Work, schedule
-from model.training.gradients import JoinGradients
+from model.parallel.pipeline_schedule import Work, schedule
+from model.training.gradients import ReduceGradients
 from model.training.optimizer import AdamW
 from model.training.pipeline import Pipeline, Stage, StepState
 from model.training.step import MicroBatches, scalar, split, tensors
@@ -107,18 +107,20 @@ def batch():
 
 
 def part_of(strategy, place):
-    """Network, parameters, join and replays of one place."""
+    """Network, parameters, reduce and dropout_seed of one place."""
     network = build(CONFIG, strategy, place)
     initialise(network, CONFIG, 3, strategy, place)
-    replays = replay_dropout(network, (11,), network.transformer.first_block)
+    dropout_seed = seed_dropout(network, (11,), network.transformer.first_block)
     recompute_blocks(network)
     parameters = AdamW(list(network.trainable_params())).parameters
-    return network, parameters, JoinGradients(parameters, strategy, place, Groups()), replays
+    return network, parameters, ReduceGradients(parameters, strategy, place, Groups()), dropout_seed
 
 
 def whole():
-    network, parameters, join, replays = part_of(Strategy(), Place(0, 0, 0, 0))
-    (loss, _, grads), _ = MicroBatches(network, parameters, join, PARTS, replays).gradients(batch(), 1.0)
+    network, parameters, reduce, dropout_seed = part_of(Strategy(), Place(0, 0, 0, 0))
+    (loss, _, grads), _ = MicroBatches(network, parameters, reduce, PARTS, dropout_seed).gradients(
+        batch(), 1.0
+    )
     return float(loss.asnumpy()), named(parameters, grads)
 
 
@@ -142,21 +144,21 @@ class Rank:
     @property
     def cells(self):
         return [
-            cell for cell in (self.pipeline.forward, self.pipeline.backward, self.pipeline.joined) if cell
+            cell for cell in (self.pipeline.forward, self.pipeline.backward, self.pipeline.reduced) if cell
         ]
 
     def state(self):
         """Everything that a step may change, by name."""
-        replays = self.pipeline.stage.replays
-        held = (*self.pipeline.parameters, *self.pipeline.accumulator.sums, replays.seed)
-        return {item.name: item.asnumpy().copy() for item in held} | {"steps": replays.steps}
+        dropout_seed = self.pipeline.stage.dropout_seed
+        held = (*self.pipeline.parameters, *self.pipeline.accumulator.sums, dropout_seed.seed)
+        return {item.name: item.asnumpy().copy() for item in held} | {"steps": dropout_seed.steps}
 
 
 def stage_of(rank, mail, link_of):
     place = STRATEGY.place(rank)
-    network, parameters, join, replays = part_of(STRATEGY, place)
-    stage = Stage(STRATEGY, place, CONFIG, link_of(rank, mail), lambda: None, replays)
-    pipeline = Pipeline(network, parameters, join, stage, PARTS)
+    network, parameters, reduce, dropout_seed = part_of(STRATEGY, place)
+    stage = Stage(STRATEGY, place, CONFIG, link_of(rank, mail), lambda: None, dropout_seed)
+    pipeline = Pipeline(network, parameters, reduce, stage, PARTS)
     step = StepState(pipeline, [tensors(part) for part in split(batch(), PARTS)], 1.0)
     return Rank(pipeline, step, deque(schedule(rank, 2, PARTS, stage.link.receives_early)))
 
@@ -181,7 +183,7 @@ def two_stages(link_of=Mailbox, compiled=False):
             rank.pipeline.compile(rank.step)
         for name, value in rank.state().items():
             np.testing.assert_array_equal(value, before[name], err_msg=name)
-        rank.pipeline.stage.replays.next_step()
+        rank.pipeline.stage.dropout_seed.next_step()
     graphs = [set(cell.compile_cache) for rank in ranks for cell in rank.cells]
     while any(rank.actions for rank in ranks):
         for number, rank in enumerate(ranks):
@@ -189,7 +191,7 @@ def two_stages(link_of=Mailbox, compiled=False):
                 rank.step.do(rank.actions.popleft())
     for rank in ranks:
         rank.pipeline.stage.link.finish()
-        rank.pipeline.joined(rank.step.loss, scalar(1.0))
+        rank.pipeline.reduced(rank.step.loss, scalar(1.0))
     return Ran(
         float(ranks[1].step.loss.asnumpy()),
         [named(rank.pipeline.parameters, rank.pipeline.accumulator.sums) for rank in ranks],
@@ -236,7 +238,7 @@ def test_their_gradients_are_its_gradients_and_the_tied_table_s_add_up(both):
 
 def test_what_is_compiled_before_the_first_message_is_what_runs(both):
     _, ran = both
-    assert len(ran.graphs) == 5  # forward, backward and join of the first stage; the last has no forward
+    assert len(ran.graphs) == 5  # forward, backward and reduce of the first stage; the last has no forward
     for before, after in ran.graphs:
         assert len(before) == 1 and after == before
 

@@ -7,9 +7,9 @@ import pytest
 from model.config.bloom_config import load_config
 from model.data.dataset import Batch
 from model.network.bloom import build, initialise, recompute_blocks
-from model.network.dropout import replay_dropout
+from model.network.dropout import seed_dropout
 from model.parallel.mesh import Groups, Place, Strategy
-from model.training.gradients import JoinGradients, clip_factor
+from model.training.gradients import ReduceGradients, clip_factor
 from model.training.optimizer import AdamW
 from model.training.step import LossScale, MicroBatches, TrainStep, WholeBatch, split
 
@@ -29,16 +29,16 @@ def batch(rows=4, seed=0):
 def step(config=CONFIG, recompute=False, parts=1, **options):
     network = build(config)
     initialise(network, config, 3, Strategy(), Place(0, 0, 0, 0))
-    replays = replay_dropout(network, (5,)) if recompute else None
+    dropout_seed = seed_dropout(network, (5,)) if recompute else None
     if recompute:
         recompute_blocks(network)
     optimizer = AdamW(list(network.trainable_params()))
-    join = JoinGradients(optimizer.parameters, Strategy(), Place(0, 0, 0, 0), Groups())
+    reduce = ReduceGradients(optimizer.parameters, Strategy(), Place(0, 0, 0, 0), Groups())
     if parts > 1:
         return TrainStep(
-            MicroBatches(network, optimizer.parameters, join, parts, replays), optimizer, **options
+            MicroBatches(network, optimizer.parameters, reduce, parts, dropout_seed), optimizer, **options
         )
-    return TrainStep(WholeBatch(network, optimizer.parameters, join, replays), optimizer, **options)
+    return TrainStep(WholeBatch(network, optimizer.parameters, reduce, dropout_seed), optimizer, **options)
 
 
 def weights(train_step):

@@ -1,11 +1,7 @@
-"""Work on other processes, a bounded part of it at a time.
-
-Records -> sequences of token ids as MindFormers keeps them, and which positions the loss counts.
+"""Records to sequences of token ids as MindFormers keeps them, in this process or side by side in others.
 
 A sequence is a signed array: the ids of a prompt are negative, which masks them; then the answer and its eos.
 A row is a sequence of one more than `seq_length` ids, cut or filled up with eos.
-
-Chunks of records -> sequences, on processes of their own.
 """
 
 from __future__ import annotations
@@ -20,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.config.prompt_templates import wrap
 from model.data.records import Document, Item, RecordError, parse
@@ -106,7 +103,7 @@ def texts_of(items: Iterable[Item], template: str) -> Iterator[str]:
 
 def encode(
     items: Sequence[Item], tokenizer: Tokenizer, template: str, eos: int, *, whole: bool = False
-) -> list[np.ndarray]:
+) -> list[NDArray[Any]]:
     """One int32 sequence a record, uncut; with `whole` the prompt is not masked."""
     texts: list[str] = []
     for item in items:
@@ -124,27 +121,27 @@ def encode(
     return sequences
 
 
-def has_answer(sequence: np.ndarray, length: int) -> bool:
+def has_answer(sequence: NDArray[Any], length: int) -> bool:
     """Whether a row of `length` ids would hold anything to learn."""
     return bool((sequence[1:length] > 0).any())
 
 
-def as_row(sequence: np.ndarray, length: int, eos: int) -> np.ndarray:
+def as_row(sequence: NDArray[Any], length: int, eos: int) -> NDArray[Any]:
     """Cut to `length` ids, or filled up with eos to it."""
     row = np.full(length, eos, np.int32)
     row[: len(sequence)] = sequence[:length]
     return row
 
 
-def scored(rows: np.ndarray, eos: int, mask: str = "label") -> np.ndarray:
+def scored(rows: NDArray[Any], eos: int, mask: str = "label") -> NDArray[np.bool_]:
     """Which positions the loss counts, (n, S) bool of rows (n, S + 1).
 
     "input" is MindFormers' rule: a position counts by its own token, which must be positive and not eos; so
     the first token of an answer, which the prompt's last one predicts, does not. "label" goes by the token
     that is to be predicted, so it does.
     """
-    told, label = rows[:, :-1], rows[:, 1:]
-    return (np.abs(told) != eos) & ((told if mask == "input" else label) > 0)
+    token, label = rows[:, :-1], rows[:, 1:]
+    return np.asarray((np.abs(token) != eos) & ((token if mask == "input" else label) > 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +149,9 @@ class Encoded:
     """What one chunk of records became."""
 
     records: int
-    sequences: list[np.ndarray]  # none longer than a row
+    sequences: list[NDArray[Any]]  # none longer than a row
     bad: list[tuple[int, str]]  # index within the chunk, why
-    left_out: list[int]
+    skipped: list[int]
     cut: int
     longest: int
 
@@ -178,17 +175,17 @@ class Encoder:
             except RecordError as error:
                 bad.append((index, str(error)))
         sequences = encode(items, self.tokenizer, self.template, self.tokenizer.eos, whole=self.whole)
-        kept, left_out, cut = [], [], 0
+        kept, skipped, cut = [], [], 0
         for place, item, sequence in zip(places, items, sequences, strict=True):
             if not has_answer(sequence, self.length):
-                left_out.append(place)
+                skipped.append(place)
             elif self.splits and isinstance(item, Document):
                 kept += np.split(sequence, range(self.length, len(sequence), self.length))
             else:
                 kept.append(sequence[: self.length])
                 cut += len(sequence) > self.length
         longest = max((len(sequence) for sequence in sequences), default=0)
-        return Encoded(len(values), kept, bad, left_out, cut, longest)
+        return Encoded(len(values), kept, bad, skipped, cut, longest)
 
 
 _encoder: list[Encoder] = []  # of this process
