@@ -27,10 +27,11 @@ from model.parallel.p2p import open_link
 from model.parallel.sequence import cut_sequence
 from model.training.gradients import ReduceGradients
 from model.training.metrics import MetricsFile, StepRecord, utilisation
-from model.training.optimizer import SHAPES, AdamW, ShardedAdamW, rate_at
+from model.training.optimizer import SHAPES, AdamW, rate_at
 from model.training.overflow import overflow_register, saturates
 from model.training.pipeline import Pipeline, Stage
 from model.training.resume import start_weights
+from model.training.sharded_optimizer import ShardedAdamW
 from model.training.step import (
     GradientSource,
     LossScale,

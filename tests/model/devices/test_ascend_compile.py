@@ -14,9 +14,6 @@ from model.network.dropout import seed_dropout
 from model.network.flash_attention import FlashAttention, FlashBias
 from tests.model.support.ascend_compile import A2, groups_of, primitives_of, stops_at_kernel_selection
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
-
 HEADS, SIZE = 2, 16
 SHAPE = {"hidden_size": HEADS * SIZE, "num_heads": HEADS, "num_layers": 1, "vocab_size": 32, "seq_length": 64}
 

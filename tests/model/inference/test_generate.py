@@ -16,9 +16,6 @@ from model.inference.sampling import Sampling, choose
 from model.network.bloom import build, initialise
 from model.parallel.mesh import Place, Strategy
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
-
 LOGITS = np.log(np.array([0.05, 0.5, 0.15, 0.3]))
 
 

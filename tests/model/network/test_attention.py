@@ -16,9 +16,6 @@ from model.network.dropout import DropoutSeed, seed_dropout
 from model.network.flash_attention import HIDDEN, FlashAttention, FlashBias
 from tests.model.support.ascend_standins import CannDropoutBits, CannFlashAttention
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
-
 A2 = device.Device("Ascend", "ascend910b")
 HALF = {
     "num_layers": 2,

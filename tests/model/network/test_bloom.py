@@ -11,8 +11,6 @@ from model.network.loss import LossCell
 from model.parallel.mesh import Place, Strategy, cut
 from tests.model.support import reference
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
 TINY = {"num_layers": 1, "vocab_size": 64, "seq_length": 16}
 
 

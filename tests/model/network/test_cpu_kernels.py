@@ -10,9 +10,6 @@ from mindspore import nn, ops
 from model.network.cpu_kernels import AddBias, DecayedAdam, NormWithOwnBackward, other_kernels_pay
 from model.network.loss import HeadLoss
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
-
 
 def random(*shape: int, seed: int = 0) -> ms.Tensor:
     return ms.Tensor(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))

@@ -14,9 +14,6 @@ from model.network.dropout import DropoutSeed, HashDropout, PhiloxDropout, Philo
 from model.network.dropout_check import hash_of, prove_dropout
 from tests.model.support.ascend_standins import CannDropout, CannDropoutBits, philox
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
-
 A2 = Device("Ascend", "ascend910b")
 SHAPE = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 32, "seq_length": 8}
 

@@ -14,9 +14,6 @@ from model.devices import device
 from model.network.bloom import FastGelu, LayerNorm, activation_of
 from model.network.loss import HeadLoss
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
-
 A2 = device.Device("Ascend", "ascend910b")
 SIZES = np.array([0, 1, 255, 256, 300, 1e3, 6e4])
 POINTS = np.concatenate([-SIZES[:0:-1], [-5.0, -0.5], SIZES, [0.5, 5.0]])

@@ -16,8 +16,6 @@ from model.inference.sampling import Sampling
 from model.network.bloom import build
 from model.network.loss import LossCell
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
 HEADS = (4, 6, 12)
 PROMPT = 5
 

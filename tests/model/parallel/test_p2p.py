@@ -29,9 +29,6 @@ from model.parallel.pipeline_schedule import Work, schedule
 from model.training.pipeline import Stage, StepState
 from tests.model.support.queues import Deadlock, Tensor, World
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
-
 SHAPES = [(stages, micro) for stages in range(2, 7) for micro in range(1, 9)]
 CONFIG = load_config("tiny", {"hidden_size": 16, "num_layers": 6, "num_heads": 2, "vocab_size": 32})
 WITHOUT_END = 1e6  # seconds

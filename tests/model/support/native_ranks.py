@@ -19,7 +19,7 @@ from model.devices.device import Device, built_for
 from model.parallel.collectives import Member, all_gather_of, reduce_scatter_of
 from model.parallel.mesh import TIED, Strategy, start_groups
 from model.training.gradients import ReduceGradients
-from model.training.optimizer import ShardedAdamW
+from model.training.sharded_optimizer import ShardedAdamW
 
 ASCEND = Device("Ascend", "ascend910b")
 # Two replicas of two stages, whose tied table is the one parameter that both stages have.

@@ -8,9 +8,6 @@ from mindspore.common.api import _cell_graph_executor
 from model.devices.device import CPU, Device, built_for
 from model.training.gradients import buckets, weighted_squares_of
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
-
 ASCEND = Device("Ascend", "ascend910b")
 
 

@@ -6,9 +6,6 @@ import pytest
 
 from model.training.optimizer import AdamW, decays
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
-
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(ms.float32, 1e-6), (ms.float16, 1e-3)])
 def test_two_updates_are_those_of_the_formulas(dtype, tolerance):

@@ -16,9 +16,6 @@ from model.errors import TrainingError
 from model.training.overflow import Doubled, OverflowRegister, StatusGraph, overflow_register, saturates
 from model.training.step import LossScale, TrainStep, scalar
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
-
 
 class Hardware:
     """A register of 8 int32; `overflow` is what a kernel does to it."""

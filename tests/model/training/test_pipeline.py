@@ -26,9 +26,6 @@ from model.training.optimizer import AdamW
 from model.training.pipeline import Pipeline, Stage, StepState
 from model.training.step import MicroBatches, scalar, split, tensors
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
-
 CONFIG = load_config(
     "tiny",
     {

@@ -13,9 +13,6 @@ from model.training.gradients import ReduceGradients, clip_factor
 from model.training.optimizer import AdamW
 from model.training.step import LossScale, MicroBatches, TrainStep, WholeBatch, split
 
-ms.set_context(mode=ms.GRAPH_MODE)
-ms.set_device("CPU")
-
 SHAPE = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 32, "seq_length": 8}
 CONFIG = load_config("tiny", SHAPE)
 
