@@ -9,9 +9,12 @@ STATE := $(CURDIR)/.demo/state
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= python3.11
 # What one process computes. Ranks together cannot run there: its CPU back end has no all-reduce in sub-groups.
-ON_OLDEST := $(addprefix tests/model/test_, $(addsuffix .py, \
-	ascend_compile ascend_operators attention auto bloom checkpointing convert cpu_kernels data device_choice \
-	dropout float16 generation gradients link loss_scale mindir optimizer overflow parity step)) \
+ON_OLDEST := $(addprefix tests/model/, $(addsuffix .py, \
+	$(addprefix network/test_, attention bloom cpu_kernels dropout float16 parity) \
+	$(addprefix training/test_, gradients loss_scale optimizer overflow step) \
+	$(addprefix inference/test_, generate mindir) $(addprefix weights/test_, checkpoint convert) \
+	$(addprefix devices/test_, ascend_compile ascend_operators device_choice) \
+	data/test_dataset parallel/test_p2p compatibility/test_auto)) \
 	tests/checkpoint/test_mindspore.py tests/checkpoint/test_mindspore_layouts.py
 
 .PHONY: demo test test-long check install clean
@@ -40,7 +43,7 @@ test: check
 # What is too long for every change: the oldest MindSpore that is supported, then every layout of parallelism.
 test-long: $(INSTALLED) $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest $(ON_OLDEST)
-	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/test_strategies.py
+	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/parallel/test_strategies.py
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST)

@@ -71,7 +71,7 @@ def serve_mindspore(layers: int, hidden: int, heads: int, what: str) -> dict[str
     from model.inference.sampling import Sampling
     from model.network.bloom import build
     from model.parallel.mesh import Groups, Place, Strategy
-    from model.training.gradients import JoinGradients
+    from model.training.gradients import ReduceGradients
     from model.training.optimizer import AdamW
     from model.training.step import TrainStep, WholeBatch
 
@@ -98,7 +98,7 @@ def serve_mindspore(layers: int, hidden: int, heads: int, what: str) -> dict[str
         batch = Batch(ids[:, :-1], ids[:, 1:], np.full((2, 128), 1 / 256, np.float32))
         optimizer = AdamW(list(network.trainable_params()), weight_decay=0.01, beta2=0.999)
         alone = (Strategy(), Place(0, 0, 0, 0), Groups())
-        source = WholeBatch(network, optimizer.parameters, JoinGradients(optimizer.parameters, *alone))
+        source = WholeBatch(network, optimizer.parameters, ReduceGradients(optimizer.parameters, *alone))
         step = TrainStep(source, optimizer, clip=CLIP)
         return {"train": lambda: [round(step(batch, RATE).loss, 2)]}
     generator = Generator(network, config)

@@ -59,7 +59,7 @@ _PEAK = re.compile(r"dynamic memory pool .*?[^l] peak used mem:(\d+)M")
 
 def run(case: dict[str, Any], folder: Path, **env: str) -> None:
     """Both ranks of a case to their end; their logs and results are left in `folder`."""
-    from tests.model.cluster import start, tails
+    from tests.model.support.cluster import start, tails
 
     (folder / "case.json").write_text(json.dumps(case))
     command = [sys.executable, str(ROOT / "bench/parallel_rank.py"), str(folder / "case.json"), str(folder)]

@@ -31,7 +31,7 @@ TIMES = 2  # in one cluster, whose start takes longer than a step
 
 def first_steps(checkout: Path, stages: int, blocks: int) -> tuple[list[Sample], set[float]]:
     """Wall and CPU times of first steps in a cluster of their own, and their losses."""
-    from tests.model.cluster import start, tails
+    from tests.model.support.cluster import start, tails
 
     case = {
         "shape": {**SHAPE, "num_layers": stages * blocks},
@@ -58,10 +58,10 @@ def first_steps(checkout: Path, stages: int, blocks: int) -> tuple[list[Sample],
 def run_rank(folder: Path) -> None:
     """What each rank does."""
     from bench.parallel_rank import batch_of, step_of
+    from model.cli.common import marked_done
     from model.config.bloom_config import load_config
     from model.config.settings import Parallel, Settings, Worker
     from model.parallel.distributed import open_session, serve_scheduler
-    from model.training.completion import marked_done
 
     case: dict[str, Any] = json.loads((folder / "case.json").read_text())
     worker, settings = Worker.from_environment(os.environ), Settings(parallel=Parallel(**case["parallel"]))

@@ -64,7 +64,7 @@ _TRAIN_TOKENIZER = """
 import sys
 from pathlib import Path
 from model.config.bloom_config import load_config
-from model.data.encode import texts_of
+from model.data.encode_records import texts_of
 from model.data.records import load_records
 from model.data.tokenizer import train_tokenizer
 

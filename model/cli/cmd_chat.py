@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from model.cli.cmd_generate import add_sampling, sampling_of
-from model.cli.common import ModelFiles, add_model_files, piece, say
-from model.cli.device_option import add_device, device_of
+from model.cli.common import ModelFiles, add_device, add_model_files, device_of, piece, say
 from model.config.prompt_templates import TEMPLATES
 from model.errors import ModelError
 
@@ -72,5 +71,5 @@ def _answer(chat: Chat, question: str) -> None:
     except ModelError as error:
         piece(f"error: {error}")
     finally:
-        pieces.close()  # so that what was said is remembered now
+        pieces.close()  # so that what has come is remembered now
     say("")

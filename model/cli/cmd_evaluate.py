@@ -7,8 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from model.cli.common import ModelFiles, add_model_files, say
-from model.cli.device_option import add_device, device_of
+from model.cli.common import ModelFiles, add_device, add_model_files, device_of, say
 
 HELP = "loss and perplexity of a checkpoint on a data set"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from model.cli.common import ModelFiles, add_model_files, piece, say
-from model.cli.device_option import add_device, device_of
+from model.cli.common import ModelFiles, add_device, add_model_files, device_of, piece, say
 
 if TYPE_CHECKING:
     from model.inference.sampling import Sampling

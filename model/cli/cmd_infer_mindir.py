@@ -8,8 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from model.cli.common import say
-from model.cli.device_option import add_device, device_of
+from model.cli.common import add_device, device_of, say
 from model.errors import ModelError
 
 HELP = "answer from exported MindIR graphs, with the time of every token"

@@ -8,8 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from model.cli.common import TOKENIZER, say
-from model.cli.device_option import set_log_level
+from model.cli.common import TOKENIZER, say, set_log_level
 from model.config.prompt_templates import TEMPLATES
 from model.data.prepare import Progress, Request, Summary, prepare
 from model.data.records import FORMATS
@@ -101,10 +100,8 @@ def _lines(summary: Summary, request: Request) -> list[str]:
         f"{summary.padding:.1%} padding",
         f"longest record {summary.longest} tokens; {summary.cut} were cut",
     ]
-    if summary.left_out:
-        lines.append(
-            f"{len(summary.left_out)} left out, their prompt fills a row: {fold_numbers(summary.left_out)}"
-        )
+    if summary.skipped:
+        lines.append(f"{len(summary.skipped)} skipped, their prompt fills a row: {fold_numbers(summary.skipped)}")
     if summary.bad:
         lines.append(f"{len(summary.bad)} bad records: {fold_numbers([index for index, _ in summary.bad])}")
         lines += [f"record {index}: {why}" for index, why in summary.bad[:10]]

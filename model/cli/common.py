@@ -1,12 +1,6 @@
-"""How a verb speaks: lines, or pieces of one, that are seen at once.
+"""What verbs share: lines and bars on the terminal, errors as a line and an exit code, the frame of a worker.
 
-A bar of bytes on stderr, where somebody looks at it.
-
-The one door at which an error becomes a line and an exit code.
-
-What the verbs that run as one worker of a job have in common.
-
-The options that say which model a verb takes: `--checkpoint`, `--config`, `--tokenizer`.
+Also the options of those that are no job's: `--device`, and `--checkpoint`, `--config`, `--tokenizer`.
 """
 
 from __future__ import annotations
@@ -15,27 +9,31 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.cli.device_option import set_log_level
 from model.config.settings import Settings, Worker, load_settings
+from model.devices.device_name import CPU, DeviceName, npus_left_alone, parse_device
 from model.errors import ModelError
-from model.training.completion import marked_done
 from model.weights.hub import checkpoint_file, tokenizer_file
 from orchestrator.core.errors import OrchestrateError
+from orchestrator.core.paths import RunDir
 
 __all__ = [
     "TOKENIZER",
     "ModelFiles",
+    "add_device",
     "add_model_files",
     "bytes_bar",
     "configure",
+    "device_of",
     "guarded",
+    "marked_done",
     "piece",
     "run_as_worker",
     "say",
+    "set_log_level",
 ]
 
 
@@ -90,6 +88,33 @@ def _told(text: str, code: int) -> int:
     return code
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Where it computes: nobody's NPU is taken unasked."""
+    text = "cpu, or Ascend:N, the NPU with that number (default cpu)"
+    parser.add_argument("--device", metavar="DEVICE", help=text)
+
+
+def device_of(args: argparse.Namespace, devices: Path = Path("/dev")) -> DeviceName:
+    """What the option says, else the CPU, with a line on stderr where there are NPUs. Raises ModelError.
+
+    To be called before MindSpore is imported.
+    """
+    device = parse_device(args.device) if args.device is not None else CPU
+    set_log_level(device.target)
+    if args.device is None and (text := npus_left_alone(devices)):
+        print(f"note: {text}; --device Ascend:0 uses one", file=sys.stderr, flush=True)
+    return device
+
+
+def set_log_level(target: str, env: MutableMapping[str, str] = os.environ) -> None:
+    """Errors only on a CPU, where warnings on every connection would bury a worker's own lines.
+
+    On an Ascend warnings too: there they tell of a CANN that does not fit, or of HCCL. MindSpore reads GLOG_v
+    when it is imported; a value that the user has set stays.
+    """
+    env.setdefault("GLOG_v", "2" if target == "Ascend" else "3")
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the job's worker.yaml")
 
@@ -105,6 +130,23 @@ def run_as_worker(args: argparse.Namespace, work: Callable[[Settings, Worker], N
         return serve_scheduler(settings, worker)
     with marked_done(worker.rank):
         work(settings, worker)
+
+
+@contextlib.contextmanager
+def marked_done(rank: int, home: Path = Path()) -> Iterator[None]:
+    """Leave the mark of `RunDir.done` in `home` when the block has ended well, and only then.
+
+    MindSpore closes its connections when the interpreter ends. Its cluster client then frees the one to the
+    scheduler as soon as the answer to its goodbye is there, while the thread that received the answer may
+    still read from it: SIGSEGV (MindSpore 2.10, CPU: one rank in 30 on a busy machine). Only the exit code is
+    lost.
+    """
+    mark = RunDir(home).done(f"rank_{rank}")
+    mark.unlink(missing_ok=True)
+    yield
+    with contextlib.suppress(OSError):  # a full disk: the work is no less done, but a crash will count
+        mark.parent.mkdir(exist_ok=True)
+        mark.touch()
 
 
 TOKENIZER = "a tokenizer.json, a folder with one, or a model's name"

@@ -1,9 +1,4 @@
-"""A network with its weights, ready to answer.
-
-Texts in, texts out: MindFormers' `pipeline` and `TextGenerationPipeline`.
-
-AutoConfig, AutoTokenizer and AutoModel as MindFormers has them: from a name or a folder.
-"""
+"""MindFormers' interface: AutoConfig, AutoTokenizer, AutoModel, and the pipeline that continues texts."""
 
 from __future__ import annotations
 
@@ -156,13 +151,16 @@ def pipeline(
     """
     if task != TASK:
         raise ModelError(f"there is no task {task!r}", where="pipeline", remedy=f"there is {TASK}")
-    if tokenizer is None and isinstance(model, PretrainedModel):
-        raise ModelError("needs a tokenizer", where="pipeline", remedy="give tokenizer=")
-    if device is not None and isinstance(model, PretrainedModel):
-        what = f"is {device!r}, but the model is loaded already"
-        raise ModelError(what, where="device", remedy="give it to AutoModel")
+    if isinstance(model, PretrainedModel):
+        if tokenizer is None:
+            raise ModelError("needs a tokenizer", where="pipeline", remedy="give tokenizer=")
+        if device is not None:
+            what = f"is {device!r}, but the model is loaded already"
+            raise ModelError(what, where="device", remedy="give it to AutoModel")
+    elif tokenizer is None:
+        tokenizer = model
     if not isinstance(tokenizer, Tokenizer):
-        tokenizer = AutoTokenizer.from_pretrained(model if tokenizer is None else tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer)
     if not isinstance(model, PretrainedModel):
         model = AutoModel.from_pretrained(model, device=device)
     return TextGenerationPipeline(model, tokenizer, **options)

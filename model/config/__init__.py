@@ -1,1 +1,1 @@
-"""What a worker is told: its settings, and the configuration of the network."""
+"""Configuration: the settings of a worker, and those of the network."""

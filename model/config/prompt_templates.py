@@ -1,4 +1,4 @@
-"""What a question is wrapped in: the text that stands before the answer."""
+"""Prompt templates: the text that stands before an answer."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Records and tokens."""
+"""Data: records, tokenizer, token ids, MindRecord."""

@@ -1,19 +1,18 @@
-"""Rows of token ids, and which of them each step of each replica sees.
-
-What a job trains on: its rows, from records or from MindRecord, and the tokenizer that made them.
-"""
+"""The dataset of a job: rows of token ids, the tokenizer that made them, and which rows each step sees."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.config.bloom_config import BloomConfig
 from model.config.settings import Settings
-from model.data.encode import as_row, encode, has_answer, scored, texts_of
+from model.data.encode_records import as_row, encode, has_answer, scored, texts_of
 from model.data.mindrecord import SUFFIX, read_rows
 from model.data.records import Item, load_records
 from model.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -31,14 +30,14 @@ __all__ = [
 class Batch:
     """One replica's part of a step; `weights` sum to 1 over the parts of all replicas."""
 
-    tokens: np.ndarray  # (B, S) int32
-    labels: np.ndarray  # (B, S) int32
-    weights: np.ndarray  # (B, S) float32
+    tokens: NDArray[Any]  # (B, S) int32
+    labels: NDArray[Any]  # (B, S) int32
+    weights: NDArray[Any]  # (B, S) float32
 
 
 def encode_records(
     records: Sequence[Item], tokenizer: Tokenizer, config: BloomConfig, *, whole: bool = False
-) -> np.ndarray:
+) -> NDArray[Any]:
     """Rows (n, seq_length + 1) of the records whose prompt leaves room for an answer; see encoding.py."""
     length = config.seq_length + 1
     sequences = encode(records, tokenizer, config.prompt_template, config.eos_token_id, whole=whole)
@@ -59,7 +58,7 @@ class Dataset:
     `global_batch` of them, whatever data_parallel is; replica d takes the d-th part of these.
     """
 
-    def __init__(self, rows: np.ndarray, eos: int, mask: str = "label") -> None:
+    def __init__(self, rows: NDArray[Any], eos: int, mask: str = "label") -> None:
         self.ids, self.eos, self.mask = rows, eos, mask
         # Batch by batch: the mask of everything at once would take as much memory as the rows.
         parts = [self._scored(rows[start : start + 1024]).sum(1) for start in range(0, len(rows), 1024)]
@@ -68,16 +67,16 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def _scored(self, rows: np.ndarray) -> np.ndarray:
+    def _scored(self, rows: NDArray[Any]) -> NDArray[Any]:
         return scored(rows, self.eos, self.mask)
 
-    def rows(self, step: int, global_batch: int, seed: int) -> np.ndarray:
+    def rows(self, step: int, global_batch: int, seed: int) -> NDArray[Any]:
         """The records of step `step` (from 1), (global_batch,)."""
         start = (step - 1) * global_batch
         positions = np.arange(start, start + global_batch)
         return np.concatenate(list(self._epoch_parts(positions, seed)))
 
-    def _epoch_parts(self, positions: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    def _epoch_parts(self, positions: NDArray[Any], seed: int) -> Iterator[NDArray[Any]]:
         for epoch in range(positions[0] // len(self), positions[-1] // len(self) + 1):
             order = np.random.default_rng([seed, epoch]).permutation(len(self))
             yield order[positions[positions // len(self) == epoch] % len(self)]
@@ -93,7 +92,7 @@ class Dataset:
             rows[replica * batch_size : (replica + 1) * batch_size], int(self.counts[rows].sum())
         )
 
-    def take(self, rows: np.ndarray, total: int) -> Batch:
+    def take(self, rows: NDArray[Any], total: int) -> Batch:
         """These records, each scored position weighing one part of `total`."""
         ids = self.ids[rows]
         weights = self._scored(ids).astype(np.float32) / max(1, total)
@@ -127,7 +126,7 @@ def _tokenizer_of(settings: Settings, path: Path) -> Path:
     return beside
 
 
-def _from_records(settings: Settings, config: BloomConfig, path: Path) -> tuple[Tokenizer, np.ndarray]:
+def _from_records(settings: Settings, config: BloomConfig, path: Path) -> tuple[Tokenizer, NDArray[Any]]:
     records = load_records(path, settings.data.limit)
     if settings.data.tokenizer:
         tokenizer = load_tokenizer(Path(settings.data.tokenizer), config)

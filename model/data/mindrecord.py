@@ -9,11 +9,13 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mindspore.dataset as ds
 import numpy as np
 from mindspore.mindrecord import FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
+from numpy.typing import NDArray
 
 from model.config.bloom_config import BloomConfig
 from model.errors import ModelError
@@ -34,7 +36,7 @@ class RowWriter:
         self._writer = FileWriter(str(path), shard_num=1)
         self._writer.add_schema({COLUMN: {"type": "int64", "shape": [-1]}}, "lm-schema")
 
-    def write(self, rows: np.ndarray) -> None:
+    def write(self, rows: NDArray[Any]) -> None:
         """Append rows (n, length) of signed ids."""
         with _mapped(self.path, "cannot be written"):
             for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -60,12 +62,12 @@ def files_of(path: Path) -> list[Path]:
     return files
 
 
-def read_rows(path: Path, config: BloomConfig, limit: int | None = None) -> np.ndarray:
+def read_rows(path: Path, config: BloomConfig, limit: int | None = None) -> NDArray[np.int32]:
     """The rows (n, seq_length + 1) int32 of a file or folder, in their order; the first `limit` of them.
 
     ModelError where rows are of another length or hold ids that the vocabulary has not.
     """
-    found: list[np.ndarray] = []
+    found: list[NDArray[np.int32]] = []
     held = 0
     for file in files_of(path):
         for rows in _batches(file):
@@ -81,14 +83,14 @@ def read_rows(path: Path, config: BloomConfig, limit: int | None = None) -> np.n
     return np.concatenate(found)[:limit]
 
 
-def _batches(file: Path) -> Iterator[np.ndarray]:
+def _batches(file: Path) -> Iterator[NDArray[Any]]:
     with _mapped(file, "cannot be read as MindRecord"):
         rows = ds.MindDataset([str(file)], columns_list=[COLUMN], shuffle=False).batch(512)
         for item in rows.create_dict_iterator(num_epochs=1, output_numpy=True):
             yield item[COLUMN]
 
 
-def _check(rows: np.ndarray, first: int, file: Path, config: BloomConfig) -> None:
+def _check(rows: NDArray[Any], first: int, file: Path, config: BloomConfig) -> None:
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.integer):
         raise ModelError(f"{COLUMN} is no list of whole numbers", where=str(file))
     if rows.shape[1] != config.seq_length + 1:
@@ -109,7 +111,7 @@ def _check(rows: np.ndarray, first: int, file: Path, config: BloomConfig) -> Non
 
 @contextlib.contextmanager
 def _mapped(path: Path, what: str) -> Iterator[None]:
-    """The one door for what MindSpore says of a MindRecord file."""
+    """The one door for errors of MindSpore on a MindRecord file."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError, MindRecordException) as error:
@@ -119,5 +121,5 @@ def _mapped(path: Path, what: str) -> Iterator[None]:
 def _reason(text: str) -> str:
     """The one line that says it, of a message with frames and rulers."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if not re.match(r"-{3,}|- |Exception thrown", line)]
-    return re.sub(r"^\[ERROR\] ", "", (told or lines or ["no reason given"])[0])
+    reasons = [line for line in lines if not re.match(r"-{3,}|- |Exception thrown", line)]
+    return re.sub(r"^\[ERROR\] ", "", (reasons or lines or ["no reason given"])[0])

@@ -1,11 +1,7 @@
-"""Several short sequences in one row, so that little of it is padding.
+"""Preparation of a data set: records are tokenized and packed in parallel and written as MindRecord files.
 
-Rows into several MindRecord files, each written by a process of its own.
-
-Records -> MindRecord: read as a stream, tokenized in parallel, written by one process a file.
-
-This process reads and deals out; encoders turn chunks of records into sequences, in order; writers fill
-rows up and write them. The output is the same for any number of encoders.
+This process reads and deals out; encoders turn chunks of records into sequences, in order; writers,
+one process a file, fill rows up and write them. The output is the same for any number of encoders.
 """
 
 from __future__ import annotations
@@ -24,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from model.data.encode import (
+from model.data.encode_records import (
     Encoded,
     Encoder,
     as_row,
@@ -58,14 +55,14 @@ OPEN_ROWS = 64
 class Packer:
     """Best fit: each sequence goes to the open row that it leaves least room in.
 
-    A sequence is never cut apart here; it must not be longer than a row. Rows come out joined, unfilled.
+    A sequence is never cut apart here; it must not be longer than a row. Rows come out without padding.
     """
 
     def __init__(self, length: int) -> None:
         self.length = length
-        self._open: list[tuple[int, list[np.ndarray]]] = []  # (room left, what is in it)
+        self._open: list[tuple[int, list[NDArray[Any]]]] = []  # (room left, what is in it)
 
-    def add(self, sequence: np.ndarray) -> Iterator[np.ndarray]:
+    def add(self, sequence: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """Take one sequence in; gives the row that had to be closed for it, if any."""
         fitting = [index for index, (room, _) in enumerate(self._open) if room >= len(sequence)]
         if fitting:
@@ -80,12 +77,12 @@ class Packer:
             yield self._close(min(range(OPEN_ROWS), key=lambda index: self._open[index][0]))
         self._open.append((self.length - len(sequence), [sequence]))
 
-    def rest(self) -> Iterator[np.ndarray]:
+    def rest(self) -> Iterator[NDArray[Any]]:
         """The rows that are still open."""
         while self._open:
             yield self._close(0)
 
-    def _close(self, index: int) -> np.ndarray:
+    def _close(self, index: int) -> NDArray[Any]:
         _, held = self._open.pop(index)
         return np.concatenate(held)
 
@@ -118,7 +115,7 @@ class Shards:
             executor.shutdown(wait=False, cancel_futures=True)
         self._stack.close()
 
-    def write(self, sequences: Sequence[np.ndarray]) -> None:
+    def write(self, sequences: Sequence[NDArray[Any]]) -> None:
         """Append rows to the file whose turn it is; waits where the writers do not keep up."""
         executor, path = next(self._turns)
         # Unfilled, as they are a fraction of the rows on their way to the other process.
@@ -149,7 +146,7 @@ def _open(path: str) -> None:
     _writers[path] = RowWriter(Path(path))
 
 
-def _write(path: str, flat: np.ndarray, lengths: list[int], row: tuple[int, int]) -> None:
+def _write(path: str, flat: NDArray[Any], lengths: list[int], row: tuple[int, int]) -> None:
     sequences = np.split(flat, np.cumsum(lengths)[:-1])
     _writers[path].write(np.stack([as_row(sequence, *row) for sequence in sequences]))
 
@@ -203,7 +200,7 @@ class Summary:
 
     records: int = 0
     bad: list[tuple[int, str]] = field(default_factory=list)
-    left_out: list[int] = field(default_factory=list)  # their prompt fills a row
+    skipped: list[int] = field(default_factory=list)  # their prompt fills a row
     cut: int = 0  # longer than a row
     tokens: int = 0
     rows: int = 0
@@ -332,7 +329,7 @@ def _sequences(
     summary: Summary,
     file: BinaryIO,
     report: Callable[[Progress], None],
-) -> Iterator[np.ndarray]:
+) -> Iterator[NDArray[Any]]:
     size = os.fstat(file.fileno()).st_size
     for part in encoded:
         first = summary.records
@@ -341,7 +338,7 @@ def _sequences(
             raise ModelError(why, where=f"{request.input}: record {first + index}")
         summary.records += part.records
         summary.bad += [(first + index, why) for index, why in part.bad]
-        summary.left_out += [first + index for index in part.left_out]
+        summary.skipped += [first + index for index in part.skipped]
         summary.cut += part.cut
         summary.longest = max(summary.longest, part.longest)
         summary.tokens += sum(map(len, part.sequences))
@@ -349,13 +346,13 @@ def _sequences(
         yield from part.sequences
 
 
-def _blocks(sequences: Iterable[np.ndarray], request: Request) -> Iterator[list[np.ndarray]]:
+def _blocks(sequences: Iterable[NDArray[Any]], request: Request) -> Iterator[list[NDArray[Any]]]:
     rows = iter(_packed(sequences, request.length) if request.pack else sequences)
     while block := list(itertools.islice(rows, ROWS_A_BLOCK)):
         yield block
 
 
-def _packed(sequences: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
+def _packed(sequences: Iterable[NDArray[Any]], length: int) -> Iterator[NDArray[Any]]:
     packer = Packer(length)
     for sequence in sequences:
         yield from packer.add(sequence)

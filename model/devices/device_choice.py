@@ -1,8 +1,8 @@
 """Which device a process computes on: the one it has, the one that is asked for, or MindSpore's default.
 
 A process has one device. MindSpore refuses another one after `set_device`, and any after its first operator;
-and a `set_device` that it refuses has changed the context's target before. So it is asked first, and told
-only where something changes.
+and a `set_device` that it refuses has changed the context's target before. So its state is read first,
+and set only where something changes.
 """
 
 from __future__ import annotations

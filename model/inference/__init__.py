@@ -1,1 +1,1 @@
-"""Answers."""
+"""Inference: decoding with a cache, chat, prediction, evaluation, MindIR."""

@@ -1,4 +1,4 @@
-"""A conversation with a model: questions and answers so far stand before the next question."""
+"""A chat with a model: the questions and answers so far stand before the next question."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Chat:
     """The turns of one conversation, wrapped in the template that the model was trained with.
 
     `pieces(prompt, sampling)` gives the text of an answer as it comes; `count(text)` gives tokens.
-    The oldest turns are left out where all of them and an answer exceed `room` tokens.
+    The oldest turns are dropped where all of them and an answer exceed `room` tokens.
     """
 
     def __init__(
@@ -34,16 +34,16 @@ class Chat:
         self.turns: list[tuple[str, str]] = []
 
     def ask(self, question: str) -> Generator[str, None, None]:
-        """The answer as it comes. What was said of it counts as said, also if it was stopped halfway."""
+        """The answer as it comes. What has come is remembered, also if it was stopped halfway."""
         prompt = self._prompt(question)
-        said = ""
+        answer = ""
         try:
             for text in self._pieces(prompt, self.sampling):
-                said += text
+                answer += text
                 yield text
         finally:
-            if said:
-                self.turns.append((question, said))
+            if answer:
+                self.turns.append((question, answer))
 
     def clear(self) -> None:
         """Forget the conversation."""
@@ -54,8 +54,8 @@ class Chat:
             raise ModelError("is empty", where="prompt", remedy="ask something")
         kept = list(self.turns)
         while True:
-            past = "".join(f"{wrap(asked, template=self.template)}{said}{_BETWEEN}" for asked, said in kept)
-            prompt = past + wrap(question, template=self.template)
+            turns = (f"{wrap(asked, template=self.template)}{answer}{_BETWEEN}" for asked, answer in kept)
+            prompt = "".join(turns) + wrap(question, template=self.template)
             # At least a token of room; without old turns to leave out, the generator says what is too long.
             wanted = min(self.sampling.max_new_tokens or 1, self.room // 4)
             if not kept or self._count(prompt) + wanted <= self.room:

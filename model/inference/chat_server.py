@@ -1,10 +1,8 @@
-"""The worker's side of a chat job: questions come in on a Unix socket, answers go out piece by piece.
+"""The worker of a chat job: it loads the model and answers questions on a Unix socket, piece by piece.
 
 The socket is `chat.sock` in the run's directory, which only the run's own account may enter; no port opens.
 A client sends one line of JSON, `{"messages": [{"role": "user" | "assistant", "content": …}, …]}`, and gets
 `{"text": …}` lines, then `{"done": true, "tokens": n, "seconds": s}` or `{"error": …}`.
-
-A chat job's worker: loads the model, then answers questions until it is stopped.
 """
 
 from __future__ import annotations
@@ -26,20 +24,20 @@ from model.inference.chat import Chat
 from model.inference.generate import text_pieces
 from model.inference.load_model import Model, open_rank, sampling_of
 from model.inference.sampling import Sampling
-from model.parallel.distributed import GroupShare
+from model.parallel.distributed import GroupBroadcast
 
 __all__ = [
     "Alone",
+    "Broadcast",
     "ChatServer",
     "Message",
     "Reply",
-    "Share",
     "replies",
     "serve_chat",
 ]
 
 LONGEST_QUESTION = 1 << 20
-IDLE = 1.0  # seconds after which the other ranks are told that there is nothing yet
+IDLE = 1.0  # seconds after which the other ranks hear that there is nothing yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,8 @@ class Message:
     content: str
 
 
-class Share(Protocol):
-    """How rank 0 tells the ranks that compute with it what to do; every rank calls in the same order."""
+class Broadcast(Protocol):
+    """What ranks that compute together know of each other; every rank calls in the same order."""
 
     def text(self, text: str) -> str:
         """Rank 0's text, on every rank."""
@@ -61,7 +59,7 @@ class Share(Protocol):
 
 
 class Alone:
-    """One rank has nobody to tell."""
+    """A broadcast to nobody."""
 
     def text(self, text: str) -> str:
         return text
@@ -77,26 +75,26 @@ Reply = Callable[[Sequence[Message]], Iterator[tuple[str, int]]]
 class ChatServer:
     """Answers one client at a time, for ever; the other ranks of the model group follow with `follow`."""
 
-    def __init__(self, reply: Reply, share: Share | None = None) -> None:
+    def __init__(self, reply: Reply, broadcast: Broadcast | None = None) -> None:
         self._reply = reply
-        self._share = share or Alone()
+        self._broadcast = broadcast or Alone()
 
     def serve(self, path: Path, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Rank 0: listen at `path` until `is_over`, which is asked at least every second."""
+        """Rank 0: listen at `path` until `is_over`, which is called at least every second."""
         with contextlib.closing(_listen(path)) as listener:
             while not is_over():
                 try:
                     connection, _ = listener.accept()
                 except TimeoutError:
-                    self._share.text("")
+                    self._broadcast.text("")
                     continue
                 with connection:
                     self._take(connection)
 
     def follow(self, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Every other rank: compute what rank 0 is asked."""
+        """Every other rank: compute what rank 0 answers."""
         while not is_over():
-            question = self._share.text("")
+            question = self._broadcast.text("")
             if question:
                 self._answer(question, None)
 
@@ -106,23 +104,23 @@ class ChatServer:
             with connection.makefile("rb") as lines:
                 question = lines.readline(LONGEST_QUESTION).decode("utf-8")
         except (OSError, UnicodeDecodeError):
-            return  # it said nothing that could be answered
+            return  # nothing came that could be answered
         if question.strip():
-            self._answer(self._share.text(question), connection)
+            self._answer(self._broadcast.text(question), connection)
 
     def _answer(self, question: str, client: socket.socket | None) -> None:
         started, tokens = time.monotonic(), 0
         try:
             for text, count in self._reply(_messages(question)):
                 tokens = count
-                gone = client is not None and not _say(client, {"text": text})
-                if self._share.flag(gone):
+                gone = client is not None and not _send(client, {"text": text})
+                if self._broadcast.flag(gone):
                     return
         except ModelError as error:
-            _say(client, {"error": str(error)})
+            _send(client, {"error": str(error)})
             return
         seconds = round(time.monotonic() - started, 3)
-        _say(client, {"done": True, "tokens": tokens, "seconds": seconds})
+        _send(client, {"done": True, "tokens": tokens, "seconds": seconds})
 
 
 def _messages(question: str) -> list[Message]:
@@ -143,7 +141,7 @@ def _is_turn(message: Message) -> bool:
     return message.role in ("user", "assistant") and is_text
 
 
-def _say(client: socket.socket | None, event: dict[str, Any]) -> bool:
+def _send(client: socket.socket | None, event: dict[str, Any]) -> bool:
     """Whether the client is still there."""
     if client is None:
         return True
@@ -173,8 +171,8 @@ def serve_chat(settings: Settings, worker: Worker, home: Path) -> None:
     """Serve `chat.sock` in `home` on rank 0; the other ranks compute along. Returns only by a signal."""
     sampling = sampling_of(settings.chat)
     model, session = open_rank(settings, worker, batch=1)
-    share = GroupShare(session.place.rank, session.groups.model) if session.groups.model else Alone()
-    server = ChatServer(replies(model, sampling), share)
+    broadcast = GroupBroadcast(session.place.rank, session.groups.model) if session.groups.model else Alone()
+    server = ChatServer(replies(model, sampling), broadcast)
     if session.place.rank == 0:
         server.serve(home / "chat.sock")
     else:
@@ -208,9 +206,9 @@ def replies(model: Model, sampling: Sampling) -> Reply:
 
 
 def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """(question, answer) pairs; a question without an answer is left out."""
+    """(question, answer) pairs; a question without an answer is dropped."""
     turns: list[tuple[str, str]] = []
-    for asked, said in pairwise(messages):
-        if (asked.role, said.role) == ("user", "assistant"):
-            turns.append((asked.content, said.content))
+    for question, answer in pairwise(messages):
+        if (question.role, answer.role) == ("user", "assistant"):
+            turns.append((question.content, answer.content))
     return turns

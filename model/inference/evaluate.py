@@ -1,4 +1,4 @@
-"""How well a checkpoint predicts a data set: loss and perplexity, on one device of this machine."""
+"""Evaluation of a checkpoint on a data set: loss and perplexity, on one device of this machine."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+from mindspore import nn
 
-from model.config.bloom_config import BloomConfig, load_config
+from model.config.bloom_config import BloomConfig
 from model.config.settings import Data, Settings, Train
 from model.data.dataset import Dataset, load_data
 from model.devices.device_name import DeviceName
 from model.errors import ModelError
+from model.inference.load_model import beside, config_of
 from model.network.bloom import build
 from model.network.loss import LossCell
 from model.parallel.distributed import open_alone
@@ -48,19 +50,18 @@ def evaluate(
     device: DeviceName | None = None,
 ) -> Evaluation:
     """Load a whole checkpoint and go once through the records of `data`; config.yaml and tokenizer.json
-    are those beside the checkpoint unless given. `report` is told how many records are done. On `device`, or
+    are those beside the checkpoint unless given. `report` gets how many records are done. On `device`, or
     the one that MindSpore is set to. Raises ModelError."""
     if batch_size < 1:
         raise ModelError(f"must be at least 1, not {batch_size}", where="--batch-size")
-    if not checkpoint.is_file():
-        raise ModelError("there is no such checkpoint file", where=str(checkpoint))
+    overrides = {"seq_length": data.seq_length} if data.seq_length else None
+    config = config_of(checkpoint, config_file, overrides)
+    tokenizer = data.tokenizer or str(beside(checkpoint, "tokenizer.json", "name it with --tokenizer"))
     settings = Settings(
         task="pretrain" if whole else "finetune",
-        data=replace(data, tokenizer=data.tokenizer or str(_beside(checkpoint, "tokenizer.json"))),
+        data=replace(data, tokenizer=tokenizer),
         train=Train(loss_mask=loss_mask),
     )
-    overrides = {"seq_length": data.seq_length} if data.seq_length else None
-    config = load_config(config_file or _beside(checkpoint, "config.yaml"), overrides)
     dataset, _ = load_data(settings, config)
     session = open_alone(device)
     network = build(config, session.strategy, session.place, session.groups)
@@ -69,7 +70,7 @@ def evaluate(
 
 
 def mean_loss(
-    network: ms.nn.Cell,
+    network: nn.Cell,
     config: BloomConfig,
     dataset: Dataset,
     batch_size: int,
@@ -89,13 +90,3 @@ def mean_loss(
     if not tokens:
         raise ModelError("holds no token that is scored", where="data.path")
     return Evaluation(total / tokens, tokens, count)
-
-
-def _beside(checkpoint: Path, name: str) -> Path:
-    path = checkpoint.parent / name
-    if not path.is_file():
-        flag = "--config" if name == "config.yaml" else "--tokenizer"
-        raise ModelError(
-            f"there is no {name} beside the checkpoint", where=str(checkpoint), remedy=f"name it with {flag}"
-        )
-    return path

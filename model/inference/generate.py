@@ -1,14 +1,13 @@
-"""Beam search over one prompt: the rows of a reader's batch are the beams.
-
-Answers from a network: token by token, for several prompts at once, as a stream, or by beam search.
-"""
+"""Generation: answers token by token, for several prompts at once, as a stream, or by beam search."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.config.bloom_config import BloomConfig
 from model.data.tokenizer import Tokenizer
@@ -30,79 +29,81 @@ __all__ = [
 class Beams:
     """The likeliest continuations so far. A finished one is judged by its log chance per new token.
 
-    `texts` (prompt and answer) and `scores` are those of the beams that go on, best first.
+    `sequences` (prompt and answer) and `scores` are those of the beams that go on, best first.
     """
 
     prompt: Sequence[int]
     width: int
     eos: int
     penalty: float = 1.0
-    texts: list[list[int]] = field(init=False)
-    scores: np.ndarray = field(init=False)
+    sequences: list[list[int]] = field(init=False)
+    scores: NDArray[Any] = field(init=False)
     finished: list[tuple[float, list[int]]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self.texts = [list(self.prompt) for _ in range(self.width)]
+        self.sequences = [list(self.prompt) for _ in range(self.width)]
         # All beams start alike, so all but the first are kept out of the first choice.
         self.scores = np.array([0.0] + [-np.inf] * (self.width - 1))
 
-    def advance(self, logits: np.ndarray) -> list[int]:
+    def advance(self, logits: NDArray[Any]) -> list[int]:
         """Take the (width, V) logits of the next token; gives the beam that each new beam continues."""
         totals = self.scores[:, None] + np.stack(
             [
-                penalised(_log_chances(row), text, self.penalty)
-                for row, text in zip(logits, self.texts, strict=True)
+                penalised(_log_chances(row), sequence, self.penalty)
+                for row, sequence in zip(logits, self.sequences, strict=True)
             ]
         )
         count = min(2 * self.width, totals.size)
         best = np.argpartition(-totals, count - 1, axis=None)[:count]
         best = best[np.argsort(-totals.ravel()[best], kind="stable")]
-        parents, texts, scores = [], [], []
+        parents: list[int] = []
+        sequences: list[list[int]] = []
+        scores: list[float] = []
         for rank, flat in enumerate(best):
             parent, token = divmod(int(flat), totals.shape[1])
-            text, score = [*self.texts[parent], token], float(totals.ravel()[flat])
+            sequence, score = [*self.sequences[parent], token], float(totals.ravel()[flat])
             if token == self.eos:
                 if rank < self.width:
-                    self._finish(text, score)
-            elif len(texts) < self.width:
+                    self._finish(sequence, score)
+            elif len(sequences) < self.width:
                 parents.append(parent)
-                texts.append(text)
+                sequences.append(sequence)
                 scores.append(score)
-        self.texts, self.scores = texts, np.array(scores)
+        self.sequences, self.scores = sequences, np.array(scores)
         return parents
 
     def done(self) -> bool:
         """Whether no beam that goes on can still beat the finished ones."""
         if len(self.finished) < self.width:
             return False
-        return self.finished[-1][0] >= self.scores[0] / (len(self.texts[0]) - len(self.prompt))
+        return self.finished[-1][0] >= float(self.scores[0]) / (len(self.sequences[0]) - len(self.prompt))
 
     def best(self) -> list[int]:
         """The new tokens of the best text, without eos."""
-        for text, score in zip(self.texts, self.scores, strict=True):
-            self._finish(text, float(score))
+        for sequence, score in zip(self.sequences, self.scores, strict=True):
+            self._finish(sequence, float(score))
         new = self.finished[0][1][len(self.prompt) :]
         return new[:-1] if new and new[-1] == self.eos else new
 
     def run(
-        self, logits: np.ndarray, read: Callable[[list[int], list[int]], np.ndarray], limit: int
+        self, logits: NDArray[Any], read: Callable[[list[int], list[int]], NDArray[Any]], limit: int
     ) -> list[int]:
-        """Search until done or until the texts have `limit` tokens; `read(parents, tokens)` gives logits."""
+        """Search until done or until sequences have `limit` tokens; `read(parents, tokens)` gives logits."""
         while True:
             parents = self.advance(logits)
-            if self.done() or len(self.texts[0]) >= limit:
+            if self.done() or len(self.sequences[0]) >= limit:
                 return self.best()
-            logits = read(parents, [text[-1] for text in self.texts])
+            logits = read(parents, [sequence[-1] for sequence in self.sequences])
 
-    def _finish(self, text: list[int], score: float) -> None:
-        self.finished.append((score / (len(text) - len(self.prompt)), text))
+    def _finish(self, sequence: list[int], score: float) -> None:
+        self.finished.append((score / (len(sequence) - len(self.prompt)), sequence))
         self.finished.sort(key=lambda item: -item[0])
         del self.finished[self.width :]
 
 
-def _log_chances(logits: np.ndarray) -> np.ndarray:
+def _log_chances(logits: NDArray[Any]) -> NDArray[Any]:
     shifted = logits.astype(np.float64) - logits.max()
-    return shifted - np.log(np.exp(shifted).sum())
+    return np.asarray(shifted - np.log(np.exp(shifted).sum()))
 
 
 Reader = CachedReader | PlainReader
@@ -146,7 +147,7 @@ class Generator:
         return (token for _, token in self._tokens([list(prompt)], limits, sampling))
 
     def _limits(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[int]:
-        """How long each text becomes at most; ModelError for what cannot be answered."""
+        """How long each sequence becomes at most; ModelError for what cannot be answered."""
         sampling.check()
         if self.batch is not None and len(prompts) > self.batch:
             raise ModelError(
@@ -183,39 +184,39 @@ class Generator:
             )
 
     def _tokens(
-        self, texts: list[list[int]], limits: Sequence[int], sampling: Sampling
+        self, sequences: list[list[int]], limits: Sequence[int], sampling: Sampling
     ) -> Iterator[tuple[int, int]]:
-        """(row, token) as they come; `texts` grow by what was chosen."""
-        streams = [np.random.default_rng([sampling.seed, *text]) for text in texts]
-        alive = set(range(len(texts)))
-        rows = self.batch or len(texts)
-        spare = [[self.config.pad_token_id] for _ in range(rows - len(texts))]
+        """(row, token) as they come; `sequences` grow by what was chosen."""
+        streams = [np.random.default_rng([sampling.seed, *sequence]) for sequence in sequences]
+        alive = set(range(len(sequences)))
+        rows = self.batch or len(sequences)
+        spare = [[self.config.pad_token_id] for _ in range(rows - len(sequences))]
         reader = self._reader_for(rows, max(limits, default=1))
-        logits = reader.start([*texts, *spare])
+        logits = reader.start([*sequences, *spare])
         while alive:
             for row in sorted(alive):
-                scores = penalised(logits[row], texts[row], sampling.repetition_penalty)
+                scores = penalised(logits[row], sequences[row], sampling.repetition_penalty)
                 token = choose(scores, sampling, streams[row])
                 if token == self.config.eos_token_id:
                     alive.discard(row)
                     continue
-                texts[row].append(token)
+                sequences[row].append(token)
                 yield row, token
-                if len(texts[row]) >= limits[row]:
+                if len(sequences[row]) >= limits[row]:
                     alive.discard(row)
             if alive:
                 # A row that has ended is fed its last token again, which nobody looks at.
-                logits = reader.read([text[-1] for text in (*texts, *spare)])
+                logits = reader.read([sequence[-1] for sequence in (*sequences, *spare)])
 
     def _beam_search(self, prompt: list[int], limit: int, sampling: Sampling) -> list[int]:
         beams = Beams(prompt, sampling.num_beams, self.config.eos_token_id, sampling.repetition_penalty)
         reader = self._reader_for(sampling.num_beams, limit)
 
-        def read(parents: list[int], tokens: list[int]) -> np.ndarray:
+        def read(parents: list[int], tokens: list[int]) -> NDArray[Any]:
             reader.reorder(parents)
             return reader.read(tokens)
 
-        return beams.run(reader.start(beams.texts), read, limit)
+        return beams.run(reader.start(beams.sequences), read, limit)
 
     def _reader_for(self, rows: int, length: int) -> Reader:
         """A reader with room for `length`: the last one where it fits, so that nothing is compiled twice."""
@@ -230,15 +231,15 @@ class Generator:
 def text_pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
     """The text of tokens as it becomes certain: a character of several bytes comes when it is whole."""
     held: list[int] = []
-    said = ""
+    shown = ""
     for token in tokens:
         held.append(token)
         text = tokenizer.decode(held)
         if text.endswith("\ufffd"):
             continue
-        if len(text) > len(said):
-            yield text[len(said) :]
-            said = text
-    rest = tokenizer.decode(held)[len(said) :] if held else ""
+        if len(text) > len(shown):
+            yield text[len(shown) :]
+            shown = text
+    rest = tokenizer.decode(held)[len(shown) :] if held else ""
     if rest:
         yield rest

@@ -1,14 +1,12 @@
-"""The network with a cache: it reads some tokens and gives the logits of the next one.
+"""Attention and ALiBi with a cache of keys and values, and its readers: ids in, the next logits out.
 
-Keys and values of what was read are kept in Parameters of a fixed size, so that the same two graphs, one for
-the prompt and one for single tokens, serve a whole answer.
+The arithmetic is that of `network.bloom`, one row of the cache for each row of the batch, head and position.
+The cache is held in Parameters of a fixed size, so that the same two graphs, one for the prompt and one for
+single tokens, serve a whole answer. With a cache, a token is read once; without (`PlainReader`), all is read
+again for each token.
 
-B batch, S tokens read at once, C positions in the cache, h hidden_size, H heads of this rank, d head size.
-
-Who reads texts through the network, and gives the logits of the token after each.
-
-With a cache, a token is read once; without, everything is read again for each token. B batch, S tokens read
-at once, V vocabulary.
+B batch, S tokens read at once, C positions in the cache, h hidden_size, H heads of this rank, d head size,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,79 +17,79 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
+from numpy.typing import NDArray
 
 from model.config.bloom_config import BloomConfig
 from model.devices.device import dtype_of
-from model.inference.transposed_weights import TurnedHead, TurnedLinear, TurnedMlp, TurnedQkv, turning_pays
-from model.network.attention import HIDDEN
-from model.network.bloom import Block, BloomLMHeadModel
+from model.inference.transposed_weights import (
+    TransposedHead,
+    TransposedLinear,
+    TransposedMlp,
+    TransposedQkv,
+    copies_pay,
+)
+from model.network.bloom import Block, BloomLMHeadModel, PlainAttention, alibi
 
 __all__ = [
     "CachedNetwork",
     "CachedReader",
     "IdsToLogits",
+    "IncrementalReader",
     "PlainReader",
+    "ReorderedCaches",
     "bucket",
 ]
 
 
 class CachedBlock(nn.Cell):
-    """A block whose queries also see the keys and values that it has kept; (B, S, h) -> (B, S, h)."""
+    """A block whose queries also see the keys and values that it has kept; (B, S, h) -> (B, S, h).
+
+    With `copies_of`, a name for them, it multiplies by transposed copies of its weights.
+    """
 
     def __init__(
-        self, block: Block, config: BloomConfig, batch: int, capacity: int, turned: str | None = None
+        self, block: Block, config: BloomConfig, batch: int, capacity: int, copies_of: str | None = None
     ) -> None:
         super().__init__(auto_prefix=False)
         self.layernorm1, self.layernorm2 = block.layernorm1, block.layernorm2
-        self.attention = block.attention
+        self.attention, self.plain = block.attention, PlainAttention(config)
         self.projection: nn.Cell = block.attention.projection
         self.output: nn.Cell = block.output
-        self.one_product = turned is not None and batch == 1
-        self.scale = 1.0 / math.sqrt(config.head_size)
-        if turned is not None:
-            self.projection = TurnedLinear(block.attention.projection, f"{turned}.attention")
-            self.output = TurnedMlp(block.output, turned)
-        if self.one_product:
-            self.qkv = TurnedQkv(block.attention, self.scale, turned)
-        self.heads, self.head_size = block.attention.heads, config.head_size
-        dtype = dtype_of(config.compute_dtype)
+        self.one_product = copies_of is not None and batch == 1
+        if copies_of is not None:
+            self.projection = TransposedLinear(block.attention.projection, f"{copies_of}.attention")
+            self.output = TransposedMlp(block.output, copies_of)
+            if batch == 1:
+                self.qkv = TransposedQkv(block.attention, self.plain.scale, copies_of)
+        self.head_size = config.head_size
+        self.shape = (batch, block.attention.heads, capacity, config.head_size)
         # One row for each row of the batch, head and position, so that one index names where a key goes.
-        shape = (batch * self.heads * capacity, config.head_size)
-        self.keys = ms.Parameter(ms.Tensor(np.zeros(shape, np.float32), dtype), "keys", requires_grad=False)
-        self.values = ms.Parameter(
-            ms.Tensor(np.zeros(shape, np.float32), dtype), "values", requires_grad=False
+        nothing = np.zeros((math.prod(self.shape[:3]), config.head_size), np.float32)
+        self.keys, self.values = (
+            ms.Parameter(Tensor(nothing, dtype_of(config.compute_dtype)), name, requires_grad=False)
+            for name in ("keys", "values")
         )
-        self.whole = (batch, self.heads, capacity, config.head_size)
         self.keep = ops.ScatterUpdate()
-        self.scores = ops.BatchMatMul(transpose_b=True)
-        self.weigh = ops.BatchMatMul()
-        self.softmax_type = dtype_of(config.softmax_compute_type)
 
-    def construct(self, x: Any, bias: Any, rows: Any) -> Any:
+    def construct(self, x: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
         x = x + self.attend(self.layernorm1(x), bias, rows)
         return x + self.output(self.layernorm2(x))
 
-    def attend(self, x: Any, bias: Any, rows: Any) -> Any:
-        batch, length, _ = x.shape
+    def attend(self, x: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
         x = self.attention.copy(x)
-        if self.one_product and length == 1:
+        if self.one_product and x.shape[1] == 1:
             q, k, v = self.qkv(x)
         else:
-            q = self.attention.split_heads(self.attention.dense1(x)) * self.scale  # (B, H, S, d)
-            k = self.attention.split_heads(self.attention.dense2(x))
-            v = self.attention.split_heads(self.attention.dense3(x))
-        k = ops.reshape(self.keep(self.keys, rows, ops.reshape(k, (-1, self.head_size))), self.whole)
-        v = ops.reshape(self.keep(self.values, rows, ops.reshape(v, (-1, self.head_size))), self.whole)
-        scores = ops.cast(self.scores(q, k), self.softmax_type) + bias  # (B, H, S, C)
-        out = self.weigh(ops.cast(ops.softmax(scores, -1), v.dtype), v)
-        if length > 1:
-            out = ops.transpose(out, (0, 2, 1, 3))  # with one token, the order in memory is the same
-        return self.projection(ops.reshape(out, (batch, length, self.heads * self.head_size)))
+            q, k, v = self.attention.queries_keys_values(x)  # (B, H, S, d)
+            q = q * self.plain.scale
+        k = ops.reshape(self.keep(self.keys, rows, ops.reshape(k, (-1, self.head_size))), self.shape)
+        v = ops.reshape(self.keep(self.values, rows, ops.reshape(v, (-1, self.head_size))), self.shape)
+        return self.projection(self.attention.merge_heads(self.plain.of_scaled(q, k, v, bias)))
 
 
-class _ToldOnce(nn.Cell):
-    """A cell that is called often: MindSpore tells every cell its phase, which takes a millisecond."""
+class _PhaseSetOnce(nn.Cell):
+    """A cell that is called often: MindSpore sets the phase of all cells in it, which takes a millisecond."""
 
     @property
     def compile_phase(self) -> Any:
@@ -103,11 +101,11 @@ class _ToldOnce(nn.Cell):
             nn.Cell.compile_phase.fset(self, value)
 
 
-class CachedNetwork(_ToldOnce):
+class CachedNetwork(_PhaseSetOnce):
     """(B, S, h) embedded tokens, (B,) positions of the first of them, (B,) which of the S is the last
     real one -> (B, V) logits of the token after that.
 
-    `turned` makes it multiply by copies of the weights that suit the CPU, see `cpu_weights`.
+    With `transposed` it multiplies by copies of the weights that suit the CPU, see `transposed_weights`.
     """
 
     def __init__(
@@ -117,39 +115,36 @@ class CachedNetwork(_ToldOnce):
         batch: int,
         capacity: int,
         *,
-        turned: bool = False,
+        transposed: bool = False,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
         self.blocks = nn.CellList(
             [
-                CachedBlock(block, config, batch, capacity, f"turned.{index}" if turned else None)
+                CachedBlock(block, config, batch, capacity, f"transposed.{index}" if transposed else None)
                 for index, block in enumerate(network.transformer.blocks)
             ],
             auto_prefix=False,
         )
-        self.one_row = turned and batch == 1
+        self.one_row = transposed and batch == 1
         if self.one_row:
-            self.head = TurnedHead(network)
+            self.head = TransposedHead(network)
         for index, block in enumerate(self.blocks):
             block.keys.name, block.values.name = f"cache.{index}.keys", f"cache.{index}.values"
         self.slopes = network.transformer.bias.slopes  # (1, H, 1, 1)
         heads = self.slopes.shape[1]
-        self.positions = ms.Tensor(np.arange(capacity, dtype=np.float32).reshape(1, 1, 1, capacity))
+        self.positions = Tensor(np.arange(capacity, dtype=np.float32).reshape(1, 1, 1, capacity))
         first_rows = np.arange(batch * heads, dtype=np.int32) * capacity
-        self.first_rows = ms.Tensor(first_rows.reshape(batch, heads, 1))
-        self.lines = ms.Tensor(np.arange(batch, dtype=np.int32))
+        self.first_rows = Tensor(first_rows.reshape(batch, heads, 1))
+        self.lines = Tensor(np.arange(batch, dtype=np.int32))
         self.softmax_type = dtype_of(config.softmax_compute_type)
 
-    def construct(self, x: Any, starts: Any, last: Any) -> Any:
+    def construct(self, x: Tensor, starts: Tensor, last: Tensor) -> Tensor:
         batch, length, _ = x.shape
         steps = ops.reshape(starts, (batch, 1)) + ops.arange(0, length, dtype=ms.int32)  # (B, S)
         rows = ops.reshape(self.first_rows + ops.reshape(steps, (batch, 1, length)), (-1,))
-        ahead = self.positions - ops.cast(
-            ops.reshape(steps, (batch, 1, length, 1)), ms.float32
-        )  # (B, 1, S, C)
-        bias = self.slopes * ops.minimum(ahead, 0.0) + HIDDEN * ops.cast(ahead > 0, ms.float32)
-        bias = ops.cast(bias, self.softmax_type)  # (B, H, S, C)
+        queries = ops.cast(ops.reshape(steps, (batch, 1, length, 1)), ms.float32)
+        bias = alibi(self.slopes, self.positions - queries, self.softmax_type)  # (B, H, S, C)
         for block in self.blocks:
             x = block(x, bias, rows)
         if length > 1:
@@ -160,7 +155,7 @@ class CachedNetwork(_ToldOnce):
         return self.network.head(x)
 
 
-class IdsToLogits(_ToldOnce):
+class IdsToLogits(_PhaseSetOnce):
     """Embedding and cached network as one graph: (B, S) ids, and what the network takes beside them.
 
     Where the head has no table of its own (`one_row`), this costs: a graph that reads the embedding's table,
@@ -171,7 +166,7 @@ class IdsToLogits(_ToldOnce):
         super().__init__(auto_prefix=False)
         self.embedding, self.network = embedding, network
 
-    def construct(self, ids: Any, starts: Any, last: Any) -> Any:
+    def construct(self, ids: Tensor, starts: Tensor, last: Tensor) -> Tensor:
         return self.network(self.embedding(ids), starts, last)
 
 
@@ -184,7 +179,7 @@ SMALLEST_BUCKET = 16
 
 def bucket(length: int, limit: int) -> int:
     """The size of the graph that serves `length`: a power of two, or `limit`. Few sizes, few compilations."""
-    return min(max(SMALLEST_BUCKET, 2 ** math.ceil(math.log2(length))), limit)
+    return min(max(SMALLEST_BUCKET, 1 << math.ceil(math.log2(length))), limit)
 
 
 class Embedded(nn.Cell):
@@ -194,11 +189,11 @@ class Embedded(nn.Cell):
         super().__init__(auto_prefix=False)
         self.embedding = embedding
 
-    def construct(self, ids: Any) -> Any:
+    def construct(self, ids: Tensor) -> Tensor:
         return self.embedding(ids)
 
 
-class _Reordered(nn.Cell):
+class ReorderedCaches(nn.Cell):
     """Every row of the batch takes over the cache of another: (B,) the rows that are continued."""
 
     def __init__(self, blocks: nn.CellList, batch: int) -> None:
@@ -206,7 +201,7 @@ class _Reordered(nn.Cell):
         self.caches = ms.ParameterTuple([item for block in blocks for item in (block.keys, block.values)])
         self.batch = batch
 
-    def construct(self, order: Any) -> Any:
+    def construct(self, order: Tensor) -> Tensor:
         done = order
         for cache in self.caches:
             parts = ops.reshape(cache, (self.batch, -1))
@@ -214,53 +209,80 @@ class _Reordered(nn.Cell):
         return done
 
 
-class CachedReader:
-    """Reads prompts in one pass, then token by token, for one batch size and one capacity."""
+def padded(prompts: Sequence[Sequence[int]], length: int, pad: int) -> NDArray[np.int32]:
+    """Rows of ids, each filled up with `pad` to `length`."""
+    ids = np.full((len(prompts), length), pad, np.int32)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = prompt
+    return ids
 
-    def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int, capacity: int) -> None:
-        self.rows, self.capacity, self._pad = batch, capacity, config.pad_token_id
-        embedding = network.transformer.embedding
-        turned = turning_pays(config)
-        self.network = CachedNetwork(network, config, batch, capacity, turned=turned).set_train(False)
-        self._whole = IdsToLogits(embedding, self.network).set_train(False)
-        self._embedding = Embedded(embedding).set_train(False)
-        self._reordered = _Reordered(self.network.blocks, batch)
-        self._cells = [self._whole] if self.network.one_row else [self._embedding, self.network]
-        self._prompt_phase = self._whole.phase
-        self._lengths = np.zeros(batch, np.int32)
 
-    @property
-    def compiled(self) -> int:
-        """How many graphs have been compiled: one for each length that is read at once."""
-        return len(self._whole.compile_cache) + len(self.network.compile_cache)
+class IncrementalReader:
+    """Reads prompts in one pass, then token by token, for one batch size and one capacity.
 
-    def start(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
-        """Forget everything and read the texts, one a row; (B, V) logits of the token after each."""
-        self._lengths = np.array([len(text) for text in texts], np.int32)
-        ids = np.full((len(texts), bucket(int(self._lengths.max()), self.capacity)), self._pad, np.int32)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)] = text
+    A kind of reader gives `_read` and, where it has graphs of several sizes, `_size`.
+    """
+
+    def __init__(self, rows: int, capacity: int, pad: int) -> None:
+        self.rows, self.capacity, self._pad = rows, capacity, pad
+        self._lengths = np.zeros(rows, np.int32)
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> NDArray[Any]:
+        """Forget everything and read the prompts, one a row; (B, V) logits of the token after each."""
+        self._lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+        ids = padded(prompts, self._size(int(self._lengths.max())), self._pad)
         return self._read(ids, np.zeros_like(self._lengths), self._lengths - 1)
 
-    def read(self, tokens: Sequence[int]) -> np.ndarray:
+    def read(self, tokens: Sequence[int]) -> NDArray[Any]:
         """One more token of every row; (B, V) logits of the token after it."""
         # A row that is done is fed on with its neighbours; at the end of the cache it stays on the spot.
         starts = np.minimum(self._lengths, self.capacity - 1)
         self._lengths = self._lengths + 1
         return self._read(np.array(tokens, np.int32)[:, None], starts, np.zeros_like(starts))
 
+    def _size(self, longest: int) -> int:
+        """How many ids are read at once where a prompt has `longest`."""
+        return self.capacity
+
+    def _read(self, ids: NDArray[Any], starts: NDArray[Any], last: NDArray[Any]) -> NDArray[Any]:
+        """(B, S) ids, at positions from `starts` (B,) on -> (B, V) logits after the `last` (B,) of them."""
+        raise NotImplementedError
+
+
+class CachedReader(IncrementalReader):
+    """A reader through the network with its cache."""
+
+    def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int, capacity: int) -> None:
+        super().__init__(batch, capacity, config.pad_token_id)
+        embedding = network.transformer.embedding
+        transposed = copies_pay(config)
+        self.network = CachedNetwork(network, config, batch, capacity, transposed=transposed).set_train(False)
+        self._whole = IdsToLogits(embedding, self.network).set_train(False)
+        self._embedding = Embedded(embedding).set_train(False)
+        self._reordered = ReorderedCaches(self.network.blocks, batch)
+        self._cells = [self._whole] if self.network.one_row else [self._embedding, self.network]
+        self._prompt_phase = self._whole.phase
+
+    @property
+    def compiled(self) -> int:
+        """How many graphs have been compiled: one for each length that is read at once."""
+        return len(self._whole.compile_cache) + len(self.network.compile_cache)
+
     def reorder(self, rows: Sequence[int]) -> None:
         """Let row i go on with what row `rows[i]` has read."""
         if list(rows) != list(range(len(rows))):
-            self._reordered(ms.Tensor(np.array(rows, np.int32)))
+            self._reordered(Tensor(np.array(rows, np.int32)))
             self._lengths = self._lengths[list(rows)]
 
-    def _read(self, ids: np.ndarray, starts: np.ndarray, last: np.ndarray) -> np.ndarray:
+    def _size(self, longest: int) -> int:
+        return bucket(longest, self.capacity)
+
+    def _read(self, ids: NDArray[Any], starts: NDArray[Any], last: NDArray[Any]) -> NDArray[Any]:
         for cell in self._cells:
             cell.phase = ONE_TOKEN if ids.shape[1] == 1 else self._prompt_phase
-        places = ms.Tensor(starts), ms.Tensor(last)
+        places = Tensor(starts), Tensor(last)
         *before, last_cell = self._cells
-        x = ms.Tensor(ids)
+        x = Tensor(ids)
         for cell in before:
             x = cell(x)
         return np.asarray(last_cell(x, *places).asnumpy())
@@ -273,7 +295,7 @@ class NextLogits(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network
 
-    def construct(self, ids: Any, last: Any) -> Any:
+    def construct(self, ids: Tensor, last: Tensor) -> Tensor:
         hidden = self.network.transformer(ids)  # (B, S, h)
         rows = ops.arange(0, ids.shape[0])
         return self.network.head(hidden[rows, last])
@@ -285,24 +307,22 @@ class PlainReader:
     def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int, capacity: int) -> None:
         self.rows, self.capacity, self._pad = batch, capacity, config.pad_token_id
         self.network = NextLogits(network).set_train(False)
-        self._texts: list[list[int]] = [[] for _ in range(batch)]
+        self._prompts: list[list[int]] = [[] for _ in range(batch)]
 
-    def start(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
-        self._texts = [list(text) for text in texts]
+    def start(self, prompts: Sequence[Sequence[int]]) -> NDArray[Any]:
+        self._prompts = [list(prompt) for prompt in prompts]
         return self._read()
 
-    def read(self, tokens: Sequence[int]) -> np.ndarray:
-        for text, token in zip(self._texts, tokens, strict=True):
-            if len(text) < self.capacity:
-                text.append(token)
+    def read(self, tokens: Sequence[int]) -> NDArray[Any]:
+        for prompt, token in zip(self._prompts, tokens, strict=True):
+            if len(prompt) < self.capacity:
+                prompt.append(token)
         return self._read()
 
     def reorder(self, rows: Sequence[int]) -> None:
-        self._texts = [list(self._texts[row]) for row in rows]
+        self._prompts = [list(self._prompts[row]) for row in rows]
 
-    def _read(self) -> np.ndarray:
-        lengths = np.array([len(text) for text in self._texts], np.int32)
-        ids = np.full((len(self._texts), self.capacity), self._pad, np.int32)
-        for row, text in enumerate(self._texts):
-            ids[row, : len(text)] = text
-        return np.asarray(self.network(ms.Tensor(ids), ms.Tensor(lengths - 1)).asnumpy())
+    def _read(self) -> NDArray[Any]:
+        last = np.array([len(prompt) - 1 for prompt in self._prompts], np.int32)
+        ids = padded(self._prompts, self.capacity, self._pad)
+        return np.asarray(self.network(Tensor(ids), Tensor(last)).asnumpy())

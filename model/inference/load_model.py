@@ -1,10 +1,11 @@
-"""What it takes to answer: the network that continues ids, its tokenizer, its configuration."""
+"""A model loaded for inference: the network that continues ids, its tokenizer, its configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.config.bloom_config import BloomConfig, load_config
 from model.config.settings import Chat, Settings, Worker
@@ -17,7 +18,7 @@ from model.network.bloom import build
 from model.parallel.distributed import Session, open_alone, open_session, strategy_of
 from model.weights.checkpoint import load_rank_weights, load_whole, newest_shard
 
-__all__ = ["Model", "checkpoint_of", "config_of", "open_model", "open_rank", "sampling_of"]
+__all__ = ["Model", "beside", "checkpoint_of", "config_of", "open_model", "open_rank", "sampling_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def open_model(
     Raises ModelError.
     """
     config = config or config_of(checkpoint, config_file)
-    vocabulary = tokenizer_file or _sibling(checkpoint, "tokenizer.json", "name it with --tokenizer")
+    vocabulary = tokenizer_file or beside(checkpoint, "tokenizer.json", "name it with --tokenizer")
     tokenizer = load_tokenizer(vocabulary, config)
     return Model(_generator(config, open_alone(device), checkpoint, None), tokenizer, config)
 
@@ -81,11 +82,13 @@ def checkpoint_of(settings: Settings) -> Path:
     return Path(settings.checkpoint.load)
 
 
-def config_of(checkpoint: Path, config_file: Path | None = None) -> BloomConfig:
-    """The configuration that is given, or lies beside a whole checkpoint. Raises ModelError."""
+def config_of(
+    checkpoint: Path, config_file: Path | None = None, overrides: dict[str, Any] | None = None
+) -> BloomConfig:
+    """The configuration that is given, or beside a whole checkpoint, with `overrides`. Raises ModelError."""
     if not checkpoint.is_file():
         raise ModelError("there is no such checkpoint file", where=str(checkpoint))
-    return load_config(config_file or _sibling(checkpoint, "config.yaml", "name it with --config"))
+    return load_config(config_file or beside(checkpoint, "config.yaml", "name it with --config"), overrides)
 
 
 def sampling_of(options: Chat) -> Sampling:
@@ -105,10 +108,11 @@ def sampling_of(options: Chat) -> Sampling:
 def _tokenizer(settings: Settings, config: BloomConfig, load: Path) -> Tokenizer:
     if settings.data.tokenizer:
         return load_tokenizer(Path(settings.data.tokenizer), config)
-    return load_tokenizer(_sibling(load, "tokenizer.json", "name it as data.tokenizer"), config)
+    return load_tokenizer(beside(load, "tokenizer.json", "name it as data.tokenizer"), config)
 
 
-def _sibling(checkpoint: Path, name: str, remedy: str) -> Path:
+def beside(checkpoint: Path, name: str, remedy: str) -> Path:
+    """The file of this name in the folder of a checkpoint; ModelError where there is none."""
     path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / name
     if not path.is_file():
         raise ModelError(f"there is no {name} beside the checkpoint", where=str(checkpoint), remedy=remedy)

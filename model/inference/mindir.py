@@ -1,11 +1,8 @@
-"""The network as two MindIR graphs: one reads a whole prompt, one a token; weights and cache are shared.
+"""MindIR: a checkpoint exported as two graphs, of a prompt and of single tokens, and answers from them.
 
-Two runners read them in the same way: MindSpore's own, which works wherever MindSpore does, and MindSpore
-Lite, which is what a server without a training stack has (untested here: it is on no package index).
-
-A whole checkpoint as two MindIR graphs, with what is needed to ask them beside them.
-
-Answers from exported graphs: greedily, token by token, on MindSpore Lite or on MindSpore itself.
+The two share weights and cache. Two runners read them in the same way: MindSpore's own, which works wherever
+MindSpore does, and MindSpore Lite, which is what a server without a training stack has (untested here: it is
+on no package index).
 """
 
 from __future__ import annotations
@@ -13,14 +10,15 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import Tensor, nn
+from numpy.typing import NDArray
 
 from model.config.bloom_config import BloomConfig, config_text, load_config
 from model.config.prompt_templates import wrap
@@ -28,7 +26,7 @@ from model.config.yaml_table import read_table
 from model.data.tokenizer import Tokenizer, load_tokenizer
 from model.devices.device_name import DeviceName
 from model.errors import ModelError
-from model.inference.kv_cache import CachedNetwork, IdsToLogits
+from model.inference.kv_cache import CachedNetwork, IdsToLogits, IncrementalReader
 from model.inference.load_model import config_of, open_model
 from model.network.bloom import BloomLMHeadModel
 from model.parallel.distributed import open_alone
@@ -63,10 +61,10 @@ def export_graphs(
     """
     inner = CachedNetwork(network, config, batch, config.seq_length)
     cached = IdsToLogits(network.transformer.embedding, inner).set_train(False)
-    lines = ms.Tensor(np.zeros(batch, np.int32))
+    lines = Tensor(np.zeros(batch, np.int32))
     written = []
     for path, length in ((prefill, config.seq_length), (increment, 1)):
-        ids = ms.Tensor(np.zeros((batch, length), np.int32))
+        ids = Tensor(np.zeros((batch, length), np.int32))
         path.parent.mkdir(parents=True, exist_ok=True)
         ms.export(cached, ids, lines, lines, file_name=str(path), file_format="MINDIR")
         # MindSpore adds `_graph` by itself where weights of over a gigabyte go into files beside the graph.
@@ -78,13 +76,11 @@ def export_graphs(
 
 
 class Graphs(Protocol):
-    """Two loaded graphs; `shape` is (batch, seq_length) of the first."""
+    """Two loaded graphs; `shape` is (batch, seq_length) of the first, the second takes one id a row."""
 
     shape: tuple[int, int]
 
-    def prefill(self, ids: np.ndarray, starts: np.ndarray, last: np.ndarray) -> np.ndarray: ...
-
-    def increment(self, ids: np.ndarray, starts: np.ndarray, last: np.ndarray) -> np.ndarray: ...
+    def run(self, ids: NDArray[Any], starts: NDArray[Any], last: NDArray[Any]) -> NDArray[Any]: ...
 
 
 class MindSporeGraphs:
@@ -92,20 +88,17 @@ class MindSporeGraphs:
 
     def __init__(self, prefill: Path, increment: Path, shape: tuple[int, int]) -> None:
         self.shape = shape
-        first, second = (nn.GraphCell(_load(path)) for path in (prefill, increment))
+        self._graphs = first, second = nn.GraphCell(_load(prefill)), nn.GraphCell(_load(increment))
         held = {item.name: item for item in first.get_parameters()}
         for item in second.get_parameters():
             if item.name not in held or item.shape != held[item.name].shape:
                 raise ModelError(f"{item.name} is not that of {prefill.name}", where=str(increment))
             # Not a copy: what the one graph writes into the cache, the other reads.
             item.set_data(held[item.name])
-        self._first, self._second = first, second
 
-    def prefill(self, ids: np.ndarray, starts: np.ndarray, last: np.ndarray) -> np.ndarray:
-        return _run(self._first, ids, starts, last)
-
-    def increment(self, ids: np.ndarray, starts: np.ndarray, last: np.ndarray) -> np.ndarray:
-        return _run(self._second, ids, starts, last)
+    def run(self, *inputs: NDArray[Any]) -> NDArray[Any]:
+        graph = self._graphs[inputs[0].shape[1] == 1]
+        return np.asarray(graph(*(Tensor(value) for value in inputs)).asnumpy())
 
 
 def _load(path: Path) -> Any:
@@ -117,10 +110,6 @@ def _load(path: Path) -> Any:
         return ms.load(str(path))
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"is no MindIR graph: {str(error).splitlines()[0]}", where=str(path)) from error
-
-
-def _run(graph: nn.Cell, *inputs: np.ndarray) -> np.ndarray:
-    return np.asarray(graph(*(ms.Tensor(value) for value in inputs)).asnumpy())
 
 
 class LiteGraphs:
@@ -142,54 +131,31 @@ class LiteGraphs:
         context.target = [device.target.lower()]
         if device.target == "Ascend":
             context.ascend.device_id = device.index
-        self._first, self._second = lite.Model(), lite.Model()
+        self._models = lite.Model(), lite.Model()
         # One copy of weights and cache for both.
         group = lite.ModelGroup(lite.ModelGroupFlag.SHARE_WEIGHT)
-        group.add_model([self._first, self._second])
-        for model, path in ((self._first, prefill), (self._second, increment)):
+        group.add_model(list(self._models))
+        for model, path in zip(self._models, (prefill, increment), strict=True):
             if not path.is_file():
                 raise ModelError("there is no such graph", where=str(path))
             options = [str(config_path)] if config_path else []
             model.build_from_file(str(path), lite.ModelType.MINDIR, context, *options)
 
-    def prefill(self, ids: np.ndarray, starts: np.ndarray, last: np.ndarray) -> np.ndarray:
-        return self._predict(self._first, ids, starts, last)
-
-    def increment(self, ids: np.ndarray, starts: np.ndarray, last: np.ndarray) -> np.ndarray:
-        return self._predict(self._second, ids, starts, last)
-
-    def _predict(self, model: Any, *inputs: np.ndarray) -> np.ndarray:
+    def run(self, *inputs: NDArray[Any]) -> NDArray[Any]:
+        model = self._models[inputs[0].shape[1] == 1]
         outputs = model.predict([self._lite.Tensor(value) for value in inputs])
         return np.asarray(outputs[0].get_data_to_numpy())
 
 
-class MindIrReader:
-    """Reads prompts and tokens through two graphs, as `CachedReader` does through a network."""
+class MindIrReader(IncrementalReader):
+    """A reader through two graphs, as `CachedReader` is one through a network; it cannot change rows."""
 
     def __init__(self, graphs: Graphs, pad_token_id: int) -> None:
-        self._graphs, self._pad = graphs, pad_token_id
-        self.batch, self.capacity = graphs.shape
-        self._lengths = np.zeros(self.batch, np.int32)
+        super().__init__(*graphs.shape, pad_token_id)
+        self._graphs = graphs
 
-    def start(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
-        """Forget everything and read the texts, one a row; (B, V) logits of the token after each."""
-        ids = np.full((self.batch, self.capacity), self._pad, np.int32)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)] = text
-        self._lengths = np.array([len(text) for text in texts], np.int32)
-        return self._graphs.prefill(ids, np.zeros_like(self._lengths), self._lengths - 1)
-
-    def read(self, tokens: Sequence[int]) -> np.ndarray:
-        """One more token of every row; (B, V) logits of the token after it."""
-        starts = np.minimum(self._lengths, self.capacity - 1)
-        self._lengths = self._lengths + 1
-        return self._graphs.increment(np.array(tokens, np.int32)[:, None], starts, np.zeros_like(starts))
-
-    def reorder(self, rows: Sequence[int]) -> None:
-        """Beam search needs rows to change places, which a fixed graph cannot do."""
-        raise ModelError(
-            "beam search does not work on exported graphs", where="num_beams", remedy="set it to 1"
-        )
+    def _read(self, ids: NDArray[Any], starts: NDArray[Any], last: NDArray[Any]) -> NDArray[Any]:
+        return self._graphs.run(ids, starts, last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +203,7 @@ def export(
 def read_infer_yaml(table: Mapping[str, Any], where: str) -> tuple[BloomConfig, Paths]:
     """The network and the graphs of a YAML as MindFormers' page for Bloom has it.
 
-    Keys of `model_config` that are no size or type of the network are left out. Raises ModelError.
+    Keys of `model_config` that are no size or type of the network are ignored. Raises ModelError.
     """
     written = _section(_section(table, "model", where), "model_config", f"{where}: model")
     infer = _section(table, "infer", where)
@@ -281,7 +247,7 @@ class GraphAnswers:
         if not 0 < len(prompt) < room:
             what = f"a prompt of {len(prompt)} tokens does not go into graphs of {room}"
             raise ModelError(what, where="prompt", remedy="shorten it, or export with a longer seq_length")
-        rows = self._reader.batch
+        rows = self._reader.rows
         started = time.monotonic()
         logits = self._reader.start([prompt] * rows)
         new: list[int] = []
@@ -307,7 +273,8 @@ class GraphAnswers:
         """The prompt with its answer, as MindFormers prints it; in a template only the answer."""
         template = self.config.prompt_template
         text = wrap(prompt, template=template) if in_template else prompt
-        answer = self.tokenizer.decode(self.tokens(self.tokenizer.encode(text), max_new_tokens, token_took))
+        new = self.tokens(self.tokenizer.encode(text), max_new_tokens, token_took)
+        answer = str(self.tokenizer.decode(new))
         return answer.strip() if in_template else prompt + answer
 
 

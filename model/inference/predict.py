@@ -1,7 +1,4 @@
-"""The questions of a job: those in the job itself, and those of a file.
-
-The answers to a job's prompts, shared out over its replicas.
-"""
+"""Prediction: the prompts of a job, dealt out over its replicas, and their answers."""
 
 from __future__ import annotations
 
@@ -93,7 +90,7 @@ def predict(settings: Settings, worker: Worker, home: Path) -> Iterator[Answer]:
     the same answers; the first of them writes, the others give and write none.
     """
     options = settings.predict
-    checkpoint_of(settings)  # what is missing is told before what is in the prompts
+    checkpoint_of(settings)  # what is missing is reported before what is in the prompts
     prompts, sampling = read_prompts(options.prompts, options.prompts_file), sampling_of(options)
     model, session = open_rank(settings, worker, options.batch_size)
     mine = list(enumerate(prompts))[session.place.dp :: session.strategy.data_parallel]
@@ -121,6 +118,6 @@ def _answers(
         ids = [tokenizer.encode(wrap(prompt.text, prompt.input, template)) for _, prompt in part]
         news = model.generator.generate(ids, sampling)
         seconds = round((time.monotonic() - started) / len(part), 4)
-        for (index, prompt), asked, new in zip(part, ids, news, strict=True):
+        for (index, prompt), prompt_ids, new in zip(part, ids, news, strict=True):
             text = tokenizer.decode(new).strip()
-            yield Answer(index, prompt.text, text, len(asked), len(new), seconds)
+            yield Answer(index, prompt.text, text, len(prompt_ids), len(new), seconds)

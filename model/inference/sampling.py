@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.config.bloom_config import BloomConfig
 from model.errors import ModelError
@@ -79,7 +80,7 @@ class Sampling:
             raise ModelError("; ".join(wrong), where="predict")
 
 
-def penalised(logits: np.ndarray, text: Sequence[int], penalty: float) -> np.ndarray:
+def penalised(logits: NDArray[Any], text: Sequence[int], penalty: float) -> NDArray[Any]:
     """(V,) logits in which every token of the text has become less likely, as in "CTRL" (Keskar, 2019)."""
     if penalty == 1.0:
         return logits
@@ -88,7 +89,7 @@ def penalised(logits: np.ndarray, text: Sequence[int], penalty: float) -> np.nda
     return logits
 
 
-def choose(logits: np.ndarray, sampling: Sampling, random: np.random.Generator) -> int:
+def choose(logits: NDArray[Any], sampling: Sampling, random: np.random.Generator) -> int:
     """The next token from (V,) logits."""
     if sampling.temperature == 0:
         return int(logits.argmax())

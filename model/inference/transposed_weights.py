@@ -1,4 +1,4 @@
-"""Linears that hold their weights a second time, turned, because of how the CPU multiplies.
+"""Linears that hold their weights a second time, transposed, because of how the CPU multiplies.
 
 A product of one row reads a wide matrix nearly twice as fast from (in, out) as from (out, in); that of many
 rows is up to 1.7 times as fast with (out, in) (MindSpore 2.10, oneDNN, 2 cores: 22 against 12 GB/s, 150
@@ -14,16 +14,17 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
+from numpy.typing import NDArray
 
 from model.config.bloom_config import BloomConfig
 from model.devices.device import current_device
 from model.network.bloom import Attention, BloomLMHeadModel, Linear, Mlp
 
-__all__ = ["TurnedHead", "TurnedLinear", "TurnedMlp", "TurnedQkv", "turning_pays"]
+__all__ = ["TransposedHead", "TransposedLinear", "TransposedMlp", "TransposedQkv", "copies_pay"]
 
 
-def turning_pays(config: BloomConfig) -> bool:
+def copies_pay(config: BloomConfig) -> bool:
     """On the CPU in float32, if there is room: the copies are about as large as the weights."""
     types = {config.param_init_type, config.embedding_init_type, config.compute_dtype}
     if not current_device().is_cpu or types != {"float32"}:
@@ -40,43 +41,43 @@ def _available() -> int:
     return int(facts["MemAvailable"].split()[0]) * 1024
 
 
-def _kept(array: np.ndarray, name: str) -> ms.Parameter:
-    return ms.Parameter(ms.Tensor(np.ascontiguousarray(array)), name=name, requires_grad=False)
+def _kept(array: NDArray[Any], name: str) -> ms.Parameter:
+    return ms.Parameter(Tensor(np.ascontiguousarray(array)), name=name, requires_grad=False)
 
 
-class TurnedLinear(nn.Cell):
+class TransposedLinear(nn.Cell):
     """A `Linear` that is stored as (in, out); (B, S, in) -> (B, S, out)."""
 
     def __init__(self, linear: Linear, name: str) -> None:
         super().__init__(auto_prefix=False)
         self.linear = linear
-        self.turned = _kept(linear.weight.asnumpy().T, f"{name}.turned")  # (out, in)
+        self.transposed = _kept(linear.weight.asnumpy().T, f"{name}.transposed")  # (out, in)
         self.is_wide = linear.out_size > linear.in_size
         self.matmul = ops.MatMul(transpose_b=True)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
         if self.is_wide and batch * length == 1:
             return self.linear(x)
-        out = self.matmul(ops.reshape(x, (-1, self.linear.in_size)), self.turned)
+        out = self.matmul(ops.reshape(x, (-1, self.linear.in_size)), self.transposed)
         out = ops.reshape(out, (batch, length, self.linear.out_size))
         return self.linear.reduce(out) + self.linear.bias
 
 
-class TurnedMlp(nn.Cell):
+class TransposedMlp(nn.Cell):
     """An `Mlp` of such linears; (B, S, h) -> (B, S, h)."""
 
     def __init__(self, mlp: Mlp, name: str) -> None:
         super().__init__(auto_prefix=False)
         self.copy, self.activation = mlp.copy, mlp.activation
-        self.mapping = TurnedLinear(mlp.mapping, f"{name}.mapping")
-        self.projection = TurnedLinear(mlp.projection, f"{name}.projection")
+        self.mapping = TransposedLinear(mlp.mapping, f"{name}.mapping")
+        self.projection = TransposedLinear(mlp.projection, f"{name}.projection")
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return self.projection(self.activation(self.mapping(self.copy(x))))
 
 
-class TurnedQkv(nn.Cell):
+class TransposedQkv(nn.Cell):
     """Queries, keys and values of one token in one product; (1, 1, h) -> three of (1, H, 1, d).
 
     The queries come times `scale`.
@@ -93,21 +94,21 @@ class TurnedQkv(nn.Cell):
         self.matmul, self.split = ops.MatMul(), ops.Split(axis=1, output_num=3)
         self.shape = (1, attention.heads, 1, attention.head_size)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out = self.matmul(ops.reshape(x, (1, -1)), self.weight) + self.bias  # (1, 3 H d)
         q, k, v = self.split(out)
         return ops.reshape(q, self.shape), ops.reshape(k, self.shape), ops.reshape(v, self.shape)
 
 
-class TurnedHead(nn.Cell):
+class TransposedHead(nn.Cell):
     """The head for one row, with the embedding's table as (h, V); (1, h) -> (1, V of the whole) float32."""
 
     def __init__(self, network: BloomLMHeadModel) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
         table = network.transformer.embedding.word_embedding.embedding_table
-        self.table = _kept(table.asnumpy().T, "turned.table")
+        self.table = _kept(table.asnumpy().T, "transposed.table")
         self.matmul = ops.MatMul()
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return self.network.gather(self.network.padded(self.matmul(self.network.copy(x), self.table)))

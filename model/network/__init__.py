@@ -1,1 +1,1 @@
-"""The network of Bloom, and its loss."""
+"""The network of Bloom, its dropout and its loss."""

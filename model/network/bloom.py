@@ -1,20 +1,19 @@
-"""The layers of Bloom: norm, the cut linears, attention, MLP, block.
+"""Bloom, the network of "BLOOM: A 176B-Parameter Open-Access Multilingual Language Model" (2022).
 
-B batch, S sequence, h hidden_size, H heads of this rank, d head size, f ffn size of this rank.
-Where a layer is cut over the model group it takes the same input on every rank of the group and
-gives the same output on every rank: the cut is not seen from outside.
-
-The vocabulary, cut over the model group: the embedding's table, the gathering of logits.
-
-Where the group's size does not divide the vocabulary, the last parts end in padding: rows of zeros that no id
-names and whose logits are hidden. `parallel.cut` adds them, and no checkpoint has them.
-
-n positions, c rows of this rank, V the whole vocabulary.
-
-Bloom, the network of "BLOOM: A 176B-Parameter Open-Access Multilingual Language Model" (2022).
+Top to bottom: norm and linears, ALiBi and attention, MLP and block, embedding and head, the whole. Two parts
+are elsewhere: the kernel that does attention on an Ascend (`flash_attention`) and what a CPU computes in
+another way (`cpu_kernels`). Decoding with a cache (`inference.kv_cache`) uses the attention that stands here.
 
 Parameters carry MindFormers' names, so its published checkpoints load unchanged:
 `transformer.embedding.word_embedding.embedding_table`, `transformer.blocks.0.attention.dense1.weight`, ….
+
+Heads, inner size of the MLP and vocabulary are sharded over the model group. A sharded layer takes the same
+input on every rank of the group and gives the same output on every rank: the shards are not seen from
+outside. Where the group's size does not divide the vocabulary, the last shards end in padding: rows of zeros
+that no id names and whose logits are hidden. `mesh.cut` adds them, and no checkpoint has them.
+
+B batch, S sequence, h hidden_size, H heads of this rank, d head size, f ffn size of this rank, n positions,
+c rows of the vocabulary of this rank, V the whole vocabulary.
 """
 
 from __future__ import annotations
@@ -26,12 +25,13 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
+from numpy.typing import NDArray
 
 from model.config.bloom_config import BloomConfig
-from model.devices.device import current_device, dtype_of
-from model.network.attention import alibi_slopes, bias_of, core_of
-from model.network.cpu_kernels import AddBias, NormWithOwnBackward, other_kernels_pay
+from model.devices.device import current_device, dtype_of, has_flash_attention
+from model.network.cpu_kernels import AddBias, NormWithOwnBackward, layer_norm, other_kernels_pay
+from model.network.flash_attention import HIDDEN, FlashAttention, FlashBias
 from model.parallel.collectives import Member, all_gather_of
 from model.parallel.mesh import (
     CopyToModelGroup,
@@ -46,18 +46,19 @@ from model.parallel.mesh import (
 from orchestrator.checkpoint.cut.bloom_cut import stage_blocks
 
 __all__ = [
+    "AlibiBias",
     "Attention",
     "Block",
     "BloomLMHeadModel",
-    "BloomModel",
-    "GatherLogits",
     "LayerNorm",
     "Linear",
     "Mlp",
     "OwnIds",
+    "PlainAttention",
     "Vocabulary",
-    "WordEmbedding",
     "activation_of",
+    "alibi",
+    "alibi_slopes",
     "build",
     "initialise",
     "parameter",
@@ -69,7 +70,7 @@ LAYERNORM_EPSILON = 1e-5
 
 def parameter(shape: tuple[int, ...], dtype: Any, name: str, value: float = 0.0) -> ms.Parameter:
     # By way of NumPy: MindSpore's CPU has no kernel that fills a bfloat16 tensor.
-    return ms.Parameter(ms.Tensor(np.full(shape, value, np.float32), dtype), name=name)
+    return ms.Parameter(Tensor(np.full(shape, value, np.float32), dtype), name=name)
 
 
 class LayerNorm(nn.Cell):
@@ -84,12 +85,10 @@ class LayerNorm(nn.Cell):
         self.gamma = parameter((config.hidden_size,), dtype, "gamma", 1.0)
         self.beta = parameter((config.hidden_size,), dtype, "beta")
         self.compute_type = ms.float32 if current_device().is_cpu else dtype
-        if other_kernels_pay(self.compute_type):
-            self.norm = NormWithOwnBackward(LAYERNORM_EPSILON)
-        else:
-            self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=LAYERNORM_EPSILON)
+        kind = NormWithOwnBackward if other_kernels_pay(self.compute_type) else layer_norm
+        self.norm = kind(LAYERNORM_EPSILON)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         gamma, beta = ops.cast(self.gamma, self.compute_type), ops.cast(self.beta, self.compute_type)
         out, _, _ = self.norm(ops.cast(x, self.compute_type), gamma, beta)
         return ops.cast(out, x.dtype)
@@ -98,7 +97,7 @@ class LayerNorm(nn.Cell):
 class Linear(nn.Cell):
     """x @ w + b over the last axis; the weight is (out, in), or (in, out) where `transposed`.
 
-    `reduce` joins the parts of a layer that is cut by input, before the bias, which is whole on each rank.
+    `reduce` sums what the ranks have of a layer whose input is sharded, before the bias, which each rank has.
     """
 
     def __init__(
@@ -120,15 +119,74 @@ class Linear(nn.Cell):
         self.compute_type = dtype_of(config.compute_dtype)
         self.add = AddBias() if other_kernels_pay(self.compute_type) else ops.Add()
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         shape = (*x.shape[:-1], self.out_size)
         x = ops.reshape(ops.cast(x, self.compute_type), (-1, self.in_size))
         x = self.matmul(x, ops.cast(self.weight, self.compute_type))
         return self.add(self.reduce(ops.reshape(x, shape)), ops.cast(self.bias, self.compute_type))
 
 
+def alibi_slopes(num_heads: int) -> NDArray[np.float32]:
+    """One slope a head, (num_heads,) float32.
+
+    For n = 2**k heads the slopes are the powers 1..n of 2**(-8/n). Other counts take those of the
+    next lower 2**k, then the odd powers of the base that belongs to twice as many heads.
+    """
+    lower = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2.0 ** (-8.0 / lower * power) for power in range(1, lower + 1)]
+    slopes += [2.0 ** (-4.0 / lower * power) for power in range(1, 2 * (num_heads - lower), 2)]
+    return np.array(slopes, dtype=np.float32)
+
+
+def alibi(slopes: Tensor, ahead: Tensor, dtype: Any) -> Tensor:
+    """What is added to scores: -slope * distance, HIDDEN for keys that come later; as `dtype`.
+
+    Slopes (1, H, 1, 1); `ahead` (…, 1, S, K) float32, how far each of K keys is ahead of each of S queries
+    -> (…, H, S, K). The distance is exact where a product with an absolute position would, far into the
+    sequence, be rounded to nothing by float16. "Train Short, Test Long: Attention with Linear Biases Enables
+    Input Length Extrapolation" (Press et al., 2021).
+    """
+    bias = slopes * ops.minimum(ahead, 0.0) + HIDDEN * ops.cast(ahead > 0, ms.float32)
+    return ops.cast(bias, dtype)
+
+
+class AlibiBias(nn.Cell):
+    """ALiBi of a whole sequence, with the slopes (H,) of this rank's heads; its length -> (1, H, S, S)."""
+
+    def __init__(self, config: BloomConfig, slopes: NDArray[np.float32]) -> None:
+        super().__init__()
+        self.dtype = dtype_of(config.softmax_compute_type)
+        positions = np.arange(config.seq_length, dtype=np.float32)
+        self.ahead = Tensor((positions[None, :] - positions[:, None])[None, None])
+        self.slopes = Tensor(slopes.reshape(1, -1, 1, 1))
+
+    def construct(self, length: int) -> Tensor:
+        return alibi(self.slopes, self.ahead[:, :, :length, :length], self.dtype)
+
+
+class PlainAttention(nn.Cell):
+    """softmax(q @ k^T / sqrt(d) + bias) @ v, step by step; (B, H, S, d) each -> (B, H, S, d)."""
+
+    def __init__(self, config: BloomConfig) -> None:
+        super().__init__()
+        self.scores = ops.BatchMatMul(transpose_b=True)
+        self.weigh = ops.BatchMatMul()
+        self.scale = 1.0 / math.sqrt(config.head_size)
+        self.softmax_type = dtype_of(config.softmax_compute_type)
+        self.dropout = nn.Dropout(p=config.attention_dropout_rate)
+
+    def construct(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        return self.of_scaled(q * self.scale, k, v, bias)
+
+    def of_scaled(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """The same of queries that are divided by sqrt(d); of more keys and values, (B, H, K, d)."""
+        scores = ops.cast(self.scores(q, k), self.softmax_type) + bias  # (B, H, S, K)
+        weights = self.dropout(ops.cast(ops.softmax(scores, -1), v.dtype))
+        return self.weigh(weights, v)
+
+
 class Attention(nn.Cell):
-    """Multi-head self-attention with ALiBi; whole heads are dealt out over the model group."""
+    """Multi-head self-attention with ALiBi; each rank of the model group has some of the heads."""
 
     def __init__(self, config: BloomConfig, parts: int, group: str | None) -> None:
         super().__init__()
@@ -140,20 +198,30 @@ class Attention(nn.Cell):
         self.dense3 = Linear(hidden, local, config)  # values
         reduce = ReduceFromModelGroup(group)
         self.projection = Linear(local, hidden, config, transposed=True, reduce=reduce)
-        self.core = core_of(config, self.heads)
+        # The seed of its dropout depends on its name here.
+        is_flash = has_flash_attention(config)
+        self.core = FlashAttention(config, self.heads) if is_flash else PlainAttention(config)
 
-    def construct(self, x: Any, bias: Any) -> Any:
-        x = self.copy(x)
-        batch, length, _ = x.shape
-        q = self.split_heads(self.dense1(x))  # (B, H, S, d)
-        k = self.split_heads(self.dense2(x))
-        v = self.split_heads(self.dense3(x))
-        out = ops.transpose(self.core(q, k, v, bias), (0, 2, 1, 3))  # (B, S, H, d)
-        return self.projection(ops.reshape(out, (batch, length, self.heads * self.head_size)))
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = self.queries_keys_values(self.copy(x))
+        return self.projection(self.merge_heads(self.core(q, k, v, bias)))
 
-    def split_heads(self, x: Any) -> Any:
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, S, h) -> three of (B, H, S, d)."""
+        q, k, v = self.dense1(x), self.dense2(x), self.dense3(x)
+        return self.split_heads(q), self.split_heads(k), self.split_heads(v)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, S, H * d) -> (B, H, S, d)."""
         batch, length, _ = x.shape
         return ops.transpose(ops.reshape(x, (batch, length, self.heads, self.head_size)), (0, 2, 1, 3))
+
+    def merge_heads(self, x: Tensor) -> Tensor:
+        """(B, H, S, d) -> (B, S, H * d)."""
+        batch, _, length, _ = x.shape
+        if length > 1:  # with one position, the order in memory is the same
+            x = ops.transpose(x, (0, 2, 1, 3))
+        return ops.reshape(x, (batch, length, self.heads * self.head_size))
 
 
 class FastGelu(nn.Cell):
@@ -162,7 +230,7 @@ class FastGelu(nn.Cell):
     For the CPU, in all types: its own FastGeLU has gradients that are no numbers from x = -1000 on.
     """
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return x * ops.sigmoid(1.702 * x)
 
 
@@ -178,7 +246,7 @@ class Gelu(nn.Cell):
         self.linear = 2 * math.sqrt(2 / math.pi)
         self.cubic = self.linear * 0.044715
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return x * ops.sigmoid(x * (self.linear + self.cubic * (x * x)))
 
 
@@ -191,7 +259,7 @@ def activation_of(config: BloomConfig) -> Any:
 
 
 class Mlp(nn.Cell):
-    """Two linears with the activation between; cut by the inner size over the model group."""
+    """Two linears with the activation between; the inner size is sharded over the model group."""
 
     def __init__(self, config: BloomConfig, parts: int, group: str | None) -> None:
         super().__init__()
@@ -202,7 +270,7 @@ class Mlp(nn.Cell):
         self.projection = Linear(local, hidden, config, transposed=True, reduce=reduce)
         self.activation = activation_of(config)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         x = self.mapping(self.copy(x))  # (B, S, f)
         return self.projection(self.activation(x))
 
@@ -219,7 +287,7 @@ class Block(nn.Cell):
         self.dropout1 = nn.Dropout(p=config.hidden_dropout_rate)
         self.dropout2 = nn.Dropout(p=config.hidden_dropout_rate)
 
-    def construct(self, x: Any, bias: Any) -> Any:
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
         x = x + self.dropout1(self.attention(self.layernorm1(x), bias))
         return x + self.dropout2(self.output(self.layernorm2(x)))
 
@@ -249,12 +317,12 @@ class Vocabulary:
     def first(self) -> int:
         return self.index * self.rows
 
-    def padding(self) -> np.ndarray:
+    def padding(self) -> NDArray[np.float32]:
         """(1, c) float32: PADDING_LOGIT for rows beyond the vocabulary, 0 for all others."""
         beyond = np.arange(self.first, self.first + self.rows) >= self.size
         return np.where(beyond, np.float32(PADDING_LOGIT), np.float32(0))[None]
 
-    def own_row(self) -> np.ndarray:
+    def own_row(self) -> NDArray[np.float32]:
         """(parts, 1) float32: 1 for this rank's part."""
         return np.eye(self.parts, dtype=np.float32)[:, self.index : self.index + 1]
 
@@ -266,26 +334,26 @@ class OwnIds(nn.Cell):
         super().__init__()
         self.first, self.rows = vocabulary.first, vocabulary.rows
 
-    def construct(self, ids: Any) -> Any:
+    def construct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         local = ids - self.first
         inside = ops.logical_and(local >= 0, local < self.rows)
         return local * ops.cast(inside, local.dtype), inside
 
 
 class WordEmbedding(nn.Cell):
-    """A table of one row a token, cut by rows over the model group; (B, S) ids -> (B, S, h)."""
+    """A table of one row a token, sharded by rows over the model group; (B, S) ids -> (B, S, h)."""
 
     def __init__(self, config: BloomConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
         shape = (vocabulary.rows, config.hidden_size)
         self.embedding_table = parameter(shape, dtype_of(config.embedding_init_type), "embedding_table")
         self.gather = ops.Gather()
-        self.is_cut = vocabulary.parts > 1
+        self.is_sharded = vocabulary.parts > 1
         self.own_ids = OwnIds(vocabulary)
         self.reduce = ReduceFromModelGroup(vocabulary.group)
 
-    def construct(self, ids: Any) -> Any:
-        if not self.is_cut:
+    def construct(self, ids: Tensor) -> Tensor:
+        if not self.is_sharded:
             return self.gather(self.embedding_table, ids, 0)
         local, inside = self.own_ids(ids)
         rows = self.gather(self.embedding_table, local, 0)
@@ -300,10 +368,10 @@ class GatherFromModelGroup(nn.Cell):
         self.index = member.index
         self.all_gather = all_gather_of(member, ndim=2, axis=1)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return self.all_gather(x)
 
-    def bprop(self, x: Any, out: Any, dout: Any) -> Any:
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         return (dout[:, self.index],)
 
 
@@ -312,12 +380,12 @@ class GatherLogits(nn.Cell):
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.is_cut = vocabulary.parts > 1
+        self.is_sharded = vocabulary.parts > 1
         self.gather = GatherFromModelGroup(Member(vocabulary.group, vocabulary.index, vocabulary.parts))
         self.size = vocabulary.size
 
-    def construct(self, logits: Any) -> Any:
-        if not self.is_cut:
+    def construct(self, logits: Tensor) -> Tensor:
+        if not self.is_sharded:
             return logits
         return ops.reshape(self.gather(logits), (logits.shape[0], -1))[:, : self.size]
 
@@ -331,7 +399,7 @@ class Embedding(nn.Cell):
         self.norm = LayerNorm(config)
         self.compute_type = dtype_of(config.compute_dtype)
 
-    def construct(self, ids: Any) -> Any:
+    def construct(self, ids: Tensor) -> Tensor:
         return ops.cast(self.norm(self.word_embedding(ids)), self.compute_type)
 
 
@@ -365,12 +433,13 @@ class BloomModel(nn.Cell):
             self.ln_f = LayerNorm(config)
         self.first_block = numbers.start
         self.sequence_parts = 1  # see sequence.cut_sequence
-        self.bias = bias_of(config, np.split(alibi_slopes(config.num_heads), parts)[place.mp])
+        slopes = np.split(alibi_slopes(config.num_heads), parts)[place.mp]
+        self.bias = (FlashBias if has_flash_attention(config) else AlibiBias)(config, slopes)
 
-    def construct(self, ids: Any) -> Any:
+    def construct(self, ids: Tensor) -> Tensor:
         return self.ln_f(self.run_blocks(self.embedding(ids)))
 
-    def run_blocks(self, x: Any) -> Any:
+    def run_blocks(self, x: Tensor) -> Tensor:
         """The blocks of this stage; (B, S, h) -> (B, S, h)."""
         bias = self.bias(x.shape[1] * self.sequence_parts)  # (1, H, rows, S)
         for block in self.blocks:
@@ -388,29 +457,29 @@ class BloomLMHeadModel(nn.Cell):
         self.copy = CopyToModelGroup(groups.model)
         self.matmul = ops.MatMul(transpose_b=True)
         self.gather = GatherLogits(self.vocabulary)
-        self.padding = ms.Tensor(self.vocabulary.padding())
+        self.padding = Tensor(self.vocabulary.padding())
         self.is_padded = bool(self.vocabulary.size % self.vocabulary.parts)
         self.hidden_size = config.hidden_size
         self.compute_type = dtype_of(config.compute_dtype)
 
-    def construct(self, ids: Any) -> Any:
+    def construct(self, ids: Tensor) -> Tensor:
         batch, length = ids.shape
         return ops.reshape(self.head(self.transformer(ids)), (batch, length, -1))
 
-    def head(self, x: Any) -> Any:
+    def head(self, x: Tensor) -> Tensor:
         """(…, h) -> (n, V) float32, the leading axes as one."""
         return self.gather(self.own_head(x))
 
-    def own_head(self, x: Any) -> Any:
+    def own_head(self, x: Tensor) -> Tensor:
         """(…, h) -> (n, c) float32: the logits of this rank's part of the vocabulary."""
         return self.padded(ops.cast(self.matmul(*self.head_operands(x)), ms.float32))
 
-    def head_operands(self, x: Any) -> Any:
+    def head_operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(…, h) -> (n, h) and the table (c, h), whose product is the logits."""
         table = ops.cast(self.transformer.embedding.word_embedding.embedding_table, self.compute_type)
         return ops.reshape(self.copy(x), (-1, self.hidden_size)), table
 
-    def padded(self, logits: Any) -> Any:
+    def padded(self, logits: Tensor) -> Tensor:
         """(n, c) -> (n, c): what stands for no token can never be chosen."""
         return logits + self.padding if self.is_padded else logits
 
@@ -434,7 +503,7 @@ def build(
 def initialise(network: nn.Cell, config: BloomConfig, seed: int, strategy: Strategy, place: Place) -> None:
     """Fill the weights from the seed: matrices normal(0, initializer_range), biases 0, norms 1 and 0.
 
-    Each tensor is drawn whole from a stream of its own name and then cut, so every strategy starts
+    Each tensor is drawn whole from a stream of its own name and then sliced, so every strategy starts
     from the same weights.
     """
     for item in network.get_parameters():
@@ -445,7 +514,7 @@ def initialise(network: nn.Cell, config: BloomConfig, seed: int, strategy: Strat
         shape = full_shape(name, item.shape, strategy)
         full = stream.standard_normal(shape, dtype=np.float32) * config.initializer_range
         part = np.ascontiguousarray(cut(name, full, strategy, place))
-        item.set_data(ms.Tensor(part, item.dtype))
+        item.set_data(Tensor(part, item.dtype))
 
 
 def recompute_blocks(network: BloomLMHeadModel) -> None:

@@ -10,16 +10,23 @@ h hidden_size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from model.devices.device import current_device
 
-__all__ = ["AddBias", "DecayedAdam", "NormWithOwnBackward", "SquaresByProducts", "other_kernels_pay"]
+__all__ = [
+    "AddBias",
+    "DecayedAdam",
+    "NormWithOwnBackward",
+    "SquaresByProducts",
+    "layer_norm",
+    "other_kernels_pay",
+]
 
 
 def other_kernels_pay(*types: Any) -> bool:
@@ -27,7 +34,7 @@ def other_kernels_pay(*types: Any) -> bool:
     return current_device().is_cpu and all(one == ms.float32 for one in types)
 
 
-def _sum_of_rows(x: Any) -> Any:
+def _sum_of_rows(x: Tensor) -> Tensor:
     """(…, n) -> (n,): the sum over all axes but the last."""
     rows = ops.reshape(x, (-1, x.shape[-1]))
     return ops.reshape(ops.matmul(ops.ones((1, rows.shape[0]), x.dtype), rows), (-1,))
@@ -36,26 +43,31 @@ def _sum_of_rows(x: Any) -> Any:
 class AddBias(nn.Cell):
     """(…, n) + (n,) -> (…, n)."""
 
-    def construct(self, x: Any, bias: Any) -> Any:
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
         return x + bias
 
-    def bprop(self, x: Any, bias: Any, out: Any, dout: Any) -> Any:
+    def bprop(self, x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         return dout, _sum_of_rows(dout)
 
 
+def layer_norm(epsilon: float) -> Callable[..., Tensor]:
+    """MindSpore's over the last axis; (…, h), gamma (h,), beta (h,) -> (out, mean, variance)."""
+    return ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=epsilon)
+
+
 class NormWithOwnBackward(nn.Cell):
-    """`ops.LayerNorm` over the last axis; (…, h), gamma (h,), beta (h,) -> (out, mean, variance)."""
+    """`layer_norm` of which only the first result has a gradient."""
 
     def __init__(self, epsilon: float) -> None:
         super().__init__()
-        self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=epsilon)
+        self.norm = layer_norm(epsilon)
         self.epsilon = epsilon
         self.product = ops.MatMul()
 
-    def construct(self, x: Any, gamma: Any, beta: Any) -> Any:
+    def construct(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         return self.norm(x, gamma, beta)
 
-    def bprop(self, x: Any, gamma: Any, beta: Any, out: Any, dout: Any) -> Any:
+    def bprop(self, x: Tensor, gamma: Tensor, beta: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         """dx = (g - mean(g) - n * mean(g * n)) / deviation; n = (x - mean) / deviation, g = dy * gamma.
 
         Nothing but the first of the three results is used, so only that has a gradient.
@@ -91,7 +103,7 @@ class DecayedAdam(nn.Cell):
         decay: float,
         grad: Any,
     ) -> Any:
-        done = True
+        done: Any = True
         if decay != 0.0:
             done = ops.assign(weight, weight * (1.0 - rate * decay))
         # Powers of beta that are 0 stand for no correction of the bias.
@@ -108,11 +120,11 @@ class SquaresByProducts(nn.Cell):
     def __init__(self, sizes: Sequence[int], weights: Sequence[float]) -> None:
         super().__init__(auto_prefix=False)
         self.halves = tuple(2 if size % 2 == 0 else 1 for size in sizes)
-        self.weights = ms.Tensor(np.repeat(np.array(weights, np.float32), self.halves))
+        self.weights = Tensor(np.repeat(np.array(weights, np.float32), self.halves))
         self.dot = ops.BatchMatMul(transpose_b=True)
 
-    def construct(self, tensors: Any) -> Any:
-        squares = ()
+    def construct(self, tensors: Tensor) -> Tensor:
+        squares: tuple[Tensor, ...] = ()
         for index in range(len(tensors)):
             halves = ops.reshape(tensors[index], (self.halves[index], 1, -1))
             squares += (ops.reshape(self.dot(halves, halves), (-1,)),)

@@ -1,4 +1,4 @@
-"""Dropout that can be computed twice.
+"""Dropout by a seed, so that it can be computed twice.
 
 MindSpore's own draws another mask each time it runs: also when a block is recomputed for its backward pass,
 within a graph or as a stage of a pipeline, and the gradients are then those of another network. Here the mask
@@ -9,31 +9,31 @@ the device: on Ascend its own generator, elsewhere a hash.
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import DropoutExt, DropoutGenMaskExt
 
 from model.devices.device import current_device
-from model.network.attention import FlashAttention
+from model.network.flash_attention import FlashAttention
 from model.parallel.mesh import numbered
 
-__all__ = ["DrawnBits", "DrawnDropout", "HashedDropout", "Replayed", "Replays", "replay_dropout"]
+__all__ = ["DropoutSeed", "HashDropout", "PhiloxDropout", "PhiloxMask", "SeededDropout", "seed_dropout"]
 
 SEED_NAME = "dropout_seed"
 
 
-class Replayed(nn.Cell):
-    """What drops elements with chance `p` by `seed`; `salt` is the place in the network, 32 bits."""
+class SeededDropout(nn.Cell):
+    """A dropout of elements with chance `p` by `seed`; `salt` is the place in the network, 32 bits."""
 
     def __init__(self, p: float, salt: int, seed: ms.Parameter) -> None:
         super().__init__()
         self.p, self.seed = p, seed
 
 
-class HashedDropout(Replayed):
+class HashDropout(SeededDropout):
     """Zero each element with chance `p` and scale the others by 1 / (1 - p); nothing outside of training.
 
     Its steps are shifts and products that wrap, which on an Ascend are slow (RightShift is no kernel of its
@@ -43,20 +43,20 @@ class HashedDropout(Replayed):
     def __init__(self, p: float, salt: int, seed: ms.Parameter) -> None:
         super().__init__(p, salt, seed)
         # 31 bits of hash below this number mean: dropped.
-        self.limit = ms.Tensor(int(p * 2**31), ms.int32)
+        self.limit = Tensor(int(p * 2**31), ms.int32)
         self.salt = _int32(salt * 0x9E3779B1 + 0x7F4A7C15)
         self.odd = (_int32(0x85EBCA6B), _int32(0xC2B2AE35), _int32(0x27D4EB2F))
-        self.shifts = (ms.Tensor(16, ms.int32), ms.Tensor(13, ms.int32))
+        self.shifts = (Tensor(16, ms.int32), Tensor(13, ms.int32))
         self.positive = _int32(0x7FFFFFFF)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
         number = ops.reshape(ops.arange(0, x.size, 1, dtype=ms.int32), x.shape)
         kept = self.hash(number) >= self.limit
         return x * ops.cast(kept, x.dtype) * (1.0 / (1.0 - self.p))
 
-    def hash(self, number: Any) -> Any:
+    def hash(self, number: Tensor) -> Tensor:
         """31 bits; the mixing is the finaliser of MurmurHash3, its multipliers and shifts (public domain)."""
         mixed = number * self.odd[2] + self.seed + self.salt
         mixed = ops.bitwise_xor(mixed, ops.bitwise_right_shift(mixed, self.shifts[0])) * self.odd[0]
@@ -65,7 +65,7 @@ class HashedDropout(Replayed):
         return ops.bitwise_and(mixed, self.positive)
 
 
-class DrawnDropout(Replayed):
+class PhiloxDropout(SeededDropout):
     """The same by Ascend's generator, Philox4x32-10 (Salmon et al., "Parallel Random Numbers", 2011).
 
     Its key is the seed; the offset is the upper half of its 128-bit counter, the element's number the lower
@@ -76,16 +76,16 @@ class DrawnDropout(Replayed):
 
     def __init__(self, p: float, salt: int, seed: ms.Parameter) -> None:
         super().__init__(p, salt, seed)
-        self.offset = ms.Tensor(salt, ms.int64)
-        self.drop = DropoutExt()
+        self.offset = Tensor(salt, ms.int64)
+        self.drop: Callable[..., Tensor] = DropoutExt()
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
         return self.drop(x, self.p, self.seed, self.offset)[0]
 
 
-class DrawnBits(Replayed):
+class PhiloxMask(SeededDropout):
     """The mask of Ascend's attention kernel by the same generator; (B, H, S, S) -> (B, H, S, S / 8) uint8.
 
     One bit an element, 1 = kept, the first in the lowest (aclnnDropoutGenMaskV2, whose output has a whole
@@ -94,28 +94,28 @@ class DrawnBits(Replayed):
 
     def __init__(self, p: float, salt: int, seed: ms.Parameter) -> None:
         super().__init__(p, salt, seed)
-        self.offset = ms.Tensor(salt, ms.int64)
+        self.offset = Tensor(salt, ms.int64)
         self.draw = DropoutGenMaskExt()
 
-    def construct(self, shape: tuple[int, ...]) -> Any:
+    def construct(self, shape: tuple[int, ...]) -> Tensor:
         batch, heads, rows, columns = shape
         bits = self.draw(shape, self.p, self.seed, self.offset, ms.float32)
         size = batch * heads * rows * columns // 8
         return ops.reshape(bits[:size], (batch, heads, rows, columns // 8))
 
 
-def _int32(bits: int) -> ms.Tensor:
-    return ms.Tensor(np.uint32(bits & 0xFFFFFFFF).view(np.int32), ms.int32)
+def _int32(bits: int) -> Tensor:
+    return Tensor(np.uint32(bits & 0xFFFFFFFF).view(np.int32), ms.int32)
 
 
-class Replays:
+class DropoutSeed:
     """The seed of a network's dropouts, which are of these `kinds`: the same number gives the same masks."""
 
     def __init__(self, base: tuple[int, ...]) -> None:
         self.base, self.steps = base, 0
-        self.kinds: set[type[Replayed]] = set()
-        self.drawn = current_device().is_ascend
-        start = ms.Tensor(0, ms.int64) if self.drawn else ms.Tensor([0], ms.int32)
+        self.kinds: set[type[SeededDropout]] = set()
+        self.is_philox = current_device().is_ascend
+        start = Tensor(0, ms.int64) if self.is_philox else Tensor([0], ms.int32)
         self.seed = ms.Parameter(start, name=SEED_NAME, requires_grad=False)
 
     def next_step(self) -> None:
@@ -127,29 +127,29 @@ class Replays:
 
     def set_seed(self, sequence: np.random.SeedSequence) -> None:
         """32 bits of it for the hash, 64 for the generator."""
-        if self.drawn:
-            self.seed.set_data(ms.Tensor(sequence.generate_state(1, np.uint64).view(np.int64)[0], ms.int64))
+        if self.is_philox:
+            self.seed.set_data(Tensor(sequence.generate_state(1, np.uint64).view(np.int64)[0], ms.int64))
         else:
-            self.seed.set_data(ms.Tensor(sequence.generate_state(1, np.uint32).view(np.int32), ms.int32))
+            self.seed.set_data(Tensor(sequence.generate_state(1, np.uint32).view(np.int32), ms.int32))
 
-    def dropout(self, p: float, salt: int, *, bits: bool = False) -> Replayed:
-        """One for this device; `bits` for the mask of the attention kernel."""
-        kind = DrawnBits if bits else DrawnDropout if self.drawn else HashedDropout
+    def dropout(self, p: float, salt: int, *, mask: bool = False) -> SeededDropout:
+        """One for this device; `mask` for the bits that the attention kernel takes."""
+        kind = PhiloxMask if mask else PhiloxDropout if self.is_philox else HashDropout
         self.kinds.add(kind)
         return kind(p, salt, self.seed)
 
 
-def replay_dropout(network: nn.Cell, base: tuple[int, ...], first_block: int = 0) -> Replays | None:
-    """Put replayed dropouts in the place of MindSpore's; None where there is nothing to drop.
+def seed_dropout(network: nn.Cell, base: tuple[int, ...], first_block: int = 0) -> DropoutSeed | None:
+    """Put seeded dropouts in the place of MindSpore's; None where there is nothing to drop.
 
-    A stage of a pipeline tells the number of its first block: then it drops what the whole network would.
+    With the number of its first block, a stage of a pipeline drops what the whole network would.
     """
-    replays = Replays(base)
+    dropout_seed = DropoutSeed(base)
     for path, cell in list(network.cells_and_names()):
         for name, child in list(cell.name_cells().items()):
             if isinstance(child, nn.Dropout) and child.p > 0:
                 salt = zlib.crc32(numbered(f"{path}.{name}", first_block).encode())
-                bits = isinstance(cell, FlashAttention)
-                setattr(cell, name, replays.dropout(child.p, salt, bits=bits))
-    replays.seed.name = SEED_NAME  # each of the cells has put its own name before it
-    return replays if replays.kinds else None
+                mask = isinstance(cell, FlashAttention)
+                setattr(cell, name, dropout_seed.dropout(child.p, salt, mask=mask))
+    dropout_seed.seed.name = SEED_NAME  # each of the cells has put its own name before it
+    return dropout_seed if dropout_seed.kinds else None

@@ -1,11 +1,9 @@
-"""The training loss of Bloom."""
+"""The training loss of Bloom: the weighted negative log likelihood of the labels."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from model.network.bloom import OwnIds
 from model.parallel.mesh import ReduceFromModelGroup
@@ -31,12 +29,14 @@ class HeadLoss(nn.Cell):
         self.pick = ops.GatherD()
         self.add_at = ops.TensorScatterAdd()
 
-    def construct(self, x: Any, table: Any, labels: Any, weights: Any) -> Any:
+    def construct(self, x: Tensor, table: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         logits = ops.cast(self.product(x, table), ms.float32)
         chosen = self.pick(self.log_softmax(logits), 1, ops.expand_dims(labels, -1))
         return -ops.reduce_sum(ops.reshape(chosen, (-1,)) * weights), logits
 
-    def bprop(self, x: Any, table: Any, labels: Any, weights: Any, out: Any, dout: Any) -> Any:
+    def bprop(
+        self, x: Tensor, table: Tensor, labels: Tensor, weights: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, ...]:
         count = labels.shape[0]
         rows = ops.arange(0, count, dtype=ms.int32)
         places = ops.stack((rows, ops.cast(labels, ms.int32)), -1)  # (n, 2)
@@ -64,17 +64,17 @@ class TokenLoss(nn.Cell):
         self.largest = ops.ReduceMax(keep_dims=True)
         self.pick = ops.GatherD()
         self.own_ids = OwnIds(vocabulary)
-        self.own_row = ms.Tensor(vocabulary.own_row())
+        self.own_row = Tensor(vocabulary.own_row())
         self.reduce = ReduceFromModelGroup(vocabulary.group)
 
-    def construct(self, x: Any, labels: Any, weights: Any) -> Any:
+    def construct(self, x: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
         if self.parts == 1:
             loss, _ = self.whole(*self.network.head_operands(x), labels, weights)
             return loss
         return ops.reduce_sum(self.of_part(self.network.own_head(x), labels) * weights)
 
-    def of_part(self, logits: Any, labels: Any) -> Any:
+    def of_part(self, logits: Tensor, labels: Tensor) -> Tensor:
         """No rank sees all logits: what travels is one row a part, and one of the labels' logits."""
         top = ops.stop_gradient(self.largest(logits, -1))
         own = ops.log(ops.reduce_sum(ops.exp(logits - top), -1)) + ops.reshape(top, (-1,))  # (n,)
@@ -95,5 +95,5 @@ class LossCell(nn.Cell):
         self.transformer = network.transformer
         self.loss = TokenLoss(network)
 
-    def construct(self, tokens: Any, labels: Any, weights: Any) -> Any:
+    def construct(self, tokens: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         return self.loss(self.transformer(tokens), labels, weights)

@@ -1,1 +1,1 @@
-"""Ranks, groups, pipelines."""
+"""Parallelism: the mesh of ranks, collectives, messages between pipeline stages and their schedule."""

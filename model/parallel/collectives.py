@@ -9,11 +9,9 @@ bytes on their way and no tables of zeros.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from model.devices.device import current_device
 
@@ -34,7 +32,7 @@ def has_native_collectives(group: str | None) -> bool:
     return group is not None and not current_device().is_cpu
 
 
-def all_reduce_of(group: str | None) -> Any:
+def all_reduce_of(group: str | None) -> nn.Cell | ops.AllReduce:
     """The sum over a group; without one a cell, which is no step of the graph (`ops.Identity` is one)."""
     return ops.AllReduce(group=group) if group else nn.Identity()
 
@@ -63,11 +61,11 @@ class SummedGather(nn.Cell):
         super().__init__(auto_prefix=False)
         own = np.zeros(member.size, np.float32)
         own[member.index] = 1
-        self.own = ms.Tensor(own.reshape((1,) * axis + (member.size,) + (1,) * (ndim - axis)))
+        self.own = Tensor(own.reshape((1,) * axis + (member.size,) + (1,) * (ndim - axis)))
         self.axis = axis
         self.all_reduce = all_reduce_of(member.group)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return self.all_reduce(ops.expand_dims(x, self.axis) * ops.cast(self.own, x.dtype))
 
 
@@ -79,13 +77,13 @@ class SummedScatter(nn.Cell):
         self.index, self.axis = member.index, axis
         self.all_reduce = all_reduce_of(member.group)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         table = self.all_reduce(x)
         return table[:, self.index] if self.axis else table[self.index]
 
 
 class NativeGather(nn.Cell):
-    """`ops.AllGather` joins along axis 0 and nowhere else."""
+    """`ops.AllGather` concatenates along axis 0 and nowhere else."""
 
     def __init__(self, member: Member, ndim: int, axis: int) -> None:
         super().__init__(auto_prefix=False)
@@ -93,7 +91,7 @@ class NativeGather(nn.Cell):
         self.axis = axis
         self.order = (1, 0, *range(2, ndim + 1))
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         table = self.gather(ops.expand_dims(x, 0))  # (size, n, …)
         return ops.transpose(table, self.order) if self.axis else table
 
@@ -107,6 +105,6 @@ class NativeScatter(nn.Cell):
         self.axis = axis
         self.order = (1, 0, *range(2, ndim + 1))
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         table = self.scatter(ops.transpose(x, self.order) if self.axis else x)  # (1, n, …)
         return ops.reshape(table, table.shape[1:])

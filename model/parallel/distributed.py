@@ -1,18 +1,17 @@
-"""What a worker has in hand before it trains or answers: its place, its groups, its context.
-
-What rank 0 is asked, told to the ranks that compute with it.
-"""
+"""A worker among the others: its device, place and groups; what rank 0 broadcasts to its group."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import mindspore as ms
 import mindspore.communication as comm
 import numpy as np
-from mindspore import ops
+from mindspore import Tensor, ops
+from numpy.typing import NDArray
 
 from model.config.settings import Settings, Worker
 from model.devices.device_choice import compute_deterministically, use_device
@@ -21,7 +20,7 @@ from model.errors import TrainingError
 from model.parallel.mesh import Groups, Place, Strategy, gather_small, start_groups
 
 __all__ = [
-    "GroupShare",
+    "GroupBroadcast",
     "Session",
     "check_same_on_all_ranks",
     "open_alone",
@@ -39,7 +38,7 @@ class Session:
     place: Place
     groups: Groups
 
-    def gather(self, values: np.ndarray) -> np.ndarray:
+    def gather(self, values: NDArray[Any]) -> NDArray[Any]:
         """Every rank's small vector of whole numbers, in rank order."""
         return gather_small(values, self.place.rank, self.strategy.world_size, self.groups.world)
 
@@ -60,7 +59,7 @@ def strategy_of(settings: Settings, worker: Worker) -> Strategy:
 
 
 def set_context(device: DeviceName, jit_level: str | None = None) -> None:
-    """Compile whole graphs for the device, which is chosen already; what differs on Ascend is said here."""
+    """Compile whole graphs for the device, which is chosen already; what differs on Ascend is set here."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_recursion_limit(100_000)  # a training step of 24 blocks is deeper than the default of 1000
     if device.target == "Ascend" and jit_level:
@@ -68,7 +67,7 @@ def set_context(device: DeviceName, jit_level: str | None = None) -> None:
 
 
 def _start(settings: Settings, worker: Worker) -> None:
-    """The worker's device and context, before anything is computed or any neighbour joined."""
+    """The worker's device and context, before anything is computed."""
     device = use_device(_device_of(settings, worker), "device_target")
     set_context(device, settings.level)
     if device.target == "Ascend" and settings.max_device_memory:
@@ -131,8 +130,8 @@ def check_same_on_all_ranks(session: Session, facts: dict[str, bytes]) -> None:
 FRAME = 4096  # bytes that travel at once: one size, one compiled collective
 
 
-class GroupShare:
-    """`chat_server.Share` over a group of ranks; every rank must make the same calls in the same order.
+class GroupBroadcast:
+    """`chat_server.Broadcast` over a group of ranks; every rank must make the same calls in the same order.
 
     An all-reduce in which all but one give zeros: the CPU has no other collective in sub-groups, and a
     float32 holds a byte exactly.
@@ -140,23 +139,23 @@ class GroupShare:
 
     def __init__(self, rank: int, group: str) -> None:
         self._rank = rank
-        self._sum = ops.AllReduce(group=group)
+        self._operator = ops.AllReduce(group=group)
 
     def text(self, text: str) -> str:
         """Rank 0's text, on every rank."""
         data = np.frombuffer(text.encode() if self._rank == 0 else b"", np.uint8)
-        length = int(self._added(np.array([len(data)], np.float32))[0])
-        told = b""
+        length = int(self._all_reduce(np.array([len(data)], np.float32))[0])
+        received = b""
         for start in range(0, length, FRAME):
             frame = np.zeros(FRAME, np.float32)
             part = data[start : start + FRAME]
             frame[: len(part)] = part
-            told += self._added(frame).astype(np.uint8).tobytes()
-        return told[:length].decode()
+            received += self._all_reduce(frame).astype(np.uint8).tobytes()
+        return received[:length].decode()
 
     def flag(self, flag: bool) -> bool:
         """Whether any rank says so."""
-        return bool(self._added(np.array([flag], np.float32))[0] > 0)
+        return bool(self._all_reduce(np.array([flag], np.float32))[0] > 0)
 
-    def _added(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray(self._sum(ms.Tensor(values)).asnumpy())
+    def _all_reduce(self, values: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self._operator(Tensor(values)).asnumpy())

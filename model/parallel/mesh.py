@@ -1,10 +1,9 @@
-"""How the network is spread over ranks: coordinates, groups, collectives.
-
-Which parameter is cut where is the table of `orchestrator.checkpoint.cut.bloom_cut`.
+"""The mesh of ranks: coordinates, process groups, slices of tensors, sums over the model group.
 
 rank = stage * (data_parallel * model_parallel) + dp_index * model_parallel + mp_index
 
-Between a table with padding in memory and its shard, which holds it whole and without.
+Which parameter is cut where is the table of `orchestrator.checkpoint.cut.bloom_cut`. A table that has padding
+in memory is whole and without it in a shard.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from typing import Any
 import mindspore as ms
 import mindspore.communication as comm
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
+from numpy.typing import NDArray
 
 from model.errors import ModelError
 from model.parallel.collectives import all_reduce_of
@@ -183,10 +183,10 @@ class CopyToModelGroup(nn.Cell):
         super().__init__()
         self.all_reduce = all_reduce_of(group)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return x
 
-    def bprop(self, x: Any, out: Any, dout: Any) -> Any:
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         return (self.all_reduce(dout),)
 
 
@@ -197,14 +197,14 @@ class ReduceFromModelGroup(nn.Cell):
         super().__init__()
         self.all_reduce = all_reduce_of(group)
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return self.all_reduce(x)
 
-    def bprop(self, x: Any, out: Any, dout: Any) -> Any:
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         return (dout,)
 
 
-def cut(name: str, full: np.ndarray, strategy: Strategy, place: Place) -> np.ndarray:
+def cut(name: str, full: NDArray[Any], strategy: Strategy, place: Place) -> NDArray[Any]:
     """The slice of a whole tensor that `place` holds: a view, or with padding at its end a copy."""
     axis = cut_axis(name)
     if axis is None or strategy.model_parallel == 1:
@@ -243,7 +243,7 @@ def shares_moments(name: str, shape: Sequence[int], strategy: Strategy) -> bool:
     return layout_of(f"adam_m.{name}", whole, strategy).opt_weight_shard_size > 1
 
 
-def gather_small(values: np.ndarray, rank: int, world_size: int, group: str | None) -> np.ndarray:
+def gather_small(values: NDArray[Any], rank: int, world_size: int, group: str | None) -> NDArray[Any]:
     """Every rank's small vector of integers below 2**24, as (world_size, len) in rank order.
 
     An all-reduce of a table that is zero but for the own row: the CPU has no all-gather and only sums.
@@ -252,7 +252,7 @@ def gather_small(values: np.ndarray, rank: int, world_size: int, group: str | No
     table[rank] = values
     if group is None:
         return table
-    return np.asarray(ops.AllReduce(group=group)(ms.Tensor(table)).asnumpy())
+    return np.asarray(ops.AllReduce(group=group)(Tensor(table)).asnumpy())
 
 
 def stored_shape(name: str, shape: Sequence[int], strategy: Strategy) -> tuple[int, ...]:
@@ -268,6 +268,6 @@ def stored_value(item: ms.Parameter, strategy: Strategy, group: str | None) -> m
     index = comm.get_rank(group) if group else 0
     table = np.zeros((parts, *item.shape), np.float32)
     table[index] = item.float().asnumpy()
-    table = ops.AllReduce(group=group)(ms.Tensor(table)).asnumpy() if group else table
+    table = ops.AllReduce(group=group)(Tensor(table)).asnumpy() if group else table
     whole = table.reshape(-1, *item.shape[1:])[: strategy.vocab_size]
-    return ms.Parameter(ms.Tensor(whole, item.dtype), name=item.name)
+    return ms.Parameter(Tensor(whole, item.dtype), name=item.name)

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import mindspore as ms
 import mindspore.communication as comm
-from mindspore import ops
+from mindspore import Tensor, ops
 from mindspore.mint import distributed
 
 from model.devices.device import current_device
@@ -166,7 +166,7 @@ class Queues:
         By reading a number that is computed after it: unlike `runtime.synchronize` this leaves messages that
         nothing has waited for on their way, and lets the thread of the watch run.
         """
-        one = ms.Tensor([1.0], ms.float32)
+        one = Tensor([1.0], ms.float32)
         (one + one).asnumpy()  # a sum, which is no constant
 
 

@@ -8,9 +8,7 @@ B batch, S sequence, s = S / parts, h hidden_size.
 
 from __future__ import annotations
 
-from typing import Any
-
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from model.parallel.collectives import Member, all_gather_of, reduce_scatter_of
 from model.parallel.mesh import Groups, Place, Strategy
@@ -27,13 +25,13 @@ class Parts(nn.Cell):
         self.all_gather = all_gather_of(member, ndim=3, axis=1)
         self.reduce_scatter = reduce_scatter_of(member, ndim=3, axis=1)
 
-    def gather(self, x: Any) -> Any:
+    def gather(self, x: Tensor) -> Tensor:
         """(B, s, h) of every rank -> (B, S, h)."""
         batch, length, hidden = x.shape
         table = self.all_gather(x)  # (B, parts, s, h)
         return ops.reshape(table, (batch, self.parts * length, hidden))
 
-    def scatter(self, x: Any) -> Any:
+    def scatter(self, x: Tensor) -> Tensor:
         """(B, S, h), summed over the ranks -> (B, s, h), the own part."""
         batch, length, hidden = x.shape
         return self.reduce_scatter(ops.reshape(x, (batch, self.parts, length // self.parts, hidden)))
@@ -42,20 +40,20 @@ class Parts(nn.Cell):
 class GatherSequence(Parts):
     """The whole sequence enters a cut layer."""
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return self.gather(x)
 
-    def bprop(self, x: Any, out: Any, dout: Any) -> Any:
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         return (self.scatter(dout),)
 
 
 class ScatterSequence(Parts):
     """The sum over a cut layer's parts leaves it, each rank with its part of the sequence."""
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return self.scatter(x)
 
-    def bprop(self, x: Any, out: Any, dout: Any) -> Any:
+    def bprop(self, x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
         return (self.gather(dout),)
 
 

@@ -1,1 +1,1 @@
-"""Training."""
+"""Training: the step, the optimizer, pipeline stages, the loop."""

@@ -1,4 +1,4 @@
-"""From the gradients of one rank's records to those of the global batch: sums over groups, and the norm."""
+"""Gradients of one rank's records summed to those of the global batch, accumulated, and their norm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from model.network.cpu_kernels import SquaresByProducts, other_kernels_pay
 from model.parallel.collectives import Member, all_reduce_of, has_native_collectives, reduce_scatter_of
@@ -16,8 +16,8 @@ from orchestrator.checkpoint.cut.bloom_cut import cut_axis
 
 __all__ = [
     "Accumulator",
-    "JoinAccumulated",
-    "JoinGradients",
+    "ReduceAccumulated",
+    "ReduceGradients",
     "SumOverGroup",
     "WeightedSquares",
     "buckets",
@@ -47,8 +47,8 @@ class Accumulator(nn.Cell):
             ]
         )
 
-    def construct(self, grads: Any) -> Any:
-        done = True
+    def construct(self, grads: tuple[Tensor, ...]) -> Any:
+        done: Any = True
         # From the last, whose gradient is there first: they are let go as they come.
         for number in range(1, len(self.sums) + 1):
             index = len(self.sums) - number
@@ -61,17 +61,17 @@ class Accumulator(nn.Cell):
             ops.assign(item, ops.zeros(item.shape, ms.float32))
 
 
-class JoinAccumulated(nn.Cell):
+class ReduceAccumulated(nn.Cell):
     """(loss, scale) -> (loss, norm, pieces) of the global batch; its gradients replace the own sums.
 
     One after the other and in place: a result would be held beside the sums up to the next step. Only what
-    `JoinGradients` gives in pieces is a result: it is small, and of another shape.
+    `ReduceGradients` gives in pieces is a result: it is small, and of another shape.
     """
 
-    def __init__(self, accumulator: Accumulator, join: JoinGradients) -> None:
+    def __init__(self, accumulator: Accumulator, reduce: ReduceGradients) -> None:
         super().__init__(auto_prefix=False)
         self.sums = accumulator.sums
-        self.join = join
+        self.reduce = reduce
 
     def results(self, loss: Any, scale: Any) -> tuple[Any, Any, tuple[Any, ...]]:
         """Loss, norm, and of every parameter the gradient, or where it is cut the own piece."""
@@ -79,24 +79,24 @@ class JoinAccumulated(nn.Cell):
         if not pieces:
             return loss, norm, self.sums
         rest = iter(pieces)
-        cut = self.join.in_pieces
+        cut = self.reduce.in_pieces
         return loss, norm, tuple(next(rest) if cut[n] else item for n, item in enumerate(self.sums))
 
-    def construct(self, loss: Any, scale: Any) -> Any:
-        done = True
+    def construct(self, loss: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        done: Any = True
         for index in range(len(self.sums)):
             done = ops.assign(self.sums[index], ops.depend(self.sums[index], done) / scale)
-        loss, norm, joined = self.join(ops.depend(loss, done), self.sums)
-        pieces = ()
+        loss, norm, reduced = self.reduce(ops.depend(loss, done), self.sums)
+        pieces: tuple[Tensor, ...] = ()
         for index in range(len(self.sums)):
-            if self.join.in_pieces[index]:
-                pieces += (joined[index],)
-            elif self.join.changes[index]:
-                done = ops.depend(done, ops.assign(self.sums[index], joined[index]))
+            if self.reduce.in_pieces[index]:
+                pieces += (reduced[index],)
+            elif self.reduce.changes[index]:
+                done = ops.depend(done, ops.assign(self.sums[index], reduced[index]))
         return loss, ops.depend(norm, done), pieces
 
 
-class JoinGradients(nn.Cell):
+class ReduceGradients(nn.Cell):
     """(loss, float32 gradients) of one rank -> (loss, norm, gradients) of the global batch.
 
     Summed over the data group; that of the tied table over the first and the last stage too. The norm is that
@@ -141,9 +141,9 @@ class JoinGradients(nn.Cell):
         self.squares = weighted_squares_of([math.prod(shape) for shape in held], shares)
         self.loss_share = 1.0 / strategy.model_parallel
 
-    def construct(self, loss: Any, grads: Any) -> Any:
+    def construct(self, loss: Tensor, grads: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         over_replicas = self.over_the_sequence(self.sum_over_replicas(grads))
-        summed = ()
+        summed: tuple[Tensor, ...] = ()
         for index in range(len(over_replicas)):
             grad = over_replicas[index]
             summed += (self.sum_of_ties(grad) if self.is_tied[index] else grad,)
@@ -153,13 +153,14 @@ class JoinGradients(nn.Cell):
 
     def over_the_sequence(self, grads: Any) -> Any:
         """Sum over the model group what its ranks have computed from parts of the sequence."""
-        seen = ()
+        seen: tuple[Tensor, ...] = ()
         for index in range(len(grads)):
             if self.in_parts[index]:
                 seen += (grads[index],)
         if len(seen) == 0:
             return grads
-        summed, whole, number = self.sum_over_parts(seen), (), 0
+        summed, number = self.sum_over_parts(seen), 0
+        whole: tuple[Tensor, ...] = ()
         for index in range(len(grads)):
             if self.in_parts[index]:
                 whole += (summed[number],)
@@ -182,10 +183,10 @@ class WeightedSquares(nn.Cell):
 
     def __init__(self, weights: Sequence[float]) -> None:
         super().__init__(auto_prefix=False)
-        self.weights = ms.Tensor(list(weights), ms.float32)
+        self.weights = Tensor(list(weights), ms.float32)
 
-    def construct(self, tensors: Any) -> Any:
-        squares = ()
+    def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        squares: tuple[Tensor, ...] = ()
         for tensor in tensors:
             squares += (ops.reduce_sum(ops.square(tensor)),)
         return ops.reduce_sum(ops.stack(squares) * self.weights)
@@ -219,10 +220,10 @@ class SumOverGroup(nn.Cell):
         )
         self.sizes = tuple(math.prod(shape) for shape in self.shapes)
 
-    def construct(self, grads: Any) -> Any:
+    def construct(self, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if not self.active:
             return grads
-        summed = ()
+        summed: tuple[Tensor, ...] = ()
         lead = ops.zeros((1,), ms.float32)
         for start, stop in self.buckets:
             # Every buffer starts with the last one's first value, which keeps their order on all ranks.
@@ -238,16 +239,16 @@ class SumOverGroup(nn.Cell):
                 offset += self.sizes[index]
         return summed
 
-    def sum_of_wholes(self, lead: Any, grads: Any, start: int, stop: int) -> Any:
+    def sum_of_wholes(self, lead: Tensor, grads: tuple[Tensor, ...], start: int, stop: int) -> Tensor:
         """One flat buffer, summed."""
-        flat = (lead,)
+        flat: tuple[Tensor, ...] = (lead,)
         for index in range(start, stop):
             flat += (ops.reshape(grads[index], (-1,)),)
         return self.all_reduce(ops.concat(flat))
 
-    def sum_of_pieces(self, lead: Any, grads: Any, start: int, stop: int) -> Any:
+    def sum_of_pieces(self, lead: Tensor, grads: tuple[Tensor, ...], start: int, stop: int) -> Tensor:
         """A buffer with a row for each rank, of which the own is summed: flat."""
-        rows = (ops.broadcast_to(lead, (self.pieces, 1)),)
+        rows: tuple[Tensor, ...] = (ops.broadcast_to(lead, (self.pieces, 1)),)
         for index in range(start, stop):
             rows += (ops.reshape(grads[index], (self.pieces, -1)),)
         return self.reduce_scatter(ops.concat(rows, 1))

@@ -1,4 +1,4 @@
-"""What a step measured, and the file that the monitor reads it from."""
+"""Metrics of a step, and the file that the monitor reads them from."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def utilisation(
 
 
 class MetricsFile:
-    """`metrics/rank_<r>.jsonl`: one line a step, at once; what is no number is left out."""
+    """`metrics/rank_<r>.jsonl`: one line a step, at once; without NaN, infinities and what is unknown."""
 
     def __init__(self, home: Path, rank: int) -> None:
         self._path = home / "metrics" / f"rank_{rank}.jsonl"
@@ -68,7 +68,7 @@ class MetricsFile:
         self._file.close()
 
     def append(self, record: StepRecord) -> None:
-        values = {name: value for name, value in asdict(record).items() if _is_told(value)}
+        values = {name: value for name, value in asdict(record).items() if _is_written(value)}
         for name, digits in _DIGITS.items():
             if name in values:
                 values[name] = round(values[name], digits)
@@ -76,6 +76,6 @@ class MetricsFile:
         self._file.flush()
 
 
-def _is_told(value: float | None) -> bool:
+def _is_written(value: float | None) -> bool:
     # JSON has no NaN, and an overflow that was skipped is rare enough to be all that `skipped` says.
     return value is not None and value is not False and math.isfinite(value)

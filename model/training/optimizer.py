@@ -1,12 +1,4 @@
-"""The learning rate of every step, worked out on the host.
-
-AdamW without bias correction, as MindFormers trains Bloom.
-
-AdamW whose moments are shared out over the data group: every replica updates one piece of each weight.
-
-A replica updates its piece along axis 0 of a weight, then the pieces are gathered. Where the device has a
-reduce-scatter only the piece's gradient comes here (`gradients.JoinGradients`), else the whole one.
-"""
+"""AdamW as MindFormers trains Bloom, without bias correction, and the learning rate of every step."""
 
 from __future__ import annotations
 
@@ -15,18 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from model.errors import ModelError
 from model.network.cpu_kernels import DecayedAdam, other_kernels_pay
-from model.parallel.collectives import Member, all_gather_of, has_native_collectives
-from model.parallel.mesh import Place, Strategy, shares_moments
-from model.training.gradients import BUCKET_VALUES, buckets
 
 __all__ = [
     "SHAPES",
     "AdamW",
-    "ShardedAdamW",
     "decays",
     "rate_at",
 ]
@@ -86,27 +74,27 @@ class AdamW(nn.Cell):
         self.decay = tuple(weight_decay if decays(item.name) else 0.0 for item in parameters)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.types = tuple(item.dtype for item in parameters)
-        self.fused = DecayedAdam() if other_kernels_pay() else ops.AdamWeightDecay()
+        self.fused: Callable[..., Tensor] = DecayedAdam() if other_kernels_pay() else ops.AdamWeightDecay()
 
-    def construct(self, grads: Any, rate: Any, factor: Any) -> Any:
-        done = True
+    def construct(self, grads: tuple[Tensor, ...], rate: Tensor, factor: Tensor) -> Any:
+        done: Any = True
         for index in range(len(self.parameters)):
             # One after the other: else all gradients are scaled first, and so held twice. Each waits for the
             # one before it alone: to wait for all before it takes longer than most updates.
             done = self.update(index, ops.depend(grads[index], done) * factor, rate)
         return ops.depend(True, done)
 
-    def update(self, index: int, grad: Any, rate: Any) -> Any:
+    def update(self, index: int, grad: Tensor, rate: Tensor) -> Tensor:
         """One whole parameter and its moments, in place."""
         if self.types[index] == ms.float32:
             return self.update_fused(index, grad, rate)
         return self.update_half(index, grad, rate)
 
-    def update_fused(self, index: int, grad: Any, rate: Any) -> Any:
+    def update_fused(self, index: int, grad: Tensor, rate: Tensor) -> Tensor:
         weight, m, v = self.parameters[index], self.adam_m[index], self.adam_v[index]
         return self.fused(weight, m, v, rate, self.beta1, self.beta2, self.eps, self.decay[index], grad)
 
-    def update_half(self, index: int, grad: Any, rate: Any) -> Any:
+    def update_half(self, index: int, grad: Tensor, rate: Tensor) -> Tensor:
         """The same, rounded when it is stored: the fused kernel wants one type for all."""
         weight = self.parameters[index]
         new, m, v = self.formula(index, ops.cast(weight, ms.float32), grad, rate)
@@ -114,7 +102,7 @@ class AdamW(nn.Cell):
         stored = ops.depend(stored, ops.assign(self.adam_m[index], m))
         return ops.depend(stored, ops.assign(self.adam_v[index], v))
 
-    def formula(self, index: int, old: Any, grad: Any, rate: Any) -> Any:
+    def formula(self, index: int, old: Tensor, grad: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(weight, m, v) after the update, from float32 values of the moments' shape."""
         m = self.beta1 * self.adam_m[index] + (1.0 - self.beta1) * grad
         v = self.beta2 * self.adam_v[index] + (1.0 - self.beta2) * grad * grad
@@ -130,70 +118,3 @@ def _moments(
             for item, shape in zip(parameters, shapes, strict=True)
         ]
     )
-
-
-class ShardedAdamW(AdamW):
-    """As AdamW; a parameter that the data group cannot cut evenly has its moments whole on every replica."""
-
-    def __init__(
-        self,
-        parameters: Sequence[ms.Parameter],
-        strategy: Strategy,
-        place: Place,
-        group: str,
-        **options: float,
-    ) -> None:
-        is_shared = [shares_moments(item.name, item.shape, strategy) for item in parameters]
-        rows = [
-            item.shape[0] // strategy.data_parallel if is_shared[n] else item.shape[0]
-            for n, item in enumerate(parameters)
-        ]
-        shapes = [(count, *item.shape[1:]) for count, item in zip(rows, parameters, strict=True)]
-        super().__init__(parameters, moment_shapes=shapes, **options)
-        self.grads_are_pieces = has_native_collectives(group)
-        # A sum needs float32, and a gather none: there half of the bytes travel for a weight of 16 bits.
-        self.sent = self.types if self.grads_are_pieces else (ms.float32,) * len(self.types)
-        self.whole = tuple(index for index, shared in enumerate(is_shared) if not shared)
-        shared = (index for index, shared in enumerate(is_shared) if shared)
-        self.shared = tuple(sorted(shared, key=lambda index: str(self.sent[index])))  # few changes of type
-        self.rows = tuple(rows)
-        self.sizes = tuple(math.prod(shape) for shape in shapes)
-        self.shapes = tuple(tuple(item.shape) for item in parameters)
-        self.piece = place.dp
-        limit = max(1, BUCKET_VALUES // strategy.data_parallel)
-        kinds = [str(self.sent[index]) for index in self.shared]
-        self.runs = buckets([self.sizes[index] for index in self.shared], limit, kinds)
-        self.all_gather = all_gather_of(Member(group, place.dp, strategy.data_parallel), ndim=1)
-
-    def construct(self, grads: Any, rate: Any, factor: Any) -> Any:
-        done = True
-        for index in self.whole:
-            done = ops.depend(done, self.update(index, grads[index] * factor, rate))
-        lead = ops.zeros((1,), ms.float32)
-        for start, stop in self.runs:
-            flat = (ops.cast(lead, self.sent[self.shared[start]]),)
-            for number in range(start, stop):
-                flat += (self.updated_piece(self.shared[number], grads, rate, factor),)
-            table = self.all_gather(ops.concat(flat))  # (pieces, values)
-            # Every buffer starts with the last one's first value, which keeps their order on all ranks.
-            lead = ops.reshape(table[:1, :1], (1,))
-            offset = 1
-            for number in range(start, stop):
-                index = self.shared[number]
-                weight = ops.reshape(table[:, offset : offset + self.sizes[index]], self.shapes[index])
-                done = ops.depend(
-                    done, ops.assign(self.parameters[index], ops.cast(weight, self.types[index]))
-                )
-                offset += self.sizes[index]
-        return done
-
-    def updated_piece(self, index: int, grads: Any, rate: Any, factor: Any) -> Any:
-        """The own piece of a weight after the update, flat; its moments are stored."""
-        first = self.piece * self.rows[index]
-        last = first + self.rows[index]
-        old = ops.cast(self.parameters[index][first:last], ms.float32)
-        grad = grads[index] if self.grads_are_pieces else grads[index][first:last]
-        new, m, v = self.formula(index, old, grad * factor, rate)
-        new = ops.depend(new, ops.assign(self.adam_m[index], m))
-        new = ops.depend(new, ops.assign(self.adam_v[index], v))
-        return ops.cast(ops.reshape(new, (-1,)), self.sent[index])

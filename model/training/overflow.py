@@ -1,4 +1,4 @@
-"""Overflow on devices whose numbers saturate: it is read from a register, as no infinity ever appears.
+"""Detection of overflow on devices whose numbers saturate: a register shows it, as no infinity appears.
 
 An Ascend 910A gives the largest finite number where IEEE 754 gives infinity (CANN's aclrtSetDeviceSatMode:
 the 910A has this mode only), and so does a later chip with MS_ASCEND_CHECK_OVERFLOW_MODE=SATURATION_MODE.
@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import Tensor, nn
 from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2, NPUGetFloatStatusV2
 
 from model.devices.device import Device, current_device
@@ -32,32 +30,25 @@ def saturates(device: Device, env: Mapping[str, str] = os.environ) -> bool:
     return device.chip == "ascend910" or env.get("MS_ASCEND_CHECK_OVERFLOW_MODE") == "SATURATION_MODE"
 
 
-class Cleared(nn.Cell):
-    """(8,) int32, without meaning -> the same; the register is cleared."""
+class StatusGraph(nn.Cell):
+    """A graph of one of the register's two operators; (8,) int32, without meaning -> (8,) int32.
 
-    def __init__(self, clear: Callable[[Any], Any]) -> None:
+    NPUClearFloatStatusV2 clears the register and gives nothing of meaning; what NPUGetFloatStatusV2 gives is
+    all 0 where nothing overflowed.
+    """
+
+    def __init__(self, operator: Callable[[Tensor], Tensor]) -> None:
         super().__init__(auto_prefix=False)
-        self.clear_status = clear
+        self.operator = operator
 
-    def construct(self, status: Any) -> Any:
-        return self.clear_status(status)
-
-
-class Status(nn.Cell):
-    """(8,) int32, without meaning -> the register, (8,) int32: all 0 where nothing overflowed."""
-
-    def __init__(self, get: Callable[[Any], Any]) -> None:
-        super().__init__(auto_prefix=False)
-        self.get_status = get
-
-    def construct(self, status: Any) -> Any:
-        return self.get_status(status)
+    def construct(self, status: Tensor) -> Tensor:
+        return self.operator(status)
 
 
 class Doubled(nn.Cell):
     """float16 -> float16, twice the value."""
 
-    def construct(self, x: Any) -> Any:
+    def construct(self, x: Tensor) -> Tensor:
         return x + x
 
 
@@ -69,14 +60,14 @@ class OverflowRegister:
 
     def __init__(
         self,
-        clear: Callable[[Any], Any] | None = None,
-        get: Callable[[Any], Any] | None = None,
-        double: Callable[[Any], Any] | None = None,
+        clear: Callable[[Tensor], Tensor] | None = None,
+        get: Callable[[Tensor], Tensor] | None = None,
+        double: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self._clear = Cleared(clear or NPUClearFloatStatusV2())
-        self._status = Status(get or NPUGetFloatStatusV2())
+        self._clear = StatusGraph(clear or NPUClearFloatStatusV2())
+        self._status = StatusGraph(get or NPUGetFloatStatusV2())
         self._double = double or Doubled()
-        self._nothing = ms.Tensor(np.zeros(8, np.int32))
+        self._nothing = Tensor(np.zeros(8, np.int32))
 
     def clear(self) -> None:
         """Begin to look."""
@@ -87,11 +78,11 @@ class OverflowRegister:
         return bool(self._status(self._nothing).asnumpy().any())
 
     def check(self) -> None:
-        """Overflow once on purpose, and once not. Raises TrainingError where that is not told apart."""
+        """Overflow once on purpose, and once not. Raises TrainingError where the two look alike."""
         seen = []
         for value in (60000.0, 1.0):
             self.clear()
-            twice = self._double(ms.Tensor(np.full(16, value, np.float16))).asnumpy()
+            twice = self._double(Tensor(np.full(16, value, np.float16))).asnumpy()
             seen.append(self.is_set() or not np.isfinite(twice).all())
         self.clear()
         if seen != [True, False]:

@@ -1,4 +1,10 @@
-"""The gradients of a batch on one stage of a pipeline: the 1F1B schedule with compiled stages and a link."""
+"""One stage's part in a step of a pipeline: compiled forward and backward passes, done in the 1F1B order.
+
+Backward computes the stage's forward once more, so that between the two only the stage's input is kept. Each
+pass also says whether a number that is not finite was born in it: 1 where all that came in was finite and
+something that goes out is not. The order is that of `parallel.pipeline_schedule`, the messages between
+stages are those of `parallel.p2p`.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +13,118 @@ from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 
 from model.config.bloom_config import BloomConfig
 from model.data.dataset import Batch
 from model.devices.device import dtype_of
-from model.network.dropout import Replays
+from model.network.dropout import DropoutSeed
+from model.network.loss import TokenLoss
 from model.parallel.mesh import Place, Strategy
 from model.parallel.p2p import Incoming, Link
-from model.parallel.schedule_1f1b import Action, schedule
-from model.training.gradients import Accumulator, JoinAccumulated, JoinGradients
-from model.training.stages import FirstBackward, Forward, LastBackward, MiddleBackward
+from model.parallel.pipeline_schedule import Action, Work, schedule
+from model.training.gradients import Accumulator, ReduceAccumulated, ReduceGradients
 from model.training.step import Results, scalar, split, tensors
 
-__all__ = ["Pipeline"]
+__all__ = ["FirstBackward", "Forward", "LastBackward", "MiddleBackward", "Pipeline", "Stage"]
+
+
+def _is_finite(x: Tensor) -> Tensor:
+    return ops.all(ops.isfinite(ops.cast(x, ms.float32)))
+
+
+def _born(before: Tensor, after: Tensor) -> Tensor:
+    return ops.cast(ops.logical_and(_is_finite(before), ops.logical_not(_is_finite(after))), ms.float32)
+
+
+class StagePart(nn.Cell):
+    """The blocks of a stage, with the embedding before them on the first; (…) -> (B, S, h)."""
+
+    def __init__(self, network: nn.Cell, first: bool) -> None:
+        super().__init__(auto_prefix=False)
+        self.transformer = network.transformer
+        self.first = first
+
+    def construct(self, x: Tensor) -> Any:
+        if self.first:
+            x = self.transformer.embedding(x)
+        return self.transformer.run_blocks(x)
+
+
+class Forward(nn.Cell):
+    """Token ids or activations -> (activations, born); not on the last stage."""
+
+    def __init__(self, network: nn.Cell, first: bool) -> None:
+        super().__init__(auto_prefix=False)
+        self.part = StagePart(network, first)
+
+    def construct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.part(x)
+        return y, _born(x, y)
+
+
+class Surrogate(nn.Cell):
+    """A scalar whose gradient is the stage's, where `dy` is the gradient of what it gives."""
+
+    def __init__(self, network: nn.Cell, first: bool) -> None:
+        super().__init__(auto_prefix=False)
+        self.part = StagePart(network, first)
+
+    def construct(self, x: Tensor, dy: Tensor) -> Tensor:
+        return ops.reduce_sum(ops.cast(self.part(x), ms.float32) * ops.cast(dy, ms.float32))
+
+
+class FirstBackward(nn.Cell):
+    """(ids, dy) -> born; the gradients of the weights are added to the accumulator's."""
+
+    def __init__(self, network: nn.Cell, parameters: ms.ParameterTuple, accumulator: Accumulator) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = ops.grad(Surrogate(network, first=True), None, parameters)
+        self.accumulator = accumulator
+
+    def construct(self, ids: Tensor, dy: Tensor) -> Tensor:
+        grads = self.backward(ids, dy)
+        return ops.depend(_born(dy, grads[0]), self.accumulator(grads))
+
+
+class MiddleBackward(nn.Cell):
+    """(x, dy) -> (dx, born); the gradients of the weights are added to the accumulator's."""
+
+    def __init__(self, network: nn.Cell, parameters: ms.ParameterTuple, accumulator: Accumulator) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = ops.grad(Surrogate(network, first=False), 0, parameters)
+        self.accumulator = accumulator
+
+    def construct(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        dx, grads = self.backward(x, dy)
+        return ops.depend(dx, self.accumulator(grads)), _born(dy, dx)
+
+
+class LastLoss(nn.Cell):
+    """(x, labels, weights, scale) -> (scaled loss, loss)."""
+
+    def __init__(self, network: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.part = StagePart(network, first=False)
+        self.ln_f = network.transformer.ln_f
+        self.loss = TokenLoss(network)
+
+    def construct(self, x: Tensor, labels: Tensor, weights: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        loss = self.loss(self.ln_f(self.part(x)), labels, weights)
+        return loss * scale, loss
+
+
+class LastBackward(nn.Cell):
+    """(x, labels, weights, scale) -> (dx, born, loss), forward and backward in one."""
+
+    def __init__(self, network: nn.Cell, parameters: ms.ParameterTuple, accumulator: Accumulator) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = ops.value_and_grad(LastLoss(network), 0, parameters, has_aux=True)
+        self.accumulator = accumulator
+
+    def construct(self, x: Tensor, labels: Tensor, weights: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        (_, loss), (dx, grads) = self.backward(x, labels, weights, scale)
+        return ops.depend(dx, self.accumulator(grads)), _born(x, dx), loss
 
 
 @dataclass(frozen=True)
@@ -32,7 +136,7 @@ class Stage:
     config: BloomConfig
     link: Link
     barrier: Callable[[], Any]  # returns when every rank has called it
-    replays: Replays | None = None
+    dropout_seed: DropoutSeed | None = None
 
     @property
     def is_first(self) -> bool:
@@ -60,13 +164,13 @@ class Pipeline:
         self,
         network: nn.Cell,
         parameters: ms.ParameterTuple,
-        join: JoinGradients,
+        reduce: ReduceGradients,
         stage: Stage,
         parts: int,
     ) -> None:
         self.stage, self.parts, self.parameters = stage, parts, parameters
         self.accumulator = Accumulator(parameters)
-        self.joined = JoinAccumulated(self.accumulator, join)
+        self.reduced = ReduceAccumulated(self.accumulator, reduce)
         kind = FirstBackward if stage.is_first else LastBackward if stage.is_last else MiddleBackward
         self.backward = kind(network, parameters, self.accumulator)
         self.forward = None if stage.is_last else Forward(network, stage.is_first)
@@ -84,13 +188,13 @@ class Pipeline:
             with self.stage.link.watch.over_compilation():
                 self.stage.barrier()
         self.accumulator.clear()
-        if self.stage.replays:
-            self.stage.replays.next_step()
+        if self.stage.dropout_seed:
+            self.stage.dropout_seed.next_step()
         link, stages = self.stage.link, self.stage.strategy.pipeline_stage
         for action in schedule(self.stage.place.pp, stages, self.parts, link.receives_early):
             step.do(action)
         link.finish()
-        return self.joined.results(step.loss, step.scale), step.born
+        return self.reduced.results(step.loss, step.scale), step.born
 
     def compile(self, step: StepState) -> None:
         """Compile all that `step` runs, and run nothing.
@@ -108,14 +212,14 @@ class Pipeline:
             self.backward.compile(x, labels, weights, step.scale)
         else:
             self.backward.compile(x, activations)
-        self.joined.compile(step.loss, step.scale)
+        self.reduced.compile(step.loss, step.scale)
         self.compiled.add(step.shape)
 
 
 class StepState:
     """What a stage holds between the actions of one step."""
 
-    def __init__(self, pipeline: Pipeline, micro_batches: list[tuple[ms.Tensor, ...]], scale: float) -> None:
+    def __init__(self, pipeline: Pipeline, micro_batches: list[tuple[Tensor, ...]], scale: float) -> None:
         self.pipeline, self.stage = pipeline, pipeline.stage
         self.micro_batches, self.scale = micro_batches, scalar(scale)
         self.inputs: dict[int, Any] = {}  # of the micro batches that went forward and are not back yet
@@ -132,23 +236,21 @@ class StepState:
 
     def do(self, action: Action) -> None:
         """One entry of the schedule."""
-        getattr(self, f"_{action.work.name.lower()}")(action.micro)
-
-    def _receive_forward(self, micro: int) -> None:
-        what = f"the activations of micro batch {micro}"
-        self.activations[micro] = self._receive(self.stage.before, what)
-
-    def _send_forward(self, micro: int) -> None:
-        what = f"the activations of micro batch {micro}"
-        self.stage.link.send(self.outgoing, self.stage.behind, what)
-
-    def _receive_backward(self, micro: int) -> None:
-        what = f"the gradients of micro batch {micro}"
-        self.gradients[micro] = self._receive(self.stage.behind, what)
-
-    def _send_backward(self, micro: int) -> None:
-        what = f"the gradients of micro batch {micro}"
-        self.stage.link.send(self.outgoing, self.stage.before, what)
+        micro, stage = action.micro, self.stage
+        of_micro = f"of micro batch {micro}"
+        match action.work:
+            case Work.RECEIVE_FORWARD:
+                self.activations[micro] = self._receive(stage.before, f"the activations {of_micro}")
+            case Work.FORWARD:
+                self._forward(micro)
+            case Work.SEND_FORWARD:
+                stage.link.send(self.outgoing, stage.behind, f"the activations {of_micro}")
+            case Work.RECEIVE_BACKWARD:
+                self.gradients[micro] = self._receive(stage.behind, f"the gradients {of_micro}")
+            case Work.BACKWARD:
+                self._backward(micro)
+            case Work.SEND_BACKWARD:
+                stage.link.send(self.outgoing, stage.before, f"the gradients {of_micro}")
 
     def _receive(self, rank: int, what: str) -> Incoming:
         return self.stage.link.receive(self.shape, self.dtype, rank, what)
@@ -158,7 +260,7 @@ class StepState:
             self.inputs[micro] = self.micro_batches[micro][0]
         else:
             self.inputs[micro] = self.activations.pop(micro).take()
-        if not self.stage.is_last:  # there, forward and backward are one graph
+        if self.pipeline.forward is not None:  # on the last stage, forward and backward are one graph
             self._choose_masks(micro)
             self.outgoing, born = self.pipeline.forward(self.inputs[micro])
             self.born.append(born)
@@ -178,5 +280,5 @@ class StepState:
 
     def _choose_masks(self, micro: int) -> None:
         """Forward and backward of a micro batch drop the same."""
-        if self.stage.replays:
-            self.stage.replays.choose(micro)
+        if self.stage.dropout_seed:
+            self.stage.dropout_seed.choose(micro)

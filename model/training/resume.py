@@ -1,4 +1,4 @@
-"""Where a training starts: from drawn weights, from a whole checkpoint, or where another run has stopped."""
+"""The weights that a training starts with: initialised, of a checkpoint, or of another run's last step."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from model.weights.checkpoint import (
 
 __all__ = ["common_step", "start_weights"]
 
-# Each rank tells the others so many of its newest steps.
-STEPS_TOLD = 16
+# Of each rank, so many of its newest steps.
+STEPS_COMPARED = 16
 
 
 def start_weights(
@@ -64,11 +64,11 @@ def common_step(folder: Path, session: Session) -> int:
 
     A run that was killed while it saved leaves ranks with different newest steps.
     """
-    mine = steps_of(folder, session.place.rank)[-STEPS_TOLD:]
+    mine = steps_of(folder, session.place.rank)[-STEPS_COMPARED:]
     # Step 0 is one: what distribute-ckpt has cut for the ranks.
-    told = np.full(STEPS_TOLD, -1, np.float32)
-    told[: len(mine)] = mine
-    table = session.gather(told)
+    newest_steps = np.full(STEPS_COMPARED, -1, np.float32)
+    newest_steps[: len(mine)] = mine
+    table = session.gather(newest_steps)
     held = [{int(step) for step in row if step >= 0} for row in table]
     without = [str(rank) for rank, steps in enumerate(held) if not steps]
     if without:

@@ -1,8 +1,6 @@
-"""Between NumPy batches and the compiled graphs.
+"""One training step: the gradients of all micro batches, their sum over ranks, clipping, the update.
 
-The factor on the loss that keeps float16 gradients away from zero, and how it follows overflows.
-
-One training step: the gradients of all micro batches, their sum over ranks, clipping, the update.
+Also the loss scale, the factor on the loss that keeps float16 gradients away from zero.
 """
 
 from __future__ import annotations
@@ -14,13 +12,14 @@ from typing import Any, Protocol, TypeAlias
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
+from numpy.typing import NDArray
 
 from model.data.dataset import Batch
 from model.errors import ModelError
-from model.network.dropout import Replays
+from model.network.dropout import DropoutSeed
 from model.network.loss import LossCell
-from model.training.gradients import Accumulator, JoinAccumulated, JoinGradients, clip_factor
+from model.training.gradients import Accumulator, ReduceAccumulated, ReduceGradients, clip_factor
 from model.training.optimizer import AdamW
 
 __all__ = [
@@ -41,14 +40,14 @@ __all__ = [
 Results: TypeAlias = tuple[tuple[Any, Any, tuple[Any, ...]], list[Any]]
 
 
-def scalar(value: float) -> ms.Tensor:
-    return ms.Tensor(value, ms.float32)
+def scalar(value: float) -> Tensor:
+    return Tensor(value, ms.float32)
 
 
-def tensors(batch: Batch) -> tuple[ms.Tensor, ...]:
+def tensors(batch: Batch) -> tuple[Tensor, ...]:
     """tokens, labels, weights."""
     arrays = (batch.tokens, batch.labels, batch.weights)
-    return tuple(ms.Tensor(np.ascontiguousarray(array)) for array in arrays)
+    return tuple(Tensor(np.ascontiguousarray(array)) for array in arrays)
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
@@ -134,7 +133,9 @@ class ScaledLoss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.loss = LossCell(network)
 
-    def construct(self, tokens: Any, labels: Any, weights: Any, scale: Any) -> Any:
+    def construct(
+        self, tokens: Tensor, labels: Tensor, weights: Tensor, scale: Tensor | None
+    ) -> tuple[Tensor, ...]:
         loss = self.loss(tokens, labels, weights)
         return (loss if scale is None else loss * scale), loss
 
@@ -146,31 +147,33 @@ class WholeBatch(nn.Cell):
         self,
         network: nn.Cell,
         parameters: ms.ParameterTuple,
-        join: JoinGradients,
-        replays: Replays | None = None,
+        reduce: ReduceGradients,
+        dropout_seed: DropoutSeed | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.backward = ops.value_and_grad(ScaledLoss(network), None, parameters, has_aux=True)
-        self.join = join
-        self.replays = replays
+        self.reduce = reduce
+        self.dropout_seed = dropout_seed
         network.set_train()  # a gradient function does not pass it on
 
-    def construct(self, tokens: Any, labels: Any, weights: Any, scale: Any) -> Any:
+    def construct(
+        self, tokens: Tensor, labels: Tensor, weights: Tensor, scale: Tensor | None
+    ) -> tuple[Any, ...]:
         (_, own), grads = self.backward(tokens, labels, weights, scale)
-        unscaled = ()
+        unscaled: tuple[Tensor, ...] = ()
         for grad in grads:
             grad = ops.cast(grad, ms.float32)
             unscaled += (grad if scale is None else grad / scale,)
-        loss, norm, joined = self.join(own, unscaled)
-        return loss, norm, joined, own - own  # no number where the own loss is not finite
+        loss, norm, reduced = self.reduce(own, unscaled)
+        return loss, norm, reduced, own - own  # NaN where the own loss is not finite
 
     def gradients(self, batch: Batch, scale: float) -> Results:
-        if self.replays:
-            self.replays.next_step()
-            self.replays.choose()
+        if self.dropout_seed:
+            self.dropout_seed.next_step()
+            self.dropout_seed.choose()
         # None is compiled as such: a factor of 1 costs one more pass over all gradients.
         loss, norm, grads, born = self(*tensors(batch), None if scale == 1.0 else scalar(scale))
-        return (loss, norm, grads), [born]
+        return (loss, norm, tuple(grads)), [born]
 
 
 class MicroBatch(nn.Cell):
@@ -181,7 +184,7 @@ class MicroBatch(nn.Cell):
         self.backward = ops.value_and_grad(ScaledLoss(network), None, parameters, has_aux=True)
         self.accumulator = accumulator
 
-    def construct(self, tokens: Any, labels: Any, weights: Any, scale: Any) -> Any:
+    def construct(self, tokens: Tensor, labels: Tensor, weights: Tensor, scale: Tensor) -> Any:
         (_, loss), grads = self.backward(tokens, labels, weights, scale)
         return ops.depend(loss, self.accumulator(grads))
 
@@ -193,26 +196,26 @@ class MicroBatches:
         self,
         network: nn.Cell,
         parameters: ms.ParameterTuple,
-        join: JoinGradients,
+        reduce: ReduceGradients,
         parts: int,
-        replays: Replays | None = None,
+        dropout_seed: DropoutSeed | None = None,
     ) -> None:
-        self.parts, self.replays = parts, replays
+        self.parts, self.dropout_seed = parts, dropout_seed
         self.accumulator = Accumulator(parameters)
         self.micro = MicroBatch(network, parameters, self.accumulator)
         network.set_train()  # a gradient function does not pass it on
-        self.joined = JoinAccumulated(self.accumulator, join)
+        self.reduced = ReduceAccumulated(self.accumulator, reduce)
 
     def gradients(self, batch: Batch, scale: float) -> Results:
         self.accumulator.clear()
-        if self.replays:
-            self.replays.next_step()
+        if self.dropout_seed:
+            self.dropout_seed.next_step()
         losses = []
         for number, part in enumerate(split(batch, self.parts)):
-            if self.replays:
-                self.replays.choose(number)
+            if self.dropout_seed:
+                self.dropout_seed.choose(number)
             losses.append(self.micro(*tensors(part), scalar(scale)))
-        results = self.joined.results(sum(losses[1:], losses[0]), scalar(scale))
+        results = self.reduced.results(sum(losses[1:], losses[0]), scalar(scale))
         return results, [loss - loss for loss in losses]
 
 
@@ -220,7 +223,7 @@ class TrainStep:
     """Batches in, weights updated in place.
 
     `gather` gives every rank's copy of a small array, in rank order; `alone` where there is one rank.
-    `register` is given where an overflow leaves finite numbers: it is asked once a step, on all ranks.
+    `register` is given where an overflow leaves finite numbers: it is read once a step, on all ranks.
     """
 
     def __init__(
@@ -230,7 +233,7 @@ class TrainStep:
         *,
         clip: float = 0.0,
         loss_scale: LossScale | None = None,
-        gather: Callable[[np.ndarray], np.ndarray] | None = None,
+        gather: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
         register: Register | None = None,
     ) -> None:
         self.source, self.optimizer, self.clip, self.register = source, optimizer, clip, register
@@ -264,6 +267,6 @@ class TrainStep:
         return tuple(int(rank) for rank in np.flatnonzero(table[:, 0]))
 
 
-def alone(values: np.ndarray) -> np.ndarray:
+def alone(values: NDArray[Any]) -> NDArray[Any]:
     """The gathering of a world of one rank."""
     return values[None]

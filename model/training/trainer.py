@@ -1,7 +1,4 @@
-"""Which way of computing gradients a job asks for, and which optimizer.
-
-The training loop of one rank.
-"""
+"""The training loop of one rank, with the source of gradients and the optimizer that its job asks for."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
 
 from model.config.bloom_config import BloomConfig, config_text
 from model.config.settings import Settings, Train, Worker
@@ -22,19 +18,20 @@ from model.data.dataset import Dataset, load_data
 from model.data.tokenizer import Tokenizer
 from model.devices.device import current_device, has_flash_attention
 from model.errors import ModelError, TrainingError
-from model.network.bloom import build, recompute_blocks
-from model.network.dropout import Replays, replay_dropout
+from model.network.bloom import BloomLMHeadModel, build, recompute_blocks
+from model.network.dropout import DropoutSeed, seed_dropout
 from model.network.dropout_check import prove_dropout
 from model.parallel.distributed import Session, check_same_on_all_ranks, open_session, strategy_of
 from model.parallel.mesh import stored_value
 from model.parallel.p2p import open_link
 from model.parallel.sequence import cut_sequence
-from model.training.gradients import JoinGradients
+from model.training.gradients import ReduceGradients
 from model.training.metrics import MetricsFile, StepRecord, utilisation
-from model.training.optimizer import SHAPES, AdamW, ShardedAdamW, rate_at
+from model.training.optimizer import SHAPES, AdamW, rate_at
 from model.training.overflow import overflow_register, saturates
 from model.training.pipeline import Pipeline, Stage
 from model.training.resume import start_weights
+from model.training.sharded_optimizer import ShardedAdamW
 from model.training.step import (
     GradientSource,
     LossScale,
@@ -58,10 +55,10 @@ def gradient_source(
     settings: Settings,
     config: BloomConfig,
     session: Session,
-    network: nn.Cell,
+    network: BloomLMHeadModel,
     parameters: ms.ParameterTuple,
     done: int = 0,
-    prove: Callable[[Replays], None] = prove_dropout,
+    prove: Callable[[DropoutSeed], None] = prove_dropout,
 ) -> GradientSource:
     """One graph for a whole batch, or micro batches, or a stage of a pipeline; `done` steps lie behind.
 
@@ -73,21 +70,21 @@ def gradient_source(
         cut_sequence(network, strategy, place, session.groups)
     # A resumed run has to drop what it would have dropped, and what is computed twice the same.
     first_block = network.transformer.first_block
-    replays = replay_dropout(network, _dropout_base(train, session), first_block)
-    if replays:
-        prove(replays)
-        replays.steps = done
+    dropout_seed = seed_dropout(network, _dropout_base(train, session), first_block)
+    if dropout_seed:
+        prove(dropout_seed)
+        dropout_seed.steps = done
     if train.recompute:
         recompute_blocks(network)
-    join = JoinGradients(parameters, strategy, place, session.groups)
+    reduce = ReduceGradients(parameters, strategy, place, session.groups)
     if strategy.pipeline_stage > 1:
         link = open_link(strategy.names((place.rank,)), settings.parallel.link_timeout)
         barrier = partial(session.gather, np.zeros(1, np.float32))
-        stage = Stage(strategy, place, config, link, barrier, replays)
-        return Pipeline(network, parameters, join, stage, parts)
+        stage = Stage(strategy, place, config, link, barrier, dropout_seed)
+        return Pipeline(network, parameters, reduce, stage, parts)
     if parts > 1:
-        return MicroBatches(network, parameters, join, parts, replays)
-    return WholeBatch(network, parameters, join, replays)
+        return MicroBatches(network, parameters, reduce, parts, dropout_seed)
+    return WholeBatch(network, parameters, reduce, dropout_seed)
 
 
 def _dropout_base(train: Train, session: Session) -> tuple[int, ...]:
@@ -98,15 +95,14 @@ def _dropout_base(train: Train, session: Session) -> tuple[int, ...]:
 
 def optimizer_for(train: Train, session: Session, parameters: Sequence[ms.Parameter]) -> AdamW:
     """AdamW with the job's numbers, its moments shared out over the data group where the job asks for it."""
-    options = {
-        "beta1": train.beta1,
-        "beta2": train.beta2,
-        "eps": train.eps,
-        "weight_decay": train.weight_decay,
-    }
+    kind: Callable[..., AdamW] = AdamW
     if session.strategy.optimizer_shard and session.groups.data is not None:
-        return ShardedAdamW(parameters, session.strategy, session.place, session.groups.data, **options)
-    return AdamW(parameters, **options)
+        kind = partial(
+            ShardedAdamW, strategy=session.strategy, place=session.place, group=session.groups.data
+        )
+    return kind(
+        parameters, beta1=train.beta1, beta2=train.beta2, eps=train.eps, weight_decay=train.weight_decay
+    )
 
 
 class Trainer:
@@ -266,7 +262,7 @@ class Trainer:
 def train(settings: Settings, worker: Worker, home: Path, report: Callable[[StepRecord], None]) -> Trainer:
     """The whole task on this rank: data, checks with the other ranks, training, shard.
 
-    What can be wrong with the input is found before the other ranks are joined.
+    What can be wrong with the input is found before the ranks connect.
     """
     if settings.train.lr_schedule not in SHAPES:
         raise ModelError(f"is not one of {', '.join(SHAPES)}", where="train.lr_schedule")

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
+from numpy.typing import NDArray
 
 from model.errors import ModelError
 from model.parallel.mesh import Place, Strategy, cut, full_shape, layout_of, stored_shape
@@ -89,7 +91,7 @@ def _to_tensor(item: ms.Parameter) -> Tensor:
     return Tensor.of(item.asnumpy())
 
 
-def _to_array(tensor: Tensor) -> np.ndarray:
+def _to_array(tensor: Tensor) -> NDArray[Any]:
     array = tensor.array()
     if tensor.dtype == "BFloat16":
         return (array.astype(np.uint32) << 16).view(np.float32)
@@ -240,5 +242,5 @@ def _read(path: Path) -> dict[str, Tensor]:
     return read_safetensors(path) if path.suffix == ".safetensors" else read_ckpt(path)
 
 
-def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
+def _set(parameter: ms.Parameter, value: NDArray[Any]) -> None:
     parameter.set_data(ms.Tensor(np.ascontiguousarray(value), parameter.dtype))

@@ -210,8 +210,7 @@ def convert_weights(
     """`convert` where the weights are found already and their config is known."""
     check_weights(weights, config)
     if dtype is not None:
-        types = dict.fromkeys(("param_init_type", "embedding_init_type", "compute_dtype"), dtype)
-        config = replace(config, **types)
+        config = replace(config, param_init_type=dtype, embedding_init_type=dtype, compute_dtype=dtype)
     wanted = DTYPES[dtype] if dtype is not None else None
     if weights.huggingface:
         if form is not None:
@@ -302,7 +301,7 @@ def _to_huggingface(
     targets = {item.source.name: item for item in layout.targets}
     jobs = [_job_from_ms(weights, ms_parts(name), targets, config) for name in hf_names(config.num_layers)]
     _write(target, layout, jobs, progress, flush)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if config.hidden_act != "gelu":
         notes = (
             f"hidden_act is {config.hidden_act}; Hugging Face's Bloom computes gelu, a little differently",

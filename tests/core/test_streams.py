@@ -27,7 +27,8 @@ def test_a_sign_that_the_encoding_lacks_is_escaped(encoding: str, sign: bytes) -
 def test_a_programs_streams_are_asked_once_for_all() -> None:
     script = """
 import model.__main__ as cli
-cli._VERBS["train"].run = lambda args: print(chr(0xd7))
+import model.cli.cmd_train
+model.cli.cmd_train.run = lambda args: print(chr(0xd7))
 raise SystemExit(cli.main(["train", "--config", "none"]))
 """
     done = run("ascii", "-c", script)

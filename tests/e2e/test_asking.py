@@ -13,7 +13,7 @@ import yaml
 
 from orchestrator.testing.local_cluster import Cluster
 from orchestrator.testing.waiting import eventually
-from tests.model.tiny_checkpoint import write_tiny_checkpoint
+from tests.model.support.tiny_checkpoint import write_tiny_checkpoint
 
 pytestmark = pytest.mark.mindspore
 Make = Callable[..., Cluster]

@@ -14,6 +14,7 @@ collect_ignore_glob = [] if importlib.util.find_spec("mindspore") else ["test_*.
 
 @pytest.fixture(scope="session", autouse=True)
 def device() -> None:
-    """Chosen before anything is computed, as MindSpore wants it, whichever test comes first."""
+    """Whole graphs, on a CPU: set before anything is computed, as MindSpore wants it."""
     if mindspore := sys.modules.get("mindspore"):
         mindspore.set_device("CPU")
+        mindspore.set_context(mode=mindspore.GRAPH_MODE)
