@@ -58,7 +58,7 @@ def first_steps(checkout: Path, stages: int, blocks: int) -> tuple[list[Sample],
 def run_rank(folder: Path) -> None:
     """What each rank does."""
     from bench.parallel_rank import batch_of, step_of
-    from model.config.bloom_config import load_config
+    from model.config.load_config import load_config
     from model.config.settings import Parallel, Settings, Worker
     from model.parallel.distributed import open_session, serve_scheduler
     from model.training.completion import marked_done

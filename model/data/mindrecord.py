@@ -15,8 +15,8 @@ import numpy as np
 from mindspore.mindrecord import FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
 
-from model.config.bloom_config import BloomConfig
 from model.errors import ModelError
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["SUFFIX", "RowWriter", "files_of", "read_rows"]
 
@@ -60,7 +60,7 @@ def files_of(path: Path) -> list[Path]:
     return files
 
 
-def read_rows(path: Path, config: BloomConfig, limit: int | None = None) -> np.ndarray:
+def read_rows(path: Path, config: NetworkConfig, limit: int | None = None) -> np.ndarray:
     """The rows (n, seq_length + 1) int32 of a file or folder, in their order; the first `limit` of them.
 
     ModelError where rows are of another length or hold ids that the vocabulary has not.
@@ -88,7 +88,7 @@ def _batches(file: Path) -> Iterator[np.ndarray]:
             yield item[COLUMN]
 
 
-def _check(rows: np.ndarray, first: int, file: Path, config: BloomConfig) -> None:
+def _check(rows: np.ndarray, first: int, file: Path, config: NetworkConfig) -> None:
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.integer):
         raise ModelError(f"{COLUMN} is no list of whole numbers", where=str(file))
     if rows.shape[1] != config.seq_length + 1:

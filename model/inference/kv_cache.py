@@ -14,25 +14,30 @@ at once, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from model.config.bloom_config import BloomConfig
-from model.devices.device import dtype_of
+from model.devices.device import dtype_of, warn_once
+from model.errors import ModelError
 from model.inference.transposed_weights import TurnedHead, TurnedLinear, TurnedMlp, TurnedQkv, turning_pays
 from model.network.attention import HIDDEN
 from model.network.bloom import Block, BloomLMHeadModel
+from orchestrator.families.bloom import BloomConfig
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = [
+    "CACHED_NETWORKS",
     "CachedNetwork",
     "CachedReader",
     "IdsToLogits",
     "PlainReader",
     "bucket",
+    "cached_network",
+    "has_cache",
 ]
 
 
@@ -160,6 +165,28 @@ class CachedNetwork(_ToldOnce):
         return self.network.head(x)
 
 
+# The network with a cache of each family that has one, by the name of its table: a Cell of the same inputs
+# and outputs as this one, with `blocks` that have `keys` and `values`, and `one_row`.
+CACHED_NETWORKS: dict[str, Callable[..., nn.Cell]] = {"bloom": CachedNetwork}
+
+
+def has_cache(config: NetworkConfig) -> bool:
+    """Whether the family's network can keep keys and values; where it cannot, asking costs one warning."""
+    found = config.family.name in CACHED_NETWORKS
+    if not found:
+        warn_once(f"use_past: {config.family.title} has no network with a cache; each token reads all again")
+    return found
+
+
+def cached_network(
+    network: nn.Cell, config: NetworkConfig, batch: int, capacity: int, *, turned: bool = False
+) -> nn.Cell:
+    """The network with a cache. ModelError: its family has none."""
+    if config.family.name not in CACHED_NETWORKS:
+        raise ModelError(f"{config.family.title} has no network with a cache", where="model")
+    return CACHED_NETWORKS[config.family.name](network, config, batch, capacity, turned=turned)
+
+
 class IdsToLogits(_ToldOnce):
     """Embedding and cached network as one graph: (B, S) ids, and what the network takes beside them.
 
@@ -167,7 +194,7 @@ class IdsToLogits(_ToldOnce):
     writes caches and reads the table again makes MindSpore copy it, twice, for every token.
     """
 
-    def __init__(self, embedding: nn.Cell, network: CachedNetwork) -> None:
+    def __init__(self, embedding: nn.Cell, network: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.embedding, self.network = embedding, network
 
@@ -217,11 +244,11 @@ class _Reordered(nn.Cell):
 class CachedReader:
     """Reads prompts in one pass, then token by token, for one batch size and one capacity."""
 
-    def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int, capacity: int) -> None:
+    def __init__(self, network: nn.Cell, config: NetworkConfig, batch: int, capacity: int) -> None:
         self.rows, self.capacity, self._pad = batch, capacity, config.pad_token_id
         embedding = network.transformer.embedding
-        turned = turning_pays(config)
-        self.network = CachedNetwork(network, config, batch, capacity, turned=turned).set_train(False)
+        cached = cached_network(network, config, batch, capacity, turned=turning_pays(config))
+        self.network = cached.set_train(False)
         self._whole = IdsToLogits(embedding, self.network).set_train(False)
         self._embedding = Embedded(embedding).set_train(False)
         self._reordered = _Reordered(self.network.blocks, batch)
@@ -269,7 +296,7 @@ class CachedReader:
 class NextLogits(nn.Cell):
     """(B, S) ids and (B,) last positions -> (B, V) logits of the token after each."""
 
-    def __init__(self, network: BloomLMHeadModel) -> None:
+    def __init__(self, network: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
 
@@ -282,7 +309,7 @@ class NextLogits(nn.Cell):
 class PlainReader:
     """The same without a cache: reads everything again for each token."""
 
-    def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int, capacity: int) -> None:
+    def __init__(self, network: nn.Cell, config: NetworkConfig, batch: int, capacity: int) -> None:
         self.rows, self.capacity, self._pad = batch, capacity, config.pad_token_id
         self.network = NextLogits(network).set_train(False)
         self._texts: list[list[int]] = [[] for _ in range(batch)]

@@ -16,9 +16,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from model.config.bloom_config import BloomConfig
 from model.devices.device import current_device
 from model.network.bloom import Attention, BloomLMHeadModel, Linear, Mlp
+from orchestrator.families.bloom import BloomConfig
 
 __all__ = ["TurnedHead", "TurnedLinear", "TurnedMlp", "TurnedQkv", "turning_pays"]
 

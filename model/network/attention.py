@@ -15,9 +15,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from model.config.bloom_config import BloomConfig
 from model.devices.device import current_device, dtype_of, has_flash_attention, why_no_flash
 from model.errors import ModelError
+from orchestrator.families.bloom import BloomConfig
 
 __all__ = [
     "AlibiBias",

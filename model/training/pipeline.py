@@ -9,7 +9,6 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn, ops
 
-from model.config.bloom_config import BloomConfig
 from model.data.dataset import Batch
 from model.devices.device import dtype_of
 from model.network.dropout import Replays
@@ -19,6 +18,7 @@ from model.parallel.schedule_1f1b import Action, schedule
 from model.training.gradients import Accumulator, JoinAccumulated, JoinGradients
 from model.training.stages import FirstBackward, Forward, LastBackward, MiddleBackward
 from model.training.step import Results, scalar, split, tensors
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["Pipeline"]
 
@@ -29,7 +29,7 @@ class Stage:
 
     strategy: Strategy
     place: Place
-    config: BloomConfig
+    config: NetworkConfig
     link: Link
     barrier: Callable[[], Any]  # returns when every rank has called it
     replays: Replays | None = None
@@ -45,12 +45,12 @@ class Stage:
     @property
     def before(self) -> int:
         """The rank that has this rank's place in the stage before."""
-        return self.place.rank - self.strategy.bloom_cut.ranks_per_stage
+        return self.place.rank - self.strategy.network_cut.ranks_per_stage
 
     @property
     def behind(self) -> int:
         """The rank that has this rank's place in the next stage."""
-        return self.place.rank + self.strategy.bloom_cut.ranks_per_stage
+        return self.place.rank + self.strategy.network_cut.ranks_per_stage
 
 
 class Pipeline:

@@ -10,8 +10,8 @@ from model.errors import ModelError
 
 __all__ = ["check_names"]
 
-# The number of a block: MindFormers calls them `blocks`, Hugging Face `h`.
-_BLOCK = re.compile(r"(?:(?<=\bblocks\.)|(?<=\bh\.))\d+")
+# The number of a block.
+_BLOCK = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def check_names(

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.devices.device import built_for
 from model.network.attention import FlashAttention
-from model.network.bloom import build
+from model.network.build import build
 from model.network.dropout import replay_dropout
 from tests.model.ascend_compile import A2, groups_of, primitives_of, stops_at_kernel_selection
 

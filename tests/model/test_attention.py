@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.devices import device
 from model.errors import ModelError
 from model.inference.kv_cache import CachedNetwork, IdsToLogits
@@ -21,7 +21,7 @@ from model.network.attention import (
     bias_of,
     core_of,
 )
-from model.network.bloom import build
+from model.network.build import build
 from model.network.dropout import Replays, replay_dropout
 from tests.model.ascend_standins import CannDropoutBits, CannFlashAttention
 
