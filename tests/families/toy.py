@@ -1,4 +1,4 @@
-"""A second family, as unlike Bloom as may be: grouped queries, nothing fused, no biases, a head of its own."""
+"""A second family, unlike Bloom: grouped queries, nothing fused, no biases, a head of its own."""
 
 from __future__ import annotations
 

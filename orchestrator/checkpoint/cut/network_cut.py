@@ -110,12 +110,12 @@ class NetworkCut:
         CheckpointError: a name that is none of the network's, fewer blocks than stages.
         """
         blocks = self.family.count_blocks(weight_of(spec.name) for spec in specs)
-        if blocks < self.pipeline_stage:
-            raise CheckpointError(f"{blocks} blocks cannot be spread over {self.pipeline_stage} stages")
         stages: list[dict[str, Layout]] = [{} for _ in range(self.pipeline_stage)]
         for spec in specs:
             if spec.name in COUNTERS:
                 continue
             for stage in self.stages(spec.name, blocks):
                 stages[stage][spec.name] = self.layout(spec.name, spec.dims)
+        if blocks < self.pipeline_stage:
+            raise CheckpointError(f"{blocks} blocks cannot be spread over {self.pipeline_stage} stages")
         return StrategySet.of([Strategy(stage, layouts) for stage, layouts in enumerate(stages)])
