@@ -65,11 +65,11 @@ def tokens(count: int, *shape: int) -> np.ndarray:
 def serve_mindspore(layers: int, hidden: int, heads: int, what: str) -> dict[str, Callable[[], Any]]:
     import mindspore as ms
 
-    from model.config.bloom_config import load_config
+    from model.config.load_config import load_config
     from model.data.dataset import Batch
     from model.inference.generate import Generator
     from model.inference.sampling import Sampling
-    from model.network.bloom import build
+    from model.network.build import build
     from model.parallel.mesh import Groups, Place, Strategy
     from model.training.gradients import ReduceGradients
     from model.training.optimizer import AdamW

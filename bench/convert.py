@@ -25,10 +25,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.report import Goal, Series, Table, measure, print_json
-from model.config.bloom_config import load_config
-from model.weights.convert import ms_shapes
-from orchestrator.checkpoint.cut.hf_names import hf_part, hf_shape
+from model.config.load_config import load_config
 from orchestrator.checkpoint.files.tensor_files import write_safetensors
+from orchestrator.families.family import hf_shape
 
 SHARDS = 4
 WITHOUT_FLUSH = (
@@ -96,8 +95,8 @@ def _write_model(folder: Path, gigabytes: float) -> int:
 
 def _tensors(config: object, random: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     done = set()
-    for name, dims in ms_shapes(config).items():
-        part = hf_part(name)
+    for name, dims in config.shapes().items():
+        part = config.family.hf_part(name)
         if part.hf not in done:
             done.add(part.hf)
             shape = hf_shape(part, dims)

@@ -26,10 +26,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+
 from bench.report import Goal, Sample, Series, Table, print_json  # noqa: E402
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut  # noqa: E402
+from orchestrator.checkpoint.cut.network_cut import NetworkCut  # noqa: E402
+from orchestrator.families.bloom import BLOOM, BloomConfig  # noqa: E402
 from orchestrator.sizing.estimate import StageEstimate, Workload, estimate  # noqa: E402
-from orchestrator.sizing.network_size import Network  # noqa: E402
 
 STAGES, MICRO_BATCHES = 2, (1, 2, 4, 8)
 TIMED = {
@@ -115,14 +116,14 @@ def _measured(folder: Path, rank: int) -> int:
     return int(json.loads((folder / f"held_{rank}.json").read_text())) + int(peak[1]) * MIB
 
 
-def _network() -> Network:
-    widths = ("param_bytes", "embedding_bytes", "norm_bytes", "softmax_bytes", "compute_bytes")
-    return Network(**WEIGHED, expand_ratio=4, **dict.fromkeys(widths, 4))
+def _network() -> BloomConfig:
+    types = ("param_init_type", "softmax_compute_type", "compute_dtype")
+    return BloomConfig(**WEIGHED, **dict.fromkeys(types, "float32"))
 
 
 def _workload(case: dict[str, Any]) -> Workload:
     return Workload(
-        cut=BloomCut(**case["parallel"]),
+        cut=NetworkCut(BLOOM, **case["parallel"]),
         batch_size=case["rows"],
         micro_batch_num=case["micro_batches"][0],
         recompute=case["recompute"],

@@ -21,13 +21,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from model.cli.common import marked_done  # noqa: E402
-from model.config.bloom_config import BloomConfig, load_config  # noqa: E402
+from model.config.load_config import load_config  # noqa: E402
 from model.config.settings import Parallel, Settings, Train, Worker  # noqa: E402
 from model.data.dataset import Batch  # noqa: E402
-from model.network.bloom import build, initialise  # noqa: E402
+from model.network.build import build, initialise  # noqa: E402
 from model.parallel.distributed import Session, open_session, serve_scheduler  # noqa: E402
 from model.training.step import TrainStep  # noqa: E402
 from model.training.trainer import gradient_source, optimizer_for  # noqa: E402
+from orchestrator.families.bloom import BloomConfig  # noqa: E402
 
 
 def batch_of(case: dict[str, Any]) -> Batch:

@@ -59,7 +59,7 @@ def run_rank(folder: Path) -> None:
     """What each rank does."""
     from bench.parallel_rank import batch_of, step_of
     from model.cli.common import marked_done
-    from model.config.bloom_config import load_config
+    from model.config.load_config import load_config
     from model.config.settings import Parallel, Settings, Worker
     from model.parallel.distributed import open_session, serve_scheduler
 

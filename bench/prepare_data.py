@@ -52,7 +52,7 @@ _SAME = """
 import sys
 import numpy as np
 from pathlib import Path
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.data.mindrecord import read_rows
 
 config = load_config("tiny", {"vocab_size": 250880, "seq_length": int(sys.argv[3]) - 1})
@@ -63,7 +63,7 @@ sys.exit(not np.array_equal(first, second))
 _TRAIN_TOKENIZER = """
 import sys
 from pathlib import Path
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.data.encode_records import texts_of
 from model.data.records import load_records
 from model.data.tokenizer import train_tokenizer

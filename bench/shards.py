@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut
+from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.checkpoint.cut.slices import Layout, slice_shape
 from orchestrator.checkpoint.files.strategy_files import Strategy, write_strategy
 from orchestrator.checkpoint.files.tensor_files import write_ckpt
 from orchestrator.checkpoint.files.tensor_types import Array
 from orchestrator.core.paths import RunDir
+from orchestrator.families.bloom import BLOOM
 
 __all__ = ["RANKS", "Shards"]
 
@@ -37,7 +38,7 @@ class Shards:
         return sum(4 * int(np.prod(shape)) for shape in self._shapes().values())
 
     def write(self) -> None:
-        cut = BloomCut(model_parallel=RANKS)
+        cut = NetworkCut(BLOOM, model_parallel=RANKS)
         shapes = self._shapes()
         # The embedding is cut too, so that the shards hold nothing twice that matters.
         layouts = {

@@ -13,7 +13,7 @@ _PUBLIC = {
     "AutoConfig": "model.compatibility.auto",
     "AutoModel": "model.compatibility.auto",
     "AutoTokenizer": "model.compatibility.auto",
-    "BloomConfig": "model.config.bloom_config",
+    "BloomConfig": "orchestrator.families.bloom",
     "TextGenerationPipeline": "model.compatibility.auto",
     "pipeline": "model.compatibility.auto",
 }

@@ -16,11 +16,11 @@ if __name__ == "__main__":
 
 from model.cli.cmd_convert import report
 from model.cli.common import bytes_bar, guarded
-from model.config.bloom_config import BloomConfig
 from model.config.hf_config import load_hf_config
 from model.errors import ModelError
 from model.weights.convert import DTYPES, Weights, convert_weights, infer_config, sort_weights
 from orchestrator.checkpoint.open_checkpoint import find_weights
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["main"]
 
@@ -59,7 +59,7 @@ def _convert(args: argparse.Namespace) -> None:
         report(convert_weights(weights, target, config, dtype=args.dtype, progress=progress))
 
 
-def _compare(weights: Weights, config: BloomConfig) -> None:
+def _compare(weights: Weights, config: NetworkConfig) -> None:
     """What the weights cannot tell, a config.json beside them can: the number of heads."""
     home = weights.path if weights.path.is_dir() else weights.path.parent
     path = home / "config.json"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model.cli.common import add_device, device_of, say
 from model.errors import ModelError
+from orchestrator.families.registry import families
 
 HELP = "answer from exported MindIR graphs, with the time of every token"
 
@@ -30,7 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--seq_length", type=int, metavar="N", help="of the graphs; default: as in config.yaml beside them")
     add_device(parser)
     add("--device_id", type=int, metavar="N", help="MindSpore Lite's NPU, in place of --device (default 0)")
-    add("--model_name", default="bloom", choices=["bloom"], help="bloom")
+    names = [family.name for family in families()]
+    add("--model_name", default=names[0], choices=names, help=" or ".join(names))
     add("--is_sample_acceleration", default="False", choices=["True", "False"], help="only False")
     add("--tokenizer", type=Path, metavar="FILE", help="default: tokenizer.json beside the graphs")
     add("--prompt", metavar="TEXT", help="default: asked for, or every line of the input")

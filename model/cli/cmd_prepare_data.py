@@ -101,7 +101,8 @@ def _lines(summary: Summary, request: Request) -> list[str]:
         f"longest record {summary.longest} tokens; {summary.cut} were cut",
     ]
     if summary.skipped:
-        lines.append(f"{len(summary.skipped)} skipped, their prompt fills a row: {fold_numbers(summary.skipped)}")
+        records = fold_numbers(summary.skipped)
+        lines.append(f"{len(summary.skipped)} skipped, their prompt fills a row: {records}")
     if summary.bad:
         lines.append(f"{len(summary.bad)} bad records: {fold_numbers([index for index, _ in summary.bad])}")
         lines += [f"record {index}: {why}" for index, why in summary.bad[:10]]

@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mindspore import nn
 
-from model.config.bloom_config import BloomConfig, load_config, preset_names
 from model.config.hf_config import load_hf_config
+from model.config.load_config import load_config
 from model.data.tokenizer import Tokenizer, read_tokenizer
 from model.devices.device_name import DeviceName, parse_device
 from model.errors import ModelError
 from model.inference.generate import Generator
 from model.inference.sampling import Sampling
-from model.network.bloom import BloomLMHeadModel, build, initialise
+from model.network.build import build, initialise
 from model.parallel.distributed import open_alone
 from model.parallel.mesh import Place, Strategy
 from model.weights.checkpoint import load_whole
 from model.weights.hub import checkpoint_file, model_file, model_folder, tokenizer_file
+from orchestrator.families.network_config import NetworkConfig
+from orchestrator.families.registry import find_preset
 
 __all__ = [
     "AutoConfig",
@@ -35,7 +38,7 @@ __all__ = [
 class PretrainedModel:
     """`generate` of MindFormers' models; the network itself is `.network`, a MindSpore Cell."""
 
-    def __init__(self, network: BloomLMHeadModel, config: BloomConfig) -> None:
+    def __init__(self, network: nn.Cell, config: NetworkConfig) -> None:
         self.network, self.config = network, config
         self._generators: dict[int, Generator] = {}
 
@@ -43,7 +46,7 @@ class PretrainedModel:
     def load(
         cls,
         checkpoint: Path | None,
-        config: BloomConfig,
+        config: NetworkConfig,
         seed: int = 0,
         device: DeviceName | None = None,
     ) -> PretrainedModel:
@@ -170,7 +173,7 @@ class AutoConfig:
     """The config of a model."""
 
     @staticmethod
-    def from_pretrained(name: str | Path, **overrides: Any) -> BloomConfig:
+    def from_pretrained(name: str | Path, **overrides: Any) -> NetworkConfig:
         """From a yaml of ours, a config.json, a folder with one of them, a preset, or a name.
 
         A short name (`bloom_560m`) gives the preset, without any download. Fields can be overridden.
@@ -183,9 +186,8 @@ class AutoConfig:
             if own.is_file():
                 return load_config(own, overrides)
             return load_hf_config(model_file(path, "config.json"), overrides)
-        preset = text.removeprefix("bloom_")
-        if preset in preset_names():
-            return load_config(preset, overrides)
+        if find_preset(text) is not None:
+            return load_config(text, overrides)
         return load_hf_config(model_file(name, "config.json"), overrides)
 
 
@@ -215,7 +217,7 @@ class AutoModel:
 
     @staticmethod
     def from_config(
-        config: BloomConfig, checkpoint: str | Path | None = None, *, device: str | None = None
+        config: NetworkConfig, checkpoint: str | Path | None = None, *, device: str | None = None
     ) -> PretrainedModel:
         """From a config, with the weights of a checkpoint file, or freshly drawn."""
         where = _device(device)

@@ -1,7 +1,4 @@
-"""A Bloom's `config.json` of Hugging Face's transformers, read as our config.
-
-Source: transformers' `BloomConfig`; the old names in the published files are its own aliases.
-"""
+"""A `config.json` of Hugging Face's transformers, read as our configuration by its family's table."""
 
 from __future__ import annotations
 
@@ -10,51 +7,41 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from model.config.bloom_config import BloomConfig
+from model.config.load_config import config_from
 from model.errors import ModelError
+from orchestrator.families.family import Family
+from orchestrator.families.network_config import NetworkConfig
+from orchestrator.families.registry import families
 
 __all__ = ["load_hf_config"]
 
-# Our field <- the names it has there, the first one found counts.
-_FIELDS = {
-    "hidden_size": ("hidden_size", "n_embed"),
-    "num_layers": ("n_layer", "num_hidden_layers"),
-    "num_heads": ("n_head", "num_attention_heads"),
-    "vocab_size": ("vocab_size",),
-    "seq_length": ("seq_length",),
-    "hidden_dropout_rate": ("hidden_dropout",),
-    "attention_dropout_rate": ("attention_dropout",),
-    "initializer_range": ("initializer_range",),
-    "unk_token_id": ("unk_token_id",),
-    "bos_token_id": ("bos_token_id",),
-    "eos_token_id": ("eos_token_id",),
-    "pad_token_id": ("pad_token_id",),
-}
 _NEEDED = ("hidden_size", "num_layers", "num_heads", "vocab_size")
 _LONGEST = 16 << 20
 
 
-def load_hf_config(path: Path, overrides: Mapping[str, Any] | None = None) -> BloomConfig:
-    """The config of a published Bloom; ModelError where it is none, or one that this network cannot be.
+def load_hf_config(path: Path, overrides: Mapping[str, Any] | None = None) -> NetworkConfig:
+    """The config of a published model; ModelError where it is none, or one that our network cannot be.
 
     Weights and computation are of the type that the file names; norms and softmax are in float32, as there.
     Prompts go in as they are, and decoding is greedy unless asked otherwise.
     """
     table = _read(path)
-    problems = list(_problems(table))
+    family = _family(table, path)
+    problems = list(_problems(table, family))
     if problems:
         raise ModelError("; ".join(problems), where=str(path))
-    values = {field: _value(table, names) for field, names in _FIELDS.items()}
+    values = {field: _value(table, keys) for field, keys in family.hf.fields.items()}
     dtype = table.get("torch_dtype") or table.get("dtype") or "float32"
     types = dict.fromkeys(("param_init_type", "embedding_init_type", "compute_dtype"), dtype)
     fixed = {
+        "family": family.name,
         "layernorm_compute_type": "float32",
         "softmax_compute_type": "float32",
         "prompt_template": "none",
         "do_sample": False,
     }
     known = {field: value for field, value in values.items() if value is not None}
-    return BloomConfig.from_table({**known, **types, **fixed, **(overrides or {})}, where=str(path))
+    return config_from({**known, **types, **fixed, **(overrides or {})}, where=str(path))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -71,23 +58,29 @@ def _read(path: Path) -> dict[str, Any]:
     return table
 
 
-def _value(table: Mapping[str, Any], names: Iterable[str]) -> Any:
-    return next((table[name] for name in names if table.get(name) is not None), None)
+def _family(table: Mapping[str, Any], path: Path) -> Family:
+    kind = table.get("model_type")
+    found = next((family for family in families() if family.hf.model_type == kind), None)
+    if found is None:
+        known = " or ".join(repr(family.hf.model_type) for family in families())
+        raise ModelError(f"model_type is {kind!r}, not {known}", where=str(path))
+    return found
 
 
-def _problems(table: Mapping[str, Any]) -> Iterable[str]:
-    if table.get("model_type") != "bloom":
-        yield f"model_type is {table.get('model_type')!r}, not 'bloom'"
-        return
+def _value(table: Mapping[str, Any], keys: Iterable[str]) -> Any:
+    return next((table[key] for key in keys if table.get(key) is not None), None)
+
+
+def _problems(table: Mapping[str, Any], family: Family) -> Iterable[str]:
     for field in _NEEDED:
-        if _value(table, _FIELDS[field]) is None:
-            yield f"{_FIELDS[field][0]} is missing"
-    if table.get("apply_residual_connection_post_layernorm"):
-        yield "apply_residual_connection_post_layernorm is true, which this network cannot be"
-    if table.get("layer_norm_epsilon", 1e-5) != 1e-5:
-        yield f"layer_norm_epsilon is {table['layer_norm_epsilon']}, but this network's is 1e-05"
-    hidden, inner = _value(table, _FIELDS["hidden_size"]), table.get("n_inner")
-    if inner is not None and isinstance(hidden, int) and inner != 4 * hidden:
-        yield f"n_inner is {inner}, not 4 times hidden_size"
-    if table.get("tie_word_embeddings") is False:
-        yield "tie_word_embeddings is false, but this network's head is its embedding"
+        if _value(table, family.hf.fields[field]) is None:
+            yield f"{family.hf.fields[field][0]} is missing"
+    for key, only in family.hf.fixed.items():
+        value = table.get(key)
+        if value is None or value == only:
+            continue
+        if isinstance(only, bool):
+            yield f"{key} is {str(value).lower()}, which this network cannot be"
+        else:
+            yield f"{key} is {value}, but this network's is {only}"
+    yield from family.hf.problems(table)

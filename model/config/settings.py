@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.config.bloom_config import BloomConfig, load_config
+from model.config.load_config import load_config
 from model.config.yaml_table import fill, read_table
 from model.errors import ModelError
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = [
     "Chat",
@@ -190,7 +191,7 @@ class Settings:
         """
         return self.jit_level or ("O1" if self.task in ("pretrain", "finetune") else "O0")
 
-    def bloom(self) -> BloomConfig:
+    def network(self) -> NetworkConfig:
         """The network's config: preset, overrides, then what the data section says of it."""
         overrides = dict(self.model.overrides or {})
         if self.data.seq_length is not None:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config.bloom_config import BloomConfig
 from model.config.settings import Settings
 from model.data.encode_records import as_row, encode, has_answer, scored, texts_of
 from model.data.mindrecord import SUFFIX, read_rows
 from model.data.records import Item, load_records
 from model.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from model.errors import ModelError
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = [
     "Batch",
@@ -36,7 +36,7 @@ class Batch:
 
 
 def encode_records(
-    records: Sequence[Item], tokenizer: Tokenizer, config: BloomConfig, *, whole: bool = False
+    records: Sequence[Item], tokenizer: Tokenizer, config: NetworkConfig, *, whole: bool = False
 ) -> NDArray[Any]:
     """Rows (n, seq_length + 1) of the records whose prompt leaves room for an answer; see encoding.py."""
     length = config.seq_length + 1
@@ -100,7 +100,7 @@ class Dataset:
         return Batch(np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:]), weights)
 
 
-def load_data(settings: Settings, config: BloomConfig) -> tuple[Dataset, Tokenizer]:
+def load_data(settings: Settings, config: NetworkConfig) -> tuple[Dataset, Tokenizer]:
     """The rows of data.path and their tokenizer: the one given, the one beside MindRecord, or a new one."""
     if settings.data.path is None:
         raise ModelError("is missing", where="data.path", remedy="name a file of records, or MindRecord")
@@ -126,7 +126,7 @@ def _tokenizer_of(settings: Settings, path: Path) -> Path:
     return beside
 
 
-def _from_records(settings: Settings, config: BloomConfig, path: Path) -> tuple[Tokenizer, NDArray[Any]]:
+def _from_records(settings: Settings, config: NetworkConfig, path: Path) -> tuple[Tokenizer, NDArray[Any]]:
     records = load_records(path, settings.data.limit)
     if settings.data.tokenizer:
         tokenizer = load_tokenizer(Path(settings.data.tokenizer), config)

@@ -17,8 +17,8 @@ from mindspore.mindrecord import FileWriter
 from mindspore.mindrecord.common.exceptions import MindRecordException
 from numpy.typing import NDArray
 
-from model.config.bloom_config import BloomConfig
 from model.errors import ModelError
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["SUFFIX", "RowWriter", "files_of", "read_rows"]
 
@@ -62,7 +62,7 @@ def files_of(path: Path) -> list[Path]:
     return files
 
 
-def read_rows(path: Path, config: BloomConfig, limit: int | None = None) -> NDArray[np.int32]:
+def read_rows(path: Path, config: NetworkConfig, limit: int | None = None) -> NDArray[np.int32]:
     """The rows (n, seq_length + 1) int32 of a file or folder, in their order; the first `limit` of them.
 
     ModelError where rows are of another length or hold ids that the vocabulary has not.
@@ -90,7 +90,7 @@ def _batches(file: Path) -> Iterator[NDArray[Any]]:
             yield item[COLUMN]
 
 
-def _check(rows: NDArray[Any], first: int, file: Path, config: BloomConfig) -> None:
+def _check(rows: NDArray[Any], first: int, file: Path, config: NetworkConfig) -> None:
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.integer):
         raise ModelError(f"{COLUMN} is no list of whole numbers", where=str(file))
     if rows.shape[1] != config.seq_length + 1:

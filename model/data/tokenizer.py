@@ -9,8 +9,8 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from model.config.bloom_config import BloomConfig
 from model.errors import ModelError
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["SPECIAL_TOKENS", "Tokenizer", "load_tokenizer", "read_tokenizer", "train_tokenizer"]
 
@@ -67,7 +67,7 @@ class Tokenizer:
         """One more than the highest id."""
         return max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
 
-    def check(self, config: BloomConfig, where: str) -> None:
+    def check(self, config: NetworkConfig, where: str) -> None:
         """Raise ModelError unless every id has a row in the embedding."""
         if self.vocab_size > config.vocab_size:
             raise ModelError(
@@ -77,7 +77,7 @@ class Tokenizer:
             )
 
 
-def load_tokenizer(path: Path, config: BloomConfig) -> Tokenizer:
+def load_tokenizer(path: Path, config: NetworkConfig) -> Tokenizer:
     """Read a `tokenizer.json`; ModelError where it is missing, damaged or larger than the embedding."""
     tokenizer = read_tokenizer(path)
     tokenizer.check(config, str(path))
@@ -96,7 +96,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
         raise ModelError(f"is no tokenizer.json: {error}", where=str(path)) from error
 
 
-def train_tokenizer(texts: Iterable[str], config: BloomConfig) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], config: NetworkConfig) -> Tokenizer:
     """A byte-level BPE of at most `vocab_size` ids, the same for the same texts; any text can be encoded."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     least = len(SPECIAL_TOKENS) + len(alphabet)

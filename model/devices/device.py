@@ -16,9 +16,18 @@ from typing import Any
 
 import mindspore as ms
 
-from model.config.bloom_config import BloomConfig
+from orchestrator.families.network_config import NetworkConfig
 
-__all__ = ["CPU", "Device", "built_for", "current_device", "dtype_of", "has_flash_attention", "why_no_flash"]
+__all__ = [
+    "CPU",
+    "Device",
+    "built_for",
+    "current_device",
+    "dtype_of",
+    "has_flash_attention",
+    "warn_once",
+    "why_no_flash",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +93,7 @@ def dtype_of(name: str) -> Any:
     return getattr(ms, name)
 
 
-def why_no_flash(config: BloomConfig, device: Device) -> str | None:
+def why_no_flash(config: NetworkConfig, device: Device) -> str | None:
     """The reason why Ascend's attention kernel cannot serve this network; None where it can.
 
     Its limits are those in MindSpore's documentation of `ops.flash_attention_score`; a chip that is not known
@@ -103,7 +112,7 @@ def why_no_flash(config: BloomConfig, device: Device) -> str | None:
     return None
 
 
-def has_flash_attention(config: BloomConfig) -> bool:
+def has_flash_attention(config: NetworkConfig) -> bool:
     """Whether the kernel is asked for and there is one; asked for in vain, it costs one warning a process."""
     reason = why_no_flash(config, current_device())
     if config.use_flash_attention and reason:

@@ -11,16 +11,16 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from model.config.bloom_config import BloomConfig
 from model.config.settings import Data, Settings, Train
 from model.data.dataset import Dataset, load_data
 from model.devices.device_name import DeviceName
 from model.errors import ModelError
 from model.inference.load_model import beside, config_of
-from model.network.bloom import build
+from model.network.build import build
 from model.network.loss import LossCell
 from model.parallel.distributed import open_alone
 from model.weights.checkpoint import load_whole
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["Evaluation", "evaluate", "mean_loss"]
 
@@ -71,7 +71,7 @@ def evaluate(
 
 def mean_loss(
     network: nn.Cell,
-    config: BloomConfig,
+    config: NetworkConfig,
     dataset: Dataset,
     batch_size: int,
     report: Callable[[int, int], None] = lambda done, total: None,

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from mindspore import nn
 from numpy.typing import NDArray
 
-from model.config.bloom_config import BloomConfig
 from model.data.tokenizer import Tokenizer
 from model.errors import ModelError
-from model.inference.kv_cache import CachedReader, PlainReader, bucket
+from model.inference.kv_cache import CachedReader, PlainReader, bucket, has_cache
 from model.inference.sampling import Sampling, choose, penalised
-from model.network.bloom import BloomLMHeadModel
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = [
     "Beams",
@@ -116,7 +116,7 @@ class Generator:
     The weights must not change any more: on a CPU it answers with copies of them.
     """
 
-    def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int | None = None) -> None:
+    def __init__(self, network: nn.Cell, config: NetworkConfig, batch: int | None = None) -> None:
         self.network, self.config = network, config
         self.batch = batch or config.batch_size
         self._reader: Reader | None = None
@@ -222,7 +222,7 @@ class Generator:
         """A reader with room for `length`: the last one where it fits, so that nothing is compiled twice."""
         held = self._reader
         if held is None or held.rows != rows or held.capacity < length:
-            kind = CachedReader if self.config.use_past else PlainReader
+            kind = CachedReader if self.config.use_past and has_cache(self.config) else PlainReader
             held = kind(self.network, self.config, rows, bucket(length, self.config.seq_length))
             self._reader = held
         return held

@@ -12,7 +12,7 @@ V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore as ms
@@ -20,8 +20,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
-from model.config.bloom_config import BloomConfig
-from model.devices.device import dtype_of
+from model.devices.device import dtype_of, warn_once
+from model.errors import ModelError
 from model.inference.transposed_weights import (
     TransposedHead,
     TransposedLinear,
@@ -30,8 +30,11 @@ from model.inference.transposed_weights import (
     copies_pay,
 )
 from model.network.bloom import Block, BloomLMHeadModel, PlainAttention, alibi
+from orchestrator.families.bloom import BloomConfig
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = [
+    "CACHED_NETWORKS",
     "CachedNetwork",
     "CachedReader",
     "IdsToLogits",
@@ -39,6 +42,8 @@ __all__ = [
     "PlainReader",
     "ReorderedCaches",
     "bucket",
+    "cached_network",
+    "has_cache",
 ]
 
 
@@ -155,6 +160,28 @@ class CachedNetwork(_PhaseSetOnce):
         return self.network.head(x)
 
 
+# The network with a cache of each family that has one, by the name of its table: a Cell of the same inputs
+# and outputs as this one, with `blocks` that have `keys` and `values`, and `one_row`.
+CACHED_NETWORKS: dict[str, Callable[..., nn.Cell]] = {"bloom": CachedNetwork}
+
+
+def has_cache(config: NetworkConfig) -> bool:
+    """Whether the family's network can keep keys and values; where it cannot, asking costs one warning."""
+    found = config.family.name in CACHED_NETWORKS
+    if not found:
+        warn_once(f"use_past: {config.family.title} has no network with a cache; each token reads all again")
+    return found
+
+
+def cached_network(
+    network: nn.Cell, config: NetworkConfig, batch: int, capacity: int, *, transposed: bool = False
+) -> nn.Cell:
+    """The network with a cache. ModelError: its family has none."""
+    if config.family.name not in CACHED_NETWORKS:
+        raise ModelError(f"{config.family.title} has no network with a cache", where="model")
+    return CACHED_NETWORKS[config.family.name](network, config, batch, capacity, transposed=transposed)
+
+
 class IdsToLogits(_PhaseSetOnce):
     """Embedding and cached network as one graph: (B, S) ids, and what the network takes beside them.
 
@@ -162,7 +189,7 @@ class IdsToLogits(_PhaseSetOnce):
     writes caches and reads the table again makes MindSpore copy it, twice, for every token.
     """
 
-    def __init__(self, embedding: nn.Cell, network: CachedNetwork) -> None:
+    def __init__(self, embedding: nn.Cell, network: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.embedding, self.network = embedding, network
 
@@ -252,11 +279,12 @@ class IncrementalReader:
 class CachedReader(IncrementalReader):
     """A reader through the network with its cache."""
 
-    def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int, capacity: int) -> None:
+    def __init__(self, network: nn.Cell, config: NetworkConfig, batch: int, capacity: int) -> None:
         super().__init__(batch, capacity, config.pad_token_id)
         embedding = network.transformer.embedding
         transposed = copies_pay(config)
-        self.network = CachedNetwork(network, config, batch, capacity, transposed=transposed).set_train(False)
+        cached = cached_network(network, config, batch, capacity, transposed=transposed)
+        self.network = cached.set_train(False)
         self._whole = IdsToLogits(embedding, self.network).set_train(False)
         self._embedding = Embedded(embedding).set_train(False)
         self._reordered = ReorderedCaches(self.network.blocks, batch)
@@ -291,20 +319,21 @@ class CachedReader(IncrementalReader):
 class NextLogits(nn.Cell):
     """(B, S) ids and (B,) last positions -> (B, V) logits of the token after each."""
 
-    def __init__(self, network: BloomLMHeadModel) -> None:
+    def __init__(self, network: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
 
     def construct(self, ids: Tensor, last: Tensor) -> Tensor:
         hidden = self.network.transformer(ids)  # (B, S, h)
         rows = ops.arange(0, ids.shape[0])
-        return self.network.head(hidden[rows, last])
+        logits: Tensor = self.network.head(hidden[rows, last])
+        return logits
 
 
 class PlainReader:
     """The same without a cache: reads everything again for each token."""
 
-    def __init__(self, network: BloomLMHeadModel, config: BloomConfig, batch: int, capacity: int) -> None:
+    def __init__(self, network: nn.Cell, config: NetworkConfig, batch: int, capacity: int) -> None:
         self.rows, self.capacity, self._pad = batch, capacity, config.pad_token_id
         self.network = NextLogits(network).set_train(False)
         self._prompts: list[list[int]] = [[] for _ in range(batch)]

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.config.bloom_config import BloomConfig, load_config
+from model.config.load_config import load_config
 from model.config.settings import Chat, Settings, Worker
 from model.data.tokenizer import Tokenizer, load_tokenizer
 from model.devices.device_name import DeviceName
 from model.errors import ModelError
 from model.inference.generate import Generator, text_pieces
 from model.inference.sampling import Sampling
-from model.network.bloom import build
+from model.network.build import build
 from model.parallel.distributed import Session, open_alone, open_session, strategy_of
 from model.weights.checkpoint import load_rank_weights, load_whole, newest_shard
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["Model", "beside", "checkpoint_of", "config_of", "open_model", "open_rank", "sampling_of"]
 
@@ -27,7 +28,7 @@ class Model:
 
     generator: Generator
     tokenizer: Tokenizer
-    config: BloomConfig
+    config: NetworkConfig
 
     def pieces(self, prompt: str, sampling: Sampling) -> Iterator[str]:
         """The answer to a wrapped prompt as it comes; a beam search's in one piece."""
@@ -42,7 +43,7 @@ def open_model(
     config_file: Path | None = None,
     tokenizer_file: Path | None = None,
     *,
-    config: BloomConfig | None = None,
+    config: NetworkConfig | None = None,
     device: DeviceName | None = None,
 ) -> Model:
     """From a whole checkpoint and the two files beside it, on `device`, or the one that MindSpore is set to.
@@ -61,7 +62,7 @@ def open_rank(settings: Settings, worker: Worker, batch: int) -> tuple[Model, Se
     A whole checkpoint is mapped and each rank takes its slices of it (load, then shard); of a folder of
     shards each rank reads its own (shard, then load). Raises ModelError.
     """
-    config, load = settings.bloom(), checkpoint_of(settings)
+    config, load = settings.network(), checkpoint_of(settings)
     strategy = strategy_of(settings, worker)
     if strategy.pipeline_stage > 1:
         raise ModelError(
@@ -69,7 +70,7 @@ def open_rank(settings: Settings, worker: Worker, batch: int) -> tuple[Model, Se
             where="parallel.pipeline_stage",
             remedy="set it to 1 and raise model_parallel",
         )
-    config.check_model_parallel(strategy.model_parallel)
+    strategy.check_network(config)
     tokenizer = _tokenizer(settings, config, load)
     session = open_session(settings, worker)
     return Model(_generator(config, session, load, batch), tokenizer, config), session
@@ -84,7 +85,7 @@ def checkpoint_of(settings: Settings) -> Path:
 
 def config_of(
     checkpoint: Path, config_file: Path | None = None, overrides: dict[str, Any] | None = None
-) -> BloomConfig:
+) -> NetworkConfig:
     """The configuration that is given, or beside a whole checkpoint, with `overrides`. Raises ModelError."""
     if not checkpoint.is_file():
         raise ModelError("there is no such checkpoint file", where=str(checkpoint))
@@ -105,7 +106,7 @@ def sampling_of(options: Chat) -> Sampling:
     return sampling
 
 
-def _tokenizer(settings: Settings, config: BloomConfig, load: Path) -> Tokenizer:
+def _tokenizer(settings: Settings, config: NetworkConfig, load: Path) -> Tokenizer:
     if settings.data.tokenizer:
         return load_tokenizer(Path(settings.data.tokenizer), config)
     return load_tokenizer(beside(load, "tokenizer.json", "name it as data.tokenizer"), config)
@@ -119,7 +120,7 @@ def beside(checkpoint: Path, name: str, remedy: str) -> Path:
     return path
 
 
-def _generator(config: BloomConfig, session: Session, load: Path, batch: int | None) -> Generator:
+def _generator(config: NetworkConfig, session: Session, load: Path, batch: int | None) -> Generator:
     network = build(config, session.strategy, session.place, session.groups)
     weights = list(network.get_parameters())
     if load.is_dir():

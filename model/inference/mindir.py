@@ -11,7 +11,7 @@ import importlib.util
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,16 +20,17 @@ import numpy as np
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
-from model.config.bloom_config import BloomConfig, config_text, load_config
+from model.config.load_config import config_from, config_text, load_config
 from model.config.prompt_templates import wrap
 from model.config.yaml_table import read_table
 from model.data.tokenizer import Tokenizer, load_tokenizer
 from model.devices.device_name import DeviceName
 from model.errors import ModelError
-from model.inference.kv_cache import CachedNetwork, IdsToLogits, IncrementalReader
+from model.inference.kv_cache import IdsToLogits, IncrementalReader, cached_network
 from model.inference.load_model import config_of, open_model
-from model.network.bloom import BloomLMHeadModel
 from model.parallel.distributed import open_alone
+from orchestrator.families.network_config import NetworkConfig
+from orchestrator.families.registry import FamilyError, mindformers_class
 
 __all__ = [
     "GraphAnswers",
@@ -52,14 +53,14 @@ def graph_file(path: Path) -> Path:
 
 
 def export_graphs(
-    network: BloomLMHeadModel, config: BloomConfig, prefill: Path, increment: Path, batch: int = 1
+    network: nn.Cell, config: NetworkConfig, prefill: Path, increment: Path, batch: int = 1
 ) -> tuple[Path, Path]:
     """Write the graph for (batch, seq_length) ids and the one for (batch, 1); gives the two files.
 
     Inputs of both: ids (B, S) int32, starts (B,) int32, the position of the first of them, last (B,) int32,
     which of the S is the last real one. Output: logits (B, V) float32. Files that exist are replaced.
     """
-    inner = CachedNetwork(network, config, batch, config.seq_length)
+    inner = cached_network(network, config, batch, config.seq_length)
     cached = IdsToLogits(network.transformer.embedding, inner).set_train(False)
     lines = Tensor(np.zeros(batch, np.int32))
     written = []
@@ -200,7 +201,7 @@ def export(
     return written
 
 
-def read_infer_yaml(table: Mapping[str, Any], where: str) -> tuple[BloomConfig, Paths]:
+def read_infer_yaml(table: Mapping[str, Any], where: str) -> tuple[NetworkConfig, Paths]:
     """The network and the graphs of a YAML as MindFormers' page for Bloom has it.
 
     Keys of `model_config` that are no size or type of the network are ignored. Raises ModelError.
@@ -210,11 +211,15 @@ def read_infer_yaml(table: Mapping[str, Any], where: str) -> tuple[BloomConfig, 
     kind = infer.get("model_type", "mindir")
     if kind != "mindir":
         raise ModelError(f"is {kind!r}", where=f"{where}: infer.model_type", remedy="only mindir is written")
-    known = {item.name for item in fields(BloomConfig)}
-    values = {key: value for key, value in written.items() if key in known}
+    try:
+        cls = mindformers_class(written.get("type"))
+    except FamilyError as error:
+        raise ModelError(str(error), where=f"{where}: model.model_config.type") from None
+    values = {key: value for key, value in written.items() if key in cls.defaults()}
+    values["family"] = cls.family.name
     if infer.get("infer_seq_length") is not None:
         values["seq_length"] = infer["infer_seq_length"]
-    config = BloomConfig.from_table(values, where=f"{where}: model.model_config")
+    config = config_from(values, where=f"{where}: model.model_config")
     names = ("prefill_model_path", "increment_model_path")
     for name in names:
         if not isinstance(infer.get(name), str) or not infer[name]:
@@ -232,7 +237,7 @@ def _section(table: Mapping[str, Any], name: str, where: str) -> Mapping[str, An
 class GraphAnswers:
     """Two loaded graphs and what belongs to them."""
 
-    def __init__(self, graphs: Graphs, config: BloomConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, graphs: Graphs, config: NetworkConfig, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
         self._reader = MindIrReader(graphs, config.pad_token_id)
 

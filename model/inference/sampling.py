@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config.bloom_config import BloomConfig
 from model.errors import ModelError
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["Sampling", "choose", "penalised"]
 
@@ -33,7 +33,7 @@ class Sampling:
     num_beams: int = 1
 
     @staticmethod
-    def of(config: BloomConfig, **given: Any) -> Sampling:
+    def of(config: NetworkConfig, **given: Any) -> Sampling:
         """The config's own way of decoding, with what is given in its place.
 
         `do_sample`, given or the config's, decides whether the temperature counts. With one of the two

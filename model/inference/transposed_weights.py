@@ -17,14 +17,14 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
-from model.config.bloom_config import BloomConfig
 from model.devices.device import current_device
 from model.network.bloom import Attention, BloomLMHeadModel, Linear, Mlp
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["TransposedHead", "TransposedLinear", "TransposedMlp", "TransposedQkv", "copies_pay"]
 
 
-def copies_pay(config: BloomConfig) -> bool:
+def copies_pay(config: NetworkConfig) -> bool:
     """On the CPU in float32, if there is room: the copies are about as large as the weights."""
     types = {config.param_init_type, config.embedding_init_type, config.compute_dtype}
     if not current_device().is_cpu or types != {"float32"}:

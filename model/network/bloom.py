@@ -19,7 +19,6 @@ c rows of the vocabulary of this rank, V the whole vocabulary.
 from __future__ import annotations
 
 import math
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,6 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
-from model.config.bloom_config import BloomConfig
 from model.devices.device import current_device, dtype_of, has_flash_attention
 from model.network.cpu_kernels import AddBias, NormWithOwnBackward, layer_norm, other_kernels_pay
 from model.network.flash_attention import HIDDEN, FlashAttention, FlashBias
@@ -39,11 +37,9 @@ from model.parallel.mesh import (
     Place,
     ReduceFromModelGroup,
     Strategy,
-    cut,
-    full_shape,
-    numbered,
 )
-from orchestrator.checkpoint.cut.bloom_cut import stage_blocks
+from orchestrator.checkpoint.cut.network_cut import stage_blocks
+from orchestrator.families.bloom import BloomConfig
 
 __all__ = [
     "AlibiBias",
@@ -59,10 +55,7 @@ __all__ = [
     "activation_of",
     "alibi",
     "alibi_slopes",
-    "build",
-    "initialise",
     "parameter",
-    "recompute_blocks",
 ]
 
 LAYERNORM_EPSILON = 1e-5
@@ -482,42 +475,3 @@ class BloomLMHeadModel(nn.Cell):
     def padded(self, logits: Tensor) -> Tensor:
         """(n, c) -> (n, c): what stands for no token can never be chosen."""
         return logits + self.padding if self.is_padded else logits
-
-
-def build(
-    config: BloomConfig,
-    strategy: Strategy | None = None,
-    place: Place | None = None,
-    groups: Groups | None = None,
-) -> BloomLMHeadModel:
-    """This rank's part of the network, weights not yet set; without arguments, the whole of it."""
-    strategy, place = strategy or Strategy(), place or Place(0, 0, 0, 0)
-    config.check_model_parallel(strategy.model_parallel)
-    strategy.check_vocabulary(config.vocab_size)
-    network = BloomLMHeadModel(config, strategy, place, groups or Groups())
-    for name, item in network.parameters_and_names():
-        item.name = numbered(name, network.transformer.first_block)
-    return network
-
-
-def initialise(network: nn.Cell, config: BloomConfig, seed: int, strategy: Strategy, place: Place) -> None:
-    """Fill the weights from the seed: matrices normal(0, initializer_range), biases 0, norms 1 and 0.
-
-    Each tensor is drawn whole from a stream of its own name and then sliced, so every strategy starts
-    from the same weights.
-    """
-    for item in network.get_parameters():
-        name = item.name
-        if item.ndim < 2:
-            continue
-        stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        shape = full_shape(name, item.shape, strategy)
-        full = stream.standard_normal(shape, dtype=np.float32) * config.initializer_range
-        part = np.ascontiguousarray(cut(name, full, strategy, place))
-        item.set_data(Tensor(part, item.dtype))
-
-
-def recompute_blocks(network: BloomLMHeadModel) -> None:
-    """Keep only the blocks' inputs for the backward pass, which computes each block once more."""
-    for block in network.transformer.blocks:
-        block.recompute()

@@ -8,6 +8,7 @@ the device: on Ascend its own generator, elsewhere a hash.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable
 
@@ -18,7 +19,6 @@ from mindspore.ops.auto_generate import DropoutExt, DropoutGenMaskExt
 
 from model.devices.device import current_device
 from model.network.flash_attention import FlashAttention
-from model.parallel.mesh import numbered
 
 __all__ = ["DropoutSeed", "HashDropout", "PhiloxDropout", "PhiloxMask", "SeededDropout", "seed_dropout"]
 
@@ -148,8 +148,13 @@ def seed_dropout(network: nn.Cell, base: tuple[int, ...], first_block: int = 0) 
     for path, cell in list(network.cells_and_names()):
         for name, child in list(cell.name_cells().items()):
             if isinstance(child, nn.Dropout) and child.p > 0:
-                salt = zlib.crc32(numbered(f"{path}.{name}", first_block).encode())
+                salt = zlib.crc32(_numbered(f"{path}.{name}", first_block).encode())
                 mask = isinstance(cell, FlashAttention)
                 setattr(cell, name, dropout_seed.dropout(child.p, salt, mask=mask))
     dropout_seed.seed.name = SEED_NAME  # each of the cells has put its own name before it
     return dropout_seed if dropout_seed.kinds else None
+
+
+def _numbered(path: str, first_block: int) -> str:
+    """The place in the whole network of a block's part that the stage counts from 0."""
+    return re.sub(r"(?<=\bblocks\.)\d+", lambda match: str(int(match[0]) + first_block), path)

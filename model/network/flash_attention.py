@@ -12,9 +12,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
-from model.config.bloom_config import BloomConfig
 from model.devices.device import current_device, dtype_of, why_no_flash
 from model.errors import ModelError
+from orchestrator.families.bloom import BloomConfig
 
 __all__ = ["HIDDEN", "FlashAttention", "FlashBias"]
 

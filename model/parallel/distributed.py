@@ -45,14 +45,15 @@ class Session:
 
 def strategy_of(settings: Settings, worker: Worker) -> Strategy:
     """The job's strategy, checked against the world and against what this version can do."""
-    parallel = settings.parallel
+    parallel, config = settings.parallel, settings.network()
     strategy = Strategy(
         parallel.data_parallel,
         parallel.model_parallel,
         parallel.pipeline_stage,
         parallel.optimizer_shard,
-        settings.bloom().vocab_size,
+        config.vocab_size,
         parallel.use_seq_parallel and settings.task not in ("predict", "chat"),
+        config.family,
     )
     strategy.check(worker.world_size)
     return strategy

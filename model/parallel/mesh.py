@@ -1,5 +1,7 @@
 """The mesh of ranks: coordinates, process groups, slices of tensors, sums over the model group.
 
+Along which axis a parameter is sharded is in the table of its family, `orchestrator.families`.
+
 rank = stage * (data_parallel * model_parallel) + dp_index * model_parallel + mp_index
 
 Which parameter is cut where is the table of `orchestrator.checkpoint.cut.bloom_cut`. A table that has padding
@@ -9,9 +11,8 @@ in memory is whole and without it in a shard.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mindspore as ms
@@ -22,31 +23,28 @@ from numpy.typing import NDArray
 
 from model.errors import ModelError
 from model.parallel.collectives import all_reduce_of
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut, cut_axis
+from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.checkpoint.cut.slices import Layout
+from orchestrator.families.family import Family
+from orchestrator.families.network_config import NetworkConfig
+from orchestrator.families.registry import families
 
 __all__ = [
-    "TIED",
     "CopyToModelGroup",
     "Groups",
     "Place",
     "ReduceFromModelGroup",
     "Strategy",
     "cut",
-    "cut_axis",
     "full_shape",
     "gather_small",
     "layout_of",
     "make_group",
-    "numbered",
     "shares_moments",
     "start_groups",
     "stored_shape",
     "stored_value",
 ]
-
-# The parameter that the model group cuts with padding, and that a pipeline's first and last stage share.
-TIED = "word_embedding.embedding_table"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +67,16 @@ class Strategy:
     optimizer_shard: bool = False  # the data group shares the optimizer's moments out
     vocab_size: int = 0  # needed only where model_parallel does not divide it
     use_seq_parallel: bool = False  # between the cut layers, the model group shares the sequence out
+    family: Family = field(default_factory=lambda: families()[0])
 
     @property
     def world_size(self) -> int:
         return self.data_parallel * self.model_parallel * self.pipeline_stage
 
     @property
-    def bloom_cut(self) -> BloomCut:
-        return BloomCut(self.data_parallel, self.model_parallel, self.pipeline_stage, self.optimizer_shard)
+    def network_cut(self) -> NetworkCut:
+        degrees = (self.data_parallel, self.model_parallel, self.pipeline_stage)
+        return NetworkCut(self.family, *degrees, self.optimizer_shard)
 
     def check(self, world_size: int) -> None:
         """Raise ModelError unless the product is `world_size`."""
@@ -92,14 +92,21 @@ class Strategy:
                 where="parallel",
             )
 
+    def check_network(self, config: NetworkConfig) -> None:
+        """Raise ModelError where the network cannot be cut in this way."""
+        parts = self.model_parallel if self.use_seq_parallel else 1
+        for key, what, remedy in config.cut_problems(self.model_parallel, self.pipeline_stage, parts):
+            raise ModelError(what, where=f"parallel.{key}", remedy=remedy)
+
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise ModelError where the table has padding of which this strategy does not know."""
         if vocab_size % self.model_parallel and self.vocab_size != vocab_size:
             raise ModelError(f"the strategy's vocabulary is {self.vocab_size}, the network's {vocab_size}")
 
     def pads(self, name: str) -> bool:
-        """True for the table (and its moments) where model_parallel does not divide the vocabulary."""
-        return name.endswith(TIED) and self.vocab_size % self.model_parallel > 0
+        """True for a table or head (and its moments) where model_parallel does not divide the vocabulary."""
+        row = self.network_cut.row(name)
+        return row is not None and row.has_padding and self.vocab_size % self.model_parallel > 0
 
     def place(self, rank: int) -> Place:
         per_stage = self.data_parallel * self.model_parallel
@@ -125,7 +132,7 @@ class Strategy:
     def tied_ranks(self, place: Place) -> list[int]:
         """The ranks of the first and the last stage that hold the same part of the tied table; else none."""
         last = self.pipeline_stage - 1
-        if place.pp not in (0, last) or not last:
+        if place.pp not in (0, last) or not last or not self.family.is_tied:
             return []
         per_stage = self.data_parallel * self.model_parallel
         first = place.rank % per_stage
@@ -206,7 +213,7 @@ class ReduceFromModelGroup(nn.Cell):
 
 def cut(name: str, full: NDArray[Any], strategy: Strategy, place: Place) -> NDArray[Any]:
     """The slice of a whole tensor that `place` holds: a view, or with padding at its end a copy."""
-    axis = cut_axis(name)
+    axis = strategy.network_cut.axis(name)
     if axis is None or strategy.model_parallel == 1:
         return full
     size = -(-full.shape[axis] // strategy.model_parallel)
@@ -221,20 +228,15 @@ def full_shape(name: str, shape: Sequence[int], strategy: Strategy) -> tuple[int
     """The shape of the whole tensor, without padding, of which one rank holds `shape`."""
     if strategy.pads(name):
         return (strategy.vocab_size, *shape[1:])
-    axis = cut_axis(name)
+    axis = strategy.network_cut.axis(name)
     return tuple(
         length * strategy.model_parallel if index == axis else length for index, length in enumerate(shape)
     )
 
 
-def numbered(name: str, first_block: int) -> str:
-    """The name in the whole network of a block's part that the stage counts from 0."""
-    return re.sub(r"(?<=\bblocks\.)\d+", lambda match: str(int(match[0]) + first_block), name)
-
-
 def layout_of(name: str, shape: Sequence[int], strategy: Strategy) -> Layout:
     """The entry in the strategy file of a parameter whose whole shape is `shape`."""
-    return strategy.bloom_cut.layout(name, shape)
+    return strategy.network_cut.layout(name, shape)
 
 
 def shares_moments(name: str, shape: Sequence[int], strategy: Strategy) -> bool:

@@ -11,8 +11,7 @@ from mindspore import Tensor, nn, ops
 
 from model.network.cpu_kernels import SquaresByProducts, other_kernels_pay
 from model.parallel.collectives import Member, all_reduce_of, has_native_collectives, reduce_scatter_of
-from model.parallel.mesh import TIED, Groups, Place, Strategy, shares_moments
-from orchestrator.checkpoint.cut.bloom_cut import cut_axis
+from model.parallel.mesh import Groups, Place, Strategy, shares_moments
 
 __all__ = [
     "Accumulator",
@@ -111,7 +110,7 @@ class ReduceGradients(nn.Cell):
         self, parameters: Sequence[ms.Parameter], strategy: Strategy, place: Place, groups: Groups
     ) -> None:
         super().__init__(auto_prefix=False)
-        names = [item.name for item in parameters]
+        names, cut = [item.name for item in parameters], strategy.network_cut
         shapes = [tuple(item.shape) for item in parameters]
         native = has_native_collectives(groups.data)
         self.in_pieces = tuple(
@@ -122,12 +121,12 @@ class ReduceGradients(nn.Cell):
         self.sum_over_replicas = SumOverGroup(shapes, replica, self.in_pieces)
         held = self.sum_over_replicas.shapes
         # Where the sequence is cut, what is whole on every rank has seen a part of it only.
-        self.in_parts = tuple(strategy.use_seq_parallel and cut_axis(name) is None for name in names)
+        self.in_parts = tuple(strategy.use_seq_parallel and cut.axis(name) is None for name in names)
         seen = [shape for shape, part in zip(held, self.in_parts, strict=True) if part]
         slice_ = Member(groups.model if seen else None, place.mp, strategy.model_parallel)
         self.sum_over_parts = SumOverGroup(seen, slice_)
         self.all_reduce = all_reduce_of(groups.world)
-        self.is_tied = tuple(groups.tied is not None and name.endswith(TIED) for name in names)
+        self.is_tied = tuple(groups.tied is not None and cut.is_tied(name) for name in names)
         self.sum_of_ties = all_reduce_of(groups.tied)
         # Whether a gradient comes out as another one than it went in.
         self.changes = tuple(
@@ -195,7 +194,9 @@ class WeightedSquares(nn.Cell):
 def _share(name: str, strategy: Strategy, is_piece: bool) -> float:
     """A rank's part of a parameter's square, so that the sum over all ranks counts every element once."""
     holders = 1 if is_piece else strategy.data_parallel
-    return 1.0 / (holders if cut_axis(name) is not None else holders * strategy.model_parallel)
+    return 1.0 / (
+        holders if strategy.network_cut.axis(name) is not None else holders * strategy.model_parallel
+    )
 
 
 class SumOverGroup(nn.Cell):

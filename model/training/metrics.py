@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from model.config.bloom_config import BloomConfig
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["MetricsFile", "StepRecord", "flops_per_token", "utilisation"]
 
@@ -33,7 +33,7 @@ class StepRecord:
     mfu: float | None = None  # model FLOPs utilisation, where the device's peak is known
 
 
-def flops_per_token(config: BloomConfig) -> float:
+def flops_per_token(config: NetworkConfig) -> float:
     """Forward and backward, as in "PaLM" (Chowdhery et al., 2022), appendix B: 6N + 12LhS.
 
     N counts the embedding table, which is also the head; what recompute does again does not count.
@@ -43,7 +43,7 @@ def flops_per_token(config: BloomConfig) -> float:
 
 
 def utilisation(
-    config: BloomConfig, tokens_per_s: float, devices: int, device_tflops: float | None
+    config: NetworkConfig, tokens_per_s: float, devices: int, device_tflops: float | None
 ) -> float | None:
     """The share of the devices' peak that the model's own arithmetic takes; None without a known peak."""
     if device_tflops is None:

@@ -15,7 +15,6 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from model.config.bloom_config import BloomConfig
 from model.data.dataset import Batch
 from model.devices.device import dtype_of
 from model.network.dropout import DropoutSeed
@@ -25,6 +24,7 @@ from model.parallel.p2p import Incoming, Link
 from model.parallel.pipeline_schedule import Action, Work, schedule
 from model.training.gradients import Accumulator, ReduceAccumulated, ReduceGradients
 from model.training.step import Results, scalar, split, tensors
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["FirstBackward", "Forward", "LastBackward", "MiddleBackward", "Pipeline", "Stage"]
 
@@ -133,7 +133,7 @@ class Stage:
 
     strategy: Strategy
     place: Place
-    config: BloomConfig
+    config: NetworkConfig
     link: Link
     barrier: Callable[[], Any]  # returns when every rank has called it
     dropout_seed: DropoutSeed | None = None
@@ -149,12 +149,12 @@ class Stage:
     @property
     def before(self) -> int:
         """The rank that has this rank's place in the stage before."""
-        return self.place.rank - self.strategy.bloom_cut.ranks_per_stage
+        return self.place.rank - self.strategy.network_cut.ranks_per_stage
 
     @property
     def behind(self) -> int:
         """The rank that has this rank's place in the next stage."""
-        return self.place.rank + self.strategy.bloom_cut.ranks_per_stage
+        return self.place.rank + self.strategy.network_cut.ranks_per_stage
 
 
 class Pipeline:

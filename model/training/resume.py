@@ -9,10 +9,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from model.config.bloom_config import BloomConfig
 from model.config.settings import Settings
 from model.errors import ModelError
-from model.network.bloom import initialise
+from model.network.build import initialise
 from model.parallel.distributed import Session
 from model.weights.checkpoint import (
     Progress,
@@ -22,6 +21,7 @@ from model.weights.checkpoint import (
     shard_of_step,
     steps_of,
 )
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["common_step", "start_weights"]
 
@@ -34,7 +34,7 @@ def start_weights(
     weights: Sequence[ms.Parameter],
     moments: Sequence[ms.Parameter],
     settings: Settings,
-    config: BloomConfig,
+    config: NetworkConfig,
     session: Session,
 ) -> Progress | None:
     """Fill the weights; with checkpoint.resume also the moments, and how far that training was comes back."""

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+from mindspore import nn
 
-from model.config.bloom_config import BloomConfig, config_text
+from model.config.load_config import config_text
 from model.config.settings import Settings, Train, Worker
 from model.data.dataset import Dataset, load_data
 from model.data.tokenizer import Tokenizer
 from model.devices.device import current_device, has_flash_attention
 from model.errors import ModelError, TrainingError
-from model.network.bloom import BloomLMHeadModel, build, recompute_blocks
+from model.network.build import build, recompute_blocks
 from model.network.dropout import DropoutSeed, seed_dropout
 from model.network.dropout_check import prove_dropout
 from model.parallel.distributed import Session, check_same_on_all_ranks, open_session, strategy_of
@@ -42,6 +43,7 @@ from model.training.step import (
     loss_scale_of,
 )
 from model.weights.checkpoint import Progress, save_shard, steps_of, write_strategy_file
+from orchestrator.families.network_config import NetworkConfig
 
 __all__ = [
     "Trainer",
@@ -53,9 +55,9 @@ __all__ = [
 
 def gradient_source(
     settings: Settings,
-    config: BloomConfig,
+    config: NetworkConfig,
     session: Session,
-    network: BloomLMHeadModel,
+    network: nn.Cell,
     parameters: ms.ParameterTuple,
     done: int = 0,
     prove: Callable[[DropoutSeed], None] = prove_dropout,
@@ -109,7 +111,7 @@ class Trainer:
     """Data, network, optimizer and compiled step of one rank; files go below `home`."""
 
     def __init__(
-        self, settings: Settings, config: BloomConfig, session: Session, dataset: Dataset, home: Path
+        self, settings: Settings, config: NetworkConfig, session: Session, dataset: Dataset, home: Path
     ) -> None:
         self.settings, self.session, self.dataset, self.home = settings, session, dataset, home
         self.config = config
@@ -162,7 +164,7 @@ class Trainer:
             return train.steps
         return max(1, math.ceil((train.epochs or 0) * len(self.dataset) / self.global_batch))
 
-    def write_descriptions(self, config: BloomConfig, tokenizer: Tokenizer) -> None:
+    def write_descriptions(self, config: NetworkConfig, tokenizer: Tokenizer) -> None:
         """The strategy file of this rank, and from rank 0 what is needed to answer beside the weights."""
         rank = self.session.place.rank
         write_strategy_file(
@@ -266,11 +268,8 @@ def train(settings: Settings, worker: Worker, home: Path, report: Callable[[Step
     """
     if settings.train.lr_schedule not in SHAPES:
         raise ModelError(f"is not one of {', '.join(SHAPES)}", where="train.lr_schedule")
-    config = settings.bloom()
-    strategy = strategy_of(settings, worker)
-    config.check_model_parallel(strategy.model_parallel)
-    config.check_stages(strategy.pipeline_stage)
-    config.check_sequence_parts(strategy.model_parallel if strategy.use_seq_parallel else 1)
+    config = settings.network()
+    strategy_of(settings, worker).check_network(config)
     dataset, tokenizer = load_data(settings, config)
     session = open_session(settings, worker)
     facts = {

@@ -171,7 +171,7 @@ def load_whole(
 
 def _of_another_stage(name: str, strategy: Strategy, place: Place, num_layers: int) -> bool:
     try:
-        return place.pp not in strategy.bloom_cut.stages(name, num_layers)
+        return place.pp not in strategy.network_cut.stages(name, num_layers)
     except CheckpointError:
         return False  # no name of the network: the check of all names says so
 

@@ -9,20 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from model.config.bloom_config import BloomConfig, config_text, load_config
 from model.config.hf_config import load_hf_config
+from model.config.load_config import config_from, config_text, load_config
 from model.errors import ModelError
 from model.weights.state_dict import check_names
 from model.weights.weights_copy import Job, run_jobs
 from model.weights.weights_output import WeightsOutput
 from orchestrator.checkpoint.atomic import replacing
 from orchestrator.checkpoint.cut.coverage import is_weight
-from orchestrator.checkpoint.cut.hf_names import HF_PREFIX, HfPart, hf_names, hf_part, hf_shape, ms_parts
 from orchestrator.checkpoint.files.tensor_types import FLOATS, Spec
 from orchestrator.checkpoint.hf_layout import HfModel, lay_out_huggingface
 from orchestrator.checkpoint.open_checkpoint import find_weights
 from orchestrator.checkpoint.shard_source import Held
 from orchestrator.checkpoint.target import OutputLayout, Target, lay_out_file
+from orchestrator.families.family import Family, HfPart, hf_shape
+from orchestrator.families.network_config import NetworkConfig
+from orchestrator.families.registry import families, family_of_weights
 
 __all__ = [
     "DTYPES",
@@ -32,12 +34,10 @@ __all__ = [
     "convert",
     "convert_weights",
     "infer_config",
-    "ms_shapes",
     "sort_weights",
 ]
 
-HEAD = f"{HF_PREFIX}lm_head.weight"
-_TABLE = f"{HF_PREFIX}word_embeddings.weight"
+HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class Weights:
     """The weights of a file or folder; `huggingface` says whose names they have, which are then prefixed."""
 
     path: Path
+    family: Family
     huggingface: bool
     tensors: Mapping[str, Held]
     head: Held | None = None  # Hugging Face's lm_head, which must be the embedding again
@@ -55,44 +56,50 @@ def sort_weights(path: Path, tensors: Mapping[str, Held]) -> Weights:
 
     Hugging Face's get their prefix and its head is told apart; what is no weight of MindSpore's is left out.
     """
-    if any(hf_part(name) for name in tensors):
-        return Weights(path, False, {name: tensor for name, tensor in tensors.items() if is_weight(name)})
-    if not any(ms_parts(name) for name in tensors):
-        few = ", ".join(list(tensors)[:3])
+    known = family_of_weights(tensors)
+    if known is None:
+        few, titles = ", ".join(list(tensors)[:3]), " or ".join(family.title for family in families())
         raise ModelError(
-            f"holds no Bloom: no name is Hugging Face's or MindFormers', such as {few}", where=str(path)
+            f"holds no {titles}: no name is Hugging Face's or MindFormers', such as {few}", where=str(path)
         )
-    named = {HF_PREFIX + name.removeprefix(HF_PREFIX): tensor for name, tensor in tensors.items()}
+    family, huggingface = known
+    if not huggingface:
+        weights = {name: tensor for name, tensor in tensors.items() if is_weight(name)}
+        return Weights(path, family, False, weights)
+    prefix = family.hf.prefix
+    named = {_prefixed(family, name): tensor for name, tensor in tensors.items()}
     if len(named) < len(tensors):
-        raise ModelError(
-            f"holds tensors both with {HF_PREFIX} before their names and without", where=str(path)
-        )
-    head = named.pop(HEAD, None)
-    return Weights(path, True, named, head)
+        raise ModelError(f"holds tensors both with {prefix} before their names and without", where=str(path))
+    head = None if family.ms_parts(HEAD) else named.pop(prefix + HEAD, None)
+    return Weights(path, family, True, named, head)
 
 
-def infer_config(weights: Weights, heads: int, hidden: int) -> BloomConfig:
+def _prefixed(family: Family, name: str) -> str:
+    """A tensor's whole name; a file of a bare model has no prefixes."""
+    parts = family.ms_parts(name)
+    return parts[0].hf if parts else family.hf.prefix + name.removeprefix(family.hf.prefix)
+
+
+def infer_config(weights: Weights, heads: int, hidden: int) -> NetworkConfig:
     """The config that the tensors themselves tell, where only two numbers of it were given."""
-    names = hf_names(1)
-    blocks = [
-        int(part.hf.split(".")[2])
-        for name in weights.tensors
-        for part in _parts_of(weights, name)
-        if part.hf.startswith(f"{HF_PREFIX}h.")
-    ]
-    first = names[0] if weights.huggingface else ms_parts(names[0])[0].ms
-    table = weights.tensors.get(first)
+    family = weights.family
+    parts = [part for name in weights.tensors for part in _parts_of(weights, name)]
+    blocks = family.count_blocks(part.ms for part in parts)
+    table_part = family.hf_part(family.table.name)
+    name = table_part.hf if weights.huggingface and table_part else family.table.name
+    table = weights.tensors.get(name)
     if table is None or len(table.spec.dims) != 2 or not blocks:
         raise ModelError("holds no word embeddings or no block", where=str(weights.path))
     values = {
+        "family": family.name,
         "hidden_size": hidden,
         "num_heads": heads,
-        "num_layers": max(blocks) + 1,
+        "num_layers": blocks,
         "vocab_size": table.spec.dims[0],
         "param_init_type": _type_name(table.spec),
         "prompt_template": "none",
     }
-    return BloomConfig.from_table(values, where=str(weights.path))
+    return config_from(values, where=str(weights.path))
 
 
 def _type_name(spec: Spec) -> str:
@@ -102,40 +109,25 @@ def _type_name(spec: Spec) -> str:
 
 def _parts_of(weights: Weights, name: str) -> Sequence[HfPart]:
     if weights.huggingface:
-        return ms_parts(name)
-    part = hf_part(name)
+        return weights.family.ms_parts(name)
+    part = weights.family.hf_part(name)
     return [part] if part else []
 
 
-def ms_shapes(config: BloomConfig) -> dict[str, tuple[int, ...]]:
-    """Every weight of the network under MindFormers' name, in the order of Hugging Face's files."""
-    hidden, inner = config.hidden_size, config.ffn_size
-    special = {
-        "word_embedding.embedding_table": (config.vocab_size, hidden),
-        "output.mapping.weight": (hidden, inner),
-        "output.mapping.bias": (inner,),
-        "output.projection.weight": (inner, hidden),
-    }
-
-    def shape(name: str) -> tuple[int, ...]:
-        for end, dims in special.items():
-            if name.endswith(end):
-                return dims
-        return (hidden, hidden) if name.endswith(".weight") else (hidden,)
-
-    return {part.ms: shape(part.ms) for name in hf_names(config.num_layers) for part in ms_parts(name)}
-
-
-def check_weights(weights: Weights, config: BloomConfig) -> None:
+def check_weights(weights: Weights, config: NetworkConfig) -> None:
     """Raise ModelError listing every missing, extra and mis-shaped name, and every type that is no float."""
     if config.num_layers > len(weights.tensors):
         raise ModelError(
             f"holds {len(weights.tensors)} tensors and cannot have {config.num_layers} layers",
             where=str(weights.path),
         )
-    shapes = ms_shapes(config)
+    if config.family is not weights.family:
+        what = f"holds the weights of a {weights.family.title}, but the config is of a {config.family.title}"
+        raise ModelError(what, where=str(weights.path))
+    shapes = config.shapes()
     if weights.huggingface:
-        shapes = {part.hf: hf_shape(part, shapes[ms]) for ms, part in _all_parts(shapes)}
+        parts = [part for name in shapes if (part := config.family.hf_part(name))]
+        shapes = {part.hf: hf_shape(part, shapes[part.ms]) for part in parts}
     stored = {name: tensor.spec.dims for name, tensor in weights.tensors.items()}
     remedy = (
         f"the config says {config.num_layers} layers, hidden size {config.hidden_size}, "
@@ -149,10 +141,6 @@ def check_weights(weights: Weights, config: BloomConfig) -> None:
     ]
     if odd:
         raise ModelError(f"{len(odd)} tensors are no floats: {', '.join(odd[:5])}", where=str(weights.path))
-
-
-def _all_parts(names: Mapping[str, object]) -> list[tuple[str, HfPart]]:
-    return [(name, part) for name in names if (part := hf_part(name)) is not None]
 
 
 # What a person may ask for -> MindSpore's name.
@@ -200,7 +188,7 @@ def convert(
 def convert_weights(
     weights: Weights,
     target: Path,
-    config: BloomConfig,
+    config: NetworkConfig,
     *,
     dtype: str | None = None,
     form: str | None = None,
@@ -228,7 +216,7 @@ def _home(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _config(weights: Weights, given: Path | None) -> BloomConfig:
+def _config(weights: Weights, given: Path | None) -> NetworkConfig:
     home = _home(weights.path)
     path = given or home / ("config.json" if weights.huggingface else "config.yaml")
     if given is None and not path.is_file():
@@ -243,7 +231,7 @@ def _config(weights: Weights, given: Path | None) -> BloomConfig:
 def _to_mindspore(
     weights: Weights,
     target: Path,
-    config: BloomConfig,
+    config: NetworkConfig,
     dtype: str | None,
     progress: Callable[[int, int], None],
     flush: bool,
@@ -255,18 +243,18 @@ def _to_mindspore(
             where=str(target),
         )
     _check_head(weights)
-    names = hf_names(config.num_layers)
-    specs = [spec for name in names for spec in _ms_specs(weights.tensors[name], name)]
+    family = config.family
+    names = family.hf_names(config.num_layers)
+    specs = [spec for name in names for spec in _ms_specs(weights.tensors[name], family.ms_parts(name))]
     layout = lay_out_file(specs, "ckpt" if path.suffix == ".ckpt" else "safetensors", dtype)
     targets = {item.source.name: item for item in layout.targets}
-    jobs = [_job_from_hf(weights.tensors[name], ms_parts(name), targets, config) for name in names]
+    jobs = [_job_from_hf(weights.tensors[name], family.ms_parts(name), targets, config) for name in names]
     _write(path, layout, jobs, progress, flush)
     _put_beside(path.parent, {"config.yaml": config_text(config).encode(), **_tokenizer(weights.path)})
     return Converted(path, False, len(specs))
 
 
-def _ms_specs(tensor: Held, name: str) -> list[Spec]:
-    parts = ms_parts(name)
+def _ms_specs(tensor: Held, parts: Sequence[HfPart]) -> list[Spec]:
     dims = tensor.spec.dims
     if len(parts) > 1:
         dims = (dims[0] // len(parts), *dims[1:])
@@ -276,41 +264,50 @@ def _ms_specs(tensor: Held, name: str) -> list[Spec]:
 
 
 def _job_from_hf(
-    tensor: Held, parts: tuple[HfPart, ...], targets: Mapping[str, Target], config: BloomConfig
+    tensor: Held, parts: tuple[HfPart, ...], targets: Mapping[str, Target], config: NetworkConfig
 ) -> Job:
     heads = config.num_heads if len(parts) > 1 else 0
     return Job((tensor,), tuple(targets[part.ms] for part in parts), heads, parts[0].transposed)
 
 
-def _lay_out_huggingface(weights: Weights, config: BloomConfig, dtype: str | None, form: str) -> OutputLayout:
-    if config.expand_ratio != 4:
-        raise ModelError(f"expand_ratio is {config.expand_ratio}; Hugging Face's Bloom knows only 4")
-    parts = [part for name in hf_names(config.num_layers) for part in ms_parts(name)]
+def _lay_out_huggingface(
+    weights: Weights, config: NetworkConfig, dtype: str | None, form: str
+) -> OutputLayout:
+    family = config.family
+    for field, only in family.hf.only.items():
+        if getattr(config, field) != only:
+            what = f"{field} is {getattr(config, field)}; Hugging Face's {family.title} knows only {only}"
+            raise ModelError(what)
+    parts = [part for name in family.hf_names(config.num_layers) for part in family.ms_parts(name)]
     specs = [replace(weights.tensors[part.ms].spec, name=part.ms) for part in parts]
-    return lay_out_huggingface(specs, HfModel(asdict(config), _tokenizer(weights.path)), dtype, form=form)
+    model = HfModel({"family": family.name, **asdict(config)}, _tokenizer(weights.path))
+    return lay_out_huggingface(specs, model, dtype, form=form)
 
 
 def _to_huggingface(
     weights: Weights,
     target: Path,
-    config: BloomConfig,
+    config: NetworkConfig,
     layout: OutputLayout,
     progress: Callable[[int, int], None],
     flush: bool,
 ) -> Converted:
     targets = {item.source.name: item for item in layout.targets}
-    jobs = [_job_from_ms(weights, ms_parts(name), targets, config) for name in hf_names(config.num_layers)]
+    family = config.family
+    names = family.hf_names(config.num_layers)
+    jobs = [_job_from_ms(weights, family.ms_parts(name), targets, config) for name in names]
     _write(target, layout, jobs, progress, flush)
-    notes: tuple[str, ...] = ()
-    if config.hidden_act != "gelu":
-        notes = (
-            f"hidden_act is {config.hidden_act}; Hugging Face's Bloom computes gelu, a little differently",
-        )
+    whose = f"Hugging Face's {family.title}"
+    notes = tuple(
+        f"{field} is {getattr(config, field)}; {whose} computes {only}, a little differently"
+        for field, only in family.hf.nearly.items()
+        if getattr(config, field) != only
+    )
     return Converted(target, True, len(jobs), notes)
 
 
 def _job_from_ms(
-    weights: Weights, parts: tuple[HfPart, ...], targets: Mapping[str, Target], config: BloomConfig
+    weights: Weights, parts: tuple[HfPart, ...], targets: Mapping[str, Target], config: NetworkConfig
 ) -> Job:
     sources = tuple(weights.tensors[part.ms] for part in parts)
     heads = config.num_heads if len(parts) > 1 else 0
@@ -330,7 +327,8 @@ def _write(
 
 
 def _check_head(weights: Weights) -> None:
-    head, table = weights.head, weights.tensors.get(hf_names(1)[0])
+    name = weights.family.hf_names(1)[0]
+    head, table = weights.head, weights.tensors.get(name)
     if head is None or table is None or (head.path, head.pieces) == (table.path, table.pieces):
         return
     if (

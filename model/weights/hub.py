@@ -19,15 +19,10 @@ from model.errors import ModelError
 from model.weights.convert import convert
 from orchestrator.checkpoint.atomic import mapped_errors, new_folder
 from orchestrator.checkpoint.open_checkpoint import INDEXES, holds_weights
+from orchestrator.families.registry import hub_names
 
-__all__ = ["SHORT_NAMES", "cache_folder", "checkpoint_file", "model_file", "model_folder", "tokenizer_file"]
+__all__ = ["cache_folder", "checkpoint_file", "model_file", "model_folder", "tokenizer_file"]
 
-# MindFormers' names -> the models its page takes them from. 65b was never published.
-SHORT_NAMES = {
-    "bloom_560m": "bigscience/bloomz-560m",
-    "bloom_7.1b": "bigscience/bloomz-7b1-mt",
-    "bloom_176b": "bigscience/bloom",
-}
 WEIGHTS = "model.ckpt"
 _CHECKPOINTS = (".ckpt", ".safetensors")
 _SMALL = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -44,7 +39,7 @@ def cache_folder() -> Path:
 def model_folder(name: str | Path) -> Path:
     """A folder with the weights in MindSpore's form, config.yaml and tokenizer.json.
 
-    `name` is a folder of either form, a name on the hub (`bigscience/bloom-560m`) or one of SHORT_NAMES. What
+    `name` is a folder of either form, a name on the hub (`bigscience/bloom-560m`) or one of `hub_names`. What
     is not in MindSpore's form is converted once and kept in the cache; whoever asks at the same time waits.
     ModelError: nothing of this name, the hub cannot be reached; it says which files to put where.
     """
@@ -109,11 +104,12 @@ def tokenizer_file(name: str | Path) -> Path:
 
 def _repository(name: str | Path) -> str:
     text = str(name)
-    repository = SHORT_NAMES.get(text, text)
+    names = hub_names()
+    repository = names.get(text, text)
     if not _HUB_NAME.fullmatch(repository):
         raise ModelError(
             f"{text!r} is no folder and no model's name",
-            remedy=f"names are {', '.join(SHORT_NAMES)}, or of the hub, such as bigscience/bloom-560m",
+            remedy=f"names are {', '.join(names)}, or of the hub, such as bigscience/bloom-560m",
         )
     return repository
 

@@ -11,8 +11,8 @@ from orchestrator.core.number_ranges import fold_numbers
 
 __all__ = ["check_names"]
 
-# The number of a block: MindFormers calls them `blocks`, Hugging Face `h`.
-_BLOCK = re.compile(r"(?:(?<=\bblocks\.)|(?<=\bh\.))\d+")
+# The number of a block.
+_BLOCK = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def check_names(

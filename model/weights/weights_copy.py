@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.weights.weights_output import WeightsOutput
-from orchestrator.checkpoint.cut.hf_names import QKV_PARTS
 from orchestrator.checkpoint.files.tensor_types import Spec, converted
 from orchestrator.checkpoint.files.transpose import transpose
 from orchestrator.checkpoint.shard_source import Held
@@ -31,7 +30,7 @@ STRIPE = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One tensor of Hugging Face's. Of query_key_value (`heads` > 0) one side has three tensors."""
+    """One tensor of Hugging Face's. Of one whose parts alternate (`heads` > 0) one side has several."""
 
     sources: tuple[Held, ...]
     targets: tuple[Target, ...]
@@ -97,27 +96,27 @@ class _Worker:
             self._write(target, source.spec.dtype, start, data)
 
     def _split_heads(self, job: Job) -> None:
-        (source,) = job.sources
-        run = source.spec.nbytes // job.heads // QKV_PARTS
+        (source,), parts = job.sources, len(job.targets)
+        run = source.spec.nbytes // job.heads // parts
         for start, stop in _chunks(job.heads * run, run):
-            data = self._read(source, start * QKV_PARTS, self._buffer((stop - start) * QKV_PARTS))
-            heads = np.frombuffer(data, np.uint8).reshape(-1, QKV_PARTS, run)
+            data = self._read(source, start * parts, self._buffer((stop - start) * parts))
+            heads = np.frombuffer(data, np.uint8).reshape(-1, parts, run)
             for part, target in enumerate(job.targets):
                 self._write(
                     target, source.spec.dtype, start, np.ascontiguousarray(heads[:, part]).data.cast("B")
                 )
 
     def _join_heads(self, job: Job) -> None:
-        (target, *_), dtype = job.targets, job.sources[0].spec.dtype
+        (target, *_), dtype, count = job.targets, job.sources[0].spec.dtype, len(job.sources)
         run = job.sources[0].spec.nbytes // job.heads
         for start, stop in _chunks(job.heads * run, run):
-            buffer = self._buffer((stop - start) * QKV_PARTS)
+            buffer = self._buffer((stop - start) * count)
             size = stop - start
             for part, source in enumerate(job.sources):
                 self._read(source, start, buffer[part * size : (part + 1) * size])
-            parts = np.frombuffer(buffer, np.uint8).reshape(QKV_PARTS, -1, run)
+            parts = np.frombuffer(buffer, np.uint8).reshape(count, -1, run)
             joined = np.ascontiguousarray(parts.swapaxes(0, 1)).data.cast("B")
-            self._write(target, dtype, start * QKV_PARTS, joined)
+            self._write(target, dtype, start * count, joined)
 
     def _turn(self, job: Job) -> None:
         (source,), (target,) = job.sources, job.targets

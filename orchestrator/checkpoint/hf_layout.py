@@ -10,12 +10,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.checkpoint.cut.hf_names import HfPart, hf_names, hf_part, hf_shape, ms_parts, qkv_axes
 from orchestrator.checkpoint.files.tensor_files import FileLayout, lay_out_safetensors
 from orchestrator.checkpoint.files.tensor_types import Spec, target_type
 from orchestrator.checkpoint.files.torch_writer import lay_out_torch
 from orchestrator.checkpoint.target import Interleaved, OutputLayout, Target
 from orchestrator.core.errors import CheckpointError
+from orchestrator.families.family import Family, HfPart, hf_shape, qkv_axes
+from orchestrator.families.registry import FamilyError, config_class
 
 __all__ = ["HF_FORMS", "HfModel", "lay_out_huggingface"]
 
@@ -29,6 +30,14 @@ class HfModel:
 
     config: Mapping[str, object]
     files: Mapping[str, bytes]
+
+    @property
+    def family(self) -> Family:
+        """The network's family; CheckpointError where the configuration names one that there is not."""
+        try:
+            return config_class(self.config).family
+        except FamilyError as error:
+            raise CheckpointError(f"the run's model/config.yaml: {error}") from None
 
     def number(self, key: str) -> int:
         """A positive integer of the configuration; CheckpointError where there is none."""
@@ -70,7 +79,7 @@ def lay_out_huggingface(
     form: str = "safetensors",
     largest_file: int = _LARGEST_FILE,
 ) -> OutputLayout:
-    """The folder for these weights; CheckpointError where they are not those of one whole Bloom.
+    """The folder for these weights; CheckpointError where they are not those of one whole network.
 
     `form` is a key of HF_FORMS: safetensors, or `bin`, PyTorch's own files.
     """
@@ -79,7 +88,7 @@ def lay_out_huggingface(
             "the run has left no model/config.yaml, which tells the number of heads",
             remedy="--format ckpt or safetensors need none",
         )
-    parts = _parts(specs)
+    parts = _parts(specs, model.family)
     wholes = list(_hf_specs(specs, parts, model, dtype))
     groups = _groups(wholes, largest_file)
     files = HF_FORMS[form]
@@ -97,12 +106,12 @@ def lay_out_huggingface(
     return OutputLayout(tuple(zip(names, layouts, strict=True)), tuple(targets), tuple(texts.items()))
 
 
-def _parts(specs: Sequence[Spec]) -> list[HfPart]:
-    parts = [hf_part(spec.name) for spec in specs]
+def _parts(specs: Sequence[Spec], family: Family) -> list[HfPart]:
+    parts = [family.hf_part(spec.name) for spec in specs]
     for spec, part in zip(specs, parts, strict=True):
         if part is None:
             raise CheckpointError(
-                f"{spec.name} has no counterpart in Hugging Face's Bloom",
+                f"{spec.name} has no counterpart in Hugging Face's {family.title}",
                 remedy="--format ckpt or safetensors keep any names",
             )
     return [part for part in parts if part is not None]
@@ -113,18 +122,18 @@ def _hf_specs(
 ) -> Iterator[Spec]:
     """The tensors of the folder in their order; each must have all its parts, alike in shape and type."""
     held = {spec.name: (spec, part) for spec, part in zip(specs, parts, strict=True)}
-    for name in hf_names(model.number("num_layers")):
-        missing = [part.ms for part in ms_parts(name) if part.ms not in held]
+    family, layers = model.family, model.number("num_layers")
+    for name in family.hf_names(layers):
+        missing = [part.ms for part in family.ms_parts(name) if part.ms not in held]
         if missing:
             raise CheckpointError(f"{missing[0]} is missing: {name} cannot be made")
-        alike = [held.pop(part.ms) for part in ms_parts(name)]
+        alike = [held.pop(part.ms) for part in family.ms_parts(name)]
         kinds = {(spec.dims, spec.dtype) for spec, _ in alike}
         if len(kinds) > 1:
             raise CheckpointError(f"{' and '.join(spec.name for spec, _ in alike)} differ in shape or type")
         spec, part = alike[0]
         yield Spec(name, hf_shape(part, spec.dims), target_type(spec.dtype, dtype))
     if held:
-        layers = model.number("num_layers")
         raise CheckpointError(f"{next(iter(held))} is beyond the {layers} layers of the model")
 
 
@@ -150,8 +159,8 @@ def _target(
     interleaved = None
     if part.qkv is not None:
         heads = model.number("num_heads")
-        qkv_axes(spec.dims, heads)
-        interleaved = Interleaved(heads, part.qkv)
+        qkv_axes(part, spec.dims, heads)
+        interleaved = Interleaved(heads, part.qkv, part.parts)
     number, place = places[part.hf]
     return Target(spec, target_type(spec.dtype, dtype), number, place, part.transposed, interleaved)
 
@@ -163,26 +172,8 @@ def _index(groups: Sequence[Sequence[Spec]], names: Sequence[str]) -> bytes:
 
 
 def _config(model: HfModel, specs: Sequence[Spec]) -> bytes:
-    """config.json of transformers' BloomConfig, from MindFormers' fields."""
+    """The family's config.json for transformers; sizes of the table are those that are there."""
     table = specs[0]
-    config = {
-        "architectures": ["BloomForCausalLM"],
-        "model_type": "bloom",
-        "vocab_size": table.dims[0],
-        "hidden_size": table.dims[1],
-        "n_layer": model.number("num_layers"),
-        "n_head": model.number("num_heads"),
-        "layer_norm_epsilon": 1e-5,
-        "initializer_range": model.config.get("initializer_range", 0.02),
-        "hidden_dropout": model.config.get("hidden_dropout_rate", 0.0),
-        "attention_dropout": model.config.get("attention_dropout_rate", 0.0),
-        "apply_residual_connection_post_layernorm": False,
-        "tie_word_embeddings": True,
-        "use_cache": True,
-        "torch_dtype": _TYPES.get(table.dtype, "float32"),
-        **{key: model.config[key] for key in _TOKENS if key in model.config},
-    }
+    sizes = dict(zip(model.family.table.shape, table.dims, strict=True))
+    config = model.family.hf.config({**model.config, **sizes}, _TYPES.get(table.dtype, "float32"))
     return json.dumps(config, indent=2).encode() + b"\n"
-
-
-_TOKENS = ("unk_token_id", "bos_token_id", "eos_token_id", "pad_token_id")

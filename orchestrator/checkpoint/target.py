@@ -27,15 +27,14 @@ __all__ = [
     "lay_out_file",
 ]
 
-_QKV_PARTS = 3
-
 
 @dataclass(frozen=True, slots=True)
 class Interleaved:
-    """The rows are one of three parts that alternate head by head in the output: (heads, 3, head size)."""
+    """The rows are one of `parts` that alternate head by head in the output: (heads, parts, head size)."""
 
     heads: int
     part: int
+    parts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +94,14 @@ class Target:
             scatter = Scatter.of(dims, item, region)
             yield 0, scatter.nbytes, scatter
             return
-        heads, part = self.interleaved.heads, self.interleaved.part
+        heads, part, parts = self.interleaved.heads, self.interleaved.part, self.interleaved.parts
         size = dims[0] // heads
         row = math.prod(stop - start for start, stop in region[1:]) * item
         top = region[0][0]
         for start, stop in _at_heads(*region[0], size):
             within = (start % size, start % size + stop - start) if stop - start < size else (0, size)
             box = ((start // size, -(-stop // size)), (part, part + 1), within, *region[1:])
-            scatter = Scatter.of((heads, _QKV_PARTS, size, *dims[1:]), item, box)
+            scatter = Scatter.of((heads, parts, size, *dims[1:]), item, box)
             yield (start - top) * row, (stop - top) * row, scatter
 
 

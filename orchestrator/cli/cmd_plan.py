@@ -14,11 +14,12 @@ from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
+from orchestrator.config.job_network import network_of
 from orchestrator.core.errors import ConfigError, Problem, UsageError
+from orchestrator.families.network_config import NetworkConfig
 from orchestrator.plan.placement import hosts_of
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
-from orchestrator.sizing.network_size import Network, network_of
 from orchestrator.sizing.suggest import Suggestion, suggest
 
 __all__ = ["command"]
@@ -63,7 +64,7 @@ def command(
     network, workload = network_of(loaded), workload_of(loaded)
     limit = size_of(loaded.max_device_memory) if loaded.max_device_memory else None
     device = _device_memory(loaded, hbm, inventory)
-    problems = [Problem(loaded.where("parallel", key), what) for key, what in workload.problems(network)]
+    problems = [Problem(loaded.where("parallel", key), *text) for key, *text in workload.problems(network)]
     made = None if problems else estimate(network, workload)
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []
     if as_json:
@@ -99,7 +100,7 @@ def _device_memory(job: Job, given: str | None, inventory: Path | None) -> int |
 
 
 def _suggestions(
-    job: Job, network: Network, workload: Workload, limit: int | None, device: int | None
+    job: Job, network: NetworkConfig, workload: Workload, limit: int | None, device: int | None
 ) -> list[Suggestion]:
     if limit is None:
         what = "is missing; --suggest needs to know what a device has"
@@ -121,7 +122,7 @@ def _too_large(job: Job, made: Estimate, limit: int | None, device: int | None) 
 
 
 def _as_data(
-    network: Network, made: Estimate | None, found: list[Suggestion], device: int | None
+    network: NetworkConfig, made: Estimate | None, found: list[Suggestion], device: int | None
 ) -> dict[str, Any]:
     data: dict[str, Any] = {"parameters": network.parameter_count, "hbm": device}
     if made is not None:

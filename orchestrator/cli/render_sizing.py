@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.families.network_config import NetworkConfig
 from orchestrator.sizing.device_memory import PoolRoom
 from orchestrator.sizing.estimate import Estimate, StageEstimate, Workload
-from orchestrator.sizing.network_size import Network
 from orchestrator.sizing.suggest import Suggestion
 
 __all__ = ["estimate_view", "suggestions_view"]
@@ -21,7 +21,7 @@ _GIB = 2**30
 
 def estimate_view(
     name: str,
-    network: Network,
+    network: NetworkConfig,
     workload: Workload,
     made: Estimate,
     limit: int | None,

@@ -9,9 +9,9 @@ from pydantic import AfterValidator, Field
 
 from orchestrator.agent.environment import RESERVED, WITH_TABLE
 from orchestrator.config.yaml_messages import Invalid, nearest, show
+from orchestrator.families.registry import preset_names
 
 __all__ = [
-    "PRESETS",
     "Count",
     "EnvName",
     "FileName",
@@ -31,8 +31,6 @@ __all__ = [
     "preset",
     "with_target",
 ]
-
-PRESETS = ("tiny", "560m", "7.1b", "65b", "176b")
 
 
 def _file_name(text: str) -> str:
@@ -111,10 +109,10 @@ def is_path(text: str) -> bool:
 
 def preset(value: Any) -> Any:
     """One of ours, or a path."""
-    if isinstance(value, str) and value not in PRESETS and not is_path(value):
-        close = nearest(value, PRESETS)
+    if isinstance(value, str) and value not in (names := preset_names()) and not is_path(value):
+        close = nearest(value, names)
         remedy = close if close.startswith("did") else "or write the path of a preset file"
-        raise Invalid(f"expected one of {', '.join(PRESETS)}; got {show(value)}", remedy)
+        raise Invalid(f"expected one of {', '.join(names)}; got {show(value)}", remedy)
     return _file_path(value) if isinstance(value, str) else value
 
 

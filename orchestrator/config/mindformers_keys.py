@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config.yaml_reader import YamlFile, dotted
+from orchestrator.families.network_config import DECODING, NetworkConfig
 
 __all__ = [
     "CARRIED",
-    "DECODING",
-    "MODEL_KEYS",
     "RENAMED",
     "WITHOUT_EFFECT",
     "LeftOut",
@@ -84,7 +83,7 @@ _PREDICT = ("top_k", "top_p", "repetition_penalty", "batch_size")
 
 def decoding_of(source: Source) -> dict[str, Any]:
     """What a model that is trained is told about answering; it is kept beside its weights."""
-    return _taken(source, tuple(DECODING), ("model", "overrides"))
+    return _taken(source, DECODING, ("model", "overrides"))
 
 
 def predict_of(source: Source) -> dict[str, Any]:
@@ -97,8 +96,9 @@ def predict_of(source: Source) -> dict[str, Any]:
         return {**section, "temperature": 0.0, "top_k": 0, "top_p": 1.0}
     if source.file.get((*_WHERE, "num_beams")) == 1:
         source.take(*_WHERE, "num_beams")
-    drawn = DECODING["temperature"] if temperature is None else temperature
-    return {**section, "temperature": drawn, "top_k": section.get("top_k", DECODING["top_k"])}
+    usual = NetworkConfig.defaults()
+    drawn = usual["temperature"] if temperature is None else temperature
+    return {**section, "temperature": drawn, "top_k": section.get("top_k", usual["top_k"])}
 
 
 def _taken(source: Source, keys: tuple[str, ...], to: tuple[str, str] | tuple[str]) -> dict[str, Any]:
@@ -131,42 +131,6 @@ CARRIED: dict[Path, Path] = {
     }.items()
 }
 
-# Keys of model.model_config that BloomConfig has under the same name, and its defaults; None where every
-# preset has a value of its own, or nothing is meant.
-MODEL_KEYS: dict[str, Any] = {
-    "seq_length": None,
-    "vocab_size": 250880,
-    "hidden_size": None,
-    "num_layers": None,
-    "num_heads": None,
-    "expand_ratio": 4,
-    "hidden_act": "gelu",
-    "hidden_dropout_rate": 0.1,
-    "attention_dropout_rate": 0.1,
-    "initializer_range": 0.02,
-    "param_init_type": "float16",
-    "embedding_init_type": "float32",
-    "layernorm_compute_type": "float32",
-    "softmax_compute_type": "float16",
-    "compute_dtype": "float16",
-    "use_flash_attention": False,
-    "use_past": True,
-    "unk_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 3,
-}
-# The same, of answering.
-DECODING: dict[str, Any] = {
-    "batch_size": None,
-    "do_sample": True,
-    "max_decode_length": 1024,
-    "temperature": 1.0,
-    "top_k": 5,
-    "top_p": 1.0,
-    "repetition_penalty": 1.0,
-    "num_beams": 1,
-}
 # MindFormers 0.6.0 wrote some of them differently.
 RENAMED = {"embedding_size": "hidden_size"}
 

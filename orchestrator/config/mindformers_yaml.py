@@ -13,11 +13,8 @@ from typing import Any
 import yaml
 
 from orchestrator.config.job import Job
-from orchestrator.config.job_file import PresetError, preset_of, preset_table
 from orchestrator.config.mindformers_keys import (
     CARRIED,
-    DECODING,
-    MODEL_KEYS,
     RENAMED,
     LeftOut,
     Source,
@@ -26,6 +23,9 @@ from orchestrator.config.mindformers_keys import (
 )
 from orchestrator.config.yaml_reader import YamlFile, read_yaml, validate
 from orchestrator.core.errors import ConfigError
+from orchestrator.families.family import Family
+from orchestrator.families.network_config import DECODING
+from orchestrator.families.registry import FamilyError, mindformers_class
 
 __all__ = [
     "Imported",
@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 DEVICES_PER_HOST = 8  # of the servers that MindFormers' files were written for
+_SIZE = ("hidden_size", "num_layers", "num_heads")
 TASKS = {"train": "pretrain", "finetune": "finetune", "predict": "predict"}
 
 
@@ -48,9 +49,9 @@ class Imported:
 
 
 def import_run_yaml(path: FilePath, overrides: Sequence[str] = ()) -> Imported:
-    """Read a run YAML of a Bloom; `overrides` are `key=value` of the job, as for a launch.
+    """Read a run YAML of a bundled model; `overrides` are `key=value` of the job, as for a launch.
 
-    Raises ConfigError: no such file, no Bloom, a value that a job does not take (with its line).
+    Raises ConfigError: no such file, no such model, a value that a job does not take (with its line).
     """
     source = Source(read_yaml(path))
     job = {"name": path.stem, **_build(source)}
@@ -130,24 +131,36 @@ def _model(source: Source, values: dict[str, Any]) -> tuple[dict[str, Any], int]
     """The section `model`, and the sequence length; `values` are fields of its config beside the shapes."""
     where = ("model", "model_config")
     written = source.take(*where, "type")
-    if written not in (None, "BloomConfig"):
-        problem = source.file.problem((*where, "type"), f"is {written}", "only BloomConfig can be imported")
-        raise ConfigError([problem])
-    values = dict(values)
-    for key in (*RENAMED, *MODEL_KEYS):
+    try:
+        network = mindformers_class(written)
+    except FamilyError as error:
+        raise ConfigError([source.file.problem((*where, "type"), str(error))]) from None
+    family, values, usual = network.family, dict(values), network.defaults()
+    for key in (*RENAMED, *(key for key in usual if key not in (*DECODING, "prompt_template"))):
         value = source.take(*where, key, to=("model", "overrides", RENAMED.get(key, key)))
         if value is not None:
             values[RENAMED.get(key, key)] = value
     named = [source.take(*where, "checkpoint_name_or_path"), source.take("trainer", "model_name")]
-    try:
-        preset = preset_of(values, [name for name in named if isinstance(name, str)])
-    except PresetError as error:
-        raise ConfigError([source.file.problem(where, str(error))]) from None
-    table = preset_table(preset)
-    seq_length = values.pop("seq_length", table["seq_length"])
-    usual = {**MODEL_KEYS, **DECODING, **table}
+    preset = _preset(family, values, [name.split("_")[-1] for name in named if isinstance(name, str)])
+    if preset is None:
+        shape = ", ".join(f"{key} {values[key]}" for key in _SIZE if key in values) or "no shape at all"
+        what = f"{shape}: no published {family.title} has this"
+        raise ConfigError([source.file.problem(where, what, f"there are {', '.join(family.presets)}")])
+    usual |= family.presets[preset]
+    seq_length = values.pop("seq_length", usual["seq_length"])
     overrides = {key: value for key, value in values.items() if usual[key] != value}
     return {"preset": preset, **({"overrides": overrides} if overrides else {})}, seq_length
+
+
+def _preset(family: Family, values: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The preset whose hidden size, layers and heads these are; without any, the one that is named."""
+    given = {key: values[key] for key in _SIZE if key in values}
+    called = [preset for preset in family.presets if preset.split("_")[-1] in names]
+    for preset in (*called, *family.presets):
+        table = family.presets[preset]
+        if all(table[key] == value for key, value in given.items()) and (given or called):
+            return preset
+    return None
 
 
 def _data(source: Source, seq_length: int) -> dict[str, Any]:
@@ -239,7 +252,7 @@ def _fill_in(job: dict[str, Any]) -> Iterator[str]:
         predict["prompts"] = ["what color is the sky?"]
         yield "predict.prompts: an example was put in; write your own, or name a prompts_file"
     if not checkpoint["load"]:
-        checkpoint["load"] = "/data/bloom.ckpt"
+        checkpoint["load"] = "/data/model.ckpt"
         yield "checkpoint.load: a made-up path was put in; name your checkpoint"
 
 

@@ -20,9 +20,9 @@ __all__ = ["Shipment", "ship"]
 # What the bundled workers import: the model, and the file formats they share with the control node.
 _CODE = (
     "model/**/*.py",
-    "model/presets/*.yaml",
     "orchestrator/__init__.py",
     "orchestrator/core/*.py",
+    "orchestrator/families/*.py",
     "orchestrator/formats/*.py",
     "orchestrator/agent/*.py",
     "orchestrator/checkpoint/**/*.py",

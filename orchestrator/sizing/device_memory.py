@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.ascend.hccl_env import env_faults
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut
+from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.config.inventory import Chip
 from orchestrator.config.job import Job
 from orchestrator.core.errors import ConfigError, Problem
@@ -27,7 +27,7 @@ _DEFAULT_MB = 200
 HBM: dict[Chip, int] = {"910A": 32 * 2**30, "910B": 64 * 2**30, "910_93": 64 * 2**30}
 
 
-def communicators(cut: BloomCut, stage: int) -> tuple[str, ...]:
+def communicators(cut: NetworkCut, stage: int) -> tuple[str, ...]:
     """The communicators of a rank of this pipeline stage, as `model.parallel.mesh.start_groups` makes them.
 
     A group of one rank has none, and a group of all ranks is the world's own. What goes from stage to stage
@@ -39,7 +39,7 @@ def communicators(cut: BloomCut, stage: int) -> tuple[str, ...]:
     groups = (
         ("data", cut.data_parallel),
         ("model", cut.model_parallel),
-        ("tied", 2 if cut.pipeline_stage > 1 and ends else 1),
+        ("tied", 2 if cut.family.is_tied and cut.pipeline_stage > 1 and ends else 1),
     )
     return ("world", *(name for name, ranks in groups if 1 < ranks < cut.world_size))
 

@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut, stage_blocks
+from orchestrator.checkpoint.cut.network_cut import NetworkCut, stage_blocks
 from orchestrator.checkpoint.cut.slices import cuts
 from orchestrator.config.job import Job
+from orchestrator.config.job_network import network_of
 from orchestrator.config.yaml_messages import show
+from orchestrator.families.family import Weight
+from orchestrator.families.network_config import NetworkConfig
 from orchestrator.sizing.device_memory import PoolRoom, communicators, hccl_buffer_of
-from orchestrator.sizing.network_size import Network, Parameter
 
 __all__ = [
     "Estimate",
@@ -34,7 +36,7 @@ class Workload:
     `hccl_buffer` is the bytes of one of HCCL's buffers, 0 where there is no HCCL.
     """
 
-    cut: BloomCut
+    cut: NetworkCut
     batch_size: int
     micro_batch_num: int
     recompute: bool
@@ -61,25 +63,24 @@ class Workload:
         stages = self.cut.pipeline_stage
         return (stages - 1) / (self.micro_batch_num + stages - 1)
 
-    def problems(self, network: Network) -> Iterator[tuple[str, str]]:
-        """(key of `parallel`, what is wrong) for a network that cannot be cut in this way."""
-        mp, pp = self.cut.model_parallel, self.cut.pipeline_stage
-        for name, value in (("num_heads", network.num_heads), ("the MLP's size", network.ffn_size)):
-            if value % mp:
-                yield "model_parallel", f"{name} {value} cannot be cut into {mp} equal parts"
-        if pp > network.num_layers:
-            yield "pipeline_stage", f"{pp} stages for {network.num_layers} blocks"
+    def problems(self, network: NetworkConfig) -> Iterator[tuple[str, str, str]]:
+        """(key of `parallel`, what is wrong, what to do) for a network that cannot be cut in this way."""
+        return network.cut_problems(self.cut.model_parallel, self.cut.pipeline_stage)
 
-    def with_cut(self, cut: BloomCut, global_batch: int, micro_batch_num: int) -> Workload:
+    def with_cut(self, cut: NetworkCut, global_batch: int, micro_batch_num: int) -> Workload:
         """The same work of all replicas together, spread in another way."""
         size = global_batch // cut.data_parallel
         return replace(self, cut=cut, batch_size=size, micro_batch_num=micro_batch_num)
 
 
 def workload_of(job: Job) -> Workload:
-    """The workload of a job of the bundled model. Raises ConfigError for buffers that HCCL refuses."""
+    """The workload of a job of a bundled network.
+
+    Raises ConfigError: no network (see `network_of`), buffers that HCCL refuses.
+    """
     parallel, train = job.parallel, job.train
-    cut = BloomCut(
+    cut = NetworkCut(
+        network_of(job).family,
         parallel.data_parallel,
         parallel.model_parallel,
         parallel.pipeline_stage,
@@ -179,7 +180,7 @@ class Estimate:
         return in_pool and (hbm is None or self.most_on_device.on_device <= hbm)
 
 
-def estimate(network: Network, workload: Workload) -> Estimate:
+def estimate(network: NetworkConfig, workload: Workload) -> Estimate:
     """Estimate a workload that has no problems."""
     stages = tuple(_stage(network, workload, stage) for stage in range(workload.cut.pipeline_stage))
     return Estimate(
@@ -191,16 +192,17 @@ def estimate(network: Network, workload: Workload) -> Estimate:
     )
 
 
-def _stage(network: Network, workload: Workload, stage: int) -> StageEstimate:
+def _stage(network: NetworkConfig, workload: Workload, stage: int) -> StageEstimate:
     cut, trains = workload.cut, workload.trains
     blocks = len(stage_blocks(network.num_layers, cut.pipeline_stage, stage))
-    held = [(item, blocks) for item in network.block_parameters()]
-    for item in network.outer_parameters():
-        if stage in cut.stages(item.name, network.num_layers):
-            held.append((item, 1))
+    held = [
+        Held(row, network.shape(row), network.width(row.type), blocks if row.stage == "block" else 1)
+        for row in network.family.weights
+        if row.stage == "block" or stage in cut.stages(row.name, network.num_layers)
+    ]
     groups = communicators(cut, stage)
-    weights = sum(_local(item, workload) * item.width * times for item, times in held)
-    parameters = sum(_local(item, workload) * times for item, times in held)
+    weights = sum(_local(item, workload) * item.width * item.times for item in held)
+    parameters = sum(_local(item, workload) * item.times for item in held)
     return StageEstimate(
         stage=stage,
         blocks=blocks,
@@ -208,7 +210,7 @@ def _stage(network: Network, workload: Workload, stage: int) -> StageEstimate:
         weights=weights,
         # In float32, from the sums of a step up to those of the next.
         gradients=_FLOAT32 * parameters if trains else 0,
-        optimizer=sum(_moments(item, workload) * times for item, times in held) if trains else 0,
+        optimizer=sum(_moments(item, workload) * item.times for item in held) if trains else 0,
         activations=max(
             _activations(network, workload, stage, blocks),
             _gradient_buffers(held, workload) if trains else 0,
@@ -219,49 +221,60 @@ def _stage(network: Network, workload: Workload, stage: int) -> StageEstimate:
     )
 
 
-def _local(item: Parameter, workload: Workload, prefix: str = "") -> int:
-    layout = workload.cut.layout(prefix + item.name, item.shape)
-    return item.count // math.prod(cuts(layout))
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A parameter that a rank holds `times`: its whole shape, and the bytes of one value."""
+
+    row: Weight
+    shape: tuple[int, ...]
+    width: int
+    times: int
 
 
-def _moments(item: Parameter, workload: Workload) -> int:
+def _local(item: Held, workload: Workload, prefix: str = "") -> int:
+    cut = workload.cut
+    layout = cut.layout(prefix + cut.family.name_of(item.row, 0), item.shape)
+    return math.prod(item.shape) // math.prod(cuts(layout))
+
+
+def _moments(item: Held, workload: Workload) -> int:
     """Two float32 moments a value; with `optimizer_shard` each replica keeps its part of them."""
     return 2 * _FLOAT32 * _local(item, workload, "adam_m.")
 
 
-def _gradient_buffers(held: Sequence[tuple[Parameter, int]], workload: Workload) -> int:
+def _gradient_buffers(held: Sequence[Held], workload: Workload) -> int:
     """What stands beside the kept gradients when there are no activations any more.
 
     In a backward pass the gradients on their way: all of them, or, where they are added to those of other
-    micro batches as they come, about three blocks' (measured: bench/parallel.py); and of the tied table,
-    where one stage has both its uses, two and their sum. Later, over replicas, the summed gradients and two
-    flat buffers for the all-reduce.
+    micro batches as they come, about three blocks' (measured: bench/parallel.py); and of a table or head, or,
+    where one stage has both uses of a tied table, two and their sum. Later, over replicas, the summed
+    gradients and two flat buffers for the all-reduce.
     """
-    sizes = [(item, _local(item, workload) * item.width, times) for item, times in held]
-    blocks = sum(size for item, size, _ in sizes if ".blocks." in item.name)
-    count = max((times for item, _, times in sizes if ".blocks." in item.name), default=0)
-    table = sum(size for item, size, _ in sizes if item.name.endswith("embedding_table"))
-    on_their_way = blocks * (min(count, _BLOCKS_ON_THEIR_WAY) if workload.accumulates else count)
-    own = on_their_way + table * (3 if workload.cut.pipeline_stage == 1 else 1)
+    sizes = [(item, _local(item, workload) * item.width) for item in held]
+    block = sum(size for item, size in sizes if item.row.stage == "block")
+    count = max((item.times for item in held if item.row.stage == "block"), default=0)
+    on_their_way = block * (min(count, _BLOCKS_ON_THEIR_WAY) if workload.accumulates else count)
+    of_tied = 3 if workload.cut.pipeline_stage == 1 else 1
+    tables = (
+        (size, of_tied if item.row.stage == "both" else 1) for item, size in sizes if item.row.has_padding
+    )
+    own = on_their_way + sum(size * times for size, times in tables)
     if workload.cut.data_parallel == 1:
         return own
-    sums = _FLOAT32 * sum(_local(item, workload) * times for item, times in held)
+    sums = _FLOAT32 * sum(_local(item, workload) * item.times for item in held)
     return max(own, sums + min(sums, 2 * _FLAT_BUFFER))
 
 
-def _activations(network: Network, workload: Workload, stage: int, blocks: int) -> int:
+def _activations(network: NetworkConfig, workload: Workload, stage: int, blocks: int) -> int:
     """What is kept from the forward to the backward pass, and what one block or the head needs on top.
 
-    Per block and micro batch, in values: 5 + 12/t a token and hidden unit, and 2.5 a/t a pair of tokens, for
-    t ranks and a heads. Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models"
-    (2022), (1) and (2), whose 34 and 5 are bytes of 2-byte values. A pipeline stage keeps only the input of
-    each micro batch that is under way: its backward pass computes the stage again.
+    A pipeline stage keeps only the input of each micro batch that is under way: its backward pass computes
+    the stage again.
     """
     t, stages = workload.cut.model_parallel, workload.cut.pipeline_stage
     tokens = workload.micro_batch * network.seq_length
-    inputs = tokens * network.hidden_size * network.compute_bytes
-    pairs = tokens * network.seq_length * network.num_heads // t
-    block = int(inputs * (5 + 12 / t)) + int(pairs * (1.5 * network.compute_bytes + network.softmax_bytes))
+    inputs = tokens * network.hidden_size * network.width("compute_dtype")
+    block = network.block_activations(workload.micro_batch, t)
     # Logits, their logarithms and their gradient, in float32; the vocabulary is cut.
     head = 3 * _FLOAT32 * tokens * network.vocab_size // t if stage == stages - 1 else 0
     if not workload.trains:
@@ -271,9 +284,9 @@ def _activations(network: Network, workload: Workload, stage: int, blocks: int) 
     return under_way * inputs + again + head
 
 
-def _cache(network: Network, workload: Workload, blocks: int) -> int:
+def _cache(network: NetworkConfig, workload: Workload, blocks: int) -> int:
     """Keys and values of every position."""
-    width = network.hidden_size // workload.cut.model_parallel * network.compute_bytes
+    width = network.kv_size // workload.cut.model_parallel * network.width("compute_dtype")
     return 2 * blocks * workload.batch_size * network.seq_length * width
 
 
@@ -282,11 +295,11 @@ def _ring(size: int, ranks: int) -> int:
     return 2 * size * (ranks - 1) // ranks
 
 
-def _model_traffic(network: Network, workload: Workload) -> int:
+def _model_traffic(network: NetworkConfig, workload: Workload) -> int:
     """Two all-reduces a block in the forward pass and two in the backward one, of one hidden state each."""
     t, p = workload.cut.model_parallel, workload.cut.pipeline_stage
     tokens = workload.batch_size * network.seq_length
-    state = tokens * network.hidden_size * network.compute_bytes
+    state = tokens * network.hidden_size * network.width("compute_dtype")
     blocks = max(len(stage_blocks(network.num_layers, p, stage)) for stage in range(p))
     passes = (3 if workload.recompute else 2) if workload.trains else 1
     return 2 * passes * blocks * _ring(state, t)
@@ -299,9 +312,9 @@ def _data_traffic(workload: Workload, stages: tuple[StageEstimate, ...]) -> int:
     return _ring(max(stage.parameters for stage in stages) * _FLOAT32, workload.cut.data_parallel)
 
 
-def _pipeline_traffic(network: Network, workload: Workload) -> int:
+def _pipeline_traffic(network: NetworkConfig, workload: Workload) -> int:
     """One hidden state forward and its gradient backward, a micro batch."""
     if workload.cut.pipeline_stage == 1:
         return 0
     tokens = workload.batch_size * network.seq_length
-    return (2 if workload.trains else 1) * tokens * network.hidden_size * network.compute_bytes
+    return (2 if workload.trains else 1) * tokens * network.hidden_size * network.width("compute_dtype")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut
+from orchestrator.checkpoint.cut.network_cut import NetworkCut
+from orchestrator.families.network_config import NetworkConfig
 from orchestrator.sizing.estimate import Estimate, Workload, estimate
-from orchestrator.sizing.network_size import Network
 
 __all__ = ["Suggestion", "suggest"]
 
@@ -29,7 +29,7 @@ class Suggestion:
 
 
 def suggest(
-    network: Network, workload: Workload, limit: int, *, hbm: int | None = None, most: int = 5
+    network: NetworkConfig, workload: Workload, limit: int, *, hbm: int | None = None, most: int = 5
 ) -> list[Suggestion]:
     """The fastest layouts of the same ranks and global batch whose every rank fits.
 
@@ -45,7 +45,7 @@ def suggest(
     return found[:most]
 
 
-def _candidates(network: Network, workload: Workload, world: int) -> Iterator[Workload]:
+def _candidates(network: NetworkConfig, workload: Workload, world: int) -> Iterator[Workload]:
     batch = workload.batch_size * workload.cut.data_parallel
     for mp in _divisors(world):
         for pp in _divisors(world // mp):
@@ -53,7 +53,7 @@ def _candidates(network: Network, workload: Workload, world: int) -> Iterator[Wo
             # Model-parallel ranks talk in every block: they stay in one host.
             if batch % dp or mp > workload.ranks_per_host or workload.ranks_per_host % mp:
                 continue
-            cut = BloomCut(dp, mp, pp, optimizer_shard=workload.trains and dp > 1)
+            cut = NetworkCut(network.family, dp, mp, pp, optimizer_shard=workload.trains and dp > 1)
             for parts in _divisors(batch // dp) if workload.trains else (1,):
                 candidate = workload.with_cut(cut, batch, parts)
                 if list(candidate.problems(network)) or (pp > 1 and parts < pp):
@@ -67,7 +67,7 @@ def _divisors(number: int) -> list[int]:
     return [value for value in range(1, number + 1) if number % value == 0]
 
 
-def _judge(network: Network, workload: Workload, made: Estimate, limit: int) -> Suggestion:
+def _judge(network: NetworkConfig, workload: Workload, made: Estimate, limit: int) -> Suggestion:
     compute = _compute_seconds(network, workload)
     spread = workload.cut.ranks_per_stage > workload.ranks_per_host
     model = made.model_traffic / _IN_HOST
@@ -85,7 +85,7 @@ def _judge(network: Network, workload: Workload, made: Estimate, limit: int) -> 
     return Suggestion(workload, made, seconds, tuple(reasons))
 
 
-def _compute_seconds(network: Network, workload: Workload) -> float:
+def _compute_seconds(network: NetworkConfig, workload: Workload) -> float:
     """2 operations a parameter and token forward, twice that backward, once more where it is recomputed."""
     tokens = workload.batch_size * workload.cut.data_parallel * network.seq_length
     passes = (4 if workload.recompute else 3) if workload.trains else 1

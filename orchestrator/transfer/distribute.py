@@ -18,13 +18,15 @@ from pathlib import Path
 
 from orchestrator.checkpoint.assemble import assemble
 from orchestrator.checkpoint.copy_plan import plan_copies, rank_outputs
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut, bloom_strategies
 from orchestrator.checkpoint.cut.coverage import is_moment
+from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.checkpoint.open_checkpoint import open_checkpoint
 from orchestrator.checkpoint.stream import StreamedFile
 from orchestrator.config.job import Job
+from orchestrator.config.job_network import family_of
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.records import Input
+from orchestrator.families.registry import family_of_weights
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.hosts.session import Session
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -64,7 +66,7 @@ class HostShare:
 
 
 def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
-    """The shards of a job of the bundled model; only the index of `file` is read.
+    """The shards of a job of a bundled model; only the index of `file` is read.
 
     CheckpointError: no checkpoint, names that are not the model's, tensors that do not fit the job's layout,
     no optimizer's state where the job resumes.
@@ -77,12 +79,9 @@ def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
         what = "holds no optimizer's state, without which no training goes on"
         remedy = f"collect it with --with-optimizer, or see {job.where('checkpoint', 'resume')}"
         raise CheckpointError(what, where=str(file), remedy=remedy)
-    parallel = job.parallel
-    cut = BloomCut(
-        parallel.data_parallel, parallel.model_parallel, parallel.pipeline_stage, parallel.optimizer_shard
-    )
     try:
-        strategies = bloom_strategies(cut, [tensor.spec for tensor in whole.tensors])
+        specs = [tensor.spec for tensor in whole.tensors]
+        strategies = _cut(job, [spec.name for spec in specs]).strategies(specs)
         outputs = rank_outputs(whole, strategies)
     except CheckpointError as error:
         raise CheckpointError(error.what, where=str(file), remedy=f"see {job.where('parallel')}") from error
@@ -97,6 +96,23 @@ def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
         ranks.setdefault(placement.host, []).append(placement.rank)
     files = {rank: streams[numbers[output.tensors]] for rank, output in enumerate(outputs)}
     return Shards(files, {host: tuple(mine) for host, mine in ranks.items()}, whole.skipped)
+
+
+def _cut(job: Job, names: Sequence[str]) -> NetworkCut:
+    """The job's; where only the hosts know its family, the weights tell it."""
+    family, parallel = family_of(job), job.parallel
+    if family is None:
+        known = family_of_weights(names)
+        if known is None:
+            raise CheckpointError("holds no weights of a bundled model")
+        family = known[0]
+    return NetworkCut(
+        family,
+        parallel.data_parallel,
+        parallel.model_parallel,
+        parallel.pipeline_stage,
+        parallel.optimizer_shard,
+    )
 
 
 def file_name(rank: int) -> str:

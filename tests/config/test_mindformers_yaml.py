@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from model.config.bloom_config import BloomConfig
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
-from orchestrator.config.mindformers_keys import DECODING, MODEL_KEYS
 from orchestrator.config.mindformers_yaml import Imported, import_run_yaml, job_text
 from orchestrator.core.errors import ConfigError
+from orchestrator.families.bloom import BloomConfig
 from orchestrator.plan.placement import place
 
 ROOT = Path(__file__).parents[2]
@@ -166,10 +164,14 @@ def test_fields_of_answering_stay_with_a_model_that_is_trained(tmp_path: Path) -
     assert not [key for key in reasons(imported) if key.startswith("model.model_config.t")]
 
 
-def test_what_is_usual_is_what_the_model_takes_for_usual() -> None:
-    defaults = {item.name: item.default for item in fields(BloomConfig) if item.default is not MISSING}
-    usual = {key: value for key, value in {**MODEL_KEYS, **DECODING}.items() if value is not None}
-    assert usual == {key: defaults[key] for key in usual}
+def test_every_field_of_the_config_is_carried_over_and_what_is_usual_is_not_said(tmp_path: Path) -> None:
+    defaults = {key: value for key, value in BloomConfig.defaults().items() if value is not None}
+    said = {
+        f"model__model_config__{key}": value for key, value in defaults.items() if key != "prompt_template"
+    }
+    imported = import_run_yaml(changed(tmp_path, **said))
+    assert "overrides" not in imported.job["model"]
+    assert not [key for key in reasons(imported) if key.removeprefix("model.model_config.") in defaults]
 
 
 @pytest.mark.parametrize("place", ["model__model_config", "parallel_config"])

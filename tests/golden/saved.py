@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut
+from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.checkpoint.files.strategy_files import Strategy, write_strategy
 from orchestrator.checkpoint.files.tensor_files import write_ckpt
 from orchestrator.checkpoint.files.tensor_types import Array, Tensor
+from orchestrator.families.bloom import BLOOM
 from tests.checkpoint.support import cut as cut_slice
 
 __all__ = ["CUT", "OTHER_CUT", "save_ranks", "save_strategies", "weights"]
 
-CUT = BloomCut(2, 2, 2, optimizer_shard=True)
-OTHER_CUT = BloomCut(1, 4, 1)
+CUT = NetworkCut(BLOOM, 2, 2, 2, optimizer_shard=True)
+OTHER_CUT = NetworkCut(BLOOM, 1, 4, 1)
 _HIDDEN, _HEADS, _LAYERS, _VOCABULARY = 16, 4, 3, 96
 _STEP = 20
 
@@ -33,7 +34,7 @@ def weights() -> dict[str, Array]:
     return {name: _values(name, shape) for name, shape in _shapes()}
 
 
-def save_strategies(folder: Path, cut: BloomCut) -> None:
+def save_strategies(folder: Path, cut: NetworkCut) -> None:
     """One file a rank, which says how each parameter and its moments are cut."""
     folder.mkdir(parents=True)
     shapes = dict(_shapes())

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut
+from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.cli.cmd_plan import command
 from orchestrator.config.job_file import load_job
+from orchestrator.config.job_network import network_of
 from orchestrator.core.errors import ConfigError, UsageError
+from orchestrator.families.bloom import BLOOM
 from orchestrator.sizing.device_memory import PoolRoom, communicators
 from orchestrator.sizing.estimate import estimate, size_of, workload_of
-from orchestrator.sizing.network_size import network_of
 from orchestrator.sizing.suggest import suggest
 
 ROOT = Path(__file__).parents[2]
@@ -31,25 +32,25 @@ def plan(job: str, *arguments: str) -> Result:
 @pytest.mark.parametrize(
     ("cut", "stage", "groups"),
     [
-        (BloomCut(1, 1, 1), 0, ()),
+        (NetworkCut(BLOOM, 1, 1, 1), 0, ()),
         # A group of all ranks is the world's own.
-        (BloomCut(8, 1, 1), 0, ("world",)),
-        (BloomCut(1, 8, 1), 0, ("world",)),
-        (BloomCut(1, 1, 2), 0, ("world",)),
-        (BloomCut(1, 1, 2), 1, ("world",)),
-        (BloomCut(2, 4, 1), 0, ("world", "data", "model")),
+        (NetworkCut(BLOOM, 8, 1, 1), 0, ("world",)),
+        (NetworkCut(BLOOM, 1, 8, 1), 0, ("world",)),
+        (NetworkCut(BLOOM, 1, 1, 2), 0, ("world",)),
+        (NetworkCut(BLOOM, 1, 1, 2), 1, ("world",)),
+        (NetworkCut(BLOOM, 2, 4, 1), 0, ("world", "data", "model")),
         # Only the ends of a pipeline share the table.
-        (BloomCut(1, 1, 3), 0, ("world", "tied")),
-        (BloomCut(1, 1, 3), 1, ("world",)),
-        (BloomCut(1, 1, 3), 2, ("world", "tied")),
-        (BloomCut(1, 4, 2), 1, ("world", "model", "tied")),
-        (BloomCut(2, 4, 12), 0, ("world", "data", "model", "tied")),
-        (BloomCut(2, 4, 12), 5, ("world", "data", "model")),
-        (BloomCut(2, 4, 12), 11, ("world", "data", "model", "tied")),
+        (NetworkCut(BLOOM, 1, 1, 3), 0, ("world", "tied")),
+        (NetworkCut(BLOOM, 1, 1, 3), 1, ("world",)),
+        (NetworkCut(BLOOM, 1, 1, 3), 2, ("world", "tied")),
+        (NetworkCut(BLOOM, 1, 4, 2), 1, ("world", "model", "tied")),
+        (NetworkCut(BLOOM, 2, 4, 12), 0, ("world", "data", "model", "tied")),
+        (NetworkCut(BLOOM, 2, 4, 12), 5, ("world", "data", "model")),
+        (NetworkCut(BLOOM, 2, 4, 12), 11, ("world", "data", "model", "tied")),
     ],
 )
 def test_a_rank_has_the_communicators_that_its_groups_make(
-    cut: BloomCut, stage: int, groups: tuple[str, ...]
+    cut: NetworkCut, stage: int, groups: tuple[str, ...]
 ) -> None:
     assert communicators(cut, stage) == groups
 
@@ -71,7 +72,7 @@ def test_these_are_the_groups_that_the_model_makes(cut: tuple[int, int, int]) ->
         }
         made = [name for name, ranks in groups.items() if 1 < len(ranks) < strategy.world_size]
         world = ["world"] if strategy.world_size > 1 else []
-        assert list(communicators(BloomCut(*cut), place.pp)) == world + made
+        assert list(communicators(NetworkCut(BLOOM, *cut), place.pp)) == world + made
 
 
 # By hand: 2 buffers × HCCL_BUFFSIZE MB × communicators, of the first stage and of the middle ones.

@@ -9,33 +9,33 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut
+from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.cli.cmd_plan import command
 from orchestrator.config.job_file import load_job
+from orchestrator.config.job_network import network_of
 from orchestrator.core.errors import ConfigError, OrchestrateError
+from orchestrator.families.bloom import BLOOM, BloomConfig
 from orchestrator.sizing.estimate import Workload, estimate, size_of, workload_of
-from orchestrator.sizing.network_size import Network, network_of
 from orchestrator.sizing.suggest import suggest
 
 ROOT = Path(__file__).parents[2]
-SMALL = Network(
+SMALL = BloomConfig(
     hidden_size=64,
     num_layers=4,
     num_heads=4,
     vocab_size=512,
     seq_length=32,
-    expand_ratio=4,
-    param_bytes=4,
-    embedding_bytes=4,
-    norm_bytes=4,
-    softmax_bytes=4,
-    compute_bytes=4,
+    param_init_type="float32",
+    softmax_compute_type="float32",
+    compute_dtype="float32",
 )
-ALONE = Workload(BloomCut(), batch_size=8, micro_batch_num=1, recompute=False, trains=True, ranks_per_host=8)
+ALONE = Workload(
+    NetworkCut(BLOOM), batch_size=8, micro_batch_num=1, recompute=False, trains=True, ranks_per_host=8
+)
 
 
 def work(dp: int = 1, mp: int = 1, pp: int = 1, *, shard: bool = False, parts: int = 1) -> Workload:
-    return replace(ALONE, cut=BloomCut(dp, mp, pp, shard), micro_batch_num=parts)
+    return replace(ALONE, cut=NetworkCut(BLOOM, dp, mp, pp, shard), micro_batch_num=parts)
 
 
 @pytest.mark.parametrize(
@@ -71,18 +71,18 @@ def test_the_bubble_is_that_of_1f1b(stages: int, parts: int, bubble: float) -> N
 
 # What bench/parallel.py measured, in MiB a rank, each with a batch of 4 a replica.
 MEASURED = [
-    (BloomCut(2), 1, False, 470),
-    (BloomCut(2, optimizer_shard=True), 1, False, 414),
-    (BloomCut(2), 1, True, 336),
-    (BloomCut(2), 4, False, 336),
-    (BloomCut(2, optimizer_shard=True), 4, False, 280),
-    (BloomCut(1, 1, 2), 4, False, 169),
+    (NetworkCut(BLOOM, 2), 1, False, 470),
+    (NetworkCut(BLOOM, 2, optimizer_shard=True), 1, False, 414),
+    (NetworkCut(BLOOM, 2), 1, True, 336),
+    (NetworkCut(BLOOM, 2), 4, False, 336),
+    (NetworkCut(BLOOM, 2, optimizer_shard=True), 4, False, 280),
+    (NetworkCut(BLOOM, 1, 1, 2), 4, False, 169),
 ]
 
 
 @pytest.mark.parametrize(("cut", "parts", "recompute", "mib"), MEASURED)
 def test_the_memory_of_a_rank_is_what_was_measured(
-    cut: BloomCut, parts: int, recompute: bool, mib: int
+    cut: NetworkCut, parts: int, recompute: bool, mib: int
 ) -> None:
     network = replace(SMALL, hidden_size=512, num_heads=8, vocab_size=4096, seq_length=256)
     workload = Workload(cut, 4, parts, recompute, trains=True, ranks_per_host=2)
@@ -90,7 +90,8 @@ def test_the_memory_of_a_rank_is_what_was_measured(
 
 
 def test_gradients_are_in_float32_whatever_the_weights_are() -> None:
-    (stage,) = estimate(replace(SMALL, param_bytes=2, embedding_bytes=2, norm_bytes=2), ALONE).stages
+    halves = dict.fromkeys(("param_init_type", "embedding_init_type", "layernorm_compute_type"), "float16")
+    (stage,) = estimate(replace(SMALL, **halves), ALONE).stages
     assert stage.gradients == 2 * stage.weights == 4 * SMALL.parameter_count
 
 
@@ -129,7 +130,7 @@ def test_suggestions_fit_and_are_in_order() -> None:
     ("changes", "what"),
     [
         ({"model_parallel": 3}, "num_heads 32 cannot be cut into 3 equal parts"),
-        ({"pipeline_stage": 31}, "31 stages for 30 blocks"),
+        ({"pipeline_stage": 31}, "31 stages are more than the network's 30 layers"),
     ],
 )
 def test_layouts_that_are_none_are_told_at_their_key(changes: dict[str, int], what: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut
+from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.checkpoint.cut.slices import region
 from orchestrator.checkpoint.files.tensor_files import read_ckpt, write_ckpt
 from orchestrator.cli.cmd_distribute_ckpt import command
@@ -14,6 +14,7 @@ from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
 from orchestrator.control.launch import plan_launch
 from orchestrator.core.errors import CheckpointError, ConfigError, HostsFailed, PreflightError, UsageError
+from orchestrator.families.bloom import BLOOM
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.placement import place
 from orchestrator.transfer.distribute import cut_for, distribute, hash_shards, with_shards
@@ -64,7 +65,7 @@ def made(tmp_path, load="whole.ckpt", distribute="true", values=None):
 
 
 def expected(values, rank, blocks=3):
-    cut = BloomCut(2, 2, 2)
+    cut = NetworkCut(BLOOM, 2, 2, 2)
     stage, index = divmod(rank, 4)
     mine = {name: value for name, value in values.items() if stage in cut.stages(name, blocks)}
     boxes = {name: region(cut.layout(name, value.shape), value.shape, index) for name, value in mine.items()}

@@ -28,8 +28,8 @@ def save_whole(path: Path) -> None:
     """A tiny Bloom of its own, as collect-ckpt leaves one."""
     os.environ.setdefault("GLOG_v", "3")
     pytest.importorskip("mindspore")
-    from model.config.bloom_config import load_config
-    from model.network.bloom import build, initialise
+    from model.config.load_config import load_config
+    from model.network.build import build, initialise
     from model.parallel.mesh import Place, Strategy
 
     config = load_config("tiny")

@@ -9,12 +9,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from orchestrator.checkpoint import hf_layout
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut
+from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.checkpoint.cut.slices import Layout
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
 from orchestrator.checkpoint.files.tensor_types import converted
 from orchestrator.checkpoint.hf_layout import HfModel
 from orchestrator.core.errors import CheckpointError
+from orchestrator.families.bloom import BLOOM
 from tests.checkpoint.support import bloom, save_run
 from tests.transfer.test_collect import collected
 
@@ -107,7 +108,7 @@ MODEL = HfModel({"num_layers": LAYERS, "num_heads": HEADS, "eos_token_id": 2}, {
 
 
 def saved(tmp_path, parts):
-    cut = BloomCut(model_parallel=parts)
+    cut = NetworkCut(BLOOM, model_parallel=parts)
     return save_run(tmp_path, [{name: (v, cut.layout(name, v.shape)) for name, v in weights().items()}])
 
 

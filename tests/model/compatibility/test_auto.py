@@ -15,7 +15,7 @@ import pytest
 
 import model
 from model import AutoConfig, AutoModel, AutoTokenizer, TextGenerationPipeline, pipeline
-from model.config.bloom_config import config_text
+from model.config.load_config import config_text
 from model.data.tokenizer import train_tokenizer
 from model.errors import ModelError
 from model.weights.convert import convert

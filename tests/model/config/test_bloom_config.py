@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from model.config.bloom_config import BloomConfig, config_text, load_config, preset_names
+from model.config.load_config import config_text, load_config
 from model.errors import ModelError
+from orchestrator.families.bloom import BloomConfig
+from orchestrator.families.registry import preset_names
 
 
 @pytest.mark.parametrize(
@@ -64,15 +66,15 @@ def test_unknown_and_damaged_presets(tmp_path):
 
 def test_heads_must_divide_over_the_model_group():
     config = BloomConfig(hidden_size=64, num_layers=1, num_heads=4)
-    config.check_model_parallel(4)
-    with pytest.raises(
-        ModelError, match=r"num_heads 4 cannot be cut into 3 equal parts \(choose a divisor of 4\)"
-    ):
-        config.check_model_parallel(3)
+    assert list(config.cut_problems(4, 1)) == []
+    first, second = config.cut_problems(3, 1)
+    what, remedy = "num_heads 4 cannot be cut into 3 equal parts", "choose a divisor of 4"
+    assert first == ("model_parallel", what, remedy)
+    assert second[:2] == ("model_parallel", "hidden_size * expand_ratio 256 cannot be cut into 3 equal parts")
 
 
 def test_a_sequence_must_be_cut_evenly():
     config = load_config("tiny", {"seq_length": 30})
-    config.check_sequence_parts(3)
-    with pytest.raises(ModelError, match=r"use_seq_parallel: seq_length 30 cannot be cut into 4 equal parts"):
-        config.check_sequence_parts(4)
+    assert list(config.cut_problems(1, 1, 3)) == []
+    (problem,) = config.cut_problems(1, 1, 4)
+    assert problem[:2] == ("use_seq_parallel", "seq_length 30 cannot be cut into 4 equal parts")

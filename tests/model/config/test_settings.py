@@ -10,7 +10,7 @@ from tests.model.support.cluster import write_job
 def test_numbers_as_yaml_writes_them(tmp_path):
     settings = load_settings(write_job(tmp_path, train={"learning_rate": "1e-3", "steps": 4.0}, predict=None))
     assert settings.train.learning_rate == 1e-3 and settings.train.steps == 4
-    assert settings.bloom().seq_length == 64
+    assert settings.network().seq_length == 64
 
 
 def test_a_loss_scale_is_a_word_or_a_number(tmp_path):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.config.prompt_templates import wrap
 from model.data.dataset import Dataset, encode_records
 from model.data.encode_records import as_row, encode, scored, texts_of

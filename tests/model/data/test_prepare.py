@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore.mindrecord import FileWriter
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.config.prompt_templates import wrap
 from model.config.settings import load_settings
 from model.data.dataset import load_data

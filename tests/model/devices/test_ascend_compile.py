@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.devices.device import built_for
-from model.network.bloom import build
+from model.network.build import build
 from model.network.dropout import seed_dropout
 from model.network.flash_attention import FlashAttention, FlashBias
 from tests.model.support.ascend_compile import A2, groups_of, primitives_of, stops_at_kernel_selection

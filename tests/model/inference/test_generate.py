@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from model.compatibility.auto import PretrainedModel
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.errors import ModelError
 from model.inference.generate import Generator, text_pieces
 from model.inference.kv_cache import CachedReader, PlainReader
 from model.inference.sampling import Sampling, choose
-from model.network.bloom import build, initialise
+from model.network.build import build, initialise
 from model.parallel.mesh import Place, Strategy
 
 LOGITS = np.log(np.array([0.05, 0.5, 0.15, 0.3]))

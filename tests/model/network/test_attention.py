@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.devices import device
 from model.errors import ModelError
 from model.inference.kv_cache import CachedNetwork, IdsToLogits
-from model.network.bloom import AlibiBias, PlainAttention, alibi_slopes, build
+from model.network.bloom import AlibiBias, PlainAttention, alibi_slopes
+from model.network.build import build
 from model.network.dropout import DropoutSeed, seed_dropout
 from model.network.flash_attention import HIDDEN, FlashAttention, FlashBias
 from tests.model.support.ascend_standins import CannDropoutBits, CannFlashAttention

@@ -4,9 +4,10 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.devices import device
-from model.network.bloom import AlibiBias, PlainAttention, alibi_slopes, build, initialise
+from model.network.bloom import AlibiBias, PlainAttention, alibi_slopes
+from model.network.build import build, initialise
 from model.network.loss import LossCell
 from model.parallel.mesh import Place, Strategy, cut
 from tests.model.support import reference

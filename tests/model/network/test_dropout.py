@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.devices.device import Device, built_for
 from model.errors import ModelError
 from model.network import dropout_check
-from model.network.bloom import build, recompute_blocks
+from model.network.build import build, recompute_blocks
 from model.network.dropout import DropoutSeed, HashDropout, PhiloxDropout, PhiloxMask, seed_dropout
 from model.network.dropout_check import hash_of, prove_dropout
 from tests.model.support.ascend_standins import CannDropout, CannDropoutBits, philox

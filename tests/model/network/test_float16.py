@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.devices import device
 from model.network.bloom import FastGelu, LayerNorm, activation_of
 from model.network.loss import HeadLoss

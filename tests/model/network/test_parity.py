@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from mindspore import ops
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.inference.generate import Generator
 from model.inference.sampling import Sampling
-from model.network.bloom import build
+from model.network.build import build
 from model.network.loss import LossCell
 
 HEADS = (4, 6, 12)

@@ -6,7 +6,6 @@ import pytest
 from model.errors import ModelError
 from model.network.bloom import Vocabulary
 from model.parallel.mesh import Place, Strategy, cut, full_shape, layout_of, stored_shape
-from orchestrator.checkpoint.cut.bloom_cut import cut_axis
 from orchestrator.checkpoint.cut.slices import Layout, region
 
 STRATEGY = Strategy(data_parallel=2, model_parallel=4)
@@ -51,7 +50,7 @@ def test_the_product_must_be_the_world():
     ],
 )
 def test_what_is_cut_is_what_the_strategy_file_says(name, axis):
-    assert cut_axis(name) == axis
+    assert STRATEGY.network_cut.axis(name) == axis
     full = np.arange(8 * 12).reshape(8, 12)
     layout = layout_of(name, (8, 12), STRATEGY)
     for rank in range(8):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mindspore.mint import distributed
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.devices.device import Device, built_for
 from model.parallel.mesh import Strategy
 from model.parallel.p2p import (

@@ -19,11 +19,11 @@ import numpy as np
 from mindspore import nn
 from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2, NPUGetFloatStatusV2
 
-from model.config.bloom_config import BloomConfig, load_config
+from model.config.load_config import load_config
 from model.config.settings import Parallel, Settings, Train
 from model.devices.device import built_for
 from model.inference.kv_cache import CachedNetwork, IdsToLogits, ReorderedCaches
-from model.network.bloom import build
+from model.network.build import build
 from model.network.dropout import seed_dropout
 from model.network.loss import LossCell
 from model.parallel.distributed import Session
@@ -32,6 +32,7 @@ from model.training.gradients import Accumulator, ReduceAccumulated, ReduceGradi
 from model.training.overflow import StatusGraph
 from model.training.pipeline import FirstBackward, Forward, LastBackward, MiddleBackward
 from model.training.trainer import gradient_source, optimizer_for
+from orchestrator.families.bloom import BloomConfig
 from tests.model.support.ascend_compile import A2, Primitives, groups_of
 
 __all__ = ["GRAPHS"]

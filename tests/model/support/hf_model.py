@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from model.config.bloom_config import BloomConfig, load_config
+from model.config.load_config import load_config
 from orchestrator.checkpoint.files.tensor_files import write_safetensors
+from orchestrator.families.bloom import BloomConfig
 
 __all__ = ["CONFIG", "as_mindformers", "hf_weights", "write_hf"]
 

@@ -20,16 +20,17 @@ import mindspore.communication as comm
 import numpy as np
 from mindspore import nn, ops
 
-from model.config.bloom_config import BloomConfig, load_config
+from model.config.load_config import load_config
 from model.config.settings import Parallel, Settings, Train, Worker
 from model.data.dataset import Batch
-from model.network.bloom import build, initialise
+from model.network.build import build, initialise
 from model.parallel.distributed import Session, open_session, serve_scheduler
 from model.parallel.mesh import Strategy, gather_small, start_groups, stored_value
 from model.parallel.p2p import Watch, open_link
 from model.training.step import StepResult, TrainStep
 from model.training.trainer import gradient_source, optimizer_for
 from model.weights.checkpoint import Progress, load_rank, save_shard, write_strategy_file
+from orchestrator.families.bloom import BloomConfig
 from tests.model.support.native_ranks import check_native, stand_ins
 
 SHAPE = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 33, "seq_length": 8}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from model.config.bloom_config import BloomConfig
+from orchestrator.families.bloom import BloomConfig
 
 
 def logits(weights: Mapping[str, np.ndarray], ids: np.ndarray, config: BloomConfig) -> np.ndarray:

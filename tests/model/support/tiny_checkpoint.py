@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.config.bloom_config import BloomConfig, config_text, load_config
+from model.config.load_config import config_text, load_config
 from model.data.tokenizer import train_tokenizer
-from model.network.bloom import build, initialise
+from model.network.build import build, initialise
 from model.parallel.mesh import Place, Strategy
 from orchestrator.checkpoint.files.tensor_files import write_ckpt
+from orchestrator.families.bloom import BloomConfig
 
 __all__ = ["TEXTS", "write_tiny_checkpoint"]
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.training.metrics import MetricsFile, StepRecord, flops_per_token, utilisation
 
 RECORD = {"total_steps": 9, "lr": 1e-3, "tokens_per_s": 10.123, "step_time_s": 0.123456, "time": 1.0}

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.data.dataset import Batch
-from model.network.bloom import build, initialise, recompute_blocks
+from model.network.build import build, initialise, recompute_blocks
 from model.network.dropout import seed_dropout
 from model.network.loss import LossCell
 from model.parallel.mesh import Groups, Place, Strategy

@@ -14,12 +14,12 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.config.settings import Data, Worker, load_settings
 from model.data.dataset import load_data
 from model.errors import ModelError, TrainingError
 from model.inference.evaluate import evaluate
-from model.network.bloom import build
+from model.network.build import build
 from model.training.metrics import StepRecord
 from model.training.resume import common_step
 from model.training.trainer import train

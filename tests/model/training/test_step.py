@@ -4,9 +4,9 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.data.dataset import Batch
-from model.network.bloom import build, initialise, recompute_blocks
+from model.network.build import build, initialise, recompute_blocks
 from model.network.dropout import seed_dropout
 from model.parallel.mesh import Groups, Place, Strategy
 from model.training.gradients import ReduceGradients, clip_factor

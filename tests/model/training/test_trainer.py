@@ -10,14 +10,14 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.config.prompt_templates import wrap
 from model.config.settings import Worker, load_settings
 from model.data.tokenizer import load_tokenizer
 from model.errors import ModelError
 from model.inference.generate import Generator
 from model.inference.sampling import Sampling
-from model.network.bloom import build
+from model.network.build import build
 from model.training.trainer import Trainer, train
 from model.weights.checkpoint import load_whole, newest_shard
 from orchestrator.checkpoint.files.strategy_files import read_strategy

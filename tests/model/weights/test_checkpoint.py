@@ -6,9 +6,9 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.errors import ModelError
-from model.network.bloom import build, initialise
+from model.network.build import build, initialise
 from model.parallel.mesh import Place, Strategy, cut
 from model.training.optimizer import AdamW
 from model.weights.checkpoint import Progress, load_rank, load_whole, newest_shard, save_shard

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model.__main__ import main
-from model.config.bloom_config import load_config
+from model.config.load_config import load_config
 from model.convert_weight import main as seeds_main
 from model.errors import ModelError
 from model.weights.convert import convert

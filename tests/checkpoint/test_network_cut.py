@@ -1,8 +1,9 @@
 import pytest
 
-from orchestrator.checkpoint.cut.bloom_cut import BloomCut, cut_axis, stage_blocks
+from orchestrator.checkpoint.cut.network_cut import NetworkCut, stage_blocks
 from orchestrator.checkpoint.cut.slices import Layout, region
 from orchestrator.core.errors import CheckpointError
+from orchestrator.families.bloom import BLOOM
 
 TABLE = "transformer.embedding.word_embedding.embedding_table"
 
@@ -20,7 +21,7 @@ TABLE = "transformer.embedding.word_embedding.embedding_table"
     ],
 )
 def test_the_axis_of_a_parameter_and_of_its_moments(name, axis):
-    assert cut_axis(name) == axis
+    assert NetworkCut(BLOOM).axis(name) == axis
 
 
 @pytest.mark.parametrize(("layers", "stages"), [(30, 1), (70, 12), (5, 4), (2, 2)])
@@ -33,27 +34,28 @@ def test_blocks_are_spread_over_the_stages_in_order_and_evenly(layers, stages):
 
 
 def test_the_stages_of_every_kind_of_parameter():
-    cut = BloomCut(pipeline_stage=3)
+    cut = NetworkCut(BLOOM, pipeline_stage=3)
     names = [f"transformer.blocks.{n}.layernorm1.beta" for n in range(5)]
     assert [cut.stages(name, 5) for name in names] == [(0,), (0,), (1,), (1,), (2,)]
     assert cut.stages(TABLE, 5) == (0, 2)
     assert cut.stages("adam_m." + TABLE, 5) == (0, 2)
     assert cut.stages("transformer.embedding.norm.gamma", 5) == (0,)
     assert cut.stages("transformer.ln_f.beta", 5) == (2,)
-    assert BloomCut().stages(TABLE, 5) == (0,)
-    for name in ("transformer.blocks.5.layernorm1.beta", "head.weight"):
+    assert NetworkCut(BLOOM).stages(TABLE, 5) == (0,)
+    others = "transformer.blocks.5.layernorm1.beta", "head.weight", "transformer.blocks.0.attention.lora"
+    for name in others:
         with pytest.raises(CheckpointError, match=f"{name} is no parameter of a Bloom of 5 blocks"):
             cut.stages(name, 5)
 
 
 def test_the_layout_is_a_matrix_of_data_and_model():
-    cut = BloomCut(data_parallel=2, model_parallel=4, optimizer_shard=True)
+    cut = NetworkCut(BLOOM, data_parallel=2, model_parallel=4, optimizer_shard=True)
     assert cut.layout("blocks.0.output.mapping.weight", (8, 12)) == Layout((2, 4), (-1, 0))
     assert cut.layout("ln_f.gamma", (8,)) == Layout((2, 4), (-1,))
 
 
 def test_a_sharded_optimizer_cuts_moments_once_more_where_it_can():
-    cut = BloomCut(data_parallel=2, model_parallel=2, optimizer_shard=True)
+    cut = NetworkCut(BLOOM, data_parallel=2, model_parallel=2, optimizer_shard=True)
     layout = cut.layout("adam_m.blocks.0.attention.dense1.weight", (8, 3))
     assert [region(layout, (8, 3), rank)[0] for rank in range(4)] == [(0, 2), (4, 6), (2, 4), (6, 8)]
     assert cut.layout("adam_m.blocks.0.attention.dense1.weight", (6, 3)) == Layout((2, 2), (0, -1))
@@ -61,7 +63,12 @@ def test_a_sharded_optimizer_cuts_moments_once_more_where_it_can():
 
 
 def test_a_vocabulary_is_cut_where_it_divides_and_whole_elsewhere():
-    cut = BloomCut(data_parallel=2, model_parallel=4, optimizer_shard=True)
+    cut = NetworkCut(BLOOM, data_parallel=2, model_parallel=4, optimizer_shard=True)
     assert cut.layout(TABLE, (12, 3)) == Layout((2, 4), (0, -1))
     assert cut.layout("adam_m." + TABLE, (16, 3)) == Layout((2, 4), (0, -1), 4, 2)
     assert cut.layout(TABLE, (10, 3)) == cut.layout("adam_m." + TABLE, (10, 3)) == Layout((2, 4), (-1, -1))
+
+
+def test_a_tensor_with_fewer_axes_than_its_cut_is_refused():
+    with pytest.raises(CheckpointError, match=r"mapping\.weight has 1 axes and cannot be cut along axis 1"):
+        NetworkCut(BLOOM, model_parallel=2).layout("blocks.0.output.mapping.weight", (8,))
