@@ -31,7 +31,8 @@ from orchestrator.config.inventory import (
 )
 from orchestrator.config.inventory_rank_table import is_rank_table, rewrite
 from orchestrator.config.yaml_messages import Invalid, nearest, show
-from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml, validate
+from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml
+from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError, Problem
 
 __all__ = [

@@ -13,7 +13,8 @@ from typing import Any
 import orchestrator
 from orchestrator.config.job import Job
 from orchestrator.config.job_fields import PRESETS, is_path
-from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml, validate
+from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml
+from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError, Problem
 
 __all__ = [

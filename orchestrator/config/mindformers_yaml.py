@@ -24,7 +24,8 @@ from orchestrator.config.mindformers_keys import (
     decoding_of,
     predict_of,
 )
-from orchestrator.config.yaml_reader import YamlFile, read_yaml, validate
+from orchestrator.config.yaml_reader import YamlFile, read_yaml
+from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError
 
 __all__ = [

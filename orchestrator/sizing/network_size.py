@@ -96,7 +96,7 @@ def network_of(job: Job) -> Network:
         what = f"{preset} is on the hosts"
         raise ConfigError([Problem(job.where("model", "preset"), what, "name a preset beside the job file")])
     values = {**(read_yaml(path).data if path else preset_table(preset)), **job.model.overrides}
-    if job.data is not None:
+    if job.data is not None and job.data.seq_length is not None:
         values["seq_length"] = job.data.seq_length
     return _network(values, job)
 
