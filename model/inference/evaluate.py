@@ -11,7 +11,7 @@ import mindspore as ms
 import numpy as np
 
 from model.config.bloom_config import BloomConfig, load_config
-from model.config.settings import Data, Settings, Train
+from model.config.settings import Settings
 from model.data.dataset import Dataset, load_data
 from model.devices.device_name import DeviceName
 from model.errors import ModelError
@@ -19,6 +19,7 @@ from model.network.bloom import build
 from model.network.loss import LossCell
 from model.parallel.distributed import open_alone
 from model.weights.checkpoint import load_whole
+from orchestrator.config.worker_config import Data, Train
 
 __all__ = ["Evaluation", "evaluate", "mean_loss"]
 

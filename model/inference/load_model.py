@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config.bloom_config import BloomConfig, load_config
-from model.config.settings import Chat, Settings, Worker
+from model.config.settings import Settings, Worker
 from model.data.tokenizer import Tokenizer, load_tokenizer
 from model.devices.device_name import DeviceName
 from model.errors import ModelError
@@ -17,7 +17,7 @@ from model.network.bloom import build
 from model.parallel.distributed import Session, open_alone, open_session, strategy_of
 from model.weights.checkpoint import load_rank_weights, load_whole, newest_shard
 
-__all__ = ["Model", "checkpoint_of", "config_of", "open_model", "open_rank", "sampling_of"]
+__all__ = ["Model", "checkpoint_of", "config_of", "open_model", "open_rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +86,6 @@ def config_of(checkpoint: Path, config_file: Path | None = None) -> BloomConfig:
     if not checkpoint.is_file():
         raise ModelError("there is no such checkpoint file", where=str(checkpoint))
     return load_config(config_file or _sibling(checkpoint, "config.yaml", "name it with --config"))
-
-
-def sampling_of(options: Chat) -> Sampling:
-    """How a job decodes; raises ModelError naming every value that makes no sense."""
-    sampling = Sampling(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        repetition_penalty=options.repetition_penalty,
-        seed=options.seed,
-    )
-    sampling.check()
-    return sampling
 
 
 def _tokenizer(settings: Settings, config: BloomConfig, load: Path) -> Tokenizer:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import mindspore as ms
 import mindspore.communication as comm
@@ -19,6 +19,7 @@ from model.devices.device_choice import compute_deterministically, use_device
 from model.devices.device_name import CPU, DeviceName
 from model.errors import TrainingError
 from model.parallel.mesh import Groups, Place, Strategy, gather_small, start_groups
+from orchestrator.config.worker_config import TRAINING
 
 __all__ = [
     "GroupShare",
@@ -46,15 +47,10 @@ class Session:
 
 def strategy_of(settings: Settings, worker: Worker) -> Strategy:
     """The job's strategy, checked against the world and against what this version can do."""
-    parallel = settings.parallel
-    strategy = Strategy(
-        parallel.data_parallel,
-        parallel.model_parallel,
-        parallel.pipeline_stage,
-        parallel.optimizer_shard,
-        settings.bloom().vocab_size,
-        parallel.use_seq_parallel and settings.task not in ("predict", "chat"),
-    )
+    degrees = asdict(settings.parallel)
+    degrees["use_seq_parallel"] &= settings.task in TRAINING
+    # Without a network of its own there is no vocabulary to cut.
+    strategy = Strategy(**degrees, vocab_size=settings.bloom().vocab_size if settings.model else 0)
     strategy.check(worker.world_size)
     return strategy
 

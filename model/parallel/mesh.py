@@ -24,6 +24,7 @@ from model.errors import ModelError
 from model.parallel.collectives import all_reduce_of
 from orchestrator.checkpoint.cut.bloom_cut import BloomCut, cut_axis
 from orchestrator.checkpoint.cut.slices import Layout
+from orchestrator.config.worker_config import ParallelDegrees
 
 __all__ = [
     "TIED",
@@ -60,19 +61,10 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Strategy:
-    """The three degrees of parallelism; their product is the world size."""
+class Strategy(ParallelDegrees):
+    """A job's degrees of parallelism, and which ranks hold and compute what by them."""
 
-    data_parallel: int = 1
-    model_parallel: int = 1
-    pipeline_stage: int = 1
-    optimizer_shard: bool = False  # the data group shares the optimizer's moments out
     vocab_size: int = 0  # needed only where model_parallel does not divide it
-    use_seq_parallel: bool = False  # between the cut layers, the model group shares the sequence out
-
-    @property
-    def world_size(self) -> int:
-        return self.data_parallel * self.model_parallel * self.pipeline_stage
 
     @property
     def bloom_cut(self) -> BloomCut:

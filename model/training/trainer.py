@@ -17,7 +17,7 @@ import numpy as np
 from mindspore import nn
 
 from model.config.bloom_config import BloomConfig, config_text
-from model.config.settings import Settings, Train, Worker
+from model.config.settings import Settings, Worker
 from model.data.dataset import Dataset, load_data
 from model.data.tokenizer import Tokenizer
 from model.devices.device import current_device, has_flash_attention
@@ -31,7 +31,7 @@ from model.parallel.p2p import open_link
 from model.parallel.sequence import cut_sequence
 from model.training.gradients import JoinGradients
 from model.training.metrics import MetricsFile, StepRecord, utilisation
-from model.training.optimizer import SHAPES, AdamW, ShardedAdamW, rate_at
+from model.training.optimizer import AdamW, ShardedAdamW, rate_at
 from model.training.overflow import overflow_register, saturates
 from model.training.pipeline import Pipeline, Stage
 from model.training.resume import start_weights
@@ -45,6 +45,7 @@ from model.training.step import (
     loss_scale_of,
 )
 from model.weights.checkpoint import Progress, save_shard, steps_of, write_strategy_file
+from orchestrator.config.worker_config import Train
 
 __all__ = [
     "Trainer",
@@ -268,8 +269,6 @@ def train(settings: Settings, worker: Worker, home: Path, report: Callable[[Step
 
     What can be wrong with the input is found before the other ranks are joined.
     """
-    if settings.train.lr_schedule not in SHAPES:
-        raise ModelError(f"is not one of {', '.join(SHAPES)}", where="train.lr_schedule")
     config = settings.bloom()
     strategy = strategy_of(settings, worker)
     config.check_model_parallel(strategy.model_parallel)

@@ -20,7 +20,7 @@ from mindspore import nn
 from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2, NPUGetFloatStatusV2
 
 from model.config.bloom_config import BloomConfig, load_config
-from model.config.settings import Parallel, Settings, Train
+from model.config.settings import Settings
 from model.devices.device import built_for
 from model.inference.kv_cache import CachedNetwork, IdsToLogits
 from model.inference.kv_cache import _Reordered as ReorderedCaches
@@ -33,6 +33,7 @@ from model.training.gradients import Accumulator, JoinAccumulated, JoinGradients
 from model.training.overflow import Cleared, Status
 from model.training.stages import FirstBackward, Forward, LastBackward, MiddleBackward
 from model.training.trainer import gradient_source, optimizer_for
+from orchestrator.config.worker_config import Train
 from tests.model.ascend_compile import A2, Primitives, groups_of
 
 __all__ = ["GRAPHS"]
@@ -100,9 +101,7 @@ class Rank:
         return JoinGradients(self.parameters, self.session.strategy, self.session.place, self.session.groups)
 
     def source(self) -> Any:
-        strategy = self.session.strategy
-        degrees = Parallel(strategy.data_parallel, strategy.model_parallel, strategy.pipeline_stage)
-        settings = Settings(parallel=degrees, train=self.train)
+        settings = Settings(parallel=self.session.strategy, train=self.train)
         unproven = partial(gradient_source, prove=lambda replays: None)  # this device cannot draw them
         return unproven(settings, self.config, self.session, self.network, self.parameters)
 
