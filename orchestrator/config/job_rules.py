@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from orchestrator.config.worker_config import TRAINING, broken_training_rules
+from orchestrator.config.worker_config import TRAINING, Train, broken_training_rules
 from orchestrator.config.yaml_messages import Finding, show
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     yield from _sections(job)
     if job.train is not None and job.task != "command":
         yield from broken_training_rules(job.train, job.parallel)
+        yield from _schedule(job.train)
     yield from _resume(job)
     yield from _predict(job)
     yield from _distribute(job)
@@ -53,6 +54,15 @@ def _sections(job: Job) -> Iterator[Finding]:
             yield (key,), f"is not used by task {job.task}", "remove it, or change the task"
     if job.task in TRAINING and job.data and job.data.path is None:
         yield ("data", "path"), f"is missing; task {job.task} needs it", ""
+
+
+def _schedule(train: Train) -> Iterator[Finding]:
+    # A worker takes these as they are: a trial by hand may end within its warm-up.
+    if train.lr_end > train.learning_rate:
+        text = f"must be at most learning_rate {train.learning_rate:g}, got {train.lr_end:g}"
+        yield ("train", "lr_end"), text, ""
+    if train.steps is not None and train.warmup_steps > train.steps:
+        yield ("train", "warmup_steps"), f"must be at most steps {train.steps}, got {train.warmup_steps}", ""
 
 
 def _resume(job: Job) -> Iterator[Finding]:

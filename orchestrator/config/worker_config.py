@@ -225,11 +225,6 @@ def broken_training_rules(train: Train, parallel: ParallelDegrees) -> Iterator[F
         yield ("train", "steps"), "is missing", "give steps or epochs"
     if train.steps is not None and train.epochs is not None:
         yield ("train", "epochs"), "is given beside train.steps", "keep one of them and set the other to null"
-    if train.lr_end > train.learning_rate:
-        text = f"must be at most learning_rate {train.learning_rate:g}, got {train.lr_end:g}"
-        yield ("train", "lr_end"), text, ""
-    if train.steps is not None and train.warmup_steps > train.steps:
-        yield ("train", "warmup_steps"), f"must be at most steps {train.steps}, got {train.warmup_steps}", ""
     micro, accumulation = parallel.micro_batch_num, train.gradient_accumulation
     if train.batch_size % (micro * accumulation):
         parts = f"micro_batch_num {micro}"

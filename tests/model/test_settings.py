@@ -62,7 +62,6 @@ def test_how_far_is_compiled_follows_the_task(tmp_path, task, said, level):
             {"train": {"learning_rate": float("nan")}},
             "train.learning_rate: expected a finite number, got nan",
         ),
-        ({"train": {"lr_end": 1}}, "train.lr_end: must be at most learning_rate 0.005, got 1"),
         ({"train": {"clip_grad": -1}}, "train.clip_grad: must be at least 0, got -1"),
         ({"train": {"gradient_accumulation": 3}}, "must be a multiple of gradient_accumulation 3, got 4"),
         (
