@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np  # noqa: E402
 
 from model.cli.common import marked_done  # noqa: E402
 from model.config.load_config import load_config  # noqa: E402
-from model.config.settings import Parallel, Settings, Train, Worker  # noqa: E402
+from model.config.settings import Settings, Worker  # noqa: E402
 from model.data.dataset import Batch  # noqa: E402
 from model.network.build import build, initialise  # noqa: E402
 from model.parallel.distributed import Session, open_session, serve_scheduler  # noqa: E402
@@ -39,12 +40,17 @@ def batch_of(case: dict[str, Any]) -> Batch:
     return Batch(ids[:, :-1], ids[:, 1:], weights)
 
 
+def settings_of(case: dict[str, Any], **more: Any) -> Settings:
+    """The degrees of a case; in the words of the checkout that is measured, which may be an older one."""
+    return Settings(parallel=replace(Settings().parallel, **case["parallel"], **more))
+
+
 def step_of(case: dict[str, Any], config: BloomConfig, session: Session, micro: int) -> TrainStep:
     network = build(config, session.strategy, session.place, session.groups)
     initialise(network, config, 1, session.strategy, session.place)
-    train = Train(recompute=case["recompute"])
+    train = replace(Settings().train, recompute=case["recompute"])
     optimizer = optimizer_for(train, session, list(network.trainable_params()))
-    settings = Settings(parallel=Parallel(**{**case["parallel"], "micro_batch_num": micro}), train=train)
+    settings = replace(settings_of(case, micro_batch_num=micro), train=train)
     source = gradient_source(settings, config, session, network, optimizer.parameters)
     return TrainStep(source, optimizer, gather=session.gather)
 
@@ -57,7 +63,7 @@ def held(step: TrainStep) -> int:
 
 
 def main(case: dict[str, Any], folder: Path) -> None:
-    worker, settings = Worker.from_environment(os.environ), Settings(parallel=Parallel(**case["parallel"]))
+    worker, settings = Worker.from_environment(os.environ), settings_of(case)
     if worker.is_scheduler:
         return serve_scheduler(settings, worker)
     with marked_done(worker.rank, folder):

@@ -57,14 +57,14 @@ def first_steps(checkout: Path, stages: int, blocks: int) -> tuple[list[Sample],
 
 def run_rank(folder: Path) -> None:
     """What each rank does."""
-    from bench.parallel_rank import batch_of, step_of
+    from bench.parallel_rank import batch_of, settings_of, step_of
     from model.cli.common import marked_done
     from model.config.load_config import load_config
-    from model.config.settings import Parallel, Settings, Worker
+    from model.config.settings import Worker
     from model.parallel.distributed import open_session, serve_scheduler
 
     case: dict[str, Any] = json.loads((folder / "case.json").read_text())
-    worker, settings = Worker.from_environment(os.environ), Settings(parallel=Parallel(**case["parallel"]))
+    worker, settings = Worker.from_environment(os.environ), settings_of(case)
     if worker.is_scheduler:
         return serve_scheduler(settings, worker)
     with marked_done(worker.rank, folder):

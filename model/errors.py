@@ -27,6 +27,10 @@ class ModelError(Exception):
         text = f"{text} ({self.remedy})" if self.remedy else text
         return " ".join(text.split())
 
+    def lines(self) -> list[str]:
+        """The message as the command line prints it."""
+        return [str(self)]
+
 
 class TrainingError(ModelError):
     """The input was fine and the run failed all the same."""

@@ -106,12 +106,17 @@ def test_the_orchestrator_does_without_the_model(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODEL, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_model_sees_nothing_of_the_orchestrator_but_file_formats(path: Path) -> None:
+def test_the_model_sees_nothing_of_the_orchestrator_but_formats_and_its_configuration(path: Path) -> None:
     for module, _ in imports(parse(path)):
         if module.startswith("orchestrator"):
             assert module.startswith(
                 (
                     "orchestrator.checkpoint.",
+                    "orchestrator.config.job_fields.",
+                    "orchestrator.config.schema.",
+                    "orchestrator.config.worker_config.",
+                    "orchestrator.config.yaml_messages.Invalid",
+                    "orchestrator.config.yaml_reader.",
                     "orchestrator.core.errors.",
                     "orchestrator.core.number_ranges.",
                     "orchestrator.core.paths.RunDir",

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from model.cli.cmd_generate import add_sampling, sampling_of
+from model.cli.cmd_generate import add_sampling
 from model.cli.common import ModelFiles, add_device, add_model_files, device_of, piece, say
 from model.config.prompt_templates import TEMPLATES
 from model.errors import ModelError
@@ -22,12 +22,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_files(parser)
     add_device(parser)
     parser.add_argument("--template", choices=TEMPLATES, help="default: the one in the config")
-    add_sampling(parser, tokens=256)
+    add_sampling(parser, max_new_tokens=256)
 
 
 def run(args: argparse.Namespace) -> None:
-    device, sampling, files = device_of(args), sampling_of(args), ModelFiles.of(args)
-    # Late: MindSpore takes seconds to import.
+    # Late: NumPy is not needed to show a help text, and MindSpore takes seconds to import.
+    from model.inference.sampling import Sampling
+
+    device, sampling, files = device_of(args), Sampling.said_by(args), ModelFiles.of(args)
     from model.inference.chat import Chat
     from model.inference.load_model import open_model
 

@@ -34,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     device, files = device_of(args), ModelFiles.of(args)
     # Late: MindSpore takes seconds to import.
-    from model.config.settings import Data
     from model.inference.evaluate import evaluate
+    from orchestrator.config.worker_config import Data
 
     tokenizer = str(files.tokenizer) if files.tokenizer else None
     found = evaluate(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import get_type_hints
 
 from model.cli.common import ModelFiles, add_device, add_model_files, device_of, piece, say
-
-if TYPE_CHECKING:
-    from model.inference.sampling import Sampling
+from orchestrator.config.worker_config import Decoding
 
 HELP = "answer one prompt"
 
@@ -23,41 +22,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="show the answer while it is made")
 
 
-def add_sampling(parser: argparse.ArgumentParser, tokens: int = 64) -> None:
-    """How an answer is decoded."""
-    add = parser.add_argument
-    add("--max-new-tokens", type=int, default=tokens, metavar="N")
-    add("--max-length", type=int, metavar="N", help="of prompt and answer together")
-    add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest (default)")
-    add("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest (0: all)")
-    add("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest that hold P")
-    add("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1: say nothing twice")
-    add("--seed", type=int, default=42, metavar="N", help="of the draws")
-
-
-def sampling_of(args: argparse.Namespace) -> Sampling:
-    """What the options say, checked."""
-    from model.inference.sampling import (
-        Sampling,  # late, with the others: NumPy is not needed to show a help text
-    )
-
-    sampling = Sampling(
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        seed=args.seed,
-        max_length=args.max_length,
-        repetition_penalty=args.repetition_penalty,
-        num_beams=getattr(args, "num_beams", 1),
-    )
-    sampling.check()
-    return sampling
+def add_sampling(parser: argparse.ArgumentParser, **defaults: int) -> None:
+    """How an answer is decoded: what a job says of it, with the same defaults but for these."""
+    hints = get_type_hints(Decoding)
+    for item in fields(Decoding):
+        default = defaults.get(item.name, item.default)
+        meaning = f"{item.metadata['description']} (default {default})".replace("%", "%%")
+        option = f"--{item.name.replace('_', '-')}"
+        parser.add_argument(option, type=hints[item.name], default=default, metavar="N", help=meaning)
+    parser.add_argument("--max-length", type=int, metavar="N", help="of prompt and answer together")
 
 
 def run(args: argparse.Namespace) -> None:
-    device, sampling, files = device_of(args), sampling_of(args), ModelFiles.of(args)
-    # Late: MindSpore takes seconds to import.
+    # Late: NumPy is not needed to show a help text, and MindSpore takes seconds to import.
+    from model.inference.sampling import Sampling
+
+    device, sampling, files = device_of(args), Sampling.said_by(args), ModelFiles.of(args)
     from model.config.prompt_templates import wrap
     from model.inference.load_model import open_model
 

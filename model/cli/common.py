@@ -71,20 +71,21 @@ _INTERRUPTED = 5
 
 
 def guarded(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
-    """Run a verb; the exit code, after one line on stderr if it failed."""
+    """Run a verb; the exit code, after a line on stderr for each problem if it failed."""
     try:
         run(args)
     except (ModelError, OrchestrateError) as error:
-        return _told(str(error), error.exit_code)
+        return _told(error.exit_code, *error.lines())
     except OSError as error:
-        return _told(f"{error.filename or 'I/O'}: {error.strerror or error}", OrchestrateError.exit_code)
+        return _told(OrchestrateError.exit_code, f"{error.filename or 'I/O'}: {error.strerror or error}")
     except KeyboardInterrupt:
-        return _told("interrupted", _INTERRUPTED)
+        return _told(_INTERRUPTED, "interrupted")
     return 0
 
 
-def _told(text: str, code: int) -> int:
-    print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
+def _told(code: int, *lines: str) -> int:
+    for line in lines:
+        print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)
     return code
 
 

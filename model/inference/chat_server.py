@@ -22,7 +22,7 @@ from model.config.settings import Settings, Worker
 from model.errors import ModelError
 from model.inference.chat import Chat
 from model.inference.generate import text_pieces
-from model.inference.load_model import Model, open_rank, sampling_of
+from model.inference.load_model import Model, open_rank
 from model.inference.sampling import Sampling
 from model.parallel.distributed import GroupBroadcast
 
@@ -169,7 +169,7 @@ def _listen(path: Path) -> socket.socket:
 
 def serve_chat(settings: Settings, worker: Worker, home: Path) -> None:
     """Serve `chat.sock` in `home` on rank 0; the other ranks compute along. Returns only by a signal."""
-    sampling = sampling_of(settings.chat)
+    sampling = Sampling.said_by(settings.chat)
     model, session = open_rank(settings, worker, batch=1)
     broadcast = GroupBroadcast(session.place.rank, session.groups.model) if session.groups.model else Alone()
     server = ChatServer(replies(model, sampling), broadcast)

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from model.config.settings import Data, Settings, Train
+from model.config.settings import Settings
 from model.data.dataset import Dataset, load_data
 from model.devices.device_name import DeviceName
 from model.errors import ModelError
@@ -20,6 +21,7 @@ from model.network.build import build
 from model.network.loss import LossCell
 from model.parallel.distributed import open_alone
 from model.weights.checkpoint import load_whole
+from orchestrator.config.worker_config import Data, Train
 from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["Evaluation", "evaluate", "mean_loss"]
@@ -44,7 +46,7 @@ def evaluate(
     *,
     config_file: Path | None = None,
     batch_size: int = 8,
-    loss_mask: str = "label",
+    loss_mask: Literal["label", "input"] = "label",
     whole: bool = False,
     report: Callable[[int, int], None] = lambda done, total: None,
     device: DeviceName | None = None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config.load_config import load_config
-from model.config.settings import Chat, Settings, Worker
+from model.config.settings import Settings, Worker
 from model.data.tokenizer import Tokenizer, load_tokenizer
 from model.devices.device_name import DeviceName
 from model.errors import ModelError
@@ -19,7 +19,7 @@ from model.parallel.distributed import Session, open_alone, open_session, strate
 from model.weights.checkpoint import load_rank_weights, load_whole, newest_shard
 from orchestrator.families.network_config import NetworkConfig
 
-__all__ = ["Model", "beside", "checkpoint_of", "config_of", "open_model", "open_rank", "sampling_of"]
+__all__ = ["Model", "beside", "checkpoint_of", "config_of", "open_model", "open_rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +90,6 @@ def config_of(
     if not checkpoint.is_file():
         raise ModelError("there is no such checkpoint file", where=str(checkpoint))
     return load_config(config_file or beside(checkpoint, "config.yaml", "name it with --config"), overrides)
-
-
-def sampling_of(options: Chat) -> Sampling:
-    """How a job decodes; raises ModelError naming every value that makes no sense."""
-    sampling = Sampling(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        repetition_penalty=options.repetition_penalty,
-        seed=options.seed,
-    )
-    sampling.check()
-    return sampling
 
 
 def _tokenizer(settings: Settings, config: NetworkConfig, load: Path) -> Tokenizer:

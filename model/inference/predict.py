@@ -12,7 +12,7 @@ from typing import Any
 from model.config.prompt_templates import wrap
 from model.config.settings import Settings, Worker
 from model.errors import ModelError
-from model.inference.load_model import Model, checkpoint_of, open_rank, sampling_of
+from model.inference.load_model import Model, checkpoint_of, open_rank
 from model.inference.sampling import Sampling
 
 __all__ = [
@@ -91,7 +91,7 @@ def predict(settings: Settings, worker: Worker, home: Path) -> Iterator[Answer]:
     """
     options = settings.predict
     checkpoint_of(settings)  # what is missing is reported before what is in the prompts
-    prompts, sampling = read_prompts(options.prompts, options.prompts_file), sampling_of(options)
+    prompts, sampling = read_prompts(options.prompts, options.prompts_file), Sampling.said_by(options)
     model, session = open_rank(settings, worker, options.batch_size)
     mine = list(enumerate(prompts))[session.place.dp :: session.strategy.data_parallel]
     answers = _answers(mine, model, sampling, options.batch_size)

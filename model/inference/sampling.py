@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config.yaml_table import fill
 from model.errors import ModelError
+from orchestrator.config.job_fields import Count
+from orchestrator.config.schema import key
+from orchestrator.config.worker_config import Decoding
 from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["Sampling", "choose", "penalised"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How an answer is decoded; temperature 0 is greedy, top_k 0 and top_p 1 leave all tokens in.
+class Sampling(Decoding):
+    """How an answer is decoded; what a job says of it, and what only this machine's commands can.
 
     An answer ends at eos, after max_new_tokens, or where prompt and answer together have max_length
     tokens; either limit may be None.
     """
 
-    max_new_tokens: int | None = 64
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 42
-    max_length: int | None = None
-    repetition_penalty: float = 1.0
-    num_beams: int = 1
+    max_new_tokens: Count | None = key(64, "tokens of an answer at most")  # type: ignore[assignment]
+    max_length: Count | None = key(None, "tokens of prompt and answer together at most")
+    num_beams: Count = key(1, "above 1, search with so many beams")
+
+    @staticmethod
+    def said_by(options: object) -> Sampling:
+        """What a section of a job, or the options of a command line, say. Raises ModelError, see `check`."""
+        names = (item.name for item in fields(Sampling))
+        sampling = Sampling(**{name: getattr(options, name) for name in names if hasattr(options, name)})
+        sampling.check()
+        return sampling
 
     @staticmethod
     def of(config: NetworkConfig, **given: Any) -> Sampling:
@@ -60,24 +67,10 @@ class Sampling:
 
     def check(self) -> None:
         """Raise ModelError naming every value that makes no sense."""
-        wrong = [
-            f"{key} must be at least 1, not {getattr(self, key)}"
-            for key in ("max_new_tokens", "max_length", "num_beams")
-            if getattr(self, key) is not None and getattr(self, key) < 1
-        ]
-        wrong += [
-            f"{key} must not be below 0, is {getattr(self, key)}"
-            for key in ("temperature", "top_k", "seed")
-            if getattr(self, key) < 0
-        ]
-        if not 0 < self.top_p <= 1:
-            wrong.append(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        if self.repetition_penalty <= 0:
-            wrong.append(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
+        fill(Sampling, asdict(self), where="decoding")
         if self.num_beams > 1 and self.temperature > 0:
-            wrong.append(f"num_beams {self.num_beams} takes the likeliest, so temperature must be 0")
-        if wrong:
-            raise ModelError("; ".join(wrong), where="predict")
+            what = f"num_beams {self.num_beams} takes the likeliest, so temperature must be 0"
+            raise ModelError(what, where="decoding")
 
 
 def penalised(logits: NDArray[Any], text: Sequence[int], penalty: float) -> NDArray[Any]:

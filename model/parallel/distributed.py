@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import mindspore as ms
@@ -18,6 +18,7 @@ from model.devices.device_choice import compute_deterministically, use_device
 from model.devices.device_name import CPU, DeviceName
 from model.errors import TrainingError
 from model.parallel.mesh import Groups, Place, Strategy, gather_small, start_groups
+from orchestrator.config.worker_config import TRAINING
 
 __all__ = [
     "GroupBroadcast",
@@ -45,16 +46,13 @@ class Session:
 
 def strategy_of(settings: Settings, worker: Worker) -> Strategy:
     """The job's strategy, checked against the world and against what this version can do."""
-    parallel, config = settings.parallel, settings.network()
-    strategy = Strategy(
-        parallel.data_parallel,
-        parallel.model_parallel,
-        parallel.pipeline_stage,
-        parallel.optimizer_shard,
-        config.vocab_size,
-        parallel.use_seq_parallel and settings.task not in ("predict", "chat"),
-        config.family,
-    )
+    degrees = asdict(settings.parallel)
+    degrees["use_seq_parallel"] &= settings.task in TRAINING
+    if settings.model is None:  # without a network there is no vocabulary to shard
+        strategy = Strategy(**degrees)
+    else:
+        config = settings.network()
+        strategy = Strategy(**degrees, vocab_size=config.vocab_size, family=config.family)
     strategy.check(worker.world_size)
     return strategy
 

@@ -4,8 +4,7 @@ Along which axis a parameter is sharded is in the table of its family, `orchestr
 
 rank = stage * (data_parallel * model_parallel) + dp_index * model_parallel + mp_index
 
-Which parameter is cut where is the table of `orchestrator.checkpoint.cut.bloom_cut`. A table that has padding
-in memory is whole and without it in a shard.
+A table that has padding in memory is whole and without it in a shard.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from model.errors import ModelError
 from model.parallel.collectives import all_reduce_of
 from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.checkpoint.cut.slices import Layout
+from orchestrator.config.worker_config import ParallelDegrees
 from orchestrator.families.family import Family
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.families.registry import families
@@ -58,20 +58,11 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Strategy:
-    """The three degrees of parallelism; their product is the world size."""
+class Strategy(ParallelDegrees):
+    """A job's degrees of parallelism, and which ranks hold and compute what by them."""
 
-    data_parallel: int = 1
-    model_parallel: int = 1
-    pipeline_stage: int = 1
-    optimizer_shard: bool = False  # the data group shares the optimizer's moments out
     vocab_size: int = 0  # needed only where model_parallel does not divide it
-    use_seq_parallel: bool = False  # between the cut layers, the model group shares the sequence out
     family: Family = field(default_factory=lambda: families()[0])
-
-    @property
-    def world_size(self) -> int:
-        return self.data_parallel * self.model_parallel * self.pipeline_stage
 
     @property
     def network_cut(self) -> NetworkCut:

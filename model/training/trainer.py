@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import nn
 
 from model.config.load_config import config_text
-from model.config.settings import Settings, Train, Worker
+from model.config.settings import Settings, Worker
 from model.data.dataset import Dataset, load_data
 from model.data.tokenizer import Tokenizer
 from model.devices.device import current_device, has_flash_attention
@@ -28,7 +28,7 @@ from model.parallel.p2p import open_link
 from model.parallel.sequence import cut_sequence
 from model.training.gradients import ReduceGradients
 from model.training.metrics import MetricsFile, StepRecord, utilisation
-from model.training.optimizer import SHAPES, AdamW, rate_at
+from model.training.optimizer import AdamW, rate_at
 from model.training.overflow import overflow_register, saturates
 from model.training.pipeline import Pipeline, Stage
 from model.training.resume import start_weights
@@ -43,6 +43,7 @@ from model.training.step import (
     loss_scale_of,
 )
 from model.weights.checkpoint import Progress, save_shard, steps_of, write_strategy_file
+from orchestrator.config.worker_config import Train
 from orchestrator.families.network_config import NetworkConfig
 
 __all__ = [
@@ -266,8 +267,6 @@ def train(settings: Settings, worker: Worker, home: Path, report: Callable[[Step
 
     What can be wrong with the input is found before the ranks connect.
     """
-    if settings.train.lr_schedule not in SHAPES:
-        raise ModelError(f"is not one of {', '.join(SHAPES)}", where="train.lr_schedule")
     config = settings.network()
     strategy_of(settings, worker).check_network(config)
     dataset, tokenizer = load_data(settings, config)

@@ -1,6 +1,6 @@
-"""The kinds of Ascend chip that differ in what a rank table may hold and in how devices are wired.
+"""The inventory: hosts and devices as the rest of the project sees them, ranges expanded, defaults applied.
 
-Hosts and their devices as the rest of the project sees them: ranges expanded, defaults applied.
+And the kinds of Ascend chip, which differ in what a rank table may hold and in how devices are wired.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orchestrator.config.host_ranges import RangeError, expand, fold, split_list
+from orchestrator.config.job_fields import Flag, Positive
+from orchestrator.config.schema import Check, Limits
 from orchestrator.config.yaml_messages import Invalid, nearest, show
 from orchestrator.core.errors import ConfigError, Problem
 
@@ -64,7 +66,7 @@ def chip_written(value: Any) -> Any:
 LOCAL_ADDRESS = "127.0.0.1"
 
 Transport = Literal["ssh", "local"]
-Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Port = Annotated[int, Limits(ge=1, le=65535)]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
@@ -95,8 +97,8 @@ def check_address(address: str) -> str:
     return address
 
 
-HostName = Annotated[str, AfterValidator(check_name)]
-IpText = Annotated[str, AfterValidator(_check_ip)]
+HostName = Annotated[str, Check(check_name, "a host's name")]
+IpText = Annotated[str, Check(_check_ip, "IP address")]
 
 
 class Frozen(BaseModel):
@@ -108,7 +110,7 @@ class Frozen(BaseModel):
 class Device(Frozen):
     """One NPU: its physical id on the host, and its own address where it is known beforehand."""
 
-    id: int = Field(strict=True, ge=0)
+    id: Annotated[int, Limits(ge=0)]
     ip: IpText | None = None
 
 
@@ -121,7 +123,7 @@ class Host(Frozen):
     """
 
     name: HostName
-    address: Annotated[str, AfterValidator(check_address)]
+    address: Annotated[str, Check(check_address)]
     port: Port | None = None
     user: str | None = None
     key: str | None = None
@@ -147,10 +149,19 @@ class Host(Frozen):
 class SshOptions(Frozen):
     """How connections are made; the paths are on the control node."""
 
-    config_file: str = "~/.ssh/config"
-    known_hosts: tuple[str, ...] = ("~/.ssh/known_hosts",)
-    connect_timeout: float = Field(default=10.0, strict=True, gt=0, allow_inf_nan=False)
-    accept_new_host_keys: bool = Field(default=False, strict=True)
+    config_file: str = Field(
+        default="~/.ssh/config",
+        description="Host aliases, ProxyJump, users and keys are honoured, as is the SSH agent",
+    )
+    known_hosts: tuple[str, ...] = Field(
+        default=("~/.ssh/known_hosts",), description="files of host keys; new ones go into the first of them"
+    )
+    connect_timeout: Positive = Field(default=10.0, description="seconds for a connection to a host")
+    accept_new_host_keys: Flag = Field(
+        default=False,
+        description="add unknown host keys, as `--accept-new-host-keys` does for one launch; changed keys "
+        "are always refused",
+    )
 
 
 class Inventory(Frozen):

@@ -1,7 +1,4 @@
-"""The inventory file as it is written: ranges not yet expanded, defaults not yet applied.
-
-Inventory file -> Inventory: ranges expanded, defaults applied, everything that clashes refused.
-"""
+"""The inventory file: as it is written, and read into an Inventory, with everything that clashes refused."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 
 from orchestrator.config.host_ranges import RangeError, expand, fold, numbers
 from orchestrator.config.inventory import (
@@ -30,8 +27,10 @@ from orchestrator.config.inventory import (
     chip_written,
 )
 from orchestrator.config.inventory_rank_table import is_rank_table, rewrite
+from orchestrator.config.schema import Check
 from orchestrator.config.yaml_messages import Invalid, nearest, show
-from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml, validate
+from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml
+from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError, Problem, UsageError
 
 __all__ = [
@@ -96,49 +95,80 @@ def _address_rows(value: Any) -> Any:
 
 
 Text = Annotated[str, Field(min_length=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Names = Annotated[tuple[str, ...], Check(_names, "range such as `npu[001-012]`, or a list", before=True)]
+Devices = Annotated[
+    tuple[Device, ...], Check(_devices, "`0-7`, `[0, 1]` or `[{id: 0, ip: 10.20.0.1}]`", before=True)
+]
+AnyChip = Annotated[Chip, Check(chip_written, "`910A`, `910B` or `A3`", before=True)]
+AddressRows = Annotated[
+    tuple[tuple[IpText, ...], ...], Check(_address_rows, "range, or a list of them", before=True)
+]
 
 
 class HostDefaults(Frozen):
-    """What holds for every host that does not say otherwise; None is `not said`."""
+    """What holds for every host that does not say otherwise. `{name}` in a path is the host's name."""
 
-    port: Port | None = None
-    user: Text | None = None
-    key: Text | None = None
-    transport: Transport | None = None
-    python: Text | None = None
-    env_script: Text | None = None
-    workdir: Text | None = None
-    lock_dir: Text | None = None
-    hccn_conf: Text | None = None
-    devices: Annotated[
-        tuple[Device, ...] | None, BeforeValidator(lambda v: v if v is None else _devices(v))
-    ] = None
-    chip: Annotated[Chip | None, BeforeValidator(lambda v: v if v is None else chip_written(v))] = None
-    labels: dict[str, str] | None = None
+    port: Port | None = Field(default=None, description="of its SSH server; without it as ~/.ssh/config says")
+    user: Text | None = Field(default=None, description="whom to log in as; without it as ~/.ssh/config says")
+    key: Text | None = Field(
+        default=None, description="a private key on the control node; relative paths start at the inventory"
+    )
+    transport: Transport | None = Field(
+        default=None, description="how the host is reached; `local`: processes of this machine"
+    )
+    python: Text | None = Field(
+        default=None,
+        description="the interpreter of the workers; on local hosts the one that runs orchestrate",
+    )
+    env_script: Text | None = Field(
+        default=None,
+        description="a file that is sourced before every worker (20 s at most), such as CANN's "
+        "`set_env.sh`; what it exports has the last word over the job's `env` (`check` tells where they "
+        "differ). PYTHONPATH is the worker's own, then the script's, then the account's",
+    )
+    workdir: Text | None = Field(default=None, description="where runs, code and files are kept")
+    lock_dir: Text | None = Field(
+        default=None,
+        description="where devices are locked, one for all users of a server; without it `<workdir>/locks`",
+    )
+    hccn_conf: Text | None = Field(
+        default=None, description="where the host keeps its devices' network settings"
+    )
+    devices: Devices | None = Field(
+        default=None, description="the ids of its NPUs; on a host without, of the places for ranks"
+    )
+    chip: AnyChip | None = Field(
+        default=None,
+        description="which rules a rank table must keep; on a 910A, jobs of 1, 2 and 4 devices stay in one "
+        "HCCS ring; without it the kind is not known",
+    )
+    labels: dict[str, str] | None = Field(default=None, description="for your own use")
 
 
 class HostEntry(HostDefaults):
-    """One host or one range of hosts.
+    """One host or one range of hosts; what `defaults` has may stand here, too."""
 
-    `device_ips` is one range per device over the hosts, or one range over hosts × devices, host by host.
-    """
-
-    name: Annotated[Names, AfterValidator(_host_names)]
-    address: Annotated[Names, AfterValidator(_addresses)] | None = None
-    device_ips: Annotated[
-        tuple[tuple[IpText, ...], ...] | None, BeforeValidator(lambda v: v if v is None else _address_rows(v))
-    ] = None
+    name: Annotated[Names, Check(_host_names)] = Field(description="how the host is called here")
+    address: Annotated[Names, Check(_addresses)] | None = Field(
+        default=None, description="IP addresses or names to reach it by; without it the name"
+    )
+    device_ips: AddressRows | None = Field(
+        default=None,
+        description="the devices' RoCE addresses, for the rank table: one range per device over the hosts, "
+        "or one over hosts × devices, host by host; without it `hccn_tool` is asked",
+    )
 
 
 class InventoryFile(Frozen):
     """The top of the file."""
 
-    transport: Transport | None = None
+    transport: Transport | None = Field(default=None, description="as in `defaults`")
     ssh: SshOptions = SshOptions()
     defaults: HostDefaults = HostDefaults()
     hosts: tuple[HostEntry, ...]
-    groups: dict[str, Annotated[Names, AfterValidator(_some)]] = Field(default_factory=dict)
+    groups: dict[str, Annotated[Names, Check(_some)]] = Field(
+        default_factory=dict, description="hosts and other groups by a name; `all` is always there"
+    )
 
 
 # Where an inventory is looked for that nobody names.

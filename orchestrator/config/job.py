@@ -1,172 +1,71 @@
-"""The job as a person writes it; every rule that needs nothing but the job itself is checked here."""
+"""The job as a person writes it: what its workers are told (`worker_config`), and where and how they run.
+
+Every rule that needs nothing but the job itself is checked here.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from orchestrator.agent.environment import WITH_SCHEDULER, WITH_TABLE
 from orchestrator.config import job_fields as fields
-from orchestrator.config.job_fields import (
-    Count,
-    EnvName,
-    FileName,
-    NotNegative,
-    Positive,
-    Seconds,
-    Text,
-    WholeNotNegative,
-)
+from orchestrator.config.job_fields import Count, EnvName, FileName, Flag, Positive, Text
 from orchestrator.config.job_rules import broken_rules
+from orchestrator.config.schema import Limits, key
+from orchestrator.config.worker_config import (
+    CheckpointOptions,
+    Data,
+    Decoding,
+    DeviceTarget,
+    JitLevel,
+    MaxDeviceMemory,
+    ModelChoice,
+    ParallelDegrees,
+    PredictOptions,
+    Task,
+    Train,
+)
 from orchestrator.config.yaml_messages import Invalid
 from orchestrator.config.yaml_reader import YamlFile, dotted
 
-__all__ = [
-    "Chat",
-    "CheckpointOptions",
-    "Data",
-    "Job",
-    "ModelChoice",
-    "Networking",
-    "Parallel",
-    "Predict",
-    "Timeouts",
-    "Train",
-]
-
-Task = Literal["pretrain", "finetune", "predict", "chat", "command"]
-Below1 = Annotated[float, Field(strict=True, ge=0, lt=1)]
+__all__ = ["Job", "JobCheckpoint", "Networking", "Timeouts"]
 
 
-class Section(BaseModel):
-    """Base of the job's parts: unknown keys refused, values never change."""
+class Frozen(BaseModel):
+    """Base of the job's parts that its workers are not told: unknown keys refused, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
-class Parallel(Section):
-    """How the ranks share the work; rank = stage*(dp*mp) + dp_index*mp + mp_index."""
+@dataclass(frozen=True, slots=True)
+class JobCheckpoint(CheckpointOptions):
+    """What is loaded before the first step, how it comes to the workers, and what is saved."""
 
-    data_parallel: Count = 1
-    model_parallel: Count = 1
-    pipeline_stage: Count = 1
-    micro_batch_num: Count = 1
-    optimizer_shard: bool = Field(default=False, strict=True)
-    use_seq_parallel: bool = Field(default=False, strict=True)
-    link_timeout: Positive = 120.0  # seconds that a pipeline stage waits for its neighbour
-
-    @property
-    def product(self) -> int:
-        """The number of ranks that this needs."""
-        return self.data_parallel * self.model_parallel * self.pipeline_stage
+    distribute: Flag = key(
+        False,
+        "`load` is a file of whole tensors on the control node: each host gets only the slices that its "
+        "ranks load, with `resume: true` those of the optimizer too",
+    )
 
 
-class ModelChoice(Section):
-    """A preset (or the path of one) and what differs from it; the worker checks the overrides."""
+class Networking(Frozen):
+    """How the workers find each other."""
 
-    preset: Annotated[str, BeforeValidator(fields.preset)]
-    overrides: dict[str, Any] = Field(default_factory=dict)
-
-
-class Data(Section):
-    """Records in Alpaca format; `limit` keeps the first so many, None all."""
-
-    path: fields.FilePath | None = None
-    tokenizer: fields.FilePath | None = None
-    seq_length: Count = 2048
-    template: Literal["alpaca", "belle", "none"] | None = "alpaca"
-    limit: Count | None = None
-
-
-class Train(Section):
-    """`batch_size` is per replica and step; exactly one of `steps` and `epochs` says how long.
-
-    A step computes its batch in `gradient_accumulation` equal parts. `loss_mask: input` scores the
-    positions that MindFormers scores. `device_tflops` is one device's peak, for the utilisation in metrics.
-    `deterministic`: kernels and HCCL make every sum in one order, at some cost in speed.
-    """
-
-    steps: Count | None = None
-    epochs: Count | None = None
-    batch_size: Count = 1
-    learning_rate: Positive = 1e-5
-    lr_end: NotNegative = 0.0
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: WholeNotNegative = 0
-    weight_decay: NotNegative = 0.01
-    beta1: Below1 = 0.9
-    beta2: Below1 = 0.95
-    eps: Positive = 1e-8
-    clip_grad: Positive | None = 1.0
-    gradient_accumulation: Count = 1
-    loss_scale: Annotated[str | float, BeforeValidator(fields.loss_scale)] | None = None
-    loss_scale_start: Positive = 65536.0
-    loss_scale_window: Count = 1000
-    loss_mask: Literal["label", "input"] = "label"
-    recompute: bool = Field(default=False, strict=True)
-    device_tflops: Positive | None = None
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 42
-    deterministic: bool = Field(default=False, strict=True)
-
-
-class CheckpointOptions(Section):
-    """What is loaded before the first step and what is saved; `save_steps` None saves only at the end.
-
-    `resume` None goes on with the training where `load` is a folder of shards, not where it is a file.
-    `distribute`: `load` is a file of whole tensors on the control node, and each host gets only the slices
-    that its ranks load; with `resume: true` those of the optimizer too.
-    """
-
-    load: fields.FilePath | None = None
-    distribute: Annotated[bool, Field(strict=True)] = False
-    resume: Annotated[bool, Field(strict=True)] | None = None
-    save_steps: Count | None = None
-    keep: Count = 5
-    prefix: FileName = "mindformers"
-
-
-class Decoding(Section):
-    """How answers are written; temperature 0 takes the likeliest token, top_k 0 and top_p 1 leave all in."""
-
-    max_new_tokens: Count = 64
-    temperature: NotNegative = 0.0
-    top_k: WholeNotNegative = 0
-    top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
-    repetition_penalty: Positive = 1.0
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 42
-
-
-class Predict(Decoding):
-    """Prompts to answer: in the job, in a file (a text a line, or JSON lines), or both."""
-
-    prompts: tuple[str, ...] = ()
-    prompts_file: fields.FilePath | None = None
-    batch_size: Count = 8
-
-
-class Chat(Decoding):
-    """A model that waits for questions until it is stopped."""
-
-
-class Networking(Section):
-    """How the workers find each other; `port` None is a free one on the first host.
-
-    `rank_table` and `dynamic` start as msrun does, with a scheduler process; `rank_table` with a table, too.
-    `legacy_rank_table` is the table alone, for programs made for that.
-    """
-
-    mode: Literal["rank_table", "dynamic", "legacy_rank_table", "none"]
-    port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = None
+    mode: Literal["rank_table", "dynamic", "legacy_rank_table", "none"] = Field(
+        description="`rank_table`: as `msrun --rank_table_file`, a scheduler process and a rank table that "
+        "was compared on all servers before the start; `dynamic`: as msrun, the scheduler alone; "
+        "`legacy_rank_table`: the table alone, only for `command` (MindSpore 2.x makes no groups so); "
+        "`none`. A job of one rank gets neither"
+    )
+    port: Annotated[int, Limits(ge=1, le=65535)] | None = Field(
+        default=None,
+        description="of the scheduler, which listens on the first host: at its `address`, or at the IP "
+        "address that this name has there; null: a free one",
+    )
 
     @property
     def has_scheduler(self) -> bool:
@@ -177,42 +76,61 @@ class Networking(Section):
         return self.mode in WITH_TABLE
 
 
-class Timeouts(Section):
-    """In seconds. `start`: until every rank of a training job has made its first step."""
+class Timeouts(Frozen):
+    """How long is waited, in seconds."""
 
-    connect: Seconds = 10.0
-    prepare: Seconds = 120.0
-    start: Seconds = 1800.0
-    grace: Seconds = 10.0
-    unreachable: Seconds = 120.0
+    connect: Positive = Field(default=10.0, description="for a connection to a host")
+    prepare: Positive = Field(default=120.0, description="for all hosts to be ready to start")
+    start: Positive = Field(
+        default=1800.0, description="until every rank of a training job has made its first step"
+    )
+    grace: Positive = Field(default=10.0, description="between SIGTERM and SIGKILL of a worker")
+    unreachable: Positive = Field(
+        default=120.0,
+        description="until the ranks of a host that does not answer are lost, which ends the run",
+    )
 
 
-class Job(Section):
-    """One job. Sections that its task does not use are None.
+class Job(Frozen):
+    """One job. Sections that its task does not use are null."""
 
-    `jit_level`: how far MindSpore compiles for an Ascend; None is O1 for training and O0 for answering.
-    """
-
-    name: FileName
-    task: Task
-    hosts: Annotated[tuple[str, ...], BeforeValidator(fields.one_or_more)] = ("all",)
-    host_count: Count | None = None
-    devices_per_host: Count
-    device_target: Literal["CPU", "Ascend"]
-    max_device_memory: Annotated[str, AfterValidator(fields.memory)] | None = None
-    jit_level: Annotated[Literal["O0", "O1"], BeforeValidator(fields.jit_level)] | None = None
-    parallel: Parallel = Field(default_factory=Parallel)
+    name: FileName = Field(description="of the job; runs are called `<name>-<date>-<time>-<xxxx>`")
+    task: Task = Field(description="what the workers do: the bundled model, or with `command` any program")
+    hosts: Annotated[tuple[str, ...], BeforeValidator(fields.one_or_more)] = Field(
+        default=("all",), description="groups, ranges or names of the inventory's hosts; `!` leaves out"
+    )
+    host_count: Count | None = Field(default=None, description="only the first so many of them; null: all")
+    devices_per_host: Count = Field(
+        description="ranks on each host, on devices that no other run holds; up to four of them in one HCCS "
+        "ring"
+    )
+    device_target: DeviceTarget = Field(
+        description="which kind of device computes; without it Ascend with a rank table, else CPU"
+    )
+    max_device_memory: MaxDeviceMemory | None = None
+    jit_level: JitLevel | None = None
+    parallel: ParallelDegrees = ParallelDegrees()
     model: ModelChoice | None = None
     data: Data | None = None
     train: Train | None = None
-    checkpoint: CheckpointOptions = Field(default_factory=CheckpointOptions)
-    predict: Predict | None = None
-    chat: Chat | None = None
-    command: Annotated[tuple[Text, ...], BeforeValidator(fields.argv)] | None = None
-    sync: tuple[fields.FilePath, ...] = ()
-    env: dict[EnvName, Annotated[str, BeforeValidator(fields.env_value)]] = Field(default_factory=dict)
+    checkpoint: JobCheckpoint = JobCheckpoint()
+    predict: PredictOptions | None = None
+    chat: Decoding | None = None
+    command: Annotated[tuple[Text, ...], BeforeValidator(fields.argv)] | None = Field(
+        default=None,
+        description="the program of `task: command` and its arguments; `{python}`, `{rank}` and `{run_dir}` "
+        "are filled in on the host",
+    )
+    sync: tuple[fields.FilePath, ...] = Field(
+        default=(),
+        description="files and folders beside the job file to send into the program's working directory",
+    )
+    env: dict[EnvName, Annotated[str, BeforeValidator(fields.env_value)]] = Field(
+        default_factory=dict,
+        description="environment variables of the workers; they never show in `ps` or logs",
+    )
     networking: Networking
-    timeouts: Timeouts = Field(default_factory=Timeouts)
+    timeouts: Timeouts = Timeouts()
 
     _file: YamlFile | None = PrivateAttr(default=None)
     _path: Path | None = PrivateAttr(default=None)

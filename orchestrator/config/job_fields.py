@@ -1,14 +1,14 @@
-"""The kinds of value that a job's keys take."""
+"""The kinds of value that the keys of a job and of a worker's configuration take; stdlib only."""
 
 from __future__ import annotations
 
 import re
+from math import isfinite
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
-
 from orchestrator.agent.environment import RESERVED, WITH_TABLE
-from orchestrator.config.yaml_messages import Invalid, nearest, show
+from orchestrator.config.schema import Check, Limits
+from orchestrator.config.yaml_messages import Invalid, nearest, show, words
 from orchestrator.families.registry import preset_names
 
 __all__ = [
@@ -16,11 +16,12 @@ __all__ = [
     "EnvName",
     "FileName",
     "FilePath",
+    "Flag",
     "NotNegative",
     "Positive",
-    "Seconds",
     "Text",
     "WholeNotNegative",
+    "above_0",
     "argv",
     "env_value",
     "is_path",
@@ -65,15 +66,15 @@ def _text(text: str) -> str:
     return text
 
 
-Count = Annotated[int, Field(strict=True, gt=0)]
-WholeNotNegative = Annotated[int, Field(strict=True, ge=0)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-Seconds = Positive
-Text = Annotated[str, AfterValidator(_text)]
-FileName = Annotated[str, AfterValidator(_file_name)]
-FilePath = Annotated[str, AfterValidator(_file_path)]
-EnvName = Annotated[str, AfterValidator(_env_name)]
+Count = Annotated[int, Limits(gt=0)]
+WholeNotNegative = Annotated[int, Limits(ge=0)]
+Positive = Annotated[float, Limits(gt=0)]
+NotNegative = Annotated[float, Limits(ge=0)]
+Flag = Annotated[bool, Limits()]
+Text = Annotated[str, Check(_text)]
+FileName = Annotated[str, Check(_file_name, "a part of a file name")]
+FilePath = Annotated[str, Check(_file_path, "path")]
+EnvName = Annotated[str, Check(_env_name, "a variable's name")]
 
 
 def env_value(value: Any) -> Any:
@@ -116,11 +117,20 @@ def preset(value: Any) -> Any:
     return _file_path(value) if isinstance(value, str) else value
 
 
+def above_0(value: Any) -> Any:
+    """A number that stays what it is, whole or not."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+        raise Invalid(*words("float_type", value))
+    if value <= 0:
+        raise Invalid(*words("greater_than", value, {"gt": 0}))
+    return value
+
+
 def loss_scale(value: Any) -> Any:
     """`dynamic`, or the number itself."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is None or value == "dynamic" or (number and 0 < value < float("inf")):
-        return value
+    if value == "dynamic" or (number and 0 < value < float("inf")):
+        return float(value) if number else value
     raise Invalid(f"expected dynamic or a number above 0, got {show(value)}")
 
 

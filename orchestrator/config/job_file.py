@@ -7,7 +7,8 @@ from pathlib import Path
 
 from orchestrator.config.job import Job
 from orchestrator.config.job_fields import is_path
-from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml, validate
+from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml
+from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError, Problem
 
 __all__ = ["load_job"]

@@ -33,7 +33,7 @@ def network_of(job: Job) -> NetworkConfig:
     if values is None:
         what = f"{job.model.preset} is on the hosts"
         raise ConfigError([Problem(job.where("model", "preset"), what, "name a preset beside the job file")])
-    if job.data is not None:
+    if job.data is not None and job.data.seq_length is not None:
         values["seq_length"] = job.data.seq_length
     cls = _class(job, values)
     try:

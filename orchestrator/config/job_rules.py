@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from orchestrator.config.yaml_messages import show
-from orchestrator.config.yaml_reader import Loc
+from orchestrator.config.worker_config import TRAINING, Train, broken_training_rules
+from orchestrator.config.yaml_messages import Finding, show
 
 if TYPE_CHECKING:
     from orchestrator.config.job import Job
 
 __all__ = ["broken_rules"]
-
-Finding = tuple[Loc, str, str]
 
 # What each task needs, and what it would silently ignore.
 _NEEDS = {
@@ -35,8 +33,9 @@ _UNUSED = {
 def broken_rules(job: Job) -> Iterator[Finding]:
     """Every rule that this job breaks."""
     yield from _sections(job)
-    yield from _train(job)
-    yield from _batch(job)
+    if job.train is not None and job.task != "command":
+        yield from broken_training_rules(job.train, job.parallel)
+        yield from _schedule(job.train)
     yield from _resume(job)
     yield from _predict(job)
     yield from _distribute(job)
@@ -53,36 +52,17 @@ def _sections(job: Job) -> Iterator[Finding]:
     for key in _UNUSED[job.task]:
         if getattr(job, key):
             yield (key,), f"is not used by task {job.task}", "remove it, or change the task"
-    if job.task in ("pretrain", "finetune") and job.data and job.data.path is None:
+    if job.task in TRAINING and job.data and job.data.path is None:
         yield ("data", "path"), f"is missing; task {job.task} needs it", ""
 
 
-def _train(job: Job) -> Iterator[Finding]:
-    train = job.train
-    if train is None or job.task == "command":
-        return
-    if train.steps is None and train.epochs is None:
-        yield ("train", "steps"), "is missing", "give steps or epochs"
-    if train.steps is not None and train.epochs is not None:
-        yield ("train", "epochs"), "is given beside train.steps", "keep one of them and set the other to null"
+def _schedule(train: Train) -> Iterator[Finding]:
+    # A worker takes these as they are: a trial by hand may end within its warm-up.
     if train.lr_end > train.learning_rate:
         text = f"must be at most learning_rate {train.learning_rate:g}, got {train.lr_end:g}"
         yield ("train", "lr_end"), text, ""
     if train.steps is not None and train.warmup_steps > train.steps:
         yield ("train", "warmup_steps"), f"must be at most steps {train.steps}, got {train.warmup_steps}", ""
-
-
-def _batch(job: Job) -> Iterator[Finding]:
-    if job.train is None:
-        return
-    micro, accumulation = job.parallel.micro_batch_num, job.train.gradient_accumulation
-    if job.train.batch_size % (micro * accumulation):
-        parts = f"micro_batch_num {micro}"
-        if accumulation > 1:
-            own = f"gradient_accumulation {accumulation}"
-            parts = f"{own} * {parts}" if micro > 1 else own
-        text = f"must be a multiple of {parts}, got {job.train.batch_size}"
-        yield ("train", "batch_size"), text, "it counts the records of one replica and step"
 
 
 def _resume(job: Job) -> Iterator[Finding]:

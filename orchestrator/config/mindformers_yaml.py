@@ -21,7 +21,8 @@ from orchestrator.config.mindformers_keys import (
     decoding_of,
     predict_of,
 )
-from orchestrator.config.yaml_reader import YamlFile, read_yaml, validate
+from orchestrator.config.yaml_reader import YamlFile, read_yaml
+from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError
 from orchestrator.families.family import Family
 from orchestrator.families.network_config import DECODING

@@ -1,18 +1,18 @@
-"""What pydantic and PyYAML found, in words for the person who wrote the file."""
+"""What is wrong with a YAML file, in words for the person who wrote it; the kinds of error are pydantic's."""
 
 from __future__ import annotations
 
 import difflib
-import typing
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-__all__ = ["Invalid", "explain", "nearest", "plain", "show", "syntax_words"]
+__all__ = ["WORDS", "Finding", "Invalid", "Loc", "nearest", "plain", "show", "syntax_words", "words"]
 
 Loc = tuple[str | int, ...]
+Finding = tuple[Loc, str, str]  # key path, what is wrong, what to do
 
 
 class Invalid(ValueError):
@@ -20,10 +20,10 @@ class Invalid(ValueError):
 
     def __init__(self, what: str, remedy: str = "", at: Loc = ()) -> None:
         super().__init__(what)
-        self.findings: tuple[tuple[Loc, str, str], ...] = ((at, what, remedy),)
+        self.findings: tuple[Finding, ...] = ((at, what, remedy),)
 
     @classmethod
-    def many(cls, findings: Iterable[tuple[Loc, str, str]]) -> Invalid:
+    def many(cls, findings: Iterable[Finding]) -> Invalid:
         """One exception for several findings, of which there is at least one."""
         kept = tuple(findings)
         error = cls(kept[0][1])
@@ -61,11 +61,19 @@ def _expected(noun: str, remedy: str = "") -> Callable[[Any, dict[str, Any]], tu
     return lambda value, ctx: (f"expected {noun}, got {show(value)}", remedy)
 
 
-def _whole(value: Any, ctx: dict[str, Any]) -> tuple[str, str]:
-    remedy = ""
-    if isinstance(value, str) and value.isdecimal():
-        remedy = "write it without leading zeros" if value.startswith("0") else "write it without quotes"
-    return f"expected a whole number, got {show(value)}", remedy if len(str(value)) < 19 else ""
+def _number(noun: str, pattern: str) -> Callable[[Any, dict[str, Any]], tuple[str, str]]:
+    def words(value: Any, ctx: dict[str, Any]) -> tuple[str, str]:
+        remedy = ""
+        if isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII) and len(value) < 19:
+            zeros = value.isdecimal() and value.startswith("0")
+            remedy = f"write it without {'leading zeros' if zeros else 'quotes'}"
+        return f"expected {noun}, got {show(value)}", remedy
+
+    return words
+
+
+_whole = _number("a whole number", r"\d+")
+_real = _number("a number", r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
 
 
 def _text(value: Any, ctx: dict[str, Any]) -> tuple[str, str]:
@@ -90,13 +98,13 @@ def _bound(sign: str, key: str) -> Callable[[Any, dict[str, Any]], tuple[str, st
     return words
 
 
-_WORDS: dict[str, Callable[[Any, dict[str, Any]], tuple[str, str]]] = {
+WORDS: dict[str, Callable[[Any, dict[str, Any]], tuple[str, str]]] = {
     "missing": lambda value, ctx: ("is missing", ""),
     "int_type": _whole,
     "int_parsing": _whole,
     "int_from_float": _whole,
-    "float_type": _expected("a number"),
-    "float_parsing": _expected("a number"),
+    "float_type": _real,
+    "float_parsing": _real,
     "finite_number": _expected("a finite number"),
     "bool_type": _expected("true or false"),
     "bool_parsing": _expected("true or false"),
@@ -105,6 +113,7 @@ _WORDS: dict[str, Callable[[Any, dict[str, Any]], tuple[str, str]]] = {
     "tuple_type": _expected("a list", "write [a, b] or one `- item` per line"),
     "dict_type": _expected("a mapping of keys to values"),
     "model_type": _expected("a mapping of keys to values"),
+    "dataclass_type": _expected("a mapping of keys to values"),
     "model_attributes_type": _expected("a mapping of keys to values"),
     "literal_error": _choice,
     "enum": _choice,
@@ -117,37 +126,9 @@ _WORDS: dict[str, Callable[[Any, dict[str, Any]], tuple[str, str]]] = {
 }
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in typing.get_args(annotation):
-        yield from _models(part)
-
-
-def _known_keys(model: type[BaseModel], loc: Loc) -> list[str]:
-    """The keys that the mapping at `loc` may have."""
-    for part in loc:
-        if isinstance(part, str) and part in model.model_fields:
-            model = next(_models(model.model_fields[part].annotation), model)
-    return list(model.model_fields)
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Loc, str, str]]:
-    """Each finding as key path, what, remedy; pydantic's own text where there is none of ours."""
-    for item in error.errors(include_url=False):
-        # pydantic marks a finding on a key itself with a last part of its own.
-        loc = item["loc"][:-1] if item["loc"][-1:] == ("[key]",) else item["loc"]
-        ctx, value = item.get("ctx", {}), item["input"]
-        cause = ctx.get("error")
-        if isinstance(cause, Invalid):
-            for at, what, remedy in cause.findings:
-                yield (*loc, *at), what, remedy
-        elif item["type"] == "extra_forbidden":
-            yield loc, "unknown key", nearest(str(loc[-1]), _known_keys(model, loc[:-1]))
-        elif item["type"] in _WORDS:
-            yield (loc, *_WORDS[item["type"]](value, ctx))
-        else:
-            yield loc, item["msg"].removeprefix("Value error, "), ""
+def words(kind: str, value: object, context: dict[str, Any] | None = None) -> tuple[str, str]:
+    """What one of pydantic's kinds of error means for a value, and its remedy."""
+    return WORDS[kind](value, context or {})
 
 
 # Text of PyYAML or libyaml -> what, remedy. The first that occurs in the message decides.

@@ -1,23 +1,21 @@
-"""What a plain word in YAML is: text, a number, true, false or nothing.
+"""The reader of YAML that people write: it keeps the line of every key and collects every problem.
 
-After the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): `yes`, `on` and `010` are
-text, `1e-3` is a number. PyYAML's own YAML 1.1 rules turn these into something else in silence.
-
-YAML that people write: read with the line of every key, refused with every problem at once.
+What a plain word is follows the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema):
+`yes`, `on` and `010` are text, `1e-3` is a number. PyYAML's own YAML 1.1 rules turn these into something else
+in silence. Workers read with this module too, so it needs nothing but PyYAML.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from orchestrator.config.yaml_messages import explain, plain, syntax_words
+from orchestrator.config.yaml_messages import Finding, Loc, plain, syntax_words
 from orchestrator.core.errors import ConfigError, Problem
 
 __all__ = [
@@ -29,7 +27,6 @@ __all__ = [
     "dotted",
     "parse_yaml",
     "read_yaml",
-    "validate",
 ]
 
 try:  # ten times faster; absent where PyYAML was built without libyaml
@@ -62,9 +59,6 @@ CONVERT: dict[str, Callable[[str], Any]] = {
     "float": lambda text: float(re.sub(r"\.(?=inf|nan)", "", text)),
 }
 
-
-Loc: TypeAlias = tuple[str | int, ...]
-M = TypeVar("M", bound=BaseModel)
 
 MAX_BYTES = 4 << 20
 MAX_VALUES = 200_000
@@ -105,6 +99,12 @@ class YamlFile:
 
     def problem(self, loc: Loc, what: str, remedy: str = "") -> Problem:
         return Problem(self.where(loc), plain(what), plain(remedy))
+
+    def refusal(self, findings: Iterable[Finding]) -> ConfigError:
+        """The error with every problem of the file: those found while reading, then these by their lines."""
+        found = [(self.line(loc), self.problem(loc, *words)) for loc, *words in findings]
+        found.sort(key=lambda item: item[0])
+        return ConfigError([*self.problems, *(problem for _, problem in found)])
 
     def as_text(self, *locs: Loc) -> None:
         """Turn numbers and booleans under these keys into the text that was written: `1.10` stays `1.10`."""
@@ -291,16 +291,3 @@ def parse_yaml(name: str, raw: bytes) -> YamlFile:
         what = "is empty" if file.data is None else "is not a mapping of keys to values"
         raise ConfigError([*file.problems, Problem(name, what, "write lines such as `name: value`")])
     return file
-
-
-def validate(file: YamlFile, model: type[M]) -> M:
-    """The file as a `model`. Raises ConfigError with every problem of the file, in the order of its lines."""
-    try:
-        result = model.model_validate(file.data)
-    except ValidationError as error:
-        found = [(file.line(loc), file.problem(loc, *words)) for loc, *words in explain(error, model)]
-        found.sort(key=lambda item: item[0])
-        raise ConfigError([*file.problems, *(problem for _, problem in found)]) from None
-    if file.problems:
-        raise ConfigError(file.problems)
-    return result

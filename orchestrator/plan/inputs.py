@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import orchestrator
 from orchestrator.config.job import Job
 from orchestrator.config.job_fields import is_path
+from orchestrator.config.worker_config import WorkerConfig
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Input
 
 __all__ = ["Shipment", "ship"]
 
-# What the bundled workers import: the model, and the file formats they share with the control node.
+# What the bundled workers import: the model, and the formats and configuration that both sides share.
 _CODE = (
     "model/**/*.py",
     "orchestrator/__init__.py",
@@ -26,6 +27,12 @@ _CODE = (
     "orchestrator/formats/*.py",
     "orchestrator/agent/*.py",
     "orchestrator/checkpoint/**/*.py",
+    "orchestrator/config/__init__.py",
+    "orchestrator/config/worker_config.py",
+    "orchestrator/config/schema.py",
+    "orchestrator/config/job_fields.py",
+    "orchestrator/config/yaml_reader.py",
+    "orchestrator/config/yaml_messages.py",
 )
 # The names that a run directory uses itself.
 _TAKEN = frozenset(
@@ -83,18 +90,13 @@ class Shipment:
 def ship(job: Job) -> tuple[Shipment, dict[str, object]]:
     """What the job needs on its hosts, and the worker's configuration with its paths as seen from there."""
     shipment = Shipment()
-    config = job.model_dump(mode="json", include={"task", "parallel", "model", "data", "train", "checkpoint"})
     if job.task == "command":
         _ship_command(job, shipment)
         return shipment, {"task": job.task}
     for source, name in _code_files():
         shipment.add(source, f"code/{name}", name)
-    config["device_target"] = job.device_target
-    config["max_device_memory"] = job.max_device_memory
-    config["jit_level"] = job.jit_level
-    for section in ("predict", "chat"):
-        options = getattr(job, section)
-        config[section] = options.model_dump(mode="json") if options else None
+    told = job.model_dump(mode="json")
+    config = {item.name: told[item.name] for item in fields(WorkerConfig) if item.name in told}
     _ship_files(job, shipment, config)
     return shipment, config
 

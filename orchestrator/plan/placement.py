@@ -97,7 +97,7 @@ def _too_few_devices(job: Job, hosts: tuple[Host, ...]) -> Iterator[Problem]:
 
 def _degrees(job: Job, world_size: int) -> tuple[int, int, int]:
     parallel = job.parallel
-    if job.task == "command" and parallel.product == 1:
+    if job.task == "command" and parallel.world_size == 1:
         return world_size, 1, 1  # a script of any kind: its ranks are replicas unless the job says otherwise
     return parallel.data_parallel, parallel.model_parallel, parallel.pipeline_stage
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model.config.load_config import load_config
-from model.config.settings import Data, Worker, load_settings
+from model.config.settings import Worker, load_settings
 from model.errors import ModelError
 from model.inference.evaluate import evaluate
 from model.inference.kv_cache import PlainReader
@@ -24,6 +24,7 @@ from model.training.trainer import Trainer, train
 from model.weights.checkpoint import load_whole
 from orchestrator.checkpoint.files.strategy_files import read_strategy
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
+from orchestrator.config.worker_config import Data
 from orchestrator.transfer.convert import plan_combine, write
 from tests.families.toy import TOY, ToyConfig
 from tests.families.toy_network import ToyNetwork

@@ -21,11 +21,14 @@ def refused(capsys, *arguments):
         ({"data": {"path": None}}, "data.path: is missing"),
         ({"data": {"tokenizer": "none.json"}}, "none.json: the tokenizer cannot be read"),
         ({"data": {"seq_length": 8}}, "data.seq_length: no record leaves room"),
-        ({"model": {"preset": "huge"}}, "model.preset: no preset is called 'huge'"),
-        ({"model": {"overrides": {"hidden": 3}}}, "model.overrides: unknown key hidden"),
+        (
+            {"model": {"preset": "huge"}},
+            "model.preset: expected one of tiny, 560m, 7.1b, 65b, 176b; got 'huge'",
+        ),
+        ({"model": {"overrides": {"hidden": 3}}}, "model.overrides: hidden: unknown key"),
         (
             {"parallel": {"micro_batch_num": 3}},
-            "train: batch_size 4 must be a multiple of gradient_accumulation 1 * micro_batch_num 3",
+            "train.batch_size: must be a multiple of micro_batch_num 3, got 4",
         ),
         ({"parallel": {"pipeline_stage": 2}}, "1 * 1 * 2 = 2, but RANK_SIZE is 1"),
         ({"parallel": {"data_parallel": 2}}, "2 * 1 * 1 = 2, but RANK_SIZE is 1"),
@@ -43,7 +46,7 @@ def test_bad_jobs_are_one_line(tmp_path, capsys, sections, message):
     [
         ({"pipeline_stage": 3}, "parallel.pipeline_stage: 3 stages are more than the network's 2 layers"),
         ({"model_parallel": 3}, "parallel.model_parallel: num_heads 4 cannot be cut into 3 equal parts"),
-        ({"data_parallel": 3, "link_timeout": 0}, "parallel: link_timeout must be above 0, not 0.0"),
+        ({"data_parallel": 3, "link_timeout": 0}, "parallel.link_timeout: must be greater than 0, got 0"),
     ],
 )
 def test_strategies_that_do_not_fit_the_network(tmp_path, capsys, monkeypatch, parallel, message):
@@ -58,7 +61,7 @@ def test_bad_questions_are_one_line(tmp_path, capsys):
     assert "there is no such checkpoint file" in refused(capsys, *ask)
     checkpoint.write_bytes(b"")
     assert "there is no config.yaml beside the checkpoint (name it with --config)" in refused(capsys, *ask)
-    assert "temperature must not be below 0" in refused(capsys, *ask, "--temperature", "-1")
+    assert "temperature: must be at least 0, got -1" in refused(capsys, *ask, "--temperature", "-1")
     job = write_job(tmp_path, task="predict", predict={"prompts": []})
     assert "checkpoint.load: is missing" in refused(capsys, "predict", "--config", str(job))
 

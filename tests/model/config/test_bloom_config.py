@@ -36,9 +36,9 @@ def test_a_written_config_reads_back_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"hiden_size": 3}, "unknown key hiden_size"),
+        ({"hiden_size": 3}, "hiden_size: unknown key (did you mean `hidden_size`?)"),
         ({"hidden_size": 65}, "hidden_size 65 is no multiple of num_heads 4"),
-        ({"hidden_size": "big"}, "hidden_size must be a whole number, not 'big'"),
+        ({"hidden_size": "big"}, "hidden_size: expected a whole number, got 'big'"),
         ({"num_layers": 0}, "num_layers must be at least 1"),
         (
             {"hidden_act": "relu", "compute_dtype": "int8"},
@@ -57,10 +57,10 @@ def test_every_problem_is_named(overrides, message):
 def test_unknown_and_damaged_presets(tmp_path):
     with pytest.raises(ModelError, match=r"no preset is called 'huge' \(there are 176b"):
         load_config("huge")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="no such file"):
         load_config(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(ModelError, match="is no YAML"):
+    with pytest.raises(ModelError, match=r"bad\.yaml:2: is not valid YAML"):
         load_config(tmp_path / "bad.yaml")
 
 

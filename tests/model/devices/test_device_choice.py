@@ -123,7 +123,8 @@ LEVELS = """
 import mindspore as ms
 from model.devices.device_name import DeviceName
 from model.parallel.distributed import open_alone, set_context
-from model.config.settings import Settings, Train
+from model.config.settings import Settings
+from orchestrator.config.worker_config import Train
 
 def level():
     return ms.context.get_jit_config().get("jit_level")

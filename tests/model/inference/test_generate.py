@@ -133,7 +133,7 @@ def test_limits_and_the_end():
         ([5, 96, -1, 4], Sampling(), "ids -1, 96 are outside a vocabulary of 96"),
         ([5] * 9, Sampling(max_length=9), "a prompt of 9 tokens leaves no room in max_length 9"),
         ([5], Sampling(num_beams=2, temperature=1), "num_beams 2 takes the likeliest"),
-        ([5], Sampling(repetition_penalty=0), "repetition_penalty must be above 0"),
+        ([5], Sampling(repetition_penalty=0), "repetition_penalty: must be greater than 0, got 0"),
     ],
 )
 def test_what_cannot_be_answered_is_one_line(prompt, sampling, message):

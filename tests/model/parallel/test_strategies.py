@@ -111,7 +111,7 @@ def gradient_deviation(found, case) -> float:
     A bias of all keys shifts whole rows of scores, so that its true gradient is 0: it is compared with the
     largest value of all tensors.
     """
-    strategy = Strategy(*case["degrees"], case.get("shard", False), vocab_size=33)
+    strategy = Strategy(*case["degrees"], optimizer_shard=case.get("shard", False), vocab_size=33)
     whole = {name.removeprefix(GRAD): grad for name, grad in found[0].items() if name.startswith(GRAD)}
     largest = max(np.abs(grad).max() for grad in whole.values())
     seen, deviations = set(), []

@@ -20,7 +20,7 @@ from mindspore import nn
 from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2, NPUGetFloatStatusV2
 
 from model.config.load_config import load_config
-from model.config.settings import Parallel, Settings, Train
+from model.config.settings import Settings
 from model.devices.device import built_for
 from model.inference.kv_cache import CachedNetwork, IdsToLogits, ReorderedCaches
 from model.network.build import build
@@ -32,6 +32,7 @@ from model.training.gradients import Accumulator, ReduceAccumulated, ReduceGradi
 from model.training.overflow import StatusGraph
 from model.training.pipeline import FirstBackward, Forward, LastBackward, MiddleBackward
 from model.training.trainer import gradient_source, optimizer_for
+from orchestrator.config.worker_config import Train
 from orchestrator.families.bloom import BloomConfig
 from tests.model.support.ascend_compile import A2, Primitives, groups_of
 
@@ -102,9 +103,7 @@ class Rank:
         )
 
     def source(self) -> Any:
-        strategy = self.session.strategy
-        degrees = Parallel(strategy.data_parallel, strategy.model_parallel, strategy.pipeline_stage)
-        settings = Settings(parallel=degrees, train=self.train)
+        settings = Settings(parallel=self.session.strategy, train=self.train)
         unproven = partial(gradient_source, prove=lambda dropout_seed: None)  # this device cannot draw them
         return unproven(settings, self.config, self.session, self.network, self.parameters)
 

@@ -21,7 +21,7 @@ import numpy as np
 from mindspore import nn, ops
 
 from model.config.load_config import load_config
-from model.config.settings import Parallel, Settings, Train, Worker
+from model.config.settings import Settings, Worker
 from model.data.dataset import Batch
 from model.network.build import build, initialise
 from model.parallel.distributed import Session, open_session, serve_scheduler
@@ -30,6 +30,7 @@ from model.parallel.p2p import Watch, open_link
 from model.training.step import StepResult, TrainStep
 from model.training.trainer import gradient_source, optimizer_for
 from model.weights.checkpoint import Progress, load_rank, save_shard, write_strategy_file
+from orchestrator.config.worker_config import ParallelDegrees, Train
 from orchestrator.families.bloom import BloomConfig
 from tests.model.support.native_ranks import check_native, stand_ins
 
@@ -73,7 +74,7 @@ class Rank:
 
 def prepare(case: dict[str, Any], session: Session, config: BloomConfig) -> Rank:
     train = Train(steps=1, recompute=case.get("recompute", False))
-    parallel = Parallel(*case["degrees"], micro_batch_num=case.get("micro", 1))
+    parallel = ParallelDegrees(*case["degrees"], micro_batch_num=case.get("micro", 1))
     network = build(config, session.strategy, session.place, session.groups)
     initialise(network, config, 3, session.strategy, session.place)
     optimizer = optimizer_for(train, session, list(network.trainable_params()))
@@ -159,7 +160,7 @@ def main(cases: Path, folder: Path) -> None:
     worker = Worker.from_environment(os.environ)
     if worker.is_scheduler:
         return serve_scheduler(Settings(), worker)
-    session = open_session(Settings(parallel=Parallel(data_parallel=worker.world_size)), worker)
+    session = open_session(Settings(parallel=ParallelDegrees(data_parallel=worker.world_size)), worker)
     found: dict[str, Any] = {}
     for case in json.loads(cases.read_text()):
         run_case(case, worker, folder, found)

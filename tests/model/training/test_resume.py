@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from model.config.load_config import load_config
-from model.config.settings import Data, Worker, load_settings
+from model.config.settings import Worker, load_settings
 from model.data.dataset import load_data
 from model.errors import ModelError, TrainingError
 from model.inference.evaluate import evaluate
@@ -25,6 +25,7 @@ from model.training.resume import common_step
 from model.training.trainer import train
 from model.weights.checkpoint import load_whole, newest_shard, steps_of
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
+from orchestrator.config.worker_config import Data
 from tests.model.support.cluster import ROOT, run_alone, write_job
 
 pytestmark = pytest.mark.mindspore
@@ -146,7 +147,9 @@ def test_the_loss_can_be_that_of_mindformers(whole, tmp_path):
     dataset, _ = load_data(settings, config)
     rows = dataset.ids[dataset.rows(1, 8, settings.train.seed)]
     assert record.loss == pytest.approx(of_mindformers(network, rows, config.eos_token_id)[0], rel=1e-5)
-    given = replace(Data(), path=str(DEMO), limit=30, tokenizer=str(whole.folder / "model/tokenizer.json"))
+    given = replace(
+        Data(seq_length=None), path=str(DEMO), limit=30, tokenizer=str(whole.folder / "model/tokenizer.json")
+    )
     found = evaluate(
         whole.checkpoint, given, config_file=whole.folder / "model/config.yaml", loss_mask="input"
     )
@@ -164,7 +167,7 @@ def test_evaluate_from_the_command_line(whole, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    data = Data(path=str(DEMO), limit=21, tokenizer=str(model / "tokenizer.json"))
+    data = Data(path=str(DEMO), seq_length=None, limit=21, tokenizer=str(model / "tokenizer.json"))
     found = evaluate(whole.checkpoint, data, config_file=model / "config.yaml", batch_size=21)
     assert told["loss"] == pytest.approx(found.loss, rel=1e-5) and told["records"] == 21
     with pytest.raises(ModelError, match=r"there is no tokenizer\.json beside the checkpoint"):

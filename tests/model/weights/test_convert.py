@@ -183,7 +183,7 @@ def test_every_name_that_does_not_fit_is_listed(tmp_path):
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06, but this network's is 1e-05"),
         ({"apply_residual_connection_post_layernorm": True}, "which this network cannot be"),
         ({"n_inner": 24}, "n_inner is 24, not 4 times hidden_size"),
-        ({"vocab_size": "many"}, "vocab_size must be a whole number, not 'many'"),
+        ({"vocab_size": "many"}, "vocab_size: expected a whole number, got 'many'"),
     ],
 )
 def test_configs_that_do_not_fit(tmp_path, config, message):
