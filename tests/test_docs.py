@@ -108,7 +108,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 def commands(path: Path, program: str) -> Iterator[tuple[list[str], bool]]:
     """The words behind `program`, and whether they are meant to be typed as they stand."""
     for line in indented(path):
-        if line.startswith(f"{program} "):
+        if line.startswith(f"{program} ") and "[OPTIONS]" not in line:  # a usage line
             yield shlex.split(line, comments=True)[len(program.split()) :], True
     for code in inline(path):
         if re.match(rf"{program} (?!VERB|{MADE_UP})", code) and "…" not in code:
