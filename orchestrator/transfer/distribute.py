@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.checkpoint.assemble import assemble
+from orchestrator.checkpoint.copy_engine import StreamedFile
 from orchestrator.checkpoint.copy_plan import plan_copies, rank_outputs
 from orchestrator.checkpoint.cut.bloom_cut import BloomCut, bloom_strategies
 from orchestrator.checkpoint.cut.coverage import is_moment
 from orchestrator.checkpoint.open_checkpoint import open_checkpoint
-from orchestrator.checkpoint.stream import StreamedFile
+from orchestrator.checkpoint.output_layout import lay_out
 from orchestrator.config.job import Job
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.records import Input
@@ -91,12 +92,14 @@ def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
         numbers.setdefault(output.tensors, number)
     distinct = {number: outputs[number] for number in numbers.values()}
     plan = plan_copies(whole, list(distinct.values()))
-    streams = {number: StreamedFile(plan, index, "ckpt") for index, number in enumerate(distinct)}
+    files = [output.specs for output in plan.outputs]
+    layout = lay_out(files, "ckpt", names=[file_name(number) for number in distinct])
+    streams = {number: StreamedFile(plan, layout, index) for index, number in enumerate(distinct)}
     ranks: dict[str, list[int]] = {}
     for placement in placements:
         ranks.setdefault(placement.host, []).append(placement.rank)
-    files = {rank: streams[numbers[output.tensors]] for rank, output in enumerate(outputs)}
-    return Shards(files, {host: tuple(mine) for host, mine in ranks.items()}, whole.skipped)
+    of_ranks = {rank: streams[numbers[output.tensors]] for rank, output in enumerate(outputs)}
+    return Shards(of_ranks, {host: tuple(mine) for host, mine in ranks.items()}, whole.skipped)
 
 
 def file_name(rank: int) -> str:
