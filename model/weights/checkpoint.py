@@ -1,4 +1,4 @@
-"""A rank's shard on disk, and getting weights back into a network: strictly, every name accounted for."""
+"""The checkpoint of a rank: its shard on disk, and its way back into a network, every name accounted for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from model.errors import ModelError
 from model.parallel.mesh import Place, Strategy, cut, full_shape, layout_of, stored_shape
 from model.weights.state_dict import check_names
+from orchestrator.checkpoint.cut.coverage import is_weight
 from orchestrator.checkpoint.files import strategy_files as strategy_file
 from orchestrator.checkpoint.files.tensor_files import read_ckpt, read_safetensors, write_ckpt
 from orchestrator.checkpoint.files.tensor_types import Tensor
@@ -32,21 +33,10 @@ __all__ = [
     "write_strategy_file",
 ]
 
-# The number of a block: MindFormers calls them `blocks`, Hugging Face `h`.
-
-
+# What is written here; what else may stand beside the weights, `is_weight` knows.
 MOMENTS = ("adam_m.", "adam_v.")
 COUNTERS = ("epoch_num", "step_num", "global_step")
-# What MindSpore and MindFormers put into checkpoints beside the weights.
-NOT_WEIGHTS = (
-    *COUNTERS,
-    "loss_scale",
-    "current_iterator_step",
-    "last_overflow_iterator_step",
-    "learning_rate",
-)
 ANOTHER_LAYOUT = "see model.preset; if it is of another layout, collect it and set checkpoint.distribute"
-NOT_WEIGHT_PREFIXES = (*MOMENTS, "accu_grads.", "moment1.", "moment2.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +147,7 @@ def load_whole(
     """
     strategy, place = strategy or Strategy(), place or Place(0, 0, 0, 0)
     stored = _read(path)
-    known = {
-        n: t for n, t in stored.items() if n not in NOT_WEIGHTS and not n.startswith(NOT_WEIGHT_PREFIXES)
-    }
+    known = {n: t for n, t in stored.items() if is_weight(n)}
     if strategy.pipeline_stage > 1:
         known = {n: t for n, t in known.items() if not _of_another_stage(n, strategy, place, num_layers)}
     shapes = {item.name: full_shape(item.name, item.shape, strategy) for item in parameters}
@@ -191,8 +179,7 @@ def load_rank(
     if not any(name in COUNTERS or name.startswith(MOMENTS) for name in stored):
         load_rank_weights(path, weights, strategy, place)
         return Progress(0, 0)
-    ignored = NOT_WEIGHT_PREFIXES[len(MOMENTS) :]
-    _fill(path, [*weights, *moments], stored, ignored, strategy or Strategy(), place or Place(0, 0, 0, 0))
+    _fill(path, [*weights, *moments], stored, MOMENTS, strategy, place)
     missing = [name for name in COUNTERS if name not in stored]
     if missing:
         raise ModelError(f"holds no {', '.join(missing)}", where=str(path), remedy="load it as a whole file")
@@ -216,19 +203,20 @@ def load_rank_weights(
     place: Place | None = None,
 ) -> None:
     """Fill the weights alone from this rank's own shard."""
-    ignored = NOT_WEIGHT_PREFIXES
-    _fill(path, weights, _read(path), ignored, strategy or Strategy(), place or Place(0, 0, 0, 0))
+    _fill(path, weights, _read(path), (), strategy, place)
 
 
 def _fill(
     path: Path,
     parameters: Sequence[ms.Parameter],
     stored: Mapping[str, Tensor],
-    ignored: tuple[str, ...],
-    strategy: Strategy,
-    place: Place,
+    wanted: tuple[str, ...],
+    strategy: Strategy | None,
+    place: Place | None,
 ) -> None:
-    known = {n: t for n, t in stored.items() if n not in NOT_WEIGHTS and not n.startswith(ignored)}
+    """Of the weights, and what begins as one of `wanted`, every name must fit."""
+    strategy, place = strategy or Strategy(), place or Place(0, 0, 0, 0)
+    known = {n: t for n, t in stored.items() if is_weight(n) or n.startswith(wanted)}
     shapes = {item.name: stored_shape(item.name, item.shape, strategy) for item in parameters}
     check_names(shapes, {name: tensor.dims for name, tensor in known.items()}, path, remedy=ANOTHER_LAYOUT)
     for item in parameters:

@@ -1,6 +1,6 @@
-"""What a conversion between Hugging Face's and MindFormers' weights has to do. Only names and shapes.
+"""Conversion of weights between Hugging Face's files and MindSpore's, without either library.
 
-Weights from Hugging Face's files into MindSpore's, and back, without either library.
+All names and shapes are compared with the config first; then one plan of copies is made and carried out.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ from model.config.hf_config import load_hf_config
 from model.config.load_config import config_from, config_text, load_config
 from model.errors import ModelError
 from model.weights.state_dict import check_names
-from model.weights.weights_copy import Job, run_jobs
-from model.weights.weights_output import WeightsOutput
 from orchestrator.checkpoint.atomic import replacing
+from orchestrator.checkpoint.compare import same_bits
+from orchestrator.checkpoint.copy_engine import copy_files
+from orchestrator.checkpoint.copy_options import CopyOptions, Report
+from orchestrator.checkpoint.copy_plan import Copy, CopyPlan, whole_region
 from orchestrator.checkpoint.cut.coverage import is_weight
+from orchestrator.checkpoint.cut.slices import Region
 from orchestrator.checkpoint.files.tensor_types import FLOATS, Spec
 from orchestrator.checkpoint.hf_layout import HfModel, lay_out_huggingface
+from orchestrator.checkpoint.host_files import MappedFiles
 from orchestrator.checkpoint.open_checkpoint import find_weights
-from orchestrator.checkpoint.shard_source import Held
-from orchestrator.checkpoint.target import OutputLayout, Target, lay_out_file
-from orchestrator.families.family import Family, HfPart, hf_shape
+from orchestrator.checkpoint.output_layout import Format, OutputLayout, lay_out
+from orchestrator.checkpoint.shard_index import StoredTensor
+from orchestrator.families.family import Family, HfPart, hf_shape, qkv_axes
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.families.registry import families, family_of_weights
 
@@ -47,11 +51,11 @@ class Weights:
     path: Path
     family: Family
     huggingface: bool
-    tensors: Mapping[str, Held]
-    head: Held | None = None  # Hugging Face's lm_head, which must be the embedding again
+    tensors: Mapping[str, StoredTensor]
+    head: StoredTensor | None = None  # Hugging Face's lm_head, which must be the embedding again
 
 
-def sort_weights(path: Path, tensors: Mapping[str, Held]) -> Weights:
+def sort_weights(path: Path, tensors: Mapping[str, StoredTensor]) -> Weights:
     """Find out whose names these are; ModelError where nobody's.
 
     Hugging Face's get their prefix and its head is told apart; what is no weight of MindSpore's is left out.
@@ -158,10 +162,6 @@ class Converted:
     notes: tuple[str, ...] = ()
 
 
-def _silent(done: int, total: int) -> None:
-    pass
-
-
 def convert(
     source: Path,
     target: Path,
@@ -169,7 +169,7 @@ def convert(
     dtype: str | None = None,
     form: str | None = None,
     config: Path | None = None,
-    progress: Callable[[int, int], None] = _silent,
+    progress: Callable[[int, int], None] | None = None,
     flush: bool = True,
 ) -> Converted:
     """Convert a file or folder into the other library's names and form; whose it is, its names tell.
@@ -192,7 +192,7 @@ def convert_weights(
     *,
     dtype: str | None = None,
     form: str | None = None,
-    progress: Callable[[int, int], None] = _silent,
+    progress: Callable[[int, int], None] | None = None,
     flush: bool = True,
 ) -> Converted:
     """`convert` where the weights are found already and their config is known."""
@@ -200,16 +200,50 @@ def convert_weights(
     if dtype is not None:
         config = replace(config, param_init_type=dtype, embedding_init_type=dtype, compute_dtype=dtype)
     wanted = DTYPES[dtype] if dtype is not None else None
-    if weights.huggingface:
-        if form is not None:
-            raise ModelError(
-                f"{form} is a form of Hugging Face's weights, and these become MindSpore's",
-                where="--format",
-                remedy="end the target's name with .ckpt or .safetensors",
+    copy = _Copy(weights, config, CopyOptions(durable=flush), Report(progress) if progress else Report())
+    if not weights.huggingface:
+        return _to_huggingface(copy, target, wanted, form or "safetensors")
+    if form is not None:
+        raise ModelError(
+            f"{form} is a form of Hugging Face's weights, and these become MindSpore's",
+            where="--format",
+            remedy="end the target's name with .ckpt or .safetensors",
+        )
+    return _to_mindspore(copy, target, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """What is converted, and how."""
+
+    weights: Weights
+    config: NetworkConfig
+    options: CopyOptions
+    report: Report
+
+    @property
+    def parts(self) -> list[HfPart]:
+        """Every weight of MindSpore's, in the order of Hugging Face's files."""
+        family = self.config.family
+        return [part for name in family.hf_names(self.config.num_layers) for part in family.ms_parts(name)]
+
+    def carry_out(self, target: Path, layout: OutputLayout, stored: Sequence[StoredTensor]) -> None:
+        """Fill each destination from the stored tensor of its number: from all of it, or from its part."""
+        copies = [
+            Copy(number, whole_region(destination.source), 0, "", tensor.path, tensor, _region(tensor, part))
+            for number, (destination, tensor, part) in enumerate(
+                zip(layout.destinations, stored, self.parts, strict=True)
             )
-        return _to_mindspore(weights, target, config, wanted, progress, flush)
-    layout = _lay_out_huggingface(weights, config, wanted, form or "safetensors")
-    return _to_huggingface(weights, target, config, layout, progress, flush)
+        ]
+        copy_files(CopyPlan((), tuple(copies), ()), target, layout, self.options, self.report)
+
+
+def _region(tensor: StoredTensor, part: HfPart) -> Region:
+    """What of a stored tensor a weight is; one that is fused has been given the axes (heads, parts, …)."""
+    every = whole_region(tensor.spec)
+    if part.qkv is None or tensor.spec.name != part.hf:
+        return every
+    return (every[0], (part.qkv, part.qkv + 1), *every[2:])
 
 
 def _home(path: Path) -> Path:
@@ -228,14 +262,8 @@ def _config(weights: Weights, given: Path | None) -> NetworkConfig:
     return load_hf_config(path) if path.suffix == ".json" else load_config(path if path.suffix else str(path))
 
 
-def _to_mindspore(
-    weights: Weights,
-    target: Path,
-    config: NetworkConfig,
-    dtype: str | None,
-    progress: Callable[[int, int], None],
-    flush: bool,
-) -> Converted:
+def _to_mindspore(copy: _Copy, target: Path, dtype: str | None) -> Converted:
+    weights, config = copy.weights, copy.config
     path = target if target.suffix and not target.is_dir() else target / "model.ckpt"
     if path.suffix not in (".ckpt", ".safetensors"):
         raise ModelError(
@@ -243,118 +271,55 @@ def _to_mindspore(
             where=str(target),
         )
     _check_head(weights)
-    family = config.family
-    names = family.hf_names(config.num_layers)
-    specs = [spec for name in names for spec in _ms_specs(weights.tensors[name], family.ms_parts(name))]
-    layout = lay_out_file(specs, "ckpt" if path.suffix == ".ckpt" else "safetensors", dtype)
-    targets = {item.source.name: item for item in layout.targets}
-    jobs = [_job_from_hf(weights.tensors[name], family.ms_parts(name), targets, config) for name in names]
-    _write(path, layout, jobs, progress, flush)
+    specs, stored = [], []
+    for part in copy.parts:
+        tensor = weights.tensors[part.hf]
+        spec = replace(tensor.spec, name=part.ms)
+        if part.qkv is not None:
+            spec = replace(spec, dims=(spec.dims[0] // part.parts, *spec.dims[1:]))
+            axes = qkv_axes(part, spec.dims, config.num_heads)
+            tensor = replace(tensor, spec=replace(tensor.spec, name=part.hf, dims=axes))
+        specs.append(spec)
+        stored.append(tensor)
+    transposed = {part.ms for part in copy.parts if part.transposed}
+    form: Format = "ckpt" if path.suffix == ".ckpt" else "safetensors"
+    copy.carry_out(path, lay_out([specs], form, dtype=dtype, transposed=transposed), stored)
     _put_beside(path.parent, {"config.yaml": config_text(config).encode(), **_tokenizer(weights.path)})
     return Converted(path, False, len(specs))
 
 
-def _ms_specs(tensor: Held, parts: Sequence[HfPart]) -> list[Spec]:
-    dims = tensor.spec.dims
-    if len(parts) > 1:
-        dims = (dims[0] // len(parts), *dims[1:])
-    elif parts[0].transposed:
-        dims = tuple(reversed(dims))
-    return [Spec(part.ms, dims, tensor.spec.dtype) for part in parts]
-
-
-def _job_from_hf(
-    tensor: Held, parts: tuple[HfPart, ...], targets: Mapping[str, Target], config: NetworkConfig
-) -> Job:
-    heads = config.num_heads if len(parts) > 1 else 0
-    return Job((tensor,), tuple(targets[part.ms] for part in parts), heads, parts[0].transposed)
-
-
-def _lay_out_huggingface(
-    weights: Weights, config: NetworkConfig, dtype: str | None, form: str
-) -> OutputLayout:
-    family = config.family
+def _to_huggingface(copy: _Copy, target: Path, dtype: str | None, form: str) -> Converted:
+    weights, config, family = copy.weights, copy.config, copy.config.family
     for field, only in family.hf.only.items():
         if getattr(config, field) != only:
             what = f"{field} is {getattr(config, field)}; Hugging Face's {family.title} knows only {only}"
             raise ModelError(what)
-    parts = [part for name in family.hf_names(config.num_layers) for part in family.ms_parts(name)]
-    specs = [replace(weights.tensors[part.ms].spec, name=part.ms) for part in parts]
+    stored = [weights.tensors[part.ms] for part in copy.parts]
     model = HfModel({"family": family.name, **asdict(config)}, _tokenizer(weights.path))
-    return lay_out_huggingface(specs, model, dtype, form=form)
-
-
-def _to_huggingface(
-    weights: Weights,
-    target: Path,
-    config: NetworkConfig,
-    layout: OutputLayout,
-    progress: Callable[[int, int], None],
-    flush: bool,
-) -> Converted:
-    targets = {item.source.name: item for item in layout.targets}
-    family = config.family
-    names = family.hf_names(config.num_layers)
-    jobs = [_job_from_ms(weights, family.ms_parts(name), targets, config) for name in names]
-    _write(target, layout, jobs, progress, flush)
-    whose = f"Hugging Face's {family.title}"
+    copy.carry_out(
+        target, lay_out_huggingface([tensor.spec for tensor in stored], model, dtype, form=form), stored
+    )
     notes = tuple(
-        f"{field} is {getattr(config, field)}; {whose} computes {only}, a little differently"
+        f"{field} is {getattr(config, field)}; Hugging Face's {family.title} computes {only}, a little"
+        " differently"
         for field, only in family.hf.nearly.items()
         if getattr(config, field) != only
     )
-    return Converted(target, True, len(jobs), notes)
-
-
-def _job_from_ms(
-    weights: Weights, parts: tuple[HfPart, ...], targets: Mapping[str, Target], config: NetworkConfig
-) -> Job:
-    sources = tuple(weights.tensors[part.ms] for part in parts)
-    heads = config.num_heads if len(parts) > 1 else 0
-    return Job(sources, (targets[parts[0].ms],), heads, parts[0].transposed)
-
-
-def _write(
-    path: Path,
-    layout: OutputLayout,
-    jobs: list[Job],
-    progress: Callable[[int, int], None],
-    flush: bool,
-) -> None:
-    with WeightsOutput(path, layout, flush=flush) as output:
-        run_jobs(jobs, output, progress)
-        output.finish()
+    return Converted(target, True, len(family.hf_names(config.num_layers)), notes)
 
 
 def _check_head(weights: Weights) -> None:
-    name = weights.family.hf_names(1)[0]
-    head, table = weights.head, weights.tensors.get(name)
-    if head is None or table is None or (head.path, head.pieces) == (table.path, table.pieces):
+    head, table = weights.head, weights.tensors.get(weights.family.hf_names(1)[0])
+    if head is None or table is None or (head.path, head.spans) == (table.path, table.spans):
         return
-    if (
-        head.spec.dims != table.spec.dims
-        or head.spec.dtype != table.spec.dtype
-        or not _same_bytes(head, table)
-    ):
-        raise ModelError(
-            "lm_head.weight is not the embedding again, but this network's head is its embedding",
-            where=str(weights.path),
-        )
-
-
-def _same_bytes(one: Held, other: Held) -> bool:
-    """Compare two tensors of one piece each, a chunk at a time."""
-    left, size = 0, 4 << 20
-    with open(one.path, "rb") as first, open(other.path, "rb") as second:
-        first.seek(one.pieces[0][0])
-        second.seek(other.pieces[0][0])
-        left = one.spec.nbytes
-        while left:
-            step = min(size, left)
-            if first.read(step) != second.read(step):
-                return False
-            left -= step
-    return True
+    is_alike = (head.spec.dims, head.spec.dtype) == (table.spec.dims, table.spec.dtype)
+    with MappedFiles() as files:
+        if is_alike and same_bits(files, head.path, head, table.path, table):
+            return
+    raise ModelError(
+        "lm_head.weight is not the embedding again, but this network's head is its embedding",
+        where=str(weights.path),
+    )
 
 
 def _tokenizer(source: Path) -> dict[str, bytes]:

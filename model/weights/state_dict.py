@@ -1,4 +1,4 @@
-"""Tensors of a state dict that do not fit a network: every name is told, blocks folded."""
+"""The check of a state dict against a network: every name that does not fit is told, blocks folded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole tensors that shards hold together, and who holds which part of them. Pure data, no files."""
+"""Whole tensors assembled from shards: their slices, and which shards have each. Pure data, no files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from orchestrator.checkpoint.cut.coverage import missing_groups, replica_groups,
 from orchestrator.checkpoint.cut.slices import Layout, Region, cuts, full_shape, region, slices
 from orchestrator.checkpoint.files.strategy_files import Strategy
 from orchestrator.checkpoint.files.tensor_types import Spec
-from orchestrator.checkpoint.shard_source import Shard
+from orchestrator.checkpoint.shard_index import Shard
 from orchestrator.core.errors import CheckpointError
 
-__all__ = ["Whole", "WholeSlice", "WholeTensor", "assemble"]
+__all__ = ["Assembled", "AssembledTensor", "TensorSlice", "assemble"]
 
 
 @dataclass(frozen=True, slots=True)
-class WholeSlice:
+class TensorSlice:
     """A part of a whole tensor, with every shard that could give it."""
 
     region: Region
@@ -25,18 +25,18 @@ class WholeSlice:
 
 
 @dataclass(frozen=True, slots=True)
-class WholeTensor:
+class AssembledTensor:
     """A tensor as it is without any cut; the slices cover it, each element once."""
 
     spec: Spec
-    slices: tuple[WholeSlice, ...]
+    slices: tuple[TensorSlice, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class Assembled:
     """All tensors in their order, and what is left out with the reason."""
 
-    tensors: tuple[WholeTensor, ...]
+    tensors: tuple[AssembledTensor, ...]
     skipped: tuple[tuple[str, str], ...]
 
 
@@ -48,7 +48,7 @@ def assemble(
     with_optimizer: bool = False,
     with_texts: bool = True,
     replicated: bool = False,
-) -> Whole:
+) -> Assembled:
     """Fit the shards together as their ranks' strategies say.
 
     Tensors come in the order of the lowest rank that holds them. A parameter without a layout is taken whole.
@@ -61,7 +61,7 @@ def assemble(
     for shard in ordered:
         for name in shard.tensors:
             holders.setdefault(name, []).append(shard)
-    tensors: list[WholeTensor] = []
+    tensors: list[AssembledTensor] = []
     skipped = {name: reason for shard in ordered for name, reason in shard.skipped}
     for name, having in holders.items():
         dtype = having[0].tensors[name].spec.dtype
@@ -69,10 +69,12 @@ def assemble(
             skipped[name] = reason
             continue
         spec, regions = _slices_of(name, having, strategies)
-        tensors.append(WholeTensor(spec, tuple(WholeSlice(box, tuple(ranks)) for box, ranks in regions)))
+        tensors.append(
+            AssembledTensor(spec, tuple(TensorSlice(part, tuple(ranks)) for part, ranks in regions))
+        )
     world = max((shard.rank for shard in ordered), default=-1) + 1 if world_size is None else world_size
     _check_stages(ordered, strategies, world, with_optimizer)
-    return Whole(tuple(tensors), tuple(skipped.items()))
+    return Assembled(tuple(tensors), tuple(skipped.items()))
 
 
 def _check_strategies(shards: Sequence[Shard], strategies: Mapping[int, Strategy], replicated: bool) -> None:

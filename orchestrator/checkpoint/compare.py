@@ -1,4 +1,4 @@
-"""How far two stored tensors are apart."""
+"""The comparison of two stored tensors: whether their bits are the same, how far their values are apart."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from orchestrator.checkpoint.copy_plan import whole_region
 from orchestrator.checkpoint.files.tensor_types import Array, Tensor
-from orchestrator.checkpoint.shard_source import Held
-from orchestrator.checkpoint.spans import MappedFiles
+from orchestrator.checkpoint.host_files import MappedFiles
+from orchestrator.checkpoint.shard_index import StoredTensor
 
 __all__ = ["Distance", "distance", "same_bits"]
 
@@ -28,9 +29,9 @@ class Distance:
     differing: int
 
 
-def same_bits(files: MappedFiles, path_a: str, a: Held, path_b: str, b: Held) -> bool:
+def same_bits(files: MappedFiles, path_a: str, a: StoredTensor, path_b: str, b: StoredTensor) -> bool:
     """True where the bytes are equal; both must be of one type and size."""
-    region = tuple((0, size) for size in a.spec.dims)
+    region = whole_region(a.spec)
     pairs = zip(files.chunks(path_a, a, region), files.chunks(path_b, b, region), strict=True)
     # Comparing memoryviews themselves goes item by item.
     return all(
@@ -38,9 +39,9 @@ def same_bits(files: MappedFiles, path_a: str, a: Held, path_b: str, b: Held) ->
     )
 
 
-def distance(files: MappedFiles, path_a: str, a: Held, path_b: str, b: Held) -> Distance:
+def distance(files: MappedFiles, path_a: str, a: StoredTensor, path_b: str, b: StoredTensor) -> Distance:
     """Compare two tensors of one shape as float64 numbers, whatever their types."""
-    region = tuple((0, size) for size in a.spec.dims)
+    region = whole_region(a.spec)
     chunks_a = files.chunks(path_a, a, region, _ELEMENTS * a.spec.item_size)
     chunks_b = files.chunks(path_b, b, region, _ELEMENTS * b.spec.item_size)
     largest, at, differing, start = 0.0, 0, 0, 0

@@ -1,76 +1,84 @@
-"""How fast a collection may be.
+"""The copy engine: carries out a plan, into files whose bytes come from any hosts, or as a stream of bytes.
 
-Moves the segments of a plan from the hosts into the output, in parallel, and checks what arrives.
-
-Carries out a plan whose shards and outputs are files of this machine.
+Segments are read from all hosts at once, checked where the host says what they should be, brought into the
+form that their destination wants and written at their final place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-from isal.isal_zlib import crc32
+from isal.isal_zlib import (
+    crc32,  # the same sum as zlib's, which the hosts make, more than three times as fast
+)
 
-from orchestrator.checkpoint.atomic import mapped_errors
-from orchestrator.checkpoint.copy_plan import Copy, CopyPlan
-from orchestrator.checkpoint.files.tensor_files import FileLayout, lay_out_ckpt, lay_out_safetensors
-from orchestrator.checkpoint.files.tensor_types import Spec
+from orchestrator.checkpoint.copy_options import CopyOptions, RateLimit, Report
+from orchestrator.checkpoint.copy_plan import Copy, CopyPlan, Segment, batches, cut_segments
+from orchestrator.checkpoint.host_files import CHUNK, HostFiles, LocalFiles, MappedFiles
 from orchestrator.checkpoint.journal import Done, Journal
-from orchestrator.checkpoint.output import FreeSpace, OutputFiles, free_space, new_output
-from orchestrator.checkpoint.segments import BATCH, Segment, batches
-from orchestrator.checkpoint.shard_source import HostFiles
-from orchestrator.checkpoint.spans import MappedFiles
-from orchestrator.checkpoint.target import lay_out_file
+from orchestrator.checkpoint.output import OutputFiles, new_output
+from orchestrator.checkpoint.output_layout import OutputLayout
 from orchestrator.core.errors import CheckpointError, OrchestrateError, TransportError
 
-__all__ = [
-    "Format",
-    "Limit",
-    "Progress",
-    "Transfer",
-    "check_done",
-    "copy_files",
-    "file_sizes",
-    "lay_out",
-]
+try:
+    # The same sum as zlib's, which the hosts make, at more than three times the speed.
+    from isal.isal_zlib import crc32
+except ImportError:  # in workers, which convert and need no sums
+    from zlib import crc32
 
-
-class Limit:
-    """So many bytes a second, for all streams together; None is no limit."""
-
-    def __init__(self, rate: int | None) -> None:
-        self._rate = rate
-        self._free_at = 0.0
-        self._lock = threading.Lock()
-
-    def wait(self, nbytes: int, stop: threading.Event) -> None:
-        """Return when so many bytes more are in order, or at once when `stop` is set."""
-        if self._rate is None:
-            return
-        with self._lock:
-            now = time.monotonic()
-            self._free_at = max(now, self._free_at) + nbytes / self._rate
-            pause = self._free_at - now
-        stop.wait(pause)
-
-
-# The same sum as zlib's, which the hosts make, at more than three times the speed.
-
-
-Progress = Callable[[int, int], None]
-"""Called with `(bytes done, bytes in all)`, from many threads but never twice at once."""
+__all__ = ["StreamedFile", "check_done", "copy_files", "copy_segments"]
 
 # Each stream holds a segment; with more of them than this, memory would grow with the number of hosts.
 _MOST_STREAMS = 32
 # So much is written before the disk is asked to take it.
 _WRITE_BACK = 128 << 20
+# A matrix of this machine that is to be transposed is taken in stripes of about so many bytes.
+_STRIPE = 32 << 20
+# Streams of this machine take turns after so many bytes: they end at about the same time.
+_LOCAL_BATCH = 16 << 20
+
+
+def copy_files(
+    plan: CopyPlan,
+    path: Path,
+    layout: OutputLayout,
+    options: CopyOptions | None = None,
+    report: Report | None = None,
+) -> None:
+    """Carry out a plan whose shards are files of this machine; the output appears whole or not at all.
+
+    Memory is a few segments, or stripes of what is transposed. CheckpointError: a shard that has changed, no
+    room for all files, an output that is there or cannot be written.
+    """
+    options = replace(options or CopyOptions(), batch_bytes=_LOCAL_BATCH)
+    with new_output(path, layout, options) as output:
+        segments = cut_segments(plan, layout.destinations, options.segment_bytes, stripe=_STRIPE)
+        copy_segments(LocalFiles(), segments, output, options, report or Report())
+
+
+def copy_segments(
+    source: HostFiles,
+    segments: Sequence[Segment],
+    output: OutputFiles,
+    options: CopyOptions,
+    report: Report,
+    journal: Journal | None = None,
+) -> dict[str, OrchestrateError]:
+    """Bring the segments that are not in the journal yet, from all hosts at once; returns the lost hosts.
+
+    A host that breaks off twice at the same place is lost, and the others have gone on without it.
+    CheckpointError, at once: a file changed or is shorter than its index said, bytes were damaged on the way
+    twice, the disk is full.
+    """
+    copy = _SegmentCopy(source, segments, output, options, report, journal)
+    copy.execute()
+    return copy.lost
 
 
 class _Stopped(Exception):
@@ -81,7 +89,7 @@ class _Damaged(Exception):
     """A segment arrived other than it was sent."""
 
 
-class Transfer:
+class _SegmentCopy:
     """One run over the segments that are not in the journal yet."""
 
     def __init__(
@@ -89,50 +97,38 @@ class Transfer:
         source: HostFiles,
         segments: Sequence[Segment],
         output: OutputFiles,
-        journal: Journal,
-        *,
-        progress: Progress | None = None,
-        say: Callable[[str], None] = lambda text: None,
-        streams_per_host: int = 2,
-        limit: Limit | None = None,
-        batch_bytes: int = BATCH,
+        options: CopyOptions,
+        report: Report,
+        journal: Journal | None,
     ) -> None:
         self._source = source
         self._output = output
         self._journal = journal
-        self._progress = progress
-        self._say = say
-        self._streams = streams_per_host
-        self._limit = limit or Limit(None)
+        self._report = report
+        self._streams = options.streams_per_host
+        self._limit = RateLimit(options.rate)
         self._total = sum(segment.nbytes for segment in segments)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._error: OrchestrateError | None = None
+        self._flusher = _Flusher(output, self._stop)
         self.lost: dict[str, OrchestrateError] = {}
-        waiting = [segment for segment in segments if segment.key not in journal.done]
+        waiting = [segment for segment in segments if not journal or segment.key not in journal.done]
         self._done = self._total - sum(segment.nbytes for segment in waiting)
         self._queues: dict[str, deque[list[Segment]]] = {}
-        for batch in batches(waiting, output.layout.targets, batch_bytes):
-            self._queues.setdefault(batch[0].read.host, deque()).append(batch)
+        for batch in batches(waiting, output.layout.destinations, options.batch_bytes):
+            self._queues.setdefault(batch[0].copy.host, deque()).append(batch)
 
     def execute(self) -> None:
-        """All hosts at once, `streams_per_host` streams each.
-
-        A host that breaks off twice at the same place is in `lost` then, and the others have gone on without
-        it. CheckpointError, at once: a file changed or is shorter than its index said, bytes were damaged on
-        the way twice, the disk is full.
-        """
         self._count(0)
         streams = [
             host for n in range(self._streams) for host, queue in self._queues.items() if n < len(queue)
         ]
         if not streams:
             return
-        with ThreadPoolExecutor(min(_MOST_STREAMS, len(streams)) + 1, thread_name_prefix="collect") as pool:
+        with ThreadPoolExecutor(min(_MOST_STREAMS, len(streams)) + 1, thread_name_prefix="copy") as pool:
             try:
-                flusher = _Flusher(self._output, self._stop)
-                self._flusher = flusher
-                pool.submit(flusher.run)
+                pool.submit(self._flusher.run)
                 for future in [pool.submit(self._work, host) for host in streams]:
                     future.result()
             except BaseException:
@@ -141,7 +137,7 @@ class Transfer:
                 raise
             finally:
                 self._stop.set()
-                flusher.wake()
+                self._flusher.wake()
         if self._error is not None:
             raise self._error
 
@@ -170,7 +166,7 @@ class Transfer:
             first = host not in self.lost
             self.lost.setdefault(host, error)
         if first and not self._stop.is_set():
-            self._say(f"{host} is lost: {error.what}")
+            self._report.say(f"{host} is lost: {error.what}")
 
     def _fetch(self, host: str, batch: Sequence[Segment]) -> None:
         waiting = deque(batch)
@@ -184,7 +180,7 @@ class Transfer:
                 if waiting[0] is suspect and isinstance(error, _Damaged):
                     raise CheckpointError(
                         f"{host}: what arrives differs from what the host has, twice",
-                        where=suspect.read.path,
+                        where=suspect.copy.path,
                         remedy="is the memory or the network of that host sound?",
                     ) from None
                 if waiting[0] is suspect:
@@ -193,8 +189,7 @@ class Transfer:
 
     def _stream(self, host: str, waiting: deque[Segment]) -> None:
         """Read until every waiting segment is in place; those that are leave the queue at once."""
-        wanted = [(segment.read.path, segment.ranges) for segment in waiting]
-        pieces = self._source.read(host, wanted)
+        pieces = self._source.read(host, tuple(waiting))
         with _closing(pieces):
             for data, crc in pieces:
                 if not waiting:
@@ -208,16 +203,16 @@ class Transfer:
     def _take(self, segment: Segment, data: memoryview, crc: int | None) -> None:
         if self._stop.is_set():
             raise _Stopped
-        read = segment.read
+        copy = segment.copy
         if len(data) != segment.nbytes:
-            raise TransportError(f"{len(data)} of {segment.nbytes} bytes came", where=read.host)
-        own = crc32(data)
+            raise TransportError(f"{len(data)} of {segment.nbytes} bytes came", where=copy.host)
+        own = crc32(data) if self._journal or crc is not None else 0
         if crc is not None and crc != own:
             raise _Damaged
-        written = self._output.put(read.tensor, read.region, segment.start, data)
-        self._journal.add(
-            segment.key, Done(segment.nbytes, own if written is data else crc32(written), read.rank)
-        )
+        written = self._output.put(copy.tensor, copy.region, segment.start, data)
+        if self._journal:
+            done = Done(segment.nbytes, own if written is data else crc32(written), copy.rank)
+            self._journal.add(segment.key, done)
         self._flusher.note(segment.nbytes)
         self._count(segment.nbytes)
         self._limit.wait(segment.nbytes, self._stop)
@@ -225,8 +220,7 @@ class Transfer:
     def _count(self, nbytes: int) -> None:
         with self._lock:
             self._done += nbytes
-            if self._progress:
-                self._progress(self._done, self._total)
+            self._report.progress(self._done, self._total)
 
 
 class _Flusher:
@@ -263,7 +257,7 @@ def check_done(segments: Sequence[Segment], output: OutputFiles, journal: Journa
     known = [segment for segment in segments if segment.key in journal.done]
 
     def is_there(segment: Segment) -> bool:
-        crc = output.crc(segment.read.tensor, segment.read.region, segment.start, segment.nbytes)
+        crc = output.crc(segment.copy.tensor, segment.copy.region, segment.start, segment.nbytes)
         return Done(segment.nbytes, crc, journal.done[segment.key].rank) == journal.done[segment.key]
 
     with ThreadPoolExecutor(4, thread_name_prefix="check") as pool:
@@ -271,7 +265,7 @@ def check_done(segments: Sequence[Segment], output: OutputFiles, journal: Journa
     kept = 0
     for segment, good in zip(known, verdicts, strict=True):
         if good:
-            output.account(segment.read.tensor, segment.nbytes)
+            output.account(segment.copy.tensor, segment.nbytes)
             kept += segment.nbytes
         else:
             journal.forget(segment.key)
@@ -287,60 +281,45 @@ def _closing(pieces: Iterator[object]) -> Iterator[None]:
             pieces.close()
 
 
-Format = Literal["ckpt", "safetensors"]
+class StreamedFile:
+    """File number `number` of a plan whose source is one checkpoint of whole tensors, as a stream.
 
-
-def lay_out(format: Format, specs: Sequence[Spec]) -> FileLayout:
-    """Where a file of this format has each tensor."""
-    return lay_out_safetensors(specs) if format == "safetensors" else lay_out_ckpt(specs)
-
-
-def file_sizes(plan: CopyPlan, format: Format) -> list[int]:
-    """The size in bytes of each file of the plan."""
-    return [lay_out(format, output.specs).size for output in plan.outputs]
-
-
-def copy_files(
-    plan: CopyPlan,
-    paths: Sequence[Path],
-    format: Format,
-    *,
-    progress: Progress | None = None,
-    free: FreeSpace = free_space,
-) -> None:
-    """Write every output of the plan to its path, each file whole or not at all.
-
-    One chunk is in memory at a time. `progress` gets `(bytes done, bytes in all)`. CheckpointError: a shard
-    that has changed, no room for all files, cannot be written.
+    Each iteration yields the file from its beginning, without it being written anywhere. CheckpointError: a
+    tensor that is made of several parts, which only a file that is written can be; and while iterating, a
+    source that has changed.
     """
-    _check_space(plan, paths, format, free)
-    copies: list[list[Copy]] = [[] for _ in plan.outputs]
-    for copy in plan.copies:
-        copies[copy.output].append(copy)
-    done = 0
-    with MappedFiles() as files:
-        for output, path, mine in zip(plan.outputs, paths, copies, strict=True):
-            with mapped_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            with new_output(path, lay_out_file(output.specs, format), free=free) as file:
-                for copy in mine:
-                    start = 0
-                    for chunk in files.chunks(copy.path, copy.held, copy.part):
-                        file.put(copy.tensor, copy.region, start, chunk)
-                        start += len(chunk)
-                        done += len(chunk)
-                        if progress:
-                            progress(done, plan.nbytes)
 
+    def __init__(self, plan: CopyPlan, layout: OutputLayout, number: int) -> None:
+        self._layout = layout.files[number][1]
+        self._copies: dict[int, Copy] = {}
+        for copy in plan.copies:
+            if layout.destinations[copy.tensor].file != number:
+                continue
+            if copy.tensor in self._copies:
+                raise CheckpointError(f"{copy.stored.spec.name} is made of several parts", where=copy.path)
+            self._copies[copy.tensor] = copy
 
-def _check_space(plan: CopyPlan, paths: Sequence[Path], format: Format, free: FreeSpace) -> None:
-    folder = paths[0].parent
-    while not folder.exists():
-        folder = folder.parent
-    need, have = sum(file_sizes(plan, format)), free(folder)
-    if have < need:
-        raise CheckpointError(
-            f"needs {need / 1e9:.2f} GB and {folder} has {have / 1e9:.2f} GB free",
-            where=str(paths[0] if len(paths) == 1 else folder),
-            remedy="free some space or choose another folder",
-        )
+    def __len__(self) -> int:
+        return self._layout.size
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        # Frames and spans of tensors alternate in the file; a tensor's spans follow each other.
+        frames = dict(self._layout.frames)
+        position = 0
+        with MappedFiles() as files:
+            for tensor, spans in zip(sorted(self._copies), self._layout.spans, strict=True):
+                copy = self._copies[tensor]
+                data = files.chunks(copy.path, copy.stored, copy.part, CHUNK)
+                rest = memoryview(b"")
+                for offset, length in spans:
+                    if position in frames:
+                        yield frames[position]
+                        position += len(frames[position])
+                    if position != offset:
+                        raise AssertionError(f"the layout leaves a gap at byte {position}")
+                    position += length
+                    while length:
+                        rest = rest or next(data)
+                        part, rest = rest[:length], rest[length:]
+                        length -= len(part)
+                        yield part

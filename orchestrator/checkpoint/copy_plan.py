@@ -1,9 +1,7 @@
-"""Plans: which bytes of which shard go where in the output files. Pure data, no files.
+"""Plans: which bytes of which shard go where in the output files, and the segments that they are moved in.
 
 One planner serves every change of layout: many ranks to one file (collect, combine), one file to many ranks
-(split, distribute), many to many (transform).
-
-What each rank of a target layout holds of whole tensors. Pure data, no files.
+(split, distribute), many to many (transform), one library's names to another's (convert). Pure data.
 """
 
 from __future__ import annotations
@@ -12,42 +10,48 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from orchestrator.checkpoint.assemble import Whole, assemble
+from orchestrator.checkpoint.assemble import Assembled, assemble
 from orchestrator.checkpoint.cut.coverage import is_weight, weight_of
 from orchestrator.checkpoint.cut.slices import Layout, Region, cuts, region
 from orchestrator.checkpoint.files.strategy_files import Strategy, StrategySet
+from orchestrator.checkpoint.files.tensor_files import Span
 from orchestrator.checkpoint.files.tensor_types import Spec
-from orchestrator.checkpoint.shard_source import Held, Shard
+from orchestrator.checkpoint.output_layout import Destination
+from orchestrator.checkpoint.shard_index import Shard, StoredTensor
+from orchestrator.checkpoint.spans import RegionSpans, StridedSpan, locate
 from orchestrator.core.errors import CheckpointError
 
 __all__ = [
-    "CollectPlan",
     "Copy",
     "CopyPlan",
     "Output",
     "OutputTensor",
-    "Read",
+    "Segment",
+    "batches",
+    "cut_segments",
     "plan_collect",
     "plan_copies",
     "rank_outputs",
     "unknown_names",
+    "whole_output",
+    "whole_region",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class OutputTensor:
-    """What an output file holds of whole tensor number `whole`; `spec` has the shape of that part."""
+    """What an output file has of assembled tensor number `number`; `spec` has the shape of that region."""
 
     spec: Spec
-    whole: int
+    number: int
     region: Region
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One file to write: of rank `rank`, or of no rank in particular (0) where it holds whole tensors."""
+    """One file to write: of rank `rank`, or of no rank in particular (0) where it has whole tensors."""
 
     rank: int
     tensors: tuple[OutputTensor, ...]
@@ -63,21 +67,34 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """`part` of what a shard holds becomes `region` of tensor number `tensor` of output number `output`."""
+    """`part` of what a shard has stored becomes `region` of tensor number `tensor` of all outputs together.
 
-    output: int
+    `stored` may see the bytes in other axes than they were saved in, such as (heads, parts, head size).
+    """
+
     tensor: int
     region: Region
     rank: int
     host: str
     path: str
-    held: Held
+    stored: StoredTensor
     part: Region
 
     @property
     def nbytes(self) -> int:
-        spec = self.held.spec
-        return Spec(spec.name, _shape(self.part), spec.dtype, spec.text_bytes).nbytes
+        spec = self.stored.spec
+        return spec.nbytes if spec.dtype == "str" else math.prod(_shape(self.part)) * spec.item_size
+
+    def stripes(self, size: int) -> Iterator[Copy]:
+        """The copy of a matrix as copies of columns of about `size` bytes."""
+        rows, columns = _shape(self.part)
+        width = max(1, size // max(1, rows * self.stored.spec.item_size))
+        for first in range(0, columns, width):
+            last = min(first + width, columns)
+            region, part = (
+                (axes[0], (axes[1][0] + first, axes[1][0] + last)) for axes in (self.region, self.part)
+            )
+            yield replace(self, region=region, part=part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,43 +106,19 @@ class CopyPlan:
     skipped: tuple[tuple[str, str], ...]
 
     @property
+    def tensors(self) -> tuple[Spec, ...]:
+        """Those of all outputs, as `Copy.tensor` counts them."""
+        return tuple(spec for output in self.outputs for spec in output.specs)
+
+    @property
     def nbytes(self) -> int:
         return sum(output.nbytes for output in self.outputs)
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """One slice: the spans of a shard's file that, joined, are `region` of output tensor number `tensor`."""
-
-    tensor: int
-    region: Region
-    rank: int
-    host: str
-    path: str
-    pieces: tuple[tuple[int, int], ...]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(length for _, length in self.pieces)
-
-
-@dataclass(frozen=True, slots=True)
-class CollectPlan:
-    """Output tensors in their order, every slice to read once, and what is left out with the reason."""
-
-    tensors: tuple[Spec, ...]
-    reads: tuple[Read, ...]
-    skipped: tuple[tuple[str, str], ...]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(read.nbytes for read in self.reads)
 
     @property
     def bytes_per_host(self) -> dict[str, int]:
         load: Counter[str] = Counter()
-        for read in self.reads:
-            load[read.host] += read.nbytes
+        for copy in self.copies:
+            load[copy.host] += copy.nbytes
         return dict(load)
 
 
@@ -137,7 +130,7 @@ def plan_collect(
     with_optimizer: bool = False,
     with_texts: bool = True,
     replicated: bool = False,
-) -> CollectPlan:
+) -> CopyPlan:
     """One file of whole tensors: every slice exactly once, from the least loaded host among its replicas.
 
     The options are those of `assemble`, and so are the errors.
@@ -150,80 +143,68 @@ def plan_collect(
         with_texts=with_texts,
         replicated=replicated,
     )
-    output = whole_output(whole)
-    copies = _copies(whole, [output])
-    reads = (
-        Read(copy.tensor, copy.region, copy.rank, copy.host, copy.path, copy.held.pieces) for copy in copies
-    )
-    return CollectPlan(output.specs, tuple(reads), whole.skipped)
+    return plan_copies(whole, [whole_output(whole)])
 
 
-def whole_output(whole: Whole) -> Output:
+def whole_region(spec: Spec) -> Region:
+    """All of the tensor."""
+    return tuple((0, size) for size in spec.dims)
+
+
+def whole_output(whole: Assembled) -> Output:
     """One file of all tensors, uncut."""
-    tensors = (
-        OutputTensor(tensor.spec, number, tuple((0, size) for size in tensor.spec.dims))
-        for number, tensor in enumerate(whole.tensors)
-    )
-    return Output(0, tuple(tensors))
+    tensors = enumerate(tensor.spec for tensor in whole.tensors)
+    return Output(0, tuple(OutputTensor(spec, number, whole_region(spec)) for number, spec in tensors))
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What an output tensor and one slice of the whole tensor share: `box`, which lies in both frames."""
+    """What an output's tensor and one slice have in common: `region` of the tensor is `part` of the slice."""
 
-    output: int
     tensor: int
-    box: Region
-    into: Region
-    slice: Region
+    region: Region
+    part: Region
     holders: tuple[Shard, ...]
     name: str
 
     def copy_from(self, shard: Shard) -> Copy:
-        held = shard.tensors[self.name]
-        region, part = _within(self.box, self.into), _within(self.box, self.slice)
-        path = held.path or shard.path
-        return Copy(self.output, self.tensor, region, shard.rank, shard.host, path, held, part)
+        stored = shard.tensors[self.name]
+        path = stored.path or shard.path
+        return Copy(self.tensor, self.region, shard.rank, shard.host, path, stored, self.part)
 
 
-def plan_copies(whole: Whole, outputs: Sequence[Output]) -> CopyPlan:
+def plan_copies(whole: Assembled, outputs: Sequence[Output]) -> CopyPlan:
     """Fill every output from the slices, each element once, from the least loaded host that has it."""
-    return CopyPlan(tuple(outputs), tuple(_copies(whole, outputs)), whole.skipped)
-
-
-def _copies(whole: Whole, outputs: Sequence[Output]) -> Iterator[Copy]:
-    parts = [part for number, output in enumerate(outputs) for part in _parts(whole, number, output)]
+    tensors = enumerate(tensor for output in outputs for tensor in output.tensors)
+    parts = [part for number, tensor in tensors for part in _parts(whole, number, tensor)]
     # One by one: of a large model, all of them are many megabytes.
-    return map(_Part.copy_from, parts, _choose(parts))
+    return CopyPlan(tuple(outputs), tuple(map(_Part.copy_from, parts, _choose(parts))), whole.skipped)
 
 
-def _parts(whole: Whole, number: int, output: Output) -> Iterator[_Part]:
-    for index, tensor in enumerate(output.tensors):
-        source = whole.tensors[tensor.whole]
-        for piece in source.slices:
-            box = _overlap(piece.region, tensor.region)
-            if box is not None:
-                name = source.spec.name
-                yield _Part(number, index, box, tensor.region, piece.region, piece.holders, name)
+def _parts(whole: Assembled, number: int, tensor: OutputTensor) -> Iterator[_Part]:
+    source = whole.tensors[tensor.number]
+    for piece in source.slices:
+        shared = _overlap(piece.region, tensor.region)
+        if shared is not None:
+            into, part = _within(shared, tensor.region), _within(shared, piece.region)
+            yield _Part(number, into, part, piece.holders, source.spec.name)
 
 
-@functools.lru_cache(maxsize=1 << 12)  # layers are alike: few boxes serve all of a network
+@functools.lru_cache(maxsize=1 << 12)  # layers are alike: few regions serve all of a network
 def _overlap(one: Region, other: Region) -> Region | None:
-    """What two boxes share; None for nothing. An empty tensor shares itself, so that it has one copy."""
-    box = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
-    if one == other or all(start < stop for start, stop in box):
-        return box
-    return None
+    """What two regions share; None for nothing. An empty tensor shares itself, so that it has one copy."""
+    shared = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
+    return shared if one == other or all(start < stop for start, stop in shared) else None
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def _within(box: Region, frame: Region) -> Region:
-    """The box in coordinates that start at the frame's corner."""
-    return tuple((start - low, stop - low) for (start, stop), (low, _) in zip(box, frame, strict=True))
+def _within(region: Region, frame: Region) -> Region:
+    """The region in coordinates that start at the frame's corner."""
+    return tuple((start - low, stop - low) for (start, stop), (low, _) in zip(region, frame, strict=True))
 
 
-def _shape(box: Region) -> tuple[int, ...]:
-    return tuple(stop - start for start, stop in box)
+def _shape(region: Region) -> tuple[int, ...]:
+    return tuple(stop - start for start, stop in region)
 
 
 def _choose(parts: Sequence[_Part]) -> list[Shard]:
@@ -238,7 +219,7 @@ def _choose(parts: Sequence[_Part]) -> list[Shard]:
 
 
 def rank_outputs(
-    whole: Whole, strategies: StrategySet, ranks: Sequence[int] | None = None
+    whole: Assembled, strategies: StrategySet, ranks: Sequence[int] | None = None
 ) -> tuple[Output, ...]:
     """One file for each rank (or those given), with its slices of the tensors of its stage.
 
@@ -265,20 +246,15 @@ def _check_moment(name: str, strategy: Strategy, named: set[str]) -> None:
         )
 
 
-def _rank_output(rank: int, whole: Whole, strategies: StrategySet, named: set[str]) -> Output:
+def _rank_output(rank: int, whole: Assembled, strategies: StrategySet, named: set[str]) -> Output:
     stage, index = divmod(rank, strategies.ranks_per_stage)
     layouts = strategies.stages[stage].layouts
     tensors = []
     for number, tensor in enumerate(whole.tensors):
         spec, layout = tensor.spec, layouts.get(tensor.spec.name)
-        if layout is not None:
-            box = _region(spec, layout, index)
-        elif spec.name in named:
-            continue
-        else:
-            box = tuple((0, size) for size in spec.dims)
-        dims = tuple(stop - start for start, stop in box)
-        tensors.append(OutputTensor(Spec(spec.name, dims, spec.dtype, spec.text_bytes), number, box))
+        if layout is not None or spec.name not in named:
+            part = whole_region(spec) if layout is None else _region(spec, layout, index)
+            tensors.append(OutputTensor(replace(spec, dims=_shape(part)), number, part))
     return Output(rank, tuple(tensors))
 
 
@@ -289,8 +265,88 @@ def _region(spec: Spec, layout: Layout, index: int) -> Region:
         raise CheckpointError(f"{spec.name} does not fit the strategy: {error.what}") from error
 
 
-def unknown_names(whole: Whole, strategies: StrategySet) -> list[str]:
+def unknown_names(whole: Assembled, strategies: StrategySet) -> list[str]:
     """Weights that the strategy names and the checkpoint lacks, in the strategy's order."""
     have = {tensor.spec.name for tensor in whole.tensors}
     named = dict.fromkeys(name for strategy in strategies.stages for name in strategy.layouts)
     return [name for name in named if is_weight(name) and name not in have]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What is read, checked, written and noted as one: bytes `start` to `start + nbytes` of a plan's copy.
+
+    `number` is that of the copy in the plan.
+    """
+
+    number: int
+    copy: Copy
+    start: int
+    nbytes: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """As a journal has it."""
+        return self.number, self.start
+
+    @property
+    def strided(self) -> list[StridedSpan]:
+        """Where its bytes are in the shard's file."""
+        stored = self.copy.stored
+        spans = RegionSpans.of_part(stored.spec, self.copy.part).between(self.start, self.start + self.nbytes)
+        return [part for span in spans for part in locate(span, stored.spans)]
+
+    @property
+    def spans(self) -> list[Span]:
+        """The same, run by run."""
+        return [
+            (span.offset + row * span.stride, span.run) for span in self.strided for row in range(span.rows)
+        ]
+
+
+def cut_segments(
+    plan: CopyPlan, destinations: Sequence[Destination], size: int, *, stripe: int = 0
+) -> list[Segment]:
+    """Every copy as segments of about `size` bytes, in the order of the plan.
+
+    With `stripe`, what is to be transposed comes as columns of so many bytes, which are rows of the output.
+    """
+    segments = []
+    for number, whole in enumerate(plan.copies):
+        destination = destinations[whole.tensor]
+        is_striped = stripe > 0 and destination.transposed
+        for copy in whole.stripes(stripe) if is_striped else (whole,):
+            nbytes, unit = copy.nbytes, destination.unit(copy.region)
+            step = max(unit, nbytes if is_striped else size - size % unit)
+            segments += [
+                Segment(number, copy, start, min(step, nbytes - start)) for start in range(0, nbytes, step)
+            ]
+    return segments
+
+
+def batches(
+    segments: Sequence[Segment], destinations: Sequence[Destination], limit: int
+) -> Iterator[list[Segment]]:
+    """Each host's segments in the order of the output, at most `limit` bytes at a time.
+
+    So the slices of a tensor, which alternate in its rows, come at about the same time from all files and
+    hosts, and the output grows from its beginning: no page of it is written to the disk again and again.
+    """
+
+    def position(segment: Segment) -> tuple[int, int, int]:
+        destination = destinations[segment.copy.tensor]
+        return destination.file, destination.first_byte, segment.start
+
+    hosts: dict[str, list[Segment]] = {}
+    for segment in sorted(segments, key=position):
+        hosts.setdefault(segment.copy.host, []).append(segment)
+    for having in hosts.values():
+        batch: list[Segment] = []
+        nbytes = 0
+        for segment in having:
+            if batch and nbytes + segment.nbytes > limit:
+                yield batch
+                batch, nbytes = [], 0
+            batch.append(segment)
+            nbytes += segment.nbytes
+        yield batch

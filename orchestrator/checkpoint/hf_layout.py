@@ -1,4 +1,4 @@
-"""A checkpoint as a folder that Hugging Face's transformers loads: its names, its cuts, its files.
+"""The layout of a folder that Hugging Face's transformers loads: its names, its cuts, its files.
 
 Weights are grouped into files of at most 5 GB, as `save_pretrained` does, with an index where there are
 several. Source: https://huggingface.co/docs/transformers/big_models.
@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from orchestrator.checkpoint.files.tensor_files import FileLayout, lay_out_safetensors
 from orchestrator.checkpoint.files.tensor_types import Spec, target_type
 from orchestrator.checkpoint.files.torch_writer import lay_out_torch
-from orchestrator.checkpoint.target import Interleaved, OutputLayout, Target
+from orchestrator.checkpoint.output_layout import Destination, Interleaved, OutputLayout
 from orchestrator.core.errors import CheckpointError
 from orchestrator.families.family import Family, HfPart, hf_shape, qkv_axes
 from orchestrator.families.registry import FamilyError, config_class
 
-__all__ = ["HF_FORMS", "HfModel", "lay_out_huggingface"]
+__all__ = ["HF_FORMS", "HfModel", "lay_out_huggingface", "weight_groups", "weight_index"]
+
+T = TypeVar("T")
 
 _LARGEST_FILE = 5_000_000_000
 _TYPES = {"Float32": "float32", "Float16": "float16", "BFloat16": "bfloat16"}
@@ -90,20 +93,25 @@ def lay_out_huggingface(
         )
     parts = _parts(specs, model.family)
     wholes = list(_hf_specs(specs, parts, model, dtype))
-    groups = _groups(wholes, largest_file)
+    groups = weight_groups(wholes, [spec.nbytes for spec in wholes], largest_file)
     files = HF_FORMS[form]
     names = files.file_names(len(groups))
     layouts = [files.lay_out(group) for group in groups]
-    places = {
-        spec.name: (number, place)
+    found = {
+        spec.name: (number, spans)
         for number, (group, layout) in enumerate(zip(groups, layouts, strict=True))
-        for spec, place in zip(group, layout.places, strict=True)
+        for spec, spans in zip(group, layout.spans, strict=True)
     }
-    targets = [_target(spec, part, places, model, dtype) for spec, part in zip(specs, parts, strict=True)]
+    destinations = tuple(
+        Destination(
+            spec, target_type(spec.dtype, dtype), *found[part.hf], part.transposed, _fused(spec, part, model)
+        )
+        for spec, part in zip(specs, parts, strict=True)
+    )
     texts = {"config.json": _config(model, wholes), **model.files}
     if len(groups) > 1:
-        texts[files.index] = _index(groups, names)
-    return OutputLayout(tuple(zip(names, layouts, strict=True)), tuple(targets), tuple(texts.items()))
+        texts[files.index] = weight_index(groups, names) + b"\n"
+    return OutputLayout(tuple(zip(names, layouts, strict=True)), destinations, tuple(texts.items()))
 
 
 def _parts(specs: Sequence[Spec], family: Family) -> list[HfPart]:
@@ -137,38 +145,32 @@ def _hf_specs(
         raise CheckpointError(f"{next(iter(held))} is beyond the {layers} layers of the model")
 
 
-def _groups(specs: Sequence[Spec], largest: int) -> list[list[Spec]]:
-    groups: list[list[Spec]] = [[]]
-    size = 0
-    for spec in specs:
-        if groups[-1] and size + spec.nbytes > largest:
+def weight_groups(items: Sequence[T], sizes: Sequence[int], largest: int) -> list[list[T]]:
+    """Neighbours in files of at most `largest` bytes; what is larger alone has a file of its own."""
+    groups: list[list[T]] = [[]]
+    total = 0
+    for item, size in zip(items, sizes, strict=True):
+        if groups[-1] and total + size > largest:
             groups.append([])
-            size = 0
-        groups[-1].append(spec)
-        size += spec.nbytes
+            total = 0
+        groups[-1].append(item)
+        total += size
     return groups
 
 
-def _target(
-    spec: Spec,
-    part: HfPart,
-    places: Mapping[str, tuple[int, tuple[tuple[int, int], ...]]],
-    model: HfModel,
-    dtype: str | None,
-) -> Target:
-    interleaved = None
-    if part.qkv is not None:
-        heads = model.number("num_heads")
-        qkv_axes(part, spec.dims, heads)
-        interleaved = Interleaved(heads, part.qkv, part.parts)
-    number, place = places[part.hf]
-    return Target(spec, target_type(spec.dtype, dtype), number, place, part.transposed, interleaved)
+def _fused(spec: Spec, part: HfPart, model: HfModel) -> Interleaved | None:
+    if part.qkv is None:
+        return None
+    heads = model.number("num_heads")
+    qkv_axes(part, spec.dims, heads)
+    return Interleaved(heads, part.qkv, part.parts)
 
 
-def _index(groups: Sequence[Sequence[Spec]], names: Sequence[str]) -> bytes:
+def weight_index(groups: Sequence[Sequence[Spec]], names: Sequence[str]) -> bytes:
+    """The index that tells in which file each tensor is."""
     weights = {spec.name: name for group, name in zip(groups, names, strict=True) for spec in group}
     total = sum(spec.nbytes for group in groups for spec in group)
-    return json.dumps({"metadata": {"total_size": total}, "weight_map": weights}, indent=2).encode() + b"\n"
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": weights}, indent=2).encode()
 
 
 def _config(model: HfModel, specs: Sequence[Spec]) -> bytes:

@@ -1,4 +1,4 @@
-"""What a collection has in place already, so that one that broke off goes on where it was.
+"""The journal of a collection: what is in place already, so that one that broke off goes on where it was.
 
 The file `.<output>.journal` is only ever appended to: a line of JSON per header and per finished segment. Its
 lock is what keeps two collections from writing one output; its last header names the process that holds it.
@@ -20,7 +20,7 @@ from orchestrator.core.errors import CheckpointError
 
 __all__ = ["Done", "Header", "Journal", "Key"]
 
-# Number of the read in the plan, and first byte of the segment in its slice.
+# Number of the copy in the plan, and first byte of the segment in it.
 Key = tuple[int, int]
 Identity = tuple[int, ...]
 
@@ -64,13 +64,14 @@ class Journal:
     """The journal of one output, locked; `earlier` is the header of a collection that broke off, if any."""
 
     def __init__(self, output: Path) -> None:
-        """Take the lock. CheckpointError where another collection has it, with its pid."""
+        """Make the folder, take the lock. CheckpointError where another collection has it, with its pid."""
         self.path = output.with_name(f".{output.name}.journal")
         self.done: dict[Key, Done] = {}
         self.earlier: Header | None = None
         self._lock = threading.Lock()
         self._output = output
         with mapped_errors(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = self._claim(output)
             self._read()
             self._append({"pid": os.getpid()})

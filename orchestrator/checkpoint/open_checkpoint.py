@@ -1,14 +1,8 @@
-"""The files of all ranks in a folder of this machine, as MindFormers, MindSpore and we leave them.
+"""Opening checkpoints of this machine: which tensor is where, values unread, whatever the files are.
 
-The weights of one model in whatever files they came: which tensor is where, values unread.
-
-A file (`.ckpt`, `.safetensors`, `.bin`, `.pt`, `.pth`), or a folder of them as Hugging Face lays it out: one
-file, or shards with an index (`*.index.json`) that names the shard of every tensor.
-
-Checkpoints on this machine, whatever their format: one file, or several with an index.
-
-`.ckpt`; `.safetensors`; beside the files it names, a `*.safetensors.index.json` as Hugging Face writes it
-(`weight_map`: name -> file) or MindSpore's `param_name_map.json` (name -> file).
+A file (`.ckpt`, `.safetensors`, `.bin`, `.pt`, `.pth`); several with an index that names the file of every
+tensor, as Hugging Face writes it (`*.index.json`, `weight_map`: name -> file) or MindSpore
+(`param_name_map.json`, name -> file); the files of all ranks, as MindFormers, MindSpore and we leave them.
 """
 
 from __future__ import annotations
@@ -24,7 +18,7 @@ from orchestrator.agent.shard_ranges import index_shard, list_shards
 from orchestrator.checkpoint.cut.steps import choose_step
 from orchestrator.checkpoint.files.strategy_files import StrategySet
 from orchestrator.checkpoint.files.torch_reader import index_torch
-from orchestrator.checkpoint.shard_source import Held, Shard, ShardFile
+from orchestrator.checkpoint.shard_index import Shard, ShardFile, StoredTensor
 from orchestrator.core.errors import CheckpointError
 from orchestrator.formats.ckpt_index import crc_matches, map_file
 
@@ -126,7 +120,7 @@ def holds_weights(path: Path) -> bool:
     return path.is_file() or (path.is_dir() and bool(_indexes(path) or _files(path)))
 
 
-def find_weights(path: Path) -> dict[str, Held]:
+def find_weights(path: Path) -> dict[str, StoredTensor]:
     """Every tensor by name with the file that it is in, in the order of the files.
 
     CheckpointError: nothing there, a damaged or foreign file, an index that does not fit its shards.
@@ -165,17 +159,17 @@ def _files(folder: Path) -> list[Path]:
     return []
 
 
-def _joined(files: Iterable[Path]) -> dict[str, Held]:
-    tensors: dict[str, Held] = {}
+def _joined(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
     for path in files:
-        for name, held in _index(path).items():
+        for name, stored in _index(path).items():
             if name in tensors:
                 raise CheckpointError(f"{name} is in {Path(tensors[name].path).name} too", where=str(path))
-            tensors[name] = replace(held, path=str(path))
+            tensors[name] = replace(stored, path=str(path))
     return tensors
 
 
-def _index(path: Path) -> Mapping[str, Held]:
+def _index(path: Path) -> Mapping[str, StoredTensor]:
     reader = _READERS.get(path.suffix)
     if reader is None:
         raise CheckpointError(
@@ -186,7 +180,7 @@ def _index(path: Path) -> Mapping[str, Held]:
     return reader(path)
 
 
-def _index_shard(path: Path) -> Mapping[str, Held]:
+def _index_shard(path: Path) -> Mapping[str, StoredTensor]:
     if path.suffix == ".ckpt":
         with map_file(str(path)) as buffer:
             if not crc_matches(buffer):
@@ -194,7 +188,7 @@ def _index_shard(path: Path) -> Mapping[str, Held]:
     return Shard.of(0, "", str(path), index_shard(str(path))).tensors
 
 
-_READERS: Mapping[str, Callable[[Path], Mapping[str, Held]]] = {
+_READERS: Mapping[str, Callable[[Path], Mapping[str, StoredTensor]]] = {
     ".ckpt": _index_shard,
     ".safetensors": _index_shard,
     ".bin": index_torch,
@@ -203,7 +197,7 @@ _READERS: Mapping[str, Callable[[Path], Mapping[str, Held]]] = {
 }
 
 
-def _indexed(index: Path) -> dict[str, Held]:
+def _indexed(index: Path) -> dict[str, StoredTensor]:
     weight_map = _weight_map(index)
     names = list(dict.fromkeys(weight_map.values()))
     missing = [name for name in names if not (index.parent / name).is_file()]
@@ -221,7 +215,7 @@ def _indexed(index: Path) -> dict[str, Held]:
     ]
     if wrong:
         raise CheckpointError(f"does not fit its shards: {_few(wrong)}", where=str(index))
-    return tensors
+    return {name: tensors[name] for name in weight_map}
 
 
 def _few(names: Sequence[str]) -> str:
@@ -230,23 +224,23 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
+    """The one reader of indexes: the file of every tensor."""
     try:
         if index.stat().st_size > _LONGEST_INDEX:
             raise ValueError("it is too long")
         content: Any = json.loads(index.read_bytes())
-        weight_map = content["weight_map"]
-        pairs = [(str(name), file) for name, file in weight_map.items()]
+        pairs = dict(content.get("weight_map", content).items())
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror or error}", where=str(index)) from error
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(
-            "is no index of weights", where=str(index), remedy="download it again"
-        ) from None
-    for _, file in pairs:
+    except (ValueError, RecursionError, TypeError, AttributeError):
+        pairs = {}
+    if not pairs:
+        raise CheckpointError("is no index of weights", where=str(index), remedy="download it again")
+    for file in pairs.values():
         # A name and no path: an index from elsewhere must not reach out of its folder.
         if not isinstance(file, str) or Path(file).name != file or not file:
             raise CheckpointError(f"names the shard {file!r}, which is no file name", where=str(index))
-    return dict(pairs)
+    return pairs
 
 
 _INDEXES = ("*.safetensors.index.json", "param_name_map.json")
@@ -261,7 +255,7 @@ def open_checkpoint(path: str | Path, rank: int = 0) -> Shard:
     if path.is_dir():
         path = _in_folder(path)
     if path.suffix == ".json":
-        return _open_index(path, rank)
+        return Shard(rank, "", str(path), _indexed(path))
     return Shard.of(rank, "", str(path), index_shard(str(path)))
 
 
@@ -271,44 +265,3 @@ def _in_folder(folder: Path) -> Path:
         return found[0]
     what = f"holds {len(found)} indexes" if found else "is a folder without an index of safetensors files"
     raise CheckpointError(what, where=str(folder), remedy="name the file")
-
-
-def _open_index(path: Path, rank: int) -> Shard:
-    weight_map = _safetensors_index(path)
-    parts = {name: _open_part(path.parent, name, path) for name in dict.fromkeys(weight_map.values())}
-    held: dict[str, Held] = {}
-    for name, file in weight_map.items():
-        found = parts[file].tensors.get(name)
-        if found is None:
-            raise CheckpointError(f"says that {file} holds {name}, but it does not", where=str(path))
-        held[name] = replace(found, path=parts[file].path)
-    for file, part in parts.items():
-        for name in part.tensors:
-            if weight_map.get(name) != file:
-                raise CheckpointError(f"does not say that {file} holds {name}", where=str(path))
-    return Shard(rank, "", str(path), held)
-
-
-def _safetensors_index(path: Path) -> Mapping[str, str]:
-    try:
-        table = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    except (ValueError, RecursionError):
-        raise CheckpointError("is no JSON", where=str(path)) from None
-    weight_map = table.get("weight_map", table) if isinstance(table, dict) else None
-    if not weight_map or not isinstance(weight_map, dict):
-        raise CheckpointError("is no index of safetensors files", where=str(path))
-    for name, file in weight_map.items():
-        # A name with a folder in it could lead anywhere.
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointError(f"names no safetensors file beside it for {name}", where=str(path))
-    return weight_map
-
-
-def _open_part(folder: Path, name: str, index: Path) -> Shard:
-    """One file of an index; CheckpointError says which index wants it where it is missing."""
-    file = folder / name
-    if not file.exists():
-        raise CheckpointError(f"names {name}, which is missing", where=str(index))
-    return Shard.of(0, "", str(file), index_shard(str(file)))

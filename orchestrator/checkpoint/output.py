@@ -1,41 +1,26 @@
-"""The output of a collection: every byte is written once, at its final place, in whatever order it comes.
-
-An output that is made in one go: whole, or nothing is left of it.
-"""
+"""The output of a copy: every byte is written once, at its final place, in whatever order it comes."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.checkpoint.atomic import mapped_errors, sync_folder
+from orchestrator.checkpoint.copy_options import CopyOptions
 from orchestrator.checkpoint.cut.slices import Region
 from orchestrator.checkpoint.journal import Journal
+from orchestrator.checkpoint.output_layout import OutputLayout
 from orchestrator.checkpoint.placed_file import PlacedFile
-from orchestrator.checkpoint.target import OutputLayout
 from orchestrator.core.errors import CheckpointError
 
-__all__ = [
-    "FreeSpace",
-    "OutputFiles",
-    "discard",
-    "free_space",
-    "new_output",
-]
-
-FreeSpace = Callable[[Path], int]
+__all__ = ["OutputFiles", "discard", "new_output"]
 
 # Room for the file system's own records, and for the logs of whoever runs this.
 _MARGIN = 16 << 20
-
-
-def free_space(folder: Path) -> int:
-    """Bytes that may be written to the file system of `folder`."""
-    return shutil.disk_usage(folder).free
 
 
 class OutputFiles:
@@ -43,41 +28,36 @@ class OutputFiles:
 
     It grows under a temporary name beside `path`. `finish` puts it in place once all bytes of all tensors are
     there; leaving a `with` block before keeps it for the next time, or until `discard`. `keep`: what an
-    earlier collection of the same layout has written is still of use. `durable`: a file under its final name
-    is on the disk and survives a power cut. CheckpointError: no room, cannot be written. One writer at a time
-    is the caller's business.
+    earlier copy to the same layout has written is still of use. CheckpointError: no room, cannot be written.
+    One writer at a time is the caller's business.
     """
 
     def __init__(
-        self,
-        path: Path,
-        layout: OutputLayout,
-        *,
-        keep: bool = False,
-        durable: bool = True,
-        free: FreeSpace = free_space,
+        self, path: Path, layout: OutputLayout, options: CopyOptions | None = None, *, keep: bool = False
     ) -> None:
+        options = options or CopyOptions()
         self.path = path
         self.layout = layout
         self.temporary = _temporary(path)
-        self._durable = durable
-        self._missing = [target.source.nbytes for target in layout.targets]
+        self._durable = options.durable
+        self._missing = [destination.source.nbytes for destination in layout.destinations]
+        self._left = [0] * len(layout.files)
+        for destination in layout.destinations:
+            self._left[destination.file] += destination.source.nbytes
         self._lock = threading.Lock()
-        self._files: list[PlacedFile] = []
+        self._files: dict[int, PlacedFile] = {}
+        self._completed: set[int] = set()
+        self._is_closed = False
         with mapped_errors(path):
-            self._check(free)
-            try:
-                self._open(keep)
-            except BaseException:
-                self._close()
-                raise
+            self._check(options)
+            self._prepare(keep)
 
-    def _check(self, free: FreeSpace) -> None:
+    def _check(self, options: CopyOptions) -> None:
         if self.layout.is_folder and os.path.lexists(self.path):
             raise CheckpointError("exists already", where=str(self.path), remedy="name a new folder")
         if self.path.is_dir():
             raise CheckpointError("is a folder", where=str(self.path), remedy="name a file")
-        have, need = free(self.path.parent), self.layout.size - _allocated(self.temporary) + _MARGIN
+        have, need = options.free(self.path.parent), self.layout.size - _allocated(self.temporary) + _MARGIN
         if have < need:
             raise CheckpointError(
                 f"needs {need / 1e9:.2f} GB and {self.path.parent} has {have / 1e9:.2f} GB free",
@@ -85,13 +65,13 @@ class OutputFiles:
                 remedy="free some space or choose another folder",
             )
 
-    def _open(self, keep: bool) -> None:
+    def _prepare(self, keep: bool) -> None:
+        """Have the room of every file now; opened are no more than are written at a time."""
         if self.temporary.is_dir() != self.layout.is_folder or not keep:
             _remove(self.temporary)
-        if self.layout.is_folder:
-            self.temporary.mkdir(exist_ok=True)
         for name, layout in self.layout.files:
-            self._files.append(PlacedFile(self.temporary / name, layout, keep=keep))
+            (self.temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            PlacedFile(self.temporary / name, layout).close()
 
     def __enter__(self) -> OutputFiles:
         return self
@@ -100,38 +80,48 @@ class OutputFiles:
         self._close()
 
     def put(self, tensor: int, region: Region, start: int, data: memoryview) -> memoryview:
-        """Write the bytes of a slice from its byte `start` on; returns them as they were written.
+        """Write the bytes of a region from its byte `start` on; returns them as they were written.
 
-        `start` and the end are multiples of the target's `unit`.
+        `start` and the end are multiples of the destination's `unit`.
         """
-        target = self.layout.targets[tensor]
-        written = target.arrange(region, data)
+        destination = self.layout.destinations[tensor]
+        written = destination.arrange(region, data)
         with mapped_errors(self.path):
-            self._file(target.file).put(target.places, target.stretches(region, start, len(data)), written)
+            parts = destination.written(region, start, len(data))
+            self._file(destination.file).put(destination.spans, parts, written)
         self.account(tensor, len(data))
         return written
 
     def crc(self, tensor: int, region: Region, start: int, nbytes: int) -> int:
-        """The crc32 of what is there of that part of a slice: of what `put` returned when it was written."""
-        target = self.layout.targets[tensor]
+        """The crc32 of what is there of that part of a region: of what `put` returned when it was written."""
+        destination = self.layout.destinations[tensor]
         with mapped_errors(self.path):
-            return self._file(target.file).crc(target.places, target.stretches(region, start, nbytes))
+            parts = destination.written(region, start, nbytes)
+            return self._file(destination.file).crc(destination.spans, parts)
 
     def account(self, tensor: int, nbytes: int) -> None:
         """Note that so many bytes more of a tensor, as the shards have it, are in place."""
+        file = self.layout.destinations[tensor].file
         with self._lock:
             self._missing[tensor] -= nbytes
+            self._left[file] -= nbytes
+            is_complete = not self._left[file] and len(self.layout.files) > 1
+        if is_complete:
+            with mapped_errors(self.path):
+                self._complete(file)
 
     def write_back(self) -> None:
         """Have the disk take what was written so far; so `finish` is not kept waiting for all of it."""
+        with self._lock:
+            files = list(self._files.values()) if self._durable else []
         with mapped_errors(self.path):
-            for file in list(self._files) if self._durable else ():
+            for file in files:
                 file.write_back()
 
     def finish(self) -> None:
-        """Put the output in place, on the disk if `durable`. CheckpointError: a tensor is not complete."""
-        targets = self.layout.targets
-        wrong = [(t.source.name, n) for t, n in zip(targets, self._missing, strict=True) if n]
+        """Put the output in place, on the disk if it is to be. CheckpointError: a tensor is not complete."""
+        names = (destination.source.name for destination in self.layout.destinations)
+        wrong = [(name, missing) for name, missing in zip(names, self._missing, strict=True) if missing]
         if wrong:
             name, missing = wrong[0]
             raise CheckpointError(
@@ -139,31 +129,53 @@ class OutputFiles:
                 where=str(self.path),
             )
         with mapped_errors(self.path):
-            self._file(0)
-            for file in self._files if self._durable else ():
-                file.sync()
+            for number in range(len(self.layout.files)):
+                if number not in self._completed:
+                    self._complete(number)
             for name, text in self.layout.texts:
                 (self.temporary / name).write_bytes(text)
             self._close()
-            if self.layout.is_folder and self._durable:
-                sync_folder(self.temporary)
-            os.replace(self.temporary, self.path)
-            if self._durable:
-                sync_folder(self.path.parent)
+            self._put_in_place()
+
+    def _put_in_place(self) -> None:
+        if self._durable and self.layout.is_folder:
+            folders = {(self.temporary / name).parent for name, _ in self.layout.files}
+            for folder in (*folders, self.temporary):
+                sync_folder(folder)
+        os.replace(self.temporary, self.path)
+        if self._durable:
+            sync_folder(self.path.parent)
 
     def _file(self, number: int) -> PlacedFile:
-        if not self._files:
-            raise CheckpointError("is closed already", where=str(self.path))
-        return self._files[number]
+        with self._lock:
+            if self._is_closed:
+                raise CheckpointError("is closed already", where=str(self.path))
+            if number not in self._files:
+                name, layout = self.layout.files[number]
+                self._files[number] = PlacedFile(self.temporary / name, layout)
+            return self._files[number]
+
+    def _complete(self, number: int) -> None:
+        """All bytes of a file are in place: of many files only those that are written are open."""
+        file = self._file(number)
+        file.seal()
+        if self._durable:
+            file.sync()
+        with self._lock:
+            self._completed.add(number)
+            del self._files[number]
+        file.close()
 
     def _close(self) -> None:
-        files, self._files = self._files, []
+        with self._lock:
+            self._is_closed = True
+            files, self._files = list(self._files.values()), {}
         for file in files:
             file.close()
 
 
 def discard(path: Path) -> None:
-    """Remove what an unfinished collection to `path` has left."""
+    """Remove what an unfinished copy to `path` has left."""
     with mapped_errors(path):
         _remove(_temporary(path))
 
@@ -181,19 +193,19 @@ def _remove(path: Path) -> None:
 
 def _allocated(path: Path) -> int:
     """What a file, or the files of a folder, take of the disk."""
-    files = path.glob("*") if path.is_dir() else [path]
+    files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_blocks * 512 for file in files if file.is_file())
 
 
 @contextmanager
-def new_output(path: Path, layout: OutputLayout, *, free: FreeSpace = free_space) -> Iterator[OutputFiles]:
-    """An output to fill, put in place if the block ends well.
+def new_output(path: Path, layout: OutputLayout, options: CopyOptions) -> Iterator[OutputFiles]:
+    """An output to fill, put in place if the block ends well; else nothing is left of it.
 
     CheckpointError: no room, a tensor that is not complete, or somebody else is writing it.
     """
     journal = Journal(path)
     try:
-        with OutputFiles(path, layout, free=free) as output:
+        with OutputFiles(path, layout, options) as output:
             yield output
             output.finish()
     finally:

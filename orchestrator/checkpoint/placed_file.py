@@ -1,6 +1,7 @@
-"""Parts of a file mapped for writing, of which the last few are kept: faulting pages in is what costs.
+"""A file of known layout that is filled in any order and from many threads.
 
-A file of known layout whose bytes come in any order and from many threads.
+Short runs are written through windows mapped into memory, of which the last few are kept: faulting pages in
+is what costs.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.checkpoint.files.tensor_files import FileLayout, Piece
+from orchestrator.checkpoint.files.tensor_files import FileLayout, Span
 from orchestrator.checkpoint.files.tensor_types import Array
-from orchestrator.checkpoint.spans import Stretch, locate
+from orchestrator.checkpoint.spans import StridedSpan, locate
 
 __all__ = [
     "WINDOW",
@@ -81,14 +82,12 @@ _READ = 4 << 20
 class PlacedFile:
     """Open for reading and writing; every OSError is let out, the caller maps them."""
 
-    def __init__(self, path: Path, layout: FileLayout, *, keep: bool) -> None:
-        """Preallocate and write the format's own bytes; `keep` what an earlier collection has written."""
+    def __init__(self, path: Path, layout: FileLayout) -> None:
+        """Preallocate and write the format's own bytes; what is there of the tensors' stays."""
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._checksums = layout.checksums
         self._windows = Windows(self._descriptor, layout.size)
         try:
-            if not keep:
-                os.ftruncate(self._descriptor, 0)
             if layout.size:
                 # Real blocks and no hole: a full disk is an error here, not a SIGBUS in a mapping later.
                 os.posix_fallocate(self._descriptor, 0, layout.size)
@@ -98,51 +97,51 @@ class PlacedFile:
             os.close(self._descriptor)
             raise
 
-    def put(self, places: tuple[Piece, ...], stretches: Iterable[Stretch], data: memoryview) -> None:
-        """Write the stretches of the tensor that lies at `places`; `data` are their bytes in that order."""
+    def put(self, spans: tuple[Span, ...], parts: Iterable[StridedSpan], data: memoryview) -> None:
+        """Write parts of the tensor whose bytes are the `spans`; `data` are theirs in that order."""
         position = 0
-        for stretch in stretches:
-            for part in locate(stretch, places):
+        for located in parts:
+            for part in locate(located, spans):
                 self._put(part, data[position : position + part.nbytes])
                 position += part.nbytes
 
-    def crc(self, places: tuple[Piece, ...], stretches: Iterable[Stretch]) -> int:
+    def crc(self, spans: tuple[Span, ...], parts: Iterable[StridedSpan]) -> int:
         """The crc32 of what `put` would have to be given to write what is there."""
         value = 0
-        for stretch in stretches:
-            for part in locate(stretch, places):
+        for located in parts:
+            for part in locate(located, spans):
                 value = self._crc(part, value)
         return value
 
-    def _put(self, stretch: Stretch, data: memoryview) -> None:
-        if stretch.rows > 1 and stretch.run < _SHORT_RUN:
-            for number, first, last in _by_window(stretch):
-                part = data[first * stretch.run : last * stretch.run]
+    def _put(self, span: StridedSpan, data: memoryview) -> None:
+        if span.rows > 1 and span.run < _SHORT_RUN:
+            for number, first, last in _by_window(span):
+                part = data[first * span.run : last * span.run]
                 if number < 0:
-                    _write_at(self._descriptor, part, stretch.offset + first * stretch.stride)
+                    _write_at(self._descriptor, part, span.offset + first * span.stride)
                     continue
                 with self._windows.window(number) as mapped:
-                    rows = _rows(stretch, first, last, mapped)
+                    rows = _rows(span, first, last, mapped)
                     rows[:] = np.frombuffer(part, np.uint8).reshape(rows.shape)
                     # The mapping cannot be closed while an array looks at it.
                     del rows
             return
-        for row in range(stretch.rows):
-            run = data[row * stretch.run : (row + 1) * stretch.run]
-            _write_at(self._descriptor, run, stretch.offset + row * stretch.stride)
+        for row in range(span.rows):
+            run = data[row * span.run : (row + 1) * span.run]
+            _write_at(self._descriptor, run, span.offset + row * span.stride)
 
-    def _crc(self, stretch: Stretch, value: int) -> int:
-        if stretch.rows > 1 and stretch.run < _SHORT_RUN:
-            for number, first, last in _by_window(stretch):
+    def _crc(self, span: StridedSpan, value: int) -> int:
+        if span.rows > 1 and span.run < _SHORT_RUN:
+            for number, first, last in _by_window(span):
                 if number < 0:
-                    value = self._crc_run(stretch.offset + first * stretch.stride, stretch.run, value)
+                    value = self._crc_run(span.offset + first * span.stride, span.run, value)
                     continue
                 with self._windows.window(number) as mapped:
                     # Contiguous rows are looked at and not copied: the array must go before the mapping may.
-                    value = zlib.crc32(np.ascontiguousarray(_rows(stretch, first, last, mapped)).data, value)
+                    value = zlib.crc32(np.ascontiguousarray(_rows(span, first, last, mapped)).data, value)
             return value
-        for row in range(stretch.rows):
-            value = self._crc_run(stretch.offset + row * stretch.stride, stretch.run, value)
+        for row in range(span.rows):
+            value = self._crc_run(span.offset + row * span.stride, span.run, value)
         return value
 
     def _crc_run(self, begin: int, length: int, value: int) -> int:
@@ -170,22 +169,22 @@ class PlacedFile:
         os.close(self._descriptor)
 
 
-def _by_window(stretch: Stretch) -> Iterator[tuple[int, int, int]]:
-    """The rows of a stretch as `(window, first, last)`; a row that no window holds whole has window -1."""
+def _by_window(span: StridedSpan) -> Iterator[tuple[int, int, int]]:
+    """Its rows as `(window, first, last)`; a row that no window holds whole has window -1."""
     row = 0
-    while row < stretch.rows:
-        begin = stretch.offset + row * stretch.stride
+    while row < span.rows:
+        begin = span.offset + row * span.stride
         number = begin // WINDOW
         room = (number + 1) * WINDOW - begin
-        fitting = (room - stretch.run) // stretch.stride + 1 if room >= stretch.run else 0
-        last = min(stretch.rows, row + max(1, fitting))
+        fitting = (room - span.run) // span.stride + 1 if room >= span.run else 0
+        last = min(span.rows, row + max(1, fitting))
         yield (number if fitting else -1), row, last
         row = last
 
 
-def _rows(stretch: Stretch, first: int, last: int, mapped: mmap.mmap) -> Array:
-    into = (stretch.offset + first * stretch.stride) % WINDOW
-    shape, strides = (last - first, stretch.run), (stretch.stride, 1)
+def _rows(span: StridedSpan, first: int, last: int, mapped: mmap.mmap) -> Array:
+    into = (span.offset + first * span.stride) % WINDOW
+    shape, strides = (last - first, span.run), (span.stride, 1)
     return np.ndarray(shape, np.uint8, mapped, offset=into, strides=strides)
 
 

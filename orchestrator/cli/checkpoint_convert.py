@@ -10,7 +10,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from orchestrator.checkpoint.copy_engine import Format
+from orchestrator.checkpoint.copy_options import Report
+from orchestrator.checkpoint.output_layout import Format
 from orchestrator.cli.checkpoint_inspect import say, step_option
 from orchestrator.cli.render_checkpoint import conversion_view
 from orchestrator.cli.units import ByteSize, byte_size
@@ -139,8 +140,9 @@ def _carry_out(conversion: Conversion, output: Path, dry_run: bool) -> int:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("write", total=conversion.plan.nbytes)
-        write(conversion, output, progress=lambda done, total: bar.update(task, completed=done))
-    files = f"{len(conversion.names)} files, " if conversion.is_folder else ""
-    tensors = len({copy.held.spec.name for copy in conversion.plan.copies})
+        report = Report(lambda done, total: bar.update(task, completed=done))
+        write(conversion, output, report=report)
+    files = f"{len(conversion.sizes)} files, " if conversion.is_folder else ""
+    tensors = len({copy.stored.spec.name for copy in conversion.plan.copies})
     click.echo(f"{output}: {conversion.label}{files}{tensors} tensors, {byte_size(sum(conversion.sizes))}")
     return 0

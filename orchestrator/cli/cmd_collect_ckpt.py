@@ -8,7 +8,8 @@ from typing import Any, cast
 import click
 from rich.console import Console
 
-from orchestrator.checkpoint.target import Format
+from orchestrator.checkpoint.copy_options import CopyOptions, Report
+from orchestrator.checkpoint.output_layout import Format
 from orchestrator.cli.bars import CollectProgress
 from orchestrator.cli.options import run_argument
 from orchestrator.cli.render_collect import print_collection
@@ -104,17 +105,9 @@ def command(
         print_collection(dry_run(control, wanted, via_hosts=via_hosts), output)
         return 0
     with CollectProgress(Console(stderr=True)) as progress:
-        collected = collect_run(
-            control,
-            wanted,
-            output,
-            via_hosts=via_hosts,
-            with_logs=with_logs,
-            rate=bwlimit,
-            durable=not no_fsync,
-            progress=progress.update,
-            say=progress.say,
-        )
+        options = CopyOptions(rate=bwlimit, durable=not no_fsync, via_hosts=via_hosts)
+        report = Report(progress.update, progress.say)
+        collected = collect_run(control, wanted, output, options, report, with_logs=with_logs)
     _report(collected)
     return 0
 

@@ -13,7 +13,8 @@ from orchestrator.cli.render_run import record_json, runs_table
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.control.run_record import read_record
 from orchestrator.control.runs import rediscover
-from orchestrator.core.errors import HostsFailed, OrchestrateError, RunNotFound
+from orchestrator.core.errors import OrchestrateError, RunNotFound
+from orchestrator.hosts.fleet import HostResults
 
 __all__ = ["command"]
 
@@ -41,6 +42,5 @@ def command(ask_hosts: bool, inventory: Path | None, as_json: bool) -> int:
         Console(soft_wrap=True).print(runs_table(records), highlight=False)
     else:
         click.echo("no runs are known here")
-    if failed:
-        raise HostsFailed(failed)
+    HostResults({}, failed).raise_on_error()
     return 0

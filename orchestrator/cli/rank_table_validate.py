@@ -11,7 +11,8 @@ from orchestrator.cli.options import json_option, print_json
 from orchestrator.cli.rank_table_common import chip_option, table_argument, warn
 from orchestrator.config.inventory import Chip, Inventory
 from orchestrator.config.inventory_file import load_inventory
-from orchestrator.core.errors import ConfigError, HostsFailed, OrchestrateError, Problem
+from orchestrator.core.errors import ConfigError, OrchestrateError, Problem
+from orchestrator.hosts.fleet import HostResults
 from orchestrator.plan.launch_table import chip_of_hosts
 from orchestrator.rank_table.live_table import Compared, compare_with_hosts, compare_with_inventory
 from orchestrator.rank_table.read_table import Reading, read_rank_table
@@ -64,8 +65,7 @@ def command(
     if problems:
         problems += [Problem(host, error.what, error.remedy) for host, error in unreachable.items()]
         raise ConfigError(problems)
-    if unreachable:
-        raise HostsFailed(unreachable)
+    HostResults({}, unreachable).raise_on_error()
     return 0
 
 

@@ -39,7 +39,7 @@ def _hosts(found: DryRun) -> Table:
     for column, justify in (("HOST", "left"), ("RANKS", "left"), ("BYTES", "right"), ("READ", "left")):
         table.add_column(column, justify="right" if justify == "right" else "left", no_wrap=True)
     for host, nbytes in sorted(found.plan.bytes_per_host.items()):
-        ranks = sorted({read.rank for read in found.plan.reads if read.host == host})
+        ranks = sorted({copy.rank for copy in found.plan.copies if copy.host == host})
         direct = found.direct.get(host, 0)
         how = "directly" if direct == nbytes else "by its agent" if not direct else "partly directly"
         shown = ",".join(map(str, ranks[:16])) + (" …" if len(ranks) > 16 else "")

@@ -1,4 +1,4 @@
-"""The launch on the hosts: all of them are made ready, or none is left touched; then all are started.
+"""The start of a run on its hosts: all of them are made ready, or none is left touched; then all are started.
 
 check_hosts: connect, look, judge. start_run: push -> prepare -> verify -> start -> commit
 """
@@ -14,6 +14,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.core.codec import to_json
 from orchestrator.core.errors import AgentError, OrchestrateError, PreflightError
 from orchestrator.hosts.fleet import Fleet
+from orchestrator.hosts.push_content import ContentFile, push_missing
 from orchestrator.hosts.session import Session
 from orchestrator.plan.adjust import complete_plan, on_free_devices
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -69,7 +70,10 @@ def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> 
     whatever had been begun anywhere has been undone.
     """
     report("pushing files")
-    fleet.each(lambda session: _push(plan, session)).raise_on_error()
+    sources = {sha256: ContentFile(path) for sha256, path in plan.sources.items()}
+    if sources:
+        timeout = plan.timeouts.prepare
+        fleet.each(lambda session: push_missing(session, sources, timeout=timeout)).raise_on_error()
     try:
         report("preparing")
         prepared = fleet.each(lambda session: _prepare(plan, session)).raise_on_error()
@@ -86,14 +90,6 @@ def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> 
 def _busy_devices(session: Session, host: Host) -> list[int]:
     ids = [device.id for device in host.devices]
     return list(session.call("busy_devices", devices=ids, lock_dir=host.lock_dir))
-
-
-def _push(plan: LaunchPlan, session: Session) -> None:
-    if not plan.sources:
-        return
-    for sha256 in session.call("missing", hashes=list(plan.sources)):
-        data = plan.sources[sha256].read_bytes()
-        session.call("push", payload=data, sha256=sha256, size=len(data), timeout=plan.timeouts.prepare)
 
 
 def _prepare(plan: LaunchPlan, session: Session) -> Any:

@@ -1,6 +1,7 @@
-"""Ask the hosts which shards they have, and plan a collection; no tensor is read.
+"""Collecting a checkpoint: the shards on many hosts become one file here, without copies in between.
 
-Collect a checkpoint: the shards on many hosts become one file here, without copies in between.
+The hosts are asked which shards they have, the collection is planned without reading a tensor, and what the
+plan needs is brought; what an earlier collection to the same output has brought stays.
 """
 
 from __future__ import annotations
@@ -14,37 +15,24 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.checkpoint.atomic import mapped_errors
-from orchestrator.checkpoint.collection_manifest import manifest_beside, manifest_of
-from orchestrator.checkpoint.copy_engine import Limit, Progress, Transfer, check_done
-from orchestrator.checkpoint.copy_plan import CollectPlan, plan_collect
+from orchestrator.checkpoint.collection_manifest import manifest_beside, manifest_text
+from orchestrator.checkpoint.copy_engine import check_done, copy_segments
+from orchestrator.checkpoint.copy_options import CopyOptions, Report
+from orchestrator.checkpoint.copy_plan import CopyPlan, Segment, cut_segments, plan_collect
 from orchestrator.checkpoint.cut.coverage import why_left_out
+from orchestrator.checkpoint.cut.slices import Region
 from orchestrator.checkpoint.cut.steps import Choice, choose_step
 from orchestrator.checkpoint.files.strategy_files import Strategy
 from orchestrator.checkpoint.hf_layout import HfModel, lay_out_huggingface
+from orchestrator.checkpoint.host_files import HostFiles
 from orchestrator.checkpoint.journal import Header, Journal
-from orchestrator.checkpoint.output import FreeSpace, OutputFiles, discard, free_space
-from orchestrator.checkpoint.segments import SEGMENT, Segment, cut_segments
-from orchestrator.checkpoint.shard_source import HostFiles, LocalFiles, Shard, ShardIndex
-from orchestrator.checkpoint.target import Format, OutputLayout, lay_out_file
-from orchestrator.core.errors import (
-    CheckpointError,
-    HostsFailed,
-    Interrupted,
-    OrchestrateError,
-    TransportError,
-)
+from orchestrator.checkpoint.output import OutputFiles, discard
+from orchestrator.checkpoint.output_layout import Format, OutputLayout, lay_out
+from orchestrator.checkpoint.shard_index import Shard, ShardIndex
+from orchestrator.core.errors import CheckpointError, Interrupted, OrchestrateError, TransportError
+from orchestrator.hosts.fleet import HostResults
 
-__all__ = [
-    "Collected",
-    "Collection",
-    "Format",
-    "HostFiles",
-    "LocalFiles",
-    "collect",
-    "plan_collection",
-    "raise_all",
-]
+__all__ = ["Collected", "Collection", "collect", "plan_collection", "planned_layout"]
 
 _Answer = TypeVar("_Answer")
 _FAN_OUT = 32
@@ -75,12 +63,12 @@ class Collection:
 
 def plan_collection(
     source: HostFiles, hosts: Sequence[str], wanted: Collection
-) -> tuple[Choice, CollectPlan, dict[str, OrchestrateError]]:
+) -> tuple[Choice, CopyPlan, dict[str, OrchestrateError]]:
     """Step, plan, and the hosts that gave no answer but are not needed; raises what `collect` does."""
-    listed, unreachable = _ask(hosts, source.list_shards)
+    listed = _ask(hosts, source.list_shards)
     try:
         choice = choose_step(
-            listed,
+            listed.values,
             wanted.strategies,
             wanted.world_size,
             step=wanted.step,
@@ -90,29 +78,27 @@ def plan_collection(
         )
     except CheckpointError:
         # What is missing is most likely there, on the hosts that gave no answer.
-        raise_all(unreachable)
+        listed.raise_on_error()
         raise
     with_texts = wanted.format == "ckpt"
 
     def why_not(name: str, dtype: str) -> str:
         return why_left_out(name, dtype, wanted.with_optimizer, with_texts)
 
-    shards, lost = _index(source, choice.files, why_not)
-    raise_all(lost)
     plan = plan_collect(
-        shards,
+        _index(source, choice.files, why_not),
         wanted.strategies,
         world_size=wanted.world_size,
         with_optimizer=wanted.with_optimizer,
         with_texts=with_texts,
         replicated=wanted.replicated,
     )
-    return choice, plan, unreachable
+    return choice, plan, listed.errors
 
 
 def _index(
     source: HostFiles, files: Mapping[int, tuple[str, str]], why_not: Callable[[str, str], str]
-) -> tuple[list[Shard], dict[str, OrchestrateError]]:
+) -> list[Shard]:
     index = ShardIndex(why_not)
     ranks: dict[str, list[int]] = {}
     for rank, (host, _) in files.items():
@@ -123,13 +109,11 @@ def _index(
         paths = {rank: files[rank][1] for rank in ranks[host]}
         return [index.shard(rank, host, path, source.index(host, path)) for rank, path in paths.items()]
 
-    answers, lost = _ask(list(ranks), shards_on)
-    return [shard for shards in answers.values() for shard in shards], lost
+    answers = _ask(list(ranks), shards_on).raise_on_error()
+    return [shard for shards in answers.values() for shard in shards]
 
 
-def _ask(
-    hosts: Sequence[str], question: Callable[[str], _Answer]
-) -> tuple[dict[str, _Answer], dict[str, OrchestrateError]]:
+def _ask(hosts: Sequence[str], question: Callable[[str], _Answer]) -> HostResults[_Answer]:
     """The answers, and the hosts that could not be reached; any other error is raised."""
     answers: dict[str, _Answer] = {}
     lost: dict[str, OrchestrateError] = {}
@@ -143,20 +127,11 @@ def _ask(
                 lost[host] = error
             except OrchestrateError as error:
                 refused[host] = error
-    raise_all(refused)
-    return answers, lost
-
-
-def raise_all(errors: Mapping[str, OrchestrateError]) -> None:
-    """The one error, or all of them as one; nothing where there is none."""
-    if len(errors) > 1:
-        raise HostsFailed(errors)
-    for error in errors.values():
-        raise error
+    HostResults(answers, refused).raise_on_error()
+    return HostResults(answers, lost)
 
 
 _GO_ON = "the same command goes on from there"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +143,7 @@ class Collected:
 
     path: Path
     choice: Choice
-    plan: CollectPlan
+    plan: CopyPlan
     unreachable: Mapping[str, OrchestrateError]
     resumed: int
     size: int
@@ -179,34 +154,25 @@ def collect(
     hosts: Sequence[str],
     wanted: Collection,
     output: Path,
-    *,
-    progress: Progress | None = None,
-    say: Say = lambda text: None,
-    rate: int | None = None,
-    streams_per_host: int = 2,
-    segment_bytes: int = SEGMENT,
-    durable: bool = True,
-    free: FreeSpace = free_space,
+    options: CopyOptions | None = None,
+    report: Report | None = None,
 ) -> Collected:
     """Write what is `wanted` to `output`, a file or for Hugging Face a folder: all of it or nothing.
 
     Only the slices that are needed are read, each once; memory is a few segments per stream. What a broken
-    collection has brought stays beside the output and is not brought again. `say` gets what a person should
-    know meanwhile; `rate` is bytes a second at most. `durable`: return when the output is on the disk.
+    collection has brought stays beside the output and is not brought again.
     CheckpointError: no complete step, shards that contradict one another, no room. TransportError or
     HostsFailed: a host that is needed cannot be reached. Interrupted for a KeyboardInterrupt under way.
     """
-    with mapped_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
     journal = Journal(output)
-    work = _Work(source, list(hosts), wanted, output, journal, progress, say, Limit(rate), streams_per_host)
+    work = _Work(source, list(hosts), wanted, output, journal, options or CopyOptions(), report or Report())
     try:
-        return work.run(segment_bytes, durable, free)
+        return work.run()
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted{work.kept()}", remedy=_GO_ON if journal.done else "") from None
     except OrchestrateError:
         if journal.done:
-            say(f"not finished{work.kept()} ({_GO_ON})")
+            work.report.say(f"not finished{work.kept()} ({_GO_ON})")
         raise
     finally:
         journal.close()
@@ -219,22 +185,22 @@ class _Work:
     wanted: Collection
     output: Path
     journal: Journal
-    progress: Progress | None
-    say: Say
-    limit: Limit
-    streams: int
+    options: CopyOptions
+    report: Report
 
-    def run(self, segment_bytes: int, durable: bool, free: FreeSpace) -> Collected:
+    def run(self) -> Collected:
+        segment_bytes = self.options.segment_bytes
         try:
             choice, plan, unreachable = self._plan()
-            layout = lay_out(plan, self.wanted)
+            layout = planned_layout(plan, self.wanted)
             header = _header(self.wanted, choice, plan, layout, segment_bytes)
             keep = self.journal.begin(header)
-            with OutputFiles(self.output, layout, keep=keep, durable=durable, free=free) as file:
-                segments = cut_segments(plan, layout.targets, segment_bytes)
+            with OutputFiles(self.output, layout, self.options, keep=keep) as file:
+                segments = cut_segments(plan, layout.destinations, segment_bytes)
                 resumed = self._check(segments, file)
-                plan = self._transfer(plan, segments, file, choice)
-                with manifest_beside(self.output, manifest_of(header, plan, layout, segments, self.journal)):
+                plan = self._copy(plan, segments, file, choice)
+                text = manifest_text(header, plan, layout, segments, self.journal, segment_bytes)
+                with manifest_beside(self.output, text):
                     file.finish()
         except BaseException:
             self._tidy()
@@ -242,7 +208,7 @@ class _Work:
         self.journal.remove()
         return Collected(self.output, choice, plan, unreachable, resumed, layout.size)
 
-    def _plan(self) -> tuple[Choice, CollectPlan, dict[str, OrchestrateError]]:
+    def _plan(self) -> tuple[Choice, CopyPlan, dict[str, OrchestrateError]]:
         """The plan; of the step that an earlier collection was at, where that is left open."""
         wanted, earlier = self.wanted, self.journal.earlier
         is_open = wanted.step is None and not wanted.latest and bool(self.journal.done)
@@ -250,53 +216,35 @@ class _Work:
             try:
                 planned = plan_collection(self.source, self.hosts, replace(wanted, step=earlier.step))
             except CheckpointError:
-                self.say(f"step {earlier.step}, which was begun, cannot be had any more")
+                self.report.say(f"step {earlier.step}, which was begun, cannot be had any more")
             else:
-                self.say(f"going on with step {earlier.step}, which was begun")
+                self.report.say(f"going on with step {earlier.step}, which was begun")
                 return planned
         return plan_collection(self.source, self.hosts, wanted)
 
     def _check(self, segments: Sequence[Segment], file: OutputFiles) -> int:
         if self.journal.done:
-            self.say("checking what an earlier collection has brought")
+            self.report.say("checking what an earlier collection has brought")
         return check_done(segments, file, self.journal)
 
-    def _transfer(
-        self, plan: CollectPlan, segments: list[Segment], file: OutputFiles, choice: Choice
-    ) -> CollectPlan:
+    def _copy(self, plan: CopyPlan, segments: list[Segment], file: OutputFiles, choice: Choice) -> CopyPlan:
         """Until all is here; what a host that is lost under way had comes from replicas, if there are any."""
-        while True:
-            transfer = Transfer(
-                self.source,
-                segments,
-                file,
-                self.journal,
-                progress=self.progress,
-                say=self.say,
-                streams_per_host=self.streams,
-                limit=self.limit,
-            )
-            transfer.execute()
-            if not transfer.lost:
-                return plan
-            plan = self._plan_without(transfer.lost, choice, plan)
-            segments[:] = [replace(each, read=plan.reads[each.number]) for each in segments]
+        while lost := copy_segments(self.source, segments, file, self.options, self.report, self.journal):
+            plan = self._plan_without(HostResults({}, lost), choice, plan)
+            segments[:] = [replace(each, copy=plan.copies[each.number]) for each in segments]
+        return plan
 
-    def _plan_without(
-        self, lost: Mapping[str, OrchestrateError], choice: Choice, before: CollectPlan
-    ) -> CollectPlan:
-        self.hosts = [host for host in self.hosts if host not in lost]
+    def _plan_without(self, lost: HostResults[None], choice: Choice, before: CopyPlan) -> CopyPlan:
+        self.hosts = [host for host in self.hosts if host not in lost.errors]
         try:
             same_step = replace(self.wanted, step=choice.step)
             _, plan, _ = plan_collection(self.source, self.hosts, same_step)
         except OrchestrateError:
-            raise_all(lost)
+            lost.raise_on_error()
             raise
-        if [(read.tensor, read.region) for read in plan.reads] != [
-            (read.tensor, read.region) for read in before.reads
-        ]:
-            raise_all(lost)
-        self.say("going on with replicas on other hosts")
+        if _regions(plan) != _regions(before):
+            lost.raise_on_error()
+        self.report.say("going on with replicas on other hosts")
         return plan
 
     def kept(self) -> str:
@@ -311,23 +259,27 @@ class _Work:
             self.journal.remove()
 
 
-def lay_out(plan: CollectPlan, wanted: Collection) -> OutputLayout:
-    """The output that a plan fills."""
+def planned_layout(plan: CopyPlan, wanted: Collection) -> OutputLayout:
+    """The output that a collection's plan fills."""
     if wanted.format == "huggingface":
         return lay_out_huggingface(plan.tensors, wanted.model, wanted.dtype)
-    return lay_out_file(plan.tensors, wanted.format, wanted.dtype)
+    return lay_out([plan.tensors], wanted.format, dtype=wanted.dtype)
+
+
+def _regions(plan: CopyPlan) -> list[tuple[int, Region]]:
+    return [(copy.tensor, copy.region) for copy in plan.copies]
 
 
 def _header(
-    wanted: Collection, choice: Choice, plan: CollectPlan, layout: OutputLayout, segment_bytes: int
+    wanted: Collection, choice: Choice, plan: CopyPlan, layout: OutputLayout, segment_bytes: int
 ) -> Header:
     """The signature is of all that decides which bytes go where; not of the hosts: replicas may differ."""
     at = [wanted.source, choice.epoch, choice.step, wanted.format, segment_bytes]
     tensors = (
-        (t.source.name, t.source.dims, t.source.dtype, t.dtype, t.file, t.places) for t in layout.targets
+        (one.source.name, one.source.dims, one.source.dtype, one.dtype, one.file, one.spans)
+        for one in layout.destinations
     )
-    regions = ((read.tensor, read.region) for read in plan.reads)
     signature = hashlib.sha256()
-    for fact in chain([at], tensors, regions):
+    for fact in chain([at], tensors, _regions(plan)):
         signature.update(json.dumps(fact).encode() + b"\n")
     return Header(signature.hexdigest(), wanted.source, choice.epoch, choice.step, choice.identities)

@@ -1,13 +1,13 @@
-"""The shards of a run on its hosts: through their agents, or directly where they can be seen from here.
+"""Collecting a run: its strategies, its shards and what belongs to the model, from its hosts to one place.
 
-Collect a run: its strategies, its shards and what belongs to the model, from its hosts into one place.
+The shards are read through the hosts' agents, or directly where their files are visible here.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent import shard_ranges as ckpt_read
 from orchestrator.checkpoint.atomic import mapped_errors
-from orchestrator.checkpoint.copy_engine import Progress
-from orchestrator.checkpoint.copy_plan import CollectPlan
+from orchestrator.checkpoint.copy_options import CopyOptions, Report
+from orchestrator.checkpoint.copy_plan import CopyPlan, Segment
 from orchestrator.checkpoint.cut.steps import Choice
 from orchestrator.checkpoint.files.strategy_files import Strategy, parse_strategy
 from orchestrator.checkpoint.hf_layout import HfModel
-from orchestrator.checkpoint.shard_source import Ranges, ReadSegment, ShardFile
-from orchestrator.checkpoint.target import OutputLayout
+from orchestrator.checkpoint.host_files import ReadSegment
+from orchestrator.checkpoint.output_layout import OutputLayout
+from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.config.inventory import SshOptions
 from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.control.logs import copy_logs
@@ -32,7 +33,7 @@ from orchestrator.hosts.bulk_channel import BulkSessions
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.hosts.session import Session
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
-from orchestrator.transfer.collect import Collected, Collection, collect, lay_out, plan_collection
+from orchestrator.transfer.collect import Collected, Collection, collect, plan_collection, planned_layout
 
 __all__ = [
     "DryRun",
@@ -86,14 +87,15 @@ class RunFiles:
         entries: list[dict[str, Any]] = self._call(host, "index", path=path)
         return entries
 
-    def read(self, host: str, segments: Sequence[tuple[str, Ranges]]) -> Iterator[ReadSegment]:
-        identities = {path: list(self._listed[host, path].identity) for path, _ in segments}
+    def read(self, host: str, segments: Sequence[Segment]) -> Iterator[ReadSegment]:
+        wanted = [(segment.copy.path, segment.spans) for segment in segments]
+        identities = {path: list(self._listed[host, path].identity) for path, _ in wanted}
         if all(self.is_direct(host, path) for path in identities):
-            for data in ckpt_read.read_segments(segments, identities):
+            for data in ckpt_read.read_segments(wanted, identities):
                 yield data, None
             return
-        buffer = memoryview(bytearray(max(sum(n for _, n in ranges) for _, ranges in segments)))
-        request = {"segments": list(segments), "identities": identities}
+        buffer = memoryview(bytearray(max(segment.nbytes for segment in segments)))
+        request = {"segments": wanted, "identities": identities}
         with self._bulk.session(host) as session:
             answers = session.stream_into(buffer, "read_segments", timeout=_READ_TIMEOUT, **request)
             for crc, data in answers:
@@ -160,7 +162,7 @@ class DryRun:
     """What `collect_run` would do; `direct` are the bytes per host that are read without it."""
 
     choice: Choice
-    plan: CollectPlan
+    plan: CopyPlan
     layout: OutputLayout
     direct: Mapping[str, int]
     absent: Mapping[int, str]
@@ -186,10 +188,10 @@ def dry_run(control: ControlDir, wanted: Collection, *, via_hosts: bool = False)
     with _opened(control, wanted, via_hosts) as run:
         choice, plan, unreachable = plan_collection(run.files, run.hosts, run.wanted)
         direct: dict[str, int] = {}
-        for read in plan.reads:
-            if run.files.is_direct(read.host, read.path):
-                direct[read.host] = direct.get(read.host, 0) + read.nbytes
-        layout = lay_out(plan, run.wanted)
+        for copy in plan.copies:
+            if run.files.is_direct(copy.host, copy.path):
+                direct[copy.host] = direct.get(copy.host, 0) + copy.nbytes
+        layout = planned_layout(plan, run.wanted)
         return DryRun(choice, plan, layout, direct, _absent(run, choice, unreachable), unreachable)
 
 
@@ -197,39 +199,30 @@ def collect_run(
     control: ControlDir,
     wanted: Collection,
     output: Path,
+    options: CopyOptions | None = None,
+    report: Report | None = None,
     *,
-    via_hosts: bool = False,
     with_logs: bool = False,
-    rate: int | None = None,
-    durable: bool = True,
-    progress: Progress | None = None,
-    say: Callable[[str], None] = lambda text: None,
 ) -> Collected:
     """Write the run's weights to `output`, and beside it what belongs to them.
 
     That is the model's configuration and tokenizer, `<output>.strategy/`, and `<output>.logs/` if asked for.
-    Of `wanted` the run itself fills in strategies, ranks and names. Raises what `collect` raises.
+    Of `wanted` the run itself fills in strategies, ranks and names; of `options` the number of streams.
+    Raises what `collect` raises.
     """
-    with _opened(control, wanted, via_hosts) as run:
-        collected = collect(
-            run.files,
-            run.hosts,
-            run.wanted,
-            output,
-            progress=progress,
-            say=say,
-            rate=rate,
-            durable=durable,
-            # A stream takes a core for itself: more of them would only be in each other's way.
-            streams_per_host=2 if len(run.hosts) < (os.cpu_count() or 1) else 1,
-        )
+    options, report = options or CopyOptions(), report or Report()
+    with _opened(control, wanted, options.via_hosts) as run:
+        # A stream takes a core for itself: more of them would only be in each other's way.
+        streams = 2 if len(run.hosts) < (os.cpu_count() or 1) else 1
+        options = replace(options, streams_per_host=streams)
+        collected = collect(run.files, run.hosts, run.wanted, output, options, report)
         for rank, host in _absent(run, collected.choice, collected.unreachable).items():
-            say(f"rank {rank} on {host} has no file of that step: replicas on other ranks were read")
+            report.say(f"rank {rank} on {host} has no file of that step: replicas on other ranks were read")
         with mapped_errors(output):
             _write_beside(run, output)
             if with_logs:
                 for line in copy_logs(run.plan, run.fleet, _beside(output, "logs")):
-                    say(line)
+                    report.say(line)
     return collected
 
 

@@ -1,32 +1,32 @@
-"""What a person names on the command line: a folder of all ranks' files with its strategies, or one file.
+"""Converting checkpoints of this machine from any layout to any other: combine, split and transform.
 
-From any layout to any other: many ranks to one file, one file to many ranks, many to many.
+A person names a folder of all ranks' files with its strategies, or one file.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.checkpoint.assemble import Whole, assemble
-from orchestrator.checkpoint.atomic import mapped_errors, new_folder, require_new
-from orchestrator.checkpoint.copy_engine import Format, copy_files, file_sizes
+from orchestrator.checkpoint.assemble import Assembled, assemble
+from orchestrator.checkpoint.atomic import mapped_errors, require_new
+from orchestrator.checkpoint.copy_engine import copy_files
+from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.copy_plan import (
     CopyPlan,
     Output,
-    OutputTensor,
     plan_copies,
     rank_outputs,
     unknown_names,
     whole_output,
 )
 from orchestrator.checkpoint.files.strategy_files import StrategySet, read_strategy_set
+from orchestrator.checkpoint.hf_layout import weight_groups, weight_index
 from orchestrator.checkpoint.open_checkpoint import find_rank_files, open_checkpoint
-from orchestrator.checkpoint.output import FreeSpace, free_space
-from orchestrator.checkpoint.shard_source import Shard
+from orchestrator.checkpoint.output_layout import Format, OutputLayout, lay_out
+from orchestrator.checkpoint.shard_index import Shard
 from orchestrator.core.errors import CheckpointError
 
 __all__ = [
@@ -59,8 +59,8 @@ class RankFolder:
     notes: tuple[str, ...]
     replicated: bool
 
-    def assemble(self, *, with_optimizer: bool, with_texts: bool) -> Whole:
-        """The whole tensors; CheckpointError as from `checkpoint.whole.assemble`."""
+    def assemble(self, *, with_optimizer: bool, with_texts: bool) -> Assembled:
+        """The whole tensors; CheckpointError as from `checkpoint.assemble.assemble`."""
         known = self.strategies.by_rank() if self.strategies else {}
         return assemble(
             self.shards,
@@ -75,8 +75,8 @@ class RankFolder:
         """The bytes that all files together hold of each tensor."""
         total: dict[str, int] = {}
         for shard in self.shards:
-            for name, held in shard.tensors.items():
-                total[name] = total.get(name, 0) + held.spec.nbytes
+            for name, stored in shard.tensors.items():
+                total[name] = total.get(name, 0) + stored.spec.nbytes
         return total
 
 
@@ -144,17 +144,15 @@ def _kind_of_folder(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What will be written: one file, or a folder of `names` where there are several.
+    """What will be written: one file, or a folder of several.
 
     `left_out` gives for each reason the number of tensors and their bytes in the source.
     """
 
     plan: CopyPlan
-    format: Format
-    names: tuple[str, ...]
+    layout: OutputLayout
     left_out: Mapping[str, tuple[int, int]]
     notes: tuple[str, ...]
-    extra: Mapping[str, bytes] = field(default_factory=dict)
     step: int = 0
 
     @property
@@ -164,12 +162,12 @@ class Conversion:
 
     @property
     def is_folder(self) -> bool:
-        return bool(self.names)
+        return self.layout.is_folder
 
     @property
     def sizes(self) -> list[int]:
         """The bytes of each file."""
-        return file_sizes(self.plan, self.format)
+        return [file.size for _, file in self.layout.files]
 
 
 def plan_combine(
@@ -184,38 +182,23 @@ def plan_combine(
 ) -> Conversion:
     """All ranks' files as one file of whole tensors, or as several of at most `max_shard_bytes` and an index.
 
-    CheckpointError: as from `open_ranks` and `checkpoint.whole.assemble`; several files of another format.
+    CheckpointError: as from `open_ranks` and `checkpoint.assemble.assemble`; several files of another format.
     """
     source = open_ranks(
         checkpoint_dir, strategy, step=step, with_optimizer=with_optimizer, replicated=replicated
     )
     whole = source.assemble(with_optimizer=with_optimizer, with_texts=format == "ckpt")
+    output = whole_output(whole)
     if max_shard_bytes is None:
-        return _conversion(source, whole, [whole_output(whole)], format, ())
+        return _conversion(source, whole, [output], format)
     if format != "safetensors":
         raise CheckpointError("only safetensors can be written as several files with an index")
-    outputs = _several(whole_output(whole), max_shard_bytes)
+    groups = weight_groups(output.tensors, [spec.nbytes for spec in output.specs], max_shard_bytes)
+    outputs = [Output(0, tuple(group)) for group in groups]
     names = [f"model-{n:05}-of-{len(outputs):05}.safetensors" for n in range(1, len(outputs) + 1)]
-    index = {"model.safetensors.index.json": _index(outputs, names)}
-    return _conversion(source, whole, outputs, format, names, extra=index)
-
-
-def _several(output: Output, limit: int) -> list[Output]:
-    groups: list[list[OutputTensor]] = [[]]
-    size = 0
-    for tensor in output.tensors:
-        if groups[-1] and size + tensor.spec.nbytes > limit:
-            groups.append([])
-            size = 0
-        groups[-1].append(tensor)
-        size += tensor.spec.nbytes
-    return [Output(0, tuple(group)) for group in groups]
-
-
-def _index(outputs: Sequence[Output], names: Sequence[str]) -> bytes:
-    weight_map = {spec.name: name for one, name in zip(outputs, names, strict=True) for spec in one.specs}
-    total = sum(output.nbytes for output in outputs)
-    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2).encode()
+    index = weight_index([one.specs for one in outputs], names)
+    texts = {"model.safetensors.index.json": index}
+    return _conversion(source, whole, outputs, format, names, texts=texts)
 
 
 def plan_split(
@@ -271,7 +254,7 @@ def _to_ranks(source: RankFolder, target: Path, with_optimizer: bool, format: Fo
     return _conversion(source, whole, outputs, format, names, notes=notes)
 
 
-def _unknown(whole: Whole, strategies: StrategySet, target: Path) -> list[str]:
+def _unknown(whole: Assembled, strategies: StrategySet, target: Path) -> list[str]:
     names = unknown_names(whole, strategies)
     if not names:
         return []
@@ -281,43 +264,39 @@ def _unknown(whole: Whole, strategies: StrategySet, target: Path) -> list[str]:
 
 def _conversion(
     source: RankFolder,
-    whole: Whole,
+    whole: Assembled,
     outputs: Sequence[Output],
     format: Format,
-    names: Sequence[str],
+    names: Sequence[str] = ("",),
     *,
     notes: Sequence[str] = (),
-    extra: Mapping[str, bytes] | None = None,
+    texts: Mapping[str, bytes] | None = None,
 ) -> Conversion:
     if not whole.tensors:
         raise CheckpointError("holds no weights", where=str(source.folder))
     plan = plan_copies(whole, outputs)
+    layout = lay_out([output.specs for output in outputs], format, names=names, texts=texts)
     sizes = source.sizes()
     left_out: dict[str, tuple[int, int]] = {}
     for name, reason in plan.skipped:
         count, nbytes = left_out.get(reason, (0, 0))
         left_out[reason] = (count + 1, nbytes + sizes[name])
-    return Conversion(plan, format, tuple(names), left_out, (*source.notes, *notes), extra or {}, source.step)
+    return Conversion(plan, layout, left_out, (*source.notes, *notes), source.step)
 
 
 def write(
     conversion: Conversion,
     output: Path,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    free: FreeSpace = free_space,
+    options: CopyOptions | None = None,
+    report: Report | None = None,
 ) -> None:
     """Write the file, or the folder, whole or not at all.
 
     CheckpointError: no room, `output` cannot be written; a folder that is not empty.
     """
-    if not conversion.is_folder:
-        copy_files(conversion.plan, [output], conversion.format, progress=progress, free=free)
-        return
-    require_new(output)
-    with new_folder(output) as building:
-        paths = [building / name for name in conversion.names]
-        copy_files(conversion.plan, paths, conversion.format, progress=progress, free=free)
-        for name, content in conversion.extra.items():
+    if conversion.is_folder:
+        require_new(output)
+        if output.is_dir():
             with mapped_errors(output):
-                (building / name).write_bytes(content)
+                output.rmdir()
+    copy_files(conversion.plan, output, conversion.layout, options, report)

@@ -1,4 +1,4 @@
-"""Distribute a checkpoint: a file of whole tensors is cut for a job, and each host gets what its ranks load.
+"""Distributing a checkpoint: a file of whole tensors is cut for a job; each host gets what its ranks load.
 
 With `checkpoint.resume` each rank also gets its part of the optimizer's state and how far the training was:
 so a training goes on in another layout than that in which it was saved.
@@ -12,29 +12,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.checkpoint.assemble import assemble
+from orchestrator.checkpoint.copy_engine import StreamedFile
 from orchestrator.checkpoint.copy_plan import plan_copies, rank_outputs
 from orchestrator.checkpoint.cut.coverage import is_moment
 from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.checkpoint.open_checkpoint import open_checkpoint
-from orchestrator.checkpoint.stream import StreamedFile
+from orchestrator.checkpoint.output_layout import lay_out
 from orchestrator.config.job import Job
 from orchestrator.config.job_network import family_of
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.records import Input
 from orchestrator.families.registry import family_of_weights
 from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.hosts.push_content import Pushed, push_missing
 from orchestrator.hosts.session import Session
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.placement import Placement
 from orchestrator.preflight.facts import needs_of
 from orchestrator.preflight.gather import look_at_hosts
 
-__all__ = ["HostShare", "Progress", "Shards", "cut_for", "distribute", "hash_shards", "with_shards"]
+__all__ = ["Progress", "Shards", "cut_for", "distribute", "hash_shards", "with_shards"]
 
 Progress = Callable[[str, int, int], None]
 # A disk or a line that stands still this long has failed.
@@ -55,14 +57,6 @@ class Shards:
 
     def _of(self, host: str) -> list[StreamedFile]:
         return [self.files[rank] for rank in self.ranks[host]]
-
-
-@dataclass(frozen=True, slots=True)
-class HostShare:
-    """What came of one host: bytes that were sent, and bytes that it had already."""
-
-    sent: int
-    had: int
 
 
 def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
@@ -90,12 +84,14 @@ def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
         numbers.setdefault(output.tensors, number)
     distinct = {number: outputs[number] for number in numbers.values()}
     plan = plan_copies(whole, list(distinct.values()))
-    streams = {number: StreamedFile(plan, index, "ckpt") for index, number in enumerate(distinct)}
+    files = [output.specs for output in plan.outputs]
+    layout = lay_out(files, "ckpt", names=[file_name(number) for number in distinct])
+    streams = {number: StreamedFile(plan, layout, index) for index, number in enumerate(distinct)}
     ranks: dict[str, list[int]] = {}
     for placement in placements:
         ranks.setdefault(placement.host, []).append(placement.rank)
-    files = {rank: streams[numbers[output.tensors]] for rank, output in enumerate(outputs)}
-    return Shards(files, {host: tuple(mine) for host, mine in ranks.items()}, whole.skipped)
+    of_ranks = {rank: streams[numbers[output.tensors]] for rank, output in enumerate(outputs)}
+    return Shards(of_ranks, {host: tuple(mine) for host, mine in ranks.items()}, whole.skipped)
 
 
 def _cut(job: Job, names: Sequence[str]) -> NetworkCut:
@@ -138,7 +134,7 @@ def hash_shards(shards: Shards, progress: Progress | None = None) -> dict[int, s
 
 def distribute(
     fleet: Fleet, shards: Shards, hashes: Mapping[int, str], progress: Progress | None = None
-) -> dict[str, HostShare]:
+) -> dict[str, Pushed]:
     """Send every host the shards of its ranks that it has not yet; all hosts in parallel.
 
     A shard is there whole, with the right hash, or not at all. TransportError, AgentError or HostsFailed: of
@@ -154,33 +150,11 @@ def distribute(
             if progress:
                 progress("sending", done, total)
 
-    def serve(session: Session) -> HostShare:
+    def send(session: Session) -> Pushed:
         wanted = {hashes[rank]: shards.files[rank] for rank in shards.ranks[session.host]}
-        missing = set(session.call("missing", hashes=list(wanted)))
-        had = sum(len(file) for sha256, file in wanted.items() if sha256 not in missing)
-        count(had)
-        for sha256 in missing:
-            file = _Counted(wanted[sha256], count)
-            session.call("push", payload=file, sha256=sha256, size=len(file), timeout=_SEND_TIMEOUT)
-        return HostShare(sum(len(wanted[sha256]) for sha256 in missing), had)
+        return push_missing(session, wanted, timeout=_SEND_TIMEOUT, count=count)
 
-    return fleet.each(serve, shards.ranks).raise_on_error()
-
-
-class _Counted:
-    """A file that tells how much of it was taken."""
-
-    def __init__(self, file: StreamedFile, count: Callable[[int], None]) -> None:
-        self._file = file
-        self._count = count
-
-    def __len__(self) -> int:
-        return len(self._file)
-
-    def __iter__(self) -> Iterator[bytes | memoryview]:
-        for chunk in self._file:
-            yield chunk
-            self._count(len(chunk))
+    return fleet.each(send, shards.ranks).raise_on_error()
 
 
 def with_shards(job: Job, plan: LaunchPlan, progress: Progress | None = None) -> LaunchPlan:

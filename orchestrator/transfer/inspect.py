@@ -1,7 +1,4 @@
-"""What checkpoints and strategy files hold, as rows to print.
-
-What two checkpoints on this machine differ in.
-"""
+"""Inspecting checkpoints and strategy files: what they hold, as rows to print, and what two differ in."""
 
 from __future__ import annotations
 
@@ -15,9 +12,9 @@ from orchestrator.checkpoint.compare import distance, same_bits
 from orchestrator.checkpoint.cut.slices import Layout, cuts
 from orchestrator.checkpoint.files.strategy_files import StrategySet, read_strategy_set
 from orchestrator.checkpoint.files.tensor_types import Spec
+from orchestrator.checkpoint.host_files import MappedFiles
 from orchestrator.checkpoint.open_checkpoint import open_checkpoint
-from orchestrator.checkpoint.shard_source import Held, Shard
-from orchestrator.checkpoint.spans import MappedFiles
+from orchestrator.checkpoint.shard_index import Shard, StoredTensor
 from orchestrator.transfer.convert import RankFolder, kind_of, open_ranks, require
 
 __all__ = [
@@ -71,7 +68,7 @@ def inspect(path: Path, strategy: Path | None = None, *, step: int | None = None
         return _of_ranks(open_ranks(path, strategy, step=step, with_optimizer=True))
     shard = open_checkpoint(path)
     layouts = _layouts(read_strategy_set(strategy)) if strategy else {}
-    specs = [held.spec for held in shard.tensors.values()]
+    specs = [stored.spec for stored in shard.tensors.values()]
     rows = [
         Row(spec.name, spec.dims, spec.dtype, *_cut(layouts.get(spec.name, ())), spec.nbytes)
         for spec in specs
@@ -185,7 +182,7 @@ def _kind(spec: Spec) -> str:
 
 
 def _by_value(
-    files: MappedFiles, one: tuple[str, Held], other: tuple[str, Held], atol: float | None
+    files: MappedFiles, one: tuple[str, StoredTensor], other: tuple[str, StoredTensor], atol: float | None
 ) -> Iterator[Difference]:
     spec = one[1].spec
     found = distance(files, *one, *other)

@@ -1,4 +1,4 @@
-"""Is a checkpoint of this machine whole and undamaged? Every finding, not only the first."""
+"""Verifying a checkpoint of this machine: whether it is whole and undamaged; every finding, not the first."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.checkpoint.assemble import Whole, WholeSlice
+from orchestrator.checkpoint.assemble import Assembled, TensorSlice
+from orchestrator.checkpoint.copy_plan import whole_region
 from orchestrator.checkpoint.cut.coverage import is_moment, is_weight
 from orchestrator.checkpoint.files.strategy_files import StrategySet, read_strategy_set
+from orchestrator.checkpoint.host_files import MappedFiles
 from orchestrator.checkpoint.open_checkpoint import find_rank_files, open_checkpoint
-from orchestrator.checkpoint.shard_source import Shard
-from orchestrator.checkpoint.spans import MappedFiles
+from orchestrator.checkpoint.shard_index import Shard
 from orchestrator.core.errors import CheckpointError
 from orchestrator.formats.ckpt_index import crc_matches, map_file
 from orchestrator.formats.safetensors_index import safetensors_entries
@@ -50,13 +51,13 @@ def verify(path: Path, strategy: Path | None = None, *, step: int | None = None)
 def _file(path: Path, rank: int, opened: dict[int, Shard]) -> Iterator[Finding]:
     try:
         shard = open_checkpoint(path, rank)
-        files = dict.fromkeys(held.path or shard.path for held in shard.tensors.values())
+        files = dict.fromkeys(stored.path or shard.path for stored in shard.tensors.values())
         checked = [_checksum(file) for file in files or [shard.path]]
     except CheckpointError as error:
         yield Finding(error.where, error.what, False)
         return
     opened[rank] = shard
-    size = sum(held.spec.nbytes for held in shard.tensors.values())
+    size = sum(stored.spec.nbytes for stored in shard.tensors.values())
     states = ", ".join(dict.fromkeys(state for state, _ in checked))
     what = f"{len(shard.tensors)} tensors, {size:,} bytes, {states}"
     yield Finding(str(path), what, all(right for _, right in checked))
@@ -115,7 +116,7 @@ def _together(ranks: RankFolder, strategies: StrategySet | None) -> Iterator[Fin
         yield from _replicas(whole, where)
 
 
-def _replicas(whole: Whole, where: str) -> Iterator[Finding]:
+def _replicas(whole: Assembled, where: str) -> Iterator[Finding]:
     compared, differing = 0, 0
     with MappedFiles() as files:
         for tensor in whole.tensors:
@@ -130,11 +131,11 @@ def _replicas(whole: Whole, where: str) -> Iterator[Finding]:
         yield Finding(where, f"replicas hold the same bytes ({compared} slices compared)", True)
 
 
-def _sums(files: MappedFiles, name: str, piece: WholeSlice) -> Mapping[int, int]:
+def _sums(files: MappedFiles, name: str, piece: TensorSlice) -> Mapping[int, int]:
     sums = {}
     for shard in piece.holders if len(piece.holders) > 1 else ():
-        held, value = shard.tensors[name], 0
-        for chunk in files.chunks(held.path or shard.path, held, tuple((0, size) for size in held.spec.dims)):
+        stored, value = shard.tensors[name], 0
+        for chunk in files.chunks(stored.path or shard.path, stored, whole_region(stored.spec)):
             value = zlib.crc32(chunk, value)
         sums[shard.rank] = value
     return sums

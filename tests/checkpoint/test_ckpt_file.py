@@ -65,7 +65,7 @@ def test_the_layout_is_where_the_writer_puts_things(tmp_path, limit):
     layout = lay_out_ckpt(specs, limit)
     write_ckpt(tmp_path / "a.ckpt", sample().items(), piece_limit=limit)
     entries = list(index_ckpt(str(tmp_path / "a.ckpt")))
-    assert [[tuple(p) for p in e["pieces"]] for e in entries] == [list(place) for place in layout.places]
+    assert [[tuple(p) for p in e["pieces"]] for e in entries] == [list(place) for place in layout.spans]
     content = (tmp_path / "a.ckpt").read_bytes()
     assert len(content) == layout.size
     assert all(content[offset : offset + len(frame)] == frame for offset, frame in layout.frames)

@@ -5,7 +5,7 @@ import pytest
 from orchestrator.checkpoint.copy_plan import plan_collect
 from orchestrator.checkpoint.cut.slices import Layout
 from orchestrator.checkpoint.files.strategy_files import Strategy
-from orchestrator.checkpoint.shard_source import Shard
+from orchestrator.checkpoint.shard_index import Shard
 from orchestrator.core.errors import CheckpointError
 
 GRID = Layout((2, 2), (0, -1))
@@ -40,13 +40,13 @@ def four(**changes):
 def test_every_slice_is_taken_once():
     plan = plan_collect(four(), strategies(0, 1, 2, 3))
     assert [(spec.name, spec.dims) for spec in plan.tensors] == [("w", (4, 3)), ("b", (5,))]
-    assert [(read.tensor, read.region) for read in plan.reads] == [
+    assert [(copy.tensor, copy.region) for copy in plan.copies] == [
         (0, ((0, 2), (0, 3))),
         (0, ((2, 4), (0, 3))),
         (1, ((0, 5),)),
     ]
     assert plan.nbytes == 4 * 3 * 4 + 5 * 4
-    assert all(read.pieces[0][0] == 100 for read in plan.reads)
+    assert all(copy.stored.spans[0][0] == 100 for copy in plan.copies)
 
 
 def test_the_load_is_spread_over_the_replicas():
@@ -58,7 +58,7 @@ def test_the_load_is_spread_over_the_replicas():
 
 def test_a_lost_rank_leaves_its_replica_the_work():
     plan = plan_collect(four(r3=None, r0=None), strategies(0, 1, 2, 3))
-    assert {read.rank for read in plan.reads if read.tensor == 0} == {1, 2}
+    assert {copy.rank for copy in plan.copies if copy.tensor == 0} == {1, 2}
 
 
 def test_a_slice_that_nobody_holds_is_named_with_its_ranks():
@@ -84,7 +84,7 @@ def test_what_is_no_weight_stays_behind_with_a_reason():
 def test_parameters_without_a_layout_are_whole():
     plan = plan_collect(four(), strategies(0, 1, 2, 3, w=GRID))
     assert [(s.name, s.dims) for s in plan.tensors] == [("w", (4, 3)), ("b", (5,))]
-    assert len([read for read in plan.reads if read.tensor == 1]) == 1
+    assert len([copy for copy in plan.copies if copy.tensor == 1]) == 1
 
 
 def test_stages_bring_their_own_parameters_and_share_some():
@@ -93,7 +93,7 @@ def test_stages_bring_their_own_parameters_and_share_some():
     known = strategies(0, 1, 2, 3, tied=GRID, x=FREE) | strategies(4, 5, 6, 7, tied=GRID, y=FREE)
     plan = plan_collect(first + second, known, world_size=8)
     assert [spec.name for spec in plan.tensors] == ["tied", "x", "y"]
-    assert {read.rank // 4 for read in plan.reads if read.tensor == 0} == {0}
+    assert {copy.rank // 4 for copy in plan.copies if copy.tensor == 0} == {0}
     with pytest.raises(CheckpointError, match=r"tied is .* in stages"):
         other = [shard(rank, entry("y", (5,)), entry("tied", (2, 4))) for rank in range(4, 8)]
         plan_collect(first + other, known, world_size=8)
@@ -136,7 +136,7 @@ def test_contradictions_are_named(shards, known, message):
 
 def test_replicas_without_a_strategy_need_a_word():
     plan = plan_collect(four(), {}, replicated=True)
-    assert len(plan.reads) == 2
+    assert len(plan.copies) == 2
     assert plan_collect([shard(0)], {}).nbytes == 44
 
 
@@ -151,4 +151,4 @@ def test_a_moment_without_a_layout_of_its_own_is_refused_where_its_parameter_is_
 def test_a_plan_is_plain_data():
     plan = plan_collect(four(), strategies(0, 1, 2, 3))
     assert plan == plan_collect(list(reversed(four())), strategies(3, 2, 1, 0))
-    assert dataclasses.asdict(plan)["reads"][0]["path"] == "rank_0.ckpt"
+    assert dataclasses.asdict(plan)["copies"][0]["path"] == "rank_0.ckpt"

@@ -14,7 +14,7 @@ from orchestrator.checkpoint.files.tensor_files import (
     write_safetensors,
 )
 from orchestrator.checkpoint.files.tensor_types import Tensor
-from orchestrator.checkpoint.shard_source import LocalFiles
+from orchestrator.checkpoint.host_files import LocalFiles
 from orchestrator.transfer.collect import Collection, collect
 from tests.checkpoint.support import bloom, random, save_run
 from tests.checkpoint.test_ckpt_file import sample

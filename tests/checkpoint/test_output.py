@@ -3,15 +3,16 @@ import os
 import numpy as np
 import pytest
 
+from orchestrator.checkpoint.copy_options import CopyOptions
 from orchestrator.checkpoint.cut.slices import Layout, region
 from orchestrator.checkpoint.files.tensor_files import lay_out_ckpt, read_ckpt
 from orchestrator.checkpoint.files.tensor_types import Spec, Tensor
 from orchestrator.checkpoint.output import OutputFiles, discard
-from orchestrator.checkpoint.target import OutputLayout, Target
+from orchestrator.checkpoint.output_layout import Destination, OutputLayout
 from orchestrator.core.errors import CheckpointError
 from tests.checkpoint.support import cut, random
 
-PLENTY = lambda folder: 1 << 40  # noqa: E731
+PLENTY = CopyOptions(free=lambda folder: 1 << 40)
 LAYOUTS = {
     "rows": Layout((4,), (0, -1)),
     "columns": Layout((4,), (-1, 0)),
@@ -22,8 +23,10 @@ LAYOUTS = {
 
 def one_file(specs, limit=1 << 29):
     layout = lay_out_ckpt(specs, limit)
-    targets = [Target(spec, spec.dtype, 0, places) for spec, places in zip(specs, layout.places, strict=True)]
-    return OutputLayout((("", layout),), tuple(targets))
+    destinations = [
+        Destination(spec, spec.dtype, 0, spans) for spec, spans in zip(specs, layout.spans, strict=True)
+    ]
+    return OutputLayout((("", layout),), tuple(destinations))
 
 
 def fill(output, tensor, value, layout, chunk):
@@ -39,7 +42,7 @@ def fill(output, tensor, value, layout, chunk):
 def test_slices_in_any_chunks_and_pieces_make_the_tensor(tmp_path, limit, chunk):
     values = {name: random((8, 12), seed=i) for i, name in enumerate(LAYOUTS)}
     specs = [Tensor.of(value).spec(name) for name, value in values.items()]
-    with OutputFiles(tmp_path / "o.ckpt", one_file(specs, limit), free=PLENTY) as output:
+    with OutputFiles(tmp_path / "o.ckpt", one_file(specs, limit), PLENTY) as output:
         for number, name in enumerate(LAYOUTS):
             fill(output, number, values[name], LAYOUTS[name], chunk)
         output.finish()
@@ -52,20 +55,20 @@ def test_slices_in_any_chunks_and_pieces_make_the_tensor(tmp_path, limit, chunk)
 def test_rows_of_many_pages(tmp_path):
     value = random((700, 900, 2), "float16")
     specs = [Tensor.of(value).spec("w")]
-    with OutputFiles(tmp_path / "o.ckpt", one_file(specs), free=PLENTY) as output:
+    with OutputFiles(tmp_path / "o.ckpt", one_file(specs), PLENTY) as output:
         fill(output, 0, value, Layout((4,), (-1, 0, -1)), 100_000)
         output.finish()
     np.testing.assert_array_equal(read_ckpt(tmp_path / "o.ckpt")["w"].array(), value)
 
 
-def opened(tmp_path, free=PLENTY, keep=False):
+def opened(tmp_path, options=PLENTY, keep=False):
     specs = [Spec("w", (4, 4), "Float32"), Spec("v", (2,), "Float32")]
-    return OutputFiles(tmp_path / "o.ckpt", one_file(specs), free=free, keep=keep)
+    return OutputFiles(tmp_path / "o.ckpt", one_file(specs), options, keep=keep)
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path):
     with pytest.raises(CheckpointError, match=r"GB free.*free some space"):
-        opened(tmp_path, free=lambda folder: 1000)
+        opened(tmp_path, CopyOptions(free=lambda folder: 1000))
     assert os.listdir(tmp_path) == []
 
 

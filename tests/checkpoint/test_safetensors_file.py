@@ -49,7 +49,7 @@ def test_the_layout_is_where_the_writer_puts_things(tmp_path):
     layout = lay_out_safetensors([tensor.spec(name) for name, tensor in tensors])
     content = (tmp_path / "a.safetensors").read_bytes()
     assert len(content) == layout.size
-    for (_, tensor), ((offset, length),) in zip(tensors, layout.places, strict=True):
+    for (_, tensor), ((offset, length),) in zip(tensors, layout.spans, strict=True):
         assert content[offset : offset + length] == bytes(tensor.data)
 
 

@@ -1,6 +1,6 @@
 from orchestrator.checkpoint.assemble import assemble
 from orchestrator.checkpoint.cut.coverage import why_left_out
-from orchestrator.checkpoint.shard_source import ShardIndex
+from orchestrator.checkpoint.shard_index import ShardIndex
 
 
 def entries(offset=64):
@@ -31,5 +31,5 @@ def test_what_is_equal_in_two_shards_is_kept_once():
         for rank, offset in enumerate((64, 64, 128))
     )
     assert one.tensors["w"] is two.tensors["w"]
-    assert other.tensors["w"].pieces == ((128, 24),)
+    assert other.tensors["w"].spans == ((128, 24),)
     assert one.tensors["note"].spec.text_bytes == 8

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.checkpoint.spans import Scatter, Stretch, locate
+from orchestrator.checkpoint.spans import RegionSpans, StridedSpan, locate
 
 
 @st.composite
@@ -20,11 +20,11 @@ def test_chunks_of_any_size_land_where_numpy_puts_them(box, item, step):
     dims, region = box
     whole = np.arange(math.prod(dims) * item).reshape(*dims, item)
     expected = whole[tuple(slice(*span) for span in region)].reshape(-1)
-    scatter = Scatter.of(dims, item, region)
+    scatter = RegionSpans.of(dims, item, region)
     assert scatter.nbytes == expected.size
     seen = []
     for start in range(0, scatter.nbytes, step):
-        for part in scatter.stretches(start, min(start + step, scatter.nbytes)):
+        for part in scatter.between(start, min(start + step, scatter.nbytes)):
             for row in range(part.rows):
                 first = part.offset + row * part.stride
                 seen += range(first, first + part.run)
@@ -32,8 +32,8 @@ def test_chunks_of_any_size_land_where_numpy_puts_them(box, item, step):
 
 
 def test_a_cut_of_the_last_axis_is_one_stretch():
-    scatter = Scatter.of((1000, 64), 4, ((0, 1000), (32, 64)))
-    assert list(scatter.stretches(0, scatter.nbytes)) == [Stretch(128, 128, 256, 1000)]
+    scatter = RegionSpans.of((1000, 64), 4, ((0, 1000), (32, 64)))
+    assert list(scatter.between(0, scatter.nbytes)) == [StridedSpan(128, 128, 256, 1000)]
 
 
 @settings(max_examples=200, deadline=None)
@@ -52,7 +52,7 @@ def test_pieces_of_a_file_split_a_stretch(lengths, data):
         where += range(position, position + length)
         position += length
     wanted = [where[offset + row * stride + i] for row in range(rows) for i in range(run)]
-    parts = locate(Stretch(offset, run, stride, rows), places)
+    parts = locate(StridedSpan(offset, run, stride, rows), places)
     got = [
         part.offset + row * part.stride + i
         for part in parts

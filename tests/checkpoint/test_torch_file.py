@@ -18,7 +18,7 @@ FILES = Path(__file__).parent / "torch_files"  # see make.py there
 
 def values(path, held, dtype):
     data = path.read_bytes()
-    offset, length = held.pieces[0]
+    offset, length = held.spans[0]
     return np.frombuffer(data[offset : offset + length], dtype).reshape(held.spec.dims)
 
 
@@ -30,7 +30,7 @@ def test_files_of_pytorch_are_read_without_it(name):
     np.testing.assert_array_equal(values(path, held["float32"], "<f4"), table)
     np.testing.assert_array_equal(values(path, held["view"], "<f4"), table[1:])
     np.testing.assert_array_equal(values(path, held["float16"], "<f2"), np.arange(6))
-    assert held["tied"].pieces == held["float16"].pieces
+    assert held["tied"].spans == held["float16"].spans
     assert held["bfloat16"].spec.dtype == "BFloat16"
     np.testing.assert_array_equal(values(path, held["bfloat16"], "<u2"), [0x3F80, 0xC020, 0x4049])
     np.testing.assert_array_equal(values(path, held["int64"], "<i8"), [[1], [-2]])

@@ -10,7 +10,7 @@ from orchestrator.checkpoint.files.tensor_types import Spec
 from orchestrator.checkpoint.files.torch_reader import index_torch
 from orchestrator.checkpoint.files.torch_writer import lay_out_torch
 from orchestrator.checkpoint.placed_file import PlacedFile
-from orchestrator.checkpoint.spans import Stretch
+from orchestrator.checkpoint.spans import StridedSpan
 from orchestrator.core.errors import CheckpointError
 
 # What `torch.load(weights_only=True)` of PyTorch 2.13 interprets, of what is written here: it was given such
@@ -30,9 +30,9 @@ SPECS = [
 
 def written(path, specs, data):
     layout = lay_out_torch(specs)
-    file = PlacedFile(path, layout, keep=False)
-    for place, value in zip(layout.places, data, strict=True):
-        file.put(place, [Stretch(0, len(value), len(value), 1)], memoryview(value))
+    file = PlacedFile(path, layout)
+    for place, value in zip(layout.spans, data, strict=True):
+        file.put(place, [StridedSpan(0, len(value), len(value), 1)], memoryview(value))
     file.seal()
     file.close()
     return layout
@@ -47,7 +47,7 @@ def test_what_is_written_is_read_back_and_is_a_sound_zip(tmp_path):
     assert [item.spec for item in held.values()] == SPECS
     content = path.read_bytes()
     for item, value in zip(held.values(), data, strict=True):
-        ((offset, length),) = item.pieces
+        ((offset, length),) = item.spans
         assert content[offset : offset + length] == value
         assert offset % 64 == 0
     with zipfile.ZipFile(path) as archive:
@@ -69,7 +69,7 @@ def test_beyond_four_gigabytes(tmp_path):
             file.write(frame)
     held = index_torch(path)
     assert [item.spec for item in held.values()] == specs
-    assert [item.pieces for item in held.values()] == list(layout.places)
+    assert [item.spans for item in held.values()] == list(layout.spans)
     with zipfile.ZipFile(path) as archive:
         assert [info.file_size for info in archive.infolist()][2:4] == [8 << 30, 12]
         assert archive.infolist()[3].header_offset > 8 << 30

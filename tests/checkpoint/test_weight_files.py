@@ -28,7 +28,7 @@ def sharded(folder, weight_map=None, index="model.safetensors.index.json"):
 
 def bytes_of(tensor):
     data = Path(tensor.path).read_bytes()
-    return b"".join(data[offset : offset + length] for offset, length in tensor.pieces)
+    return b"".join(data[offset : offset + length] for offset, length in tensor.spans)
 
 
 def test_every_form_gives_the_same_tensors(tmp_path):

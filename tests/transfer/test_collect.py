@@ -5,9 +5,10 @@ import zlib
 import numpy as np
 import pytest
 
+from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.cut.slices import Layout
 from orchestrator.checkpoint.files.tensor_files import read_ckpt, read_safetensors, write_ckpt
-from orchestrator.checkpoint.shard_source import LocalFiles
+from orchestrator.checkpoint.host_files import LocalFiles
 from orchestrator.core.errors import (
     AgentError,
     CheckpointError,
@@ -19,14 +20,16 @@ from orchestrator.core.errors import (
 from orchestrator.transfer.collect import Collection, collect
 from tests.checkpoint.support import bloom, random, save_run
 
-HOW = ("progress", "say", "rate", "streams_per_host", "segment_bytes", "durable", "free")
+HOW = ("rate", "streams_per_host", "segment_bytes", "durable", "free")
+TOLD = ("progress", "say")
 
 
 def collected(run, output, source=None, **options):
     source = source or LocalFiles(run.folders)
-    how = {name: options.pop(name) for name in HOW if name in options}
+    how = CopyOptions(**{name: options.pop(name) for name in HOW if name in options})
+    report = Report(**{name: options.pop(name) for name in TOLD if name in options})
     wanted = Collection(run.strategies, run.world_size, **options)
-    return collect(source, list(run.folders), wanted, output, **how)
+    return collect(source, list(run.folders), wanted, output, how, report)
 
 
 def check(run, tensors):

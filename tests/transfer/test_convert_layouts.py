@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.checkpoint.atomic import new_folder
+from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.cut.slices import Layout, cuts
 from orchestrator.checkpoint.files.strategy_files import Strategy, write_strategy
 from orchestrator.checkpoint.files.tensor_files import read_ckpt, read_safetensors, write_ckpt
@@ -247,7 +248,7 @@ def test_no_room_is_told_before_anything_is_written(tmp_path):
         (plan_transform(tmp_path / "output", None, tmp_path / "output" / "strategy"), tmp_path / "b"),
     ):
         with pytest.raises(CheckpointError, match="GB free"):
-            write(conversion, output, free=lambda folder: 1000)
+            write(conversion, output, CopyOptions(free=lambda folder: 1000))
     assert os.listdir(tmp_path) == ["output"]
 
 
@@ -264,7 +265,7 @@ def test_an_interruption_leaves_nothing_under_the_final_name(tmp_path):
         (plan_transform(tmp_path / "output", None, tmp_path / "output" / "strategy"), tmp_path / "b"),
     ):
         with pytest.raises(KeyboardInterrupt):
-            write(conversion, output, progress=interrupt)
+            write(conversion, output, report=Report(interrupt))
     assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "output"]
     assert (tmp_path / "a.ckpt").read_text() == "the one before"
 

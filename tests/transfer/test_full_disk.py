@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 
+from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.cut.slices import Layout
-from orchestrator.checkpoint.shard_source import LocalFiles
+from orchestrator.checkpoint.host_files import LocalFiles
 from orchestrator.core.errors import CheckpointError
 from orchestrator.transfer.collect import Collection, collect
 from tests.checkpoint.support import bloom, random, save_run
@@ -41,10 +42,11 @@ def fill(folder, leave=0):
         file.truncate(max(0, file.tell() - leave))
 
 
-def collected(run, output, **how):
+def collected(run, output, progress=lambda done, total: None, **how):
     source = LocalFiles(run.folders)
+    options = CopyOptions(free=lambda folder: 1 << 40, **how)
     wanted = Collection(run.strategies, run.world_size)
-    return collect(source, list(run.folders), wanted, output, free=lambda folder: 1 << 40, **how)
+    return collect(source, list(run.folders), wanted, output, options, Report(progress))
 
 
 def test_no_room_for_the_last_file_is_found_out_before_the_output_is_there(tmp_path, disk):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
+from orchestrator.checkpoint.host_files import LocalFiles
 from orchestrator.checkpoint.journal import Journal
-from orchestrator.checkpoint.shard_source import LocalFiles
 from orchestrator.core.errors import CheckpointError, HostsFailed, Interrupted, TransportError
 from tests.checkpoint.support import bloom, save_run
 from tests.transfer.test_collect import Counting, check, collected

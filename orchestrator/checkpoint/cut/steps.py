@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.checkpoint.cut.coverage import a_parameter_of, missing_groups
 from orchestrator.checkpoint.files.strategy_files import Strategy
-from orchestrator.checkpoint.shard_source import ShardFile
+from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.core.errors import CheckpointError
 
 __all__ = ["Choice", "Step", "choose_step"]

@@ -1,11 +1,9 @@
-"""Where every byte of a checkpoint file will be, known before the first one is written.
+"""Tensor files, `.ckpt` and `.safetensors`: reading, writing, and where every byte of one will be.
 
-MindSpore's `.ckpt` files; the format is described in `orchestrator.formats.ckpt_index`.
-
-Single-file safetensors; the format is described in `orchestrator.formats.safetensors_index`.
-
-The safetensors library is not used here but to test against: it does not tell where in a file a tensor lies,
-which is what reading parts of shards on other hosts and writing each part at its place live on.
+The layout of a file is known before its first byte is written. The formats are described in
+`orchestrator.formats.ckpt_index` and `orchestrator.formats.safetensors_index`. The safetensors library is not
+used here but to test against: it does not tell where in a file a tensor lies, which is what reading parts of
+shards on other hosts and writing each part at its place live on.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ __all__ = [
     "PIECE_LIMIT",
     "Checksum",
     "FileLayout",
-    "Piece",
+    "Span",
     "lay_out_ckpt",
     "lay_out_safetensors",
     "read_ckpt",
@@ -36,7 +34,7 @@ __all__ = [
     "write_safetensors",
 ]
 
-Piece = tuple[int, int]
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +48,14 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True)
 class FileLayout:
-    """`frames` are the format's own bytes, `(offset, bytes)`; `places` each tensor's, `(offset, length)`.
+    """`frames` are the format's own bytes, `(offset, bytes)`; `spans` each tensor's, `(offset, length)`.
 
     `checksums` are what the format wants to know of the tensors' bytes, when they are there.
     """
 
     size: int
     frames: tuple[tuple[int, bytes], ...]
-    places: tuple[tuple[Piece, ...], ...]
+    spans: tuple[tuple[Span, ...], ...]
     checksums: tuple[Checksum, ...] = ()
 
 
@@ -110,17 +108,17 @@ def write_ckpt(
 def lay_out_ckpt(specs: Sequence[Spec], piece_limit: int = PIECE_LIMIT) -> FileLayout:
     """Where `write_ckpt` puts tensors of these shapes."""
     frames: list[tuple[int, bytes]] = []
-    places: list[tuple[tuple[int, int], ...]] = []
+    spans: list[tuple[Span, ...]] = []
     position = 0
     for spec in specs:
-        place = []
+        own = []
         for start, stop in _cuts(spec.nbytes, piece_limit):
             frame = _frame(spec, stop - start)
             frames.append((position, frame))
-            place.append((position + len(frame), stop - start))
+            own.append((position + len(frame), stop - start))
             position += len(frame) + stop - start
-        places.append(tuple(place))
-    return FileLayout(position, tuple(frames), tuple(places))
+        spans.append(tuple(own))
+    return FileLayout(position, tuple(frames), tuple(spans))
 
 
 def _cuts(nbytes: int, limit: int) -> Iterator[tuple[int, int]]:
@@ -179,7 +177,7 @@ def lay_out_safetensors(specs: Sequence[Spec], metadata: Mapping[str, str] = _ME
     """Where `write_safetensors` puts tensors of these shapes."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
-    spans = []
+    lengths = []
     for spec in specs:
         if spec.dtype not in CODES:
             raise CheckpointError(f"{spec.name} is a text, which safetensors cannot hold")
@@ -187,10 +185,10 @@ def lay_out_safetensors(specs: Sequence[Spec], metadata: Mapping[str, str] = _ME
             raise CheckpointError(f"{spec.name} cannot be stored: the name occurs twice or is reserved")
         span = [position, position + spec.nbytes]
         header[spec.name] = {"dtype": CODES[spec.dtype], "shape": list(spec.dims), "data_offsets": span}
-        spans.append((position, spec.nbytes))
+        lengths.append((position, spec.nbytes))
         position += spec.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
-    places = tuple(((start + offset, length),) for offset, length in spans)
-    return FileLayout(start + position, ((0, len(text).to_bytes(8, "little") + text),), places)
+    spans = tuple(((start + offset, length),) for offset, length in lengths)
+    return FileLayout(start + position, ((0, len(text).to_bytes(8, "little") + text),), spans)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from orchestrator.checkpoint.files.tensor_types import Spec
-from orchestrator.checkpoint.shard_source import Held
+from orchestrator.checkpoint.shard_index import StoredTensor
 from orchestrator.core.errors import CheckpointError
 from orchestrator.formats.ckpt_index import ITEM_SIZES
 
@@ -256,7 +256,7 @@ _LOCAL_HEADER = 30
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
-def index_torch(path: str | Path) -> dict[str, Held]:
+def index_torch(path: str | Path) -> dict[str, StoredTensor]:
     """The tensors of the file by name, in its order.
 
     CheckpointError: unreadable, truncated, foreign, in PyTorch's old format, or a pickle that asks for
@@ -291,7 +291,7 @@ def _check_start(file: BinaryIO, where: str) -> None:
     file.seek(0)
 
 
-def _index(archive: zipfile.ZipFile, file: BinaryIO, where: str) -> dict[str, Held]:
+def _index(archive: zipfile.ZipFile, file: BinaryIO, where: str) -> dict[str, StoredTensor]:
     entries = {info.filename: info for info in archive.infolist()}
     tables = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(tables) != 1:
@@ -336,7 +336,7 @@ def _start(info: zipfile.ZipInfo, file: BinaryIO, where: str) -> int:
 
 def _held(
     name: str, tensor: TorchTensor, info: zipfile.ZipInfo, starts: Mapping[str, int], where: str
-) -> Held:
+) -> StoredTensor:
     item = ITEM_SIZES[tensor.dtype]
     elements = math.prod(tensor.dims)
     if elements and tensor.strides != _c_strides(tensor.dims, tensor.strides):
@@ -348,7 +348,7 @@ def _held(
     if tensor.offset + elements > tensor.storage_elements:
         raise _damaged(where, f"{name} reaches over the end of its storage")
     spec = Spec(name, tensor.dims, tensor.dtype)
-    return Held(spec, ((starts[tensor.storage] + tensor.offset * item, spec.nbytes),))
+    return StoredTensor(spec, ((starts[tensor.storage] + tensor.offset * item, spec.nbytes),))
 
 
 def _c_strides(dims: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:

@@ -126,7 +126,7 @@ def lay_out_torch(specs: Sequence[Spec]) -> FileLayout:
     CheckpointError: a type that PyTorch's storages have no name for.
     """
     frames: list[tuple[int, bytes]] = []
-    places: list[tuple[tuple[int, int], ...]] = []
+    spans: list[tuple[tuple[int, int], ...]] = []
     sums: list[tuple[int, int, int, int]] = []
     directory: list[bytes] = []
     position = 0
@@ -135,7 +135,7 @@ def lay_out_torch(specs: Sequence[Spec]) -> FileLayout:
         start = position + len(header)
         frames.append((position, header + (entry.data or b"")))
         if entry.data is None:
-            places.append(((start, entry.size),))
+            spans.append(((start, entry.size),))
             sums.append((start, entry.size, position + _LOCAL_CRC, len(directory)))
         directory.append(entry.central(position))
         position = start + entry.size
@@ -147,7 +147,7 @@ def lay_out_torch(specs: Sequence[Spec]) -> FileLayout:
     checksums = (
         Checksum(start, size, (own, begins[number] + _CENTRAL_CRC)) for start, size, own, number in sums
     )
-    return FileLayout(position + len(tail), (*frames, (position, tail)), tuple(places), tuple(checksums))
+    return FileLayout(position + len(tail), (*frames, (position, tail)), tuple(spans), tuple(checksums))
 
 
 def _entries(specs: Sequence[Spec]) -> Iterator[_Entry]:

@@ -20,7 +20,7 @@ from model.parallel.mesh import Strategy, cut, layout_of
 from orchestrator.checkpoint.cut.slices import region
 from orchestrator.checkpoint.files.strategy_files import read_strategy
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
-from orchestrator.checkpoint.shard_source import LocalFiles
+from orchestrator.checkpoint.host_files import LocalFiles
 from orchestrator.transfer.collect import Collection, collect
 from tests.model.support.cluster import start, tails
 from tests.model.support.native_ranks import SHAPES

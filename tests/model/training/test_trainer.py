@@ -22,7 +22,7 @@ from model.training.trainer import Trainer, train
 from model.weights.checkpoint import load_whole, newest_shard
 from orchestrator.checkpoint.files.strategy_files import read_strategy
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
-from orchestrator.checkpoint.shard_source import LocalFiles
+from orchestrator.checkpoint.host_files import LocalFiles
 from orchestrator.transfer.collect import Collection, collect
 from tests.model.support.cluster import ROOT, launch, write_job
 

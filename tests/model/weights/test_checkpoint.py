@@ -11,7 +11,14 @@ from model.errors import ModelError
 from model.network.build import build, initialise
 from model.parallel.mesh import Place, Strategy, cut
 from model.training.optimizer import AdamW
-from model.weights.checkpoint import Progress, load_rank, load_whole, newest_shard, save_shard
+from model.weights.checkpoint import (
+    Progress,
+    load_rank,
+    load_rank_weights,
+    load_whole,
+    newest_shard,
+    save_shard,
+)
 from orchestrator.checkpoint.files.tensor_files import read_ckpt, write_ckpt, write_safetensors
 from orchestrator.core.errors import CheckpointError
 
@@ -97,6 +104,21 @@ def test_every_name_that_does_not_fit_is_listed(tmp_path):
     assert "1 extra: head.weight" in text
     assert "1 of another shape: transformer.ln_f.beta [3] for [64]" in text
     assert "\n" not in text
+
+
+def test_what_mindformers_keeps_beside_the_weights_is_left(tmp_path):
+    """What collect-ckpt leaves out is no name too many here: one table says what is no weight."""
+    full = arrays(network(1))
+    beside = ["scale_sense", "beta1_power", "beta2_power", "epoch_size", "batch_num", "momentum", "lr"]
+    beside += ["loss_scale", "last_overflow_iterator_step", "learning_rate", "weight_decay", "global_step"]
+    beside += [f"{kind}.transformer.ln_f.beta" for kind in ("moments", "accum", "stat", "moment1", "adam_m")]
+    path = tmp_path / "mf.ckpt"
+    write_ckpt(path, [*full.items(), *((name, np.zeros(1, np.float32)) for name in beside)])
+    cells = network(2)
+    load_whole(path, list(cells.get_parameters()))
+    for name, value in arrays(cells).items():
+        np.testing.assert_array_equal(value, full[name])
+    load_rank_weights(path, list(network(2).get_parameters()))
 
 
 def test_a_full_disk_leaves_the_shard_before(tmp_path):

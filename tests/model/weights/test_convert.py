@@ -15,7 +15,7 @@ from model.config.load_config import load_config
 from model.convert_weight import main as seeds_main
 from model.errors import ModelError
 from model.weights.convert import convert
-from model.weights.weights_copy import CHUNK, stripes
+from orchestrator.checkpoint.copy_options import SEGMENT
 from orchestrator.checkpoint.files.tensor_files import (
     read_ckpt,
     read_safetensors,
@@ -123,7 +123,7 @@ def test_what_float16_cannot_hold_is_refused(tmp_path):
 def test_large_tensors_go_through_in_parts(tmp_path):
     config = replace(CONFIG, hidden_size=600, num_heads=15, num_layers=1, vocab_size=1000)
     weights = write_hf(tmp_path / "hf", config, weights=hf_weights(config), shards=2)
-    assert weights["transformer.h.0.mlp.dense_h_to_4h.weight"].nbytes > 2 * CHUNK
+    assert weights["transformer.h.0.mlp.dense_h_to_4h.weight"].nbytes > SEGMENT
     progress = []
     done = convert(tmp_path / "hf", tmp_path / "x.ckpt", progress=lambda *now: progress.append(now))
     assert_same(arrays(done.path), as_mindformers(weights, config))
@@ -131,12 +131,6 @@ def test_large_tensors_go_through_in_parts(tmp_path):
     assert progress[-1] == (total, total) and sorted(progress) == progress
     convert(done.path, tmp_path / "back")
     assert_same(arrays(tmp_path / "back/model.safetensors"), weights)
-
-
-def test_stripes_cover_every_column_once():
-    assert list(stripes(100, 7, 250)) == [(0, 2), (2, 4), (4, 6), (6, 7)]
-    assert list(stripes(100, 3, 10)) == [(0, 1), (1, 2), (2, 3)]
-    assert list(stripes(0, 2, 10)) == [(0, 2)] and list(stripes(100, 0, 10)) == []
 
 
 def test_a_parameter_in_several_pieces(tmp_path):

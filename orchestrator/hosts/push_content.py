@@ -1,0 +1,129 @@
+"""Pushing content to a host: what its content store lacks is streamed there, named by its SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.core.errors import AgentError, OrchestrateError
+from orchestrator.hosts.session import Session
+
+__all__ = ["Content", "ContentFile", "Pushed", "push_missing"]
+
+_CHUNK = 1 << 20
+# Below this, all of a file goes in one packet with the request; a launch sends hundreds of them.
+_SMALL = 1 << 16
+
+
+class Content(Protocol):
+    """Bytes that are not in memory all at once; each iteration gives all of them, as many as the length."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[bytes | memoryview]: ...
+
+
+class ContentFile:
+    """A file of this machine. OrchestrateError: it cannot be read, or changes while it is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._readable():
+            self._status = path.stat()
+
+    def __len__(self) -> int:
+        return self._status.st_size
+
+    def __iter__(self) -> Iterator[bytes]:
+        left = len(self)
+        with self._readable(), self._path.open("rb", buffering=0) as file:
+            while chunk := file.read(min(left, _CHUNK)):
+                left -= len(chunk)
+                yield chunk
+            now = os.fstat(file.fileno())
+        if left or (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
+            raise self.changed()
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            what = f"cannot be read: {error.strerror or error}"
+            raise OrchestrateError(what, where=str(self._path)) from error
+
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for chunk in self:
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def changed(self) -> OrchestrateError:
+        """What to say of a file that is not what it was when it was hashed."""
+        return OrchestrateError(
+            "has changed since it was read for this launch", where=str(self._path), remedy="launch again"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What came of one host: bytes that were sent, and bytes that it had already."""
+
+    sent: int
+    had: int
+
+
+def push_missing(
+    session: Session,
+    sources: Mapping[str, Content],
+    *,
+    timeout: float,
+    count: Callable[[int], None] = lambda nbytes: None,
+) -> Pushed:
+    """Send the host what it lacks of the sources, which are named by their SHA-256.
+
+    Each is there whole, with the right hash, or not at all; no more than a chunk is in memory. `count` gets
+    the bytes of each chunk that was taken, and of each source that was there. `timeout` is in seconds, of
+    one message. AgentError, TransportError; OrchestrateError: a file that has changed.
+    """
+    missing = {str(sha256) for sha256 in session.call("missing", hashes=list(sources))}
+    total = sum(map(len, sources.values()))
+    wanted = {sha256: source for sha256, source in sources.items() if sha256 in missing}
+    sent = sum(map(len, wanted.values()))
+    count(total - sent)
+    for sha256, source in wanted.items():
+        payload = _Counted(source, count)
+        try:
+            session.call(
+                "push",
+                payload=payload if len(source) >= _SMALL else b"".join(payload),
+                sha256=sha256,
+                size=len(source),
+                timeout=timeout,
+            )
+        except AgentError as error:
+            if error.kind == "damaged" and isinstance(source, ContentFile) and source.sha256() != sha256:
+                raise source.changed() from None
+            raise
+    return Pushed(sent, total - sent)
+
+
+class _Counted:
+    """Content that tells how much of it was taken."""
+
+    def __init__(self, content: Content, count: Callable[[int], None]) -> None:
+        self._content = content
+        self._count = count
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        for chunk in self._content:
+            yield chunk
+            self._count(len(chunk))
