@@ -87,7 +87,7 @@ def test_a_configuration_says_its_family_and_is_checked_by_it(tmp_path: Path) ->
     for change, message in (
         ({"num_kv_heads": 0}, "num_kv_heads must be at least 1"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not one of relu"),
-        ({"expand_ratio": 4}, "unknown key expand_ratio"),
+        ({"expand_ratio": 4}, "expand_ratio: unknown key"),
         ({"family": "mine"}, "family is 'mine', not one of bloom, toy"),
         ({"family": 3}, "family is 3, not one of bloom, toy"),
     ):
