@@ -18,8 +18,8 @@ __all__ = ["marked_done"]
 
 @contextlib.contextmanager
 def marked_done(rank: int, home: Path = Path()) -> Iterator[None]:
-    """Leave the mark of `RunDir.done` in `home` when the block has ended well, and only then."""
-    mark = RunDir(home).done(f"rank_{rank}")
+    """Leave the mark of `AttemptDir.done` in `home` when the block has ended well, and only then."""
+    mark = RunDir(home).attempt.done(f"rank_{rank}")
     mark.unlink(missing_ok=True)
     yield
     with contextlib.suppress(OSError):  # a full disk: the work is no less done, but a crash will count

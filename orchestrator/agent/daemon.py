@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import Any, Dict, NoReturn, Optional
 from orchestrator.agent import processes
 from orchestrator.agent.device_locks import DeviceLocks
 from orchestrator.agent.supervisor import Supervisor
-from orchestrator.core.codec import dumps, loads
+from orchestrator.core.codec import dumps, load
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir, atomic_write
 from orchestrator.core.records import HostStatus, Manifest, RankStatus
@@ -119,7 +118,7 @@ def _guard(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord) 
         _write_obituary(run, f"the supervisor on {manifest.host} was ended by {how}")
     elif not run.status.exists():
         # Undone. What was still writing while the supervisor removed the directory is dead now.
-        shutil.rmtree(run.root, ignore_errors=True)
+        run.discard(manifest.attempt.number)
     os._exit(0 if everything_ended else 1)
 
 
@@ -153,8 +152,8 @@ def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord)
 def _write_obituary(run: RunDir, reason: str) -> None:
     """Say in `status.json` what the supervisor can no longer say."""
     try:
-        status = loads(HostStatus, run.status.read_bytes())
-    except (OSError, ValueError, KeyError):
+        status = load(HostStatus, run.status, run.runs)
+    except (OSError, ValueError):
         return
     if status.is_over:
         return

@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import time
@@ -25,9 +24,9 @@ from typing import Any, Callable, Dict, List, Optional
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
 from orchestrator.agent.worker import Worker
-from orchestrator.core.codec import dumps
+from orchestrator.core.codec import dumps, to_json
 from orchestrator.core.paths import RunDir, atomic_write
-from orchestrator.core.records import HostStatus, Manifest, ProcessId
+from orchestrator.core.records import Event, HostStatus, Manifest, ProcessId
 from orchestrator.core.states import RankState
 
 __all__ = ["Supervisor"]
@@ -89,7 +88,7 @@ class Supervisor:
         if self._told_to_end:
             processes.kill_descendants()
         if self.phase == "undone":
-            shutil.rmtree(self._run.root, ignore_errors=True)
+            self._run.discard(self._run.number)
         else:
             self._run.control_socket.unlink(missing_ok=True)
 
@@ -236,6 +235,6 @@ class Supervisor:
             worker.send(signal.SIGKILL, self._stop_reason)
 
     def _event(self, name: str, **fields: Any) -> None:
-        line = json.dumps({"time": time.time(), "event": name, **fields})
+        line = json.dumps(to_json(Event(time.time(), name, **fields)))
         with contextlib.suppress(OSError), open(self._run.events, "a") as file:
             file.write(line + "\n")

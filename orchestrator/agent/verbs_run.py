@@ -6,7 +6,6 @@ Verbs that look at runs and talk to them.
 from __future__ import annotations
 
 import json
-import shutil
 from typing import Iterator
 
 from orchestrator.agent import chat_relay as chatting
@@ -65,12 +64,7 @@ def stop(request: Request) -> Iterator[Answer]:
 
 def undo(request: Request) -> Iterator[Answer]:
     """Take a launch back; a run that is not there is as undone as can be."""
-    run_id = request.args["run_id"]
-    run = Workdir(request.root).run(run_id)
-    if runs.is_run_id(run_id) and run.root.exists():
-        runs.end_and_wait(run, {"verb": "undo"}, timeout=10.0)
-        # The supervisor removes its run itself, unless it had ended before it was told.
-        shutil.rmtree(run.root, ignore_errors=True)
+    runs.undo(Workdir(request.root), request.args["run_id"])
     yield Answer()
 
 
@@ -86,7 +80,7 @@ def status(request: Request) -> Iterator[Answer]:
 
 def list_runs(request: Request) -> Iterator[Answer]:
     """Every run on this host, or the one asked for."""
-    yield Answer(runs.list_runs(Workdir(request.root), request.args.get("run_id", "")))
+    yield Answer(to_json(runs.list_runs(Workdir(request.root), request.args.get("run_id", ""))))
 
 
 def read_log(request: Request) -> Iterator[Answer]:

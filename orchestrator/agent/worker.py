@@ -16,6 +16,7 @@ from orchestrator.agent import processes
 from orchestrator.agent.environment import PLOG_PATH, process_environment, with_env_script
 from orchestrator.core.paths import RunDir
 from orchestrator.core.records import Manifest, RankStatus, WorkerSpec
+from orchestrator.core.safe_open import read_end
 from orchestrator.core.states import RankState
 
 __all__ = ["Worker", "last_json_line", "tail_lines"]
@@ -45,9 +46,7 @@ def last_json_line(path: Path) -> Dict[str, Any]:
 
 def _tail(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            return file.read()
+        return read_end(path, path.parent, _TAIL_BYTES)
     except OSError:
         return b""
 
@@ -81,7 +80,7 @@ class Worker:
         try:
             environment = self._environment(os.environ)
             self._make_plog_folder(environment)
-            with open(self._run.log(self._spec.label), "ab") as log:
+            with open(self._run.attempt.log(self._spec.label), "ab") as log:
                 self._process = subprocess.Popen(
                     self._argv(),
                     cwd=str(self._run.root),
@@ -110,7 +109,7 @@ class Worker:
         processes.signal_group(self._process.pid, signal.SIGKILL)
         code = self._process.wait()
         reason = self._signalled
-        if not reason and -code in _CRASHES and self._run.done(self._spec.label).exists():
+        if not reason and -code in _CRASHES and self._run.attempt.done(self._spec.label).exists():
             reason, code = f"crashed at its exit (signal {-code}), after its work was done", 0
         self._update(
             state=self._end_state(code),
@@ -118,7 +117,7 @@ class Worker:
             signal=-code if code < 0 else None,
             ended=time.time(),
             reason=reason,
-            tail=tail_lines(self._run.log(self._spec.label)) if code else (),
+            tail=tail_lines(self._run.attempt.log(self._spec.label)) if code else (),
         )
         return True
 
@@ -136,7 +135,7 @@ class Worker:
     def refresh_progress(self) -> None:
         """Read the newest line of the worker's metrics into its status."""
         if self.is_running or self.status.state is RankState.SUCCEEDED:
-            progress = last_json_line(self._run.metrics(self._spec.rank))
+            progress = last_json_line(self._run.attempt.metrics(self._spec.rank))
             if not progress:
                 return
             # The first report is kept beside the newest: pace and time left are told from the two, and the

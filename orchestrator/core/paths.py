@@ -1,29 +1,56 @@
 """Every path that the project uses, on a host and on the control node, and the way files are replaced.
 
+A run is a sequence of attempts, and what one attempt wrote is in a folder of its own, here and on the hosts:
+
+    runs/<run_id>/attempts/<n>/…          n from 1
+    runs/<run_id>/attempts/current        leads to the attempt in force
+    runs/<run_id>/logs, checkpoint, …     on hosts, lead to what the attempt in force has of that name
+
+The links are relative and ours. A run of an older version has no attempts: all is in its own directory, which
+is then the folder of its one attempt.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = ["ControlDir", "RunDir", "Workdir", "atomic_write", "state_root"]
+TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
+if TYPE_CHECKING:
+    from typing import BinaryIO, Iterator, List, Optional
+
+__all__ = ["AttemptDir", "ControlDir", "RunDir", "Workdir", "atomic_write", "replacing", "state_root"]
+
+_CURRENT = "current"
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
-def atomic_write(path: Path, data: bytes | str, mode: int = 0o600) -> None:
-    """Replace `path` so that a reader sees the old bytes or the new ones, never a part."""
-    payload = data.encode() if isinstance(data, str) else data
+@contextlib.contextmanager
+def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` if the block ends well and vanishes if not.
+
+    So a reader sees the old bytes or the new ones, never a part. A link at `path` is itself replaced.
+    """
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=str(path.parent))
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(payload)
+            yield file
         os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink()
         raise
+
+
+def atomic_write(path: Path, data: bytes | str, mode: int = 0o600) -> None:
+    """Replace `path` so that a reader sees the old bytes or the new ones, never a part."""
+    with replacing(path, mode) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 class Workdir:
@@ -49,11 +76,67 @@ class Workdir:
         return RunDir(self.runs / run_id)
 
 
-class RunDir:
-    """One run on one host."""
+class _Attempts:
+    """The directory of a run, here or on a host, as far as it is about attempts."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @property
+    def runs(self) -> Path:
+        """The folder that the run is in: from here on nothing of another user is followed."""
+        return self.root.parent
+
+    @property
+    def attempts(self) -> Path:
+        return self.root / "attempts"
+
+    @property
+    def number(self) -> Optional[int]:
+        """The number of the attempt in force; None in a run of an older version."""
+        with contextlib.suppress(OSError):
+            name = os.readlink(self.attempts / _CURRENT)
+            return int(name) if _NUMBER.fullmatch(name) else None
+        return None
+
+    @property
+    def home(self) -> Path:
+        """The folder of the attempt in force."""
+        return self.root if self.number is None else self.attempts / str(self.number)
+
+    def put_in_force(self, number: int) -> None:
+        """From now on the run's links lead to this attempt, all at once."""
+        new = self.attempts / f".{_CURRENT}"
+        with contextlib.suppress(FileNotFoundError):
+            new.unlink()
+        os.symlink(str(number), new)
+        os.replace(new, self.attempts / _CURRENT)
+
+    def discard(self, number: Optional[int]) -> None:
+        """Remove an attempt, so that the newest of the others is in force; if there is none, the run."""
+        others = [other for other in self._numbers() if other != number]
+        if others:
+            self.put_in_force(others[-1])
+        shutil.rmtree(self.attempts / str(number) if others else self.root, ignore_errors=True)
+
+    def _numbers(self) -> List[int]:
+        with contextlib.suppress(OSError):
+            return sorted(int(name) for name in os.listdir(self.attempts) if _NUMBER.fullmatch(name))
+        return []
+
+
+class AttemptDir:
+    """What one attempt of a run reads and writes on a host.
+
+    `run` is the run's own directory. Where a program has put a folder of its own in the place of one of our
+    links there, it writes into that, and that is what counts.
+    """
+
+    FOLDERS = ("logs", "metrics", "strategy", "checkpoint", "model", "done")
+
+    def __init__(self, root: Path, run: Optional[Path] = None) -> None:
+        self.root = root
+        self._run = run or root
 
     @property
     def manifest(self) -> Path:
@@ -66,6 +149,55 @@ class RunDir:
     @property
     def worker_config(self) -> Path:
         return self.root / "worker.yaml"
+
+    @property
+    def model(self) -> Path:
+        """What is needed beside the weights: the model's configuration and the tokenizer."""
+        return self.folder("model")
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder("checkpoint")
+
+    @property
+    def strategy(self) -> Path:
+        return self.folder("strategy")
+
+    @property
+    def plogs(self) -> Path:
+        """CANN's own logs, a folder for each worker and the scheduler."""
+        return self.folder("logs") / "plog"
+
+    def log(self, label: str) -> Path:
+        """A worker's output; `label` is `rank_<r>` or `scheduler`."""
+        return self.folder("logs") / f"{label}.log"
+
+    def metrics(self, rank: int) -> Path:
+        return self.folder("metrics") / f"rank_{rank}.jsonl"
+
+    def done(self, label: str) -> Path:
+        """Made by a worker whose work is done: how its process then ends is no matter of the run."""
+        return self.folder("done") / label
+
+    def folder(self, name: str) -> Path:
+        """Where this attempt has its folder of that name."""
+        own = self._run / name
+        try:
+            leads_here = os.readlink(own) == _leads_to(name)
+        except FileNotFoundError:
+            leads_here = True
+        except OSError:
+            leads_here = False
+        return self.root / name if leads_here else own
+
+
+class RunDir(_Attempts):
+    """One run on one host."""
+
+    @property
+    def attempt(self) -> AttemptDir:
+        """The attempt in force."""
+        return AttemptDir(self.home, self.root)
 
     @property
     def status(self) -> Path:
@@ -86,43 +218,34 @@ class RunDir:
 
     @property
     def supervisor_log(self) -> Path:
+        """The supervisor's output; with attempts a link to `supervisor.log`, for it outlives them."""
         return self.root / "logs" / "supervisor.log"
 
-    @property
-    def model(self) -> Path:
-        """What is needed beside the weights: the model's configuration and the tokenizer."""
-        return self.root / "model"
+    def make(self, number: int = 1, *, answers: bool = False, rank_table: bool = False) -> AttemptDir:
+        """Make the tree of an attempt, with the first one that of the run, and put it in force.
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.root / "checkpoint"
+        Raises FileExistsError where the run, or the attempt, is already there.
+        """
+        self.runs.mkdir(parents=True, exist_ok=True)
+        if number == 1:
+            self.root.mkdir(mode=0o700)
+            (self.root / "inputs").mkdir()
+            self.attempts.mkdir()
+        attempt = AttemptDir(self.attempts / str(number), self.root)
+        attempt.root.mkdir()
+        folders = (*AttemptDir.FOLDERS, *["answers"] * answers)
+        for name in folders:
+            (attempt.root / name).mkdir()
+        os.symlink("../../../supervisor.log", attempt.root / "logs" / "supervisor.log")
+        self.put_in_force(number)
+        for name in (*folders, "manifest.json", "worker.yaml", *["rank_table.json"] * rank_table):
+            with contextlib.suppress(FileExistsError):  # of the attempt before, or a program's own
+                os.symlink(_leads_to(name), self.root / name)
+        return attempt
 
-    @property
-    def strategy(self) -> Path:
-        return self.root / "strategy"
 
-    def log(self, label: str) -> Path:
-        """A worker's output; `label` is `rank_<r>` or `scheduler`."""
-        return self.root / "logs" / f"{label}.log"
-
-    @property
-    def plogs(self) -> Path:
-        """CANN's own logs, a folder for each worker and the scheduler."""
-        return self.root / "logs" / "plog"
-
-    def metrics(self, rank: int) -> Path:
-        return self.root / "metrics" / f"rank_{rank}.jsonl"
-
-    def done(self, label: str) -> Path:
-        """Made by a worker whose work is done: how its process then ends is no matter of the run."""
-        return self.root / "done" / label
-
-    def make(self) -> None:
-        """Create the tree. Raises FileExistsError where the run is already there."""
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        self.root.mkdir(mode=0o700)
-        for name in ("logs", "metrics", "strategy", "checkpoint", "model", "inputs", "done"):
-            (self.root / name).mkdir()
+def _leads_to(name: str) -> str:
+    return f"attempts/{_CURRENT}/{name}"
 
 
 def state_root() -> Path:
@@ -131,11 +254,8 @@ def state_root() -> Path:
     return Path(base) / "orchestrate"
 
 
-class ControlDir:
-    """One run on the control node: the plan as launched and what the monitor knows."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
+class ControlDir(_Attempts):
+    """One run on the control node: the plan of each attempt as launched, and what the monitor knows."""
 
     @property
     def run_id(self) -> str:
@@ -143,7 +263,8 @@ class ControlDir:
 
     @property
     def plan(self) -> Path:
-        return self.root / "plan.json"
+        """Of the attempt in force."""
+        return self.home / "plan.json"
 
     @property
     def record(self) -> Path:
@@ -157,3 +278,10 @@ class ControlDir:
     def monitor_lock(self) -> Path:
         """Held with flock by the run's monitor while it lives."""
         return self.root / "monitor.lock"
+
+    def make(self, number: int = 1) -> None:
+        """Make the directories of an attempt, as far as they are not there, and put it in force."""
+        self.runs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.root.mkdir(mode=0o700, exist_ok=True)
+        (self.attempts / str(number)).mkdir(parents=True, exist_ok=True)
+        self.put_in_force(number)

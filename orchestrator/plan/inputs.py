@@ -46,6 +46,8 @@ _TAKEN = frozenset(
         "control.sock",
         "chat.sock",
         "answers",
+        "attempts",
+        "supervisor.log",
     ]
 )
 
