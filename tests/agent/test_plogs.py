@@ -63,8 +63,8 @@ def test_links_and_odd_names_are_counted_and_not_followed(run: RunDir, tmp_path:
     for path in ("../secret", "/etc/passwd", "rank_0/../../manifest.json", "", "rank_0/two words"):
         with pytest.raises(AgentError, match="no name of a log"):
             read_plog(run, path, 99)
-    for path in ("rank_0/pipe.log", "rank_0"):
-        with pytest.raises(AgentError, match="it is a named pipe"):
+    for path, what in {"rank_0/pipe.log": "a named pipe", "rank_0": "a folder"}.items():
+        with pytest.raises(AgentError, match=f"cannot be read: it is {what}"):
             read_plog(run, path, 99)
 
 
