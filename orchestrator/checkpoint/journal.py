@@ -109,6 +109,7 @@ class Journal:
                 elif b'"signature"' in line:
                     self._read_header(loads(Header, line))
             except NewerFormat as error:
+                self.close()
                 raise CheckpointError(
                     str(error), where=str(self.path), remedy="go on with that version, or remove the journal"
                 ) from error

@@ -37,7 +37,7 @@ from typing import (
     get_type_hints,
 )
 
-from orchestrator.core.safe_open import read_safely
+from orchestrator.core.safe_open import read_safely, visible
 
 __all__ = ["DecodeError", "NewerFormat", "Stored", "dumps", "from_json", "load", "loads", "parse", "to_json"]
 
@@ -281,7 +281,7 @@ def _mapping(key: Any, value: Any) -> _Decoder:
             try:
                 found[read_key(name)] = inner(item)
             except DecodeError as error:
-                raise error.within(f".{name}") from None
+                raise error.within(f".{visible(str(name)[:40])}") from None
         return found
 
     return decode
