@@ -90,9 +90,9 @@ def read_end(path: Path, below: Path, count: int) -> bytes:
         return file.read(count)
 
 
-def require_folder(path: Path) -> None:
+def require_folder(path: Path, *, follow_links: bool = False) -> None:
     """Raise OSError unless this is a folder, and no link to one."""
-    _require(os.lstat(path), path, stat.S_ISDIR)
+    _require(os.stat(path, follow_symlinks=follow_links), path, stat.S_ISDIR)
 
 
 def require_own_folder(path: Path) -> None:
@@ -100,9 +100,9 @@ def require_own_folder(path: Path) -> None:
     _require(os.lstat(path), path, stat.S_ISDIR, (os.geteuid(), os.stat(path.parent).st_uid))
 
 
-def require_regular(path: Path) -> os.stat_result:
+def require_regular(path: Path, *, follow_links: bool = False) -> os.stat_result:
     """What the system says of a regular file; OSError where it is something else, say a link."""
-    status = os.lstat(path)
+    status = os.stat(path, follow_symlinks=follow_links)
     _require(status, path, stat.S_ISREG)
     return status
 
