@@ -58,19 +58,10 @@ class Workdir:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(os.path.expanduser(str(root))).absolute()
-
-    @property
-    def runs(self) -> Path:
-        return self.root / "runs"
-
-    @property
-    def store(self) -> Path:
-        """Code and input files, each under the SHA-256 of its content."""
-        return self.root / "store"
-
-    @property
-    def locks(self) -> Path:
-        return self.root / "locks"
+        self.runs = self.root / "runs"
+        self.locks = self.root / "locks"
+        # Code and input files, each under the SHA-256 of its content.
+        self.store = self.root / "store"
 
     def run(self, run_id: str) -> RunDir:
         return RunDir(self.runs / run_id)
@@ -81,15 +72,9 @@ class _Attempts:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-
-    @property
-    def runs(self) -> Path:
-        """The folder that the run is in: from here on nothing of another user is followed."""
-        return self.root.parent
-
-    @property
-    def attempts(self) -> Path:
-        return self.root / "attempts"
+        # The folder that the run is in: from here on nothing of another user is followed.
+        self.runs = root.parent
+        self.attempts = root / "attempts"
 
     @property
     def number(self) -> Optional[int]:
@@ -137,18 +122,9 @@ class AttemptDir:
     def __init__(self, root: Path, run: Optional[Path] = None) -> None:
         self.root = root
         self._run = run or root
-
-    @property
-    def manifest(self) -> Path:
-        return self.root / "manifest.json"
-
-    @property
-    def rank_table(self) -> Path:
-        return self.root / "rank_table.json"
-
-    @property
-    def worker_config(self) -> Path:
-        return self.root / "worker.yaml"
+        self.manifest = root / "manifest.json"
+        self.rank_table = root / "rank_table.json"
+        self.worker_config = root / "worker.yaml"
 
     @property
     def model(self) -> Path:
@@ -194,32 +170,20 @@ class AttemptDir:
 class RunDir(_Attempts):
     """One run on one host."""
 
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.status = root / "status.json"
+        self.events = root / "events.jsonl"
+        self.control_socket = root / "control.sock"
+        # Where the first worker of a chat job listens.
+        self.chat_socket = root / "chat.sock"
+        # With attempts a link to `supervisor.log` in the run's directory: the supervisor outlives them.
+        self.supervisor_log = root / "logs" / "supervisor.log"
+
     @property
     def attempt(self) -> AttemptDir:
         """The attempt in force."""
         return AttemptDir(self.home, self.root)
-
-    @property
-    def status(self) -> Path:
-        return self.root / "status.json"
-
-    @property
-    def events(self) -> Path:
-        return self.root / "events.jsonl"
-
-    @property
-    def control_socket(self) -> Path:
-        return self.root / "control.sock"
-
-    @property
-    def chat_socket(self) -> Path:
-        """Where the first worker of a chat job listens."""
-        return self.root / "chat.sock"
-
-    @property
-    def supervisor_log(self) -> Path:
-        """The supervisor's output; with attempts a link to `supervisor.log`, for it outlives them."""
-        return self.root / "logs" / "supervisor.log"
 
     def make(self, number: int = 1, *, answers: bool = False, rank_table: bool = False) -> AttemptDir:
         """Make the tree of an attempt, with the first one that of the run, and put it in force.
@@ -257,27 +221,18 @@ def state_root() -> Path:
 class ControlDir(_Attempts):
     """One run on the control node: the plan of each attempt as launched, and what the monitor knows."""
 
-    @property
-    def run_id(self) -> str:
-        return self.root.name
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.run_id = root.name
+        self.record = root / "record.json"
+        self.monitor_log = root / "monitor.log"
+        # Held with flock by the run's monitor while it lives.
+        self.monitor_lock = root / "monitor.lock"
 
     @property
     def plan(self) -> Path:
         """Of the attempt in force."""
         return self.home / "plan.json"
-
-    @property
-    def record(self) -> Path:
-        return self.root / "record.json"
-
-    @property
-    def monitor_log(self) -> Path:
-        return self.root / "monitor.log"
-
-    @property
-    def monitor_lock(self) -> Path:
-        """Held with flock by the run's monitor while it lives."""
-        return self.root / "monitor.lock"
 
     def make(self, number: int = 1) -> None:
         """Make the directories of an attempt, as far as they are not there, and put it in force."""

@@ -30,7 +30,8 @@ __all__ = [
     "visible",
 ]
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# To go through a folder one need not be allowed to list it.
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 # Without O_NONBLOCK the opening of a pipe waits for its other end; for a regular file it means nothing.
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = (
@@ -47,14 +48,14 @@ def open_safely(path: Path, below: Path, flags: int = os.O_RDONLY, mode: int = 0
     `below` itself may be one. Raises OSError, whose `strerror` says what is there instead.
     """
     *folders, name = path.relative_to(below).parts
-    held = os.open(below, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    held = os.open(below, _FOLDER)
     try:
         owners: Tuple[int, ...] = (os.geteuid(), os.fstat(held).st_uid)
         for folder in folders:
             below = below / folder
             _require(os.stat(folder, dir_fd=held, follow_symlinks=False), below, stat.S_ISDIR, owners)
             owners = ()  # who cannot enter the folder of a run cannot have put anything into it
-            inner = os.open(folder, _FOLDER, dir_fd=held)
+            inner = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=held)
             os.close(held)
             held = inner
         with contextlib.suppress(FileNotFoundError):  # to open a device can do something
