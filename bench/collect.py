@@ -117,7 +117,7 @@ class Bench:
         done = cluster.launch(cluster.job(["true"], devices_per_host=RANKS // HOSTS))
         if done.returncode:
             raise RuntimeError(done.stderr)
-        shards.link_into([RunDir(path) for path in cluster.run_dirs()])
+        shards.link_into([RunDir(path).attempt for path in cluster.run_dirs()])
         return cluster
 
     def _repeat(

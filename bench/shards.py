@@ -14,7 +14,7 @@ from orchestrator.checkpoint.cut.slices import Layout, slice_shape
 from orchestrator.checkpoint.files.strategy_files import Strategy, write_strategy
 from orchestrator.checkpoint.files.tensor_files import write_ckpt
 from orchestrator.checkpoint.files.tensor_types import Array
-from orchestrator.core.paths import RunDir
+from orchestrator.core.paths import AttemptDir
 from orchestrator.families.bloom import BLOOM
 
 __all__ = ["RANKS", "Shards"]
@@ -87,7 +87,7 @@ class Shards:
                 yield prefix + name, pool[at : at + size].reshape(part)
         yield "global_step", np.array(10, np.int32)
 
-    def link_into(self, runs: list[RunDir]) -> None:
+    def link_into(self, runs: list[AttemptDir]) -> None:
         """Make the shards those of a run on several hosts, as many of them on each."""
         for rank in range(RANKS):
             run = runs[rank * len(runs) // RANKS]

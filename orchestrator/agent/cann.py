@@ -8,8 +8,10 @@ from __future__ import annotations
 import glob
 import os
 import re
-import stat
+from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from orchestrator.core.safe_open import read_safely
 
 __all__ = ["MODULES", "cann_facts", "cann_version", "read_regular"]
 
@@ -59,20 +61,10 @@ def cann_version(environment: Mapping[str, str]) -> Optional[str]:
 def read_regular(path: str) -> Optional[str]:
     """The text of a regular file, also behind a link; None where it is something else, absent or too long."""
     try:
-        # A FIFO would block, and to open a device can do something.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return None
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        real = Path(os.path.realpath(path))
+        return read_safely(real, real.parent, _LONGEST_FILE).decode("utf-8", "replace")
     except (OSError, ValueError):
         return None
-    with os.fdopen(handle, "rb") as file:
-        try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                return None
-            data = file.read(_LONGEST_FILE + 1)
-        except OSError:
-            return None
-    return data.decode("utf-8", "replace") if len(data) <= _LONGEST_FILE else None
 
 
 def _values(path: str) -> Dict[str, str]:

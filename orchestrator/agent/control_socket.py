@@ -6,9 +6,11 @@ One request, one answer, both one line of JSON.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import stat
 from pathlib import Path
 from typing import Any, Dict
 
@@ -44,6 +46,8 @@ def connect(path: Path, timeout: float) -> socket.socket:
         connection.settimeout(timeout)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            if stat.S_ISLNK(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
+                raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed", str(path))
             connection.connect(_short(path, folder))
         finally:
             os.close(folder)

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import Any, Dict, NoReturn, Optional
 from orchestrator.agent import processes
 from orchestrator.agent.device_locks import DeviceLocks
 from orchestrator.agent.supervisor import Supervisor
-from orchestrator.core.codec import DecodeError, dumps, loads
+from orchestrator.core.codec import DecodeError, dumps, load
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir, atomic_write
@@ -121,7 +120,7 @@ def _guard(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord) 
         _write_obituary(run, StopReason(StopKind.SUPERVISOR_ENDED, manifest.host, end=end))
     elif not run.status.exists():
         # Undone. What was still writing while the supervisor removed the directory is dead now.
-        shutil.rmtree(run.root, ignore_errors=True)
+        run.discard(manifest.attempt.number)
     os._exit(0 if everything_ended else 1)
 
 
@@ -155,7 +154,7 @@ def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord)
 def _write_obituary(run: RunDir, reason: StopReason) -> None:
     """Say in `status.json` what the supervisor can no longer say."""
     try:
-        status = loads(HostStatus, run.status.read_bytes())
+        status = load(HostStatus, run.status, run.runs)
     except (OSError, DecodeError):
         return
     if status.is_over:

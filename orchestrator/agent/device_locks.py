@@ -6,13 +6,15 @@ The kernel drops a lock when its holder dies, however it dies: there is no stale
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from pathlib import Path
 from typing import Iterable, List
 
+from orchestrator.core.codec import DecodeError, dumps, loads
 from orchestrator.core.errors import AgentError
+from orchestrator.core.records import LockNote
+from orchestrator.core.safe_open import open_safely, visible
 
 __all__ = ["DeviceLocks", "busy_devices"]
 
@@ -50,7 +52,7 @@ def _make_folder(folder: Path) -> None:
 def _lock(path: Path, device: int, run_id: str) -> int:
     try:
         handle = _open(path)
-    except PermissionError as error:
+    except OSError as error:
         raise AgentError(
             f"cannot open {path}: {error.strerror}", remedy="choose a lock_dir that every user may write to"
         ) from error
@@ -63,16 +65,16 @@ def _lock(path: Path, device: int, run_id: str) -> int:
             kind="device_busy",
         )
     os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps({"run_id": run_id, "pid": os.getpid()}).encode(), 0)
+    os.pwrite(handle, dumps(LockNote(run_id, os.getpid())).encode(), 0)
     return handle
 
 
 def _open(path: Path) -> int:
     # First without O_CREAT: with fs.protected_regular the kernel refuses that for another account's file.
     try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        return open_safely(path, path.parent, os.O_RDWR)
     except FileNotFoundError:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = open_safely(path, path.parent, os.O_RDWR | os.O_CREAT, 0o666)
         # Past the umask: the next one to lock this device may be another account.
         os.fchmod(handle, 0o666)
         return handle
@@ -92,10 +94,10 @@ def _acquire(handle: int) -> bool:
 
 def _holder(handle: int) -> str:
     try:
-        note = json.loads(os.pread(handle, 4096, 0))
-        return f" by run {note['run_id']} (process {note['pid']})"
-    except (ValueError, KeyError, TypeError):
+        note = loads(LockNote, os.pread(handle, 4096, 0))
+    except DecodeError:
         return ""
+    return f" by run {visible(note.run_id)} (process {note.pid})"
 
 
 def busy_devices(folder: Path, devices: Iterable[int]) -> List[int]:
@@ -103,7 +105,7 @@ def busy_devices(folder: Path, devices: Iterable[int]) -> List[int]:
     busy = []
     for device in devices:
         try:
-            handle = os.open(folder / f"device_{device}.lock", os.O_RDONLY | os.O_CLOEXEC)
+            handle = open_safely(folder / f"device_{device}.lock", folder)
         except OSError:
             continue
         try:

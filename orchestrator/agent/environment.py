@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Dict, List, Mapping, Optional, Sequence
 
 __all__ = [
+    "ATTEMPT",
     "PLOG_PATH",
     "RESERVED",
     "SCHEDULER",
@@ -39,8 +40,12 @@ WITH_TABLE = frozenset({"rank_table", "legacy_rank_table"})
 # Where CANN puts a process's own log files; by default ~/ascend/log, where those of all ranks and runs mix.
 PLOG_PATH = "ASCEND_PROCESS_LOG_PATH"
 
+# Ours, not MindSpore's: the number of the attempt, so that a program knows whether it was started before.
+ATTEMPT = "ORCHESTRATE_ATTEMPT"
+
 RESERVED = frozenset(
     {
+        ATTEMPT,
         "RANK_ID",
         "RANK_SIZE",
         "DEVICE_ID",
@@ -129,6 +134,7 @@ def worker_environment(
     device_id: int,
     scheduler_host: Optional[str] = None,
     scheduler_port: Optional[str] = None,
+    attempt: int = 1,
     is_scheduler: bool = False,
 ) -> Dict[str, str]:
     """The variables that place one process in its run; `mode` is the job's `networking.mode`.
@@ -136,7 +142,12 @@ def worker_environment(
     `rank_table` is what `msrun --rank_table_file` exports. For workers with a table but no MS_ROLE MindSpore
     2.x makes no groups: "MindSpore does not support ranktable startup, please use msrun to start it."
     """
-    table = {"RANK_ID": str(rank), "RANK_SIZE": str(world_size), "DEVICE_ID": str(device_id)}
+    table = {
+        "RANK_ID": str(rank),
+        "RANK_SIZE": str(world_size),
+        "DEVICE_ID": str(device_id),
+        ATTEMPT: str(attempt),
+    }
     if mode in WITH_TABLE:
         table["RANK_TABLE_FILE"] = "{run_dir}/rank_table.json"
     if mode in WITH_SCHEDULER:

@@ -4,37 +4,63 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import math
 import os
 import signal
 import time
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Type, TypeVar
 
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
-from orchestrator.core.codec import DecodeError, NewerFormat, loads, to_json
+from orchestrator.core.codec import DecodeError, NewerFormat, Stored, load
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir
-from orchestrator.core.records import HostStatus, ProcessId, RankStatus
+from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, RunOnHost
+from orchestrator.core.safe_open import open_safely, own_folders, read_safely, require_own_folder
 from orchestrator.core.states import RankState
 
-__all__ = ["end_and_wait", "find", "is_run_id", "list_runs", "read_log", "small_files", "status", "tell"]
+__all__ = ["find", "list_runs", "read_log", "small_files", "status", "tell", "undo"]
 
+_S = TypeVar("_S", bound=Stored)
+_LARGEST_SMALL_FILE = 256 << 20
+# A run that is half there may be being made, or removed, at this very moment.
+_SETTLED = 60.0
 _GONE = StopReason(StopKind.SUPERVISOR_GONE)
 
 
-def is_run_id(text: str) -> bool:
+def _is_run_id(text: str) -> bool:
     """Whether this can be the name of a run, and so of a directory right under `runs`."""
     return "/" not in text and text not in ("", ".", "..")
 
 
 def find(workdir: Workdir, run_id: str) -> RunDir:
-    """The directory of a run; raises AgentError, kind `no_run`."""
-    run = workdir.run(run_id)
-    if not is_run_id(run_id) or not run.manifest.exists():
-        raise AgentError(f"no run {run_id} on this host", kind="no_run")
+    """The directory of a run; raises AgentError, kind `no_run`, or `foreign` for what is no run of ours."""
+    run = _run_dir(workdir, run_id)
+    with _explained(run):
+        os.lstat(run.attempt.manifest)
     return run
+
+
+def _run_dir(workdir: Workdir, run_id: str) -> RunDir:
+    run = workdir.run(run_id)
+    with _explained(run):
+        if not _is_run_id(run_id):
+            raise FileNotFoundError
+        require_own_folder(run.root)
+    return run
+
+
+@contextlib.contextmanager
+def _explained(run: RunDir) -> Iterator[None]:
+    """What is wrong with a file of a run, as an AgentError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise AgentError(f"no run {run.root.name} on this host", kind="no_run") from None
+    except OSError as error:
+        raise AgentError(f"{error.filename or run.root}: {error.strerror}", kind="foreign") from error
 
 
 def status(run: RunDir) -> HostStatus:
@@ -59,14 +85,17 @@ def status(run: RunDir) -> HostStatus:
 
 
 def _recorded(run: RunDir) -> HostStatus:
-    try:
-        return loads(HostStatus, run.status.read_bytes())
-    except FileNotFoundError:
-        raise AgentError(f"no run {run.root.name} on this host", kind="no_run") from None
-    except NewerFormat as error:
-        raise AgentError(f"{run.status}: {error}", kind="newer") from error
-    except DecodeError as error:
-        raise AgentError(f"{run.status} is damaged: {error}", kind="damaged") from error
+    return _load(HostStatus, run.status, run)
+
+
+def _load(kind: Type[_S], path: Path, run: RunDir) -> _S:
+    with _explained(run):
+        try:
+            return load(kind, path, run.runs)
+        except NewerFormat as error:
+            raise AgentError(f"{path}: {error}", kind="newer") from error
+        except DecodeError as error:
+            raise AgentError(f"{path} is damaged: {error}", kind="damaged") from error
 
 
 def _lost(rank: RankStatus) -> RankStatus:
@@ -75,18 +104,25 @@ def _lost(rank: RankStatus) -> RankStatus:
     return dataclasses.replace(rank, state=RankState.LOST, end=End(EndKind.LOST, reason=_GONE))
 
 
-def list_runs(workdir: Workdir, wanted: str = "") -> List[Dict[str, Any]]:
-    """Manifest and status of every run on this host (or of the one wanted), oldest first."""
-    found = []
-    for path in sorted(workdir.runs.glob(f"{wanted or '*'}/manifest.json")):
-        run = RunDir(path.parent)
-        try:
-            manifest = json.loads(path.read_text())
-            found.append({"manifest": manifest, "status": to_json(status(run))})
-        except (OSError, ValueError, KeyError, AgentError):
-            # Half-made or half-removed at this very moment: there is nothing to tell of it.
-            continue
-    return sorted(found, key=lambda item: float(item["manifest"]["created"]))
+def list_runs(workdir: Workdir, wanted: str = "") -> List[RunOnHost]:
+    """Every run on this host (or the one wanted), oldest first; then what is there and cannot be read."""
+    folders, others = own_folders(workdir.runs)
+    found = [_on_host(RunDir(folder)) for folder in folders if wanted in ("", folder.name)]
+    runs = [run for run in found if run is not None]
+    runs += [RunOnHost(problem=line) for line in others if not wanted]
+    return sorted(runs, key=lambda run: run.manifest.created if run.manifest else math.inf)
+
+
+def _on_host(run: RunDir) -> Optional[RunOnHost]:
+    try:
+        return RunOnHost(_load(Manifest, run.attempt.manifest, run), status(run))
+    except AgentError as error:
+        if error.kind != "no_run":
+            return RunOnHost(problem=error.what)
+    with contextlib.suppress(OSError):
+        if time.time() - run.root.stat().st_mtime > _SETTLED:
+            return RunOnHost(problem=f"{run.root}: half a run, without manifest or status: passed over")
+    return None
 
 
 def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
@@ -111,7 +147,20 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
     return {"phase": "over", "failed_first": label, "reason": ""}
 
 
-def end_and_wait(run: RunDir, request: Dict[str, Any], timeout: float) -> None:
+def undo(workdir: Workdir, run_id: str) -> None:
+    """Take the newest launch of a run back, as far as there is one."""
+    try:
+        run = _run_dir(workdir, run_id)
+    except AgentError:
+        return
+    number = run.number
+    _end_and_wait(run, {"verb": "undo"}, timeout=10.0)
+    # The supervisor removes it itself, unless it had ended before it was told.
+    if run.number == number:
+        run.discard(number)
+
+
+def _end_and_wait(run: RunDir, request: Dict[str, Any], timeout: float) -> None:
     """Tell the supervisor to stop or undo; returns when it and its guardian are gone, by force if need be."""
     with contextlib.suppress(AgentError, ProcessLookupError):
         before = _recorded(run)
@@ -137,10 +186,15 @@ def read_log(run: RunDir, label: str, offset: int, limit: int) -> Dict[str, Any]
 
     `offset` of the answer is where the returned bytes begin, `size` how long the file is now.
     """
-    path = run.log(label)
-    if "/" in label or not path.exists():
+    path = run.attempt.log(label)
+    if "/" in label:
         return {"data": b"", "offset": 0, "size": 0}
-    with open(path, "rb") as file:
+    with _explained(run):
+        try:
+            file = os.fdopen(open_safely(path, run.runs), "rb")
+        except FileNotFoundError:
+            return {"data": b"", "offset": 0, "size": 0}
+    with file:
         size = os.fstat(file.fileno()).st_size
         start = max(0, size + offset) if offset < 0 else min(offset, size)
         file.seek(start)
@@ -148,7 +202,9 @@ def read_log(run: RunDir, label: str, offset: int, limit: int) -> Dict[str, Any]
 
 
 def small_files(run: RunDir, folder: str) -> Iterator[Tuple[str, bytes]]:
-    """Name and content of every file right in one of the run's folders."""
-    for path in sorted((run.root / folder).glob("*")):
-        if path.is_file():
-            yield path.name, path.read_bytes()
+    """Name and content of every file right in one of the run's folders; AgentError for a link or a pipe."""
+    for path in sorted(run.attempt.folder(folder).glob("*")):
+        if path.is_symlink() or not path.is_dir():
+            with _explained(run):
+                data = read_safely(path, run.runs, _LARGEST_SMALL_FILE)
+            yield path.name, data

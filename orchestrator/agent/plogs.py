@@ -12,11 +12,12 @@ import heapq
 import itertools
 import os
 import re
-import stat
+from pathlib import Path
 from typing import Any, Counter, Dict, Iterator, List, Tuple
 
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir
+from orchestrator.core.safe_open import read_end, require_folder
 
 __all__ = ["list_plogs", "read_plog"]
 
@@ -37,12 +38,12 @@ def list_plogs(run: RunDir, most: int = _MOST_FILES) -> Dict[str, Any]:
     """
     left: Counter[str] = collections.Counter()
     newest = []
-    for label, is_folder in _labels(str(run.plogs)):
-        folder = os.path.join(str(run.plogs), label)
+    for label, is_folder in _labels(str(run.attempt.plogs)):
+        folder = os.path.join(str(run.attempt.plogs), label)
         if not is_folder:
             left[label] += 1
         else:
-            newest.append(heapq.nlargest(most, _logs(str(run.plogs), folder, 1, left, label)))
+            newest.append(heapq.nlargest(most, _logs(str(run.attempt.plogs), folder, 1, left, label)))
     taken = [log for turn in itertools.zip_longest(*newest) for log in turn if log is not None][:most]
     listed = collections.Counter(path.partition("/")[0] for _, path, _ in taken)
     return {
@@ -53,8 +54,10 @@ def list_plogs(run: RunDir, most: int = _MOST_FILES) -> Dict[str, Any]:
 
 def _labels(folder: str) -> List[Tuple[str, bool]]:
     """The entries of the folder of plogs, and which of them are folders; "" for each odd name."""
-    with contextlib.suppress(OSError), os.scandir(folder) as listed:
-        entries = sorted(listed, key=lambda entry: entry.name)
+    with contextlib.suppress(OSError):
+        require_folder(Path(folder))
+        with os.scandir(folder) as listed:
+            entries = sorted(listed, key=lambda entry: entry.name)
         return [
             (entry.name, entry.is_dir(follow_symlinks=False)) if _NAME.fullmatch(entry.name) else ("", False)
             for entry in entries
@@ -90,23 +93,6 @@ def read_plog(run: RunDir, path: str, limit: int) -> bytes:
     if not all(_NAME.fullmatch(part) for part in parts):
         raise AgentError(f"{path!r} is no name of a log")
     try:
-        opened = os.open(str(run.plogs), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        return read_end(run.attempt.plogs.joinpath(*parts), run.runs, limit)
     except OSError as error:
-        raise _unreadable(path, error) from error
-    try:
-        for part in parts:  # each in the folder before, so that none of them is a link
-            inner = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=opened)
-            os.close(opened)
-            opened = inner
-        status = os.fstat(opened)
-        if not stat.S_ISREG(status.st_mode):
-            raise AgentError(f"{path} is no file")
-        return os.pread(opened, limit, max(0, status.st_size - limit))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    finally:
-        os.close(opened)
-
-
-def _unreadable(path: str, error: OSError) -> AgentError:
-    return AgentError(f"{path} cannot be read: {error.strerror or error}")
+        raise AgentError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from typing import Any, Dict, Optional
 
 from orchestrator.agent import daemon, probe
@@ -26,28 +25,29 @@ def prepare(
     if manifest.scheduler is not None and manifest.port is not None:
         # Its own name for it: `address` may be a name that means nothing, or something else, on this host.
         probe.require_port(manifest.scheduler.env.get("MS_SCHED_HOST") or manifest.address, manifest.port)
-    run = workdir.run(manifest.run_id)
+    run, number = workdir.run(manifest.run_id), manifest.attempt.number
+    answers = manifest.launch.get("task") == "predict"
     try:
-        run.make()
+        attempt = run.make(number, answers=answers, rank_table=rank_table is not None)
     except FileExistsError:
         raise AgentError(f"run {manifest.run_id} exists already", kind="run_exists") from None
     except BaseException:
-        shutil.rmtree(run.root, ignore_errors=True)
+        run.discard(number)
         raise
     try:
-        atomic_write(run.manifest, dumps(manifest))
-        atomic_write(run.worker_config, worker_config)
+        atomic_write(attempt.manifest, dumps(manifest))
+        atomic_write(attempt.worker_config, worker_config)
         if rank_table is not None:
-            atomic_write(run.rank_table, rank_table)
+            atomic_write(attempt.rank_table, rank_table)
         store = Store(workdir.store)
         for item in manifest.inputs:
             store.place(item, run.root)
         daemon.spawn(manifest, run, workdir)
     except BaseException:
-        shutil.rmtree(run.root, ignore_errors=True)
+        run.discard(number)
         raise
     hashes = {}
-    for path in (run.worker_config, run.rank_table):
+    for path in (attempt.worker_config, attempt.rank_table):
         if path.exists():
             hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"hashes": hashes, "run_dir": str(run.root)}

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from orchestrator.core.errors import CheckpointError
+from orchestrator.core.safe_open import require_folder, require_regular, visible
 from orchestrator.formats.ckpt_index import Entry, index_ckpt
 from orchestrator.formats.safetensors_index import index_safetensors
 
@@ -46,24 +48,29 @@ def parse_name(path: str) -> Row:
     return row
 
 
-def list_shards(folder: str) -> List[Row]:
+def list_shards(folder: str, *, follow_links: bool = True) -> List[Row]:
     """The shards in `folder` and its `rank_<r>` folders, by rank, epoch, step; none where it is missing.
 
-    Each row is that of `parse_name` with the file's `identity`.
+    Each row is that of `parse_name` with the file's `identity`. CheckpointError where what has the name of a
+    shard, or of such a folder, is none. So is a link unless they are followed, as in a folder that a person
+    has named; in that of a run they are not, and to leave one out would be silent.
     """
     paths: List[str] = []
     try:
+        require_folder(Path(folder), follow_links=follow_links)
         with os.scandir(folder) as entries:
             for entry in entries:
                 if _FOLDER.fullmatch(entry.name) and entry.is_dir():
+                    require_folder(Path(entry.path), follow_links=follow_links)
                     paths += [os.path.join(entry.path, name) for name in os.listdir(entry.path)]
                 else:
                     paths.append(entry.path)
+        rows = [row for row in map(parse_name, paths) if row and _identify(row, follow_links)]
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise CheckpointError(f"cannot be listed: {error.strerror or error}", where=folder) from error
-    rows = [row for row in map(parse_name, paths) if row and _identify(row)]
+        where = visible(str(error.filename or folder))
+        raise CheckpointError(f"cannot be read: {error.strerror or error}", where=where) from error
     return sorted(rows, key=lambda row: [row[key] for key in ("rank", "epoch", "step", "rerun", "path")])
 
 
@@ -72,10 +79,10 @@ def index_shard(path: str) -> Iterator[Entry]:
     yield from index_safetensors(path) if path.endswith(".safetensors") else index_ckpt(path)
 
 
-def _identify(row: Row) -> bool:
+def _identify(row: Row, follow_links: bool) -> bool:
     try:
-        row["identity"] = identity_of(os.stat(row["path"]))
-    except OSError:
+        row["identity"] = identity_of(require_regular(Path(row["path"]), follow_links=follow_links))
+    except FileNotFoundError:
         return False  # removed since the folder was listed: only the newest checkpoints are kept
     return True
 
@@ -100,7 +107,8 @@ def read_segments(
     try:
         for (path, ranges), size in zip(segments, sizes):
             if path not in descriptors:
-                descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                # What has become a link, or a pipe, since it was listed has another identity.
+                descriptors[path] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             _fill(descriptors[path], ranges, buffer[:size], path)
             _check_identity(descriptors[path], path, identities.get(path, ()))
             yield buffer[:size]

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterable, List
 
 from orchestrator.core.errors import AgentError
-from orchestrator.core.paths import atomic_write
+from orchestrator.core.paths import atomic_write, replacing
 from orchestrator.core.records import Input
 
 __all__ = [
@@ -37,24 +36,17 @@ class Store:
         """Take `size` bytes from the stream; raises AgentError where they are short or have another hash."""
         self.root.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
-        handle, temporary = tempfile.mkstemp(prefix=".incoming.", dir=str(self.root))
-        try:
-            with os.fdopen(handle, "wb") as file:
-                left = size
-                while left:
-                    block = stream.read(min(left, _CHUNK))
-                    if not block:
-                        raise AgentError("the connection ended in the middle of a file", kind="truncated")
-                    digest.update(block)
-                    file.write(block)
-                    left -= len(block)
+        with replacing(self.root / sha256, mode=0o400) as file:
+            left = size
+            while left:
+                block = stream.read(min(left, _CHUNK))
+                if not block:
+                    raise AgentError("the connection ended in the middle of a file", kind="truncated")
+                digest.update(block)
+                file.write(block)
+                left -= len(block)
             if digest.hexdigest() != sha256:
                 raise AgentError(f"a pushed file arrived damaged: {sha256[:12]} expected", kind="damaged")
-            os.chmod(temporary, 0o400)
-            os.replace(temporary, self.root / sha256)
-        except BaseException:
-            Path(temporary).unlink()
-            raise
 
     def place(self, item: Input, run_root: Path) -> None:
         """Copy one input into a run, and prove on the way that its bytes are the ones that were meant."""

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import time
@@ -24,7 +23,7 @@ from orchestrator.agent.worker import CannotStart, Worker
 from orchestrator.core.codec import DecodeError, dumps, from_json, to_json
 from orchestrator.core.ends import StopKind, StopReason, label_of
 from orchestrator.core.paths import RunDir, atomic_write
-from orchestrator.core.records import Manifest, ProcessId
+from orchestrator.core.records import Event, Manifest, ProcessId
 from orchestrator.core.states import RankState
 
 __all__ = ["Supervisor"]
@@ -83,7 +82,7 @@ class Supervisor:
         if self._got_sigterm:
             processes.kill_descendants()
         if self.state.phase == "undone":
-            shutil.rmtree(self._run.root, ignore_errors=True)
+            self._run.discard(self._run.number)
         else:
             self._run.control_socket.unlink(missing_ok=True)
 
@@ -183,7 +182,7 @@ class Supervisor:
             self._event(self.state.phase, stop=to_json(self.state.stop_reason))
 
     def _event(self, name: str, **fields: Any) -> None:
-        line = json.dumps({"time": time.time(), "event": name, **fields})
+        line = json.dumps(to_json(Event(time.time(), name, **fields)))
         with contextlib.suppress(OSError), open(self._run.events, "a") as file:
             file.write(line + "\n")
 

@@ -49,7 +49,7 @@ def _store(request: Request) -> Store:
 def shards(request: Request) -> Iterator[Answer]:
     """The files there are, without looking into them."""
     run = runs.find(Workdir(request.root), request.args["run_id"])
-    yield Answer(ckpt_read.list_shards(str(run.checkpoint)))
+    yield Answer(ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False))
 
 
 def index(request: Request) -> Iterator[Answer]:

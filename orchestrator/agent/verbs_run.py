@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from typing import Iterator
 
@@ -67,12 +66,7 @@ def stop(request: Request) -> Iterator[Answer]:
 
 def undo(request: Request) -> Iterator[Answer]:
     """Take a launch back; a run that is not there is as undone as can be."""
-    run_id = request.args["run_id"]
-    run = Workdir(request.root).run(run_id)
-    if runs.is_run_id(run_id) and run.root.exists():
-        runs.end_and_wait(run, {"verb": "undo"}, timeout=10.0)
-        # The supervisor removes its run itself, unless it had ended before it was told.
-        shutil.rmtree(run.root, ignore_errors=True)
+    runs.undo(Workdir(request.root), request.args["run_id"])
     yield Answer()
 
 
@@ -88,7 +82,7 @@ def status(request: Request) -> Iterator[Answer]:
 
 def list_runs(request: Request) -> Iterator[Answer]:
     """Every run on this host, or the one asked for."""
-    yield Answer(runs.list_runs(Workdir(request.root), request.args.get("run_id", "")))
+    yield Answer(to_json(runs.list_runs(Workdir(request.root), request.args.get("run_id", ""))))
 
 
 def read_log(request: Request) -> Iterator[Answer]:

@@ -16,6 +16,7 @@ from orchestrator.agent.environment import PLOG_PATH, process_environment, with_
 from orchestrator.agent.supervisor_state import Exit
 from orchestrator.core.paths import RunDir
 from orchestrator.core.records import Manifest, ProcessId, WorkerSpec
+from orchestrator.core.safe_open import read_end
 
 __all__ = ["CannotStart", "Worker", "last_json_line", "tail_lines"]
 
@@ -42,9 +43,7 @@ def last_json_line(path: Path) -> Dict[str, Any]:
 
 def _tail(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            return file.read()
+        return read_end(path, path.parent, _TAIL_BYTES)
     except OSError:
         return b""
 
@@ -75,7 +74,7 @@ class Worker:
         try:
             environment = self._environment(os.environ)
             self._make_plog_folder(environment)
-            with open(self._run.log(self._spec.label), "ab") as log:
+            with open(self._run.attempt.log(self._spec.label), "ab") as log:
                 self._process = subprocess.Popen(
                     self._argv(),
                     cwd=str(self._run.root),
@@ -104,8 +103,8 @@ class Worker:
             self._spec.rank,
             code,
             time.time(),
-            was_done=self._run.done(self._spec.label).exists(),
-            tail=tail_lines(self._run.log(self._spec.label)) if code else (),
+            was_done=self._run.attempt.done(self._spec.label).exists(),
+            tail=tail_lines(self._run.attempt.log(self._spec.label)) if code else (),
         )
 
     def send(self, number: int) -> bool:
@@ -117,7 +116,7 @@ class Worker:
 
     def progress(self) -> Dict[str, Any]:
         """The newest line of its metrics; empty where there is none."""
-        return last_json_line(self._run.metrics(self._spec.rank))
+        return last_json_line(self._run.attempt.metrics(self._spec.rank))
 
     def _has_ended(self) -> bool:
         """Whether the process is a zombie; it stays one."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.checkpoint.atomic import mapped_errors
+from orchestrator.core.codec import DecodeError, NewerFormat, Stored, from_json, loads, parse, to_json
 from orchestrator.core.errors import CheckpointError
 
 __all__ = ["Done", "Header", "Journal", "Key"]
@@ -23,6 +25,8 @@ __all__ = ["Done", "Header", "Journal", "Key"]
 # Number of the copy in the plan, and first byte of the segment in it.
 Key = tuple[int, int]
 Identity = tuple[int, ...]
+# The key of a segment, and the fields of `Done`.
+_ROW: Any = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,30 +38,25 @@ class Done:
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What is collected; `signature` stands for the whole plan, `files` are each rank's file's identity."""
+@dataclass(frozen=True)
+class Header(Stored):
+    """What is collected; `signature` stands for the whole plan, `files` are each rank's file's identity.
+
+    `at` is epoch and step. It is a line among others, without a format's number as long as that is 1.
+    """
 
     signature: str
     source: str
-    epoch: int
-    step: int
+    at: tuple[int, int]
     files: Mapping[int, Identity]
 
-    def to_json(self) -> dict[str, Any]:
-        files = {str(rank): identity for rank, identity in self.files.items()}
-        return {
-            "signature": self.signature,
-            "source": self.source,
-            "at": [self.epoch, self.step],
-            "files": files,
-        }
+    @property
+    def epoch(self) -> int:
+        return self.at[0]
 
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Header:
-        files = {int(rank): tuple(identity) for rank, identity in row["files"].items()}
-        epoch, step = row["at"]
-        return cls(str(row["signature"]), str(row["source"]), int(epoch), int(step), files)
+    @property
+    def step(self) -> int:
+        return self.at[1]
 
 
 class Journal:
@@ -99,22 +98,29 @@ class Journal:
             ) from None
 
     def _holder(self) -> str:
-        pids = [row["pid"] for row in _rows(self.path.read_bytes()) if isinstance(row, dict) and "pid" in row]
-        return f", process {pids[-1]}" if pids else ""
+        pids = re.findall(rb'^\{"pid":([0-9]{1,10})\}$', self.path.read_bytes(), re.MULTILINE)
+        return f", process {int(pids[-1])}" if pids else ""
 
     def _read(self) -> None:
-        for row in _rows(self.path.read_bytes()):
+        for line in self.path.read_bytes().splitlines():
             try:
-                if isinstance(row, list):
-                    read, start, *values = map(int, row)
+                if line.startswith(b"["):
+                    read, start, *values = from_json(_ROW, parse(line))
                     self.done[read, start] = Done(*values)
-                elif "signature" in row:
-                    header = Header.of(row)
-                    if self.earlier is None or self.earlier.signature != header.signature:
-                        self.done.clear()
-                    self.earlier = header
-            except (KeyError, TypeError, ValueError):
-                continue
+                elif b'"signature"' in line:
+                    self._read_header(loads(Header, line))
+            except NewerFormat as error:
+                self.close()
+                raise CheckpointError(
+                    str(error), where=str(self.path), remedy="go on with that version, or remove the journal"
+                ) from error
+            except DecodeError:
+                continue  # the last line may have been cut off
+
+    def _read_header(self, header: Header) -> None:
+        if self.earlier is None or self.earlier.signature != header.signature:
+            self.done.clear()
+        self.earlier = header
 
     def begin(self, header: Header) -> bool:
         """Go on with what fits `header`, if there is any; all else is forgotten.
@@ -131,13 +137,11 @@ class Journal:
                 if rank in earlier.files and earlier.files[rank] != identity
             }
             self.done = {key: done for key, done in self.done.items() if done.rank not in changed}
-            header = Header(
-                header.signature, header.source, header.epoch, header.step, {**earlier.files, **header.files}
-            )
+            header = replace(header, files={**earlier.files, **header.files})
         self.earlier = header
         os.ftruncate(self._descriptor, 0)
         rows = [[*key, done.nbytes, done.crc, done.rank] for key, done in self.done.items()]
-        self._append({"pid": os.getpid()}, header.to_json(), *rows)
+        self._append({"pid": os.getpid()}, to_json(header), *rows)
         return bool(self.done)
 
     def add(self, key: Key, done: Done) -> None:
@@ -162,16 +166,3 @@ class Journal:
     def remove(self) -> None:
         """All is in place, or nothing is worth keeping. The lock is held until `close`."""
         self.path.unlink(missing_ok=True)
-
-
-def _rows(content: bytes) -> list[Any]:
-    """The lines that can be read; the last one may have been cut off."""
-    rows = []
-    for line in content.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, (dict, list)):
-            rows.append(row)
-    return rows

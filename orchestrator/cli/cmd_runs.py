@@ -7,12 +7,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from orchestrator import api
 from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_run import record_json, runs_table
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.control.run_record import read_record
-from orchestrator.control.runs import rediscover
+from orchestrator.control.runs import rediscover, survey_runs
 from orchestrator.core.errors import OrchestrateError, RunNotFound
 from orchestrator.hosts.fleet import HostResults
 
@@ -28,10 +27,14 @@ __all__ = ["command"]
 def command(ask_hosts: bool, inventory: Path | None, as_json: bool) -> int:
     """List the runs, newest first."""
     failed: dict[str, OrchestrateError] = {}
+    others: list[str] = []
     if ask_hosts:
-        _, failed = rediscover(load_inventory(inventory))
+        others, failed = rediscover(load_inventory(inventory))
     records = []
-    for control in api.runs():
+    runs, beside = survey_runs()
+    for line in (*others, *beside):
+        click.echo(f"orchestrate: {line}", err=True)
+    for control in runs:
         try:
             records.append(read_record(control))
         except RunNotFound as error:

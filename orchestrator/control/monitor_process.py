@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from orchestrator.core.paths import ControlDir
+from orchestrator.core.safe_open import open_safely
 
 __all__ = ["monitor_pid", "spawn_monitor"]
 
@@ -18,18 +19,19 @@ def spawn_monitor(control: ControlDir, *, watch_only: bool = False) -> None:
     Does nothing where the run has one. The lock is taken here and inherited, so that there is no moment at
     which the run seems to have no monitor, nor one at which it could get two.
     """
-    lock = os.open(control.monitor_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = open_safely(control.monitor_lock, control.runs, os.O_RDWR | os.O_CREAT)
     try:
         if not _acquire(lock):
             return
         # -P: a folder of the user's that is called `orchestrator` must not be taken for ours.
         argv = [sys.executable, "-P", "-m", "orchestrator.control", str(control.root)]
-        with open(control.monitor_log, "ab") as log:
+        log = open_safely(control.monitor_log, control.runs, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        with os.fdopen(log, "wb") as output:
             monitor = subprocess.Popen(
                 [*argv, "--watch-only"] if watch_only else argv,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
                 pass_fds=(lock,),
             )
@@ -42,7 +44,7 @@ def spawn_monitor(control: ControlDir, *, watch_only: bool = False) -> None:
 def monitor_pid(control: ControlDir) -> int | None:
     """The living monitor's process id, or None. A held lock proves that the id is the monitor's."""
     try:
-        handle = os.open(control.monitor_lock, os.O_RDWR | os.O_CLOEXEC)
+        handle = open_safely(control.monitor_lock, control.runs, os.O_RDWR)
     except OSError:
         return None
     try:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.codec import DecodeError, Stored, dumps, loads
+from orchestrator.core.codec import DecodeError, Stored, dumps, load
 from orchestrator.core.ends import End, EndKind, rank_of_label
 from orchestrator.core.paths import ControlDir, atomic_write
 from orchestrator.core.records import HostStatus, RankStatus
@@ -18,6 +18,7 @@ from orchestrator.plan.launch_plan import LaunchPlan, unreadable
 
 __all__ = [
     "TRAINING",
+    "AttemptRecord",
     "Cause",
     "HostView",
     "RunRecord",
@@ -76,15 +77,28 @@ class HostView:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One start of all workers; its plan, with its ports and its rank table, is in `attempts/<number>/`."""
+
+    number: int = 1
+    token: str = ""
+    state: RunState = RunState.PREPARING
+    started: float | None = None
+    ended: float | None = None
+
+
 @dataclass(frozen=True)
 class RunRecord(Stored):
     """One run: its state, its hosts, and how it ended. Times are seconds since the epoch.
 
     `victims` are the ranks that ended because of the cause; `warnings` are what the checks before the start
-    found to be doubtful, a line each.
+    found to be doubtful, a line each. The last of `attempts` is in force: it is as far as the run.
     """
 
+    # 2: who does not know of attempts would write the record back without them.
     FORMAT = 2
+    LARGEST = 256 << 20  # the last lines of failed ranks, at worst of all
 
     run_id: str
     job: str
@@ -101,6 +115,13 @@ class RunRecord(Stored):
     errors: tuple[str, ...] = ()
     exit_code: int | None = None
     warnings: tuple[str, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = (AttemptRecord(),)
+
+    def __post_init__(self) -> None:
+        *before, last = self.attempts or (AttemptRecord(),)
+        started = self.created if last.started is None else last.started
+        last = dataclasses.replace(last, state=self.state, started=started, ended=self.ended)
+        object.__setattr__(self, "attempts", (*before, last))
 
     @classmethod
     def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -124,6 +145,7 @@ def new_record(plan: LaunchPlan) -> RunRecord:
         created=plan.created,
         updated=plan.created,
         hosts={host.name: HostView() for host in plan.hosts},
+        attempts=(AttemptRecord(plan.attempt.number, plan.attempt.token),),
     )
 
 
@@ -149,6 +171,6 @@ def write_record(control: ControlDir, record: RunRecord) -> None:
 def read_record(control: ControlDir) -> RunRecord:
     """The record on disk. Raises RunNotFound where it cannot be read, say by a newer version."""
     try:
-        return loads(RunRecord, control.record.read_bytes())
+        return load(RunRecord, control.record, control.runs)
     except (OSError, DecodeError) as error:
         raise unreadable(control.record, error) from error

@@ -20,7 +20,8 @@ from orchestrator.control.watch import look_once
 from orchestrator.core.codec import from_json
 from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir, state_root
-from orchestrator.core.records import Manifest
+from orchestrator.core.records import Manifest, RunOnHost
+from orchestrator.core.safe_open import own_folders, visible
 from orchestrator.core.states import RunState
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
@@ -34,6 +35,7 @@ __all__ = [
     "known_runs",
     "make_control_dir",
     "rediscover",
+    "survey_runs",
 ]
 
 _UNDO_TIMEOUT = 60.0
@@ -41,14 +43,25 @@ _UNDO_TIMEOUT = 60.0
 
 def known_runs(root: Path | None = None) -> list[ControlDir]:
     """Every run with a plan in the state directory, oldest first."""
-    folder = (root or state_root()) / "runs"
-    found = [ControlDir(path.parent) for path in folder.glob("*/plan.json")]
-    return sorted(found, key=lambda control: control.plan.stat().st_mtime_ns)
+    return survey_runs(root)[0]
+
+
+def survey_runs(root: Path | None = None) -> tuple[list[ControlDir], list[str]]:
+    """The known runs, and a line on each thing beside them that is none."""
+    folders, others = own_folders((root or state_root()) / "runs")
+    found: list[tuple[int, ControlDir]] = []
+    for control in map(ControlDir, folders):
+        try:
+            found.append((os.lstat(control.plan).st_mtime_ns, control))
+        except OSError as error:
+            what = "half a run, without a plan" if isinstance(error, FileNotFoundError) else error.strerror
+            others.append(f"{visible(str(control.root))}: {what}: passed over")
+    return [control for _, control in sorted(found, key=lambda item: item[0])], others
 
 
 def find_run(name: str | None, root: Path | None = None) -> ControlDir:
     """The run of this name or of this unique beginning; without a name the newest."""
-    runs = known_runs(root)
+    runs, others = survey_runs(root)
     if name is None:
         if not runs:
             raise RunNotFound(
@@ -59,6 +72,9 @@ def find_run(name: str | None, root: Path | None = None) -> ControlDir:
         run for run in runs if run.run_id.startswith(name)
     ]
     if not matches:
+        for line in others:
+            if f"/{name}: " in line:
+                raise RunNotFound(line, remedy="remove it if it is nothing you know")
         raise RunNotFound(f"no run `{name}`", remedy="`orchestrate runs` lists those that are known")
     if len(matches) > 1:
         raise RunNotFound(f"`{name}` fits {len(matches)} runs", remedy="give more of the name")
@@ -67,10 +83,8 @@ def find_run(name: str | None, root: Path | None = None) -> ControlDir:
 
 def make_control_dir(plan: LaunchPlan, root: Path | None = None) -> ControlDir:
     """Create a run's directory on the control node, with its plan and a first record."""
-    folder = (root or state_root()) / "runs" / plan.run_id
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    control = ControlDir(folder)
+    control = ControlDir((root or state_root()) / "runs" / plan.run_id)
+    control.make(plan.attempt.number)
     write_record(control, new_record(plan))
     # Last: a directory counts as a run once it has its plan.
     write_plan(control.plan, plan)
@@ -94,20 +108,26 @@ def interrupt_launch(control: ControlDir) -> None:
 
 def rediscover(
     inventory: Inventory, root: Path | None = None
-) -> tuple[list[ControlDir], dict[str, OrchestrateError]]:
-    """Ask every host for its runs and make the unknown ones known; also returns which hosts failed."""
+) -> tuple[list[str], dict[str, OrchestrateError]]:
+    """Ask every host for its runs and make the unknown ones known.
+
+    Returns a line on each thing among a host's runs that cannot be read, and which hosts failed.
+    """
     known = {run.run_id for run in known_runs(root)}
     with fleet_of(inventory.hosts, inventory.ssh) as fleet:
         answers = fleet.each(lambda session: session.call("list_runs"))
         found: dict[str, dict[str, Manifest]] = {}
+        others: list[str] = []
         for host, runs in answers.values.items():
-            for run in runs:
-                manifest = from_json(Manifest, run["manifest"])
-                if manifest.run_id not in known:
-                    found.setdefault(manifest.run_id, {})[host] = manifest
+            for run in from_json(list[RunOnHost], runs):
+                if run.problem:
+                    others.append(f"{host}: {run.problem}")
+                elif run.manifest and run.manifest.run_id not in known:
+                    found.setdefault(run.manifest.run_id, {})[host] = run.manifest
         plans = [_plan_again(inventory, manifests) for manifests in found.values()]
-        controls = [_record_again(plan, fleet, root) for plan in sorted(plans, key=lambda plan: plan.created)]
-    return controls, answers.errors
+        for plan in sorted(plans, key=lambda plan: plan.created):
+            _record_again(plan, fleet, root)
+    return others, answers.errors
 
 
 def _plan_again(inventory: Inventory, manifests: Mapping[str, Manifest]) -> LaunchPlan:
@@ -132,6 +152,7 @@ def _plan_again(inventory: Inventory, manifests: Mapping[str, Manifest]) -> Laun
         ascend=False,
         uses_rank_table=False,
         timeouts=Timeouts.model_validate(launch.get("timeouts", {})),
+        attempt=first.attempt,
     )
 
 
@@ -153,13 +174,12 @@ def _placements_again(manifests: Mapping[str, Manifest]) -> tuple[Placement, ...
     return tuple(sorted(placements, key=lambda placement: placement.rank))
 
 
-def _record_again(plan: LaunchPlan, fleet: Fleet, root: Path | None) -> ControlDir:
+def _record_again(plan: LaunchPlan, fleet: Fleet, root: Path | None) -> None:
     control = make_control_dir(plan, root)
     when = int(plan.created * 1e9)
     os.utime(control.plan, ns=(when, when))
     with fleet.part(host.name for host in plan.hosts) as part:
         write_record(control, look_once(new_record(plan), part, plan.timeouts))
-    return control
 
 
 def current_record(control: ControlDir) -> RunRecord:

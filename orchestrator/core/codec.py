@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 from pathlib import Path
 from typing import (
     Any,
@@ -37,12 +38,15 @@ from typing import (
     get_type_hints,
 )
 
-__all__ = ["DecodeError", "NewerFormat", "Stored", "dumps", "from_json", "loads", "to_json"]
+from orchestrator.core.safe_open import read_safely, visible
+
+__all__ = ["DecodeError", "NewerFormat", "Stored", "dumps", "from_json", "load", "loads", "parse", "to_json"]
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Stored")
 _Decoder = Callable[[Any], Any]
 _INT = 1 << 63
+_DECIMAL = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 
 
 class DecodeError(ValueError):
@@ -66,14 +70,23 @@ class NewerFormat(DecodeError):
 
 
 class Stored:
-    """Base of the dataclasses that are files of their own; `FORMAT` grows when old readers would misread."""
+    """Base of the dataclasses that are files of their own; `FORMAT` grows when old readers would misread.
+
+    `LARGEST` is how many bytes such a file may have to be read.
+    """
 
     FORMAT: ClassVar[int] = 1
+    LARGEST: ClassVar[int] = 16 << 20
 
 
 def dumps(value: Stored) -> str:
     """The text of a file that holds this value."""
     return json.dumps({"format": value.FORMAT, **to_json(value)})
+
+
+def load(kind: Type[S], path: Path, below: Path) -> S:
+    """The value in a file, opened as `open_safely` does. Raises OSError, and what `loads` raises."""
+    return loads(kind, read_safely(path, below, kind.LARGEST))
 
 
 def loads(kind: Type[S], text: Union[str, bytes]) -> S:
@@ -145,7 +158,7 @@ def _decoder(kind: Any) -> _Decoder:
     if origin is list:
         return _sequence(args[0], list)
     if origin is not None:
-        return _mapping(args[1])
+        return _mapping(*args)
     if dataclasses.is_dataclass(kind):
         return _object(kind)
     if hasattr(kind, "model_validate"):
@@ -177,6 +190,12 @@ def _str(data: Any) -> str:
     if not isinstance(data, str):
         raise DecodeError(f"expected a text, got {_shown(data)}")
     return data
+
+
+def _decimal(data: Any) -> int:
+    if not isinstance(data, str) or not _DECIMAL.fullmatch(data):
+        raise DecodeError(f"expected the digits of a number, got {_shown(data)}")
+    return int(data)
 
 
 _PLAIN: Dict[Any, _Decoder] = {
@@ -253,16 +272,17 @@ def _entries(data: Any) -> Any:
     return data.items()
 
 
-def _mapping(value: Any) -> _Decoder:
-    inner = _decoder(value)
+def _mapping(key: Any, value: Any) -> _Decoder:
+    """A key is a text in JSON, also one that is a number."""
+    read_key, inner = _decimal if key is int else _decoder(key), _decoder(value)
 
     def decode(data: Any) -> Any:
         found = {}
         for name, item in _entries(data):
             try:
-                found[name] = inner(item)
+                found[read_key(name)] = inner(item)
             except DecodeError as error:
-                raise error.within(f".{name}") from None
+                raise error.within(f".{visible(str(name)[:40])}") from None
         return found
 
     return decode

@@ -1,24 +1,45 @@
 """Every path that the project uses, on a host and on the control node, and the way files are replaced.
 
+A run is a sequence of attempts, and what one attempt wrote is in a folder of its own, here and on the hosts:
+
+    runs/<run_id>/attempts/<n>/…          n from 1
+    runs/<run_id>/attempts/current        leads to the attempt in force
+    runs/<run_id>/logs, checkpoint, …     on hosts, lead to what the attempt in force has of that name
+
+The links are relative and ours. A run of an older version has no attempts: all is in its own directory, which
+is then the folder of its one attempt.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = ["ControlDir", "RunDir", "Workdir", "atomic_write", "state_root"]
+TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
+if TYPE_CHECKING:
+    from typing import BinaryIO, Iterator, List, Optional
+
+__all__ = ["AttemptDir", "ControlDir", "RunDir", "Workdir", "atomic_write", "replacing", "state_root"]
+
+_CURRENT = "current"
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
-def atomic_write(path: Path, data: bytes | str, mode: int = 0o600) -> None:
-    """Replace `path` so that a reader sees the old bytes or the new ones, never a part."""
-    payload = data.encode() if isinstance(data, str) else data
+@contextlib.contextmanager
+def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` if the block ends well and vanishes if not.
+
+    So a reader sees the old bytes or the new ones, never a part. A link at `path` is itself replaced.
+    """
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=str(path.parent))
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(payload)
+            yield file
         os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
@@ -26,103 +47,169 @@ def atomic_write(path: Path, data: bytes | str, mode: int = 0o600) -> None:
         raise
 
 
+def atomic_write(path: Path, data: bytes | str, mode: int = 0o600) -> None:
+    """Replace `path` so that a reader sees the old bytes or the new ones, never a part."""
+    with replacing(path, mode) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
 class Workdir:
     """What the orchestrator keeps on one host."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(os.path.expanduser(str(root))).absolute()
-
-    @property
-    def runs(self) -> Path:
-        return self.root / "runs"
-
-    @property
-    def store(self) -> Path:
-        """Code and input files, each under the SHA-256 of its content."""
-        return self.root / "store"
-
-    @property
-    def locks(self) -> Path:
-        return self.root / "locks"
+        self.runs = self.root / "runs"
+        self.locks = self.root / "locks"
+        # Code and input files, each under the SHA-256 of its content.
+        self.store = self.root / "store"
 
     def run(self, run_id: str) -> RunDir:
         return RunDir(self.runs / run_id)
 
 
-class RunDir:
-    """One run on one host."""
+class _Attempts:
+    """The directory of a run, here or on a host, as far as it is about attempts."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # The folder that the run is in: from here on nothing of another user is followed.
+        self.runs = root.parent
+        self.attempts = root / "attempts"
 
     @property
-    def manifest(self) -> Path:
-        return self.root / "manifest.json"
+    def number(self) -> Optional[int]:
+        """The number of the attempt in force; None in a run of an older version."""
+        with contextlib.suppress(OSError):
+            name = os.readlink(self.attempts / _CURRENT)
+            return int(name) if _NUMBER.fullmatch(name) else None
+        return None
 
     @property
-    def rank_table(self) -> Path:
-        return self.root / "rank_table.json"
+    def home(self) -> Path:
+        """The folder of the attempt in force."""
+        return self.root if self.number is None else self.attempts / str(self.number)
 
-    @property
-    def worker_config(self) -> Path:
-        return self.root / "worker.yaml"
+    def put_in_force(self, number: int) -> None:
+        """From now on the run's links lead to this attempt, all at once."""
+        new = self.attempts / f".{_CURRENT}"
+        with contextlib.suppress(FileNotFoundError):
+            new.unlink()
+        os.symlink(str(number), new)
+        os.replace(new, self.attempts / _CURRENT)
 
-    @property
-    def status(self) -> Path:
-        return self.root / "status.json"
+    def discard(self, number: Optional[int]) -> None:
+        """Remove an attempt, so that the newest of the others is in force; if there is none, the run."""
+        others = [other for other in self._numbers() if other != number]
+        if others:
+            self.put_in_force(others[-1])
+        shutil.rmtree(self.attempts / str(number) if others else self.root, ignore_errors=True)
 
-    @property
-    def events(self) -> Path:
-        return self.root / "events.jsonl"
+    def _numbers(self) -> List[int]:
+        with contextlib.suppress(OSError):
+            return sorted(int(name) for name in os.listdir(self.attempts) if _NUMBER.fullmatch(name))
+        return []
 
-    @property
-    def control_socket(self) -> Path:
-        return self.root / "control.sock"
 
-    @property
-    def chat_socket(self) -> Path:
-        """Where the first worker of a chat job listens."""
-        return self.root / "chat.sock"
+class AttemptDir:
+    """What one attempt of a run reads and writes on a host.
 
-    @property
-    def supervisor_log(self) -> Path:
-        return self.root / "logs" / "supervisor.log"
+    `run` is the run's own directory. Where a program has put a folder of its own in the place of one of our
+    links there, it writes into that, and that is what counts.
+    """
+
+    FOLDERS = ("logs", "metrics", "strategy", "checkpoint", "model", "done")
+
+    def __init__(self, root: Path, run: Optional[Path] = None) -> None:
+        self.root = root
+        self._run = run or root
+        self.manifest = root / "manifest.json"
+        self.rank_table = root / "rank_table.json"
+        self.worker_config = root / "worker.yaml"
 
     @property
     def model(self) -> Path:
         """What is needed beside the weights: the model's configuration and the tokenizer."""
-        return self.root / "model"
+        return self.folder("model")
 
     @property
     def checkpoint(self) -> Path:
-        return self.root / "checkpoint"
+        return self.folder("checkpoint")
 
     @property
     def strategy(self) -> Path:
-        return self.root / "strategy"
-
-    def log(self, label: str) -> Path:
-        """A worker's output; `label` is `rank_<r>` or `scheduler`."""
-        return self.root / "logs" / f"{label}.log"
+        return self.folder("strategy")
 
     @property
     def plogs(self) -> Path:
         """CANN's own logs, a folder for each worker and the scheduler."""
-        return self.root / "logs" / "plog"
+        return self.folder("logs") / "plog"
+
+    def log(self, label: str) -> Path:
+        """A worker's output; `label` is `rank_<r>` or `scheduler`."""
+        return self.folder("logs") / f"{label}.log"
 
     def metrics(self, rank: int) -> Path:
-        return self.root / "metrics" / f"rank_{rank}.jsonl"
+        return self.folder("metrics") / f"rank_{rank}.jsonl"
 
     def done(self, label: str) -> Path:
         """Made by a worker whose work is done: how its process then ends is no matter of the run."""
-        return self.root / "done" / label
+        return self.folder("done") / label
 
-    def make(self) -> None:
-        """Create the tree. Raises FileExistsError where the run is already there."""
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        self.root.mkdir(mode=0o700)
-        for name in ("logs", "metrics", "strategy", "checkpoint", "model", "inputs", "done"):
-            (self.root / name).mkdir()
+    def folder(self, name: str) -> Path:
+        """Where this attempt has its folder of that name."""
+        own = self._run / name
+        try:
+            leads_here = os.readlink(own) == _leads_to(name)
+        except FileNotFoundError:
+            leads_here = True
+        except OSError:
+            leads_here = False
+        return self.root / name if leads_here else own
+
+
+class RunDir(_Attempts):
+    """One run on one host."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.status = root / "status.json"
+        self.events = root / "events.jsonl"
+        self.control_socket = root / "control.sock"
+        # Where the first worker of a chat job listens.
+        self.chat_socket = root / "chat.sock"
+        # With attempts a link to `supervisor.log` in the run's directory: the supervisor outlives them.
+        self.supervisor_log = root / "logs" / "supervisor.log"
+
+    @property
+    def attempt(self) -> AttemptDir:
+        """The attempt in force."""
+        return AttemptDir(self.home, self.root)
+
+    def make(self, number: int = 1, *, answers: bool = False, rank_table: bool = False) -> AttemptDir:
+        """Make the tree of an attempt, with the first one that of the run, and put it in force.
+
+        Raises FileExistsError where the run, or the attempt, is already there.
+        """
+        self.runs.mkdir(parents=True, exist_ok=True)
+        if number == 1:
+            self.root.mkdir(mode=0o700)
+            (self.root / "inputs").mkdir()
+            self.attempts.mkdir()
+        attempt = AttemptDir(self.attempts / str(number), self.root)
+        attempt.root.mkdir()
+        folders = (*AttemptDir.FOLDERS, *["answers"] * answers)
+        for name in folders:
+            (attempt.root / name).mkdir()
+        os.symlink("../../../supervisor.log", attempt.root / "logs" / "supervisor.log")
+        self.put_in_force(number)
+        for name in (*folders, "manifest.json", "worker.yaml", *["rank_table.json"] * rank_table):
+            with contextlib.suppress(FileExistsError):  # of the attempt before, or a program's own
+                os.symlink(_leads_to(name), self.root / name)
+        return attempt
+
+
+def _leads_to(name: str) -> str:
+    return f"attempts/{_CURRENT}/{name}"
 
 
 def state_root() -> Path:
@@ -131,29 +218,25 @@ def state_root() -> Path:
     return Path(base) / "orchestrate"
 
 
-class ControlDir:
-    """One run on the control node: the plan as launched and what the monitor knows."""
+class ControlDir(_Attempts):
+    """One run on the control node: the plan of each attempt as launched, and what the monitor knows."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-
-    @property
-    def run_id(self) -> str:
-        return self.root.name
+        super().__init__(root)
+        self.run_id = root.name
+        self.record = root / "record.json"
+        self.monitor_log = root / "monitor.log"
+        # Held with flock by the run's monitor while it lives.
+        self.monitor_lock = root / "monitor.lock"
 
     @property
     def plan(self) -> Path:
-        return self.root / "plan.json"
+        """Of the attempt in force."""
+        return self.home / "plan.json"
 
-    @property
-    def record(self) -> Path:
-        return self.root / "record.json"
-
-    @property
-    def monitor_log(self) -> Path:
-        return self.root / "monitor.log"
-
-    @property
-    def monitor_lock(self) -> Path:
-        """Held with flock by the run's monitor while it lives."""
-        return self.root / "monitor.lock"
+    def make(self, number: int = 1) -> None:
+        """Make the directories of an attempt, as far as they are not there, and put it in force."""
+        self.runs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.root.mkdir(mode=0o700, exist_ok=True)
+        (self.attempts / str(number)).mkdir(parents=True, exist_ok=True)
+        self.put_in_force(number)

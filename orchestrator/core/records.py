@@ -1,6 +1,7 @@
 """What is written to disk about a run and read back by another process, as frozen dataclasses.
 
-On a host: `Manifest` (what to run) and `HostStatus` (what became of it), as `core.codec` writes them.
+On a host: `Manifest` (what to run), `HostStatus` (what became of it), a row of `events.jsonl` (`Event`) and
+what is in the lock of a device (`LockNote`), as `core.codec` writes them.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 
@@ -13,7 +14,30 @@ from orchestrator.core.codec import Stored
 from orchestrator.core.ends import End, StopReason, earlier_end, earlier_reason, label_of, rank_of_label
 from orchestrator.core.states import RankState
 
-__all__ = ["HostStatus", "Input", "Manifest", "ProcessId", "RankStatus", "WorkerSpec"]
+__all__ = [
+    "FIRST",
+    "Attempt",
+    "Event",
+    "HostStatus",
+    "Input",
+    "LockNote",
+    "Manifest",
+    "ProcessId",
+    "RankStatus",
+    "RunOnHost",
+    "WorkerSpec",
+]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of all of a run's workers; the token tells it from one of another launch or control node."""
+
+    number: int = 1
+    token: str = ""
+
+
+FIRST = Attempt()  # of a run of an older version, the only one
 
 
 @dataclass(frozen=True)
@@ -52,7 +76,9 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class Manifest(Stored):
-    """Everything one host needs to run its part of a run."""
+    """Everything one host needs to run its part of an attempt."""
+
+    LARGEST = 64 << 20  # a line for each file that the job ships
 
     run_id: str
     job: str
@@ -71,6 +97,7 @@ class Manifest(Stored):
     world_size: int = 0
     hosts: Tuple[str, ...] = ()
     launch: Mapping[str, Any] = field(default_factory=dict)
+    attempt: Attempt = FIRST
 
 
 @dataclass(frozen=True)
@@ -136,3 +163,32 @@ class HostStatus(Stored):
     @property
     def is_over(self) -> bool:
         return self.phase == "over"
+
+
+@dataclass(frozen=True)
+class Event:
+    """A line of a run's history on one host: `start`, `exit` of a worker, `stopping` for a reason, `over`."""
+
+    time: float
+    event: str
+    label: str = ""
+    exit_code: Optional[int] = None
+    signal: Optional[int] = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LockNote(Stored):
+    """Who holds a device."""
+
+    run_id: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class RunOnHost:
+    """A run as its files on a host tell it, or the `problem` that they cannot be read."""
+
+    manifest: Optional[Manifest] = None
+    status: Optional[HostStatus] = None
+    problem: str = ""

@@ -53,6 +53,8 @@ _TAKEN = frozenset(
         "control.sock",
         "chat.sock",
         "answers",
+        "attempts",
+        "supervisor.log",
     ]
 )
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from orchestrator.agent.environment import starts_by_table_alone
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.config.job import Timeouts
-from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, loads
+from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, load
 from orchestrator.core.errors import RunNotFound
 from orchestrator.core.paths import atomic_write
-from orchestrator.core.records import Manifest
+from orchestrator.core.records import FIRST, Attempt, Manifest
 from orchestrator.plan.placement import Placement
 
 __all__ = ["TABLE_ALONE", "LaunchPlan", "read_plan", "unreadable", "write_plan"]
@@ -30,8 +30,12 @@ TABLE_ALONE = (
 class LaunchPlan(Stored):
     """What a launch will do. `manifests` lack only the scheduler's port where it is ours to choose.
 
-    `notes` are what of the job has no effect here.
+    It is the plan of one attempt; `notes` are what of the job has no effect here.
     """
+
+    # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.
+    FORMAT = 2
+    LARGEST = 256 << 20  # the code's files are listed once a host
 
     run_id: str
     job_name: str
@@ -51,6 +55,7 @@ class LaunchPlan(Stored):
     uses_rank_table: bool
     timeouts: Timeouts
     notes: tuple[str, ...] = ()
+    attempt: Attempt = FIRST
 
     @property
     def master(self) -> Host:
@@ -88,7 +93,7 @@ def write_plan(path: Path, plan: LaunchPlan) -> None:
 def read_plan(path: Path) -> LaunchPlan:
     """The plan as it was written. Raises RunNotFound where it cannot be read, say by a newer version."""
     try:
-        return loads(LaunchPlan, path.read_bytes())
+        return load(LaunchPlan, path, path.parent)
     except (OSError, DecodeError) as error:
         raise unreadable(path, error) from error
 

@@ -13,7 +13,7 @@ from orchestrator.agent.environment import SCHEDULER, SCHEDULER_HOST, default_en
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
 from orchestrator.config.job import Job
 from orchestrator.core.errors import ConfigError, Problem
-from orchestrator.core.records import Manifest, WorkerSpec
+from orchestrator.core.records import Attempt, Manifest, WorkerSpec
 from orchestrator.plan.inputs import Shipment, ship
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
@@ -36,6 +36,7 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
     """Plan one launch. Touches no host; reads the files it will ship. Raises ConfigError."""
     created = time.time() if now is None else now
     run_id = new_run_id(job.name, created)
+    attempt = Attempt(1, secrets.token_hex(8))
     placements = place(job, inventory)
     hosts = _hosts_of(placements, inventory)
     meets = len(placements) > 1  # one rank has nobody to find: no scheduler, no table
@@ -46,7 +47,16 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
     manifests = {
-        host.name: _manifest(job, host, hosts, placements, run_id=run_id, created=created, shipment=shipment)
+        host.name: _manifest(
+            job,
+            host,
+            hosts,
+            placements,
+            run_id=run_id,
+            created=created,
+            shipment=shipment,
+            attempt=attempt,
+        )
         for host in hosts
     }
     return LaunchPlan(
@@ -68,6 +78,7 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
         uses_rank_table=has_table,
         timeouts=job.timeouts,
         notes=() if meets else _unused_networking(job),
+        attempt=attempt,
     )
 
 
@@ -119,6 +130,7 @@ def _manifest(
     run_id: str,
     created: float,
     shipment: Shipment,
+    attempt: Attempt,
 ) -> Manifest:
     mine = [placement for placement in placements if placement.host == host.name]
     meets_at = _scheduler_host(hosts)
@@ -128,8 +140,8 @@ def _manifest(
         job=job.name,
         host=host.name,
         created=created,
-        workers=tuple(_worker(job, placement, len(placements), meets_at) for placement in mine),
-        scheduler=_scheduler(job, len(placements), meets_at) if has_scheduler else None,
+        workers=tuple(_worker(job, placement, len(placements), meets_at, attempt) for placement in mine),
+        scheduler=_scheduler(job, len(placements), meets_at, attempt) if has_scheduler else None,
         inputs=tuple(shipment.inputs),
         devices=tuple(placement.device_id for placement in mine),
         port=job.networking.port if len(placements) > 1 else None,
@@ -141,6 +153,7 @@ def _manifest(
         world_size=len(placements),
         hosts=tuple(host.name for host in hosts),
         launch=_launch_facts(job),
+        attempt=attempt,
     )
 
 
@@ -160,7 +173,9 @@ def _scheduler_host(hosts: Sequence[Host]) -> str:
     return hosts[0].address if is_ip(hosts[0].address) else SCHEDULER_HOST
 
 
-def _worker(job: Job, placement: Placement, world_size: int, scheduler_host: str) -> WorkerSpec:
+def _worker(
+    job: Job, placement: Placement, world_size: int, scheduler_host: str, attempt: Attempt
+) -> WorkerSpec:
     env = worker_environment(
         job.networking.mode if world_size > 1 else "none",
         rank=placement.rank,
@@ -168,6 +183,7 @@ def _worker(job: Job, placement: Placement, world_size: int, scheduler_host: str
         device_id=placement.device_id,
         scheduler_host=scheduler_host,
         scheduler_port="{port}",
+        attempt=attempt.number,
     )
     label = f"rank_{placement.rank}"
     return WorkerSpec(
@@ -181,7 +197,7 @@ def _worker(job: Job, placement: Placement, world_size: int, scheduler_host: str
     )
 
 
-def _scheduler(job: Job, world_size: int, scheduler_host: str) -> WorkerSpec:
+def _scheduler(job: Job, world_size: int, scheduler_host: str, attempt: Attempt) -> WorkerSpec:
     # As msrun does: the scheduler is the job's own program in another role.
     env = worker_environment(
         job.networking.mode,
@@ -190,6 +206,7 @@ def _scheduler(job: Job, world_size: int, scheduler_host: str) -> WorkerSpec:
         device_id=0,
         scheduler_host=scheduler_host,
         scheduler_port="{port}",
+        attempt=attempt.number,
         is_scheduler=True,
     )
     defaults = default_environment(SCHEDULER, ascend=job.device_target == "Ascend")

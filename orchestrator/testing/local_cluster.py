@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from orchestrator.control.monitor_process import monitor_pid
+from orchestrator.control.runs import known_runs
 from orchestrator.core.paths import ControlDir
 from orchestrator.testing.waiting import eventually
 
@@ -110,7 +111,7 @@ class Cluster:
             process.communicate()
 
     def controls(self) -> list[ControlDir]:
-        return [ControlDir(path.parent) for path in sorted(self.state.glob("orchestrate/runs/*/plan.json"))]
+        return sorted(known_runs(self.state / "orchestrate"), key=lambda control: control.root)
 
     def status(self, *words: str) -> Any:
         """`status --json` as data."""

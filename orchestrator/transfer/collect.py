@@ -282,4 +282,4 @@ def _header(
     signature = hashlib.sha256()
     for fact in chain([at], tensors, _regions(plan)):
         signature.update(json.dumps(fact).encode() + b"\n")
-    return Header(signature.hexdigest(), wanted.source, choice.epoch, choice.step, choice.identities)
+    return Header(signature.hexdigest(), wanted.source, (choice.epoch, choice.step), choice.identities)

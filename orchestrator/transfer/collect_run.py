@@ -77,7 +77,8 @@ class RunFiles:
 
     def _rows(self, host: str) -> list[dict[str, Any]]:
         if self._is_here(host):
-            return ckpt_read.list_shards(str(self._run_dir(host).checkpoint))
+            checkpoint = str(self._run_dir(host).attempt.checkpoint)
+            return ckpt_read.list_shards(checkpoint, follow_links=False)
         rows: list[dict[str, Any]] = self._call(host, "shards", run_id=self._run_id)
         return rows
 

@@ -95,7 +95,7 @@ def test_stop_is_gentle_first(host: AgentHost) -> None:
     status = host.wait_over()
     assert end_of(status.ranks[0]).reason == StopReason.requested("asked for")
     assert str(status.ranks[0].state) == "stopped"
-    assert host.run_dir().log("rank_0").read_text().endswith("bye\n")
+    assert host.run_dir().attempt.log("rank_0").read_text().endswith("bye\n")
 
 
 def test_stop_now_does_not_wait_for_the_grace(host: AgentHost) -> None:

@@ -74,7 +74,7 @@ def test_the_probe_sees_what_a_worker_sees(host: AgentHost, tmp_path: Path) -> N
     worker = WorkerSpec("rank_0", 0, 0, 0, (sys.executable, "-c", SHOW), own)
     host.launch(workers=(worker,), devices=(0,), env_script=str(script))
     host.wait_over()
-    env = json.loads(host.run_dir().log("rank_0").read_text())
+    env = json.loads(host.run_dir().attempt.log("rank_0").read_text())
     assert env["PYTHONPATH"].startswith("/own:/cann/site-packages:")
     told = {**probe["environment"], **{k: v for k, v in probe["ascend"]["variables"].items() if v}}
     assert {name: env.get(name) for name in told} == told

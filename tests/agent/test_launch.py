@@ -47,8 +47,8 @@ def test_files_of_the_run_are_placed_and_read_back(host: AgentHost) -> None:
     host.tell("start")
     host.tell("commit")
     host.wait_over()
-    assert host.run_dir().log("rank_0").read_bytes() == b"hi\n"
-    assert loads(Manifest, host.run_dir().manifest.read_bytes()) == manifest
+    assert host.run_dir().attempt.log("rank_0").read_bytes() == b"hi\n"
+    assert loads(Manifest, host.run_dir().attempt.manifest.read_bytes()) == manifest
 
 
 def test_what_a_worker_sees_of_the_environment(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_what_a_worker_sees_of_the_environment(tmp_path: Path) -> None:
         host.wait_over()
     finally:
         host.close()
-    text = host.run_dir().log("rank_0").read_text()
+    text = host.run_dir().attempt.log("rank_0").read_text()
     env = dict(item.split("=", 1) for item in text.split("\0") if item)
     assert env["JOB"] == "two words\nand a line" and env["R"] == "0"
     assert env["ASCEND_GLOBAL_LOG_LEVEL"] == "3" and env["PATH"] == os.environ["PATH"]

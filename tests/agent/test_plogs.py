@@ -20,7 +20,7 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def write(run: RunDir, name: str, text: str = "EI0006") -> Path:
-    path = run.plogs / name
+    path = run.attempt.plogs / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
@@ -45,9 +45,9 @@ def test_links_and_odd_names_are_counted_and_not_followed(run: RunDir, tmp_path:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     write(run, "rank_0/a.log")
-    (run.plogs / "rank_0" / "link.log").symlink_to(secret)
-    (run.plogs / "rank_1").symlink_to(tmp_path)
-    os.mkfifo(run.plogs / "rank_0" / "pipe.log")
+    (run.attempt.plogs / "rank_0" / "link.log").symlink_to(secret)
+    (run.attempt.plogs / "rank_1").symlink_to(tmp_path)
+    os.mkfifo(run.attempt.plogs / "rank_0" / "pipe.log")
     write(run, "rank_0/.hidden")
     write(run, "rank_0/two words")
     write(run, ".odd/a.log")
@@ -63,8 +63,8 @@ def test_links_and_odd_names_are_counted_and_not_followed(run: RunDir, tmp_path:
     for path in ("../secret", "/etc/passwd", "rank_0/../../manifest.json", "", "rank_0/two words"):
         with pytest.raises(AgentError, match="no name of a log"):
             read_plog(run, path, 99)
-    for path in ("rank_0/pipe.log", "rank_0"):
-        with pytest.raises(AgentError, match="is no file"):
+    for path, what in {"rank_0/pipe.log": "a named pipe", "rank_0": "a folder"}.items():
+        with pytest.raises(AgentError, match=f"cannot be read: it is {what}"):
             read_plog(run, path, 99)
 
 

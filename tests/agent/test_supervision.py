@@ -26,7 +26,7 @@ def test_all_workers_succeed(host: AgentHost) -> None:
     host.launch(sh("echo a"), sh("echo b >&2"))
     status = host.wait_over()
     assert [str(rank.state) for rank in status.ranks] == ["succeeded", "succeeded"]
-    assert host.run_dir().log("rank_1").read_text() == "b\n"
+    assert host.run_dir().attempt.log("rank_1").read_text() == "b\n"
     assert host.busy(0, 1) == []
 
 
@@ -155,7 +155,7 @@ def test_secrets_are_in_no_command_line_and_the_files_are_private(host: AgentHos
     assert not [line for line in lines if b"s3cret-of-this-test" in line]
     run = host.run_dir()
     assert stat.S_IMODE(run.root.stat().st_mode) == 0o700
-    assert stat.S_IMODE(run.manifest.stat().st_mode) == 0o600
+    assert stat.S_IMODE(run.attempt.manifest.stat().st_mode) == 0o600
 
 
 def test_env_script(host: AgentHost, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ class Tree(Stored):
     alive: bool = True
     side: Literal["left", "right"] = "left"
     other: int | None = None
+    by_rank: Mapping[int, Tuple[int, ...]] = field(default_factory=dict)
 
 
 FULL = Tree(
@@ -67,6 +68,7 @@ FULL = Tree(
     alive=False,
     side="right",
     other=4,
+    by_rank={0: (1, 2), 11: (), -1: (3,)},
 )
 
 
@@ -115,6 +117,10 @@ def test_a_newer_format_is_told_by_its_number() -> None:
         ({"alive": 1}, "alive: expected true or false, got 1"),
         ({"side": "up"}, 'side: expected one of left, right, got "up"'),
         ({"other": "1"}, 'other: expected a whole number, got "1"'),
+        ({"by_rank": {"1.5": []}}, "by_rank.1.5: expected the digits of a number"),
+        ({"by_rank": {"1": [1, "2"]}}, r"by_rank.1\[1\]: expected a whole number"),
+        ({"by_rank": {"9" * 99: []}}, "by_rank.9{40}: expected the digits"),
+        ({"by_name": {"a\n\x1b[2J" + "x" * 99: 1}}, r"by_name.a\\n\\x1b\[2Jx{34}: expected an object"),
         ({"free": []}, "free: expected an object, got a list of 0"),
     ],
 )

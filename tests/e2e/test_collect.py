@@ -31,7 +31,7 @@ def with_shards(cluster: Cluster, root: Path, stages: list[dict[str, tuple[np.nd
     """A finished run of four ranks on two hosts, which has left these shards."""
     done = cluster.launch(cluster.job(["true"], name="demo"))
     assert done.returncode == 0, done.stderr
-    runs = [RunDir(path) for path in cluster.run_dirs()]
+    runs = [RunDir(path).attempt for path in cluster.run_dirs()]
     saved = save_run(root, stages, hosts=("one", "two"))
     for run, host in zip(runs, ("one", "two"), strict=True):
         for home in (root / host).iterdir():
@@ -120,7 +120,7 @@ def test_ctrl_c_keeps_what_is_there_and_a_second_collection_is_refused(
 
 def test_what_a_dry_run_tells_and_what_comes_along(tmp_path: Path, local: Cluster) -> None:
     saved = with_shards(local, tmp_path / "saved", [bloom(2, 2)])
-    (RunDir(local.run_dirs()[1]).checkpoint / "rank_3").rename(tmp_path / "rank_3")
+    (RunDir(local.run_dirs()[1]).attempt.checkpoint / "rank_3").rename(tmp_path / "rank_3")
     dry = local.run("collect-ckpt", "--dry-run", "-o", "out.ckpt")
     assert dry.returncode == 0, dry.stderr
     assert "epoch 1 step 10, 5 tensors" in dry.stdout and "directly" in dry.stdout
@@ -134,7 +134,7 @@ def test_what_a_dry_run_tells_and_what_comes_along(tmp_path: Path, local: Cluste
         f"rank_{rank}.log" for rank in range(4)
     }
     assert {tensor.dtype for tensor in read_ckpt(tmp_path / "out.ckpt").values()} == {"BFloat16"}
-    (RunDir(local.run_dirs()[0]).checkpoint / "rank_1").rename(tmp_path / "rank_1")
+    (RunDir(local.run_dirs()[0]).attempt.checkpoint / "rank_1").rename(tmp_path / "rank_1")
     refused = local.run("collect-ckpt", "-o", "none.ckpt")
     assert refused.returncode == 1
     assert "lacks rank 1 or 3 on host1 or host2 (for embedding_table)" in refused.stderr, refused.stderr
@@ -148,7 +148,7 @@ def test_more_than_a_gigabyte_over_one_connection(
 ) -> None:
     """paramiko renews keys after 512 MB by default, and a stream that crossed that broke."""
     with_shards(remote, tmp_path / "saved", [bloom(2, 2)])
-    shard = RunDir(remote.run_dirs()[0]).checkpoint / "rank_0" / "mindformers_rank_0-9_99.ckpt"
+    shard = RunDir(remote.run_dirs()[0]).attempt.checkpoint / "rank_0" / "mindformers_rank_0-9_99.ckpt"
     size = 1_100_000_000
     shard.touch()
     os.truncate(shard, size)

@@ -80,6 +80,7 @@ def _manifest(plan: LaunchPlan, name: str) -> Data:
     workers, scheduler = data.pop("workers"), data.pop("scheduler")
     inputs = data.pop("inputs")
     assert data.pop("run_id") == plan.run_id
+    assert data["attempt"].pop("token") == plan.attempt.token
     return {
         **data,
         "hosts": list(data["hosts"]),

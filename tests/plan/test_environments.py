@@ -61,7 +61,7 @@ def printed(spec: WorkerSpec, manifest: Manifest, run: RunDir) -> dict[str, str]
     worker = Worker(spec, manifest, run)
     worker.start()
     eventually(worker.poll, what="its end")
-    text = run.log(spec.label).read_text()
+    text = run.attempt.log(spec.label).read_text()
     return dict(entry.split("=", 1) for entry in text.split("\0") if entry)
 
 
@@ -190,4 +190,4 @@ def test_whose_plog_path_counts(
     run.make()
     env = printed(dataclasses.replace(spec, env={**spec.env, **of_job}), manifest, run)
     assert env["ASCEND_PROCESS_LOG_PATH"] == wanted.replace("{run_dir}", str(run.root))
-    assert (run.plogs / "rank_0").is_dir() == wanted.startswith("{run_dir}")
+    assert (run.attempt.plogs / "rank_0").is_dir() == wanted.startswith("{run_dir}")

@@ -49,6 +49,7 @@ def test_the_environment_of_a_dynamic_worker(tmp_path: Path) -> None:
     assert (worker.label, worker.rank, worker.local_rank, worker.device_id) == ("rank_3", 3, 1, 1)
     assert worker.argv == ("run", "{rank}")
     assert dict(worker.env) == {
+        "ORCHESTRATE_ATTEMPT": "1",
         "RANK_ID": "3",
         "RANK_SIZE": "4",
         "DEVICE_ID": "1",

@@ -119,7 +119,7 @@ def _wait(
     while True:
         codes = {label: process.poll() for label, process in started.items()}
         for label, code in codes.items():
-            if code == -signal.SIGSEGV and RunDir(folder).done(label).exists():
+            if code == -signal.SIGSEGV and RunDir(folder).attempt.done(label).exists():
                 codes[label] = 0
         ended = [code for code in codes.values() if code is not None]
         if len(ended) == len(codes) or any(ended) or time.monotonic() > deadline:
