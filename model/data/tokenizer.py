@@ -1,4 +1,4 @@
-"""Byte-level BPE: the `tokenizer.json` of a published Bloom, or one trained on the data at hand."""
+"""The tokenizer, a byte-level BPE: a published Bloom's `tokenizer.json`, or one trained on the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device a process computes on: the one it has, the one that is asked for, or MindSpore's default.
+"""The choice of a process's device: the one it has, the one that is asked for, or MindSpore's default.
 
 A process has one device. MindSpore refuses another one after `set_device`, and any after its first operator;
 and a `set_device` that it refuses has changed the context's target before. So its state is read first,

@@ -1,4 +1,4 @@
-"""How a person names a device, `cpu` or `Ascend:1`, and whether this machine has NPUs; without MindSpore."""
+"""Names of devices as people write them, `cpu` or `Ascend:1`, and whether this machine has NPUs."""
 
 from __future__ import annotations
 

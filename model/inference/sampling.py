@@ -1,4 +1,4 @@
-"""How the next token is chosen from the logits; NumPy alone."""
+"""Sampling: how the next token is chosen from the logits; NumPy alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of training that the CPU is given in other kernels than MindSpore would choose.
+"""Kernels for training on a CPU: steps that MindSpore would compute there in slower ones.
 
 Its own are slower there than the memory and the arithmetic ask for (MindSpore 2.10, 2 cores, float32):
 AdamWeightDecay takes 2.9 to 6 ns a parameter where Adam and a product take 1.6, LayerNormGrad 2.5 ms for

@@ -1,4 +1,4 @@
-"""A check of dropout on the device, before training starts.
+"""The check of dropout on the device, before training starts.
 
 A mask that cannot be had again trains another network, and no loss would show it.
 """

@@ -1,4 +1,4 @@
-"""Sums, gathers and scattered sums over a group of ranks, by what the device has for them.
+"""Collectives: all-reduce, all-gather and reduce-scatter in a group, by what the device has for them.
 
 MindSpore's CPU back end has one collective for a group that is not the whole world: the all-reduce. There, a
 gather is the sum of tables that are zero but for the own part, and a scattered sum is a whole one of which

@@ -1,4 +1,4 @@
-"""Activations and gradients on their way between neighbouring pipeline stages.
+"""Point-to-point messages: activations and gradients on their way between neighbouring pipeline stages.
 
 On a CPU a send and a receive are calls that end when the message is through. A device has queues: there both
 are only put into the queue of their group, which works them off in their order and beside the queue that

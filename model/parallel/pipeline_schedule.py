@@ -1,5 +1,6 @@
-"""The order of work of one pipeline stage: one forward, one backward (Narayanan et al., "Memory-Efficient
-Pipeline-Parallel DNN Training", 2021; without its interleaved stages).
+"""The 1F1B schedule: in which order a pipeline stage computes, sends and receives in one step.
+
+"Memory-Efficient Pipeline-Parallel DNN Training" (Narayanan et al., 2021), without its interleaved stages.
 
 A stage runs ahead by as many micro batches as there are stages behind it, then alternates, then finishes.
 So it keeps the inputs of at most `stages - stage` micro batches, however many there are.
