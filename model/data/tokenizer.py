@@ -1,4 +1,4 @@
-"""Byte-level BPE: the `tokenizer.json` of a published Bloom, or one trained on the data at hand."""
+"""Byte-level BPE: the `tokenizer.json` of a published model, or one trained on the data at hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Tokenizer:
         """The id of `</s>`, which ends an answer."""
         found = self._inner.token_to_id("</s>")
         if found is None:
-            raise ModelError("has no token </s>", where="tokenizer", remedy="take that of a Bloom")
+            raise ModelError(
+                "has no token </s>", where="tokenizer", remedy="take that of the published model"
+            )
         return int(found)
 
     def encode(self, text: str) -> list[int]:

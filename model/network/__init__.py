@@ -1,1 +1,1 @@
-"""The network of Bloom, and its loss."""
+"""The networks of the families, and their loss."""

@@ -1,4 +1,4 @@
-"""The training loss of Bloom."""
+"""The training loss of a language model."""
 
 from __future__ import annotations
 
