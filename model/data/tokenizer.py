@@ -1,4 +1,4 @@
-"""The tokenizer, a byte-level BPE: a published Bloom's `tokenizer.json`, or one trained on the data."""
+"""The tokenizer, a byte-level BPE: the `tokenizer.json` of a published model, or one trained on the data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Tokenizer:
         """The id of `</s>`, which ends an answer."""
         found = self._inner.token_to_id("</s>")
         if found is None:
-            raise ModelError("has no token </s>", where="tokenizer", remedy="take that of a Bloom")
+            raise ModelError(
+                "has no token </s>", where="tokenizer", remedy="take that of the published model"
+            )
         return int(found)
 
     def encode(self, text: str) -> list[int]:

@@ -1,1 +1,1 @@
-"""The network of Bloom, its dropout and its loss."""
+"""The networks of the families, their dropout and their loss."""

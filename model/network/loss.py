@@ -1,4 +1,4 @@
-"""The training loss of Bloom: the weighted negative log likelihood of the labels."""
+"""The training loss of a language model: the weighted negative log likelihood of the labels."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from orchestrator.config.worker_config import Data
 from orchestrator.transfer.convert import plan_combine, write
 from tests.families.toy import TOY, ToyConfig
 from tests.families.toy_network import ToyNetwork
+from tests.model.cluster import start, tails, write_job
 
 pytestmark = pytest.mark.mindspore
 TEXTS = ["what color is the sky?", "what color is the grass?", "what is up?", "what is down?"]
@@ -141,6 +143,29 @@ def test_the_checkpoint_answers_and_is_evaluated(trained: tuple[Path, Trainer]) 
     assert found.records == 4 and np.isfinite(found.loss)
     with pytest.raises(ModelError, match="Toy has no network with a cache"):
         export_graphs(model.generator.network, model.config, folder / "a", folder / "b")
+
+
+def test_four_ranks_train_it_as_one_does(tmp_path: Path) -> None:
+    """Two model-parallel ranks, which a vocabulary of 383 does not divide over, in each of two stages."""
+    chosen = {"preset": "toy_tiny", "overrides": {"vocab_size": 383, "seq_length": 64}}
+    alone, four = tmp_path / "alone", tmp_path / "four"
+    settings = load_settings(write_job(alone, model=chosen, train={"steps": 3}))
+    train(settings, Worker(), alone, lambda record: None)
+    degrees = {"model_parallel": 2, "pipeline_stage": 2, "micro_batch_num": 2}
+    write_job(four, parallel=degrees, model=chosen, train={"steps": 3})
+    command = [sys.executable, "-m", "tests.families.toy_worker", "train", "--config", "worker.yaml"]
+    codes = start(four, command, 4)
+    assert set(codes.values()) == {0}, tails(four, codes)
+    losses, wholes = [], []
+    for folder, last in ((alone, 0), (four, 3)):
+        lines = (folder / f"metrics/rank_{last}.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+        write(plan_combine(folder / "checkpoint", folder / "strategy"), folder / "whole.ckpt")
+        wholes.append({name: tensor.array() for name, tensor in read_ckpt(folder / "whole.ckpt").items()})
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert set(wholes[1]) == set(wholes[0]) and wholes[0]["lm_head.weight"].shape == (383, 32)
+    for name, value in wholes[0].items():
+        np.testing.assert_allclose(wholes[1][name], value, atol=2e-3, err_msg=name)
 
 
 def test_a_checkpoint_of_another_family_does_not_fit(trained: tuple[Path, Trainer]) -> None:

@@ -140,6 +140,21 @@ def test_layouts_that_are_none_are_told_at_their_key(changes: dict[str, int], wh
     assert what in str(done.exception)
 
 
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("hidden_size=big", "model: hidden_size is 'big'"),
+        ("num_heads=3", "model: hidden_size 4096 is no multiple of num_heads 3"),
+        ("compute_dtype=int8", "model: compute_dtype 'int8' is not one of float32, float16, bfloat16"),
+        ("family=gpt", "model: family is 'gpt', not one of bloom"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_told_in_a_line(override: str, what: str) -> None:
+    job = str(ROOT / "jobs/finetune_7.1b.yaml")
+    done = CliRunner().invoke(command, [job, f"--set=model.overrides.{override}"])
+    assert isinstance(done.exception, ConfigError) and what in str(done.exception)
+
+
 def test_a_job_that_cannot_fit_fails_and_says_by_how_much() -> None:
     path = str(ROOT / "jobs/finetune_65b.yaml")
     done = CliRunner().invoke(command, [path, "--memory", "1GB"])
