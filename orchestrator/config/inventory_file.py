@@ -134,7 +134,9 @@ class HostDefaults(Frozen):
     hccn_conf: Text | None = Field(
         default=None, description="where the host keeps its devices' network settings"
     )
-    devices: Devices | None = Field(default=None, description="the ids of its NPUs; on a host without, of the places for ranks")
+    devices: Devices | None = Field(
+        default=None, description="the ids of its NPUs; on a host without, of the places for ranks"
+    )
     chip: AnyChip | None = Field(
         default=None,
         description="which rules a rank table must keep; on a 910A, jobs of 1, 2 and 4 devices stay in one "
