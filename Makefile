@@ -17,7 +17,7 @@ ON_OLDEST := $(addprefix tests/model/, $(addsuffix .py, \
 	data/test_dataset parallel/test_p2p compatibility/test_auto)) \
 	tests/checkpoint/test_mindspore.py tests/checkpoint/test_mindspore_layouts.py
 
-.PHONY: demo test test-long check install clean
+.PHONY: demo docs test test-long check install clean
 
 install: $(INSTALLED)
 
@@ -30,6 +30,10 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" XDG_STATE_HOME="$(STATE)" jobs/demo.sh
+
+# The tables of docs/reference, from the code that takes the keys and options.
+docs: $(INSTALLED)
+	$(BIN)/python -m docs.write_reference
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

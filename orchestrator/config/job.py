@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from orchestrator.agent.environment import WITH_SCHEDULER, WITH_TABLE
 from orchestrator.config import job_fields as fields
 from orchestrator.config.job_fields import Count, EnvName, FileName, Flag, Positive, Text
 from orchestrator.config.job_rules import broken_rules
-from orchestrator.config.schema import Limits, key
+from orchestrator.config.schema import Check, Limits, key
 from orchestrator.config.worker_config import (
     CheckpointOptions,
     Data,
@@ -96,17 +96,17 @@ class Job(Frozen):
 
     name: FileName = Field(description="of the job; runs are called `<name>-<date>-<time>-<xxxx>`")
     task: Task = Field(description="what the workers do: the bundled model, or with `command` any program")
-    hosts: Annotated[tuple[str, ...], BeforeValidator(fields.one_or_more)] = Field(
-        default=("all",), description="groups, ranges or names of the inventory's hosts; `!` leaves out"
+    hosts: Annotated[tuple[str, ...], Check(fields.one_or_more, "text, or list of text", before=True)] = (
+        Field(
+            default=("all",), description="groups, ranges or names of the inventory's hosts; `!` leaves out"
+        )
     )
     host_count: Count | None = Field(default=None, description="only the first so many of them; null: all")
     devices_per_host: Count = Field(
         description="ranks on each host, on devices that no other run holds; up to four of them in one HCCS "
         "ring"
     )
-    device_target: DeviceTarget = Field(
-        description="which kind of device computes; without it Ascend with a rank table, else CPU"
-    )
+    device_target: DeviceTarget = Field(description="which kind of device computes")
     max_device_memory: MaxDeviceMemory | None = None
     jit_level: JitLevel | None = None
     parallel: ParallelDegrees = ParallelDegrees()
@@ -116,7 +116,7 @@ class Job(Frozen):
     checkpoint: JobCheckpoint = JobCheckpoint()
     predict: PredictOptions | None = None
     chat: Decoding | None = None
-    command: Annotated[tuple[Text, ...], BeforeValidator(fields.argv)] | None = Field(
+    command: Annotated[tuple[Text, ...], Check(fields.argv, before=True)] | None = Field(
         default=None,
         description="the program of `task: command` and its arguments; `{python}`, `{rank}` and `{run_dir}` "
         "are filled in on the host",
@@ -125,7 +125,7 @@ class Job(Frozen):
         default=(),
         description="files and folders beside the job file to send into the program's working directory",
     )
-    env: dict[EnvName, Annotated[str, BeforeValidator(fields.env_value)]] = Field(
+    env: dict[EnvName, Annotated[str, Check(fields.env_value, before=True)]] = Field(
         default_factory=dict,
         description="environment variables of the workers; they never show in `ps` or logs",
     )

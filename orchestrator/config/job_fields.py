@@ -12,6 +12,7 @@ from orchestrator.config.yaml_messages import Invalid, nearest, show, words
 from orchestrator.families.registry import preset_names
 
 __all__ = [
+    "FILLED_IN",
     "Count",
     "EnvName",
     "FileName",
@@ -72,9 +73,9 @@ Positive = Annotated[float, Limits(gt=0)]
 NotNegative = Annotated[float, Limits(ge=0)]
 Flag = Annotated[bool, Limits()]
 Text = Annotated[str, Check(_text)]
-FileName = Annotated[str, Check(_file_name, "a part of a file name")]
+FileName = Annotated[str, Check(_file_name, "part of a file name")]
 FilePath = Annotated[str, Check(_file_path, "path")]
-EnvName = Annotated[str, Check(_env_name, "a variable's name")]
+EnvName = Annotated[str, Check(_env_name, "name")]
 
 
 def env_value(value: Any) -> Any:
@@ -148,6 +149,14 @@ def jit_level(value: Any) -> Any:
         what = "O2 gives the whole graph to GE, where the groups of a job have no communicators"
         raise Invalid(what, "write O0 or O1, or leave it out")
     return value
+
+
+# What `with_target` fills in, for the reference.
+FILLED_IN = {
+    "device_target": "`Ascend` with a rank table, else `CPU`",
+    "networking": "",
+    "mode": "`rank_table` on Ascend, else `dynamic`",
+}
 
 
 def with_target(data: Any) -> Any:

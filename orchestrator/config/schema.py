@@ -145,12 +145,12 @@ def _marked(hint: Any, marks: tuple[Any, ...], value: Any, loc: Loc, found: list
     try:
         for check in checks:
             value = check.function(value) if check.before else value
-        value = _value(hint, value, loc, found)
+        written, value = value, _value(hint, value, loc, found)
         if len(found) > before:
             return None
         for limits in (mark for mark in marks if isinstance(mark, Limits)):
             for kind, context in limits.broken(value):
-                return _refuse(kind, value, loc, found, **context)
+                return _refuse(kind, written, loc, found, **context)
         for check in checks:
             value = value if check.before else check.function(value)
     except Invalid as error:

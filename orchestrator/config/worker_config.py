@@ -67,7 +67,10 @@ TRAINING = ("pretrain", "finetune")
 
 @dataclass(frozen=True, slots=True)
 class ParallelDegrees(Section):
-    """How the ranks share the work; rank = stage*(dp*mp) + dp_index*mp + mp_index."""
+    """How the ranks share the work; the product of the three degrees is their number.
+
+    rank = stage*(dp*mp) + dp_index*mp + mp_index
+    """
 
     data_parallel: Count = key(1, "replicas, each of which takes its part of the data")
     model_parallel: Count = key(1, "ranks that share every layer")
@@ -91,10 +94,8 @@ class ParallelDegrees(Section):
 class ModelChoice(Section):
     """The network: a preset, and what differs from it. The worker checks the overrides."""
 
-    preset: Annotated[str, Check(fields.preset, "one of the sizes, or a path", before=True)] = field(
-        metadata={
-            "description": f"{', '.join(preset_names())}, or the path of a YAML file with a network's fields"
-        }
+    preset: Annotated[str, Check(fields.preset, "name or path", before=True)] = field(
+        metadata={"description": f"`{'`, `'.join(preset_names())}`, or the path of a YAML file of a network"}
     )
     overrides: dict[str, Any] = field(
         default_factory=dict, metadata={"description": "fields of the network that differ from the preset's"}
