@@ -18,7 +18,7 @@ from model.weights.state_dict import check_names
 from orchestrator.checkpoint.cut.coverage import is_weight
 from orchestrator.checkpoint.files import strategy_files as strategy_file
 from orchestrator.checkpoint.files.tensor_files import read_ckpt, read_safetensors, write_ckpt
-from orchestrator.checkpoint.files.tensor_types import Tensor
+from orchestrator.checkpoint.files.tensor_types import Array, Tensor
 from orchestrator.core.errors import CheckpointError
 
 __all__ = [
@@ -81,7 +81,7 @@ def _to_tensor(item: ms.Parameter) -> Tensor:
     return Tensor.of(item.asnumpy())
 
 
-def _to_array(tensor: Tensor) -> NDArray[Any]:
+def _to_array(tensor: Tensor) -> Array:
     array = tensor.array()
     if tensor.dtype == "BFloat16":
         return (array.astype(np.uint32) << 16).view(np.float32)
@@ -230,5 +230,5 @@ def _read(path: Path) -> dict[str, Tensor]:
     return read_safetensors(path) if path.suffix == ".safetensors" else read_ckpt(path)
 
 
-def _set(parameter: ms.Parameter, value: NDArray[Any]) -> None:
+def _set(parameter: ms.Parameter, value: Array) -> None:
     parameter.set_data(ms.Tensor(np.ascontiguousarray(value), parameter.dtype))

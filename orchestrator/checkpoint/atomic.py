@@ -1,7 +1,4 @@
-"""Files that are there whole or not at all.
-
-A folder that is there whole or not at all.
-"""
+"""Atomic writing of files and folders: each is there whole or not at all."""
 
 from __future__ import annotations
 

@@ -38,8 +38,9 @@ __all__ = ["StreamedFile", "check_done", "copy_files", "copy_segments"]
 _MOST_STREAMS = 32
 # So much is written before the disk is asked to take it.
 _WRITE_BACK = 128 << 20
-# A matrix of this machine that is to be transposed is taken in stripes of about so many bytes.
-_STRIPE = 32 << 20
+# A matrix of this machine that is to be transposed is taken in stripes of about so many bytes: measured; in
+# larger ones every page of the buffers is a new one.
+_STRIPE = 16 << 20
 # Streams of this machine take turns after so many bytes: they end at about the same time.
 _LOCAL_BATCH = 16 << 20
 

@@ -218,10 +218,8 @@ def _choose(parts: Sequence[_Part]) -> list[Shard]:
     return chosen
 
 
-def rank_outputs(
-    whole: Assembled, strategies: StrategySet, ranks: Sequence[int] | None = None
-) -> tuple[Output, ...]:
-    """One file for each rank (or those given), with its slices of the tensors of its stage.
+def rank_outputs(whole: Assembled, strategies: StrategySet) -> tuple[Output, ...]:
+    """One file for each rank, with its slices of the tensors of its stage.
 
     A tensor that no stage's strategy names is whole on every rank, as in MindSpore's own transformation.
     CheckpointError: no tensor is named at all, one cannot be cut as its layout says, or a moment has no
@@ -233,8 +231,7 @@ def rank_outputs(
     for strategy in strategies.stages:
         for tensor in whole.tensors:
             _check_moment(tensor.spec.name, strategy, named)
-    wanted = range(strategies.world_size) if ranks is None else ranks
-    return tuple(_rank_output(rank, whole, strategies, named) for rank in wanted)
+    return tuple(_rank_output(rank, whole, strategies, named) for rank in range(strategies.world_size))
 
 
 def _check_moment(name: str, strategy: Strategy, named: set[str]) -> None:

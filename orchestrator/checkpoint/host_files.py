@@ -73,14 +73,14 @@ class LocalFiles:
                 self._identities[path] = _identity(path)
         for is_mapped, group in itertools.groupby(segments, _has_short_runs):
             if is_mapped:
-                yield from ((self._gather(segment), None) for segment in group)
+                yield from ((self._mapped_bytes(segment), None) for segment in group)
                 continue
             wanted = [(segment.copy.path, segment.spans) for segment in group]
             yield from ((data, None) for data in read_segments(wanted, self._identities))
 
-    def _gather(self, segment: Segment) -> memoryview:
+    def _mapped_bytes(self, segment: Segment) -> memoryview:
         path = segment.copy.path
-        data = self._mapped.gather(path, segment.copy.stored, segment.strided)
+        data = self._mapped.joined(path, segment.copy.stored, segment.strided)
         if tuple(_identity(path)) != tuple(self._identities[path]):
             raise CheckpointError("has changed while it was read", where=path, remedy="try again")
         return data
@@ -133,9 +133,9 @@ class MappedFiles:
         spans = RegionSpans.of_part(stored.spec, part)
         for start in range(0, spans.nbytes, size):
             strided = spans.between(start, min(start + size, spans.nbytes))
-            yield self.gather(path, stored, [one for span in strided for one in locate(span, stored.spans)])
+            yield self.joined(path, stored, [one for span in strided for one in locate(span, stored.spans)])
 
-    def gather(self, path: str, stored: StoredTensor, strided: Sequence[StridedSpan]) -> memoryview:
+    def joined(self, path: str, stored: StoredTensor, strided: Sequence[StridedSpan]) -> memoryview:
         """The bytes at these places of the file, joined: a view of it where they are together."""
         if path not in self._maps:
             self._maps[path] = map_file(path)

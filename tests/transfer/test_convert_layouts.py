@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import os
+import resource
 import threading
 
 import numpy as np
@@ -301,3 +302,33 @@ def test_two_threads_write_two_folders(tmp_path):
     for n in range(2):
         write(plan_combine(tmp_path / f"out{n}", tmp_path / "output" / "strategy"), tmp_path / f"{n}.ckpt")
     assert (tmp_path / "0.ckpt").read_bytes() == (tmp_path / "1.ckpt").read_bytes()
+
+
+def test_a_shard_that_changes_under_way_is_named_and_nothing_is_written(tmp_path):
+    run = two_stages(tmp_path / "output")
+
+    def rewrite(done, total):
+        if done:
+            run.shard(0).chmod(0o600)
+            run.shard(0).write_bytes(run.shard(0).read_bytes())
+
+    options = CopyOptions(segment_bytes=64, streams_per_host=1)
+    with pytest.raises(CheckpointError, match="has changed") as caught:
+        write(plan_combine(tmp_path / "output", None), tmp_path / "a.ckpt", options, Report(rewrite))
+    assert caught.value.where == str(run.shard(0))
+    assert os.listdir(tmp_path) == ["output"]
+
+
+def test_more_ranks_than_files_may_be_open(tmp_path):
+    ranks, value = 256, random((256, 3))
+    write_ckpt(tmp_path / "whole.ckpt", [("w", value), ("empty", np.zeros((0, 2), np.float32))])
+    conversion = plan_split(tmp_path / "whole.ckpt", strategy(tmp_path / "t", w=Layout((ranks,), (0, -1))))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, limits[1]))
+    try:
+        write(conversion, tmp_path / "s")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    for rank in range(ranks):
+        shard = read_ckpt(tmp_path / f"s/rank_{rank}/checkpoint_rank_{rank}-0_0.ckpt")
+        np.testing.assert_array_equal(shard["w"].array(), value[rank : rank + 1])

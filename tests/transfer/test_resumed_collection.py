@@ -17,6 +17,7 @@ from orchestrator.checkpoint.journal import Journal
 from orchestrator.core.errors import CheckpointError, HostsFailed, Interrupted, TransportError
 from tests.checkpoint.support import bloom, save_run
 from tests.transfer.test_collect import Counting, check, collected
+from tests.transfer.test_forms import MODEL, saved
 
 SEGMENT = 64
 
@@ -173,3 +174,32 @@ def test_a_shard_that_changes_under_way_is_an_error_that_names_it(tmp_path):
         collected(run, tmp_path / "a.ckpt", progress=rewrite, segment_bytes=SEGMENT, streams_per_host=1)
     assert caught.value.where == str(run.shard(0))
     assert not (tmp_path / "a.ckpt").exists()
+
+
+# Of the same three collections by version afcecfb: what it broke off, this one goes on with.
+SIGNATURES = {
+    "a.ckpt": "5d8260b2d8d9c305642ecf63765dd3feadee359b3ae10d042bafd68d066f6301",
+    "b.safetensors": "d5c964cfe9c29e8761a4007f3419adaf17aa8099933abaf54ac856b3c2366457",
+    "hf": "93439854b44fe9d216c86683e8605de46b118240f74d60ee66ba569a982ddacf",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.ckpt", {}),
+        ("b.safetensors", {"format": "safetensors", "dtype": "BFloat16"}),
+        ("hf", {"format": "huggingface", "dtype": "BFloat16", "model": MODEL}),
+    ],
+)
+def test_the_journal_of_an_earlier_version_is_still_of_use(tmp_path, name, options):
+    run = saved(tmp_path, 4) if name == "hf" else save_run(tmp_path, [bloom(1, 4)])
+    broken(run, tmp_path / name, **options)
+    rows = [json.loads(line) for line in (tmp_path / f".{name}.journal").read_text().splitlines()]
+    assert [row["signature"] for row in rows if "signature" in row] == [SIGNATURES[name]]
+    if name == "a.ckpt":  # number of the slice in the plan, its first byte, bytes
+        assert sorted(row[:3] for row in rows if isinstance(row, list)) == [
+            [0, 0, 64],
+            [0, 64, 64],
+            [1, 0, 64],
+        ]

@@ -1,9 +1,8 @@
-"""MindSpore's strategy files: how the parameters of one rank's stage are cut.
+"""MindSpore's strategy files: how the parameters of each rank's stage are cut.
 
 Formats: the protobuf message `mindspore.straspb.ParallelStrategyMap` of node_strategy.proto
-(`current_stage = 1, parallel_strategy_item = 2, parallel_layout_item = 3`) and its JSON form.
-
-The strategies of all ranks, from whatever files tell them: one per rank, one per stage, or merged ones.
+(`current_stage = 1, parallel_strategy_item = 2, parallel_layout_item = 3`) and its JSON form. The strategies
+of all ranks are read from whatever files tell them: one per rank, one per stage, or merged ones.
 """
 
 from __future__ import annotations

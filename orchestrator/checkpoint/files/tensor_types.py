@@ -1,6 +1,6 @@
-"""A tensor as a checkpoint holds it: shape, MindSpore's name of the type, raw bytes.
+"""Tensors as checkpoints have them: shape, MindSpore's name of the type, raw bytes; and their conversion.
 
-Floating-point types turned into one another while bytes pass by. Bits of bfloat16 are uint16 to NumPy.
+Floating-point types are turned into one another while bytes pass by. Bits of bfloat16 are uint16 to NumPy.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
-"""The pickle inside a PyTorch file, read as data: nothing that it names is imported, nothing is called.
-
-An interpreter of the few opcodes that PyTorch's own files are made of. The only globals are the words of
-`_REBUILDERS` and the names of storage types, and what they stand for is built here. All else is refused.
-Sources: Python's `pickletools`, and PyTorch 2.x, `torch/_utils.py` and `torch/serialization.py`.
-
-PyTorch's `.bin` files without PyTorch: where each tensor's bytes are. Nothing of the file is run.
+"""PyTorch's `.bin` files without PyTorch: where each tensor's bytes are. Nothing of the file is run.
 
 Format (PyTorch since 1.6, `torch/serialization.py`): a zip of stored entries under one folder, `data.pkl`
 with the table of tensors, `data/<key>` with the bytes of each storage, `byteorder` with the word `little`.
+
+The table is a pickle, which is read as data: an interpreter of the few opcodes that PyTorch's own files are
+made of. The only globals are the words of `_REBUILDERS` and the names of storage types, and what they stand
+for is built here; all else is refused. Sources: Python's `pickletools`, and PyTorch 2.x, `torch/_utils.py`.
 """
 
 from __future__ import annotations

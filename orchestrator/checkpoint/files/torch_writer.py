@@ -1,14 +1,12 @@
-"""The pickle inside a PyTorch file as it is written: the table of a state_dict, opcode by opcode.
-
-Protocol 2, as `torch.save` writes it: an OrderedDict of `torch._utils._rebuild_tensor_v2(storage, offset,
-sizes, strides, requires_grad, hooks)`, where the storage is a persistent id, `("storage", type, key, device,
-elements)`. Its reader is `torch_pickle`.
-
-PyTorch's `.bin` files as `torch.save` writes a state_dict, without PyTorch: where every byte will be.
+"""The layout of PyTorch's `.bin` files as `torch.save` writes a state_dict, without PyTorch.
 
 Format (PyTorch since 1.6, `torch/serialization.py`, `caffe2/serialize/inline_container.cc`): a zip of stored
 entries under one folder; the bytes of each storage begin at a multiple of 64, padded by a field `FB` of the
 entry's header. Zip and its 64-bit fields: PKWARE's APPNOTE 6.3, sections 4.3 and 4.5.3.
+
+The table of the state_dict is a pickle of protocol 2, written opcode by opcode: an OrderedDict of
+`torch._utils._rebuild_tensor_v2(storage, offset, sizes, strides, requires_grad, hooks)`, where the storage is
+a persistent id, `("storage", type, key, device, elements)`. Its reader is `torch_reader`.
 """
 
 from __future__ import annotations
