@@ -94,3 +94,10 @@ def test_a_worker_that_breaks_off_is_an_error(
 def test_a_run_on_which_nobody_listens_yet(tmp_path: Path) -> None:
     with pytest.raises(AgentError, match="its model may still be loading"):
         list(converse(tmp_path / "chat.sock", QUESTION))
+
+
+def test_a_link_in_the_place_of_the_socket_is_not_followed(tmp_path: Path) -> None:
+    Worker(tmp_path / "another.sock", lambda client: None)
+    (tmp_path / "chat.sock").symlink_to("another.sock")
+    with pytest.raises(AgentError, match="it is a symbolic link, which is not followed"):
+        next(converse(tmp_path / "chat.sock", QUESTION))

@@ -98,3 +98,16 @@ def test_a_damaged_note_of_the_holder_is_no_error(tmp_path: Path) -> None:
     with pytest.raises(AgentError, match=r"^device 0 is in use \("):
         DeviceLocks(tmp_path, [0], "y")
     locks.release()
+
+
+@pytest.mark.parametrize("is_pipe", [True, False])
+def test_a_pipe_or_a_link_in_the_place_of_a_lock_is_told(tmp_path: Path, is_pipe: bool) -> None:
+    """Whoever may write to a common lock_dir may put it there: nobody hangs or writes elsewhere."""
+    lock, elsewhere = tmp_path / "device_0.lock", tmp_path / "precious"
+    elsewhere.write_text("precious")
+    os.mkfifo(lock) if is_pipe else lock.symlink_to(elsewhere)
+    what = "a named pipe" if is_pipe else "a symbolic link, which is not followed"
+    assert busy_devices(tmp_path, [0]) == []
+    with pytest.raises(AgentError, match=f"cannot open {lock}: it is {what} .choose a lock_dir"):
+        DeviceLocks(tmp_path, [0], "run")
+    assert elsewhere.read_text() == "precious"

@@ -203,3 +203,26 @@ def test_requests_that_make_no_sense_do_not_end_the_session(host: AgentHost) -> 
     with pytest.raises(AgentError, match="failed"):
         host.session.call("push")
     assert host.busy() == []
+
+
+def test_a_pipe_in_the_place_of_metrics_or_a_log_holds_nobody_up(host: AgentHost) -> None:
+    host.launch(sh("mkfifo metrics/rank_0.jsonl; rm logs/rank_0.log; mkfifo logs/rank_0.log; exit 3"))
+    assert [rank.exit_code for rank in host.wait_over().ranks] == [3]
+
+
+def test_a_program_that_makes_its_checkpoint_folder_anew_is_collected_from_it(host: AgentHost) -> None:
+    host.launch(sh("rm -r checkpoint; mkdir checkpoint; echo x >checkpoint/a_rank_0-1_4.ckpt"))
+    host.wait_over()
+    (shard,) = host.tell("shards")
+    assert (shard["rank"], shard["step"]) == (0, 4)
+    assert shard["path"] == str(host.run_dir().root / "checkpoint/a_rank_0-1_4.ckpt")
+
+
+def test_what_a_worker_writes_by_name_is_in_its_attempt(host: AgentHost) -> None:
+    """Its cwd is the directory of the run, which attempts share."""
+    host.launch(sh("pwd; echo 1 >strategy/mine"))
+    host.wait_over()
+    attempt = host.run_dir().attempt
+    assert attempt.root == host.run_dir().root / "attempts/1"
+    assert attempt.log("rank_0").read_text() == f"{host.run_dir().root}\n"
+    assert (attempt.root / "strategy/mine").exists()
