@@ -6,11 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 import numpy as np
-from numpy.typing import NDArray
 
 from model.errors import ModelError
 from model.parallel.mesh import Place, Strategy, cut, full_shape, layout_of, stored_shape
