@@ -27,9 +27,12 @@ __all__ = ["command"]
 def command(ask_hosts: bool, inventory: Path | None, as_json: bool) -> int:
     """List the runs, newest first."""
     failed: dict[str, OrchestrateError] = {}
+    others: list[str] = []
     if ask_hosts:
-        _, failed = rediscover(load_inventory(resolve_inventory(inventory)))
+        others, failed = rediscover(load_inventory(resolve_inventory(inventory)))
     records = []
+    for line in others:
+        click.echo(f"orchestrate: {line}", err=True)
     for control in known_runs():
         try:
             records.append(read_record(control))

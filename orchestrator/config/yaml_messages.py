@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from orchestrator.core.streams import visible
+
 __all__ = ["Invalid", "explain", "nearest", "plain", "show", "syntax_words"]
 
 Loc = tuple[str | int, ...]
@@ -33,8 +35,7 @@ class Invalid(ValueError):
 
 def plain(text: str) -> str:
     """Text from a file as one line that a terminal can show, cut where it is very long."""
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    text = visible(text)
     return text if len(text) <= 400 else f"{text[:397]}..."
 
 

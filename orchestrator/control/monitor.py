@@ -71,7 +71,7 @@ class Monitor:
 
     def _find_again(self, fleet: Fleet) -> None:
         """Make sure that a run whose monitor died has got off the ground; else say that it has not."""
-        answers = fleet.each(lambda session: session.call("status", run_id=self._plan.run_id))
+        answers = fleet.each(lambda agent: agent.status(self._plan.run_id))
         unknown = [
             host
             for host, error in answers.errors.items()

@@ -17,7 +17,6 @@ from orchestrator.config.job import Timeouts
 from orchestrator.control.monitor_process import monitor_pid, spawn_monitor
 from orchestrator.control.run_record import RunRecord, failed_launch, new_record, read_record, write_record
 from orchestrator.control.watch import look_once
-from orchestrator.core.codec import from_json
 from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.core.records import Manifest
@@ -94,20 +93,31 @@ def interrupt_launch(control: ControlDir) -> None:
 
 def rediscover(
     inventory: Inventory, root: Path | None = None
-) -> tuple[list[ControlDir], dict[str, OrchestrateError]]:
-    """Ask every host for its runs and make the unknown ones known; also returns which hosts failed."""
+) -> tuple[list[str], dict[str, OrchestrateError]]:
+    """Ask every host for its runs and make the unknown ones known.
+
+    Returns a line on each thing among a host's runs that cannot be read, and which hosts failed.
+    """
     known = {run.run_id for run in known_runs(root)}
     with fleet_of(inventory.hosts, inventory.ssh) as fleet:
-        answers = fleet.each(lambda session: session.call("list_runs"))
+        answers = fleet.each(lambda agent: agent.list_runs())
         found: dict[str, dict[str, Manifest]] = {}
+        others: list[str] = []
         for host, runs in answers.values.items():
             for run in runs:
-                manifest = from_json(Manifest, run["manifest"])
-                if manifest.run_id not in known:
-                    found.setdefault(manifest.run_id, {})[host] = manifest
-        plans = [_plan_again(inventory, manifests) for manifests in found.values()]
-        controls = [_record_again(plan, fleet, root) for plan in sorted(plans, key=lambda plan: plan.created)]
-    return controls, answers.errors
+                if run.problem:
+                    others.append(f"{host}: {run.problem}")
+                elif run.manifest and run.manifest.run_id not in known:
+                    found.setdefault(run.manifest.run_id, {})[host] = run.manifest
+        plans = []
+        for run_id, manifests in found.items():
+            try:
+                plans.append(_plan_again(inventory, manifests))
+            except ValueError as error:  # pydantic's, of a launch that was none
+                others.append(f"{run_id}: its manifest cannot be read: {str(error).splitlines()[0]}")
+        for plan in sorted(plans, key=lambda plan: plan.created):
+            _record_again(plan, fleet, root)
+    return others, answers.errors
 
 
 def _plan_again(inventory: Inventory, manifests: Mapping[str, Manifest]) -> LaunchPlan:
@@ -153,13 +163,12 @@ def _placements_again(manifests: Mapping[str, Manifest]) -> tuple[Placement, ...
     return tuple(sorted(placements, key=lambda placement: placement.rank))
 
 
-def _record_again(plan: LaunchPlan, fleet: Fleet, root: Path | None) -> ControlDir:
+def _record_again(plan: LaunchPlan, fleet: Fleet, root: Path | None) -> None:
     control = make_control_dir(plan, root)
     when = int(plan.created * 1e9)
     os.utime(control.plan, ns=(when, when))
     with fleet.part(host.name for host in plan.hosts) as part:
         write_record(control, look_once(new_record(plan), part, plan.timeouts))
-    return control
 
 
 def current_record(control: ControlDir) -> RunRecord:

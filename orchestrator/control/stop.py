@@ -12,8 +12,8 @@ from orchestrator.control.watch import look_once
 from orchestrator.core.errors import AgentError, OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import fleet_of
-from orchestrator.hosts.session import Session
 from orchestrator.plan.launch_plan import read_plan
 
 __all__ = ["stop_run"]
@@ -37,10 +37,10 @@ def stop_run(control: ControlDir, reason: str, *, clock: Callable[[], float] = t
         interrupt_launch(control)
         record = read_record(control)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
-        told = fleet.each(lambda session: _tell(session, plan.run_id, reason))
+        told = fleet.each(lambda agent: _tell(agent, plan.run_id, reason))
         waiting = list(told.values)
         while waiting and clock() < deadline:
-            answers = fleet.each(lambda session: _is_over(session, plan.run_id), waiting)
+            answers = fleet.each(lambda agent: _is_over(agent, plan.run_id), waiting)
             waiting = [host for host in waiting if not answers.values.get(host, host in answers.errors)]
             time.sleep(_INTERVAL)
         if monitor_pid(control) is None and not record.state.is_terminal:
@@ -63,17 +63,17 @@ def _settled(control: ControlDir, deadline: float, clock: Callable[[], float]) -
     return record
 
 
-def _tell(session: Session, run_id: str, reason: str) -> None:
+def _tell(agent: Agent, run_id: str, reason: str) -> None:
     try:
-        session.call("stop", run_id=run_id, reason=reason)
+        agent.stop(run_id, reason)
     except AgentError as error:
         if error.kind != "no_run":
             raise
 
 
-def _is_over(session: Session, run_id: str) -> bool:
+def _is_over(agent: Agent, run_id: str) -> bool:
     try:
-        return bool(session.call("status", run_id=run_id)["phase"] == "over")
+        return agent.status(run_id).is_over
     except AgentError as error:
         if error.kind != "no_run":
             raise

@@ -12,7 +12,7 @@ from typing import Any, Mapping, Optional, Tuple
 from orchestrator.core.codec import Stored
 from orchestrator.core.states import RankState
 
-__all__ = ["HostStatus", "Input", "Manifest", "ProcessId", "RankStatus", "WorkerSpec"]
+__all__ = ["HostStatus", "Input", "Manifest", "ProcessId", "RankStatus", "RunOnHost", "WorkerSpec"]
 
 
 @dataclass(frozen=True)
@@ -110,3 +110,12 @@ class HostStatus(Stored):
     @property
     def is_over(self) -> bool:
         return self.phase == "over"
+
+
+@dataclass(frozen=True)
+class RunOnHost:
+    """A run as its files on a host tell it, or the `problem` that they cannot be read."""
+
+    manifest: Optional[Manifest] = None
+    status: Optional[HostStatus] = None
+    problem: str = ""

@@ -25,8 +25,8 @@ from orchestrator.checkpoint.stream import StreamedFile
 from orchestrator.config.job import Job
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.records import Input
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, fleet_of
-from orchestrator.hosts.session import Session
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.placement import Placement
 from orchestrator.preflight.facts import needs_of
@@ -138,14 +138,14 @@ def distribute(
             if progress:
                 progress("sending", done, total)
 
-    def serve(session: Session) -> HostShare:
-        wanted = {hashes[rank]: shards.files[rank] for rank in shards.ranks[session.host]}
-        missing = set(session.call("missing", hashes=list(wanted)))
+    def serve(agent: Agent) -> HostShare:
+        wanted = {hashes[rank]: shards.files[rank] for rank in shards.ranks[agent.host]}
+        missing = agent.missing(list(wanted))
         had = sum(len(file) for sha256, file in wanted.items() if sha256 not in missing)
         count(had)
         for sha256 in missing:
             file = _Counted(wanted[sha256], count)
-            session.call("push", payload=file, sha256=sha256, size=len(file), timeout=_SEND_TIMEOUT)
+            agent.push(sha256, file, timeout=_SEND_TIMEOUT)
         return HostShare(sum(len(wanted[sha256]) for sha256 in missing), had)
 
     return fleet.each(serve, shards.ranks).raise_on_error()

@@ -12,6 +12,7 @@ from orchestrator.config.job import Timeouts
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.watch import Watch, look_once
 from orchestrator.core.errors import AgentError, ConnectError
+from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RunState
 from orchestrator.testing.waiting import eventually
 from tests.control.judged import START, Clock, FakeFleet, FakeHost, rank, record, round_of, scheduler, watch
@@ -266,9 +267,9 @@ class Deaf(FakeHost):
         super().__init__(name, *ranks)
         self.may_answer = threading.Event()
 
-    def call(self, verb: str, **args: Any) -> Any:
+    def status(self, run_id: str, **args: Any) -> HostStatus:
         assert self.may_answer.wait(30.0)
-        return super().call(verb, **args)
+        return super().status(run_id, **args)
 
 
 def test_a_host_that_keeps_its_answer_holds_up_nobody(clock: Clock) -> None:
