@@ -120,9 +120,11 @@ def from_json(kind: Type[T], data: Any) -> T:
     return value
 
 
-@functools.lru_cache(maxsize=None)
-def _names(kind: Any) -> Tuple[str, ...]:
+def _field_names(kind: Any) -> Tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
+
+
+_names: Callable[[Any], Tuple[str, ...]] = functools.lru_cache(maxsize=None)(_field_names)
 
 
 @functools.lru_cache(maxsize=None)
