@@ -21,7 +21,8 @@ from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.core.records import Manifest
 from orchestrator.core.states import RunState
-from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.hosts.allocation import StaticAllocation
+from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 from orchestrator.plan.placement import Placement
 
@@ -99,7 +100,7 @@ def rediscover(
     Returns a line on each thing among a host's runs that cannot be read, and which hosts failed.
     """
     known = {run.run_id for run in known_runs(root)}
-    with fleet_of(inventory.hosts, inventory.ssh) as fleet:
+    with StaticAllocation(inventory.hosts, inventory.ssh).fleet() as fleet:
         answers = fleet.each(lambda agent: agent.list_runs())
         found: dict[str, dict[str, Manifest]] = {}
         others: list[str] = []
@@ -180,7 +181,7 @@ def current_record(control: ControlDir) -> RunRecord:
     # What a monitor had begun when it died, the hosts undo by themselves when the lease is over.
     if record.state is RunState.PREPARING and time.time() < record.updated + plan.timeouts.prepare:
         return record
-    with fleet_of(plan.hosts, plan.ssh) as fleet:
+    with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
         record = look_once(record, fleet, plan.timeouts)
     write_record(control, record)
     return record

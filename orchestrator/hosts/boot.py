@@ -24,7 +24,7 @@ from orchestrator.core.errors import (
     PreflightError,
     TransportError,
 )
-from orchestrator.core.streams import visible
+from orchestrator.hosts.conversation import shown
 from orchestrator.hosts.transport import Channel, Deadline
 
 __all__ = ["BOOT", "Bundle", "agent_bundle", "start_agent"]
@@ -62,7 +62,6 @@ _MAGIC = b"orchestrate-agent "
 # What a chatty shell start-up file may print before us.
 _MOST_LINES = 200
 _MOST_BYTES = 256 * 1024
-_LONGEST_WORDS = 4000
 _PIECE = 1 << 16
 
 
@@ -110,7 +109,7 @@ def start_agent(
 
 def _text(rest: str) -> str:
     try:
-        return visible(str(json.loads(rest)))
+        return shown(json.loads(rest))
     except (ValueError, RecursionError):
         return rest
 
@@ -130,7 +129,7 @@ class _Lines:
             # Anywhere in the line: the noise before it need not end in a newline.
             _, magic, words = self._line(deadline).partition(_MAGIC)
             if magic:
-                text = visible(words[:_LONGEST_WORDS].decode("utf-8", "replace").strip())
+                text = shown(words.decode("utf-8", "replace").strip())
                 word, _, rest = text.partition(" ")
                 return word, rest
 
