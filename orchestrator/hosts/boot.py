@@ -121,7 +121,12 @@ class _Lines:
         self._channel = channel
         self._python = python
         self._lines = self._bytes = 0
-        self.rest = b""
+        self._data = bytearray()
+
+    @property
+    def rest(self) -> bytes:
+        """What came behind the last line."""
+        return bytes(self._data)
 
     def word(self, deadline: Deadline) -> tuple[str, str]:
         """The agent's next word and what it says with it."""
@@ -134,14 +139,17 @@ class _Lines:
                 return word, rest
 
     def _line(self, deadline: Deadline) -> bytes:
-        while b"\n" not in self.rest:
+        searched = 0
+        while (end := self._data.find(b"\n", searched)) < 0:
             if self._bytes > _MOST_BYTES:
                 raise self._noise(f"{_MOST_BYTES >> 10} KiB")
-            self.rest += self._more(deadline)
+            searched = len(self._data)
+            self._data += self._more(deadline)
         if self._lines >= _MOST_LINES:
             raise self._noise(f"{_MOST_LINES} lines")
         self._lines += 1
-        line, _, self.rest = self.rest.partition(b"\n")
+        line = bytes(self._data[:end])
+        del self._data[: end + 1]
         return line
 
     def _more(self, deadline: Deadline) -> bytes:

@@ -351,3 +351,19 @@ def test_looking_once_judges_and_stops_nobody(hosts: tuple[FakeHost, FakeHost]) 
     run = look_once(record(a, b), FakeFleet(a, b), Timeouts())  # type: ignore[arg-type]
     assert run.cause is not None and run.cause.label == "rank_3"
     assert a.told == b.told == [] and (a.asked, b.asked) == (1, 1)
+
+
+def test_a_bug_that_one_host_finds_ends_no_watch(clock: Clock, hosts: tuple[FakeHost, FakeHost]) -> None:
+    a, b = hosts
+    watched = watch(clock, a, b)
+    try:
+        round_of(watched)
+        b.error = KeyError("no such key")
+        for _ in range(3):
+            clock.now += 5
+            run = round_of(watched)
+        assert states(run) == ["running", "running", "unreachable", "unreachable"]
+        assert "internal error: KeyError('no such key')" in run.hosts["b"].error
+        assert run.cause is None
+    finally:
+        watched.close()
