@@ -15,6 +15,7 @@ from orchestrator.plan.launch_plan import read_plan
 __all__ = ["collect_answers"]
 
 
+_MOST_BYTES = 1 << 32
 _NAMES = re.compile(r"rank_\d+\.jsonl", re.ASCII)
 
 
@@ -34,7 +35,7 @@ def collect_answers(control: ControlDir) -> list[dict[str, Any]]:
 
 def _answers(agent: Agent, run_id: str) -> list[dict[str, Any]]:
     answers = []
-    for name, data in agent.small_files(run_id, "answers", _NAMES):
+    for name, data in agent.small_files(run_id, "answers", _NAMES, total=_MOST_BYTES):
         # The last line may just be being written.
         for line in data.split(b"\n")[:-1]:
             try:

@@ -211,13 +211,14 @@ class Agent:
         return self._ask_for_data(None, "read_plog", limit, run_id=run_id, path=path, limit=limit)[1]
 
     def small_files(
-        self, run_id: str, folder: str, known: Pattern[str], *, most: int = 20_000
+        self, run_id: str, folder: str, known: Pattern[str], *, total: int = 1 << 28
     ) -> Iterator[tuple[str | None, bytes]]:
         """Name and content of each file in a folder of the run.
 
-        The name is None, and nothing of the content there, where it is not one of the `known` ones.
+        The name is None, and nothing of the content there, where it is not one of the `known` ones. All of
+        them together have `total` bytes at most.
         """
-        limits = Limits(data=1 << 28, answers=most + 1, total=1 << 30)
+        limits = Limits(data=total, answers=20_000, total=total)
         for result, data in self._stream("small_files", limits, run_id=run_id, folder=folder):
             if result is None:
                 continue
@@ -283,10 +284,12 @@ class Agent:
         limits = Limits(data=max(sizes, default=0), answers=len(sizes) + 1)
         args = {"segments": segments, "identities": identities}
         answers = self._session.stream("read_segments", args, limits, timeout=timeout, buffer=buffer)
-        for size, (crc, data) in zip([*sizes, 0], answers, strict=False):
+        for size in sizes:
+            crc, data = next(answers, (None, memoryview(b"")))
             self._expect(len(data) == size, f"{size} bytes")
-            if size:
-                yield data, self._made(Size, crc)
+            yield data, self._made(Size, crc)
+        for _, data in answers:
+            self._expect(not data, "no more bytes")
 
     # How all of them ask.
 

@@ -102,6 +102,8 @@ def test_whatever_a_host_answers(tmp_path: Path) -> None:
             outcomes["value"] += 1
             if verb not in RAW:
                 require_shown(value)
+            if verb == "read_segments":
+                assert [len(data) for data, _ in value] == [100, 50], case
         except AgentError as error:
             outcomes["refused"] += 1
             require_documented(error)
