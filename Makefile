@@ -47,6 +47,7 @@ test: check
 # What is too long for every change: the oldest MindSpore that is supported, then every layout of parallelism.
 test-long: $(INSTALLED) $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest $(ON_OLDEST)
+	LYING_HOSTS=100000 $(BIN)/python -m pytest tests/hosts/test_lying_hosts.py
 	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/parallel/test_strategies.py
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt

@@ -161,6 +161,16 @@ def test_foreign_libraries_have_one_door_each() -> None:
             assert allowed is None or where.startswith(allowed), f"{where} imports {module}"
 
 
+def test_only_the_client_speaks_to_agents() -> None:
+    """What a host says is looked at in one place; tests of the agent itself ask it without that."""
+    private = ("orchestrator.hosts.session", "orchestrator.hosts.conversation")
+    allowed = ("orchestrator/hosts/", "orchestrator/testing/agent_host.py")
+    for path in ORCHESTRATOR:
+        where = path.relative_to(ROOT).as_posix()
+        for module, _ in imports(parse(path)):
+            assert not module.startswith(private) or where.startswith(allowed), f"{where} imports {module}"
+
+
 PRINT = ("orchestrator/cli/", "orchestrator/testing/", "model/cli/", "model/__main__.py")
 
 

@@ -14,7 +14,8 @@ from typing import Iterable, List
 from orchestrator.core.codec import DecodeError, dumps, loads
 from orchestrator.core.errors import AgentError
 from orchestrator.core.records import LockNote
-from orchestrator.core.safe_open import open_safely, visible
+from orchestrator.core.safe_open import open_safely
+from orchestrator.core.streams import visible
 
 __all__ = ["DeviceLocks", "busy_devices"]
 

@@ -1,29 +1,23 @@
-"""What a session can ask of a host: the table of all verbs, each with the module that has a function for it.
+"""The agent's side of a session: the table of all verbs, and the loop that answers requests for them.
 
-A module is imported when the first of its verbs is asked for: on hundreds of hosts, what the other verbs need
-would be most of the time that an agent takes to start.
-
-One request of a session and its answers. Plain classes: `dataclasses` would be a tenth of its start.
-
-The agent's side of a session: requests come in on stdin, answers go out on stdout, in order.
-
-A request is one line of JSON: `{"verb": …, "args": {…}, "bytes": n}`, followed by n raw bytes. An answer is
-`{"ok": true, "result": …, "bytes": n}` followed by n raw bytes, or `{"ok": false, "error": {…}}`.
-A verb may give many answers; all but the last carry `"more": true`. The session ends with stdin.
+Requests come in on stdin, answers go out on stdout, in order, in the frames of `core.protocol`. The session
+ends with stdin. A verb's module is imported when the first of its verbs is asked for: on hundreds of hosts,
+what the other verbs need would be most of the time that an agent takes to start. For the same reason the
+classes here are plain ones: `dataclasses` would be a tenth of it.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 
 from orchestrator.core.errors import AgentError, CheckpointError
+from orchestrator.core.protocol import ProtocolError, Receiver, frame
 
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO, Callable, Dict, Iterator, Mapping, Union
+    from typing import Any, BinaryIO, Callable, Dict, Iterator, Mapping, Optional, Union
 
 __all__ = [
     "Answer",
@@ -64,6 +58,7 @@ _VERBS = {
         "undo",
     ),
 }
+_BLOCK = 1 << 16
 _MODULES: Dict[str, str] = {verb: module for module, verbs in _VERBS.items() for verb in verbs}
 
 
@@ -129,25 +124,39 @@ def main(workdir: str) -> None:
 
 def serve(workdir: str, stdin: BinaryIO, stdout: BinaryIO) -> None:
     """Answer requests until stdin ends or the peer is gone."""
+    receiver = Receiver()
     while True:
-        line = stdin.readline()
-        if not line:
+        request = _next(receiver, stdin)
+        if request is None:
             return
-        try:
-            request = json.loads(line)
-            payload = _Payload(stdin, int(request.get("bytes", 0)))
-        except (ValueError, TypeError, AttributeError):
-            # Where this request ends and the next begins nobody can tell any more.
-            raise SystemExit(f"not a request: {line[:80]!r}") from None
+        payload = _Payload(stdin, receiver)
+        name = {"id": request["id"]} if "id" in request else {}
         try:
             for answer in _answers(workdir, request, payload):
-                stdout.write(json.dumps(answer.header()).encode() + b"\n")
+                stdout.write(frame({**name, **answer.header()}))
                 if answer.data:
                     stdout.write(answer.data)
                 stdout.flush()
         except BrokenPipeError:
             return
         payload.drain()
+        if receiver.left:
+            return  # the peer went in the middle of its request
+
+
+def _next(receiver: Receiver, stdin: Any) -> Optional[Dict[str, Any]]:
+    """The next request; None where there will be none."""
+    try:
+        request = receiver.header()
+        while request is None:
+            data = stdin.read1(_BLOCK)
+            if not data:
+                return None
+            receiver.feed(data)
+            request = receiver.header()
+    except ProtocolError as error:
+        raise SystemExit(f"not a request: {error}") from None
+    return request
 
 
 def _answers(workdir: str, request: Dict[str, Any], payload: _Payload) -> Iterator[Answer]:
@@ -174,16 +183,19 @@ def _answers(workdir: str, request: Dict[str, Any], payload: _Payload) -> Iterat
 class _Payload:
     """The raw bytes behind a request, as a file; what a verb leaves unread is read away."""
 
-    def __init__(self, stream: BinaryIO, size: int) -> None:
+    def __init__(self, stream: BinaryIO, receiver: Receiver) -> None:
         self._stream = stream
-        self._left = size
+        self._receiver = receiver
 
     def read(self, size: int = -1) -> bytes:
-        wanted = self._left if size < 0 else min(size, self._left)
-        data = self._stream.read(wanted) if wanted else b""
-        self._left -= len(data)
+        wanted = self._receiver.left if size < 0 else min(size, self._receiver.left)
+        data = self._receiver.take(wanted)
+        if len(data) < wanted:
+            more = self._stream.read(wanted - len(data))
+            self._receiver.took(len(more))
+            data += more
         return data
 
     def drain(self) -> None:
-        while self._left and self.read(1 << 20):
+        while self._receiver.left and self.read(1 << 20):
             pass

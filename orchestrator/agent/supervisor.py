@@ -179,7 +179,7 @@ class Supervisor:
     def _note_phase(self) -> None:
         if self.state.phase != self._noted_phase:
             self._noted_phase = self.state.phase
-            self._event(self.state.phase, stop=to_json(self.state.stop_reason))
+            self._event(self.state.phase, stop=self.state.stop_reason)
 
     def _event(self, name: str, **fields: Any) -> None:
         line = json.dumps(to_json(Event(time.time(), name, **fields)))

@@ -1,7 +1,4 @@
-"""Verbs that bring files to the host.
-
-Verbs that find and read the shards of a run's checkpoint.
-"""
+"""The verbs that bring files to the host, and those that find and read the shards of a run's checkpoint."""
 
 from __future__ import annotations
 

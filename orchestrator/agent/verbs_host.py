@@ -1,12 +1,8 @@
-"""Verbs that ask what the host is and what of it is free.
-
-The verb that asks Ascend's own tools and reads their files.
-"""
+"""The verbs that ask what the host is, what of it is free, and what Ascend's own tools say."""
 
 from __future__ import annotations
 
 import time
-from typing import Iterator
 
 from orchestrator.agent import probe as probing
 from orchestrator.agent import tools

@@ -1,7 +1,4 @@
-"""Verbs that make, start and end a run.
-
-Verbs that look at runs and talk to them.
-"""
+"""The verbs that make, start and end a run, look at it and talk to it."""
 
 from __future__ import annotations
 

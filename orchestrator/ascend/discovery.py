@@ -13,8 +13,8 @@ from orchestrator.ascend.npu_smi import NpuInfo, parse_info, parse_spod
 from orchestrator.ascend.tool_answers import Call, ToolAnswers, hccn, smi
 from orchestrator.config.inventory import Host
 from orchestrator.core.errors import ToolOutputError
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, HostResults
-from orchestrator.hosts.session import Session
 
 __all__ = [
     "TOOL_TIMEOUT",
@@ -216,18 +216,18 @@ def discover(
     wanted = {name: [device.id for device in host.devices] for name, host in fleet.hosts.items()}
     wanted.update({name: list(ids) for name, ids in (devices or {}).items()})
 
-    def work(session: Session) -> FoundHost:
-        host, ids = fleet.hosts[session.host], wanted[session.host]
-        answers = ask(session, first_calls(ids), host, timeout=timeout)
+    def work(agent: Agent) -> FoundHost:
+        host, ids = fleet.hosts[agent.host], wanted[agent.host]
+        answers = ask(agent, first_calls(ids), host, timeout=timeout)
         if later := later_calls(ids, answers):
-            answers |= ask(session, later, timeout=timeout)
+            answers |= ask(agent, later, timeout=timeout)
         return find_devices(host, ids, answers)
 
     return fleet.each(work, devices)
 
 
 def ask(
-    session: Session, calls: Sequence[Call], host: Host | None = None, *, timeout: float = TOOL_TIMEOUT
+    agent: Agent, calls: Sequence[Call], host: Host | None = None, *, timeout: float = TOOL_TIMEOUT
 ) -> ToolAnswers:
     """Ask one host's tools; with `host`, its hccn.conf is read, too. `timeout` is for each call.
 
@@ -236,12 +236,6 @@ def ask(
     path = host.hccn_conf if host else ""
     # Should each call take all of its time.
     longest = 30.0 + timeout * (len(calls) / _PARALLEL + 1)
-    data = session.call(
-        "ask_tools",
-        calls=calls,
-        files=[path] if path else [],
-        timeout=longest,
-        tool_timeout=timeout,
-        parallel=_PARALLEL,
-    )
-    return ToolAnswers.from_json(calls, path, data)
+    files = [path] if path else []
+    texts = agent.ask_tools(calls, files, tool_timeout=timeout, parallel=_PARALLEL, timeout=longest)
+    return ToolAnswers.of(calls, path, texts)

@@ -12,9 +12,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from orchestrator.core.errors import ToolOutputError
+from orchestrator.core.host_answers import ToolText, ToolTexts
 
 __all__ = [
     "Call",
@@ -127,6 +128,10 @@ class ToolAnswer:
     exit_code: int | None = None
     failure: str = ""
 
+    @classmethod
+    def of(cls, call: Call, said: ToolText) -> ToolAnswer:
+        return cls(call, said.text, said.exit_code, said.failure)
+
     def read(self, parser: Callable[[str], T]) -> T:
         """The answer's value. Raises ToolOutputError: no answer, or one that the parser refuses."""
         if self.failure:
@@ -155,17 +160,11 @@ class ToolAnswers:
         self.conf = conf
 
     @classmethod
-    def from_json(cls, calls: Sequence[Call], path: str, data: Mapping[str, Any]) -> ToolAnswers:
-        """The result of the agent's verb `ask_tools`."""
-        answers = {
-            call: ToolAnswer(call, **answer) for call, answer in zip(calls, data["answers"], strict=True)
-        }
-        conf = (
-            ToolAnswer((path,), **data["files"][0])
-            if data["files"]
-            else ToolAnswer((path,), failure="missing")
-        )
-        return cls(answers, conf)
+    def of(cls, calls: Sequence[Call], path: str, texts: ToolTexts) -> ToolAnswers:
+        """From what a host's tools said to these calls, and its file at `path`, if that was asked for."""
+        answers = {call: ToolAnswer.of(call, text) for call, text in zip(calls, texts.answers, strict=True)}
+        file = texts.files[0] if texts.files else ToolText(failure="missing")
+        return cls(answers, ToolAnswer.of((path,), file))
 
     def __getitem__(self, call: Call) -> ToolAnswer:
         return self._answers.get(call) or ToolAnswer(call, failure="skipped")

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from orchestrator.core.streams import visible
+
 __all__ = ["WORDS", "Finding", "Invalid", "Loc", "nearest", "plain", "show", "syntax_words", "words"]
 
 Loc = tuple[str | int, ...]
@@ -33,8 +35,7 @@ class Invalid(ValueError):
 
 def plain(text: str) -> str:
     """Text from a file as one line that a terminal can show, cut where it is very long."""
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    text = visible(text)
     return text if len(text) <= 400 else f"{text[:397]}..."
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from orchestrator.core.errors import OrchestrateError
 from orchestrator.core.paths import ControlDir
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import fleet_of
-from orchestrator.hosts.session import Session
 from orchestrator.plan.launch_plan import read_plan
 
 __all__ = ["collect_answers"]
+
+
+_MOST_BYTES = 1 << 32
+_NAMES = re.compile(r"rank_\d+\.jsonl", re.ASCII)
 
 
 def collect_answers(control: ControlDir) -> list[dict[str, Any]]:
@@ -22,22 +27,20 @@ def collect_answers(control: ControlDir) -> list[dict[str, Any]]:
     """
     plan = read_plan(control.plan)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
-        found = fleet.each(lambda session: _answers(session, plan.run_id))
+        found = fleet.each(lambda agent: _answers(agent, plan.run_id))
     found.raise_on_error()
     answers = [answer for mine in found.values.values() for answer in mine]
     return sorted(answers, key=lambda answer: int(answer["index"]))
 
 
-def _answers(session: Session, run_id: str) -> list[dict[str, Any]]:
+def _answers(agent: Agent, run_id: str) -> list[dict[str, Any]]:
     answers = []
-    for name, data in session.stream("small_files", run_id=run_id, folder="answers"):
+    for name, data in agent.small_files(run_id, "answers", _NAMES, total=_MOST_BYTES):
         # The last line may just be being written.
         for line in data.split(b"\n")[:-1]:
             try:
                 answer = json.loads(line)
                 answers.append({**answer, "index": int(answer["index"])})
             except (ValueError, KeyError, TypeError) as error:
-                raise OrchestrateError(
-                    f"{name} holds a line that is no answer", where=session.host
-                ) from error
+                raise OrchestrateError(f"{name} holds a line that is no answer", where=agent.host) from error
     return answers

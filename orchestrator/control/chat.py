@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -56,21 +55,16 @@ class Chat:
         """
         host = self._plan.master.name
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        request = json.dumps({"messages": turns}).encode()
-        session = self._fleet.session(host)
+        agent = self._fleet.agent(host)
         is_whole = False
         try:
-            for event, _ in session.stream(
-                "chat", payload=request, run_id=self._plan.run_id, timeout=_TIMEOUT
-            ):
-                if event is None:
-                    continue
-                if "error" in event:
-                    raise AgentError(str(event["error"]), where=host, kind="refused")
-                if "done" in event:
-                    self.usage = Usage(int(event["tokens"]), float(event["seconds"]))
+            for event in agent.chat(self._plan.run_id, {"messages": turns}, timeout=_TIMEOUT):
+                if event.error is not None:
+                    raise AgentError(event.error, where=host, kind="refused")
+                if event.done:
+                    self.usage = Usage(event.tokens, event.seconds)
                 else:
-                    yield str(event["text"])
+                    yield event.text
             is_whole = True
         finally:
             if not is_whole:

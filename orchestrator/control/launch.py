@@ -13,7 +13,7 @@ from orchestrator.config.job_file import load_job
 from orchestrator.control.monitor_process import spawn_monitor
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.paths import ControlDir
-from orchestrator.hosts.fleet import fleet_of
+from orchestrator.hosts.allocation import StaticAllocation
 from orchestrator.plan.adjust import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
@@ -41,7 +41,7 @@ def discover_devices(plan: LaunchPlan) -> LaunchPlan:
 
     Raises TransportError, PreflightError, or HostsFailed of both.
     """
-    with fleet_of(plan.hosts, plan.ssh) as fleet:
+    with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
         devices = {name: manifest.devices for name, manifest in plan.manifests.items()}
         return complete_plan(plan, discover(fleet, devices).raise_on_error())
 

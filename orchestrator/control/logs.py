@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +12,9 @@ from pathlib import Path
 from orchestrator.agent.environment import SCHEDULER
 from orchestrator.config.host_ranges import fold
 from orchestrator.core.errors import AgentError
+from orchestrator.core.host_answers import PlogList
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
-from orchestrator.hosts.session import Session
 from orchestrator.plan.launch_plan import LaunchPlan
 
 __all__ = ["LogLine", "copy_logs", "iter_lines", "labels_of"]
@@ -26,8 +26,10 @@ _BYTES_PER_LINE = 400
 # CANN's logs run to 200 MB a process: what is asked about stands at their ends.
 _PLOG_END = 4 << 20
 _MOST_PLOG_BYTES = 256 << 20
+# Of one log at a time, before that of another host is shown; and as much as is copied of one.
+_MOST_A_ROUND = 16 << 20
+_MOST_LOG_BYTES = 64 << 30
 _LONGEST_NAME = 255  # of a file, in bytes (NAME_MAX)
-_PLOG = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}){1,6}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +53,23 @@ class _Reader:
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
     )
     rest: str = ""
+    is_behind: bool = False
 
-    def read(self, session: Session, run_id: str) -> list[LogLine]:
-        """What has been written since the last call."""
+    def read(self, agent: Agent, run_id: str) -> list[LogLine]:
+        """What has been written since the last call, up to a bound: `is_behind` says that there was more."""
         lines: list[str] = []
-        while True:
-            answer, data = session.call_with_data(
-                "read_log", run_id=run_id, label=self.label, offset=self.offset, limit=_BLOCK
-            )
-            self.offset = answer["offset"] + len(data)
+        taken = 0
+        self.is_behind = True
+        while taken < _MOST_A_ROUND:
+            part, data = agent.read_log(run_id, self.label, self.offset, _BLOCK)
+            self.offset = part.offset + len(data)
+            taken += len(data)
             self.rest += self.decoder.decode(data)
             # A progress bar rewrites its line with carriage returns: each of them ends a line here.
             *whole, self.rest = self.rest.replace("\r\n", "\n").replace("\r", "\n").split("\n")
             lines += whole
-            if self.offset >= answer["size"]:
+            if not data or self.offset >= part.size:
+                self.is_behind = False
                 break
         if self.tail is not None:
             lines, self.tail = (lines[-self.tail :] if self.tail else []), None
@@ -99,15 +104,17 @@ def iter_lines(
     start = 0 if tail is None else -max(1, tail) * _BYTES_PER_LINE
     readers = [_Reader(host, label, start, tail) for host, names in labels.items() for label in names]
 
-    def read(session: Session) -> list[LogLine]:
-        mine = [reader for reader in readers if reader.host == session.host]
-        return [line for reader in mine for line in reader.read(session, plan.run_id)]
+    def read(agent: Agent) -> list[LogLine]:
+        mine = [reader for reader in readers if reader.host == agent.host]
+        return [line for reader in mine for line in reader.read(agent, plan.run_id)]
 
     while True:
         last_round = is_over()
         answers = fleet.each(read, labels)
         for lines in answers.values.values():
             yield from lines
+        if any(reader.is_behind for reader in readers if reader.host not in answers.errors):
+            continue
         if last_round:
             answers.raise_on_error()
             break
@@ -126,16 +133,16 @@ def copy_logs(plan: LaunchPlan, fleet: Fleet, folder: Path) -> list[str]:
     if any(manifest.scheduler for manifest in plan.manifests.values()):
         labels[plan.master.name] = [*labels[plan.master.name], SCHEDULER]
 
-    def copy(session: Session) -> str:
-        for label in labels[session.host]:
-            _copy_log(session, plan.run_id, label, folder / f"{label}.log")
-        return _copy_plogs(session, plan.run_id, labels[session.host], folder)
+    def copy(agent: Agent) -> str:
+        for label in labels[agent.host]:
+            _copy_log(agent, plan.run_id, label, folder / f"{label}.log")
+        return _copy_plogs(agent, plan.run_id, labels[agent.host], folder)
 
     return [line for line in fleet.each(copy, labels).raise_on_error().values() if line]
 
 
 def _copy_plogs(
-    session: Session,
+    agent: Agent,
     run_id: str,
     labels: Sequence[str],
     folder: Path,
@@ -144,7 +151,7 @@ def _copy_plogs(
     most: int = _MOST_PLOG_BYTES,
 ) -> str:
     """Copy the last `end` bytes of each log, `most` in all. What was left out; empty if nothing was."""
-    files, skipped = _plogs(session.call("list_plogs", run_id=run_id), labels)
+    files, skipped = _plogs(agent.list_plogs(run_id), labels)
     left, cut = most, Counter[str]()
     for path, size in files:
         label = path.partition("/")[0]
@@ -153,18 +160,18 @@ def _copy_plogs(
             skipped[label] += 1
             continue
         try:
-            _, data = session.call_with_data("read_plog", run_id=run_id, path=path, limit=wanted)
+            data = agent.read_plog(run_id, path, wanted)
         except AgentError:  # CANN has removed it since, or it cannot be read
             skipped[label] += 1
             continue
-        (folder / name).write_bytes(data[:wanted])
+        (folder / name).write_bytes(data)
         left -= wanted
         cut[label] += size > wanted
     cut += Counter()  # without those of which nothing was
     if not cut and not skipped:
         return ""
     return (
-        f"{session.host}: of CANN's logs {_counted(skipped)} were left out, "
+        f"{agent.host}: of CANN's logs {_counted(skipped)} were left out, "
         f"and of {_counted(cut)} only the end was taken"
     )
 
@@ -176,39 +183,27 @@ def _counted(counts: Counter[str]) -> str:
     return f"{counts.total()} ({whose})" if whose else "0"
 
 
-def _plogs(answer: object, labels: Sequence[str]) -> tuple[list[tuple[str, int]], Counter[str]]:
-    """Of a host's answer what can be meant: logs of its own workers, under names that are none but names.
-
-    Also how many others there are of each label; "" for those of none.
-    """
-    answer = answer if isinstance(answer, dict) else {}
+def _plogs(listed: PlogList, labels: Sequence[str]) -> tuple[list[tuple[str, int]], Counter[str]]:
+    """The logs of a host's own workers, and how many others there are of each label; "" for those of none."""
     files: list[tuple[str, int]] = []
     others: Counter[str] = Counter()
-    left = answer.get("left")
-    for label, count in left.items() if isinstance(left, dict) else ():
-        if type(count) is int and 0 < count < 1 << 40:
-            others[label if label in labels else ""] += count
-    listed = answer.get("files")
-    for entry in listed if isinstance(listed, list) else ():
-        path, size = (entry.get("path"), entry.get("size")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(path, str) or type(size) is not int or size < 0:
-            others[""] += 1
-        elif _PLOG.fullmatch(path) and path.partition("/")[0] in labels:
-            files.append((path, size))
+    for label, count in listed.left.items():
+        others[label if label in labels else ""] += count
+    for file in listed.files:
+        if file.path.partition("/")[0] in labels:
+            files.append((file.path, file.size))
         else:
             others[""] += 1
     return files, others
 
 
-def _copy_log(session: Session, run_id: str, label: str, path: Path) -> None:
+def _copy_log(agent: Agent, run_id: str, label: str, path: Path) -> None:
     """A log that grows meanwhile is copied as long as it was when it was first asked for."""
     with path.open("wb") as file:
         end: int | None = None
         while end is None or file.tell() < end:
-            answer, data = session.call_with_data(
-                "read_log", run_id=run_id, label=label, offset=file.tell(), limit=_BLOCK
-            )
-            end = int(answer["size"]) if end is None else end
+            part, data = agent.read_log(run_id, label, file.tell(), _BLOCK)
+            end = min(part.size, _MOST_LOG_BYTES) if end is None else end
             file.write(data[: end - file.tell()])
             if not data:
                 break

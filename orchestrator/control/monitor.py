@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -13,7 +14,8 @@ from orchestrator.control.watch import Watch
 from orchestrator.core.errors import AgentError, Interrupted, OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
-from orchestrator.hosts.fleet import Fleet, error_lines, fleet_of
+from orchestrator.hosts.allocation import WAITED_FOR, Allocation, StaticAllocation
+from orchestrator.hosts.fleet import Fleet, error_lines
 from orchestrator.plan.launch_plan import read_plan, write_plan
 
 __all__ = ["Monitor"]
@@ -23,11 +25,16 @@ _INTERVAL = 0.5
 
 
 class Monitor:
-    """Launches and watches one run, writing its record at every turn."""
+    """Launches and watches one run, writing its record at every turn.
 
-    def __init__(self, control: ControlDir) -> None:
+    `allocation` are its hosts, by default those of its plan, which are always there. They are given back when
+    the run has ended.
+    """
+
+    def __init__(self, control: ControlDir, allocation: Allocation | None = None) -> None:
         self._control = control
         self._plan = read_plan(control.plan)
+        self._allocation = allocation or StaticAllocation(self._plan.hosts, self._plan.ssh)
         try:
             self._record = read_record(control)
         except (OSError, ValueError):
@@ -35,8 +42,10 @@ class Monitor:
 
     def run(self, *, watch_only: bool) -> None:
         """Launch, unless only watching is asked for, then watch until the run has ended."""
-        with fleet_of(self._plan.hosts, self._plan.ssh) as fleet:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._give_back)
             try:
+                fleet = stack.enter_context(self._granted())
                 if watch_only:
                     self._find_again(fleet)
                 else:
@@ -57,6 +66,17 @@ class Monitor:
                 raise
             self._watch(fleet)
 
+    def _granted(self) -> Fleet:
+        """The hosts, once they are ours."""
+        while self._allocation.state in WAITED_FOR:
+            self._report(f"waiting for hosts ({self._allocation.state})")
+            time.sleep(_INTERVAL)
+        return self._allocation.fleet()
+
+    def _give_back(self) -> None:
+        if self._record.state.is_terminal:
+            self._allocation.release()
+
     def _watch(self, fleet: Fleet) -> None:
         self._save(dataclasses.replace(self._record, state=RunState.STARTING, phase="starting"))
         watch = Watch(self._record, fleet, self._plan.timeouts)
@@ -71,7 +91,7 @@ class Monitor:
 
     def _find_again(self, fleet: Fleet) -> None:
         """Make sure that a run whose monitor died has got off the ground; else say that it has not."""
-        answers = fleet.each(lambda session: session.call("status", run_id=self._plan.run_id))
+        answers = fleet.each(lambda agent: agent.status(self._plan.run_id))
         unknown = [
             host
             for host, error in answers.errors.items()

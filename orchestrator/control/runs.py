@@ -17,13 +17,14 @@ from orchestrator.config.job import Timeouts
 from orchestrator.control.monitor_process import monitor_pid, spawn_monitor
 from orchestrator.control.run_record import RunRecord, failed_launch, new_record, read_record, write_record
 from orchestrator.control.watch import look_once
-from orchestrator.core.codec import from_json
 from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir, state_root
-from orchestrator.core.records import Manifest, RunOnHost
-from orchestrator.core.safe_open import own_folders, visible
+from orchestrator.core.records import Manifest
+from orchestrator.core.safe_open import own_folders
 from orchestrator.core.states import RunState
-from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.core.streams import visible
+from orchestrator.hosts.allocation import StaticAllocation
+from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 from orchestrator.plan.placement import Placement
 
@@ -114,17 +115,22 @@ def rediscover(
     Returns a line on each thing among a host's runs that cannot be read, and which hosts failed.
     """
     known = {run.run_id for run in known_runs(root)}
-    with fleet_of(inventory.hosts, inventory.ssh) as fleet:
-        answers = fleet.each(lambda session: session.call("list_runs"))
+    with StaticAllocation(inventory.hosts, inventory.ssh).fleet() as fleet:
+        answers = fleet.each(lambda agent: agent.list_runs())
         found: dict[str, dict[str, Manifest]] = {}
         others: list[str] = []
         for host, runs in answers.values.items():
-            for run in from_json(list[RunOnHost], runs):
+            for run in runs:
                 if run.problem:
                     others.append(f"{host}: {run.problem}")
                 elif run.manifest and run.manifest.run_id not in known:
                     found.setdefault(run.manifest.run_id, {})[host] = run.manifest
-        plans = [_plan_again(inventory, manifests) for manifests in found.values()]
+        plans = []
+        for run_id, manifests in found.items():
+            try:
+                plans.append(_plan_again(inventory, manifests))
+            except ValueError as error:  # pydantic's, of a launch that was none
+                others.append(f"{run_id}: its manifest cannot be read: {str(error).splitlines()[0]}")
         for plan in sorted(plans, key=lambda plan: plan.created):
             _record_again(plan, fleet, root)
     return others, answers.errors
@@ -191,7 +197,7 @@ def current_record(control: ControlDir) -> RunRecord:
     # What a monitor had begun when it died, the hosts undo by themselves when the lease is over.
     if record.state is RunState.PREPARING and time.time() < record.updated + plan.timeouts.prepare:
         return record
-    with fleet_of(plan.hosts, plan.ssh) as fleet:
+    with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
         record = look_once(record, fleet, plan.timeouts)
     write_record(control, record)
     return record

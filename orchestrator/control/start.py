@@ -6,16 +6,14 @@ check_hosts: connect, look, judge. start_run: push -> prepare -> verify -> start
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.config.inventory import Host
-from orchestrator.core.codec import to_json
 from orchestrator.core.errors import AgentError, OrchestrateError, PreflightError
+from orchestrator.core.host_answers import Prepared
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.push_content import ContentFile, push_missing
-from orchestrator.hosts.session import Session
 from orchestrator.plan.adjust import complete_plan, on_free_devices
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.preflight.checks import run_checks
@@ -38,7 +36,7 @@ def check_hosts(
     Raises what keeps any host from running the job.
     """
     report("connecting")
-    busy = fleet.each(lambda session: _busy_devices(session, fleet.hosts[session.host]))
+    busy = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]))
     plan = on_free_devices(plan, busy.values)
     needs = needs_of(plan)
     # A host that did not answer is not waited for again.
@@ -52,7 +50,7 @@ def check_hosts(
     return complete_plan(
         plan,
         found,
-        port=facts[plan.master.name].probe["port"],
+        port=facts[plan.master.name].probe.port,
         scheduler_host=scheduler_address(needs, facts),
     )
 
@@ -73,58 +71,52 @@ def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> 
     sources = {sha256: ContentFile(path) for sha256, path in plan.sources.items()}
     if sources:
         timeout = plan.timeouts.prepare
-        fleet.each(lambda session: push_missing(session, sources, timeout=timeout)).raise_on_error()
+        fleet.each(lambda agent: push_missing(agent, sources, timeout=timeout)).raise_on_error()
     try:
         report("preparing")
-        prepared = fleet.each(lambda session: _prepare(plan, session)).raise_on_error()
+        prepared = fleet.each(lambda agent: _prepare(plan, agent)).raise_on_error()
         _verify(plan, prepared)
         report("starting")
-        fleet.each(lambda session: _start(plan, session)).raise_on_error()
-        fleet.each(lambda session: session.call("commit", run_id=plan.run_id)).raise_on_error()
+        fleet.each(lambda agent: _start(plan, agent)).raise_on_error()
+        fleet.each(lambda agent: agent.commit(plan.run_id)).raise_on_error()
     except BaseException:
         report("undoing")
-        fleet.each(lambda session: session.call("undo", run_id=plan.run_id))
+        fleet.each(lambda agent: agent.undo(plan.run_id))
         raise
 
 
-def _busy_devices(session: Session, host: Host) -> list[int]:
-    ids = [device.id for device in host.devices]
-    return list(session.call("busy_devices", devices=ids, lock_dir=host.lock_dir))
+def _busy_devices(agent: Agent, host: Host) -> list[int]:
+    return agent.busy_devices([device.id for device in host.devices], host.lock_dir)
 
 
-def _prepare(plan: LaunchPlan, session: Session) -> Any:
-    bundle = {
-        "manifest": to_json(plan.manifests[session.host]),
-        "worker_config": plan.worker_config,
-        "rank_table": plan.rank_table,
-    }
-    payload = json.dumps(bundle).encode()
+def _prepare(plan: LaunchPlan, agent: Agent) -> Prepared:
+    manifest = plan.manifests[agent.host]
     try:
-        return session.call("prepare", payload=payload, timeout=plan.timeouts.prepare)
+        return agent.prepare(manifest, plan.worker_config, plan.rank_table, timeout=plan.timeouts.prepare)
     except AgentError as error:
         # A port or device that was free a moment ago: the same news as from the checks, the same exit code.
         raise PreflightError(error.what, where=error.where, remedy=error.remedy) from None
 
 
-def _verify(plan: LaunchPlan, prepared: dict[str, Any]) -> None:
+def _verify(plan: LaunchPlan, prepared: Mapping[str, Prepared]) -> None:
     """Every host must hold the very bytes that were meant: unequal rank tables hang ranks for minutes."""
     expected = {"worker.yaml": hashlib.sha256(plan.worker_config.encode()).hexdigest()}
     if plan.rank_table is not None:
         expected["rank_table.json"] = hashlib.sha256(plan.rank_table.encode()).hexdigest()
     for host, answer in prepared.items():
         for name, sha256 in expected.items():
-            found = answer["hashes"].get(name, "none")
+            found = answer.hashes.get(name, "none")
             if found != sha256:
                 what = f"{name} is not the one that was sent: SHA-256 {found[:16]}, not {sha256[:16]}"
                 raise AgentError(what, where=host, remedy="look at its disk")
 
 
-def _start(plan: LaunchPlan, session: Session) -> None:
-    answer = session.call("start", run_id=plan.run_id)
-    if answer["failed_first"]:
-        label = answer["failed_first"].replace("_", " ")
+def _start(plan: LaunchPlan, agent: Agent) -> None:
+    answer = agent.start(plan.run_id)
+    if answer.failed_first:
+        label = answer.failed_first.replace("_", " ")
         raise OrchestrateError(
-            f"{label} did not start: cannot start {answer['reason']}",
-            where=session.host,
+            f"{label} did not start: cannot start {answer.reason}",
+            where=agent.host,
             remedy="mend `command:` of the job",
         )

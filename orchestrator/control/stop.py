@@ -8,13 +8,13 @@ from collections.abc import Callable
 from orchestrator.control.monitor_process import monitor_pid
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import interrupt_launch
-from orchestrator.control.watch import look_once, send_stop
+from orchestrator.control.watch import look_once
 from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError, OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import fleet_of
-from orchestrator.hosts.session import Session
 from orchestrator.plan.launch_plan import read_plan
 
 __all__ = ["stop_run"]
@@ -40,10 +40,10 @@ def stop_run(
         interrupt_launch(control)
         record = read_record(control)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
-        told = fleet.each(lambda session: _tell(session, plan.run_id, reason))
+        told = fleet.each(lambda agent: _tell(agent, plan.run_id, reason))
         waiting = list(told.values)
         while waiting and clock() < deadline:
-            answers = fleet.each(lambda session: _is_over(session, plan.run_id), waiting)
+            answers = fleet.each(lambda agent: _is_over(agent, plan.run_id), waiting)
             waiting = [host for host in waiting if not answers.values.get(host, host in answers.errors)]
             time.sleep(_INTERVAL)
         if monitor_pid(control) is None and not record.state.is_terminal:
@@ -66,17 +66,17 @@ def _settled(control: ControlDir, deadline: float, clock: Callable[[], float]) -
     return record
 
 
-def _tell(session: Session, run_id: str, reason: StopReason) -> None:
+def _tell(agent: Agent, run_id: str, reason: StopReason) -> None:
     try:
-        send_stop(session, run_id, reason)
+        agent.stop(run_id, reason)
     except AgentError as error:
         if error.kind != "no_run":
             raise
 
 
-def _is_over(session: Session, run_id: str) -> bool:
+def _is_over(agent: Agent, run_id: str) -> bool:
     try:
-        return bool(session.call("status", run_id=run_id)["phase"] == "over")
+        return agent.status(run_id).is_over
     except AgentError as error:
         if error.kind != "no_run":
             raise

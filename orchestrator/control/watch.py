@@ -7,6 +7,7 @@ answer is unreachable, then lost when the grace period is over; polling it never
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,17 +16,16 @@ from typing import Any
 from orchestrator.config.job import Timeouts
 from orchestrator.control.cause import cause_of, fold_run, victims_of
 from orchestrator.control.run_record import TRAINING, Cause, HostView, RunRecord
-from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError, OrchestrateError, RunFailed, TransportError
 from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RankState
 from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.fleet import Fleet
-from orchestrator.hosts.session import Session
 
-__all__ = ["Watch", "look_once", "send_stop"]
+__all__ = ["Watch", "look_once"]
 
+log = logging.getLogger(__name__)
 _POLL_TIMEOUT = 10.0
 _MAX_BACKOFF = 15.0
 
@@ -76,14 +76,14 @@ class Watch:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _poll(self, name: str, reason: StopReason | None) -> tuple[HostStatus, ClockOffset | None]:
-        session: Session = self._fleet.session(name)
-        run_id = self.record.run_id
+        agent = self._fleet.agent(name)
+        run_id, world_size = self.record.run_id, self.record.world_size
         try:
             before = self._clock()
-            status = from_json(HostStatus, session.call("status", run_id=run_id, timeout=_POLL_TIMEOUT))
+            status = agent.status(run_id, world_size=world_size, timeout=_POLL_TIMEOUT)
             after = self._clock()
             if reason is not None and status.phase in ("started", "committed"):
-                send_stop(session, run_id, reason, timeout=_POLL_TIMEOUT)
+                agent.stop(run_id, reason, timeout=_POLL_TIMEOUT)
         except TransportError:
             self._fleet.drop(name)
             raise
@@ -100,7 +100,9 @@ class Watch:
                 clock = view.clock.or_newer(clock)
             return HostView(status=status, last_contact=now, clock=clock or view.clock)
         if not isinstance(error, OrchestrateError):
-            raise error
+            # A bug of ours that this host has found. It must not end the watch over the others.
+            log.error("%s cannot be watched", name, exc_info=error)
+            error = TransportError(f"internal error: {error!r}", where=name)
         self._backoff[name] = min(_MAX_BACKOFF, self._backoff[name] * 2)
         self._due[name] = now + self._backoff[name]
         if isinstance(error, AgentError) and error.kind == "no_run":
@@ -161,12 +163,6 @@ class Watch:
             seconds=self._timeouts.start,
         )
         return Cause(host, silent[0].rank, end, now)
-
-
-def send_stop(session: Session, run_id: str, reason: StopReason, *, timeout: float | None = None) -> None:
-    """Ask a host to end its workers. A supervisor of an earlier version understands a text alone."""
-    text = reason.text or reason.kind.replace("_", " ")
-    session.call("stop", run_id=run_id, reason=text, why=to_json(reason), timeout=timeout)
 
 
 def look_once(record: RunRecord, fleet: Fleet, timeouts: Timeouts) -> RunRecord:

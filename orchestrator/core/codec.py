@@ -38,7 +38,8 @@ from typing import (
     get_type_hints,
 )
 
-from orchestrator.core.safe_open import read_safely, visible
+from orchestrator.core.safe_open import read_safely
+from orchestrator.core.streams import visible
 
 __all__ = ["DecodeError", "NewerFormat", "Stored", "dumps", "from_json", "load", "loads", "parse", "to_json"]
 

@@ -9,6 +9,7 @@
         AuthenticationError     3   no key was accepted
         HostKeyError            3   the host's key is unknown or has changed
         CommandTimeout          3   a remote command gave no answer in time
+        AnswerError             3   a host answered with something that cannot be an answer
       AgentError                1   a host's agent refused or failed a request
       PreflightError            4   a host is not fit for the job
         ToolOutputError         4   an Ascend tool or file on a host says something that cannot be used
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentError",
+    "AnswerError",
     "AuthenticationError",
     "CheckpointError",
     "CommandTimeout",
@@ -130,6 +132,13 @@ class HostKeyError(TransportError):
 
 class CommandTimeout(TransportError):
     """The host is connected but a command gave no answer in time."""
+
+
+class AnswerError(TransportError):
+    """What a host answered is not of the type that was asked for, or over its bounds: nothing of it is used.
+
+    A TransportError, because such a host is treated as one that cannot be reached: its session is closed.
+    """
 
 
 class AgentError(OrchestrateError):

@@ -167,14 +167,13 @@ class HostStatus(Stored):
 
 @dataclass(frozen=True)
 class Event:
-    """A line of a run's history on one host: `start`, `exit` of a worker, `stopping` for a reason, `over`."""
+    """A line of a run's history on one host: its new phase, with the reason of a stop, or a worker's exit."""
 
     time: float
     event: str
-    label: str = ""
-    exit_code: Optional[int] = None
-    signal: Optional[int] = None
-    reason: str = ""
+    rank: Optional[int] = None
+    code: Optional[int] = None
+    stop: Optional[StopReason] = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ import os
 import stat
 from pathlib import Path
 
+from orchestrator.core.streams import visible
+
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:
     from typing import Callable, List, Tuple
@@ -27,7 +29,6 @@ __all__ = [
     "require_folder",
     "require_own_folder",
     "require_regular",
-    "visible",
 ]
 
 # To go through a folder one need not be allowed to list it.
@@ -128,11 +129,6 @@ def own_folders(folder: Path) -> Tuple[List[Path], List[str]]:
         else:
             found.append(folder / name)
     return found, others
-
-
-def visible(text: str) -> str:
-    """The text with what a terminal would obey, or cannot show, written as escapes."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _require(

@@ -1,24 +1,33 @@
-"""The agent as one zip file, the same bytes for the same sources, so that its hash can name it.
+"""The start of an agent on a host: one zip file, taken in once a version, and the program that starts it.
 
-What a host's Python is given on its command line: it takes the agent in, once a version, and starts it.
+The zip has the same bytes for the same sources, so that its hash can name it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import json
+import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import orchestrator
+from orchestrator.core.errors import (
+    AnswerError,
+    CommandTimeout,
+    OrchestrateError,
+    PreflightError,
+    TransportError,
+)
+from orchestrator.hosts.conversation import shown
+from orchestrator.hosts.transport import Channel, Deadline
 
-__all__ = [
-    "BOOT",
-    "Bundle",
-    "agent_bundle",
-]
+__all__ = ["BOOT", "Bundle", "agent_bundle", "start_agent"]
 
 # The agent, and what it imports.
 _SHARED = ("__init__.py", "core/*.py", "formats/*.py", "agent/*.py")
@@ -47,6 +56,132 @@ def agent_bundle() -> Bundle:
             archive.writestr(entry, path.read_bytes())
     data = buffer.getvalue()
     return Bundle(data, hashlib.sha256(data).hexdigest())
+
+
+_MAGIC = b"orchestrate-agent "
+# What a chatty shell start-up file may print before us.
+_MOST_LINES = 200
+_MOST_BYTES = 256 * 1024
+_PIECE = 1 << 16
+
+
+def start_agent(
+    channel: Channel,
+    python: str,
+    workdir: str,
+    bundle: Bundle,
+    *,
+    timeout: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> bytes:
+    """Have `BOOT` start the agent in the channel's process; what came behind its word that it is ready.
+
+    `timeout` is for each word that is waited for, whatever comes before it. Raises PreflightError: no fit
+    Python, no agent, a workdir that cannot be used; TransportError.
+    """
+    lines = _Lines(channel, python)
+    ask = {"workdir": workdir, "sha256": bundle.sha256, "size": len(bundle.data)}
+    channel.timeout = timeout
+    with contextlib.suppress(TransportError):  # it ended at once: its words or exit code tell why
+        channel.write(json.dumps(ask).encode() + b"\n")
+    word, rest = lines.word(Deadline(timeout, clock))
+    if word == "need":
+        channel.timeout = timeout
+        for start in range(0, len(bundle.data), _PIECE):
+            channel.write(bundle.data[start : start + _PIECE])
+        word, rest = lines.word(Deadline(timeout, clock))
+    if word == "old":
+        raise PreflightError(
+            f"Python {rest} is too old for the agent",
+            where=channel.host,
+            remedy="set `python:` of this host to 3.8 or newer",
+        )
+    if word == "error":
+        raise PreflightError(
+            f"cannot use the workdir: {_text(rest)}",
+            where=channel.host,
+            remedy="free space or give write access there, or set another `workdir:`",
+        )
+    if word != "ready":
+        raise AnswerError(f"what starts the agent says `{word} {rest}`", where=channel.host)
+    return lines.rest
+
+
+def _text(rest: str) -> str:
+    try:
+        return shown(json.loads(rest))
+    except (ValueError, RecursionError):
+        return rest
+
+
+class _Lines:
+    """What comes of a process until its agent speaks: within bounds of lines, bytes and time."""
+
+    def __init__(self, channel: Channel, python: str) -> None:
+        self._channel = channel
+        self._python = python
+        self._lines = self._bytes = 0
+        self._data = bytearray()
+
+    @property
+    def rest(self) -> bytes:
+        """What came behind the last line."""
+        return bytes(self._data)
+
+    def word(self, deadline: Deadline) -> tuple[str, str]:
+        """The agent's next word and what it says with it."""
+        while True:
+            # Anywhere in the line: the noise before it need not end in a newline.
+            _, magic, words = self._line(deadline).partition(_MAGIC)
+            if magic:
+                text = shown(words.decode("utf-8", "replace").strip())
+                word, _, rest = text.partition(" ")
+                return word, rest
+
+    def _line(self, deadline: Deadline) -> bytes:
+        searched = 0
+        while (end := self._data.find(b"\n", searched)) < 0:
+            if self._bytes > _MOST_BYTES:
+                raise self._noise(f"{_MOST_BYTES >> 10} KiB")
+            searched = len(self._data)
+            self._data += self._more(deadline)
+        if self._lines >= _MOST_LINES:
+            raise self._noise(f"{_MOST_LINES} lines")
+        self._lines += 1
+        line = bytes(self._data[:end])
+        del self._data[: end + 1]
+        return line
+
+    def _more(self, deadline: Deadline) -> bytes:
+        late = CommandTimeout(f"no agent within {deadline.seconds:g} s", where=self._channel.host)
+        left = self._channel.timeout = deadline.left()
+        if left <= 0:
+            raise late
+        try:
+            data = self._channel.read(4096)
+        except CommandTimeout:
+            raise late from None
+        if not data:
+            raise self._no_agent(left)
+        self._bytes += len(data)
+        return data
+
+    def _noise(self, what: str) -> OrchestrateError:
+        return PreflightError(
+            f"the account's shell prints more than {what} before the agent can speak",
+            where=self._channel.host,
+            remedy="have its start-up files print to interactive shells only",
+        )
+
+    def _no_agent(self, left: float) -> OrchestrateError:
+        host, python = self._channel.host, self._python
+        code = self._channel.wait(left)
+        if code in (126, 127):
+            return PreflightError(f"no Python at `{python}`", where=host, remedy="set `python:` of this host")
+        said = self._channel.last_words() or f"exit code {code}"
+        return PreflightError(
+            f"the agent did not start: {said}", where=host, remedy=f"try `{python} -V` on the host"
+        )
 
 
 # Runs under any Python there is, so that an old one can say so. What it needs comes over stdin: the

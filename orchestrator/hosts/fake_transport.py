@@ -1,7 +1,4 @@
-"""A pipe between two threads, and the binary files a program sees at its ends.
-
-Hosts that live in threads: the transport for tests of everything above it.
-"""
+"""A transport whose hosts are threads of this process, for tests of everything above it."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from collections.abc import Callable
 from typing import IO, Any, TypeAlias, cast
 
 from orchestrator.core.errors import ConnectError, TransportError
-from orchestrator.hosts.transport import Channel, StderrTail, Transport
+from orchestrator.hosts.transport import Channel, Deadline, StderrTail, Transport
 
 __all__ = [
     "FakeTransport",
@@ -34,11 +31,13 @@ class Pipe:
         self._changed = threading.Condition()
 
     def write(self, data: memoryview, timeout: float | None = None) -> None:
-        """All of `data`; BrokenPipeError when an end is closed, TimeoutError when nobody reads."""
+        """All of `data`; BrokenPipeError when an end is closed, TimeoutError when nobody reads it in time."""
+        deadline = Deadline(timeout or 0.0)
         while data:
             with self._changed:
                 room = self._changed.wait_for(
-                    lambda: self._ended or self._dropped or len(self._data) < self._capacity, timeout
+                    lambda: self._ended or self._dropped or len(self._data) < self._capacity,
+                    None if timeout is None else max(0.0, deadline.left()),
                 )
                 if self._ended or self._dropped:
                     raise BrokenPipeError
@@ -190,7 +189,7 @@ class _FakeChannel(Channel):
     def close_stdin(self) -> None:
         self._stdin.end()
 
-    def _read(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
         try:
             data = self._stdout.read(size, self.timeout)
         except TimeoutError:

@@ -1,7 +1,4 @@
-"""What came of doing one thing on many hosts.
-
-Many hosts at once: one connection and one agent session per host, one function on all of them.
-"""
+"""The fleet of a run: one connection and one agent per host, one function on all of them at once."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from typing import Generic, TypeVar
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.core.errors import HostsFailed, OrchestrateError, TransportError
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import agent_bundle
 from orchestrator.hosts.open_transport import open_transport
 from orchestrator.hosts.session import Session
@@ -22,6 +20,7 @@ from orchestrator.hosts.transport import Transport
 __all__ = [
     "Fleet",
     "HostResults",
+    "agent_over",
     "error_lines",
     "fleet_of",
 ]
@@ -58,6 +57,11 @@ class HostResults(Generic[T]):
 _FAN_OUT = 32
 
 
+def agent_over(transport: Transport, host: Host) -> Agent:
+    """An agent started over this transport, which must be connected."""
+    return Agent(Session(transport, python=host.python, workdir=host.workdir, bundle=agent_bundle()))
+
+
 class Fleet:
     """The hosts of one run. Connections are made when first needed, kept, and made anew after they broke."""
 
@@ -66,40 +70,39 @@ class Fleet:
     ) -> None:
         self.hosts = {host.name: host for host in hosts}
         self._transports = transports
-        self._sessions: dict[str, Session] = {}
+        self._agents: dict[str, Agent] = {}
         self._locks = {name: threading.Lock() for name in self.hosts}
         self._fan_out = fan_out
         self._owns = True
         self._pool = ThreadPoolExecutor(max_workers=min(fan_out, max(1, len(self.hosts))))
 
-    def session(self, name: str) -> Session:
-        """The agent session of a host, connecting where that is needed."""
+    def agent(self, name: str) -> Agent:
+        """The agent of a host, connecting where that is needed."""
         with self._locks[name]:
-            if name not in self._sessions:
-                self._sessions[name] = self._connect(name)
-            return self._sessions[name]
+            if name not in self._agents:
+                self._agents[name] = self._connect(name)
+            return self._agents[name]
 
-    def new_session(self, name: str) -> Session:
-        """One more session on the same connection, the caller's to close; for bytes in parallel."""
+    def new_agent(self, name: str) -> Agent:
+        """One more agent on the same connection, the caller's to close; for bytes in parallel."""
         with self._locks[name]:
             return self._connect(name)
 
-    def _connect(self, name: str) -> Session:
-        host = self.hosts[name]
+    def _connect(self, name: str) -> Agent:
         transport = self._transports[name]
         transport.connect()
-        return Session(transport, python=host.python, workdir=host.workdir, bundle=agent_bundle())
+        return agent_over(transport, self.hosts[name])
 
     def drop(self, name: str) -> None:
-        """Forget a broken session, so that the next use connects anew."""
+        """Forget a broken agent, so that the next use connects anew."""
         with self._locks[name]:
-            session = self._sessions.pop(name, None)
-            if session is not None:
-                session.close()
+            agent = self._agents.pop(name, None)
+            if agent is not None:
+                agent.close()
             self._transports[name].close()
 
-    def each(self, work: Callable[[Session], T], hosts: Iterable[str] | None = None) -> HostResults[T]:
-        """Do `work` with every host's session, in parallel; one host's error never hides another's result."""
+    def each(self, work: Callable[[Agent], T], hosts: Iterable[str] | None = None) -> HostResults[T]:
+        """Do `work` with every host's agent, in parallel; one host's error never hides another's result."""
         names = list(self.hosts if hosts is None else hosts)
         outcomes = list(self._pool.map(lambda name: self._attempt(work, name), names))
         values: dict[str, T] = {}
@@ -114,7 +117,7 @@ class Fleet:
     def part(self, names: Iterable[str]) -> Fleet:
         """Some of the hosts, over the same connections; closing the part leaves those open."""
         part = Fleet((self.hosts[name] for name in names), self._transports, fan_out=self._fan_out)
-        part._sessions, part._locks, part._owns = self._sessions, self._locks, False
+        part._agents, part._locks, part._owns = self._agents, self._locks, False
         return part
 
     def close(self) -> None:
@@ -122,17 +125,17 @@ class Fleet:
         self._pool.shutdown(wait=True)
         if not self._owns:
             return
-        for session in self._sessions.values():
-            session.close()
-        self._sessions.clear()
+        for agent in self._agents.values():
+            agent.close()
+        self._agents.clear()
         for transport in self._transports.values():
             transport.close()
 
     def _attempt(
-        self, work: Callable[[Session], T], name: str
+        self, work: Callable[[Agent], T], name: str
     ) -> tuple[T, None] | tuple[None, OrchestrateError]:
         try:
-            return work(self.session(name)), None
+            return work(self.agent(name)), None
         except OrchestrateError as error:
             if isinstance(error, TransportError):
                 self.drop(name)

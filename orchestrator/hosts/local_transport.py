@@ -76,11 +76,9 @@ class _LocalChannel(Channel):
         self._drain.start()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        left = memoryview(data).cast("B")
         try:
             self._stdin.settimeout(self.timeout)
-            while left:
-                left = left[self._stdin.send(left) :]
+            self._stdin.sendall(data)
         except (TimeoutError, BlockingIOError):
             raise self._timed_out(self.timeout) from None
         except OSError as error:
@@ -90,7 +88,7 @@ class _LocalChannel(Channel):
         with contextlib.suppress(OSError):  # closed already, or the process is gone
             self._stdin.shutdown(socket.SHUT_WR)
 
-    def _read(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
         try:
             self._stdout.settimeout(self.timeout)
             data = self._stdout.recv(size)
@@ -102,9 +100,7 @@ class _LocalChannel(Channel):
             raise self._closed_error()
         return data
 
-    def _read_into(self, buffer: memoryview) -> int:
-        if self._unread:
-            return super()._read_into(buffer)
+    def read_into(self, buffer: memoryview) -> int:
         try:
             # The kernel waits for all of it, and keeps the time: a wake-up for each packet of ssh's would
             # cost more than the bytes. After the time, what has come is returned, then BlockingIOError.

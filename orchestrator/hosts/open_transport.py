@@ -1,4 +1,4 @@
-"""Ways to reach a host; see base.py for what all of them promise."""
+"""The transport of a host, by what its inventory entry names, and what the SSH config calls its address."""
 
 from __future__ import annotations
 

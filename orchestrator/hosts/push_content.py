@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.core.errors import AgentError, OrchestrateError
-from orchestrator.hosts.session import Session
+from orchestrator.hosts.agent_client import Agent
 
 __all__ = ["Content", "ContentFile", "Pushed", "push_missing"]
 
@@ -79,7 +79,7 @@ class Pushed:
 
 
 def push_missing(
-    session: Session,
+    agent: Agent,
     sources: Mapping[str, Content],
     *,
     timeout: float,
@@ -91,7 +91,7 @@ def push_missing(
     the bytes of each chunk that was taken, and of each source that was there. `timeout` is in seconds, of
     one message. AgentError, TransportError; OrchestrateError: a file that has changed.
     """
-    missing = {str(sha256) for sha256 in session.call("missing", hashes=list(sources))}
+    missing = set(agent.missing(list(sources)))
     total = sum(map(len, sources.values()))
     wanted = {sha256: source for sha256, source in sources.items() if sha256 in missing}
     sent = sum(map(len, wanted.values()))
@@ -99,13 +99,7 @@ def push_missing(
     for sha256, source in wanted.items():
         payload = _Counted(source, count)
         try:
-            session.call(
-                "push",
-                payload=payload if len(source) >= _SMALL else b"".join(payload),
-                sha256=sha256,
-                size=len(source),
-                timeout=timeout,
-            )
+            agent.push(sha256, payload if len(source) >= _SMALL else b"".join(payload), timeout=timeout)
         except AgentError as error:
             if error.kind == "damaged" and isinstance(source, ContentFile) and source.sha256() != sha256:
                 raise source.changed() from None

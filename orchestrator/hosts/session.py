@@ -1,22 +1,27 @@
-"""A conversation with one host's agent: one channel, one interpreter, many requests."""
+"""A session with one host's agent: one channel, one interpreter, many requests.
+
+Private to this folder: everybody else asks through `agent_client`, which checks what a host answers.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from orchestrator.core.errors import AgentError, OrchestrateError, PreflightError, TransportError
-from orchestrator.hosts.boot import BOOT, Bundle
-from orchestrator.hosts.transport import Channel, Transport
+from orchestrator.core.errors import AgentError, AnswerError, CommandTimeout, TransportError
+from orchestrator.hosts.boot import BOOT, Bundle, start_agent
+from orchestrator.hosts.conversation import Answer, Conversation, Event, Limits
+from orchestrator.hosts.transport import Deadline, Transport
 
 __all__ = ["Payload", "Session"]
 
-_Data = TypeVar("_Data")
-_MAGIC = "orchestrate-agent"
-_PROTOCOL_NOISE_LIMIT = 200  # lines a chatty shell start-up file may print before us
+_BLOCK = 1 << 16
+_WRITTEN_AT_ONCE = 1 << 20
+_MOST_WAITING_EVENTS = 256
 
 
 class _Stream(Protocol):
@@ -31,155 +36,203 @@ Payload = bytes | _Stream
 
 
 class Session:
-    """One agent on one host; usable from several threads, one request at a time."""
+    """One agent on one host; usable from several threads, one request at a time.
+
+    Every answer has to be whole in the time that its request is given, by `clock`; see `Deadline`. What the
+    agent says without being asked goes to `on_event`, in the thread that happens to read, or waits in
+    `events`, of which the oldest are dropped when nobody takes them.
+    """
 
     def __init__(
-        self, transport: Transport, *, python: str, workdir: str, bundle: Bundle, timeout: float = 60.0
+        self,
+        transport: Transport,
+        *,
+        python: str,
+        workdir: str,
+        bundle: Bundle,
+        timeout: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+        on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.host = transport.host
-        self._lock = threading.Lock()
+        self.events: deque[Event] = deque(maxlen=_MOST_WAITING_EVENTS)
+        self._on_event = on_event or self.events.append
         self._timeout = timeout
+        self._clock = clock
+        self._talk = Conversation(transport.host)
+        self._asking = threading.Lock()
+        # Who waits for an answer reads before who waits for events: `_wanted` says that there is one.
+        self._reading = threading.Condition()
+        self._is_read = self._wanted = False
+        self._stashed: Answer | AgentError | None = None
         # Isolated and without site: nothing of the account's own set-up can break the agent or slow it down.
         self._channel = transport.open([python, "-I", "-S", "-c", BOOT])
-        self._channel.timeout = timeout
         try:
-            self._start(self._channel, python, workdir, bundle)
+            rest = start_agent(self._channel, python, workdir, bundle, timeout=timeout, clock=clock)
+            self._talk.feed(rest)
         except BaseException:
             self._channel.close()
             raise
 
-    def call(self, verb: str, *, payload: Payload = b"", timeout: float | None = None, **args: Any) -> Any:
-        """One request, one answer. AgentError where the agent refuses, TransportError where it is gone."""
-        return self.call_with_data(verb, payload=payload, timeout=timeout, **args)[0]
-
-    def call_with_data(
-        self, verb: str, *, payload: Payload = b"", timeout: float | None = None, **args: Any
-    ) -> tuple[Any, bytes]:
-        """As `call`, with the raw bytes that came behind the answer."""
-        answers = list(self.stream(verb, payload=payload, timeout=timeout, **args))
-        return answers[-1]
-
     def stream(
-        self, verb: str, *, payload: Payload = b"", timeout: float | None = None, **args: Any
-    ) -> Iterator[tuple[Any, bytes]]:
-        """One request, its answers as they come. Leaving them, or a broken connection, closes the session."""
-        return self._stream(verb, args, self._channel.read_exactly, payload=payload, timeout=timeout)
-
-    def stream_into(
-        self, buffer: memoryview, verb: str, *, timeout: float | None = None, **args: Any
-    ) -> Iterator[tuple[Any, memoryview]]:
-        """As `stream`, with the bytes of each answer in `buffer`, where the next one overwrites them."""
-
-        def fill(size: int) -> memoryview:
-            if size > len(buffer):
-                raise TransportError(f"the agent sent {size} bytes where {len(buffer)} fit", where=self.host)
-            self._channel.read_into(buffer[:size])
-            return buffer[:size]
-
-        return self._stream(verb, args, fill, timeout=timeout)
-
-    def _stream(
         self,
         verb: str,
         args: Mapping[str, Any],
-        read: Callable[[int], _Data],
+        limits: Limits,
         *,
         payload: Payload = b"",
         timeout: float | None = None,
-    ) -> Iterator[tuple[Any, _Data]]:
-        header = json.dumps({"verb": verb, "args": args, "bytes": len(payload)}).encode() + b"\n"
-        with self._lock:
-            self._channel.timeout = timeout or self._timeout
-            in_step = False
+        buffer: memoryview | None = None,
+    ) -> Iterator[tuple[Any, memoryview]]:
+        """One request, its answers as they come, each with the bytes behind it.
+
+        The bytes are in `buffer`, if there is one, where those of the next answer overwrite them. Leaving the
+        answers, or a broken connection, closes the session. Raises AgentError where the agent refuses,
+        AnswerError where an answer is none or over `limits`, TransportError where the agent is gone.
+        """
+        with self._asking:
             try:
-                self._send(header, payload)
-                while not in_step:
-                    answer = self._answer()
-                    if not answer["ok"]:
-                        in_step = True
-                        raise self._refusal(answer["error"])
-                    data = read(answer["bytes"])
-                    in_step = not answer["more"]
-                    yield answer["result"], data
+                self._send(self._talk.ask(verb, args, len(payload), limits), payload, timeout)
+                more = True
+                while more:
+                    deadline = Deadline(timeout or self._timeout, self._clock)
+                    answer = self._answer(verb, deadline)
+                    more = answer.more
+                    yield answer.result, self._data(verb, answer.size, buffer, deadline)
             finally:
                 # Answers that nobody took would be taken for those of the next request.
-                if not in_step:
-                    self._channel.close()
+                if not self._talk.is_answered or self._talk.receiver.left:
+                    self.close()
 
-    def _send(self, header: bytes, payload: Payload) -> None:
-        if not isinstance(payload, bytes):
-            self._channel.write(header)
-            for chunk in payload:
-                self._channel.write(chunk)
-        elif len(payload) < 65536:
-            # One packet instead of two.
-            self._channel.write(header + payload)
-        else:
-            self._channel.write(header)
-            self._channel.write(payload)
+    def listen(self, seconds: float) -> None:
+        """Take what the agent says without being asked, for so long; requests of other threads go first.
 
-    def _answer(self) -> dict[str, Any]:
-        line = self._channel.read_line(limit=1 << 26)
-        try:
-            answer = json.loads(line)
-            if answer["ok"] in (True, False):
-                return dict(answer)
-        except (ValueError, KeyError, TypeError):
-            pass
-        said = self._channel.stderr_tail().splitlines()[-1:] or [repr(line[:80])]
-        what = "sent something that is no answer" if line else "has ended"
-        raise TransportError(f"the agent {what}: {said[0]}", where=self.host)
-
-    def _refusal(self, error: dict[str, str]) -> AgentError:
-        return AgentError(error["what"], where=self.host, remedy=error["remedy"], kind=error["kind"])
+        Raises AnswerError, or TransportError where the agent is gone.
+        """
+        deadline = Deadline(seconds, self._clock)
+        while (left := deadline.left()) > 0:
+            with self._reading:
+                if self._is_read or self._wanted:
+                    self._reading.wait(left)
+                    continue
+                self._is_read = True
+            try:
+                message = self._message("", deadline, stop=lambda: self._wanted)
+                if message is not None:
+                    self._stashed = message
+            except CommandTimeout:
+                return
+            finally:
+                self._let_others_read()
 
     def close(self) -> None:
         self._channel.close()
 
-    def _start(self, channel: Channel, python: str, workdir: str, bundle: Bundle) -> None:
-        ask = {"workdir": workdir, "sha256": bundle.sha256, "size": len(bundle.data)}
-        with contextlib.suppress(TransportError):  # it ended at once: its words or exit code tell why
-            channel.write(json.dumps(ask).encode() + b"\n")
-        word, rest = self._listen(channel, python)
-        if word == "need":
-            channel.write(bundle.data)
-            word, rest = self._listen(channel, python)
-        if word == "old":
-            raise PreflightError(
-                f"Python {rest} is too old for the agent",
-                where=self.host,
-                remedy="set `python:` of this host to 3.8 or newer",
-            )
-        if word == "error":
-            raise PreflightError(
-                f"cannot use the workdir: {json.loads(rest)}",
-                where=self.host,
-                remedy="free space or give write access there, or set another `workdir:`",
-            )
-
-    def _listen(self, channel: Channel, python: str) -> tuple[str, str]:
-        for _ in range(_PROTOCOL_NOISE_LIMIT):
-            line = channel.read_line().decode("utf-8", "replace")
-            # Anywhere in the line: the noise before it need not end in a newline.
-            _, magic, words = line.partition(_MAGIC + " ")
-            if magic:
-                word, _, rest = words.strip().partition(" ")
-                return word, rest
-            if not line:
-                raise self._no_agent(channel, python)
-        raise PreflightError(
-            f"the account's shell prints more than {_PROTOCOL_NOISE_LIMIT} lines before the agent can speak",
-            where=self.host,
-            remedy="have its start-up files print to interactive shells only",
+    def refuse(self, what: str) -> AnswerError:
+        """The error of an answer that is not what was asked for; nothing more is asked of this agent."""
+        self.close()
+        return AnswerError(
+            f"the agent {what}", where=self.host, remedy="see what runs there in the agent's place"
         )
 
-    def _no_agent(self, channel: Channel, python: str) -> OrchestrateError:
-        code = channel.wait(self._timeout)
-        if code in (126, 127):
-            return PreflightError(
-                f"no Python at `{python}`", where=self.host, remedy="set `python:` of this host"
-            )
-        said = channel.stderr_tail().splitlines()[-1:] or [f"exit code {code}"]
-        return PreflightError(
-            f"the agent did not start: {said[0]}", where=self.host, remedy=f"try `{python} -V` on the host"
-        )
+    def _send(self, header: bytes, payload: Payload, timeout: float | None) -> None:
+        self._channel.timeout = timeout or self._timeout
+        if isinstance(payload, bytes) and len(payload) < _BLOCK:
+            # One packet instead of two.
+            self._channel.write(header + payload)
+            return
+        self._channel.write(header)
+        for chunk in [payload] if isinstance(payload, bytes) else payload:
+            with memoryview(chunk) as view:
+                # In pieces, so that a slow line has its time for each of them.
+                for start in range(0, len(view), _WRITTEN_AT_ONCE):
+                    self._channel.write(view[start : start + _WRITTEN_AT_ONCE])
+
+    def _answer(self, verb: str, deadline: Deadline) -> Answer:
+        """The next answer, by whomever it is read."""
+        with self._reading:
+            self._wanted = True
+            while self._is_read and self._reading.wait(max(0.0, deadline.left())):
+                pass
+            if self._is_read:
+                raise self._late(verb, deadline)
+            self._is_read, message = True, self._stashed
+            self._stashed = None
+        try:
+            message = message or self._message(verb, deadline, stop=lambda: False)
+        finally:
+            self._wanted = False
+            self._let_others_read()
+        if not isinstance(message, Answer):
+            raise message or self._late(verb, deadline)
+        return message
+
+    def _let_others_read(self) -> None:
+        with self._reading:
+            self._is_read = False
+            self._reading.notify_all()
+
+    def _message(self, verb: str, deadline: Deadline, stop: Callable[[], bool]) -> Answer | AgentError | None:
+        """What comes next and is no event; None where `stop` says so before."""
+        while True:
+            try:
+                message = self._talk.next()
+            except AgentError as refusal:
+                return refusal
+            except AnswerError:
+                self.close()
+                raise
+            if isinstance(message, Event):
+                self._on_event(message)
+                if stop():
+                    return None
+            elif message is not None:
+                return message
+            else:
+                self._talk.feed(self._more(verb, deadline))
+
+    def _more(self, verb: str, deadline: Deadline) -> bytes:
+        with self._in_time(verb, deadline):
+            data = self._channel.read(_BLOCK)
+        if not data:
+            raise self._ended()
+        deadline.received(len(data))
+        return data
+
+    def _data(self, verb: str, size: int, buffer: memoryview | None, deadline: Deadline) -> memoryview:
+        if buffer is not None and size > len(buffer):
+            raise self.refuse(f"sent {size} bytes where {len(buffer)} fit")
+        data = memoryview(bytearray(size)) if buffer is None else buffer[:size]
+        filled = 0
+        while filled < size:
+            if piece := self._talk.receiver.take(size - filled):
+                count = len(piece)
+                data[filled : filled + count] = piece
+            else:
+                with self._in_time(verb, deadline):
+                    count = self._channel.read_into(data[filled:])
+                if not count:
+                    raise self._ended()
+                self._talk.receiver.took(count)
+                deadline.received(count)
+            filled += count
+        return data
+
+    @contextlib.contextmanager
+    def _in_time(self, verb: str, deadline: Deadline) -> Iterator[None]:
+        left = deadline.left()
+        if left <= 0:
+            raise self._late(verb, deadline)
+        self._channel.timeout = left
+        try:
+            yield
+        except CommandTimeout:
+            raise self._late(verb, deadline) from None
+
+    def _late(self, verb: str, deadline: Deadline) -> CommandTimeout:
+        return CommandTimeout(f"no whole answer to `{verb}` within {deadline.seconds:g} s", where=self.host)
+
+    def _ended(self) -> TransportError:
+        what = "has ended" if self._talk.receiver.is_between_frames else "ended in the middle of an answer"
+        said = self._channel.last_words()
+        return TransportError(f"the agent {what}{said and f': {said}'}", where=self.host)

@@ -1,6 +1,4 @@
-"""The two texts of a remote process: its command line, and the end of what it wrote to stderr.
-
-What every way to reach a host can do: start a process there and exchange bytes with it.
+"""What every way to reach a host can do: start a process there and exchange bytes with it.
 
 There is no put, get or env here. Files and environments travel over the stdin of a process, so that nothing
 of them is seen in a command line, and so that one code path serves every transport.
@@ -13,15 +11,17 @@ import shlex
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 from orchestrator.core.errors import CommandTimeout, TransportError
+from orchestrator.core.streams import visible
 
 __all__ = [
     "Channel",
     "CommandResult",
+    "Deadline",
     "StderrTail",
     "Transport",
     "command_line",
@@ -55,9 +55,33 @@ class StderrTail:
             return bytes(self._data[-self._limit :])
 
 
+# What a line that is slow for all of us still carries; a host that sends less is playing for time.
+_LEAST_BYTES_PER_SECOND = 32 * 1024
+
+
+class Deadline:
+    """The time in which an answer has to be whole, however it drips: `seconds`, and what its length takes.
+
+    The latter is a second for each 32 KiB that have come, so that a long answer may take longer; together
+    with the bound on its length there is an end.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._end = clock() + seconds
+
+    def received(self, count: int) -> None:
+        self._end += count / _LEAST_BYTES_PER_SECOND
+
+    def left(self) -> float:
+        return self._end - self._clock()
+
+
 # A command's stdin up to this size fits every pipe and window, so that run() needs no second thread for it.
 _SMALL_STDIN = 16 * 1024
 _READ_SIZE = 1024 * 1024
+_LAST_WORDS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +98,16 @@ class CommandResult:
 class Channel(ABC):
     """One process on a host and its byte streams.
 
-    `timeout` is how many seconds one read or write may stand still before it raises CommandTimeout; None
-    waits for ever. One thread may read while another writes and a third closes. After close() every call but
-    close(), wait() and stderr_tail() raises TransportError. A connection that breaks raises TransportError
-    too: `b""` always means that the process itself closed its stdout.
+    `timeout` is how many seconds one read may stand still, and one write take, before it raises
+    CommandTimeout; None waits for ever. One thread may read while another writes and a third closes. After
+    close() every call but close(), wait() and last_words() raises TransportError. A connection that breaks
+    raises TransportError too: `b""` always means that the process itself closed its stdout.
     """
 
     def __init__(self, host: str, argv: tuple[str, ...]) -> None:
         self.host = host
         self.argv = argv
         self.timeout: float | None = None
-        self._unread = b""
 
     @abstractmethod
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -115,64 +138,19 @@ class Channel(ABC):
         """
 
     @abstractmethod
-    def _read(self, size: int) -> bytes: ...
-
     def read(self, size: int) -> bytes:
         """Between 1 and `size` bytes of stdout as soon as there are any; b"" at its end."""
-        if not self._unread:
-            return self._read(size)
-        data, self._unread = self._unread[:size], self._unread[size:]
-        return data
 
-    def read_exactly(self, size: int) -> bytes:
-        """`size` bytes; TransportError when stdout ends before."""
-        pieces: list[bytes] = []
-        missing = size
-        while missing:
-            piece = self.read(min(missing, _READ_SIZE))
-            if not piece:
-                raise self._ended(f"after {size - missing} of {size} bytes")
-            pieces.append(piece)
-            missing -= len(piece)
-        return b"".join(pieces)
-
-    def read_into(self, buffer: memoryview) -> None:
-        """Fill `buffer` from stdout; TransportError when it ends before."""
-        filled = 0
-        while filled < len(buffer):
-            count = self._read_into(buffer[filled:])
-            if not count:
-                raise self._ended(f"after {filled} of {len(buffer)} bytes")
-            filled += count
-
-    def _read_into(self, buffer: memoryview) -> int:
+    def read_into(self, buffer: memoryview) -> int:
+        """Read to the beginning of `buffer`, as much as there is or all of it; how much, 0 at the end."""
         piece = self.read(min(len(buffer), _READ_SIZE))
         buffer[: len(piece)] = piece
         return len(piece)
 
-    def read_line(self, limit: int = 1024 * 1024) -> bytes:
-        """One line with its newline, b"" at the end; TransportError for half a line or one over `limit`."""
-        pieces: list[bytes] = []
-        size = 0
-        while size < limit:
-            piece = self.read(64 * 1024)
-            if not piece and not pieces:
-                return b""
-            if not piece:
-                raise self._ended("in the middle of a line")
-            end = piece.find(b"\n") + 1
-            pieces.append(piece[:end] if end else piece)
-            size += len(pieces[-1])
-            if end:
-                self._unread = piece[end:] + self._unread
-                break
-        if size > limit or not pieces[-1].endswith(b"\n"):
-            raise TransportError(f"`{self.argv[0]}` sent a line over {limit} bytes", where=self.host)
-        return b"".join(pieces)
-
-    def stderr_tail(self) -> str:
-        """The end of stderr as text, for messages."""
-        return self.stderr_bytes().decode("utf-8", "replace").rstrip()
+    def last_words(self) -> str:
+        """The last line of stderr, for messages: short, and nothing that a terminal obeys."""
+        lines = self.stderr_bytes()[-_LAST_WORDS:].decode("utf-8", "replace").rstrip().splitlines()
+        return visible(lines[-1]) if lines else ""
 
     def __enter__(self) -> Channel:
         return self
@@ -181,11 +159,6 @@ class Channel(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _ended(self, when: str) -> TransportError:
-        last_words = self.stderr_tail().splitlines()[-1:]
-        said = f": {last_words[0]}" if last_words else ""
-        return TransportError(f"`{self.argv[0]}` ended its output {when}{said}", where=self.host)
 
     def _timed_out(self, seconds: float | None) -> CommandTimeout:
         command = shlex.join(self.argv)

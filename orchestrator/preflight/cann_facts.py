@@ -1,11 +1,11 @@
-"""What a host's agent says of its CANN (agent/cann.py), checked and typed: it is a stranger's answer."""
+"""The facts of a host's CANN, as its checks see them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from orchestrator.core.host_answers import MindSporeAsks
 from orchestrator.preflight.facts import HostFacts, text_of, variables_of
 
 __all__ = ["Cann", "cann_of"]
@@ -38,27 +38,17 @@ class Cann:
 
 def cann_of(fact: HostFacts) -> Cann | None:
     """None where the agent was not asked, or could not tell."""
-    said = fact.probe.get("ascend")
-    if not isinstance(said, Mapping):
+    said = fact.probe.ascend
+    if said is None:
         return None
-    modules, asked, compiler = (_mapping(said, key) for key in ("modules", "asked", "compiler"))
-    versions = asked.get("versions")
+    asked, compiler = said.asked or MindSporeAsks(), said.compiler
     return Cann(
-        modules={name: file for key, name in _MODULES.items() if (file := text_of(modules.get(key)))},
-        variables=variables_of(said.get("variables")),
-        has_opp_kernel=said.get("opp_kernel") is True,
-        set_env=text_of(said.get("set_env")),
-        versions=_texts(versions) if isinstance(versions, list) else (),
-        wants_opp_kernel=asked.get("opp_kernel") is True,
-        compiler=text_of(compiler.get("version")),
-        release=text_of(compiler.get("release")),
+        modules={name: file for key, name in _MODULES.items() if (file := text_of(said.modules.get(key)))},
+        variables=variables_of(said.variables),
+        has_opp_kernel=said.opp_kernel,
+        set_env=text_of(said.set_env),
+        versions=tuple(text for each in asked.versions[:_MOST_VERSIONS] if (text := text_of(each))),
+        wants_opp_kernel=asked.opp_kernel,
+        compiler=text_of(compiler.version) if compiler else None,
+        release=text_of(compiler.release) if compiler else None,
     )
-
-
-def _mapping(said: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = said.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _texts(values: list[Any]) -> tuple[str, ...]:
-    return tuple(text for value in values[:_MOST_VERSIONS] if (text := text_of(value)))

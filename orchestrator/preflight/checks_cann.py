@@ -25,7 +25,7 @@ _NO_NPU = "no Ascend tools there"
 def cann_agrees(needs: Needs, facts: Facts) -> Iterator[Result]:
     remedy = "install it, or let `env_script:` name its set_env.sh"
     unknown = Result("", Level.WARN, "no CANN toolkit is found", remedy)
-    versions = {host: text_of(fact.probe.get("cann")) for host, fact in facts.items()}
+    versions = {host: text_of(fact.probe.cann) for host, fact in facts.items()}
     # EI0008 of HCCL
     yield from agree("CANN", versions, "install the same version on all hosts", unknown)
 

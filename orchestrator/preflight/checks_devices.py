@@ -139,7 +139,7 @@ def memory_is_sound(needs: Needs, facts: Facts) -> Iterator[Result]:
 def devices_are_free(needs: Needs, facts: Facts) -> Iterator[Result]:
     """Neither held by a run of ours nor used by any process."""
     for host, fact in facts.items():
-        locked = tuple(fact.probe["busy_devices"])
+        locked = tuple(fact.probe.busy_devices)
         if locked:
             yield Result(host, Level.FAIL, "in use by another run", "see `orchestrate runs`", locked)
         ids = needs.devices.get(host, ())

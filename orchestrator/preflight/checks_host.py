@@ -35,10 +35,10 @@ _NPU_PORT = 16666
 def workdir_is_writable(needs: Needs, facts: Facts) -> Iterator[Result]:
     for host, fact in facts.items():
         probe = fact.probe
-        if not probe["writable"]:
+        if not probe.writable:
             remedy = "set another `workdir:`"
-            yield Result(host, Level.FAIL, f"no write access to {probe['workdir']}", remedy)
-        elif not probe.get("locks_writable", True):
+            yield Result(host, Level.FAIL, f"no write access to {probe.workdir}", remedy)
+        elif not probe.locks_writable:
             what = f"no write access to {needs.host(host).lock_dir}"
             yield Result(host, Level.FAIL, what, "set another `lock_dir:`")
         else:
@@ -49,9 +49,9 @@ def disk_has_space(needs: Needs, facts: Facts) -> Iterator[Result]:
     # Once in the content store and once in the run.
     needed = _LEAST_FREE_BYTES + 2 * needs.shipped_bytes
     for host, fact in facts.items():
-        free = fact.probe["free_bytes"]
+        free = fact.probe.free_bytes
         if free < needed:
-            what = f"no space: {free >> 20} MiB free in {fact.probe['workdir']}, {needed >> 20} MiB needed"
+            what = f"no space: {free >> 20} MiB free in {fact.probe.workdir}, {needed >> 20} MiB needed"
             yield Result(host, Level.FAIL, what, "free space there, or set another `workdir:`")
         else:
             yield Result(host, Level.OK)
@@ -59,7 +59,7 @@ def disk_has_space(needs: Needs, facts: Facts) -> Iterator[Result]:
 
 def shared_memory_suffices(needs: Needs, facts: Facts) -> Iterator[Result]:
     for host, fact in facts.items():
-        free = fact.probe.get("shm_free_bytes")
+        free = fact.probe.shm_free_bytes
         if free is None:
             yield Result(host, Level.WARN, "there is no /dev/shm", "mount one; data loaders need it")
         elif free < _LEAST_SHARED:
@@ -73,8 +73,8 @@ def limits_suffice(needs: Needs, facts: Facts) -> Iterator[Result]:
     for host, fact in facts.items():
         low = {
             name: limit
-            for name, limit in fact.probe.get("limits", {}).items()
-            if limit is not None and limit < _LEAST_LIMITS[name]
+            for name, limit in fact.probe.limits.items()
+            if limit is not None and limit < _LEAST_LIMITS.get(name, 0)
         }
         for name, limit in low.items():
             what = f"the limit of {name} is {limit}, {_LEAST_LIMITS[name]} is the least that works"
@@ -104,11 +104,11 @@ def _duration(seconds: float) -> str:
 
 def host_names_differ(needs: Needs, facts: Facts) -> Iterator[Result]:
     """HCCL tells its servers apart by their names."""
-    names = {host: str(fact.probe["hostname"]) for host, fact in facts.items()}
+    names = {host: fact.probe.hostname for host, fact in facts.items()}
     counts = Counter(names.values())
     for host, fact in facts.items():
         name = names[host]
-        loopback = [text for text in fact.probe.get("resolves_to", []) if is_loopback(text.partition("%")[0])]
+        loopback = [text for text in fact.probe.resolves_to if is_loopback(text.partition("%")[0])]
         if counts[name] > 1:
             others = fold(other for other in facts if other != host and names[other] == name)
             what = f"its name is {name}, as that of {others}"
@@ -123,7 +123,7 @@ def host_names_differ(needs: Needs, facts: Facts) -> Iterator[Result]:
 def ports_are_free(needs: Needs, facts: Facts) -> Iterator[Result]:
     """The scheduler's on the master; where HCCL runs, its own on every host."""
     for host, fact in facts.items():
-        taken = fact.probe.get("taken_ports", [])
+        taken = fact.probe.taken_ports
         if fact.port_trouble and needs.port not in taken:
             remedy = "set networking.port to a free one, or leave it out to have one chosen"
             yield Result(host, Level.FAIL, fact.port_trouble, remedy)
@@ -151,10 +151,10 @@ def env_script_is_there(needs: Needs, facts: Facts) -> Iterator[Result]:
     for host, fact in facts.items():
         script = needs.host(host).env_script
         trouble = fact.environment_trouble
-        if not fact.probe["env_script_exists"]:
+        if not fact.probe.env_script_exists:
             yield Result(host, Level.FAIL, f"env_script {script} does not exist", "mend the inventory")
         elif trouble:
-            what = f"env_script {script}" if script else str(fact.probe["executable"])
+            what = f"env_script {script}" if script else fact.probe.executable
             yield Result(
                 host, Level.FAIL, f"{what} {trouble}", "see what it does there, as a worker would run it"
             )
@@ -166,7 +166,7 @@ def env_script_is_there(needs: Needs, facts: Facts) -> Iterator[Result]:
 
 def paths_exist(needs: Needs, facts: Facts) -> Iterator[Result]:
     for host, fact in facts.items():
-        missing = fact.probe["missing_paths"]
+        missing = fact.probe.missing_paths
         for path in missing:
             remedy = "put it there, or give a path relative to the job file to have it shipped"
             yield Result(host, Level.FAIL, f"{path} does not exist", remedy)

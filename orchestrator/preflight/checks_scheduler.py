@@ -6,13 +6,13 @@ MindSpore takes no names, binds the scheduler to this very address, and before 2
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
-from typing import Any
 
 from orchestrator.agent.addresses import meanings
+from orchestrator.core.host_answers import Addresses
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, HostResults
-from orchestrator.hosts.session import Session
 from orchestrator.plan.launch_plan import TABLE_ALONE
 from orchestrator.preflight.facts import AddressFacts, Facts, Needs
 from orchestrator.preflight.report import Level, Result
@@ -35,34 +35,31 @@ def ask_addresses(needs: Needs, fleet: Fleet, names: Iterable[str]) -> HostResul
         asked = [host.name for host in needs.hosts]  # whether loopback serves depends on all of them
     here = {name: meanings(name) for name in needs.scheduler}
     among = set(names)
-    return fleet.each(lambda session: _ask(needs, session, here), [name for name in asked if name in among])
+    return fleet.each(lambda agent: _ask(needs, agent, here), [name for name in asked if name in among])
 
 
-def _ask(needs: Needs, session: Session, here: Mapping[str, list[str]]) -> AddressFacts:
-    if session.host != needs.master.name:
-        return _facts(session.call("addresses"), {})
+def _ask(needs: Needs, agent: Agent, here: Mapping[str, list[str]]) -> AddressFacts:
+    if agent.host != needs.master.name:
+        return _facts(agent.addresses(), {})
     known = [address for listed in here.values() for address in listed]
-    return _facts(session.call("addresses", names=needs.scheduler, candidates=known), here)
+    return _facts(agent.addresses(needs.scheduler, known), here)
 
 
-def _facts(answer: Any, here: Mapping[str, list[str]]) -> AddressFacts:
+def _facts(answer: Addresses, here: Mapping[str, list[str]]) -> AddressFacts:
     """A host's answer, of which nothing is believed but IP addresses and a short text."""
-    answer = answer if isinstance(answer, dict) else {}
-    found = answer.get("found") if isinstance(answer.get("found"), dict) else {}
     candidates: list[str] = []
     for name, listed in here.items():
-        candidates += [*_addresses(found.get(name)), *_addresses(listed)]
+        candidates += [*_usable(answer.found.get(name, ())), *_usable(listed)]
     return AddressFacts(
         candidates=tuple(dict.fromkeys(candidates)),
-        own=frozenset(_addresses(answer.get("own"))),
-        network=str(answer.get("network") or "")[:200],
+        own=frozenset(_usable(answer.own)),
+        network=answer.network[:200],
     )
 
 
-def _addresses(listed: Any) -> list[str]:
-    texts = listed[:_MOST] if isinstance(listed, list) else []
+def _usable(listed: Sequence[str]) -> list[str]:
     # One with a scope (fe80::1%eth0) means something on one host only.
-    return [text for text in texts if isinstance(text, str) and is_ip(text) and "%" not in text]
+    return [text for text in listed[:_MOST] if is_ip(text) and "%" not in text]
 
 
 def scheduler_address(needs: Needs, facts: Facts) -> str | None:
@@ -127,7 +124,7 @@ def _verdict(needs: Needs, facts: Facts, address: str, known: AddressFacts) -> R
     if address not in known.own:
         what = f"the scheduler is to listen at {address}, which is no address of the host itself"
         return Result(master, Level.WARN, what, "give one of its own addresses as `address:`")
-    if ":" in address and not _takes_ipv6(str(facts[master].probe.get("packages", {}).get("mindspore"))):
+    if ":" in address and not _takes_ipv6(str(facts[master].probe.packages.get("mindspore"))):
         what = f"the scheduler's address is {address}; MindSpore takes IPv6 from 2.10 on"
         return Result(master, Level.WARN, what, "give its IPv4 address as `address:`")
     return Result(master, Level.OK, f"at {address}")

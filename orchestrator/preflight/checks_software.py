@@ -24,7 +24,7 @@ __all__ = [
 
 
 def python_agrees(needs: Needs, facts: Facts) -> Iterator[Result]:
-    versions = {host: str(fact.probe["python"]) for host, fact in facts.items()}
+    versions = {host: fact.probe.python for host, fact in facts.items()}
     yield from agree("Python", versions, "set `python:` to the same version on all hosts")
 
 
@@ -48,7 +48,7 @@ def packages_are_installed(needs: Needs, facts: Facts) -> Iterator[Result]:
 def _unsupported(needs: Needs, host: str, version: str, fact: HostFacts) -> Iterator[Result]:
     """Too old is known not to work; what is newer than all that were tested may."""
     stands = compared(version)
-    executable = fact.probe["executable"]
+    executable = fact.probe.executable
     remedy = f"install one of the range there (`{executable} -m pip install 'mindspore{SUPPORTED}'`)"
     if stands == "older":
         level = Level.FAIL if needs.has_job else Level.WARN
@@ -61,7 +61,7 @@ def _unsupported(needs: Needs, host: str, version: str, fact: HostFacts) -> Iter
 
 
 def _not_installed(needs: Needs, host: str, package: str, fact: HostFacts) -> Result:
-    executable = fact.probe["executable"]
+    executable = fact.probe.executable
     remedy = f"install it there (`{executable} -m pip install {package}`) or set `python:`"
     # Without a job nobody has said that it is needed.
     level = Level.FAIL if needs.has_job else Level.WARN

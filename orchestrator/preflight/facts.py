@@ -1,23 +1,17 @@
-"""Which questions the checks put to a host's tools.
-
-What is asked of the hosts: by a job, or by nobody in particular.
-
-What is known of one host, as its checks see it.
-
-What a planned launch asks of its hosts.
-"""
+"""The facts of a host as the checks see it, and what a launch needs of its hosts and asks of their tools."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from orchestrator.agent.environment import SCHEDULER_HOST, TOLD
 from orchestrator.ascend.discovery import FoundHost, first_calls, info_of, later_calls
 from orchestrator.ascend.tool_answers import Call, ToolAnswer, ToolAnswers, hccn, smi
 from orchestrator.config.inventory import Host
 from orchestrator.config.yaml_messages import plain
+from orchestrator.core.host_answers import Probe
 from orchestrator.core.records import WorkerSpec
 from orchestrator.hosts.open_transport import ssh_name
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -161,7 +155,7 @@ class HostFacts:
     `clock_ahead` is how many seconds its clock is ahead of ours, at least; behind is negative.
     """
 
-    probe: Mapping[str, Any]
+    probe: Probe
     clock_ahead: float = 0.0
     tools: ToolAnswers | None = None
     found: FoundHost | None = None
@@ -172,33 +166,31 @@ class HostFacts:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that HCCL and CANN look at, as the workers will have them."""
-        return variables_of(self.probe.get("environment"))
+        return variables_of(self.probe.environment)
 
     @property
     def environment_trouble(self) -> str:
         """Why nothing is known of the workers' environment; "" where it was seen, or not asked for."""
-        return text_of(self.probe.get("environment_trouble")) or ""
+        return text_of(self.probe.environment_trouble) or ""
 
     @property
     def packages(self) -> dict[str, str]:
         """The versions of the packages that are installed for the workers."""
-        said = variables_of(self.probe.get("packages"))
-        return {plain(name): plain(version) for name, version in said.items() if version}
+        return {plain(name): plain(version) for name, version in self.probe.packages.items() if version}
 
     @property
     def has_tools(self) -> bool:
         return self.tools is not None and (self.tools.has_tool("hccn_tool") or self.tools.has_tool("npu-smi"))
 
 
-def text_of(value: Any) -> str | None:
-    """A short text of a host's answer, fit to be shown in a line; None where it is none."""
-    return plain(value) if isinstance(value, str) and value else None
+def text_of(value: str | None) -> str | None:
+    """A short text of a host's answer, fit to be shown in a line; None where there is none."""
+    return plain(value) if value else None
 
 
-def variables_of(value: Any) -> dict[str, str]:
-    """Names and texts of a host's answer; what is none, or too long to be true, is left out."""
-    pairs = value.items() if isinstance(value, Mapping) else ()
-    return {str(name): each for name, each in pairs if isinstance(each, str) and len(each) <= _LONGEST_VALUE}
+def variables_of(said: Mapping[str, str | None]) -> dict[str, str]:
+    """The variables of a host's answer; what is not set, or too long to be true, is left out."""
+    return {name: value for name, value in said.items() if value is not None and len(value) <= _LONGEST_VALUE}
 
 
 def environment_of(needs: Needs, fact: HostFacts) -> dict[str, str]:
@@ -206,7 +198,7 @@ def environment_of(needs: Needs, fact: HostFacts) -> dict[str, str]:
 
     Where the host has seen them, what it does not tell is not set, whatever the job says: a script may unset.
     """
-    seen = fact.probe.get("environment_seen") is True
+    seen = fact.probe.environment_seen
     mine = {name: value for name, value in needs.env.items() if not (seen and name.startswith(TOLD))}
     return {**mine, **fact.environment}
 

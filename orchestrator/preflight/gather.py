@@ -1,22 +1,18 @@
-"""The facts of all hosts at once, over the sessions of a fleet: three or four requests to each host.
-
-A look at all hosts, from nothing to the report: connect, gather, check.
-"""
+"""The facts of all hosts at once, over a fleet: three or four questions to each host's agent."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
 
 from orchestrator.ascend.discovery import TOOL_TIMEOUT, ask, find_devices
 from orchestrator.ascend.tool_answers import ToolAnswers
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import AgentError, OrchestrateError
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.fleet import Fleet, HostResults, fleet_of
-from orchestrator.hosts.session import Session
 from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.checks_host import wanted_ports
 from orchestrator.preflight.checks_scheduler import ask_addresses, scheduler_address
@@ -43,7 +39,7 @@ def gather(
 
     `patience` is for a host's `env_script`; the host is waited for longer, so that it can say that it hangs.
     """
-    results = fleet.each(lambda session: _look(needs, session, timeout, patience))
+    results = fleet.each(lambda agent: _look(needs, agent, timeout, patience))
     facts = {host.name: results.values[host.name] for host in needs.hosts if host.name in results.values}
     errors = dict(results.errors)
     addresses = ask_addresses(needs, fleet, facts)
@@ -54,7 +50,7 @@ def gather(
     ports = _ask_port(needs, fleet, facts)
     errors.update(ports.errors)
     asked = targets(needs, facts)
-    pings = fleet.each(lambda session: _ping(asked[session.host], session, timeout), asked)
+    pings = fleet.each(lambda agent: _ping(asked[agent.host], agent, timeout), asked)
     errors.update(pings.errors)
     return (
         {
@@ -68,13 +64,12 @@ def gather(
     )
 
 
-def _look(needs: Needs, session: Session, timeout: float, patience: float) -> HostFacts:
-    host = needs.host(session.host)
-    ahead = _clock_ahead(session)
-    tools = None if needs.ascend is False else _ask(needs, host, session, timeout)
+def _look(needs: Needs, agent: Agent, timeout: float, patience: float) -> HostFacts:
+    host = needs.host(agent.host)
+    ahead = _clock_ahead(agent)
+    tools = None if needs.ascend is False else _ask(needs, host, agent, timeout)
     is_ascend = needs.ascend or (tools is not None and _has_any(tools))
-    probe = session.call(
-        "probe",
+    probe = agent.probe(
         timeout=patience + _REST,
         patience=patience,
         devices=needs.devices.get(host.name, ()),
@@ -107,12 +102,12 @@ def _ask_port(needs: Needs, fleet: Fleet, facts: Facts) -> HostResults[str]:
     address = scheduler_address(needs, facts)
     if needs.port is None or address is None:
         return HostResults({}, {})
-    return fleet.each(lambda session: _port_trouble(session, address, needs.port), [needs.master.name])
+    return fleet.each(lambda agent: _port_trouble(agent, address, needs.port), [needs.master.name])
 
 
-def _port_trouble(session: Session, address: str, port: int | None) -> str:
+def _port_trouble(agent: Agent, address: str, port: int | None) -> str:
     try:
-        session.call("require_port", address=address, port=port)
+        agent.require_port(address, port)
     except AgentError as error:
         if error.kind != "port_in_use":
             raise
@@ -124,24 +119,24 @@ def _has_any(tools: ToolAnswers) -> bool:
     return tools.has_tool("hccn_tool") or tools.has_tool("npu-smi")
 
 
-def _clock_ahead(session: Session) -> float:
+def _clock_ahead(agent: Agent) -> float:
     """By how much the host's clock is ahead, as little as what we measure allows."""
     before = time.time()
-    there: Any = session.call("clock")
-    return ClockOffset.of(before, float(there), time.time()).at_least()
+    there = agent.clock()
+    return ClockOffset.of(before, there, time.time()).at_least()
 
 
-def _ask(needs: Needs, host: Host, session: Session, timeout: float) -> ToolAnswers:
+def _ask(needs: Needs, host: Host, agent: Agent, timeout: float) -> ToolAnswers:
     ids = needs.devices.get(host.name, ())
-    answers = ask(session, first_questions(ids), host, timeout=timeout)
+    answers = ask(agent, first_questions(ids), host, timeout=timeout)
     if later := later_questions(ids, answers):
-        answers |= ask(session, later, timeout=timeout)
+        answers |= ask(agent, later, timeout=timeout)
     return answers
 
 
-def _ping(wanted: list[tuple[int, str, str]], session: Session, timeout: float) -> tuple[PingTry, ...]:
+def _ping(wanted: list[tuple[int, str, str]], agent: Agent, timeout: float) -> tuple[PingTry, ...]:
     calls = [ping_call(device, address) for device, _, address in wanted]
-    answers = ask(session, calls, timeout=2 * timeout)
+    answers = ask(agent, calls, timeout=2 * timeout)
     return tuple(
         PingTry(device, peer, address, answers[call])
         for (device, peer, address), call in zip(wanted, calls, strict=True)

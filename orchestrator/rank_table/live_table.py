@@ -26,7 +26,9 @@ from orchestrator.ascend.tool_answers import Call, ToolAnswers
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Chip, Device, Host, Inventory, chip_named
 from orchestrator.config.yaml_messages import plain
+from orchestrator.core.codec import from_json
 from orchestrator.core.errors import ConfigError, OrchestrateError, Problem, ToolOutputError
+from orchestrator.core.host_answers import ToolTexts
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.rank_table.merge import Merged, merge
 from orchestrator.rank_table.read_table import Reading
@@ -139,7 +141,7 @@ def _here(devices: Sequence[int]) -> FoundHost:
 def _ask(calls: Sequence[Call], path: str) -> ToolAnswers:
     answers = ask_tools(calls, timeout=TOOL_TIMEOUT)
     files = [read_text(path)] if path else []
-    return ToolAnswers.from_json(calls, path, {"answers": answers, "files": files})
+    return ToolAnswers.of(calls, path, from_json(ToolTexts, {"answers": answers, "files": files}))
 
 
 def _in_file(devices: Sequence[int], path: Path) -> FoundHost:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from orchestrator.config.inventory import Host, Inventory
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import AgentError, ConfigError, Problem
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, fleet_of
-from orchestrator.hosts.session import Session
 from orchestrator.rank_table.live_table import hosts_of
 from orchestrator.rank_table.table import RankTable
 
@@ -35,7 +35,7 @@ def push_table(table: RankTable, data: bytes, inventory: Inventory, to: str | No
     """
     hosts = _require_hosts(table, inventory)
     with fleet_of(hosts, inventory.ssh) as fleet:
-        fleet.each(lambda session: session.host).raise_on_error()
+        fleet.each(lambda agent: agent.host).raise_on_error()
         return push_with(fleet, data, to)
 
 
@@ -43,13 +43,13 @@ def push_with(fleet: Fleet, data: bytes, to: str | None) -> list[Pushed]:
     """As `push_table`, over connections that are there."""
     sha256 = hashlib.sha256(data).hexdigest()
 
-    def put(session: Session) -> Pushed:
-        path = to or f"{fleet.hosts[session.host].workdir}/rank_table.json"
-        answer = session.call("put_file", payload=data, path=path, size=len(data), sha256=sha256)
-        if answer["sha256"] != sha256:
-            what = f"{answer['path']} reads back as {answer['sha256'][:16]}, not {sha256[:16]}"
-            raise AgentError(what, where=session.host, remedy="look at its disk")
-        return Pushed(session.host, answer["path"], answer["sha256"])
+    def put(agent: Agent) -> Pushed:
+        path = to or f"{fleet.hosts[agent.host].workdir}/rank_table.json"
+        answer = agent.put_file(path, data, sha256)
+        if answer.sha256 != sha256:
+            what = f"{answer.path} reads back as {answer.sha256[:16]}, not {sha256[:16]}"
+            raise AgentError(what, where=agent.host, remedy="look at its disk")
+        return Pushed(agent.host, answer.path, answer.sha256)
 
     return list(fleet.each(put).raise_on_error().values())
 

@@ -17,12 +17,14 @@ from orchestrator.agent.processes import identify, is_alive
 from orchestrator.core.codec import from_json, loads, to_json
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, WorkerSpec
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import agent_bundle
+from orchestrator.hosts.conversation import Limits
 from orchestrator.hosts.local_transport import LocalTransport
-from orchestrator.hosts.session import Session
+from orchestrator.hosts.session import Payload, Session
 from orchestrator.testing.waiting import eventually
 
-__all__ = ["RUN", "AgentHost", "processes_in", "sh"]
+__all__ = ["RUN", "AgentHost", "RawAgent", "processes_in", "sh"]
 
 RUN = "run-1"
 
@@ -42,6 +44,26 @@ def processes_in(folder: Path) -> list[int]:
     return found
 
 
+class RawAgent:
+    """Asks an agent anything and takes what it says as it is: for tests of the agent itself."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.close = session.close
+
+    def call(self, verb: str, *, payload: Payload = b"", timeout: float | None = None, **args: Any) -> Any:
+        """The last answer."""
+        return self.call_with_data(verb, payload=payload, timeout=timeout, **args)[0]
+
+    def call_with_data(
+        self, verb: str, *, payload: Payload = b"", timeout: float | None = None, **args: Any
+    ) -> tuple[Any, bytes]:
+        """The last answer, and the bytes behind it."""
+        limits = Limits(1 << 26, 1 << 26, items=1 << 22, answers=1 << 20)
+        *_, (result, data) = self._session.stream(verb, args, limits, payload=payload, timeout=timeout)
+        return result, bytes(data)
+
+
 class AgentHost:
     """Prepares, starts and ends runs through a session, as the control node does."""
 
@@ -52,7 +74,14 @@ class AgentHost:
         self.python = python
         self.session = self.new_session()
 
-    def new_session(self, timeout: float = 30.0) -> Session:
+    def new_session(self, timeout: float = 30.0) -> RawAgent:
+        return RawAgent(self._connect(timeout))
+
+    def new_agent(self, timeout: float = 30.0) -> Agent:
+        """The client, with a session of its own; to be closed."""
+        return Agent(self._connect(timeout))
+
+    def _connect(self, timeout: float) -> Session:
         return Session(
             self.transport,
             python=self.python,

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent import shard_ranges as ckpt_read
@@ -29,9 +29,9 @@ from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.control.logs import copy_logs
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
 from orchestrator.core.paths import ControlDir, RunDir, Workdir, atomic_write
-from orchestrator.hosts.bulk_channel import BulkSessions
+from orchestrator.hosts.agent_client import Agent
+from orchestrator.hosts.bulk_channel import BulkAgents
 from orchestrator.hosts.fleet import Fleet, fleet_of
-from orchestrator.hosts.session import Session
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.transfer.collect import Collected, Collection, collect, plan_collection, planned_layout
 
@@ -42,6 +42,7 @@ __all__ = [
     "dry_run",
 ]
 
+T = TypeVar("T")
 # Bulk bytes come in pieces of megabytes; a disk that stands still this long has failed.
 _READ_TIMEOUT = 300.0
 
@@ -58,68 +59,96 @@ class RunFiles:
         self._fleet = fleet
         self._run_id = run_id
         self._via_hosts = via_hosts
-        self._bulk = BulkSessions(fleet, options)
+        self._bulk = BulkAgents(fleet, options)
         self._listed: dict[tuple[str, str], ShardFile] = {}
-        self._direct: set[tuple[str, str]] = set()
+        self._direct: dict[tuple[str, str], str] = {}
 
     def is_direct(self, host: str, path: str) -> bool:
         """Whether a listed file is read without its host."""
         return (host, path) in self._direct
 
     def list_shards(self, host: str) -> Sequence[ShardFile]:
-        rows = self._rows(host)
-        files = [ShardFile.of(row) for row in rows]
-        for file in files:
-            self._listed[host, file.path] = file
-            if self._is_here(host) or (not self._via_hosts and _is_visible(file)):
-                self._direct.add((host, file.path))
+        if self._is_here(host):
+            folder = str(self._run_dir(host).attempt.checkpoint)
+            here = ckpt_read.list_shards(folder, follow_links=False)
+            files = [ShardFile.of(row) for row in here]
+            self._direct.update({(host, file.path): file.path for file in files})
+        else:
+            rows = self._ask(host, lambda agent: agent.shards(self._run_id, timeout=_READ_TIMEOUT))
+            files = [ShardFile.of(vars(row)) for row in rows]
+            for file in files:
+                if not self._via_hosts and (path := self._visible_path(host, file)):
+                    self._direct[host, file.path] = path
+        self._listed.update({(host, file.path): file for file in files})
         return files
 
-    def _rows(self, host: str) -> list[dict[str, Any]]:
-        if self._is_here(host):
-            checkpoint = str(self._run_dir(host).attempt.checkpoint)
-            return ckpt_read.list_shards(checkpoint, follow_links=False)
-        rows: list[dict[str, Any]] = self._call(host, "shards", run_id=self._run_id)
-        return rows
+    def _visible_path(self, host: str, file: ShardFile) -> str:
+        """Where the same file is on this machine; "" where it is not. Nothing of its path is the host's word.
+
+        But for its name, and a rank's folder: they have been checked.
+        """
+        known = self._fleet.hosts[host]
+        workdir = known.workdir
+        if known.user and workdir.startswith("~/"):
+            workdir = f"~{known.user}{workdir[1:]}"
+        run = Workdir(workdir).run(self._run_id)
+        folder, name = os.path.split(file.path)
+        rank = f"rank_{file.rank}"
+        path = str(run.attempt.checkpoint / (rank if os.path.basename(folder) == rank else "") / name)
+        try:
+            status = os.stat(path)
+        except OSError:
+            return ""
+        is_same = tuple(ckpt_read.identity_of(status)) == file.identity
+        return path if is_same and os.access(path, os.R_OK) else ""
 
     def index(self, host: str, path: str) -> Iterable[Mapping[str, Any]]:
         if self.is_direct(host, path):
-            return ckpt_read.index_shard(path)
-        entries: list[dict[str, Any]] = self._call(host, "index", path=path)
-        return entries
+            return ckpt_read.index_shard(self._direct[host, path])
+        return map(vars, self._ask(host, lambda agent: agent.index(path, timeout=_READ_TIMEOUT)))
 
     def read(self, host: str, segments: Sequence[Segment]) -> Iterator[ReadSegment]:
         wanted = [(segment.copy.path, segment.spans) for segment in segments]
         identities = {path: list(self._listed[host, path].identity) for path, _ in wanted}
         if all(self.is_direct(host, path) for path in identities):
-            for data in ckpt_read.read_segments(wanted, identities):
+            here = {path: self._direct[host, path] for path in identities}
+            direct = [(here[path], spans) for path, spans in wanted]
+            named = {here[path]: identity for path, identity in identities.items()}
+            for data in ckpt_read.read_segments(direct, named):
                 yield data, None
             return
         buffer = memoryview(bytearray(max(segment.nbytes for segment in segments)))
-        request = {"segments": wanted, "identities": identities}
-        with self._bulk.session(host) as session:
-            answers = session.stream_into(buffer, "read_segments", timeout=_READ_TIMEOUT, **request)
-            for crc, data in answers:
-                if data:  # the last answer only says that it is the last
-                    yield data, crc
+        with self._bulk.agent(host) as agent:
+            yield from agent.read_segments(buffer, wanted, identities, timeout=_READ_TIMEOUT)
 
-    def small_files(self, folder: str) -> dict[str, bytes]:
-        """The files in this folder of the run, of all hosts that can be asked; of one name, the last's."""
+    def small_files(self, folder: str) -> tuple[dict[str, bytes], list[str]]:
+        """The files in this folder of the run, of all hosts that can be asked; of one name, the last's.
+
+        Also a line a host on files whose names are not those that belong there: they are left out.
+        """
+        known = _KNOWN[folder]
+
+        def fetch(agent: Agent) -> list[tuple[str | None, bytes]]:
+            return list(agent.small_files(self._run_id, folder, known))
+
+        listed = {
+            host: [(name if known.fullmatch(name) else None, data) for name, data in files]
+            for host in self._fleet.hosts
+            if self._is_here(host)
+            for files in [runs.small_files(self._run_dir(host), folder)]
+        }
         # A host that is gone may not be needed: its replicas are elsewhere. `collect` decides that.
+        listed.update(
+            self._fleet.each(fetch, [host for host in self._fleet.hosts if host not in listed]).values
+        )
         found: dict[str, bytes] = {}
-        for host in self._fleet.hosts:
-            if self._is_here(host):
-                found.update(runs.small_files(self._run_dir(host), folder))
-        away = [host for host in self._fleet.hosts if not self._is_here(host)]
-
-        def fetch(session: Session) -> dict[str, bytes]:
-            answers = session.stream("small_files", run_id=self._run_id, folder=folder)
-            return {name: data for name, data in answers if name is not None}
-
-        for files in self._fleet.each(fetch, away).values.values():
-            found.update(files)
+        skipped = []
+        for host, files in listed.items():
+            found.update({name: data for name, data in files if name is not None})
+            if count := sum(name is None for name, _ in files):
+                skipped.append(f"{host}: {count} files of {folder}/ are none of ours and were left out")
         same: dict[bytes, bytes] = {}  # the ranks of a stage have equal strategies, which can be large
-        return {name: same.setdefault(data, data) for name, data in found.items()}
+        return {name: same.setdefault(data, data) for name, data in found.items()}, skipped
 
     def interrupt(self) -> None:
         self._bulk.interrupt()
@@ -136,23 +165,21 @@ class RunFiles:
         except AgentError as error:
             raise AgentError(error.what, where=host, remedy=error.remedy, kind=error.kind) from error
 
-    def _call(self, host: str, verb: str, **args: Any) -> Any:
+    def _ask(self, host: str, question: Callable[[Agent], T]) -> T:
         try:
-            return self._fleet.session(host).call(verb, timeout=_READ_TIMEOUT, **args)
+            return question(self._fleet.agent(host))
         except TransportError:
             self._fleet.drop(host)
             raise
 
 
-def _is_visible(file: ShardFile) -> bool:
-    try:
-        status = os.stat(file.path)
-    except OSError:
-        return False
-    return tuple(ckpt_read.identity_of(status)) == file.identity and os.access(file.path, os.R_OK)
-
-
-_STRATEGY = re.compile(r".*_rank_(\d+)\.ckpt")
+_STRATEGY = re.compile(r"[\w.+-]*_rank_(\d+)\.ckpt", re.ASCII)
+# What a worker puts beside the weights, and what comes with a tokenizer.
+_MODEL = re.compile(
+    r"config\.(yaml|json)|generation_config\.json|tokenizer\.(json|model)|tokenizer_config\.json"
+    r"|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)"
+)
+_KNOWN = {"strategy": _STRATEGY, "model": _MODEL}
 _CONFIG = "config.yaml"
 # What a folder for transformers takes over of the run's model/; the configuration is written anew there.
 _FOR_HUGGINGFACE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -178,6 +205,7 @@ class _Run:
     wanted: Collection
     model: Mapping[str, bytes]
     strategies: Mapping[str, bytes]
+    skipped: tuple[str, ...]
 
     @property
     def hosts(self) -> list[str]:
@@ -217,6 +245,8 @@ def collect_run(
         streams = 2 if len(run.hosts) < (os.cpu_count() or 1) else 1
         options = replace(options, streams_per_host=streams)
         collected = collect(run.files, run.hosts, run.wanted, output, options, report)
+        for line in run.skipped:
+            report.say(line)
         for rank, host in _absent(run, collected.choice, collected.unreachable).items():
             report.say(f"rank {rank} on {host} has no file of that step: replicas on other ranks were read")
         with mapped_errors(output):
@@ -233,7 +263,7 @@ def _opened(control: ControlDir, wanted: Collection, via_hosts: bool) -> Iterato
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         files = RunFiles(fleet, plan.run_id, plan.ssh, via_hosts=via_hosts)
         try:
-            strategies, model = files.small_files("strategy"), files.small_files("model")
+            (strategies, odd), (model, others) = files.small_files("strategy"), files.small_files("model")
             wanted = replace(
                 wanted,
                 strategies=_parsed(strategies),
@@ -242,7 +272,7 @@ def _opened(control: ControlDir, wanted: Collection, via_hosts: bool) -> Iterato
                 placed={placement.rank: placement.host for placement in plan.placements},
                 model=_hf_model(model) if wanted.format == "huggingface" else None,
             )
-            yield _Run(plan, fleet, files, wanted, model, strategies)
+            yield _Run(plan, fleet, files, wanted, model, strategies, (*odd, *others))
         finally:
             files.close()
 

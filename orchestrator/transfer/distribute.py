@@ -28,9 +28,9 @@ from orchestrator.config.job_network import family_of
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.records import Input
 from orchestrator.families.registry import family_of_weights
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.hosts.push_content import Pushed, push_missing
-from orchestrator.hosts.session import Session
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.placement import Placement
 from orchestrator.preflight.facts import needs_of
@@ -150,9 +150,9 @@ def distribute(
             if progress:
                 progress("sending", done, total)
 
-    def send(session: Session) -> Pushed:
-        wanted = {hashes[rank]: shards.files[rank] for rank in shards.ranks[session.host]}
-        return push_missing(session, wanted, timeout=_SEND_TIMEOUT, count=count)
+    def send(agent: Agent) -> Pushed:
+        wanted = {hashes[rank]: shards.files[rank] for rank in shards.ranks[agent.host]}
+        return push_missing(agent, wanted, timeout=_SEND_TIMEOUT, count=count)
 
     return fleet.each(send, shards.ranks).raise_on_error()
 

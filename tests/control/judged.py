@@ -1,9 +1,8 @@
-"""Hosts, sessions and a clock that a watch can be given instead of real ones."""
+"""Hosts, their agents and a clock that a watch can be given instead of real ones."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +10,8 @@ from typing import Any
 from orchestrator.config.job import Timeouts
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.control.watch import Watch
-from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopReason
-from orchestrator.core.errors import OrchestrateError
+from orchestrator.core.host_answers import Told
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState
 
@@ -68,7 +66,7 @@ class FakeHost:
 
     def __init__(self, name: str, *ranks: RankStatus, **fields: Any) -> None:
         self.name = name
-        self.error: OrchestrateError | None = None
+        self.error: Exception | None = None
         self.asked = 0
         self.told: list[StopReason] = []
         self.dropped = 0
@@ -77,27 +75,29 @@ class FakeHost:
     def says(self, *ranks: RankStatus, **fields: Any) -> None:
         """What it answers from now on."""
         self.error = None
-        self.status = status(self.name, *ranks, **fields)
+        self.said = status(self.name, *ranks, **fields)
 
-    def call(self, verb: str, **args: Any) -> Any:
-        if verb == "stop":
-            self.told.append(from_json(StopReason, args["why"]))
-            return {}
-        assert verb == "status" and args["run_id"] == "r1"
+    def status(self, run_id: str, *, world_size: int, timeout: float) -> HostStatus:
+        assert run_id == "r1" and world_size % 2 == 0
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return json.loads(json.dumps(to_json(self.status)))
+        return self.said
+
+    def stop(self, run_id: str, reason: StopReason, *, timeout: float) -> Told:
+        assert run_id == "r1"
+        self.told.append(reason)
+        return Told("stopping")
 
 
 class FakeFleet:
-    """Sessions with these hosts."""
+    """Agents of these hosts."""
 
     def __init__(self, *hosts: FakeHost) -> None:
         self._by_name = {host.name: host for host in hosts}
         self.hosts: Mapping[str, Any] = {name: SimpleNamespace(name=name) for name in self._by_name}
 
-    def session(self, name: str) -> FakeHost:
+    def agent(self, name: str) -> FakeHost:
         return self._by_name[name]
 
     def drop(self, name: str) -> None:

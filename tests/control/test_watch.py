@@ -14,6 +14,7 @@ from orchestrator.control.run_record import RunRecord
 from orchestrator.control.watch import Watch, look_once
 from orchestrator.core.ends import StopKind, StopReason
 from orchestrator.core.errors import AgentError, ConnectError
+from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RunState
 from orchestrator.testing.waiting import eventually
 from tests.control.judged import START, Clock, FakeFleet, FakeHost, rank, record, round_of, scheduler, watch
@@ -271,9 +272,9 @@ class Deaf(FakeHost):
         super().__init__(name, *ranks)
         self.may_answer = threading.Event()
 
-    def call(self, verb: str, **args: Any) -> Any:
+    def status(self, run_id: str, **args: Any) -> HostStatus:
         assert self.may_answer.wait(30.0)
-        return super().call(verb, **args)
+        return super().status(run_id, **args)
 
 
 def test_a_host_that_keeps_its_answer_holds_up_nobody(clock: Clock) -> None:
@@ -355,3 +356,19 @@ def test_looking_once_judges_and_stops_nobody(hosts: tuple[FakeHost, FakeHost]) 
     run = look_once(record(a, b), FakeFleet(a, b), Timeouts())  # type: ignore[arg-type]
     assert run.cause is not None and run.cause.rank == 3
     assert a.told == b.told == [] and (a.asked, b.asked) == (1, 1)
+
+
+def test_a_bug_that_one_host_finds_ends_no_watch(clock: Clock, hosts: tuple[FakeHost, FakeHost]) -> None:
+    a, b = hosts
+    watched = watch(clock, a, b)
+    try:
+        round_of(watched)
+        b.error = KeyError("no such key")
+        for _ in range(3):
+            clock.now += 5
+            run = round_of(watched)
+        assert states(run) == ["running", "running", "unreachable", "unreachable"]
+        assert "internal error: KeyError('no such key')" in run.hosts["b"].error
+        assert run.cause is None
+    finally:
+        watched.close()

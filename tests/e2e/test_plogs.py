@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.control import logs
-from orchestrator.core.errors import AgentError
+from orchestrator.core.errors import AgentError, AnswerError
+from orchestrator.hosts.agent_client import Agent
+from orchestrator.hosts.conversation import Limits
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.launch_plan import read_plan
 from orchestrator.testing.local_cluster import Cluster
@@ -49,19 +52,26 @@ class Host:
         self.answer = answer
         self.ill = ill
         self.asked: list[str] = []
+        self.is_refused = False
 
-    def call(self, verb: str, **args: Any) -> Any:
-        return self.answer
-
-    def call_with_data(self, verb: str, **args: Any) -> tuple[None, bytes]:
+    def stream(
+        self, verb: str, args: Mapping[str, Any], limits: Limits, **_: Any
+    ) -> Iterator[tuple[Any, bytes]]:
+        if verb == "list_plogs":
+            yield self.answer, b""
+            return
         self.asked.append(args["path"])
         if args["path"] in self.ill:
             raise AgentError("cannot be read: Input/output error", where=self.host)
-        return None, bytes(args["limit"] + 5)
+        yield None, bytes(args["limit"])
+
+    def refuse(self, what: str) -> AnswerError:
+        self.is_refused = True
+        return AnswerError(what, where=self.host)
 
 
 def copied(host: Host, folder: Path, **bounds: int) -> str:
-    return logs._copy_plogs(host, "run", ["rank_0", "rank_2"], folder, **bounds)  # type: ignore[arg-type]
+    return logs._copy_plogs(Agent(host), "run", ["rank_0", "rank_2"], folder, **bounds)  # type: ignore[arg-type]
 
 
 def test_only_ends_and_no_more_than_a_bound(tmp_path: Path) -> None:
@@ -87,27 +97,35 @@ def test_a_log_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["plog+rank_0+a.log"]
 
 
-@pytest.mark.parametrize(
-    ("files", "count"),
-    [
-        (None, 0),
-        ("rank_0/a.log", 0),
-        ([None, 1, {}, {"path": 1, "size": 1}, {"path": "rank_0/a.log", "size": "1"}], 5),
-        ([{"path": path, "size": 1} for path in ("../a", "rank_0/../a", "/etc/x", "rank_1/a", "rank_0")], 5),
-        ([{"path": "rank_0/a.log", "size": -1}], 1),
-        ([{"path": "rank_0/a.log", "size": True}], 1),
-    ],
-)
-def test_a_list_that_is_none(tmp_path: Path, files: Any, count: int) -> None:
-    host = Host({"files": files})
-    said = f"npu1: of CANN's logs {count} (others) were left out, and of 0 only the end was taken"
-    assert copied(host, tmp_path) == (said if count else "")
+def test_paths_that_lead_elsewhere_are_left_out(tmp_path: Path) -> None:
+    paths = ("../a", "rank_0/../a", "/etc/x", "rank_1/a", "rank_0", "rank_0/\x1b[31m", "rank_0/a\0b")
+    host = Host({"files": [{"path": path, "size": 1} for path in paths]})
+    assert "of CANN's logs 7 (others) were left out" in copied(host, tmp_path)
     assert not host.asked and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("answer", [None, [], "x", {}, {"left": [1]}, {"left": {"rank_0": "9", "x": -1}}])
-def test_an_answer_that_is_none(tmp_path: Path, answer: Any) -> None:
-    assert copied(Host(answer), tmp_path) == ""
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        "x",
+        {"files": "rank_0/a.log"},
+        {"files": [None]},
+        {"files": [{"path": 1, "size": 1}]},
+        {"files": [{"path": "rank_0/a.log", "size": "1"}]},
+        {"files": [{"path": "rank_0/a.log", "size": -1}]},
+        {"files": [{"path": "rank_0/a.log", "size": True}]},
+        {"left": [1]},
+        {"left": {"rank_0": "9"}},
+        {"left": {"rank_0": -1}},
+    ],
+)
+def test_an_answer_that_is_none_costs_its_host(tmp_path: Path, answer: Any) -> None:
+    host = Host(answer)
+    with pytest.raises(AnswerError):
+        copied(host, tmp_path)
+    assert host.is_refused and not host.asked and not list(tmp_path.iterdir())
 
 
 def test_names_that_a_host_invents_are_not_shown(tmp_path: Path) -> None:

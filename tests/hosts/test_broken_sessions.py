@@ -13,8 +13,10 @@ from typing import IO
 
 import pytest
 
-from orchestrator.core.errors import PreflightError, TransportError
+from orchestrator.core.errors import AnswerError, PreflightError, TransportError
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import agent_bundle
+from orchestrator.hosts.conversation import Limits
 from orchestrator.hosts.fake_transport import FakeTransport, Program
 from orchestrator.hosts.local_transport import LocalTransport
 from orchestrator.hosts.session import Session
@@ -29,8 +31,12 @@ def local() -> Iterator[LocalTransport]:
         yield transport  # type: ignore[misc]
 
 
-def start(transport: Transport, workdir: Path, python: str = sys.executable) -> Session:
+def session_of(transport: Transport, workdir: Path, python: str = sys.executable) -> Session:
     return Session(transport, python=python, workdir=str(workdir), bundle=agent_bundle(), timeout=10.0)
+
+
+def start(transport: Transport, workdir: Path, python: str = sys.executable) -> Agent:
+    return Agent(session_of(transport, workdir, python))
 
 
 def saying(*after_ready: bytes, boot: bytes = READY) -> FakeTransport:
@@ -59,7 +65,7 @@ def host_script(tmp_path: Path, text: str) -> str:
 
 def test_noise_without_a_newline_is_no_harm(local: LocalTransport, tmp_path: Path) -> None:
     python = host_script(tmp_path, f"printf 'motd> '; exec {sys.executable} \"$@\"")
-    assert start(local, tmp_path / "work", python).call("missing", hashes=[]) == []
+    assert start(local, tmp_path / "work", python).missing([]) == []
 
 
 def test_endless_noise_is_refused(tmp_path: Path) -> None:
@@ -86,7 +92,7 @@ def test_an_agent_that_is_damaged_on_the_host_is_sent_again(local: LocalTranspor
     start(local, tmp_path).close()
     [agent] = (tmp_path / "agent").glob("*.pyz")
     agent.write_bytes(agent.read_bytes()[:1000])
-    assert start(local, tmp_path).call("missing", hashes=[]) == []
+    assert start(local, tmp_path).missing([]) == []
     assert agent.read_bytes() == agent_bundle().data
 
 
@@ -98,7 +104,7 @@ def test_a_compiled_module_that_is_damaged_is_compiled_again(local: LocalTranspo
     assert "orchestrator.agent.serve" in modules
     (cache / "orchestrator.agent.serve").write_bytes(modules["orchestrator.agent.serve"][:-100])
     (cache / "orchestrator.agent.serve").write_bytes(b"")
-    assert start(local, tmp_path).call("missing", hashes=[]) == []
+    assert start(local, tmp_path).missing([]) == []
     assert {path.name for path in cache.iterdir()} > modules.keys()
     assert len((cache / "orchestrator.agent.serve").read_bytes()) > 100
 
@@ -117,11 +123,11 @@ def test_a_workdir_that_cannot_be_written_to(local: LocalTransport) -> None:
 
 
 def test_an_agent_that_is_killed_between_two_calls(local: LocalTransport, tmp_path: Path) -> None:
-    session = start(local, tmp_path)
-    os.kill(session.call("probe")["pid"], signal.SIGKILL)
+    agent = start(local, tmp_path)
+    os.kill(agent.probe().pid, signal.SIGKILL)
     for _ in range(2):
         with pytest.raises(TransportError) as caught:
-            session.call("missing", hashes=[])
+            agent.missing([])
         assert caught.value.where == "here"
 
 
@@ -129,17 +135,20 @@ def test_an_agent_that_is_killed_between_two_calls(local: LocalTransport, tmp_pa
     ("answer", "says"),
     [
         (b"", "the agent has ended: last words"),
-        (b'{"ok": tr', "ended its output in the middle of a line: last words"),
-        (b'{"ok": true, "result": 1, "bytes": 9, "more": false}\nabc', "after 3 of 9 bytes"),
+        (b'{"ok": tr', "ended in the middle of an answer: last words"),
+        (b'{"id": 1, "ok": true, "result": 1, "bytes": 9}\nabc', "ended in the middle of an answer"),
         (b"Segmentation fault\n", "sent something that is no answer"),
         (b"[1, 2]\n", "sent something that is no answer"),
-        (b'{"neither": 1}\n', "sent something that is no answer"),
+        (b'{"neither": 1}\n', "answered another question"),
+        (b'{"id": 1, "ok": 1}\n', "sent something that is no answer"),
+        (b'{"id": 1, "ok": false}\n', "refused without a reason"),
     ],
 )
 def test_an_agent_that_breaks_off(tmp_path: Path, answer: bytes, says: str) -> None:
-    session = start(saying(answer), tmp_path)
-    with pytest.raises(TransportError, match=says):
-        session.call("status")
+    session = session_of(saying(answer), tmp_path)
+    with pytest.raises(TransportError, match=says) as caught:
+        list(session.stream("status", {}, Limits(data=9)))
+    assert isinstance(caught.value, AnswerError) == ("ended" not in says)
 
 
 def test_a_connection_that_breaks_in_the_middle_of_a_call(tmp_path: Path) -> None:
@@ -154,23 +163,23 @@ def test_a_connection_that_breaks_in_the_middle_of_a_call(tmp_path: Path) -> Non
     transport = FakeTransport("far", hangs_up)
     transport.connect()
     with pytest.raises(TransportError, match="the connection broke"):
-        start(transport, tmp_path).call("status")
+        start(transport, tmp_path).clock()
 
 
 def test_answers_that_nobody_took_are_not_given_to_the_next_request(tmp_path: Path) -> None:
-    some = b'{"ok": true, "result": %d, "bytes": 0, "more": true}\n'
-    session = start(saying(some % 1 + some % 2, some % 3), tmp_path)
-    answers = session.stream("read_segments")
+    some = b'{"id": %d, "ok": true, "result": %d, "bytes": 0, "more": true}\n'
+    session = session_of(saying(some % (1, 1) + some % (1, 2), some % (2, 3)), tmp_path)
+    answers = session.stream("read_segments", {}, Limits(answers=9))
     assert next(answers) == (1, b"")
     answers.close()  # type: ignore[attr-defined]
     with pytest.raises(TransportError):
-        session.call("status")
+        next(session.stream("status", {}, Limits()))
 
 
 def test_the_last_answer_of_a_stream_need_not_be_followed_by_the_end(tmp_path: Path) -> None:
-    last = b'{"ok": true, "result": %d, "bytes": 0, "more": false}\n'
-    session = start(saying(last % 1, last % 2), tmp_path)
-    answers = session.stream("status")
+    last = b'{"id": %d, "ok": true, "result": %d, "bytes": 0, "more": false}\n'
+    session = session_of(saying(last % (1, 1), last % (2, 2)), tmp_path)
+    answers = session.stream("status", {}, Limits())
     assert next(answers) == (1, b"")
     answers.close()  # type: ignore[attr-defined]
-    assert session.call("status") == 2
+    assert list(session.stream("status", {}, Limits())) == [(2, b"")]

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.core.errors import ConnectError, TransportError
 from orchestrator.hosts.fake_transport import FakeTransport
 from orchestrator.hosts.transport import Transport
-from orchestrator.testing.transport_contract import TransportContract, program
+from orchestrator.testing.transport_contract import TransportContract, line_of, program
 from orchestrator.testing.transport_program import main
 
 
@@ -33,7 +33,7 @@ def test_down() -> None:
 def test_a_broken_connection_is_never_a_silent_end() -> None:
     with FakeTransport("ghost", main) as host:
         reading, waiting = host.open(program("hang")), host.open(program("hang"))
-        assert reading.read_line() == b"hello\n"
+        assert line_of(reading) == b"hello\n"
         with ThreadPoolExecutor(2) as threads:
             calls = [threads.submit(reading.read, 1), threads.submit(waiting.wait, 20)]
             host.break_connection()

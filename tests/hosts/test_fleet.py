@@ -10,9 +10,9 @@ import pytest
 
 from orchestrator.config.inventory import Host
 from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, TransportError
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, HostResults
 from orchestrator.hosts.local_transport import LocalTransport
-from orchestrator.hosts.session import Session
 
 NAMES = ("host1", "host2", "host3")
 
@@ -30,56 +30,56 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 def test_all_hosts_work_at_the_same_time_and_answer_in_order(fleet: Fleet) -> None:
     together = threading.Barrier(len(NAMES), timeout=20)
 
-    def work(session: Session) -> str:
+    def work(agent: Agent) -> str:
         together.wait()
-        return session.host
+        return agent.host
 
     assert list(fleet.each(work).raise_on_error().items()) == [(name, name) for name in NAMES]
 
 
 def test_each_host_has_one_session_that_is_kept(fleet: Fleet) -> None:
-    first = fleet.each(lambda session: session).values
-    assert fleet.each(lambda session: session).values == first
-    assert fleet.session("host1") is first["host1"]
+    first = fleet.each(lambda agent: agent).values
+    assert fleet.each(lambda agent: agent).values == first
+    assert fleet.agent("host1") is first["host1"]
 
 
 def test_a_subset_of_the_hosts(fleet: Fleet) -> None:
-    assert list(fleet.each(lambda session: session.host, ["host3", "host1"]).values) == ["host3", "host1"]
+    assert list(fleet.each(lambda agent: agent.host, ["host3", "host1"]).values) == ["host3", "host1"]
 
 
 def test_a_refusal_keeps_the_session_and_hides_no_other_host(fleet: Fleet) -> None:
-    before = fleet.session("host2")
+    before = fleet.agent("host2")
 
-    def work(session: Session) -> str:
-        return str(session.call("status" if session.host == "host2" else "list_runs", run_id="none"))
+    def work(agent: Agent) -> str:
+        return str(agent.status("none") if agent.host == "host2" else agent.list_runs())
 
     results = fleet.each(work)
     assert results.values == {"host1": "[]", "host3": "[]"}
     assert isinstance(results.errors["host2"], AgentError)
-    assert fleet.session("host2") is before
+    assert fleet.agent("host2") is before
 
 
 def test_a_dropped_session_is_made_anew(fleet: Fleet) -> None:
-    before = fleet.session("host1")
+    before = fleet.agent("host1")
     fleet.drop("host1")
     fleet.drop("host1")
     with pytest.raises(TransportError):
-        before.call("list_runs")
-    assert fleet.session("host1").call("list_runs") == []
+        before.list_runs()
+    assert fleet.agent("host1").list_runs() == []
 
 
 def test_a_second_session_of_a_host_is_the_callers_own(fleet: Fleet) -> None:
-    more = fleet.new_session("host1")
-    assert more is not fleet.session("host1")
+    more = fleet.new_agent("host1")
+    assert more is not fleet.agent("host1")
     more.close()
-    assert fleet.session("host1").call("list_runs") == []
+    assert fleet.agent("host1").list_runs() == []
 
 
 def test_a_part_shares_the_sessions_and_leaves_them_open(fleet: Fleet) -> None:
-    kept = fleet.session("host2")
+    kept = fleet.agent("host2")
     with fleet.part(["host2"]) as part:
-        assert list(part.hosts) == ["host2"] and part.session("host2") is kept
-    assert kept.call("list_runs") == []
+        assert list(part.hosts) == ["host2"] and part.agent("host2") is kept
+    assert kept.list_runs() == []
 
 
 def test_errors_of_hosts_fold_into_the_gravest() -> None:

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.agent.serve import serve
 from orchestrator.config.inventory import Host
 from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, PreflightError, TransportError
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import Bundle, agent_bundle
 from orchestrator.hosts.fake_transport import FakeTransport
 from orchestrator.hosts.fleet import Fleet, HostResults, error_lines
@@ -20,15 +21,17 @@ from orchestrator.hosts.session import Session
 from orchestrator.testing.waiting import eventually
 
 
-def session_with(tmp_path: Path, python: str = sys.executable, bundle: Bundle | None = None) -> Session:
+def agent_with(tmp_path: Path, python: str = sys.executable, bundle: Bundle | None = None) -> Agent:
     transport = LocalTransport("here")
     transport.connect()
-    return Session(
-        transport,
-        python=python,
-        workdir=str(tmp_path / "work"),
-        bundle=bundle or agent_bundle(),
-        timeout=20.0,
+    return Agent(
+        Session(
+            transport,
+            python=python,
+            workdir=str(tmp_path / "work"),
+            bundle=bundle or agent_bundle(),
+            timeout=20.0,
+        )
     )
 
 
@@ -41,19 +44,19 @@ def wrapper(tmp_path: Path, text: str) -> str:
 
 
 def test_the_agent_is_pushed_once(tmp_path: Path) -> None:
-    session_with(tmp_path).close()
-    [agent] = (tmp_path / "work/agent").glob("*.pyz")
-    assert agent.name == f"{agent_bundle().sha256}.pyz"
-    before = agent.stat()
-    session_with(tmp_path).close()
-    assert agent.stat().st_ino == before.st_ino and agent.stat().st_mtime_ns == before.st_mtime_ns
+    agent_with(tmp_path).close()
+    [pushed] = (tmp_path / "work/agent").glob("*.pyz")
+    assert pushed.name == f"{agent_bundle().sha256}.pyz"
+    before = pushed.stat()
+    agent_with(tmp_path).close()
+    assert pushed.stat().st_ino == before.st_ino and pushed.stat().st_mtime_ns == before.st_mtime_ns
 
 
 def test_a_chatty_start_up_file_does_no_harm(tmp_path: Path) -> None:
     python = wrapper(tmp_path, f'echo Welcome to npu01; echo; exec {sys.executable} "$@"')
-    session = session_with(tmp_path, python)
-    assert session.call("probe")["workdir"] == str(tmp_path / "work")
-    session.close()
+    agent = agent_with(tmp_path, python)
+    assert agent.probe().workdir == str(tmp_path / "work")
+    agent.close()
 
 
 @pytest.mark.parametrize(
@@ -66,21 +69,21 @@ def test_a_chatty_start_up_file_does_no_harm(tmp_path: Path) -> None:
 )
 def test_what_is_no_fit_python_is_said_in_one_line(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(PreflightError, match=says) as caught:
-        session_with(tmp_path, wrapper(tmp_path, text))
+        agent_with(tmp_path, wrapper(tmp_path, text))
     assert caught.value.where == "here" and caught.value.remedy
 
 
 def test_a_damaged_agent_is_not_kept(tmp_path: Path) -> None:
     damaged = Bundle(agent_bundle().data, "0" * 64)
     with pytest.raises(PreflightError, match="damaged"):
-        session_with(tmp_path, bundle=damaged)
+        agent_with(tmp_path, bundle=damaged)
     assert list((tmp_path / "work/agent").glob("*.pyz")) == []
 
 
 def test_workdir_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "work").write_text("a file")
     with pytest.raises(PreflightError, match="cannot use the workdir"):
-        session_with(tmp_path)
+        agent_with(tmp_path)
 
 
 def in_process(tmp_path: Path) -> FakeTransport:
@@ -102,11 +105,11 @@ def host_named(name: str) -> Host:
 def test_a_broken_connection_is_an_error_and_the_next_call_makes_a_new_one(tmp_path: Path) -> None:
     transport = in_process(tmp_path)
     with Fleet([host_named("far")], {"far": transport}) as fleet:
-        assert fleet.each(lambda session: session.call("list_runs")).values == {"far": []}
+        assert fleet.each(lambda agent: agent.list_runs()).values == {"far": []}
         transport.break_connection()
-        broken = fleet.each(lambda session: session.call("list_runs"))
+        broken = fleet.each(lambda agent: agent.list_runs())
         assert isinstance(broken.errors["far"], TransportError)
-        assert fleet.each(lambda session: session.call("list_runs")).values == {"far": []}
+        assert fleet.each(lambda agent: agent.list_runs()).values == {"far": []}
         assert transport.connects == 2
 
 
@@ -114,7 +117,7 @@ def test_one_host_that_is_down_hides_no_other(tmp_path: Path) -> None:
     down = FakeTransport("down", lambda *_: 0, down=True)
     hosts = [host_named("far"), host_named("down")]
     with Fleet(hosts, {"far": in_process(tmp_path), "down": down}) as fleet:
-        answers = fleet.each(lambda session: session.call("list_runs"))
+        answers = fleet.each(lambda agent: agent.list_runs())
     assert answers.values == {"far": []}
     assert isinstance(answers.errors["down"], ConnectError)
     with pytest.raises(ConnectError):
@@ -140,7 +143,7 @@ def test_the_bundle_depends_on_the_sources_alone() -> None:
 
 
 def test_sessions_leave_no_process_behind(tmp_path: Path) -> None:
-    session = session_with(tmp_path)
-    pid = session.call("probe")["pid"]
-    session.close()
+    agent = agent_with(tmp_path)
+    pid = agent.probe().pid
+    agent.close()
     eventually(lambda: not os.path.exists(f"/proc/{pid}"), what="the agent has ended")

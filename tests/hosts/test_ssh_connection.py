@@ -16,7 +16,7 @@ from orchestrator.hosts.open_transport import open_transport
 from orchestrator.hosts.ssh.packets import Packets, Wire
 from orchestrator.hosts.transport import Transport
 from orchestrator.testing.sshd import Sshd
-from orchestrator.testing.transport_contract import ProcessContract, is_alive, program
+from orchestrator.testing.transport_contract import ProcessContract, is_alive, line_of, program
 from orchestrator.testing.transport_hosts import Target
 
 pytestmark = pytest.mark.sshd
@@ -89,7 +89,7 @@ def test_a_connection_killed_in_the_middle_is_never_a_silent_end(target: Target,
     before = sshd.connections()
     with target.transport() as transport:
         reading, waiting = transport.open(program("hang")), transport.open(program("hang"))
-        assert reading.read_line() == waiting.read_line() == b"hello\n"
+        assert line_of(reading) == line_of(waiting) == b"hello\n"
         with ThreadPoolExecutor(2) as threads:
             calls = [threads.submit(reading.read, 1), threads.submit(waiting.wait, 20)]
             sshd.kill_connections(but=before)
@@ -117,7 +117,7 @@ def test_more_channels_than_the_server_allows(target: Target, tmp_path: Path) ->
 def test_closing_ends_a_process_that_ignores_its_stdin(target: Target) -> None:
     with target.transport() as transport:
         channel = transport.open(program("stubborn"))
-        pid = int(channel.read_line())
+        pid = int(line_of(channel))
         channel.close()
         deadline = time.monotonic() + 10
         while is_alive(pid):
@@ -166,7 +166,7 @@ def test_a_peer_that_falls_silent_is_found(target: Target) -> None:
     with _relay(target.host.port) as (port, cut):
         silent = target.but(port=port, accept_new_host_keys=True)
         with silent.transport(ImpatientWire) as transport, transport.open(program("hang")) as channel:
-            assert channel.read_line() == b"hello\n"
+            assert line_of(channel) == b"hello\n"
             time.sleep(1)  # the time to be found: idle, but answering
             cut.set()
             with pytest.raises(TransportError, match="the connection broke: nothing heard"):

@@ -10,7 +10,9 @@ import pytest
 from orchestrator.ascend.discovery import find_devices
 from orchestrator.ascend.tool_answers import ToolAnswer, ToolAnswers, smi
 from orchestrator.config.inventory import Device, Host
+from orchestrator.core.codec import from_json
 from orchestrator.core.errors import ConnectError, HostsFailed, OrchestrateError, PreflightError
+from orchestrator.core.host_answers import Probe
 from orchestrator.preflight.checks import CHECKS, run_checks
 from orchestrator.preflight.facts import HostFacts, Needs
 from orchestrator.preflight.report import Level, Report, device_list
@@ -23,8 +25,9 @@ NEEDS = Needs(hosts=(A, B), packages=("mindspore",), shipped_bytes=1 << 20, path
 ASCEND = Needs(hosts=(A, B, C), ascend=True, devices=dict.fromkeys("abc", (0, 1)))
 
 
-def probe(**changes: Any) -> dict[str, Any]:
-    return {
+def probe(**changes: Any) -> Probe:
+    """What the agent of a sound host tells."""
+    said = {
         "hostname": "node",
         "workdir": "/w",
         "executable": "/usr/bin/python3",
@@ -42,8 +45,11 @@ def probe(**changes: Any) -> dict[str, Any]:
         "environment": {},
         "environment_trouble": "",
         "ascend": None,
+        "pid": 7,
+        "clock": 1e9,
         **changes,
     }
+    return from_json(Probe, said)
 
 
 def cann(**changes: Any) -> dict[str, Any]:
@@ -283,12 +289,14 @@ def test_firmware_that_differs_within_a_host() -> None:
 
 def test_one_name_for_two_hosts_and_a_name_that_is_loopback() -> None:
     first, second = machine(0), machine(1)
-    same = dataclasses.replace(second, probe={**second.probe, "hostname": "npu001"})
+    same = dataclasses.replace(second, probe=dataclasses.replace(second.probe, hostname="npu001"))
     assert bad(ASCEND, a=first, b=same) == [
         ("host name", "a", Level.FAIL, "its name is npu001, as that of b"),
         ("host name", "b", Level.FAIL, "its name is npu001, as that of a"),
     ]
-    loop = dataclasses.replace(second, probe={**second.probe, "resolves_to": ["127.0.1.1", "::1%lo"]})
+    loop = dataclasses.replace(
+        second, probe=dataclasses.replace(second.probe, resolves_to=("127.0.1.1", "::1%lo"))
+    )
     assert bad(ASCEND, a=first, b=loop) == [
         ("host name", "b", Level.WARN, "its name npu002 means 127.0.1.1 there")
     ]

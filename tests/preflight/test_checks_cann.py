@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from orchestrator.config.inventory import Device, Host
+from orchestrator.core.codec import DecodeError
+from orchestrator.core.errors import AnswerError
 from orchestrator.preflight.facts import HostFacts, Needs
-from orchestrator.preflight.report import Level
+from orchestrator.preflight.report import Level, Report
 from orchestrator.testing.standin_facts import host_facts
 from tests.preflight.test_checks import ASCEND, bad, cann, facts_of, machine, report
 
@@ -91,7 +93,7 @@ def test_what_mindspore_warns_of_is_a_warning(name: str, value: str | None, text
 def test_an_old_mindspore_does_not_start_without_more() -> None:
     assert bad(BUNDLED, a=host(**OLD, opp_kernel=True), b=machine(1)) == []
     variables = {**cann()["variables"], "ASCEND_OPP_PATH": None}
-    old = {**host(**OLD, variables=variables).probe, "packages": {"mindspore": "2.7.1"}}
+    old = dataclasses.replace(host(**OLD, variables=variables).probe, packages={"mindspore": "2.7.1"})
     fact = dataclasses.replace(host(), probe=old)
     assert finding(dataclasses.replace(BUNDLED, packages=("other",)), fact, "CANN Python")[:2] == (
         Level.FAIL,
@@ -291,13 +293,22 @@ JUNK: list[Any] = [
 ]
 
 
+def told_by_a(**changes: Any) -> Report:
+    """What is found where host `a` says something else: nothing of it is used where it is no answer."""
+    others = {"b": machine(1), "c": machine(2)}
+    try:
+        return report(BUNDLED, a=facts_of(host_facts(0, count=2), **changes), **others)
+    except DecodeError as error:
+        return report(BUNDLED, {"a": AnswerError(str(error), where="a")}, **others)
+
+
 @pytest.mark.parametrize("junk", JUNK)
 @pytest.mark.parametrize("key", ["ascend", "environment", "packages", "environment_trouble", "cann"])
 def test_an_agent_that_lies_does_no_harm(key: str, junk: Any) -> None:
-    rows = list(
-        report(BUNDLED, a=facts_of(host_facts(0, count=2), **{key: junk}), b=machine(1), c=machine(2)).rows()
-    )
+    found = told_by_a(**{key: junk})
+    rows = list(found.rows())
     assert {row.check for row in rows} >= {"CANN", "CANN fits", "CANN Python", "visible", "packages"}
+    assert list(found.errors) in ([], ["a"])
     # Whatever it says of itself, nobody else is accused.
     assert {host for row in rows if row.level in (Level.WARN, Level.FAIL) for host in row.hosts} <= {"a"}
 
@@ -305,5 +316,5 @@ def test_an_agent_that_lies_does_no_harm(key: str, junk: Any) -> None:
 @pytest.mark.parametrize("key", ["modules", "variables", "set_env", "asked", "compiler", "opp_kernel"])
 @pytest.mark.parametrize("junk", JUNK)
 def test_a_part_of_its_answer_that_lies_does_no_harm(key: str, junk: Any) -> None:
-    rows = list(report(BUNDLED, a=host(**{key: junk}), b=machine(1)).rows())
+    rows = list(told_by_a(ascend=cann(**{key: junk})).rows())
     assert {host for row in rows if row.level in (Level.WARN, Level.FAIL) for host in row.hosts} <= {"a"}

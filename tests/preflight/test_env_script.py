@@ -12,8 +12,8 @@ import pytest
 from orchestrator.agent.probe import probe
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.core.paths import Workdir
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import fleet_of
-from orchestrator.hosts.session import Session
 from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.facts import Needs
 from orchestrator.preflight.gather import _look, gather
@@ -59,14 +59,16 @@ def test_a_host_is_waited_for_longer_than_its_script(patience: float) -> None:
     class Here:
         host = "a"
 
-        def call(self, verb: str, **args: Any) -> Any:
-            told[verb] = args
-            return 0
+        def clock(self) -> float:
+            return 0.0
+
+        def probe(self, **args: Any) -> None:
+            told.update(args)
 
     needs = Needs(hosts=(Host(name="a", env_script="/opt/env.sh"),), ascend=False)
-    session: Session = Here()  # type: ignore[assignment]
-    _look(needs, session, 10.0, patience)
-    assert told["probe"]["patience"] == patience and told["probe"]["timeout"] >= patience + 30
+    agent: Agent = Here()  # type: ignore[assignment]
+    _look(needs, agent, 10.0, patience)
+    assert told["patience"] == patience and told["timeout"] >= patience + 30
 
 
 BUFFERS, VISIBLE, CONNECT = "HCCL_BUFFSIZE", "ASCEND_RT_VISIBLE_DEVICES", "HCCL_CONNECT_TIMEOUT"

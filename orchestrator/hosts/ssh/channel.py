@@ -14,7 +14,7 @@ from paramiko.buffered_pipe import BufferedPipe
 from orchestrator.core.errors import TransportError
 from orchestrator.hosts.ssh.packets import NO_STATUS, Wire, send_signal
 from orchestrator.hosts.ssh.ssh_errors import broken, translate
-from orchestrator.hosts.transport import Channel, StderrTail, command_line
+from orchestrator.hosts.transport import Channel, Deadline, StderrTail, command_line
 
 __all__ = ["SshChannel"]
 
@@ -38,12 +38,14 @@ class SshChannel(Channel):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         left = memoryview(data).cast("B")
-        self._channel.settimeout(self.timeout)
+        timeout = self.timeout
+        deadline = Deadline(timeout or 0.0)
         while left:
+            self._channel.settimeout(None if timeout is None else max(0.0, deadline.left()))
             try:
                 sent = self._channel.send(bytes(left[:_PACKET]))
             except TimeoutError:
-                raise self._timed_out(self.timeout) from None
+                raise self._timed_out(timeout) from None
             except (OSError, EOFError, paramiko.SSHException) as error:
                 raise self._gone(error) from error
             if not sent:  # paramiko's way to say closed; its own sendall() would spin on it
@@ -58,7 +60,7 @@ class SshChannel(Channel):
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise self._gone(error) from error
 
-    def _read(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
         if self._closed:
             raise self._closed_error()
         self._channel.settimeout(self.timeout)

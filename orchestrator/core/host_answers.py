@@ -1,0 +1,280 @@
+"""What a host's agent answers, verb by verb: the frozen dataclasses that an answer is checked against.
+
+The texts and numbers in them have types of their own, which refuse what they cannot be: a file's name leads
+nowhere else, a size is not negative. `core.codec` makes them of JSON.
+This module is part of the agent: stdlib only, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import ClassVar, Mapping, Optional, Pattern, Tuple, Type, TypeVar
+
+__all__ = [
+    "Addresses",
+    "CannCompiler",
+    "CannFacts",
+    "ChatEvent",
+    "FileName",
+    "Label",
+    "LogPart",
+    "MindSporeAsks",
+    "PlogFile",
+    "PlogList",
+    "PlogPath",
+    "Prepared",
+    "Probe",
+    "PutFile",
+    "RunId",
+    "Sha256",
+    "ShardName",
+    "ShardRow",
+    "Size",
+    "TensorEntry",
+    "Told",
+    "ToolText",
+    "ToolTexts",
+]
+
+
+T = TypeVar("T", bound="_Text")
+
+
+class _Text(str):
+    """A text of a known form."""
+
+    FORM: ClassVar[Pattern[str]]
+    IS: ClassVar[str]
+
+    def __new__(cls: Type[T], text: str) -> T:
+        if not cls.FORM.fullmatch(text):
+            raise ValueError(f"expected {cls.IS}, got {text[:60]!a}")
+        return super().__new__(cls, text)
+
+
+class FileName(_Text):
+    """The name of a file, and of nothing but a file: no path, no option, not hidden."""
+
+    FORM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
+    IS = "a plain file name"
+
+
+class RunId(FileName):
+    """The name of a run, which is that of its folders."""
+
+    IS = "the name of a run"
+
+
+class Label(_Text):
+    """A worker's: `rank_<r>` or `scheduler`."""
+
+    FORM = re.compile(r"rank_\d{1,7}|scheduler", re.ASCII)
+    IS = "`rank_<r>` or `scheduler`"
+
+    @property
+    def rank(self) -> Optional[int]:
+        return int(self[5:]) if self.startswith("rank_") else None
+
+
+class Sha256(_Text):
+    """A hash in hexadecimal digits."""
+
+    FORM = re.compile(r"[0-9a-f]{64}")
+    IS = "a SHA-256"
+
+
+class PlogPath(_Text):
+    """A file of CANN's below the folder of its logs; the first of its names is a worker's label."""
+
+    FORM = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}){1,6}", re.ASCII)
+    IS = "the path of a log of CANN's"
+
+
+class ShardName(_Text):
+    """The path of a checkpoint file on its host, in the folder of a run's shards or one of a rank in it."""
+
+    # No control characters; those that are none but cannot be shown either are escaped where it is shown.
+    FORM = re.compile(
+        r"(?!.*[\x00-\x1f\x7f-\x9f])(?:/(?!\.\.?/)[^/]+)*/checkpoint/(?:rank_\d{1,7}/)?"
+        r"[^/.-][^/]*\.(?:ckpt|safetensors)"
+    )
+    IS = "the path of a shard"
+
+
+class Size(int):
+    """A number of bytes, or another that counts."""
+
+    def __new__(cls, value: int) -> Size:
+        if value < 0:
+            raise ValueError(f"expected no negative number, got {value}")
+        return super().__new__(cls, value)
+
+
+_NONE = Size(0)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a supervisor was told, it has: its phase then, the worker that failed first and why."""
+
+    phase: str
+    failed_first: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's directory on a host, and the hashes of the files that must be the same on all of them."""
+
+    hashes: Mapping[str, Sha256]
+    run_dir: str = ""
+
+
+@dataclass(frozen=True)
+class LogPart:
+    """Where the bytes that were sent begin in a log, and how long that is now."""
+
+    offset: Size
+    size: Size
+
+
+@dataclass(frozen=True)
+class PlogFile:
+    """One of CANN's own logs; `path` is one, or, of a host that lies, anything."""
+
+    path: str
+    size: Size
+
+
+@dataclass(frozen=True)
+class PlogList:
+    """CANN's logs of a run; `left` counts, by label, the entries that are not among them."""
+
+    files: Tuple[PlogFile, ...] = ()
+    left: Mapping[str, Size] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ChatEvent:
+    """A piece of an answer, or its end with what it cost, or why there is none."""
+
+    text: str = ""
+    done: bool = False
+    tokens: Size = _NONE
+    seconds: float = 0.0
+    error: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class PutFile:
+    """Where a file was put, and the hash of what was read back from there."""
+
+    path: str
+    sha256: Sha256
+
+
+@dataclass(frozen=True)
+class ShardRow:
+    """A checkpoint of one rank; `identity` is size, time of change and inode number of its file."""
+
+    rank: Size
+    epoch: Size
+    step: Size
+    rerun: Size
+    path: ShardName
+    identity: Tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor in a checkpoint file: its bytes are `pieces` of it, `(offset, length)`."""
+
+    name: str
+    dims: Tuple[Size, ...]
+    dtype: str
+    pieces: Tuple[Tuple[Size, Size], ...]
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """The IP addresses of each name, which of them are the host's own, and whose interfaces it has."""
+
+    found: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
+    own: Tuple[str, ...] = ()
+    network: str = ""
+
+
+@dataclass(frozen=True)
+class ToolText:
+    """What a tool printed, or in `failure` why there is no answer (agent/tools.py)."""
+
+    text: str = ""
+    exit_code: Optional[int] = None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class ToolTexts:
+    """The answers to all calls, and the texts of all files, in the order in which they were asked for."""
+
+    answers: Tuple[ToolText, ...] = ()
+    files: Tuple[ToolText, ...] = ()
+
+
+@dataclass(frozen=True)
+class MindSporeAsks:
+    """What a host's MindSpore asks of CANN: the versions that it takes, and whether of `opp_kernel`."""
+
+    versions: Tuple[str, ...] = ()
+    opp_kernel: bool = False
+
+
+@dataclass(frozen=True)
+class CannCompiler:
+    """What `compiler/version.info` says."""
+
+    version: str
+    release: Optional[str] = None
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class CannFacts:
+    """What CANN gives the workers of a host (agent/cann.py)."""
+
+    modules: Mapping[str, Optional[str]] = field(default_factory=dict)
+    variables: Mapping[str, Optional[str]] = field(default_factory=dict)
+    opp_kernel: bool = False
+    set_env: Optional[str] = None
+    asked: Optional[MindSporeAsks] = None
+    compiler: Optional[CannCompiler] = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The facts of a host that decide whether a job can run there (agent/probe.py)."""
+
+    hostname: str
+    pid: Size
+    python: str
+    executable: str
+    workdir: str
+    free_bytes: Size
+    writable: bool
+    clock: float
+    busy_devices: Tuple[Size, ...] = ()
+    locks_writable: bool = True
+    packages: Mapping[str, Optional[str]] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    environment_seen: bool = False
+    environment_trouble: str = ""
+    env_script_exists: bool = True
+    missing_paths: Tuple[str, ...] = ()
+    port: Optional[Size] = None
+    resolves_to: Tuple[str, ...] = ()
+    cann: Optional[str] = None
+    ascend: Optional[CannFacts] = None
+    limits: Mapping[str, Optional[int]] = field(default_factory=dict)
+    shm_free_bytes: Optional[Size] = None
+    taken_ports: Tuple[Size, ...] = ()

@@ -1,0 +1,350 @@
+"""The client to a host's agent: a method for each verb, and the one place that looks at what a host says.
+
+A host's answer is a stranger's data. It is bounded in bytes, values, depth and time (`conversation`,
+`session`), made of its type (`core.host_answers`), and held against what was asked (`answer_checks`). Text
+for people is made visible here. What does not fit costs that host: AnswerError, its session is closed,
+nothing of the answer is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from re import Pattern
+from typing import Any, TypeVar
+
+from orchestrator.agent.shard_ranges import parse_name
+from orchestrator.core.codec import DecodeError, from_json, to_json
+from orchestrator.core.ends import StopReason
+from orchestrator.core.errors import AnswerError
+from orchestrator.core.host_answers import (
+    Addresses,
+    ChatEvent,
+    FileName,
+    LogPart,
+    PlogList,
+    PlogPath,
+    Prepared,
+    Probe,
+    PutFile,
+    Sha256,
+    ShardRow,
+    Size,
+    TensorEntry,
+    Told,
+    ToolTexts,
+)
+from orchestrator.core.records import HostStatus, Manifest, RunOnHost
+from orchestrator.hosts.answer_checks import (
+    LARGEST,
+    LATEST,
+    MOST_RANKS,
+    is_tensor,
+    made_visible,
+    run_of,
+    status_of,
+)
+from orchestrator.hosts.conversation import Event, Limits, shown
+from orchestrator.hosts.session import Payload, Session
+
+__all__ = ["Agent", "Ranges"]
+
+T = TypeVar("T")
+Ranges = Sequence[tuple[int, int]]
+
+_SMALL = Limits()
+# What a probe finds, and which question it must be a part of.
+_PROBED = {
+    "busy_devices": "devices",
+    "missing_paths": "paths",
+    "packages": "packages",
+    "taken_ports": "ports",
+}
+_TOOL_TEXT = 2 << 20
+_RUN_TEXT = 1 << 26
+
+
+class Agent:
+    """The agent of one host, asked from any number of threads, one question at a time.
+
+    Every method raises TransportError where the host cannot be reached (AnswerError where its answer is none,
+    CommandTimeout where it is not whole in time), and AgentError where the agent refuses.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.host = session.host
+        self._session = session
+
+    def close(self) -> None:
+        self._session.close()
+
+    def listen(self, seconds: float) -> list[Event]:
+        """What the agent has said without being asked, after waiting so long for more of it."""
+        self._session.listen(seconds)
+        events = self._session.events
+        return [events.popleft() for _ in range(len(events))]
+
+    # What the host is, and what of it is free.
+
+    def clock(self) -> float:
+        """The host's time, in seconds since the epoch."""
+        now = self._ask(float, "clock")
+        self._expect(0 <= now <= LATEST, "a time")
+        return now
+
+    def probe(self, *, timeout: float | None = None, **questions: Any) -> Probe:
+        """The facts that decide whether a job can run there; `questions` are those of agent/probe.py."""
+        # The values of variables are compared with the job's, and made visible where they are shown.
+        raw = ("environment", "variables", "missing_paths", "packages")
+        limits = Limits(1 << 23, items=1 << 20)
+        found = self._ask(Probe, "probe", limits=limits, raw=raw, timeout=timeout, **questions)
+        for said, asked in _PROBED.items():
+            self._expect(
+                set(getattr(found, said)) <= set(questions.get(asked) or ()), f"{asked} that were asked for"
+            )
+        self._expect(found.port is None or 0 < found.port < 1 << 16, "a port")
+        return found
+
+    def busy_devices(self, devices: Sequence[int], lock_dir: str | None) -> list[int]:
+        """Which of these devices another run holds."""
+        busy = self._ask(tuple[int, ...], "busy_devices", devices=devices, lock_dir=lock_dir)
+        self._expect(set(busy) <= set(devices), "devices that were asked for")
+        return list(busy)
+
+    def require_port(self, address: str, port: int | None) -> None:
+        """AgentError, kind `port_in_use`, where the scheduler could not listen there."""
+        self._do("require_port", address=address, port=port)
+
+    def addresses(self, names: Sequence[str] = (), candidates: Sequence[str] = ()) -> Addresses:
+        """What names mean on the host; of the names, those that were asked for."""
+        answer = self._ask(Addresses, "addresses", names=names, candidates=candidates)
+        self._expect(set(answer.found) <= set(names), "names that were asked for")
+        return answer
+
+    def ask_tools(
+        self,
+        calls: Sequence[Sequence[str]],
+        files: Sequence[str],
+        *,
+        tool_timeout: float,
+        parallel: int,
+        timeout: float,
+    ) -> ToolTexts:
+        """What Ascend's tools and files say, as they say it: who reads it shows no more than a `repr`."""
+        limits = Limits(text=(8 + len(calls) + len(files)) * _TOOL_TEXT, items=1 << 22)
+        texts = self._ask(
+            ToolTexts,
+            "ask_tools",
+            limits=limits,
+            raw=("text",),
+            timeout=timeout,
+            calls=calls,
+            files=files,
+            tool_timeout=tool_timeout,
+            parallel=parallel,
+        )
+        asked = (len(calls), len(files))
+        self._expect((len(texts.answers), len(texts.files)) == asked, "an answer to each question")
+        return texts
+
+    # What a run is started and ended with.
+
+    def prepare(
+        self, manifest: Manifest, worker_config: str, rank_table: str | None, *, timeout: float | None = None
+    ) -> Prepared:
+        """Make the run's directory and its supervisor, which holds the devices."""
+        bundle = {"manifest": to_json(manifest), "worker_config": worker_config, "rank_table": rank_table}
+        return self._ask(Prepared, "prepare", payload=json.dumps(bundle).encode(), timeout=timeout)
+
+    def start(self, run_id: str) -> Told:
+        """Start the workers, as far as their import."""
+        return self._ask(Told, "start", run_id=run_id)
+
+    def commit(self, run_id: str) -> Told:
+        """Every host has started its workers: let them run."""
+        return self._ask(Told, "commit", run_id=run_id)
+
+    def stop(self, run_id: str, reason: StopReason, *, timeout: float | None = None) -> Told:
+        """End the workers. A supervisor of an earlier version understands a text alone."""
+        text = reason.text or reason.kind.replace("_", " ")
+        return self._ask(Told, "stop", timeout=timeout, run_id=run_id, reason=text, why=to_json(reason))
+
+    def undo(self, run_id: str) -> None:
+        """Take a launch back."""
+        self._do("undo", run_id=run_id)
+
+    def status(
+        self, run_id: str, *, world_size: int = MOST_RANKS, timeout: float | None = None
+    ) -> HostStatus:
+        """What became of a run's part on the host."""
+        limits = Limits(1 << 23, items=1 << 20)
+        data = self._ask(dict[str, Any], "status", limits=limits, timeout=timeout, run_id=run_id)
+        try:
+            return status_of(data, run_id, world_size)
+        except ValueError as error:
+            raise self._none(error) from None
+
+    def list_runs(self) -> list[RunOnHost]:
+        """Every run on the host; of one that cannot be read, what is wrong with it."""
+        # One by one: what a newer version has written must not hide the others.
+        found = self._ask(list[Any], "list_runs", raw=None, limits=Limits(_RUN_TEXT, items=1 << 21))
+        return [run_of(data) for data in found]
+
+    # What a run has written.
+
+    def read_log(self, run_id: str, label: str, offset: int, limit: int) -> tuple[LogPart, bytes]:
+        """Up to `limit` bytes of a log, from `offset` or, if that is negative, so far from its end."""
+        args = {"run_id": run_id, "label": label, "offset": offset, "limit": limit}
+        part, data = self._ask_for_data(LogPart, "read_log", limit, **args)
+        self._expect((offset < 0 or part.offset <= offset) and part.size < LARGEST, "a part of a log")
+        return part, data
+
+    def list_plogs(self, run_id: str) -> PlogList:
+        """CANN's own logs of a run. Those that can be none are in `left`, under no label."""
+        found = self._ask(PlogList, "list_plogs", run_id=run_id)
+        files = tuple(file for file in found.files if PlogPath.FORM.fullmatch(file.path))
+        left = dict(found.left)
+        if others := len(found.files) - len(files):
+            left[""] = Size(left.get("", 0) + others)
+        return PlogList(files, left)
+
+    def read_plog(self, run_id: str, path: str, limit: int) -> bytes:
+        """The last `limit` bytes of one of them."""
+        return self._ask_for_data(None, "read_plog", limit, run_id=run_id, path=path, limit=limit)[1]
+
+    def small_files(
+        self, run_id: str, folder: str, known: Pattern[str], *, total: int = 1 << 28
+    ) -> Iterator[tuple[str | None, bytes]]:
+        """Name and content of each file in a folder of the run.
+
+        The name is None, and nothing of the content there, where it is not one of the `known` ones. All of
+        them together have `total` bytes at most.
+        """
+        limits = Limits(data=total, answers=20_000, total=total)
+        for result, data in self._stream("small_files", limits, run_id=run_id, folder=folder):
+            if result is None:
+                continue
+            name = self._made(str, result)
+            fits = known.fullmatch(name) and FileName.FORM.fullmatch(name)
+            yield (name, bytes(data)) if fits else (None, b"")
+
+    def chat(self, run_id: str, question: Mapping[str, Any], *, timeout: float) -> Iterator[ChatEvent]:
+        """What a chat's worker says, a piece at a time; the last one is `done`, or has an `error`."""
+        limits = Limits(answers=1 << 20, total=1 << 26)
+        payload = json.dumps(question).encode()
+        for result, _ in self._stream("chat", limits, payload=payload, timeout=timeout, run_id=run_id):
+            if result is not None:
+                yield self._made(ChatEvent, made_visible(result, keep="\n\t"))
+
+    # What is brought there.
+
+    def missing(self, hashes: Sequence[str]) -> list[str]:
+        """Which of these contents the host has not."""
+        found = self._ask(tuple[Sha256, ...], "missing", limits=_many(len(hashes)), hashes=hashes)
+        self._expect(set(found) <= set(hashes), "contents that were asked for")
+        return list(dict.fromkeys(found))
+
+    def push(self, sha256: str, content: Payload, *, timeout: float | None = None) -> None:
+        """Put a content into the host's store. It may be a stream; its length must be known."""
+        self._do("push", payload=content, timeout=timeout, sha256=sha256, size=len(content))
+
+    def put_file(self, path: str, data: bytes, sha256: str) -> PutFile:
+        """Put a file where the account may write; the hash is of what is there then."""
+        return self._ask(PutFile, "put_file", payload=data, path=path, size=len(data), sha256=sha256)
+
+    # A run's checkpoint.
+
+    def shards(self, run_id: str, *, timeout: float | None = None) -> tuple[ShardRow, ...]:
+        """The files there are, without looking into them."""
+        limits = Limits(_RUN_TEXT, items=1 << 21)
+        rows = self._ask(tuple[ShardRow, ...], "shards", limits=limits, timeout=timeout, run_id=run_id)
+        for row in rows:
+            said = {name: getattr(row, name) for name in ("rank", "rerun", "epoch", "step", "path")}
+            self._expect(parse_name(row.path) == said, "numbers as in a shard's name")
+        return rows
+
+    def index(self, path: str, *, timeout: float | None = None) -> tuple[TensorEntry, ...]:
+        """Where in this file which tensor is."""
+        limits = Limits(_RUN_TEXT, items=1 << 21)
+        entries = self._ask(
+            tuple[TensorEntry, ...], "index", limits=limits, raw=None, timeout=timeout, path=path
+        )
+        for entry in entries:
+            self._expect(is_tensor(entry), "a tensor with its bytes")
+        return entries
+
+    def read_segments(
+        self,
+        buffer: memoryview,
+        segments: Sequence[tuple[str, Ranges]],
+        identities: Mapping[str, Sequence[int]],
+        *,
+        timeout: float,
+    ) -> Iterator[tuple[memoryview, int]]:
+        """The bytes of each segment, in `buffer` until the next one, and the host's crc32 of them."""
+        sizes = [sum(length for _, length in ranges) for _, ranges in segments]
+        limits = Limits(data=max(sizes, default=0), answers=len(sizes) + 1)
+        args = {"segments": segments, "identities": identities}
+        answers = self._session.stream("read_segments", args, limits, timeout=timeout, buffer=buffer)
+        for size in sizes:
+            crc, data = next(answers, (None, memoryview(b"")))
+            self._expect(len(data) == size, f"{size} bytes")
+            yield data, self._made(Size, crc)
+        for _, data in answers:
+            self._expect(not data, "no more bytes")
+
+    # How all of them ask.
+
+    def _ask(
+        self,
+        kind: type[T],
+        verb: str,
+        *,
+        limits: Limits = _SMALL,
+        raw: tuple[str, ...] | None = (),
+        payload: Payload = b"",
+        timeout: float | None = None,
+        **args: Any,
+    ) -> T:
+        """One answer, made of its type; texts made visible but for those at the keys `raw` (None: all)."""
+        (result, _), *_ = self._stream(verb, limits, payload=payload, timeout=timeout, **args)
+        return self._made(kind, result if raw is None else made_visible(result, raw=raw))
+
+    def _ask_for_data(self, kind: type[T] | None, verb: str, most: int, **args: Any) -> tuple[T, bytes]:
+        limits = Limits(data=most)
+        (result, data), *_ = self._stream(verb, limits, **args)
+        return (None if kind is None else self._made(kind, result)), bytes(data)  # type: ignore[return-value]
+
+    def _do(self, verb: str, *, payload: Payload = b"", timeout: float | None = None, **args: Any) -> None:
+        """A request whose answer says nothing but that it is done."""
+        for _ in self._stream(verb, _SMALL, payload=payload, timeout=timeout, **args):
+            pass
+
+    def _stream(
+        self,
+        verb: str,
+        limits: Limits,
+        *,
+        payload: Payload = b"",
+        timeout: float | None = None,
+        **args: Any,
+    ) -> Iterator[tuple[Any, memoryview]]:
+        return self._session.stream(verb, args, limits, payload=payload, timeout=timeout)
+
+    def _made(self, kind: type[T], data: Any) -> T:
+        try:
+            return from_json(kind, data)
+        except DecodeError as error:
+            raise self._none(error) from None
+
+    def _expect(self, fits: bool, what: str) -> None:
+        if not fits:
+            raise self._none(f"expected {what}")
+
+    def _none(self, why: object) -> AnswerError:
+        return self._session.refuse(f"sent an answer that is none: {shown(why, 200)}")
+
+
+def _many(count: int) -> Limits:
+    """For a list of so many hashes."""
+    return Limits(text=4096 + 80 * count, items=1000 + count)

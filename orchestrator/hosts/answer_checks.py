@@ -1,0 +1,109 @@
+"""The checks of a host's answers beyond their types: whose ranks they are, what of them can be shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from orchestrator.core.codec import from_json
+from orchestrator.core.host_answers import Label, RunId, TensorEntry
+from orchestrator.core.records import HostStatus, RunOnHost
+from orchestrator.core.streams import visible
+from orchestrator.formats.ckpt_index import ITEM_SIZES
+from orchestrator.hosts.conversation import shown
+
+__all__ = ["LARGEST", "LATEST", "MOST_RANKS", "is_tensor", "made_visible", "run_of", "status_of"]
+
+LATEST = 1e11  # seconds since the epoch: the year 5138
+LARGEST = 1e15
+MOST_RANKS = 10**7
+
+
+def status_of(data: Any, run_id: str, world_size: int) -> HostStatus:
+    """The status that JSON with visible texts stands for. Raises ValueError where it is not of this run."""
+    status = from_json(HostStatus, _within_reach(data))
+    _require(status.run_id == run_id, "the status of the run that was asked for")
+    ranks = [rank.rank for rank in status.ranks]
+    _require(all(0 <= rank < world_size for rank in ranks), f"ranks from 0 to {world_size - 1}")
+    _require(len(set(ranks)) == len(ranks), "each rank once")
+    _require(all(Label(rank.label).rank == rank.rank for rank in status.ranks), "labels of ranks")
+    # A program of the user's may write what it likes into its metrics: what cannot be shown is left out.
+    kept = (dataclasses.replace(rank, progress=_progress(rank.progress)) for rank in status.ranks)
+    return dataclasses.replace(status, ranks=tuple(kept))
+
+
+def run_of(data: Any) -> RunOnHost:
+    """A run that a host tells of; with a `problem` in place of one that cannot be."""
+    try:
+        run = from_json(RunOnHost, data)
+        if run.manifest is None:
+            return RunOnHost(problem=shown(run.problem or "a run without a manifest"))
+        _require(all(Label(each.label).rank == each.rank for each in run.manifest.workers), "labels of ranks")
+        _require(0 <= run.manifest.created <= LATEST, "a time")
+        # A manifest is taken as it is; the texts of a status are shown.
+        run_id = RunId(run.manifest.run_id)
+        return RunOnHost(run.manifest, status_of(made_visible(data.get("status")), run_id, MOST_RANKS))
+    except ValueError as error:
+        return RunOnHost(problem=f"a run that cannot be read: {shown(error, 200)}")
+
+
+def _require(fits: bool, what: str) -> None:
+    if not fits:
+        raise ValueError(f"expected {what}")
+
+
+# What is counted with, of a worker's progress; a value that is no number is left out.
+_COUNTS = ("step", "total_steps")
+_NUMBERS = ("loss", "lr", "grad_norm", "tokens_per_s", "step_time_s", "time", "loss_scale", "mfu", "skipped")
+
+
+def _progress(data: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in data.items() if _can_be_shown(name, value)}
+    if isinstance(data.get("first"), Mapping):
+        kept["first"] = {name: value for name, value in data["first"].items() if _can_be_shown(name, value)}
+    return kept
+
+
+def _can_be_shown(name: str, value: Any) -> bool:
+    if name in _COUNTS:
+        return type(value) is int and 0 <= value < LARGEST
+    if name in _NUMBERS:
+        # A loss may be NaN, and is to be seen then; a time or a rate may not.
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and (abs(value) < LARGEST or name in ("loss", "grad_norm"))
+    return name != "first"
+
+
+def is_tensor(entry: TensorEntry) -> bool:
+    """Whether its pieces are as long as its shape and type say, and its name can be shown."""
+    item = ITEM_SIZES.get(entry.dtype)
+    have = sum(length for _, length in entry.pieces)
+    if item is None or not entry.name.isprintable() or len(entry.dims) > 32:
+        return False
+    return have % item == 0 if entry.dtype == "str" else have == item * math.prod(entry.dims)
+
+
+def made_visible(value: Any, keep: str = "", raw: Iterable[str] = ()) -> Any:
+    """JSON with every text in it made visible, keys too, but what is at the keys `raw`."""
+    if isinstance(value, str):
+        return visible(value if "\t" in keep else value.expandtabs(4), keep)
+    if isinstance(value, list):
+        return [made_visible(each, keep, raw) for each in value]
+    if isinstance(value, dict):
+        return {
+            visible(name): each if name in raw else made_visible(each, keep, raw)
+            for name, each in value.items()
+        }
+    return value
+
+
+def _within_reach(value: Any) -> Any:
+    """JSON with None for numbers that no clock and no counter reaches: they break what reckons with them."""
+    if isinstance(value, list):
+        return [_within_reach(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _within_reach(each) for name, each in value.items()}
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return None if is_number and LARGEST <= abs(value) < math.inf else value

@@ -1,0 +1,204 @@
+"""The client's side of the protocol: numbers of requests, unasked messages, limits, time of an answer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from orchestrator.core.errors import AgentError, AnswerError, CommandTimeout, TransportError
+from orchestrator.core.protocol import ProtocolError, Receiver, frame
+from orchestrator.hosts.boot import Bundle
+from orchestrator.hosts.conversation import Answer, Conversation, Event, Limits
+from orchestrator.hosts.fake_transport import FakeTransport
+from orchestrator.hosts.session import Session
+from orchestrator.testing.waiting import eventually
+from tests.hosts.lying_host import READY, Clock, Lie, LyingChannel, LyingTransport
+
+
+def asked(limits: Limits = Limits()) -> Conversation:  # noqa: B008 (frozen)
+    talk = Conversation("far")
+    assert json.loads(talk.ask("clock", {}, 0, limits)) == {"id": 1, "verb": "clock", "args": {}, "bytes": 0}
+    return talk
+
+
+def answer(**header: Any) -> bytes:
+    return frame({"id": 1, "ok": True, "result": None, **header})
+
+
+def test_frames_come_out_as_they_went_in_however_they_are_cut() -> None:
+    data = frame({"a": 1, "bytes": 5}) + b"12\n45" + frame({"b": 2})
+    for size in range(1, len(data) + 1):
+        receiver, found = Receiver(), []
+        for at in range(0, len(data), size):
+            receiver.feed(data[at : at + size])
+            while True:
+                if receiver.left:
+                    found.append(receiver.take(100))
+                    if receiver.left:
+                        break
+                elif (header := receiver.header()) is not None:
+                    found.append(header)
+                else:
+                    break
+        headers = [each for each in found if isinstance(each, dict)]
+        body = b"".join(each for each in found if isinstance(each, bytes))
+        assert (
+            headers == [{"a": 1, "bytes": 5}, {"b": 2}] and body == b"12\n45" and receiver.is_between_frames
+        )
+
+
+@pytest.mark.parametrize("line", [b"x", b"[1]", b'{"bytes": -1}', b'{"bytes": true}', b"[" * 5000, b"\xff"])
+def test_what_is_no_frame_is_refused(line: bytes) -> None:
+    receiver = Receiver()
+    receiver.feed(line + b"\n")
+    with pytest.raises(ProtocolError):
+        receiver.header()
+
+
+def test_a_line_has_a_limit_whole_or_not() -> None:
+    for data in (b"x" * 11, b'"' + b"x" * 9 + b'"\n'):
+        receiver = Receiver(longest=10)
+        receiver.feed(data)
+        with pytest.raises(ProtocolError, match="over 10 bytes"):
+            receiver.header()
+
+
+def test_unasked_messages_stand_between_answers() -> None:
+    talk = asked()
+    talk.feed(frame({"event": "end", "data": {"rank": 3}}) + answer(result=7)[:20])
+    assert (talk.next(), talk.next()) == (Event("end", {"rank": 3}), None)
+    talk.feed(answer(result=7)[20:] + frame({"event": "phase\x1b"}))
+    assert talk.next() == Answer(7, 0, False)
+    assert talk.next() == Event("phase\\x1b", None)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (answer(id=2), "another question"),
+        (answer(id="1"), "another question"),
+        (frame({"ok": True}), "another question"),
+        (answer(result=None, bytes=1), "1 bytes where at most 0"),
+        (answer(more=True) + answer(), "more than 1 answers"),
+        (answer(result="x" * 3000), "over 2000 bytes"),
+        (answer(result=[0] * 200), "more than 100 values"),
+        (answer(result=[[[[[0]]]]]), "nested more than 5 deep"),
+        (answer(ok="yes"), "no answer"),
+        (answer(more=1), "no answer"),
+        (frame({"id": 1, "ok": False, "error": "x"}), "without a reason"),
+        (frame({"event": 1}), "an event that is none"),
+        (frame({"event": "e", "bytes": 3}), "an event that is none"),
+        (frame({"event": "e"}) * 1001, "1000 events"),
+        (answer() + answer(), "another question"),
+    ],
+)
+def test_what_breaks_the_rules(data: bytes, says: str) -> None:
+    talk = asked(Limits(text=2000, items=100, depth=5))
+    talk.feed(data)
+    with pytest.raises(AnswerError, match=says):
+        while talk.next() is not None:
+            pass
+
+
+def test_a_refusal_is_shown_and_not_obeyed() -> None:
+    talk = asked()
+    error = {"what": "no\nspace \x1b[31m", "remedy": "x" * 5000, "kind": "os_error"}
+    talk.feed(frame({"id": 1, "ok": False, "error": error}))
+    with pytest.raises(AgentError) as caught:
+        talk.next()
+    assert caught.value.what == "no\\nspace \\x1b[31m" and len(caught.value.remedy) == 1000
+    assert caught.value.kind == "os_error" and talk.is_answered
+
+
+def session_over(lie: Lie, clock: Clock, timeout: float = 10.0) -> tuple[Session, LyingChannel]:
+    channel = LyingChannel(clock, Lie(iter([READY])), lambda request: lie)
+    transport = LyingTransport(channel)
+    bundle = Bundle(b"agent", "0" * 64)
+    return Session(transport, python="p", workdir="w", bundle=bundle, timeout=timeout, clock=clock), channel
+
+
+def dripped(data: bytes) -> Iterator[bytes]:
+    return (data[at : at + 1] for at in range(len(data)))
+
+
+def test_an_answer_has_one_deadline_however_it_drips() -> None:
+    for data in (answer(result="x" * 200), answer(bytes=200) + b"x" * 200):
+        clock = Clock()
+        session, channel = session_over(Lie(dripped(data), drip=1.0), clock)
+        with pytest.raises(CommandTimeout, match="no whole answer to `clock` within 10 s"):
+            list(session.stream("clock", {}, Limits(data=200)))
+        assert 10.0 <= clock.now < 10.1 and channel.closed
+
+
+def test_a_long_answer_has_time_for_its_length() -> None:
+    clock, block = Clock(), b"x" * 65536
+    pieces = [answer(bytes=100 * len(block)), *[block] * 100]
+    session, _ = session_over(Lie(iter(pieces), drip=1.9), clock)
+    ((_, data),) = session.stream("read_log", {}, Limits(data=1 << 30))
+    assert len(data) == 100 * 65536 and clock.now > 100
+
+
+def test_events_wait_within_a_bound() -> None:
+    events = b"".join(frame({"event": "step", "data": number}) for number in range(900))
+    session, _ = session_over(Lie(iter([events + answer(result=1)])), Clock())
+    assert [result for result, _ in session.stream("clock", {}, Limits())] == [1]
+    assert [event.data for event in session.events] == list(range(900 - 256, 900))
+
+
+class Host:
+    """An agent in a thread: answers each request after `hold` is set, and sends what it is told to."""
+
+    def __init__(self) -> None:
+        self.send: Any = None
+        self.hold = threading.Event()
+        self.transport = FakeTransport("far", self._run)
+        self.transport.connect()
+
+    def _run(self, argv: Any, stdin: Any, stdout: Any, stderr: Any) -> int:
+        stdin.readline()
+        stdout.write(READY)
+        self.send = stdout.write
+        for line in stdin:
+            assert self.hold.wait(20)
+            number = json.loads(line)["id"]
+            stdout.write(frame({"event": "asked", "data": number}))
+            stdout.write(frame({"id": number, "ok": True, "result": number}))
+        return 0
+
+
+def test_who_listens_hears_at_once_and_holds_up_no_request() -> None:
+    host, heard = Host(), []
+    session = Session(
+        host.transport, python="p", workdir="w", bundle=Bundle(b"", "0"), timeout=20.0, on_event=heard.append
+    )
+
+    def listen() -> None:
+        with contextlib.suppress(TransportError):  # when it is closed
+            session.listen(30.0)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    eventually(lambda: host.send is not None, what="started")
+    host.send(frame({"event": "end", "data": 1}))
+    eventually(lambda: heard == [Event("end", 1)], what="the event")
+    host.hold.set()
+    for number in range(1, 20):
+        assert list(session.stream("clock", {}, Limits())) == [(number, b"")]
+    assert [event.data for event in heard[1:]] == list(range(1, 20))
+    session.close()
+    listener.join(10)
+    assert not listener.is_alive()
+
+
+def test_a_listener_that_is_cut_off_says_so() -> None:
+    host = Host()
+    session = Session(host.transport, python="p", workdir="w", bundle=Bundle(b"", "0"), timeout=20.0)
+    session.listen(0.01)  # nothing is said, and that is no error
+    host.transport.break_connection()
+    with pytest.raises(TransportError):
+        session.listen(20.0)
