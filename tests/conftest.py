@@ -1,11 +1,104 @@
-"""What holds for all tests."""
+"""What holds for all tests: what each needs, read from its imports, and which of them one process runs."""
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.util
 import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = ("model", "orchestrator", "tests")
+# What the worker extra of setup.cfg brings; a light install does without, and so do the tests of all else.
+WORKER = ("huggingface_hub", "ijson", "mindspore", "safetensors", "tokenizers")
+MISSING = frozenset(name for name in WORKER if importlib.util.find_spec(name) is None)
+STARTS_SSHD = frozenset(["remote", "servers", "sshd"])  # fixtures
+
+LEFT_OUT: list[str] = []
 
 
 def pytest_configure() -> None:
     """Whoever starts the suite with `nohup` or `&` has it ignore these, and so all that it starts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out files that cannot be imported where a package of the worker extra is not installed."""
+    if MISSING and collection_path.name.startswith("test_") and MISSING & imported(collection_path):
+        LEFT_OUT.append(str(collection_path.relative_to(ROOT)))
+        return True
+    return None
+
+
+def pytest_report_collectionfinish() -> list[str]:
+    told = f"not installed: {', '.join(sorted(MISSING))}; left out: {' '.join(LEFT_OUT)}"
+    return [told] if LEFT_OUT else []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs MindSpore or sshd, and begin with what takes longest: the ranks of MindSpore."""
+    for item in items:
+        if "mindspore" in imported(item.path):
+            item.add_marker("mindspore")
+        if "mindspore" in MISSING and item.get_closest_marker("mindspore"):
+            item.add_marker(pytest.mark.skip(reason="MindSpore is not installed"))
+        if not STARTS_SSHD.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("sshd")
+        if config.pluginmanager.hasplugin("xdist") and (group := together(item)):
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("mindspore") is None)
+
+
+def together(item: pytest.Item) -> str:
+    """The name that tests share which one process should run; empty for a test that any process may run.
+
+    A file that imports MindSpore compiles once what its tests share, and a fixture of a module is made once.
+    """
+    info = getattr(item, "_fixtureinfo", None)
+    scopes = {fixtures[-1].scope for fixtures in info.name2fixturedefs.values()} if info else set()
+    shared = "module" in scopes or "mindspore" in imported(item.path)
+    return str(item.path.relative_to(ROOT)) if shared else ""
+
+
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
+    """The top-level packages that importing a file of ours brings, directly or by way of others of ours."""
+    seen, found, waiting = {path}, set(), [path]
+    while waiting:
+        for name in _imports(waiting.pop()):
+            if name.partition(".")[0] not in OURS:
+                found.add(name.partition(".")[0])
+            new = {file for file in _files(name) if file not in seen}
+            seen |= new
+            waiting += new
+    return frozenset(found)
+
+
+@functools.cache
+def _imports(path: Path) -> tuple[str, ...]:
+    """What a file imports when it is imported itself; `from a import b` may be the module a.b."""
+    return tuple(_names(ast.parse(path.read_bytes()).body))
+
+
+def _names(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Try):
+            yield from _names(node.body)
+
+
+def _files(name: str) -> Iterator[Path]:
+    """The files of ours that are run when `name` is imported: its packages' and its own."""
+    parts = name.split(".") if name.partition(".")[0] in OURS else []
+    for end in range(1, len(parts) + 1):
+        place = ROOT.joinpath(*parts[:end])
+        yield from (file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from orchestrator.cli.main import cli
 from orchestrator.config.inventory import Host
 from orchestrator.config.job import Job
 
@@ -26,8 +26,9 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_commands_and_options_of_the_readme_exist() -> None:
     def help_of(*words: str) -> str:
-        argv = [sys.executable, "-m", "orchestrator", *words, "--help"]
-        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        result = CliRunner().invoke(cli, [*words, "--help"], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
 
     blocks = "\n".join(re.findall(r"^    (.*)$", README, re.MULTILINE))
     commands = set(re.findall(r"^orchestrate ([a-z-]+)", blocks, re.MULTILINE))

@@ -24,6 +24,7 @@ def test_a_sign_that_the_encoding_lacks_is_escaped(encoding: str, sign: bytes) -
     assert b"data 1 " + sign + b" model" in done.stdout
 
 
+@pytest.mark.mindspore
 def test_a_programs_streams_are_asked_once_for_all() -> None:
     script = """
 import model.__main__ as cli
