@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(encoding: str, *argv: str) -> subprocess.CompletedProcess[bytes]:
     env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *argv], env=env, capture_output=True, cwd=ROOT, timeout=60)
+    return subprocess.run([sys.executable, *argv], env=env, capture_output=True, cwd=ROOT, timeout=120)
 
 
 @pytest.mark.parametrize(("encoding", "sign"), [("ascii", rb"\xd7"), ("utf-8", "×".encode())])

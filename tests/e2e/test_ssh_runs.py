@@ -39,7 +39,7 @@ def test_the_demo_job_survives_its_control_node_and_learns_the_same(remote: Clus
     with remote.launching(job, *STEPS) as launch:
         eventually(
             lambda: any(path.stat().st_size for path in tmp_path.glob("hosts/*/runs/*/metrics/rank_*.jsonl")),
-            timeout=120,
+            timeout=300,
             what="a first step",
         )
         remote.kill_monitor()
@@ -98,7 +98,7 @@ def test_broken_connections_are_made_anew(remote: Cluster, servers: list[Sshd]) 
         eventually(lambda: all(server.connections() for server in servers), what="new connections")
         assert set(remote.states().values()) <= {"running", "unreachable"}
         flag.touch()
-        out, _ = launch.communicate(timeout=60)
+        out, _ = launch.communicate(timeout=120)
     assert launch.returncode == 0, out
 
 

@@ -80,7 +80,7 @@ def test_a_vanished_host_is_unreachable_then_lost_and_the_others_are_stopped(
             ip("link", "set", link, "down")
             eventually(lambda: cluster.status()["hosts"]["far"]["error"], timeout=40, what="unreachable")
             assert cluster.status()["state"] == "running", "no verdict before the grace period is over"
-            out, _ = launch.communicate(timeout=90)
+            out, _ = launch.communicate(timeout=180)
         assert launch.returncode == 1
         assert "on far was lost" in out
         near = [rank["state"] for rank in cluster.status()["hosts"]["near"]["status"]["ranks"]]
