@@ -104,7 +104,7 @@ def test_ctrl_c_keeps_what_is_there_and_a_second_collection_is_refused(
 ) -> None:
     saved = with_shards(local, tmp_path / "saved", larger())
     words = ("collect-ckpt", "-o", "out.ckpt")
-    argv = local.argv(*words, "--bwlimit", "16M")
+    argv = local.argv(*words, "--bwlimit", "4M")  # 17 s in all: it is there while the second one starts
     with subprocess.Popen(argv, env=local.env, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as first:
         eventually(lambda: len(journal_lines(tmp_path)) > 2, what="some segments")
         second = local.run(*words)
