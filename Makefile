@@ -6,8 +6,6 @@ INSTALLED := $(VENV)/.installed
 STATE := $(CURDIR)/.demo/state
 # Ranks and hosts mostly wait, for each other or for a clock: three at a time keep two cores busy.
 JOBS ?= 3
-# What shares a fixture stays together (tests/conftest.py), and its order is kept: what takes longest begins.
-SIDE_BY_SIDE := --dist loadgroup --no-loadscope-reorder --numprocesses
 
 # The oldest MindSpore of the range in setup.cfg, and the newest Python that it has wheels for.
 OLDEST := .venv-oldest
@@ -53,11 +51,11 @@ check: $(INSTALLED)  ## ruff, mypy, and that hosts need no Python newer than we 
 	$(BIN)/vermin --no-tips --violations --target=3.10- orchestrator/checkpoint model
 
 quick: $(INSTALLED)  ## in 90 s what needs neither MindSpore nor root nor sshd, nor a run from end to end
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) 2 --ignore tests/e2e -m 'not mindspore and not root and not sshd'
+	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/e2e -m 'not mindspore and not root and not sshd'
 
 test: check  ## check, then every test that this machine allows: 15 minutes on two cores
 	@command -v /usr/sbin/sshd >/dev/null || tests/install_debian.sh openssh-server || echo 'Without sshd: the tests over SSH are left out.'
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(JOBS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 # What is too long for every change: the oldest MindSpore that is supported, then every layout of parallelism.
 test-long: $(INSTALLED) $(OLDEST)/.installed  ## the oldest MindSpore, and every layout of parallelism

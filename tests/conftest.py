@@ -8,6 +8,7 @@ import importlib.util
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs MindSpore or sshd, and begin with what takes longest: the ranks of MindSpore."""
     for item in items:
         if "mindspore" in imported(item.path):
@@ -52,20 +53,36 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="MindSpore is not installed"))
         if not STARTS_SSHD.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("sshd")
-        if config.pluginmanager.hasplugin("xdist") and (group := together(item)):
-            item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.get_closest_marker("mindspore") is None)
 
 
-def together(item: pytest.Item) -> str:
-    """The name that tests share which one process should run; empty for a test that any process may run.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out tests by `together`, in the order of the collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return together(nodeid)
+
+    config.option.loadscopereorder = False
+    return Scheduler(config, log)
+
+
+def together(nodeid: str) -> str:
+    """The name that tests share which one process should run: their file's, or the test's own.
 
     A file that imports MindSpore compiles once what its tests share, and a fixture of a module is made once.
     """
-    info = getattr(item, "_fixtureinfo", None)
-    scopes = {fixtures[-1].scope for fixtures in info.name2fixturedefs.values()} if info else set()
-    shared = "module" in scopes or "mindspore" in imported(item.path)
-    return str(item.path.relative_to(ROOT)) if shared else ""
+    file, _, _ = nodeid.partition("::")
+    path = ROOT / file
+    shared = "mindspore" in imported(path) or _has_module_fixtures(path.parent / "conftest.py", path)
+    return file if shared else nodeid
+
+
+@functools.cache
+def _has_module_fixtures(*paths: Path) -> bool:
+    return any('scope="module"' in path.read_text() for path in paths if path.exists())
 
 
 @functools.cache

@@ -46,7 +46,7 @@ def test_the_demo_job_survives_its_control_node_and_learns_the_same(remote: Clus
         launch.kill()
     shutil.rmtree(remote.state)
     assert remote.run("runs", "--rediscover", "-i", remote.inventory).returncode == 0
-    attached = remote.run("attach", timeout=200)
+    attached = remote.run("attach", timeout=600)
     assert attached.returncode == 0, attached
     # The machine that collects goes down in the middle of it, and its connections with it.
     words = ("collect-ckpt", "-o", "ssh.ckpt", "--via-hosts")
@@ -66,7 +66,7 @@ def test_the_demo_job_survives_its_control_node_and_learns_the_same(remote: Clus
     plain.mkdir()
     local = Cluster.local(plain)
     try:
-        result = local.launch(job, *STEPS, timeout=200)
+        result = local.launch(job, *STEPS, timeout=600)
         assert result.returncode == 0, result
         assert local.run("collect-ckpt", "-o", "local.safetensors").returncode == 0
         assert local.run("collect-ckpt", "-o", "local.ckpt").returncode == 0
