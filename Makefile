@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 STATE := $(CURDIR)/.demo/state
+# Ranks and hosts mostly wait, for each other or for a clock: three at a time keep two cores busy.
+JOBS ?= 3
 
 # The oldest MindSpore of the range in setup.cfg, and the newest Python that it has wheels for.
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= python3.11
+OLDEST_MINDSPORE := 2.7.1
 # What one process computes. Ranks together cannot run there: its CPU back end has no all-reduce in sub-groups.
 ON_OLDEST := $(addprefix tests/model/, $(addsuffix .py, \
 	$(addprefix network/test_, attention bloom cpu_kernels dropout float16 parity) \
@@ -17,43 +20,74 @@ ON_OLDEST := $(addprefix tests/model/, $(addsuffix .py, \
 	data/test_dataset parallel/test_p2p compatibility/test_auto)) \
 	tests/checkpoint/test_mindspore.py tests/checkpoint/test_mindspore_layouts.py
 
-.PHONY: demo docs test test-long check install clean
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
+# Hashes are asked of all or of none, and a folder has none: what we need comes first, then we ourselves.
+EDITABLE := $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 
-install: $(INSTALLED)
+LOCKER := .venv-lock
+LOCK = $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make constraints' $(UPGRADE)
+
+.PHONY: help install demo docs check quick test test-long dist constraints clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t14
+
+install: $(INSTALLED)  ## set up .venv with everything: MindSpore, the tools of the tests, this folder
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/install_debian.sh python3-venv
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[worker,test]'
+	$(BIN)/$(PIP_INSTALL) --require-hashes --requirement constraints.txt
+	$(BIN)/$(EDITABLE)
 	@touch $@
 
-demo: $(INSTALLED)
+demo: $(INSTALLED)  ## train on two local hosts with four ranks, collect, ask a question
 	@PATH="$(CURDIR)/$(BIN):$$PATH" XDG_STATE_HOME="$(STATE)" jobs/demo.sh
 
-# The tables of docs/reference, from the code that takes the keys and options.
-docs: $(INSTALLED)
+docs: $(INSTALLED)  ## write the tables of docs/reference anew, from the code that takes the keys and options
 	$(BIN)/python -m docs.write_reference
 
-check: $(INSTALLED)
+check: $(INSTALLED)  ## ruff, mypy, and that hosts need no Python newer than we say
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vermin --no-tips --violations --target=3.8- orchestrator/__init__.py orchestrator/core orchestrator/formats orchestrator/agent
+	$(BIN)/vermin --no-tips --violations --target=3.10- orchestrator/checkpoint orchestrator/families model
 
-test: check
+quick: $(INSTALLED)  ## in 90 s what needs neither MindSpore nor root nor sshd, nor a run from end to end
+	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/e2e -m 'not mindspore and not root and not sshd'
+
+test: check  ## check, then every test that this machine allows: 15 minutes on two cores
 	@command -v /usr/sbin/sshd >/dev/null || tests/install_debian.sh openssh-server || echo 'Without sshd: the tests over SSH are left out.'
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 # What is too long for every change: the oldest MindSpore that is supported, then every layout of parallelism.
-test-long: $(INSTALLED) $(OLDEST)/.installed
+test-long: $(INSTALLED) $(OLDEST)/.installed  ## the oldest MindSpore, and every layout of parallelism
 	$(OLDEST)/bin/python -m pytest $(ON_OLDEST)
 	LYING_HOSTS=100000 $(BIN)/python -m pytest tests/hosts/test_lying_hosts.py
 	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/parallel/test_strategies.py
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[worker,test]'
+	$(OLDEST)/bin/$(PIP_INSTALL) --require-hashes --requirement constraints-oldest.txt
+	$(OLDEST)/bin/$(EDITABLE)
 	@touch $@
 
-clean:
-	rm -rf $(VENV) $(OLDEST) .demo collected build *.egg-info
+dist: $(INSTALLED)  ## the sdist, and the wheel that is built from it, in dist/
+	$(BIN)/python -m build --no-isolation
+
+# The light install has the versions of the whole, but for a NumPy that MindSpore does not know and Python 3.13 needs.
+constraints:  ## pin versions and hashes anew; UPGRADE=--upgrade takes the newest
+	$(PYTHON) -m venv $(LOCKER)
+	$(LOCKER)/bin/$(PIP_INSTALL) uv
+	$(LOCK) setup.cfg --extra worker --extra test --output-file constraints.txt
+	sed -n '/^mindspore==/d; s/^numpy==[^ ]*/& ; python_version < "3.13"/; s/ \\$$//; /^[a-z]/p' constraints.txt >$(LOCKER)/same.txt
+	echo 'mindspore==$(OLDEST_MINDSPORE)' | $(LOCK) setup.cfg - --extra worker --extra test \
+		--constraint $(LOCKER)/same.txt --output-file constraints-oldest.txt
+	printf '%s\n' setuptools 'numpy>=2.1; python_version >= "3.13"' | $(LOCK) setup.cfg - \
+		--constraint $(LOCKER)/same.txt --output-file constraints-light.txt
+
+clean:  ## remove what these targets made
+	rm -rf $(VENV) $(OLDEST) $(LOCKER) .demo collected build dist *.egg-info

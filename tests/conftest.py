@@ -1,11 +1,123 @@
-"""What holds for all tests."""
+"""What holds for all tests: what each needs, read from its imports, and which of them one process runs."""
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.util
 import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = ("model", "orchestrator", "tests")
+# What the worker extra of setup.cfg brings; a light install does without, and so do the tests of all else.
+WORKER = ("huggingface_hub", "ijson", "mindspore", "safetensors", "tokenizers")
+MISSING = frozenset(name for name in WORKER if importlib.util.find_spec(name) is None)
+STARTS_SSHD = frozenset(["remote", "servers", "sshd"])  # fixtures
 
 
 def pytest_configure() -> None:
     """Whoever starts the suite with `nohup` or `&` has it ignore these, and so all that it starts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files that cannot be imported here, and those with MindSpore where it is not wanted."""
+    unwanted = {"mindspore"} if "not mindspore" in config.option.markexpr else set()
+    if collection_path.name.startswith("test_") and (MISSING | unwanted) & imported(collection_path):
+        return True
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if MISSING:
+        files = [path for path in Path(__file__).parent.rglob("test_*.py") if MISSING & imported(path)]
+        told = (
+            f"Not installed: {', '.join(sorted(MISSING))}; {len(files)} files that import them are left out."
+        )
+        terminalreporter.write_line(told)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs MindSpore or sshd, and begin with what takes longest: the ranks of MindSpore."""
+    for item in items:
+        if "mindspore" in imported(item.path):
+            item.add_marker("mindspore")
+        if "mindspore" in MISSING and item.get_closest_marker("mindspore"):
+            item.add_marker(pytest.mark.skip(reason="MindSpore is not installed"))
+        if not STARTS_SSHD.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("sshd")
+    items.sort(key=lambda item: item.get_closest_marker("mindspore") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out tests by `together`, in the order of the collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return together(nodeid)
+
+    config.option.loadscopereorder = False
+    return Scheduler(config, log)
+
+
+def together(nodeid: str) -> str:
+    """The name that tests share which one process should run: their file's, or the test's own.
+
+    A file that imports MindSpore compiles once what its tests share, and a fixture of a module is made once.
+    """
+    file, _, _ = nodeid.partition("::")
+    path = ROOT / file
+    shared = "mindspore" in imported(path) or _has_module_fixtures(path.parent / "conftest.py", path)
+    return file if shared else nodeid
+
+
+@functools.cache
+def _has_module_fixtures(*paths: Path) -> bool:
+    return any('scope="module"' in path.read_text() for path in paths if path.exists())
+
+
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
+    """The top-level packages that importing a file of ours brings, directly or by way of others of ours."""
+    seen, found, waiting = {path}, set(), [path]
+    while waiting:
+        for name in _imports(waiting.pop()):
+            if name.partition(".")[0] not in OURS:
+                found.add(name.partition(".")[0])
+            new = {file for file in _files(name) if file not in seen}
+            seen |= new
+            waiting += new
+    return frozenset(found)
+
+
+@functools.cache
+def _imports(path: Path) -> tuple[str, ...]:
+    """What a file imports when it is imported itself; `from a import b` may be the module a.b."""
+    return tuple(_names(ast.parse(path.read_bytes()).body))
+
+
+def _names(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Try):
+            yield from _names(node.body)
+
+
+def _files(name: str) -> Iterator[Path]:
+    """The files of ours that are run when `name` is imported: its packages' and its own."""
+    parts = name.split(".") if name.partition(".")[0] in OURS else []
+    for end in range(1, len(parts) + 1):
+        place = ROOT.joinpath(*parts[:end])
+        yield from (file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file())

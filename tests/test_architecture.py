@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
                 yield f"{node.module}.{alias.name}", node
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 

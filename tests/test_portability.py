@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import mmap
 import os
-from collections.abc import Iterator
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -39,12 +40,19 @@ def test_windows_begin_where_a_page_begins_on_every_kernel(tmp_path: Path) -> No
     assert path.read_bytes()[WINDOW:] == b"there"
 
 
-def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
-    """All calls of a function or method of this name, with the file's path."""
+@functools.cache
+def all_calls() -> dict[str, list[tuple[str, ast.Call]]]:
+    """All calls of functions and methods with a dot before their name, by that name, with the file's path."""
+    found = defaultdict(list)
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
-                yield str(path.relative_to(ROOT)), node
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                found[node.func.attr].append((str(path.relative_to(ROOT)), node))
+    return found
+
+
+def calls(name: str) -> list[tuple[str, ast.Call]]:
+    return all_calls().get(name, [])
 
 
 def beginning(node: ast.expr) -> str:

@@ -22,7 +22,7 @@ from orchestrator.testing.waiting import eventually
 
 __all__ = ["Cluster", "Result", "eventually", "processes_with"]
 
-TIMEOUT = 120.0
+TIMEOUT = 300.0
 Result = subprocess.CompletedProcess[str]
 
 
@@ -68,7 +68,7 @@ class Cluster:
             "devices_per_host": 2,
             "command": list(command),
             "networking": {"mode": "none"},
-            "timeouts": {"grace": 2, "prepare": 30},
+            "timeouts": {"grace": 2, "prepare": 60},
         }
         path.write_text(yaml.safe_dump({**data, **keys}))
         return path

@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["eventually"]
 
 
-def eventually(predicate: Callable[[], Any], timeout: float = 30.0, what: str = "") -> Any:
+def eventually(predicate: Callable[[], Any], timeout: float = 60.0, what: str = "") -> Any:
     """The first true value of `predicate`; fails when there is none within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:

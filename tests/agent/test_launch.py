@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from orchestrator.core.errors import AgentError
 from orchestrator.core.records import Input, Manifest, WorkerSpec
 from orchestrator.testing.agent_host import RUN, AgentHost, processes_in, sh
 from orchestrator.testing.waiting import eventually
+from tests.old_pythons import python_of
 
 
 def test_the_phases_of_a_launch(host: AgentHost) -> None:
@@ -128,8 +127,8 @@ def test_read_log_reads_logs_only(host: AgentHost, label: str) -> None:
 
 
 def test_a_whole_run_under_the_oldest_python(tmp_path: Path) -> None:
-    python = shutil.which("python3.8")
-    if python is None or subprocess.run([python, "-c", ""], capture_output=True).returncode:
+    python = python_of("3.8")
+    if python is None:
         pytest.skip("no python3.8 on this machine")
     host = AgentHost(tmp_path, python)
     try:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(encoding: str, *argv: str) -> subprocess.CompletedProcess[bytes]:
     env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *argv], env=env, capture_output=True, cwd=ROOT, timeout=60)
+    return subprocess.run([sys.executable, *argv], env=env, capture_output=True, cwd=ROOT, timeout=120)
 
 
 @pytest.mark.parametrize(("encoding", "sign"), [("ascii", rb"\xd7"), ("utf-8", "×".encode())])
@@ -24,6 +24,7 @@ def test_a_sign_that_the_encoding_lacks_is_escaped(encoding: str, sign: bytes) -
     assert b"data 1 " + sign + b" model" in done.stdout
 
 
+@pytest.mark.mindspore
 def test_a_programs_streams_are_asked_once_for_all() -> None:
     script = """
 import model.__main__ as cli

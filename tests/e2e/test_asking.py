@@ -32,7 +32,7 @@ def job(cluster: Cluster, task: str, **keys: Any) -> Path:
         "data": {"seq_length": config["seq_length"], "template": "none"},
         "checkpoint": {"load": "tiny.ckpt"},
         "env": {"OMP_NUM_THREADS": 1},
-        "timeouts": {"grace": 2, "prepare": 30},
+        "timeouts": {"grace": 2, "prepare": 60},
     }
     path = cluster.folder / f"{task}.yaml"
     path.write_text(yaml.safe_dump({**data, **keys}))
@@ -80,10 +80,10 @@ def test_a_chat_streams_its_answers_and_lives_on_when_its_client_vanishes(cluste
             input="".join(f"{question}\n" for question in questions),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
-    first = eventually(lambda: (found := ask("Why is the sky blue?")).returncode == 0 and found, timeout=90)
+    first = eventually(lambda: (found := ask("Why is the sky blue?")).returncode == 0 and found, timeout=300)
     assert first.stdout.strip()
     # Alone or after another question, the first answer is the same; the second knows what was said before.
     both = ask("Why is the sky blue?", "What is the capital of France?")

@@ -149,7 +149,7 @@ def test_ctrl_c_during_the_launch_undoes_it(tmp_path: Path, local_with: Make) ->
     with cluster.launching(cluster.job(cluster.sleep)) as launch:
         eventually(lambda: cluster.controls() and monitor_pid(cluster.controls()[0]))
         launch.send_signal(signal.SIGINT)
-        _, err = launch.communicate(timeout=60)
+        _, err = launch.communicate(timeout=120)
     assert launch.returncode == 5
     assert "interrupted" in err
     assert cluster.run_dirs() == []
@@ -162,7 +162,7 @@ def test_a_control_node_killed_at_any_moment_leaves_nothing(local_with: Make, ph
     cluster = local_with()
     job = cluster.job(cluster.sleep, timeouts={"grace": 1, "prepare": 3})
     with cluster.launching(job) as launch:
-        eventually(lambda: cluster.controls() and _has_come_to(cluster, phase), timeout=20, what=phase)
+        eventually(lambda: cluster.controls() and _has_come_to(cluster, phase), timeout=60, what=phase)
         if (pid := monitor_pid(cluster.controls()[0])) is not None:
             os.kill(pid, signal.SIGKILL)
         launch.kill()
@@ -174,7 +174,7 @@ def test_a_control_node_killed_at_any_moment_leaves_nothing(local_with: Make, ph
     else:
         # It came between two commits, perhaps: then the one that was committed is ended by the next monitor.
         cluster.run("attach")
-        eventually(lambda: not cluster.sleepers(), timeout=15, what="no worker left")
+        eventually(lambda: not cluster.sleepers(), timeout=60, what="no worker left")
         assert cluster.status()["state"] in ("failed", "stopped")
 
 

@@ -52,7 +52,7 @@ def test_a_worker_killed_by_sigkill_is_named_with_its_signal(local: Cluster) -> 
         local.wait_until_running()
         ranks = [rank for host in local.status()["hosts"].values() for rank in host["status"]["ranks"]]
         os.kill(next(rank["process"]["pid"] for rank in ranks if rank["rank"] == 1), signal.SIGKILL)
-        out, _ = launch.communicate(timeout=30)
+        out, _ = launch.communicate(timeout=120)
     assert launch.returncode == 1
     assert "Cause: rank 1 on host1 was killed by signal 9" in out
 
@@ -61,7 +61,7 @@ def test_a_killed_supervisor_takes_its_workers_and_the_run_with_it(local: Cluste
     with local.launching(local.job(local.sleep)) as launch:
         local.wait_until_running()
         os.kill(local.status()["hosts"]["host1"]["status"]["supervisor"]["pid"], signal.SIGKILL)
-        out, _ = launch.communicate(timeout=30)
+        out, _ = launch.communicate(timeout=120)
     assert launch.returncode == 1
     assert "on host1 failed: the supervisor on host1 was ended by signal 9" in out
     eventually(lambda: not local.sleepers(), what="no worker left")
@@ -73,7 +73,7 @@ def test_ctrl_c_detaches_and_attach_comes_back(local: Cluster) -> None:
     with local.launching(job) as launch:
         local.wait_until_running()
         launch.send_signal(signal.SIGINT)
-        _, err = launch.communicate(timeout=30)
+        _, err = launch.communicate(timeout=120)
         assert launch.returncode == 0
         assert "detached" in err and "orchestrate attach" in err
     assert set(local.states().values()) == {"running"}
@@ -95,7 +95,7 @@ def test_stop_ends_every_worker_and_stopping_again_is_no_error(local: Cluster) -
         local.wait_until_running()
         stopped = local.run("stop")
         assert stopped.returncode == 0 and "stopped" in stopped.stdout, stopped
-        launch.communicate(timeout=30)
+        launch.communicate(timeout=120)
         assert launch.returncode == 5
     assert not local.sleepers()
     assert set(local.states().values()) == {"stopped"}
@@ -148,7 +148,7 @@ def test_a_lost_state_directory_is_rediscovered_from_the_hosts(local: Cluster) -
         local.argv("attach"), env=local.env, cwd=local.folder, stdout=subprocess.PIPE
     ) as attach:
         assert local.run("stop").returncode == 0
-        attach.communicate(timeout=30)
+        attach.communicate(timeout=120)
     assert attach.returncode == 5
 
 
@@ -247,7 +247,7 @@ def test_a_run_of_which_one_host_was_stopped_is_stopped_whole(local: Cluster) ->
         run = local.run_dirs()[0]
         control_socket = RunDir(run).control_socket
         ask(control_socket, {"verb": "stop", "reason": "by hand"})
-        launch.communicate(timeout=30)
+        launch.communicate(timeout=120)
     assert launch.returncode == 5
     assert set(local.states().values()) == {"stopped"}
     assert not local.sleepers()

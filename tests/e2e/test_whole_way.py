@@ -123,9 +123,9 @@ def on_a_shared_path(cluster: Cluster) -> Path:
 
 def test_every_way_of_asking_gives_the_same_answer(hosts: Cluster, model_says: Callable[..., str]) -> None:
     with hosts.launching(training(hosts, "first")) as first:
-        eventually(lambda: len(shards(hosts, 3)) == 8, timeout=120, what="the shards of step 3")
+        eventually(lambda: len(shards(hosts, 3)) == 8, timeout=300, what="the shards of step 3")
         kill_a_rank(hosts)
-        said, _ = first.communicate(timeout=60)
+        said, _ = first.communicate(timeout=120)
     assert first.returncode == 1 and "rank 5 on node3 was killed by signal 9" in said, said
     assert len(shards(hosts, 12)) < 8
     earlier = on_a_shared_path(hosts)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from orchestrator.hosts.fake_transport import FakeTransport, Program
 from orchestrator.hosts.local_transport import LocalTransport
 from orchestrator.hosts.session import Session
 from orchestrator.hosts.transport import Transport
+from tests.old_pythons import python_of
 
 READY = b"orchestrate-agent ready\n"
 
@@ -79,13 +78,11 @@ def test_no_python_at_all(local: LocalTransport, tmp_path: Path) -> None:
 
 
 def test_a_real_old_python_says_so_itself(local: LocalTransport, tmp_path: Path) -> None:
-    for name in ("python3.7", "python3.6"):
-        python = shutil.which(name)
-        if python and not subprocess.run([python, "-c", ""], capture_output=True).returncode:
-            with pytest.raises(PreflightError, match=r"Python 3\.[67]\.\d+ is too old"):
-                start(local, tmp_path, python)
-            return
-    pytest.skip("no old Python on this machine")
+    python = python_of("3.7") or python_of("3.6")
+    if python is None:
+        pytest.skip("no old Python on this machine")
+    with pytest.raises(PreflightError, match=r"Python 3\.[67]\.\d+ is too old"):
+        start(local, tmp_path, python)
 
 
 def test_an_agent_that_is_damaged_on_the_host_is_sent_again(local: LocalTransport, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def by_msrun(folder: Path, address: str, port: int, table: Path | None) -> dict[
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_PLACING)}
     env = {**inherited, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     argv = [sys.executable, "-m", "mindspore.parallel.cluster.run", *words, str(stub), str(folder)]
-    subprocess.run(argv, env=env, cwd=folder, check=True, timeout=120, capture_output=True)
+    subprocess.run(argv, env=env, cwd=folder, check=True, timeout=300, capture_output=True)
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json") if path != table}
 
 

@@ -48,7 +48,7 @@ class Twelve:
         self._changed.clear()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def connected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twelve]:
     folder = tmp_path_factory.mktemp("twelve")
     cluster = FakeCluster(folder, HOSTS)

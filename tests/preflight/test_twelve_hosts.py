@@ -30,7 +30,7 @@ no_root = pytest.mark.skipif(os.geteuid() != 0, reason="host names of their own 
 def orchestrate(twelve: Twelve, *words: str | Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "COLUMNS": "80", "XDG_STATE_HOME": str(twelve.cluster.folder / "state")}
     argv = [sys.executable, "-m", "orchestrator", *map(str, words), "-i", str(twelve.inventory.path)]
-    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300)
 
 
 def rank_table_job(folder: Path) -> Path:
@@ -267,7 +267,7 @@ def test_a_host_whose_inventory_forgot_its_env_script(twelve: Twelve, tmp_path: 
     path = tmp_path / "servers.yaml"
     path.write_text(yaml.safe_dump({**inventory, "hosts": inventory["hosts"][:2]}))
     argv = [sys.executable, "-m", "orchestrator", "check", "-i", str(path), "--json"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
     checks = {each["check"]: each["results"] for each in json.loads(done.stdout)["checks"]}
     sound, bare = checks["CANN Python"]
     assert (sound["level"], bare["level"]) == ("ok", "warning")
@@ -286,7 +286,7 @@ def test_all_of_it_at_once_as_a_person_sees_it(twelve: Twelve) -> None:
     path.write_text(yaml.safe_dump(inventory))
     argv = [sys.executable, "-m", "orchestrator", "check", "-i", str(path)]
     env = {**os.environ, "COLUMNS": "80"}
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300)
     text = " ".join(done.stdout.split())
     assert done.returncode == 4
     assert "connect npu[001-012] ok" in text
@@ -303,7 +303,7 @@ def test_only_unreachable_hosts_is_exit_code_3(twelve: Twelve, tmp_path: Path) -
     path = tmp_path / "one.yaml"
     path.write_text(yaml.safe_dump(inventory))
     argv = [sys.executable, "-m", "orchestrator", "check", "-i", str(path), "--json"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
     assert done.returncode == 3, done.stdout + done.stderr
     data = json.loads(done.stdout)
     assert data["exit_code"] == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 from pathlib import Path
 
 import pytest
@@ -91,5 +92,5 @@ def test_setup_says_the_same_range() -> None:
 
 
 def test_the_version_that_is_tested_most_is_of_the_range() -> None:
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pins = dict(re.findall(r"^(\S+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     assert compared(pins["mindspore"]) == "supported"

@@ -101,6 +101,7 @@ def test_each_host_gets_what_its_ranks_load_and_replicas_once(tmp_path):
     assert seen[-1][0] == seen[-1][1] == sum(share.sent for share in shares.values())
 
 
+@pytest.mark.mindspore
 @pytest.mark.parametrize("absolute", [False, True])
 def test_a_launch_puts_the_shards_where_the_workers_look(tmp_path, absolute):
     made(tmp_path, load=str(tmp_path / "whole.ckpt") if absolute else "whole.ckpt")
@@ -120,6 +121,7 @@ def test_a_launch_puts_the_shards_where_the_workers_look(tmp_path, absolute):
             assert path not in inputs or (tmp_path / host / "store" / inputs[path]).exists()
 
 
+@pytest.mark.mindspore
 def test_nothing_is_sent_where_a_host_is_not_fit_for_the_job(tmp_path):
     made(tmp_path)
     job, plan = plan_launch(tmp_path / "job.yaml", tmp_path / "inventory.yaml")

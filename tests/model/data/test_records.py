@@ -49,6 +49,8 @@ def test_a_file_says_what_it_is_and_gives_its_records(tmp_path, content, kind, e
 
 
 def test_a_list_is_not_read_further_than_it_is_asked_for():
+    pytest.importorskip("ijson")
+
     class Endless:
         read_bytes = 0
 

@@ -153,7 +153,7 @@ print(os.environ["HCCL_DETERMINISTIC"])
 def test_the_context_of_an_ascend_has_a_level_and_that_of_a_job_may_be_deterministic():
     """In a process of its own: the context stays."""
     done = subprocess.run(
-        [sys.executable, "-c", LEVELS], env=environment(), capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", LEVELS], env=environment(), capture_output=True, text=True, timeout=300
     )
     assert done.stdout.split() == ["None", "O0", "O1", "O1", "None", "true"], done.stderr
 
@@ -190,7 +190,7 @@ except Exception as error:
 def test_a_script_of_its_own(before, fixed):
     done = subprocess.run(
         [sys.executable, "-c", PROBE.format(before=before)],
-        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     *_, state, answer, refused = done.stdout.splitlines()
@@ -251,7 +251,7 @@ def test_a_job_says_how_much_mindspore_logs_before_it_is_imported(tmp_path, targ
     env = {name: value for name, value in environment().items() if name != "GLOG_v"}
     write_job(tmp_path, device_target=target)
     done = subprocess.run(
-        [sys.executable, "-c", SAID], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", SAID], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.stdout.split() == [level, "False"], done.stderr
 

@@ -62,7 +62,7 @@ def run_alone(folder: Path, *arguments: str, **env: str) -> subprocess.Completed
         env=environment(**env),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

@@ -229,7 +229,7 @@ def write_config(folder):
 
 def run(*arguments, **options):
     argv = [sys.executable, *map(str, arguments)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, **options)
 
 
 def test_the_command_line_needs_no_mindspore_and_no_torch(tmp_path):
