@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.control import runs as known
 from orchestrator.control.monitor_process import monitor_pid
@@ -31,9 +31,13 @@ from orchestrator.core.paths import ControlDir as Run
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 
 if TYPE_CHECKING:
+    from orchestrator.checkpoint.copy_options import CopyOptions
+    from orchestrator.checkpoint.copy_options import Report as CopyReport
     from orchestrator.config.job import Job
     from orchestrator.control.logs import LogLine
     from orchestrator.preflight.report import Report
+    from orchestrator.transfer.collect import Collected, Collection
+    from orchestrator.transfer.collect_run import DryRun
     from orchestrator.transfer.distribute import Progress
 
 __all__ = [
@@ -42,6 +46,8 @@ __all__ = [
     "RunRecord",
     "attach",
     "check",
+    "collect",
+    "collect_dry_run",
     "find",
     "launch",
     "logs",
@@ -198,6 +204,42 @@ def stop(run: Run | str | None = None, reason: str = "stopped through the Python
     from orchestrator.control.stop import stop_run
 
     return stop_run(find(run), StopReason.requested(reason))
+
+
+def collect(
+    run: Run | str | None = None,
+    output: _File | None = None,
+    wanted: Collection | None = None,
+    *,
+    with_logs: bool = False,
+    options: CopyOptions | None = None,
+    report: CopyReport | None = None,
+) -> Collected:
+    """Combine the shards of a run into one file, with the model's configuration and tokenizer beside it.
+
+    `output` is by default collected/RUN/JOB.FORMAT; `wanted` says which step, in which format and type, with
+    the optimizer's state or without. A collection that broke off goes on where it was.
+    """
+    from orchestrator.transfer.collect import Collection
+    from orchestrator.transfer.collect_run import collect_run, default_output
+
+    control, chosen = find(run), wanted or Collection(format=_format_of(output))
+    path = default_output(control, chosen.format) if output is None else Path(output)
+    return collect_run(control, chosen, path, options, report, with_logs=with_logs)
+
+
+def collect_dry_run(
+    run: Run | str | None = None, wanted: Collection | None = None, *, via_hosts: bool = False
+) -> DryRun:
+    """What `collect` would read from where; hosts are asked, nothing is written."""
+    from orchestrator.transfer.collect import Collection
+    from orchestrator.transfer.collect_run import dry_run
+
+    return dry_run(find(run), wanted or Collection(), via_hosts=via_hosts)
+
+
+def _format_of(output: _File | None) -> Literal["ckpt", "safetensors"]:
+    return "safetensors" if output is not None and Path(output).suffix == ".safetensors" else "ckpt"
 
 
 def check(

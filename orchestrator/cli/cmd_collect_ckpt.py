@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import click
 from rich.console import Console
 
+from orchestrator import api
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.output_layout import Format
 from orchestrator.cli.bars import CollectProgress
 from orchestrator.cli.options import run_argument
 from orchestrator.cli.render_collect import print_collection
 from orchestrator.cli.units import RATE, byte_size
-from orchestrator.control.runs import find_run
-from orchestrator.core.paths import ControlDir
-from orchestrator.plan.launch_plan import read_plan
 from orchestrator.transfer.collect import Collected, Collection
-from orchestrator.transfer.collect_run import collect_run, dry_run
+from orchestrator.transfer.collect_run import default_output
 
 __all__ = ["command"]
 
 _DTYPES = {"float32": "Float32", "float16": "Float16", "bfloat16": "BFloat16"}
-_NAMES: dict[Format, str] = {
-    "ckpt": "{}.ckpt",
-    "safetensors": "{}.safetensors",
-    "huggingface": "{}-huggingface",
-}
 
 
 class _Step(click.ParamType[int | str]):
@@ -57,7 +50,7 @@ class _Step(click.ParamType[int | str]):
 @click.option(
     "--format",
     "format_name",
-    type=click.Choice(list(_NAMES)),
+    type=click.Choice(get_args(Format)),
     help="Default: what the name of the output says, else ckpt.",
 )
 @click.option("--dtype", type=click.Choice(list(_DTYPES)), help="Write floats as this type.")
@@ -90,7 +83,7 @@ def command(
 
     A collection that broke off goes on where it was: give the same command again.
     """
-    control = find_run(run)
+    control = api.find(run)
     named: Format = "safetensors" if output is not None and output.suffix == ".safetensors" else "ckpt"
     wanted = Collection(
         format=cast(Format, format_name or named),
@@ -100,21 +93,16 @@ def command(
         with_optimizer=with_optimizer,
         replicated=replicated,
     )
-    output = output or _default_output(control, wanted.format)
+    output = output or default_output(control, wanted.format)
     if is_dry:
-        print_collection(dry_run(control, wanted, via_hosts=via_hosts), output)
+        print_collection(api.collect_dry_run(control, wanted, via_hosts=via_hosts), output)
         return 0
     with CollectProgress(Console(stderr=True)) as progress:
         options = CopyOptions(rate=bwlimit, durable=not no_fsync, via_hosts=via_hosts)
         report = Report(progress.update, progress.say)
-        collected = collect_run(control, wanted, output, options, report, with_logs=with_logs)
+        collected = api.collect(control, output, wanted, with_logs=with_logs, options=options, report=report)
     _report(collected)
     return 0
-
-
-def _default_output(control: ControlDir, format: Format) -> Path:
-    name = _NAMES[format].format(read_plan(control.plan).job_name)
-    return Path("collected") / control.run_id / name
 
 
 def _report(collected: Collected) -> None:

@@ -175,6 +175,15 @@ class Event:
     code: Optional[int] = None
     stop: Optional[StopReason] = None
 
+    @classmethod
+    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Earlier versions had a label, and exit code and signal beside each other."""
+        if "label" not in data:
+            return data
+        signal = data.get("signal")
+        code = -signal if isinstance(signal, int) else data.get("exit_code")
+        return {**data, "rank": rank_of_label(str(data["label"])), "code": code}
+
 
 @dataclass(frozen=True)
 class LockNote(Stored):

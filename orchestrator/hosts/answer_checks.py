@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.core.codec import from_json
+from orchestrator.core.ends import SCHEDULER
 from orchestrator.core.host_answers import Label, RunId, TensorEntry
 from orchestrator.core.records import HostStatus, RunOnHost
 from orchestrator.core.streams import visible
@@ -28,7 +29,7 @@ def status_of(data: Any, run_id: str, world_size: int) -> HostStatus:
     ranks = [rank.rank for rank in status.ranks]
     _require(all(0 <= rank < world_size for rank in ranks), f"ranks from 0 to {world_size - 1}")
     _require(len(set(ranks)) == len(ranks), "each rank once")
-    _require(all(Label(rank.label).rank == rank.rank for rank in status.ranks), "labels of ranks")
+    _require(status.scheduler is None or status.scheduler.rank == SCHEDULER, "a scheduler that is no rank")
     # A program of the user's may write what it likes into its metrics: what cannot be shown is left out.
     kept = (dataclasses.replace(rank, progress=_progress(rank.progress)) for rank in status.ranks)
     return dataclasses.replace(status, ranks=tuple(kept))

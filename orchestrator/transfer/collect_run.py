@@ -22,7 +22,7 @@ from orchestrator.checkpoint.cut.steps import Choice
 from orchestrator.checkpoint.files.strategy_files import Strategy, parse_strategy
 from orchestrator.checkpoint.hf_layout import HfModel
 from orchestrator.checkpoint.host_files import ReadSegment
-from orchestrator.checkpoint.output_layout import OutputLayout
+from orchestrator.checkpoint.output_layout import Format, OutputLayout
 from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.config.inventory import SshOptions
 from orchestrator.config.yaml_reader import parse_yaml
@@ -39,6 +39,7 @@ __all__ = [
     "DryRun",
     "RunFiles",
     "collect_run",
+    "default_output",
     "dry_run",
 ]
 
@@ -185,6 +186,13 @@ _CONFIG = "config.yaml"
 _FOR_HUGGINGFACE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
+_NAMES: dict[Format, str] = {
+    "ckpt": "{}.ckpt",
+    "safetensors": "{}.safetensors",
+    "huggingface": "{}-huggingface",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class DryRun:
     """What `collect_run` would do; `direct` are the bytes per host that are read without it."""
@@ -222,6 +230,11 @@ def dry_run(control: ControlDir, wanted: Collection, *, via_hosts: bool = False)
                 direct[copy.host] = direct.get(copy.host, 0) + copy.nbytes
         layout = planned_layout(plan, run.wanted)
         return DryRun(choice, plan, layout, direct, _absent(run, choice, unreachable), unreachable)
+
+
+def default_output(control: ControlDir, form: Format) -> Path:
+    """Where a run is collected that nobody says a place for."""
+    return Path("collected") / control.run_id / _NAMES[form].format(read_plan(control.plan).job_name)
 
 
 def collect_run(

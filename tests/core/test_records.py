@@ -8,7 +8,7 @@ from orchestrator.core.records import Attempt, Event, LockNote, Manifest
 
 def test_a_line_of_the_history_of_an_earlier_version() -> None:
     line = '{"time": 1.5, "event": "exit", "label": "rank_1", "exit_code": 3, "signal": null}'
-    event = Event(1.5, "exit", label="rank_1", exit_code=3)
+    event = Event(1.5, "exit", rank=1, code=3)
     assert from_json(Event, parse(line)) == event == from_json(Event, to_json(event))
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator import api
-from orchestrator.core.errors import ConfigError, RunNotFound, UsageError
+from orchestrator.core.errors import CheckpointError, ConfigError, RunNotFound, UsageError
 from orchestrator.core.states import RunState
 from orchestrator.testing.local_cluster import Cluster
+from tests.fixtures.written import restore
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +68,22 @@ def test_what_is_asked_wrongly_is_refused_with_the_documented_errors(cluster: Cl
     assert list(api.watch(run))[-1].state is RunState.SUCCEEDED
     with pytest.raises(UsageError, match="no rank of this run fits"):
         list(api.logs(run, ranks=[99]))
+
+
+def test_a_checkpoint_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a training that an earlier version has left; the file is the one that the command line writes."""
+    restore(ROOT / "tests/fixtures/afcecfb", tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    planned = api.collect_dry_run("train")
+    assert planned.choice.step == 4 and not (tmp_path / "out.ckpt").exists()
+    collected = api.collect("train", tmp_path / "out.ckpt")
+    assert collected.path == tmp_path / "out.ckpt" and collected.choice.step == 4
+    argv = [sys.executable, "-m", "orchestrator", "collect-ckpt", "train", "-o", str(tmp_path / "cli.ckpt")]
+    subprocess.run(argv, check=True, capture_output=True)
+    assert (tmp_path / "out.ckpt").read_bytes() == (tmp_path / "cli.ckpt").read_bytes()
+    with pytest.raises(CheckpointError):
+        api.collect("fine", tmp_path / "none.ckpt")
+    assert not (tmp_path / "none.ckpt").exists()
 
 
 def test_hosts_are_checked(cluster: Cluster) -> None:

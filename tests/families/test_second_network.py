@@ -29,7 +29,7 @@ from orchestrator.config.worker_config import Data
 from orchestrator.transfer.convert import plan_combine, write
 from tests.families.toy import TOY, ToyConfig
 from tests.families.toy_network import ToyNetwork
-from tests.model.cluster import start, tails, write_job
+from tests.model.support.cluster import start, tails, write_job
 
 pytestmark = pytest.mark.mindspore
 TEXTS = ["what color is the sky?", "what color is the grass?", "what is up?", "what is down?"]

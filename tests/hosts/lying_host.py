@@ -15,6 +15,7 @@ from typing import Any
 
 from orchestrator.control import logs
 from orchestrator.core.codec import to_json
+from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import CommandTimeout, TransportError
 from orchestrator.core.host_answers import ShardRow, Size, TensorEntry
 from orchestrator.core.protocol import Receiver
@@ -142,7 +143,6 @@ def agent_of(channel: LyingChannel, clock: Clock, timeout: float = 10.0) -> Agen
 
 def status(run_id: str = RUN, **rank: Any) -> HostStatus:
     state = {
-        "label": "rank_0",
         "rank": 0,
         "local_rank": 0,
         "device_id": 0,
@@ -300,7 +300,7 @@ CALLS: dict[str, Callable[[Agent, Path], Any]] = {
     "small_files": _copied_files,
     "start": lambda agent, _: agent.start(RUN),
     "status": lambda agent, _: agent.status(RUN, world_size=8),
-    "stop": lambda agent, _: agent.stop(RUN, "enough"),
+    "stop": lambda agent, _: agent.stop(RUN, StopReason.requested("enough")),
     "undo": lambda agent, _: agent.undo(RUN),
 }
 _MANIFEST = Manifest(run_id=RUN, job="j", host="far", created=1e9, workers=())

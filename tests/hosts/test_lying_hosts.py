@@ -163,7 +163,7 @@ def test_a_host_that_lies_costs_that_host_alone() -> None:
 
 
 def _honest_status(request: dict[str, Any]) -> Lie:
-    answers = [lying_host.to_json(lying_host.status(label="rank_1", rank=1))]
+    answers = [lying_host.to_json(lying_host.status(rank=1))]
     return Lie(iter([lying_host._frames(request["id"], answers, [b""])]))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import AgentError, OrchestrateError
+from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import agent_bundle
 from orchestrator.hosts.local_transport import LocalTransport
 from orchestrator.hosts.push_content import ContentFile, Pushed, push_missing
@@ -19,12 +20,12 @@ from orchestrator.hosts.session import Session
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
+def agent(tmp_path: Path) -> Iterator[Agent]:
     transport = LocalTransport("here")
     transport.connect()
     bundle = agent_bundle()
     workdir = str(tmp_path / "work")
-    opened = Session(transport, python=sys.executable, workdir=workdir, bundle=bundle, timeout=20.0)
+    opened = Agent(Session(transport, python=sys.executable, workdir=workdir, bundle=bundle, timeout=20.0))
     yield opened
     opened.close()
 
@@ -34,7 +35,7 @@ def written(path: Path, data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_only_what_is_missing_is_sent_and_counted(tmp_path: Path, session: Session) -> None:
+def test_only_what_is_missing_is_sent_and_counted(tmp_path: Path, agent: Agent) -> None:
     small, large = os.urandom(100), os.urandom(3 << 20)
     sources = {
         written(tmp_path / name, data): ContentFile(tmp_path / name)
@@ -42,23 +43,23 @@ def test_only_what_is_missing_is_sent_and_counted(tmp_path: Path, session: Sessi
     }
     total = len(small) + len(large)
     counted: list[int] = []
-    assert push_missing(session, sources, timeout=20, count=counted.append) == Pushed(total, 0)
+    assert push_missing(agent, sources, timeout=20, count=counted.append) == Pushed(total, 0)
     assert sum(counted) == total and max(counted) <= 1 << 20
     for sha256, source in sources.items():
         assert (tmp_path / "work/store" / sha256).read_bytes() == b"".join(source)
     counted.clear()
-    assert push_missing(session, sources, timeout=20, count=counted.append) == Pushed(0, total)
+    assert push_missing(agent, sources, timeout=20, count=counted.append) == Pushed(0, total)
     assert sum(counted) == total
 
 
-def test_a_large_file_is_never_in_memory(tmp_path: Path, session: Session) -> None:
+def test_a_large_file_is_never_in_memory(tmp_path: Path, agent: Agent) -> None:
     path, size = tmp_path / "data.mindrecord", 64 << 20
     with path.open("wb") as file:
         file.truncate(size)
     sources = {ContentFile(path).sha256(): ContentFile(path)}
     tracemalloc.start()
     try:
-        assert push_missing(session, sources, timeout=20) == Pushed(size, 0)
+        assert push_missing(agent, sources, timeout=20) == Pushed(size, 0)
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
         tracemalloc.stop()
@@ -66,24 +67,24 @@ def test_a_large_file_is_never_in_memory(tmp_path: Path, session: Session) -> No
 
 @pytest.mark.parametrize("size", [1000, 1 << 20])
 @pytest.mark.parametrize("change", [-1, 0, 1])
-def test_a_file_that_has_changed_is_named(tmp_path: Path, session: Session, size: int, change: int) -> None:
+def test_a_file_that_has_changed_is_named(tmp_path: Path, agent: Agent, size: int, change: int) -> None:
     path = tmp_path / "data"
     sha256 = written(path, bytes(size))
     sources = {sha256: ContentFile(path)}
     path.write_bytes(b"\1" * (size + change))
     with pytest.raises(OrchestrateError, match="has changed since it was read for this launch") as caught:
-        push_missing(session, sources, timeout=20)
+        push_missing(agent, sources, timeout=20)
     assert (caught.value.where, caught.value.remedy) == (str(path), "launch again")
     assert not (tmp_path / "work/store" / sha256).exists()
 
 
-def test_a_file_that_changed_before_the_push_is_named(tmp_path: Path, session: Session) -> None:
+def test_a_file_that_changed_before_the_push_is_named(tmp_path: Path, agent: Agent) -> None:
     sha256 = written(tmp_path / "data", b"before")
     (tmp_path / "data").write_bytes(b"behind")
     with pytest.raises(OrchestrateError, match="data: has changed") as caught:
-        push_missing(session, {sha256: ContentFile(tmp_path / "data")}, timeout=20)
+        push_missing(agent, {sha256: ContentFile(tmp_path / "data")}, timeout=20)
     assert not isinstance(caught.value, AgentError)
-    assert session.call("missing", hashes=[sha256]) == [sha256]
+    assert agent.missing([sha256]) == [sha256]
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
