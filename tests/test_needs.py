@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MISSING, WORKER, imported
+from tests.conftest import MISSING, WORKER, imported, together
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(Path(__file__).parent.rglob("test_*.py"))
@@ -34,3 +34,10 @@ def test_what_is_said_to_need_nothing_of_the_worker_needs_nothing() -> None:
 def test_what_is_said_to_need_mindspore_needs_it() -> None:
     [file, *_] = [file for file in FILES if "mindspore" in imported(file)]
     assert "mindspore" in really(file)
+
+
+def test_tests_that_share_something_are_run_by_one_process() -> None:
+    mindspore = next(file for file in FILES if "mindspore" in imported(file)).relative_to(ROOT)
+    assert together(f"{mindspore}::test_it[a::b]") == str(mindspore)
+    assert together("tests/preflight/test_twelve_hosts.py::test_it") == "tests/preflight/test_twelve_hosts.py"
+    assert together("tests/config/test_job.py::test_it[1]") == "tests/config/test_job.py::test_it[1]"
