@@ -61,7 +61,8 @@ class Session:
         self._clock = clock
         self._talk = Conversation(transport.host)
         self._asking = threading.Lock()
-        # Who waits for an answer reads before who waits for events: `_wanted` says that there is one.
+        # One thread reads at a time. While a request is under way (`_wanted`) that is who asked; a listener
+        # that was reading before leaves what it got in `_stashed`.
         self._reading = threading.Condition()
         self._is_read = self._wanted = False
         self._stashed: Answer | AgentError | None = None
@@ -91,6 +92,7 @@ class Session:
         AnswerError where an answer is none or over `limits`, TransportError where the agent is gone.
         """
         with self._asking:
+            self._wanted = True
             try:
                 self._send(self._talk.ask(verb, args, len(payload), limits), payload, timeout)
                 more = True
@@ -103,6 +105,9 @@ class Session:
                 # Answers that nobody took would be taken for those of the next request.
                 if not self._talk.is_answered or self._talk.receiver.left:
                     self.close()
+                with self._reading:
+                    self._wanted = False
+                    self._reading.notify_all()
 
     def listen(self, seconds: float) -> None:
         """Take what the agent says without being asked, for so long; requests of other threads go first.
@@ -151,7 +156,6 @@ class Session:
     def _answer(self, verb: str, deadline: Deadline) -> Answer:
         """The next answer, by whomever it is read."""
         with self._reading:
-            self._wanted = True
             while self._is_read and self._reading.wait(max(0.0, deadline.left())):
                 pass
             if self._is_read:
@@ -161,7 +165,6 @@ class Session:
         try:
             message = message or self._message(verb, deadline, stop=lambda: False)
         finally:
-            self._wanted = False
             self._let_others_read()
         if not isinstance(message, Answer):
             raise message or self._late(verb, deadline)

@@ -167,7 +167,10 @@ class Host:
             assert self.hold.wait(20)
             number = json.loads(line)["id"]
             stdout.write(frame({"event": "asked", "data": number}))
-            stdout.write(frame({"id": number, "ok": True, "result": number}))
+            first = {"id": number, "ok": True, "result": number, "bytes": 3, "more": True}
+            stdout.write(frame(first) + b"a\nb")
+            stdout.write(frame({"event": "asked", "data": number}))
+            stdout.write(frame({"id": number, "ok": True, "result": None}))
         return 0
 
 
@@ -188,8 +191,9 @@ def test_who_listens_hears_at_once_and_holds_up_no_request() -> None:
     eventually(lambda: heard == [Event("end", 1)], what="the event")
     host.hold.set()
     for number in range(1, 20):
-        assert list(session.stream("clock", {}, Limits())) == [(number, b"")]
-    assert [event.data for event in heard[1:]] == list(range(1, 20))
+        found = list(session.stream("read_log", {}, Limits(data=3, answers=2)))
+        assert found == [(number, b"a\nb"), (None, b"")]
+    assert [event.data for event in heard[1:]] == [number for number in range(1, 20) for _ in (1, 2)]
     session.close()
     listener.join(10)
     assert not listener.is_alive()
