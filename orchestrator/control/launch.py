@@ -6,14 +6,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.ascend.discovery import discover
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
 from orchestrator.control.monitor_process import spawn_monitor
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.paths import ControlDir
-from orchestrator.hosts.allocation import StaticAllocation
 from orchestrator.plan.adjust import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
@@ -41,6 +39,9 @@ def discover_devices(plan: LaunchPlan) -> LaunchPlan:
 
     Raises TransportError, PreflightError, or HostsFailed of both.
     """
+    # Late: a launch leaves the hosts to its monitor.
+    from orchestrator.ascend.discovery import discover
+
     with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
         devices = {name: manifest.devices for name, manifest in plan.manifests.items()}
         return complete_plan(plan, discover(fleet, devices).raise_on_error())

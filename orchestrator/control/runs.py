@@ -10,23 +10,23 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Timeouts
 from orchestrator.control.monitor_process import monitor_pid, spawn_monitor
 from orchestrator.control.run_record import RunRecord, failed_launch, new_record, read_record, write_record
-from orchestrator.control.watch import look_once
 from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.core.records import Manifest
 from orchestrator.core.safe_open import own_folders
 from orchestrator.core.states import RunState
 from orchestrator.core.streams import visible
-from orchestrator.hosts.allocation import StaticAllocation
-from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 from orchestrator.plan.placement import Placement
+
+if TYPE_CHECKING:
+    from orchestrator.hosts.fleet import Fleet
 
 __all__ = [
     "attach",
@@ -115,6 +115,9 @@ def rediscover(
     Returns a line on each thing among a host's runs that cannot be read, and which hosts failed.
     """
     known = {run.run_id for run in known_runs(root)}
+    # Late: most commands ask no host, and people wait for them.
+    from orchestrator.hosts.allocation import StaticAllocation
+
     with StaticAllocation(inventory.hosts, inventory.ssh).fleet() as fleet:
         answers = fleet.each(lambda agent: agent.list_runs())
         found: dict[str, dict[str, Manifest]] = {}
@@ -185,7 +188,7 @@ def _record_again(plan: LaunchPlan, fleet: Fleet, root: Path | None) -> None:
     when = int(plan.created * 1e9)
     os.utime(control.plan, ns=(when, when))
     with fleet.part(host.name for host in plan.hosts) as part:
-        write_record(control, look_once(new_record(plan), part, plan.timeouts))
+        write_record(control, _looked_at(new_record(plan), part, plan.timeouts))
 
 
 def current_record(control: ControlDir) -> RunRecord:
@@ -197,10 +200,18 @@ def current_record(control: ControlDir) -> RunRecord:
     # What a monitor had begun when it died, the hosts undo by themselves when the lease is over.
     if record.state is RunState.PREPARING and time.time() < record.updated + plan.timeouts.prepare:
         return record
+    from orchestrator.hosts.allocation import StaticAllocation
+
     with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
-        record = look_once(record, fleet, plan.timeouts)
+        record = _looked_at(record, fleet, plan.timeouts)
     write_record(control, record)
     return record
+
+
+def _looked_at(record: RunRecord, fleet: Fleet, timeouts: Timeouts) -> RunRecord:
+    from orchestrator.control.watch import look_once
+
+    return look_once(record, fleet, timeouts)
 
 
 def attach(control: ControlDir) -> None:
