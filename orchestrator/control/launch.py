@@ -41,6 +41,7 @@ def discover_devices(plan: LaunchPlan) -> LaunchPlan:
     """
     # Late: a launch leaves the hosts to its monitor.
     from orchestrator.ascend.discovery import discover
+    from orchestrator.hosts.allocation import StaticAllocation
 
     with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
         devices = {name: manifest.devices for name, manifest in plan.manifests.items()}
