@@ -66,12 +66,16 @@ class OutputFiles:
             )
 
     def _prepare(self, keep: bool) -> None:
-        """Have the room of every file now; opened are no more than are written at a time."""
+        """Have the room of every file now; of several only those that are written are open."""
         if self.temporary.is_dir() != self.layout.is_folder or not keep:
             _remove(self.temporary)
         for name, layout in self.layout.files:
             (self.temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            PlacedFile(self.temporary / name, layout).close()
+            file = PlacedFile(self.temporary / name, layout)
+            if self.layout.is_folder:
+                file.close()
+            else:
+                self._files[0] = file
 
     def __enter__(self) -> OutputFiles:
         return self

@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.checkpoint.copy_plan import Copy, Segment
 from orchestrator.checkpoint.cut.slices import Layout
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
+from orchestrator.checkpoint.files.tensor_types import Spec
+from orchestrator.checkpoint.shard_index import StoredTensor
 from orchestrator.cli.units import byte_size
 from orchestrator.core.paths import RunDir
 from orchestrator.hosts.fleet import fleet_of
@@ -159,7 +162,9 @@ def test_more_than_a_gigabyte_over_one_connection(
         host = plan.hosts[0].name
         files.list_shards(host)
         step = 50_000_000
-        wanted = [(str(shard), [(start, step)]) for start in range(0, size, step)]
+        stored = StoredTensor(Spec("w", (size,), "Int8"), ((0, size),))
+        copy = Copy(0, ((0, size),), 0, host, str(shard), stored, ((0, size),))
+        wanted = [Segment(0, copy, start, step) for start in range(0, size, step)]
         moved = sum(len(data) for data, _ in files.read(host, wanted))
         assert moved == size
         assert len(files.list_shards(host)) == 3  # another channel on the same connection
