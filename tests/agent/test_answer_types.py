@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.agent.serve import _MODULES
 from orchestrator.core import host_answers
+from orchestrator.core.ends import StopReason
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.testing.agent_host import RUN, AgentHost, sh
 
@@ -55,7 +56,7 @@ def test_a_run_through_the_client(host: AgentHost, tmp_path: Path) -> None:
     part, log = agent.read_log(RUN, "rank_0", 0, 100)
     assert (part.offset, part.size, log) == (0, 4, b"one\n")
     assert agent.list_plogs(RUN).files == () and agent.shards(RUN) == ()
-    assert agent.stop(RUN, "enough").phase in ("stopping", "over")
+    assert agent.stop(RUN, StopReason.requested("enough")).phase in ("stopping", "over")
     host.wait_over()
     agent.undo(RUN)
     assert agent.list_runs() == []

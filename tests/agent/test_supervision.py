@@ -207,7 +207,7 @@ def test_requests_that_make_no_sense_do_not_end_the_session(host: AgentHost) -> 
 
 def test_a_pipe_in_the_place_of_metrics_or_a_log_holds_nobody_up(host: AgentHost) -> None:
     host.launch(sh("mkfifo metrics/rank_0.jsonl; rm logs/rank_0.log; mkfifo logs/rank_0.log; exit 3"))
-    assert [rank.exit_code for rank in host.wait_over().ranks] == [3]
+    assert [rank.end and rank.end.exit_code for rank in host.wait_over().ranks] == [3]
 
 
 def test_a_program_that_makes_its_checkpoint_folder_anew_is_collected_from_it(host: AgentHost) -> None:

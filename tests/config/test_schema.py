@@ -151,7 +151,7 @@ sys.meta_path.insert(0, Absent())
 sys.path.insert(0, ".")
 from pathlib import Path
 from model.config.settings import load_settings
-print(load_settings(Path("good.yaml")).bloom().seq_length)
+print(load_settings(Path("good.yaml")).network().seq_length)
 try:
     load_settings(Path("bad.yaml"))
 except Exception as error:
