@@ -1,6 +1,7 @@
 """Hosts that lie: whatever one says to whatever verb, there is a value of its type, or one documented error.
 
-Seeded, so that a case can be run again. LYING_HOSTS is how many there are; `make test-long` takes 100,000.
+Seeded, so that a case can be run again. LYING_HOSTS is how many there are, `make test-long` takes 100,000;
+LYING_HOSTS_FROM is the first seed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tests.hosts import lying_host
 from tests.hosts.lying_host import CALLS, HONEST, READY, Clock, Lie, LyingChannel, agent_of, boot_lie, lie
 
 CASES = int(os.environ.get("LYING_HOSTS", "3000"))
+FIRST = int(os.environ.get("LYING_HOSTS_FROM", "0"))
 TIMEOUT = 10.0
 DOCUMENTED = {getattr(errors, name) for name in errors.__all__}
 # Of these not all is for people: who shows it makes it visible.
@@ -91,7 +93,7 @@ def test_whatever_a_host_answers(tmp_path: Path) -> None:
     folder.mkdir()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     verbs, outcomes = sorted(CALLS), {"value": 0, "refused": 0, "lied": 0}
-    for case in range(CASES):
+    for case in range(FIRST, FIRST + CASES):
         rng = random.Random(case)
         verb, clock = verbs[case % len(verbs)], Clock()
         channel = session(rng, clock)
@@ -129,7 +131,7 @@ def test_whatever_a_host_answers(tmp_path: Path) -> None:
 
 
 def test_whatever_a_host_says_before_its_agent() -> None:
-    for case in range(CASES // 10):
+    for case in range(FIRST, FIRST + CASES // 10):
         rng, clock = random.Random(case), Clock()
         channel = LyingChannel(clock, boot_lie(rng), lambda request, rng=rng: lie(rng, request))
         with pytest.raises(OrchestrateError) as caught:
