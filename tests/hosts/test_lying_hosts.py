@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import re
 import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from orchestrator.config.job import Timeouts
 from orchestrator.control.run_record import RunRecord
@@ -123,21 +122,25 @@ def test_whatever_a_host_answers(tmp_path: Path) -> None:
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 700 * 1024, f"{grown} KiB"
     # Names that a host may give, and nothing beside the folder.
+    names = re.compile(r"[\w.+-]*_rank_\d+\.ckpt|plog\+rank_0\+[\w.+-]+|rank_0\.log", re.ASCII)
     for path in folder.rglob("*"):
-        assert path.parent == folder and path.name.startswith(
-            ("ckpt_", "plog+rank_0+", "rank_0.log", "_", "x")
-        )
+        assert path.parent == folder and names.fullmatch(path.name), path
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_whatever_a_host_says_before_its_agent() -> None:
+    started = 0
     for case in range(FIRST, FIRST + CASES // 10):
         rng, clock = random.Random(case), Clock()
         channel = LyingChannel(clock, boot_lie(rng), lambda request, rng=rng: lie(rng, request))
-        with pytest.raises(OrchestrateError) as caught:
+        try:
             agent_of(channel, clock, TIMEOUT)
-        require_documented(caught.value)
-        assert channel.closed and clock.now <= 3 * TIMEOUT + 1 and channel.given < 1 << 20
+            started += 1  # noise may be all that stood before and behind the right word
+        except Exception as error:
+            require_documented(error)
+            assert channel.closed
+        assert clock.now <= 3 * TIMEOUT + 1 and channel.given < 1 << 20, case
+    assert started < CASES // 100
 
 
 def test_a_host_that_lies_costs_that_host_alone() -> None:
