@@ -41,13 +41,18 @@ def require_documented(error: BaseException) -> None:
     assert type(error) in DOCUMENTED, repr(error)
     assert isinstance(error, OrchestrateError)
     for line in error.lines():
-        assert line and line.isprintable() and len(line) < 4000, line[:300]
+        assert line and is_shown(line) and len(line) < 4000, line[:300]
+
+
+def is_shown(text: str) -> bool:
+    """Whether a terminal shows the text and obeys nothing in it."""
+    return text.replace("\u3000", "").replace("\u00a0", "").isprintable()
 
 
 def require_shown(value: Any) -> None:
     """No text in the value is one that a terminal obeys."""
     if isinstance(value, str):
-        assert value.isprintable() or value.replace("\u3000", "").replace("\u00a0", "").isprintable(), value
+        assert is_shown(value), value
     elif dataclasses.is_dataclass(value):
         for each in dataclasses.fields(value):
             require_shown(getattr(value, each.name))
@@ -162,7 +167,7 @@ def test_a_host_that_lies_costs_that_host_alone() -> None:
         assert not record.state.is_terminal
         if far.error:
             liars += 1
-            assert far.error.isprintable() and not far.ranks()
+            assert is_shown(far.error) and not far.ranks()
             assert not far.lost or record.cause is not None
     assert liars
 
