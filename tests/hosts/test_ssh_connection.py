@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.core.errors import ConnectError, TransportError
 from orchestrator.hosts.open_transport import open_transport
+from orchestrator.hosts.ssh.connection import SshTransport
 from orchestrator.hosts.ssh.packets import Packets, Wire
 from orchestrator.hosts.transport import Transport
 from orchestrator.testing.sshd import Sshd
@@ -197,3 +200,19 @@ def _relay(to_port: int) -> Iterator[tuple[int, threading.Event]]:
         for each in sockets:
             each.shutdown(socket.SHUT_RDWR)
             each.close()
+
+
+def test_many_hosts_are_resolved_at_once(tmp_path: Path) -> None:
+    """By threads that are interrupted as often as can be, over one config."""
+    config = tmp_path / "config"
+    config.write_text("Host npu*\n  User root\n  ProxyJump none\n")
+    options = SshOptions(config_file=str(config))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            hosts = [Host(name=f"npu{number}", address=f"npu{number}") for number in range(300)]
+            found = list(pool.map(lambda host: SshTransport(host, options)._resolve(), hosts))
+    finally:
+        sys.setswitchinterval(before)
+    assert {(connection.user, connection.gateway) for connection in found} == {("root", None)}

@@ -137,6 +137,7 @@ def _route(connection: fabric.Connection) -> Hashable:
 
 # A busy host answers TCP at once and takes its time for the handshake.
 _HANDSHAKE_PATIENCE = 3.0
+_RESOLVING = threading.Lock()
 
 
 class SshTransport(Transport):
@@ -192,16 +193,18 @@ class SshTransport(Transport):
 
     def _resolve(self) -> fabric.Connection:
         host = self._inventory_host
-        connection = fabric.Connection(
-            host.address,
-            user=host.user,
-            port=host.port,
-            config=shared_config(self._options.config_file),
-            # Not empty, or fabric would write each host's identity files into the shared config.
-            connect_kwargs={"look_for_keys": False},
-        )
-        if str(connection.ssh_config.get("proxyjump", "")).lower() == "none":
-            connection.gateway = None
+        # A new Connection writes into the shared config, which is empty for a moment then.
+        with _RESOLVING:
+            connection = fabric.Connection(
+                host.address,
+                user=host.user,
+                port=host.port,
+                config=shared_config(self._options.config_file),
+                # Not empty, or fabric would write each host's identity files into the shared config.
+                connect_kwargs={"look_for_keys": False},
+            )
+            if str(connection.ssh_config.get("proxyjump", "")).lower() == "none":
+                connection.gateway = None
         return connection
 
     def _open_connection(self, connection: fabric.Connection, key: str | None) -> Lease | None:
