@@ -24,9 +24,9 @@ sys.path.insert(0, str(ROOT))
 
 from bench.discovery import FAN_OUT, Discovery  # noqa: E402
 from bench.report import Goal, Sample, Series, Table, print_json  # noqa: E402
+from orchestrator.rank_table.findings import errors_of  # noqa: E402
 from orchestrator.rank_table.merge import merge  # noqa: E402
 from orchestrator.rank_table.read_table import Reading, parse_rank_table  # noqa: E402
-from orchestrator.rank_table.rule import errors_of  # noqa: E402
 from orchestrator.rank_table.validate import validate  # noqa: E402
 from orchestrator.testing.sshd import why_no_sshd  # noqa: E402
 

@@ -10,12 +10,12 @@ from typing import Any
 
 # Imported when they are asked for: MindSpore takes seconds, and most of this package does without it.
 _PUBLIC = {
-    "AutoConfig": "model.compatibility.auto",
-    "AutoModel": "model.compatibility.auto",
-    "AutoTokenizer": "model.compatibility.auto",
+    "AutoConfig": "model.compatibility.auto_model",
+    "AutoModel": "model.compatibility.auto_model",
+    "AutoTokenizer": "model.compatibility.auto_model",
     "BloomConfig": "orchestrator.families.bloom",
-    "TextGenerationPipeline": "model.compatibility.auto",
-    "pipeline": "model.compatibility.auto",
+    "TextGenerationPipeline": "model.compatibility.auto_model",
+    "pipeline": "model.compatibility.auto_model",
 }
 __all__ = sorted(_PUBLIC)
 

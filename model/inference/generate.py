@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.data.tokenizer import Tokenizer
 from model.errors import ModelError
-from model.inference.kv_cache import CachedReader, PlainReader, bucket, has_cache
+from model.inference.cached_attention import CachedReader, PlainReader, bucket, has_cache
 from model.inference.sampling import Sampling, choose, penalised
 from orchestrator.families.network_config import NetworkConfig
 

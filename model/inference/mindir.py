@@ -26,7 +26,7 @@ from model.config.yaml_table import read_table
 from model.data.tokenizer import Tokenizer, load_tokenizer
 from model.devices.device_name import DeviceName
 from model.errors import ModelError
-from model.inference.kv_cache import IdsToLogits, IncrementalReader, cached_network
+from model.inference.cached_attention import IdsToLogits, IncrementalReader, cached_network
 from model.inference.load_model import config_of, open_model
 from model.parallel.distributed import open_alone
 from orchestrator.families.network_config import NetworkConfig

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.shard_ranges import index_shard, list_shards
-from orchestrator.checkpoint.cut.steps import choose_step
+from orchestrator.checkpoint.cut.complete_steps import choose_step
 from orchestrator.checkpoint.files.strategy_files import StrategySet
 from orchestrator.checkpoint.files.torch_reader import index_torch
 from orchestrator.checkpoint.shard_index import Shard, ShardFile, StoredTensor

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.options import run_argument
-from orchestrator.control.answers import collect_answers
+from orchestrator.control.collect_answers import collect_answers
 from orchestrator.control.runs import find_run
 from orchestrator.core.paths import atomic_write
 

@@ -10,8 +10,8 @@ from orchestrator.cli.options import json_option, print_json
 from orchestrator.cli.rank_table_common import table_argument
 from orchestrator.cli.render_rank_table import devices_view, print_whole, servers_view
 from orchestrator.config.yaml_messages import plain
+from orchestrator.rank_table.findings import errors_of
 from orchestrator.rank_table.read_table import read_rank_table
-from orchestrator.rank_table.rule import errors_of
 from orchestrator.rank_table.rules_super_pods import pod_of_server
 from orchestrator.rank_table.table import RankTable
 from orchestrator.rank_table.validate import check_file

@@ -13,7 +13,7 @@ from orchestrator.config.inventory import Chip, Host
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.plan.placement import Placement
-from orchestrator.rank_table.rule import Finding, errors_of
+from orchestrator.rank_table.findings import Finding, errors_of
 from orchestrator.rank_table.table import (
     RankTable,
     RankTableDevice,

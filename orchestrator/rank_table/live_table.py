@@ -30,9 +30,9 @@ from orchestrator.core.codec import from_json
 from orchestrator.core.errors import ConfigError, OrchestrateError, Problem, ToolOutputError
 from orchestrator.core.host_answers import ToolTexts
 from orchestrator.hosts.fleet import fleet_of
+from orchestrator.rank_table.findings import Finding, Severity, errors_of, problems_of, warnings_of
 from orchestrator.rank_table.merge import Merged, merge
 from orchestrator.rank_table.read_table import Reading
-from orchestrator.rank_table.rule import Finding, Severity, errors_of, problems_of, warnings_of
 from orchestrator.rank_table.table import (
     RankTable,
     RankTableDevice,

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from orchestrator.config.yaml_messages import plain, show
 from orchestrator.core.errors import ConfigError, Problem
-from orchestrator.rank_table.rule import Finding, Severity, errors_of, problems_of
+from orchestrator.rank_table.findings import Finding, Severity, errors_of, problems_of
 from orchestrator.rank_table.table import RankTable, in_bulk
 
 __all__ = [

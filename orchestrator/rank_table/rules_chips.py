@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from orchestrator.config.inventory import RING
-from orchestrator.rank_table.rule import Broken, Rule, Severity
+from orchestrator.rank_table.findings import Broken, Rule, Severity
 from orchestrator.rank_table.table import DeviceView, ServerView, TableView
 
 __all__ = ["CHIP_RULES"]

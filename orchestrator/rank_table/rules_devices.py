@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from orchestrator.config.yaml_messages import show
-from orchestrator.rank_table.rule import Broken, Rule, Severity
+from orchestrator.rank_table.findings import Broken, Rule, Severity
 from orchestrator.rank_table.table import DeviceView, TableView, packed_ip
 
 __all__ = ["DEVICE_RULES"]

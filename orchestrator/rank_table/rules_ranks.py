@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from orchestrator.config.yaml_messages import show
 from orchestrator.core.number_ranges import fold_numbers
-from orchestrator.rank_table.rule import Broken, Rule, Severity
+from orchestrator.rank_table.findings import Broken, Rule, Severity
 from orchestrator.rank_table.table import DeviceView, TableView
 
 __all__ = ["RANK_RULES"]

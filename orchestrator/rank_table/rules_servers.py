@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from orchestrator.config.host_ranges import numeric_key
 from orchestrator.config.yaml_messages import nearest, show
-from orchestrator.rank_table.rule import Broken, Rule, Severity
+from orchestrator.rank_table.findings import Broken, Rule, Severity
 from orchestrator.rank_table.table import RankTable, TablePart, TableView, is_loopback
 
 __all__ = ["SERVER_RULES"]

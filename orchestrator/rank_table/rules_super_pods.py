@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.config.yaml_messages import show
-from orchestrator.rank_table.rule import Broken, Rule, Severity
+from orchestrator.rank_table.findings import Broken, Rule, Severity
 from orchestrator.rank_table.table import DeviceView, RankTable, TableView
 
 __all__ = ["SUPER_POD_RULES", "pod_of_server"]

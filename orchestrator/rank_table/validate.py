@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from orchestrator.config.inventory import Chip
+from orchestrator.rank_table.findings import Finding, Rule, Severity
 from orchestrator.rank_table.read_table import Reading
-from orchestrator.rank_table.rule import Finding, Rule, Severity
 from orchestrator.rank_table.rules_chips import CHIP_RULES
 from orchestrator.rank_table.rules_devices import DEVICE_RULES
 from orchestrator.rank_table.rules_ranks import RANK_RULES

@@ -19,9 +19,9 @@ from orchestrator.checkpoint.collection_manifest import manifest_beside, manifes
 from orchestrator.checkpoint.copy_engine import check_done, copy_segments
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.copy_plan import CopyPlan, Segment, cut_segments, plan_collect
+from orchestrator.checkpoint.cut.complete_steps import Choice, choose_step
 from orchestrator.checkpoint.cut.coverage import why_left_out
 from orchestrator.checkpoint.cut.slices import Region
-from orchestrator.checkpoint.cut.steps import Choice, choose_step
 from orchestrator.checkpoint.files.strategy_files import Strategy
 from orchestrator.checkpoint.hf_layout import HfModel, lay_out_huggingface
 from orchestrator.checkpoint.host_files import HostFiles

@@ -18,7 +18,7 @@ from orchestrator.agent import shard_ranges as ckpt_read
 from orchestrator.checkpoint.atomic import mapped_errors
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.copy_plan import CopyPlan, Segment
-from orchestrator.checkpoint.cut.steps import Choice
+from orchestrator.checkpoint.cut.complete_steps import Choice
 from orchestrator.checkpoint.files.strategy_files import Strategy, parse_strategy
 from orchestrator.checkpoint.hf_layout import HfModel
 from orchestrator.checkpoint.host_files import ReadSegment

@@ -1,8 +1,8 @@
 import pytest
 
 from orchestrator.agent.shard_ranges import list_shards, parse_name
+from orchestrator.checkpoint.cut.complete_steps import choose_step
 from orchestrator.checkpoint.cut.slices import Layout
-from orchestrator.checkpoint.cut.steps import choose_step
 from orchestrator.checkpoint.files.strategy_files import Strategy
 from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.core.errors import CheckpointError

@@ -14,8 +14,8 @@ import pytest
 from model.config.load_config import load_config
 from model.config.settings import Worker, load_settings
 from model.errors import ModelError
+from model.inference.cached_attention import PlainReader
 from model.inference.evaluate import evaluate
-from model.inference.kv_cache import PlainReader
 from model.inference.load_model import open_model
 from model.inference.mindir import export_graphs
 from model.inference.sampling import Sampling

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from orchestrator.rank_table.findings import Finding
 from orchestrator.rank_table.read_table import Reading, parse_rank_table
-from orchestrator.rank_table.rule import Finding
 from orchestrator.rank_table.validate import check_file
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.rank_table.rule import Severity, errors_of, warnings_of
+from orchestrator.rank_table.findings import Severity, errors_of, warnings_of
 from tests.rank_table.support import codes, findings, renumber, table, with_addresses
 
 

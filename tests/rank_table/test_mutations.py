@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import ConfigError
+from orchestrator.rank_table.findings import errors_of, problems_of
 from orchestrator.rank_table.merge import merge
 from orchestrator.rank_table.read_table import parse_rank_table
-from orchestrator.rank_table.rule import errors_of, problems_of
 from orchestrator.rank_table.validate import check_file
 from tests.rank_table.support import reading, super_pod_table, table
 

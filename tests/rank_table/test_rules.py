@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.rank_table.rule import Severity, errors_of, warnings_of
+from orchestrator.rank_table.findings import Severity, errors_of, warnings_of
 from orchestrator.rank_table.validate import FORM_CODES, RULES
 from tests.rank_table.support import codes, findings, renumber, super_pod_table, table, with_addresses
 

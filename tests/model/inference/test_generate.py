@@ -7,11 +7,11 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from model.compatibility.auto import PretrainedModel
+from model.compatibility.auto_model import PretrainedModel
 from model.config.load_config import load_config
 from model.errors import ModelError
+from model.inference.cached_attention import CachedReader, PlainReader
 from model.inference.generate import Generator, text_pieces
-from model.inference.kv_cache import CachedReader, PlainReader
 from model.inference.sampling import Sampling, choose
 from model.network.build import build, initialise
 from model.parallel.mesh import Place, Strategy

@@ -10,7 +10,7 @@ from mindspore import nn, ops
 from model.config.load_config import load_config
 from model.devices import device
 from model.errors import ModelError
-from model.inference.kv_cache import CachedNetwork, IdsToLogits
+from model.inference.cached_attention import CachedNetwork, IdsToLogits
 from model.network.bloom import AlibiBias, PlainAttention, alibi_slopes
 from model.network.build import build
 from model.network.dropout import DropoutSeed, seed_dropout

@@ -22,7 +22,7 @@ from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2, NPUGetFloat
 from model.config.load_config import load_config
 from model.config.settings import Settings
 from model.devices.device import built_for
-from model.inference.kv_cache import CachedNetwork, IdsToLogits, ReorderedCaches
+from model.inference.cached_attention import CachedNetwork, IdsToLogits, ReorderedCaches
 from model.network.build import build
 from model.network.dropout import seed_dropout
 from model.network.loss import LossCell
