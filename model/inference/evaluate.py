@@ -56,9 +56,9 @@ def evaluate(
     the one that MindSpore is set to. Raises ModelError."""
     if batch_size < 1:
         raise ModelError(f"must be at least 1, not {batch_size}", where="--batch-size")
+    tokenizer = data.tokenizer or str(beside(checkpoint, "tokenizer.json", "name it with --tokenizer"))
     overrides = {"seq_length": data.seq_length} if data.seq_length else None
     config = config_of(checkpoint, config_file, overrides)
-    tokenizer = data.tokenizer or str(beside(checkpoint, "tokenizer.json", "name it with --tokenizer"))
     settings = Settings(
         task="pretrain" if whole else "finetune",
         data=replace(data, tokenizer=tokenizer),
