@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 STATE := $(CURDIR)/.demo/state
 # Ranks and hosts mostly wait, for each other or for a clock: three at a time keep two cores busy.
-JOBS ?= 3
+JOBS ?= 2
 
 # The oldest MindSpore of the range in setup.cfg, and the newest Python that it has wheels for.
 OLDEST := .venv-oldest
