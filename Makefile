@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 STATE := $(CURDIR)/.demo/state
-# Ranks and hosts mostly wait, for each other or for a clock: three at a time keep two cores busy.
+# Ranks and hosts mostly wait, for each other or for a clock: two at a time keep two cores busy.
 JOBS ?= 2
 
 # The oldest MindSpore of the range in setup.cfg, and the newest Python that it has wheels for.
