@@ -2,7 +2,8 @@
 
 Top to bottom: norm and linears, ALiBi and attention, MLP and block, embedding and head, the whole. Two parts
 are elsewhere: the kernel that does attention on an Ascend (`flash_attention`) and what a CPU computes in
-another way (`cpu_kernels`). Decoding with a cache (`inference.cached_attention`) uses the attention that stands here.
+another way (`cpu_kernels`). Decoding with a cache (`inference.cached_attention`) uses the attention that
+stands here.
 
 Parameters carry MindFormers' names, so its published checkpoints load unchanged:
 `transformer.embedding.word_embedding.embedding_table`, `transformer.blocks.0.attention.dense1.weight`, ….
