@@ -20,6 +20,7 @@ import functools
 import json
 import math
 import re
+from collections import abc
 from pathlib import Path
 from typing import (
     Any,
@@ -119,7 +120,7 @@ def to_json(value: Any) -> Any:
         return value
     if hasattr(value, "__dataclass_fields__"):
         return {name: to_json(getattr(value, name)) for name in _names(type(value))}
-    if isinstance(value, Mapping):
+    if isinstance(value, abc.Mapping):
         return {str(name): to_json(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [to_json(item) for item in value]
@@ -268,7 +269,7 @@ def _fixed(args: Any) -> _Decoder:
 
 
 def _entries(data: Any) -> Any:
-    if not isinstance(data, Mapping):
+    if not isinstance(data, abc.Mapping):
         raise DecodeError(f"expected an object, got {_shown(data)}")
     return data.items()
 
@@ -291,7 +292,8 @@ def _mapping(key: Any, value: Any) -> _Decoder:
 
 def _object(kind: Any) -> _Decoder:
     hints = get_type_hints(kind)
-    fields = {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
+    fields = [field.name for field in dataclasses.fields(kind) if field.init]
+    readers: Dict[str, _Decoder] = {}
     required = [
         field.name
         for field in dataclasses.fields(kind)
@@ -301,11 +303,13 @@ def _object(kind: Any) -> _Decoder:
     upgrade = getattr(kind, "upgrade", _same)
 
     def decode(data: Any) -> Any:
+        if not readers:  # only now: two dataclasses may hold each other
+            readers.update((name, _decoder(hints[name])) for name in fields)
         known = {}
-        for name, value in _entries(upgrade(data) if isinstance(data, Mapping) else data):
-            if name in fields:
+        for name, value in _entries(upgrade(data) if isinstance(data, abc.Mapping) else data):
+            if name in readers:
                 try:
-                    known[name] = _decoder(fields[name])(value)
+                    known[name] = readers[name](value)
                 except DecodeError as error:
                     raise error.within(f".{name}") from None
         for name in required:
@@ -333,7 +337,7 @@ def _model(kind: Any) -> _Decoder:
 
 def _shown(data: Any) -> str:
     """What there is instead, in a few characters."""
-    if isinstance(data, (Mapping, list, tuple)):
-        return "an object" if isinstance(data, Mapping) else f"a list of {len(data)}"
+    if isinstance(data, (abc.Mapping, list, tuple)):
+        return "an object" if isinstance(data, abc.Mapping) else f"a list of {len(data)}"
     text = json.dumps(data)
     return text if len(text) <= 40 else f"{text[:36]} …"
