@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from orchestrator.control import runs as known
 from orchestrator.control.monitor_process import monitor_pid
@@ -221,10 +221,11 @@ def collect(
     the optimizer's state or without. A collection that broke off goes on where it was.
     """
     from orchestrator.transfer.collect import Collection
-    from orchestrator.transfer.collect_run import collect_run, default_output
+    from orchestrator.transfer.collect_run import collect_run, default_output, format_of
 
-    control, chosen = find(run), wanted or Collection(format=_format_of(output))
-    path = default_output(control, chosen.format) if output is None else Path(output)
+    control, path = find(run), None if output is None else Path(output)
+    chosen = wanted or Collection(format=format_of(path))
+    path = path or default_output(control, chosen.format)
     return collect_run(control, chosen, path, options, report, with_logs=with_logs)
 
 
@@ -236,10 +237,6 @@ def collect_dry_run(
     from orchestrator.transfer.collect_run import dry_run
 
     return dry_run(find(run), wanted or Collection(), via_hosts=via_hosts)
-
-
-def _format_of(output: _File | None) -> Literal["ckpt", "safetensors"]:
-    return "safetensors" if output is not None and Path(output).suffix == ".safetensors" else "ckpt"
 
 
 def check(

@@ -16,7 +16,6 @@ __all__ = [
     "ATTEMPT",
     "PLOG_PATH",
     "RESERVED",
-    "SCHEDULER",
     "SCHEDULER_HOST",
     "TOLD",
     "WITH_SCHEDULER",
@@ -29,7 +28,6 @@ __all__ = [
     "worker_environment",
 ]
 
-SCHEDULER = "scheduler"
 # Stands for the scheduler's IP address in a plan where only a host can tell it; no process ever sees it.
 SCHEDULER_HOST = "{scheduler_host}"
 
@@ -156,7 +154,7 @@ def worker_environment(
         table["MS_SCHED_PORT"] = str(scheduler_port)
         table["MS_WORKER_NUM"] = str(world_size)
         # Must differ between processes; msrun uses the rank, and the scheduler needs one of its own.
-        table["MS_NODE_ID"] = SCHEDULER if is_scheduler else str(rank)
+        table["MS_NODE_ID"] = "scheduler" if is_scheduler else str(rank)
     return table
 
 

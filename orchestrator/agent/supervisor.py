@@ -47,8 +47,7 @@ class Supervisor:
         self._guardian = guardian
         self._identity = processes.identify(os.getpid())
         self.state = SupervisorState(manifest, clock())
-        specs = [*([manifest.scheduler] if manifest.scheduler else []), *manifest.workers]
-        self._workers = {spec.rank: Worker(spec, manifest, run) for spec in specs}
+        self._workers = {rank: Worker(spec, manifest, run) for rank, spec in self.state.specs.items()}
         self._got_sigterm = False
         self._noted_phase = self.state.phase
         self._requests: Dict[str, Callable[[Dict[str, Any]], None]] = {

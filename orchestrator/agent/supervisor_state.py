@@ -70,8 +70,8 @@ class SupervisorState:
         self._manifest = manifest
         specs = [*([manifest.scheduler] if manifest.scheduler else []), *manifest.workers]
         # In the order in which they are started: the scheduler first.
-        self._specs: Dict[int, WorkerSpec] = {spec.rank: spec for spec in specs}
-        self.workers = {rank: _status_of(spec) for rank, spec in self._specs.items()}
+        self.specs: Dict[int, WorkerSpec] = {spec.rank: spec for spec in specs}
+        self.workers = {rank: _status_of(spec) for rank, spec in self.specs.items()}
         self.phase = "prepared"
         self.failed_first: Optional[int] = None
         self.stop_reason: Optional[StopReason] = None
@@ -107,7 +107,7 @@ class SupervisorState:
             return []
         self.phase = "started"
         self._deadline = now + self._manifest.lease
-        return [Start(rank) for rank in self._specs]
+        return [Start(rank) for rank in self.specs]
 
     def may_start(self, rank: int) -> bool:
         """Whether a start that was decided still holds: not when another worker could not be started."""

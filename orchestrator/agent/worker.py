@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from orchestrator.agent import processes
 from orchestrator.agent.environment import PLOG_PATH, process_environment, with_env_script
 from orchestrator.agent.supervisor_state import Exit
+from orchestrator.core.codec import DecodeError, parse
 from orchestrator.core.paths import RunDir
 from orchestrator.core.records import Manifest, ProcessId, WorkerSpec
 from orchestrator.core.safe_open import read_end
@@ -33,8 +33,8 @@ def last_json_line(path: Path) -> Dict[str, Any]:
     """The last complete JSON object of a file with one per line; {} where there is none yet."""
     for line in reversed(_tail(path).splitlines()):
         try:
-            found = json.loads(line)
-        except ValueError:
+            found = parse(line)
+        except DecodeError:
             continue
         if isinstance(found, dict):
             return found

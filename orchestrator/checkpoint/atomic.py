@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from orchestrator.core import paths
 from orchestrator.core.errors import CheckpointError
 
 __all__ = [
@@ -19,13 +20,7 @@ __all__ = [
     "replacing",
     "require_new",
     "sync_folder",
-    "temporary_name",
 ]
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no pattern for checkpoints (`*.ckpt`, `*.safetensors`) takes for one."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 @contextlib.contextmanager
@@ -44,19 +39,12 @@ def mapped_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file, mode 0600, that takes the place of `path` if the block ends well and vanishes if not."""
-    temporary = temporary_name(path)
+    """`paths.replacing`, for a file that is to survive a power cut; what fails is a CheckpointError."""
     with mapped_errors(path):
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with paths.replacing(path) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         sync_folder(path.parent)
 
 

@@ -16,7 +16,7 @@ from orchestrator.cli.options import run_argument
 from orchestrator.cli.render_collect import print_collection
 from orchestrator.cli.units import RATE, byte_size
 from orchestrator.transfer.collect import Collected, Collection
-from orchestrator.transfer.collect_run import default_output
+from orchestrator.transfer.collect_run import default_output, format_of
 
 __all__ = ["command"]
 
@@ -84,9 +84,8 @@ def command(
     A collection that broke off goes on where it was: give the same command again.
     """
     control = api.find(run)
-    named: Format = "safetensors" if output is not None and output.suffix == ".safetensors" else "ckpt"
     wanted = Collection(
-        format=cast(Format, format_name or named),
+        format=cast(Format, format_name or format_of(output)),
         step=step if isinstance(step, int) else None,
         latest=step == "latest",
         dtype=_DTYPES[dtype] if dtype else None,

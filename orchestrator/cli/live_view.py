@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.config.host_ranges import fold
-from orchestrator.control.run_record import TRAINING, RunRecord
+from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.run_record import RunRecord
 from orchestrator.core.records import RankStatus
 from orchestrator.core.states import RankState, RunState
 

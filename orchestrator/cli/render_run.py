@@ -11,7 +11,8 @@ from rich.text import Text
 
 from orchestrator.cli.live_view import STYLES, duration, live_view, progress_of
 from orchestrator.cli.sentences import cause_sentence, end_note, end_sentence, ranks_text, stop_sentence
-from orchestrator.control.run_record import TRAINING, HostView, RunRecord
+from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import SCHEDULER, End, EndKind, label_of
 from orchestrator.core.paths import ControlDir

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from orchestrator.control.run_record import Cause, HostView
@@ -73,20 +73,19 @@ def victims_of(hosts: Mapping[str, HostView], cause: Cause | None) -> tuple[int,
 
 def _first_failure(host: str, view: HostView, now: float) -> Iterator[_Failure]:
     """Of the workers of one host: its supervisor saw which one was first."""
-    failed = [rank for rank in _everyone(view) if rank.state is RankState.FAILED]
-    if not failed or view.status is None:
+    if view.status is None:
         return
-    offset = view.clock
+    failed = [rank for rank in view.status.everyone() if rank.state is RankState.FAILED]
+    if not failed:
+        return
+    offset, known_first = view.clock, view.status.failed_first
     ends = {rank.rank: rank.end or End(EndKind.DESCRIBED) for rank in failed}
 
     def time_of(rank: RankStatus) -> float:
         ended = ends[rank.rank].time
         return now if ended is None else ended if offset is None else offset.ours(ended)
 
-    first = min(
-        failed,
-        key=lambda rank: (rank.rank != view.status.failed_first, time_of(rank), rank.rank),  # type: ignore[union-attr]
-    )
+    first = min(failed, key=lambda rank: (rank.rank != known_first, time_of(rank), rank.rank))
     yield _Failure(host, first, ends[first.rank], time_of(first), offset.error if offset else 0.0)
 
 
@@ -95,8 +94,3 @@ def _loss(host: str, view: HostView, now: float) -> Iterator[Cause]:
     if view.lost or lost:
         end = (lost[0].end if lost else None) or End(EndKind.LOST, message=view.error)
         yield Cause(host, lost[0].rank if lost else None, end, view.last_contact or now)
-
-
-def _everyone(view: HostView) -> Iterable[RankStatus]:
-    scheduler = view.status.scheduler if view.status else None
-    return (*view.ranks(), *([scheduler] if scheduler else []))

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.agent.environment import SCHEDULER
 from orchestrator.config.host_ranges import fold
+from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.host_answers import PlogList
 from orchestrator.hosts.agent_client import Agent
@@ -84,7 +84,7 @@ def labels_of(plan: LaunchPlan, ranks: Sequence[int] | None, host: str | None) -
     wanted: dict[str, list[str]] = {}
     for placement in plan.placements:
         if (ranks is None or placement.rank in ranks) and host in (None, placement.host):
-            wanted.setdefault(placement.host, []).append(f"rank_{placement.rank}")
+            wanted.setdefault(placement.host, []).append(label_of(placement.rank))
     return wanted
 
 
@@ -131,7 +131,7 @@ def copy_logs(plan: LaunchPlan, fleet: Fleet, folder: Path) -> list[str]:
     """
     labels = labels_of(plan, None, None)
     if any(manifest.scheduler for manifest in plan.manifests.values()):
-        labels[plan.master.name] = [*labels[plan.master.name], SCHEDULER]
+        labels[plan.master.name] = [*labels[plan.master.name], label_of(SCHEDULER)]
 
     def copy(agent: Agent) -> str:
         for label in labels[agent.host]:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from orchestrator.control.run_record import RunRecord, failed_launch, new_record, read_record, write_record
+from orchestrator.control.run_record import RunRecord, failed_launch, read_record, write_record
 from orchestrator.control.start import check_hosts, start_run
 from orchestrator.control.watch import Watch
 from orchestrator.core.errors import AgentError, Interrupted, OrchestrateError
@@ -35,10 +35,7 @@ class Monitor:
         self._control = control
         self._plan = read_plan(control.plan)
         self._allocation = allocation or StaticAllocation(self._plan.hosts, self._plan.ssh)
-        try:
-            self._record = read_record(control)
-        except (OSError, ValueError):
-            self._record = new_record(self._plan)
+        self._record = read_record(control)
 
     def run(self, *, watch_only: bool) -> None:
         """Launch, unless only watching is asked for, then watch until the run has ended."""

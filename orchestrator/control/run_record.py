@@ -17,7 +17,6 @@ from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.plan.launch_plan import LaunchPlan, unreadable
 
 __all__ = [
-    "TRAINING",
     "AttemptRecord",
     "Cause",
     "HostView",
@@ -27,10 +26,6 @@ __all__ = [
     "read_record",
     "write_record",
 ]
-
-
-# The tasks whose ranks report steps.
-TRAINING = ("pretrain", "finetune")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from orchestrator.config.job import Timeouts
+from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.cause import cause_of, fold_run, victims_of
-from orchestrator.control.run_record import TRAINING, Cause, HostView, RunRecord
+from orchestrator.control.run_record import Cause, HostView, RunRecord
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError, OrchestrateError, RunFailed, TransportError
 from orchestrator.core.records import HostStatus

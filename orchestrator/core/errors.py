@@ -193,3 +193,8 @@ class HostsFailed(OrchestrateError):
 
     def __str__(self) -> str:
         return "; ".join(self.lines())
+
+    @classmethod
+    def of(cls, errors: Mapping[str, OrchestrateError]) -> OrchestrateError:
+        """The error of the host where only one failed, else one for all of them."""
+        return next(iter(errors.values())) if len(errors) == 1 else cls(errors)

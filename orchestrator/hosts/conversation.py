@@ -94,13 +94,13 @@ class Conversation:
         try:
             header = self.receiver.header()
         except ProtocolError as error:
-            raise self._broken(f"sent something that is no answer: {error}") from None
+            raise self.broken(f"sent something that is no answer: {error}") from None
         if header is None:
             return None
         if "event" in header:
             return self._event(header)
         if self.is_answered or header.get("id") != self._number:
-            raise self._broken("answered another question than was asked")
+            raise self.broken("answered another question than was asked")
         if header.get("ok") is False:
             raise self._refusal(header)
         return self._answer(header)
@@ -108,16 +108,16 @@ class Conversation:
     def _answer(self, header: Mapping[str, Any]) -> Answer:
         more = header.get("more", False)
         if header.get("ok") is not True or not isinstance(more, bool):
-            raise self._broken("sent something that is no answer")
+            raise self.broken("sent something that is no answer")
         size = self.receiver.left
         self._answers += 1
         self._total += size
         if self._answers > self._limits.answers:
-            raise self._broken(f"sent more than {self._limits.answers} answers")
+            raise self.broken(f"sent more than {self._limits.answers} answers")
         if size > self._limits.data:
-            raise self._broken(f"sent {size} bytes where at most {self._limits.data} were asked for")
+            raise self.broken(f"sent {size} bytes where at most {self._limits.data} were asked for")
         if self._total > self._limits.total:
-            raise self._broken(f"sent more than {self._limits.total} bytes")
+            raise self.broken(f"sent more than {self._limits.total} bytes")
         self.is_answered = not more
         return Answer(header.get("result"), size, more)
 
@@ -125,33 +125,34 @@ class Conversation:
         self.is_answered = True
         error = header.get("error")
         if not isinstance(error, Mapping) or self.receiver.left:
-            raise self._broken("refused without a reason")
+            raise self.broken("refused without a reason")
         what, remedy, kind = (shown(error.get(name, "")) for name in ("what", "remedy", "kind"))
         return AgentError(what, where=self._host, remedy=remedy, kind=kind)
 
     def _event(self, header: Mapping[str, Any]) -> Event:
         self._events += not self.is_answered
         if not isinstance(header["event"], str) or self.receiver.left:
-            raise self._broken("sent an event that is none")
+            raise self.broken("sent an event that is none")
         if self._events > _MOST_EVENTS:
-            raise self._broken(f"sent {_MOST_EVENTS} events in place of an answer")
+            raise self.broken(f"sent {_MOST_EVENTS} events in place of an answer")
         return Event(shown(header["event"], 60), header.get("data"))
 
     def _parse(self, line: bytes) -> Any:
         """JSON within the limits, counted before it is parsed: values take far more room than text."""
         limits = self._limits
         if len(line) > limits.text and not line.startswith(b'{"event"'):
-            raise self._broken(f"sent an answer over {limits.text} bytes")
+            raise self.broken(f"sent an answer over {limits.text} bytes")
         nested = line.count(b"[") + line.count(b"{")
         if line.count(b",") + nested > limits.items:
-            raise self._broken(f"sent an answer of more than {limits.items} values")
+            raise self.broken(f"sent an answer of more than {limits.items} values")
         self._total += len(line)
         value = json.loads(line)
         if nested > limits.depth and not _is_flat(value, limits.depth):
-            raise self._broken(f"sent an answer that is nested more than {limits.depth} deep")
+            raise self.broken(f"sent an answer that is nested more than {limits.depth} deep")
         return value
 
-    def _broken(self, what: str) -> AnswerError:
+    def broken(self, what: str) -> AnswerError:
+        """The error of a peer that breaks the rules: what it has done."""
         return AnswerError(
             f"the agent {what}", where=self._host, remedy="see what runs there in the agent's place"
         )

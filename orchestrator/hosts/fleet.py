@@ -47,10 +47,8 @@ class HostResults(Generic[T]):
 
     def raise_on_error(self) -> dict[str, T]:
         """The values, if no host failed; else that host's error, or one HostsFailed for several."""
-        if len(self.errors) == 1:
-            raise next(iter(self.errors.values()))
         if self.errors:
-            raise HostsFailed(self.errors)
+            raise HostsFailed.of(self.errors)
         return self.values
 
 

@@ -136,9 +136,7 @@ class Session:
     def refuse(self, what: str) -> AnswerError:
         """The error of an answer that is not what was asked for; nothing more is asked of this agent."""
         self.close()
-        return AnswerError(
-            f"the agent {what}", where=self.host, remedy="see what runs there in the agent's place"
-        )
+        return self._talk.broken(what)
 
     def _send(self, header: bytes, payload: Payload, timeout: float | None) -> None:
         self._channel.timeout = timeout or self._timeout

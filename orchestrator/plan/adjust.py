@@ -96,7 +96,7 @@ def _unfit(error: ConfigError) -> OrchestrateError:
         where: PreflightError("; ".join(found), where=where, remedy=remedies[where])
         for where, found in by_host.items()
     }
-    return next(iter(errors.values())) if len(errors) == 1 else HostsFailed(errors)
+    return HostsFailed.of(errors)
 
 
 def on_free_devices(plan: LaunchPlan, busy: Mapping[str, Collection[int]]) -> LaunchPlan:

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from orchestrator.agent.environment import SCHEDULER, SCHEDULER_HOST, default_environment, worker_environment
+from orchestrator.agent.environment import SCHEDULER_HOST, default_environment, worker_environment
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
 from orchestrator.config.job import Job
+from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
 from orchestrator.plan.inputs import Shipment, ship
@@ -185,7 +186,7 @@ def _worker(
         scheduler_port="{port}",
         attempt=attempt.number,
     )
-    label = f"rank_{placement.rank}"
+    label = label_of(placement.rank)
     return WorkerSpec(
         label=label,
         rank=placement.rank,
@@ -209,8 +210,9 @@ def _scheduler(job: Job, world_size: int, scheduler_host: str, attempt: Attempt)
         attempt=attempt.number,
         is_scheduler=True,
     )
-    defaults = default_environment(SCHEDULER, ascend=job.device_target == "Ascend")
-    return WorkerSpec(SCHEDULER, -1, -1, -1, _argv(job), {**_job_environment(job), **env}, defaults)
+    label = label_of(SCHEDULER)
+    defaults = default_environment(label, ascend=job.device_target == "Ascend")
+    return WorkerSpec(label, SCHEDULER, -1, -1, _argv(job), {**_job_environment(job), **env}, defaults)
 
 
 def _job_environment(job: Job) -> dict[str, str]:

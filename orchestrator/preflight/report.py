@@ -90,10 +90,8 @@ class Report:
     def raise_on_failure(self) -> None:
         """Raise with every failure of every host; return when all hosts are fit."""
         errors = {**self.errors, **self._unfit()}
-        if len(errors) == 1:
-            raise next(iter(errors.values()))
         if errors:
-            raise HostsFailed(errors)
+            raise HostsFailed.of(errors)
 
     def _unfit(self) -> dict[str, OrchestrateError]:
         failed: dict[str, list[Result]] = {}

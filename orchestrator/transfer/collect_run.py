@@ -41,6 +41,7 @@ __all__ = [
     "collect_run",
     "default_output",
     "dry_run",
+    "format_of",
 ]
 
 T = TypeVar("T")
@@ -230,6 +231,11 @@ def dry_run(control: ControlDir, wanted: Collection, *, via_hosts: bool = False)
                 direct[copy.host] = direct.get(copy.host, 0) + copy.nbytes
         layout = planned_layout(plan, run.wanted)
         return DryRun(choice, plan, layout, direct, _absent(run, choice, unreachable), unreachable)
+
+
+def format_of(output: Path | None) -> Format:
+    """The format that the name of an output asks for."""
+    return "safetensors" if output is not None and output.suffix == ".safetensors" else "ckpt"
 
 
 def default_output(control: ControlDir, form: Format) -> Path:
