@@ -182,6 +182,11 @@ SIGNATURES = {
     "b.safetensors": "d5c964cfe9c29e8761a4007f3419adaf17aa8099933abaf54ac856b3c2366457",
     "hf": "93439854b44fe9d216c86683e8605de46b118240f74d60ee66ba569a982ddacf",
 }
+# Of a.ckpt by the same version: number of the slice in its plan, first byte, bytes.
+SEGMENTS = {(number, first, 64) for number in range(4) for first in range(0, 448, 64)}
+SEGMENTS |= {(number, 448, 32) for number in range(4)}
+SEGMENTS |= {(number, first, 64) for number in range(4, 8) for first in range(0, 192, 64)}
+SEGMENTS |= {(number, 192, 48) for number in range(4, 8)}
 
 
 @pytest.mark.parametrize(
@@ -197,9 +202,7 @@ def test_the_journal_of_an_earlier_version_is_still_of_use(tmp_path, name, optio
     broken(run, tmp_path / name, **options)
     rows = [json.loads(line) for line in (tmp_path / f".{name}.journal").read_text().splitlines()]
     assert [row["signature"] for row in rows if "signature" in row] == [SIGNATURES[name]]
-    if name == "a.ckpt":  # number of the slice in the plan, its first byte, bytes
-        assert sorted(row[:3] for row in rows if isinstance(row, list)) == [
-            [0, 0, 64],
-            [0, 64, 64],
-            [1, 0, 64],
-        ]
+    if name == "a.ckpt":
+        # Which were brought before the break is up to the threads; each is one of the same cut.
+        kept = {tuple(row[:3]) for row in rows if isinstance(row, list)}
+        assert kept and kept <= SEGMENTS
