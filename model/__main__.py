@@ -13,7 +13,7 @@ from collections.abc import Sequence
 os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 
 from model.cli.common import guarded
-from orchestrator.core.streams import escape_what_streams_lack
+from orchestrator.core.visible_text import escape_what_streams_lack
 
 _VERBS = (
     "train",

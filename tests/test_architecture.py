@@ -124,7 +124,7 @@ def test_the_model_sees_nothing_of_the_orchestrator_but_formats_and_its_configur
                     "orchestrator.core.errors.",
                     "orchestrator.core.number_ranges.",
                     "orchestrator.core.paths.RunDir",
-                    "orchestrator.core.streams.",
+                    "orchestrator.core.visible_text.",
                     "orchestrator.families.",
                 )
             ), module

@@ -2,6 +2,6 @@
 
 import sys
 
-from orchestrator.agent.serve import main
+from orchestrator.agent.request_loop import main
 
 main(sys.argv[1])

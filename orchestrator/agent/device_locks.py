@@ -15,7 +15,7 @@ from orchestrator.core.codec import DecodeError, dumps, loads
 from orchestrator.core.errors import AgentError
 from orchestrator.core.records import LockNote
 from orchestrator.core.safe_open import open_safely
-from orchestrator.core.streams import visible
+from orchestrator.core.visible_text import visible
 
 __all__ = ["DeviceLocks", "busy_devices"]
 

@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.safe_open import require_folder, require_regular
-from orchestrator.core.streams import visible
+from orchestrator.core.visible_text import visible
 from orchestrator.formats.ckpt_index import Entry, index_ckpt
 from orchestrator.formats.safetensors_index import index_safetensors
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import zlib
 from typing import Iterator
 
+from orchestrator.agent import content_store as putting
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent import shard_ranges as ckpt_read
-from orchestrator.agent import store as putting
-from orchestrator.agent.serve import Answer, Request
-from orchestrator.agent.store import Store
+from orchestrator.agent.content_store import Store
+from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.paths import Workdir
 
 __all__ = [

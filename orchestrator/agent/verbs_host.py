@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 
-from orchestrator.agent import probe as probing
-from orchestrator.agent import tools
+from orchestrator.agent import ascend_tools, host_probe
 from orchestrator.agent.addresses import address_facts
 from orchestrator.agent.device_locks import busy_devices as busy_of
-from orchestrator.agent.serve import Answer, Request
+from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.paths import Workdir
 
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
@@ -37,12 +36,12 @@ def clock(request: Request) -> Iterator[Answer]:
 
 def probe(request: Request) -> Iterator[Answer]:
     """The facts that decide whether a job can run here."""
-    yield Answer(probing.probe(Workdir(request.root), **request.args))
+    yield Answer(host_probe.probe(Workdir(request.root), **request.args))
 
 
 def require_port(request: Request) -> Iterator[Answer]:
     """Nothing where the scheduler could listen there; refused where it could not."""
-    probing.require_port(**request.args)
+    host_probe.require_port(**request.args)
     yield Answer()
 
 
@@ -56,5 +55,5 @@ def busy_devices(request: Request) -> Iterator[Answer]:
 def ask_tools(request: Request) -> Iterator[Answer]:
     """All calls, then all files, as they say it."""
     args = request.args
-    answers = tools.ask_tools(args["calls"], timeout=args["tool_timeout"], parallel=args["parallel"])
-    yield Answer({"answers": answers, "files": [tools.read_text(path) for path in args["files"]]})
+    answers = ascend_tools.ask_tools(args["calls"], timeout=args["tool_timeout"], parallel=args["parallel"])
+    yield Answer({"answers": answers, "files": [ascend_tools.read_text(path) for path in args["files"]]})

@@ -10,8 +10,8 @@ from typing import Iterator
 from orchestrator.agent import chat_relay as chatting
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent import plogs
-from orchestrator.agent.prepare import prepare as prepare_run
-from orchestrator.agent.serve import Answer, Request
+from orchestrator.agent.prepare_run import prepare as prepare_run
+from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import Manifest

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from orchestrator.agent import processes
-from orchestrator.agent.environment import PLOG_PATH, process_environment, with_env_script
 from orchestrator.agent.supervisor_state import Exit
+from orchestrator.agent.worker_environment import PLOG_PATH, process_environment, with_env_script
 from orchestrator.core.codec import DecodeError, parse
 from orchestrator.core.paths import RunDir
 from orchestrator.core.records import Manifest, ProcessId, WorkerSpec

@@ -121,7 +121,7 @@ def smi(*words: str | int) -> Call:
 
 @dataclass(frozen=True, slots=True)
 class ToolAnswer:
-    """What one call printed, or in `failure` why there is no answer (see agent/tools.py)."""
+    """What one call printed, or in `failure` why there is no answer (see agent/ascend_tools.py)."""
 
     call: Call
     text: str = ""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.cli.checkpoint_convert import combine_command, split_command, transform_command
-from orchestrator.cli.checkpoint_inspect import diff_command, inspect_command, verify_command
+from orchestrator.cli.cmd_checkpoint_convert import combine_command, split_command, transform_command
+from orchestrator.cli.cmd_checkpoint_inspect import diff_command, inspect_command, verify_command
 
 __all__ = ["command"]
 

@@ -9,12 +9,12 @@ from orchestrator.cli.lazy import LazyGroup
 __all__ = ["command"]
 
 _VERBS = {
-    "generate": ("rank_table_generate", "Make the table of this server, or of all of an inventory."),
-    "merge": ("rank_table_merge", "Make one table of the servers' tables."),
-    "validate": ("rank_table_validate", "Tell everything that HCCL would refuse in a table."),
-    "show": ("rank_table_show", "Show which ranks are where."),
-    "diff": ("rank_table_diff", "Compare two tables; exit code 1 if they differ."),
-    "push": ("rank_table_push", "Put a table on all its servers, and prove that it arrived."),
+    "generate": ("cmd_rank_table_generate", "Make the table of this server, or of all of an inventory."),
+    "merge": ("cmd_rank_table_merge", "Make one table of the servers' tables."),
+    "validate": ("cmd_rank_table_validate", "Tell everything that HCCL would refuse in a table."),
+    "show": ("cmd_rank_table_show", "Show which ranks are where."),
+    "diff": ("cmd_rank_table_diff", "Compare two tables; exit code 1 if they differ."),
+    "push": ("cmd_rank_table_push", "Put a table on all its servers, and prove that it arrived."),
 }
 
 

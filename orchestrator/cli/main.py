@@ -11,7 +11,7 @@ import click
 from orchestrator import __version__
 from orchestrator.cli.lazy import LazyGroup
 from orchestrator.core.errors import Interrupted, OrchestrateError
-from orchestrator.core.streams import escape_what_streams_lack
+from orchestrator.core.visible_text import escape_what_streams_lack
 
 __all__ = ["main"]
 

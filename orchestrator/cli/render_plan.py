@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.agent.environment import SCHEDULER_HOST
+from orchestrator.agent.worker_environment import SCHEDULER_HOST
 from orchestrator.cli.render_rank_table import print_whole, servers_view
 from orchestrator.config.host_ranges import fold
 from orchestrator.core.records import Manifest

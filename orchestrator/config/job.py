@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from orchestrator.agent.environment import WITH_SCHEDULER, WITH_TABLE
+from orchestrator.agent.worker_environment import WITH_SCHEDULER, WITH_TABLE
 from orchestrator.config import job_fields as fields
 from orchestrator.config.job_fields import Count, EnvName, FileName, Flag, Positive, Text
 from orchestrator.config.job_rules import broken_rules

@@ -6,7 +6,7 @@ import re
 from math import isfinite
 from typing import Annotated, Any
 
-from orchestrator.agent.environment import RESERVED, WITH_TABLE
+from orchestrator.agent.worker_environment import RESERVED, WITH_TABLE
 from orchestrator.config.schema import Check, Limits
 from orchestrator.config.yaml_messages import Invalid, nearest, show, words
 from orchestrator.families.registry import preset_names

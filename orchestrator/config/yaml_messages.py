@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.core.streams import visible
+from orchestrator.core.visible_text import visible
 
 __all__ = ["WORDS", "Finding", "Invalid", "Loc", "nearest", "plain", "show", "syntax_words", "words"]
 

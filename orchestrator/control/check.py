@@ -5,8 +5,8 @@ from __future__ import annotations
 from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Job
 from orchestrator.plan.make_plan import make_plan
-from orchestrator.preflight.facts import Needs, Pings, needs_of
-from orchestrator.preflight.gather import look_at_hosts
+from orchestrator.preflight.gather_facts import look_at_hosts
+from orchestrator.preflight.host_facts import Needs, Pings, needs_of
 from orchestrator.preflight.pings import RING_ABOVE
 from orchestrator.preflight.report import Report
 

@@ -12,7 +12,7 @@ from orchestrator.config.job_file import load_job
 from orchestrator.control.monitor_process import spawn_monitor
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.paths import ControlDir
-from orchestrator.plan.adjust import complete_plan
+from orchestrator.plan.complete_plan import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
 

@@ -21,7 +21,7 @@ from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.core.records import Manifest
 from orchestrator.core.safe_open import own_folders
 from orchestrator.core.states import RunState
-from orchestrator.core.streams import visible
+from orchestrator.core.visible_text import visible
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 from orchestrator.plan.placement import Placement
 

@@ -14,12 +14,12 @@ from orchestrator.core.host_answers import Prepared
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.push_content import ContentFile, push_missing
-from orchestrator.plan.adjust import complete_plan, on_free_devices
+from orchestrator.plan.complete_plan import complete_plan, on_free_devices
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.checks_scheduler import scheduler_address
-from orchestrator.preflight.facts import needs_of
-from orchestrator.preflight.gather import gather
+from orchestrator.preflight.gather_facts import gather
+from orchestrator.preflight.host_facts import needs_of
 
 __all__ = ["check_hosts", "start_run"]
 

@@ -40,7 +40,7 @@ from typing import (
 )
 
 from orchestrator.core.safe_open import read_safely
-from orchestrator.core.streams import visible
+from orchestrator.core.visible_text import visible
 
 __all__ = ["DecodeError", "NewerFormat", "Stored", "dumps", "from_json", "load", "loads", "parse", "to_json"]
 

@@ -207,7 +207,7 @@ class Addresses:
 
 @dataclass(frozen=True)
 class ToolText:
-    """What a tool printed, or in `failure` why there is no answer (agent/tools.py)."""
+    """What a tool printed, or in `failure` why there is no answer (agent/ascend_tools.py)."""
 
     text: str = ""
     exit_code: Optional[int] = None
@@ -253,7 +253,7 @@ class CannFacts:
 
 @dataclass(frozen=True)
 class Probe:
-    """The facts of a host that decide whether a job can run there (agent/probe.py)."""
+    """The facts of a host that decide whether a job can run there (agent/host_probe.py)."""
 
     hostname: str
     pid: Size

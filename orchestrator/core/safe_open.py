@@ -15,7 +15,7 @@ import os
 import stat
 from pathlib import Path
 
-from orchestrator.core.streams import visible
+from orchestrator.core.visible_text import visible
 
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:

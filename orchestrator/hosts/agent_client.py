@@ -93,7 +93,7 @@ class Agent:
         return now
 
     def probe(self, *, timeout: float | None = None, **questions: Any) -> Probe:
-        """The facts that decide whether a job can run there; `questions` are those of agent/probe.py."""
+        """The facts that decide whether a job can run there; `questions` are those of agent/host_probe.py."""
         # The values of variables are compared with the job's, and made visible where they are shown.
         raw = ("environment", "variables", "missing_paths", "packages")
         limits = Limits(1 << 23, items=1 << 20)

@@ -11,7 +11,7 @@ from orchestrator.core.codec import from_json
 from orchestrator.core.ends import SCHEDULER
 from orchestrator.core.host_answers import Label, RunId, TensorEntry
 from orchestrator.core.records import HostStatus, RunOnHost
-from orchestrator.core.streams import visible
+from orchestrator.core.visible_text import visible
 from orchestrator.formats.ckpt_index import ITEM_SIZES
 from orchestrator.hosts.conversation import shown
 

@@ -256,6 +256,6 @@ class Importer(zipimport.zipimporter):
         return code
 sys.path_hooks.insert(0, Importer)
 sys.path.insert(0, path)
-from orchestrator.agent.serve import main
+from orchestrator.agent.request_loop import main
 main(ask["workdir"])
 """

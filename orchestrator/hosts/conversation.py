@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.core.errors import AgentError, AnswerError
 from orchestrator.core.protocol import ProtocolError, Receiver, frame
-from orchestrator.core.streams import visible
+from orchestrator.core.visible_text import visible
 
 __all__ = ["Answer", "Conversation", "Event", "Limits", "shown"]
 

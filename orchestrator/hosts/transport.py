@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from orchestrator.core.errors import CommandTimeout, TransportError
-from orchestrator.core.streams import visible
+from orchestrator.core.visible_text import visible
 
 __all__ = [
     "Channel",

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.agent.environment import starts_by_table_alone
+from orchestrator.agent.worker_environment import starts_by_table_alone
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.config.job import Timeouts
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, load

@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from orchestrator.agent.environment import SCHEDULER_HOST, default_environment, worker_environment
+from orchestrator.agent.worker_environment import SCHEDULER_HOST, default_environment, worker_environment
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
 from orchestrator.config.job import Job
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
-from orchestrator.plan.inputs import Shipment, ship
+from orchestrator.plan.input_files import Shipment, ship
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
 from orchestrator.plan.placement import Placement, place

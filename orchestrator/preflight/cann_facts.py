@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.core.host_answers import MindSporeAsks
-from orchestrator.preflight.facts import HostFacts, text_of, variables_of
+from orchestrator.preflight.host_facts import HostFacts, text_of, variables_of
 
 __all__ = ["Cann", "cann_of"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from orchestrator.core.errors import OrchestrateError
 from orchestrator.preflight import checks_cann, checks_devices, checks_host, checks_network, checks_software
 from orchestrator.preflight.checks_scheduler import scheduler_is_reached
-from orchestrator.preflight.facts import Facts, Needs
+from orchestrator.preflight.host_facts import Facts, Needs
 from orchestrator.preflight.pings import devices_reach_each_other
 from orchestrator.preflight.report import Level, Report, Result
 

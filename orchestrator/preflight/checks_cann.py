@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from orchestrator.ascend.discovery import info_of
 from orchestrator.ascend.visible_devices import VISIBLE_DEVICES, read_visible
 from orchestrator.config.yaml_messages import plain, show
-from orchestrator.preflight.agree import agree
 from orchestrator.preflight.cann_facts import Cann, cann_of
-from orchestrator.preflight.facts import Facts, HostFacts, Needs, environment_of, text_of
-from orchestrator.preflight.report import Level, Result
+from orchestrator.preflight.host_facts import Facts, HostFacts, Needs, environment_of, text_of
+from orchestrator.preflight.report import Level, Result, agree
 
 __all__ = ["cann_agrees", "cann_fits_mindspore", "cann_gives_python", "devices_keep_their_numbers"]
 

@@ -10,9 +10,8 @@ from orchestrator.ascend.npu_smi import Chip, parse_ecc, parse_health, parse_inf
 from orchestrator.ascend.tool_answers import hccn, smi
 from orchestrator.config.inventory import chip_named
 from orchestrator.core.errors import ToolOutputError
-from orchestrator.preflight.agree import agree
-from orchestrator.preflight.facts import Facts, HostFacts, Needs, ecc_call, health_call, npus_of
-from orchestrator.preflight.report import Level, Result, device_list
+from orchestrator.preflight.host_facts import Facts, HostFacts, Needs, ecc_call, health_call, npus_of
+from orchestrator.preflight.report import Level, Result, agree, device_list
 
 __all__ = ["chips_are_as_said", "devices_are_free", "devices_are_healthy", "memory_is_sound", "tools_answer"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from orchestrator.ascend.hccl_env import host_ports
 from orchestrator.config.host_ranges import fold
-from orchestrator.preflight.facts import Facts, Needs
+from orchestrator.preflight.host_facts import Facts, Needs
 from orchestrator.preflight.report import Level, Result
 from orchestrator.rank_table.table import is_loopback
 

@@ -16,7 +16,7 @@ from orchestrator.ascend.hccn import (
 )
 from orchestrator.ascend.tool_answers import hccn
 from orchestrator.core.errors import ToolOutputError
-from orchestrator.preflight.facts import Facts, HostFacts, Needs
+from orchestrator.preflight.host_facts import Facts, HostFacts, Needs
 from orchestrator.preflight.report import Level, Result
 
 __all__ = [

@@ -14,7 +14,7 @@ from orchestrator.core.host_answers import Addresses
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, HostResults
 from orchestrator.plan.launch_plan import TABLE_ALONE
-from orchestrator.preflight.facts import AddressFacts, Facts, Needs
+from orchestrator.preflight.host_facts import AddressFacts, Facts, Needs
 from orchestrator.preflight.report import Level, Result
 from orchestrator.rank_table.table import is_ip, is_loopback
 

@@ -9,9 +9,8 @@ from orchestrator.ascend.hccl_env import EnvFault, env_faults
 from orchestrator.ascend.npu_smi import parse_board
 from orchestrator.config.yaml_messages import plain, show
 from orchestrator.core.errors import ToolOutputError
-from orchestrator.preflight.agree import agree
-from orchestrator.preflight.facts import Facts, HostFacts, Needs, board_call, environment_of, npus_of
-from orchestrator.preflight.report import Level, Result
+from orchestrator.preflight.host_facts import Facts, HostFacts, Needs, board_call, environment_of, npus_of
+from orchestrator.preflight.report import Level, Result, agree
 from orchestrator.preflight.versions import SUPPORTED, compared
 
 __all__ = [

@@ -9,7 +9,7 @@ from orchestrator.ascend.hccn import parse_ping
 from orchestrator.ascend.tool_answers import Call, hccn
 from orchestrator.config.host_ranges import fold
 from orchestrator.core.errors import ToolOutputError
-from orchestrator.preflight.facts import Facts, HostFacts, Needs, Pings, PingTry
+from orchestrator.preflight.host_facts import Facts, HostFacts, Needs, Pings, PingTry
 from orchestrator.preflight.report import Level, Result
 
 __all__ = ["RING_ABOVE", "devices_reach_each_other", "pairs_of", "ping_call", "targets"]

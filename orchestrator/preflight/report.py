@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.config.host_ranges import fold
 from orchestrator.core.errors import HostsFailed, OrchestrateError, PreflightError
 
-__all__ = ["Level", "Report", "Result", "Row", "device_list"]
+__all__ = ["Level", "Report", "Result", "Row", "agree", "device_list"]
 
 
 class Level(StrEnum):
@@ -122,3 +123,25 @@ def device_list(devices: Sequence[int]) -> str:
         else:
             runs.append([device])
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def agree(
+    what: str, versions: Mapping[str, str | None], remedy: str, unknown: Result | None = None
+) -> Iterator[Result]:
+    """Whether something is the same on all hosts.
+
+    The odd ones out differ from what most hosts have; the first host wins a tie.
+    """
+    known = {host: version for host, version in versions.items() if version is not None}
+    usual = Counter(known.values()).most_common(1)[0][0] if known else ""
+    having = fold(host for host, version in known.items() if version == usual)
+    for host, version in versions.items():
+        if version is None:
+            level, text, cure = (
+                (unknown.level, unknown.what, unknown.remedy) if unknown else (Level.SKIP, "not known", "")
+            )
+            yield Result(host, level, text, cure)
+        elif version != usual:
+            yield Result(host, Level.FAIL, f"{what} {version}, but {usual} on {having}", remedy)
+        else:
+            yield Result(host, Level.OK, f"{what} {version}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.agent.tools import ask_tools, read_text
+from orchestrator.agent.ascend_tools import ask_tools, read_text
 from orchestrator.ascend.discovery import (
     TOOL_TIMEOUT,
     FoundDevice,

@@ -33,8 +33,8 @@ from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.hosts.push_content import Pushed, push_missing
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.placement import Placement
-from orchestrator.preflight.facts import needs_of
-from orchestrator.preflight.gather import look_at_hosts
+from orchestrator.preflight.gather_facts import look_at_hosts
+from orchestrator.preflight.host_facts import needs_of
 
 __all__ = ["Progress", "Shards", "cut_for", "distribute", "hash_shards", "with_shards"]
 

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from orchestrator.agent.serve import _MODULES
+from orchestrator.agent.request_loop import _MODULES
 from orchestrator.core import host_answers
 from orchestrator.core.ends import StopReason
 from orchestrator.hosts.agent_client import Agent

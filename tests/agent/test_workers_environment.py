@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.cann import MODULES
-from orchestrator.agent.probe import probe
-from orchestrator.agent.system import Seen, in_workers_environment
+from orchestrator.agent.host_probe import probe
+from orchestrator.agent.system_facts import Seen, in_workers_environment
 from orchestrator.core.paths import Workdir
 from orchestrator.testing.waiting import eventually
 

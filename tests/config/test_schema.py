@@ -22,7 +22,7 @@ from orchestrator.config.yaml_messages import Invalid
 from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError
-from orchestrator.plan.inputs import _code_files
+from orchestrator.plan.input_files import _code_files
 from orchestrator.plan.make_plan import make_plan
 from tests.config.support import inventory
 

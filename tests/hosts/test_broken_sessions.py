@@ -98,12 +98,12 @@ def test_a_compiled_module_that_is_damaged_is_compiled_again(local: LocalTranspo
     start(local, tmp_path).close()
     [cache] = [path for path in (tmp_path / "agent").iterdir() if path.is_dir()]
     modules = {path.name: path.read_bytes() for path in cache.iterdir()}
-    assert "orchestrator.agent.serve" in modules
-    (cache / "orchestrator.agent.serve").write_bytes(modules["orchestrator.agent.serve"][:-100])
-    (cache / "orchestrator.agent.serve").write_bytes(b"")
+    assert "orchestrator.agent.request_loop" in modules
+    (cache / "orchestrator.agent.request_loop").write_bytes(modules["orchestrator.agent.request_loop"][:-100])
+    (cache / "orchestrator.agent.request_loop").write_bytes(b"")
     assert start(local, tmp_path).missing([]) == []
     assert {path.name for path in cache.iterdir()} > modules.keys()
-    assert len((cache / "orchestrator.agent.serve").read_bytes()) > 100
+    assert len((cache / "orchestrator.agent.request_loop").read_bytes()) > 100
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

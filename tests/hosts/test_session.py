@@ -9,7 +9,7 @@ from typing import IO
 
 import pytest
 
-from orchestrator.agent.serve import serve
+from orchestrator.agent.request_loop import serve
 from orchestrator.config.inventory import Host
 from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, PreflightError, TransportError
 from orchestrator.hosts.agent_client import Agent

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.ascend.discovery import FoundDevice, FoundHost
 from orchestrator.core.errors import PreflightError
-from orchestrator.plan.adjust import complete_plan
+from orchestrator.plan.complete_plan import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 from orchestrator.plan.make_plan import make_plan
 from tests.config.support import inventory, job

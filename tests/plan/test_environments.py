@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent.environment import base_environment
 from orchestrator.agent.worker import Worker
+from orchestrator.agent.worker_environment import base_environment
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
 from orchestrator.core.codec import from_json
 from orchestrator.core.errors import ConfigError
 from orchestrator.core.paths import RunDir
 from orchestrator.core.records import Manifest, WorkerSpec
-from orchestrator.plan.adjust import complete_plan
+from orchestrator.plan.complete_plan import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.testing.waiting import eventually

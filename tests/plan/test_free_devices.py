@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config.inventory import Device, Host
-from orchestrator.plan.adjust import on_free_devices
+from orchestrator.plan.complete_plan import on_free_devices
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.plan.placement import choose_devices

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from orchestrator.core.errors import ConfigError
-from orchestrator.plan.adjust import complete_plan
+from orchestrator.plan.complete_plan import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 from orchestrator.plan.make_plan import make_plan
 from tests.config.support import inventory, job, lines_of

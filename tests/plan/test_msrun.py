@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.records import WorkerSpec
-from orchestrator.plan.adjust import complete_plan
+from orchestrator.plan.complete_plan import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
 from tests.config.support import inventory, job

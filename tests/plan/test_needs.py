@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.preflight.facts import needs_of
+from orchestrator.preflight.host_facts import needs_of
 from tests.plan.test_make_plan import COMMAND, TRAIN, plan
 
 NETWORKING = COMMAND + "networking: {mode: %s}\n"

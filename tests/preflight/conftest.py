@@ -12,8 +12,8 @@ from orchestrator.config.inventory_file import load_inventory
 from orchestrator.control.check import needs_without_job
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.preflight.checks import run_checks
-from orchestrator.preflight.facts import Needs
-from orchestrator.preflight.gather import gather
+from orchestrator.preflight.gather_facts import gather
+from orchestrator.preflight.host_facts import Needs
 from orchestrator.preflight.report import Report
 from orchestrator.testing.standin_cluster import FakeCluster
 from orchestrator.testing.standin_facts import HostFacts, host_facts

@@ -14,7 +14,7 @@ from orchestrator.core.codec import from_json
 from orchestrator.core.errors import ConnectError, HostsFailed, OrchestrateError, PreflightError
 from orchestrator.core.host_answers import Probe
 from orchestrator.preflight.checks import CHECKS, run_checks
-from orchestrator.preflight.facts import HostFacts, Needs
+from orchestrator.preflight.host_facts import HostFacts, Needs
 from orchestrator.preflight.report import Level, Report, device_list
 from orchestrator.testing.standin_facts import HostFacts as Machine
 from orchestrator.testing.standin_facts import host_facts

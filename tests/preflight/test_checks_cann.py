@@ -10,7 +10,7 @@ import pytest
 from orchestrator.config.inventory import Device, Host
 from orchestrator.core.codec import DecodeError
 from orchestrator.core.errors import AnswerError
-from orchestrator.preflight.facts import HostFacts, Needs
+from orchestrator.preflight.host_facts import HostFacts, Needs
 from orchestrator.preflight.report import Level, Report
 from orchestrator.testing.standin_facts import host_facts
 from tests.preflight.test_checks import ASCEND, bad, cann, facts_of, machine, report

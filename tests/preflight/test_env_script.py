@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent.probe import probe
+from orchestrator.agent.host_probe import probe
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.core.paths import Workdir
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.preflight.checks import run_checks
-from orchestrator.preflight.facts import Needs
-from orchestrator.preflight.gather import _look, gather
+from orchestrator.preflight.gather_facts import _look, gather
+from orchestrator.preflight.host_facts import Needs
 from orchestrator.preflight.report import Level, Report
 from orchestrator.testing.standin_facts import host_facts
 from tests.preflight.test_checks import ASCEND, bad, facts_of

@@ -11,8 +11,8 @@ import pytest
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.preflight.checks_host import ports_are_free
-from orchestrator.preflight.facts import Needs
-from orchestrator.preflight.gather import gather
+from orchestrator.preflight.gather_facts import gather
+from orchestrator.preflight.host_facts import Needs
 from orchestrator.preflight.report import Level
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.ascend.tool_answers import ToolAnswer
-from orchestrator.preflight.facts import Facts, HostFacts, Needs, Pings, PingTry
+from orchestrator.preflight.host_facts import Facts, HostFacts, Needs, Pings, PingTry
 from orchestrator.preflight.pings import devices_reach_each_other, pairs_of, ping_call
 from orchestrator.preflight.report import Level, Result
 from tests.preflight.test_checks import A, probe

@@ -10,7 +10,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.core.codec import from_json
 from orchestrator.core.host_answers import Addresses
 from orchestrator.preflight.checks_scheduler import _facts, scheduler_address, scheduler_is_reached
-from orchestrator.preflight.facts import AddressFacts, HostFacts, Needs
+from orchestrator.preflight.host_facts import AddressFacts, HostFacts, Needs
 from orchestrator.preflight.report import Level
 from tests.preflight.test_checks import probe
 

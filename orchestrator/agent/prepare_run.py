@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Dict, Optional
 
-from orchestrator.agent import daemon, probe
-from orchestrator.agent.store import Store
+from orchestrator.agent import daemon, host_probe
+from orchestrator.agent.content_store import Store
 from orchestrator.core.codec import dumps
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import Workdir, atomic_write
@@ -24,7 +24,9 @@ def prepare(
     """
     if manifest.scheduler is not None and manifest.port is not None:
         # Its own name for it: `address` may be a name that means nothing, or something else, on this host.
-        probe.require_port(manifest.scheduler.env.get("MS_SCHED_HOST") or manifest.address, manifest.port)
+        host_probe.require_port(
+            manifest.scheduler.env.get("MS_SCHED_HOST") or manifest.address, manifest.port
+        )
     run, number = workdir.run(manifest.run_id), manifest.attempt.number
     answers = manifest.launch.get("task") == "predict"
     try:

@@ -13,7 +13,7 @@ import sys
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from orchestrator.agent import processes
-from orchestrator.agent.environment import process_environment, with_env_script
+from orchestrator.agent.worker_environment import process_environment, with_env_script
 
 __all__ = ["Seen", "in_workers_environment", "system_facts", "why_not_sourced"]
 

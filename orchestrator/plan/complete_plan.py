@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 
-from orchestrator.agent.environment import SCHEDULER_HOST
+from orchestrator.agent.worker_environment import SCHEDULER_HOST
 from orchestrator.ascend.discovery import FoundHost
 from orchestrator.config.inventory import Device, Host, chip_named
 from orchestrator.core.errors import ConfigError, HostsFailed, OrchestrateError, PreflightError

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent.tools import ask_tools, read_text
+from orchestrator.agent.ascend_tools import ask_tools, read_text
 from orchestrator.core.errors import AgentError
 from orchestrator.testing.waiting import eventually
 

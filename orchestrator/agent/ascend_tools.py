@@ -12,7 +12,7 @@ import select
 import signal
 import time
 
-from orchestrator.agent.environment import base_environment
+from orchestrator.agent.worker_environment import base_environment
 from orchestrator.core.errors import AgentError
 
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster

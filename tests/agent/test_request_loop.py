@@ -19,7 +19,11 @@ from orchestrator.core.codec import loads, to_json
 from orchestrator.core.records import HostStatus
 from orchestrator.testing.agent_host import RUN, AgentHost, sh
 
-AGENT = (sys.executable, "-c", "import sys; from orchestrator.agent.serve import main; main(sys.argv[1])")
+AGENT = (
+    sys.executable,
+    "-c",
+    "import sys; from orchestrator.agent.request_loop import main; main(sys.argv[1])",
+)
 
 
 def request(verb: str, payload: bytes = b"", **args: Any) -> bytes:

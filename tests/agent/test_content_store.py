@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent.store import Store
+from orchestrator.agent.content_store import Store
 from orchestrator.core.errors import AgentError
 from orchestrator.core.records import Input
 

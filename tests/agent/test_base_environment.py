@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent.environment import process_environment, with_env_script
+from orchestrator.agent.worker_environment import process_environment, with_env_script
 from orchestrator.core.records import WorkerSpec
 from orchestrator.testing.agent_host import AgentHost
 

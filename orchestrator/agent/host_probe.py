@@ -15,13 +15,13 @@ from typing import Any, Dict, Mapping, Optional, Sequence
 from orchestrator.agent.addresses import family_of, meanings
 from orchestrator.agent.cann import MODULES, cann_facts, cann_version
 from orchestrator.agent.device_locks import busy_devices
-from orchestrator.agent.environment import TOLD
-from orchestrator.agent.system import (
+from orchestrator.agent.system_facts import (
     Seen,
     in_workers_environment,
     system_facts,
     why_not_sourced,
 )
+from orchestrator.agent.worker_environment import TOLD
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import Workdir
 

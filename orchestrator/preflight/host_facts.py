@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.agent.environment import SCHEDULER_HOST, TOLD
+from orchestrator.agent.worker_environment import SCHEDULER_HOST, TOLD
 from orchestrator.ascend.discovery import FoundHost, first_calls, info_of, later_calls
 from orchestrator.ascend.tool_answers import Call, ToolAnswer, ToolAnswers, hccn, smi
 from orchestrator.config.inventory import Host
@@ -148,7 +148,7 @@ class AddressFacts:
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """One host: `probe` is the agent's (agent/probe.py), `tools` and `found` None where no tool was asked.
+    """One host: `probe` is of agent/host_probe.py, `tools` and `found` None where no tool was asked.
 
     `addresses` is None where nothing hangs on them. `port_trouble` is why the scheduler cannot listen there.
 

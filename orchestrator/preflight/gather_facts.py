@@ -16,7 +16,14 @@ from orchestrator.hosts.fleet import Fleet, HostResults, fleet_of
 from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.checks_host import wanted_ports
 from orchestrator.preflight.checks_scheduler import ask_addresses, scheduler_address
-from orchestrator.preflight.facts import Facts, HostFacts, Needs, PingTry, first_questions, later_questions
+from orchestrator.preflight.host_facts import (
+    Facts,
+    HostFacts,
+    Needs,
+    PingTry,
+    first_questions,
+    later_questions,
+)
 from orchestrator.preflight.pings import ping_call, targets
 from orchestrator.preflight.report import Report
 from orchestrator.rank_table.table import is_ip
