@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.checkpoint.copy_options import Report as CopyReport
     from orchestrator.config.job import Job
     from orchestrator.control.logs import LogLine
+    from orchestrator.control.remove_runs import Removal
     from orchestrator.preflight.report import Report
     from orchestrator.transfer.collect import Collected, Collection
     from orchestrator.transfer.collect_run import DryRun
@@ -52,6 +53,7 @@ __all__ = [
     "launch",
     "logs",
     "plan",
+    "remove",
     "runs",
     "start",
     "status",
@@ -204,6 +206,16 @@ def stop(run: Run | str | None = None, reason: str = "stopped through the Python
     from orchestrator.control.stop import stop_run
 
     return stop_run(find(run), StopReason.requested(reason))
+
+
+def remove(runs: Sequence[Run | str], *, dry_run: bool = False, here_only: bool = False) -> Iterator[Removal]:
+    """Remove runs that have ended, here and on their hosts; what each freed, as it is done.
+
+    Raises UsageError, before anything is removed, where one of them goes on.
+    """
+    from orchestrator.control.remove_runs import remove_runs
+
+    return remove_runs([find(run) for run in runs], dry_run=dry_run, here_only=here_only)
 
 
 def collect(

@@ -5,11 +5,14 @@ The kernel drops a lock when its holder dies, however it dies: there is no stale
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
+import stat
 import time
 from pathlib import Path
-from typing import Iterable, List
+from typing import Iterable, List, NamedTuple
 
 from orchestrator.core.codec import DecodeError, dumps, loads
 from orchestrator.core.errors import AgentError
@@ -44,10 +47,17 @@ class DeviceLocks:
 
 
 def _make_folder(folder: Path) -> None:
-    if not folder.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        # Shared by all users of the host, like /tmp: anyone may lock, nobody may remove another's file.
-        os.chmod(folder, 0o1777)
+    with contextlib.suppress(FileExistsError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    if folder.stat().st_mode & stat.S_IWOTH:
+        # Who may write there may put a file of anybody's in the place of a lock, or hold every device.
+        raise AgentError(
+            f"everyone may write to {folder}, where devices are locked",
+            remedy="leave lock_dir out, or give the folder to the group of those who share the server: "
+            f"chgrp GROUP {folder}; chmod 2770 {folder}",
+            kind="unsafe_locks",
+        )
 
 
 def _lock(path: Path, device: int, run_id: str) -> int:
@@ -55,14 +65,15 @@ def _lock(path: Path, device: int, run_id: str) -> int:
         handle = _open(path)
     except OSError as error:
         raise AgentError(
-            f"cannot open {path}: {error.strerror}", remedy="choose a lock_dir that every user may write to"
+            f"cannot open {path}: {error.strerror}",
+            remedy="choose a lock_dir that all who share this server may write to",
         ) from error
     if not _acquire(handle):
         holder = _holder(handle)
         os.close(handle)
         raise AgentError(
-            f"device {device} is in use{holder}",
-            remedy="stop that run, or give this job other devices",
+            f"device {device} is in use{holder.told}",
+            remedy=f"{holder.remedy}, or give this job other devices",
             kind="device_busy",
         )
     os.ftruncate(handle, 0)
@@ -73,12 +84,16 @@ def _lock(path: Path, device: int, run_id: str) -> int:
 def _open(path: Path) -> int:
     # First without O_CREAT: with fs.protected_regular the kernel refuses that for another account's file.
     try:
-        return open_safely(path, path.parent, os.O_RDWR)
+        handle = open_safely(path, path.parent, os.O_RDWR)
     except FileNotFoundError:
-        handle = open_safely(path, path.parent, os.O_RDWR | os.O_CREAT, 0o666)
-        # Past the umask: the next one to lock this device may be another account.
-        os.fchmod(handle, 0o666)
-        return handle
+        # Past the umask: the next one to lock this device may be another account of the folder's group.
+        mode = 0o660 if path.parent.stat().st_mode & stat.S_IWGRP else 0o600
+        handle = open_safely(path, path.parent, os.O_RDWR | os.O_CREAT, mode)
+        os.fchmod(handle, mode)
+    if os.fstat(handle).st_nlink != 1:
+        os.close(handle)
+        raise OSError(errno.EMLINK, "the file has other names: it was not made to be a lock", str(path))
+    return handle
 
 
 def _acquire(handle: int) -> bool:
@@ -93,12 +108,23 @@ def _acquire(handle: int) -> bool:
             time.sleep(0.02)
 
 
-def _holder(handle: int) -> str:
+class _Holder(NamedTuple):
+    """What a lock says of who holds it, as a part of a sentence, and what can be done about it."""
+
+    told: str = ""
+    remedy: str = "wait for who holds it"
+
+
+def _holder(handle: int) -> _Holder:
     try:
         note = loads(LockNote, os.pread(handle, 4096, 0))
     except DecodeError:
-        return ""
-    return f" by run {visible(note.run_id)} (process {note.pid})"
+        return _Holder()
+    run_id = visible(note.run_id)
+    remedy = (
+        f"`orchestrate stop {run_id}` ends it (after `orchestrate runs --rediscover` where it is unknown)"
+    )
+    return _Holder(f" by run {run_id} (process {note.pid})", remedy)
 
 
 def busy_devices(folder: Path, devices: Iterable[int]) -> List[int]:

@@ -43,6 +43,11 @@ _VERBS = {
         "probe",
         "require_port",
     ),
+    "verbs_disk": (
+        "disk_use",
+        "remove_run",
+        "sweep_store",
+    ),
     "verbs_run": (
         "chat",
         "commit",

@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["inventory_option", "json_option", "print_json", "run_argument"]
+__all__ = ["complete_run", "inventory_option", "json_option", "print_json", "run_argument"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For a shell: the names of runs that begin so."""
     # Late: only a shell that completes needs it, and it brings in pydantic.
     from orchestrator.control.runs import known_runs
 
@@ -23,7 +24,7 @@ def _complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 def run_argument(function: F) -> F:
     """The RUN argument; None means the newest."""
-    return click.argument("run", required=False, shell_complete=_complete_run)(function)
+    return click.argument("run", required=False, shell_complete=complete_run)(function)
 
 
 def json_option(function: F) -> F:

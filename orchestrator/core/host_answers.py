@@ -16,6 +16,7 @@ __all__ = [
     "CannCompiler",
     "CannFacts",
     "ChatEvent",
+    "DiskUse",
     "FileName",
     "Label",
     "LogPart",
@@ -27,6 +28,7 @@ __all__ = [
     "Probe",
     "PutFile",
     "RunId",
+    "RunUse",
     "Sha256",
     "ShardName",
     "ShardRow",
@@ -164,6 +166,22 @@ class ChatEvent:
     tokens: Size = _NONE
     seconds: float = 0.0
     error: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class RunUse:
+    """What a run has on a host's disk, in bytes."""
+
+    run_id: RunId
+    nbytes: Size
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """What runs and the content store have on a host's disk, in bytes."""
+
+    runs: Tuple[RunUse, ...] = ()
+    store: Size = _NONE
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from orchestrator.core.errors import AnswerError
 from orchestrator.core.host_answers import (
     Addresses,
     ChatEvent,
+    DiskUse,
     FileName,
     LogPart,
     PlogList,
@@ -251,6 +252,20 @@ class Agent:
     def put_file(self, path: str, data: bytes, sha256: str) -> PutFile:
         """Put a file where the account may write; the hash is of what is there then."""
         return self._ask(PutFile, "put_file", payload=data, path=path, size=len(data), sha256=sha256)
+
+    # What its disk holds.
+
+    def disk_use(self, *, timeout: float | None = None) -> DiskUse:
+        """The bytes of every run and of the content store."""
+        return self._ask(DiskUse, "disk_use", limits=Limits(_RUN_TEXT, items=1 << 20), timeout=timeout)
+
+    def remove_run(self, run_id: str, *, dry_run: bool, timeout: float | None = None) -> int:
+        """Remove a run that is over; the bytes that this frees. AgentError where it is not, or is needed."""
+        return self._ask(Size, "remove_run", timeout=timeout, run_id=run_id, dry_run=dry_run)
+
+    def sweep_store(self, without: Sequence[str] = (), *, dry_run: bool, timeout: float | None = None) -> int:
+        """Remove what no run but those `without` was given; the bytes that this frees."""
+        return self._ask(Size, "sweep_store", timeout=timeout, without=list(without), dry_run=dry_run)
 
     # A run's checkpoint.
 

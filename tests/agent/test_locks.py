@@ -33,7 +33,7 @@ def test_a_second_holder_is_told_who_the_first_is(tmp_path: Path) -> None:
     assert caught.value.kind == "device_busy"
     assert str(caught.value) == (
         f"device 1 is in use by run the-first-run (process {os.getpid()}) "
-        "(stop that run, or give this job other devices)"
+        "(`orchestrate stop the-first-run` ends it, or give this job other devices)"
     )
     # The refused one has let go of what it got before.
     assert busy_devices(tmp_path / "locks", range(4)) == [0, 1]
@@ -71,14 +71,36 @@ def test_looking_creates_nothing_and_disturbs_nobody(tmp_path: Path) -> None:
         looker.join()
 
 
-def test_every_account_of_the_host_may_lock(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("folder", "lock"), [(0o2770, 0o660), (0o700, 0o600)])
+def test_a_lock_is_for_those_who_may_write_to_its_folder(tmp_path: Path, folder: int, lock: int) -> None:
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks").chmod(folder)
     old = os.umask(0o077)
     try:
         DeviceLocks(tmp_path / "locks", [0], "x").release()
+        DeviceLocks(tmp_path / "made" / "locks", [0], "x").release()
     finally:
         os.umask(old)
-    assert stat.S_IMODE((tmp_path / "locks").stat().st_mode) == 0o1777
-    assert stat.S_IMODE((tmp_path / "locks" / "device_0.lock").stat().st_mode) == 0o666
+    assert stat.S_IMODE((tmp_path / "locks" / "device_0.lock").stat().st_mode) == lock
+    assert stat.S_IMODE((tmp_path / "made" / "locks").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
+def test_locks_that_everyone_may_replace_are_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks").chmod(mode)
+    with pytest.raises(AgentError, match=r"everyone may write to .*; chmod 2770"):
+        DeviceLocks(tmp_path / "locks", [0], "x")
+    assert not list((tmp_path / "locks").iterdir())
+
+
+def test_another_file_under_the_name_of_a_lock_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "locks").mkdir()
+    os.link(tmp_path / "precious", tmp_path / "locks" / "device_0.lock")
+    with pytest.raises(AgentError, match="has other names"):
+        DeviceLocks(tmp_path / "locks", [0], "x")
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 @pytest.mark.root

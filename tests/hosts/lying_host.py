@@ -225,6 +225,7 @@ HONEST: dict[str, Frames] = {
     "chat": [({"text": "be"}, b""), ({"done": True, "tokens": 2, "seconds": 0.5}, b""), (None, b"")],
     "clock": [(1e9, b"")],
     "commit": [({"phase": "committed", "failed_first": "", "reason": ""}, b"")],
+    "disk_use": [({"runs": [{"run_id": RUN, "nbytes": 4096}], "store": 8192}, b"")],
     "index": [([to_json(TensorEntry("a.w", (Size(2), Size(3)), "Float32", ((Size(9), Size(24)),)))], b"")],
     "list_plogs": [
         ({"files": [{"path": "rank_0/debug/plog/plog-1.log", "size": 9}], "left": {"rank_0": 1}}, b"")
@@ -238,12 +239,14 @@ HONEST: dict[str, Frames] = {
     "read_log": [({"offset": 0, "size": 9}, b"one\ntwo\n\xff")],
     "read_plog": [(None, b"[ERROR]\n")],
     "read_segments": [(7, _SEGMENT), (8, _SEGMENT[:50]), (None, b"")],
+    "remove_run": [(4096, b"")],
     "require_port": [(None, b"")],
     "shards": [([to_json(ShardRow(*map(Size, (0, 1, 4, 0)), SHARD, (99, 10**18, 5)))], b"")],  # type: ignore[arg-type]
     "small_files": [("ckpt_strategy_rank_0.ckpt", b"x"), ("ckpt_strategy_rank_1.ckpt", b"y"), (None, b"")],
     "start": [({"phase": "started", "failed_first": "", "reason": ""}, b"")],
     "status": [(to_json(status()), b"")],
     "stop": [({"phase": "stopping", "failed_first": "rank_0", "reason": "r"}, b"")],
+    "sweep_store": [(0, b"")],
     "undo": [(None, b"")],
 }
 
@@ -284,6 +287,7 @@ CALLS: dict[str, Callable[[Agent, Path], Any]] = {
     "chat": lambda agent, _: list(agent.chat(RUN, {"messages": []}, timeout=10.0)),
     "clock": lambda agent, _: agent.clock(),
     "commit": lambda agent, _: agent.commit(RUN),
+    "disk_use": lambda agent, _: agent.disk_use(),
     "index": lambda agent, _: agent.index(SHARD),
     "list_plogs": _copied_plogs,
     "list_runs": lambda agent, _: agent.list_runs(),
@@ -295,12 +299,14 @@ CALLS: dict[str, Callable[[Agent, Path], Any]] = {
     "read_log": _copied_log,
     "read_plog": lambda agent, _: agent.read_plog(RUN, "rank_0/a.log", 100),
     "read_segments": lambda agent, _: _segments(agent),
+    "remove_run": lambda agent, _: agent.remove_run(RUN, dry_run=False),
     "require_port": lambda agent, _: agent.require_port("10.0.0.1", 8118),
     "shards": lambda agent, _: agent.shards(RUN),
     "small_files": _copied_files,
     "start": lambda agent, _: agent.start(RUN),
     "status": lambda agent, _: agent.status(RUN, world_size=8),
     "stop": lambda agent, _: agent.stop(RUN, StopReason.requested("enough")),
+    "sweep_store": lambda agent, _: agent.sweep_store([RUN], dry_run=True),
     "undo": lambda agent, _: agent.undo(RUN),
 }
 _MANIFEST = Manifest(run_id=RUN, job="j", host="far", created=1e9, workers=())

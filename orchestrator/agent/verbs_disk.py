@@ -1,0 +1,31 @@
+"""The verbs that say what the disk of a host holds of ours, and that free it."""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+from orchestrator.agent import disk_space
+from orchestrator.agent.request_loop import Answer, Request
+from orchestrator.core.codec import to_json
+from orchestrator.core.paths import Workdir
+
+__all__ = ["disk_use", "remove_run", "sweep_store"]
+
+
+def disk_use(request: Request) -> Iterator[Answer]:
+    """What every run, and the content store, has on the disk."""
+    yield Answer(to_json(disk_space.disk_use(Workdir(request.root))))
+
+
+def remove_run(request: Request) -> Iterator[Answer]:
+    """Remove a run that is over, or say what that would free."""
+    args = request.args
+    yield Answer(disk_space.remove_run(Workdir(request.root), args["run_id"], dry_run=args["dry_run"]))
+
+
+def sweep_store(request: Request) -> Iterator[Answer]:
+    """Remove the contents that no run was given, or say what that would free."""
+    args = request.args
+    yield Answer(
+        disk_space.sweep_store(Workdir(request.root), without=args["without"], dry_run=args["dry_run"])
+    )

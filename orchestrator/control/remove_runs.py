@@ -1,0 +1,180 @@
+"""The removal of runs, here and on their hosts, and the disk space that they take."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.config.inventory import Host, SshOptions
+from orchestrator.control.monitor_process import monitor_pid
+from orchestrator.control.run_record import read_record
+from orchestrator.control.runs import current_record
+from orchestrator.core.errors import AgentError, OrchestrateError, RunNotFound, UsageError
+from orchestrator.core.paths import ControlDir
+from orchestrator.core.states import RunState
+from orchestrator.hosts.agent_client import Agent
+from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+
+__all__ = ["Removal", "Use", "disk_use", "old_runs", "remove_runs"]
+
+# A run of a hundred thousand files takes a while to be gone.
+_PATIENCE = 600.0
+_REMOVING = ".removing-"
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What the removal of a run freed, in bytes: on hosts and here; `errors` of hosts that still have it.
+
+    While there is one, the run stays known here. The content stores' share is told with the last run.
+    """
+
+    run_id: str
+    hosts: Mapping[str, int] = field(default_factory=dict)
+    here: int = 0
+    stores: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, OrchestrateError] = field(default_factory=dict)
+
+    @property
+    def is_removed(self) -> bool:
+        return not self.errors
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What is on the disks of the hosts of some runs; `errors` are of those that did not answer."""
+
+    runs: Mapping[str, Mapping[str, int]]
+    stores: Mapping[str, int]
+    errors: Mapping[str, OrchestrateError]
+
+
+def old_runs(
+    runs: Sequence[ControlDir], *, older_than: float | None, keep: int | None, now: float
+) -> list[ControlDir]:
+    """Of all runs, oldest first, those that ended more than `older_than` seconds ago, the newest `keep` not.
+
+    What has not ended, and what cannot be read, is not among them.
+    """
+    candidates = runs if keep is None else runs[: max(0, len(runs) - keep)]
+    return [control for control in candidates if _ended_before(control, now - (older_than or 0.0))]
+
+
+def _ended_before(control: ControlDir, when: float) -> bool:
+    try:
+        record = read_record(control)
+    except RunNotFound:
+        return False
+    return record.state.is_terminal and (record.ended or record.updated) <= when
+
+
+def remove_runs(
+    runs: Sequence[ControlDir],
+    *,
+    dry_run: bool = False,
+    here_only: bool = False,
+) -> Iterator[Removal]:
+    """Remove runs on their hosts, then here; one that goes on is refused before anything is removed.
+
+    With `here_only` no host is asked: for hosts that are no more. Raises UsageError.
+    """
+    for control in runs:
+        _require_over(control, here_only)
+    if here_only:
+        for control in runs:
+            yield Removal(control.run_id, here=_remove_here(control, dry_run))
+        return
+    for (hosts, ssh), controls in _by_hosts(runs):
+        with fleet_of(hosts, ssh) as fleet:
+            for control in controls:
+                removal = _remove_on_hosts(fleet, control, dry_run)
+                if removal.is_removed:
+                    here = _remove_here(control, dry_run)
+                    stores = _sweep(fleet, controls, dry_run) if control is controls[-1] else {}
+                    removal = Removal(control.run_id, removal.hosts, here, stores)
+                yield removal
+
+
+def _require_over(control: ControlDir, here_only: bool) -> None:
+    record = read_record(control) if here_only else current_record(control)
+    # Undone launches leave nothing that runs, and a host that cannot be asked is told apart below.
+    if not record.state.is_terminal and not (here_only and record.state is RunState.PREPARING):
+        raise UsageError(
+            f"run {control.run_id} is {record.state}", remedy=f"`orchestrate stop {control.run_id}` ends it"
+        )
+    if monitor_pid(control) is not None:
+        raise UsageError(f"the monitor of run {control.run_id} is not done yet", remedy="try again")
+
+
+def _by_hosts(
+    runs: Iterable[ControlDir],
+) -> list[tuple[tuple[tuple[Host, ...], SshOptions], list[ControlDir]]]:
+    """Runs of the same hosts together, so that each host is connected to once."""
+    found: list[tuple[tuple[tuple[Host, ...], SshOptions], list[ControlDir]]] = []
+    for control in runs:
+        plan: LaunchPlan = read_plan(control.plan)
+        key = (plan.hosts, plan.ssh)
+        group = next((controls for other, controls in found if other == key), None)
+        if group is None:
+            found.append((key, [control]))
+        else:
+            group.append(control)
+    return found
+
+
+def _remove_on_hosts(fleet: Fleet, control: ControlDir, dry_run: bool) -> Removal:
+    def remove(agent: Agent) -> int:
+        try:
+            return agent.remove_run(control.run_id, dry_run=dry_run, timeout=_PATIENCE)
+        except AgentError as error:
+            if error.kind == "no_run":
+                return 0
+            raise
+
+    answers = fleet.each(remove)
+    return Removal(control.run_id, answers.values, errors=answers.errors)
+
+
+def _sweep(fleet: Fleet, controls: Sequence[ControlDir], dry_run: bool) -> dict[str, int]:
+    without = [control.run_id for control in controls]
+    answers = fleet.each(lambda agent: agent.sweep_store(without, dry_run=dry_run, timeout=_PATIENCE))
+    return answers.values
+
+
+def _remove_here(control: ControlDir, dry_run: bool) -> int:
+    nbytes = _bytes_here(control)
+    if not dry_run:
+        # Half a removal is no run any more; a name with a dot is passed over, and gone with the next one.
+        gone = control.runs / f"{_REMOVING}{control.run_id}"
+        shutil.rmtree(gone, ignore_errors=True)
+        os.rename(control.root, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    return nbytes
+
+
+def _bytes_here(control: ControlDir) -> int:
+    total = 0
+    for folder, _, names in os.walk(control.root):
+        total += sum(os.lstat(os.path.join(folder, name)).st_blocks * 512 for name in names)
+    return total
+
+
+def disk_use(runs: Sequence[ControlDir]) -> Use:
+    """Ask the hosts of these runs what they have on their disks."""
+    used: dict[str, dict[str, int]] = {}
+    stores: dict[str, int] = {}
+    errors: dict[str, OrchestrateError] = {}
+    known = {control.run_id for control in runs}
+    for (hosts, ssh), _ in _by_hosts(runs):
+        with fleet_of(hosts, ssh) as fleet:
+            answers = fleet.each(lambda agent: agent.disk_use(timeout=_PATIENCE))
+        errors.update(answers.errors)
+        for host, answer in answers.values.items():
+            stores[host] = answer.store
+            for run in answer.runs:
+                if run.run_id in known:
+                    used.setdefault(run.run_id, {})[host] = run.nbytes
+    return Use(used, stores, errors)
