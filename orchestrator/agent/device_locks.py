@@ -121,9 +121,7 @@ def _holder(handle: int) -> _Holder:
     except DecodeError:
         return _Holder()
     run_id = visible(note.run_id)
-    remedy = (
-        f"`orchestrate stop {run_id}` ends it (after `orchestrate runs --rediscover` where it is unknown)"
-    )
+    remedy = f"`orchestrate stop {run_id}` ends it"
     return _Holder(f" by run {run_id} (process {note.pid})", remedy)
 
 
