@@ -119,11 +119,14 @@ def parse(words: list[str], is_complete: bool) -> None:
         cli.make_parser(context).parse_args(list(words))
         return
     while isinstance(command, click.Group) and words:
+        if command.invoke_without_command and words[0].startswith("-"):
+            command.make_parser(context).parse_args(list(words))
+            return
         _, found, words = command.resolve_command(context, words)
         assert found is not None
         command, context = found, click.Context(found, parent=context)
     if isinstance(command, click.Group):
-        assert not is_complete
+        assert command.invoke_without_command or not is_complete
         return
     try:
         command.make_context(command.name, list(words), parent=context.parent)
