@@ -1,6 +1,6 @@
-"""One host's devices from its tools' answers, its hccn.conf and its inventory entry. Pure.
+"""The devices of hosts, as their tools, their hccn.conf and the inventory tell them.
 
-All hosts at once: their tools are asked over the sessions of a fleet, once or twice per host.
+`find_devices` judges one host's answers and is pure; `discover` asks all hosts of a fleet at once.
 """
 
 from __future__ import annotations

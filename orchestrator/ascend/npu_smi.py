@@ -1,8 +1,7 @@
-"""The `key : value` answers of `npu-smi info -t TYPE -i NPU [-c CHIP]`.
+"""The `key : value` answers of `npu-smi info -t TYPE -i NPU [-c CHIP]`, as values.
 
-The two tables of `npu-smi info`: the chips with their health, and the processes on them.
-
-Formats: npu-smi 22 to 25 as documented for 910A, 910B (one chip per NPU) and A3 (two, with physical ids).
+The tables of `npu-smi info` are read in `npu_table`. Formats: npu-smi's own source (the `npu_smi` folder of
+Ascend's driver) and answers of drivers 21 to 26.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""Reading the text of Ascend's tools: lines, `key: value` pairs, and the errors that show the line.
+"""Questions to a host's Ascend tools, and their answers as text: lines, `key: value` pairs, known errors.
 
 The tools have no machine-readable output, and their words differ between driver versions. Parsers look for
 the fragment that all known versions share; whatever has no such fragment is an error, never a guess.
-
-Questions to a host's Ascend tools, and the answers as they came back from its agent.
 """
 
 from __future__ import annotations

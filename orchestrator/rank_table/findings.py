@@ -1,6 +1,6 @@
-"""What is wrong with a rank table: one finding per violation of one rule.
+"""Findings: what is wrong with a rank table, one for each violation of one rule.
 
-What a rule is: one thing that HCCL or MindSpore asks of a rank table.
+A rule is one thing that HCCL or MindSpore asks of a rank table.
 """
 
 from __future__ import annotations

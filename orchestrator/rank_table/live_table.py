@@ -1,6 +1,4 @@
-"""Rank tables of servers, made from what their own tools say about their devices.
-
-A rank table against an inventory, and against what the servers' own tools say now.
+"""Rank tables of real servers: made from what their tools say, and compared with it and with an inventory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which devices, as people write it: `[0,8)` as for hccl_tools.py, `0-7`, `0,2,4`.
+"""The merging of rank tables: tables of single servers become one table of all.
 
-The tables of single servers -> one table of all.
+Also device ranges as people write them for the commands: `[0,8)` as for hccl_tools.py, `0-7`, `0,2,4`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Strict JSON: what the standard forbids, or nobody could write back, is refused with one clear line.
+"""The reader of rank tables: bytes become a table, or a clear line says what keeps them from being one.
 
-Bytes -> rank table, or what keeps them from being one.
+JSON is read strictly: what the standard forbids, or nobody could write back, is refused.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""Work on tens of thousands of small objects of which none is garbage.
-
-The HCCL rank table as data: which rank is which device of which server.
+"""The HCCL rank table as data (which rank is which device of which server), and as its rules see it.
 
 Formats: HCCL user guide, "rank table configuration": version 1.0 (910, A2) and 1.2 (A3 super pods). HCCL
 refuses scalars that are not JSON strings. The order of the keys is that of MindFormers' `hccl_tools.py`, so
-that files compare equal.
-
-A rank table prepared for its rules: every number and address parsed once.
+that files compare equal. `TableView` is a table with every number and address parsed once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one host is like: the facts that its tools tell."""
+"""The facts of a stand-in host, which its tools tell."""
 
 from __future__ import annotations
 

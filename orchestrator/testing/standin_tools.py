@@ -1,4 +1,4 @@
-"""What the tools of a host print, from its facts: each call with the text and exit code of its answer."""
+"""The answers of a stand-in host's tools, from its facts: each call with its text and exit code."""
 
 from __future__ import annotations
 
