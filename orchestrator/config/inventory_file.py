@@ -99,7 +99,7 @@ Names = Annotated[tuple[str, ...], Check(_names, "range such as `npu[001-012]`, 
 Devices = Annotated[
     tuple[Device, ...], Check(_devices, "`0-7`, `[0, 1]` or `[{id: 0, ip: 10.20.0.1}]`", before=True)
 ]
-AnyChip = Annotated[Chip, Check(chip_written, "`910A`, `910B` or `A3`", before=True)]
+AnyChip = Annotated[Chip, Check(chip_written, "`910A`, `910B`, `A3`, `310P` or `950`", before=True)]
 AddressRows = Annotated[
     tuple[tuple[IpText, ...], ...], Check(_address_rows, "range, or a list of them", before=True)
 ]

@@ -1,5 +1,4 @@
-"""Rank tables of real servers: made from what their tools say, and compared with it and with an inventory.
-"""
+"""Rank tables of real servers: made from what their tools say, and compared with it and with an inventory."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from orchestrator.ascend.discovery import (
 from orchestrator.ascend.hccn import parse_hccn_conf
 from orchestrator.ascend.tool_answers import Call, ToolAnswers
 from orchestrator.config.host_ranges import fold
-from orchestrator.config.inventory import Chip, Device, Host, Inventory, chip_named
+from orchestrator.config.inventory import Chip, Device, Host, Inventory
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.codec import from_json
 from orchestrator.core.errors import ConfigError, OrchestrateError, Problem, ToolOutputError
@@ -72,7 +71,7 @@ def make_for_this_server(
     found = _in_file(devices, hccn_conf) if hccn_conf else _here(devices)
     notes = [Problem("", plain(text)) for text in found.warnings]
     table = _table(found, server_id, without_ips=without_ips)
-    chip = chip_named(found.chip or "")
+    chip = found.kind
     findings = validate(table, chip=chip)
     if errors := errors_of(findings):
         raise ConfigError(list(problems_of("this server", errors)))
@@ -96,7 +95,7 @@ def make_for_hosts(inventory: Inventory, hosts: Sequence[Host]) -> Made:
             problems += [Problem(host.name, problem.what, problem.remedy) for problem in error.problems]
     if problems:
         raise ConfigError(problems)
-    kinds = {host.chip or chip_named(found[host.name].chip or "") for host in hosts}
+    kinds = {host.chip or found[host.name].kind for host in hosts}
     chip = kinds.pop() if len(kinds) == 1 else None
     # Only the chosen hosts: those of the inventory that were not are missing on purpose.
     some = inventory.model_copy(update={"hosts": tuple(hosts)})
@@ -293,7 +292,7 @@ def compare_with_hosts(table: RankTable, inventory: Inventory) -> Compared:
     for index, (server, host) in enumerate(zip(table.server_list, hosts, strict=True)):
         if host is not None and host.name in answers.values:
             findings += _against_tools(index, server, answers.values[host.name], owners)
-    kinds = {chip_named(found.chip or "") for found in answers.values.values()}
+    kinds = {found.kind for found in answers.values.values()}
     chip = kinds.pop() if len(kinds) == 1 else None
     return Compared(tuple(findings), answers.errors, chip)
 

@@ -1,4 +1,4 @@
-"""The contract of transports: what each must do; one subclass per transport provides `transport`, connected."""
+"""The contract of transports: what each must do; a subclass for each provides `transport`, connected."""
 
 from __future__ import annotations
 
