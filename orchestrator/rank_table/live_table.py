@@ -70,7 +70,8 @@ def make_for_this_server(
     """
     found = _in_file(devices, hccn_conf) if hccn_conf else _here(devices)
     notes = [Problem("", plain(text)) for text in found.warnings]
-    table = _table(found, server_id, without_ips=without_ips)
+    needs_ips = not without_ips and found.super_pod_id is None
+    table = _table(found, server_id, without_ips=without_ips, needs_ips=needs_ips)
     chip = found.kind
     findings = validate(table, chip=chip)
     if errors := errors_of(findings):
@@ -86,11 +87,12 @@ def make_for_hosts(inventory: Inventory, hosts: Sequence[Host]) -> Made:
     with fleet_of(hosts, inventory.ssh) as fleet:
         found = discover(fleet).raise_on_error()
     readings, problems, notes = [], [], []
+    needs_ips = _need_ips([found[host.name] for host in hosts])
     for host in hosts:
         facts = found[host.name]
         notes += [Problem(host.name, plain(text)) for text in facts.warnings]
         try:
-            readings.append(Reading(host.name, _table(facts, host.address)))
+            readings.append(Reading(host.name, _table(facts, host.address, needs_ips=needs_ips)))
         except ConfigError as error:
             problems += [Problem(host.name, problem.what, problem.remedy) for problem in error.problems]
     if problems:
@@ -169,10 +171,20 @@ def _in_file(devices: Sequence[int], path: Path) -> FoundHost:
     )
 
 
-def _table(found: FoundHost, server_id: str, *, without_ips: bool = False) -> RankTable:
+def _need_ips(hosts: Sequence[FoundHost]) -> bool:
+    """Whether their devices need addresses of their own: not on one host, nor within one super pod."""
+    pods = {host.super_pod_id for host in hosts}
+    return len(hosts) > 1 and (len(pods) > 1 or None in pods)
+
+
+def _table(
+    found: FoundHost, server_id: str, *, without_ips: bool = False, needs_ips: bool = True
+) -> RankTable:
     without = [device for device in found.devices if not device.ip]
-    if without and not without_ips:
+    if without and needs_ips:
         raise ConfigError([_no_address(without)])
+    # HCCL wants equally many of every device.
+    without_ips = without_ips or bool(without)
     pod = found.super_pod_id if all(device.super_device_id for device in found.devices) else None
     server = RankTableServer(
         server_id=server_id,
@@ -192,7 +204,10 @@ def _table(found: FoundHost, server_id: str, *, without_ips: bool = False) -> Ra
 
 def _no_address(devices: Sequence[FoundDevice]) -> Problem:
     ids = ", ".join(str(device.id) for device in devices)
-    return Problem("", plain(f"no address of device {ids}: {devices[0].trouble}"), devices[0].remedy)
+    remedy = devices[0].remedy
+    if remedy.startswith("`hccn_tool"):
+        remedy += ", or --without-ips for jobs on this server alone"
+    return Problem("", plain(f"no address of device {ids}: {devices[0].trouble}"), remedy)
 
 
 def _device(rank: int, device: FoundDevice, *, with_ip: bool, in_pod: bool) -> RankTableDevice:
