@@ -29,7 +29,7 @@ RULES: tuple[Rule, ...] = (
     *SUPER_POD_RULES,
 )
 # The codes of what is found when a file is read, before any rule.
-FORM_CODES = ("missing-key", "wrong-kind", "not-a-string", "file-name")
+FORM_CODES = ("missing-key", "wrong-kind", "not-a-string", "file-name", "old-template")
 
 
 def validate(table: RankTable, *, chip: Chip | None = None, intra_roce: bool = False) -> list[Finding]:

@@ -1,7 +1,7 @@
 """Our verdict on rank tables beside that of HCCL's own reader, case by case.
 
-The reader's verdicts were read in HCOMM (hicann/hcomm, commit 27f73ac): `config.cc`, `topoinfo_ranktableParser.cc`,
-`topoinfo_ranktableConcise.cc` of src/legacy/ascend910/framework/common/src; the function of each is named.
+The verdicts of the reader were read in HCOMM (hicann/hcomm, commit 27f73ac), `config.cc`,
+`topoinfo_ranktableParser.cc` and `topoinfo_ranktableConcise.cc`; the function of each is named.
 `refuses`: the communicator is not made. `takes`: it is. Where we are stricter, the case says why.
 """
 
