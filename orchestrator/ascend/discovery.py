@@ -1,6 +1,6 @@
-"""One host's devices from its tools' answers, its hccn.conf and its inventory entry. Pure.
+"""The devices of hosts, as their tools, their hccn.conf and the inventory tell them.
 
-All hosts at once: their tools are asked over the sessions of a fleet, once or twice per host.
+`find_devices` judges one host's answers and is pure; `discover` asks all hosts of a fleet at once.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.ascend.hccn import parse_hccn_conf, parse_ip, parse_ipv6
-from orchestrator.ascend.npu_smi import NpuInfo, parse_info, parse_spod
+from orchestrator.ascend.hccn import parse_hccn_conf, parse_ip, parse_ipv6, parse_vnic
+from orchestrator.ascend.npu_smi import parse_spod
+from orchestrator.ascend.npu_table import NpuInfo, parse_info
 from orchestrator.ascend.tool_answers import Call, ToolAnswers, hccn, smi
-from orchestrator.config.inventory import Host
+from orchestrator.config.inventory import Chip, Host, chip_named
 from orchestrator.core.errors import ToolOutputError
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, HostResults
@@ -26,6 +27,7 @@ __all__ = [
     "first_calls",
     "info_of",
     "later_calls",
+    "vnic_call",
 ]
 
 TOOL, INVENTORY = "hccn_tool", "the inventory"
@@ -33,23 +35,31 @@ TOOL, INVENTORY = "hccn_tool", "the inventory"
 
 @dataclass(frozen=True, slots=True)
 class FoundDevice:
-    """One device; `id` is its physical id. `source` says who named `ip`; without one `trouble` says why."""
+    """One device; `id` is its physical id. `source` says who named `ip`; without one `trouble` says why.
+
+    `vnic` is its address in its super pod's own network (A3).
+    """
 
     id: int
     ip: str | None = None
     source: str = ""
     super_device_id: str | None = None
+    vnic: str | None = None
     trouble: str = ""
     remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundHost:
-    """One host's devices. `chip` is the name that npu-smi gives; `super_pod_id` None but on A3."""
+    """One host's devices. `chip` is the name that npu-smi gives, `kind` what that is.
+
+    `super_pod_id` is None but on an A3 whose devices name one and the same.
+    """
 
     host: str
     devices: tuple[FoundDevice, ...]
     chip: str | None = None
+    kind: Chip | None = None
     super_pod_id: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -72,7 +82,14 @@ def later_calls(ids: Sequence[int], answers: ToolAnswers) -> list[Call]:
     known = ids or _ids(info, answers)
     calls = [hccn(device, "-ip") for device in known if hccn(device, "-ip") not in answers]
     calls += [hccn(device, "-ip", "-inet6") for device in known if _has_no_ipv4(device, answers)]
-    return calls + [_spod(chip.npu, chip.chip) for chip in (info.chips if info else ()) if chip.is_super_pod]
+    in_pods = [chip for chip in (info.chips if info else ()) if chip.is_super_pod]
+    calls += [_spod(chip.npu, chip.chip) for chip in in_pods]
+    return calls + [vnic_call(chip.id) for chip in in_pods if chip.id in known]
+
+
+def vnic_call(device: int) -> Call:
+    """A device's end of its super pod's network."""
+    return hccn(device, "-vnic")
 
 
 def _spod(npu: int, chip: int) -> Call:
@@ -117,7 +134,8 @@ def find_devices(host: Host, ids: Sequence[int], answers: ToolAnswers) -> FoundH
         source, ip = sources[0] if sources else ("", None)
         trouble, remedy = ("", "") if ip else (trouble or "no IP address is set", remedy)
         device_pods = pods.get(device, (None, None))
-        devices.append(FoundDevice(device, ip, source, device_pods[0], trouble, remedy))
+        vnic = _vnic(device, answers)
+        devices.append(FoundDevice(device, ip, source, device_pods[0], vnic, trouble, remedy))
         disagreements += [(device, source, ip, other, said) for other, said in sources[1:] if said != ip]
     warnings = [*_told(disagreements), *_second_best(host, devices, answers, conf_trouble)]
     warnings += _unlisted(info, devices)
@@ -125,7 +143,23 @@ def find_devices(host: Host, ids: Sequence[int], answers: ToolAnswers) -> FoundH
     if len(pod_ids) > 1:
         warnings.append(f"its devices name several super pods: {', '.join(sorted(pod_ids))}")
     chip = info.chips[0].name if info else None
-    return FoundHost(host.name, tuple(devices), chip, min(pod_ids, default=None), tuple(warnings))
+    pod_id = pod_ids.pop() if len(pod_ids) == 1 else None
+    return FoundHost(host.name, tuple(devices), chip, _kind(info), pod_id, tuple(warnings))
+
+
+def _kind(info: NpuInfo | None) -> Chip | None:
+    """The table of an A3 calls its chips Ascend910, as no other's does, and has a column for physical ids."""
+    if info is None:
+        return None
+    named = chip_named(info.chips[0].name)
+    return "910_93" if named is None and info.chips[0].is_super_pod else named
+
+
+def _vnic(device: int, answers: ToolAnswers) -> str | None:
+    try:
+        return answers[vnic_call(device)].read(parse_vnic).address if vnic_call(device) in answers else None
+    except ToolOutputError:
+        return None
 
 
 def _from_tool(device: int, answers: ToolAnswers) -> tuple[str | None, str, str]:

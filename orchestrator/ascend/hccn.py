@@ -19,6 +19,7 @@ __all__ = [
     "IpConfig",
     "Ping",
     "TlsSwitch",
+    "Vnic",
     "parse_gateway",
     "parse_hccn_conf",
     "parse_ip",
@@ -28,6 +29,7 @@ __all__ = [
     "parse_netdetect",
     "parse_ping",
     "parse_tls",
+    "parse_vnic",
 ]
 
 SOURCE = "hccn.conf"
@@ -87,6 +89,14 @@ class TlsSwitch:
 
     on: bool
     preconfigured: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vnic:
+    """A device's end of its super pod's HCCS network; `address` None where it has none."""
+
+    up: bool
+    address: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +178,20 @@ def parse_tls(text: str) -> TlsSwitch:
     return TlsSwitch(match[1] == "1", preset[1] == "1" if preset else None)
 
 
+def parse_vnic(text: str) -> Vnic:
+    """`-vnic -g` of an A3: `vnic link status: UP`, `vnic ipaddr: A`, `vnic netmask: M`."""
+    source = "hccn_tool -vnic"
+    match = find(source, text, r"vnic link status\s*:\s*(\w+)", "`vnic link status: UP` or `DOWN`")
+    found = re.search(r"vnic ipaddr\s*:[ \t]*(\S+)[ \t]*\r?$", text, re.MULTILINE)
+    ip = address(source, found[0], found[1]) if found else None
+    return Vnic(match[1].upper() == "UP", None if ip == "0.0.0.0" else ip)
+
+
 def parse_ping(text: str) -> Ping:
-    """`-ping -g address X` or `-hccs_ping`. Only the summary is read: the other lines differ by version."""
-    pattern = r"(\d+) packets transmitted, (\d+) received, \d+(?:\.\d+)?% packet loss"
+    """`-ping -g address X` or `-hccs_ping`. Only the summary is read: the other lines differ by version.
+
+    hccn_tool's source ends the one with `packet loss`, the other with `packets loss`.
+    """
+    pattern = r"(\d+) packets? transmitted, (\d+) (?:packets? )?received, \d+(?:\.\d+)?% packets? loss"
     match = find("hccn_tool -ping", text, pattern, "`N packets transmitted, N received, 0.00% packet loss`")
     return Ping(int(match[1]), int(match[2]))

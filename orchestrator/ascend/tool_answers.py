@@ -1,9 +1,7 @@
-"""Reading the text of Ascend's tools: lines, `key: value` pairs, and the errors that show the line.
+"""Questions to a host's Ascend tools, and their answers as text: lines, `key: value` pairs, known errors.
 
 The tools have no machine-readable output, and their words differ between driver versions. Parsers look for
 the fragment that all known versions share; whatever has no such fragment is an error, never a guess.
-
-Questions to a host's Ascend tools, and the answers as they came back from its agent.
 """
 
 from __future__ import annotations
@@ -32,6 +30,9 @@ __all__ = [
 
 _LONGEST_SHOWN = 80
 
+_DRIVER = "install the driver, load it, or give the container /dev/davinci* and /dev/davinci_manager"
+_OTHER_CONTAINER = "end the container that holds them, or give this one others (/dev/davinciN)"
+
 # What the tools say instead of an answer: hccn_tool v1 and v2, npu-smi; fragment, what it means, remedy.
 _KNOWN = (
     ("hccn_tool is busy", "hccn_tool is busy", "wait for whoever uses it, then try again"),
@@ -40,7 +41,11 @@ _KNOWN = (
     ("permission denied", "permission denied", "use an account that may run it (root, or group HwHiAiUser)"),
     ("operation not permitted", "permission denied", "use an account that may run it (root)"),
     ("must be root", "it must be run by root", "use an account that may run it (root)"),
-    ("dcmi module initialize failed", "no driver, or no NPU", "install the driver, or correct `devices:`"),
+    # "dcmi module initialize failed", of newer drivers "dcmi model initialized failed, because ...".
+    ("the device is used. ret is -8020", "other containers have all NPUs", _OTHER_CONTAINER),
+    ("dcmi module initialize", "no driver, or no NPU", _DRIVER),
+    ("dcmi model initialize", "no driver, or no NPU", _DRIVER),
+    ("no npu card on this server", "no NPU", "correct `devices:`, or look for the device (lspci)"),
     ("does not support querying", "this device cannot tell", ""),
     ("specify a valid cmd", "the command is unknown to this version", "install the same driver on all hosts"),
     ("command execute failed", "the command failed", "see /var/log/hccn_tool on the host"),

@@ -90,12 +90,12 @@ def _device_memory(job: Job, given: str | None, inventory: Path | None) -> int |
             return size_of(given)
         except ValueError as error:
             raise UsageError(f"--hbm: {error}") from None
-    nameless = [host.name for host in hosts if host.chip is None]
+    nameless = [host.name for host in hosts if host.chip not in HBM]
     if nameless:
         what = f"{fold(nameless)} without `chip:` in {inventory}"
         rest = "are judged as the others" if len(nameless) < len(hosts) else "nothing is judged; give --hbm"
         click.echo(f"orchestrate: note: {what}: {rest}", err=True)
-    known = [HBM[host.chip] for host in hosts if host.chip is not None]
+    known = [HBM[host.chip] for host in hosts if host.chip in HBM]
     return min(known, default=None)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
+from typing import Any
 
 import click
 
 from orchestrator import __version__
 from orchestrator.cli.lazy import LazyGroup
-from orchestrator.core.errors import Interrupted, OrchestrateError
+from orchestrator.core.errors import AssumedWarning, Interrupted, OrchestrateError
 from orchestrator.core.visible_text import escape_what_streams_lack
 
 __all__ = ["main"]
@@ -54,9 +56,21 @@ def cli(debug: bool) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
 
+_show = warnings.showwarning
+
+
+def _tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """What was assumed of a person's file is told in a line; other warnings as Python has it."""
+    if issubclass(category, AssumedWarning):
+        click.echo(f"orchestrate: note: {message}", err=True)
+    else:
+        _show(message, category, *where, **more)
+
+
 def main() -> None:
     """Entry point: run the verb and leave with the documented exit code."""
     escape_what_streams_lack()
+    warnings.showwarning = _tell
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Exit as error:

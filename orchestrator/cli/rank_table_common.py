@@ -25,12 +25,12 @@ class _ChipType(click.ParamType[Chip]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Chip:
         kind = chip_named(str(value))
         if kind is None:
-            self.fail(f"{value!r} is none of 910A, 910B and A3", param, ctx)
+            self.fail(f"{value!r} is none of 910A, 910B, A3, 310P and 950", param, ctx)
         return kind
 
 
 def chip_option(function: F) -> F:
-    text = "910A, 910B or A3: which rules hold. Not known: those of a 910A only warn."
+    text = "910A, 910B, A3, 310P or 950: which rules hold. Not known: those of a 910A only warn."
     return click.option("--chip", type=_ChipType(), metavar="CHIP", help=text)(function)
 
 

@@ -34,17 +34,21 @@ __all__ = [
     "chip_written",
 ]
 
-# 910A: two rings of four devices. 910B: Atlas A2. 910_93: Atlas A3, in super pods.
-Chip = Literal["910A", "910B", "910_93"]
+# 910A: two rings of four devices. 910B: Atlas A2. 910_93: Atlas A3, in super pods. 310P: cards for inference.
+# 950: Atlas A5, whose rank tables are of version 2.0.
+Chip = Literal["910A", "910B", "910_93", "310P", "950"]
 
 # Devices that share an HCCS ring on a 910A: 0-3 and 4-7.
 RING = 4
 
-# As `npu-smi` names them: 910A, 910ProA, 910PremiumA, 910B1 to 910B4-1, Ascend910_9391, 910C, Ascend910.
+# As `npu-smi` names them: 910A, 910ProA, 910PremiumA, 910B1 to 910B4-1, Ascend910_9391, 910C, 310P3, 950DT.
+# An A3's table says just Ascend910: see FoundHost.kind.
 _NAMES: tuple[tuple[str, Chip], ...] = (
     (r"910(Pro|Premium)?A", "910A"),
     (r"910B[1-4]?(-\d)?|A2", "910B"),
     (r"910_?93\d*|910C|A3", "910_93"),
+    (r"310P\d*", "310P"),
+    (r"950(PR|DT)?(_?\w{1,8})?|A5", "950"),
 )
 
 
@@ -59,7 +63,7 @@ def chip_written(value: Any) -> Any:
     # To YAML, 910_93 is the number 91093.
     kind = chip_named(str(value)) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
     if kind is None:
-        raise Invalid(f"expected 910A, 910B or A3; got {show(value)}", "see `npu-smi info -m`")
+        raise Invalid(f"expected 910A, 910B, A3, 310P or 950; got {show(value)}", "see `npu-smi info -m`")
     return kind
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,12 +27,12 @@ from orchestrator.config.inventory import (
     check_name,
     chip_written,
 )
-from orchestrator.config.inventory_rank_table import is_rank_table, rewrite
+from orchestrator.config.inventory_kinds import read_any_inventory
 from orchestrator.config.schema import Check
 from orchestrator.config.yaml_messages import Invalid, nearest, show
-from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml
+from orchestrator.config.yaml_reader import Loc, YamlFile, read_source
 from orchestrator.config.yaml_validation import validate
-from orchestrator.core.errors import ConfigError, Problem, UsageError
+from orchestrator.core.errors import AssumedWarning, ConfigError, Problem, UsageError
 
 __all__ = [
     "HostDefaults",
@@ -99,7 +100,7 @@ Names = Annotated[tuple[str, ...], Check(_names, "range such as `npu[001-012]`, 
 Devices = Annotated[
     tuple[Device, ...], Check(_devices, "`0-7`, `[0, 1]` or `[{id: 0, ip: 10.20.0.1}]`", before=True)
 ]
-AnyChip = Annotated[Chip, Check(chip_written, "`910A`, `910B` or `A3`", before=True)]
+AnyChip = Annotated[Chip, Check(chip_written, "`910A`, `910B`, `A3`, `310P` or `950`", before=True)]
 AddressRows = Annotated[
     tuple[tuple[IpText, ...], ...], Check(_address_rows, "range, or a list of them", before=True)
 ]
@@ -187,19 +188,21 @@ def _default_inventory() -> Path:
 
 
 def load_inventory(path: Path | None) -> Inventory:
-    """Read and check an inventory, or take a rank table for one.
+    """Read and check an inventory, or take a rank table, a hostfile or an inventory of Ansible's for one.
 
     None: the file of $ORCHESTRATE_INVENTORY, ./inventory.yaml or ./inventory/default.yaml.
+    What is assumed of a file of another kind is an AssumedWarning.
     Raises ConfigError with every problem of the file, each with its line; UsageError where there is none.
     """
     path = _default_inventory() if path is None else path
-    file = read_yaml(path)
-    if is_rank_table(file):
-        file = rewrite(file)
+    file, notes = read_any_inventory(str(path), read_source(path))
     entries = file.get(("hosts",))
     count = len(entries) if isinstance(entries, list) else 0
     file.as_text(("defaults", "labels"), *(("hosts", index, "labels") for index in range(count)))
-    return _Loader(file, path).load(validate(file, InventoryFile))
+    loaded = _Loader(file, path).load(validate(file, InventoryFile))
+    for note in notes:
+        warnings.warn(AssumedWarning(note), stacklevel=2)
+    return loaded
 
 
 class _Loader:

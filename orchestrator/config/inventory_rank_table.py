@@ -1,7 +1,8 @@
-"""A rank table as an inventory: the table that ModelArts or MindCluster made tells which servers there are.
+"""Rank tables as inventories: what ModelArts, MindCluster or vllm-ascend made tells which servers there are.
 
-Two forms: HCCL's v1.0 (`server_list`) and the older template that ModelArts writes as `jobstart_hccl.json`
-(`group_list` of `instance_list`). JSON is read as YAML, which it is a part of, for the lines in messages.
+Three forms: HCCL's (`server_list`); the older template (`group_list` of `instance_list`), with one instance
+for each pod, as ModelArts writes it as `jobstart_hccl.json`, or one for each device; and lists of devices for
+prefill and decode (vllm-ascend). JSON is read as YAML, which it is a part of, for the lines in messages.
 """
 
 from __future__ import annotations
@@ -16,32 +17,50 @@ from orchestrator.core.errors import ConfigError
 __all__ = ["is_rank_table", "rewrite"]
 
 
+_DEVICE_LISTS = ("prefill_device_list", "decode_device_list")
+
+
 def is_rank_table(file: YamlFile) -> bool:
-    return "server_list" in file.data or "group_list" in file.data
+    return any(key in file.data for key in ("server_list", "group_list", *_DEVICE_LISTS))
 
 
 def rewrite(file: YamlFile) -> YamlFile:
     """The table's servers and devices as the data of an inventory file, each at the line where it stands.
 
-    Raises ConfigError: parts that are not what a rank table has in their place.
+    What is on one server is one host, however many pods or instances it is cut into. Raises ConfigError:
+    parts that are not what a rank table has in their place.
     """
     written = YamlFile(file.name, {"hosts": []}, lines={(): 1, ("hosts",): 1}, problems=file.problems)
-    for loc, server, key in _servers(file):
-        index = len(written.data["hosts"])
-        written.lines["hosts", index] = file.line(loc)
-        written.data["hosts"].append(_host(file, loc, server, key))
+    places: dict[str, int] = {}
+    pods: dict[str, int] = {}
+    for loc, server, devices in _servers(file):
+        name, address = _name(file, loc, server)
+        index = places.get(address)
+        if index is None:
+            index = places[address] = len(written.data["hosts"])
+            written.lines["hosts", index] = file.line(loc)
+            written.data["hosts"].append({"name": [name], "address": [address], "devices": []})
+        elif pods.setdefault(address, 1) and written.data["hosts"][index]["name"] != [name]:
+            # Several pods of one node: the node is the host.
+            written.data["hosts"][index]["name"] = [address.replace(":", "-")]
+        written.data["hosts"][index]["devices"] += devices
     return written
 
 
-def _servers(file: YamlFile) -> Iterator[tuple[Loc, dict[str, Any], str]]:
-    """Every server, with the key under which this form keeps its devices."""
+def _servers(file: YamlFile) -> Iterator[tuple[Loc, dict[str, Any], list[dict[str, Any]]]]:
+    """Every server, or part of one, with its devices."""
     if "server_list" in file.data:
         for loc, server in _mappings(file, ("server_list",)):
-            yield loc, server, "device"
+            yield loc, server, [_device(file, *each) for each in _mappings(file, (*loc, "device"))]
+        return
+    if "group_list" not in file.data:
+        for key in _DEVICE_LISTS:
+            for loc, device in _mappings(file, (key,)) if key in file.data else ():
+                yield loc, device, [_device(file, loc, device)]
         return
     for loc, _ in _mappings(file, ("group_list",)):
         for inner, server in _mappings(file, (*loc, "instance_list")):
-            yield inner, server, "devices"
+            yield inner, server, [_device(file, *each) for each in _mappings(file, (*inner, "devices"))]
 
 
 def _mappings(file: YamlFile, loc: Loc) -> Iterator[tuple[Loc, dict[str, Any]]]:
@@ -54,13 +73,15 @@ def _mappings(file: YamlFile, loc: Loc) -> Iterator[tuple[Loc, dict[str, Any]]]:
         yield (*loc, index), item
 
 
-def _host(file: YamlFile, loc: Loc, server: dict[str, Any], key: str) -> dict[str, Any]:
+def _name(file: YamlFile, loc: Loc, server: dict[str, Any]) -> tuple[str, str]:
+    """How the host is called, and where it is reached.
+
+    `host_ip` is where the server is reached, where a table has it; ModelArts' server_id is that address.
+    """
     server_id = _text(file, loc, server, "server_id")
-    devices = [_device(file, place, device) for place, device in _mappings(file, (*loc, key))]
     name = server.get("pod_name") if isinstance(server.get("pod_name"), str) else server_id
-    # `host_ip` is where the server is reached, where a table has it; ModelArts' server_id is that address.
     address = server.get("host_ip") if isinstance(server.get("host_ip"), str) else server_id
-    return {"name": [name], "address": [address], "devices": devices}
+    return str(name), str(address)
 
 
 def _device(file: YamlFile, loc: Loc, device: dict[str, Any]) -> dict[str, Any]:

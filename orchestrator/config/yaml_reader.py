@@ -26,6 +26,7 @@ __all__ = [
     "YamlFile",
     "dotted",
     "parse_yaml",
+    "read_source",
     "read_yaml",
 ]
 
@@ -264,6 +265,11 @@ def _read_value(name: str, text: str) -> YamlFile:
 
 def read_yaml(path: Path) -> YamlFile:
     """Read one mapping. Raises ConfigError where there is nothing to go on with; lesser faults are kept."""
+    return parse_yaml(str(path), read_source(path))
+
+
+def read_source(path: Path) -> bytes:
+    """The bytes of a file that a person has written. Raises ConfigError: it is not there, or too large."""
     name = str(path)
     try:
         with path.open("rb") as stream:
@@ -276,7 +282,7 @@ def read_yaml(path: Path) -> YamlFile:
         raise ConfigError([Problem(name, "no such file")]) from None
     except OSError as error:
         raise ConfigError([Problem(name, f"cannot be read: {error.strerror}")]) from None
-    return parse_yaml(name, raw)
+    return raw
 
 
 def parse_yaml(name: str, raw: bytes) -> YamlFile:

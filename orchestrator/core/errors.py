@@ -18,6 +18,8 @@
       CheckpointError           1   a shard, strategy or output file that cannot be used
       Interrupted               5   Ctrl-C or a signal before the work was done
 
+AssumedWarning is no error: what was assumed of a file that a person wrote.
+
 The number is the exit code of the CLI. This module is part of the agent: stdlib only, Python 3.8.
 """
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentError",
     "AnswerError",
+    "AssumedWarning",
     "AuthenticationError",
     "CheckpointError",
     "CommandTimeout",
@@ -53,6 +56,10 @@ def one_line(where: str, what: str, remedy: str) -> str:
     """Join the three parts of a message; empty parts leave no trace."""
     text = f"{where}: {what}" if where else what
     return f"{text} ({remedy})" if remedy else text
+
+
+class AssumedWarning(UserWarning):
+    """Something was assumed of a file that a person wrote; the CLI tells it in a line, as a note."""
 
 
 class OrchestrateError(Exception):

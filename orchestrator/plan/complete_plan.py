@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from orchestrator.agent.worker_environment import SCHEDULER_HOST
 from orchestrator.ascend.discovery import FoundHost
-from orchestrator.config.inventory import Device, Host, chip_named
+from orchestrator.config.inventory import Device, Host
 from orchestrator.core.errors import ConfigError, HostsFailed, OrchestrateError, PreflightError
 from orchestrator.core.records import Manifest, WorkerSpec
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -81,7 +81,7 @@ def _with_table(plan: LaunchPlan, found: Mapping[str, FoundHost]) -> LaunchPlan:
 
 
 def _with_chip(host: Host, found: FoundHost | None) -> Host:
-    chip = host.chip or chip_named((found.chip if found else None) or "")
+    chip = host.chip or (found.kind if found else None)
     return host.model_copy(update={"chip": chip})
 
 

@@ -59,6 +59,7 @@ CHECKS = (
     Check("netdetect", checks_network.netdetect_is_set, ascend=True),
     Check("gateway", checks_network.gateways_are_set, ascend=True),
     Check("TLS", checks_network.tls_is_equal, ascend=True),
+    Check("super pod", checks_network.vnics_are_up, ascend=True),
     Check("ping", devices_reach_each_other, ascend=True),
 )
 

@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Iterator
 
 from orchestrator.ascend.discovery import info_of
-from orchestrator.ascend.npu_smi import Chip, parse_ecc, parse_health, parse_info
+from orchestrator.ascend.npu_smi import parse_ecc, parse_health
+from orchestrator.ascend.npu_table import Chip, ChipProcess, parse_info
 from orchestrator.ascend.tool_answers import hccn, smi
-from orchestrator.config.inventory import chip_named
 from orchestrator.core.errors import ToolOutputError
+from orchestrator.preflight.device_fabric import fabric_of
 from orchestrator.preflight.host_facts import Facts, HostFacts, Needs, ecc_call, health_call, npus_of
 from orchestrator.preflight.report import Level, Result, agree, device_list
 
@@ -21,19 +22,22 @@ _NO_TABLE = "npu-smi gives no table"
 def tools_answer(needs: Needs, facts: Facts) -> Iterator[Result]:
     """Both tools are there and know the devices of the inventory."""
     some_have = any(fact.has_tools for fact in facts.values())
+    ports_matter = not fabric_of(needs, facts).spared
     for host, fact in facts.items():
-        troubles = list(_tool_troubles(needs, host, fact, some_have))
+        troubles = list(_tool_troubles(needs, host, fact, some_have, ports_matter))
         yield from troubles or [Result(host, Level.OK, f"{len(needs.devices.get(host, ()))} devices")]
 
 
-def _tool_troubles(needs: Needs, host: str, fact: HostFacts, some_have: bool) -> Iterator[Result]:
+def _tool_troubles(
+    needs: Needs, host: str, fact: HostFacts, some_have: bool, ports_matter: bool
+) -> Iterator[Result]:
     ids = needs.devices.get(host, ())
     if fact.tools is None:
         return
     # Without it nothing is known but what the inventory says. That can be enough.
     addressed = fact.found is not None and all(fact.found.device(device).ip for device in ids)
     absent = Level.FAIL if some_have or not addressed else Level.WARN
-    for device in ids[:1]:
+    for device in ids[:1] if ports_matter else ():
         answer = fact.tools[hccn(device, "-ip")]
         if answer.failure in ("missing", "denied"):
             try:
@@ -65,7 +69,7 @@ def chips_are_as_said(needs: Needs, facts: Facts) -> Iterator[Result]:
     kinds: dict[str, str | None] = {}
     for host, fact in facts.items():
         name = fact.found.chip if fact.found else None
-        kinds[host] = chip_named(name or "")
+        kinds[host] = fact.found.kind if fact.found else None
         said = needs.host(host).chip
         if said and kinds[host] and kinds[host] != said:
             what = f"its chip is {name} by npu-smi, {said} by the inventory"
@@ -93,14 +97,13 @@ def devices_are_healthy(needs: Needs, facts: Facts) -> Iterator[Result]:
 def _ill(host: str, fact: HostFacts, chip: Chip) -> Result:
     codes = ""
     try:
-        health = fact.tools[health_call(chip.npu, chip.chip)].read(parse_health) if fact.tools else None
+        health = fact.tools[health_call(chip)].read(parse_health) if fact.tools else None
         codes = f" ({', '.join(health.codes)})" if health and health.codes else ""
     except ToolOutputError:
         pass  # the table has said that it is ill
     level = Level.WARN if chip.health == "Warning" else Level.FAIL
-    remedy = (
-        f"look the code up, reset it (`npu-smi set -t reset -i {chip.npu} -c {chip.chip}`), or leave it out"
-    )
+    where = f"-i {chip.npu}" + (f" -c {chip.chip}" if chip.by_chip else "")
+    remedy = f"look the code up, reset it (`npu-smi set -t reset {where}`), or leave it out"
     return Result(host, level, f"health is {chip.health}{codes}", remedy, (chip.id,))
 
 
@@ -144,10 +147,19 @@ def devices_are_free(needs: Needs, facts: Facts) -> Iterator[Result]:
         ids = needs.devices.get(host, ())
         info = info_of(fact.tools) if fact.tools else None
         used = [each for each in info.processes if each.id in ids and each.id not in locked] if info else []
-        for each in used:
-            what = f"in use by process {each.pid} ({each.name})"
-            yield Result(
-                host, Level.FAIL, what, f"end it there (`kill {each.pid}`), or use other devices", (each.id,)
-            )
-        if not locked and not used:
+        yield from (_used(host, each) for each in used)
+        if fact.has_tools and info is None:
+            # Not seeing is not knowing: only our own runs are known not to hold any.
+            yield Result(host, Level.SKIP, _NO_TABLE)
+        elif not locked and not used:
             yield Result(host, Level.OK)
+
+
+def _used(host: str, process: ChipProcess) -> Result:
+    """A container's process, of which the host's number is not told, ends with its container."""
+    if process.pid is None:
+        remedy = "end its container, or use other devices"
+        return Result(host, Level.FAIL, f"in use by a process ({process.name})", remedy, (process.id,))
+    remedy = f"end it there (`kill {process.pid}`), or use other devices"
+    what = f"in use by process {process.pid} ({process.name})"
+    return Result(host, Level.FAIL, what, remedy, (process.id,))

@@ -109,7 +109,7 @@ def environment_is_valid(needs: Needs, facts: Facts) -> Iterator[Result]:
     """What HCCL will read, as the workers have it: the job's variables, and what env_script makes of them."""
     for host, fact in facts.items():
         env = environment_of(needs, fact)
-        is_910a = bool(fact.found and fact.found.chip and fact.found.chip.endswith("910A"))
+        is_910a = bool(fact.found and fact.found.kind == "910A")
         faults = list(env_faults(env, is_910a=is_910a, mindspore=needs.mindspore))
         results = [_fault(needs, host, env, fault) for fault in faults]
         if not needs.mindspore:

@@ -24,7 +24,7 @@ from orchestrator.preflight.host_facts import (
     first_questions,
     later_questions,
 )
-from orchestrator.preflight.pings import ping_call, targets
+from orchestrator.preflight.pings import Target, targets
 from orchestrator.preflight.report import Report
 from orchestrator.rank_table.table import is_ip
 
@@ -141,12 +141,10 @@ def _ask(needs: Needs, host: Host, agent: Agent, timeout: float) -> ToolAnswers:
     return answers
 
 
-def _ping(wanted: list[tuple[int, str, str]], agent: Agent, timeout: float) -> tuple[PingTry, ...]:
-    calls = [ping_call(device, address) for device, _, address in wanted]
-    answers = ask(agent, calls, timeout=2 * timeout)
+def _ping(wanted: list[Target], agent: Agent, timeout: float) -> tuple[PingTry, ...]:
+    answers = ask(agent, [target.call for target in wanted], timeout=2 * timeout)
     return tuple(
-        PingTry(device, peer, address, answers[call])
-        for (device, peer, address), call in zip(wanted, calls, strict=True)
+        PingTry(target.device, target.peer, target.address, answers[target.call]) for target in wanted
     )
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from orchestrator.agent.worker_environment import SCHEDULER_HOST, TOLD
 from orchestrator.ascend.discovery import FoundHost, first_calls, info_of, later_calls
+from orchestrator.ascend.npu_table import Chip
 from orchestrator.ascend.tool_answers import Call, ToolAnswer, ToolAnswers, hccn, smi
 from orchestrator.config.inventory import Host
 from orchestrator.config.yaml_messages import plain
@@ -48,8 +49,9 @@ def ecc_call(npu: int) -> Call:
     return smi("-i", npu, "-t", "ecc")
 
 
-def health_call(npu: int, chip: int) -> Call:
-    return smi("-i", npu, "-c", chip, "-t", "health")
+def health_call(chip: Chip) -> Call:
+    words: list[str | int] = ["-c", chip.chip] if chip.by_chip else []
+    return smi("-i", chip.npu, *words, "-t", "health")
 
 
 def first_questions(ids: Sequence[int]) -> list[Call]:
@@ -62,7 +64,7 @@ def later_questions(ids: Sequence[int], answers: ToolAnswers) -> list[Call]:
     info = info_of(answers)
     chips = [chip for chip in info.chips if not ids or chip.id in ids] if info else []
     npus = sorted({chip.npu for chip in chips})
-    ill = [health_call(chip.npu, chip.chip) for chip in chips if chip.health != "OK"]
+    ill = [health_call(chip) for chip in chips if chip.health != "OK"]
     boards = [call for npu in npus for call in (board_call(npu), ecc_call(npu))]
     return [*later_calls(ids, answers), *boards, *ill]
 

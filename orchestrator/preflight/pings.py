@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+from orchestrator.ascend.discovery import FoundDevice
 from orchestrator.ascend.hccn import parse_ping
 from orchestrator.ascend.tool_answers import Call, hccn
 from orchestrator.config.host_ranges import fold
 from orchestrator.core.errors import ToolOutputError
+from orchestrator.preflight.device_fabric import fabric_of
 from orchestrator.preflight.host_facts import Facts, HostFacts, Needs, Pings, PingTry
 from orchestrator.preflight.report import Level, Result
 
-__all__ = ["RING_ABOVE", "devices_reach_each_other", "pairs_of", "ping_call", "targets"]
+__all__ = ["RING_ABOVE", "Target", "devices_reach_each_other", "pairs_of", "targets"]
 
 # Above so many hosts the number of pairs grows out of hand, and each host pings only the next one.
 RING_ABOVE = 16
@@ -39,10 +42,27 @@ def pairs_of(hosts: Sequence[str], pings: Pings) -> list[tuple[str, str]]:
     ]
 
 
-def targets(needs: Needs, facts: Facts) -> dict[str, list[tuple[int, str, str]]]:
-    """For every host that pings: device, peer and the address of the peer's device of the same number."""
+class Target(NamedTuple):
+    """A device of a host, a peer, and where the peer's device of the same number is reached."""
+
+    device: int
+    peer: str
+    address: str
+    hccs: bool = False
+
+    @property
+    def call(self) -> Call:
+        """hccn_tool has a command of its own for the network of a super pod."""
+        return hccn(self.device, "-hccs_ping" if self.hccs else "-ping", "address", self.address)
+
+
+def targets(needs: Needs, facts: Facts) -> dict[str, list[Target]]:
+    """What every host that pings is to reach: in a super pod over its network, within a host nothing."""
     there = [host for host, fact in facts.items() if fact.has_tools and fact.found]
-    found: dict[str, list[tuple[int, str, str]]] = {}
+    found: dict[str, list[Target]] = {}
+    fabric = fabric_of(needs, facts)
+    if fabric.spared and not fabric.hccs:
+        return found
     for host, peer in pairs_of(there, needs.pings):
         if not _can_ping(facts[host]):
             host, peer = peer, host
@@ -51,18 +71,20 @@ def targets(needs: Needs, facts: Facts) -> dict[str, list[tuple[int, str, str]]]
         peers = set(needs.devices.get(peer, ()))
         for device in needs.devices.get(host, ()):
             own, other = facts[host].found, facts[peer].found
-            address = other.device(device).ip if other and device in peers else None
-            if address and own and own.device(device).ip:
-                found.setdefault(host, []).append((device, peer, address))
+            if own is None or other is None or device not in peers:
+                continue
+            mine, address = _ends(own.device(device), other.device(device), hccs=fabric.hccs)
+            if mine and address:
+                found.setdefault(host, []).append(Target(device, peer, address, fabric.hccs))
     return found
+
+
+def _ends(own: FoundDevice, other: FoundDevice, *, hccs: bool) -> tuple[str | None, str | None]:
+    return (own.vnic, other.vnic) if hccs else (own.ip, other.ip)
 
 
 def _can_ping(fact: HostFacts) -> bool:
     return fact.tools is not None and fact.tools.has_tool("hccn_tool")
-
-
-def ping_call(device: int, address: str) -> Call:
-    return hccn(device, "-ping", "address", address)
 
 
 def devices_reach_each_other(needs: Needs, facts: Facts) -> Iterator[Result]:

@@ -1,6 +1,6 @@
-"""What is wrong with a rank table: one finding per violation of one rule.
+"""Findings: what is wrong with a rank table, one for each violation of one rule.
 
-What a rule is: one thing that HCCL or MindSpore asks of a rank table.
+A rule is one thing that HCCL or MindSpore asks of a rank table.
 """
 
 from __future__ import annotations
@@ -93,12 +93,16 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`check` yields every place where the rule is broken, in one pass over the table."""
+    """`check` yields every place where the rule is broken, in one pass over the table.
+
+    `source` is where the rule is from: a function of HCOMM's reader of rank tables, or a document.
+    """
 
     code: str
     severity: Severity
     check: Callable[[TableView], Iterator[Broken]]
     remedy: str
+    source: str
 
     def findings(self, view: TableView) -> Iterator[Finding]:
         for broken in self.check(view):

@@ -1,7 +1,4 @@
-"""Rank tables of servers, made from what their own tools say about their devices.
-
-A rank table against an inventory, and against what the servers' own tools say now.
-"""
+"""Rank tables of real servers: made from what their tools say, and compared with it and with an inventory."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from orchestrator.ascend.discovery import (
 from orchestrator.ascend.hccn import parse_hccn_conf
 from orchestrator.ascend.tool_answers import Call, ToolAnswers
 from orchestrator.config.host_ranges import fold
-from orchestrator.config.inventory import Chip, Device, Host, Inventory, chip_named
+from orchestrator.config.inventory import Chip, Device, Host, Inventory
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.codec import from_json
 from orchestrator.core.errors import ConfigError, OrchestrateError, Problem, ToolOutputError
@@ -73,8 +70,9 @@ def make_for_this_server(
     """
     found = _in_file(devices, hccn_conf) if hccn_conf else _here(devices)
     notes = [Problem("", plain(text)) for text in found.warnings]
-    table = _table(found, server_id, without_ips=without_ips)
-    chip = chip_named(found.chip or "")
+    needs_ips = not without_ips and found.super_pod_id is None
+    table = _table(found, server_id, without_ips=without_ips, needs_ips=needs_ips)
+    chip = found.kind
     findings = validate(table, chip=chip)
     if errors := errors_of(findings):
         raise ConfigError(list(problems_of("this server", errors)))
@@ -89,16 +87,17 @@ def make_for_hosts(inventory: Inventory, hosts: Sequence[Host]) -> Made:
     with fleet_of(hosts, inventory.ssh) as fleet:
         found = discover(fleet).raise_on_error()
     readings, problems, notes = [], [], []
+    needs_ips = _need_ips([found[host.name] for host in hosts])
     for host in hosts:
         facts = found[host.name]
         notes += [Problem(host.name, plain(text)) for text in facts.warnings]
         try:
-            readings.append(Reading(host.name, _table(facts, host.address)))
+            readings.append(Reading(host.name, _table(facts, host.address, needs_ips=needs_ips)))
         except ConfigError as error:
             problems += [Problem(host.name, problem.what, problem.remedy) for problem in error.problems]
     if problems:
         raise ConfigError(problems)
-    kinds = {host.chip or chip_named(found[host.name].chip or "") for host in hosts}
+    kinds = {host.chip or found[host.name].kind for host in hosts}
     chip = kinds.pop() if len(kinds) == 1 else None
     # Only the chosen hosts: those of the inventory that were not are missing on purpose.
     some = inventory.model_copy(update={"hosts": tuple(hosts)})
@@ -172,10 +171,20 @@ def _in_file(devices: Sequence[int], path: Path) -> FoundHost:
     )
 
 
-def _table(found: FoundHost, server_id: str, *, without_ips: bool = False) -> RankTable:
+def _need_ips(hosts: Sequence[FoundHost]) -> bool:
+    """Whether their devices need addresses of their own: not on one host, nor within one super pod."""
+    pods = {host.super_pod_id for host in hosts}
+    return len(hosts) > 1 and (len(pods) > 1 or None in pods)
+
+
+def _table(
+    found: FoundHost, server_id: str, *, without_ips: bool = False, needs_ips: bool = True
+) -> RankTable:
     without = [device for device in found.devices if not device.ip]
-    if without and not without_ips:
+    if without and needs_ips:
         raise ConfigError([_no_address(without)])
+    # HCCL wants equally many of every device.
+    without_ips = without_ips or bool(without)
     pod = found.super_pod_id if all(device.super_device_id for device in found.devices) else None
     server = RankTableServer(
         server_id=server_id,
@@ -195,7 +204,10 @@ def _table(found: FoundHost, server_id: str, *, without_ips: bool = False) -> Ra
 
 def _no_address(devices: Sequence[FoundDevice]) -> Problem:
     ids = ", ".join(str(device.id) for device in devices)
-    return Problem("", plain(f"no address of device {ids}: {devices[0].trouble}"), devices[0].remedy)
+    remedy = devices[0].remedy
+    if remedy.startswith("`hccn_tool"):
+        remedy += ", or --without-ips for jobs on this server alone"
+    return Problem("", plain(f"no address of device {ids}: {devices[0].trouble}"), remedy)
 
 
 def _device(rank: int, device: FoundDevice, *, with_ip: bool, in_pod: bool) -> RankTableDevice:
@@ -295,7 +307,7 @@ def compare_with_hosts(table: RankTable, inventory: Inventory) -> Compared:
     for index, (server, host) in enumerate(zip(table.server_list, hosts, strict=True)):
         if host is not None and host.name in answers.values:
             findings += _against_tools(index, server, answers.values[host.name], owners)
-    kinds = {chip_named(found.chip or "") for found in answers.values.values()}
+    kinds = {found.kind for found in answers.values.values()}
     chip = kinds.pop() if len(kinds) == 1 else None
     return Compared(tuple(findings), answers.errors, chip)
 

@@ -1,6 +1,6 @@
-"""Which devices, as people write it: `[0,8)` as for hccl_tools.py, `0-7`, `0,2,4`.
+"""The merging of rank tables: tables of single servers become one table of all.
 
-The tables of single servers -> one table of all.
+Also device ranges as people write them for the commands: `[0,8)` as for hccl_tools.py, `0-7`, `0,2,4`.
 """
 
 from __future__ import annotations
@@ -104,8 +104,9 @@ def merge(
     """Merge tables of one server each: servers by number of their ids, or in the order of the inventory.
 
     Ranks are numbered anew, within a server in the order of its own ranks; v1.2 fields and unknown keys are
-    kept. A table of several servers is an earlier merged one and left out. Raises ConfigError with all that
-    is wrong with the inputs or with what they would make.
+    kept. A table of several servers is an earlier merged one and left out, unless it is of the older template
+    and alone: that becomes one of version 1.0. Raises ConfigError with all that is wrong with the inputs or
+    with what they would make.
     """
     with in_bulk():
         return _merge(readings, inventory, chip)
@@ -135,7 +136,8 @@ def _single_servers(readings: Sequence[Reading]) -> tuple[list[Reading], list[Pr
     for reading in readings:
         servers = len(reading.table.server_list)
         again = bool(_MERGED_NAME.fullmatch(reading.name)) and _ids(reading) in ids
-        if servers > 1 or again:
+        is_converted = any(finding.code == "old-template" for finding in reading.findings)
+        if (servers > 1 and not (is_converted and len(readings) == 1)) or again:
             what = f"holds {servers} server(s): an earlier merged table, left out"
             left_out.append(Problem(plain(reading.name), what, "only tables of one server each are merged"))
         else:

@@ -1,6 +1,6 @@
-"""Strict JSON: what the standard forbids, or nobody could write back, is refused with one clear line.
+"""The reader of rank tables: bytes become a table, or a clear line says what keeps them from being one.
 
-Bytes -> rank table, or what keeps them from being one.
+JSON is read strictly: what the standard forbids, or nobody could write back, is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from orchestrator.config.yaml_messages import plain, show
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.rank_table.findings import Finding, Severity, errors_of, problems_of
+from orchestrator.rank_table.old_template import is_old_template, of_version_1
 from orchestrator.rank_table.table import RankTable, in_bulk
 
 __all__ = [
@@ -73,9 +74,11 @@ class _NotJson(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _NotJson(f"key {show(twice)} is given twice in one object")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _NotJson(f"key {show(key)} is given twice in one object")
+            seen.add(key)
     return found
 
 
@@ -130,11 +133,14 @@ _LARGEST = 64 << 20
 _OTHER_KINDS = {
     "rank_list": "a rank table of version 2.0 (Ascend 950)",
     "rank_count": "a rank table of version 2.0 (Ascend 950)",
-    "group_list": "a rank table in the old template of the 910 (group_list)",
     "cluster_list": "MindSpore's table for jobs across clusters (cluster_list)",
     "server_group_list": "MindCluster's global table (server_group_list)",
+    "prefill_device_list": "vllm-ascend's list of devices for prefill and decode, which HCCL does not read",
+    "decode_device_list": "vllm-ascend's list of devices for prefill and decode, which HCCL does not read",
 }
 _SUPPORTED = "only versions 1.0 and 1.2 are supported"
+_AS_INVENTORY = "use it as an inventory (-i), of which `rank-table generate` makes a table"
+_REMEDIES = {"prefill_device_list": _AS_INVENTORY, "decode_device_list": _AS_INVENTORY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +202,23 @@ def parse_rank_table(data: bytes, name: str) -> Reading:
     if not isinstance(content, dict):
         raise refusal(name, f"expected an object {{...}}, got {_kind(content)}")
     _refuse_other_kinds(content, name)
+    findings: tuple[Finding, ...] = ()
+    if is_old_template(content):
+        content, findings = of_version_1(content), (_OLD_TEMPLATE,)
     try:
-        return Reading(name, RankTable.model_validate(content), data)
+        return Reading(name, RankTable.model_validate(content), data, findings)
     except ValidationError as error:
-        findings = tuple(_mend(content, error))
+        findings = (*findings, *_mend(content, error))
     return Reading(name, RankTable.model_validate(content), data, findings)
+
+
+_OLD_TEMPLATE = Finding(
+    "old-template",
+    Severity.WARNING,
+    "group_list",
+    "is the older template, which HCCL reads on a 910 alone: looked at as version 1.0",
+    "use it as an inventory (-i), or write version 1.0 with `rank-table merge FILE`",
+)
 
 
 def _refuse_other_kinds(content: Mapping[str, Any], name: str) -> None:
@@ -210,7 +228,7 @@ def _refuse_other_kinds(content: Mapping[str, Any], name: str) -> None:
     if "server_list" not in content:
         for key, kind in _OTHER_KINDS.items():
             if key in content:
-                raise refusal(name, f"is {kind}", _SUPPORTED)
+                raise refusal(name, f"is {kind}", _REMEDIES.get(key, _SUPPORTED))
 
 
 def _kind(value: Any) -> str:

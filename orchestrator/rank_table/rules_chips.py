@@ -135,10 +135,30 @@ def _common(addresses: list[int]) -> int:
 _RINGS = "use 1, 2 or 4 devices of one ring (0-3 or 4-7), or all 8"
 _OTHER_NETWORK = "give the devices addresses of a network of their own"
 
+_TOPOLOGY = "HCOMM hccl_communicator_attrs_host.cc, sets of devices of a 910"
+
 CHIP_RULES = (
-    Rule("device-count-910a", Severity.ERROR, _count_910a, _RINGS),
-    Rule("device-set-910a", Severity.ERROR, _set_910a, _RINGS),
-    Rule("two-rings-910a", Severity.WARNING, _ring_910a, _RINGS),
-    Rule("reserved-subnet", Severity.WARNING, _reserved, _OTHER_NETWORK),
-    Rule("subnets-910a", Severity.ERROR, _subnets, "see `address_N` and `netmask_N` of /etc/hccn.conf"),
+    Rule("device-count-910a", Severity.ERROR, _count_910a, _RINGS, _TOPOLOGY),
+    Rule("device-set-910a", Severity.ERROR, _set_910a, _RINGS, _TOPOLOGY),
+    Rule(
+        "two-rings-910a",
+        Severity.WARNING,
+        _ring_910a,
+        _RINGS,
+        "MindFormers hccl_tools.py: groups [0,4], [4,8]",
+    ),
+    Rule(
+        "reserved-subnet",
+        Severity.WARNING,
+        _reserved,
+        _OTHER_NETWORK,
+        "Huawei HDK, HCCN guide: reserved networks",
+    ),
+    Rule(
+        "subnets-910a",
+        Severity.ERROR,
+        _subnets,
+        "see `address_N` and `netmask_N` of /etc/hccn.conf",
+        'MindSpore, "rank table Startup"; HCCL FAQ, "IP not in same segment"',
+    ),
 )

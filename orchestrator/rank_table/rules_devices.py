@@ -7,13 +7,15 @@ from collections.abc import Iterator
 
 from orchestrator.config.yaml_messages import show
 from orchestrator.rank_table.findings import Broken, Rule, Severity
-from orchestrator.rank_table.table import DeviceView, TableView, packed_ip
+from orchestrator.rank_table.table import DeviceView, TableView
 
-__all__ = ["DEVICE_RULES"]
+__all__ = ["DEVICE_RULES", "is_port"]
 
-# Devices of one server: a 910A has 8; no server of the other kinds has more than 16.
-_MOST_DEVICES = {"910A": 8, "910B": 16, "910_93": 16}
-_PORTS = ("device_port", "backup_device_port", "host_port")
+# Devices of one server: HCOMM's HCCL_AISERVER_DEVICE_NUM for a 910A, GetMaxDevNum for the others.
+_MOST_DEVICES = {"910A": 8, "910B": 16, "910_93": 16, "310P": 32}
+_PORTS = ("device_port", "device_vnic_port", "host_port")
+# What HCCL reads of a device's net_position and net_protocol.
+_WORDS = {"net_position": ("device", "host"), "net_protocol": ("rdma", "tcp")}
 
 
 def _id_form(view: TableView) -> Iterator[Broken]:
@@ -24,7 +26,7 @@ def _id_form(view: TableView) -> Iterator[Broken]:
 
 
 def _id_range(view: TableView) -> Iterator[Broken]:
-    most = _MOST_DEVICES.get(view.chip or "", 64)
+    most = _MOST_DEVICES.get(view.chip or "", 32)
     for device in view.devices:
         if device.device_id is not None and device.device_id >= most:
             text, kind = device.data.device_id, f"a {view.chip} server" if view.chip else "no server"
@@ -49,24 +51,43 @@ def _id_twice(view: TableView) -> Iterator[Broken]:
 
 
 def _ip_missing(view: TableView) -> Iterator[Broken]:
-    if len(view.servers) > 1:
-        reason = "which HCCL needs between servers"
-    elif view.intra_roce:
-        reason = "which HCCL_INTRA_ROCE_ENABLE=1 needs"
-    else:
-        return
-    for server in view.servers:
+    """Needed between servers, but not within one super pod, nor where HCCL may go over the hosts' network."""
+    reason = _why_ips(view)
+    for server in view.servers if reason else ():
         missing = [device.data.device_id for device in server.devices if not device.ips]
-        if missing:
-            what = f"device {', '.join(missing)} of server {server.data.server_id} has no device_ip, {reason}"
-            yield Broken(f"{server.path}.device", what, tuple(missing))
+        if not missing:
+            continue
+        what = f"device {', '.join(missing)} of server {server.data.server_id} has no device_ip, {reason}"
+        by_host = bool(server.data.host_ip) and view.chip != "910B" and not view.intra_roce
+        if by_host:
+            what += f": HCCL goes over host_ip {server.data.host_ip}"
+        severity = Severity.WARNING if by_host else None
+        yield Broken(f"{server.path}.device", what, tuple(missing), severity)
+
+
+def _why_ips(view: TableView) -> str:
+    """Why devices need addresses; "" where they do not."""
+    if view.intra_roce:
+        return "which HCCL_INTRA_ROCE_ENABLE=1 needs"
+    if view.chip == "910_93":
+        return "which HCCL needs between super pods" if len(view.table.super_pod_list) > 1 else ""
+    return "which HCCL needs between servers" if len(view.servers) > 1 else ""
 
 
 def _ip_form(view: TableView) -> Iterator[Broken]:
     for device in view.devices:
+        text = device.data.device_ip
         if None in device.ips:
-            text = device.data.device_ip
             yield Broken(f"{device.path}.device_ip", f"{show(text)} is no IP address", (text,))
+        elif any(ip is not None and _is_nobodys(ip) for ip in device.ips):
+            yield Broken(f"{device.path}.device_ip", f"{show(text)} is no device's address", (text,))
+
+
+def _is_nobodys(ip: bytes) -> bool:
+    """Unspecified (which HCCL takes for none), loopback, multicast or broadcast: no device has it."""
+    if len(ip) == 4:
+        return ip[0] in (0, 127) or ip[0] >= 224
+    return ip[0] == 255 or ip[:15] == bytes(15)
 
 
 def _ip_twice(view: TableView) -> Iterator[Broken]:
@@ -83,12 +104,13 @@ def _ip_twice(view: TableView) -> Iterator[Broken]:
 
 
 def _ip_count(view: TableView) -> Iterator[Broken]:
-    counts = Counter(len(device.ips) for device in view.devices if device.ips)
+    # HCCL counts a device without an address as one with one that is none.
+    counts = Counter(len(device.ips) or 1 for device in view.devices)
     if len(counts) < 2:
         return
     usual = counts.most_common(1)[0][0]
     for device in view.devices:
-        if device.ips and len(device.ips) != usual:
+        if (len(device.ips) or 1) != usual:
             what = f"{device.name} has {len(device.ips)} address(es), the others have {usual}"
             yield Broken(f"{device.path}.device_ip", what, (device.data.device_ip,))
 
@@ -105,25 +127,35 @@ def _ip_family(view: TableView) -> Iterator[Broken]:
             elif len(ip) != length:
                 mine, theirs = ("IPv6", "IPv4") if len(ip) == 16 else ("IPv4", "IPv6")
                 what = f"{device.data.device_ip} is {mine}, but that of {first.name} is {theirs}"
-                yield Broken(f"{device.path}.device_ip", what, (device.data.device_ip, first.data.device_ip))
+                # HCCL compares them as soon as there are two servers.
+                severity = Severity.WARNING if len(view.servers) < 2 else None
+                values = (device.data.device_ip, first.data.device_ip)
+                yield Broken(f"{device.path}.device_ip", what, values, severity)
                 break
-
-
-def _backup_ip(view: TableView) -> Iterator[Broken]:
-    for device in view.devices:
-        text = device.data.backup_device_ip
-        if text and packed_ip(text) is None:
-            yield Broken(f"{device.path}.backup_device_ip", f"{show(text)} is no IP address", (text,))
 
 
 def _ports(view: TableView) -> Iterator[Broken]:
     for device in view.devices:
         given = device.data.model_fields_set
         for key in _PORTS:
-            if key in given:
-                text = getattr(device.data, key)
-                if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 65535):
-                    yield Broken(f"{device.path}.{key}", f"{show(text)} is no port from 1 to 65535", (text,))
+            text = getattr(device.data, key)
+            # The port in the super pod's network is read only where the other one is given.
+            is_read = key in given and (key != "device_vnic_port" or "device_port" in given)
+            if is_read and not is_port(text):
+                yield Broken(f"{device.path}.{key}", f"{show(text)} is no port from 1 to 65535", (text,))
+
+
+def is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 65535
+
+
+def _words(view: TableView) -> Iterator[Broken]:
+    for device in view.devices:
+        for key, known in _WORDS.items():
+            text = getattr(device.data, key)
+            if key in device.data.model_fields_set and text not in known:
+                what = f"{show(text)} is neither {known[0]} nor {known[1]}: HCCL passes it over"
+                yield Broken(f"{device.path}.{key}", what, (text,))
 
 
 def _host_port(view: TableView) -> Iterator[Broken]:
@@ -139,16 +171,81 @@ def _host_port(view: TableView) -> Iterator[Broken]:
 
 _LOOK = "see `hccn_tool -i N -ip -g` on the server"
 
+_READER = "HCOMM topoinfo_ranktableConcise.cc"
+_UNIQUE = "HCOMM topoinfo_ranktableParser.cc CheckUniqueAndInsertPool (EI0014)"
+
 DEVICE_RULES = (
-    Rule("device-id-form", Severity.ERROR, _id_form, "give the physical number, such as 0"),
-    Rule("device-id-range", Severity.ERROR, _id_range, "give the physical number, as npu-smi shows it"),
-    Rule("duplicate-device-id", Severity.ERROR, _id_twice, "list each device of a server once"),
-    Rule("missing-device-ip", Severity.ERROR, _ip_missing, _LOOK),
-    Rule("device-ip-form", Severity.ERROR, _ip_form, _LOOK),
-    Rule("duplicate-device-ip", Severity.ERROR, _ip_twice, f"each device has its own address: {_LOOK}"),
-    Rule("device-ip-count", Severity.ERROR, _ip_count, "give every device as many addresses"),
-    Rule("mixed-ip-families", Severity.ERROR, _ip_family, "use one family for all devices"),
-    Rule("backup-ip-form", Severity.ERROR, _backup_ip, "give an address, or leave the key out"),
-    Rule("port-range", Severity.ERROR, _ports, "give a free port, or leave the key out for 16666"),
-    Rule("duplicate-host-port", Severity.WARNING, _host_port, "give each device of a server its own"),
+    Rule(
+        "device-id-form",
+        Severity.ERROR,
+        _id_form,
+        "give the physical number, such as 0",
+        f"{_READER} GetSingleDevice",
+    ),
+    Rule(
+        "device-id-range",
+        Severity.ERROR,
+        _id_range,
+        "give the physical number, as npu-smi shows it",
+        f"{_READER} GetSingleDevice",
+    ),
+    Rule(
+        "duplicate-device-id",
+        Severity.ERROR,
+        _id_twice,
+        "list each device of a server once",
+        "HCOMM config.cc CheckDeviceId (EI0014)",
+    ),
+    Rule(
+        "missing-device-ip",
+        Severity.ERROR,
+        _ip_missing,
+        _LOOK,
+        f"{_READER} GetSingleDeviceIp (EI0014); between super pods the user guide",
+    ),
+    Rule(
+        "device-ip-form",
+        Severity.ERROR,
+        _ip_form,
+        _LOOK,
+        "HCOMM topoinfo_ranktableParser.cc CheckUniquePara (EI0014)",
+    ),
+    Rule(
+        "duplicate-device-ip", Severity.ERROR, _ip_twice, f"each device has its own address: {_LOOK}", _UNIQUE
+    ),
+    Rule(
+        "device-ip-count",
+        Severity.ERROR,
+        _ip_count,
+        "give every device as many addresses",
+        f"{_READER} GetDeviceList",
+    ),
+    Rule(
+        "mixed-ip-families",
+        Severity.ERROR,
+        _ip_family,
+        "use one family for all devices",
+        "HCOMM config.cc CheckRankIpFamily",
+    ),
+    Rule(
+        "port-range",
+        Severity.ERROR,
+        _ports,
+        "give a free port, or leave the key out for HCCL's own",
+        f"{_READER} GetSingleDevicePort, GetSingleDeviceHostPort",
+    ),
+    Rule(
+        "duplicate-host-port",
+        Severity.WARNING,
+        _host_port,
+        "give each device of a server its own",
+        "HCCL user guide: host_port",
+    ),
+    Rule(
+        "net-words",
+        Severity.WARNING,
+        _words,
+        "correct it, or leave it out",
+        f"{_READER} GetSingleNicInfo",
+    ),
 )

@@ -75,10 +75,18 @@ def _order(view: TableView) -> Iterator[Broken]:
 
 _AGAIN = "number all devices from 0, server by server; `orchestrate rank-table merge` does"
 
+_GUIDE = "HCCL user guide, rank table configuration: order of ranks"
+
 RANK_RULES = (
-    Rule("rank-id-form", Severity.ERROR, _form, 'give a number from 0, such as "0"'),
-    Rule("duplicate-rank-id", Severity.ERROR, _twice, _AGAIN),
-    Rule("rank-id-gap", Severity.ERROR, _gap, _AGAIN),
-    Rule("interleaved-ranks", Severity.ERROR, _interleaved, _AGAIN),
-    Rule("rank-order", Severity.WARNING, _order, _AGAIN),
+    Rule(
+        "rank-id-form",
+        Severity.ERROR,
+        _form,
+        'give a number from 0, such as "0"',
+        "HCOMM topoinfo_ranktableConcise.cc GetSingleDevice (EI0014)",
+    ),
+    Rule("duplicate-rank-id", Severity.ERROR, _twice, _AGAIN, "HCOMM config.cc CheckRankListInfo (EI0014)"),
+    Rule("rank-id-gap", Severity.ERROR, _gap, _AGAIN, "HCOMM config.cc CheckRankListInfo (EI0014)"),
+    Rule("interleaved-ranks", Severity.ERROR, _interleaved, _AGAIN, _GUIDE),
+    Rule("rank-order", Severity.WARNING, _order, _AGAIN, _GUIDE),
 )

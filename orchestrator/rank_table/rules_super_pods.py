@@ -10,7 +10,8 @@ from orchestrator.rank_table.table import DeviceView, RankTable, TableView
 
 __all__ = ["SUPER_POD_RULES", "pod_of_server"]
 
-_KEYS_OF_1_2 = ("super_device_id", "backup_device_ip", "backup_device_port", "host_port")
+# HCCL's longest name of a group or pod, in bytes.
+_LONGEST_ID = 127
 
 
 def pod_of_server(table: RankTable) -> dict[str, str]:
@@ -22,6 +23,11 @@ def pod_of_server(table: RankTable) -> dict[str, str]:
     return found
 
 
+def _severity(view: TableView) -> Severity:
+    """HCCL looks at super pods on an A3 alone."""
+    return Severity.ERROR if view.chip == "910_93" else Severity.WARNING
+
+
 def _needless(view: TableView) -> Iterator[Broken]:
     """What HCCL does not read in a table that calls itself 1.0."""
     if view.table.version != "1.0":
@@ -29,25 +35,43 @@ def _needless(view: TableView) -> Iterator[Broken]:
     if view.table.super_pod_list:
         yield Broken("super_pod_list", "is read in version 1.2 only, and this is 1.0")
     for device in view.devices:
-        for key in _KEYS_OF_1_2:
-            if getattr(device.data, key):
-                yield Broken(f"{device.path}.{key}", "is read in version 1.2 only, and this is 1.0")
-                return
+        if device.data.super_device_id:
+            yield Broken(f"{device.path}.super_device_id", "is read in version 1.2 only, and this is 1.0")
+            return
 
 
 def _missing(view: TableView) -> Iterator[Broken]:
-    if view.table.version == "1.2" and not view.table.super_pod_list:
-        yield Broken("super_pod_list", "is missing or empty")
+    """HCCL warns where there are none, and goes on without super pods; an empty list it refuses."""
+    if view.table.version != "1.2" or view.table.super_pod_list:
+        return
+    if "super_pod_list" in view.table.model_fields_set:
+        yield Broken(
+            "super_pod_list", "is empty", (), None if view.chip in (None, "910_93") else Severity.WARNING
+        )
+    else:
+        what = "is missing: HCCL takes the servers for ones outside super pods"
+        yield Broken("super_pod_list", what, (), _severity(view))
+
+
+# HCCL keeps them in 32 bits, of which all ones stand for none.
+_MOST_SDID = 0xFFFF_FFFE
 
 
 def _sdid_form(view: TableView) -> Iterator[Broken]:
     if view.table.version != "1.2":
         return
+    told = False
     for device in view.devices:
         text = device.data.super_device_id
-        if not (text.isascii() and text.isdigit()):
-            what = f"{show(text)} is no number" if text else f"{device.name} has none"
-            yield Broken(f"{device.path}.super_device_id", what, (text,))
+        if "super_device_id" not in device.data.model_fields_set:
+            # Where HCCL only warns, it is said once: a table that has one none has none at all.
+            if not told or _severity(view) is Severity.ERROR:
+                yield Broken(
+                    f"{device.path}.super_device_id", f"{device.name} has none", ("",), _severity(view)
+                )
+            told = True
+        elif not (text.isascii() and text.isdigit() and int(text[:20]) <= _MOST_SDID):
+            yield Broken(f"{device.path}.super_device_id", f"{show(text)} is no such number", (text,))
 
 
 def _sdid_twice(view: TableView) -> Iterator[Broken]:
@@ -61,7 +85,7 @@ def _sdid_twice(view: TableView) -> Iterator[Broken]:
         other = first.setdefault((pod, text.lstrip("0")), device)
         if other is not device:
             what = f"{text} is that of {other.name} already, in super pod {pod}"
-            yield Broken(f"{device.path}.super_device_id", what, (text,))
+            yield Broken(f"{device.path}.super_device_id", what, (text,), _severity(view))
 
 
 def _pod_id(view: TableView) -> Iterator[Broken]:
@@ -69,9 +93,12 @@ def _pod_id(view: TableView) -> Iterator[Broken]:
     for index, pod in enumerate(view.table.super_pod_list):
         name, path = pod.super_pod_id, f"super_pod_list[{index}].super_pod_id"
         if not name:
-            yield Broken(path, "is empty", (name,))
+            yield Broken(path, "is empty", (name,), _severity(view))
+        elif len(name.encode(errors="surrogatepass")) > _LONGEST_ID:
+            yield Broken(path, f"has more than {_LONGEST_ID} bytes", (name,), _severity(view))
         elif first.setdefault(name, index) != index:
-            yield Broken(path, f"{name} is the id of super_pod_list[{first[name]}] already", (name,))
+            what = f"{name} is the id of super_pod_list[{first[name]}] already"
+            yield Broken(path, what, (name,), _severity(view))
 
 
 def _pod_servers(view: TableView) -> Iterator[Broken]:
@@ -83,14 +110,14 @@ def _pod_servers(view: TableView) -> Iterator[Broken]:
         for j, server in enumerate(pod.server_list):
             name, path = server.server_id, f"super_pod_list[{i}].server_list[{j}].server_id"
             if name not in known:
-                yield Broken(path, f"{name} is not in server_list", (name,))
+                yield Broken(path, f"{name} is not in server_list", (name,), _severity(view))
             elif name in owner:
-                yield Broken(path, f"{name} is in super pod {owner[name]} already", (name,))
+                yield Broken(path, f"{name} is in super pod {owner[name]} already", (name,), _severity(view))
             owner.setdefault(name, pod.super_pod_id)
     for view_of in view.servers:
         name = view_of.data.server_id
         if name and name not in owner:
-            yield Broken(f"{view_of.path}.server_id", f"{name} is in no super pod", (name,))
+            yield Broken(f"{view_of.path}.server_id", f"{name} is in no super pod", (name,), _severity(view))
 
 
 def _together(view: TableView) -> Iterator[Broken]:
@@ -105,7 +132,7 @@ def _together(view: TableView) -> Iterator[Broken]:
             ended.add(previous)
         if pod in ended:
             what = f"server {server.data.server_id} of super pod {pod} stands apart from the pod's others"
-            yield Broken(server.path, what, (pod,))
+            yield Broken(server.path, what, (pod,), _severity(view))
         previous = pod
 
 
@@ -120,13 +147,57 @@ def _unequal(view: TableView) -> Iterator[Broken]:
 
 _SPOD = "see `npu-smi info -t spod-info -i N -c 0` on the server"
 
+_READER = "HCOMM topoinfo_ranktableConcise.cc"
+
 SUPER_POD_RULES = (
-    Rule("needs-version-1.2", Severity.WARNING, _needless, 'write "version": "1.2"'),
-    Rule("no-super-pods", Severity.ERROR, _missing, 'list them, or write "version": "1.0"'),
-    Rule("super-device-id-form", Severity.ERROR, _sdid_form, _SPOD),
-    Rule("duplicate-super-device-id", Severity.ERROR, _sdid_twice, _SPOD),
-    Rule("super-pod-id", Severity.ERROR, _pod_id, "give each super pod an id of its own"),
-    Rule("super-pod-servers", Severity.ERROR, _pod_servers, "list every server in one super pod"),
-    Rule("super-pod-apart", Severity.ERROR, _together, "put the servers of a super pod behind each other"),
-    Rule("unequal-super-pods", Severity.WARNING, _unequal, "use as many servers of each super pod"),
+    Rule(
+        "needs-version-1.2",
+        Severity.WARNING,
+        _needless,
+        'write "version": "1.2"',
+        f"{_READER} GetSingleDevice, GetSuperPodList",
+    ),
+    Rule(
+        "no-super-pods",
+        Severity.ERROR,
+        _missing,
+        'list them, or write "version": "1.0"',
+        f"{_READER} GetSuperPodList",
+    ),
+    Rule(
+        "super-device-id-form",
+        Severity.ERROR,
+        _sdid_form,
+        _SPOD,
+        f"{_READER} GetSingleSuperDeviceId (EI0014), CheckSuperPodInfo",
+    ),
+    Rule("duplicate-super-device-id", Severity.ERROR, _sdid_twice, _SPOD, f"{_READER} CheckSuperPodInfo"),
+    Rule(
+        "super-pod-id",
+        Severity.ERROR,
+        _pod_id,
+        "give each super pod an id of its own",
+        f"{_READER} GetSingleSuperPod (EI0014)",
+    ),
+    Rule(
+        "super-pod-servers",
+        Severity.ERROR,
+        _pod_servers,
+        "list every server in one super pod",
+        f"{_READER} GetSingleSuperPodSever (EI0014), CheckSuperPodInfo",
+    ),
+    Rule(
+        "super-pod-apart",
+        Severity.ERROR,
+        _together,
+        "put the servers of a super pod behind each other",
+        "HCCL user guide, rank table of the A3: order of servers",
+    ),
+    Rule(
+        "unequal-super-pods",
+        Severity.WARNING,
+        _unequal,
+        "use as many servers of each super pod",
+        "HCCL user guide, rank table of the A3",
+    ),
 )

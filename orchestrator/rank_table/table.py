@@ -1,12 +1,8 @@
-"""Work on tens of thousands of small objects of which none is garbage.
-
-The HCCL rank table as data: which rank is which device of which server.
+"""The HCCL rank table as data (which rank is which device of which server), and as its rules see it.
 
 Formats: HCCL user guide, "rank table configuration": version 1.0 (910, A2) and 1.2 (A3 super pods). HCCL
 refuses scalars that are not JSON strings. The order of the keys is that of MindFormers' `hccl_tools.py`, so
-that files compare equal.
-
-A rank table prepared for its rules: every number and address parsed once.
+that files compare equal. `TableView` is a table with every number and address parsed once.
 """
 
 from __future__ import annotations
@@ -34,6 +30,7 @@ __all__ = [
     "SuperPod",
     "SuperPodServer",
     "TableView",
+    "device_ips",
     "in_bulk",
     "is_loopback",
     "packed_ip",
@@ -74,6 +71,9 @@ class RankTableDevice(TablePart):
     backup_device_ip: str = ""
     backup_device_port: str = ""
     host_port: str = ""
+    device_vnic_port: str = ""
+    net_position: str = ""
+    net_protocol: str = ""
     rank_id: str
 
 
@@ -147,6 +147,23 @@ def packed_ip(text: str) -> bytes | None:
         return None
 
 
+def device_ips(text: str) -> tuple[bytes | None, ...]:
+    """The addresses of a `device_ip` or `backup_device_ip`; None for what HCCL takes for none.
+
+    Separated by commas, of which one at the end is passed over; a zone (`fe80::1%eth0`) is allowed. Source:
+    HCOMM, TopoinfoRanktableConcise::SplitString and HcclIpAddress::SetReadableAddress.
+    """
+    parts = text.split(",") if text else []
+    if len(parts) > 1 and not parts[-1]:
+        parts.pop()
+    return tuple(_packed(part) for part in parts)
+
+
+def _packed(text: str) -> bytes | None:
+    bare, sign, zone = text.partition("%")
+    return packed_ip(bare) if bool(sign) == bool(zone) else None
+
+
 def _number(text: str) -> int | None:
     """A decimal number as HCCL reads it; None for anything else."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
@@ -188,12 +205,13 @@ class ServerView:
 class TableView:
     """A table, and what is known of where it is to be used.
 
-    `chip` None: nothing is known of the devices. `intra_roce`: HCCL_INTRA_ROCE_ENABLE is 1 for the job.
+    `chip` None: nothing is known of the devices; a table with super pods is for an A3. `intra_roce`:
+    HCCL_INTRA_ROCE_ENABLE is 1 for the job.
     """
 
     def __init__(self, table: RankTable, *, chip: Chip | None = None, intra_roce: bool = False) -> None:
         self.table = table
-        self.chip: Chip | None = "910_93" if chip is None and table.version == "1.2" else chip
+        self.chip: Chip | None = "910_93" if chip is None and _names_super_pods(table) else chip
         self.intra_roce = intra_roce
         self.servers = tuple(_servers(table))
         self.devices = tuple(device for server in self.servers for device in server.devices)
@@ -203,6 +221,10 @@ class TableView:
         """The devices that have a rank, in the order of ranks."""
         ranked = [device for device in self.devices if device.rank is not None]
         return sorted(ranked, key=lambda device: device.rank or 0)
+
+
+def _names_super_pods(table: RankTable) -> bool:
+    return table.version == "1.2" and bool(table.super_pod_list)
 
 
 def _servers(table: RankTable) -> Iterator[ServerView]:
@@ -215,7 +237,7 @@ def _servers(table: RankTable) -> Iterator[ServerView]:
                 device,
                 _number(device.device_id),
                 _number(device.rank_id),
-                tuple(packed_ip(text) for text in device.device_ip.split(",")) if device.device_ip else (),
+                device_ips(device.device_ip),
             )
             for position, device in enumerate(data.device)
         )

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from orchestrator.config.inventory import Chip
 from orchestrator.rank_table.findings import Finding, Rule, Severity
 from orchestrator.rank_table.read_table import Reading
+from orchestrator.rank_table.rules_backups import BACKUP_RULES
 from orchestrator.rank_table.rules_chips import CHIP_RULES
 from orchestrator.rank_table.rules_devices import DEVICE_RULES
 from orchestrator.rank_table.rules_ranks import RANK_RULES
@@ -17,11 +18,18 @@ from orchestrator.rank_table.table import RankTable, TableView, in_bulk
 
 __all__ = ["FORM_CODES", "RULES", "check_file", "validate"]
 
-# Sources: the checks of HCCL's own reader of rank tables, the HCCL user guide, and MindSpore's "rank table
-# Startup". What concerns one host's devices against the table is in `live`.
-RULES: tuple[Rule, ...] = (*SERVER_RULES, *DEVICE_RULES, *RANK_RULES, *CHIP_RULES, *SUPER_POD_RULES)
+# Each names its source; HCOMM is HCCL's C++ source, commit 27f73ac of hicann/hcomm. What concerns one host's
+# devices against the table is in `live_table`.
+RULES: tuple[Rule, ...] = (
+    *SERVER_RULES,
+    *DEVICE_RULES,
+    *BACKUP_RULES,
+    *RANK_RULES,
+    *CHIP_RULES,
+    *SUPER_POD_RULES,
+)
 # The codes of what is found when a file is read, before any rule.
-FORM_CODES = ("missing-key", "wrong-kind", "not-a-string", "file-name")
+FORM_CODES = ("missing-key", "wrong-kind", "not-a-string", "file-name", "old-template")
 
 
 def validate(table: RankTable, *, chip: Chip | None = None, intra_roce: bool = False) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""What one host is like: the facts that its tools tell."""
+"""The facts of a stand-in host, which its tools tell."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class DeviceFacts:
     ecc_isolated: int = 0
     process: int | None = None
     super_device_id: int | None = None
+    vnic: str | None = None
+    vnic_link: str = "UP"
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def host_facts(index: int, kind: Kind = "910B", count: int | None = None) -> Hos
             id=number,
             ip=_ip(kind, index, number),
             super_device_id=(index << 18) + number if kind == "A3" else None,
+            vnic=f"192.168.{index}.{1 + number}" if kind == "A3" else None,
         )
         for number in range(count)
     )

@@ -1,4 +1,4 @@
-"""What the tools of a host print, from its facts: each call with the text and exit code of its answer."""
+"""The answers of a stand-in host's tools, from its facts: each call with its text and exit code."""
 
 from __future__ import annotations
 
@@ -55,6 +55,9 @@ def _hccn(host: HostFacts, device: DeviceFacts) -> Iterator[tuple[str, Said]]:
         "-gateway",
         Said(f"default gateway:{device.gateway}, Iface:eth0\n") if device.gateway else no_gateway,
     )
+    if device.vnic:
+        state = f"vnic link status: {device.vnic_link}\n"
+        yield "-vnic", Said(f"{state}vnic ipaddr: {device.vnic}\nvnic netmask: 255.255.0.0\n")
     yield "-tls", Said(_TLS.format(device=device.id, switch=device.tls))
     yield "-speed", Said("Speed: 100000 Mb/s\n")
     yield "-fec", Said("fec mode: rs FEC mode\n")

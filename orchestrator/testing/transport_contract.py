@@ -1,4 +1,4 @@
-"""What every transport must do; one subclass per transport provides `transport`, connected."""
+"""The contract of transports: what each must do; a subclass for each provides `transport`, connected."""
 
 from __future__ import annotations
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from orchestrator.ascend.discovery import FoundDevice, FoundHost, find_devices, first_calls, later_calls
+from orchestrator.ascend.discovery import (
+    FoundDevice,
+    FoundHost,
+    find_devices,
+    first_calls,
+    later_calls,
+    vnic_call,
+)
 from orchestrator.ascend.tool_answers import Call, ToolAnswer, ToolAnswers, hccn, smi
-from orchestrator.config.inventory import Device, Host
+from orchestrator.config.inventory import Chip, Device, Host
 from tests.ascend import samples
 from tests.ascend.test_hccn_tool import NO_IP
 
 CONF = "/etc/hccn.conf"
+B1: tuple[str, Chip] = ("910B1", "910B")
 NO_CONF = ToolAnswer((CONF,), failure="missing")
 
 
@@ -38,7 +46,10 @@ def found(entry: Host, answers: ToolAnswers) -> FoundHost:
 def test_hccn_tool_is_believed_first() -> None:
     one = found(host(), says(table(), ip(0, "10.0.0.1"), ip(7, "10.0.0.8"), conf="address_0=10.0.0.1\n"))
     assert one == FoundHost(
-        "a", (FoundDevice(0, "10.0.0.1", "hccn_tool"), FoundDevice(7, "10.0.0.8", "hccn_tool")), "910B1"
+        "a",
+        (FoundDevice(0, "10.0.0.1", "hccn_tool"), FoundDevice(7, "10.0.0.8", "hccn_tool")),
+        "910B1",
+        "910B",
     )
 
 
@@ -92,7 +103,7 @@ def test_a_device_that_the_host_does_not_have() -> None:
 def test_super_pods_have_a_second_round_of_questions() -> None:
     first = says(table(samples.INFO_A3), ip(2, "10.0.0.2"), ip(3))
     spods: list[Call] = [smi("-t", "spod-info", "-i", 1, "-c", chip) for chip in (0, 1)]
-    assert later_calls([2, 3], first) == [hccn(3, "-ip", "-inet6"), *spods]
+    assert later_calls([2, 3], first) == [hccn(3, "-ip", "-inet6"), *spods, vnic_call(2), vnic_call(3)]
     second = says(
         *(
             ToolAnswer(call, samples.SPOD.replace("16777216", f"1677721{number}"))

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.ascend import hccn as hccn_tool
-from orchestrator.ascend.hccn import IpConfig, Ping, TlsSwitch
+from orchestrator.ascend.hccn import IpConfig, Ping, TlsSwitch, Vnic
 from orchestrator.core.errors import ToolOutputError
+from tests.ascend.samples import VNIC
 
 TLS = """\
 dev_id:{device}, tls switch[{switch}](0:disable, 1:enable), tls preconfigured[1](0:non-preset, 1:preset), \
@@ -63,6 +64,9 @@ SAMPLES: list[tuple[str, str, Any]] = [
     ("parse_tls", "dev_id:0, tls switch[1](0:disable, 1:enable)\n", TlsSwitch(True, None)),
     ("parse_ping", PING, Ping(3, 3)),
     ("parse_ping", "3 packets transmitted, 0 received, 100.00% packet loss\n", Ping(3, 0)),
+    ("parse_ping", "1 packets transmitted, 1 received, 0.00% packets loss\n", Ping(1, 1)),
+    ("parse_vnic", VNIC, Vnic(True, "192.168.2.199")),
+    ("parse_vnic", "vnic link status: DOWN\n", Vnic(False, None)),
     ("parse_ping", "3 packets transmitted, 2 received, 33.33% packet loss\n", Ping(3, 2)),
 ]
 PARSERS = sorted({name for name, _, _ in SAMPLES})

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from orchestrator.ascend.npu_smi import (
     Board,
-    ChipProcess,
     Ecc,
     Health,
     SuperPodId,
@@ -19,14 +18,14 @@ from orchestrator.ascend.npu_smi import (
     parse_ecc,
     parse_fields,
     parse_health,
-    parse_info,
     parse_spod,
 )
+from orchestrator.ascend.npu_table import ChipProcess, parse_info
 from orchestrator.core.errors import ToolOutputError
 from tests.ascend import samples
 
 PARSERS: list[tuple[Callable[[str], Any], str]] = [
-    (parse_info, samples.INFO_910B),
+    *((parse_info, sample) for sample in (samples.INFO_910B, samples.INFO_26, samples.INFO_950)),
     (parse_health, samples.HEALTH),
     (parse_board, samples.BOARD),
     (parse_ecc, samples.ECC),
@@ -61,7 +60,61 @@ def test_an_a3_has_two_chips_per_npu_with_ids_of_their_own() -> None:
     assert info.processes == (ChipProcess(3, 811, "python3", 512),)
 
 
-@pytest.mark.parametrize("sample", [samples.INFO_910A, samples.INFO_910B, samples.INFO_A3])
+def test_a_process_of_npu_smi_26_is_on_its_own_device_and_on_no_other() -> None:
+    info = parse_info(samples.INFO_26)
+    assert [(chip.id, chip.hbm_used_mb) for chip in info.chips] == [(0, 3000), (1, 3001)]
+    assert info.processes == (ChipProcess(1, 123456, "other", 4000),)
+
+
+def test_the_two_chips_of_a_310p_duo_are_two_devices() -> None:
+    info = parse_info(samples.INFO_310P_DUO)
+    told = [(chip.npu, chip.chip, chip.id, chip.hbm_total_mb, chip.is_super_pod) for chip in info.chips]
+    assert told == [(2, 0, 0, 44280, False), (2, 1, 1, 43693, False)]
+    assert info.processes == (ChipProcess(1, 4711, "python3", 900),)
+
+
+def test_a_950_has_no_chips_within_an_npu() -> None:
+    info = parse_info(samples.INFO_950)
+    told = [(chip.id, chip.name, chip.health, chip.by_chip, chip.bus_id) for chip in info.chips]
+    assert told == [(0, "Ascend950DT", "OK", False, "NA"), (3, "Ascend950DT", "Alarm", False, "0000:71:00.0")]
+    assert info.chips[0].hbm_total_mb == 86016
+    assert info.processes == (ChipProcess(3, 4242, "a|b", 17),)
+
+
+def test_chips_without_ids_of_their_own_are_counted_through() -> None:
+    bare = samples.INFO_310P_DUO.replace("Chip    Device", "Chip          ")
+    bare = bare.replace("| 0       0  ", "| 0          ").replace("| 1       1  ", "| 1          ")
+    info = parse_info(bare)
+    assert [chip.id for chip in info.chips] == [0, 1]
+    assert [process.id for process in info.processes] == [1]
+
+
+def test_a_process_whose_number_only_its_container_knows() -> None:
+    (process,) = parse_info(samples.INFO_26.replace("| 123456 ", "| NA     ")).processes
+    assert (process.id, process.pid) == (1, None)
+
+
+def test_two_chips_of_one_id_are_no_table() -> None:
+    with pytest.raises(ToolOutputError, match="two chips have the id 2"):
+        parse_info(samples.INFO_A3.replace("| 1     3  ", "| 1     2  "))
+
+
+def test_a_warning_behind_the_tables_is_no_part_of_them() -> None:
+    text = samples.INFO_910B + "[WARNING]The driver package may not be completely installed.\n"
+    assert parse_info(text) == parse_info(samples.INFO_910B)
+
+
+INFOS = [
+    samples.INFO_910A,
+    samples.INFO_910B,
+    samples.INFO_A3,
+    samples.INFO_26,
+    samples.INFO_310P_DUO,
+    samples.INFO_950,
+]
+
+
+@pytest.mark.parametrize("sample", INFOS)
 def test_half_a_table_is_no_table(sample: str) -> None:
     lines = sample.splitlines(keepends=True)
     for count in range(len(lines) - 5):
@@ -95,6 +148,8 @@ def test_ecc_of_one_and_of_two_chips() -> None:
     assert [ecc.chip for ecc in parse_ecc(samples.ECC + second)] == [0, 1]
     with pytest.raises(ToolOutputError):
         parse_ecc(samples.ECC.rpartition("\tChip ID")[0])
+    without_chips = "".join(line for line in samples.ECC.splitlines(keepends=True) if "Chip" not in line)
+    assert parse_ecc(without_chips) == (Ecc(0, single_bit=3, double_bit=1, isolated_pages=2),)
 
 
 def test_super_pod() -> None:
@@ -122,6 +177,14 @@ def test_other_fields(kind: str, text: str, key: str, value: str) -> None:
     ("text", "words"),
     [
         ("dcmi module initialize failed. ret is -8005\n", "no driver, or no NPU"),
+        (
+            "dcmi model initialized failed, because the device is not ready. ret is -8005\n",
+            "no driver, or no NPU",
+        ),
+        (
+            "dcmi model initialized failed, because the device is used. ret is -8020\n",
+            "containers have",
+        ),
         ("获取设备信息失败\n", "'获取设备信息失败'"),
         ("", "said nothing"),
         ("\x7fELF\x01", "line 1 is"),

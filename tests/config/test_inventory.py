@@ -18,7 +18,9 @@ WRONG = {
     "hosts: npu[1-3]\n": [
         "1: hosts: expected a list, got 'npu[1-3]' (write [a, b] or one `- item` per line)"
     ],
-    DEFAULTS + "hosts:\n  - npu1\n": ["3: hosts[0]: expected a mapping of keys to values, got 'npu1'"],
+    DEFAULTS + "hosts:\n  - a line of prose\n": [
+        "3: hosts[0]: expected a mapping of keys to values, got 'a line of prose'"
+    ],
     DEFAULTS + "hosts:\n  - name: a\n    adress: b\nhots: 1\n": [
         "4: hosts[0].adress: unknown key (did you mean `address`?)",
         "5: hots: unknown key (did you mean `hosts`?)",

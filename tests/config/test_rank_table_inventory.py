@@ -94,3 +94,53 @@ def test_a_broken_table_is_told_at_its_line(tmp_path: Path, old: str, new: str, 
     path.write_text(json.dumps(V1, indent=4).replace(old, new, 1))
     (told,) = lines_of(tmp_path, lambda: load_inventory(path))
     assert told.startswith("jobstart_hccl.json:") and line in told
+
+
+# As HCCL's older tools write it: an instance for each device, and server_id repeated.
+PER_DEVICE: dict[str, Any] = {
+    "status": "completed",
+    "group_list": [
+        {
+            "instance_list": [
+                {
+                    "devices": [
+                        {"device_id": str(rank % 2), "device_ip": f"192.{rank % 2 + 1}.54.{rank // 2 + 6}"}
+                    ],
+                    "rank_id": str(rank),
+                    "server_id": f"10.155.1.{rank // 2 + 1}",
+                }
+                for rank in range(4)
+            ]
+        }
+    ],
+}
+
+
+def test_an_instance_for_each_device_is_put_together_by_server(tmp_path: Path) -> None:
+    hosts = load(tmp_path, PER_DEVICE).hosts
+    assert [(host.name, [(device.id, device.ip) for device in host.devices]) for host in hosts] == [
+        ("10.155.1.1", [(0, "192.1.54.6"), (1, "192.2.54.6")]),
+        ("10.155.1.2", [(0, "192.1.54.7"), (1, "192.2.54.7")]),
+    ]
+
+
+def test_two_pods_of_one_node_are_one_host(tmp_path: Path) -> None:
+    servers = [
+        {"server_id": f"172.17.0.{pod}", "host_ip": "10.1.2.3", "device": [{"device_id": str(pod)}]}
+        for pod in (0, 1)
+    ]
+    (host,) = load(tmp_path, {"server_list": servers}).hosts
+    assert (host.name, host.address, [device.id for device in host.devices]) == (
+        "10.1.2.3",
+        "10.1.2.3",
+        [0, 1],
+    )
+
+
+def test_the_devices_of_prefill_and_decode_by_their_servers(tmp_path: Path) -> None:
+    table = {
+        "prefill_device_list": [{"server_id": "10.1.2.3", "device_id": "0", "device_ip": "10.20.0.1"}],
+        "decode_device_list": [{"server_id": "10.1.2.4", "device_id": "5", "device_ip": "10.20.0.2"}],
+    }
+    hosts = load(tmp_path, table).hosts
+    assert [(host.name, host.devices[0].id) for host in hosts] == [("10.1.2.3", 0), ("10.1.2.4", 5)]

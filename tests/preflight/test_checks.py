@@ -15,9 +15,10 @@ from orchestrator.core.errors import ConnectError, HostsFailed, OrchestrateError
 from orchestrator.core.host_answers import Probe
 from orchestrator.preflight.checks import CHECKS, run_checks
 from orchestrator.preflight.host_facts import HostFacts, Needs
+from orchestrator.preflight.pings import targets
 from orchestrator.preflight.report import Level, Report, device_list
 from orchestrator.testing.standin_facts import HostFacts as Machine
-from orchestrator.testing.standin_facts import host_facts
+from orchestrator.testing.standin_facts import Kind, host_facts
 from orchestrator.testing.standin_tools import answers, hccn_conf
 
 A, B, C = (Host(name=name, env_script="/opt/env.sh", devices=(Device(id=0), Device(id=1))) for name in "abc")
@@ -342,9 +343,87 @@ def test_no_address_is_a_failure_for_many_hosts_and_a_warning_for_one() -> None:
     assert ("device IP", "a", Level.FAIL, "device 1: no IP address is set") in bad(
         ASCEND, a=facts_of(unset), b=machine(1)
     )
-    assert bad(ASCEND, a=facts_of(unset)) == [
-        ("device IP", "a", Level.WARN, "device 1: no IP address is set")
+
+
+def uncabled(index: int, kind: Kind = "910B", **changes: Any) -> HostFacts:
+    """A server whose RoCE ports were never cabled nor given addresses."""
+    host = dataclasses.replace(host_facts(index, kind, count=2), **changes)
+    bare = {"ip": None, "link": "DOWN", "net_health": "Init", "netdetect": None, "gateway": None}
+    for device in (0, 1):
+        host = host.change(device, **bare)
+    return facts_of(host)
+
+
+NETWORK_CHECKS = ("device IP", "link", "net health", "netdetect", "gateway")
+
+
+def rows_of(found: Report, *checks: str) -> set[tuple[Level, str]]:
+    return {(row.level, row.text) for row in found.rows() if row.check in checks}
+
+
+@pytest.mark.parametrize("chip", ["910A", "910B", "A3"])
+def test_a_job_within_one_host_needs_no_roce(chip: Kind) -> None:
+    one = Needs(hosts=(A,), ascend=True, devices={"a": (0, 1)})
+    found = report(one, a=uncabled(0, chip))
+    found.raise_on_failure()
+    assert found.warnings() == []
+    assert rows_of(found, *NETWORK_CHECKS) <= {
+        (Level.SKIP, "not needed within one host"),
+        (Level.OK, "device 0-1: none, on any device"),
+    }
+    # Several hosts need it, and so does a host whose own devices are told to talk over it.
+    two = Needs(hosts=(A, B), ascend=True, devices={"a": (0, 1), "b": (0, 1)})
+    if chip != "A3":
+        assert ("link", "a", Level.FAIL, "device 0-1: link is DOWN") in bad(
+            two, a=uncabled(0, chip), b=uncabled(1, chip)
+        )
+    roce = dataclasses.replace(one, env={"HCCL_INTRA_ROCE_ENABLE": "1"})
+    assert ("link", "a", Level.FAIL, "device 0-1: link is DOWN") in bad(roce, a=uncabled(0, chip))
+
+
+def test_without_a_job_a_host_without_roce_is_doubtful_and_not_unfit() -> None:
+    one = Needs(hosts=(A,), ascend=None, has_job=False, devices={"a": (0, 1)})
+    found = report(one, a=uncabled(0))
+    assert found.exit_code == 0
+    assert (Level.WARN, "device 0-1: link is DOWN (not needed within one host)") in rows_of(found, "link")
+    # Several hosts that all have none are single servers; where one has links, the other has lost its own.
+    two = dataclasses.replace(one, hosts=(A, B), devices={"a": (0, 1), "b": (0, 1)})
+    assert report(two, a=uncabled(0), b=uncabled(1)).exit_code == 0
+    assert report(two, a=uncabled(0), b=machine(1)).exit_code == 4
+
+
+def test_an_a3_in_one_super_pod_needs_no_roce_and_two_super_pods_do() -> None:
+    two = Needs(hosts=(A, B), ascend=True, devices={"a": (0, 1), "b": (0, 1)}, pings="pairs")
+    pod = {"a": uncabled(0, "A3"), "b": uncabled(1, "A3")}
+    assert bad(two, **pod) == []
+    assert (Level.SKIP, "not needed within one super pod") in rows_of(report(two, **pod), "link")
+    calls = [" ".join(target.call) for found in targets(two, pod).values() for target in found]
+    assert len(calls) == 2
+    assert all(" -hccs_ping -g address " in call for call in calls)
+    apart = {"a": pod["a"], "b": uncabled(1, "A3", super_pod_id=7)}
+    assert ("link", "a", Level.FAIL, "device 0-1: link is DOWN") in bad(two, **apart)
+
+
+def test_an_a3_whose_super_pod_port_is_down() -> None:
+    host = host_facts(0, "A3", count=2).change(1, vnic_link="DOWN")
+    two = Needs(hosts=(A, B), ascend=True, devices={"a": (0, 1), "b": (0, 1)})
+    assert bad(two, a=facts_of(host), b=uncabled(1, "A3")) == [
+        ("super pod", "a", Level.FAIL, "device 1: the super pod's port is DOWN")
     ]
+
+
+def test_without_hccn_tool_a_job_within_one_host_runs() -> None:
+    one = Needs(hosts=(A,), ascend=True, devices={"a": (0, 1)})
+    assert bad(one, a=machine(0, missing=("hccn_tool",))) == []
+
+
+def test_a_table_that_cannot_be_read_calls_no_device_free() -> None:
+    sound = machine(0)
+    assert sound.tools is not None
+    broken = ToolAnswers({smi(): ToolAnswer(smi(), "| NPU |\n")}, sound.tools.conf)
+    odd = dataclasses.replace(sound, tools=sound.tools | broken)
+    rows = rows_of(report(ASCEND, a=odd, b=machine(1)), "in use")
+    assert (Level.SKIP, "npu-smi gives no table") in rows
 
 
 def test_every_check_has_its_own_name() -> None:

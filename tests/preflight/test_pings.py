@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.ascend.tool_answers import ToolAnswer
+from orchestrator.ascend.tool_answers import ToolAnswer, hccn
 from orchestrator.preflight.host_facts import Facts, HostFacts, Needs, Pings, PingTry
-from orchestrator.preflight.pings import devices_reach_each_other, pairs_of, ping_call
+from orchestrator.preflight.pings import devices_reach_each_other, pairs_of
 from orchestrator.preflight.report import Level, Result
 from tests.preflight.test_checks import A, probe
 
+PING = hccn(0, "-ping", "address", "10.0.0.1")
 TEXT = "3 packets transmitted, {} received, {}% packet loss\n"
 
 
@@ -60,7 +61,8 @@ def broken(lost: set[tuple[int, int]]) -> set[frozenset[str]]:
 
 def answer(is_lost: bool) -> ToolAnswer:
     return ToolAnswer(
-        ping_call(0, "10.0.0.1"), TEXT.format(0, "100.00") if is_lost else TEXT.format(3, "0.00")
+        hccn(0, "-ping", "address", "10.0.0.1"),
+        TEXT.format(0, "100.00") if is_lost else TEXT.format(3, "0.00"),
     )
 
 
@@ -100,7 +102,7 @@ def test_nobody_reaches_anybody() -> None:
 
 
 def test_an_answer_that_cannot_be_read_is_a_failure() -> None:
-    bad = PingTry(2, "b", "10.0.0.1", ToolAnswer(ping_call(2, "10.0.0.1"), "device 2 PING 10.0.0.1\n"))
+    bad = PingTry(2, "b", "10.0.0.1", ToolAnswer(PING, "device 2 PING 10.0.0.1\n"))
     facts: Facts = {"a": HostFacts(probe(), pings=(bad,)), "b": HostFacts(probe())}
     found = [
         each

@@ -59,7 +59,7 @@ def super_pod_table(*numbers: int, pods: int = 1, devices: int = 4) -> dict[str,
         for position, device in enumerate(entry["device"]):
             device["super_device_id"] = str(index % each * devices + position)
             device["device_port"] = "16666"
-            device["backup_device_ip"] = device["device_ip"]
+            device["backup_device_ip"] = entry["device"][position ^ 1]["device_ip"]
             device["backup_device_port"] = "16667"
             device["host_port"] = str(17000 + position)
     data["super_pod_list"] = [

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.core.errors import ConfigError
+from orchestrator.rank_table.findings import errors_of
+from orchestrator.rank_table.merge import merge
 from orchestrator.rank_table.read_table import parse_rank_table, read_rank_table, read_rank_tables
 from orchestrator.rank_table.validate import check_file
 from tests.rank_table.support import codes, findings, reading, super_pod_table, table
@@ -52,7 +54,10 @@ def refusal(data: bytes) -> str:
         (b'{"version": "1.0", "version": "1.2"}', "key 'version' is given twice in one object"),
         (b'{"version": "2.0", "rank_list": []}', "version 2.0 (Ascend 950) (only versions 1.0 and 1.2"),
         (b'{"rank_count": 8, "rank_list": []}', "version 2.0 (Ascend 950)"),
-        (b'{"group_count": "1", "group_list": []}', "old template of the 910"),
+        (
+            b'{"prefill_device_list": [], "version": "1.2"}',
+            "vllm-ascend's list of devices for prefill and decode",
+        ),
         (b'{"cluster_list": []}', "jobs across clusters"),
         (b'{"server_group_list": []}', "MindCluster's global table"),
         (b"\x00" * 64, "is not JSON"),
@@ -136,3 +141,38 @@ def test_keys_of_other_tools_are_kept() -> None:
 def test_a_name_that_hccl_does_not_open() -> None:
     found = check_file(reading(table(1), "hccl.json.bak"))
     assert [(finding.code, finding.severity) for finding in found] == [("file-name", "error")]
+
+
+def old_template(*instances: dict[str, Any]) -> dict[str, Any]:
+    return {"status": "completed", "group_count": "1", "group_list": [{"instance_list": list(instances)}]}
+
+
+def instance(server: int, *devices: int, rank: str | None = None) -> dict[str, Any]:
+    listed = [{"device_id": str(device), "device_ip": f"29.1.{server}.{device + 1}"} for device in devices]
+    return {"server_id": f"10.0.0.{server}", "devices": listed, **({"rank_id": rank} if rank else {})}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        old_template(instance(1, 0, 1), instance(2, 0, 1)),
+        old_template(*(instance(1 + rank // 2, rank % 2, rank=str(rank)) for rank in range(4))),
+    ],
+    ids=["an instance for each pod", "an instance for each device"],
+)
+def test_the_older_template_is_looked_at_as_version_1(data: dict[str, Any]) -> None:
+    read = reading(data)
+    assert [(found.code, found.severity) for found in check_file(read)] == [("old-template", "warning")]
+    wanted = json.loads(reading(table(1, 2, devices=2)).table.to_json())
+    for server in wanted["server_list"]:
+        del server["host_nic_ip"]
+    assert json.loads(read.table.to_json()) == wanted
+    # `merge` writes it so.
+    assert [server.server_id for server in merge([read]).table.server_list] == ["10.0.0.1", "10.0.0.2"]
+
+
+@pytest.mark.parametrize(
+    "bad", [5, {}, [5], [{"instance_list": 5}], [{"instance_list": [{"devices": [5]}]}], []]
+)
+def test_what_is_wrong_in_the_older_template_is_told(bad: Any) -> None:
+    assert errors_of(check_file(reading({"group_list": bad, "status": "completed"})))

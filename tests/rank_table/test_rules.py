@@ -47,6 +47,16 @@ def _interleave(data: dict[str, Any]) -> None:
     a["rank_id"], b["rank_id"] = b["rank_id"], a["rank_id"]
 
 
+def _own_backup(data: dict[str, Any]) -> None:
+    _device(data, 1, 2)["backup_device_ip"] = "29.1.2.3"
+    del _device(data, 1, 3)["backup_device_ip"]
+
+
+def _backups_outside(data: dict[str, Any]) -> None:
+    for device in (2, 3):
+        _device(data, 1, device)["backup_device_ip"] = "29.9.9.9"
+
+
 def _drop_devices(count: int) -> Damage:
     def damage(data: dict[str, Any]) -> None:
         del data["server_list"][1]["device"][-count:]
@@ -89,6 +99,29 @@ CASES: list[tuple[str, dict[str, Any], Damage, str, tuple[str, ...]]] = [
         ("127.0.1.1",),
     ),
     ("duplicate-host-ip", PODS, _set("server_list.1.host_ip", "172.16.0.1"), "server_list[1].host_ip", ()),
+    ("host-ip-form", PODS, _set("server_list.1.host_ip", "node2"), "server_list[1].host_ip", ("node2",)),
+    ("host-ip-form", PODS, _set("server_list.1.host_ip", ""), "server_list[1].host_ip", ("",)),
+    (
+        "mixed-host-ip-families",
+        PODS,
+        _set("server_list.1.host_ip", "fe80::1"),
+        "server_list[1].host_ip",
+        ("fe80::1", "172.16.0.1"),
+    ),
+    (
+        "host-ip-missing",
+        BASE,
+        _set("server_list.1.device.0.net_position", "host"),
+        "server_list[0].host_ip",
+        ("10.0.0.1",),
+    ),
+    (
+        "net-words",
+        BASE,
+        _set("server_list.1.device.0.net_protocol", "roce"),
+        "server_list[1].device[0].net_protocol",
+        ("roce",),
+    ),
     ("server-order", BASE, _swap_servers, "server_list", ("10.0.0.2", "10.0.0.1")),
     (
         "unknown-key",
@@ -107,9 +140,9 @@ CASES: list[tuple[str, dict[str, Any], Damage, str, tuple[str, ...]]] = [
     (
         "device-id-range",
         BASE,
-        _set("server_list.1.device.7.device_id", "64"),
+        _set("server_list.1.device.7.device_id", "32"),
         "server_list[1].device[7].device_id",
-        ("64",),
+        ("32",),
     ),
     (
         "duplicate-device-id",
@@ -159,6 +192,34 @@ CASES: list[tuple[str, dict[str, Any], Damage, str, tuple[str, ...]]] = [
         _set("server_list.1.device.2.backup_device_ip", "29.1"),
         "server_list[1].device[2].backup_device_ip",
         ("29.1",),
+    ),
+    (
+        "backup-ip-pair",
+        PODS,
+        _own_backup,
+        "server_list[1].device[2].backup_device_ip",
+        ("29.1.2.3",),
+    ),
+    (
+        "duplicate-backup-ip",
+        PODS,
+        _backups_outside,
+        "server_list[1].device[3].backup_device_ip",
+        ("29.9.9.9",),
+    ),
+    (
+        "backup-port",
+        PODS,
+        _set("server_list.1.device.2.backup_device_port", "16666"),
+        "server_list[1].device[2].backup_device_port",
+        ("16666",),
+    ),
+    (
+        "backup-port",
+        PODS,
+        _set("server_list.1.device.2.backup_device_port", "0"),
+        "server_list[1].device[2].backup_device_port",
+        ("0",),
     ),
     (
         "port-range",
@@ -337,6 +398,8 @@ def test_every_rule_is_broken_by_a_test() -> None:
         "two-rings-910a",
         "reserved-subnet",
         "subnets-910a",
+        "version-of-950",
     }
+    assert all(rule.source for rule in RULES)
     assert broken | others == {rule.code for rule in RULES}
     assert len({rule.code for rule in RULES} | set(FORM_CODES)) == len(RULES) + len(FORM_CODES)

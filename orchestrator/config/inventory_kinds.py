@@ -1,0 +1,139 @@
+"""The kinds of file that are taken for an inventory: told apart, and read into an inventory file's data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.config.host_ranges import RangeError
+from orchestrator.config.inventory_ansible import (
+    is_ansible,
+    is_ansible_ini,
+    read_ansible,
+    read_ansible_ini,
+)
+from orchestrator.config.inventory_hostfile import (
+    DEVICES,
+    NotAHost,
+    host_line,
+    is_hostfile,
+    nodeset,
+    read_hostfile,
+    written,
+)
+from orchestrator.config.inventory_rank_table import is_rank_table, rewrite
+from orchestrator.config.yaml_messages import plain
+from orchestrator.config.yaml_reader import YamlFile, parse_yaml
+from orchestrator.core.errors import ConfigError
+
+__all__ = ["read_any_inventory"]
+
+# The keys at the top of an inventory file of ours.
+_OURS = {"transport", "ssh", "defaults", "hosts", "groups"}
+
+
+def read_any_inventory(name: str, raw: bytes) -> tuple[YamlFile, list[str]]:
+    """The data of an inventory file, of whatever kind the bytes are, and what was assumed on the way.
+
+    Raises ConfigError: neither an inventory nor anything that is known to stand for one.
+    """
+    text = raw.decode("utf-8-sig", "replace").replace("\r\n", "\n")
+    if is_ansible_ini(text):
+        return _with_groups(*read_ansible_ini(name, text))
+    try:
+        file = parse_yaml(name, raw)
+    except ConfigError:
+        if not is_hostfile(_as_lines(text)):
+            raise
+        return read_hostfile(name, _as_lines(text))
+    if is_rank_table(file):
+        return rewrite(file), []
+    if set(file.data) & _OURS:
+        return file, _plain_hosts(file)
+    if is_ansible(file.data):
+        return _with_groups(*read_ansible(file))
+    return _node_groups(file) or (file, [])
+
+
+def _with_groups(
+    file: YamlFile, notes: list[str], groups: dict[str, list[str]]
+) -> tuple[YamlFile, list[str]]:
+    file.data["groups"] = groups
+    return file, notes
+
+
+def _as_lines(text: str) -> str:
+    """A list of names, in YAML (`- npu01`) or in JSON (`["npu01"]`), as the lines of a hostfile."""
+    bare = text.strip()
+    if bare.startswith("[") and bare.endswith("]") and '"' in bare:
+        return "\n".join(item.strip().strip("\"'") for item in bare[1:-1].split(","))
+    lines = text.split("\n")
+    if all(line.startswith("- ") for line in lines if line.strip() and not line.lstrip().startswith("#")):
+        return "\n".join(line.removeprefix("- ").strip().strip("\"'") for line in lines)
+    return text
+
+
+def _plain_hosts(file: YamlFile) -> list[str]:
+    """Hosts that are written as texts, in place; what was assumed of their devices."""
+    hosts = file.data.get("hosts")
+    if not isinstance(hosts, list):
+        return []
+    defaults = file.data.get("defaults")
+    has_devices = isinstance(defaults, dict) and defaults.get("devices") is not None
+    assumed: list[str] = []
+    entries: list[Any] = []
+    for item in hosts:
+        entry = _plain_host(item, has_devices, assumed) if isinstance(item, str) else item
+        entries.append(entry)
+    file.data["hosts"] = entries
+    if not assumed:
+        return []
+    note = f"devices {DEVICES} are assumed of {', '.join(assumed[:8])} in {file.name}; `devices:` says which"
+    return [plain(note)]
+
+
+def _plain_host(text: str, has_devices: bool, assumed: list[str]) -> Any:
+    try:
+        found = host_line(text) if text.strip() else []
+    except NotAHost:
+        return text
+    if not found:
+        return text
+    data = [host.data() for host in found]
+    entry = {**data[0], "name": [name for each in data for name in each["name"]]}
+    if any("address" in each for each in data):
+        entry["address"] = [address for each in data for address in each.get("address", each["name"])]
+    if found[0].slots is None:
+        if has_devices:
+            del entry["devices"]
+        else:
+            assumed.append(text)
+    return entry
+
+
+def _node_groups(file: YamlFile) -> tuple[YamlFile, list[str]] | None:
+    """Groups as ClusterShell writes them (`compute: npu[01-12]`), or names with their slots (`npu01: 8`)."""
+    items = {key: value for key, value in file.data.items() if value is not None}
+    if not items:
+        return None
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in items.values()):
+        return read_hostfile(file.name, "\n".join(f"{key}:{value}" for key, value in items.items()))
+    flat = {
+        str(key): value
+        for outer, inner in items.items()
+        for key, value in (inner.items() if isinstance(inner, dict) else ((outer, inner),))
+    }
+    if not all(isinstance(value, str) for value in flat.values()):
+        return None
+    try:
+        groups = {name: nodeset(text) for name, text in flat.items() if not text.startswith("@")}
+        hosts = [
+            found
+            for name in dict.fromkeys(n for names in groups.values() for n in names)
+            for found in host_line(name)
+        ]
+    except (RangeError, NotAHost):
+        return None
+    lines = {name: file.line((group,)) for group, names in groups.items() for name in names}
+    data, notes = written(file.name, hosts, [lines[host.name] for host in hosts], "a file of node groups")
+    named = {name for name in groups if name != "all" and name not in lines}
+    return _with_groups(data, notes, {name: list(groups[name]) for name in named})
