@@ -1,10 +1,7 @@
-"""A run YAML that remembers what was taken from it: the rest is told, with a reason each.
+"""Keys of MindFormers' run YAML: which key of a job each one is, and why the others are none.
 
-How answers are decoded: MindFormers says it of the model, an answering job in its section `predict`.
-
-Which key of MindFormers' run YAML is which key of a job, and why the others are none.
-
-The keys are those of `configs/bloom/run_bloom_*.yaml` in MindFormers 0.6.0 to 1.0.2.
+They are those of `configs/bloom/run_bloom_*.yaml` in MindFormers 0.6.0 to 1.0.2. `Source` is such a file that
+remembers what was taken from it, so that the rest can be told with a reason each.
 """
 
 from __future__ import annotations
@@ -113,7 +110,7 @@ def _path(dotted: str) -> Path:
     return tuple(dotted.split("."))
 
 
-# One value that is taken as it is. What needs a thought of its own is in run_yaml.py.
+# One value that is taken as it is. What needs a thought of its own is in mindformers_yaml.py.
 CARRIED: dict[Path, Path] = {
     _path(source): _path(target)
     for source, target in {

@@ -1,7 +1,4 @@
-"""MindFormers' run YAML -> a job, and what of it a job has no words for.
-
-An imported job as the text of a job file.
-"""
+"""The import of MindFormers' run YAML: a job as data and as text, and what of the file no job has words for."""
 
 from __future__ import annotations
 

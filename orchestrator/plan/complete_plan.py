@@ -1,9 +1,7 @@
-"""A plan made whole by what the hosts say: addresses of devices, the rank table of them, where to meet.
+"""The completion of a plan by what the hosts say: free devices, their addresses and rank table, where to meet.
 
 Planning touches no host, so it knows only what the inventory says. Before anything is put on the hosts, the
 launch asks them, and their answer is what counts.
-
-A plan moved to devices that no other run holds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What one step of a job computes, and over how many ranks it is spread.
-
-Memory of each rank, bytes on each link and the bubble, computed from shapes alone.
-"""
+"""The estimate of a job from shapes alone: memory of each rank, bytes on each link, and the bubble."""
 
 from __future__ import annotations
 
