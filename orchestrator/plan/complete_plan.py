@@ -1,4 +1,4 @@
-"""The completion of a plan by what the hosts say: free devices, their addresses and rank table, where to meet.
+"""The completion of a plan by what the hosts say: free devices, addresses, rank table, meeting place.
 
 Planning touches no host, so it knows only what the inventory says. Before anything is put on the hosts, the
 launch asks them, and their answer is what counts.
