@@ -44,7 +44,7 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
     has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
     if has_scheduler:
         _require_reachable_master(hosts, inventory)
-    shipment, config = ship(job)
+    shipment, config = ship(job, hosts_are_here=all(host.transport == "local" for host in hosts))
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
     manifests = {
@@ -78,7 +78,7 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
         ascend=job.device_target == "Ascend",
         uses_rank_table=has_table,
         timeouts=job.timeouts,
-        notes=() if meets else _unused_networking(job),
+        notes=(*shipment.notes, *(() if meets else _unused_networking(job))),
         attempt=attempt,
     )
 
