@@ -119,7 +119,7 @@ class Job(Frozen):
     command: Annotated[tuple[Text, ...], Check(fields.argv, before=True)] | None = Field(
         default=None,
         description="the program of `task: command` and its arguments; `{python}`, `{rank}` and `{run_dir}` "
-        "are filled in on the host",
+        "are filled in on the host, here and nowhere else. A script must be in `sync`",
     )
     sync: tuple[fields.FilePath, ...] = Field(
         default=(),
@@ -127,7 +127,8 @@ class Job(Frozen):
     )
     env: dict[EnvName, Annotated[str, Check(fields.env_value, before=True)]] = Field(
         default_factory=dict,
-        description="environment variables of the workers; they never show in `ps` or logs",
+        description="environment variables of the workers, as they are written here; their values never "
+        "show in `ps`, logs or `--dry-run`",
     )
     networking: Networking
     timeouts: Timeouts = Timeouts()

@@ -24,6 +24,10 @@ __all__ = [
 ]
 
 
+# The variables that tell a worker where all of them meet.
+_MEETING = ("MS_SCHED_HOST", "MASTER_ADDR")
+
+
 def complete_plan(
     plan: LaunchPlan,
     found: Mapping[str, FoundHost],
@@ -51,9 +55,8 @@ def _with_manifests(plan: LaunchPlan, change: Callable[[Manifest], Manifest]) ->
 
 def _meeting_at(address: str, manifest: Manifest) -> Manifest:
     def told(worker: WorkerSpec) -> WorkerSpec:
-        if worker.env.get("MS_SCHED_HOST") != SCHEDULER_HOST:
-            return worker
-        return dataclasses.replace(worker, env={**worker.env, "MS_SCHED_HOST": address})
+        named = [name for name in _MEETING if worker.env.get(name) == SCHEDULER_HOST]
+        return dataclasses.replace(worker, env={**worker.env, **dict.fromkeys(named, address)})
 
     return dataclasses.replace(
         manifest,

@@ -15,6 +15,7 @@ from orchestrator.config.worker_config import WorkerConfig
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Input
+from orchestrator.plan.command_files import unsent_files, unsent_script
 from orchestrator.plan.files_beside import FilesBeside, sha256_of
 
 __all__ = ["Shipment", "ship"]
@@ -99,6 +100,10 @@ def ship(job: Job, *, hosts_are_here: bool = False) -> tuple[Shipment, dict[str,
     shipment = Shipment()
     if job.task == "command":
         _ship_command(job, shipment)
+        sent = {item.path: item for item in shipment.inputs}
+        if problems := list(unsent_script(job, sent)):
+            raise ConfigError(problems)
+        shipment.notes += unsent_files(job, sent)
         return shipment, {"task": job.task}
     for source, name in _code_files():
         shipment.add(source, f"code/{name}", name)

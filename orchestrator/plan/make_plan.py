@@ -9,7 +9,12 @@ from typing import Any
 
 import yaml
 
-from orchestrator.agent.worker_environment import SCHEDULER_HOST, default_environment, worker_environment
+from orchestrator.agent.worker_environment import (
+    SCHEDULER_HOST,
+    common_environment,
+    default_environment,
+    worker_environment,
+)
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
 from orchestrator.config.job import Job
 from orchestrator.core.ends import SCHEDULER, label_of
@@ -134,15 +139,14 @@ def _manifest(
     attempt: Attempt,
 ) -> Manifest:
     mine = [placement for placement in placements if placement.host == host.name]
-    meets_at = _scheduler_host(hosts)
     has_scheduler = host is hosts[0] and job.networking.has_scheduler and len(placements) > 1
     return Manifest(
         run_id=run_id,
         job=job.name,
         host=host.name,
         created=created,
-        workers=tuple(_worker(job, placement, len(placements), meets_at, attempt) for placement in mine),
-        scheduler=_scheduler(job, len(placements), meets_at, attempt) if has_scheduler else None,
+        workers=tuple(_worker(job, placement, len(placements), hosts, attempt) for placement in mine),
+        scheduler=_scheduler(job, len(placements), hosts, attempt) if has_scheduler else None,
         inputs=tuple(shipment.inputs),
         devices=tuple(placement.device_id for placement in mine),
         port=job.networking.port if len(placements) > 1 else None,
@@ -175,17 +179,18 @@ def _scheduler_host(hosts: Sequence[Host]) -> str:
 
 
 def _worker(
-    job: Job, placement: Placement, world_size: int, scheduler_host: str, attempt: Attempt
+    job: Job, placement: Placement, world_size: int, hosts: Sequence[Host], attempt: Attempt
 ) -> WorkerSpec:
     env = worker_environment(
         job.networking.mode if world_size > 1 else "none",
         rank=placement.rank,
         world_size=world_size,
         device_id=placement.device_id,
-        scheduler_host=scheduler_host,
+        scheduler_host=_scheduler_host(hosts),
         scheduler_port="{port}",
         attempt=attempt.number,
     )
+    common = _common(job, placement.rank, placement.local_rank, world_size, hosts)
     label = label_of(placement.rank)
     return WorkerSpec(
         label=label,
@@ -193,26 +198,54 @@ def _worker(
         local_rank=placement.local_rank,
         device_id=placement.device_id,
         argv=_argv(job),
-        env={**_job_environment(job), **env},
+        env={**common, **_job_environment(job), **env},
         default_env=default_environment(label, ascend=job.device_target == "Ascend"),
+        literal=_literal(job),
     )
 
 
-def _scheduler(job: Job, world_size: int, scheduler_host: str, attempt: Attempt) -> WorkerSpec:
+def _scheduler(job: Job, world_size: int, hosts: Sequence[Host], attempt: Attempt) -> WorkerSpec:
     # As msrun does: the scheduler is the job's own program in another role.
     env = worker_environment(
         job.networking.mode,
         rank=0,
         world_size=world_size,
         device_id=0,
-        scheduler_host=scheduler_host,
+        scheduler_host=_scheduler_host(hosts),
         scheduler_port="{port}",
         attempt=attempt.number,
         is_scheduler=True,
     )
     label = label_of(SCHEDULER)
-    defaults = default_environment(label, ascend=job.device_target == "Ascend")
-    return WorkerSpec(label, SCHEDULER, -1, -1, _argv(job), {**_job_environment(job), **env}, defaults)
+    return WorkerSpec(
+        label=label,
+        rank=SCHEDULER,
+        local_rank=-1,
+        device_id=-1,
+        argv=_argv(job),
+        env={**_common(job, 0, 0, world_size, hosts), **_job_environment(job), **env},
+        default_env=default_environment(label, ascend=job.device_target == "Ascend"),
+        literal=_literal(job),
+    )
+
+
+def _common(job: Job, rank: int, local_rank: int, world_size: int, hosts: Sequence[Host]) -> dict[str, str]:
+    if job.task != "command":
+        return {}
+    meets_at_scheduler = job.networking.has_scheduler and world_size > 1
+    master = hosts[0].address if len(hosts) > 1 and not meets_at_scheduler else _scheduler_host(hosts)
+    return common_environment(
+        rank=rank,
+        world_size=world_size,
+        local_rank=local_rank,
+        local_world_size=job.devices_per_host,
+        master=master,
+    )
+
+
+def _literal(job: Job) -> tuple[str, ...]:
+    """The job's variables, which reach its workers as written; the code goes before a PYTHONPATH."""
+    return tuple(name for name in job.env if job.task == "command" or name != "PYTHONPATH")
 
 
 def _job_environment(job: Job) -> dict[str, str]:
