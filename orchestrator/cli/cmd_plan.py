@@ -60,7 +60,7 @@ def command(
     """Estimate what JOB needs on each rank; exit code 2 where that is more than a device has."""
     if memory is not None:
         overrides = (*overrides, f"max_device_memory={memory}")
-    loaded = load_job(job, overrides)
+    loaded = _on_its_ranks(load_job(job, overrides), inventory)
     network, workload = network_of(loaded), workload_of(loaded)
     limit = size_of(loaded.max_device_memory) if loaded.max_device_memory else None
     device = _device_memory(loaded, hbm, inventory)
@@ -80,6 +80,16 @@ def command(
     if made is not None and not made.fits(limit, device):
         raise ConfigError([_too_large(loaded, made, limit, device)])
     return 0
+
+
+def _on_its_ranks(job: Job, inventory: Path | None) -> Job:
+    """The job with as many replicas as its hosts have room for, where it leaves that out."""
+    hosts = len(hosts_of(job, load_inventory(inventory))) if inventory is not None else job.host_count
+    sized = job.with_replicas((hosts or 1) * job.devices_per_host)
+    if hosts is None and sized is not job:
+        what = "parallel.data_parallel and host_count are left out: one host is assumed; give -i for all"
+        click.echo(f"orchestrate: note: {what}", err=True)
+    return sized
 
 
 def _device_memory(job: Job, given: str | None, inventory: Path | None) -> int | None:

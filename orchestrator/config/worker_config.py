@@ -72,7 +72,11 @@ class ParallelDegrees(Section):
     rank = stage*(dp*mp) + dp_index*mp + mp_index
     """
 
-    data_parallel: Count = key(1, "replicas, each of which takes its part of the data")
+    data_parallel: Count = key(
+        1,
+        "replicas, each of which takes its part of the data; a job that leaves it out gets as many as the "
+        "other two leave of its ranks",
+    )
     model_parallel: Count = key(1, "ranks that share every layer")
     pipeline_stage: Count = key(1, "stages, each of which holds its part of the layers")
     micro_batch_num: Count = key(1, "micro batches in which a batch goes through the stages")

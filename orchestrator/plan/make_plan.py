@@ -44,6 +44,7 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
     run_id = new_run_id(job.name, created)
     attempt = Attempt(1, secrets.token_hex(8))
     placements = place(job, inventory)
+    written, job = job, job.with_replicas(len(placements))
     hosts = _hosts_of(placements, inventory)
     meets = len(placements) > 1  # one rank has nobody to find: no scheduler, no table
     has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
@@ -83,9 +84,16 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
         ascend=job.device_target == "Ascend",
         uses_rank_table=has_table,
         timeouts=job.timeouts,
-        notes=(*shipment.notes, *(() if meets else _unused_networking(job))),
+        notes=(*_replicas(written, job), *shipment.notes, *(() if meets else _unused_networking(job))),
         attempt=attempt,
     )
+
+
+def _replicas(written: Job, job: Job) -> tuple[str, ...]:
+    count = job.parallel.data_parallel
+    if count == written.parallel.data_parallel or job.task == "command":
+        return ()
+    return (f"parallel.data_parallel is left out: it is {count}, what the other degrees leave of the ranks",)
 
 
 def _unused_networking(job: Job) -> tuple[str, ...]:
