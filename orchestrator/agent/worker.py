@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
@@ -22,6 +23,7 @@ __all__ = ["CannotStart", "Worker", "last_json_line", "tail_lines"]
 
 _TAIL_LINES = 20
 _TAIL_BYTES = 16384
+_FIRST_PORT, _PORTS = 20000, 10000  # below those that systems give out (net.ipv4.ip_local_port_range)
 
 
 def tail_lines(path: Path, count: int = _TAIL_LINES) -> Tuple[str, ...]:
@@ -49,7 +51,9 @@ def _tail(path: Path) -> bytes:
 
 
 def _fill(text: str, spec: WorkerSpec, manifest: Manifest, run: RunDir) -> str:
-    values = {"run_dir": run.root, "python": sys.executable, "rank": spec.rank, "port": manifest.port}
+    # Without a scheduler no port is asked for; all hosts find the same one, and other runs another.
+    port = manifest.port or _FIRST_PORT + zlib.crc32(manifest.run_id.encode()) % _PORTS
+    values = {"run_dir": run.root, "python": sys.executable, "rank": spec.rank, "port": port}
     for name, value in values.items():
         text = text.replace("{" + name + "}", str(value))
     return text
@@ -134,7 +138,10 @@ class Worker:
         return {**defaults, **process_environment(environ, set_here, self._manifest.env_script)}
 
     def _filled(self, env: Mapping[str, str]) -> Dict[str, str]:
-        return {name: _fill(value, self._spec, self._manifest, self._run) for name, value in env.items()}
+        return {
+            name: value if name in self._spec.literal else _fill(value, self._spec, self._manifest, self._run)
+            for name, value in env.items()
+        }
 
     def _make_plog_folder(self, environment: Mapping[str, str]) -> None:
         """The folder for CANN's logs that is ours; one that the host or the job names is theirs."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTEMPT",
+    "OF_EACH_RANK",
     "PLOG_PATH",
     "RESERVED",
     "SCHEDULER_HOST",
@@ -21,6 +22,7 @@ __all__ = [
     "WITH_SCHEDULER",
     "WITH_TABLE",
     "base_environment",
+    "common_environment",
     "default_environment",
     "process_environment",
     "starts_by_table_alone",
@@ -55,6 +57,10 @@ RESERVED = frozenset(
         "MS_NODE_ID",
     }
 )
+
+# As torchrun sets them, for programs that know nothing of MindSpore; `task: command` alone gets them.
+# https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+OF_EACH_RANK = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"})
 
 # How the names begin of the variables that decide how HCCL and CANN behave: those that a look at a host
 # tells of. The rest of an environment is nobody's business.
@@ -156,6 +162,23 @@ def worker_environment(
         # Must differ between processes; msrun uses the rank, and the scheduler needs one of its own.
         table["MS_NODE_ID"] = "scheduler" if is_scheduler else str(rank)
     return table
+
+
+def common_environment(
+    *, rank: int, world_size: int, local_rank: int, local_world_size: int, master: str
+) -> Dict[str, str]:
+    """The same place under the names that most launchers use.
+
+    MASTER_ADDR is the first host, MASTER_PORT the scheduler's port or, where there is none, one of the run.
+    """
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_RANK": str(local_rank),
+        "LOCAL_WORLD_SIZE": str(local_world_size),
+        "MASTER_ADDR": master,
+        "MASTER_PORT": "{port}",
+    }
 
 
 def default_environment(label: str, *, ascend: bool) -> Dict[str, str]:

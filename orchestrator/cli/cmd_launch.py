@@ -11,6 +11,7 @@ from orchestrator.cli.follow import follow
 from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_plan import plan_data, print_plan
 from orchestrator.core.errors import UsageError
+from orchestrator.core.visible_text import visible
 
 __all__ = ["command"]
 
@@ -53,6 +54,8 @@ def command(
     if dry_run:
         print_json(plan_data(planned.plan)) if as_json else print_plan(planned.plan)
         return 0
+    for note in planned.plan.notes:
+        click.echo(f"orchestrate: note: {visible(note)}", err=True)
     for warning in planned.plan.warnings:
         click.echo(f"orchestrate: warning: {warning}", err=True)
     return follow(_start(planned), until_started=detach, warn=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from orchestrator.cli.options import json_option, print_json
 from orchestrator.cli.render_sizing import estimate_view, suggestions_view
 from orchestrator.config.host_ranges import fold
+from orchestrator.config.inventory import Host
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
@@ -60,10 +62,12 @@ def command(
     """Estimate what JOB needs on each rank; exit code 2 where that is more than a device has."""
     if memory is not None:
         overrides = (*overrides, f"max_device_memory={memory}")
-    loaded = load_job(job, overrides)
-    network, workload = network_of(loaded), workload_of(loaded)
+    loaded = _on_its_ranks(load_job(job, overrides), inventory)
+    hosts = hosts_of(loaded, load_inventory(inventory)) if inventory is not None else ()
+    chips = {host.chip for host in hosts if host.chip is not None}
+    network, workload = network_of(loaded), workload_of(loaded, chips)
     limit = size_of(loaded.max_device_memory) if loaded.max_device_memory else None
-    device = _device_memory(loaded, hbm, inventory)
+    device = _device_memory(hosts, hbm, inventory)
     problems = [Problem(loaded.where("parallel", key), *text) for key, *text in workload.problems(network)]
     made = None if problems else estimate(network, workload)
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []
@@ -82,9 +86,18 @@ def command(
     return 0
 
 
-def _device_memory(job: Job, given: str | None, inventory: Path | None) -> int | None:
-    """Bytes of the smallest device that the job may get; None where nothing says what it has."""
-    hosts = hosts_of(job, load_inventory(inventory)) if inventory is not None else ()
+def _on_its_ranks(job: Job, inventory: Path | None) -> Job:
+    """The job with as many replicas as its hosts have room for, where it leaves that out."""
+    hosts = len(hosts_of(job, load_inventory(inventory))) if inventory is not None else job.host_count
+    sized = job.with_replicas((hosts or 1) * job.devices_per_host)
+    if hosts is None and sized is not job:
+        what = "parallel.data_parallel and host_count are left out: one host is assumed; give -i for all"
+        click.echo(f"orchestrate: note: {what}", err=True)
+    return sized
+
+
+def _device_memory(hosts: Sequence[Host], given: str | None, inventory: Path | None) -> int | None:
+    """Bytes of the smallest device of the job's hosts; None where nothing says what it has."""
     if given is not None:
         try:
             return size_of(given)

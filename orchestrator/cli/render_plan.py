@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +14,7 @@ from rich.table import Table
 from orchestrator.agent.worker_environment import SCHEDULER_HOST
 from orchestrator.cli.render_rank_table import print_whole, servers_view
 from orchestrator.config.host_ranges import fold
-from orchestrator.core.records import Manifest
+from orchestrator.core.records import Manifest, WorkerSpec
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import chip_of_hosts
 from orchestrator.plan.placement import Placement
@@ -26,12 +24,12 @@ from orchestrator.rank_table.validate import validate
 
 __all__ = ["plan_data", "print_plan"]
 
-# Values of such variables are not shown: a dry run ends up in tickets and chats.
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+# Stands for what a job's `env` says: a dry run ends up in tickets, and any variable may be a secret.
+_HIDDEN = "***"
 
 
 def print_plan(plan: LaunchPlan) -> None:
-    """Print hosts, placement, files and the first worker's command; secrets are masked."""
+    """Print hosts, placement, files and the first worker's command; no value of the job's `env`."""
     console = Console(soft_wrap=True, highlight=False)
     at = fold(host.address for host in plan.hosts)
     console.print(f"run {plan.run_id}: {plan.world_size} ranks on {len(plan.hosts)} hosts", markup=False)
@@ -50,9 +48,9 @@ def print_plan(plan: LaunchPlan) -> None:
     worker = first.workers[0]
     console.print(f"\n[bold]rank {worker.rank}[/] on {plan.master.name} (the other ranks alike)")
     console.print(f"  {shlex.join(worker.argv)}", markup=False)
-    for name, value in _masked(worker.env).items():
+    for name, value in _shown(worker).items():
         console.print(f"  {name}={value}", markup=False)
-    for name, value in _masked(worker.default_env).items():
+    for name, value in sorted(worker.default_env.items()):
         console.print(f"  {name}={value}  (unless the host sets it)", markup=False)
     _print_table(console, plan)
     for note in plan.notes:
@@ -106,7 +104,7 @@ def _notes(plan: LaunchPlan) -> list[str]:
 
 
 def plan_data(plan: LaunchPlan) -> dict[str, Any]:
-    """The plan as `--dry-run --json` prints it: everything but the files' content; secrets are masked."""
+    """The plan as `--dry-run --json` prints it: all but files' content and values of the job's `env`."""
     first = plan.manifests[plan.master.name]
     worker = first.workers[0]
     return {
@@ -123,8 +121,8 @@ def plan_data(plan: LaunchPlan) -> dict[str, Any]:
         "scheduler": plan.master.name if first.scheduler is not None else None,
         "first_worker": {
             "argv": list(worker.argv),
-            "env": _masked(worker.env),
-            "default_env": _masked(worker.default_env),
+            "env": _shown(worker),
+            "default_env": dict(sorted(worker.default_env.items())),
         },
         "notes": list(plan.notes),
         "warnings": list(plan.warnings),
@@ -149,8 +147,15 @@ def _files(plan: LaunchPlan, manifest: Manifest) -> list[str]:
     return lines
 
 
-def _masked(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: "***" if _SECRET.search(name) else value for name, value in sorted(env.items())}
+def _shown(worker: WorkerSpec) -> dict[str, str]:
+    """The environment of a worker, with names but no values of what the job gives."""
+    env = dict.fromkeys(worker.literal, _HIDDEN)
+    for name, value in worker.env.items():
+        ours, _, theirs = value.partition(":")
+        if name == "PYTHONPATH" and theirs:  # the bundled code goes before the job's own paths
+            value = f"{ours}:{_HIDDEN}"
+        env.setdefault(name, value)
+    return dict(sorted(env.items()))
 
 
 def _scheduler(plan: LaunchPlan) -> str:

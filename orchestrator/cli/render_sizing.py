@@ -32,6 +32,7 @@ def estimate_view(
     lines = [
         f"{name}: {_count(network.parameter_count)} parameters over {cut.world_size} ranks, "
         f"data {cut.data_parallel} × model {cut.model_parallel} × pipeline {cut.pipeline_stage}",
+        f"attention {_attention(network, workload)}",
         "",
     ]
     after = [
@@ -46,6 +47,18 @@ def estimate_view(
         after.append(f"memory of a device       {_size(limit)}: {fits}")
     after.extend(_outside_the_pool(workload, made, limit, hbm))
     return Group(Text("\n".join(lines)), _stage_table(made), Text("\n".join(after)))
+
+
+def _attention(network: NetworkConfig, workload: Workload) -> str:
+    """How it is computed, which decides whether scores of all pairs of tokens are held."""
+    ways = ["step by step, scores of all pairs held"]
+    if workload.flash:
+        ways = ["by Ascend's flash kernel, no scores held (a 910A has none: -i tells by `chip:`)"]
+    elif network.use_flash_attention and workload.trains:
+        ways = ["step by step, for these devices or this network have no flash kernel"]
+    if workload.sequence_parts > 1:
+        ways.append(f"the sequence cut into {workload.sequence_parts}")
+    return "; ".join(ways)
 
 
 def _outside_the_pool(

@@ -5,7 +5,7 @@ Every rule that needs nothing but the job itself is checked here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -119,7 +119,7 @@ class Job(Frozen):
     command: Annotated[tuple[Text, ...], Check(fields.argv, before=True)] | None = Field(
         default=None,
         description="the program of `task: command` and its arguments; `{python}`, `{rank}` and `{run_dir}` "
-        "are filled in on the host",
+        "are filled in on the host, here and nowhere else. A script must be in `sync`",
     )
     sync: tuple[fields.FilePath, ...] = Field(
         default=(),
@@ -127,7 +127,8 @@ class Job(Frozen):
     )
     env: dict[EnvName, Annotated[str, Check(fields.env_value, before=True)]] = Field(
         default_factory=dict,
-        description="environment variables of the workers; they never show in `ps` or logs",
+        description="environment variables of the workers, as they are written here; their values never "
+        "show in `ps`, logs or `--dry-run`",
     )
     networking: Networking
     timeouts: Timeouts = Timeouts()
@@ -155,6 +156,18 @@ class Job(Frozen):
     def where(self, *loc: str | int) -> str:
         """`file:line: key` for messages about this job."""
         return self._file.where(loc) if self._file else dotted(loc)
+
+    def with_replicas(self, ranks: int) -> Job:
+        """This job on so many ranks: a data_parallel left out is what the other degrees leave of them.
+
+        A chat has one reader, and so no replicas; where the degrees do not divide the ranks nothing changes.
+        """
+        others = self.parallel.model_parallel * self.parallel.pipeline_stage
+        given = self._file is None or self._file.get(("parallel", "data_parallel")) is not None
+        if given or self.task == "chat" or ranks % others:
+            return self
+        degrees = replace(self.parallel, data_parallel=ranks // others)
+        return self.model_copy(update={"parallel": degrees})
 
     def local_path(self, text: str) -> Path | None:
         """The file on this machine that a relative path means; None for a path on the hosts."""

@@ -14,6 +14,16 @@ from orchestrator.core.errors import ConfigError, Problem
 __all__ = ["load_job"]
 
 
+# Keys that nearly every run YAML of MindFormers has, and no job.
+_OF_MINDFORMERS = (
+    *(("run_mode", str), ("use_parallel", bool)),
+    *(
+        (key, dict)
+        for key in ("runner_config", "parallel_config", "trainer", "train_dataset_task", "processor")
+    ),
+)
+
+
 def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     """Read and check a job; `overrides` are `a.b.c=value` with YAML values.
 
@@ -21,6 +31,9 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     """
     path = Path(path)
     file = read_yaml(path)
+    if any(isinstance(file.data.get(key), kind) for key, kind in _OF_MINDFORMERS) and "task" not in file.data:
+        remedy = f"orchestrate import-mindformers {path} -o job.yaml"
+        raise ConfigError([Problem(str(path), "is a run YAML of MindFormers and no job", remedy)])
     file.override(overrides)
     file.as_text(("env",), ("command",), ("predict", "prompts"))
     job = validate(file, Job).attach(file, path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from orchestrator.agent.worker_environment import OF_EACH_RANK
+from orchestrator.config.command_words import FILLED, unknown_placeholders
 from orchestrator.config.worker_config import TRAINING, Train, broken_training_rules
 from orchestrator.config.yaml_messages import Finding, show
 
@@ -30,12 +32,17 @@ _UNUSED = {
 }
 
 
+# How answers are decoded is asked of a job that answers in its own section.
+_DECODED = ("temperature", "top_k", "top_p", "repetition_penalty")
+
+
 def broken_rules(job: Job) -> Iterator[Finding]:
     """Every rule that this job breaks."""
     yield from _sections(job)
     if job.train is not None and job.task != "command":
         yield from broken_training_rules(job.train, job.parallel)
         yield from _schedule(job.train)
+    yield from _overrides(job)
     yield from _resume(job)
     yield from _predict(job)
     yield from _distribute(job)
@@ -63,6 +70,23 @@ def _schedule(train: Train) -> Iterator[Finding]:
         yield ("train", "lr_end"), text, ""
     if train.steps is not None and train.warmup_steps > train.steps:
         yield ("train", "warmup_steps"), f"must be at most steps {train.steps}, got {train.warmup_steps}", ""
+
+
+def _overrides(job: Job) -> Iterator[Finding]:
+    """Fields of the network that another key of the job would replace: one of the two must go."""
+    fields = job.model.overrides if job.model else {}
+    if job.data is not None:
+        others: dict[str, tuple[str, object]] = {"seq_length": ("seq_length", job.data.seq_length)}
+        if job.data.template != "alpaca":  # which, as the default, replaces nothing
+            others["prompt_template"] = ("template", job.data.template or "none")
+        for name, (key, value) in others.items():
+            if name in fields and value is not None and fields[name] != value:
+                what = f"is {show(fields[name])}, but data.{key} is {show(value)}"
+                yield ("model", "overrides", name), what, "keep one of them"
+    for name in _DECODED if job.task in ("predict", "chat") else ():
+        if name in fields:
+            what = f"is not used by task {job.task}"
+            yield ("model", "overrides", name), what, f"write it as {job.task}.{name}"
 
 
 def _resume(job: Job) -> Iterator[Finding]:
@@ -97,6 +121,16 @@ def _distribute(job: Job) -> Iterator[Finding]:
 
 
 def _command(job: Job) -> Iterator[Finding]:
+    for name in job.env:
+        if job.task == "command" and name in OF_EACH_RANK:
+            yield ("env", name), "is set by the orchestrator for every rank", "remove it"
+    path = job.env.get("PYTHONPATH", "")
+    if job.task != "command" and any(f"{{{name}}}" in path for name in (*FILLED, "port")):
+        # The bundled code's folder goes before it, which only its host can fill in.
+        yield ("env", "PYTHONPATH"), "holds a placeholder, and none is filled in in env", "write the path"
+    for index, word in enumerate(job.command or ()):
+        for what, remedy in unknown_placeholders(word):
+            yield ("command", index), what, remedy
     for index, text in enumerate(job.sync):
         if text.startswith("/"):
             what = f"{text!r} must be relative to the job file"

@@ -1,10 +1,7 @@
-"""A run YAML that remembers what was taken from it: the rest is told, with a reason each.
+"""Keys of MindFormers' run YAML: which key of a job each one is, and why the others are none.
 
-How answers are decoded: MindFormers says it of the model, an answering job in its section `predict`.
-
-Which key of MindFormers' run YAML is which key of a job, and why the others are none.
-
-The keys are those of `configs/bloom/run_bloom_*.yaml` in MindFormers 0.6.0 to 1.0.2.
+They are those of `configs/bloom/run_bloom_*.yaml` in MindFormers 0.6.0 to 1.0.2. `Source` is such a file that
+remembers what was taken from it, so that the rest can be told with a reason each.
 """
 
 from __future__ import annotations
@@ -18,7 +15,10 @@ from orchestrator.families.network_config import DECODING, NetworkConfig
 
 __all__ = [
     "CARRIED",
+    "OTHER_MODES",
+    "PUBLISHED",
     "RENAMED",
+    "SCHEDULES",
     "WITHOUT_EFFECT",
     "LeftOut",
     "Path",
@@ -44,6 +44,7 @@ class Source:
     def __init__(self, file: YamlFile) -> None:
         self.file = file
         self.taken: set[Path] = set()
+        self._told: dict[Path, str] = {}
         self.lines_of_job: dict[tuple[str | int, ...], int] = {}
 
     def take(self, *path: str, to: Path = ()) -> Any:
@@ -53,6 +54,11 @@ class Source:
             self.taken.add(path)
             self.lines_of_job[to] = self.file.line(path)
         return value
+
+    def tell(self, *path: str, why: str) -> None:
+        """Leave the value at a key path out, with a reason of its own; nothing where there is none."""
+        if self.file.get(path) not in (None, ""):
+            self._told[path] = why
 
     def left_out(self) -> Iterator[LeftOut]:
         yield from self._left_out(self.file.data, ())
@@ -65,15 +71,12 @@ class Source:
             for key, inner in value.items():
                 yield from self._left_out(inner, (*path, key))
         elif path and value not in (None, "", {}, []):
-            reason = next(
-                (
-                    WITHOUT_EFFECT[path[:end]]
-                    for end in range(len(path), 0, -1)
-                    if path[:end] in WITHOUT_EFFECT
-                ),
-                "a job has no such key",
-            )
-            yield LeftOut(self.file.where(path), dotted(path), value, reason)
+            yield LeftOut(self.file.where(path), dotted(path), value, self._reason(path))
+
+    def _reason(self, path: Path) -> str:
+        known = {**WITHOUT_EFFECT, **self._told}
+        ends = range(len(path), 0, -1)
+        return next((known[path[:end]] for end in ends if path[:end] in known), "a job has no such key")
 
 
 _WHERE = ("model", "model_config")
@@ -113,7 +116,7 @@ def _path(dotted: str) -> Path:
     return tuple(dotted.split("."))
 
 
-# One value that is taken as it is. What needs a thought of its own is in run_yaml.py.
+# One value that is taken as it is. What needs a thought of its own is in mindformers_yaml.py.
 CARRIED: dict[Path, Path] = {
     _path(source): _path(target)
     for source, target in {
@@ -133,6 +136,22 @@ CARRIED: dict[Path, Path] = {
 
 # MindFormers 0.6.0 wrote some of them differently.
 RENAMED = {"embedding_size": "hidden_size"}
+
+# MindFormers' schedules and their classes (core/lr), all of which warm up, as each schedule of a job does.
+SCHEDULES = {
+    **dict.fromkeys(("constant_with_warmup", "ConstantWarmUpLR"), "constant"),
+    **dict.fromkeys(("linear_with_warmup", "LinearWithWarmUpLR"), "linear"),
+    **dict.fromkeys(("cosine_with_warmup", "CosineWithWarmUpLR"), "cosine"),
+}
+
+# Run modes that are no job, and what does their work here.
+OTHER_MODES = {
+    "eval": "`python -m model evaluate` does that with a checkpoint",
+    "export": "`python -m model export` does that with a checkpoint",
+}
+
+# Sizes of https://huggingface.co/bigscience that are no preset: hidden_size, num_layers, num_heads.
+PUBLISHED = {"1b1": (1536, 24, 16), "1b7": (2048, 24, 16), "3b": (2560, 30, 32)}
 
 # Keys and whole sections for which a job has no counterpart, and why none is missed.
 WITHOUT_EFFECT: dict[Path, str] = {

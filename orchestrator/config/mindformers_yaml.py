@@ -1,7 +1,4 @@
-"""MindFormers' run YAML -> a job, and what of it a job has no words for.
-
-An imported job as the text of a job file.
-"""
+"""The import of MindFormers' run YAML: a job, its text, and what of the file no job has words for."""
 
 from __future__ import annotations
 
@@ -15,17 +12,21 @@ import yaml
 from orchestrator.config.job import Job
 from orchestrator.config.mindformers_keys import (
     CARRIED,
+    OTHER_MODES,
+    PUBLISHED,
     RENAMED,
+    SCHEDULES,
     LeftOut,
     Source,
     decoding_of,
     predict_of,
 )
+from orchestrator.config.yaml_messages import Loc, show
 from orchestrator.config.yaml_reader import YamlFile, read_yaml
 from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError
 from orchestrator.families.family import Family
-from orchestrator.families.network_config import DECODING
+from orchestrator.families.network_config import DECODING, NetworkConfig
 from orchestrator.families.registry import FamilyError, mindformers_class
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
 
 DEVICES_PER_HOST = 8  # of the servers that MindFormers' files were written for
 _SIZE = ("hidden_size", "num_layers", "num_heads")
+_ELSEWHERE = "run other models with MindFormers itself, as a job of `task: command`"
 TASKS = {"train": "pretrain", "finetune": "finetune", "predict": "predict"}
 
 
@@ -64,11 +66,8 @@ def import_run_yaml(path: FilePath, overrides: Sequence[str] = ()) -> Imported:
 
 
 def _build(source: Source) -> dict[str, Any]:
-    mode = source.take("run_mode", to=("task",)) or "train"
-    task = TASKS.get(mode)
-    if task is None:
-        what = f"{mode!r} has no counterpart here"
-        raise ConfigError([source.file.problem(("run_mode",), what, "train, finetune and predict have one")])
+    network = _network_class(source)
+    task = _task(source)
     parallel = _parallel(source)
     ranks = parallel["data_parallel"] * parallel["model_parallel"] * parallel["pipeline_stage"]
     job: dict[str, Any] = {"task": task, "hosts": "all", **_hosts(ranks)}
@@ -79,7 +78,8 @@ def _build(source: Source) -> dict[str, Any]:
     if level := _jit_level(source, job["device_target"]):
         job["jit_level"] = level
     job["parallel"] = parallel
-    job["model"], seq_length = _model(source, {} if task == "predict" else decoding_of(source))
+    decoding = {} if task == "predict" else decoding_of(source)
+    job["model"], seq_length = _model(source, network, decoding)
     job["data"] = _data(source, seq_length)
     if task == "predict":
         job["data"]["template"] = "none"  # as in MindFormers
@@ -87,9 +87,42 @@ def _build(source: Source) -> dict[str, Any]:
     else:
         parallel["use_seq_parallel"] = _cuts_sequences(source, parallel["model_parallel"])
         job["train"] = _train(source, parallel)
-    job["checkpoint"] = _checkpoint(source)
+    job["checkpoint"] = _checkpoint(source, task)
     job["networking"] = {"mode": "rank_table" if job["device_target"] == "Ascend" else "dynamic"}
     return job
+
+
+def _task(source: Source) -> str:
+    mode = source.take("run_mode", to=("task",)) or "train"
+    task = TASKS.get(mode) if isinstance(mode, str) else None
+    if task is None:
+        remedy = OTHER_MODES.get(str(mode), "train, finetune and predict have one")
+        raise ConfigError([source.file.problem(("run_mode",), f"{mode!r} has no counterpart here", remedy)])
+    return task
+
+
+def _network_class(source: Source) -> type[NetworkConfig]:
+    """The class of the network that is named in one of MindFormers' ways. ConfigError: another model."""
+    where = ("model", "model_config")
+    written = source.take(*where, "type")
+    try:
+        network = mindformers_class(written)
+    except FamilyError as error:
+        raise ConfigError([source.file.problem((*where, "type"), str(error), _ELSEWHERE)]) from None
+    family = network.family
+    base = family.mindformers.removesuffix("Config")
+    ours: dict[Loc, tuple[str, ...]] = {
+        (*where, "model_type"): (family.hf.model_type,),
+        (*where, "architectures"): (family.hf.architecture, f"{base}Model"),
+        ("model", "arch", "type"): (f"{base}LMHeadModel", f"{base}Model"),
+    }
+    for loc, known in ours.items():
+        value = source.file.get(loc)
+        named = value[0] if isinstance(value, list) and value else value
+        if named and named not in known:
+            what = f"is {show(named)}; bundled is only {family.title}, as a language model"
+            raise ConfigError([source.file.problem(loc, what, _ELSEWHERE)])
+    return network
 
 
 def _hosts(ranks: int) -> dict[str, int]:
@@ -110,11 +143,16 @@ def _parallel(source: Source) -> dict[str, Any]:
             if not isinstance(value, int) or value < 1
         ]
         raise ConfigError(problems)
-    sharded = source.take("parallel", "enable_parallel_optimizer", to=("parallel", "optimizer_shard"))
+    # 0.6.0 says it beside the degrees, later releases of MindSpore's context.
+    to = ("parallel", "optimizer_shard")
+    sharded = [
+        source.take("parallel", "enable_parallel_optimizer", to=to),
+        source.take("parallel_config", "optimizer_shard", to=to),
+    ]
     # Micro batches are dealt out over pipeline stages; without stages MindFormers ignores their number.
     if parallel["pipeline_stage"] == 1:
         parallel["micro_batch_num"] = 1
-    return {**parallel, "optimizer_shard": bool(sharded) and parallel["data_parallel"] > 1}
+    return {**parallel, "optimizer_shard": any(sharded) and parallel["data_parallel"] > 1}
 
 
 def _cuts_sequences(source: Source, ranks: int) -> bool:
@@ -128,25 +166,28 @@ def _cuts_sequences(source: Source, ranks: int) -> bool:
     return asked
 
 
-def _model(source: Source, values: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def _model(
+    source: Source, network: type[NetworkConfig], values: dict[str, Any]
+) -> tuple[dict[str, Any], int]:
     """The section `model`, and the sequence length; `values` are fields of its config beside the shapes."""
     where = ("model", "model_config")
-    written = source.take(*where, "type")
-    try:
-        network = mindformers_class(written)
-    except FamilyError as error:
-        raise ConfigError([source.file.problem((*where, "type"), str(error))]) from None
     family, values, usual = network.family, dict(values), network.defaults()
     for key in (*RENAMED, *(key for key in usual if key not in (*DECODING, "prompt_template"))):
         value = source.take(*where, key, to=("model", "overrides", RENAMED.get(key, key)))
         if value is not None:
             values[RENAMED.get(key, key)] = value
-    named = [source.take(*where, "checkpoint_name_or_path"), source.take("trainer", "model_name")]
-    preset = _preset(family, values, [name.split("_")[-1] for name in named if isinstance(name, str)])
+    named = [source.file.get((*where, "checkpoint_name_or_path")), source.take("trainer", "model_name")]
+    names = [name.split("_")[-1] for name in named if isinstance(name, str)]
+    if not any(key in values for key in _SIZE):
+        values |= next(
+            (dict(zip(_SIZE, PUBLISHED[name], strict=True)) for name in names if name in PUBLISHED), {}
+        )
+    preset = _preset(family, values, names)
     if preset is None:
         shape = ", ".join(f"{key} {values[key]}" for key in _SIZE if key in values) or "no shape at all"
         what = f"{shape}: no published {family.title} has this"
-        raise ConfigError([source.file.problem(where, what, f"there are {', '.join(family.presets)}")])
+        remedy = f"give all of {', '.join(_SIZE)}, or the shape of {', '.join(family.presets)}"
+        raise ConfigError([source.file.problem(where, what, remedy)])
     usual |= family.presets[preset]
     seq_length = values.pop("seq_length", usual["seq_length"])
     overrides = {key: value for key, value in values.items() if usual[key] != value}
@@ -154,14 +195,18 @@ def _model(source: Source, values: dict[str, Any]) -> tuple[dict[str, Any], int]
 
 
 def _preset(family: Family, values: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The preset whose hidden size, layers and heads these are; without any, the one that is named."""
+    """The preset whose hidden size, layers and heads these are; without any, the one that is named.
+
+    A whole shape that is none's goes on top of a preset that sets nothing else.
+    """
     given = {key: values[key] for key in _SIZE if key in values}
     called = [preset for preset in family.presets if preset.split("_")[-1] in names]
     for preset in (*called, *family.presets):
         table = family.presets[preset]
         if all(table[key] == value for key, value in given.items()) and (given or called):
             return preset
-    return None
+    plain = [preset for preset, table in family.presets.items() if set(table) <= set(_SIZE)]
+    return plain[0] if plain and len(given) == len(_SIZE) else None
 
 
 def _data(source: Source, seq_length: int) -> dict[str, Any]:
@@ -176,6 +221,8 @@ def _train(source: Source, parallel: Mapping[str, Any]) -> dict[str, Any]:
         value = source.take(*path, to=target)
         if value is not None:
             train[target[-1]] = value
+    if isinstance(schedule := train.get("lr_schedule"), str):
+        train["lr_schedule"] = SCHEDULES.get(schedule, schedule)
     if "epochs" not in train:
         train["steps"] = source.take("lr_schedule", "total_steps", to=("train", "steps"))
     size = source.take("runner_config", "batch_size", to=("train", "batch_size"))
@@ -220,8 +267,38 @@ def _loss_scale(source: Source) -> dict[str, Any]:
     return {key: item for key, item in found.items() if item is not None}
 
 
-def _checkpoint(source: Source) -> dict[str, Any]:
-    checkpoint: dict[str, Any] = {"load": source.take("load_checkpoint", to=("checkpoint", "load")) or None}
+def _load(source: Source, task: str) -> str | None:
+    """What MindFormers would load: `load_checkpoint`, else the file that the model's config names.
+
+    The latter in answering, and in training where it goes on or is cut anew (MindFormers 0.6.0 to 1.0.2,
+    run_mindformer.py); a fine-tuning cannot mean to go without it.
+    """
+    to, named = ("checkpoint", "load"), ("model", "model_config", "checkpoint_name_or_path")
+    given = source.take("load_checkpoint", to=to)
+    value = source.file.get(named)
+    if given:
+        source.tell(*named, why="load_checkpoint goes before it")
+    elif not _is_path(value):
+        source.tell(*named, why="is no path of a file: `python -m model convert` fetches a model by its name")
+    elif task == "pretrain" and not any(map(source.file.data.get, ("auto_trans_ckpt", "resume_training"))):
+        why = (
+            "run_mode train loads it only with auto_trans_ckpt or resume_training; name it as checkpoint.load"
+        )
+        source.tell(*named, why=why)
+    else:
+        given = source.take(*named, to=to)
+    return given or None
+
+
+def _is_path(value: object) -> bool:
+    """Whether it is no name of MindFormers' list and no `owner/name` of a hub."""
+    if not isinstance(value, str):
+        return False
+    return value.startswith(("/", ".")) or value.count("/") > 1 or value.endswith((".ckpt", ".safetensors"))
+
+
+def _checkpoint(source: Source, task: str) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = {"load": _load(source, task)}
     resume = source.take("resume_training", to=("checkpoint", "resume"))
     if resume:
         checkpoint["resume"] = True
@@ -247,6 +324,8 @@ def _fill_in(job: dict[str, Any]) -> Iterator[str]:
         if not job["data"]["path"]:
             job["data"]["path"] = "/data/train.mindrecord"
             yield "data.path: a made-up path was put in; name your data"
+        if job["task"] == "finetune" and not job["checkpoint"]["load"]:
+            yield "checkpoint.load: names nothing, so that training would start from random weights"
         return
     predict, checkpoint = job["predict"], job["checkpoint"]
     if not predict["prompts"] and not predict.get("prompts_file"):

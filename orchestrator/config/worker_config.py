@@ -72,7 +72,11 @@ class ParallelDegrees(Section):
     rank = stage*(dp*mp) + dp_index*mp + mp_index
     """
 
-    data_parallel: Count = key(1, "replicas, each of which takes its part of the data")
+    data_parallel: Count = key(
+        1,
+        "replicas, each of which takes its part of the data; a job that leaves it out gets as many as the "
+        "other two leave of its ranks",
+    )
     model_parallel: Count = key(1, "ranks that share every layer")
     pipeline_stage: Count = key(1, "stages, each of which holds its part of the layers")
     micro_batch_num: Count = key(1, "micro batches in which a batch goes through the stages")
@@ -114,7 +118,9 @@ class Data(Section):
     tokenizer: FilePath | None = key(
         None, "a `tokenizer.json`; null: the one beside the MindRecord, or one trained on the records"
     )
-    seq_length: Count | None = key(2048, "tokens of a record; null: that of the model's configuration")
+    seq_length: Count | None = key(
+        None, "tokens of a record; null: that of the model, by its overrides or its preset (2048)"
+    )
     template: Literal["alpaca", "belle", "none"] | None = key("alpaca", "what a question is wrapped in")
     limit: Count | None = key(None, "only the first so many records; null: all")
 
@@ -211,7 +217,7 @@ class WorkerConfig(Section):
     task: Task = key("finetune", "what the workers do")
     parallel: ParallelDegrees = ParallelDegrees()
     model: ModelChoice | None = None
-    data: Data = Data(seq_length=None)  # an answering job may do without it: the model's own length holds
+    data: Data = Data()  # an answering job may do without it
     train: Train = Train()
     checkpoint: CheckpointOptions = CheckpointOptions()
     device_target: DeviceTarget = key("CPU", "which kind of device computes")

@@ -60,8 +60,9 @@ class Input:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """One process to start; `{run_dir}`, `{python}` and `{rank}` in argv and env are set on the host.
+    """One process to start; `{run_dir}`, `{python}`, `{rank}` and `{port}` are set on the host.
 
+    That is in argv and in the environment, but for the variables in `literal`, which are the job's own.
     `env` goes before the host's own environment, `default_env` behind it.
     """
 
@@ -72,6 +73,7 @@ class WorkerSpec:
     argv: Tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     default_env: Mapping[str, str] = field(default_factory=dict)
+    literal: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

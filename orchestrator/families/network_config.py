@@ -103,16 +103,26 @@ class NetworkConfig:
         """Numbers that model_parallel must divide, by what they are called."""
         return {"num_heads": self.num_heads, "ffn_size": self.ffn_size}
 
-    def block_activations(self, sequences: int, parts: int) -> int:
+    def block_activations(
+        self, sequences: int, parts: int, *, flash: bool = False, cuts_sequence: bool = False
+    ) -> int:
         """Bytes that one block keeps for its backward pass, on each of `parts` model-parallel ranks.
 
         In values: 5 + 12/t a token and hidden unit, and 2.5 a/t a pair of tokens, for t ranks and a heads.
         Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models" (2022), (1) and
-        (2), whose 34 and 5 are bytes of 2-byte values.
+        (2), whose 34 and 5 are bytes of 2-byte values. Where the ranks cut the sequence, too, it is 2 + 15/t:
+        of their 17/t, the inputs of the two cut layers are kept here as they were gathered.
+
+        Flash attention holds nothing of pairs but, with dropout, a bit each; and of each head and token the
+        maximum and the sum of its softmax, in 8 float32 values each (CANN, aclnnFlashAttentionScore).
         """
         tokens, compute = sequences * self.seq_length, self.width("compute_dtype")
+        share = 2 + 15 / parts if cuts_sequence else 5 + 12 / parts
+        of_tokens = int(tokens * self.hidden_size * compute * share)
         pairs = tokens * self.seq_length * self.num_heads // parts
-        of_tokens = int(tokens * self.hidden_size * compute * (5 + 12 / parts))
+        if flash:
+            bits = pairs // 8 if self.attention_dropout_rate else 0
+            return of_tokens + bits + 2 * 8 * 4 * tokens * self.num_heads // parts
         return of_tokens + int(pairs * (1.5 * compute + self.width("softmax_compute_type")))
 
     def width(self, field: str) -> int:

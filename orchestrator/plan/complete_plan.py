@@ -1,9 +1,7 @@
-"""A plan made whole by what the hosts say: addresses of devices, the rank table of them, where to meet.
+"""The completion of a plan by what the hosts say: free devices, addresses, rank table, meeting place.
 
 Planning touches no host, so it knows only what the inventory says. Before anything is put on the hosts, the
 launch asks them, and their answer is what counts.
-
-A plan moved to devices that no other run holds.
 """
 
 from __future__ import annotations
@@ -24,6 +22,10 @@ __all__ = [
     "complete_plan",
     "on_free_devices",
 ]
+
+
+# The variables that tell a worker where all of them meet.
+_MEETING = ("MS_SCHED_HOST", "MASTER_ADDR")
 
 
 def complete_plan(
@@ -53,9 +55,8 @@ def _with_manifests(plan: LaunchPlan, change: Callable[[Manifest], Manifest]) ->
 
 def _meeting_at(address: str, manifest: Manifest) -> Manifest:
     def told(worker: WorkerSpec) -> WorkerSpec:
-        if worker.env.get("MS_SCHED_HOST") != SCHEDULER_HOST:
-            return worker
-        return dataclasses.replace(worker, env={**worker.env, "MS_SCHED_HOST": address})
+        named = [name for name in _MEETING if worker.env.get(name) == SCHEDULER_HOST]
+        return dataclasses.replace(worker, env={**worker.env, **dict.fromkeys(named, address)})
 
     return dataclasses.replace(
         manifest,

@@ -15,6 +15,8 @@ from orchestrator.config.worker_config import WorkerConfig
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Input
+from orchestrator.plan.command_files import unsent_files, unsent_script
+from orchestrator.plan.files_beside import FilesBeside, sha256_of
 
 __all__ = ["Shipment", "ship"]
 
@@ -66,6 +68,7 @@ class Shipment:
     inputs: list[Input] = field(default_factory=list)
     sources: dict[str, Path] = field(default_factory=dict)
     host_paths: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, source: Path, path: str, where: str) -> None:
         """Raises ConfigError at `where`: the file cannot be read, another one has this path already."""
@@ -89,18 +92,43 @@ class Shipment:
         return f"inputs/{folder}/{source.name}"
 
 
-def ship(job: Job) -> tuple[Shipment, dict[str, object]]:
-    """What the job needs on its hosts, and the worker's configuration with its paths as seen from there."""
+def ship(job: Job, *, hosts_are_here: bool = False) -> tuple[Shipment, dict[str, object]]:
+    """What the job needs on its hosts, and the worker's configuration with its paths as seen from there.
+
+    Raises ConfigError: files that cannot be read or do not belong together, see `files_beside`.
+    """
     shipment = Shipment()
     if job.task == "command":
         _ship_command(job, shipment)
+        sent = {item.path: item for item in shipment.inputs}
+        if problems := list(unsent_script(job, sent)):
+            raise ConfigError(problems)
+        shipment.notes += unsent_files(job, sent)
         return shipment, {"task": job.task}
     for source, name in _code_files():
         shipment.add(source, f"code/{name}", name)
     told = job.model_dump(mode="json")
     config = {item.name: told[item.name] for item in fields(WorkerConfig) if item.name in told}
     _ship_files(job, shipment, config)
+    beside = FilesBeside(job, hosts_are_here)
+    if problems := list(beside.problems()):
+        raise ConfigError(problems)
+    if beside.tokenizer is not None and isinstance(block := config.get("data"), dict):
+        block["tokenizer"] = _as_seen_there(job, shipment, beside.tokenizer)
+    shipment.notes += beside.notes()
     return shipment, config
+
+
+def _as_seen_there(job: Job, shipment: Shipment, file: Path) -> str:
+    """The path on the hosts of a tokenizer: as it is sent with the weights or the data, or where it lies."""
+    if job.local_path(job.checkpoint.load or "") is None and job.whole_checkpoint is None:
+        shipment.host_paths.append(str(file))
+        return str(file)
+    known = {item.sha256: item.path for item in shipment.inputs if Path(item.path).name == file.name}
+    sha256 = sha256_of(file)
+    if sha256 not in known:
+        shipment.add(file, f"inputs/tokenizer/{file.name}", job.where("checkpoint", "load"))
+    return known.get(sha256, f"inputs/tokenizer/{file.name}")
 
 
 def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None:

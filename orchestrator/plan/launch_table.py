@@ -1,7 +1,4 @@
-"""The rank table of a launch, from where its ranks are placed.
-
-The rank table of a launch, checked by the rules that HCCL will check it by.
-"""
+"""The rank table of a launch, made of its placement and checked by the rules that HCCL will check it by."""
 
 from __future__ import annotations
 

@@ -9,7 +9,12 @@ from typing import Any
 
 import yaml
 
-from orchestrator.agent.worker_environment import SCHEDULER_HOST, default_environment, worker_environment
+from orchestrator.agent.worker_environment import (
+    SCHEDULER_HOST,
+    common_environment,
+    default_environment,
+    worker_environment,
+)
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
 from orchestrator.config.job import Job
 from orchestrator.core.ends import SCHEDULER, label_of
@@ -39,12 +44,13 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
     run_id = new_run_id(job.name, created)
     attempt = Attempt(1, secrets.token_hex(8))
     placements = place(job, inventory)
+    written, job = job, job.with_replicas(len(placements))
     hosts = _hosts_of(placements, inventory)
     meets = len(placements) > 1  # one rank has nobody to find: no scheduler, no table
     has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
     if has_scheduler:
         _require_reachable_master(hosts, inventory)
-    shipment, config = ship(job)
+    shipment, config = ship(job, hosts_are_here=all(host.transport == "local" for host in hosts))
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
     manifests = {
@@ -78,9 +84,16 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
         ascend=job.device_target == "Ascend",
         uses_rank_table=has_table,
         timeouts=job.timeouts,
-        notes=() if meets else _unused_networking(job),
+        notes=(*_replicas(written, job), *shipment.notes, *(() if meets else _unused_networking(job))),
         attempt=attempt,
     )
+
+
+def _replicas(written: Job, job: Job) -> tuple[str, ...]:
+    count = job.parallel.data_parallel
+    if count == written.parallel.data_parallel or job.task == "command":
+        return ()
+    return (f"parallel.data_parallel is left out: it is {count}, what the other degrees leave of the ranks",)
 
 
 def _unused_networking(job: Job) -> tuple[str, ...]:
@@ -134,15 +147,14 @@ def _manifest(
     attempt: Attempt,
 ) -> Manifest:
     mine = [placement for placement in placements if placement.host == host.name]
-    meets_at = _scheduler_host(hosts)
     has_scheduler = host is hosts[0] and job.networking.has_scheduler and len(placements) > 1
     return Manifest(
         run_id=run_id,
         job=job.name,
         host=host.name,
         created=created,
-        workers=tuple(_worker(job, placement, len(placements), meets_at, attempt) for placement in mine),
-        scheduler=_scheduler(job, len(placements), meets_at, attempt) if has_scheduler else None,
+        workers=tuple(_worker(job, placement, len(placements), hosts, attempt) for placement in mine),
+        scheduler=_scheduler(job, len(placements), hosts, attempt) if has_scheduler else None,
         inputs=tuple(shipment.inputs),
         devices=tuple(placement.device_id for placement in mine),
         port=job.networking.port if len(placements) > 1 else None,
@@ -175,17 +187,18 @@ def _scheduler_host(hosts: Sequence[Host]) -> str:
 
 
 def _worker(
-    job: Job, placement: Placement, world_size: int, scheduler_host: str, attempt: Attempt
+    job: Job, placement: Placement, world_size: int, hosts: Sequence[Host], attempt: Attempt
 ) -> WorkerSpec:
     env = worker_environment(
         job.networking.mode if world_size > 1 else "none",
         rank=placement.rank,
         world_size=world_size,
         device_id=placement.device_id,
-        scheduler_host=scheduler_host,
+        scheduler_host=_scheduler_host(hosts),
         scheduler_port="{port}",
         attempt=attempt.number,
     )
+    common = _common(job, placement.rank, placement.local_rank, world_size, hosts)
     label = label_of(placement.rank)
     return WorkerSpec(
         label=label,
@@ -193,26 +206,54 @@ def _worker(
         local_rank=placement.local_rank,
         device_id=placement.device_id,
         argv=_argv(job),
-        env={**_job_environment(job), **env},
+        env={**common, **_job_environment(job), **env},
         default_env=default_environment(label, ascend=job.device_target == "Ascend"),
+        literal=_literal(job),
     )
 
 
-def _scheduler(job: Job, world_size: int, scheduler_host: str, attempt: Attempt) -> WorkerSpec:
+def _scheduler(job: Job, world_size: int, hosts: Sequence[Host], attempt: Attempt) -> WorkerSpec:
     # As msrun does: the scheduler is the job's own program in another role.
     env = worker_environment(
         job.networking.mode,
         rank=0,
         world_size=world_size,
         device_id=0,
-        scheduler_host=scheduler_host,
+        scheduler_host=_scheduler_host(hosts),
         scheduler_port="{port}",
         attempt=attempt.number,
         is_scheduler=True,
     )
     label = label_of(SCHEDULER)
-    defaults = default_environment(label, ascend=job.device_target == "Ascend")
-    return WorkerSpec(label, SCHEDULER, -1, -1, _argv(job), {**_job_environment(job), **env}, defaults)
+    return WorkerSpec(
+        label=label,
+        rank=SCHEDULER,
+        local_rank=-1,
+        device_id=-1,
+        argv=_argv(job),
+        env={**_common(job, 0, 0, world_size, hosts), **_job_environment(job), **env},
+        default_env=default_environment(label, ascend=job.device_target == "Ascend"),
+        literal=_literal(job),
+    )
+
+
+def _common(job: Job, rank: int, local_rank: int, world_size: int, hosts: Sequence[Host]) -> dict[str, str]:
+    if job.task != "command":
+        return {}
+    meets_at_scheduler = job.networking.has_scheduler and world_size > 1
+    master = hosts[0].address if len(hosts) > 1 and not meets_at_scheduler else _scheduler_host(hosts)
+    return common_environment(
+        rank=rank,
+        world_size=world_size,
+        local_rank=local_rank,
+        local_world_size=job.devices_per_host,
+        master=master,
+    )
+
+
+def _literal(job: Job) -> tuple[str, ...]:
+    """The job's variables, which reach its workers as written; the code goes before a PYTHONPATH."""
+    return tuple(name for name in job.env if job.task == "command" or name != "PYTHONPATH")
 
 
 def _job_environment(job: Job) -> dict[str, str]:

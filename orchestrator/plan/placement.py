@@ -36,6 +36,7 @@ def place(job: Job, inventory: Inventory) -> tuple[Placement, ...]:
     that is not the world size, model-parallel groups that hosts would cut.
     """
     hosts = hosts_of(job, inventory)
+    job = job.with_replicas(len(hosts) * job.devices_per_host)
     problems = [
         *_too_few_devices(job, hosts),
         *_wrong_product(job, len(hosts)),

@@ -1,17 +1,15 @@
-"""What one step of a job computes, and over how many ranks it is spread.
-
-Memory of each rank, bytes on each link and the bubble, computed from shapes alone.
-"""
+"""The estimate of a job from shapes alone: memory of each rank, bytes on each link, and the bubble."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.checkpoint.cut.network_cut import NetworkCut, stage_blocks
 from orchestrator.checkpoint.cut.slices import cuts
+from orchestrator.config.inventory import Chip
 from orchestrator.config.job import Job
 from orchestrator.config.job_network import network_of
 from orchestrator.config.yaml_messages import show
@@ -24,6 +22,7 @@ __all__ = [
     "StageEstimate",
     "Workload",
     "estimate",
+    "flash_serves",
     "size_of",
     "workload_of",
 ]
@@ -33,7 +32,9 @@ __all__ = [
 class Workload:
     """Degrees, and the batch of one replica; `ranks_per_host` tells which traffic leaves a host.
 
-    `hccl_buffer` is the bytes of one of HCCL's buffers, 0 where there is no HCCL.
+    `hccl_buffer` is the bytes of one of HCCL's buffers, 0 where there is no HCCL. `flash`: Ascend's kernel
+    computes attention; `cuts_sequence`: between the cut layers the model group shares the sequence;
+    `scatters`: the sum of gradients that replicas share out leaves each one its piece, as on an Ascend.
     """
 
     cut: NetworkCut
@@ -43,6 +44,14 @@ class Workload:
     trains: bool
     ranks_per_host: int
     hccl_buffer: int = 0
+    flash: bool = False
+    cuts_sequence: bool = False
+    scatters: bool = False
+
+    @property
+    def sequence_parts(self) -> int:
+        """Into how many parts the sequence is cut between the cut layers."""
+        return self.cut.model_parallel if self.cuts_sequence else 1
 
     @property
     def micro_batch(self) -> int:
@@ -65,7 +74,7 @@ class Workload:
 
     def problems(self, network: NetworkConfig) -> Iterator[tuple[str, str, str]]:
         """(key of `parallel`, what is wrong, what to do) for a network that cannot be cut in this way."""
-        return network.cut_problems(self.cut.model_parallel, self.cut.pipeline_stage)
+        return network.cut_problems(self.cut.model_parallel, self.cut.pipeline_stage, self.sequence_parts)
 
     def with_cut(self, cut: NetworkCut, global_batch: int, micro_batch_num: int) -> Workload:
         """The same work of all replicas together, spread in another way."""
@@ -73,14 +82,26 @@ class Workload:
         return replace(self, cut=cut, batch_size=size, micro_batch_num=micro_batch_num)
 
 
-def workload_of(job: Job) -> Workload:
-    """The workload of a job of a bundled network.
+def flash_serves(job: Job, network: NetworkConfig, chips: Collection[Chip] = ()) -> bool:
+    """Whether a training computes attention in Ascend's kernel, as the worker decides it.
+
+    `chips` are those of the hosts, as far as they are known: a 910A has no such kernel.
+    """
+    asked = job.train is not None and network.use_flash_attention and job.device_target == "Ascend"
+    head = network.head_size
+    dropped = bool(network.attention_dropout_rate) and network.seq_length % 8 != 0
+    takes = network.compute_dtype != "float32" and head % 16 == 0 and head <= 512 and not dropped
+    return asked and takes and "910A" not in chips
+
+
+def workload_of(job: Job, chips: Collection[Chip] = ()) -> Workload:
+    """The workload of a job of a bundled network, on hosts of these `chips` as far as they are known.
 
     Raises ConfigError: no network (see `network_of`), buffers that HCCL refuses.
     """
-    parallel, train = job.parallel, job.train
+    parallel, train, network = job.parallel, job.train, network_of(job)
     cut = NetworkCut(
-        network_of(job).family,
+        network.family,
         parallel.data_parallel,
         parallel.model_parallel,
         parallel.pipeline_stage,
@@ -95,6 +116,9 @@ def workload_of(job: Job) -> Workload:
         trains=train is not None,
         ranks_per_host=job.devices_per_host,
         hccl_buffer=hccl_buffer_of(job),
+        flash=flash_serves(job, network, chips),
+        cuts_sequence=train is not None and parallel.use_seq_parallel and parallel.model_parallel > 1,
+        scatters=job.device_target == "Ascend",
     )
 
 
@@ -208,8 +232,7 @@ def _stage(network: NetworkConfig, workload: Workload, stage: int) -> StageEstim
         blocks=blocks,
         parameters=parameters,
         weights=weights,
-        # In float32, from the sums of a step up to those of the next.
-        gradients=_FLOAT32 * parameters if trains else 0,
+        gradients=_gradients(held, workload) if trains else 0,
         optimizer=sum(_moments(item, workload) * item.times for item in held) if trains else 0,
         activations=max(
             _activations(network, workload, stage, blocks),
@@ -242,6 +265,27 @@ def _moments(item: Held, workload: Workload) -> int:
     return 2 * _FLOAT32 * _local(item, workload, "adam_m.")
 
 
+def _gradients(held: Sequence[Held], workload: Workload) -> int:
+    """In float32, from the sums of a step up to those of the next.
+
+    On an Ascend, replicas that share the optimizer's state keep their pieces of them: beside the sums of
+    micro batches, or instead of the sums where there are none.
+    """
+    whole = _FLOAT32 * sum(_local(item, workload) * item.times for item in held)
+    if not _in_pieces(workload):
+        return whole
+    shared = [item for item in held if _moments(item, workload) < 2 * _FLOAT32 * _local(item, workload)]
+    pieces = sum(_moments(item, workload) * item.times for item in shared) // 2
+    if workload.accumulates:
+        return whole + pieces
+    return whole - _FLOAT32 * sum(_local(item, workload) * item.times for item in shared) + pieces
+
+
+def _in_pieces(workload: Workload) -> bool:
+    cut = workload.cut
+    return workload.scatters and cut.optimizer_shard and cut.data_parallel > 1
+
+
 def _gradient_buffers(held: Sequence[Held], workload: Workload) -> int:
     """What stands beside the kept gradients when there are no activations any more.
 
@@ -262,7 +306,9 @@ def _gradient_buffers(held: Sequence[Held], workload: Workload) -> int:
     if workload.cut.data_parallel == 1:
         return own
     sums = _FLOAT32 * sum(_local(item, workload) * item.times for item in held)
-    return max(own, sums + min(sums, 2 * _FLAT_BUFFER))
+    flat = min(sums, 2 * _FLAT_BUFFER)
+    # Pieces of what micro batches have summed are among the gradients already.
+    return max(own, flat if _in_pieces(workload) and workload.accumulates else sums + flat)
 
 
 def _activations(network: NetworkConfig, workload: Workload, stage: int, blocks: int) -> int:
@@ -273,8 +319,10 @@ def _activations(network: NetworkConfig, workload: Workload, stage: int, blocks:
     """
     t, stages = workload.cut.model_parallel, workload.cut.pipeline_stage
     tokens = workload.micro_batch * network.seq_length
-    inputs = tokens * network.hidden_size * network.width("compute_dtype")
-    block = network.block_activations(workload.micro_batch, t)
+    inputs = tokens * network.hidden_size * network.width("compute_dtype") // workload.sequence_parts
+    block = network.block_activations(
+        workload.micro_batch, t, flash=workload.flash, cuts_sequence=workload.sequence_parts > 1
+    )
     # Logits, their logarithms and their gradient, in float32; the vocabulary is cut.
     head = 3 * _FLOAT32 * tokens * network.vocab_size // t if stage == stages - 1 else 0
     if not workload.trains:
@@ -316,5 +364,5 @@ def _pipeline_traffic(network: NetworkConfig, workload: Workload) -> int:
     """One hidden state forward and its gradient backward, a micro batch."""
     if workload.cut.pipeline_stage == 1:
         return 0
-    tokens = workload.batch_size * network.seq_length
+    tokens = workload.batch_size * network.seq_length // workload.sequence_parts
     return (2 if workload.trains else 1) * tokens * network.hidden_size * network.width("compute_dtype")

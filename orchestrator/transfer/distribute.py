@@ -67,6 +67,7 @@ def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
     """
     if not file.exists():
         raise CheckpointError("there is no such file", where=str(file))
+    job = job.with_replicas(len(placements))
     resumes = job.train is not None and bool(job.checkpoint.resume)
     whole = assemble([open_checkpoint(file)], {}, with_optimizer=resumes, with_texts=False)
     if resumes and not any(is_moment(tensor.spec.name) for tensor in whole.tensors):

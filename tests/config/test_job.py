@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from orchestrator.config.command_words import script_of
+from orchestrator.config.job_network import network_of
 from tests.config.support import JOB, job, lines_of
 
 COMMAND = "name: c\ntask: command\ndevices_per_host: 1\ncommand: [sleep, 1]\n"
@@ -274,3 +276,101 @@ def test_an_empty_choice_is_a_wrong_one(tmp_path: Path, key: str, value: str) ->
 def test_null_is_not_given(tmp_path: Path, key: str) -> None:
     made = job(tmp_path, COMMAND, f"{key}=null")
     assert (made.device_target, made.networking.mode) == ("CPU", "dynamic")
+
+
+def test_a_record_is_as_long_as_the_model_says_unless_the_data_do(tmp_path: Path) -> None:
+    def length(text: str) -> int:
+        return network_of(job(tmp_path, text)).seq_length
+
+    assert length(JOB) == 64  # the preset's own
+    longer = JOB.replace("{preset: tiny}", "{preset: tiny, overrides: {seq_length: 128}}")
+    assert length(longer) == 128
+    assert length(JOB.replace("x.json}", "x.json, seq_length: 32}")) == 32
+    assert length(longer.replace("x.json}", "x.json, seq_length: 128}")) == 128
+    assert lines_of(
+        tmp_path, lambda: job(tmp_path, longer.replace("x.json}", "x.json, seq_length: 32}"))
+    ) == ["job.yaml:5: model.overrides.seq_length: is 128, but data.seq_length is 32 (keep one of them)"]
+
+
+def test_an_override_that_another_key_replaces_is_refused(tmp_path: Path) -> None:
+    fields = "{prompt_template: belle, top_k: 3}"
+    text = JOB.replace("{preset: tiny}", f"{{preset: tiny, overrides: {fields}}}")
+    assert job(tmp_path, text).model is not None  # what a model that is trained is told about answering
+    other = text.replace("x.json}", "x.json, template: null}")
+    assert lines_of(tmp_path, lambda: job(tmp_path, other)) == [
+        "job.yaml:5: model.overrides.prompt_template: is 'belle', but data.template is 'none'"
+        " (keep one of them)"
+    ]
+    chat = "name: c\ntask: chat\ndevices_per_host: 1\nchat: {top_p: 0.9}\ncheckpoint: {load: /w.ckpt}\n"
+    model = f"model: {{preset: tiny, overrides: {fields}}}\n"
+    assert lines_of(tmp_path, lambda: job(tmp_path, chat + model)) == [
+        "job.yaml:6: model.overrides.top_k: is not used by task chat (write it as chat.top_k)"
+    ]
+
+
+OWN = "name: c\ntask: command\ndevices_per_host: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"),
+    [
+        ("{rnak}", "did you mean `{rank}`?"),
+        ("--rank={Rank}", "did you mean `{rank}`?"),
+        ("print('{rnak}')", "did you mean `{rank}`?"),
+        ("{rundir}/x", "did you mean `{run_dir}`?"),
+        ("{local_rank}", "known: {python}, {rank}, {run_dir}; of the rest the environment tells"),
+        ("--world={world_size}", "known: {python}, {rank}, {run_dir}; of the rest the environment tells"),
+    ],
+)
+def test_a_placeholder_that_nobody_fills_in_is_refused(tmp_path: Path, word: str, remedy: str) -> None:
+    (line,) = lines_of(tmp_path, lambda: job(tmp_path, OWN + f'command: [run, "{word}"]\n'))
+    assert line.startswith("job.yaml:4: command[1]: '{") and line.endswith(f" is not filled in ({remedy})")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "{rank}-{run_dir}/{python}",
+        "{}",
+        "${HOME}",
+        "{{name}}",
+        "{a,b}",
+        '{\\"rank_x\\": 1}',
+        "f'{name} of {size}'",
+        "for x in y; do {print}; done",
+        "{1..3}",
+    ],
+)
+def test_other_braces_are_the_programs_own(tmp_path: Path, word: str) -> None:
+    assert job(tmp_path, OWN + f'command: [run, "{word}"]\n').command is not None
+
+
+def test_a_python_path_beside_the_bundled_code_has_no_placeholder(tmp_path: Path) -> None:
+    assert lines_of(tmp_path, lambda: job(tmp_path, JOB + 'env: {PYTHONPATH: "{run_dir}/x"}\n')) == [
+        "job.yaml:10: env.PYTHONPATH: holds a placeholder, and none is filled in in env (write the path)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "script"),
+    [
+        ("{python} train.py --x 1", 1),
+        ("python3.11 -u -X dev -W ignore src/train.py", 6),
+        ("bash -eu -o pipefail run.sh", 4),
+        ("./run.sh", 0),
+        ("bin/train", 0),
+        ("train.py", 0),
+        ("bash -c run.sh", None),
+        ("bash -euxc run.sh", None),
+        ("python -m package x.py", None),
+        ("python -V", None),
+        ("python", None),
+        ("/opt/x.py", None),
+        ("python /opt/x.py", None),
+        ("python {run_dir}/x.py", None),
+        ("hostname", None),
+        ("{run_dir}/x", None),
+    ],
+)
+def test_which_word_of_a_command_is_the_script(command: str, script: int | None) -> None:
+    assert script_of(command.split()) == script

@@ -12,7 +12,7 @@ from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
 from orchestrator.config.mindformers_yaml import Imported, import_run_yaml, job_text
 from orchestrator.core.errors import ConfigError
-from orchestrator.families.bloom import BloomConfig
+from orchestrator.families.bloom import BLOOM, BloomConfig
 from orchestrator.plan.placement import place
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,73 @@ def test_the_text_of_the_job_is_planned_as_any_other(tmp_path: Path) -> None:
     assert job.data is not None and job.data.path == "/data/x.json"
     placements = place(job, load_inventory(ROOT / "inventory/ascend_12x8.yaml"))
     assert [placement.pp for placement in placements] == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize(("name", "hidden", "layers", "heads"), [("1b1", 1536, 24, 16), ("3b", 2560, 30, 32)])
+def test_a_shape_that_is_no_presets_goes_on_top_of_one(
+    tmp_path: Path, name: str, hidden: int, layers: int, heads: int
+) -> None:
+    shape = {"hidden_size": hidden, "num_layers": layers, "num_heads": heads}
+    where = "model__model_config__"
+    said = changed(tmp_path, **{where + key: value for key, value in shape.items()})
+    differs = {key: value for key, value in shape.items() if BLOOM.presets["560m"][key] != value}
+    assert differs and import_run_yaml(said).job["model"] == {"preset": "560m", "overrides": differs}
+    named = changed(tmp_path, **{**dict.fromkeys(where + key for key in shape), "trainer__model_name": name})
+    assert import_run_yaml(named).job["model"] == {"preset": "560m", "overrides": differs}
+
+
+@pytest.mark.parametrize(
+    ("changes", "load", "told"),
+    [
+        ({"run_mode": "predict"}, "/m/b.ckpt", None),
+        ({"run_mode": "finetune"}, "/m/b.ckpt", None),
+        ({"auto_trans_ckpt": True}, "/m/b.ckpt", None),
+        ({"resume_training": True}, "/m/b.ckpt", None),
+        ({}, None, "run_mode train loads it only with"),
+        ({"run_mode": "predict", "load_checkpoint": "/m/a"}, "/m/a", "load_checkpoint goes before it"),
+        ({"run_mode": "finetune", "name": "bloom_560m"}, None, "is no path of a file"),
+        ({"run_mode": "finetune", "name": "bigscience/bloom"}, None, "is no path of a file"),
+        ({"run_mode": "finetune", "name": "./download/bloom/b.ckpt"}, "./download/bloom/b.ckpt", None),
+    ],
+)
+def test_the_checkpoint_that_the_models_config_names_is_loaded_or_told(
+    tmp_path: Path, changes: dict[str, Any], load: str | None, told: str | None
+) -> None:
+    name = changes.pop("name", "/m/b.ckpt")
+    path = changed(tmp_path, model__model_config__checkpoint_name_or_path=name, **changes)
+    imported = import_run_yaml(path)
+    assert imported.job["checkpoint"]["load"] == load
+    assert (told or "None") in str(reasons(imported).get("model.model_config.checkpoint_name_or_path"))
+    assert ("checkpoint.load: names nothing" in str(imported.to_do)) == (
+        load is None and changes.get("run_mode") == "finetune"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "schedule"),
+    [("constant_with_warmup", "constant"), ("LinearWithWarmUpLR", "linear"), ("cosine", "cosine")],
+)
+def test_schedules_are_those_of_a_job(tmp_path: Path, said: str, schedule: str) -> None:
+    job = import_run_yaml(changed(tmp_path, lr_schedule__type=said)).job
+    assert job["train"]["lr_schedule"] == schedule
+
+
+def test_the_first_release_shares_the_optimizer_by_a_key_beside_the_degrees(tmp_path: Path) -> None:
+    path = changed(
+        tmp_path,
+        parallel=None,
+        parallel_config__optimizer_shard=True,
+        parallel_config__data_parallel=2,
+    )
+    imported = import_run_yaml(path)
+    assert imported.job["parallel"]["optimizer_shard"] is True
+    assert "parallel_config.optimizer_shard" not in reasons(imported)
+
+
+def test_a_run_yaml_that_is_launched_is_told_of_the_import() -> None:
+    with pytest.raises(ConfigError, match="is a run YAML of MindFormers and no job") as caught:
+        load_job(BLOOM_7B)
+    assert f"orchestrate import-mindformers {BLOOM_7B}" in caught.value.lines()[0]
 
 
 def test_what_is_missing_is_a_to_do_in_the_file_and_what_has_no_counterpart_is_told() -> None:
@@ -219,8 +286,21 @@ def test_one_device_without_parallelism(tmp_path: Path) -> None:
     ("change", "what"),
     [
         ({"run_mode": "eval"}, "run_mode: 'eval' has no counterpart here"),
-        ({"model__model_config__num_layers": 31}, "model.model_config: hidden_size 4096, num_layers 31"),
+        (
+            {"run_mode": "export"},
+            "run_mode: 'export' has no counterpart here (`python -m model export` does that",
+        ),
+        (
+            {"model__model_config__num_heads": None, "model__model_config__num_layers": 31},
+            "num_layers 31: no",
+        ),
         ({"model__model_config__type": "LlamaConfig"}, "model.model_config.type: is LlamaConfig"),
+        (
+            {"model__model_config__model_type": "qwen3"},
+            "model.model_config.model_type: is 'qwen3'; bundled is",
+        ),
+        ({"model__model_config__architectures": ["GPT"], "run_mode": "eval"}, "architectures: is 'GPT'"),
+        ({"model__arch": {"type": "BloomRewardModel"}}, "model.arch.type: is 'BloomRewardModel'; bundled is"),
         (
             {"parallel_config__model_parallel": "four"},
             "parallel_config.model_parallel: is not a whole",

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -88,6 +89,31 @@ def test_environments(tmp_path: Path, mode: str, target: str, monkeypatch: pytes
     monkeypatch.delenv("ASCEND_PROCESS_LOG_PATH", raising=False)
     made = "\n".join(lines(tmp_path, plan_of(tmp_path, mode, target)))
     assert made == (GOLDEN / f"{mode}-{target}.txt").read_text()
+
+
+def test_variables_of_the_job_reach_its_program_as_they_were_written(tmp_path: Path) -> None:
+    text = JOB.replace("TARGET", "CPU").replace("MODE", "none")
+    text = text.replace("{OMP", "{A: 'x{port}{rank}{python}{run_dir}{y}', PYTHONPATH: '/{rank}', OMP")
+    made = make_plan(job(tmp_path, text), inventory(tmp_path, HOSTS), now=0.0)
+    manifest, run = made.manifests["npu2"], RunDir(tmp_path / "run")
+    run.make()
+    found = printed(manifest.workers[0], manifest, run)
+    assert found["A"] == "x{port}{rank}{python}{run_dir}{y}"
+    assert found["PYTHONPATH"].startswith("/{rank}")
+    # No scheduler, so nobody chose a port: each host finds the same one by itself.
+    other = made.manifests["npu1"]
+    there = RunDir(tmp_path / "there")
+    there.make()
+    assert found["MASTER_PORT"] == printed(other.workers[0], other, there)["MASTER_PORT"]
+    assert 20000 <= int(found["MASTER_PORT"]) < 30000
+
+
+def write() -> None:
+    """Write the golden files anew: PYTHONPATH=. python -m tests.plan.test_environments"""
+    for mode, target in itertools.product(MODES, TARGETS):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder)
+            (GOLDEN / f"{mode}-{target}.txt").write_text("\n".join(lines(path, plan_of(path, mode, target))))
 
 
 def test_no_golden_file_is_forgotten() -> None:
@@ -191,3 +217,7 @@ def test_whose_plog_path_counts(
     env = printed(dataclasses.replace(spec, env={**spec.env, **of_job}), manifest, run)
     assert env["ASCEND_PROCESS_LOG_PATH"] == wanted.replace("{run_dir}", str(run.root))
     assert (run.attempt.plogs / "rank_0").is_dir() == wanted.startswith("{run_dir}")
+
+
+if __name__ == "__main__":
+    write()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import stat
@@ -58,6 +59,12 @@ def test_the_environment_of_a_dynamic_worker(tmp_path: Path) -> None:
         "MS_SCHED_PORT": "{port}",
         "MS_WORKER_NUM": "4",
         "MS_NODE_ID": "3",
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "10.0.0.1",
+        "MASTER_PORT": "{port}",
     }
 
 
@@ -78,6 +85,33 @@ def test_the_workers_of_one_host_meet_on_its_loopback(tmp_path: Path, address: s
     assert manifest.scheduler is not None
     told = {spec.env["MS_SCHED_HOST"] for spec in (*manifest.workers, manifest.scheduler)}
     assert told == {"127.0.0.1"}
+
+
+def test_the_bundled_model_gets_none_of_the_common_names(tmp_path: Path) -> None:
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} & set(
+        plan(tmp_path, TRAIN).manifests["npu1"].workers[0].env
+    )
+
+
+@pytest.mark.parametrize("mode", ["none", "dynamic", "rank_table"])
+def test_the_master_is_the_first_host_and_a_job_may_name_another(tmp_path: Path, mode: str) -> None:
+    networking = f"networking: {{mode: {mode}}}\n"
+    hosts = HOSTS.replace("10.0.0.[1-2]", "npu-[1-2].lab")
+    made = plan(tmp_path, COMMAND + networking, hosts)
+    completed = complete_plan(dataclasses.replace(made, uses_rank_table=False), {}, scheduler_host="10.9.9.9")
+    env = completed.manifests["npu2"].workers[0].env
+    assert env["MASTER_ADDR"] == ("npu-1.lab" if mode == "none" else env["MS_SCHED_HOST"])
+    own = plan(tmp_path, COMMAND + networking + "env: {MASTER_ADDR: elsewhere, MASTER_PORT: 29500}\n")
+    env = own.manifests["npu2"].workers[0].env
+    assert (env["MASTER_ADDR"], env["MASTER_PORT"]) == ("elsewhere", "29500")
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"])
+def test_what_differs_from_rank_to_rank_is_none_of_the_jobs(tmp_path: Path, name: str) -> None:
+    assert lines_of(tmp_path, lambda: plan(tmp_path, COMMAND + f"env: {{{name}: 1}}\n")) == [
+        f"job.yaml:5: env.{name}: is set by the orchestrator for every rank (remove it)"
+    ]
+    assert plan(tmp_path, TRAIN.replace("env: {", f"env: {{{name}: 1, ")).world_size == 4
 
 
 def test_a_given_port_is_kept(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config.inventory import Device, Host, Inventory
 from orchestrator.config.job import Job
+from orchestrator.core.errors import ConfigError
+from orchestrator.plan.make_plan import make_plan
 from orchestrator.plan.placement import place
 from tests.config.support import JOB, inventory, job, lines_of
 
@@ -99,3 +103,43 @@ def test_the_first_devices_of_a_host_are_taken_with_their_addresses(tmp_path: Pa
 def test_jobs_that_do_not_fit(tmp_path: Path, overrides: list[str], lines: list[str]) -> None:
     made, hosts = job(tmp_path, JOB, *overrides), inventory(tmp_path)
     assert lines_of(tmp_path, lambda: place(made, hosts)) == lines
+
+
+@pytest.mark.parametrize(
+    ("parallel", "degrees"),
+    [
+        ("", (4, 1, 1)),
+        ("parallel: {model_parallel: 2}\n", (2, 2, 1)),
+        ("parallel: {model_parallel: 2, pipeline_stage: 2}\n", (1, 2, 2)),
+        ("parallel: {optimizer_shard: true}\n", (4, 1, 1)),
+    ],
+)
+def test_replicas_that_are_left_out_are_what_is_left(
+    tmp_path: Path, parallel: str, degrees: tuple[int, int, int]
+) -> None:
+    line = "parallel: {data_parallel: 2, model_parallel: 2}\n"
+    assert line in JOB
+    made = make_plan(job(tmp_path, JOB.replace(line, parallel)), inventory(tmp_path))
+    told = yaml.safe_load(made.worker_config)["parallel"]
+    assert (told["data_parallel"], told["model_parallel"], told["pipeline_stage"]) == degrees
+    assert {(item.dp, item.mp, item.pp) for item in made.placements} == set(
+        itertools.product(*map(range, degrees))
+    )
+    assert any("data_parallel is left out: it is" in note for note in made.notes) == (degrees[0] > 1)
+
+
+@pytest.mark.parametrize("parallel", ["{model_parallel: 3}", "{data_parallel: 1, model_parallel: 2}"])
+def test_degrees_that_do_not_divide_the_ranks_are_refused_as_before(tmp_path: Path, parallel: str) -> None:
+    text = JOB.replace("{data_parallel: 2, model_parallel: 2}", parallel)
+    servers = inventory(tmp_path)
+    assert (
+        "both sides must be equal" in lines_of(tmp_path, lambda: make_plan(job(tmp_path, text), servers))[0]
+    )
+
+
+def test_a_chat_has_no_replicas(tmp_path: Path) -> None:
+    text = "name: c\ntask: chat\ndevices_per_host: 2\nmodel: {preset: tiny}\nchat: {top_k: 1}\n"
+    loaded = job(tmp_path, text + "checkpoint: {load: /w.ckpt}\n")
+    servers = inventory(tmp_path)
+    with pytest.raises(ConfigError, match="both sides must be equal"):
+        make_plan(loaded, servers)

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.cli.cmd_plan import command
+from orchestrator.config.inventory import Chip
+from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
 from orchestrator.config.job_network import network_of
 from orchestrator.core.errors import ConfigError, OrchestrateError
@@ -206,3 +208,79 @@ def test_the_shipped_jobs_fit_the_devices_that_they_name(name: str) -> None:
     job = load_job(ROOT / f"jobs/{name}.yaml")
     assert job.max_device_memory is not None
     assert estimate(network_of(job), workload_of(job)).largest.total < size_of(job.max_device_memory)
+
+
+def on_ascend(folder: Path, **overrides: object) -> Job:
+    text = (
+        "name: fa\ntask: pretrain\nhost_count: 1\ndevices_per_host: 8\ndevice_target: Ascend\n"
+        "max_device_memory: 55GB\nparallel: {model_parallel: 8}\nmodel: {preset: 7.1b, overrides:\n"
+        " {use_flash_attention: true, attention_dropout_rate: 0.0, hidden_dropout_rate: 0.0}}\n"
+        "data: {path: /data/train.mindrecord, seq_length: 2048}\ntrain: {epochs: 2, batch_size: 8}\n"
+    )
+    (folder / "job.yaml").write_text(text)
+    return load_job(folder / "job.yaml", [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
+
+
+def activations(job: Job, *chips: Chip) -> int:
+    return estimate(network_of(job), workload_of(job, chips)).largest.activations
+
+
+def test_flash_attention_holds_no_scores(tmp_path: Path) -> None:
+    made = estimate(network_of(on_ascend(tmp_path)), workload_of(on_ascend(tmp_path)))
+    # MindFormers' own run_bloom_7.1b_910b_fa.yaml, which trains on devices of 64 GB with a pool of 55.
+    assert made.largest.total / 2**30 == pytest.approx(41.9, rel=0.01)
+    plain = activations(on_ascend(tmp_path, **{"model.overrides.use_flash_attention": False}))
+    scores = (
+        30 * 8 * 2048 * 2048 * 32 // 8 * 5
+    )  # blocks, records, pairs of tokens, heads, 2.5 values of 2 bytes
+    assert plain - activations(on_ascend(tmp_path)) == pytest.approx(scores, rel=0.01)
+    with_dropout = activations(on_ascend(tmp_path, **{"model.overrides.attention_dropout_rate": 0.1}))
+    assert with_dropout - activations(on_ascend(tmp_path)) == scores // 40  # a bit for each pair
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device_target": "CPU", "networking.mode": "dynamic"},
+        {"model.overrides.compute_dtype": "float32"},
+        {"model.overrides.num_heads": 512},  # a head size of 8
+        {"model.overrides.attention_dropout_rate": 0.1, "data.seq_length": 2047},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_where_there_is_no_kernel_the_scores_are_held(tmp_path: Path, changes: dict[str, object]) -> None:
+    asked, plain = (
+        activations(on_ascend(tmp_path, **changes, **{"model.overrides.use_flash_attention": value}))
+        for value in (True, False)
+    )
+    assert asked == plain
+
+
+def test_a_910a_has_no_flash_kernel(tmp_path: Path) -> None:
+    job = on_ascend(tmp_path)
+    plain = activations(on_ascend(tmp_path, **{"model.overrides.use_flash_attention": False}))
+    assert activations(job, "910A") == activations(job, "910B", "910A") == plain > activations(job, "910B")
+
+
+def test_a_cut_sequence_is_shared_but_for_what_the_cut_layers_gather(tmp_path: Path) -> None:
+    cut = on_ascend(tmp_path, **{"parallel.use_seq_parallel": True})
+    whole = on_ascend(tmp_path)
+    tokens_and_units = 30 * 8 * 2048 * 4096 * 2  # in blocks, records, tokens, hidden units of 2 bytes
+    # Of 5 + 12/8 values only 2 + 15/8 are held.
+    saved = tokens_and_units * (5 + 12 / 8 - 2 - 15 / 8)
+    assert activations(whole) - activations(cut) == pytest.approx(saved, rel=1e-3)
+    assert list(workload_of(cut).problems(network_of(cut))) == []
+    odd = on_ascend(tmp_path, **{"parallel.use_seq_parallel": True, "data.seq_length": 2044})
+    assert [key for key, *_ in workload_of(odd).problems(network_of(odd))] == ["use_seq_parallel"]
+
+
+def test_on_an_ascend_replicas_that_share_the_optimizer_keep_pieces_of_gradients() -> None:
+    whole, pieces = (
+        estimate(SMALL, replace(work(dp=2, shard=True), scatters=scatters)).largest
+        for scatters in (False, True)
+    )
+    assert pieces.gradients * 2 == pytest.approx(whole.gradients, rel=0.02)
+    accumulated = estimate(SMALL, replace(work(dp=2, shard=True, parts=4), scatters=True)).largest
+    assert accumulated.gradients == whole.gradients + pieces.gradients
+    alone = estimate(SMALL, replace(work(dp=2), scatters=True)).largest
+    assert alone.gradients == whole.gradients  # nothing is shared out

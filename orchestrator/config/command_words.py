@@ -1,0 +1,63 @@
+"""The words of a `command`: what is filled in in them, and which of them names the program's script."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+
+from orchestrator.config.yaml_messages import show
+
+__all__ = ["FILLED", "script_of", "unknown_placeholders"]
+
+# Filled in on each host, in `command` and nowhere else.
+FILLED = ("python", "rank", "run_dir")
+
+_BRACES = re.compile(r"(?<![${])\{([A-Za-z][A-Za-z0-9_-]*)\}(?!\})")
+# Text in a programming language has braces of its own.
+_CODE = re.compile(r"[\s;()'\"`]")
+_INTERPRETER = re.compile(r"\{python\}|python[0-9.]*|bash|sh|dash|zsh|ksh")
+# Of interpreters: options that take the next word, and those after which no script comes.
+_TAKES_WORD = frozenset({"-W", "-X", "-Q", "-o", "-O", "+o", "+O", "--rcfile", "--init-file"})
+_NO_SCRIPT = re.compile(r"-[A-Za-z]*[cm]|-s|-|--version|-V|--help|-h")
+_SUFFIXES = (".py", ".sh", ".bash", ".zsh", ".pl", ".rb", ".js", ".ipynb")
+
+
+def unknown_placeholders(word: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with a word and what to do, for each `{name}` in it that nobody fills in.
+
+    In text that is code, where braces mean something else, only what is nearly one of ours.
+    """
+    for found in _BRACES.finditer(word):
+        name = found[1]
+        if name in FILLED:
+            continue
+        close = difflib.get_close_matches(name.lower(), FILLED, n=1, cutoff=0.7)
+        if close:
+            yield f"{show(found[0])} is not filled in", f"did you mean `{{{close[0]}}}`?"
+        elif not _CODE.search(word):
+            known = ", ".join(f"{{{one}}}" for one in FILLED)
+            yield f"{show(found[0])} is not filled in", f"known: {known}; of the rest the environment tells"
+
+
+def script_of(command: Sequence[str]) -> int | None:
+    """Which word is the script: the program, where it is a relative path, or what an interpreter is given.
+
+    None where there is none, as after `-c` and `-m`, or where it is a program of the hosts.
+    """
+    if not command:
+        return None
+    program = command[0]
+    if not _INTERPRETER.fullmatch(PurePosixPath(program).name):
+        is_here = not program.startswith(("/", "{")) and ("/" in program or program.endswith(_SUFFIXES))
+        return 0 if is_here else None
+    index = 1
+    while index < len(command):
+        word = command[index]
+        if _NO_SCRIPT.fullmatch(word):
+            return None
+        if not word.startswith(("-", "+")):
+            return None if word.startswith(("/", "{")) else index
+        index += 2 if word in _TAKES_WORD else 1
+    return None

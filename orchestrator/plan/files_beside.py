@@ -1,0 +1,308 @@
+"""Files beside a job's checkpoint and data: the tokenizer that they give it, and what in them contradicts it.
+
+Weights, tokenizer, network and token ids belong together, and nothing fails where they do not: the loss is
+only worse, the answers nonsense. So what this machine can see is compared before a host is touched: files
+that are sent, those of a checkpoint that is distributed, and all of them where the hosts are this machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.job import Job
+from orchestrator.config.job_network import network_of
+from orchestrator.config.mindformers_keys import RENAMED
+from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.yaml_messages import plain, show
+from orchestrator.config.yaml_reader import read_yaml
+from orchestrator.core.codec import DecodeError, parse
+from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.families.network_config import NetworkConfig
+from orchestrator.families.registry import families
+
+__all__ = ["FilesBeside", "sha256_of"]
+
+_TOKENIZER = "tokenizer.json"
+_LARGEST_TOKENIZER = 64 << 20  # the largest published ones have 30 MB
+_LARGEST_CONFIG = 1 << 20
+# What two configurations of one network must have in common; a loaded tensor's shape tells of few of them.
+_COMPARED = (
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "vocab_size",
+    "expand_ratio",
+    "hidden_act",
+    "eos_token_id",
+)
+
+
+@dataclass(frozen=True)
+class FilesBeside:
+    """What lies beside the checkpoint and the data of `job`, as far as this machine sees them.
+
+    `hosts_are_here`: absolute paths, which are the hosts', mean files of this machine.
+    """
+
+    job: Job
+    hosts_are_here: bool = False
+
+    @cached_property
+    def tokenizer(self) -> Path | None:
+        """The tokenizer.json to take where the job names none but starts from weights.
+
+        That beside the weights, else that beside the MindRecord; None where the job names one, starts from
+        nothing, or only its hosts can tell. Raises ConfigError: there is none, and a new one would fit no
+        weights.
+        """
+        job = self.job
+        if job.checkpoint.load is None or (job.data and job.data.tokenizer) or self._weights is None:
+            return None
+        found = self._of_weights(_TOKENIZER)
+        if found is None and job.task in TRAINING:
+            found = self._of_data(_TOKENIZER)
+        if found is not None or self._data_is_elsewhere:
+            return found
+        what = f"is missing, and there is no {_TOKENIZER} beside {self._weights}"
+        raise _refused(job, ("data", "tokenizer"), what, "name the one that the weights were trained with")
+
+    def problems(self) -> Iterator[Problem]:
+        """What does not belong together: the job's network and tokenizer, its weights, its data."""
+        yield from self._other_network()
+        yield from self._other_tokenizer()
+
+    def notes(self) -> Iterator[str]:
+        """What is assumed or doubtful, a line each."""
+        job = self.job
+        if self.tokenizer is not None:
+            yield f"data.tokenizer is not given: {self.tokenizer} is taken"
+        elif job.task in TRAINING and job.checkpoint.load and job.data and not job.data.tokenizer:
+            yield (
+                f"data.tokenizer is not given: the hosts take the {_TOKENIZER} beside {job.checkpoint.load}, "
+                "else that beside the data"
+            )
+        yield from self._doubtful_data()
+        template = job.data.template or "none" if job.data else "alpaca"
+        for config in self._configs() if job.task not in TRAINING else ():
+            trained = config.values.get("prompt_template", template)
+            if trained != template and "prompt_template" not in (job.model.overrides if job.model else {}):
+                yield f"data.template is {template}, but {config.path} says {trained}, of the training"
+
+    def _doubtful_data(self) -> Iterator[str]:
+        mine, of_data = self._mine(), self._of_data(_TOKENIZER)
+        if mine is None or of_data is None or self._data is None or _recorded(self._data) is not None:
+            return
+        if not _same_ids(mine, of_data):
+            yield f"{of_data} lies beside the data, but {mine} is taken, which gives tokens other ids"
+
+    @cached_property
+    def _weights(self) -> Path | None:
+        """The checkpoint, where it is a file or folder of this machine."""
+        given = self.job.checkpoint.load
+        path = self.job.whole_checkpoint or (self._here(given) if given else None)
+        return path if path is not None and path.exists() else None
+
+    def _here(self, text: str) -> Path | None:
+        local = self.job.local_path(text)
+        return Path(text) if local is None and self.hosts_are_here else local
+
+    @property
+    def _data(self) -> Path | None:
+        """The MindRecord, or the folder of them, where it is of this machine."""
+        given = self.job.data.path if self.job.data else None
+        path = self._here(given) if given else None
+        is_ids = path is not None and (path.suffix == ".mindrecord" or path.is_dir())
+        return path if is_ids and path is not None and path.exists() else None
+
+    @property
+    def _data_is_elsewhere(self) -> bool:
+        given = self.job.data.path if self.job.data and self.job.task in TRAINING else None
+        is_ids = given is not None and (given.endswith(".mindrecord") or not Path(given).suffix)
+        return is_ids and given is not None and self._here(given) is None
+
+    def _of_weights(self, name: str) -> Path | None:
+        """A file of the checkpoint's folder, or of a run's, which has it beside the folder of its shards."""
+        if self._weights is None:
+            return None
+        folder = self._weights if self._weights.is_dir() else self._weights.parent
+        places = (
+            [folder / name, folder.parent / "model" / name] if folder is self._weights else [folder / name]
+        )
+        return next((place for place in places if place.is_file()), None)
+
+    def _of_data(self, name: str) -> Path | None:
+        if self._data is None:
+            return None
+        found = (self._data if self._data.is_dir() else self._data.parent) / name
+        return found if found.is_file() else None
+
+    def _configs(self) -> Iterator[_Config]:
+        for name in ("config.yaml", "config.json"):
+            path = self._of_weights(name)
+            config = _read_config(path) if path is not None else None
+            if config is not None:
+                yield config
+
+    def _other_network(self) -> Iterator[Problem]:
+        configs = list(self._configs()) if self.job.model else []
+        network = self._network() if configs else None
+        for config in configs if network is not None else ():
+            yield from self._differences(config, network)
+
+    def _network(self) -> NetworkConfig | None:
+        job = self.job
+        assert job.model is not None
+        path = job.model.preset if job.local_path(job.model.preset) is None else None
+        return None if path is not None and not self.hosts_are_here else network_of(job)
+
+    def _differences(self, config: _Config, network: NetworkConfig | None) -> Iterator[Problem]:
+        job, wanted = self.job, config.values
+        assert job.model is not None and network is not None
+        for key in ("family", *_COMPARED):
+            mine = network.family.name if key == "family" else getattr(network, key, None)
+            if key not in wanted or mine is None or wanted[key] == mine:
+                continue
+            own = key in job.model.overrides
+            where = job.where("model", "overrides", key) if own else job.where("model", "preset")
+            what = (
+                f"{key} is {show(mine)}, but {show(wanted[key])} by {config.where(key)}, beside the weights"
+            )
+            remedy = f"set model.overrides.{key} to {show(wanted[key])}, or name that file as model.preset"
+            yield Problem(where, plain(what), plain(remedy))
+
+    def _mine(self) -> Path | None:
+        """The tokenizer that the job uses, where this machine sees it."""
+        data = self.job.data
+        path = self._here(data.tokenizer) if data and data.tokenizer else self.tokenizer
+        return path if path is not None and path.is_file() else None
+
+    def _other_tokenizer(self) -> Iterator[Problem]:
+        job, mine = self.job, self._mine()
+        if mine is None:
+            return
+        named = job.data is not None and job.data.tokenizer is not None
+        where = job.where("data", "tokenizer") if named else job.where("checkpoint", "load")
+        remedy = "take one tokenizer for weights and data: name the tokenizer.json that belongs to them"
+        of_weights = self._of_weights(_TOKENIZER)
+        if of_weights is not None and not _same_ids(mine, of_weights):
+            what = f"{mine} gives tokens other ids than {of_weights}, which lies beside the checkpoint"
+            yield Problem(where, plain(what), remedy)
+        if job.task not in TRAINING or self._data is None:
+            return
+        of_data, recorded = self._of_data(_TOKENIZER), _recorded(self._data)
+        made = f"{self._data} was made with another tokenizer than {mine}"
+        if recorded is not None and sha256_of(mine) != recorded:
+            is_beside = of_data is not None and sha256_of(of_data) == recorded
+            if not (is_beside and of_data is not None and _same_ids(mine, of_data)):
+                what = f"{made} (sha256 {recorded[:12]}, not {sha256_of(mine)[:12]})"
+                yield Problem(where, plain(what), f"{remedy}, or prepare the data again")
+
+
+@dataclass(frozen=True)
+class _Config:
+    """The fields of a network that a file tells, under our names, and where each stands."""
+
+    path: Path
+    values: Mapping[str, Any]
+    lines: Mapping[str, int]
+
+    def where(self, key: str) -> str:
+        return f"{self.path}:{self.lines[key]}" if key in self.lines else str(self.path)
+
+
+def _read_config(path: Path) -> _Config | None:
+    """Our config.yaml, MindFormers', or transformers' config.json; None where it is none of them."""
+    return _read_json(path) if path.suffix == ".json" else _read_yaml(path)
+
+
+def _read_yaml(path: Path) -> _Config | None:
+    try:
+        file = read_yaml(path)
+    except ConfigError:
+        return None  # some other config.yaml; the worker does not read it either
+    at: tuple[str, ...] = ("model", "model_config")
+    table = file.get(at)
+    if not isinstance(table, dict):
+        table, at = file.data, ()
+    values = {RENAMED.get(key, key): value for key, value in table.items()}
+    lines = {RENAMED.get(key, key): file.line((*at, key)) for key in table}
+    return _Config(path, values, lines) if "hidden_size" in values else None
+
+
+def _read_json(path: Path) -> _Config | None:
+    table = _json(path, _LARGEST_CONFIG)
+    kind = table.get("model_type") if isinstance(table, dict) else None
+    family = next((one for one in families() if one.hf.model_type == kind), None)
+    if not isinstance(table, dict) or family is None:
+        return None
+    values = {"family": family.name, **family.hf.only, **family.hf.nearly}
+    for field, keys in family.hf.fields.items():
+        found = next((table[key] for key in keys if table.get(key) is not None), None)
+        values |= {} if found is None else {field: found}
+    return _Config(path, values, {})
+
+
+def _json(path: Path, largest: int) -> Any:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(largest + 1)
+        return parse(raw) if len(raw) <= largest else None
+    except (OSError, DecodeError):
+        return None
+
+
+def _recorded(data: Path) -> str | None:
+    """The SHA-256 of the tokenizer that a MindRecord's summary names; older summaries name none."""
+    names = ["summary.json"] if data.is_dir() else [f"{data.name}.summary.json", f"{data.stem}.summary.json"]
+    folder = data if data.is_dir() else data.parent
+    for path in (folder / name for name in names):
+        table = _json(path, _LARGEST_CONFIG) if path.is_file() else None
+        found = table.get("tokenizer_sha256") if isinstance(table, dict) else None
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _same_ids(one: Path, other: Path) -> bool:
+    """Whether two tokenizers give the tokens that both know the same ids; written anew, a file differs."""
+    if sha256_of(one) == sha256_of(other):
+        return True
+    tables = [_ids(_json(path, _LARGEST_TOKENIZER)) for path in (one, other)]
+    shared = tables[0].keys() & tables[1].keys()
+    return bool(shared) and all(tables[0][token] == tables[1][token] for token in shared)
+
+
+def _ids(table: Any) -> dict[str, Any]:
+    """Token -> id of the `tokenizer.json` of Hugging Face's tokenizers."""
+    model = table.get("model") if isinstance(table, dict) else None
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids: dict[str, Any]
+    if isinstance(vocabulary, list):  # Unigram: [[token, score], ...] in the order of their ids
+        rows = enumerate(vocabulary)
+        ids = {
+            row[0]: number
+            for number, row in rows
+            if isinstance(row, list) and row and isinstance(row[0], str)
+        }
+    else:
+        ids = dict(vocabulary) if isinstance(vocabulary, dict) else {}
+    added = table.get("added_tokens") if isinstance(table, dict) else None
+    for item in added if isinstance(added, list) else ():
+        if isinstance(item, dict) and isinstance(item.get("content"), str):
+            ids[item["content"]] = item.get("id")
+    return ids
+
+
+def _refused(job: Job, loc: tuple[str, ...], what: str, remedy: str) -> ConfigError:
+    return ConfigError([Problem(job.where(*loc), plain(what), remedy)])
