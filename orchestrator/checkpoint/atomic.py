@@ -1,4 +1,4 @@
-"""Atomic writing of files and folders: each is there whole or not at all, and nothing of others is followed."""
+"""Atomic writing of files and folders: each is there whole or not at all; nothing of others is followed."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class OutputFiles:
         if self.layout.is_folder:
             self.temporary.mkdir(exist_ok=True)
             require_own(self.temporary)
-        for number, (name, layout) in enumerate(self.layout.files):
+        for number, (name, _) in enumerate(self.layout.files):
             (self.temporary / name).parent.mkdir(parents=True, exist_ok=True)
             file = self._placed(number)
             if self.layout.is_folder:

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.checkpoint.beside import Put, require_own_output
 from orchestrator.checkpoint.collection_manifest import manifest_beside, manifest_text
 from orchestrator.checkpoint.copy_engine import check_done, copy_segments
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
@@ -45,7 +46,8 @@ class Collection:
     `step` None is the newest complete one, or without `latest` the one that a collection to the same output
     broke off at. `dtype` is MindSpore's name of a type that floats are written in. `source` names the run in
     journal and manifest, `placed` the host that each rank ran on. `replicated`: without strategy files, ranks
-    are copies of one another. `model` is for `huggingface` alone.
+    are copies of one another. `model` is for `huggingface` alone. `beside` are the files that will be put
+    beside the output, with their SHA-256, for the manifest.
     """
 
     strategies: Mapping[int, Strategy] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class Collection:
     model: HfModel | None = None
     source: str = ""
     placed: Mapping[int, str] = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_collection(
@@ -138,7 +141,8 @@ _GO_ON = "the same command goes on from there"
 class Collected:
     """What was written, from which step, and which hosts could not be asked but were not needed.
 
-    `resumed` are the bytes that an earlier collection had brought.
+    `resumed` are the bytes that an earlier collection had brought, `beside` the other files that were put
+    there.
     """
 
     path: Path
@@ -147,6 +151,7 @@ class Collected:
     unreachable: Mapping[str, OrchestrateError]
     resumed: int
     size: int
+    beside: Put = field(default_factory=Put)
 
 
 def collect(
@@ -191,6 +196,7 @@ class _Work:
     def run(self) -> Collected:
         segment_bytes = self.options.segment_bytes
         try:
+            require_own_output(self.output, self.wanted.source)
             choice, plan, unreachable = self._plan()
             layout = planned_layout(plan, self.wanted)
             header = _header(self.wanted, choice, plan, layout, segment_bytes)
@@ -199,7 +205,9 @@ class _Work:
                 segments = cut_segments(plan, layout.destinations, segment_bytes)
                 resumed = self._check(segments, file)
                 plan = self._copy(plan, segments, file, choice)
-                text = manifest_text(header, plan, layout, segments, self.journal, segment_bytes)
+                text = manifest_text(
+                    header, plan, layout, segments, self.journal, segment_bytes, beside=self.wanted.beside
+                )
                 with manifest_beside(self.output, text):
                     file.finish()
         except BaseException:

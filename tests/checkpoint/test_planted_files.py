@@ -52,8 +52,9 @@ def test_a_folder_to_be_made_does_not_empty_the_one_that_a_link_leads_to(tmp_pat
     victim.mkdir()
     (victim / "file").write_text("precious")
     (tmp_path / ".out.part").symlink_to(victim)
-    with pytest.raises(CheckpointError, match="is in the way: it is a symbolic link"), new_folder(
-        tmp_path / "out"
+    with (
+        pytest.raises(CheckpointError, match="is in the way: it is a symbolic link"),
+        new_folder(tmp_path / "out"),
     ):
         pass
     assert (victim / "file").read_text() == "precious"
