@@ -75,10 +75,12 @@ def manifest_text(
     *,
     beside: Mapping[str, str] | None = None,
     passed_over: Mapping[str, str] | None = None,
+    left_aside: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """Source, step, hosts, and for each tensor its parts: region, rank, crc32 of each segment as written.
 
-    Before them the files put `beside` the output, and newer steps that were `passed_over`, with the reason.
+    Before them the files put `beside` the output; newer steps that were `passed_over` and files `left_aside`,
+    each with the reason.
     In parts, a tensor each: all of a large model's JSON at once is many megabytes.
     """
     head = {
@@ -86,6 +88,7 @@ def manifest_text(
         "epoch": header.epoch,
         "step": header.step,
         "passed_over": dict(passed_over or {}),
+        "left_aside": dict(left_aside or {}),
         "beside": dict(beside or {}),
         "bytes_per_host": plan.bytes_per_host,
         "shards": _shards(header, plan),

@@ -70,6 +70,10 @@ class RunFiles:
         """Whether a listed file is read without its host."""
         return (host, path) in self._direct
 
+    def listed(self, host: str, path: str) -> ShardFile | None:
+        """The file of that path, where it was listed."""
+        return self._listed.get((host, path))
+
     def list_shards(self, host: str) -> Sequence[ShardFile]:
         if self._is_here(host):
             folder = str(self._run_dir(host).attempt.checkpoint)
@@ -290,9 +294,10 @@ def _hf_model(files: Mapping[str, SmallFile]) -> HfModel | None:
 
 
 def _absent(run: _Run, choice: Choice, unreachable: Mapping[str, OrchestrateError]) -> dict[int, str]:
-    """The ranks without a file of the step, whose host was asked, with that host."""
+    """The ranks without a file of the step, whose host was asked, with that host. Damaged files are told."""
+    failed = {row.rank for key in choice.failed if (row := run.files.listed(*key))}
     ranks = {rank: host for rank, host in run.wanted.placed.items() if host not in unreachable}
-    return {rank: host for rank, host in ranks.items() if rank not in choice.files}
+    return {rank: host for rank, host in ranks.items() if rank not in choice.files and rank not in failed}
 
 
 def _beside(run: _Run, output: Path, with_logs: bool) -> BesideOutput:
