@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.checkpoint.atomic import replacing
 from orchestrator.checkpoint.copy_plan import CopyPlan, Segment
 from orchestrator.checkpoint.journal import Header, Journal
-from orchestrator.checkpoint.output_layout import OutputLayout
+from orchestrator.checkpoint.output_layout import Destination, OutputLayout
 from orchestrator.core.codec import DecodeError, from_json, parse
 from orchestrator.core.safe_open import open_safely
 
@@ -117,9 +117,26 @@ def _tensors(
             {
                 "shape": destination.source.dims,
                 "dtype": destination.dtype,
+                **_form(destination, layout),
                 "parts": [_part(list(of_one), journal) for _, of_one in parts],
             },
         )
+
+
+def _form(destination: Destination, layout: OutputLayout) -> dict[str, Any]:
+    """The type that the shards have, where it is another; in a folder also the place of the tensor."""
+    form: dict[str, Any] = {}
+    if destination.source.dtype != destination.dtype:
+        form["stored"] = destination.source.dtype
+    if layout.is_folder:
+        fused = destination.interleaved
+        form["place"] = {
+            "file": layout.files[destination.file][0],
+            "spans": destination.spans,
+            "transposed": destination.transposed,
+            "interleaved": None if fused is None else (fused.heads, fused.part, fused.parts),
+        }
+    return form
 
 
 def _part(segments: Sequence[Segment], journal: Journal) -> dict[str, Any]:

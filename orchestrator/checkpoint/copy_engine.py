@@ -29,7 +29,7 @@ try:
 except ImportError:  # in workers, which convert and need no sums
     from zlib import crc32
 
-__all__ = ["StreamedFile", "check_done", "copy_files", "copy_segments"]
+__all__ = ["StreamedFile", "check_done", "copy_files", "copy_segments", "crc32"]
 
 # Each stream holds a segment; with more of them than this, memory would grow with the number of hosts.
 _MOST_STREAMS = 32
