@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import math
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -18,13 +20,14 @@ from orchestrator.core.ends import End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, RunOnHost
-from orchestrator.core.safe_open import open_safely, own_folders, read_safely, require_own_folder
+from orchestrator.core.safe_open import open_safely, own_folders, require_own_folder
 from orchestrator.core.states import RankState
 
 __all__ = ["find", "list_runs", "read_log", "small_files", "status", "tell", "undo"]
 
 _S = TypeVar("_S", bound=Stored)
-_LARGEST_SMALL_FILE = 256 << 20
+_LARGEST_SMALL_FILE = 16 << 30
+_PIECE = 1 << 20
 # A run that is half there may be being made, or removed, at this very moment.
 _SETTLED = 60.0
 _GONE = StopReason(StopKind.SUPERVISOR_GONE)
@@ -201,10 +204,21 @@ def read_log(run: RunDir, label: str, offset: int, limit: int) -> Dict[str, Any]
         return {"data": file.read(limit), "offset": start, "size": size}
 
 
-def small_files(run: RunDir, folder: str) -> Iterator[Tuple[str, bytes]]:
-    """Name and content of every file right in one of the run's folders; AgentError for a link or a pipe."""
+def small_files(run: RunDir, folder: str, known: str = "") -> Iterator[Tuple[str, bytes]]:
+    """Name and content of every file right in one of the run's folders; AgentError for a link or a pipe.
+
+    A content comes in pieces, one after another under the same name; that of a file whose name does not fit
+    the pattern `known` is left out, and one empty piece tells of it.
+    """
+    wanted = re.compile(known)
     for path in sorted(run.attempt.folder(folder).glob("*")):
         if path.is_symlink() or not path.is_dir():
-            with _explained(run):
-                data = read_safely(path, run.runs, _LARGEST_SMALL_FILE)
-            yield path.name, data
+            if known and not wanted.fullmatch(path.name):
+                yield path.name, b""
+                continue
+            with _explained(run), os.fdopen(open_safely(path, run.runs), "rb") as file:
+                yield path.name, file.read(_PIECE)
+                while piece := file.read(_PIECE):
+                    if file.tell() > _LARGEST_SMALL_FILE:
+                        raise OSError(errno.EFBIG, "it has more bytes than such a file can have", str(path))
+                    yield path.name, piece

@@ -101,8 +101,9 @@ def read_plog(request: Request) -> Iterator[Answer]:
 
 
 def small_files(request: Request) -> Iterator[Answer]:
-    """Every file of one of the run's folders, an answer each: strategies, or what belongs to the model."""
-    for name, data in runs.small_files(_run(request), request.args["folder"]):
+    """The files of one of the run's folders, piece by piece: strategies, or what belongs to the model."""
+    args = request.args
+    for name, data in runs.small_files(_run(request), args["folder"], args.get("known", "")):
         yield Answer(name, data, more=True)
     yield Answer()
 

@@ -14,10 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from isal.isal_zlib import (
-    crc32,  # the same sum as zlib's, which the hosts make, more than three times as fast
-)
-
+from orchestrator.checkpoint.beside import require_same_names
 from orchestrator.checkpoint.copy_options import CopyOptions, RateLimit, Report
 from orchestrator.checkpoint.copy_plan import Copy, CopyPlan, Segment, batches, cut_segments
 from orchestrator.checkpoint.host_files import CHUNK, HostFiles, LocalFiles, MappedFiles
@@ -32,7 +29,7 @@ try:
 except ImportError:  # in workers, which convert and need no sums
     from zlib import crc32
 
-__all__ = ["StreamedFile", "check_done", "copy_files", "copy_segments"]
+__all__ = ["StreamedFile", "check_done", "copy_files", "copy_segments", "crc32"]
 
 # Each stream holds a segment; with more of them than this, memory would grow with the number of hosts.
 _MOST_STREAMS = 32
@@ -55,8 +52,10 @@ def copy_files(
     """Carry out a plan whose shards are files of this machine; the output appears whole or not at all.
 
     Memory is a few segments, or stripes of what is transposed. CheckpointError: a shard that has changed, no
-    room for all files, an output that is there or cannot be written.
+    room for all files, an output that cannot be written, or is there and no file of the same tensors.
     """
+    if not layout.is_folder:
+        require_same_names(path, [destination.source.name for destination in layout.destinations])
     options = replace(options or CopyOptions(), batch_bytes=_LOCAL_BATCH)
     with new_output(path, layout, options) as output:
         segments = cut_segments(plan, layout.destinations, options.segment_bytes, stripe=_STRIPE)

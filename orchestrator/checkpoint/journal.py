@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.checkpoint.atomic import mapped_errors
+from orchestrator.checkpoint.atomic import mapped_errors, open_own
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, from_json, loads, parse, to_json
 from orchestrator.core.errors import CheckpointError
 
@@ -77,7 +77,7 @@ class Journal:
 
     def _claim(self, output: Path) -> int:
         while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            descriptor = open_own(self.path, flags=os.O_APPEND)
             if self._is_ours(descriptor, output):
                 return descriptor
             os.close(descriptor)
@@ -86,23 +86,20 @@ class Journal:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The owner before may have removed the file between our open and our lock.
-            return os.stat(self.path).st_ino == os.fstat(descriptor).st_ino
+            return os.lstat(self.path).st_ino == os.fstat(descriptor).st_ino
         except FileNotFoundError:
             return False
         except BlockingIOError:
+            holder = _holder(_content(descriptor))
             os.close(descriptor)
             raise CheckpointError(
-                f"is being written by another collection{self._holder()}",
+                f"is being written by another collection{holder}",
                 where=str(output),
                 remedy="wait for it, or name another output",
             ) from None
 
-    def _holder(self) -> str:
-        pids = re.findall(rb'^\{"pid":([0-9]{1,10})\}$', self.path.read_bytes(), re.MULTILINE)
-        return f", process {int(pids[-1])}" if pids else ""
-
     def _read(self) -> None:
-        for line in self.path.read_bytes().splitlines():
+        for line in _content(self._descriptor).splitlines():
             try:
                 if line.startswith(b"["):
                     read, start, *values = from_json(_ROW, parse(line))
@@ -166,3 +163,12 @@ class Journal:
     def remove(self) -> None:
         """All is in place, or nothing is worth keeping. The lock is held until `close`."""
         self.path.unlink(missing_ok=True)
+
+
+def _content(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+def _holder(content: bytes) -> str:
+    pids = re.findall(rb'^\{"pid":([0-9]{1,10})\}$', content, re.MULTILINE)
+    return f", process {int(pids[-1])}" if pids else ""

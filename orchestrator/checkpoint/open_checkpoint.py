@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.shard_ranges import index_shard, list_shards
-from orchestrator.checkpoint.cut.complete_steps import choose_step
+from orchestrator.checkpoint.cut.complete_steps import Failed, choose_readable, choose_step
 from orchestrator.checkpoint.files.strategy_files import StrategySet
 from orchestrator.checkpoint.files.torch_reader import index_torch
 from orchestrator.checkpoint.shard_index import Shard, ShardFile, StoredTensor
-from orchestrator.core.errors import CheckpointError
+from orchestrator.core.errors import CheckpointError, OrchestrateError
 from orchestrator.formats.ckpt_index import crc_matches, map_file
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "find_weights",
     "holds_weights",
     "open_checkpoint",
+    "open_rank_files",
 ]
 
 _FOLDER = re.compile(r"rank_(\d{1,6})")
@@ -52,8 +53,9 @@ def find_rank_files(
     step: int | None = None,
     with_optimizer: bool = False,
     replicated: bool = False,
+    failed: Failed | None = None,
 ) -> RankFiles:
-    """The newest step in `folder` that is complete, or `step`.
+    """The newest step in `folder` that is complete, or `step`; what has `failed` is as if it were not there.
 
     Files without epoch and step in their name (as `transform_checkpoints` writes them) count where every
     `rank_<r>` folder holds one file. CheckpointError: no files, no complete step, files of unclear order.
@@ -69,16 +71,51 @@ def find_rank_files(
         step=step,
         with_optimizer=with_optimizer,
         replicated=replicated,
+        failed=failed,
     )
-    notes = [
-        f"epoch {epoch} step {number} is not complete and was passed over"
-        for epoch, number in choice.incomplete
-    ]
+    notes = choice.notes()
     lacking = [rank for rank in range(world_size) if rank not in choice.files]
     if lacking:
         notes.append(f"rank {', '.join(map(str, lacking))}: no file of this step; a replica's is used")
     files = {rank: Path(path) for rank, (_, path) in choice.files.items()}
     return RankFiles(files, choice.epoch, choice.step, tuple(notes))
+
+
+def open_rank_files(
+    folder: Path,
+    strategies: StrategySet | None,
+    *,
+    step: int | None = None,
+    with_optimizer: bool = False,
+    replicated: bool = False,
+) -> tuple[RankFiles, tuple[Shard, ...]]:
+    """The files that `find_rank_files` finds, and what each holds; no tensor is read.
+
+    A file that is cut or damaged is left aside, and said in the notes: a replica or an older step takes its
+    place. CheckpointError: as from `find_rank_files`; of the first damaged file, where nothing can.
+    """
+
+    def choose(failed: Failed) -> RankFiles:
+        return find_rank_files(
+            folder,
+            strategies,
+            step=step,
+            with_optimizer=with_optimizer,
+            replicated=replicated,
+            failed=failed,
+        )
+
+    def read(found: RankFiles) -> tuple[tuple[Shard, ...], Failed]:
+        shards: list[Shard] = []
+        failed: dict[tuple[str, str], OrchestrateError] = {}
+        for rank, path in sorted(found.files.items()):
+            try:
+                shards.append(open_checkpoint(path, rank))
+            except CheckpointError as error:
+                failed[str(folder), str(path)] = error
+        return tuple(shards), failed
+
+    return choose_readable(choose, read)
 
 
 def _unnumbered(folder: Path, step: int | None) -> RankFiles:

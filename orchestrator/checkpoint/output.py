@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.checkpoint.atomic import mapped_errors, sync_folder
+from orchestrator.checkpoint.atomic import mapped_errors, require_own, sync_folder
 from orchestrator.checkpoint.copy_options import CopyOptions
 from orchestrator.checkpoint.cut.slices import Region
 from orchestrator.checkpoint.journal import Journal
@@ -69,9 +69,12 @@ class OutputFiles:
         """Have the room of every file now; of several only those that are written are open."""
         if self.temporary.is_dir() != self.layout.is_folder or not keep:
             _remove(self.temporary)
-        for name, layout in self.layout.files:
+        if self.layout.is_folder:
+            self.temporary.mkdir(exist_ok=True)
+            require_own(self.temporary)
+        for number, (name, _) in enumerate(self.layout.files):
             (self.temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            file = PlacedFile(self.temporary / name, layout)
+            file = self._placed(number)
             if self.layout.is_folder:
                 file.close()
             else:
@@ -155,9 +158,12 @@ class OutputFiles:
             if self._is_closed:
                 raise CheckpointError("is closed already", where=str(self.path))
             if number not in self._files:
-                name, layout = self.layout.files[number]
-                self._files[number] = PlacedFile(self.temporary / name, layout)
+                self._files[number] = self._placed(number)
             return self._files[number]
+
+    def _placed(self, number: int) -> PlacedFile:
+        name, layout = self.layout.files[number]
+        return PlacedFile(self.temporary / name, layout, self.path.parent)
 
     def _complete(self, number: int) -> None:
         """All bytes of a file are in place: of many files only those that are written are open."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from orchestrator.checkpoint.atomic import open_own
 from orchestrator.checkpoint.files.tensor_files import FileLayout, Span
 from orchestrator.checkpoint.files.tensor_types import Array
 from orchestrator.checkpoint.spans import StridedSpan, locate
@@ -82,9 +83,12 @@ _READ = 4 << 20
 class PlacedFile:
     """Open for reading and writing; every OSError is let out, the caller maps them."""
 
-    def __init__(self, path: Path, layout: FileLayout) -> None:
-        """Preallocate and write the format's own bytes; what is there of the tensors' stays."""
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def __init__(self, path: Path, layout: FileLayout, below: Path | None = None) -> None:
+        """Preallocate and write the format's own bytes; what is there of the tensors' stays.
+
+        No link is followed from the folder `below` (default: the file's own) on.
+        """
+        self._descriptor = open_own(path, below)
         self._checksums = layout.checksums
         self._windows = Windows(self._descriptor, layout.size)
         try:

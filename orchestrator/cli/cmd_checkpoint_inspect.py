@@ -61,7 +61,8 @@ def inspect_command(path: Path, strategy: Path | None, step: int | None, every: 
 def verify_command(path: Path, strategy: Path | None, step: int | None, as_json: bool) -> int:
     """Read every byte of PATH and say whether it is whole and undamaged.
 
-    Each file: its structure, and its checksum where it carries one. A folder of ranks: strategies agree and
+    Each file: its structure, and its checksum where it carries one. A collected file: the checksums of the
+    manifest beside it. A folder of ranks: strategies agree and
     fit, every slice is there, replicas hold the same bytes. Exit code 1 if anything is wrong.
     """
     console = Console(highlight=False, soft_wrap=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -9,6 +11,7 @@ import click
 from rich.console import Console
 
 from orchestrator import api
+from orchestrator.checkpoint.collection_manifest import manifest_path
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.output_layout import Format
 from orchestrator.cli.bars import CollectProgress
@@ -112,3 +115,21 @@ def _report(collected: Collected) -> None:
     if collected.resumed:
         text += f" ({byte_size(collected.resumed)} of what was read had been there)"
     click.echo(text)
+    for line in _beside(collected):
+        click.echo(line)
+
+
+def _beside(collected: Collected) -> Iterator[str]:
+    """What else is there now, a folder's files as one."""
+    home, put = collected.path.parent, collected.beside
+    yield f"{manifest_path(collected.path)}: where each part came from, with checksums"
+    for paths, what in (
+        (put.written, "written"),
+        (put.unchanged, "was there, the same"),
+        (put.removed, "removed, of an earlier collection"),
+    ):
+        own = [path for path in paths if path.parent == home]
+        for path in own:
+            yield f"{path}: {what}"
+        for folder, count in Counter(path.parent for path in paths if path.parent != home).items():
+            yield f"{folder}/: {count} files {what}"

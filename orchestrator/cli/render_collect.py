@@ -20,8 +20,8 @@ def print_collection(found: DryRun, output: Path) -> None:
     console = Console(soft_wrap=True, highlight=False)
     choice, plan = found.choice, found.plan
     console.print(f"epoch {choice.epoch} step {choice.step}, {len(plan.tensors)} tensors", markup=False)
-    for epoch, step in choice.incomplete:
-        console.print(f"newer but incomplete: epoch {epoch} step {step}")
+    for line in choice.notes():
+        console.print(line, markup=False)
     console.print(_hosts(found))
     read, written = byte_size(plan.nbytes), byte_size(found.layout.size)
     console.print(f"in all {read} are read, {written} are written to {output}", markup=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,11 +123,11 @@ def iter_lines(
         yield from reader.end()
 
 
-def copy_logs(plan: LaunchPlan, fleet: Fleet, folder: Path) -> list[str]:
+def copy_logs(plan: LaunchPlan, fleet: Fleet, folder: Path, *, without: Collection[str] = ()) -> list[str]:
     """Every worker's log, as it is now, as `<label>.log` into `folder`. Raises where a host gives none.
 
     CANN's own logs, where they lie in the run, become `plog+<label>+….log` beside them: the end of each, and
-    of each host no more than a bound. Returns what was left out, a line a host.
+    of each host no more than a bound. Hosts `without` are not asked. Returns what was left out, by host.
     """
     labels = labels_of(plan, None, None)
     if any(manifest.scheduler for manifest in plan.manifests.values()):
@@ -138,7 +138,9 @@ def copy_logs(plan: LaunchPlan, fleet: Fleet, folder: Path) -> list[str]:
             _copy_log(agent, plan.run_id, label, folder / f"{label}.log")
         return _copy_plogs(agent, plan.run_id, labels[agent.host], folder)
 
-    return [line for line in fleet.each(copy, labels).raise_on_error().values() if line]
+    left = [f"{host}: its logs are not there: it could not be asked" for host in labels if host in without]
+    asked = [host for host in labels if host not in without]
+    return [*left, *filter(None, fleet.each(copy, asked).raise_on_error().values())]
 
 
 def _copy_plogs(

@@ -63,6 +63,8 @@ _PROBED = {
 }
 _TOOL_TEXT = 2 << 20
 _RUN_TEXT = 1 << 26
+# A file of a run comes in pieces of at most so many bytes.
+_PIECE = 1 << 20
 
 
 class Agent:
@@ -216,18 +218,24 @@ class Agent:
     def small_files(
         self, run_id: str, folder: str, known: Pattern[str], *, total: int = 1 << 28
     ) -> Iterator[tuple[str | None, bytes]]:
-        """Name and content of each file in a folder of the run.
+        """Name and content of each file in a folder of the run, in pieces: one name's follow one another.
 
-        The name is None, and nothing of the content there, where it is not one of the `known` ones. All of
-        them together have `total` bytes at most.
+        The name is None, once for each file, and nothing of the content there, where it is not one of the
+        `known` ones. All of them together have `total` bytes at most.
         """
-        limits = Limits(data=total, answers=20_000, total=total)
-        for result, data in self._stream("small_files", limits, run_id=run_id, folder=folder):
+        limits = Limits(data=min(total, _PIECE), answers=20_000 + total // _PIECE, total=total)
+        before = ""
+        for result, data in self._stream(
+            "small_files", limits, run_id=run_id, folder=folder, known=known.pattern
+        ):
             if result is None:
                 continue
             name = self._made(str, result)
-            fits = known.fullmatch(name) and FileName.FORM.fullmatch(name)
-            yield (name, bytes(data)) if fits else (None, b"")
+            if known.fullmatch(name) and FileName.FORM.fullmatch(name):
+                yield name, bytes(data)
+            elif name != before:
+                yield None, b""
+            before = name
 
     def chat(self, run_id: str, question: Mapping[str, Any], *, timeout: float) -> Iterator[ChatEvent]:
         """What a chat's worker says, a piece at a time; the last one is `done`, or has an `error`."""

@@ -15,11 +15,18 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.checkpoint.beside import Put, require_own_output
 from orchestrator.checkpoint.collection_manifest import manifest_beside, manifest_text
 from orchestrator.checkpoint.copy_engine import check_done, copy_segments
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.copy_plan import CopyPlan, Segment, cut_segments, plan_collect
-from orchestrator.checkpoint.cut.complete_steps import Choice, choose_step
+from orchestrator.checkpoint.cut.complete_steps import (
+    Choice,
+    Failed,
+    choose_readable,
+    choose_step,
+    step_name,
+)
 from orchestrator.checkpoint.cut.coverage import why_left_out
 from orchestrator.checkpoint.cut.slices import Region
 from orchestrator.checkpoint.files.strategy_files import Strategy
@@ -45,7 +52,8 @@ class Collection:
     `step` None is the newest complete one, or without `latest` the one that a collection to the same output
     broke off at. `dtype` is MindSpore's name of a type that floats are written in. `source` names the run in
     journal and manifest, `placed` the host that each rank ran on. `replicated`: without strategy files, ranks
-    are copies of one another. `model` is for `huggingface` alone.
+    are copies of one another. `model` is for `huggingface` alone. `beside` are the files that will be put
+    beside the output, with their SHA-256, for the manifest.
     """
 
     strategies: Mapping[int, Strategy] = field(default_factory=dict)
@@ -59,6 +67,7 @@ class Collection:
     model: HfModel | None = None
     source: str = ""
     placed: Mapping[int, str] = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_collection(
@@ -66,8 +75,10 @@ def plan_collection(
 ) -> tuple[Choice, CopyPlan, dict[str, OrchestrateError]]:
     """Step, plan, and the hosts that gave no answer but are not needed; raises what `collect` does."""
     listed = _ask(hosts, source.list_shards)
-    try:
-        choice = choose_step(
+    with_texts = wanted.format == "ckpt"
+
+    def choose(failed: Failed) -> Choice:
+        return choose_step(
             listed.values,
             wanted.strategies,
             wanted.world_size,
@@ -75,59 +86,72 @@ def plan_collection(
             with_optimizer=wanted.with_optimizer,
             replicated=wanted.replicated,
             placed=wanted.placed,
+            failed=failed,
         )
-    except CheckpointError:
-        # What is missing is most likely there, on the hosts that gave no answer.
-        listed.raise_on_error()
-        raise
-    with_texts = wanted.format == "ckpt"
 
     def why_not(name: str, dtype: str) -> str:
         return why_left_out(name, dtype, wanted.with_optimizer, with_texts)
 
+    def read(choice: Choice) -> tuple[list[Shard], Failed]:
+        return _index(source, choice.files, why_not)
+
+    try:
+        choice, shards = choose_readable(choose, read)
+    except CheckpointError:
+        # What is missing is most likely there, on the hosts that gave no answer.
+        listed.raise_on_error()
+        raise
     plan = plan_collect(
-        _index(source, choice.files, why_not),
+        shards,
         wanted.strategies,
         world_size=wanted.world_size,
         with_optimizer=wanted.with_optimizer,
         with_texts=with_texts,
         replicated=wanted.replicated,
     )
-    return choice, plan, listed.errors
+    gone = {host: error for (host, _), error in choice.failed.items() if isinstance(error, TransportError)}
+    return choice, plan, {**listed.errors, **gone}
 
 
 def _index(
     source: HostFiles, files: Mapping[int, tuple[str, str]], why_not: Callable[[str, str], str]
-) -> list[Shard]:
+) -> tuple[list[Shard], Failed]:
+    """What each file holds, and the files that cannot be read: all of a host that is lost."""
     index = ShardIndex(why_not)
+    failed: dict[tuple[str, str], OrchestrateError] = {}
     ranks: dict[str, list[int]] = {}
     for rank, (host, _) in files.items():
         ranks.setdefault(host, []).append(rank)
 
     def shards_on(host: str) -> list[Shard]:
         # One by one: an index is several times as large as what is kept of it.
-        paths = {rank: files[rank][1] for rank in ranks[host]}
-        return [index.shard(rank, host, path, source.index(host, path)) for rank, path in paths.items()]
+        shards = []
+        for rank in ranks[host]:
+            path = files[rank][1]
+            try:
+                shards.append(index.shard(rank, host, path, source.index(host, path)))
+            except TransportError as error:
+                failed.update({(host, files[each][1]): error for each in ranks[host]})
+                return []
+            except OrchestrateError as error:
+                failed[host, path] = error
+        return shards
 
-    answers = _ask(list(ranks), shards_on).raise_on_error()
-    return [shard for shards in answers.values() for shard in shards]
+    answers = _ask(list(ranks), shards_on).values
+    return [shard for shards in answers.values() for shard in shards], failed
 
 
 def _ask(hosts: Sequence[str], question: Callable[[str], _Answer]) -> HostResults[_Answer]:
-    """The answers, and the hosts that could not be reached; any other error is raised."""
+    """The answers, and the hosts that gave none: not reached, or without the run (a disk was replaced)."""
     answers: dict[str, _Answer] = {}
     lost: dict[str, OrchestrateError] = {}
-    refused: dict[str, OrchestrateError] = {}
     with ThreadPoolExecutor(min(_FAN_OUT, max(1, len(hosts))), thread_name_prefix="collect") as pool:
         futures = {host: pool.submit(question, host) for host in hosts}
         for host, future in futures.items():
             try:
                 answers[host] = future.result()
-            except TransportError as error:
-                lost[host] = error
             except OrchestrateError as error:
-                refused[host] = error
-    HostResults(answers, refused).raise_on_error()
+                lost[host] = error
     return HostResults(answers, lost)
 
 
@@ -138,7 +162,8 @@ _GO_ON = "the same command goes on from there"
 class Collected:
     """What was written, from which step, and which hosts could not be asked but were not needed.
 
-    `resumed` are the bytes that an earlier collection had brought.
+    `resumed` are the bytes that an earlier collection had brought, `beside` the other files that were put
+    there.
     """
 
     path: Path
@@ -147,6 +172,7 @@ class Collected:
     unreachable: Mapping[str, OrchestrateError]
     resumed: int
     size: int
+    beside: Put = field(default_factory=Put)
 
 
 def collect(
@@ -191,7 +217,10 @@ class _Work:
     def run(self) -> Collected:
         segment_bytes = self.options.segment_bytes
         try:
+            require_own_output(self.output, self.wanted.source)
             choice, plan, unreachable = self._plan()
+            for line in choice.notes():
+                self.report.say(line)
             layout = planned_layout(plan, self.wanted)
             header = _header(self.wanted, choice, plan, layout, segment_bytes)
             keep = self.journal.begin(header)
@@ -199,7 +228,17 @@ class _Work:
                 segments = cut_segments(plan, layout.destinations, segment_bytes)
                 resumed = self._check(segments, file)
                 plan = self._copy(plan, segments, file, choice)
-                text = manifest_text(header, plan, layout, segments, self.journal, segment_bytes)
+                text = manifest_text(
+                    header,
+                    plan,
+                    layout,
+                    segments,
+                    self.journal,
+                    segment_bytes,
+                    beside=self.wanted.beside,
+                    passed_over={step_name(at): f"lacks {why}" for at, why in choice.passed_over.items()},
+                    left_aside={f"{host}: {path}": e.what for (host, path), e in choice.failed.items()},
+                )
                 with manifest_beside(self.output, text):
                     file.finish()
         except BaseException:

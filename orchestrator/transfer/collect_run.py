@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent import shard_ranges as ckpt_read
 from orchestrator.checkpoint.atomic import mapped_errors
+from orchestrator.checkpoint.beside import BesideOutput, SmallFile
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.copy_plan import CopyPlan, Segment
 from orchestrator.checkpoint.cut.complete_steps import Choice
-from orchestrator.checkpoint.files.strategy_files import Strategy, parse_strategy
 from orchestrator.checkpoint.hf_layout import HfModel
 from orchestrator.checkpoint.host_files import ReadSegment
 from orchestrator.checkpoint.output_layout import Format, OutputLayout
@@ -28,12 +28,13 @@ from orchestrator.config.inventory import SshOptions
 from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.control.logs import copy_logs
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
-from orchestrator.core.paths import ControlDir, RunDir, Workdir, atomic_write
+from orchestrator.core.paths import ControlDir, RunDir, Workdir
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.bulk_channel import BulkAgents
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.transfer.collect import Collected, Collection, collect, plan_collection, planned_layout
+from orchestrator.transfer.small_files import KNOWN, Gathered, Spool, gather, parsed_strategies
 
 __all__ = [
     "DryRun",
@@ -68,6 +69,10 @@ class RunFiles:
     def is_direct(self, host: str, path: str) -> bool:
         """Whether a listed file is read without its host."""
         return (host, path) in self._direct
+
+    def listed(self, host: str, path: str) -> ShardFile | None:
+        """The file of that path, where it was listed."""
+        return self._listed.get((host, path))
 
     def list_shards(self, host: str) -> Sequence[ShardFile]:
         if self._is_here(host):
@@ -123,34 +128,13 @@ class RunFiles:
         with self._bulk.agent(host) as agent:
             yield from agent.read_segments(buffer, wanted, identities, timeout=_READ_TIMEOUT)
 
-    def small_files(self, folder: str) -> tuple[dict[str, bytes], list[str]]:
-        """The files in this folder of the run, of all hosts that can be asked; of one name, the last's.
+    def small_files(self, folder: str, spool: Spool) -> Gathered:
+        """The known files in this folder of the run, of all hosts that can be asked."""
 
-        Also a line a host on files whose names are not those that belong there: they are left out.
-        """
-        known = _KNOWN[folder]
+        def here(host: str) -> RunDir | None:
+            return self._run_dir(host) if self._is_here(host) else None
 
-        def fetch(agent: Agent) -> list[tuple[str | None, bytes]]:
-            return list(agent.small_files(self._run_id, folder, known))
-
-        listed = {
-            host: [(name if known.fullmatch(name) else None, data) for name, data in files]
-            for host in self._fleet.hosts
-            if self._is_here(host)
-            for files in [runs.small_files(self._run_dir(host), folder)]
-        }
-        # A host that is gone may not be needed: its replicas are elsewhere. `collect` decides that.
-        listed.update(
-            self._fleet.each(fetch, [host for host in self._fleet.hosts if host not in listed]).values
-        )
-        found: dict[str, bytes] = {}
-        skipped = []
-        for host, files in listed.items():
-            found.update({name: data for name, data in files if name is not None})
-            if count := sum(name is None for name, _ in files):
-                skipped.append(f"{host}: {count} files of {folder}/ are none of ours and were left out")
-        same: dict[bytes, bytes] = {}  # the ranks of a stage have equal strategies, which can be large
-        return {name: same.setdefault(data, data) for name, data in found.items()}, skipped
+        return gather(self._fleet, self._run_id, folder, here, spool)
 
     def interrupt(self) -> None:
         self._bulk.interrupt()
@@ -175,14 +159,9 @@ class RunFiles:
             raise
 
 
-_STRATEGY = re.compile(r"[\w.+-]*_rank_(\d+)\.ckpt", re.ASCII)
-# What a worker puts beside the weights, and what comes with a tokenizer.
-_MODEL = re.compile(
-    r"config\.(yaml|json)|generation_config\.json|tokenizer\.(json|model)|tokenizer_config\.json"
-    r"|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)"
-)
-_KNOWN = {"strategy": _STRATEGY, "model": _MODEL}
 _CONFIG = "config.yaml"
+_LOGS = "logs"
+_LOG = re.compile(r"(rank_\d+|scheduler|supervisor|plog\+.+)\.log", re.ASCII)
 # What a folder for transformers takes over of the run's model/; the configuration is written anew there.
 _FOR_HUGGINGFACE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -212,9 +191,9 @@ class _Run:
     fleet: Fleet
     files: RunFiles
     wanted: Collection
-    model: Mapping[str, bytes]
-    strategies: Mapping[str, bytes]
-    skipped: tuple[str, ...]
+    model: Mapping[str, SmallFile]
+    strategies: Mapping[str, SmallFile]
+    notes: tuple[str, ...]
 
     @property
     def hosts(self) -> list[str]:
@@ -223,7 +202,7 @@ class _Run:
 
 def dry_run(control: ControlDir, wanted: Collection, *, via_hosts: bool = False) -> DryRun:
     """Plan what `collect_run` would do. Asks the hosts, writes nothing, raises what `collect_run` does."""
-    with _opened(control, wanted, via_hosts) as run:
+    with _opened(control, wanted, via_hosts, Spool()) as run:
         choice, plan, unreachable = plan_collection(run.files, run.hosts, run.wanted)
         direct: dict[str, int] = {}
         for copy in plan.copies:
@@ -259,80 +238,74 @@ def collect_run(
     Raises what `collect` raises.
     """
     options, report = options or CopyOptions(), report or Report()
-    with _opened(control, wanted, options.via_hosts) as run:
+    with _opened(control, wanted, options.via_hosts, Spool(_existing(output))) as run:
         # A stream takes a core for itself: more of them would only be in each other's way.
         streams = 2 if len(run.hosts) < (os.cpu_count() or 1) else 1
         options = replace(options, streams_per_host=streams)
-        collected = collect(run.files, run.hosts, run.wanted, output, options, report)
-        for line in run.skipped:
+        for line in run.notes:
             report.say(line)
+        beside = _beside(run, output, with_logs)
+        earlier = beside.require_free()
+        wanted = replace(run.wanted, beside={name: file.sha256 for name, file in beside.files.items()})
+        collected = collect(run.files, run.hosts, wanted, output, options, report)
         for rank, host in _absent(run, collected.choice, collected.unreachable).items():
             report.say(f"rank {rank} on {host} has no file of that step: replicas on other ranks were read")
-        with mapped_errors(output):
-            _write_beside(run, output)
-            if with_logs:
-                for line in copy_logs(run.plan, run.fleet, _beside(output, "logs")):
+        put = beside.put(earlier)
+        if with_logs:
+            folder = beside.folder(f"{output.name}.{_LOGS}")
+            with mapped_errors(folder):
+                for line in copy_logs(run.plan, run.fleet, folder, without=collected.unreachable):
                     report.say(line)
-    return collected
+            put = replace(put, written=(*put.written, *sorted(folder.iterdir())))
+    return replace(collected, beside=put)
+
+
+def _existing(output: Path) -> Path:
+    """The folder of the output, or that in which it will be made."""
+    return next(folder for folder in output.absolute().parents if folder.is_dir())
 
 
 @contextmanager
-def _opened(control: ControlDir, wanted: Collection, via_hosts: bool) -> Iterator[_Run]:
+def _opened(control: ControlDir, wanted: Collection, via_hosts: bool, spool: Spool) -> Iterator[_Run]:
     plan = read_plan(control.plan)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         files = RunFiles(fleet, plan.run_id, plan.ssh, via_hosts=via_hosts)
         try:
-            (strategies, odd), (model, others) = files.small_files("strategy"), files.small_files("model")
+            strategies, model = files.small_files("strategy", spool), files.small_files("model", spool)
             wanted = replace(
                 wanted,
-                strategies=_parsed(strategies),
+                strategies=parsed_strategies(strategies.files),
                 world_size=plan.world_size,
                 source=plan.run_id,
                 placed={placement.rank: placement.host for placement in plan.placements},
-                model=_hf_model(model) if wanted.format == "huggingface" else None,
+                model=_hf_model(model.files) if wanted.format == "huggingface" else None,
             )
-            yield _Run(plan, fleet, files, wanted, model, strategies, (*odd, *others))
+            notes = (*strategies.notes, *model.notes)
+            yield _Run(plan, fleet, files, wanted, model.files, strategies.files, notes)
         finally:
             files.close()
 
 
-def _parsed(files: Mapping[str, bytes]) -> dict[int, Strategy]:
-    strategies: dict[int, Strategy] = {}
-    same: dict[bytes, Strategy] = {}  # the ranks of a stage have equal files
-    for name, data in files.items():
-        match = _STRATEGY.fullmatch(name)
-        if match is not None:
-            same[data] = strategies[int(match[1])] = same.get(data) or parse_strategy(data, name)
-    return strategies
-
-
-def _hf_model(files: Mapping[str, bytes]) -> HfModel | None:
+def _hf_model(files: Mapping[str, SmallFile]) -> HfModel | None:
     if _CONFIG not in files:
         return None
-    beside = {name: files[name] for name in _FOR_HUGGINGFACE if name in files}
-    return HfModel(parse_yaml(f"model/{_CONFIG}", files[_CONFIG]).data, beside)
+    beside = {name: files[name].content() for name in _FOR_HUGGINGFACE if name in files}
+    return HfModel(parse_yaml(f"model/{_CONFIG}", files[_CONFIG].content()).data, beside)
 
 
 def _absent(run: _Run, choice: Choice, unreachable: Mapping[str, OrchestrateError]) -> dict[int, str]:
-    """The ranks without a file of the step, whose host was asked, with that host."""
+    """The ranks without a file of the step, whose host was asked, with that host. Damaged files are told."""
+    failed = {row.rank for key in choice.failed if (row := run.files.listed(*key))}
     ranks = {rank: host for rank, host in run.wanted.placed.items() if host not in unreachable}
-    return {rank: host for rank, host in ranks.items() if rank not in choice.files}
+    return {rank: host for rank, host in ranks.items() if rank not in choice.files and rank not in failed}
 
 
-def _write_beside(run: _Run, output: Path) -> None:
-    if run.wanted.format != "huggingface":
-        for name, data in run.model.items():
-            atomic_write(output.parent / name, data, mode=0o644)
-    if run.strategies:
-        folder = _beside(output, "strategy")
-        for name, data in run.strategies.items():
-            atomic_write(folder / name, data, mode=0o644)
-
-
-def _beside(output: Path, what: str) -> Path:
-    """An empty folder: what another collection left there would mix with this one's."""
-    folder = output.with_name(f"{output.name}.{what}")
-    folder.mkdir(exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    return folder
+def _beside(run: _Run, output: Path, with_logs: bool) -> BesideOutput:
+    """What is put beside the output: `config.yaml`, …, `<output>.strategy/…`, and later `<output>.logs/…`."""
+    strategy = f"{output.name}.strategy"
+    files = dict(run.model) if run.wanted.format != "huggingface" else {}
+    files |= {f"{strategy}/{name}": file for name, file in run.strategies.items()}
+    folders = {strategy: KNOWN["strategy"]} if run.strategies else {}
+    if with_logs:
+        folders[f"{output.name}.{_LOGS}"] = _LOG
+    return BesideOutput(output, files, folders)

@@ -24,7 +24,7 @@ from orchestrator.checkpoint.copy_plan import (
 )
 from orchestrator.checkpoint.files.strategy_files import StrategySet, read_strategy_set
 from orchestrator.checkpoint.hf_layout import weight_groups, weight_index
-from orchestrator.checkpoint.open_checkpoint import find_rank_files, open_checkpoint
+from orchestrator.checkpoint.open_checkpoint import open_checkpoint, open_rank_files
 from orchestrator.checkpoint.output_layout import Format, OutputLayout, lay_out
 from orchestrator.checkpoint.shard_index import Shard
 from orchestrator.core.errors import CheckpointError
@@ -106,16 +106,16 @@ def open_ranks(
     """Index the files of the newest complete step in `folder`, or of `step`; no tensor is read.
 
     `folder` may hold `checkpoint` and `strategy` (MindFormers' output) instead of the ranks' folders.
-    CheckpointError: nothing complete, a file that is damaged, strategies that contradict each other.
+    CheckpointError: nothing complete, damaged files that no other can replace, strategies that contradict
+    each other.
     """
     require(folder)
     if (folder / "checkpoint").is_dir():
         folder = folder / "checkpoint"
     strategies = open_strategies(folder, strategy)
-    found = find_rank_files(
+    found, shards = open_rank_files(
         folder, strategies, step=step, with_optimizer=with_optimizer, replicated=replicated
     )
-    shards = tuple(open_checkpoint(path, rank) for rank, path in sorted(found.files.items()))
     notes = (*(strategies.notes if strategies else ()), *found.notes)
     return RankFolder(folder, shards, strategies, found.epoch, found.step, notes, replicated)
 

@@ -19,6 +19,7 @@ from orchestrator.core.errors import CheckpointError
 from orchestrator.formats.ckpt_index import crc_matches, map_file
 from orchestrator.formats.safetensors_index import safetensors_entries
 from orchestrator.transfer.convert import RankFolder, kind_of, open_strategies
+from orchestrator.transfer.verify_collected import CollectedCheck, is_collected
 
 __all__ = ["Finding", "verify"]
 
@@ -35,9 +36,13 @@ class Finding:
 def verify(path: Path, strategy: Path | None = None, *, step: int | None = None) -> Iterator[Finding]:
     """Look at a checkpoint, or at the files of all ranks, byte by byte.
 
-    Each file: structure, and its own checksum where it has one. Ranks: the strategies agree and fit, every
+    Each file: structure, and its own checksum where it has one. What was collected: the checksums of the
+    manifest that lies beside it. Ranks: the strategies agree and fit, every
     slice is there, replicas hold the same bytes. CheckpointError: nothing is there to be looked at.
     """
+    if is_collected(path):
+        yield from _collected(path)
+        return
     kind = kind_of(path)
     if kind == "strategy":
         strategies = read_strategy_set(path)
@@ -46,6 +51,31 @@ def verify(path: Path, strategy: Path | None = None, *, step: int | None = None)
         yield from _file(path, 0, {})
     else:
         yield from _ranks(path / "checkpoint" if (path / "checkpoint").is_dir() else path, strategy, step)
+
+
+def _collected(path: Path) -> Iterator[Finding]:
+    try:
+        check = CollectedCheck(path)
+    except CheckpointError as error:
+        yield from _file(path, 0, {}) if path.is_file() else ()
+        yield Finding(error.where, error.what, False)
+        return
+    for file in check.files():
+        if file.is_file():
+            yield from _file(file, 0, {})
+    wrong = 0
+    try:
+        for file, what in check.wrong():
+            wrong += 1
+            yield Finding(str(file), what, False)
+    except CheckpointError as error:
+        yield Finding(error.where, error.what, False)
+        return
+    if not check.is_comparable:
+        what = "the manifest of an older version does not tell where tensors are: bytes were not compared"
+        yield Finding(str(path), what, True)
+    elif not wrong:
+        yield Finding(str(path), f"holds what was collected: {check.label}", True)
 
 
 def _file(path: Path, rank: int, opened: dict[int, Shard]) -> Iterator[Finding]:

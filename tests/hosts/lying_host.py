@@ -25,7 +25,7 @@ from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import Bundle
 from orchestrator.hosts.session import Session
 from orchestrator.hosts.transport import Channel, Transport
-from orchestrator.transfer import collect_run
+from orchestrator.transfer import small_files
 
 __all__ = ["CALLS", "HONEST", "Clock", "Lie", "LyingTransport", "agent_of", "boot_lie", "lie", "status"]
 
@@ -260,7 +260,7 @@ def _segments(agent: Agent) -> list[tuple[bytes, int]]:
 
 def _copied_files(agent: Agent, folder: Path) -> list[str]:
     """As a collection puts them beside its output."""
-    known = collect_run._KNOWN["strategy"]
+    known = small_files.KNOWN["strategy"]
     names = []
     for name, data in agent.small_files(RUN, "strategy", known):
         if name is not None:

@@ -123,3 +123,14 @@ def test_sizes_as_they_are_shown(size, text):
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(Exception, match="is no size"):
         ByteSize().convert(text, None, None)
+
+
+def test_combine_falls_back_to_an_older_step_with_a_word_where_shards_are_cut(tmp_path):
+    old = saved(tmp_path / "output", steps=((1, 9), (1, 10)))
+    for rank in (0, 2):
+        path = old.shard(rank, step=10)
+        path.write_bytes(path.read_bytes()[:-5])
+    text = run("combine", "--checkpoint-dir", tmp_path / "output", "-o", tmp_path / "a.ckpt")
+    assert "is newer but not complete" in text and "epoch 1 step 9 was taken" in text
+    assert f"{old.shard(0, step=10)}: is damaged" in text
+    assert f"{tmp_path}/a.ckpt: step 9, 10 tensors" in text

@@ -1,3 +1,4 @@
+import json
 import os
 import threading
 import zlib
@@ -207,13 +208,71 @@ def test_a_host_that_is_needed_is_the_error(tmp_path):
         collected(run, tmp_path / "a.ckpt", Away(run.folders, {"b"}, AgentError))
 
 
-def test_a_damaged_shard_is_named(tmp_path):
-    run = save_run(tmp_path, [bloom(2, 2)])
-    path = run.shard(2)
+def cut_off(path):
     path.write_bytes(path.read_bytes()[:-31])
+
+
+def said_of(run, output, source=None, **options):
+    said = []
+    result = collected(run, output, source, say=said.append, **options)
+    manifest = json.loads(output.with_name(f"{output.name}.manifest.json").read_text())
+    return result, said, manifest
+
+
+def test_a_cut_shard_is_replaced_by_a_replica_and_named(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)], steps=((1, 9), (1, 10)))
+    cut_off(run.shard(2))
+    result, said, manifest = said_of(run, tmp_path / "a.ckpt")
+    check(run, read_ckpt(tmp_path / "a.ckpt"))
+    assert (result.choice.step, manifest["passed_over"]) == (10, {})
+    assert len(said) == 1 and said[0].startswith(f"b: {run.shard(2)}: is damaged")
+    assert list(manifest["left_aside"]) == [f"b: {run.shard(2)}"]
+
+
+@pytest.mark.parametrize("damage", [cut_off, os.unlink, lambda path: path.write_bytes(b"")])
+def test_an_older_step_is_taken_with_a_word_where_shards_of_the_newest_are_missing_or_cut(tmp_path, damage):
+    run = save_run(tmp_path, [bloom(2, 2)], steps=((1, 9), (1, 10)))
+    for rank in (1, 3):
+        damage(run.shard(rank))
+    result, said, manifest = said_of(run, tmp_path / "a.ckpt")
+    check(run, read_ckpt(tmp_path / "a.ckpt"))
+    assert result.choice.step == 9
+    line = "epoch 1 step 10 is newer but not complete, it lacks rank 1 or 3"
+    assert said[-1].startswith(line) and said[-1].endswith("epoch 1 step 9 was taken")
+    assert manifest["passed_over"]["epoch 1 step 10"].startswith("lacks rank 1 or 3")
+
+
+def test_a_cut_shard_that_nothing_replaces_is_the_error(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)], steps=((1, 9), (1, 10)))
+    for rank in (0, 2):
+        cut_off(run.shard(rank))
     with pytest.raises(CheckpointError, match="damaged") as caught:
-        collected(run, tmp_path / "a.ckpt")
-    assert caught.value.where == str(path)
+        collected(run, tmp_path / "a.ckpt", step=10)
+    assert caught.value.where == str(run.shard(0))
+
+
+def test_a_host_without_the_run_does_not_stop_what_replicas_can_complete(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)])
+    result, _, _ = said_of(run, tmp_path / "a.ckpt", Away(run.folders, {"b"}, AgentError))
+    check(run, read_ckpt(tmp_path / "a.ckpt"))
+    assert list(result.unreachable) == ["b"]
+
+
+class LostLater(LocalFiles):
+    def index(self, host, path):
+        if host == "b":
+            raise ConnectError("gone", where=host)
+        return super().index(host, path)
+
+
+def test_a_host_that_is_lost_after_it_has_listed_its_files_is_planned_around(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)])
+    result, _, _ = said_of(run, tmp_path / "a.ckpt", LostLater(run.folders))
+    check(run, read_ckpt(tmp_path / "a.ckpt"))
+    assert list(result.unreachable) == ["b"]
+    run = save_run(tmp_path / "needed", [bloom(1, 4)])
+    with pytest.raises(ConnectError):
+        collected(run, tmp_path / "b.ckpt", LostLater(run.folders))
 
 
 def test_no_room_is_told_before_a_byte_is_read(tmp_path):

@@ -15,9 +15,9 @@ from tests.checkpoint.support import bloom, random, save_run
 from tests.checkpoint.test_ckpt_file import sample
 
 
-def saved(root):
+def saved(root, **options):
     second = {f"second.{name}": value for name, value in bloom(2, 2, seed=9).items()}
-    return save_run(root, [bloom(2, 2), second], hosts=("checkpoint",))
+    return save_run(root, [bloom(2, 2), second], hosts=("checkpoint",), **options)
 
 
 def test_inspect_lists_ranks_as_whole_tensors(tmp_path):

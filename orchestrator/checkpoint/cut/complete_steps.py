@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
 
 from orchestrator.checkpoint.cut.coverage import a_parameter_of, missing_groups
 from orchestrator.checkpoint.files.strategy_files import Strategy
 from orchestrator.checkpoint.shard_index import ShardFile
-from orchestrator.core.errors import CheckpointError
+from orchestrator.core.errors import CheckpointError, OrchestrateError
 
-__all__ = ["Choice", "Step", "choose_step"]
+__all__ = ["Choice", "Failed", "Step", "choose_readable", "choose_step", "step_name"]
 
 # (epoch, step) as the file names have them: numbers, so 10 comes after 9.
 Step = tuple[int, int]
 _Copies = dict[int, dict[str, ShardFile]]
+Failed: TypeAlias = Mapping[tuple[str, str], OrchestrateError]
+"""Files `(host, path)` that are cut, damaged or cannot be read, each with its error."""
+_C = TypeVar("_C")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The chosen step, each rank's file `(host, path)`, and the newer steps that some needed rank lacks.
+    """The chosen step, each rank's file `(host, path)`, and the newer steps passed over, with what they lack.
 
-    `identities` are what the files were when they were listed.
+    `identities` are what the files were when they were listed, `failed` those that were left aside.
     """
 
     epoch: int
     step: int
     files: Mapping[int, tuple[str, str]]
-    incomplete: tuple[Step, ...]
+    passed_over: Mapping[Step, str]
     identities: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    failed: Failed = field(default_factory=dict)
+
+    @property
+    def incomplete(self) -> tuple[Step, ...]:
+        """The newer steps, the newest first."""
+        return tuple(self.passed_over)
+
+    def notes(self) -> list[str]:
+        """A line on every file that was left aside, and on every newer step that was passed over."""
+        lines = [f"{host}: {path}: {error.what}: left aside" for (host, path), error in self.failed.items()]
+        for at, lacking in self.passed_over.items():
+            newer = f"{step_name(at)} is newer but not complete, it lacks {lacking}"
+            lines.append(f"{newer}: {step_name((self.epoch, self.step))} was taken")
+        return lines
 
 
 def choose_step(
@@ -40,36 +59,61 @@ def choose_step(
     with_optimizer: bool = False,
     replicated: bool = False,
     placed: Mapping[int, str] | None = None,
+    failed: Failed | None = None,
 ) -> Choice:
     """The newest complete step among the hosts' files, or step `step` (of the newest epoch that has it).
 
     A rank whose slices a replica has saved is not needed. Of reruns into one folder the last counts; a rank
-    that several hosts list (a shared folder) is spread over them. CheckpointError: no step is complete;
-    `placed` names the host that each rank ran on, for the message.
+    that several hosts list (a shared folder) is spread over them. What has `failed` is as if it were not
+    there. CheckpointError: no step is complete; `placed` names the host that each rank ran on, for messages.
     """
-    saved = _by_step(listed)
+    failed = failed or {}
+    saved = _by_step(listed, failed)
     if not saved:
         raise CheckpointError(f"no checkpoints on {', '.join(listed) or 'any host'}")
     wanted = [at for at in sorted(saved, reverse=True) if step is None or at[1] == step]
     if not wanted:
         raise CheckpointError(f"no rank has saved step {step}", remedy=f"saved are: {_steps(saved)}")
-    incomplete: list[Step] = []
-    gaps: list[tuple[int, ...]] = []
+    passed_over: dict[Step, str] = {}
     for at in wanted:
         missing = _missing(saved[at], strategies, world_size, with_optimizer, replicated)
         if not missing:
             files = {rank: _pick(rank, copies) for rank, copies in sorted(saved[at].items())}
             identities = {rank: saved[at][rank][host].identity for rank, (host, _) in files.items()}
-            return Choice(*at, files, tuple(incomplete), identities)
-        incomplete.append(at)
-        gaps = gaps or missing
-    raise _nothing_complete(saved, wanted, _lacking(gaps, strategies, placed or {}))
+            return Choice(*at, files, passed_over, identities, failed)
+        passed_over[at] = _lacking(missing, strategies, placed or {})
+    raise _nothing_complete(saved, wanted, passed_over[wanted[0]])
 
 
-def _by_step(listed: Mapping[str, Iterable[ShardFile]]) -> dict[Step, _Copies]:
+def choose_readable(choose: Callable[[Failed], _C], read: Callable[[_C], tuple[_T, Failed]]) -> tuple[_C, _T]:
+    """Choose files and read them; those that fail are as if they were not there, and it is chosen again.
+
+    So a shard that is cut counts as one that is missing. Where nothing is left to choose, the error is that
+    of the first that failed.
+    """
+    failed: dict[tuple[str, str], OrchestrateError] = {}
+    while True:
+        try:
+            choice = choose(failed)
+        except CheckpointError:
+            for error in failed.values():
+                raise error from None
+            raise
+        value, now = read(choice)
+        for key, error in now.items():
+            if key in failed:
+                raise error
+        if not now:
+            return choice, value
+        failed.update(now)
+
+
+def _by_step(listed: Mapping[str, Iterable[ShardFile]], failed: Failed) -> dict[Step, _Copies]:
     saved: dict[Step, _Copies] = {}
     for host, files in listed.items():
         for file in files:
+            if (host, file.path) in failed:
+                continue
             copies = saved.setdefault((file.epoch, file.step), {}).setdefault(file.rank, {})
             if host not in copies or copies[host].rerun < file.rerun:
                 copies[host] = file
@@ -111,18 +155,19 @@ def _lacking(
 
 def _nothing_complete(saved: Mapping[Step, _Copies], wanted: list[Step], lacking: str) -> CheckpointError:
     having = "; ".join(
-        f"{_name(at)} by rank {', '.join(map(str, sorted(saved[at])[:16]))}" for at in wanted[:4]
+        f"{step_name(at)} by rank {', '.join(map(str, sorted(saved[at])[:16]))}" for at in wanted[:4]
     )
     return CheckpointError(
-        f"no step is saved by all ranks it takes: {_name(wanted[0])} lacks {lacking}",
+        f"no step is saved by all ranks it takes: {step_name(wanted[0])} lacks {lacking}",
         remedy=f"saved are: {having}",
     )
 
 
 def _steps(saved: Mapping[Step, _Copies]) -> str:
     newest = sorted(saved, reverse=True)
-    return ", ".join(map(_name, newest[:8])) + (" …" if len(newest) > 8 else "")
+    return ", ".join(map(step_name, newest[:8])) + (" …" if len(newest) > 8 else "")
 
 
-def _name(at: Step) -> str:
+def step_name(at: Step) -> str:
+    """As messages name it."""
     return f"epoch {at[0]} step {at[1]}"
