@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from model.data.encode_records import (
     processes,
     result_of,
 )
-from model.data.records import format_of, opened, stream
+from model.data.records import Document, Item, RecordError, Unread, format_of, stream_records
 from model.data.tokenizer import read_tokenizer
 from model.errors import ModelError
 from orchestrator.checkpoint.atomic import sync_folder
@@ -207,6 +207,7 @@ class Summary:
     longest: int = 0
     seconds: float = 0.0
     padding: float = 0.0
+    unread: str = ""  # the keys of records that nobody reads
     files: tuple[Path, ...] = ()
 
 
@@ -230,21 +231,23 @@ def prepare(request: Request, report: Callable[[Progress], None] = lambda progre
     kind = request.kind or format_of(request.input)
     folder, names = _names(request)
     _refuse_existing(request, folder, names)
-    with _part_folder(folder) as part, opened(request.input) as file:
+    unread = Unread()
+    opened = stream_records(request.input, kind, unread)
+    with _part_folder(folder) as part, opened as (values, descriptor):
         paths = [part / name for name in names]
         template = request.template or ("belle" if kind == "jsonl" else "alpaca")
         encoder = Encoder(tokenizer, template, request.whole, request.length, splits=request.pack)
         encoders = encoder_processes(encoder, request.workers)
         with encoders, Shards(paths, request.length, tokenizer.eos, request.workers) as shards:
-            chunks = _chunks(stream(file, kind, str(request.input)), request.limit)
+            chunks = _chunks(values, request.limit)
             encoded = in_order(encoders, encode_chunk, chunks, ahead=4 * max(1, request.workers))
-            for block in _blocks(_sequences(encoded, request, summary, file, report), request):
+            for block in _blocks(_sequences(encoded, request, summary, descriptor, report), request):
                 shards.write(block)
             rows = shards.commit()
         _check_result(request, summary, rows)
         (part / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         summary.files = _place(part, folder, names)
-    summary.rows = sum(rows)
+    summary.rows, summary.unread = sum(rows), unread.words()
     summary.padding = 1 - summary.tokens / (summary.rows * request.length)
     summary.seconds = time.monotonic() - started
     return summary
@@ -309,13 +312,15 @@ def _check_result(request: Request, summary: Summary, rows: list[int]) -> None:
         )
 
 
-def _chunks(values: Iterable[Any], limit: int | None) -> Iterator[list[Any]]:
-    chunk: list[Any] = []
+def _chunks(values: Iterable[Item | RecordError], limit: int | None) -> Iterator[list[Item | RecordError]]:
+    chunk: list[Item | RecordError] = []
     characters = 0
     for value in itertools.islice(values, limit):
         chunk.append(value)
-        if isinstance(value, dict):
-            characters += sum(len(text) for text in value.values() if isinstance(text, str))
+        if isinstance(value, Document):
+            characters += len(value.text)
+        elif not isinstance(value, RecordError):
+            characters += len(value.instruction) + len(value.input) + len(value.output)
         if len(chunk) == CHUNK_RECORDS or characters > CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
@@ -327,10 +332,10 @@ def _sequences(
     encoded: Iterable[Encoded],
     request: Request,
     summary: Summary,
-    file: BinaryIO,
+    descriptor: int,
     report: Callable[[Progress], None],
 ) -> Iterator[NDArray[Any]]:
-    size = os.fstat(file.fileno()).st_size
+    size = os.fstat(descriptor).st_size
     for part in encoded:
         first = summary.records
         if part.bad and request.strict:
@@ -342,7 +347,7 @@ def _sequences(
         summary.cut += part.cut
         summary.longest = max(summary.longest, part.longest)
         summary.tokens += sum(map(len, part.sequences))
-        report(Progress(file.tell(), size, summary.records))
+        report(Progress(os.lseek(descriptor, 0, os.SEEK_CUR), size, summary.records))
         yield from part.sequences
 
 

@@ -15,6 +15,8 @@ from orchestrator.config.worker_config import WorkerConfig
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Input
+from orchestrator.formats.prompts import check_prompts
+from orchestrator.formats.text_records import check_records
 
 __all__ = ["Shipment", "ship"]
 
@@ -92,6 +94,7 @@ class Shipment:
 def ship(job: Job) -> tuple[Shipment, dict[str, object]]:
     """What the job needs on its hosts, and the worker's configuration with its paths as seen from there."""
     shipment = Shipment()
+    _check_texts(job)
     if job.task == "command":
         _ship_command(job, shipment)
         return shipment, {"task": job.task}
@@ -101,6 +104,16 @@ def ship(job: Job) -> tuple[Shipment, dict[str, object]]:
     config = {item.name: told[item.name] for item in fields(WorkerConfig) if item.name in told}
     _ship_files(job, shipment, config)
     return shipment, config
+
+
+def _check_texts(job: Job) -> None:
+    """Whether the records and prompts that are here can be read, by the readers of the workers."""
+    data = job.local_path(job.data.path) if job.data and job.data.path else None
+    if data is not None and data.is_file() and data.suffix != ".mindrecord":
+        check_records(data, job.data.limit if job.data else None)
+    prompts = job.local_path(job.predict.prompts_file) if job.predict and job.predict.prompts_file else None
+    if prompts is not None and prompts.is_file():
+        check_prompts(prompts)
 
 
 def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None:

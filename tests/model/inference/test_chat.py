@@ -49,7 +49,7 @@ def test_the_oldest_turns_go_first_when_it_gets_long():
     assert "one" in prompts[1]
     made.room = 50
     prompt = made._prompt("four")
-    assert "one" not in prompt and "two" not in prompt and prompt.endswith("four\n")
+    assert "one" not in prompt and "two" not in prompt and prompt.endswith("four")
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(capsys):
