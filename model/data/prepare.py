@@ -36,6 +36,7 @@ from model.data.records import Document, Item, RecordError, Unread, format_of, s
 from model.data.tokenizer import read_tokenizer
 from model.errors import ModelError
 from orchestrator.checkpoint.atomic import sync_folder
+from orchestrator.formats.tokenizer_files import SUMMARY, TOKENIZER, sha256_of, summary_text
 
 if TYPE_CHECKING:
     from model.data.mindrecord import RowWriter
@@ -245,7 +246,12 @@ def prepare(request: Request, report: Callable[[Progress], None] = lambda progre
                 shards.write(block)
             rows = shards.commit()
         _check_result(request, summary, rows)
-        (part / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+        # To the byte: its hash is that of the file that belongs to the model.
+        shutil.copyfile(request.tokenizer, part / TOKENIZER)
+        told = {"template": template, "ids_a_row": request.length, "records": summary.records}
+        for name, count in zip(names, rows, strict=True):
+            text = summary_text(part / TOKENIZER, **told, rows=count)
+            (part / f"{name}{SUMMARY}").write_text(text, encoding="utf-8")
         summary.files = _place(part, folder, names)
     summary.rows, summary.unread = sum(rows), unread.words()
     summary.padding = 1 - summary.tokens / (summary.rows * request.length)
@@ -268,6 +274,15 @@ def _refuse_existing(request: Request, folder: Path, names: list[str]) -> None:
     for name in names:
         if (folder / name).exists() and not request.overwrite:
             raise ModelError("is there already", where=str(folder / name), remedy="see --overwrite")
+    theirs = folder / TOKENIZER
+    others = [path for path in folder.glob("*.mindrecord") if path.name not in names]
+    if not theirs.is_file() or (request.overwrite and not others):
+        return
+    if sha256_of(theirs) != sha256_of(request.tokenizer):
+        whose = f", and {others[0].name} may have been made with it" if others else ""
+        what = f"is there already and is another tokenizer than {request.tokenizer}{whose}"
+        remedy = "choose another folder" if others else "choose another folder, or see --overwrite"
+        raise ModelError(what, where=str(theirs), remedy=remedy)
 
 
 @contextlib.contextmanager
@@ -288,8 +303,8 @@ def _place(part: Path, folder: Path, names: list[str]) -> tuple[Path, ...]:
     """Move the files out. A .mindrecord comes last and goes first: it is what readers look for."""
     for name in names:
         (folder / name).unlink(missing_ok=True)
-    data = [file for name in names for file in (f"{name}.db", name)]
-    for name in ("tokenizer.json", *data):
+    data = [file for name in names for file in (f"{name}{SUMMARY}", f"{name}.db", name)]
+    for name in (TOKENIZER, *data):
         with (part / name).open("rb") as file:
             os.fsync(file.fileno())
         os.replace(part / name, folder / name)

@@ -17,6 +17,7 @@ from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Input
 from orchestrator.formats.prompts import check_prompts
 from orchestrator.formats.text_records import check_records
+from orchestrator.formats.tokenizer_files import SUMMARY
 
 __all__ = ["Shipment", "ship"]
 
@@ -138,7 +139,8 @@ def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None
     if job.data and job.data.path and job.data.path.endswith(".mindrecord"):
         # MindRecord is two files; prepare-data leaves its tokenizer with them.
         shipment.refer(job, "data", "path", f"{job.data.path}.db", "data")
-        _ship_beside(job, shipment, "data", job.data.path, ("tokenizer.json",))
+        names = ("tokenizer.json", f"{Path(job.data.path).name}{SUMMARY}")
+        _ship_beside(job, shipment, "data", job.data.path, names)
 
 
 def _ship_beside(job: Job, shipment: Shipment, folder: str, given: str | None, names: Sequence[str]) -> None:
