@@ -126,6 +126,7 @@ def test_the_model_sees_nothing_of_the_orchestrator_but_formats_and_its_configur
                     "orchestrator.core.paths.RunDir",
                     "orchestrator.core.visible_text.",
                     "orchestrator.families.",
+                    "orchestrator.formats.",
                 )
             ), module
 

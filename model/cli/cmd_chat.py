@@ -50,10 +50,14 @@ def talk(chat: Chat, read: Callable[[], str]) -> None:
     while True:
         try:
             question = read().strip()
+            question.encode()
         except EOFError:
             return say("")
         except KeyboardInterrupt:
             say(f"\n{KEYS}")
+            continue
+        except UnicodeError:
+            say("that line is not in the terminal's encoding")
             continue
         if question == "/quit":
             return

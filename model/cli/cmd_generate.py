@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     model = open_model(files.checkpoint, files.config, files.tokenizer, device=device)
     pieces = model.pieces(wrap(args.prompt, args.input, model.config.prompt_template), sampling)
     if not args.stream:
-        return say("".join(pieces).strip())
+        return say("".join(pieces))
     for text in pieces:
         piece(text)
     say("")

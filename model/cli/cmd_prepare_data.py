@@ -11,9 +11,9 @@ from pathlib import Path
 from model.cli.common import TOKENIZER, say, set_log_level
 from model.config.prompt_templates import TEMPLATES
 from model.data.prepare import Progress, Request, Summary, prepare
-from model.data.records import FORMATS
 from model.weights.hub import tokenizer_file
 from orchestrator.core.number_ranges import fold_numbers
+from orchestrator.formats.text_records import FORMATS
 
 HELP = "turn records into MindRecord files to train on"
 
@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
     )
     summary = prepare(request, _Progress())
+    if summary.unread:
+        print(f"note: {request.input}: {summary.unread}", file=sys.stderr, flush=True)
     for line in _lines(summary, request):
         say(line)
 

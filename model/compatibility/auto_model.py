@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mindspore import nn
 
+from model.config.beside_checkpoint import check_beside
 from model.config.hf_config import load_hf_config
 from model.config.load_config import load_config
 from model.data.tokenizer import Tokenizer, read_tokenizer
@@ -54,6 +55,8 @@ class PretrainedModel:
 
         On `device`, or the one that MindSpore is set to. Raises ModelError, see `use_device`.
         """
+        if checkpoint is not None:
+            check_beside(config, checkpoint)
         session = open_alone(device)
         network = build(config, session.strategy, session.place, session.groups)
         if checkpoint is None:

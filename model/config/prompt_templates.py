@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["TEMPLATES", "wrap"]
+from collections.abc import Iterable
+
+__all__ = ["TEMPLATES", "conversation", "wrap"]
 
 TEMPLATES = ("alpaca", "belle", "none")
 
@@ -16,13 +18,26 @@ _WITH_INPUT = (
 
 
 def wrap(instruction: str, input: str = "", template: str = "alpaca") -> str:
-    """The prompt that stands before the answer, as Stanford's Alpaca or BELLE was trained with it.
+    """The prompt that stands before the answer. An empty input takes Alpaca's template without one.
 
-    An empty input takes Alpaca's template without one.
+    "none" adds nothing. "alpaca" ends with a line feed as MindFormers' make_mindrecord.py and the `text` of
+    the published data set do; "belle" ends as BELLE's model cards do: `Human: … \n\nAssistant:`.
     """
     if template == "alpaca":
         # Not str.format: the texts may hold braces.
         head, tail = (_WITH_INPUT if input else _PLAIN).split("{instruction}")
         return head + instruction + tail.replace("{input}", input, 1)
     question = f"{instruction}\n{input}" if input else instruction
-    return f"Human: {question} \n\nAssistant:" if template == "belle" else f"{question}\n"
+    return f"Human: {question} \n\nAssistant:" if template == "belle" else question
+
+
+# What stands between an answer and the next question.
+_BETWEEN = "\n\n"
+
+
+def conversation(
+    turns: Iterable[tuple[str, str]], question: str, input: str = "", template: str = "alpaca"
+) -> str:
+    """The prompt of a question that has questions and answers before it, each wrapped as it was asked."""
+    before = (f"{wrap(asked, template=template)}{answer}{_BETWEEN}" for asked, answer in turns)
+    return "".join(before) + wrap(question, input, template)

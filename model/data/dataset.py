@@ -15,6 +15,7 @@ from model.data.encode_records import as_row, encode, has_answer, scored, texts_
 from model.data.mindrecord import SUFFIX, read_rows
 from model.data.records import Item, load_records
 from model.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from model.data.tokenizer_choice import check_data, choose_tokenizer
 from model.errors import ModelError
 from orchestrator.families.network_config import NetworkConfig
 
@@ -101,35 +102,21 @@ class Dataset:
 
 
 def load_data(settings: Settings, config: NetworkConfig) -> tuple[Dataset, Tokenizer]:
-    """The rows of data.path and their tokenizer: the one given, the one beside MindRecord, or a new one."""
+    """The rows of data.path and their tokenizer, see `tokenizer_choice`. Raises ModelError."""
     if settings.data.path is None:
         raise ModelError("is missing", where="data.path", remedy="name a file of records, or MindRecord")
     path = Path(settings.data.path)
-    if path.suffix == SUFFIX or path.is_dir():
-        tokenizer = load_tokenizer(_tokenizer_of(settings, path), config)
+    is_prepared = path.suffix == SUFFIX or path.is_dir()
+    chosen = choose_tokenizer(settings, path if is_prepared else None)
+    if is_prepared and chosen is not None:
+        check_data(path, chosen)
+        tokenizer = load_tokenizer(chosen, config)
         rows = read_rows(path, config, settings.data.limit)
     else:
-        tokenizer, rows = _from_records(settings, config, path)
+        records = load_records(path, settings.data.limit)
+        if chosen is not None:
+            tokenizer = load_tokenizer(chosen, config)
+        else:
+            tokenizer = train_tokenizer(texts_of(records, config.prompt_template), config)
+        rows = encode_records(records, tokenizer, config, whole=settings.task == "pretrain")
     return Dataset(rows, config.eos_token_id, settings.train.loss_mask), tokenizer
-
-
-def _tokenizer_of(settings: Settings, path: Path) -> Path:
-    if settings.data.tokenizer:
-        return Path(settings.data.tokenizer)
-    beside = (path if path.is_dir() else path.parent) / "tokenizer.json"
-    if not beside.is_file():
-        raise ModelError(
-            "is missing, and there is no tokenizer.json beside the data",
-            where="data.tokenizer",
-            remedy="name the one that the data was prepared with",
-        )
-    return beside
-
-
-def _from_records(settings: Settings, config: NetworkConfig, path: Path) -> tuple[Tokenizer, NDArray[Any]]:
-    records = load_records(path, settings.data.limit)
-    if settings.data.tokenizer:
-        tokenizer = load_tokenizer(Path(settings.data.tokenizer), config)
-    else:
-        tokenizer = train_tokenizer(texts_of(records, config.prompt_template), config)
-    return tokenizer, encode_records(records, tokenizer, config, whole=settings.task == "pretrain")

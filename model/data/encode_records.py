@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config.prompt_templates import wrap
-from model.data.records import Document, Item, RecordError, parse
+from model.config.prompt_templates import conversation
+from model.data.records import Document, Item, Record, RecordError
 from model.data.tokenizer import Tokenizer
 from model.errors import ModelError
 
@@ -92,13 +92,18 @@ def result_of(future: Future[Result]) -> Result:
         raise ModelError("a worker process died", remedy="is there memory enough? see --workers") from error
 
 
+def prompt_of(record: Record, template: str) -> str:
+    """The text that stands before a record's answer."""
+    return conversation(record.history, record.instruction, record.input, template)
+
+
 def texts_of(items: Iterable[Item], template: str) -> Iterator[str]:
     """Each record as one text, for training a tokenizer."""
     for item in items:
         if isinstance(item, Document):
             yield item.text
         else:
-            yield wrap(item.instruction, item.input, template) + item.output
+            yield prompt_of(item, template) + item.output
 
 
 def encode(
@@ -110,7 +115,7 @@ def encode(
         if isinstance(item, Document):
             texts += ["", item.text]
         else:
-            texts += [wrap(item.instruction, item.input, template), item.output]
+            texts += [prompt_of(item, template), item.output]
     ids = tokenizer.encode_batch(texts)
     sequences = []
     for prompt, answer in zip(ids[::2], ids[1::2], strict=True):
@@ -166,14 +171,15 @@ class Encoder:
     length: int
     splits: bool
 
-    def encode(self, values: list[Any]) -> Encoded:
-        items, places, bad = [], [], []
+    def encode(self, values: list[Item | RecordError]) -> Encoded:
+        items: list[Item] = []
+        places, bad = [], []
         for index, value in enumerate(values):
-            try:
-                items.append(parse(value))
+            if isinstance(value, RecordError):
+                bad.append((index, str(value)))
+            else:
+                items.append(value)
                 places.append(index)
-            except RecordError as error:
-                bad.append((index, str(error)))
         sequences = encode(items, self.tokenizer, self.template, self.tokenizer.eos, whole=self.whole)
         kept, skipped, cut = [], [], 0
         for place, item, sequence in zip(places, items, sequences, strict=True):
@@ -206,6 +212,6 @@ def _start_encoder(tokenizer: str, options: tuple[Any, ...], is_own_process: boo
     _encoder[:] = [Encoder(Tokenizer.from_json(tokenizer), *options)]
 
 
-def encode_chunk(values: list[Any]) -> Encoded:
+def encode_chunk(values: list[Item | RecordError]) -> Encoded:
     """The work of one such process."""
     return _encoder[0].encode(values)

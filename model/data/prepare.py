@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +32,11 @@ from model.data.encode_records import (
     processes,
     result_of,
 )
-from model.data.records import format_of, opened, stream
+from model.data.records import Document, Item, RecordError, Unread, format_of, stream_records
 from model.data.tokenizer import read_tokenizer
 from model.errors import ModelError
 from orchestrator.checkpoint.atomic import sync_folder
+from orchestrator.formats.tokenizer_files import SUMMARY, TOKENIZER, sha256_of, summary_text
 
 if TYPE_CHECKING:
     from model.data.mindrecord import RowWriter
@@ -207,6 +208,7 @@ class Summary:
     longest: int = 0
     seconds: float = 0.0
     padding: float = 0.0
+    unread: str = ""  # the keys of records that nobody reads
     files: tuple[Path, ...] = ()
 
 
@@ -230,21 +232,28 @@ def prepare(request: Request, report: Callable[[Progress], None] = lambda progre
     kind = request.kind or format_of(request.input)
     folder, names = _names(request)
     _refuse_existing(request, folder, names)
-    with _part_folder(folder) as part, opened(request.input) as file:
+    unread = Unread()
+    opened = stream_records(request.input, kind, unread)
+    with _part_folder(folder) as part, opened as (values, descriptor):
         paths = [part / name for name in names]
         template = request.template or ("belle" if kind == "jsonl" else "alpaca")
         encoder = Encoder(tokenizer, template, request.whole, request.length, splits=request.pack)
         encoders = encoder_processes(encoder, request.workers)
         with encoders, Shards(paths, request.length, tokenizer.eos, request.workers) as shards:
-            chunks = _chunks(stream(file, kind, str(request.input)), request.limit)
+            chunks = _chunks(values, request.limit)
             encoded = in_order(encoders, encode_chunk, chunks, ahead=4 * max(1, request.workers))
-            for block in _blocks(_sequences(encoded, request, summary, file, report), request):
+            for block in _blocks(_sequences(encoded, request, summary, descriptor, report), request):
                 shards.write(block)
             rows = shards.commit()
         _check_result(request, summary, rows)
-        (part / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+        # To the byte: its hash is that of the file that belongs to the model.
+        shutil.copyfile(request.tokenizer, part / TOKENIZER)
+        told = {"template": template, "ids_a_row": request.length, "records": summary.records}
+        for name, count in zip(names, rows, strict=True):
+            text = summary_text(part / TOKENIZER, **told, rows=count)
+            (part / f"{name}{SUMMARY}").write_text(text, encoding="utf-8")
         summary.files = _place(part, folder, names)
-    summary.rows = sum(rows)
+    summary.rows, summary.unread = sum(rows), unread.words()
     summary.padding = 1 - summary.tokens / (summary.rows * request.length)
     summary.seconds = time.monotonic() - started
     return summary
@@ -265,6 +274,15 @@ def _refuse_existing(request: Request, folder: Path, names: list[str]) -> None:
     for name in names:
         if (folder / name).exists() and not request.overwrite:
             raise ModelError("is there already", where=str(folder / name), remedy="see --overwrite")
+    theirs = folder / TOKENIZER
+    others = [path for path in folder.glob("*.mindrecord") if path.name not in names]
+    if not theirs.is_file() or (request.overwrite and not others):
+        return
+    if sha256_of(theirs) != sha256_of(request.tokenizer):
+        whose = f", and {others[0].name} may have been made with it" if others else ""
+        what = f"is there already and is another tokenizer than {request.tokenizer}{whose}"
+        remedy = "choose another folder" if others else "choose another folder, or see --overwrite"
+        raise ModelError(what, where=str(theirs), remedy=remedy)
 
 
 @contextlib.contextmanager
@@ -285,8 +303,8 @@ def _place(part: Path, folder: Path, names: list[str]) -> tuple[Path, ...]:
     """Move the files out. A .mindrecord comes last and goes first: it is what readers look for."""
     for name in names:
         (folder / name).unlink(missing_ok=True)
-    data = [file for name in names for file in (f"{name}.db", name)]
-    for name in ("tokenizer.json", *data):
+    data = [file for name in names for file in (f"{name}{SUMMARY}", f"{name}.db", name)]
+    for name in (TOKENIZER, *data):
         with (part / name).open("rb") as file:
             os.fsync(file.fileno())
         os.replace(part / name, folder / name)
@@ -309,13 +327,15 @@ def _check_result(request: Request, summary: Summary, rows: list[int]) -> None:
         )
 
 
-def _chunks(values: Iterable[Any], limit: int | None) -> Iterator[list[Any]]:
-    chunk: list[Any] = []
+def _chunks(values: Iterable[Item | RecordError], limit: int | None) -> Iterator[list[Item | RecordError]]:
+    chunk: list[Item | RecordError] = []
     characters = 0
     for value in itertools.islice(values, limit):
         chunk.append(value)
-        if isinstance(value, dict):
-            characters += sum(len(text) for text in value.values() if isinstance(text, str))
+        if isinstance(value, Document):
+            characters += len(value.text)
+        elif not isinstance(value, RecordError):
+            characters += len(value.instruction) + len(value.input) + len(value.output)
         if len(chunk) == CHUNK_RECORDS or characters > CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
@@ -327,10 +347,10 @@ def _sequences(
     encoded: Iterable[Encoded],
     request: Request,
     summary: Summary,
-    file: BinaryIO,
+    descriptor: int,
     report: Callable[[Progress], None],
 ) -> Iterator[NDArray[Any]]:
-    size = os.fstat(file.fileno()).st_size
+    size = os.fstat(descriptor).st_size
     for part in encoded:
         first = summary.records
         if part.bad and request.strict:
@@ -342,7 +362,7 @@ def _sequences(
         summary.cut += part.cut
         summary.longest = max(summary.longest, part.longest)
         summary.tokens += sum(map(len, part.sequences))
-        report(Progress(file.tell(), size, summary.records))
+        report(Progress(os.lseek(descriptor, 0, os.SEEK_CUR), size, summary.records))
         yield from part.sequences
 
 

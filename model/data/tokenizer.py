@@ -11,6 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from model.errors import ModelError
 from orchestrator.families.network_config import NetworkConfig
+from orchestrator.formats.foreign_files import lfs_pointer, open_regular
 
 __all__ = ["SPECIAL_TOKENS", "Tokenizer", "load_tokenizer", "read_tokenizer", "train_tokenizer"]
 
@@ -20,13 +21,13 @@ SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
 class Tokenizer:
     """Text <-> ids; adds no special tokens of its own."""
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
-        self._inner = inner
+    def __init__(self, inner: tokenizers.Tokenizer, source: str | None = None) -> None:
+        self._inner, self._source = inner, source
 
     @staticmethod
     def from_json(text: str) -> Tokenizer:
         """From the content of a `tokenizer.json`."""
-        return Tokenizer(tokenizers.Tokenizer.from_str(text))
+        return Tokenizer(tokenizers.Tokenizer.from_str(text), text)
 
     @property
     def eos(self) -> int:
@@ -39,11 +40,19 @@ class Tokenizer:
         return int(found)
 
     def encode(self, text: str) -> list[int]:
-        return list(self._inner.encode(text, add_special_tokens=False).ids)
+        """The ids of a text; ModelError where it holds what is no character."""
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each; on as many threads as RAYON_NUM_THREADS says."""
-        return [item.ids for item in self._inner.encode_batch_fast(texts, add_special_tokens=False)]
+        """The ids of each, on as many threads as RAYON_NUM_THREADS says; ModelError as of `encode`."""
+        try:
+            found = self._inner.encode_batch_fast(texts, add_special_tokens=False)
+        except (TypeError, UnicodeError):
+            if all(_is_encodable(text) for text in texts):
+                raise
+            what = "holds half a surrogate pair, which is no character"
+            raise ModelError(what, where="text", remedy="was it typed or saved in UTF-8?") from None
+        return [item.ids for item in found]
 
     def __call__(self, text: str | Sequence[str]) -> dict[str, Any]:
         """`input_ids` and `attention_mask` of one text, or lists of them of several."""
@@ -61,8 +70,8 @@ class Tokenizer:
         return str(self._inner.decode(plain, skip_special_tokens=skip_special_tokens))
 
     def to_json(self) -> str:
-        """The content of its `tokenizer.json`."""
-        return str(self._inner.to_str(pretty=False))
+        """The content of its `tokenizer.json`: that of the file that it was read from, to the byte."""
+        return self._source if self._source is not None else str(self._inner.to_str(pretty=False))
 
     @property
     def vocab_size(self) -> int:
@@ -70,12 +79,19 @@ class Tokenizer:
         return max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
 
     def check(self, config: NetworkConfig, where: str) -> None:
-        """Raise ModelError unless every id has a row in the embedding."""
+        """Raise ModelError unless every id has a row in the embedding, and `</s>` is what ends an answer."""
         if self.vocab_size > config.vocab_size:
             raise ModelError(
                 f"has ids up to {self.vocab_size - 1}, but model.vocab_size is {config.vocab_size}",
                 where=where,
                 remedy="raise vocab_size or take the tokenizer that belongs to the model",
+            )
+        end = self._inner.token_to_id("</s>")
+        if end is not None and end != config.eos_token_id:
+            raise ModelError(
+                f"has </s> as id {end}, but model.eos_token_id is {config.eos_token_id}",
+                where=where,
+                remedy="take the tokenizer that belongs to the model",
             )
 
 
@@ -89,13 +105,25 @@ def load_tokenizer(path: Path, config: NetworkConfig) -> Tokenizer:
 def read_tokenizer(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`; ModelError where it is missing or damaged."""
     try:
-        content = path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            raw = file.read()
+        if words := lfs_pointer(raw):
+            raise ModelError(words[0], where=str(path), remedy=words[1])
+        content = raw.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"the tokenizer cannot be read: {error}", where=str(path)) from error
     try:
         return Tokenizer.from_json(content)
     except Exception as error:  # the library raises the bare class
         raise ModelError(f"is no tokenizer.json: {error}", where=str(path)) from error
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def train_tokenizer(texts: Iterable[str], config: NetworkConfig) -> Tokenizer:

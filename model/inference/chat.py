@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 
-from model.config.prompt_templates import wrap
+from model.config.prompt_templates import conversation
 from model.errors import ModelError
 from model.inference.sampling import Sampling
 
 __all__ = ["Chat"]
-
-_BETWEEN = "\n\n"
 
 
 class Chat:
@@ -54,8 +52,7 @@ class Chat:
             raise ModelError("is empty", where="prompt", remedy="ask something")
         kept = list(self.turns)
         while True:
-            turns = (f"{wrap(asked, template=self.template)}{answer}{_BETWEEN}" for asked, answer in kept)
-            prompt = "".join(turns) + wrap(question, template=self.template)
+            prompt = conversation(kept, question, template=self.template)
             # At least a token of room; without old turns to leave out, the generator says what is too long.
             wanted = min(self.sampling.max_new_tokens or 1, self.room // 4)
             if not kept or self._count(prompt) + wanted <= self.room:

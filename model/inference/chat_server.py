@@ -103,8 +103,11 @@ class ChatServer:
         try:
             with connection.makefile("rb") as lines:
                 question = lines.readline(LONGEST_QUESTION).decode("utf-8")
-        except (OSError, UnicodeDecodeError):
+        except OSError:
             return  # nothing came that could be answered
+        except UnicodeDecodeError as error:
+            _send(connection, {"error": f"chat: the question is no UTF-8: {error}"})
+            return
         if question.strip():
             self._answer(self._broadcast.text(question), connection)
 
@@ -127,13 +130,22 @@ def _messages(question: str) -> list[Message]:
     try:
         request = json.loads(question)
         found = [Message(item["role"], item["content"]) for item in request["messages"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(
             "expected one line of JSON with messages of role and content", where="chat"
         ) from error
+    _refuse_halves(found)
     if not found or found[-1].role != "user" or not all(_is_turn(message) for message in found):
         raise ModelError("the last message must be the user's, and every content a text", where="chat")
     return found
+
+
+def _refuse_halves(messages: Sequence[Message]) -> None:
+    try:
+        for message in messages:
+            str(message.content).encode()
+    except UnicodeEncodeError:
+        raise ModelError("holds half a surrogate pair, which is no character", where="chat") from None
 
 
 def _is_turn(message: Message) -> bool:

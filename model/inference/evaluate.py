@@ -14,9 +14,10 @@ from mindspore import nn
 
 from model.config.settings import Settings
 from model.data.dataset import Dataset, load_data
+from model.data.tokenizer_choice import check_weights_tokenizer, tokenizer_beside
 from model.devices.device_name import DeviceName
 from model.errors import ModelError
-from model.inference.load_model import beside, config_of
+from model.inference.load_model import config_of
 from model.network.build import build
 from model.network.loss import LossCell
 from model.parallel.distributed import open_alone
@@ -56,7 +57,9 @@ def evaluate(
     the one that MindSpore is set to. Raises ModelError."""
     if batch_size < 1:
         raise ModelError(f"must be at least 1, not {batch_size}", where="--batch-size")
-    tokenizer = data.tokenizer or str(beside(checkpoint, "tokenizer.json", "name it with --tokenizer"))
+    if data.tokenizer is not None:
+        check_weights_tokenizer(Path(data.tokenizer), checkpoint)
+    tokenizer = data.tokenizer or str(tokenizer_beside(checkpoint, "name it with --tokenizer"))
     overrides = {"seq_length": data.seq_length} if data.seq_length else None
     config = config_of(checkpoint, config_file, overrides)
     settings = Settings(

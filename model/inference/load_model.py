@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.config.beside_checkpoint import check_beside
 from model.config.load_config import load_config
 from model.config.settings import Settings, Worker
 from model.data.tokenizer import Tokenizer, load_tokenizer
+from model.data.tokenizer_choice import check_weights_tokenizer, choose_tokenizer, tokenizer_beside
 from model.devices.device_name import DeviceName
 from model.errors import ModelError
 from model.inference.generate import Generator, text_pieces
@@ -18,8 +20,9 @@ from model.network.build import build
 from model.parallel.distributed import Session, open_alone, open_session, strategy_of
 from model.weights.checkpoint import load_rank_weights, load_whole, newest_shard
 from orchestrator.families.network_config import NetworkConfig
+from orchestrator.formats.tokenizer_files import beside_weights
 
-__all__ = ["Model", "beside", "checkpoint_of", "config_of", "open_model", "open_rank"]
+__all__ = ["Model", "checkpoint_of", "config_of", "open_model", "open_rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,10 @@ def open_model(
     Raises ModelError.
     """
     config = config or config_of(checkpoint, config_file)
-    vocabulary = tokenizer_file or beside(checkpoint, "tokenizer.json", "name it with --tokenizer")
-    tokenizer = load_tokenizer(vocabulary, config)
+    if tokenizer_file is not None:
+        check_weights_tokenizer(tokenizer_file, checkpoint)
+    chosen = tokenizer_file or tokenizer_beside(checkpoint, "name it with --tokenizer")
+    tokenizer = load_tokenizer(chosen, config)
     return Model(_generator(config, open_alone(device), checkpoint, None), tokenizer, config)
 
 
@@ -71,7 +76,9 @@ def open_rank(settings: Settings, worker: Worker, batch: int) -> tuple[Model, Se
             remedy="set it to 1 and raise model_parallel",
         )
     strategy.check_network(config)
-    tokenizer = _tokenizer(settings, config, load)
+    chosen = choose_tokenizer(settings, None) or tokenizer_beside(load, "name it as data.tokenizer")
+    check_beside(config, load)
+    tokenizer = load_tokenizer(chosen, config)
     session = open_session(settings, worker)
     return Model(_generator(config, session, load, batch), tokenizer, config), session
 
@@ -86,24 +93,19 @@ def checkpoint_of(settings: Settings) -> Path:
 def config_of(
     checkpoint: Path, config_file: Path | None = None, overrides: dict[str, Any] | None = None
 ) -> NetworkConfig:
-    """The configuration that is given, or beside a whole checkpoint, with `overrides`. Raises ModelError."""
+    """The configuration that is given, or beside a whole checkpoint, with `overrides`.
+
+    Raises ModelError: there is none, or the one given contradicts the one beside the checkpoint.
+    """
     if not checkpoint.is_file():
         raise ModelError("there is no such checkpoint file", where=str(checkpoint))
-    return load_config(config_file or beside(checkpoint, "config.yaml", "name it with --config"), overrides)
-
-
-def _tokenizer(settings: Settings, config: NetworkConfig, load: Path) -> Tokenizer:
-    if settings.data.tokenizer:
-        return load_tokenizer(Path(settings.data.tokenizer), config)
-    return load_tokenizer(beside(load, "tokenizer.json", "name it as data.tokenizer"), config)
-
-
-def beside(checkpoint: Path, name: str, remedy: str) -> Path:
-    """The file of this name in the folder of a checkpoint; ModelError where there is none."""
-    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / name
-    if not path.is_file():
-        raise ModelError(f"there is no {name} beside the checkpoint", where=str(checkpoint), remedy=remedy)
-    return path
+    source = config_file or beside_weights(checkpoint, "config.yaml")
+    if source is None:
+        what = "there is no config.yaml beside the checkpoint"
+        raise ModelError(what, where=str(checkpoint), remedy="name it with --config")
+    config = load_config(source, overrides)
+    check_beside(config, checkpoint, source)
+    return config
 
 
 def _generator(config: NetworkConfig, session: Session, load: Path, batch: int | None) -> Generator:

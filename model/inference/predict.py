@@ -7,68 +7,33 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from model.config.prompt_templates import wrap
+from model.config.prompt_templates import conversation
 from model.config.settings import Settings, Worker
+from model.data.records import Prompt, load_prompts
 from model.errors import ModelError
 from model.inference.load_model import Model, checkpoint_of, open_rank
 from model.inference.sampling import Sampling
 
 __all__ = [
     "Answer",
-    "Prompt",
     "predict",
     "read_prompts",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A question, and the context that belongs to it."""
-
-    text: str
-    input: str = ""
-
-
 def read_prompts(prompts: tuple[str, ...] | None, file: str | None) -> list[Prompt]:
-    """The prompts given, then those of the file: a text a line, or an object a line in a .jsonl.
+    """The prompts given, then those of the file, see `formats.prompts`.
 
-    An object has `prompt`, or `instruction` and `input` as Alpaca's records do. Raises ModelError: a file
-    that cannot be read, a line that is no prompt, no prompt at all.
+    Raises ModelError: a file that cannot be read, what is no prompt, no prompt at all.
     """
     found = [Prompt(text) for text in prompts or ()]
     if file is not None:
-        found += _of_file(Path(file))
+        found += load_prompts(Path(file))
     if not found:
         remedy = "give predict.prompts or predict.prompts_file"
         raise ModelError("there are none", where=file or "predict.prompts", remedy=remedy)
     return found
-
-
-def _of_file(path: Path) -> Iterator[Prompt]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        remedy = "see predict.prompts_file"
-        raise ModelError(f"cannot be read: {error}", where=str(path), remedy=remedy) from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _object(path, number, line) if path.suffix == ".jsonl" else Prompt(line)
-
-
-def _object(path: Path, number: int, line: str) -> Prompt:
-    where = f"{path}:{number}"
-    try:
-        record: Any = json.loads(line)
-    except ValueError as error:
-        raise ModelError(f"is no JSON: {error}", where=where) from error
-    text = record.get("prompt", record.get("instruction")) if isinstance(record, dict) else None
-    context = record.get("input", "") if isinstance(record, dict) else ""
-    if not isinstance(text, str) or not text.strip() or not isinstance(context, str):
-        remedy = 'write {"prompt": "..."}, or instruction and input'
-        raise ModelError("is no prompt", where=where, remedy=remedy)
-    return Prompt(text, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +80,10 @@ def _answers(
     for start in range(0, len(prompts), batch):
         part = prompts[start : start + batch]
         started = time.monotonic()
-        ids = [tokenizer.encode(wrap(prompt.text, prompt.input, template)) for _, prompt in part]
+        texts = [conversation(prompt.history, prompt.text, prompt.input, template) for _, prompt in part]
+        ids = tokenizer.encode_batch(texts)
         news = model.generator.generate(ids, sampling)
         seconds = round((time.monotonic() - started) / len(part), 4)
         for (index, prompt), prompt_ids, new in zip(part, ids, news, strict=True):
-            text = tokenizer.decode(new).strip()
+            text = tokenizer.decode(new)  # blanks and all: they are the model's
             yield Answer(index, prompt.text, text, len(prompt_ids), len(new), seconds)

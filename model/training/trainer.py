@@ -13,6 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from model.config.beside_checkpoint import check_beside
 from model.config.load_config import config_text
 from model.config.settings import Settings, Worker
 from model.data.dataset import Dataset, load_data
@@ -166,7 +167,8 @@ class Trainer:
         return max(1, math.ceil((train.epochs or 0) * len(self.dataset) / self.global_batch))
 
     def write_descriptions(self, config: NetworkConfig, tokenizer: Tokenizer) -> None:
-        """The strategy file of this rank, and from rank 0 what is needed to answer beside the weights."""
+        """The strategy file of this rank, and what is needed beside the weights: from rank 0 in `model`, and
+        on each host in the folder of its shards."""
         rank = self.session.place.rank
         write_strategy_file(
             self.home / "strategy" / f"ckpt_strategy_rank_{rank}.ckpt",
@@ -174,11 +176,10 @@ class Trainer:
             self.session.strategy,
             self.session.place,
         )
-        if rank == 0:
-            folder = self.home / "model"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(config_text(config), encoding="utf-8")
-            (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+        files = {"config.yaml": config_text(config).encode(), "tokenizer.json": tokenizer.to_json().encode()}
+        for folder in ("checkpoint", *(["model"] if rank == 0 else [])):
+            for name, content in files.items():
+                _write_once(self.home / folder / name, content, rank)
 
     def run(self, report: Callable[[StepRecord], None]) -> None:
         """Train to the last step; every step is reported and written to metrics/rank_<r>.jsonl."""
@@ -262,6 +263,16 @@ class Trainer:
         )
 
 
+def _write_once(path: Path, content: bytes, rank: int) -> None:
+    """Ranks of one host write the same file at the same time, which is whole at any time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and path.read_bytes() == content:
+        return
+    part = path.with_name(f".{path.name}.rank_{rank}")
+    part.write_bytes(content)
+    part.replace(path)
+
+
 def train(settings: Settings, worker: Worker, home: Path, report: Callable[[StepRecord], None]) -> Trainer:
     """The whole task on this rank: data, checks with the other ranks, training, shard.
 
@@ -269,6 +280,8 @@ def train(settings: Settings, worker: Worker, home: Path, report: Callable[[Step
     """
     config = settings.network()
     strategy_of(settings, worker).check_network(config)
+    if settings.checkpoint.load is not None:
+        check_beside(config, Path(settings.checkpoint.load))
     dataset, tokenizer = load_data(settings, config)
     session = open_session(settings, worker)
     facts = {

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from model.errors import ModelError
 from model.weights.convert import convert
+from model.weights.hub_connection import why_unreachable
 from orchestrator.checkpoint.atomic import mapped_errors, new_folder
 from orchestrator.checkpoint.open_checkpoint import INDEXES, holds_weights
 from orchestrator.families.registry import hub_names
@@ -73,7 +74,11 @@ def model_file(name: str | Path, file: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     with _hub_errors(repository):
-        return Path(hf_hub_download(repository, file))
+        why = _no_connection()
+        try:
+            return Path(hf_hub_download(repository, file, local_files_only=bool(why)))
+        except Exception as error:
+            raise (_NoConnectionError(why) if why else error) from None
 
 
 def checkpoint_file(name: str | Path) -> Path:
@@ -159,18 +164,43 @@ def _downloaded(repository: str) -> Path:
 
     with _hub_errors(repository):
         try:
+            if why := _no_connection():
+                raise _NoConnectionError(why)
             siblings = HfApi().model_info(repository).siblings or []
-        except OfflineModeIsEnabled:
+        except (OfflineModeIsEnabled, _NoConnectionError) as error:
             # Perhaps the client has it from another day.
-            folder = Path(snapshot_download(repository, local_files_only=True))
-            if not holds_weights(folder):
-                raise
+            folder = _from_another_day(repository)
+            if folder is None:
+                raise error from None
             return folder
         return Path(
             snapshot_download(
                 repository, allow_patterns=_wanted([item.rfilename for item in siblings], repository)
             )
         )
+
+
+class _NoConnectionError(Exception):
+    """Nobody answers where the hub should be."""
+
+
+def _no_connection() -> str:
+    """Why the hub cannot be reached; nothing where it can, or where its client is told to ask nobody."""
+    from huggingface_hub import constants
+
+    return "" if constants.HF_HUB_OFFLINE else why_unreachable(constants.ENDPOINT)
+
+
+def _from_another_day(repository: str) -> Path | None:
+    """The folder of the hub's client for a model that it has whole; None where it has not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repository, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError):
+        return None
+    return folder if holds_weights(folder) else None
 
 
 def _wanted(files: Sequence[str], repository: str) -> list[str]:

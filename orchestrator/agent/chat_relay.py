@@ -26,7 +26,8 @@ _LONGEST_WAIT = 600.0
 def converse(path: Path, request: Dict[str, Any], timeout: float = _LONGEST_WAIT) -> Iterator[Dict[str, Any]]:
     """What the worker says to one request, as it says it; the last has `done` or `error`.
 
-    Raises AgentError, kind `no_chat`, where nobody listens or the worker ends before its answer does.
+    Raises AgentError, kind `not_listening`, where nobody listens, as while the model is loaded; kind
+    `no_chat` where the worker ends before its answer does.
     """
     with _connect(path, timeout) as connection:
         try:
@@ -48,5 +49,5 @@ def _connect(path: Path, timeout: float) -> socket.socket:
     except OSError as error:
         remedy = "its model may still be loading: see `orchestrate logs`"
         raise AgentError(
-            f"nobody answers on this run: {error.strerror}", remedy=remedy, kind="no_chat"
+            f"nobody answers on this run: {error.strerror}", remedy=remedy, kind="not_listening"
         ) from error

@@ -17,6 +17,9 @@ from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Input
 from orchestrator.plan.command_files import unsent_files, unsent_script
 from orchestrator.plan.files_beside import FilesBeside, sha256_of
+from orchestrator.formats.prompts import check_prompts
+from orchestrator.formats.text_records import check_records
+from orchestrator.formats.tokenizer_files import SUMMARY
 
 __all__ = ["Shipment", "ship"]
 
@@ -98,6 +101,7 @@ def ship(job: Job, *, hosts_are_here: bool = False) -> tuple[Shipment, dict[str,
     Raises ConfigError: files that cannot be read or do not belong together, see `files_beside`.
     """
     shipment = Shipment()
+    _check_texts(job)
     if job.task == "command":
         _ship_command(job, shipment)
         sent = {item.path: item for item in shipment.inputs}
@@ -131,6 +135,16 @@ def _as_seen_there(job: Job, shipment: Shipment, file: Path) -> str:
     return known.get(sha256, f"inputs/tokenizer/{file.name}")
 
 
+def _check_texts(job: Job) -> None:
+    """Whether the records and prompts that are here can be read, by the readers of the workers."""
+    data = job.local_path(job.data.path) if job.data and job.data.path else None
+    if data is not None and data.is_file() and data.suffix != ".mindrecord":
+        check_records(data, job.data.limit if job.data else None)
+    prompts = job.local_path(job.predict.prompts_file) if job.predict and job.predict.prompts_file else None
+    if prompts is not None and prompts.is_file():
+        check_prompts(prompts)
+
+
 def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None:
     references = (
         ("data", "path", "data"),
@@ -153,7 +167,8 @@ def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None
     if job.data and job.data.path and job.data.path.endswith(".mindrecord"):
         # MindRecord is two files; prepare-data leaves its tokenizer with them.
         shipment.refer(job, "data", "path", f"{job.data.path}.db", "data")
-        _ship_beside(job, shipment, "data", job.data.path, ("tokenizer.json",))
+        names = ("tokenizer.json", f"{Path(job.data.path).name}{SUMMARY}")
+        _ship_beside(job, shipment, "data", job.data.path, names)
 
 
 def _ship_beside(job: Job, shipment: Shipment, folder: str, given: str | None, names: Sequence[str]) -> None:

@@ -92,8 +92,9 @@ def test_a_worker_that_breaks_off_is_an_error(
 
 
 def test_a_run_on_which_nobody_listens_yet(tmp_path: Path) -> None:
-    with pytest.raises(AgentError, match="its model may still be loading"):
+    with pytest.raises(AgentError, match="its model may still be loading") as caught:
         list(converse(tmp_path / "chat.sock", QUESTION))
+    assert caught.value.kind == "not_listening"
 
 
 def test_a_link_in_the_place_of_the_socket_is_not_followed(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from orchestrator.testing.local_cluster import Cluster
-from orchestrator.testing.waiting import eventually
 from tests.model.support.tiny_checkpoint import write_tiny_checkpoint
 
 pytestmark = pytest.mark.mindspore
@@ -83,8 +82,10 @@ def test_a_chat_streams_its_answers_and_lives_on_when_its_client_vanishes(cluste
             timeout=300,
         )
 
-    first = eventually(lambda: (found := ask("Why is the sky blue?")).returncode == 0 and found, timeout=300)
-    assert first.stdout.strip()
+    # At once: it waits while the model is loaded, and says so.
+    first = ask("Why is the sky blue?")
+    assert first.returncode == 0 and first.stdout.strip(), first.stderr
+    assert first.stderr.startswith("waiting: ")
     # Alone or after another question, the first answer is the same; the second knows what was said before.
     both = ask("Why is the sky blue?", "What is the capital of France?")
     assert both.stdout.startswith(first.stdout) and len(both.stdout) > len(first.stdout)
@@ -104,6 +105,11 @@ def test_a_chat_streams_its_answers_and_lives_on_when_its_client_vanishes(cluste
     assert ask("Why is the sky blue?").stdout == first.stdout
     too_long = ask("why " * 60)
     assert too_long.returncode == 1 and "leaves no room in seq_length 48" in too_long.stderr
+    typed = [cluster.argv("chat"), b"Why is the sky \xff?\n"]
+    broken = subprocess.run(
+        typed[0], env=cluster.env, cwd=cluster.folder, input=typed[1], capture_output=True
+    )
+    assert broken.returncode == 2 and b"line 1 of the questions: byte 15 is no utf-8" in broken.stderr
     assert set(cluster.states().values()) == {"running"}
     assert cluster.run("stop").returncode == 0
     over = ask("still there?")

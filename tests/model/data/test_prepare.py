@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import mindspore.dataset as ds
@@ -73,7 +74,11 @@ def test_rows_are_those_of_make_mindrecord(prepared, tokenizer):
         prompt = [-item for item in tokenizer.encode(wrap(record["instruction"], record.get("input", "")))]
         ids = [*prompt, *tokenizer.encode(record["output"])]
         assert list(row) == (ids + [EOS] * 65)[:65]
-    assert left_in(folder) == ["dataset.mindrecord", "dataset.mindrecord.db", "tokenizer.json"]
+    data = ["dataset.mindrecord", "dataset.mindrecord.db", "dataset.mindrecord.summary.json"]
+    assert left_in(folder) == [*data, "tokenizer.json"]
+    made = json.loads((folder / data[2]).read_text())
+    assert made["tokenizer_sha256"] == sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    assert (made["rows"], made["template"]) == (263, "alpaca")
     assert summary.records == summary.rows == 263 and not summary.bad and not summary.skipped
     filled = np.argmax(rows[:, ::-1] != EOS, 1)  # eos at the end of each row, one of which is the answer's
     assert summary.tokens == (65 - filled + (filled > 0)).sum()
@@ -189,7 +194,34 @@ def test_files_that_are_there_are_kept_until_the_new_ones_are_whole(here, tmp_pa
     path.write_text('{"text": "second"}')
     prepare(replace(here, input=path, output=output, overwrite=True))
     assert not np.array_equal(as_mindformers_reads(output / "dataset.mindrecord"), before)
-    assert len(left_in(output)) == 3
+    assert len(left_in(output)) == 4
+
+
+def test_another_tokenizer_does_not_replace_the_one_that_data_was_made_with(here, prepared, tmp_path):
+    other = tmp_path / "tokenizer.json"
+    other.write_text(train_tokenizer(["quite different"], CONFIG).to_json())
+    asked = replace(here, tokenizer=other, output=prepared[0] / "more.mindrecord", overwrite=True)
+    with pytest.raises(
+        ModelError, match=r"tokenizer\.json: is there already and is another tokenizer .*dataset"
+    ):
+        prepare(asked)
+    # Used with another tokenizer, the data is refused; the job's own file of the same content is not.
+    data = {"path": str(prepared[0] / "dataset.mindrecord"), "limit": 4}
+    job = write_job(tmp_path / "job", data={**data, "tokenizer": str(other)})
+    with pytest.raises(ModelError, match=r"dataset\.mindrecord: was made with another tokenizer than"):
+        load_data(load_settings(job), CONFIG)
+    job = write_job(tmp_path / "job", data={**data, "tokenizer": str(here.tokenizer)})
+    assert len(load_data(load_settings(job), CONFIG)[0]) == 4
+
+
+def test_turns_before_a_question_stand_before_it(here, tokenizer, tmp_path):
+    path = tmp_path / "turns.json"
+    path.write_text(json.dumps([{"instruction": "And?", "output": "B", "history": [["Hi", "A"]], "id": 7}]))
+    summary = prepare(replace(here, input=path, output=tmp_path / "out", template="belle", length=120))
+    (row,) = as_mindformers_reads(*summary.files)
+    prompt = tokenizer.encode("Human: Hi \n\nAssistant:A\n\nHuman: And? \n\nAssistant:")
+    assert list(-row[: len(prompt)]) == prompt and row[len(prompt)] > 0
+    assert summary.unread == "not read: 'id' of 1 records"
 
 
 def write_rows(path: Path, rows: list[list[int]]) -> Path:

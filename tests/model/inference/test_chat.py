@@ -42,6 +42,14 @@ def test_earlier_turns_stand_before_the_question(capsys):
     assert capsys.readouterr().out == "Hello you\nFine\n\n"
 
 
+def test_what_is_not_in_the_terminals_encoding_ends_nothing(capsys):
+    made, prompts = chat([["Fine"]])
+    broken = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    talk(made, reader("Hi \udcff", broken, "How are you?"))
+    assert prompts == ["Human: How are you? \n\nAssistant:"]
+    assert capsys.readouterr().out.count("that line is not in the terminal's encoding") == 2
+
+
 def test_the_oldest_turns_go_first_when_it_gets_long():
     made, prompts = chat([["a" * 30], ["b" * 30], ["c"]], room=140, template="none")
     for question in ("one", "two", "three"):
@@ -49,7 +57,7 @@ def test_the_oldest_turns_go_first_when_it_gets_long():
     assert "one" in prompts[1]
     made.room = 50
     prompt = made._prompt("four")
-    assert "one" not in prompt and "two" not in prompt and prompt.endswith("four\n")
+    assert "one" not in prompt and "two" not in prompt and prompt.endswith("four")
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(capsys):

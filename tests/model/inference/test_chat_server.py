@@ -85,6 +85,9 @@ def test_an_answer_in_pieces(served: Served) -> None:
         (b'{"messages": []}', "the last message must be the user's"),
         (question("why?", "because"), "the last message must be the user's"),
         (b'{"messages": [{"role": "user", "content": 3}]}', "every content a text"),
+        (b'{"messages": [{"role": "user", "content": "a \\udcff"}]}', "half a surrogate pair"),
+        (b'{"messages": [{"role": "user", "content": "\xff"}]}', "the question is no UTF-8"),
+        (b'{"messages": ' + b"[" * 100_000, "expected one line of JSON"),
     ],
 )
 def test_what_cannot_be_answered_is_told_and_the_next_client_is_served(

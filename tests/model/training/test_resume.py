@@ -69,6 +69,9 @@ def whole(tmp_path_factory) -> WholeRun:
 def test_a_resumed_run_ends_where_the_whole_run_ends(whole, tmp_path):
     (tmp_path / "from/rank_0").mkdir(parents=True)
     shutil.copy(whole.folder / "checkpoint/rank_0/mindformers_rank_0-1_3.ckpt", tmp_path / "from/rank_0")
+    with pytest.raises(ModelError, match=r"data\.tokenizer: is missing, .* beside .*from"):
+        run(tmp_path / "rest", checkpoint={"load": str(tmp_path / "from"), "resume": True})
+    shutil.copy(whole.folder / "model/tokenizer.json", tmp_path / "from")
     seen = run(tmp_path / "rest", checkpoint={"load": str(tmp_path / "from"), "resume": True})
     assert [record.step for record in seen] == [4, 5, 6]
     for first, second in zip(whole.records[3:], seen, strict=True):
@@ -80,16 +83,17 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(whole, tmp_path):
 
 
 def test_what_cannot_be_resumed_says_why(whole, tmp_path):
-    load = {"load": str(whole.folder / "checkpoint")}
+    load, tokenizer = {"load": str(whole.folder / "checkpoint")}, whole.folder / "model/tokenizer.json"
     with pytest.raises(ModelError, match=r"train: asks for 6 steps, but the checkpoint has done 6"):
         run(tmp_path, checkpoint=load)
     with pytest.raises(ModelError, match=r"was in epoch 2 after step 6, but with this data .* it is 5"):
         run(tmp_path, checkpoint=load, train={"steps": 7}, data={"limit": 10})
     with pytest.raises(ModelError, match=r"ckpt: is one whole file, which holds no rank's optimizer"):
-        run(tmp_path, checkpoint={"load": str(whole.checkpoint), "resume": True})
+        load = {"load": str(whole.checkpoint), "resume": True}
+        run(tmp_path, checkpoint=load, data={"tokenizer": str(tokenizer)})
     (tmp_path / "none").mkdir()
     with pytest.raises(ModelError, match=r"none: holds no shard of rank 0"):
-        run(tmp_path, checkpoint={"load": str(tmp_path / "none")})
+        run(tmp_path, checkpoint={"load": str(tmp_path / "none")}, data={"tokenizer": str(tokenizer)})
 
 
 def test_shards_can_also_start_a_new_training(whole, tmp_path):

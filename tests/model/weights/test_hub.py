@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from model.data.tokenizer import train_tokenizer
 from model.errors import ModelError
 from model.weights.hub import checkpoint_file, model_file, model_folder, tokenizer_file
+from model.weights.hub_connection import first_hop, why_unreachable
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
 from tests.model.support.hf_model import CONFIG, as_mindformers, hf_weights, write_hf
 from tests.model.support.hub_server import hub
@@ -124,7 +127,11 @@ def test_a_token_opens_what_is_private(tmp_path):
 def test_without_a_network_one_line_says_what_to_put_where(tmp_path):
     put = tmp_path / "cache/orchestrate/models/downloads/bigscience--bloom-tiny"
     for env in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+        began = time.monotonic()
         line = refusal(ask(tmp_path, FOLDER, NAME, **env))
+        took = time.monotonic() - began
+        assert "OFFLINE" in line or "no connection to 127.0.0.1:9: Connection refused" in line
+        assert took < 15, "its client tried again and again"
         assert f"{NAME}: cannot be downloaded: " in line
         assert "(put config.json, tokenizer.json and model.safetensors (or pytorch_model.bin, or" in line
         assert f"into {put})" in line
@@ -133,6 +140,33 @@ def test_without_a_network_one_line_says_what_to_put_where(tmp_path):
     (put / "model.safetensors").unlink()
     write_torch(put / "pytorch_model.bin", weights)
     assert_holds(folder_of(ask(tmp_path, FOLDER, NAME, HF_HUB_OFFLINE="1")), weights)
+
+
+def test_a_name_that_nobody_looks_up_is_not_waited_for():
+    never = threading.Event()
+    try:
+        began = time.monotonic()
+        why = why_unreachable("https://hub.example", 0.2, connect=lambda hop, wait: never.wait(30))
+        assert why == "no connection to hub.example:443: no answer within 0.2 s"
+        assert time.monotonic() - began < 5
+    finally:
+        never.set()
+    assert why_unreachable("https://hub.example", connect=lambda hop, wait: None) == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "proxies", "hop"),
+    [
+        ("https://huggingface.co", {}, ("huggingface.co", 443)),
+        ("http://mirror.example:8080/hub", {}, ("mirror.example", 8080)),
+        ("http://mirror.example", {"https": "http://proxy:3128"}, ("mirror.example", 80)),
+        ("https://huggingface.co", {"https": "http://user:pass@proxy:3128"}, ("proxy", 3128)),
+        ("https://huggingface.co", {"all": "socks5://proxy"}, ("proxy", 1080)),
+        ("https://huggingface.co", {"https": "proxy:3128"}, ("proxy", 3128)),
+    ],
+)
+def test_the_proxy_of_the_environment_is_asked_in_place_of_the_hub(url, proxies, hop):
+    assert first_hop(url, proxies) == hop
 
 
 def test_folders_of_both_forms_need_no_hub(tmp_path):
