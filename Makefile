@@ -67,6 +67,7 @@ test: check  ## check, then every test that this machine allows: 15 minutes on t
 test-long: $(INSTALLED) $(OLDEST)/.installed  ## the oldest MindSpore, and every layout of parallelism
 	$(OLDEST)/bin/python -m pytest $(ON_OLDEST)
 	LYING_HOSTS=100000 $(BIN)/python -m pytest tests/hosts/test_lying_hosts.py
+	SSH_CONFIGS=2000 $(BIN)/python -m pytest tests/hosts/test_ssh_config.py
 	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/parallel/test_strategies.py
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt
