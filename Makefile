@@ -68,6 +68,7 @@ test-long: $(INSTALLED) $(OLDEST)/.installed  ## the oldest MindSpore, and every
 	$(OLDEST)/bin/python -m pytest $(ON_OLDEST)
 	LYING_HOSTS=100000 $(BIN)/python -m pytest tests/hosts/test_lying_hosts.py
 	ANY_INPUT=200000 $(BIN)/python -m pytest tests/test_any_input.py
+	SSH_CONFIGS=2000 $(BIN)/python -m pytest tests/hosts/test_ssh_config.py
 	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/parallel/test_strategies.py
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt

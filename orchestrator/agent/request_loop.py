@@ -11,9 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from _signal import alarm  # type: ignore[import-not-found]  # `signal` imports `enum`, which takes long
 
 from orchestrator.core.errors import AgentError, CheckpointError
-from orchestrator.core.protocol import ProtocolError, Receiver, frame
+from orchestrator.core.protocol import SILENCE_SECONDS, ProtocolError, Receiver, frame
 
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:
@@ -124,17 +125,32 @@ def main(workdir: str) -> None:
     """Serve on this process's stdin and stdout; nothing else may write to the latter."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(workdir, sys.stdin.buffer, out)
+    # A connection may die without a word, and sshd keeps its end for hours: SIGALRM ends the process then.
+    serve(workdir, sys.stdin.buffer, out, alarm)
 
 
-def serve(workdir: str, stdin: BinaryIO, stdout: BinaryIO) -> None:
-    """Answer requests until stdin ends or the peer is gone."""
+def _no_alarm(seconds: int) -> object:
+    return None
+
+
+def serve(
+    workdir: str, stdin: BinaryIO, stdout: BinaryIO, set_alarm: Callable[[int], object] = _no_alarm
+) -> None:
+    """Answer requests until stdin ends or the peer is gone.
+
+    `set_alarm` is called with the seconds after which this process is to end, whenever it waits for the
+    peer, and with 0 when it has heard it.
+    """
     receiver = Receiver()
     while True:
+        set_alarm(SILENCE_SECONDS)
         request = _next(receiver, stdin)
+        set_alarm(0)
         if request is None:
             return
-        payload = _Payload(stdin, receiver)
+        if "beat" in request:
+            continue
+        payload = _Payload(stdin, receiver, set_alarm)
         name = {"id": request["id"]} if "id" in request else {}
         try:
             for answer in _answers(workdir, request, payload):
@@ -188,15 +204,20 @@ def _answers(workdir: str, request: Dict[str, Any], payload: _Payload) -> Iterat
 class _Payload:
     """The raw bytes behind a request, as a file; what a verb leaves unread is read away."""
 
-    def __init__(self, stream: BinaryIO, receiver: Receiver) -> None:
+    def __init__(
+        self, stream: BinaryIO, receiver: Receiver, set_alarm: Callable[[int], object] = _no_alarm
+    ) -> None:
         self._stream = stream
         self._receiver = receiver
+        self._set_alarm = set_alarm
 
     def read(self, size: int = -1) -> bytes:
         wanted = self._receiver.left if size < 0 else min(size, self._receiver.left)
         data = self._receiver.take(wanted)
         if len(data) < wanted:
+            self._set_alarm(SILENCE_SECONDS)
             more = self._stream.read(wanted - len(data))
+            self._set_alarm(0)
             self._receiver.took(len(more))
             data += more
         return data

@@ -7,8 +7,11 @@ A frame is a line of JSON, its header, and behind it as many raw bytes as the he
                             {"id": 7, "ok": false, "error": {"what": …, "remedy": …, "kind": …}}
                             {"event": "…", "data": …}
 
+    control node -> agent   {"beat": true}
+
 An answer carries the `id` of its request. A request may have many answers; all but the last say `more`. A
-frame with `event` answers no request: an agent may send it at any time between two others.
+frame with `event` answers no request: an agent may send it at any time between two others. A `beat` asks
+nothing: it tells an agent that its control node is there. One that hears nothing for `SILENCE_SECONDS` ends.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 
@@ -20,9 +23,12 @@ TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Optional
 
-__all__ = ["ProtocolError", "Receiver", "frame"]
+__all__ = ["BEAT", "BEAT_SECONDS", "SILENCE_SECONDS", "ProtocolError", "Receiver", "frame"]
 
 _LONGEST_HEADER = 1 << 26
+BEAT_SECONDS = 60
+SILENCE_SECONDS = 15 * 60
+BEAT = b'{"beat": true}\n'
 
 
 class ProtocolError(ValueError):

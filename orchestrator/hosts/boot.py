@@ -11,6 +11,7 @@ import io
 import json
 import time
 import zipfile
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -25,9 +26,9 @@ from orchestrator.core.errors import (
     TransportError,
 )
 from orchestrator.hosts.conversation import shown
-from orchestrator.hosts.transport import Channel, Deadline
+from orchestrator.hosts.transport import Channel, Deadline, Transport, command_line, words_of
 
-__all__ = ["BOOT", "Bundle", "agent_bundle", "start_agent"]
+__all__ = ["BOOT", "QUIET", "Bundle", "agent_argv", "agent_bundle", "open_agent"]
 
 # The agent, and what it imports.
 _SHARED = ("__init__.py", "core/*.py", "formats/*.py", "agent/*.py")
@@ -63,48 +64,142 @@ _MAGIC = b"orchestrate-agent "
 _MOST_LINES = 200
 _MOST_BYTES = 256 * 1024
 _PIECE = 1 << 16
+# After so long without a byte it is asked whether the account's shell is the one that runs commands.
+QUIET = 10.0
+
+# What the command line of every agent has: one line without a character that any shell minds within single
+# quotes (tcsh: no newline, no `!`; fish: no backslash). The program itself comes over stdin.
+_STUB = (
+    'import sys;i=getattr(sys.stdin,"buffer",sys.stdin);'
+    'exec(next(l for l in iter(i.readline,b"")if l[:5]==b"exec("))'
+)
+# Where a start-up file says `exec zsh`, a shell reads stdin and takes this for a command. `_STUB` skips it.
+_FOR_A_SHELL = _STUB.replace(";", ';print("orchestrate-agent shell",flush=True);', 1)
 
 
-def start_agent(
-    channel: Channel,
+def agent_argv(python: str) -> list[str]:
+    """The command of an agent: isolated and without site, so that no set-up of the account can break it."""
+    return [python, "-I", "-S", "-c", _STUB]
+
+
+def _shell_line(python: str, program: str) -> bytes:
+    return command_line([python, "-I", "-S", "-c", program]) + b"\n"
+
+
+@cache
+def _program() -> bytes:
+    return f"exec({BOOT!r})\n".encode("ascii")
+
+
+class _OtherShell(Exception):
+    """The account's start-up files put another shell in the place of the one that runs our command."""
+
+
+def open_agent(
+    transport: Transport,
     python: str,
     workdir: str,
     bundle: Bundle,
     *,
     timeout: float,
+    quiet: float = QUIET,
     clock: Callable[[], float] = time.monotonic,
-) -> bytes:
-    """Have `BOOT` start the agent in the channel's process; what came behind its word that it is ready.
+) -> tuple[Channel, bytes]:
+    """Start an agent on a host: its channel, and what came behind its word that it is ready.
 
-    `timeout` is for each word that is waited for, whatever comes before it. Raises PreflightError: no fit
+    `timeout` is for each word that is waited for, whatever comes before it; after `quiet` seconds without a
+    byte it is asked which shell runs there. Raises PreflightError: no fit
     Python, no agent, a workdir that cannot be used; TransportError.
     """
-    lines = _Lines(channel, python)
+
     ask = {"workdir": workdir, "sha256": bundle.sha256, "size": len(bundle.data)}
-    channel.timeout = timeout
-    with contextlib.suppress(TransportError):  # it ended at once: its words or exit code tell why
-        channel.write(json.dumps(ask).encode() + b"\n")
-    word, rest = lines.word(Deadline(timeout, clock))
-    if word == "need":
-        channel.timeout = timeout
-        for start in range(0, len(bundle.data), _PIECE):
-            channel.write(bundle.data[start : start + _PIECE])
-        word, rest = lines.word(Deadline(timeout, clock))
+    boot = _Boot(python, bundle, _program() + json.dumps(ask).encode() + b"\n", timeout, quiet, clock)
+    try:
+        return boot.start(transport, careful=False)
+    except _OtherShell:
+        return boot.start(transport, careful=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Boot:
+    python: str
+    bundle: Bundle
+    program: bytes
+    timeout: float
+    quiet: float
+    clock: Callable[[], float]
+
+    def start(self, transport: Transport, careful: bool) -> tuple[Channel, bytes]:
+        """In one go; or, `careful`, for a shell that may read more than one line at once."""
+        channel = transport.open(agent_argv(self.python))
+        ask = (lambda: None) if careful else (lambda: self.require_own_shell(transport))
+        lines = _Lines(channel, self.python, self.quiet, ask)
+        channel.timeout = self.timeout
+        try:
+            with contextlib.suppress(TransportError):  # it ended at once: its words or exit code tell why
+                channel.write(_shell_line(self.python, _FOR_A_SHELL) + (b"" if careful else self.program))
+            if careful:
+                self.await_shell(lines, channel)
+            return channel, self.talk(lines, channel)
+        except BaseException:
+            channel.close()
+            raise
+
+    def require_own_shell(self, transport: Transport) -> None:
+        """Raise _OtherShell where a command's stdin is read by a shell that should have run the command."""
+        with contextlib.suppress(TransportError), transport.open(["true"]) as channel:
+            channel.timeout = self.quiet
+            channel.write(_shell_line(self.python, 'print("orchestrate-agent shell")'))
+            channel.close_stdin()
+            found = bytearray()
+            while (data := channel.read(4096)) and len(found) < _MOST_BYTES:
+                found += data
+                if _MAGIC in found:
+                    raise _OtherShell
+
+    def await_shell(self, lines: _Lines, channel: Channel) -> None:
+        try:
+            lines.word(Deadline(min(self.timeout, self.quiet), self.clock))
+        except CommandTimeout:
+            raise PreflightError(
+                "the account's start-up files start another shell, which does not run commands",
+                where=channel.host,
+                remedy="have them `exec` it in interactive shells only",
+            ) from None
+        channel.timeout = self.timeout
+        channel.write(self.program)
+
+    def talk(self, lines: _Lines, channel: Channel) -> bytes:
+        word, rest = lines.word(Deadline(self.timeout, self.clock))
+        if word == "shell":
+            try:
+                word, rest = lines.word(Deadline(min(self.timeout, self.quiet), self.clock))
+            except CommandTimeout:
+                raise _OtherShell from None  # it has read what was meant for the agent
+        if word == "need":
+            channel.timeout = self.timeout
+            for start in range(0, len(self.bundle.data), _PIECE):
+                channel.write(self.bundle.data[start : start + _PIECE])
+            word, rest = lines.word(Deadline(self.timeout, self.clock))
+        _require_ready(word, rest, channel.host)
+        return lines.rest
+
+
+def _require_ready(word: str, rest: str, host: str) -> None:
     if word == "old":
         raise PreflightError(
             f"Python {rest} is too old for the agent",
-            where=channel.host,
+            where=host,
             remedy="set `python:` of this host to 3.8 or newer",
         )
     if word == "error":
         raise PreflightError(
             f"cannot use the workdir: {_text(rest)}",
-            where=channel.host,
+            where=host,
             remedy="free space or give write access there, or set another `workdir:`",
         )
     if word != "ready":
-        raise AnswerError(f"what starts the agent says `{word} {rest}`", where=channel.host)
-    return lines.rest
+        raise AnswerError(f"what starts the agent says `{word} {rest}`", where=host)
 
 
 def _text(rest: str) -> str:
@@ -117,11 +212,14 @@ def _text(rest: str) -> str:
 class _Lines:
     """What comes of a process until its agent speaks: within bounds of lines, bytes and time."""
 
-    def __init__(self, channel: Channel, python: str) -> None:
+    def __init__(self, channel: Channel, python: str, quiet: float, on_silence: Callable[[], None]) -> None:
         self._channel = channel
+        self._quiet = quiet
         self._python = python
+        self._on_silence: Callable[[], None] | None = on_silence
         self._lines = self._bytes = 0
         self._data = bytearray()
+        self._noise_before: deque[bytes] = deque(maxlen=3)
 
     @property
     def rest(self) -> bytes:
@@ -132,8 +230,11 @@ class _Lines:
         """The agent's next word and what it says with it."""
         while True:
             # Anywhere in the line: the noise before it need not end in a newline.
-            _, magic, words = self._line(deadline).partition(_MAGIC)
-            if magic:
+            line = self._line(deadline)
+            _, magic, words = line.partition(_MAGIC)
+            if not magic:
+                self._noise_before.append(line[-400:])
+            else:
                 text = shown(words.decode("utf-8", "replace").strip())
                 word, _, rest = text.partition(" ")
                 return word, rest
@@ -153,18 +254,32 @@ class _Lines:
         return line
 
     def _more(self, deadline: Deadline) -> bytes:
-        late = CommandTimeout(f"no agent within {deadline.seconds:g} s", where=self._channel.host)
-        left = self._channel.timeout = deadline.left()
+        left = deadline.left()
         if left <= 0:
-            raise late
+            raise self._late(deadline)
+        is_quiet = not self._bytes and self._on_silence is not None and left > self._quiet
+        self._channel.timeout = self._quiet if is_quiet else left
         try:
             data = self._channel.read(4096)
         except CommandTimeout:
-            raise late from None
+            if not is_quiet or self._on_silence is None:
+                raise self._late(deadline) from None
+            ask, self._on_silence = self._on_silence, None
+            ask()
+            return b""
         if not data:
             raise self._no_agent(left)
         self._bytes += len(data)
         return data
+
+    def _said(self) -> str:
+        """What came in the agent's place: of start-up files, a ForceCommand, a tool of the site."""
+        return words_of(b"\n".join([*self._noise_before, bytes(self._data[-400:])]))
+
+    def _late(self, deadline: Deadline) -> CommandTimeout:
+        said = self._said()
+        what = f"no agent within {deadline.seconds:g} s{said and f'; the host says: {said}'}"
+        return CommandTimeout(what, where=self._channel.host)
 
     def _noise(self, what: str) -> OrchestrateError:
         return PreflightError(
@@ -175,16 +290,18 @@ class _Lines:
 
     def _no_agent(self, left: float) -> OrchestrateError:
         host, python = self._channel.host, self._python
-        code = self._channel.wait(left)
+        code = self._channel.wait(max(left, 1.0))
+        heard = " / ".join(text for text in (self._said(), self._channel.last_words()) if text)
         if code in (126, 127):
-            return PreflightError(f"no Python at `{python}`", where=host, remedy="set `python:` of this host")
-        said = self._channel.last_words() or f"exit code {code}"
+            what = f"no Python at `{python}`{heard and f'; the host says: {heard}'}"
+            return PreflightError(what, where=host, remedy="set `python:` of this host")
+        said = heard or f"exit code {code}"
         return PreflightError(
             f"the agent did not start: {said}", where=host, remedy=f"try `{python} -V` on the host"
         )
 
 
-# Runs under any Python there is, so that an old one can say so. What it needs comes over stdin: the
+# Runs under any Python there is, so that an old one can say so. It comes over stdin, as what it needs: the
 # command line stays constant. The file is written under its hash and never again.
 # zipimport compiles every module at each start, and twice, once only to tell its file name: most of the
 # agent's start. So the compiled modules are kept beside the zip, for each version of Python, with a checksum.

@@ -72,6 +72,7 @@ class Fleet:
         self._locks = {name: threading.Lock() for name in self.hosts}
         self._fan_out = fan_out
         self._owns = True
+        self._closed = False
         self._pool = ThreadPoolExecutor(max_workers=min(fan_out, max(1, len(self.hosts))))
 
     def agent(self, name: str) -> Agent:
@@ -87,6 +88,8 @@ class Fleet:
             return self._connect(name)
 
     def _connect(self, name: str) -> Agent:
+        if self._closed:
+            raise TransportError("interrupted", where=name)
         transport = self._transports[name]
         transport.connect()
         return agent_over(transport, self.hosts[name])
@@ -119,15 +122,17 @@ class Fleet:
         return part
 
     def close(self) -> None:
-        """Hang up everywhere; runs on the hosts go on."""
-        self._pool.shutdown(wait=True)
+        """Hang up everywhere, also where somebody connects or waits; runs on the hosts go on."""
+        self._closed = True
+        # After Ctrl-C there may be work left: it is not waited for, hanging up ends it.
+        self._pool.shutdown(wait=False, cancel_futures=True)
         if not self._owns:
             return
-        for agent in self._agents.values():
+        for agent in list(self._agents.values()):
             agent.close()
-        self._agents.clear()
         for transport in self._transports.values():
             transport.close()
+        self._agents.clear()
 
     def _attempt(
         self, work: Callable[[Agent], T], name: str

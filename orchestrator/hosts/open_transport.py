@@ -23,7 +23,7 @@ def open_transport(host: Host, options: SshOptions) -> Transport:
     """The transport that the inventory names for this host, not yet connected."""
     if host.transport == "local":
         return LocalTransport(host.name)
-    # Late: paramiko and fabric take a quarter of a second to import, and local runs need neither.
+    # Late: paramiko takes a fifth of a second to import, and local runs do not need it.
     from orchestrator.hosts.ssh.connection import SshTransport
 
     return SshTransport(host, options)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from orchestrator.core.errors import AgentError, AnswerError, CommandTimeout, TransportError
-from orchestrator.hosts.boot import BOOT, Bundle, start_agent
+from orchestrator.core.protocol import BEAT, BEAT_SECONDS
+from orchestrator.hosts.boot import QUIET, Bundle, open_agent
 from orchestrator.hosts.conversation import Answer, Conversation, Event, Limits
 from orchestrator.hosts.transport import Deadline, Transport
 
@@ -22,6 +24,7 @@ __all__ = ["Payload", "Session"]
 _BLOCK = 1 << 16
 _WRITTEN_AT_ONCE = 1 << 20
 _MOST_WAITING_EVENTS = 256
+_BEAT_PATIENCE = 5.0
 
 
 class _Stream(Protocol):
@@ -51,6 +54,7 @@ class Session:
         workdir: str,
         bundle: Bundle,
         timeout: float = 60.0,
+        quiet: float = QUIET,
         clock: Callable[[], float] = time.monotonic,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
@@ -66,14 +70,28 @@ class Session:
         self._reading = threading.Condition()
         self._is_read = self._wanted = False
         self._stashed: Answer | AgentError | None = None
-        # Isolated and without site: nothing of the account's own set-up can break the agent or slow it down.
-        self._channel = transport.open([python, "-I", "-S", "-c", BOOT])
+        self._heard = clock()
+        self._channel, rest = open_agent(
+            transport, python, workdir, bundle, timeout=timeout, quiet=quiet, clock=clock
+        )
+        self._talk.feed(rest)
+        _BEATS.add(self)
+
+    def beat(self) -> None:
+        """Let the agent know that somebody is here, if nothing has been asked for a while.
+
+        An agent that hears nothing for long takes its control node for gone, and ends.
+        """
+        if self._clock() - self._heard < BEAT_SECONDS or not self._asking.acquire(blocking=False):
+            return  # what is being asked is heard
         try:
-            rest = start_agent(self._channel, python, workdir, bundle, timeout=timeout, clock=clock)
-            self._talk.feed(rest)
-        except BaseException:
-            self._channel.close()
-            raise
+            self._heard = self._clock()
+            self._channel.timeout = _BEAT_PATIENCE
+            self._channel.write(BEAT)
+        except TransportError:
+            pass  # the next request says what is wrong
+        finally:
+            self._asking.release()
 
     def stream(
         self,
@@ -131,6 +149,7 @@ class Session:
                 self._let_others_read()
 
     def close(self) -> None:
+        _BEATS.discard(self)
         self._channel.close()
 
     def refuse(self, what: str) -> AnswerError:
@@ -139,6 +158,7 @@ class Session:
         return self._talk.broken(what)
 
     def _send(self, header: bytes, payload: Payload, timeout: float | None) -> None:
+        self._heard = self._clock()
         self._channel.timeout = timeout or self._timeout
         if isinstance(payload, bytes) and len(payload) < _BLOCK:
             # One packet instead of two.
@@ -237,3 +257,34 @@ class Session:
         what = "has ended" if self._talk.receiver.is_between_frames else "ended in the middle of an answer"
         said = self._channel.last_words()
         return TransportError(f"the agent {what}{said and f': {said}'}", where=self.host)
+
+
+class _Beats:
+    """The thread that lets idle sessions beat: one for all, started with the first of them."""
+
+    def __init__(self) -> None:
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, session: Session) -> None:
+        with self._lock:
+            self._sessions.add(session)
+            if self._thread is None or not self._thread.is_alive():  # a fork leaves threads behind
+                self._thread = threading.Thread(target=self._run, name="beats", daemon=True)
+                self._thread.start()
+
+    def discard(self, session: Session) -> None:
+        with self._lock:
+            self._sessions.discard(session)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(BEAT_SECONDS)
+            with self._lock:
+                sessions = list(self._sessions)
+            while sessions:  # and none is kept while this sleeps
+                sessions.pop().beat()
+
+
+_BEATS = _Beats()

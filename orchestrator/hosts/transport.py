@@ -25,6 +25,7 @@ __all__ = [
     "StderrTail",
     "Transport",
     "command_line",
+    "words_of",
 ]
 
 
@@ -78,10 +79,19 @@ class Deadline:
         return self._end - self._clock()
 
 
+_LAST_WORDS = 400
+
+
+def words_of(data: bytes, lines: int = 3) -> str:
+    """The last lines of what somebody wrote, as part of a message: short, nothing that a terminal obeys."""
+    found = data[-_LAST_WORDS:].decode("utf-8", "replace").splitlines()
+    said = [visible(line.strip()) for line in found if line.strip()]
+    return " / ".join(said[-lines:])
+
+
 # A command's stdin up to this size fits every pipe and window, so that run() needs no second thread for it.
 _SMALL_STDIN = 16 * 1024
 _READ_SIZE = 1024 * 1024
-_LAST_WORDS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +159,7 @@ class Channel(ABC):
 
     def last_words(self) -> str:
         """The last line of stderr, for messages: short, and nothing that a terminal obeys."""
-        lines = self.stderr_bytes()[-_LAST_WORDS:].decode("utf-8", "replace").rstrip().splitlines()
-        return visible(lines[-1]) if lines else ""
+        return words_of(self.stderr_bytes(), lines=1)
 
     def __enter__(self) -> Channel:
         return self
@@ -161,8 +170,9 @@ class Channel(ABC):
         self.close()
 
     def _timed_out(self, seconds: float | None) -> CommandTimeout:
-        command = shlex.join(self.argv)
-        shown = command if len(command) <= 80 else command[:77] + "..."
+        # Only its name and what can be read: an argument may be a whole program, or a stranger's text.
+        words = shlex.join([word for word in self.argv if word.isprintable()])
+        shown = words if len(words) <= 80 else words[:77] + "..."
         return CommandTimeout(f"no answer within {seconds or 0:g} s from `{shown}`", where=self.host)
 
     def _closed_error(self) -> TransportError:

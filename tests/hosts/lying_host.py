@@ -120,6 +120,7 @@ class LyingTransport(Transport):
     def __init__(self, channel: LyingChannel) -> None:
         super().__init__("far")
         self.channel = channel
+        self.is_open = False
 
     def connect(self) -> None:
         pass
@@ -128,8 +129,9 @@ class LyingTransport(Transport):
         self.channel.close()
 
     def _open(self, argv: tuple[str, ...]) -> Channel:
-        if self.channel.closed:
-            raise TransportError("not connected", where="far")
+        if self.channel.closed or self.is_open:
+            raise TransportError("no more channels", where="far")
+        self.is_open = True
         return self.channel
 
 

@@ -42,7 +42,8 @@ def saying(*after_ready: bytes, boot: bytes = READY) -> FakeTransport:
     """A host whose agent answers every request with the next of these texts, and ends after the last."""
 
     def program(argv: list[str], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> int:
-        stdin.readline()
+        for _ in ("for a shell", "the program", "what it is asked"):
+            stdin.readline()
         stdout.write(boot)
         for text in after_ready:
             stdin.readline()

@@ -160,7 +160,8 @@ class Host:
         self.transport.connect()
 
     def _run(self, argv: Any, stdin: Any, stdout: Any, stderr: Any) -> int:
-        stdin.readline()
+        for _ in ("for a shell", "the program", "what it is asked"):
+            stdin.readline()
         stdout.write(READY)
         self.send = stdout.write
         for line in stdin:

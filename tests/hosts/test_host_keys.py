@@ -15,11 +15,11 @@ import pytest
 
 from orchestrator.core.errors import (
     AuthenticationError,
-    ConfigError,
     ConnectError,
     HostKeyError,
     TransportError,
 )
+from orchestrator.hosts.ssh.ssh_errors import WrongConfig
 from orchestrator.hosts.transport import Transport
 from orchestrator.testing.sshd import Sshd, make_key
 from orchestrator.testing.transport_hosts import Target
@@ -192,14 +192,15 @@ def test_the_inventory_wins_over_the_ssh_config(target: Target, sshd: Sshd) -> N
 
 
 def test_a_missing_ssh_config(target: Target) -> None:
-    with pytest.raises(ConfigError, match="no such ssh config file"):
+    with pytest.raises(WrongConfig, match="no such ssh config file"):
         reach(target.but(config_file="/no/such/config"))
 
 
 def test_a_bad_ssh_config(target: Target) -> None:
     target.config.write_text("Host *\n  Port twelve\n")
-    with pytest.raises(ConnectError, match="twelve"):
+    with pytest.raises(WrongConfig, match=r"^one: .*ssh_config:2: port: .*twelve") as caught:
         reach(target.but(port=None))
+    assert caught.value.exit_code == 2
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ OURS = {
     "question_seconds",
     "silence_seconds",
     "watch_peer",
+    "why",
 }
 
 
@@ -34,5 +35,5 @@ def test_what_we_call_is_theirs() -> None:
     assert inspect.signature(paramiko.Transport._send_user_message).parameters.keys() == {"self", "data"}
     assert hasattr(paramiko.Channel, "_handle_request")
     channel = paramiko.Channel(1)
-    for name in ("in_stderr_buffer", "out_buffer_cv", "exit_status", "status_event"):
+    for name in ("in_buffer", "in_stderr_buffer", "out_buffer_cv", "exit_status", "status_event"):
         assert hasattr(channel, name), name

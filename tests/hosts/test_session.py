@@ -90,7 +90,8 @@ def in_process(tmp_path: Path) -> FakeTransport:
     """A host whose agent runs in a thread here; its name is the first word it is asked for."""
 
     def program(argv: list[str], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> int:
-        stdin.readline()
+        for _ in ("for a shell", "the program", "what it is asked"):
+            stdin.readline()
         stdout.write(b"orchestrate-agent ready\n")
         serve(str(tmp_path / "work"), stdin, stdout)  # type: ignore[arg-type]
         return 0

@@ -212,7 +212,7 @@ def test_many_hosts_are_resolved_at_once(tmp_path: Path) -> None:
     try:
         with ThreadPoolExecutor(12) as pool:
             hosts = [Host(name=f"npu{number}", address=f"npu{number}") for number in range(300)]
-            found = list(pool.map(lambda host: SshTransport(host, options)._resolve(), hosts))
+            found = list(pool.map(lambda host: SshTransport(host, options).way(), hosts))
     finally:
         sys.setswitchinterval(before)
-    assert {(connection.user, connection.gateway) for connection in found} == {("root", None)}
+    assert {(way.settings.user, way.before) for way in found} == {("root", None)}

@@ -20,6 +20,7 @@ __all__ = ["SshChannel"]
 
 _HANG_UP_GRACE = 1.0
 _PACKET = 32 * 1024
+_MOST_UNREAD = 2 * paramiko.common.DEFAULT_WINDOW_SIZE
 
 
 class SshChannel(Channel):
@@ -33,6 +34,7 @@ class SshChannel(Channel):
         self._close_lock = threading.Lock()
         self._tail = StderrTail()
         channel.exit_status = NO_STATUS
+        channel.in_buffer = _StdoutBuffer()
         channel.in_stderr_buffer = _StderrBuffer(channel, self._tail)
         channel.exec_command(command_line(argv))
 
@@ -128,6 +130,15 @@ class SshChannel(Channel):
             if isinstance(translated, TransportError):
                 return translated
         return TransportError(f"`{self.argv[0]}` is gone", where=self.host)
+
+
+class _StdoutBuffer(BufferedPipe):  # type: ignore[type-arg]
+    """What has come and nobody has read yet: not more than the host was given room for, about."""
+
+    def feed(self, data: bytes | str) -> None:
+        if len(self) > _MOST_UNREAD:
+            raise paramiko.SSHException("the host sends more than it was given room for")
+        super().feed(data)
 
 
 class _StderrBuffer(BufferedPipe):  # type: ignore[type-arg]

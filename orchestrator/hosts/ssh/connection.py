@@ -1,184 +1,145 @@
-"""One connection per jump host, shared by all hosts behind it.
-
-A hundred hosts behind one door would else knock a hundred times at once, and sshd's MaxStartups turns
-most of them away. Channels that only pass bytes on do not count against MaxSessions.
-
-One SSH connection to one host: resolved by fabric, carried by paramiko.
-"""
+"""One SSH connection to one host: the way is the SSH config's, the protocol paramiko's, the trust ours."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import random
 import socket
 import threading
-from collections.abc import Callable, Hashable
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import fabric
+import paramiko
 
+from orchestrator.core.errors import ConnectError
 from orchestrator.hosts.ssh.channel import SshChannel
-from orchestrator.hosts.ssh.host_keys import HostKeyPolicy, KnownHosts
+from orchestrator.hosts.ssh.client_config import Asked
+from orchestrator.hosts.ssh.dial import ProxyProcess, dial
+from orchestrator.hosts.ssh.host_keys import HostKeyPolicy
+from orchestrator.hosts.ssh.jump_hosts import JumpHosts, Lease
+from orchestrator.hosts.ssh.known_hosts import KnownHosts
 from orchestrator.hosts.ssh.packets import Wire
 from orchestrator.hosts.ssh.private_keys import KeyLogin
-from orchestrator.hosts.ssh.ssh_config import shared_config
-from orchestrator.hosts.ssh.ssh_errors import broken, translate
+from orchestrator.hosts.ssh.ssh_config import settings_of
+from orchestrator.hosts.ssh.ssh_errors import Dropped, broken, translate
+from orchestrator.hosts.ssh.way import Way, find_way
 from orchestrator.hosts.transport import Channel, Transport
 
 if TYPE_CHECKING:
     from orchestrator.config.inventory import Host, SshOptions
 
-__all__ = [
-    "JumpHosts",
-    "Lease",
-    "SshTransport",
-    "hang_up",
-]
+__all__ = ["SshTransport", "retried"]
+
+# A busy host answers TCP at once and takes its time for the handshake.
+_HANDSHAKE_PATIENCE = 3.0
+# The least and the most seconds before a second and a third try of what sshd's MaxStartups has dropped.
+_PAUSES = ((0.3, 1.5), (1.5, 5.0))
+_USUAL_KNOWN_HOSTS = ("~/.ssh/known_hosts",)
 
 
-class _Jump:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.connection: fabric.Connection | None = None
-        self.before: Lease | None = None
-        self.users = 0
-        self.attempts = 0
-        self.error: Exception | None = None
+def retried(
+    connect: Callable[[], _Link],
+    pause: Callable[[float], None] = time.sleep,
+    between: Callable[[float, float], float] = random.uniform,
+) -> _Link:
+    """`connect`, and twice more where the host has dropped the connection before it spoke.
 
-    def connect(self, wanted: fabric.Connection, open_: Callable[[fabric.Connection], Lease | None]) -> None:
-        self.hang_up()
+    sshd does that at random while many log in. All those that it drops must not come back at once.
+    """
+    for least, most in _PAUSES:
         try:
-            self.error = None
-            self.before = open_(wanted)
-            self.connection = wanted
-        except Exception as error:
-            self.error = error
-            raise
-        finally:
-            self.attempts += 1
+            return connect()
+        except Dropped:
+            pause(between(least, most))
+    return connect()
+
+
+class _Link:
+    """A connection in the making, and then made; `hang_up` ends it at any time, from any thread."""
+
+    def __init__(self) -> None:
+        self.wire: Wire | None = None
+        self.proxy: ProxyProcess | None = None
+        self.before: Lease | None = None
+        self.sock: socket.socket | paramiko.Channel | None = None
+        self.is_closed = False
 
     def hang_up(self) -> None:
-        connection, self.connection = self.connection, None
+        self.is_closed = True  # first: what is made from now on is looked at by who makes it
+        if isinstance(self.sock, socket.socket):
+            with contextlib.suppress(OSError):  # wakes who connects or reads; closing alone does not
+                self.sock.shutdown(socket.SHUT_RDWR)
+        if self.wire is not None:
+            self.wire.hang_up()
+        for each in (self.proxy, self.sock):
+            if each is not None:
+                each.close()
         before, self.before = self.before, None
-        if connection is not None:
-            hang_up(connection)
         if before is not None:
             before.release()
 
 
-class Lease:
-    """A right to use a jump host's connection until release()."""
-
-    def __init__(self, jumps: JumpHosts, key: Hashable, connection: fabric.Connection) -> None:
-        self.connection = connection
-        self._jumps = jumps
-        self._key = key
-
-    def release(self) -> None:
-        """Once only; the last one closes the connection."""
-        self._jumps.release(self._key)
-
-
-class JumpHosts:
-    """The open connections to jump hosts; `scope` keeps users with different ssh options apart."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._jumps: dict[Hashable, _Jump] = {}
-
-    def acquire(
-        self,
-        wanted: fabric.Connection,
-        scope: Hashable,
-        open_: Callable[[fabric.Connection], Lease | None],
-    ) -> Lease:
-        """A living connection to where `wanted` leads, made by `open_` if there is none yet.
-
-        Whoever waits for somebody else's attempt gets its error, and does not try the same again.
-        """
-        key = (scope, _route(wanted))
-        with self._lock:
-            jump = self._jumps.setdefault(key, _Jump())
-            jump.users += 1
-            attempts = jump.attempts
-        try:
-            with jump.lock:
-                if jump.connection is None or not jump.connection.is_connected:
-                    if jump.attempts > attempts and jump.error is not None:
-                        raise jump.error
-                    jump.connect(wanted, open_)
-                return Lease(self, key, jump.connection)
-        except BaseException:
-            self.release(key)
-            raise
-
-    def release(self, key: Hashable) -> None:
-        with self._lock:
-            jump = self._jumps[key]
-            jump.users -= 1
-            if jump.users:
-                return
-            del self._jumps[key]
-        jump.hang_up()
-
-
-def hang_up(connection: fabric.Connection) -> None:
-    """Close a connection, at once and also when it is only half made."""
-    wire = connection.client.get_transport()
-    if wire is not None:
-        wire.hang_up()
-    connection.client.close()
-
-
-def _route(connection: fabric.Connection) -> Hashable:
-    gateway = connection.gateway
-    before = _route(gateway) if isinstance(gateway, fabric.Connection) else gateway
-    return connection.user, connection.host, connection.port, before
-
-
-# A busy host answers TCP at once and takes its time for the handshake.
-_HANDSHAKE_PATIENCE = 3.0
-_RESOLVING = threading.Lock()
-
-
 class SshTransport(Transport):
-    """fabric reads the ssh config, users and jump hosts out of it; host keys and logins are ours.
+    """Unknown host keys are refused, logins ask nothing, and a jump host is shared by those behind it.
 
-    fabric's own defaults would accept any unknown host key, try every key of the user on every host, and
-    run commands through several threads each.
+    `pause` waits so many seconds before another try of a connection that the host has dropped.
     """
 
-    def __init__(self, host: Host, options: SshOptions, *, wire_class: type[Wire] = Wire) -> None:
+    def __init__(
+        self,
+        host: Host,
+        options: SshOptions,
+        *,
+        wire_class: type[Wire] = Wire,
+        pause: Callable[[float], None] | None = None,
+    ) -> None:
         super().__init__(host.name)
         self._inventory_host = host
         self._options = options
         self._wire_class = wire_class
-        self._known_hosts = _known_hosts(tuple(options.known_hosts))
         self._lock = threading.Lock()
-        self._connection: fabric.Connection | None = None
-        self._jump: Lease | None = None
+        self._link: _Link | None = None
+        self._closing = threading.Event()
+        self._pause = pause or self._wait
+        self._in_making: _Link | None = None
 
     def connect(self) -> None:
+        self._closing.clear()
         with self._lock:
-            if self._connection is not None and self._connection.is_connected:
+            link = self._link
+            if link is not None and link.wire is not None and link.wire.is_active():
                 return
             self._hang_up()
             try:
-                connection = self._resolve()
-                self._jump = self._open_connection(connection, self._inventory_host.key)
-                self._connection = connection
-            # A bad ssh config or key also lets ValueError, TypeError and the like out of fabric and paramiko.
+                way = self.way()
+                self._link = self._open_link(way, self._inventory_host.key)
+            # A bad key or a host's nonsense also lets ValueError, TypeError and the like out of paramiko.
             except Exception as error:
                 raise translate(error, self.host, connected=False) from error
 
+    def way(self) -> Way:
+        """How the host is reached, by the SSH config. Raises ConfigError."""
+        host = self._inventory_host
+        config = self._options.config_file
+        return find_way(Asked(host.address, host.user, host.port), lambda asked: settings_of(asked, config))
+
     def close(self) -> None:
+        self._closing.set()
+        making = self._in_making
+        if making is not None:
+            making.hang_up()  # whoever is connecting gives up, and the lock
         with self._lock:
             self._hang_up()
 
+    def _wait(self, seconds: float) -> None:
+        self._closing.wait(seconds)
+
     def _open(self, argv: tuple[str, ...]) -> Channel:
-        connection = self._connection
-        if connection is None:
+        wire = None if self._link is None else self._link.wire
+        if wire is None:
             raise self._not_connected()
-        wire = connection.transport
         try:
             session = wire.open_session(timeout=self._patience)
             return SshChannel(self.host, argv, wire, session)
@@ -191,84 +152,99 @@ class SshTransport(Transport):
     def _patience(self) -> float:
         return float(self._options.connect_timeout * _HANDSHAKE_PATIENCE)
 
-    def _resolve(self) -> fabric.Connection:
-        host = self._inventory_host
-        # A new Connection writes into the shared config, which is empty for a moment then.
-        with _RESOLVING:
-            connection = fabric.Connection(
-                host.address,
-                user=host.user,
-                port=host.port,
-                config=shared_config(self._options.config_file),
-                # Not empty, or fabric would write each host's identity files into the shared config.
-                connect_kwargs={"look_for_keys": False},
-            )
-            if str(connection.ssh_config.get("proxyjump", "")).lower() == "none":
-                connection.gateway = None
-        return connection
+    def _open_link(self, way: Way, key: str | None) -> _Link:
+        """Connect, through jump hosts where there are any."""
+        return retried(functools.partial(self._try_link, way, key), self._pause)
 
-    def _open_connection(self, connection: fabric.Connection, key: str | None) -> Lease | None:
-        """Connect, through jump hosts where there are any; the lease of the last of these."""
-        jump = None
-        if isinstance(connection.gateway, fabric.Connection):
-            options = self._options
-            scope = (options.config_file, tuple(options.known_hosts), options.accept_new_host_keys)
-            jump = _JUMP_HOSTS.acquire(connection.gateway, scope, self._open_jump)
-            connection.gateway = jump.connection
+    def _try_link(self, way: Way, key: str | None) -> _Link:
+        link = _Link()
         try:
-            self._prepare(connection, key)
-            connection.open()
-            connection.transport.watch_peer()
+            if way.before is not None:
+                options = self._options
+                scope = (options.config_file, tuple(options.known_hosts), options.accept_new_host_keys)
+                link.before = _JUMP_HOSTS.acquire(
+                    (scope, way.before.key), functools.partial(self._open_jump, way.before)
+                )
+            self._in_making = link
+            if self._closing.is_set():
+                raise ConnectError("closed while it was connecting", where=self.host)
+            self._log_in(link, way, key)
+            return link
         except BaseException:
-            hang_up(connection)
-            if jump is not None:
-                jump.release()
+            link.hang_up()
             raise
-        return jump
+        finally:
+            self._in_making = None
 
-    def _open_jump(self, connection: fabric.Connection) -> Lease | None:
+    def _open_jump(self, way: Way) -> _Link:
         try:
-            return self._open_connection(connection, None)
+            return self._open_link(way, None)
         except Exception as error:
             ours = translate(error, self.host, connected=False)
-            what = f"jump host {connection.original_host}: {ours.what}"
+            what = f"jump host {way.asked.host}: {ours.what}"
             raise type(ours)(what, where=self.host, remedy=ours.remedy) from error
 
-    def _prepare(self, connection: fabric.Connection, key: str | None) -> None:
-        policy = HostKeyPolicy(self.host, connection, self._known_hosts, self._options.accept_new_host_keys)
-        connection.client.set_missing_host_key_policy(policy)
-        connection.connect_timeout = None  # said below; fabric refuses to hear it twice
-        connection.connect_kwargs = {
-            "timeout": self._patience,
-            "banner_timeout": self._patience,
-            "auth_timeout": self._patience,
-            "channel_timeout": self._patience,
-            "transport_factory": functools.partial(self._make_wire, policy),
-            "auth_strategy": KeyLogin(self.host, connection, key),
-        }
-        if not connection.gateway:
-            address = (connection.host, connection.port)
-            connection.connect_kwargs["sock"] = socket.create_connection(
-                address, self._options.connect_timeout
-            )
+    def _log_in(self, link: _Link, way: Way, key: str | None) -> None:
+        settings = way.settings
+        files = tuple(self._options.known_hosts)
+        if files == _USUAL_KNOWN_HOSTS:
+            files = settings.user_known_hosts
+        policy = HostKeyPolicy(
+            self.host,
+            settings,
+            _known_hosts(files, settings.global_known_hosts),
+            self._options.accept_new_host_keys,
+            behind_jump=way.before is not None or bool(settings.proxy_command),
+        )
+        link.sock = self._socket(link, way)
+        wire = link.wire = self._wire_class(link.sock)
+        wire.banner_timeout = wire.auth_timeout = wire.channel_timeout = self._patience
+        wire.prefer_host_keys(policy.known_kinds(), certificates=policy.has_authority())
+        if link.is_closed:
+            raise ConnectError("closed while it was connecting", where=self.host)
+        try:
+            wire.start_client(timeout=self._patience)
+        except Exception as error:
+            raise self._no_handshake(link, error) from error
+        if not wire.initial_kex_done:
+            raise ConnectError("timed out in the handshake", where=self.host)
+        policy.check(wire.get_remote_server_key())
+        KeyLogin(self.host, way.asked, settings, key).authenticate(wire)
+        wire.watch_peer()
 
-    def _make_wire(self, policy: HostKeyPolicy, sock: socket.socket, disabled_algorithms: None) -> Wire:
-        wire = self._wire_class(sock, disabled_algorithms)
-        wire.prefer_host_keys(policy.known_kinds())
-        return wire
+    def _no_handshake(self, link: _Link, error: Exception) -> Exception:
+        """The error of a host with which no key could be agreed on, and what it said in its place."""
+        assert link.wire is not None
+        if self._closing.is_set():
+            return ConnectError("closed while it was connecting", where=self.host)
+        if link.proxy is not None and not link.wire.remote_version:
+            return ConnectError(
+                link.proxy.said(), where=self.host, remedy="check ProxyCommand in the ssh config"
+            )
+        return link.wire.packetizer.why(self.host) or error
+
+    def _socket(self, link: _Link, way: Way) -> socket.socket | paramiko.Channel:
+        settings = way.settings
+        if link.before is not None:
+            before = link.before.link.wire
+            assert before is not None
+            return before.open_channel(
+                "direct-tcpip", (settings.hostname, settings.port), ("", 0), timeout=self._patience
+            )
+        if settings.proxy_command:
+            link.proxy = ProxyProcess(self.host, settings, way.asked.host)
+            return link.proxy.socket
+        return dial(settings, self._options.connect_timeout, functools.partial(setattr, link, "sock"))
 
     def _hang_up(self) -> None:
-        connection, self._connection = self._connection, None
-        jump, self._jump = self._jump, None
-        if connection is not None:
-            hang_up(connection)
-        if jump is not None:
-            jump.release()
+        link, self._link = self._link, None
+        if link is not None:
+            link.hang_up()
 
 
 _JUMP_HOSTS = JumpHosts()
 
 
-@functools.lru_cache(maxsize=8)
-def _known_hosts(paths: tuple[str, ...]) -> KnownHosts:
-    return KnownHosts(paths)
+@functools.lru_cache(maxsize=64)
+def _known_hosts(paths: tuple[str, ...], system: tuple[str, ...]) -> KnownHosts:
+    return KnownHosts(paths, system)

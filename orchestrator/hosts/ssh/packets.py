@@ -4,6 +4,8 @@
 - Keys are renewed after 32 GiB, not after 512 MiB, and a renewal no longer breaks the connection.
 - A peer that vanished is found, by the kernel and by questions that need an answer.
 - AES-GCM first: one pass over the data where CTR with HMAC makes two.
+- Host certificates are asked for where an authority is known, and only there.
+- What a peer says before it is known to be the host is bounded.
 - The reader thread wakes once a second, not ten times, while nothing happens.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import signal
 import socket
 import threading
@@ -21,12 +24,20 @@ import paramiko
 from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 from paramiko.packet import Packetizer
 
+from orchestrator.core.errors import ConnectError
+from orchestrator.hosts.ssh.ssh_errors import Dropped
+from orchestrator.hosts.transport import words_of
+
 __all__ = ["NO_STATUS", "Packets", "Wire", "send_signal"]
 
 NO_STATUS = 1 << 20
 """`exit_status` of a channel whose process has not ended; paramiko's own -1 is also death by SIGHUP."""
 
 _UNKNOWN_SIGNAL = -64
+_LONGEST_GREETING = 1 << 16
+_LONGEST_PACKET = 1 << 19
+# What sshd says to those for whom it has no room now.
+_FULL = re.compile(rb"\A\s*(Exceeded MaxStartups|Not allowed at this time)")
 
 
 class Packets(Packetizer):
@@ -37,6 +48,40 @@ class Packets(Packetizer):
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
         self.heard = time.monotonic()
+        self._greeting = bytearray()
+        self._was_dropped = False
+
+    def why(self, host: str) -> ConnectError | None:
+        """The error of a host that did not greet as SSH does: what it said, or that it just hung up."""
+        said = words_of(bytes(self._greeting))
+        if self._greeting.startswith(b"SSH-") or b"\nSSH-" in self._greeting:
+            return None
+        if not self._was_dropped:
+            return ConnectError(f"it does not greet as SSH does: {said}", where=host) if said else None
+        if not said or _FULL.search(self._greeting):
+            what = f"the host closed the connection at once{said and f': {said}'}"
+            return Dropped(
+                what, where=host, remedy="too many connections at once: see sshd's MaxStartups there"
+            )
+        return ConnectError(f"the host closed the connection; it said: {said}", where=host)
+
+    def _read_timeout(self, timeout: float) -> bytes:
+        # Up to the greeting. paramiko bounds neither how long a line is nor how long lines may come.
+        try:
+            data: bytes = super()._read_timeout(timeout)  # type: ignore[misc]
+        except (EOFError, ConnectionError):
+            self._was_dropped = True
+            raise
+        self._greeting += data
+        if len(self._greeting) > _LONGEST_GREETING:
+            raise paramiko.SSHException("the host talks without end in place of a greeting")
+        return data
+
+    def read_all(self, n: int, check_rekey: bool = False) -> Any:
+        # How long a packet is, is the peer's word; no SSH has longer ones (OpenSSH: 256 KiB).
+        if n > _LONGEST_PACKET:
+            raise paramiko.SSHException(f"the host announces a packet of {n} bytes")
+        return super().read_all(n, check_rekey)
 
     def read_message(self) -> Any:
         message = super().read_message()
@@ -70,13 +115,26 @@ class Wire(paramiko.Transport):
         if isinstance(sock, socket.socket):
             _find_dead_peers(sock, self.silence_seconds)
         self._put_off: list[paramiko.Message] = []
+        self._takes_certificates = False
         super().__init__(sock, disabled_algorithms=disabled_algorithms, packetizer_class=self.packets)
 
-    def prefer_host_keys(self, kinds: set[str]) -> None:
-        """Ask for a key of a type that is on record, as OpenSSH does: others could not be compared."""
+    def prefer_host_keys(self, kinds: set[str], *, certificates: bool = False) -> None:
+        """Ask for a key of a type that is on record, as OpenSSH does: others could not be compared.
+
+        With `certificates` ask for those first: an authority that is known may vouch for the host.
+        """
         names = {"rsa-sha2-512": "ssh-rsa", "rsa-sha2-256": "ssh-rsa"}
         options = self.get_security_options()
         options.key_types = sorted(options.key_types, key=lambda kind: names.get(kind, kind) not in kinds)
+        self._takes_certificates = certificates
+
+    @property
+    def preferred_keys(self) -> tuple[str, ...]:
+        plain = tuple(self._filter_algorithm("keys"))  # type: ignore[attr-defined]
+        certified = (
+            tuple(f"{name}-cert-v01@openssh.com" for name in plain) if self._takes_certificates else ()
+        )
+        return certified + plain
 
     def watch_peer(self) -> None:
         """From now on fail when the peer says nothing for `silence_seconds` though it was asked."""

@@ -1,65 +1,130 @@
-"""The ssh config, parsed once and shared by all connections."""
+"""The SSH client configuration of a host: read here, and by `ssh -G` where only OpenSSH can judge it.
+
+Reading here takes a fraction of a millisecond for each host and needs no `ssh`; a process for each of
+hundreds of hosts would be seconds. What cannot be judged here is never guessed: without an `ssh` to ask it
+is refused, with file, line and option.
+"""
 
 from __future__ import annotations
 
-import functools
-import glob
-import os
 import re
-from collections.abc import Iterator
+import shutil
+import subprocess
 from pathlib import Path
 
-import fabric
-from paramiko.config import SSHConfig
-
 from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.core.visible_text import visible
+from orchestrator.hosts.ssh.client_config import Asked, Place, Settings, read_settings
+from orchestrator.hosts.ssh.config_lines import Doubt
 
-__all__ = ["host_name_of", "shared_config"]
+__all__ = ["ask_ssh", "host_name_of", "place_of", "settings_of"]
 
 _USER_FILE = Path("~/.ssh/config")
 _SYSTEM_FILE = Path("/etc/ssh/ssh_config")
-_MAX_DEPTH = 16
+_ASK_SECONDS = 60.0
+_DEFAULT_KEY = re.compile(r"~/\.ssh/id_(rsa|ecdsa|ecdsa_sk|ed25519|ed25519_sk|xmss|dsa|mldsa\w+)")
 
 
-@functools.lru_cache(maxsize=8)
-def shared_config(config_file: str) -> fabric.Config:
-    """fabric's Config over one ssh config file; over the system's too if it is the user's usual one.
+def place_of(config_file: str) -> Place:
+    """Where a configuration is read: the file, and the system's after it if it is the user's usual one.
 
-    Built with `lazy`, so that no fabric.yaml or FABRIC_* variable has a say in who is reached how.
+    Raises ConfigError where there is no such file.
     """
-    path = Path(config_file).expanduser()
-    usual = path == _USER_FILE.expanduser()
-    if not usual and not path.is_file():
-        raise ConfigError(
-            [Problem(str(path), "no such ssh config file", "check ssh.config_file in the inventory")]
-        )
-    lines = [line for file in ((path, _SYSTEM_FILE) if usual else (path,)) for line in _lines(file)]
-    return fabric.Config(lazy=True, ssh_config=SSHConfig.from_text("\n".join(lines)))
+    path, usual = Path(config_file).expanduser(), _USER_FILE.expanduser()
+    if path == usual:
+        return Place(files=(path, _SYSTEM_FILE), is_usual=True)
+    if not path.is_file():
+        problem = Problem(str(path), "no such ssh config file", "check ssh.config_file in the inventory")
+        raise ConfigError([problem])
+    return Place(files=(path,), is_usual=False)
+
+
+def settings_of(asked: Asked, config_file: str, ssh: str | None = "ssh") -> Settings:
+    """What the configuration says about a host. Raises ConfigError for what it cannot say.
+
+    `ssh` is the program that is asked where this reading is not enough, None for nobody.
+    """
+    place = place_of(config_file)
+    try:
+        return read_settings(asked, place)
+    except Doubt as doubt:
+        program = shutil.which(ssh) if ssh else None
+        if program is None:
+            remedy = "without an `ssh` to ask, this cannot be read here: leave it out, or install OpenSSH"
+            raise _refused(doubt, visible(doubt.what), remedy) from None
+        return ask_ssh(asked, place, program, doubt)
 
 
 def host_name_of(address: str, config_file: str) -> str:
-    """The `HostName` that the config gives an address or alias; without one, what was given."""
+    """The `HostName` that the configuration gives an address or alias; without one, what was given."""
     try:
-        return str(shared_config(config_file).base_ssh_config.lookup(address).get("hostname", address))
-    except Exception:
+        return settings_of(Asked(address), config_file).hostname
+    except ConfigError:
         return address  # of a config that cannot be read, connecting says what is wrong
 
 
-def _lines(path: Path, block: str = "Host *", depth: int = 0) -> Iterator[str]:
-    """The lines of a file with its Includes in place, which paramiko's parser does not know."""
-    if depth > _MAX_DEPTH or not path.is_file():
-        return
-    yield block
-    home = path.parent if path.is_relative_to(_SYSTEM_FILE.parent) else _USER_FILE.expanduser().parent
-    for line in path.read_text("utf-8", "replace").splitlines():
-        words = re.split(r"[\s=]+", line.strip(), maxsplit=1)
-        if words[0].lower() in ("host", "match"):
-            block = line
-        if words[0].lower() != "include" or len(words) < 2:
-            yield line
-            continue
-        for pattern in words[1].split():
-            where = os.path.expanduser(pattern.strip('"'))
-            for name in sorted(glob.glob(os.path.join(home, where))):
-                yield from _lines(Path(name), block, depth + 1)
-        yield block
+def ask_ssh(asked: Asked, place: Place, program: str, doubt: Doubt) -> Settings:
+    """What `ssh -G` says. Raises ConfigError, with its words, where it refuses."""
+    argv = [program, "-G", *([] if place.is_usual else ["-F", str(place.files[0])])]
+    for flag, value in (("-l", asked.user), ("-p", asked.port), ("-J", asked.jumps or None)):
+        if value is not None:
+            argv += [flag, str(value)]
+    argv += ["--", asked.host]
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_ASK_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        what = f"{visible(doubt.what)}, and `ssh -G {asked.host}` does not answer: {error}"
+        raise _refused(doubt, what, "") from None
+    if done.returncode:
+        raise _refused(doubt, _words(done.stderr), "mend the ssh config file")
+    return settings_from(done.stdout.decode("utf-8", "surrogateescape"))
+
+
+def _refused(doubt: Doubt, what: str, remedy: str) -> ConfigError:
+    # File and line are part of the text: of several hosts with one text, the text alone is shown.
+    return ConfigError([Problem("", f"{visible(doubt.where)}: {what}", remedy)])
+
+
+def _words(stderr: bytes) -> str:
+    lines = [visible(line)[:300] for line in stderr[-4096:].decode("utf-8", "replace").splitlines()]
+    said = [line for line in lines if line.strip() and "terminal" not in line]
+    return f"ssh refuses it: {'; '.join(said[:3]) or 'without a word'}"
+
+
+def settings_from(dump: str) -> Settings:
+    """What `ssh -G` has printed."""
+    found: dict[str, list[str]] = {}
+    for line in dump.split("\n"):
+        keyword, _, value = line.partition(" ")
+        found.setdefault(keyword.lower(), []).append(value)
+
+    def one(keyword: str, default: str = "") -> str:
+        return found.get(keyword, [default])[0]
+
+    def words(keyword: str) -> tuple[str, ...]:
+        listed = one(keyword).split()
+        return () if [word.lower() for word in listed] == ["none"] else tuple(listed)
+
+    keys = tuple(found.get("identityfile", ()))
+    return Settings(
+        hostname=one("hostname"),
+        user=one("user"),
+        port=int(one("port", "22")),
+        proxy_jump=one("proxyjump"),
+        proxy_command=one("proxycommand"),
+        # None named: those that every OpenSSH tries by itself.
+        identity_files=() if len(keys) > 4 and all(map(_DEFAULT_KEY.fullmatch, keys)) else keys,
+        certificate_files=tuple(found.get("certificatefile", ())),
+        identities_only=one("identitiesonly") in ("yes", "true"),
+        identity_agent=one("identityagent"),
+        pubkey_authentication=one("pubkeyauthentication") not in ("no", "false"),
+        host_key_alias=one("hostkeyalias"),
+        user_known_hosts=words("userknownhostsfile"),
+        global_known_hosts=words("globalknownhostsfile"),
+        revoked_host_keys=words("revokedhostkeys"),
+        address_family=one("addressfamily", "any"),
+        bind_address=one("bindaddress"),
+        bind_interface=one("bindinterface"),
+    )

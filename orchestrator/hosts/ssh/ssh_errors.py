@@ -1,4 +1,4 @@
-"""The door at which what paramiko, fabric and sockets raise becomes an error of ours."""
+"""The door at which what paramiko and sockets raise becomes an error of ours."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import socket
 
 import paramiko
 from paramiko.ssh_exception import (
-    ConfigParseError,
-    CouldNotCanonicalize,
     IncompatiblePeer,
     MessageOrderError,
     NoValidConnectionsError,
@@ -18,13 +16,25 @@ from paramiko.ssh_exception import (
 from orchestrator.core.errors import (
     AuthenticationError,
     CommandTimeout,
+    ConfigError,
     ConnectError,
     HostKeyError,
     OrchestrateError,
     TransportError,
 )
 
-__all__ = ["broken", "translate"]
+__all__ = ["Dropped", "WrongConfig", "broken", "translate"]
+
+
+class WrongConfig(AuthenticationError):
+    """The SSH configuration here cannot be used: about the host nothing has been learnt."""
+
+    exit_code = ConfigError.exit_code
+
+
+class Dropped(ConnectError):
+    """The host took the connection and closed it before a word of SSH: another try may be welcome."""
+
 
 _UP = "is the host up, and the address and port right?"
 _NAME = "check the address in the inventory, or HostName in the ssh config"
@@ -37,9 +47,6 @@ _DOOR: tuple[tuple[type[BaseException], type[TransportError], str], ...] = (
     (paramiko.PasswordRequiredException, AuthenticationError, "load the key into an ssh-agent"),
     (paramiko.AuthenticationException, AuthenticationError, _AUTH),
     (paramiko.ChannelException, TransportError, "sshd's MaxSessions limits the channels of a connection"),
-    (paramiko.ProxyCommandFailure, ConnectError, "check ProxyCommand in the ssh config"),
-    (ConfigParseError, ConnectError, "mend the ssh config file"),
-    (CouldNotCanonicalize, ConnectError, _NAME),
     (IncompatiblePeer, ConnectError, "the host's sshd is too old or too strict for this machine"),
     (MessageOrderError, ConnectError, "something between here and the host tampers with the connection"),
     (paramiko.SSHException, ConnectError, _SERVER),
@@ -53,6 +60,11 @@ _DOOR: tuple[tuple[type[BaseException], type[TransportError], str], ...] = (
 
 def translate(error: BaseException, host: str, *, connected: bool) -> OrchestrateError:
     """Our error for a foreign one; after the connection stood, ConnectError becomes TransportError."""
+    if isinstance(error, ConfigError):
+        where = f"{error.where}: " if error.where else ""
+        return WrongConfig(f"{where}{error.what}", where=host, remedy=error.remedy)
+    if isinstance(error, Dropped):
+        return ConnectError(error.what, where=host, remedy=error.remedy)
     if isinstance(error, TransportError) and error.where != host:  # a jump host's, met by another host first
         return type(error)(error.what, where=host, remedy=error.remedy)
     if isinstance(error, OrchestrateError):
