@@ -9,10 +9,12 @@ from rich.console import Console
 
 from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_run import record_json, runs_table
+from orchestrator.cli.sentences import watch_note
 from orchestrator.config.inventory_file import load_inventory
+from orchestrator.control.monitor_process import watched_again
 from orchestrator.control.run_record import read_record
 from orchestrator.control.runs import rediscover, survey_runs
-from orchestrator.core.errors import OrchestrateError, RunNotFound
+from orchestrator.core.errors import OrchestrateError, PreflightError, RunNotFound
 from orchestrator.hosts.fleet import HostResults
 
 __all__ = ["command"]
@@ -36,8 +38,11 @@ def command(ask_hosts: bool, inventory: Path | None, as_json: bool) -> int:
         click.echo(f"orchestrate: {line}", err=True)
     for control in runs:
         try:
-            records.append(read_record(control))
-        except RunNotFound as error:
+            record = watched_again(control, read_record(control))
+            records.append(record)
+            if note := watch_note(record):
+                click.echo(f"orchestrate: {record.run_id}: {note}", err=True)
+        except (RunNotFound, PreflightError) as error:
             click.echo(f"orchestrate: {error}", err=True)
     if as_json:
         print_json([record_json(record) for record in records])
