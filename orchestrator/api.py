@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.control import runs as known
-from orchestrator.control.monitor_process import monitor_pid
+from orchestrator.control.monitor_process import watched_again
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.core.ends import SCHEDULER, StopReason, label_of
 from orchestrator.core.errors import UsageError
@@ -145,11 +145,7 @@ def watch(run: Run | str | None = None, *, interval: float = 0.2) -> Iterator[Ru
     """
     control = find(run)
     while True:
-        record = read_record(control)
-        if not record.state.is_terminal and monitor_pid(control) is None:
-            # It may have written its last record in between; else it has died, and another takes its place.
-            known.attach(control)
-            record = read_record(control)
+        record = watched_again(control, read_record(control))
         yield record
         if record.state.is_terminal:
             return

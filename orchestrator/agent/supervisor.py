@@ -90,7 +90,7 @@ class Supervisor:
         if self._got_sigterm:
             # Its guardian may be dead, so that what workers leave behind is this process's to find.
             processes.become_subreaper()
-            self._stop(StopReason(StopKind.SUPERVISOR_TERMINATED))
+            self._stop(self._why_terminated())
         exits = [found for found in map(self._exit_of, self._workers) if found is not None]
         self._read_progress()
         self._carry_out(self.state.exited(exits, self._clock()))
@@ -116,6 +116,11 @@ class Supervisor:
     def _on_sigterm(self, *_: object) -> None:
         # Only noted: a signal arrives in the middle of anything, also of the start of a worker.
         self._got_sigterm = True
+
+    def _why_terminated(self) -> StopReason:
+        """The kernel sends the signal when the guardian dies, a person may send it at any time."""
+        is_orphan = self._guardian is not None and os.getppid() != self._guardian.pid
+        return StopReason(StopKind.GUARDIAN_ENDED if is_orphan else StopKind.SUPERVISOR_TERMINATED)
 
     def _exit_of(self, rank: int) -> Optional[Exit]:
         return self._workers[rank].poll() if self.state.is_running(rank) else None

@@ -61,6 +61,7 @@ class Exit:
     time: float
     was_done: bool = False
     tail: Tuple[str, ...] = ()
+    evidence: Tuple[str, ...] = ()
 
 
 class SupervisorState:
@@ -223,12 +224,14 @@ class SupervisorState:
             signal=-ended.code if ended.code < 0 else None,
             step=step if isinstance(step, int) else None,
             tail=ended.tail if ended.code else (),
+            evidence=ended.evidence if ended.code else (),
         )
         if ended.rank in self._signalled:
             reason = self._signalled[ended.rank]
             return dataclasses.replace(end, kind=EndKind.STOPPED, reason=reason), RankState.STOPPED
         if -ended.code in _CRASHES and ended.was_done:
-            return dataclasses.replace(end, kind=EndKind.CRASHED_WHEN_DONE, tail=()), RankState.SUCCEEDED
+            end = dataclasses.replace(end, kind=EndKind.CRASHED_WHEN_DONE, tail=(), evidence=())
+            return end, RankState.SUCCEEDED
         return end, RankState.FAILED if ended.code else RankState.SUCCEEDED
 
     def _update(self, rank: int, **changes: object) -> None:

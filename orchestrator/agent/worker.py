@@ -15,6 +15,7 @@ from orchestrator.agent import processes
 from orchestrator.agent.supervisor_state import Exit
 from orchestrator.agent.worker_environment import PLOG_PATH, process_environment, with_env_script
 from orchestrator.core.codec import DecodeError, parse
+from orchestrator.core.log_signatures import telling_lines
 from orchestrator.core.paths import RunDir
 from orchestrator.core.records import Manifest, ProcessId, WorkerSpec
 from orchestrator.core.safe_open import read_end
@@ -24,6 +25,7 @@ __all__ = ["CannotStart", "Worker", "last_json_line", "tail_lines"]
 _TAIL_LINES = 20
 _TAIL_BYTES = 16384
 _FIRST_PORT, _PORTS = 20000, 10000  # below those that systems give out (net.ipv4.ip_local_port_range)
+_EVIDENCE_BYTES = 65536
 
 
 def tail_lines(path: Path, count: int = _TAIL_LINES) -> Tuple[str, ...]:
@@ -43,9 +45,9 @@ def last_json_line(path: Path) -> Dict[str, Any]:
     return {}
 
 
-def _tail(path: Path) -> bytes:
+def _tail(path: Path, count: int = _TAIL_BYTES) -> bytes:
     try:
-        return read_end(path, path.parent, _TAIL_BYTES)
+        return read_end(path, path.parent, count)
     except OSError:
         return b""
 
@@ -102,13 +104,15 @@ class Worker:
         # What it leaves in its group has no owner any more. Before the process is reaped: until then its
         # number, which is the group's too, cannot be anybody else's.
         processes.signal_group(self._process.pid, signal.SIGKILL)
-        code = self._process.wait()
+        code, ended = self._process.wait(), time.time()
+        log = self._run.attempt.log(self._spec.label)
         return Exit(
             self._spec.rank,
             code,
-            time.time(),
+            ended,
             was_done=self._run.attempt.done(self._spec.label).exists(),
-            tail=tail_lines(self._run.attempt.log(self._spec.label)) if code else (),
+            tail=tail_lines(log) if code else (),
+            evidence=telling_lines(_tail(log, _EVIDENCE_BYTES).decode("utf-8", "replace")) if code else (),
         )
 
     def send(self, number: int) -> bool:

@@ -11,13 +11,15 @@ from rich.console import Console
 from orchestrator.cli.lazy import LazyGroup
 from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_run import record_json, runs_table
+from orchestrator.cli.sentences import watch_note
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory_file import load_inventory
+from orchestrator.control.monitor_process import watched_again
 from orchestrator.control.remove_runs import Use, disk_use
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.runs import rediscover, survey_runs
-from orchestrator.core.errors import OrchestrateError, RunNotFound
+from orchestrator.core.errors import OrchestrateError, PreflightError, RunNotFound
 from orchestrator.hosts.fleet import HostResults
 
 __all__ = ["command"]
@@ -49,8 +51,11 @@ def command(
         click.echo(f"orchestrate: {line}", err=True)
     for control in runs:
         try:
-            records.append(read_record(control))
-        except RunNotFound as error:
+            record = watched_again(control, read_record(control))
+            records.append(record)
+            if note := watch_note(record):
+                click.echo(f"orchestrate: {record.run_id}: {note}", err=True)
+        except (RunNotFound, PreflightError) as error:
             click.echo(f"orchestrate: {error}", err=True)
     readable = {record.run_id for record in records}
     use = disk_use([run for run in runs if run.run_id in readable]) if with_disk else None

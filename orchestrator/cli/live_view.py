@@ -17,9 +17,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.sentences import host_note, watch_note
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.worker_config import TRAINING
-from orchestrator.control.run_record import RunRecord
+from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.core.records import RankStatus
 from orchestrator.core.states import RankState, RunState
 
@@ -36,7 +37,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the slowest rank is; `tokens_per_s` is of the whole run; `remaining` in seconds."""
+    """Where the slowest rank is; `tokens_per_s` is of the whole run; `remaining` in seconds.
+
+    `idle`: for so many seconds it has made no step, far longer than one takes; then it has no speed.
+    """
 
     step: int
     total_steps: int
@@ -44,20 +48,38 @@ class Progress:
     lr: float | None
     tokens_per_s: float | None
     remaining: float | None
+    idle: float | None = None
 
 
 def progress_of(record: RunRecord) -> Progress | None:
     """The run's progress, or None while no rank has reported a step."""
-    reports = [rank.progress for rank in record.ranks() if rank.progress.get("step") is not None]
+    reports = [
+        (rank.progress, view)
+        for view in record.hosts.values()
+        for rank in view.ranks()
+        if rank.progress.get("step") is not None
+    ]
     if not reports:
         return None
-    slowest = min(reports, key=lambda report: int(report["step"]))
+    slowest, host = min(reports, key=lambda report: int(report[0]["step"]))
     step, total = int(slowest["step"]), int(slowest.get("total_steps") or 0)
     pace = _pace(slowest)
+    idle = _idle(record, slowest, host, pace) if not total or step < total else None
+    if idle is not None:
+        return Progress(step, total, slowest.get("loss"), slowest.get("lr"), None, None, idle)
     remaining = (total - step) * pace if total and pace is not None else None
     return Progress(
         step, total, slowest.get("loss"), slowest.get("lr"), slowest.get("tokens_per_s"), remaining
     )
+
+
+def _idle(record: RunRecord, report: Mapping[str, Any], host: HostView, pace: float | None) -> float | None:
+    """How many seconds old a rank's last report is, where the next one is long overdue."""
+    if "time" not in report or record.state is not RunState.RUNNING:
+        return None
+    last = report["time"] if host.clock is None else host.clock.ours(report["time"])
+    idle = float(record.updated - last)
+    return idle if idle > max(_LEAST_IDLE, _IDLE_STEPS * (pace or 0.0)) else None
 
 
 def _pace(report: Mapping[str, Any]) -> float | None:
@@ -81,6 +103,7 @@ def duration(seconds: float) -> str:
 
 
 _EVERY = 5.0
+_LEAST_IDLE, _IDLE_STEPS = 60.0, 5.0
 
 
 def progress_line(progress: Progress) -> str:
@@ -91,6 +114,8 @@ def progress_line(progress: Progress) -> str:
         parts.append(f"loss {progress.loss:.4f}")
     if progress.tokens_per_s is not None:
         parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
+    if progress.idle is not None:
+        parts.append(f"no step for {duration(progress.idle)}")
     if progress.remaining is not None:
         parts.append(f"{duration(progress.remaining)} left")
     return "  ".join(parts)
@@ -107,9 +132,11 @@ class PlainReport:
 
     def show(self, record: RunRecord) -> None:
         self._say("run", f"{record.run_id}: {record.phase}")
+        if note := watch_note(record):
+            self._say("watch", note)
         for name, view in record.hosts.items():
             if view.error or name in self._said:
-                self._say(name, f"{name}: {view.error or 'reachable again'}")
+                self._say(name, f"{name}: {host_note(view, counting=False) or 'reachable again'}")
         progress = progress_of(record)
         now = self._clock()
         if progress is None or progress.step == self._last_progress[0]:
@@ -153,6 +180,8 @@ def live_view(record: RunRecord, *, now: float | None = None) -> RenderableType:
     """Header, bar with step, loss, speed and time left, a row of cells per host, and the legend."""
     moment = record.ended or (time.time() if now is None else now)
     parts: list[RenderableType] = [_header(record, moment)]
+    if note := watch_note(record):
+        parts.append(Text(note, style="yellow"))
     progress = progress_of(record)
     if progress is not None and progress.total_steps:
         bar = Table.grid(padding=(0, 1), expand=True)
@@ -194,7 +223,7 @@ def _cells(record: RunRecord) -> Table:
         row = Text()
         for rank in view.ranks():
             row.append_text(_cell(rank))
-        table.add_row(name, row, Text(view.error, style="yellow"))
+        table.add_row(name, row, Text(host_note(view), style="yellow"))
     return table
 
 

@@ -10,7 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.live_view import STYLES, duration, live_view, progress_of
-from orchestrator.cli.sentences import cause_sentence, end_note, end_sentence, ranks_text, stop_sentence
+from orchestrator.cli.sentences import (
+    cause_sentence,
+    end_note,
+    end_sentence,
+    host_note,
+    ranks_text,
+    stop_sentence,
+)
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.core.codec import to_json
@@ -83,7 +90,7 @@ def ranks_view(record: RunRecord) -> Table:
 
 def _add_host(table: Table, name: str, view: HostView) -> None:
     if not view.ranks():
-        table.add_row("", name, "", "unknown", "", "", "", view.error)
+        table.add_row("", name, "", "unknown", "", "", "", host_note(view))
     for rank in view.ranks():
         style, sign = STYLES[rank.state]
         loss = rank.progress.get("loss")
@@ -95,7 +102,7 @@ def _add_host(table: Table, name: str, view: HostView) -> None:
             str(rank.process.pid) if rank.process else "",
             str(rank.progress.get("step", "")),
             f"{loss:.4f}" if isinstance(loss, float) else "",
-            end_note(rank.end) if rank.end else view.error,
+            end_note(rank.end) if rank.end else host_note(view),
         )
 
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from orchestrator.control.run_record import Cause
+import time
+
+from orchestrator.config.host_ranges import fold
+from orchestrator.control.run_record import Cause, HostView, RunRecord, Waits
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
 from orchestrator.core.number_ranges import fold_numbers
 
-__all__ = ["cause_sentence", "end_note", "end_sentence", "ranks_text", "stop_sentence", "worker_name"]
+__all__ = [
+    "cause_sentence",
+    "end_note",
+    "end_sentence",
+    "host_note",
+    "ranks_text",
+    "stop_sentence",
+    "watch_note",
+    "worker_name",
+]
 
 _STOPPED = {
     StopKind.RANKS_DONE: "all ranks are done",
@@ -14,7 +26,15 @@ _STOPPED = {
     StopKind.UNDONE: "the launch was undone",
     StopKind.RUN_DIRECTORY_REMOVED: "the run directory was removed",
     StopKind.SUPERVISOR_TERMINATED: "the supervisor was told to end (SIGTERM)",
+    StopKind.GUARDIAN_ENDED: "the guardian, the supervisor's parent, was killed",
     StopKind.SUPERVISOR_GONE: "the supervisor is gone (was the host restarted?)",
+}
+_WAITS = {
+    Waits.LOGIN: "a login that is refused says nothing about the run",
+    Waits.FAULT: "the fault is on this machine",
+    Waits.NO_HOST: "no host answers, so this machine's network may be away",
+    Waits.STEPS: "the ranks make steps",
+    Waits.NO_SIGN: "nothing else says that it is gone",
 }
 _MOST_MISSING = 16
 
@@ -27,8 +47,36 @@ def worker_name(rank: int | None) -> str:
 
 
 def cause_sentence(cause: Cause) -> str:
-    """`rank 3 on b exited with code 1`"""
-    return " ".join(filter(None, [worker_name(cause.rank), "on", cause.host, end_sentence(cause.end)]))
+    """`rank 3 on b exited with code 1`; where the evidence does not suffice, that it does not."""
+    if not cause.sure and cause.rank is None:
+        how = end_sentence(cause.end)
+        return f"not known: {ranks_text(cause.reporters[:1])} {how} first, and tells of the loss of another"
+    sentence = " ".join(filter(None, [worker_name(cause.rank), "on", cause.host, end_sentence(cause.end)]))
+    return sentence if cause.sure else f"not certain, probably {sentence}"
+
+
+def host_note(view: HostView, *, counting: bool = True) -> str:
+    """Why a host is not heard, and what that means: whether it is waited for, and until when."""
+    if view.lost or view.waits not in _WAITS:
+        return view.error
+    why = _WAITS[view.waits]
+    limit = "" if view.limit is None else f", until it has been silent for {view.limit:g} s"
+    if counting:
+        limit += f" ({view.silent:.0f} s so far)"
+    return f"{view.error}; not lost: {why}{limit}"
+
+
+def watch_note(record: RunRecord) -> str:
+    """Who watches the run, where that is not as it should be; else empty."""
+    left = [name for name, view in record.hosts.items() if view.may_have_workers]
+    if record.state.is_terminal:
+        return (
+            f"workers may be left on {fold(left)}, lost before the run ended; not stopped yet" if left else ""
+        )
+    if record.unwatched is None:
+        return ""
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.unwatched))
+    return f"nobody has watched this run since {since}: its monitor has died; another one is started"
 
 
 def end_sentence(end: End) -> str:

@@ -87,7 +87,13 @@ class Timeouts(Frozen):
     grace: Positive = Field(default=10.0, description="between SIGTERM and SIGKILL of a worker")
     unreachable: Positive = Field(
         default=120.0,
-        description="until the ranks of a host that does not answer are lost, which ends the run",
+        description="until a host that does not answer is lost, which ends the run, where another sign says "
+        "so, too: no rank makes steps any more, a rank failed, or the host refuses connections",
+    )
+    lost: Positive = Field(
+        default=1800.0,
+        description="until a host that does not answer is lost without another sign; one that refuses our "
+        "login never is",
     )
 
 

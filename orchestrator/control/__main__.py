@@ -23,6 +23,8 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # paramiko tells of every broken connection on its own; our record does that in one line.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+    if not sys.stdin.buffer.readline():
+        return 0  # who started this could not note it: nothing is begun of which nobody could know
     control = ControlDir(Path(argv[0]))
     monitor = Monitor(control)
 

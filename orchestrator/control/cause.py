@@ -1,25 +1,46 @@
-"""What the hosts' records mean for the run: its state, the cause of a failure, and who died of it. Pure."""
+"""The cause of a run's failure, its state and its victims, judged from the hosts' records. Pure.
+
+Who has only noticed the end of another is no cause: a rank whose log says that a peer is gone, or that it
+waited for one in vain, or that MindSpore itself ended because of that. In this order are named
+
+1. a host whose supervisor is gone (it was restarted, say), where all that others tell is an exit,
+2. a rank of which MindSpore's scheduler says that it no longer answers, where it has not failed by itself and
+   nobody else did but by an exit that says nothing,
+3. of what failed by itself the first,
+4. where only victims are left: a host that is lost; a rank that we stopped and whose log has a culprit's
+   error; the one rank for which the others waited. The last two are said not to be sure;
+5. nobody, with the ranks that reported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+import math
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.control.run_record import Cause, HostView
-from orchestrator.core.ends import End, EndKind
+from orchestrator.core.ends import UNASKED, End, EndKind, StopKind, StopReason
+from orchestrator.core.log_signatures import Meaning, accused_by, meaning_of, waited_for_by
 from orchestrator.core.records import RankStatus
 from orchestrator.core.states import RankState, RunState, fold
 
-__all__ = ["cause_of", "fold_run", "victims_of"]
+__all__ = ["cause_of", "first_failure", "fold_run", "refined", "victims_of"]
+
+Hosts = Mapping[str, HostView]
+# How a process ends that was ended by MindSpore, or by an error of a library, for what another rank did.
+_PASSIVE_SIGNALS = frozenset({signal.SIGTERM, signal.SIGABRT})
 
 
-def fold_run(hosts: Mapping[str, HostView], host_count: int, *, failed: bool) -> RunState:
+def fold_run(hosts: Hosts, host_count: int, *, failed: bool) -> RunState:
     """The run's state. It ends only when every host's part has ended or is lost; until then it runs."""
-    ranks = [rank for view in hosts.values() for rank in view.ranks()]
-    state = fold(rank.state for rank in ranks)
-    everyone_is_over = len(hosts) == host_count and all(
-        view.lost or (view.status is not None and view.status.is_over) for view in hosts.values()
-    )
+    states = [rank.state for view in hosts.values() for rank in view.ranks()]
+    if _was_stopped_by_hand(hosts):
+        # That a host went away while all were being stopped makes no failure of it.
+        states = [RankState.STOPPED if state is RankState.LOST else state for state in states]
+    state = fold(states)
+    everyone_is_over = len(hosts) == host_count and all(view.lost or view.is_over for view in hosts.values())
     if everyone_is_over:
         return RunState.FAILED if failed else state
     return RunState.STARTING if state is RunState.STARTING else RunState.RUNNING
@@ -27,42 +48,85 @@ def fold_run(hosts: Mapping[str, HostView], host_count: int, *, failed: bool) ->
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A worker that ended badly, at `time` of our clock, give or take `error`."""
+    """A worker that ended badly, at `time` of our clock, give or take `error`.
+
+    `rank` is None for what ended all of a host's workers.
+    """
 
     host: str
-    rank: RankStatus
+    rank: int | None
     end: End
     time: float
     error: float
 
     @property
     def weight(self) -> int:
-        """What is rather a cause than a consequence comes first.
+        """What is rather a cause than a consequence comes first: nobody is killed for what another did."""
+        passive = self.end.kind is EndKind.EXITED or self.end.signal in _PASSIVE_SIGNALS
+        return 1 if passive and self.rank is not None else 0
 
-        A peer that was lost shows itself as an exit with an error; nobody is killed by a signal, or cannot be
-        started, for what another rank did.
-        """
-        return 0 if self.end.kind is not EndKind.EXITED else 1
+    @property
+    def is_victim(self) -> bool:
+        """Whether it has only noticed the end of another, by its own words."""
+        return self.weight == 1 and meaning_of(_words(self.end)) is Meaning.VICTIM
 
-    def cause(self) -> Cause:
-        return Cause(self.host, self.rank.rank, self.end, self.time)
+    @property
+    def is_vague(self) -> bool:
+        """Whether nothing says that it failed by itself, and nothing that it did not."""
+        return self.weight == 1 and meaning_of(_words(self.end)) is None
+
+    def cause(self, reporters: tuple[int, ...] = ()) -> Cause:
+        return Cause(self.host, self.rank, self.end, self.time, reporters=reporters)
 
 
-def cause_of(hosts: Mapping[str, HostView], now: float) -> Cause | None:
-    """The first failure: of the workers that ended badly the earliest; else a host that is lost.
+def cause_of(hosts: Hosts, now: float) -> Cause | None:
+    """What made the run fail, as far as the hosts have told; None where nothing has failed.
 
     The times of different hosts are compared by our clock. Where two are nearer than the clocks are known,
     what ended by itself goes before what reports an error.
     """
-    failures = [found for name, view in hosts.items() for found in _first_failure(name, view, now)]
-    if failures:
-        first = min(failures, key=lambda failure: failure.time)
-        near = [each for each in failures if each.time - first.time <= each.error + first.error]
-        return min(near, key=lambda each: (each.weight, each.time, each.rank.rank)).cause()
-    return next((cause for name, view in hosts.items() for cause in _loss(name, view, now)), None)
+    failures = [found for name, view in hosts.items() for found in _failures(name, view, now)]
+    alone = len(_members(hosts)) == 1  # whatever peer its log speaks of is none of the run's
+    own = [each for each in failures if alone or not each.is_victim]
+    victims = sorted((each for each in failures if each not in own), key=lambda each: each.time)
+    reporters = tuple(each.rank for each in victims if each.rank is not None)
+    if all(each.is_vague for each in own):
+        certain = next(_restarted(hosts, now), None)
+        certain = certain or (next(_accused(hosts, now), None) if failures else None)
+        if certain is not None:
+            return dataclasses.replace(certain, reporters=reporters)
+    if own:
+        return _first(own).cause(reporters)
+    loss = None if _was_stopped_by_hand(hosts) else next(_losses(hosts, now), None)
+    if loss is not None or not victims:
+        return loss and dataclasses.replace(loss, reporters=reporters)
+    suspect = _stopped_culprit(hosts, now) or _waited_for(hosts, victims, now)
+    if suspect is not None:
+        return dataclasses.replace(suspect, sure=False, reporters=reporters)
+    return Cause("", None, victims[0].end, victims[0].time, sure=False, reporters=reporters)
 
 
-def victims_of(hosts: Mapping[str, HostView], cause: Cause | None) -> tuple[int, ...]:
+def first_failure(hosts: Hosts, now: float) -> Cause | None:
+    """The failure that was the first to be seen, be it the cause or not: for it the others are stopped."""
+    failures = [found for name, view in hosts.items() for found in _failures(name, view, now)]
+    return _first(failures).cause() if failures else None
+
+
+def refined(before: Cause | None, found: Cause | None) -> Cause | None:
+    """The cause, when one was known `before` and the hosts now tell `found`.
+
+    Hosts tell one after the other, so what was found from their words before is found again from more of
+    them. What was no host's word stays, unless the lost host itself tells better.
+    """
+    if before is None or found is None:
+        return before or found
+    if not before.sure or before.end.kind not in (EndKind.LOST, EndKind.NO_FIRST_STEP):
+        return found
+    is_earlier = found.end.kind is not EndKind.LOST and found.time < before.time
+    return found if found.sure and (found.host == before.host or is_earlier) else before
+
+
+def victims_of(hosts: Hosts, cause: Cause | None) -> tuple[int, ...]:
     """The ranks that ended because of the cause, in order."""
     if cause is None:
         return ()
@@ -71,26 +135,129 @@ def victims_of(hosts: Mapping[str, HostView], cause: Cause | None) -> tuple[int,
     return tuple(sorted(ended - {cause.rank}))
 
 
-def _first_failure(host: str, view: HostView, now: float) -> Iterator[_Failure]:
-    """Of the workers of one host: its supervisor saw which one was first."""
+def _was_stopped_by_hand(hosts: Hosts) -> bool:
+    stops = [view.status.stop for view in hosts.values() if view.status is not None]
+    return any(stop is not None and stop.kind is StopKind.REQUESTED for stop in stops)
+
+
+def _words(end: End) -> tuple[str, ...]:
+    """What its log says of who failed; an agent of an earlier version kept the last lines only."""
+    return end.evidence or end.tail
+
+
+def _failures(host: str, view: HostView, now: float) -> Iterator[_Failure]:
+    """Every worker of a host that failed, and what ended all of them though nobody asked for it."""
     if view.status is None:
         return
+    error = view.clock.error if view.clock is not None else math.inf
     failed = [rank for rank in view.status.everyone() if rank.state is RankState.FAILED]
-    if not failed:
-        return
-    offset, known_first = view.clock, view.status.failed_first
-    ends = {rank.rank: rank.end or End(EndKind.DESCRIBED) for rank in failed}
+    times = {rank.rank: _ours(view, rank.end, now) for rank in failed}
+    first = view.status.failed_first
+    for rank in failed:
+        # Its supervisor saw which one was first, also where it found several ends at once.
+        time = min(times.values()) if rank.rank == first else times[rank.rank]
+        yield _Failure(host, rank.rank, rank.end or End(EndKind.DESCRIBED), time, error)
+    stop = view.status.stop
+    stopped = [rank for rank in view.status.ranks if rank.state is RankState.STOPPED]
+    if stopped and not failed and _is_unasked(stop):
+        time = min(_ours(view, rank.end, now) for rank in stopped)
+        yield _Failure(host, None, End(EndKind.SUPERVISOR_ENDED, time, reason=stop), time, error)
 
-    def time_of(rank: RankStatus) -> float:
-        ended = ends[rank.rank].time
-        return now if ended is None else ended if offset is None else offset.ours(ended)
 
-    first = min(failed, key=lambda rank: (rank.rank != known_first, time_of(rank), rank.rank))
-    yield _Failure(host, first, ends[first.rank], time_of(first), offset.error if offset else 0.0)
+def _is_unasked(stop: StopReason | None) -> bool:
+    """Whether this ended the workers there first; a reason that names a host came from that one."""
+    return stop is not None and stop.kind in UNASKED and not stop.host
 
 
-def _loss(host: str, view: HostView, now: float) -> Iterator[Cause]:
-    lost = [rank for rank in view.ranks() if rank.state is RankState.LOST]
-    if view.lost or lost:
-        end = (lost[0].end if lost else None) or End(EndKind.LOST, message=view.error)
-        yield Cause(host, lost[0].rank if lost else None, end, view.last_contact or now)
+def _ours(view: HostView, end: End | None, now: float) -> float:
+    """When it ended, by our clock as far as the host's is known."""
+    if end is None or end.time is None:
+        return now
+    return end.time if view.clock is None else view.clock.ours(end.time)
+
+
+def _first(failures: Sequence[_Failure]) -> _Failure:
+    """The earliest, or what ended by itself among those that may have been as early."""
+    first = min(failures, key=lambda each: each.time)
+
+    def may_be_as_early(each: _Failure) -> bool:
+        error = 0.0 if each.host == first.host else each.error + first.error
+        return each.time - first.time <= error
+
+    near = [each for each in failures if may_be_as_early(each)]
+    return min(near, key=lambda each: (each.weight, each.time, -2 if each.rank is None else each.rank))
+
+
+def _restarted(hosts: Hosts, now: float) -> Iterator[Cause]:
+    """Ranks that their own host lost: its supervisor is gone, without a word."""
+    for name, view in hosts.items():
+        lost = [rank for rank in (view.status.ranks if view.status else ()) if rank.state is RankState.LOST]
+        if lost and not _was_stopped_by_hand(hosts):
+            yield Cause(name, lost[0].rank, lost[0].end or End(EndKind.LOST), view.last_contact or now)
+
+
+def _losses(hosts: Hosts, now: float) -> Iterator[Cause]:
+    for name, view in hosts.items():
+        if view.lost:
+            lost = [rank for rank in view.ranks() if rank.state is RankState.LOST]
+            end = (lost[0].end if lost else None) or End(EndKind.LOST, message=view.error)
+            yield Cause(name, lost[0].rank if lost else None, end, view.last_contact or now)
+
+
+def _members(hosts: Hosts) -> dict[int, tuple[str, HostView, RankStatus]]:
+    """Each rank with its host, and with what its host has last said of it."""
+    return {
+        rank.rank: (name, view, rank)
+        for name, view in hosts.items()
+        if view.status is not None
+        for rank in view.status.everyone()
+    }
+
+
+def _accused(hosts: Hosts, now: float) -> Iterator[Cause]:
+    """Ranks that the scheduler no longer heard, and that did not end by themselves."""
+    members = _members(hosts)
+    for _, view, speaker in members.values():
+        lines = _words(speaker.end) if speaker.end is not None else ()
+        for accused in accused_by(lines):
+            if accused == speaker.rank or accused not in members:
+                continue
+            name, _, rank = members[accused]
+            if rank.state in (RankState.FAILED, RankState.SUCCEEDED):
+                continue
+            line = next(line for line in lines if accused in accused_by([line]))
+            yield Cause(name, accused, _suspected(rank, line), _ours(view, speaker.end, now))
+
+
+def _stopped_culprit(hosts: Hosts, now: float) -> Cause | None:
+    """A rank that was made to end for what others reported, and had told of an error of its own."""
+    for name, view, rank in _members(hosts).values():
+        if rank.state is RankState.STOPPED and rank.end is not None:
+            lines = _words(rank.end)
+            if meaning_of(lines) is Meaning.CULPRIT:
+                line = next(line for line in lines if meaning_of([line]) is Meaning.CULPRIT)
+                return Cause(name, rank.rank, _suspected(rank, line), _ours(view, rank.end, now))
+    return None
+
+
+def _waited_for(hosts: Hosts, victims: Sequence[_Failure], now: float) -> Cause | None:
+    """The end of the chain of those who wait for each other, where that is one rank."""
+    members = _members(hosts)
+    waiting = {
+        number
+        for number, (_, _, rank) in members.items()
+        if rank.end is not None and meaning_of(_words(rank.end)) is Meaning.VICTIM
+    }
+    named = {rank: _words(each.end) for each in victims for rank in waited_for_by(_words(each.end))}
+    chain_ends = [rank for rank in named if rank in members and rank not in waiting]
+    if len(chain_ends) != 1:
+        return None
+    name, _, rank = members[chain_ends[0]]
+    line = next(line for line in named[rank.rank] if rank.rank in waited_for_by([line]))
+    return Cause(name, rank.rank, _suspected(rank, line), victims[0].time)
+
+
+def _suspected(rank: RankStatus, line: str) -> End:
+    """The end of a rank that others tell of, or that we brought about: what is said of it is the message."""
+    end = rank.end or End(EndKind.LOST)
+    return dataclasses.replace(end, kind=EndKind.LOST, message=line.strip(), reason=None)

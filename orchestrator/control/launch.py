@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
-from orchestrator.control.monitor_process import spawn_monitor
+from orchestrator.control.monitor_process import cannot_write, spawn_monitor
 from orchestrator.control.runs import make_control_dir
-from orchestrator.core.paths import ControlDir
+from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.plan.complete_plan import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
@@ -49,7 +50,16 @@ def discover_devices(plan: LaunchPlan) -> LaunchPlan:
 
 
 def launch(plan: LaunchPlan) -> ControlDir:
-    """Hand the plan to a monitor of its own; the record in the returned directory tells how it goes."""
-    control = make_control_dir(plan)
-    spawn_monitor(control)
+    """Hand the plan to a monitor of its own; the record in the returned directory tells how it goes.
+
+    Raises PreflightError, and nothing is started, where the state directory takes no more.
+    """
+    control = ControlDir(state_root() / "runs" / plan.run_id)
+    try:
+        control = make_control_dir(plan)
+        spawn_monitor(control)
+    except OSError as error:
+        # Its name is of this second and random: what is there of it is ours.
+        shutil.rmtree(control.root, ignore_errors=True)
+        raise cannot_write(control, error) from error
     return control

@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from orchestrator.control.monitor_process import cannot_write
 from orchestrator.control.run_record import RunRecord, failed_launch, read_record, write_record
 from orchestrator.control.start import check_hosts, start_run
 from orchestrator.control.watch import Watch
@@ -22,6 +23,8 @@ __all__ = ["Monitor"]
 
 log = logging.getLogger(__name__)
 _INTERVAL = 0.5
+_LEFTOVERS_INTERVAL = 5.0
+_LAST_WORD = 60.0
 
 
 class Monitor:
@@ -36,6 +39,7 @@ class Monitor:
         self._plan = read_plan(control.plan)
         self._allocation = allocation or StaticAllocation(self._plan.hosts, self._plan.ssh)
         self._record = read_record(control)
+        self._is_unwritten = False
 
     def run(self, *, watch_only: bool) -> None:
         """Launch, unless only watching is asked for, then watch until the run has ended."""
@@ -46,13 +50,17 @@ class Monitor:
                 if watch_only:
                     self._find_again(fleet)
                 else:
-                    self._plan = check_hosts(self._plan, fleet, self._report, self._warn)
-                    write_plan(self._control.plan, self._plan)
-                    start_run(self._plan, fleet, self._report)
+                    self._launch(fleet)
             except KeyboardInterrupt:
-                self._fail(Interrupted("the launch was interrupted and has been undone"))
+                if not watch_only:
+                    self._fail(Interrupted("the launch was interrupted and has been undone"))
+                return
+            except OSError as error:
+                self._fail(cannot_write(self._control, error))
                 return
             except OrchestrateError as error:
+                if self._record.state is not RunState.PREPARING:
+                    raise  # its hosts cannot be had, and the run goes on there
                 self._fail(error)
                 return
             except Exception as error:
@@ -62,6 +70,13 @@ class Monitor:
                 )
                 raise
             self._watch(fleet)
+
+    def _launch(self, fleet: Fleet) -> None:
+        """Until the run has started its record and plan must be written: else nobody could find it again."""
+        self._plan = check_hosts(self._plan, fleet, self._report, self._warn)
+        write_plan(self._control.plan, self._plan)
+        start_run(self._plan, fleet, self._report)
+        self._save(dataclasses.replace(self._record, state=RunState.STARTING, phase="starting"))
 
     def _granted(self) -> Fleet:
         """The hosts, once they are ours."""
@@ -75,41 +90,78 @@ class Monitor:
             self._allocation.release()
 
     def _watch(self, fleet: Fleet) -> None:
-        self._save(dataclasses.replace(self._record, state=RunState.STARTING, phase="starting"))
-        watch = Watch(self._record, fleet, self._plan.timeouts)
+        """Until the run has ended and its record says so; then until nothing is left on hosts it had lost."""
+        placed = {
+            name: frozenset(worker.rank for worker in manifest.workers)
+            for name, manifest in self._plan.manifests.items()
+        }
+        watch = Watch(self._record, fleet, self._plan.timeouts, placed=placed)
+        written = True
         try:
-            while not self._record.state.is_terminal:
-                self._save(watch.step())
-                time.sleep(_INTERVAL)
+            while self._record.needs_monitor or not written:
+                with _logged("a turn of the watch broke off"):
+                    written = self._save(watch.step())
+                time.sleep(_LEFTOVERS_INTERVAL if self._record.state.is_terminal else _INTERVAL)
         except KeyboardInterrupt:
             log.info("the monitor was told to end; the run goes on")
         finally:
             watch.close()
 
     def _find_again(self, fleet: Fleet) -> None:
-        """Make sure that a run whose monitor died has got off the ground; else say that it has not."""
-        answers = fleet.each(lambda agent: agent.status(self._plan.run_id))
-        unknown = [
-            host
-            for host, error in answers.errors.items()
-            if isinstance(error, AgentError) and error.kind == "no_run"
-        ]
-        if unknown and not answers.values:
-            raise OrchestrateError(
-                "the launch broke off before the run had started", remedy="launch it again"
-            )
+        """Finish or undo a launch whose monitor died in its middle. A run that has started is watched on."""
+        if self._record.state is not RunState.PREPARING:
+            return
+        run_id = self._plan.run_id
+        answers = fleet.each(lambda agent: agent.status(run_id))
+        phases = {status.phase for status in answers.values.values()}
+        if not answers.errors and phases <= {"started", "committed"}:
+            fleet.each(lambda agent: agent.commit(run_id))
+            return
+        no_run = [isinstance(e, AgentError) and e.kind == "no_run" for e in answers.errors.values()]
+        nobody_has_it = not phases and any(no_run)
+        if nobody_has_it or (phases <= {"prepared", "started"} and all(no_run)):
+            fleet.each(lambda agent: agent.undo(run_id))
+            what = "the launch broke off before the run had started: its monitor was ended"
+            raise OrchestrateError(what, remedy="launch it again")
 
     def _report(self, phase: str) -> None:
-        self._save(dataclasses.replace(self._record, phase=phase, updated=time.time()))
+        self._write(dataclasses.replace(self._record, phase=phase, updated=time.time()))
 
     def _warn(self, warnings: Sequence[str]) -> None:
         for line in warnings:
             log.warning(line)
-        self._save(dataclasses.replace(self._record, warnings=tuple(warnings)))
+        self._write(dataclasses.replace(self._record, warnings=tuple(warnings)))
 
     def _fail(self, error: OrchestrateError) -> None:
-        self._save(failed_launch(self._record, error_lines(error), error.exit_code))
+        """Write down why nothing was started, as soon as there is room for it."""
+        record = failed_launch(self._record, error_lines(error), error.exit_code)
+        deadline = time.monotonic() + _LAST_WORD
+        with contextlib.suppress(KeyboardInterrupt):
+            while not self._save(record) and time.monotonic() < deadline:
+                time.sleep(_INTERVAL)
 
-    def _save(self, record: RunRecord) -> None:
-        self._record = record
-        write_record(self._control, record)
+    def _write(self, record: RunRecord) -> None:
+        """Keep and write the record. Raises OSError where that cannot be."""
+        self._record = dataclasses.replace(record, watched=time.time(), unwatched=None)
+        write_record(self._control, self._record)
+
+    def _save(self, record: RunRecord) -> bool:
+        """As `_write`, but that the disk is full for a while ends no watch: the next turn writes again."""
+        try:
+            self._write(record)
+        except OSError as error:
+            if not self._is_unwritten:
+                log.warning("the record cannot be written: %s", error)
+            self._is_unwritten = True
+            return False
+        self._is_unwritten = False
+        return True
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """A bug in one turn, say of what one host's words led to, must not leave the run without a watch."""
+    try:
+        yield
+    except Exception:
+        log.exception(what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,28 +18,38 @@ from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.plan.launch_plan import LaunchPlan, unreadable
 
 __all__ = [
+    "LEFT_FOR",
     "AttemptRecord",
     "Cause",
     "HostView",
     "RunRecord",
+    "Waits",
     "failed_launch",
     "new_record",
     "read_record",
     "write_record",
 ]
 
+# For so long after its end a run's monitor goes on trying to stop what may be left on hosts that were lost.
+LEFT_FOR = 24 * 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a run failed: the end of the first worker that failed, or of a host that was lost.
+    """Why a run failed: the end of the first worker that failed by itself, or of a host that was lost.
 
-    `rank` is None where of a lost host no rank is known; `time` is of our clock.
+    `rank` is None where of a lost host no rank is known; `time` is of our clock. `reporters` are ranks that
+    have only noticed the end of another, in the order of their ends. Where they are all there is, it is not
+    `sure`: then host and rank are those for which they waited, or nobody's (empty, None), and `end` is that
+    of the first of them.
     """
 
     host: str
     rank: int | None
     end: End
     time: float
+    sure: bool = True
+    reporters: tuple[int, ...] = ()
 
     @classmethod
     def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -49,15 +60,44 @@ class Cause:
         return {**data, "rank": rank_of_label(str(data.get("label"))), "end": end}
 
 
+class Waits(enum.StrEnum):
+    """Why a host that does not answer is not lost, and what then makes it lost."""
+
+    NOTHING = ""
+    LOGIN = "login"  # it refuses our login, so that it is there: nothing
+    FAULT = "fault"  # the fault is here: nothing
+    NO_HOST = "no_host"  # no host of the run answers, so that it may be our network: nothing
+    STEPS = "steps"  # ranks elsewhere make steps; where they cannot without it: nothing
+    NO_SIGN = "no_sign"  # nothing else says that it is gone: time
+    NO_RUN = "no_run"  # it is lost, and nothing can be left: the host answers, and has no such run
+
+
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """One host as last heard of; `error` is set while it cannot be reached."""
+    """One host as last heard of; `error` is set while it cannot be reached.
+
+    `silent` are the seconds for which attempts have failed while the monitor was awake. It `waits` until that
+    is `limit`; None where no time makes the host lost.
+    """
 
     status: HostStatus | None = None
     last_contact: float = 0.0
     error: str = ""
     lost: bool = False
     clock: ClockOffset | None = None
+    silent: float = 0.0
+    waits: Waits = Waits.NOTHING
+    limit: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of the run is left there, as far as the host has told."""
+        return self.status is not None and self.status.is_over
+
+    @property
+    def may_have_workers(self) -> bool:
+        """Whether it was lost with workers that nobody could tell to end."""
+        return self.lost and not self.is_over and self.waits is not Waits.NO_RUN
 
     def ranks(self) -> tuple[RankStatus, ...]:
         """The host's ranks, with what is not known marked as such."""
@@ -88,7 +128,9 @@ class RunRecord(Stored):
     """One run: its state, its hosts, and how it ended. Times are seconds since the epoch.
 
     `victims` are the ranks that ended because of the cause; `warnings` are what the checks before the start
-    found to be doubtful, a line each. The last of `attempts` is in force: it is as far as the run.
+    found to be doubtful, a line each. `watched` is when a monitor last wrote it; `unwatched` is set by who
+    finds that none lives: since then nobody has watched the run. The last of `attempts` is in force: it is
+    as far as the run.
     """
 
     # 2: who does not know of attempts would write the record back without them.
@@ -111,6 +153,8 @@ class RunRecord(Stored):
     exit_code: int | None = None
     warnings: tuple[str, ...] = ()
     attempts: tuple[AttemptRecord, ...] = (AttemptRecord(),)
+    watched: float = 0.0
+    unwatched: float | None = None
 
     def __post_init__(self) -> None:
         *before, last = self.attempts or (AttemptRecord(),)
@@ -123,6 +167,14 @@ class RunRecord(Stored):
         """Format 1 had labels of victims."""
         ranks = [rank_of_label(one) if isinstance(one, str) else one for one in data.get("victims", ())]
         return {**data, "victims": [rank for rank in ranks if rank is not None]}
+
+    @property
+    def needs_monitor(self) -> bool:
+        """Whether there is something to watch or, on hosts that were lost when it ended, to stop."""
+        if not self.state.is_terminal:
+            return True
+        recent = self.ended is not None and time.time() < self.ended + LEFT_FOR
+        return recent and any(view.may_have_workers for view in self.hosts.values())
 
     def ranks(self) -> list[RankStatus]:
         """All ranks of all hosts in rank order."""

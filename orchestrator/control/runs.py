@@ -5,6 +5,7 @@ Status: the record of a run as it is now, from its monitor or, where that is gon
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Timeouts
-from orchestrator.control.monitor_process import monitor_pid, spawn_monitor
+from orchestrator.control.monitor_process import monitor_pid, watched_again
 from orchestrator.control.run_record import RunRecord, failed_launch, new_record, read_record, write_record
 from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir, state_root
@@ -192,20 +193,26 @@ def _record_again(plan: LaunchPlan, fleet: Fleet, root: Path | None) -> None:
 
 
 def current_record(control: ControlDir) -> RunRecord:
-    """The record, brought up to date by asking the hosts if no monitor does that."""
+    """The record, brought up to date by asking the hosts if no monitor does that; it gets another one then.
+
+    Raises PreflightError where none can be started.
+    """
     record = read_record(control)
-    if record.state.is_terminal or monitor_pid(control) is not None:
+    if monitor_pid(control) is not None:
         return record
     plan = read_plan(control.plan)
-    # What a monitor had begun when it died, the hosts undo by themselves when the lease is over.
-    if record.state is RunState.PREPARING and time.time() < record.updated + plan.timeouts.prepare:
-        return record
-    from orchestrator.hosts.allocation import StaticAllocation
+    # A launch whose monitor died is finished or undone by the next one; by the hosts when its lease is over.
+    is_young = record.state is RunState.PREPARING and time.time() < record.updated + plan.timeouts.prepare
+    if not record.state.is_terminal and not is_young:
+        from orchestrator.hosts.allocation import StaticAllocation
 
-    with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
-        record = _looked_at(record, fleet, plan.timeouts)
-    write_record(control, record)
-    return record
+        with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
+            record = _looked_at(record, fleet, plan.timeouts)
+        if monitor_pid(control) is not None or (last := read_record(control)).state.is_terminal:
+            return read_record(control)
+        record = dataclasses.replace(record, watched=last.watched or last.updated)
+        write_record(control, record)
+    return watched_again(control, record)
 
 
 def _looked_at(record: RunRecord, fleet: Fleet, timeouts: Timeouts) -> RunRecord:
@@ -216,5 +223,4 @@ def _looked_at(record: RunRecord, fleet: Fleet, timeouts: Timeouts) -> RunRecord
 
 def attach(control: ControlDir) -> None:
     """Make sure that a run which has not ended has a monitor."""
-    if not read_record(control).state.is_terminal and monitor_pid(control) is None:
-        spawn_monitor(control, watch_only=True)
+    watched_again(control, read_record(control), at_once=True)

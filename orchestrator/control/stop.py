@@ -5,22 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from orchestrator.control.monitor_process import monitor_pid
+from orchestrator.control.monitor_process import monitor_pid, watched_again
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import interrupt_launch
 from orchestrator.control.watch import look_once
 from orchestrator.core.ends import StopReason
-from orchestrator.core.errors import AgentError, OrchestrateError
+from orchestrator.core.errors import AgentError, HostsFailed, OrchestrateError, PreflightError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.fleet import fleet_of
+from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import read_plan
 
-__all__ = ["stop_run"]
+__all__ = ["stop_everywhere", "stop_run"]
 
 _INTERVAL = 0.2
 _MARGIN = 20.0
+_PATIENCE = 10.0
 
 
 def stop_run(
@@ -28,11 +29,12 @@ def stop_run(
 ) -> RunRecord:
     """Stop the run and return its record once every reachable host has none of its workers left.
 
-    Raises the errors of hosts that could not be reached; the others are stopped all the same.
+    Raises the errors of hosts that could not be reached, or where workers still live; the others are stopped
+    all the same, and the run's monitor goes on trying there.
     """
     record = read_record(control)
     # A host that was lost may be back, with workers that nobody could tell that their run is over.
-    if record.state.is_terminal and not any(view.lost for view in record.hosts.values()):
+    if record.state.is_terminal and not any(view.may_have_workers for view in record.hosts.values()):
         return record
     plan = read_plan(control.plan)
     deadline = clock() + plan.timeouts.grace + _MARGIN
@@ -40,21 +42,38 @@ def stop_run(
         interrupt_launch(control)
         record = read_record(control)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
-        told = fleet.each(lambda agent: _tell(agent, plan.run_id, reason))
-        waiting = list(told.values)
-        while waiting and clock() < deadline:
-            answers = fleet.each(lambda agent: _is_over(agent, plan.run_id), waiting)
-            waiting = [host for host in waiting if not answers.values.get(host, host in answers.errors)]
-            time.sleep(_INTERVAL)
-        if monitor_pid(control) is None and not record.state.is_terminal:
+        errors = stop_everywhere(fleet, plan.run_id, reason, plan.timeouts.grace, deadline, clock)
+        if monitor_pid(control) is None:
             record = look_once(record, fleet, plan.timeouts)
             write_record(control, record)
-    told.raise_on_error()
-    if waiting:
-        raise OrchestrateError(
-            f"workers still run after {plan.timeouts.grace:g} s of grace", where=", ".join(waiting)
-        )
+    if errors:
+        watched_again(control, record, at_once=True)
+        raise HostsFailed.of(errors)
     return _settled(control, deadline, clock)
+
+
+def stop_everywhere(
+    fleet: Fleet,
+    run_id: str,
+    reason: StopReason,
+    grace: float,
+    deadline: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, OrchestrateError]:
+    """Have all hosts stop their workers and wait for each by itself; why it is not over, by host.
+
+    So a host that vanishes meanwhile keeps nobody from being seen to have ended.
+    """
+
+    def wait(agent: Agent) -> None:
+        while not _is_over(agent, run_id):
+            if clock() > deadline:
+                what = f"workers still run after {grace:g} s of grace"
+                raise PreflightError(what, where=agent.host)
+            time.sleep(_INTERVAL)
+
+    told = fleet.each(lambda agent: _tell(agent, run_id, reason))
+    return {**told.errors, **fleet.each(wait, told.values).errors}
 
 
 def _settled(control: ControlDir, deadline: float, clock: Callable[[], float]) -> RunRecord:
@@ -68,7 +87,7 @@ def _settled(control: ControlDir, deadline: float, clock: Callable[[], float]) -
 
 def _tell(agent: Agent, run_id: str, reason: StopReason) -> None:
     try:
-        agent.stop(run_id, reason)
+        agent.stop(run_id, reason, timeout=_PATIENCE)
     except AgentError as error:
         if error.kind != "no_run":
             raise
@@ -76,7 +95,7 @@ def _tell(agent: Agent, run_id: str, reason: StopReason) -> None:
 
 def _is_over(agent: Agent, run_id: str) -> bool:
     try:
-        return agent.status(run_id).is_over
+        return agent.status(run_id, timeout=_PATIENCE).is_over
     except AgentError as error:
         if error.kind != "no_run":
             raise

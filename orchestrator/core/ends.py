@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Tuple
 
-__all__ = ["SCHEDULER", "End", "EndKind", "StopKind", "StopReason", "label_of", "rank_of_label"]
+__all__ = ["SCHEDULER", "UNASKED", "End", "EndKind", "StopKind", "StopReason", "label_of", "rank_of_label"]
 
 # The rank of the process that is none: MindSpore's scheduler.
 SCHEDULER = -1
@@ -59,6 +59,20 @@ class StopKind(str, enum.Enum):
     SUPERVISOR_TERMINATED = "supervisor_terminated"
     SUPERVISOR_ENDED = "supervisor_ended"
     SUPERVISOR_GONE = "supervisor_gone"
+    GUARDIAN_ENDED = "guardian_ended"
+
+
+# What nobody has asked for: a run that ends by one of these was not stopped, it has failed.
+UNASKED = frozenset(
+    {
+        StopKind.LAUNCH_LAPSED,
+        StopKind.RUN_DIRECTORY_REMOVED,
+        StopKind.SUPERVISOR_TERMINATED,
+        StopKind.SUPERVISOR_ENDED,
+        StopKind.SUPERVISOR_GONE,
+        StopKind.GUARDIAN_ENDED,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -84,8 +98,9 @@ class End:
     """How a worker ended. `time` is seconds since the epoch by the clock of its host.
 
     `phase` and `step` are the last that it reported, `message` is what the system said, `tail` the last lines
-    of its log. `missing` are ranks that lack what it lacked, of `expected`; `seconds` is a limit that was
-    reached. `reason` says why it was stopped, or how its supervisor ended.
+    of its log, `evidence` those lines near its end that tell who failed and who only noticed. `missing` are
+    ranks that lack what it lacked, of `expected`; `seconds` is a limit that was reached. `reason` says why it
+    was stopped, or how its supervisor ended.
     """
 
     kind: EndKind
@@ -100,6 +115,7 @@ class End:
     missing: Tuple[int, ...] = ()
     expected: int = 0
     seconds: float = 0.0
+    evidence: Tuple[str, ...] = ()
 
 
 def earlier_reason(text: str) -> Optional[Mapping[str, Any]]:

@@ -126,7 +126,12 @@ class TransportError(OrchestrateError):
 
 
 class ConnectError(TransportError):
-    """No connection: refused, unreachable, unknown name or timed out."""
+    """No connection: refused, unreachable, unknown name or timed out.
+
+    `refused`: the host itself said no, so that it is known to be there.
+    """
+
+    refused = False
 
 
 class AuthenticationError(TransportError):

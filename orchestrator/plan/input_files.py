@@ -15,11 +15,11 @@ from orchestrator.config.worker_config import WorkerConfig
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Input
-from orchestrator.plan.command_files import unsent_files, unsent_script
-from orchestrator.plan.files_beside import FilesBeside, sha256_of
 from orchestrator.formats.prompts import check_prompts
 from orchestrator.formats.text_records import check_records
 from orchestrator.formats.tokenizer_files import SUMMARY
+from orchestrator.plan.command_files import unsent_files, unsent_script
+from orchestrator.plan.files_beside import FilesBeside, sha256_of
 
 __all__ = ["Shipment", "ship"]
 

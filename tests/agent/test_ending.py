@@ -130,7 +130,7 @@ def test_a_killed_guardian_ends_the_run_in_order(host: AgentHost) -> None:
     status = host.wait_over()
     assert not any(is_alive(worker) for worker in workers)
     assert [str(rank.state) for rank in status.ranks] == ["stopped", "stopped"]
-    assert status.stop == StopReason(StopKind.SUPERVISOR_TERMINATED)
+    assert status.stop == StopReason(StopKind.GUARDIAN_ENDED)
     assert host.busy(0, 1) == []
 
 

@@ -117,8 +117,8 @@ def record(*hosts: FakeHost, task: str = "command", created: float = START) -> R
 
 
 def watch(clock: Clock, *hosts: FakeHost, task: str = "command", **timeouts: float) -> Watch:
-    limits = Timeouts(**{"unreachable": 60.0, "start": 600.0, "grace": 10.0, **timeouts})
-    return Watch(record(*hosts, task=task), FakeFleet(*hosts), limits, clock=clock)  # type: ignore[arg-type]
+    limits = Timeouts(**{"unreachable": 60.0, "lost": 600.0, "start": 600.0, "grace": 10.0, **timeouts})
+    return Watch(record(*hosts, task=task), FakeFleet(*hosts), limits, clock=clock, steady=clock)  # type: ignore[arg-type]
 
 
 def round_of(watch: Watch) -> RunRecord:

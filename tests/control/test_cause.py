@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
+from orchestrator.cli.sentences import cause_sentence, end_sentence
 from orchestrator.control.cause import cause_of, fold_run, victims_of
 from orchestrator.control.run_record import Cause, HostView
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
+from orchestrator.core.records import RankStatus
 from orchestrator.core.states import RunState
 from orchestrator.hosts.clock_offset import ClockOffset
 from tests.control.judged import rank, scheduler, view
@@ -149,10 +152,135 @@ def test_times_of_two_hosts_are_compared_by_one_clock() -> None:
     hosts = {"a": view("a", lost_peer, rank(1), clock=clock(-3.0)), "b": killed}
     cause = cause_of(hosts, NOW)
     assert cause is not None and (cause.host, cause.rank, cause.time) == ("b", 8, 100.0)
-    # What is not known is not corrected.
+    # Where the clocks are not known, who only lost a peer is not named for a time that says nothing.
     blind = {name: dataclasses.replace(host, clock=None) for name, host in hosts.items()}
     cause = cause_of(blind, NOW)
-    assert cause is not None and cause.rank == 0
+    assert cause is not None and (cause.rank, cause.reporters) == (8, (0,))
+
+
+def test_an_error_is_compared_by_one_clock_too() -> None:
+    """Nothing in the logs tells: the host whose clock is 2 s slow is not named for that."""
+    first = view("b", rank(2, "failed", ended=100.0, exit_code=1), rank(3), clock=clock(0.0))
+    second = view("a", rank(0, "failed", ended=99.0, exit_code=1), rank(1), clock=clock(-2.0))
+    cause = cause_of({"a": second, "b": first}, NOW)
+    assert cause is not None and (cause.rank, cause.time) == (2, 100.0)
+
+
+PEER_8 = "EI0002: A timeout occurs when the Notify register waits for execution. Waiting peer rank: 8; task"
+BY_ITSELF = "[CRITICAL] DISTRIBUTED(1,2,python): Kill this process with SIGTERM."
+TIMED_OUT = "The node: 3 is timed out. It may exit with exception, please check this node's log."
+
+
+def victim(number: int, ended: float, **fields: Any) -> RankStatus:
+    return rank(number, "failed", ended=ended, **{"exit_code": 1, "evidence": (PEER_8,), **fields})
+
+
+def test_a_victim_that_ends_first_is_not_the_cause() -> None:
+    hosts = {
+        "a": view("a", victim(0, 100.0), victim(1, 100.1), clock=clock(0.0)),
+        "b": view(
+            "b", rank(8, "failed", ended=107.0, exit_code=1, tail=("ValueError: x",)), clock=clock(0.0)
+        ),
+    }
+    cause = cause_of(hosts, NOW)
+    assert cause is not None and (cause.host, cause.rank, cause.sure) == ("b", 8, True)
+    assert cause.reporters == (0, 1) and victims_of(hosts, cause) == (0, 1)
+
+
+def test_a_victim_on_the_culprits_own_host_is_not_the_cause() -> None:
+    host = view("a", victim(0, 100.0), rank(1, "failed", ended=100.5, signal=9))
+    assert host.status is not None
+    host = dataclasses.replace(host, status=dataclasses.replace(host.status, failed_first=0))
+    cause = cause_of({"a": host}, NOW)
+    assert cause is not None and cause.rank == 1
+
+
+def test_who_waited_names_whom_it_waited_for_and_is_not_sure() -> None:
+    """Rank 8 hangs, and is ended with the rest: nothing of its own tells of it."""
+    hosts = {
+        "a": view("a", victim(0, 100.0), victim(1, 100.1)),
+        "b": view("b", rank(8, "stopped", ended=110.0, signal=9), rank(9, "stopped", ended=110.0)),
+    }
+    cause = cause_of(hosts, NOW)
+    assert cause is not None and (cause.host, cause.rank, cause.sure) == ("b", 8, False)
+    assert cause_sentence(cause) == f"not certain, probably rank 8 on b was lost: {PEER_8}"
+    # Rank 8 waited for 9, so that the chain ends there.
+    waits_too = rank(8, "stopped", ended=110.0, evidence=(PEER_8.replace("8", "9"),))
+    hosts["b"] = view("b", waits_too, victim(9, 112.0, exit_code=3, evidence=("Connection reset by peer",)))
+    cause = cause_of(hosts, NOW)
+    assert cause is not None and (cause.host, cause.rank, cause.sure) == ("", None, False)
+
+
+def test_where_only_victims_are_left_nobody_is_named() -> None:
+    lost = ("RuntimeError: peer lost",)
+    hosts = {
+        "a": view("a", rank(0, "failed", ended=100.0, exit_code=1, tail=lost), rank(1, "stopped")),
+        "b": view("b", rank(2, "failed", ended=99.0, exit_code=1, tail=lost), rank(3, "stopped")),
+    }
+    cause = cause_of(hosts, NOW)
+    assert cause is not None and (cause.host, cause.rank, cause.sure) == ("", None, False)
+    assert cause.reporters == (2, 0) and cause.end.tail == lost
+    assert victims_of(hosts, cause) == (0, 1, 2, 3)
+
+
+def test_a_lost_host_goes_before_who_tells_that_it_lost_a_peer() -> None:
+    hosts = {
+        "a": view("a", victim(0, 100.0), rank(1, "stopped")),
+        "b": view("b", rank(8), rank(9), error="b: no route", lost=True),
+    }
+    cause = cause_of(hosts, NOW)
+    assert cause is not None and (cause.host, cause.rank, cause.sure) == ("b", 8, True)
+
+
+def test_a_rank_that_was_stopped_after_an_error_of_its_own_is_suspected() -> None:
+    memory = "EL0004: [PID: 28794] 2025-08-26-03:58:55.257.127 Failed to allocate memory."
+    hosts = {
+        "a": view("a", rank(0, "failed", ended=100.0, exit_code=1, tail=("peer lost",))),
+        "b": view("b", rank(2, "stopped", ended=101.0, signal=15, evidence=(memory,))),
+    }
+    cause = cause_of(hosts, NOW)
+    assert cause is not None and (cause.rank, cause.sure, cause.end.message) == (2, False, memory)
+
+
+def test_a_frozen_rank_is_named_by_the_scheduler_and_not_who_mindspore_ended() -> None:
+    """Rank 3 is frozen: MindSpore ends rank 0 by SIGTERM itself, and 3 dies when its grace is over."""
+    ended = rank(0, "failed", ended=130.0, signal=15, evidence=(BY_ITSELF,))
+    a = view("a", ended, rank(1, "stopped", signal=15))
+    assert a.status is not None
+    told = scheduler("stopped", ended=131.0, evidence=(TIMED_OUT,))
+    a = dataclasses.replace(a, status=dataclasses.replace(a.status, scheduler=told))
+    frozen = rank(3, "stopped", ended=140.0, signal=9)
+    cause = cause_of({"a": a, "b": view("b", rank(2, "stopped"), frozen)}, NOW)
+    assert cause is not None and (cause.host, cause.rank, cause.end.message) == ("b", 3, TIMED_OUT)
+    assert end_sentence(cause.end) == f"was lost: {TIMED_OUT}"
+    # Before the scheduler has said so nobody is named.
+    early = dataclasses.replace(a, status=dataclasses.replace(a.status, scheduler=scheduler()))
+    cause = cause_of({"a": early, "b": view("b", rank(2), rank(3))}, NOW)
+    assert cause is not None and (cause.rank, cause.sure) == (None, False)
+
+
+def test_who_failed_by_itself_and_is_then_missed_by_the_scheduler_keeps_its_end() -> None:
+    a = view("a", rank(0, "stopped"), rank(3, "failed", ended=100.0, signal=11))
+    assert a.status is not None
+    told = scheduler("failed", ended=131.0, exit_code=1, evidence=(TIMED_OUT,))
+    a = dataclasses.replace(a, status=dataclasses.replace(a.status, scheduler=told))
+    cause = cause_of({"a": a}, NOW)
+    assert cause is not None and (cause.rank, cause.end.signal) == (3, 11)
+
+
+def test_a_host_that_was_restarted_goes_before_the_exits_that_it_caused() -> None:
+    hosts = {
+        "a": view("a", rank(0, "failed", ended=100.0, exit_code=1), rank(1, "stopped")),
+        "b": view("b", rank(2, "lost", reason=GONE), rank(3, "lost", reason=GONE), phase="over"),
+    }
+    cause = cause_of(hosts, NOW)
+    assert cause is not None and (cause.host, cause.rank) == ("b", 2)
+
+
+def test_the_only_rank_of_a_run_has_no_peer_in_it() -> None:
+    alone = view("a", rank(0, "failed", ended=100.0, exit_code=1, tail=("Connection reset by peer",)))
+    cause = cause_of({"a": alone}, NOW)
+    assert cause is not None and (cause.rank, cause.sure) == (0, True)
 
 
 @pytest.mark.parametrize(("apart", "rank_named"), [(0.05, 8), (0.15, 0)])

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.sentences import end_sentence, stop_sentence
+from orchestrator.cli.sentences import cause_sentence, end_sentence, host_note, stop_sentence
 from orchestrator.config.job import Timeouts
-from orchestrator.control.run_record import RunRecord
+from orchestrator.control.run_record import RunRecord, Waits
 from orchestrator.control.watch import Watch, look_once
 from orchestrator.core.ends import StopKind, StopReason
-from orchestrator.core.errors import AgentError, ConnectError
+from orchestrator.core.errors import AgentError, AuthenticationError, ConnectError
 from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RunState
 from orchestrator.testing.waiting import eventually
@@ -21,6 +21,13 @@ from tests.control.judged import START, Clock, FakeFleet, FakeHost, rank, record
 
 BECAUSE = StopReason.requested("because")
 NO_ROUTE = ConnectError("no route to host", where="b")
+NO_LOGIN = AuthenticationError("no key was accepted", where="b")
+
+
+def refused() -> ConnectError:
+    error = ConnectError("connection refused", where="b")
+    error.refused = True
+    return error
 
 
 @pytest.fixture
@@ -191,19 +198,19 @@ def test_a_host_that_answers_again_is_as_if_nothing_had_been(
     assert states(run)[2:] == ["unreachable"] * 2 and run.cause is None and a.told == []
 
 
-def test_a_host_that_is_silent_for_longer_than_unreachable_is_lost_and_ends_the_run(
+def test_a_host_that_refuses_connections_for_longer_than_unreachable_is_lost_and_ends_the_run(
     clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     round_of(watched)
-    b.error = NO_ROUTE
+    b.error = refused()
     run = pass_time(clock, watched, 60 + 15)
     assert run.cause is not None
     assert (run.cause.host, run.cause.rank, run.cause.time) == ("b", 2, START)
-    assert end_sentence(run.cause.end) == "was lost: b: no route to host"
+    assert end_sentence(run.cause.end) == "was lost: b: connection refused"
     assert states(run) == ["running", "running", "lost", "lost"] and run.state is RunState.RUNNING
     round_of(watched)
-    assert stop_sentence(a.told[0]) == "rank 2 on b was lost: b: no route to host"
+    assert stop_sentence(a.told[0]) == "rank 2 on b was lost: b: connection refused"
     a.says(rank(0, "stopped"), rank(1, "stopped"), phase="over")
     run = round_of(watched)
     assert (run.state, run.exit_code) == (RunState.FAILED, 1)
@@ -215,7 +222,7 @@ def test_a_lost_host_that_comes_back_is_told_to_stop_and_the_run_has_failed_all_
 ) -> None:
     a, b = hosts
     round_of(watched)
-    b.error = NO_ROUTE
+    b.error = refused()
     cause = pass_time(clock, watched, 75).cause
     b.says(rank(2), rank(3))
     run = pass_time(clock, watched, 20)
@@ -229,7 +236,7 @@ def test_a_lost_host_that_comes_back_is_told_to_stop_and_the_run_has_failed_all_
 
 def test_a_host_that_has_never_answered_is_lost_by_the_time_of_the_watch(clock: Clock) -> None:
     a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b")
-    b.error = NO_ROUTE
+    b.error = refused()
     watched = watch(clock, a, b)
     try:
         assert pass_time(clock, watched, 55).cause is None
@@ -237,6 +244,240 @@ def test_a_host_that_has_never_answered_is_lost_by_the_time_of_the_watch(clock: 
         assert run.cause is not None and (run.cause.host, run.cause.rank) == ("b", None)
     finally:
         watched.close()
+
+
+def test_without_a_second_sign_it_takes_until_lost_and_the_record_says_that_it_waits(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = NO_ROUTE
+    run = pass_time(clock, watched, 590)
+    view = run.hosts["b"]
+    assert run.cause is None and a.told == [] and states(run)[2:] == ["unreachable"] * 2
+    assert (view.waits, view.limit) == (Waits.NO_SIGN, 600.0) and 560 < view.silent <= 590
+    assert host_note(view) == (
+        "b: no route to host; not lost: nothing else says that it is gone, until it has been silent for 600 s"
+        f" ({view.silent:.0f} s so far)"
+    )
+    run = pass_time(clock, watched, 30)
+    assert run.cause is not None and run.cause.host == "b" and run.hosts["b"].lost
+
+
+def test_a_refused_login_is_never_a_loss(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    """The agent with the key is gone, or a certificate has run out."""
+    a, b = hosts
+    round_of(watched)
+    b.error = NO_LOGIN
+    run = pass_time(clock, watched, 3000)
+    assert run.cause is None and a.told == [] and run.hosts["b"].waits is Waits.LOGIN
+    assert states(run) == ["running", "running", "unreachable", "unreachable"]
+    a.says(rank(0), rank(1, "failed", ended=START, exit_code=1), phase="stopping")
+    b.error = None
+    pass_time(clock, watched, 20)
+    assert b.told  # the gang rule reaches it once it lets us in
+
+
+def test_a_run_that_has_failed_ends_though_a_host_lets_nobody_in(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = NO_LOGIN
+    a.says(rank(0, "stopped"), rank(1, "failed", ended=START, exit_code=1), phase="over")
+    run = pass_time(clock, watched, 80)
+    assert run.state is RunState.FAILED and run.cause is not None and run.cause.rank == 1
+    assert run.hosts["b"].may_have_workers
+
+
+def test_a_management_network_that_is_away_ends_nothing(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    a.error = b.error = NO_ROUTE
+    run = pass_time(clock, watched, 3000)
+    assert run.cause is None and {view.waits for view in run.hosts.values()} == {Waits.NO_HOST}
+    a.error = b.error = None
+    run = pass_time(clock, watched, 20)
+    assert states(run) == ["running"] * 4 and a.told == b.told == []
+
+
+def test_a_monitor_that_slept_has_seen_nothing(hosts: tuple[FakeHost, FakeHost]) -> None:
+    """It wakes on a train: for a minute nobody answers. Its steady clock stood still, or did not."""
+    for steady_too in (False, True):
+        wall, steady = Clock(), Clock()
+        a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b", rank(2), rank(3))
+        limits = Timeouts(unreachable=60.0, lost=90.0, start=600.0)
+        watched = Watch(record(a, b), FakeFleet(a, b), limits, clock=wall, steady=steady)  # type: ignore[arg-type]
+        try:
+            round_of(watched)
+            b.error = refused()
+            for _ in range(10):
+                wall.now, steady.now = wall.now + 5, steady.now + 5
+                round_of(watched)
+            wall.now += 9 * 3600
+            steady.now += 9 * 3600 if steady_too else 0
+            for _ in range(11):
+                run = round_of(watched)
+                wall.now, steady.now = wall.now + 5, steady.now + 5
+            assert run.cause is None and a.told == [] and run.hosts["b"].silent <= 55
+            b.error = None
+            for _ in range(4):
+                run = round_of(watched)
+                wall.now, steady.now = wall.now + 5, steady.now + 5
+            assert states(run) == ["running"] * 4 and b.told == []
+        finally:
+            watched.close()
+
+
+def test_a_training_that_goes_on_elsewhere_loses_no_host(clock: Clock) -> None:
+    """Its ranks cannot make a step without each other: the host that refuses us works."""
+    a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b", rank(2), rank(3))
+    watched = watch(clock, a, b, task="finetune")
+
+    def train(rounds: int, step: int = 0) -> RunRecord:
+        for number in range(rounds):
+            clock.now += 5
+            done = {"step": step + number // 2}
+            a.says(rank(0, progress=done), rank(1, progress=done))
+            round_of(watched)
+        return watched.record
+
+    try:
+        b.says(rank(2, progress={"step": 1}), rank(3, progress={"step": 1}))
+        train(4)
+        b.error = refused()
+        run = train(200, 10)
+        assert run.cause is None and run.hosts["b"].waits is Waits.STEPS and a.told == []
+        # Now nobody makes steps any more: that is the second sign.
+        b.error = NO_ROUTE
+        run = pass_time(clock, watched, 90)
+        assert run.cause is not None and run.cause.host == "b"
+    finally:
+        watched.close()
+
+
+@pytest.mark.parametrize("kind", ["damaged", "newer", "foreign"])
+def test_a_status_that_cannot_be_read_is_no_loss(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch, kind: str
+) -> None:
+    a, b = hosts
+    b.error = AgentError("status.json is damaged", kind=kind, where="b")
+    run = pass_time(clock, watched, 100)
+    assert run.cause is None and a.told == [] and not run.hosts["b"].lost
+
+
+def test_a_host_that_tells_of_the_ranks_of_another_is_not_believed(clock: Clock) -> None:
+    a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b", rank(2), rank(3))
+    placed = {"a": frozenset({0, 1}), "b": frozenset({2, 3})}
+    fleet: Any = FakeFleet(a, b)
+    watched = Watch(record(a, b), fleet, Timeouts(), placed=placed, clock=clock, steady=clock)
+    try:
+        round_of(watched)
+        b.says(rank(0, "failed", exit_code=1), rank(1, "failed", exit_code=1), phase="over")
+        clock.now += 1
+        run = round_of(watched)
+        assert run.cause is None and run.hosts["b"].error == "b: told of other ranks than its own"
+        assert states(run) == ["running", "running", "unreachable", "unreachable"]
+    finally:
+        watched.close()
+
+
+def test_a_host_lost_when_the_run_ended_is_stopped_when_it_is_back(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = refused()
+    pass_time(clock, watched, 75)
+    a.says(rank(0, "stopped"), rank(1, "stopped"), phase="over")
+    run = round_of(watched)
+    assert run.state is RunState.FAILED and run.hosts["b"].may_have_workers
+    ended = run.ended
+    b.error = None
+    run = pass_time(clock, watched, 70)
+    assert b.told and stop_sentence(b.told[0]) == "rank 2 on b was lost: b: connection refused"
+    b.says(rank(2, "stopped"), rank(3, "stopped"), phase="over")
+    run = pass_time(clock, watched, 5)
+    assert (run.state, run.exit_code, run.ended) == (RunState.FAILED, 1, ended)
+    assert run.hosts["b"].is_over and not run.hosts["b"].may_have_workers
+
+
+def test_another_monitor_goes_on_stopping_what_is_left(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = refused()
+    pass_time(clock, watched, 75)
+    a.says(rank(0, "stopped"), rank(1, "stopped"), phase="over")
+    over = round_of(watched)
+    b.error = None
+    fleet: Any = FakeFleet(a, b)
+    asked = a.asked
+    again = Watch(over, fleet, Timeouts(), clock=clock, steady=clock)
+    try:
+        round_of(again)
+        assert b.told and a.asked == asked
+    finally:
+        again.close()
+
+
+def test_a_host_that_vanishes_while_all_are_stopped_makes_no_failure_of_it(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = NO_ROUTE
+    by_hand = StopReason.requested("stopped by me")
+    a.says(rank(0, "stopped"), rank(1, "stopped"), phase="over", stop=by_hand)
+    run = pass_time(clock, watched, 90)
+    assert (run.state, run.exit_code, run.cause) == (RunState.STOPPED, 5, None)
+    assert states(run)[2:] == ["lost", "lost"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (StopKind.LAUNCH_LAPSED, "on b failed: the launch broke off before every host had started"),
+        (StopKind.GUARDIAN_ENDED, "on b failed: the guardian, the supervisor's parent, was killed"),
+        (StopKind.SUPERVISOR_TERMINATED, "on b failed: the supervisor was told to end (SIGTERM)"),
+    ],
+)
+def test_what_ended_and_nobody_asked_for_is_a_failure_with_its_cause(
+    hosts: tuple[FakeHost, FakeHost], watched: Watch, kind: StopKind, sentence: str
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.says(rank(2, "stopped"), rank(3, "stopped"), phase="over", stop=StopReason(kind))
+    round_of(watched)
+    round_of(watched)
+    assert [stop_sentence(reason) for reason in a.told] == [sentence]
+    a.says(rank(0, "stopped"), rank(1, "stopped"), phase="over", stop=a.told[0])
+    run = round_of(watched)
+    assert (run.state, run.exit_code) == (RunState.FAILED, 1) and run.victims == (0, 1, 2, 3)
+    assert run.cause is not None and cause_sentence(run.cause) == sentence
+
+
+def test_the_cause_is_found_again_from_what_slower_hosts_tell(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    """The victim's host answers first; the culprit's a turn later."""
+    a, b = hosts
+    lost = "RuntimeError: Connection closed by peer"
+    a.says(rank(0, "failed", ended=START + 2, exit_code=1, tail=(lost,)), rank(1), phase="stopping")
+    run = round_of(watched)
+    assert run.cause is not None and not run.cause.sure and run.cause.rank is None
+    assert cause_sentence(run.cause) == (
+        "not known: rank 0 exited with code 1 first, and tells of the loss of another"
+    )
+    b.says(rank(2), rank(3, "failed", ended=START + 3, signal=9), phase="stopping")
+    run = round_of(watched)
+    assert run.cause is not None and (run.cause.sure, run.cause.rank) == (True, 3)
+    assert run.cause.reporters == (0,)
 
 
 def test_a_host_where_nothing_of_the_run_is_there_is_lost_at_once(
@@ -302,10 +543,8 @@ def test_a_training_whose_ranks_make_no_step_in_time_fails_and_names_them(clock:
     b = FakeHost("b", rank(2), rank(3, "succeeded"))
     watched = watch(clock, a, b, task="finetune")
     try:
-        clock.now = START + 599
-        assert round_of(watched).cause is None
-        clock.now = START + 600
-        cause = round_of(watched).cause
+        assert pass_time(clock, watched, 595).cause is None
+        cause = pass_time(clock, watched, 5).cause
         assert cause is not None and (cause.host, cause.rank) == ("a", 1)
         assert end_sentence(cause.end) == "made no step within 600 s (2 of 4 ranks have; missing: 1, 2)"
     finally:

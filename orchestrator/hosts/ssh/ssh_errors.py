@@ -81,8 +81,17 @@ def translate(error: BaseException, host: str, *, connected: bool) -> Orchestrat
         if isinstance(error, foreign):
             if connected and ours is ConnectError:
                 return broken(host, error)
-            return ours(_text(error), where=host, remedy=remedy)
+            found = ours(_text(error), where=host, remedy=remedy)
+            if isinstance(found, ConnectError):
+                found.refused = _is_refused(error)
+            return found
     return (TransportError if connected else ConnectError)(_text(error), where=host)
+
+
+def _is_refused(error: BaseException) -> bool:
+    if isinstance(error, NoValidConnectionsError):
+        return all(map(_is_refused, error.errors.values()))
+    return isinstance(error, ConnectionRefusedError)
 
 
 def broken(host: str, cause: BaseException | None) -> TransportError:

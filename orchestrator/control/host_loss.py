@@ -1,0 +1,165 @@
+"""The loss of a host: what has to be known before one that does not answer counts as gone.
+
+Not seeing is not knowing. A control node that cannot log in, that slept, or whose network is away has learnt
+nothing about the run. So a host is lost when attempts to reach it have failed for `timeouts.unreachable` of
+the monitor's own time awake, and a second sign says so: no rank makes steps any more, the run is being ended
+for another reason, or the host itself refuses connections. Without a second sign it takes `timeouts.lost`.
+No process and no clock is here: times are seconds of any steady clock, given by who asks.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from orchestrator.config.job import Timeouts
+from orchestrator.control.run_record import HostView, Waits
+from orchestrator.core.errors import AuthenticationError, ConnectError, HostKeyError, OrchestrateError
+from orchestrator.core.records import RankStatus
+
+__all__ = ["AwakeClock", "Silence", "StepPace", "Steps", "Surroundings", "Verdict", "verdict"]
+
+# Two turns of a monitor are a second or two apart; clocks of different kinds drift by far less than this.
+_SLEEP = 10.0
+# What keeps us from reaching anybody: no descriptors, no memory, no network of our own.
+_OURS = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENETDOWN, errno.ENETUNREACH, errno.EADDRNOTAVAIL}
+)
+_LEAST_STALL = 60.0
+_STALL = 5.0
+
+
+class AwakeClock:
+    """Tells that the monitor slept: a laptop's lid, a virtual machine's snapshot, a stopped process.
+
+    Some systems' steady clocks stand still meanwhile, others' jump, so the wall clock is looked at, too.
+    """
+
+    def __init__(self, steady: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._steady, self._wall = steady, wall
+        self._last = (steady(), wall())
+
+    def has_slept(self) -> bool:
+        """Whether more time has passed since the last call than turns are apart."""
+        before, self._last = self._last, (self._steady(), self._wall())
+        return any(now - then > _SLEEP for then, now in zip(before, self._last, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Attempts to reach a host that have failed, the first begun at `since`, the last failed at `until`."""
+
+    since: float
+    until: float
+    waits: Waits = Waits.NO_SIGN  # LOGIN or FAULT: not the host's silence but our way to it
+    refused: bool = False
+
+    @classmethod
+    def of(cls, error: OrchestrateError, since: float, until: float, *, ours: bool = False) -> Silence:
+        """What a failed attempt says; `ours`: the error is one of this program."""
+        waits = Waits.FAULT if ours or _is_ours(error.__cause__) else Waits.NO_SIGN
+        if isinstance(error, (AuthenticationError, HostKeyError)):
+            waits = Waits.LOGIN
+        return cls(since, until, waits, isinstance(error, ConnectError) and error.refused)
+
+    @property
+    def seconds(self) -> float:
+        return self.until - self.since
+
+
+def _is_ours(cause: BaseException | None) -> bool:
+    return isinstance(cause, socket.gaierror) or (isinstance(cause, OSError) and cause.errno in _OURS)
+
+
+class Steps(enum.Enum):
+    """Whether the ranks that can be seen make steps."""
+
+    GO_ON = "go on"
+    STAND_STILL = "stand still"
+    UNKNOWN = "unknown"  # nobody that can be seen reports steps
+
+
+class StepPace:
+    """Sees when the ranks of a run have last made a new step."""
+
+    def __init__(self, now: float) -> None:
+        self._seen: dict[int, int] = {}
+        self._last = now
+        self._longest = 0.0
+        self._anybody = False
+
+    def start_anew(self, now: float) -> None:
+        """What was seen before says nothing of the time since."""
+        self._last = now
+
+    def note(self, hosts: Iterable[HostView], now: float) -> None:
+        """What the hosts that answer say now."""
+        seen = [rank for view in hosts if not view.error for rank in view.ranks()]
+        steps = {rank.rank: step for rank in seen if (step := _step_of(rank)) is not None}
+        self._anybody = any(not rank.state.is_terminal and rank.rank in steps for rank in seen)
+        if any(step > self._seen.get(rank, -1) for rank, step in steps.items()):
+            self._longest = max(self._longest, now - self._last) if self._seen else 0.0
+            self._last = now
+            self._seen.update(steps)
+
+    def steps(self, now: float, least: float) -> Steps:
+        """Still is who made none for `least` seconds, and for far longer than it ever took (a save, say)."""
+        if not self._anybody:
+            return Steps.UNKNOWN
+        limit = max(_LEAST_STALL, least, _STALL * self._longest)
+        return Steps.STAND_STILL if now - self._last > limit else Steps.GO_ON
+
+
+def _step_of(rank: RankStatus) -> int | None:
+    step = rank.progress.get("step")
+    return step if isinstance(step, int) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is known of the rest of the run.
+
+    `answering` of its `hosts` answer. `in_step`: its ranks can make steps only together. `ending`: it is
+    being ended for a reason of its own.
+    """
+
+    hosts: int
+    answering: int
+    steps: Steps
+    in_step: bool = False
+    ending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the host is lost; if not, what is waited for, and until how many seconds of silence.
+
+    `limit` is None where no time makes it a loss.
+    """
+
+    lost: bool
+    waits: Waits = Waits.NOTHING
+    limit: float | None = None
+
+
+def verdict(silence: Silence, around: Surroundings, timeouts: Timeouts) -> Verdict:
+    """What a host's silence means."""
+    short, long = timeouts.unreachable, timeouts.lost
+    if around.ending:
+        # Nobody's run is ended by this any more; what may be left there is tried to be stopped all the same.
+        return Verdict(silence.seconds > short, limit=short)
+    if silence.waits is not Waits.NO_SIGN:
+        return Verdict(False, silence.waits)
+    if silence.seconds <= short:
+        return Verdict(False, limit=short)
+    if not around.answering and around.hosts > 1:
+        return Verdict(False, Waits.NO_HOST)
+    goes_on = around.steps is Steps.GO_ON
+    if goes_on and around.in_step:
+        return Verdict(False, Waits.STEPS)
+    if around.steps is Steps.STAND_STILL or (silence.refused and not goes_on):
+        return Verdict(True)
+    return Verdict(silence.seconds > long, Waits.STEPS if goes_on else Waits.NO_SIGN, long)
