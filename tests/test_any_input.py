@@ -1,6 +1,6 @@
 """Any input: whatever a file or a tool says, there is a value or one documented error, soon and in one line.
 
-Seeded, so that a case can be run again. ANY_INPUT is how many cases there are, `make test-long` takes 200,000;
+Seeded, so that a case can be run again. ANY_INPUT is how many there are, `make test-long` takes 200,000;
 ANY_INPUT_FROM is the first seed. Each reader gets its own samples, changed in one place or a few: bytes,
 characters that terminals obey, numbers beyond all bounds, depth, a part of another sample. What hosts answer
 is in `hosts/test_lying_hosts`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from orchestrator.control.remove_runs import Use, disk_use
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.runs import rediscover, survey_runs
 from orchestrator.core.errors import OrchestrateError, PreflightError, RunNotFound
+from orchestrator.core.paths import ControlDir
 from orchestrator.hosts.fleet import HostResults
 
 __all__ = ["command"]
@@ -45,18 +47,8 @@ def command(
     others: list[str] = []
     if ask_hosts:
         others, failed = rediscover(load_inventory(inventory))
-    records = []
     runs, beside = survey_runs()
-    for line in (*others, *beside):
-        click.echo(f"orchestrate: {line}", err=True)
-    for control in runs:
-        try:
-            record = watched_again(control, read_record(control))
-            records.append(record)
-            if note := watch_note(record):
-                click.echo(f"orchestrate: {record.run_id}: {note}", err=True)
-        except (RunNotFound, PreflightError) as error:
-            click.echo(f"orchestrate: {error}", err=True)
+    records = _records(runs, (*others, *beside))
     readable = {record.run_id for record in records}
     use = disk_use([run for run in runs if run.run_id in readable]) if with_disk else None
     if as_json:
@@ -71,6 +63,22 @@ def command(
             _tell_use(use)
     HostResults({}, failed).raise_on_error()
     return 0
+
+
+def _records(runs: Sequence[ControlDir], others: Sequence[str]) -> list[RunRecord]:
+    """What is known of each run; what cannot be read, or is not watched, is said."""
+    records = []
+    for line in others:
+        click.echo(f"orchestrate: {line}", err=True)
+    for control in runs:
+        try:
+            record = watched_again(control, read_record(control))
+            records.append(record)
+            if note := watch_note(record):
+                click.echo(f"orchestrate: {record.run_id}: {note}", err=True)
+        except (RunNotFound, PreflightError) as error:
+            click.echo(f"orchestrate: {error}", err=True)
+    return records
 
 
 def _data(record: RunRecord, use: Use | None) -> dict[str, Any]:

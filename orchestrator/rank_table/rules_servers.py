@@ -17,8 +17,10 @@ __all__ = ["SERVER_RULES"]
 _LONGEST_ID = 64
 # Written by other tools, ignored by HCCL: MindCluster's, and those of MindSpore for jobs across clusters.
 _FOREIGN_KEYS = frozenset(
-    ["container_ip", "hardware_type", "device_logical_id", "pod_name", "server_index"]
-    + ["server_ip", "pod_ip", "dpu_ip", "numa_id", "cluster_list"]
+    {
+        *("container_ip", "hardware_type", "device_logical_id", "pod_name", "server_index"),
+        *("server_ip", "pod_ip", "dpu_ip", "numa_id", "cluster_list"),
+    }
 )
 
 

@@ -60,15 +60,8 @@ _DOOR: tuple[tuple[type[BaseException], type[TransportError], str], ...] = (
 
 def translate(error: BaseException, host: str, *, connected: bool) -> OrchestrateError:
     """Our error for a foreign one; after the connection stood, ConnectError becomes TransportError."""
-    if isinstance(error, ConfigError):
-        where = f"{error.where}: " if error.where else ""
-        return WrongConfig(f"{where}{error.what}", where=host, remedy=error.remedy)
-    if isinstance(error, Dropped):
-        return ConnectError(error.what, where=host, remedy=error.remedy)
-    if isinstance(error, TransportError) and error.where != host:  # a jump host's, met by another host first
-        return type(error)(error.what, where=host, remedy=error.remedy)
     if isinstance(error, OrchestrateError):
-        return error
+        return _of_host(error, host)
     if connected and isinstance(error, TimeoutError) and not error.errno:
         return CommandTimeout("no answer in time", where=host)
     if not connected and isinstance(error, paramiko.ChannelException):
@@ -86,6 +79,18 @@ def translate(error: BaseException, host: str, *, connected: bool) -> Orchestrat
                 found.refused = _is_refused(error)
             return found
     return (TransportError if connected else ConnectError)(_text(error), where=host)
+
+
+def _of_host(error: OrchestrateError, host: str) -> OrchestrateError:
+    """One of ours, as an error of this host."""
+    if isinstance(error, ConfigError):
+        where = f"{error.where}: " if error.where else ""
+        return WrongConfig(f"{where}{error.what}", where=host, remedy=error.remedy)
+    if isinstance(error, Dropped):
+        return ConnectError(error.what, where=host, remedy=error.remedy)
+    if isinstance(error, TransportError) and error.where != host:  # a jump host's, met by another host first
+        return type(error)(error.what, where=host, remedy=error.remedy)
+    return error
 
 
 def _is_refused(error: BaseException) -> bool:
