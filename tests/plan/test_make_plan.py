@@ -22,6 +22,7 @@ defaults: {devices: 0-1, env_script: /opt/env.sh, lock_dir: /run/lock/x}
 hosts:
   - {name: "npu[1-2]", address: "10.0.0.[1-2]", device_ips: "29.1.[1-2].[1-2]"}
 """
+RECORD = '[{"instruction": "a", "output": "b"}]'
 COMMAND = """\
 name: cmd
 task: command
@@ -41,7 +42,7 @@ env: {OMP_NUM_THREADS: 1}
 
 
 def plan(folder: Path, text: str = COMMAND, hosts: str = HOSTS) -> LaunchPlan:
-    (folder / "data.json").write_text("[]")
+    (folder / "data.json").write_text(RECORD)
     return make_plan(job(folder, text), inventory(folder, hosts), now=0.0)
 
 
@@ -206,7 +207,7 @@ def test_a_manifest_says_what_its_host_does(tmp_path: Path) -> None:
 def test_bundled_workers_get_code_data_and_configuration(tmp_path: Path) -> None:
     made = plan(tmp_path, TRAIN)
     shipped = {item.path: item.sha256 for item in made.manifests["npu1"].inputs}
-    assert shipped["inputs/data/data.json"] == hashlib.sha256(b"[]").hexdigest()
+    assert shipped["inputs/data/data.json"] == hashlib.sha256(RECORD.encode()).hexdigest()
     assert {"code/orchestrator/core/errors.py", "code/orchestrator/checkpoint/files/tensor_files.py"} <= set(
         shipped
     )
