@@ -24,6 +24,7 @@ __all__ = [
     "hccn",
     "pairs",
     "refuse_known",
+    "search",
     "smi",
     "unreadable",
 ]
@@ -76,10 +77,21 @@ def _show(line: str) -> str:
 def find(source: str, text: str, pattern: str, expected: str) -> re.Match[str]:
     """The first match of a pattern that all versions of an answer share. Raises ToolOutputError."""
     refuse_known(source, text)
-    match = re.search(pattern, text, re.MULTILINE | re.IGNORECASE)
+    match = search(pattern, text)
     if match is None:
         unreadable(source, text, expected)
     return match
+
+
+# No line of a tool is longer; a pattern may take the square of a line's length.
+_LONGEST_LINE = 1000
+
+
+def search(pattern: str, text: str) -> re.Match[str] | None:
+    """The first line that has the pattern."""
+    compiled = re.compile(pattern, re.IGNORECASE)
+    lines = (line for line in text.splitlines() if len(line) <= _LONGEST_LINE)
+    return next((match for line in lines if (match := compiled.search(line))), None)
 
 
 def address(source: str, line: str, value: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from orchestrator.config.host_ranges import RangeError, expand, fold, numbers
+from orchestrator.config.host_ranges import MAX_HOSTS, RangeError, expand, fold, numbers, size
 from orchestrator.config.inventory import (
     LOCAL_ADDRESS,
     Chip,
@@ -35,12 +36,17 @@ from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import AssumedWarning, ConfigError, Problem, UsageError
 
 __all__ = [
+    "MOST_DEVICES",
     "HostDefaults",
     "HostEntry",
     "InventoryFile",
     "Names",
     "load_inventory",
 ]
+
+
+# Of one host: devices, or places for ranks on one without.
+MOST_DEVICES = 1024
 
 
 def _names(value: Any) -> Any:
@@ -75,6 +81,8 @@ def _devices(value: Any) -> Any:
     items = value if isinstance(value, list) else [value]
     result: list[Any] = []
     for item in items:
+        if len(result) > MOST_DEVICES:
+            break
         if isinstance(item, bool) or not isinstance(item, (int, str, dict, Device)):
             raise Invalid(f"expected device ids such as 0-7, got {show(item)}")
         try:
@@ -87,6 +95,10 @@ def _devices(value: Any) -> Any:
             result.extend([item] if ids is None else ({"id": int(text)} for text in ids))
     if not result:
         raise Invalid("is empty", "give the device ids, such as 0-7")
+    if len(result) > MOST_DEVICES:
+        raise Invalid(
+            f"makes more than {MOST_DEVICES} devices, which no server has", "give the ids, such as 0-7"
+        )
     return tuple(result)
 
 
@@ -196,6 +208,8 @@ def load_inventory(path: Path | None) -> Inventory:
     """
     path = _default_inventory() if path is None else path
     file, notes = read_any_inventory(str(path), read_source(path))
+    if findings := list(_too_many(file)):
+        raise file.refusal(findings)
     entries = file.get(("hosts",))
     count = len(entries) if isinstance(entries, list) else 0
     file.as_text(("defaults", "labels"), *(("hosts", index, "labels") for index in range(count)))
@@ -203,6 +217,42 @@ def load_inventory(path: Path | None) -> Inventory:
     for note in notes:
         warnings.warn(AssumedWarning(note), stacklevel=2)
     return loaded
+
+
+# Names in the groups of one file, and addresses of devices: a small file can ask for far more.
+_MOST_MEMBERS = 262_144
+# A file or a host with more is of another kind: each key would be looked up among ours.
+_MOST_KEYS = 100
+
+
+def _too_many(file: YamlFile) -> Iterator[tuple[Loc, str, str]]:
+    """Ranges that ask for more hosts than there are anywhere, told before a name is made of them."""
+    hosts = file.get(("hosts",))
+    entries = [entry for entry in hosts if isinstance(entry, dict)] if isinstance(hosts, list) else []
+    for loc, part in (((), file.data), *((("hosts", i), each) for i, each in enumerate(entries))):
+        if len(part) > _MOST_KEYS:
+            what = f"holds {len(part)} keys, of which an inventory knows few"
+            yield loc, what, "see docs/reference/inventory.md"
+            return
+    groups = file.get(("groups",))
+    asked = (
+        ("hosts", MAX_HOSTS, "hosts", [entry.get(key) for entry in entries for key in ("name", "address")]),
+        ("hosts", _MOST_MEMBERS, "device_ips", [entry.get("device_ips") for entry in entries]),
+        ("groups", _MOST_MEMBERS, "names", list(groups.values()) if isinstance(groups, dict) else []),
+    )
+    for key, most, what, values in asked:
+        # Each host has a name and an address.
+        if sum(map(_size, values)) > most * (2 if what == "hosts" else 1):
+            yield (key,), f"there are more than {most} {what}", "is a range longer than it should be?"
+
+
+def _size(value: Any) -> int:
+    """How many names a range or a list of them makes; what is wrong with it is told later."""
+    texts = value if isinstance(value, list) else [value]
+    try:
+        return sum(size(text) for text in texts if isinstance(text, str))
+    except RangeError:
+        return 0
 
 
 class _Loader:
@@ -283,8 +333,8 @@ class _Loader:
         hosts, devices, rows = len(entry.name), settings.devices or (), entry.device_ips
         if not devices:
             self._refuse((*loc, "devices"), "is missing", "write `devices: 0-7` here or under defaults")
-        ids = [device.id for device in devices]
-        for number in sorted({number for number in ids if ids.count(number) > 1}):
+        ids = Counter(device.id for device in devices)
+        for number in sorted(number for number, count in ids.items() if count > 1):
             place = (*loc, "devices") if entry.devices else ("defaults", "devices")
             self._refuse(place, f"device {number} is given twice")
         if rows is None or not devices:
