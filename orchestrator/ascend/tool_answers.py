@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 _LONGEST_SHOWN = 80
+# The table of 64 chips, each with its processes, is a tenth of this.
+_LONGEST_TEXT = 256 << 10
 
 _DRIVER = "install the driver, load it, or give the container /dev/davinci* and /dev/davinci_manager"
 _OTHER_CONTAINER = "end the container that holds them, or give this one others (/dev/davinciN)"
@@ -55,6 +57,8 @@ _KNOWN = (
 
 def refuse_known(source: str, text: str) -> None:
     """Raise where the text is one of the tools' own error messages; `source` says whose text it is."""
+    if len(text) > _LONGEST_TEXT:
+        raise ToolOutputError(f"{source}: says more than {_LONGEST_TEXT >> 10} KiB", remedy="run it by hand")
     folded = text.lower()
     for fragment, what, remedy in _KNOWN:
         if fragment in folded:

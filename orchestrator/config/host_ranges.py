@@ -26,6 +26,7 @@ MAX_NAMES = 65_536
 # In one inventory: twice as many servers as a rank table of 32,768 devices has.
 MAX_HOSTS = 8_192
 _LONGEST_SHOWN = 60
+_MOST_BRACKETS = 64
 
 _ITEM = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", re.ASCII)
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
@@ -86,7 +87,7 @@ def size(text: str) -> int:
     count = 0
     for item in split_list(text):
         ways = 1
-        for part in _BRACKET.split(item)[1::2]:
+        for part in _parts(item)[1::2]:
             ways *= sum(last - first + 1 for first, last, _ in _spans(part))
             if ways > MAX_NAMES:
                 raise RangeError(f"{_short(item)!r} makes more than {MAX_NAMES} names")
@@ -102,12 +103,20 @@ def expand(text: str) -> tuple[str, ...]:
     """All names of a range or comma list, leftmost bracket slowest. Raises RangeError."""
     names: list[str] = []
     for item in split_list(text):
-        parts = _BRACKET.split(item)
+        parts = _parts(item)
         choices = [[part] if index % 2 == 0 else numbers(part) for index, part in enumerate(parts)]
         if len(names) + math.prod(map(len, choices)) > MAX_NAMES:
             raise RangeError(f"{_short(text)!r} makes more than {MAX_NAMES} names")
         names.extend("".join(combination) for combination in itertools.product(*choices))
     return tuple(names)
+
+
+def _parts(item: str) -> list[str]:
+    """What is between brackets, at odd places, and around them."""
+    parts = _BRACKET.split(item)
+    if len(parts) > 2 * _MOST_BRACKETS:
+        raise RangeError(f"{_short(item)!r} has more than {_MOST_BRACKETS} brackets")
+    return parts
 
 
 def natural_key(name: str) -> tuple[tuple[str, int, int], ...]:

@@ -267,7 +267,7 @@ class _Loader:
         defaults = written.defaults
         if written.transport and not defaults.transport:
             defaults = defaults.model_copy(update={"transport": written.transport})
-        if defaults.key and not self._here(defaults.key).is_file():
+        if defaults.key and "{name}" not in defaults.key and not self._here(defaults.key).is_file():
             self._refuse(("defaults", "key"), f"no key file {self._here(defaults.key)}")
         if not written.hosts:
             self._refuse(("hosts",), "is empty", "write one `- name:` for each host or range of hosts")
@@ -305,8 +305,12 @@ class _Loader:
             text = f"has {len(addresses)} address(es) for {len(entry.name)} name(s)"
             self._refuse((*loc, "address"), text, "give both ranges the same length")
             return []
-        if entry.key and not self._here(entry.key).is_file():
-            self._refuse((*loc, "key"), f"no key file {self._here(entry.key)}")
+        for key in dict.fromkeys(
+            (entry.key or "").replace("{name}", name) for name in entry.name[:MAX_HOSTS]
+        ):
+            if key and not self._here(key).is_file():
+                self._refuse((*loc, "key"), f"no key file {self._here(key)}")
+                break
         rows = self._devices(loc, entry, settings)
         return [
             self._host(name, address, devices, settings)
@@ -325,7 +329,7 @@ class _Loader:
             given.setdefault("workdir", f"~/.orchestrate/{name}")
             given["workdir"] = os.path.abspath(os.path.expanduser(given["workdir"]))
         if settings.key:
-            given["key"] = str(self._here(settings.key))
+            given["key"] = str(self._here(settings.key.replace("{name}", name)))
         return Host(name=name, address=address, devices=devices, **given)
 
     def _devices(self, loc: Loc, entry: HostEntry, settings: HostDefaults) -> list[tuple[Device, ...]]:
