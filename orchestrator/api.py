@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -253,10 +253,12 @@ def check(
     *,
     full_mesh: bool = False,
     accept_new_host_keys: bool = False,
+    seen: Callable[[str], None] | None = None,
 ) -> Report:
     """Whether the servers are fit, for a job or at all; nothing is changed on them.
 
-    A host that does not answer is a row of the report, which has the exit code.
+    A host that does not answer is a row of the report, which has the exit code. `seen` is told the name of
+    every host that has answered, from the thread that asked it.
     """
     from orchestrator.config.inventory_file import load_inventory
     from orchestrator.config.job_file import load_job
@@ -265,4 +267,4 @@ def check(
     hosts = load_inventory(None if inventory is None else Path(inventory))
     if accept_new_host_keys:
         hosts = hosts.accepting_new_host_keys()
-    return check_hosts(hosts, load_job(Path(job)) if job else None, full_mesh=full_mesh)
+    return check_hosts(hosts, load_job(Path(job)) if job else None, full_mesh=full_mesh, seen=seen)

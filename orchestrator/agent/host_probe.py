@@ -15,6 +15,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence
 from orchestrator.agent.addresses import family_of, meanings
 from orchestrator.agent.cann import MODULES, cann_facts, cann_version
 from orchestrator.agent.device_locks import busy_devices
+from orchestrator.agent.shared_folder import shared_place
 from orchestrator.agent.system_facts import (
     Seen,
     in_workers_environment,
@@ -62,6 +63,7 @@ def probe(
         "workdir": str(workdir.root),
         "free_bytes": _free_bytes(workdir.root),
         "writable": _is_writable(workdir.root),
+        "shared_place": shared_place(workdir.root),
         "clock": time.time(),
         "busy_devices": busy_devices(folder, devices),
         "locks_writable": _is_writable(folder),

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.ascend.tool_answers import address, find
+from orchestrator.ascend.tool_answers import address, find, search
 from orchestrator.core.errors import ToolOutputError
 
 __all__ = [
@@ -118,7 +118,7 @@ def parse_ip(text: str) -> IpConfig | None:
     source = "hccn_tool -ip"
     match = find(source, text, r"^\s*ipaddr\s*:[ \t]*(\S*)[ \t]*\r?$", "`ipaddr:ADDRESS`")
     found = address(source, match[0], match[1])
-    mask = re.search(r"^\s*netmask\s*:[ \t]*(\S*)", text, re.MULTILINE)
+    mask = search(r"^\s*netmask\s*:[ \t]*(\S*)", text)
     if mask is None:
         if not text.endswith("\n"):
             # A shortened address is an address, too: of 10.20.0.11 it leaves 10.20.0.1.
@@ -174,7 +174,7 @@ def parse_gateway(text: str) -> str | None:
 def parse_tls(text: str) -> TlsSwitch:
     """`-tls -g`; the certificate blocks behind the first line are not needed."""
     match = find("hccn_tool -tls", text, r"tls switch\[(\d)\]", "`tls switch[0]` or `[1]`")
-    preset = re.search(r"tls preconfigured\[(\d)\]", text)
+    preset = search(r"tls preconfigured\[(\d)\]", text)
     return TlsSwitch(match[1] == "1", preset[1] == "1" if preset else None)
 
 
@@ -182,7 +182,7 @@ def parse_vnic(text: str) -> Vnic:
     """`-vnic -g` of an A3: `vnic link status: UP`, `vnic ipaddr: A`, `vnic netmask: M`."""
     source = "hccn_tool -vnic"
     match = find(source, text, r"vnic link status\s*:\s*(\w+)", "`vnic link status: UP` or `DOWN`")
-    found = re.search(r"vnic ipaddr\s*:[ \t]*(\S+)[ \t]*\r?$", text, re.MULTILINE)
+    found = search(r"vnic ipaddr\s*:[ \t]*(\S+)", text)
     ip = address(source, found[0], found[1]) if found else None
     return Vnic(match[1].upper() == "UP", None if ip == "0.0.0.0" else ip)
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.ascend.tool_answers import refuse_known, unreadable
+from orchestrator.ascend.tool_answers import refuse_known, search, unreadable
 from orchestrator.core.errors import ToolOutputError
 
 __all__ = ["Chip", "ChipProcess", "NpuInfo", "parse_info"]
@@ -68,7 +68,7 @@ class NpuInfo:
 def parse_info(text: str) -> NpuInfo:
     """Raises ToolOutputError: no such table, half of one, or a row that cannot be read."""
     refuse_known(_SOURCE, text)
-    version = re.search(r"Version:\s*(\S+)", text)
+    version = search(r"Version:\s*(\S+)", text)
     rows = list(_rows(text))
     split = next((number for number, row in enumerate(rows) if _column(row, "process id") is not None), None)
     if version is None or not rows:

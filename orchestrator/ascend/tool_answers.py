@@ -24,11 +24,14 @@ __all__ = [
     "hccn",
     "pairs",
     "refuse_known",
+    "search",
     "smi",
     "unreadable",
 ]
 
 _LONGEST_SHOWN = 80
+# The table of 64 chips, each with its processes, is a tenth of this.
+_LONGEST_TEXT = 256 << 10
 
 _DRIVER = "install the driver, load it, or give the container /dev/davinci* and /dev/davinci_manager"
 _OTHER_CONTAINER = "end the container that holds them, or give this one others (/dev/davinciN)"
@@ -54,6 +57,8 @@ _KNOWN = (
 
 def refuse_known(source: str, text: str) -> None:
     """Raise where the text is one of the tools' own error messages; `source` says whose text it is."""
+    if len(text) > _LONGEST_TEXT:
+        raise ToolOutputError(f"{source}: says more than {_LONGEST_TEXT >> 10} KiB", remedy="run it by hand")
     folded = text.lower()
     for fragment, what, remedy in _KNOWN:
         if fragment in folded:
@@ -76,10 +81,21 @@ def _show(line: str) -> str:
 def find(source: str, text: str, pattern: str, expected: str) -> re.Match[str]:
     """The first match of a pattern that all versions of an answer share. Raises ToolOutputError."""
     refuse_known(source, text)
-    match = re.search(pattern, text, re.MULTILINE | re.IGNORECASE)
+    match = search(pattern, text)
     if match is None:
         unreadable(source, text, expected)
     return match
+
+
+# No line of a tool is longer; a pattern may take the square of a line's length.
+_LONGEST_LINE = 1000
+
+
+def search(pattern: str, text: str) -> re.Match[str] | None:
+    """The first line that has the pattern."""
+    compiled = re.compile(pattern, re.IGNORECASE)
+    lines = (line for line in text.splitlines() if len(line) <= _LONGEST_LINE)
+    return next((match for line in lines if (match := compiled.search(line))), None)
 
 
 def address(source: str, line: str, value: str) -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 
 import click
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
 
 from orchestrator import api
 from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_report import print_report, report_data
+from orchestrator.config.yaml_messages import plain
 
 __all__ = ["command"]
 
@@ -32,9 +38,47 @@ def command(
 
     Nothing is changed on them. Exit codes: 0 fit (with or without warnings), 3 some do not answer, 4 not fit.
     """
-    report = api.check(inventory, job, full_mesh=full_mesh, accept_new_host_keys=accept_new_host_keys)
+    with _Progress(shown=not as_json) as progress:
+        report = api.check(
+            inventory,
+            job,
+            full_mesh=full_mesh,
+            accept_new_host_keys=accept_new_host_keys,
+            seen=progress.seen,
+        )
     if as_json:
         print_json(report_data(report))
     else:
         print_report(report)
     return report.exit_code
+
+
+class _Progress:
+    """What is said on stderr while the hosts are looked at: a line at once, in a terminal kept up to date."""
+
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown
+        self._status: Status | None = None
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Progress:
+        if self._shown and sys.stderr.isatty():
+            self._status = Console(stderr=True, highlight=False).status("looking at the hosts ...")
+            self._status.start()
+        elif self._shown:
+            click.echo("orchestrate: looking at the hosts ...", err=True)
+        return self
+
+    def seen(self, host: str) -> None:
+        """A host has answered. Called from the threads that ask."""
+        with self._lock:
+            self._count += 1
+            if self._status is not None:
+                self._status.update(
+                    f"looking at the hosts: {self._count} have answered, {escape(plain(host))} last"
+                )
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()

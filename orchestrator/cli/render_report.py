@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -24,13 +26,48 @@ _SIGNS = {
 def print_report(report: Report) -> None:
     """A table with hosts as ranges, then what was skipped, then the sum."""
     console = Console(highlight=False)
-    rows = list(report.rows())
+    rows = list(_with_keys_folded(list(report.rows())))
     skipped = _skipped(rows)
     console.print(_table([row for row in rows if row.check not in skipped]))
     for reason in dict.fromkeys(skipped.values()):
         names = ", ".join(check for check, why in skipped.items() if why == reason)
         console.print(Text(f"\nskipped, {reason}: {names}"))
     console.print(Text(f"\n{_sum(report, rows)}"))
+
+
+# As hosts/ssh/host_keys.py tells of a key that is in no known_hosts.
+_UNKNOWN_KEY = re.compile(r"the host key of (.+) \(\S+ (\S+)\) is unknown")
+_KEYSCAN = re.compile(r"ssh-keyscan -p (\d+) (\S+) >> (.+), or pass --accept-new-host-keys")
+# So many addresses make a command that a person can still look over.
+_MOST_ADDRESSES = 16
+
+
+def _with_keys_folded(rows: list[Row]) -> Iterator[Row]:
+    """The hosts whose keys are unknown as one row with one command for each port; the others as they are."""
+    unknown: dict[tuple[str, str], list[tuple[Row, str]]] = {}
+    for row in rows:
+        scan = _KEYSCAN.fullmatch(row.remedy)
+        if scan and _UNKNOWN_KEY.fullmatch(row.text):
+            unknown.setdefault((scan[1], scan[3]), []).append((row, scan[2]))
+    folded = {id(row) for found in unknown.values() if len(found) > 1 for row, _ in found}
+    for row in rows:
+        if id(row) not in folded:
+            yield row
+            continue
+        for (port, file), found in list(unknown.items()):
+            if found[0][0] is row:
+                hosts = tuple(host for each, _ in found for host in each.hosts)
+                yield Row(
+                    row.check, hosts, row.level, "the host keys are unknown", _how_to_add(port, file, found)
+                )
+
+
+def _how_to_add(port: str, file: str, found: list[tuple[Row, str]]) -> str:
+    """One command for all; `--json` has the fingerprints to compare."""
+    compare = "compare the fingerprints in `check --json`, then pass --accept-new-host-keys once"
+    if len(found) > _MOST_ADDRESSES:
+        return compare
+    return f"{compare}; or: ssh-keyscan -p {port} {' '.join(address for _, address in found)} >> {file}"
 
 
 def _skipped(rows: list[Row]) -> dict[str, str]:

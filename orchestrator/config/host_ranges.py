@@ -9,9 +9,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
-__all__ = ["MAX_NAMES", "RangeError", "expand", "fold", "natural_key", "numbers", "numeric_key", "split_list"]
+__all__ = [
+    "MAX_HOSTS",
+    "MAX_NAMES",
+    "RangeError",
+    "expand",
+    "fold",
+    "natural_key",
+    "numbers",
+    "numeric_key",
+    "size",
+    "split_list",
+]
 
 MAX_NAMES = 65_536
+# In one inventory: twice as many servers as a rank table of 32,768 devices has.
+MAX_HOSTS = 8_192
+_LONGEST_SHOWN = 60
+_MOST_BRACKETS = 64
 
 _ITEM = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", re.ASCII)
 _BRACKET = re.compile(r"\[([^\[\]]*)\]")
@@ -28,48 +43,80 @@ def split_list(text: str) -> list[str]:
     for index, char in enumerate(text):
         depth += (char == "[") - (char == "]")
         if depth not in (0, 1):
-            raise RangeError(f"brackets do not match in {text!r}")
+            raise RangeError(f"brackets do not match in {_short(text)!r}")
         if char == "," and depth == 0:
             items.append(text[start:index].strip())
             start = index + 1
     if depth:
-        raise RangeError(f"brackets do not match in {text!r}")
+        raise RangeError(f"brackets do not match in {_short(text)!r}")
     items.append(text[start:].strip())
     if "" in items:
-        raise RangeError("is empty" if len(items) == 1 else f"an item is empty in {text!r}")
+        raise RangeError("is empty" if len(items) == 1 else f"an item is empty in {_short(text)!r}")
     return items
 
 
 def numbers(text: str) -> list[str]:
     """`001-003,7` as its numbers, zero padding kept. Raises RangeError."""
     found: list[str] = []
+    for first, last, width in _spans(text):
+        found.extend(str(number).zfill(width) for number in range(first, last + 1))
+    return found
+
+
+def _spans(text: str) -> Iterator[tuple[int, int, int]]:
+    """First, last and width of every item."""
+    count = 0
     for item in text.split(","):
         match = _ITEM.fullmatch(item.strip())
         if not match:
-            raise RangeError(f"expected numbers such as [1-3,7], got [{text}]")
+            raise RangeError(f"expected numbers such as [1-3,7], got [{_short(text)}]")
         first, last = match[1], match[2] or match[1]
         padded = any(end.startswith("0") and len(end) > 1 for end in (first, last))
         if padded and len(first) != len(last):
             raise RangeError(f"{item.strip()}: both ends need the same number of digits")
         if int(last) < int(first):
             raise RangeError(f"{item.strip()}: runs downwards")
-        if int(last) - int(first) + len(found) >= MAX_NAMES:
-            raise RangeError(f"[{text}] makes more than {MAX_NAMES} names")
-        width = len(first) if padded else 0
-        found.extend(str(number).zfill(width) for number in range(int(first), int(last) + 1))
-    return found
+        count += int(last) - int(first) + 1
+        if count > MAX_NAMES:
+            raise RangeError(f"[{_short(text)}] makes more than {MAX_NAMES} names")
+        yield int(first), int(last), len(first) if padded else 0
+
+
+def size(text: str) -> int:
+    """How many names `expand` would give; none of them is made. Raises RangeError."""
+    count = 0
+    for item in split_list(text):
+        ways = 1
+        for part in _parts(item)[1::2]:
+            ways *= sum(last - first + 1 for first, last, _ in _spans(part))
+            if ways > MAX_NAMES:
+                raise RangeError(f"{_short(item)!r} makes more than {MAX_NAMES} names")
+        count += ways
+    return count
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def expand(text: str) -> tuple[str, ...]:
     """All names of a range or comma list, leftmost bracket slowest. Raises RangeError."""
     names: list[str] = []
     for item in split_list(text):
-        parts = _BRACKET.split(item)
+        parts = _parts(item)
         choices = [[part] if index % 2 == 0 else numbers(part) for index, part in enumerate(parts)]
         if len(names) + math.prod(map(len, choices)) > MAX_NAMES:
-            raise RangeError(f"{text!r} makes more than {MAX_NAMES} names")
+            raise RangeError(f"{_short(text)!r} makes more than {MAX_NAMES} names")
         names.extend("".join(combination) for combination in itertools.product(*choices))
     return tuple(names)
+
+
+def _parts(item: str) -> list[str]:
+    """What is between brackets, at odd places, and around them."""
+    parts = _BRACKET.split(item)
+    if len(parts) > 2 * _MOST_BRACKETS:
+        raise RangeError(f"{_short(item)!r} has more than {_MOST_BRACKETS} brackets")
+    return parts
 
 
 def natural_key(name: str) -> tuple[tuple[str, int, int], ...]:

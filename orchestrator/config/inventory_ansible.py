@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.config.host_ranges import MAX_NAMES, RangeError, expand, fold
+from orchestrator.config.host_ranges import MAX_HOSTS, MAX_NAMES, RangeError, expand
 from orchestrator.config.inventory_hostfile import MOST_SLOTS, WrittenHost, written
 from orchestrator.config.yaml_messages import plain, show
 from orchestrator.config.yaml_reader import YamlFile
@@ -59,6 +59,7 @@ class _Parsed:
     groups: dict[str, _Group] = field(default_factory=dict)
     hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
+    made: int = 0
 
     def group(self, name: str) -> _Group:
         return self.groups.setdefault(name, _Group())
@@ -68,12 +69,15 @@ class _Parsed:
 
     def add(self, group: str, pattern: str, variables: Mapping[str, Any], line: int) -> None:
         """The hosts of a pattern such as `npu[02:04]`."""
-        for host in self._names(pattern, line):
+        names = self._names(pattern, line)
+        self.made += len(names)
+        for host in names:
             self.group(group).hosts[host] = None
             self.hosts.setdefault(host, {}).update(variables)
             self.lines.setdefault(host, line)
-        if len(self.hosts) > MAX_NAMES:
-            raise self.refuse(line, f"there are more than {MAX_NAMES} hosts")
+        # A host may be in several groups.
+        if len(self.hosts) > MAX_HOSTS or self.made > 16 * MAX_HOSTS:
+            raise self.refuse(line, f"there are more than {MAX_HOSTS} hosts")
 
     def _names(self, pattern: str, line: int) -> tuple[str, ...]:
         try:
@@ -180,8 +184,6 @@ def read_ansible(file: YamlFile) -> tuple[YamlFile, list[str], dict[str, list[st
         name, value, loc = waiting.pop()
         group = parsed.group(name)
         parts = value if isinstance(value, dict) else {}
-        if len(loc) > 2 * _DEEPEST:
-            raise parsed.refuse(file.line(loc), "groups lie too deep in each other")
         group.vars.update(parts.get("vars") or {})
         hosts = parts.get("hosts") or {}
         for host in hosts:
@@ -244,51 +246,60 @@ def _host(parsed: _Parsed, host: str, variables: Mapping[str, Any]) -> WrittenHo
 
 def _inherited(parsed: _Parsed) -> Iterator[tuple[str, dict[str, Any]]]:
     """What each host has from its groups: `all` first, then the groups from outside to inside, by name."""
-    depths = {name: 1 for name in parsed.groups if name != "all"}
-    for _ in range(_DEEPEST):
-        deeper = {
-            child: depths.get(name, 0) + 1
-            for name, group in parsed.groups.items()
-            for child in group.children
-            if child != "all" and depths.get(child, 0) <= depths.get(name, 0)
-        }
-        if not deeper:
-            break
-        depths |= deeper
+    depths = _depths(parsed)
     found: dict[str, dict[str, Any]] = {host: {} for host in parsed.hosts}
-    order = sorted(parsed.groups, key=lambda name: (depths.get(name, 0), name))
-    for name in order:
+    members = _members(parsed, depths)
+    for name in sorted(parsed.groups, key=lambda name: (depths.get(name, 0), name)):
         variables = parsed.groups[name].vars
-        members = parsed.hosts if name == "all" else _members(parsed, name)
-        for host in members if variables else ():
+        for host in (parsed.hosts if name == "all" else members[name]) if variables else ():
             found[host].update(variables)
     yield from found.items()
 
 
-def _members(parsed: _Parsed, name: str) -> dict[str, None]:
-    """The hosts of a group and of all groups in it, each group looked into once."""
-    found: dict[str, None] = {}
-    entered = {name}
-    waiting = [name]
-    while waiting:
-        group = parsed.groups.get(waiting.pop(), _Group())
-        found |= group.hosts
-        new = [child for child in group.children if child not in entered]
-        entered.update(new)
-        waiting += new
+def _depths(parsed: _Parsed) -> dict[str, int]:
+    """How deep each group lies in others. Raises ConfigError where they lie too deep, or in a circle."""
+    depths = dict.fromkeys(parsed.groups, 1) | {"all": 0}
+    for _ in range(_DEEPEST):
+        deeper = {
+            child: depths[name] + 1
+            for name, group in parsed.groups.items()
+            for child in group.children
+            if child != "all" and depths.get(child, 0) <= depths[name]
+        }
+        if not deeper:
+            return depths
+        depths |= deeper
+    raise parsed.refuse(1, f"groups lie more than {_DEEPEST} deep in each other, or in a circle")
+
+
+# Hosts in all groups together, each counted in every group that it is in.
+_MOST_MEMBERS = 262_144
+
+
+def _members(parsed: _Parsed, depths: Mapping[str, int]) -> dict[str, dict[str, None]]:
+    """The hosts of every group, and of all groups in it. Raises ConfigError for too many."""
+    found: dict[str, dict[str, None]] = {}
+    total = 0
+    for name in sorted(depths, key=lambda name: -depths[name]):
+        group = parsed.groups.get(name, _Group())
+        mine = dict(group.hosts)
+        for child in group.children:
+            mine |= found.get(child, {})
+            total += len(found.get(child, {}))
+        total += len(mine)
+        if total > _MOST_MEMBERS:
+            raise parsed.refuse(1, "its groups are too many and too large")
+        found[name] = mine
     return found
 
 
 def _groups(parsed: _Parsed) -> dict[str, list[str]]:
     """The groups that can be groups of ours, with the hosts in them."""
     found = {}
-    for name in parsed.groups:
-        members = _members(parsed, name)
+    for name, members in _members(parsed, _depths(parsed)).items():
         is_ours = (
             name not in ("all", "ungrouped") and name not in parsed.hosts and re.fullmatch(r"[\w.-]+", name)
         )
         if is_ours and members:
-            found[name] = (
-                [fold(members)] if all(re.fullmatch(r"[\w.-]+", host) for host in members) else list(members)
-            )
+            found[name] = [host.replace(":", "-") for host in members]
     return found

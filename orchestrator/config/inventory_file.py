@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from orchestrator.config.host_ranges import RangeError, expand, fold, numbers
+from orchestrator.config.host_ranges import MAX_HOSTS, RangeError, expand, fold, numbers, size
 from orchestrator.config.inventory import (
     LOCAL_ADDRESS,
     Chip,
@@ -35,12 +36,17 @@ from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import AssumedWarning, ConfigError, Problem, UsageError
 
 __all__ = [
+    "MOST_DEVICES",
     "HostDefaults",
     "HostEntry",
     "InventoryFile",
     "Names",
     "load_inventory",
 ]
+
+
+# Of one host: devices, or places for ranks on one without.
+MOST_DEVICES = 1024
 
 
 def _names(value: Any) -> Any:
@@ -75,6 +81,8 @@ def _devices(value: Any) -> Any:
     items = value if isinstance(value, list) else [value]
     result: list[Any] = []
     for item in items:
+        if len(result) > MOST_DEVICES:
+            break
         if isinstance(item, bool) or not isinstance(item, (int, str, dict, Device)):
             raise Invalid(f"expected device ids such as 0-7, got {show(item)}")
         try:
@@ -87,6 +95,10 @@ def _devices(value: Any) -> Any:
             result.extend([item] if ids is None else ({"id": int(text)} for text in ids))
     if not result:
         raise Invalid("is empty", "give the device ids, such as 0-7")
+    if len(result) > MOST_DEVICES:
+        raise Invalid(
+            f"makes more than {MOST_DEVICES} devices, which no server has", "give the ids, such as 0-7"
+        )
     return tuple(result)
 
 
@@ -196,6 +208,8 @@ def load_inventory(path: Path | None) -> Inventory:
     """
     path = _default_inventory() if path is None else path
     file, notes = read_any_inventory(str(path), read_source(path))
+    if findings := list(_too_many(file)):
+        raise file.refusal(findings)
     entries = file.get(("hosts",))
     count = len(entries) if isinstance(entries, list) else 0
     file.as_text(("defaults", "labels"), *(("hosts", index, "labels") for index in range(count)))
@@ -203,6 +217,42 @@ def load_inventory(path: Path | None) -> Inventory:
     for note in notes:
         warnings.warn(AssumedWarning(note), stacklevel=2)
     return loaded
+
+
+# Names in the groups of one file, and addresses of devices: a small file can ask for far more.
+_MOST_MEMBERS = 262_144
+# A file or a host with more is of another kind: each key would be looked up among ours.
+_MOST_KEYS = 100
+
+
+def _too_many(file: YamlFile) -> Iterator[tuple[Loc, str, str]]:
+    """Ranges that ask for more hosts than there are anywhere, told before a name is made of them."""
+    hosts = file.get(("hosts",))
+    entries = [entry for entry in hosts if isinstance(entry, dict)] if isinstance(hosts, list) else []
+    for loc, part in (((), file.data), *((("hosts", i), each) for i, each in enumerate(entries))):
+        if len(part) > _MOST_KEYS:
+            what = f"holds {len(part)} keys, of which an inventory knows few"
+            yield loc, what, "see docs/reference/inventory.md"
+            return
+    groups = file.get(("groups",))
+    asked = (
+        ("hosts", MAX_HOSTS, "hosts", [entry.get(key) for entry in entries for key in ("name", "address")]),
+        ("hosts", _MOST_MEMBERS, "device_ips", [entry.get("device_ips") for entry in entries]),
+        ("groups", _MOST_MEMBERS, "names", list(groups.values()) if isinstance(groups, dict) else []),
+    )
+    for key, most, what, values in asked:
+        # Each host has a name and an address.
+        if sum(map(_size, values)) > most * (2 if what == "hosts" else 1):
+            yield (key,), f"there are more than {most} {what}", "is a range longer than it should be?"
+
+
+def _size(value: Any) -> int:
+    """How many names a range or a list of them makes; what is wrong with it is told later."""
+    texts = value if isinstance(value, list) else [value]
+    try:
+        return sum(size(text) for text in texts if isinstance(text, str))
+    except RangeError:
+        return 0
 
 
 class _Loader:
@@ -217,7 +267,7 @@ class _Loader:
         defaults = written.defaults
         if written.transport and not defaults.transport:
             defaults = defaults.model_copy(update={"transport": written.transport})
-        if defaults.key and not self._here(defaults.key).is_file():
+        if defaults.key and "{name}" not in defaults.key and not self._here(defaults.key).is_file():
             self._refuse(("defaults", "key"), f"no key file {self._here(defaults.key)}")
         if not written.hosts:
             self._refuse(("hosts",), "is empty", "write one `- name:` for each host or range of hosts")
@@ -255,8 +305,12 @@ class _Loader:
             text = f"has {len(addresses)} address(es) for {len(entry.name)} name(s)"
             self._refuse((*loc, "address"), text, "give both ranges the same length")
             return []
-        if entry.key and not self._here(entry.key).is_file():
-            self._refuse((*loc, "key"), f"no key file {self._here(entry.key)}")
+        for key in dict.fromkeys(
+            (entry.key or "").replace("{name}", name) for name in entry.name[:MAX_HOSTS]
+        ):
+            if key and not self._here(key).is_file():
+                self._refuse((*loc, "key"), f"no key file {self._here(key)}")
+                break
         rows = self._devices(loc, entry, settings)
         return [
             self._host(name, address, devices, settings)
@@ -275,7 +329,7 @@ class _Loader:
             given.setdefault("workdir", f"~/.orchestrate/{name}")
             given["workdir"] = os.path.abspath(os.path.expanduser(given["workdir"]))
         if settings.key:
-            given["key"] = str(self._here(settings.key))
+            given["key"] = str(self._here(settings.key.replace("{name}", name)))
         return Host(name=name, address=address, devices=devices, **given)
 
     def _devices(self, loc: Loc, entry: HostEntry, settings: HostDefaults) -> list[tuple[Device, ...]]:
@@ -283,8 +337,8 @@ class _Loader:
         hosts, devices, rows = len(entry.name), settings.devices or (), entry.device_ips
         if not devices:
             self._refuse((*loc, "devices"), "is missing", "write `devices: 0-7` here or under defaults")
-        ids = [device.id for device in devices]
-        for number in sorted({number for number in ids if ids.count(number) > 1}):
+        ids = Counter(device.id for device in devices)
+        for number in sorted(number for number, count in ids.items() if count > 1):
             place = (*loc, "devices") if entry.devices else ("defaults", "devices")
             self._refuse(place, f"device {number} is given twice")
         if rows is None or not devices:

@@ -8,12 +8,13 @@ sets of clush, nodeset and Slurm (`npu[01-12]`, `npu[0-10/2]`).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from orchestrator.config.host_ranges import MAX_NAMES, RangeError, expand, fold, split_list
+from orchestrator.config.host_ranges import MAX_HOSTS, MAX_NAMES, RangeError, expand, fold, split_list
 from orchestrator.config.inventory import check_address
 from orchestrator.config.yaml_messages import Invalid, plain, show
 from orchestrator.config.yaml_reader import Loc, YamlFile
@@ -34,6 +35,10 @@ __all__ = [
 # Where nothing says how many devices a host has: the servers of all kinds but an A3 have eight.
 DEVICES = "0-7"
 MOST_SLOTS = 64
+# Slurm and Horovod write all hosts into one line.
+_LONGEST_LINE = 65_536
+# Bad lines that are told of one file.
+_MOST_PROBLEMS = 20
 _SLOTS = re.compile(r"(.+):([0-9]{1,6})", re.ASCII)
 _STEP = re.compile(r"\[([^\[\]]*)\]")
 _STEPPED = re.compile(r"([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,9})", re.ASCII)
@@ -81,6 +86,8 @@ def _stepped(item: str) -> str:
 
 def host_line(line: str) -> list[WrittenHost]:
     """The hosts of one line without comments. Raises NotAHost: it is none."""
+    if len(line) > _LONGEST_LINE:
+        raise NotAHost(f"the line has more than {_LONGEST_LINE} letters")
     try:
         items = split_list(line.split()[0])
     except RangeError as error:
@@ -172,33 +179,47 @@ def read_hostfile(name: str, text: str) -> tuple[YamlFile, list[str]]:
     """The hostfile as the data of an inventory, and what was assumed. Raises ConfigError: all bad lines."""
     hosts: dict[str, WrittenHost] = {}
     lines: dict[str, int] = {}
-    repeated: dict[str, int] = {}
+    repeated: Counter[str] = Counter()
     problems: list[Problem] = []
     for number, line in _lines(text):
+        if len(problems) >= _MOST_PROBLEMS:
+            break
         try:
             found = host_line(line)
         except NotAHost as error:
             remedy = "a hostfile has lines such as `npu01 slots=8`, `npu01:8` or `npu01`"
             problems.append(Problem(plain(f"{name}:{number}"), plain(f"is no host: {error}"), remedy))
             continue
+        repeated.update(host.name for host in found)
         for host in found:
-            known = hosts.setdefault(host.name, host)
             lines.setdefault(host.name, number)
-            repeated[host.name] = repeated.get(host.name, 0) + 1
-            if known is not host and host.slots is not None:
-                known.slots = min((known.slots or 0) + host.slots, MOST_SLOTS + 1)
-        if len(hosts) > MAX_NAMES:
-            raise ConfigError([Problem(plain(f"{name}:{number}"), f"there are more than {MAX_NAMES} hosts")])
+            _add(hosts, host)
+        # The same name may stand there once for each slot.
+        if len(hosts) > MAX_HOSTS or repeated.total() > MAX_HOSTS * MOST_SLOTS // 4:
+            raise ConfigError([Problem(plain(f"{name}:{number}"), f"there are more than {MAX_HOSTS} hosts")])
+    problems += _counted(name, hosts, lines, repeated)
+    if problems:
+        raise ConfigError(problems)
+    return written(name, list(hosts.values()), [lines[each] for each in hosts], "a hostfile")
+
+
+def _add(hosts: dict[str, WrittenHost], host: WrittenHost) -> None:
+    """Open MPI adds up the slots of a host that stands there twice."""
+    known = hosts.setdefault(host.name, host)
+    if known is not host and host.slots is not None:
+        known.slots = min((known.slots or 0) + host.slots, MOST_SLOTS + 1)
+
+
+def _counted(
+    name: str, hosts: dict[str, WrittenHost], lines: dict[str, int], repeated: Counter[str]
+) -> Iterator[Problem]:
+    """PBS has a line for each slot. Yields the hosts that have too many."""
     for host in hosts.values():
-        # PBS has a line for each slot.
         if host.slots is None and repeated[host.name] > 1:
             host.slots = repeated[host.name]
         if host.slots is not None and host.slots > MOST_SLOTS:
             what = f"{host.name} has more than {MOST_SLOTS} slots"
-            problems.append(Problem(plain(f"{name}:{lines[host.name]}"), plain(what), "is it there twice?"))
-    if problems:
-        raise ConfigError(problems)
-    return written(name, list(hosts.values()), [lines[each] for each in hosts], "a hostfile")
+            yield Problem(plain(f"{name}:{lines[host.name]}"), plain(what), "is it there twice?")
 
 
 def written(

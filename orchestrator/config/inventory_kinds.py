@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.config.host_ranges import RangeError
+from orchestrator.config.host_ranges import MAX_HOSTS, RangeError
 from orchestrator.config.inventory_ansible import (
     is_ansible,
     is_ansible_ini,
@@ -125,15 +125,24 @@ def _node_groups(file: YamlFile) -> tuple[YamlFile, list[str]] | None:
     if not all(isinstance(value, str) for value in flat.values()):
         return None
     try:
-        groups = {name: nodeset(text) for name, text in flat.items() if not text.startswith("@")}
-        hosts = [
-            found
-            for name in dict.fromkeys(n for names in groups.values() for n in names)
-            for found in host_line(name)
-        ]
+        groups = _expanded({name: text for name, text in flat.items() if not text.startswith("@")})
+        names = dict.fromkeys(name for members in groups.values() for name in members)
+        hosts = [found for name in names for found in host_line(name)]
     except (RangeError, NotAHost):
         return None
     lines = {name: file.line((group,)) for group, names in groups.items() for name in names}
     data, notes = written(file.name, hosts, [lines[host.name] for host in hosts], "a file of node groups")
     named = {name for name in groups if name != "all" and name not in lines}
     return _with_groups(data, notes, {name: list(groups[name]) for name in named})
+
+
+def _expanded(groups: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Each group's names. Raises RangeError, also for more than anybody has."""
+    found: dict[str, tuple[str, ...]] = {}
+    made = 0
+    for name, text in groups.items():
+        found[name] = nodeset(text)
+        made += len(found[name])
+        if made > 4 * MAX_HOSTS:
+            raise RangeError("makes too many names")
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Job
 from orchestrator.plan.make_plan import make_plan
@@ -13,9 +15,16 @@ from orchestrator.preflight.report import Report
 __all__ = ["check", "needs_without_job"]
 
 
-def check(inventory: Inventory, job: Job | None = None, *, full_mesh: bool = False) -> Report:
+def check(
+    inventory: Inventory,
+    job: Job | None = None,
+    *,
+    full_mesh: bool = False,
+    seen: Callable[[str], None] | None = None,
+) -> Report:
     """Check all hosts of the inventory, or those of a job for what it needs; nothing there is changed.
 
+    `seen` is told the name of every host that has answered, from the thread that asked it.
     Devices ping their likes on all other hosts, above 16 hosts only on the next one unless `full_mesh`.
     Raises ConfigError for a job that cannot be planned; hosts that do not answer are rows of the report.
     """
@@ -24,7 +33,7 @@ def check(inventory: Inventory, job: Job | None = None, *, full_mesh: bool = Fal
     else:
         plan = make_plan(job, inventory)
         needs = needs_of(plan, _pings(len(plan.hosts), full_mesh))
-    return look_at_hosts(needs, inventory.ssh)
+    return look_at_hosts(needs, inventory.ssh, seen)
 
 
 def needs_without_job(inventory: Inventory, pings: Pings = "pairs") -> Needs:

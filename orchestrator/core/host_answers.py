@@ -283,6 +283,7 @@ class Probe:
     clock: float
     busy_devices: Tuple[Size, ...] = ()
     locks_writable: bool = True
+    shared_place: str = ""
     packages: Mapping[str, Optional[str]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     environment_seen: bool = False

@@ -30,6 +30,7 @@ class Check:
 
 CHECKS = (
     Check("write access", checks_host.workdir_is_writable),
+    Check("workdir", checks_host.workdirs_differ),
     Check("disk", checks_host.disk_has_space),
     Check("shared memory", checks_host.shared_memory_suffices),
     Check("limits", checks_host.limits_suffice),
@@ -78,7 +79,7 @@ def run_checks(needs: Needs, facts: Facts, errors: dict[str, OrchestrateError]) 
 
 
 def _judged(check: Check, needs: Needs, facts: Facts) -> Iterator[Result]:
-    unknown = [host for host, fact in facts.items() if check.environment and fact.environment_trouble]
+    unknown = [host for host, fact in facts.items() if check.environment and fact.environment_unknown]
     # Its own row says why.
     yield from (Result(host, Level.SKIP, "not known") for host in unknown)
     known = {host: fact for host, fact in facts.items() if host not in unknown}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from orchestrator.ascend.hccl_env import host_ports
 from orchestrator.config.host_ranges import fold
+from orchestrator.config.yaml_messages import plain
 from orchestrator.preflight.host_facts import Facts, Needs
 from orchestrator.preflight.report import Level, Result
 from orchestrator.rank_table.table import is_loopback
@@ -21,6 +22,7 @@ __all__ = [
     "ports_are_free",
     "shared_memory_suffices",
     "workdir_is_writable",
+    "workdirs_differ",
 ]
 
 _LEAST_FREE_BYTES = 64 << 20
@@ -41,6 +43,25 @@ def workdir_is_writable(needs: Needs, facts: Facts) -> Iterator[Result]:
         elif not probe.locks_writable:
             what = f"no write access to {needs.host(host).lock_dir}"
             yield Result(host, Level.FAIL, what, "set another `lock_dir:`")
+        else:
+            yield Result(host, Level.OK)
+
+
+def workdirs_differ(needs: Needs, facts: Facts) -> Iterator[Result]:
+    """Each host has a folder of its own: in a common one the hosts of a run would take each other's files."""
+    places: dict[str, list[str]] = {}
+    for host, fact in facts.items():
+        if fact.probe.shared_place:
+            places.setdefault(fact.probe.shared_place, []).append(host)
+    for host, fact in facts.items():
+        others = [other for other in places.get(fact.probe.shared_place, ()) if other != host]
+        if others:
+            kind, _, where = plain(fact.probe.shared_place).partition(" ")
+            what = f"{plain(fact.probe.workdir)} is one folder for {fold([host, *others])} ({kind}, {where})"
+            remedy = (
+                f"give each its own: `workdir: {needs.host(host).workdir.rstrip('/')}/{{name}}` in defaults"
+            )
+            yield Result(host, Level.FAIL, what, remedy)
         else:
             yield Result(host, Level.OK)
 

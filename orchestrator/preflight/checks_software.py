@@ -30,7 +30,7 @@ def python_agrees(needs: Needs, facts: Facts) -> Iterator[Result]:
 def packages_are_installed(needs: Needs, facts: Facts) -> Iterator[Result]:
     if not needs.packages:
         yield from (Result(host, Level.SKIP, "the job's own command brings what it needs") for host in facts)
-    looked = {host: fact for host, fact in facts.items() if not fact.environment_trouble}
+    looked = {host: fact for host, fact in facts.items() if not fact.environment_unknown}
     if needs.packages:
         yield from (Result(host, Level.SKIP, "not known") for host in facts if host not in looked)
     for package in needs.packages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 from orchestrator.ascend.discovery import TOOL_TIMEOUT, ask, find_devices
 from orchestrator.ascend.tool_answers import ToolAnswers
@@ -40,13 +41,26 @@ _PATIENCE = 20.0
 
 
 def gather(
-    needs: Needs, fleet: Fleet, *, timeout: float = TOOL_TIMEOUT, patience: float = _PATIENCE
+    needs: Needs,
+    fleet: Fleet,
+    *,
+    timeout: float = TOOL_TIMEOUT,
+    patience: float = _PATIENCE,
+    seen: Callable[[str], None] | None = None,
 ) -> tuple[dict[str, HostFacts], dict[str, OrchestrateError]]:
     """The facts of the hosts that answer, the errors of the others. `timeout` is for one call of a tool.
 
     `patience` is for a host's `env_script`; the host is waited for longer, so that it can say that it hangs.
+    `seen` is told the name of every host that has answered, from the thread that asked it.
     """
-    results = fleet.each(lambda agent: _look(needs, agent, timeout, patience))
+
+    def look(agent: Agent) -> HostFacts:
+        found = _look(needs, agent, timeout, patience)
+        if seen is not None:
+            seen(agent.host)
+        return found
+
+    results = fleet.each(look)
     facts = {host.name: results.values[host.name] for host in needs.hosts if host.name in results.values}
     errors = dict(results.errors)
     addresses = ask_addresses(needs, fleet, facts)
@@ -148,8 +162,11 @@ def _ping(wanted: list[Target], agent: Agent, timeout: float) -> tuple[PingTry, 
     )
 
 
-def look_at_hosts(needs: Needs, options: SshOptions) -> Report:
-    """Check the hosts of `needs`, over connections of its own. Those that do not answer are rows of it."""
+def look_at_hosts(needs: Needs, options: SshOptions, seen: Callable[[str], None] | None = None) -> Report:
+    """Check the hosts of `needs`, over connections of its own. Those that do not answer are rows of it.
+
+    `seen` as for `gather`.
+    """
     with fleet_of(needs.hosts, options) as fleet:
-        facts, errors = gather(needs, fleet)
+        facts, errors = gather(needs, fleet, seen=seen)
     return run_checks(needs, facts, errors)

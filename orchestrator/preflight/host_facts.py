@@ -176,6 +176,11 @@ class HostFacts:
         return text_of(self.probe.environment_trouble) or ""
 
     @property
+    def environment_unknown(self) -> bool:
+        """Whether what the workers will have is not known: their script is missing, or does not end well."""
+        return bool(self.probe.environment_trouble) or not self.probe.env_script_exists
+
+    @property
     def packages(self) -> dict[str, str]:
         """The versions of the packages that are installed for the workers."""
         return {plain(name): plain(version) for name, version in self.probe.packages.items() if version}

@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 _DEEPEST = 32
+# Faults of form that are told one by one.
+_MOST_FAULTS = 20_000
 _BOMS = (
     (codecs.BOM_UTF8, "UTF-8 with a byte order mark"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
@@ -208,6 +210,9 @@ def parse_rank_table(data: bytes, name: str) -> Reading:
     try:
         return Reading(name, RankTable.model_validate(content), data, findings)
     except ValidationError as error:
+        if error.error_count() > _MOST_FAULTS:
+            what = f"has {error.error_count()} values of the wrong kind"
+            raise refusal(name, what, "HCCL reads strings, in lists of objects") from None
         findings = (*findings, *_mend(content, error))
     return Reading(name, RankTable.model_validate(content), data, findings)
 

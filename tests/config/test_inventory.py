@@ -263,3 +263,21 @@ def test_groups_of_groups_do_not_multiply(tmp_path: Path) -> None:
     rows = "".join(f"  g{i}: [g{i + 1}, g{i + 2}]\n" for i in range(60))
     text = f"{DEFAULTS}hosts:\n  - name: n[1-2]\ngroups:\n{rows}  g60: [n1]\n  g61: [n2, n1]\n"
     assert set(inventory(tmp_path, text).groups["g0"]) == {"n1", "n2"}
+
+
+def test_the_hosts_name_in_every_path(tmp_path: Path) -> None:
+    (tmp_path / "npu1.key").touch()
+    (tmp_path / "npu2.key").touch()
+    paths = {"workdir": "/w", "lock_dir": "/l", "env_script": "/e", "hccn_conf": "/h", "python": "/p"}
+    keys = ", ".join(f"{key}: '{path}/{{name}}'" for key, path in paths.items())
+    loaded = inventory(
+        tmp_path, f"defaults: {{devices: 0, key: '{{name}}.key', {keys}}}\nhosts: [{{name: 'npu[1-2]'}}]\n"
+    )
+    for host in loaded.hosts:
+        assert {key: getattr(host, key) for key in paths} == {
+            key: f"{path}/{host.name}" for key, path in paths.items()
+        }
+        assert host.key == str(tmp_path / f"{host.name}.key")
+    text = "hosts: [{name: 'npu[1-3]', devices: 0, key: '{name}.key'}]\n"
+    (line,) = lines_of(tmp_path, lambda: inventory(tmp_path, text))
+    assert line == "hosts.yaml:1: hosts[0].key: no key file npu3.key"

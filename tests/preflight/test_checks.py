@@ -9,9 +9,10 @@ import pytest
 
 from orchestrator.ascend.discovery import find_devices
 from orchestrator.ascend.tool_answers import ToolAnswer, ToolAnswers, smi
+from orchestrator.cli.render_report import print_report, report_data
 from orchestrator.config.inventory import Device, Host
 from orchestrator.core.codec import from_json
-from orchestrator.core.errors import ConnectError, HostsFailed, OrchestrateError, PreflightError
+from orchestrator.core.errors import ConnectError, HostKeyError, HostsFailed, OrchestrateError, PreflightError
 from orchestrator.core.host_answers import Probe
 from orchestrator.preflight.checks import CHECKS, run_checks
 from orchestrator.preflight.host_facts import HostFacts, Needs
@@ -433,3 +434,57 @@ def test_every_check_has_its_own_name() -> None:
 def test_device_lists() -> None:
     assert device_list([7, 0, 1, 2]) == "0-2, 7"
     assert device_list([3]) == "3"
+
+
+def test_a_home_that_all_hosts_share() -> None:
+    place = "nfs4 nas:/export/home:/me/.orchestrate"
+    shared = {name: HostFacts(probe(hostname=name, shared_place=place)) for name in ("a", "b")}
+    found = report(NEEDS, **shared)
+    (row,) = [row for row in found.rows() if row.check == "workdir"]
+    assert (row.hosts, row.level) == (("a", "b"), Level.FAIL)
+    assert row.text == "/w is one folder for a,b (nfs4, nas:/export/home:/me/.orchestrate)"
+    assert row.remedy == "give each its own: `workdir: ~/.orchestrate/{name}` in defaults"
+    own = {name: HostFacts(probe(shared_place=f"{place}/{name}")) for name in ("a", "b")}
+    assert bad(NEEDS, **own) == []
+    assert bad(NEEDS, a=HostFacts(probe()), b=HostFacts(probe())) == []
+
+
+def test_a_missing_env_script_is_all_that_is_told_of_what_it_would_give() -> None:
+    bare = facts_of(
+        host_facts(0, count=2), env_script_exists=False, packages={"mindspore": None}, cann=None, ascend=None
+    )
+    needs = dataclasses.replace(ASCEND, hosts=(A,), packages=("mindspore",))
+    assert bad(needs, a=bare) == [("env script", "a", Level.FAIL, "env_script /opt/env.sh does not exist")]
+
+
+def keys(*hosts: str, port: int = 22) -> dict[str, OrchestrateError]:
+    """As hosts/ssh/host_keys.py refuses keys that are in no known_hosts."""
+    return {
+        host: HostKeyError(
+            f"the host key of {host}.lan (ssh-ed25519 SHA256:{host}) is unknown",
+            where=host,
+            remedy=f"ssh-keyscan -p {port} {host}.lan >> ~/.ssh/known_hosts, or pass --accept-new-host-keys",
+        )
+        for host in hosts
+    }
+
+
+def printed(found: Report, capsys: pytest.CaptureFixture[str]) -> str:
+    print_report(found)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_many_unknown_host_keys_are_one_row_with_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+    errors = keys(*(f"n{number}" for number in range(1, 13))) | keys("far", port=2222)
+    text = printed(run_checks(NEEDS, {}, errors), capsys)
+    assert text.count("the host keys are unknown") == 1 and "n[1-12]" in text
+    assert text.count("ssh-keyscan") == 2, "one for twelve hosts, one for the host at another port"
+    assert "ssh-keyscan -p 22 n1.lan n2.lan n3.lan" in text and text.count("SHA256:") == 1
+    # The fingerprints to compare are in --json.
+    told = [each["what"] for each in report_data(run_checks(NEEDS, {}, errors))["checks"][0]["results"]]
+    assert sum("SHA256:" in what for what in told) == 13
+
+
+def test_hundreds_of_unknown_host_keys_make_no_endless_command(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(run_checks(NEEDS, {}, keys(*(f"n{number}" for number in range(500)))), capsys)
+    assert "--accept-new-host-keys" in text and "ssh-keyscan" not in text and len(text) < 500
