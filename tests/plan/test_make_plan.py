@@ -38,9 +38,11 @@ train: {steps: 4, batch_size: 2}
 env: {OMP_NUM_THREADS: 1}
 """
 
+RECORDS = '[{"text": "a"}]'
+
 
 def plan(folder: Path, text: str = COMMAND, hosts: str = HOSTS) -> LaunchPlan:
-    (folder / "data.json").write_text("[]")
+    (folder / "data.json").write_text(RECORDS)
     return make_plan(job(folder, text), inventory(folder, hosts), now=0.0)
 
 
@@ -172,7 +174,7 @@ def test_a_manifest_says_what_its_host_does(tmp_path: Path) -> None:
 def test_bundled_workers_get_code_data_and_configuration(tmp_path: Path) -> None:
     made = plan(tmp_path, TRAIN)
     shipped = {item.path: item.sha256 for item in made.manifests["npu1"].inputs}
-    assert shipped["inputs/data/data.json"] == hashlib.sha256(b"[]").hexdigest()
+    assert shipped["inputs/data/data.json"] == hashlib.sha256(RECORDS.encode()).hexdigest()
     assert {"code/orchestrator/core/errors.py", "code/orchestrator/checkpoint/files/tensor_files.py"} <= set(
         shipped
     )
@@ -190,13 +192,14 @@ def test_bundled_workers_get_code_data_and_configuration(tmp_path: Path) -> None
 
 
 def test_mindrecord_goes_with_its_index_and_tokenizer(tmp_path: Path) -> None:
-    for name in ("a.mindrecord", "a.mindrecord.db", "tokenizer.json"):
+    for name in ("a.mindrecord", "a.mindrecord.db", "a.mindrecord.summary.json", "tokenizer.json"):
         (tmp_path / name).write_text(name)
     made = plan(tmp_path, TRAIN.replace("data.json", "a.mindrecord"))
     shipped = [item.path for item in made.manifests["npu1"].inputs if item.path.startswith("inputs/")]
     assert sorted(shipped) == [
         "inputs/data/a.mindrecord",
         "inputs/data/a.mindrecord.db",
+        "inputs/data/a.mindrecord.summary.json",
         "inputs/data/tokenizer.json",
     ]
     on_hosts = plan(tmp_path, TRAIN.replace("data.json", "/data/a.mindrecord"))
