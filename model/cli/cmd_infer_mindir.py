@@ -89,6 +89,9 @@ def _prompts(given: str | None) -> Iterator[str]:
         return
     if sys.stdin.isatty():
         say("Please enter your predict data:")
-    for line in sys.stdin:
-        if line.strip():
-            yield line.strip()
+    try:
+        for line in sys.stdin:
+            if line.strip():
+                yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"is no {sys.stdin.encoding}: {error}", where="the input") from None

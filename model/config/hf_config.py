@@ -12,6 +12,7 @@ from model.errors import ModelError
 from orchestrator.families.family import Family
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.families.registry import families
+from orchestrator.formats.foreign_files import lfs_pointer, open_regular
 
 __all__ = ["load_hf_config"]
 
@@ -46,9 +47,13 @@ def load_hf_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Ne
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _LONGEST:
+        with open_regular(path) as file:
+            raw = file.read(_LONGEST + 1)
+        if words := lfs_pointer(raw):
+            raise ModelError(words[0], where=str(path), remedy=words[1])
+        if len(raw) > _LONGEST:
             raise ValueError
-        table = json.loads(path.read_bytes())
+        table = json.loads(raw)
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from error
     except (ValueError, RecursionError):

@@ -15,7 +15,7 @@ from model.data.encode_records import as_row, encode, has_answer, scored, texts_
 from model.data.mindrecord import SUFFIX, read_rows
 from model.data.records import Item, load_records
 from model.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from model.data.tokenizer_choice import check_data, choose_tokenizer
+from model.data.tokenizer_choice import check_data, choose_tokenizer, tell_template
 from model.errors import ModelError
 from orchestrator.families.network_config import NetworkConfig
 
@@ -110,6 +110,7 @@ def load_data(settings: Settings, config: NetworkConfig) -> tuple[Dataset, Token
     chosen = choose_tokenizer(settings, path if is_prepared else None)
     if is_prepared and chosen is not None:
         check_data(path, chosen)
+        tell_template(path, config.prompt_template)
         tokenizer = load_tokenizer(chosen, config)
         rows = read_rows(path, config, settings.data.limit)
     else:

@@ -17,9 +17,10 @@ from orchestrator.formats.tokenizer_files import (
     recorded_tokenizer,
     same_ids,
     sha256_of,
+    summaries_of,
 )
 
-__all__ = ["check_data", "check_weights_tokenizer", "choose_tokenizer", "tokenizer_beside"]
+__all__ = ["check_data", "check_weights_tokenizer", "choose_tokenizer", "tell_template", "tokenizer_beside"]
 
 
 def choose_tokenizer(settings: Settings, data: Path | None) -> Path | None:
@@ -89,6 +90,14 @@ def check_data(data: Path, tokenizer: Path) -> None:
                 where=str(file),
                 remedy="take one tokenizer for weights and data, or prepare the data again",
             )
+
+
+def tell_template(data: Path, template: str) -> None:
+    """A line on stderr where a MindRecord was prepared with another template than the job names."""
+    for file, table in summaries_of(data).items():
+        made_with = table.get("template")
+        if isinstance(made_with, str) and made_with != template:
+            _tell(f"{file} was prepared with template {made_with}, but data.template is {template}")
 
 
 def _tell(text: str) -> None:

@@ -76,8 +76,8 @@ def open_rank(settings: Settings, worker: Worker, batch: int) -> tuple[Model, Se
             remedy="set it to 1 and raise model_parallel",
         )
     strategy.check_network(config)
-    chosen = choose_tokenizer(settings, None) or tokenizer_beside(load, "name it as data.tokenizer")
     check_beside(config, load)
+    chosen = choose_tokenizer(settings, None) or tokenizer_beside(load, "name it as data.tokenizer")
     tokenizer = load_tokenizer(chosen, config)
     session = open_session(settings, worker)
     return Model(_generator(config, session, load, batch), tokenizer, config), session

@@ -280,7 +280,7 @@ class GraphAnswers:
         text = wrap(prompt, template=template) if in_template else prompt
         new = self.tokens(self.tokenizer.encode(text), max_new_tokens, token_took)
         answer = str(self.tokenizer.decode(new))
-        return answer.strip() if in_template else prompt + answer
+        return answer if in_template else prompt + answer
 
 
 def open_graphs(

@@ -18,7 +18,7 @@ Connect = Callable[[tuple[str, int], float], object]
 
 def why_unreachable(
     url: str,
-    wait: float = 2.0,
+    wait: float = 1.5,
     *,
     proxies: Mapping[str, str] | None = None,
     connect: Connect | None = None,

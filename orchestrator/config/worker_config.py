@@ -116,7 +116,9 @@ class Data(Section):
         "`text`, plain text, or MindRecord: a file or, on the hosts, a folder; a task that trains needs it",
     )
     tokenizer: FilePath | None = key(
-        None, "a `tokenizer.json`; null: the one beside the MindRecord, or one trained on the records"
+        None,
+        "a `tokenizer.json`; null: the one beside the weights of `checkpoint.load`, else the MindRecord's; "
+        "a new one is trained on the records only where nothing is loaded",
     )
     seq_length: Count | None = key(
         None, "tokens of a record; null: that of the model, by its overrides or its preset (2048)"
@@ -204,7 +206,8 @@ class PredictOptions(Decoding):
 
     prompts: tuple[str, ...] = key((), "the questions")
     prompts_file: FilePath | None = key(
-        None, "a question a line, or JSON lines with `prompt`, or `instruction` and `input`"
+        None,
+        "a question a line, or a `.jsonl` or `.json` with `prompt`, or `instruction`, `input` and `history`",
     )
     batch_size: Count = key(8, "questions that are answered at once")
 

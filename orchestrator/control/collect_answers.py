@@ -12,7 +12,7 @@ from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.launch_plan import read_plan
 
-__all__ = ["collect_answers"]
+__all__ = ["answers_in", "collect_answers"]
 
 
 _MOST_BYTES = 1 << 32
@@ -30,17 +30,24 @@ def collect_answers(control: ControlDir) -> list[dict[str, Any]]:
         found = fleet.each(lambda agent: _answers(agent, plan.run_id))
     found.raise_on_error()
     answers = [answer for mine in found.values.values() for answer in mine]
-    return sorted(answers, key=lambda answer: int(answer["index"]))
+    return sorted(answers, key=lambda answer: answer["index"])
 
 
 def _answers(agent: Agent, run_id: str) -> list[dict[str, Any]]:
+    files = agent.small_files(run_id, "answers", _NAMES, total=_MOST_BYTES)
+    return [answer for name, data in files for answer in answers_in(str(name), data, agent.host)]
+
+
+def answers_in(name: str, data: bytes, host: str) -> list[dict[str, Any]]:
+    """The whole lines of one file of a host. Raises OrchestrateError where one is no answer."""
     answers = []
-    for name, data in agent.small_files(run_id, "answers", _NAMES, total=_MOST_BYTES):
-        # The last line may just be being written.
-        for line in data.split(b"\n")[:-1]:
-            try:
-                answer = json.loads(line)
-                answers.append({**answer, "index": int(answer["index"])})
-            except (ValueError, KeyError, TypeError) as error:
-                raise OrchestrateError(f"{name} holds a line that is no answer", where=agent.host) from error
+    # The last line may just be being written.
+    for line in data.split(b"\n")[:-1]:
+        try:
+            answer = json.loads(line)
+            if type(answer["index"]) is not int:
+                raise TypeError
+            answers.append(answer)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise OrchestrateError(f"{name} holds a line that is no answer", where=host) from error
     return answers

@@ -19,8 +19,7 @@ HEAD = 1 << 16
 Words = Tuple[str, str]  # what it is, what to do
 
 _PANDAS = (
-    "convert it to JSON lines, with pandas: "
-    "`{reader}({name!r}).to_json({out!r}, orient='records', lines=True)`"
+    "convert it to JSON lines: `pandas.{reader}({name!r}).to_json({out!r}, orient='records', lines=True)`"
 )
 _UNPACK = "unpack it first: `{command} {name}`"
 _TABLES = {

@@ -48,7 +48,6 @@ FORMATS = ("json", "jsonl", "text")
 # So many bytes of a file are read before a job is launched; the workers read all of it.
 CHECKED = 64 << 20
 _JSON_NAMES = (".json", ".jsonl", ".ndjson")
-_REMEDY = "write records of instruction, input and output, or of text"
 
 
 @dataclass(frozen=True)
@@ -325,17 +324,14 @@ def check_records(path: Path, limit: Optional[int] = None, most: int = CHECKED) 
     """Read the first `limit` records of a file, at most `most` bytes of it, for a job that names it.
 
     What is not read comes back. Raises RecordFileError: the file cannot be used, or the first record that is
-    none, as the workers would.
+    none, as the workers would. Whether an empty list is enough is the task's business.
     """
-    unread, count = Unread(), 0
+    unread = Unread()
     kind = format_of(path)
     with open_records(path) as file:
         for index, item in enumerate(islice(records(file, kind, str(path), unread), limit)):
             if isinstance(item, RecordError):
                 raise RecordFileError(str(item), where=f"{path}: record {index}")
-            count += 1
             if os.lseek(file.fileno(), 0, os.SEEK_CUR) > most:
                 break
-    if not count:
-        raise RecordFileError("holds no record", where=str(path), remedy=_REMEDY)
     return unread

@@ -22,6 +22,7 @@ __all__ = [
     "recorded_tokenizer",
     "same_ids",
     "sha256_of",
+    "summaries_of",
     "summary_text",
 ]
 
@@ -67,13 +68,15 @@ def recorded_tokenizer(data: Path) -> Dict[Path, str]:
 
     One that was made by an earlier version has no summary; what is no summary of ours says nothing either.
     """
-    found: Dict[Path, str] = {}
-    for file in sorted(data.glob("*.mindrecord")) if data.is_dir() else [data]:
-        table = _json(file.with_name(file.name + SUMMARY), _LARGEST_SUMMARY)
-        sha256 = table.get("tokenizer_sha256") if isinstance(table, dict) else None
-        if isinstance(sha256, str):
-            found[file] = sha256
-    return found
+    recorded = {file: table.get("tokenizer_sha256") for file, table in summaries_of(data).items()}
+    return {file: sha256 for file, sha256 in recorded.items() if isinstance(sha256, str)}
+
+
+def summaries_of(data: Path) -> Dict[Path, Dict[str, Any]]:
+    """What the summary of each MindRecord of a file or folder says, where there is one."""
+    files = sorted(data.glob("*.mindrecord")) if data.is_dir() else [data]
+    tables = {file: _json(file.with_name(file.name + SUMMARY), _LARGEST_SUMMARY) for file in files}
+    return {file: table for file, table in tables.items() if isinstance(table, dict)}
 
 
 def sha256_of(path: Path) -> str:

@@ -16,7 +16,7 @@ from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Input
 from orchestrator.formats.prompts import check_prompts
-from orchestrator.formats.text_records import check_records
+from orchestrator.formats.text_records import RecordFileError, check_records
 from orchestrator.formats.tokenizer_files import SUMMARY
 from orchestrator.plan.command_files import unsent_files, unsent_script
 from orchestrator.plan.files_beside import FilesBeside, sha256_of
@@ -137,12 +137,17 @@ def _as_seen_there(job: Job, shipment: Shipment, file: Path) -> str:
 
 def _check_texts(job: Job) -> None:
     """Whether the records and prompts that are here can be read, by the readers of the workers."""
-    data = job.local_path(job.data.path) if job.data and job.data.path else None
-    if data is not None and data.is_file() and data.suffix != ".mindrecord":
-        check_records(data, job.data.limit if job.data else None)
-    prompts = job.local_path(job.predict.prompts_file) if job.predict and job.predict.prompts_file else None
-    if prompts is not None and prompts.is_file():
-        check_prompts(prompts)
+    section, key = "data", "path"
+    try:
+        data = job.local_path(job.data.path) if job.data and job.data.path else None
+        if job.data and data is not None and data.is_file() and data.suffix != ".mindrecord":
+            check_records(data, job.data.limit)
+        section, key = "predict", "prompts_file"
+        file = job.local_path(job.predict.prompts_file) if job.predict and job.predict.prompts_file else None
+        if file is not None and file.is_file():
+            check_prompts(file)
+    except RecordFileError as error:
+        raise _refusal(job.where(section, key), f"{error.where}: {error.what}", error.remedy) from None
 
 
 def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None:

@@ -59,7 +59,6 @@ def test_paragraphs_are_documents(tmp_path, before) -> None:
     [
         ("[{", "is no JSON"),
         ('[{"instruction": "a", "output": "b"}', "is no JSON: it breaks off"),
-        ("[]", "holds no record"),
         ("", "is empty"),
         ("\n\n \n", "is empty"),
         ('{"a": 1}', "record 0: 'instruction' must be a text that is not empty; its keys are a"),

@@ -225,13 +225,14 @@ def test_bundled_workers_get_code_data_and_configuration(tmp_path: Path) -> None
 
 
 def test_mindrecord_goes_with_its_index_and_tokenizer(tmp_path: Path) -> None:
-    for name in ("a.mindrecord", "a.mindrecord.db", "tokenizer.json"):
+    for name in ("a.mindrecord", "a.mindrecord.db", "a.mindrecord.summary.json", "tokenizer.json"):
         (tmp_path / name).write_text(name)
     made = plan(tmp_path, TRAIN.replace("data.json", "a.mindrecord"))
     shipped = [item.path for item in made.manifests["npu1"].inputs if item.path.startswith("inputs/")]
     assert sorted(shipped) == [
         "inputs/data/a.mindrecord",
         "inputs/data/a.mindrecord.db",
+        "inputs/data/a.mindrecord.summary.json",
         "inputs/data/tokenizer.json",
     ]
     on_hosts = plan(tmp_path, TRAIN.replace("data.json", "/data/a.mindrecord"))

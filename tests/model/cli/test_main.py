@@ -41,6 +41,16 @@ def test_bad_jobs_are_one_line(tmp_path, capsys, sections, message):
     assert message in refused(capsys, "train", "--config", str(path))
 
 
+@pytest.mark.parametrize(("verb", "task"), [("train", "finetune"), ("predict", "predict")])
+def test_a_network_that_contradicts_what_lies_beside_its_weights_is_refused(tmp_path, capsys, verb, task):
+    for name in ("w.ckpt", "tokenizer.json"):
+        (tmp_path / name).write_bytes(b"{}")
+    (tmp_path / "config.yaml").write_text("{hidden_size: 64, num_heads: 8, hidden_act: gelu}")
+    load = str(tmp_path / "w.ckpt")
+    job = write_job(tmp_path, task=task, checkpoint={"load": load}, predict={"prompts": ["Hello"]})
+    assert "num_heads is 4, but 8 in" in refused(capsys, verb, "--config", str(job))
+
+
 @pytest.mark.parametrize(
     ("parallel", "message"),
     [

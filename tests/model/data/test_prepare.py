@@ -214,10 +214,13 @@ def test_another_tokenizer_does_not_replace_the_one_that_data_was_made_with(here
     assert len(load_data(load_settings(job), CONFIG)[0]) == 4
 
 
-def test_turns_before_a_question_stand_before_it(here, tokenizer, tmp_path):
+def test_turns_before_a_question_stand_before_it(here, tokenizer, tmp_path, capsys):
     path = tmp_path / "turns.json"
     path.write_text(json.dumps([{"instruction": "And?", "output": "B", "history": [["Hi", "A"]], "id": 7}]))
     summary = prepare(replace(here, input=path, output=tmp_path / "out", template="belle", length=120))
+    job = write_job(tmp_path, data={"path": str(tmp_path / "out"), "seq_length": 119})
+    load_data(load_settings(job), load_config("tiny", {"seq_length": 119}))
+    assert "was prepared with template belle, but data.template is alpaca" in capsys.readouterr().err
     (row,) = as_mindformers_reads(*summary.files)
     prompt = tokenizer.encode("Human: Hi \n\nAssistant:A\n\nHuman: And? \n\nAssistant:")
     assert list(-row[: len(prompt)]) == prompt and row[len(prompt)] > 0

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from orchestrator.cli.cmd_answers import json_line
+from orchestrator.control.collect_answers import answers_in
+from orchestrator.core.errors import OrchestrateError
+
+
+def test_answers_are_whole_lines_and_keep_their_blanks() -> None:
+    data = b'{"index": 3, "text": " blue"}\n{"index": 4, "te'
+    assert answers_in("rank_0.jsonl", data, "h") == [{"index": 3, "text": " blue"}]
+    assert answers_in("rank_0.jsonl", b"", "h") == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{", b"[]", b"3", b"{}", b'{"index": "3"}', b'{"index": Infinity}', b'{"index": true}', b"[" * 100_000],
+)
+def test_a_line_that_is_no_answer_costs_that_host(line: bytes) -> None:
+    with pytest.raises(OrchestrateError, match=r"h: rank_0\.jsonl holds a line that is no answer"):
+        answers_in("rank_0.jsonl", line + b"\n", "h")
+
+
+def test_what_a_terminal_would_obey_is_escaped_and_still_json() -> None:
+    answer = {"index": 0, "text": " 蓝\u3000é\x9b2J \u202e \u2028 \ud800 \U000e0001\n"}
+    line = json_line(answer)
+    assert json.loads(line) == answer and " 蓝\u3000é" in line
+    assert not set("\x9b\u202e\u2028\ud800\U000e0001") & set(line)
