@@ -15,8 +15,9 @@ from orchestrator.config.worker_config import WorkerConfig
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Input
+from orchestrator.formats.tokenizer_files import sha256_of
 from orchestrator.plan.command_files import unsent_files, unsent_script
-from orchestrator.plan.files_beside import FilesBeside, sha256_of
+from orchestrator.plan.files_beside import FilesBeside
 
 __all__ = ["Shipment", "ship"]
 

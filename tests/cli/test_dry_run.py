@@ -17,7 +17,7 @@ SECRETS = ("s3cr3t-value", "/s3cr3t/lib", "http://s3cr3t")
 
 
 def dry_run(folder: Path, text: str, *options: str) -> str:
-    (folder / "data.json").write_text("[]")
+    (folder / "data.json").write_text('[{"instruction": "a", "output": "b"}]')
     (folder / "hosts.yaml").write_text(HOSTS)
     (folder / "job.yaml").write_text(text)
     argv = [str(folder / "job.yaml"), "-i", str(folder / "hosts.yaml"), "--dry-run", *options]

@@ -163,6 +163,13 @@ def test_an_older_summary_names_no_tokenizer_and_is_taken(tmp_path: Path) -> Non
     assert "gives tokens other ids" in plan(tmp_path, text).notes[0]
 
 
+def test_data_prepared_with_another_template_are_told(tmp_path: Path) -> None:
+    made = plan(tmp_path, mindrecord(tmp_path, {"template": "belle"}))
+    (note,) = made.notes
+    assert note.endswith("a.mindrecord was prepared with template belle, but data.template is alpaca")
+    assert plan(tmp_path, mindrecord(tmp_path, {"template": "alpaca"})).notes == ()
+
+
 def test_a_tokenizer_that_contradicts_that_of_the_weights_is_refused(tmp_path: Path) -> None:
     tokenizer(weights(tmp_path) / "tokenizer.json", "a", "b")
     text = TRAIN.replace("json}", "json, tokenizer: mine/tokenizer.json}") + LOAD

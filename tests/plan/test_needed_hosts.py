@@ -29,8 +29,9 @@ def lines(name: str) -> list[str]:
 def test_a_job_for_npus_is_told_of_servers_and_of_its_files() -> None:
     first, *files = lines("finetune_65b")
     assert first == (
-        "no inventory given: finetune_65b runs on 12 hosts with 8 NPUs each (write your servers into a copy "
-        "of inventory/ascend_12x8.yaml and name it with `-i`, as ./inventory.yaml or in ORCHESTRATE_INVENTORY)"
+        "no inventory given: finetune_65b runs on 12 hosts with 8 NPUs each (write your servers into a "
+        "copy of inventory/ascend_12x8.yaml and name it with `-i`, as ./inventory.yaml or in "
+        "ORCHESTRATE_INVENTORY)"
     )
     there = "must be there on every host"
     assert files == [
