@@ -153,8 +153,8 @@ class YamlFile:
         key, equals, text = assignment.partition("=")
         loc: Loc = tuple(key.strip().split("."))
         if not equals or "" in loc:
-            # Without the value, which may be a secret.
-            return Problem(f"--set {plain(key)}", "expected KEY=VALUE", "for example --set train.steps=10")
+            shown = key if key.strip().startswith("env") else assignment  # whose value may be a secret
+            return Problem(f"--set {plain(shown)}", "expected KEY=VALUE", "for example --set train.steps=10")
         if not _is_text(assignment):
             return Problem(f"--set {plain(key)}", "is not UTF-8 text", "write it as UTF-8")
         value = _read_value(f"--set {key}", text)
