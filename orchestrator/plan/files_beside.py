@@ -63,8 +63,8 @@ class FilesBeside:
         """The tokenizer.json to take where the job names none but starts from weights.
 
         That beside the weights, else that beside the MindRecord; None where the job names one, starts from
-        nothing, or only its hosts can tell. Raises ConfigError: there is none, and a new one would fit no
-        weights.
+        nothing, or only its hosts can tell. Raises ConfigError: a training finds none, and a new one would
+        fit no weights. (A job that answers makes none; without one its workers say so.)
         """
         job = self.job
         if job.checkpoint.load is None or (job.data and job.data.tokenizer) or self._weights is None:
@@ -72,7 +72,7 @@ class FilesBeside:
         found = self._of_weights(TOKENIZER)
         if found is None and job.task in TRAINING:
             found = self._of_data()
-        if found is not None or self._data_is_elsewhere:
+        if found is not None or self._data_is_elsewhere or job.task not in TRAINING:
             return found
         what = f"is missing, and there is no {TOKENIZER} beside {self._weights}"
         raise _refused(job, ("data", "tokenizer"), what, "name the one that the weights were trained with")
@@ -237,7 +237,10 @@ def _read_yaml(path: Path) -> _Config | None:
         table, at = file.data, ()
     values = {RENAMED.get(key, key): value for key, value in table.items()}
     lines = {RENAMED.get(key, key): file.line((*at, key)) for key in table}
-    return _Config(path, values, lines) if "hidden_size" in values else None
+    # All who write one write these; what lacks them is part of something else.
+    return (
+        _Config(path, values, lines) if values.keys() >= {"hidden_size", "num_layers", "num_heads"} else None
+    )
 
 
 def _read_json(path: Path) -> _Config | None:
