@@ -52,10 +52,8 @@ def _tail(path: Path, count: int = _TAIL_BYTES) -> bytes:
         return b""
 
 
-def _fill(text: str, spec: WorkerSpec, manifest: Manifest, run: RunDir) -> str:
-    # Without a scheduler no port is asked for; all hosts find the same one, and other runs another.
-    port = manifest.port or _FIRST_PORT + zlib.crc32(manifest.run_id.encode()) % _PORTS
-    values = {"run_dir": run.root, "python": sys.executable, "rank": spec.rank, "port": port}
+def _fill(text: str, spec: WorkerSpec, run: RunDir, **more: object) -> str:
+    values = {"run_dir": run.root, "python": sys.executable, "rank": spec.rank, **more}
     for name, value in values.items():
         text = text.replace("{" + name + "}", str(value))
     return text
@@ -132,7 +130,7 @@ class Worker:
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _argv(self) -> List[str]:
-        argv = [_fill(word, self._spec, self._manifest, self._run) for word in self._spec.argv]
+        argv = [_fill(word, self._spec, self._run) for word in self._spec.argv]
         script = self._manifest.env_script
         return argv if script is None else with_env_script(script, argv)
 
@@ -142,8 +140,12 @@ class Worker:
         return {**defaults, **process_environment(environ, set_here, self._manifest.env_script)}
 
     def _filled(self, env: Mapping[str, str]) -> Dict[str, str]:
+        # Without a scheduler no port is asked for; all hosts find the same one, and other runs another.
+        run_id, port = self._manifest.run_id, self._manifest.port
+        port = port or _FIRST_PORT + zlib.crc32(run_id.encode()) % _PORTS
+        literal = self._spec.literal
         return {
-            name: value if name in self._spec.literal else _fill(value, self._spec, self._manifest, self._run)
+            name: value if name in literal else _fill(value, self._spec, self._run, port=port)
             for name, value in env.items()
         }
 

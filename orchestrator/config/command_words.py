@@ -15,6 +15,7 @@ __all__ = ["FILLED", "script_of", "unknown_placeholders"]
 FILLED = ("python", "rank", "run_dir")
 
 _BRACES = re.compile(r"(?<![${])\{([A-Za-z][A-Za-z0-9_-]*)\}(?!\})")
+_LONGEST_NAME = 32
 # Text in a programming language has braces of its own.
 _CODE = re.compile(r"[\s;()'\"`]")
 _INTERPRETER = re.compile(r"\{python\}|python[0-9.]*|bash|sh|dash|zsh|ksh")
@@ -29,14 +30,17 @@ def unknown_placeholders(word: str) -> Iterator[tuple[str, str]]:
 
     In text that is code, where braces mean something else, only what is nearly one of ours.
     """
+    is_code = bool(_CODE.search(word))
+    seen: set[str] = set()
     for found in _BRACES.finditer(word):
         name = found[1]
-        if name in FILLED:
+        if name in FILLED or name in seen or len(name) > _LONGEST_NAME:
             continue
+        seen.add(name)
         close = difflib.get_close_matches(name.lower(), FILLED, n=1, cutoff=0.7)
         if close:
             yield f"{show(found[0])} is not filled in", f"did you mean `{{{close[0]}}}`?"
-        elif not _CODE.search(word):
+        elif not is_code:
             known = ", ".join(f"{{{one}}}" for one in FILLED)
             yield f"{show(found[0])} is not filled in", f"known: {known}; of the rest the environment tells"
 

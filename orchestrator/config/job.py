@@ -6,6 +6,7 @@ Every rule that needs nothing but the job itself is checked here.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,7 +31,7 @@ from orchestrator.config.worker_config import (
     Train,
 )
 from orchestrator.config.yaml_messages import Invalid
-from orchestrator.config.yaml_reader import YamlFile, dotted
+from orchestrator.config.yaml_reader import MAX_TOLD, YamlFile, dotted
 
 __all__ = ["Job", "JobCheckpoint", "Networking", "Timeouts"]
 
@@ -149,7 +150,7 @@ class Job(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Job:
-        broken = list(broken_rules(self))
+        broken = list(islice(broken_rules(self), MAX_TOLD + 1))
         if broken:
             raise Invalid.many(broken)
         return self

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from orchestrator.config.job import Job
 from orchestrator.config.job_fields import is_path
-from orchestrator.config.yaml_reader import Loc, YamlFile, read_yaml
+from orchestrator.config.yaml_reader import MAX_TOLD, Loc, YamlFile, read_yaml
 from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError, Problem
 
@@ -37,7 +38,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     file.override(overrides)
     file.as_text(("env",), ("command",), ("predict", "prompts"))
     job = validate(file, Job).attach(file, path)
-    missing = list(_missing_files(job, file))
+    missing = list(islice(_missing_files(job, file), MAX_TOLD))
     if missing:
         raise ConfigError(missing)
     return job

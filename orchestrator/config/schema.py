@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from itertools import islice
 from math import isfinite
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -29,6 +30,7 @@ _BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "lt": (operator.lt, "less_than"),
     "le": (operator.le, "less_than_equal"),
 }
+_MOST_UNKNOWN = 200  # of a section; for each, what was meant is searched for
 _PLAIN = {bool: "bool_type", int: "int_type", float: "float_type", str: "string_type"}
 
 
@@ -107,7 +109,8 @@ def _section(cls: Any, data: Any, loc: Loc, found: list[Finding]) -> Any:
         return _refuse("dict_type", data, loc, found)
     known, hints = {item.name: item for item in fields(cls)}, get_type_hints(cls, include_extras=True)
     before = len(found)
-    found += [((*loc, name), "unknown key", nearest(str(name), known)) for name in data if name not in known]
+    unknown = islice((name for name in data if name not in known), _MOST_UNKNOWN)
+    found += [((*loc, name), "unknown key", nearest(str(name), known)) for name in unknown]
     missing = [name for name, item in known.items() if item.default is item.default_factory is MISSING]
     found += [((*loc, name), "is missing", "") for name in missing if name not in data]
     values = {

@@ -48,10 +48,13 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+_LONGEST_WORD = 100  # no key has half as many letters, and the search takes the longer the longer the word
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?`, or the known words where none is near."""
     words = sorted(known)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6) if len(word) <= _LONGEST_WORD else []
     if close:
         return f"did you mean `{close[0]}`?"
     listed = ", ".join(words[:25]) + (", ..." if len(words) > 25 else "")

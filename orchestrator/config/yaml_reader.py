@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from orchestrator.core.errors import ConfigError, Problem
 
 __all__ = [
     "CONVERT",
+    "MAX_TOLD",
     "TAG",
     "Loader",
     "Loc",
@@ -62,8 +64,9 @@ CONVERT: dict[str, Callable[[str], Any]] = {
 
 
 MAX_BYTES = 4 << 20
-MAX_VALUES = 200_000
+MAX_VALUES = 120_000  # with keys: a rank table of thirteen thousand devices, all its optional keys given
 MAX_DEPTH = 64
+MAX_TOLD = 100  # problems of one file: nobody reads more
 
 
 def dotted(loc: Loc) -> str:
@@ -103,9 +106,20 @@ class YamlFile:
 
     def refusal(self, findings: Iterable[Finding]) -> ConfigError:
         """The error with every problem of the file: those found while reading, then these by their lines."""
-        found = [(self.line(loc), self.problem(loc, *words)) for loc, *words in findings]
+        kept = list(islice(findings, MAX_TOLD + 1))
+        found = [(self.line(loc), self.problem(loc, *words)) for loc, *words in kept[:MAX_TOLD]]
         found.sort(key=lambda item: item[0])
-        return ConfigError([*self.problems, *(problem for _, problem in found)])
+        told = [*self.problems, *(problem for _, problem in found)]
+        return ConfigError([*told, *self._more()] if len(kept) > MAX_TOLD else told)
+
+    def _more(self) -> tuple[Problem, ...]:
+        return (Problem(self.name, f"more than {MAX_TOLD} problems", "is it the right file?"),)
+
+    def tell(self, problem: Problem) -> None:
+        """Keep a problem found while reading. Raises ConfigError with all of them where they are too many."""
+        self.problems.append(problem)
+        if len(self.problems) >= MAX_TOLD:
+            raise ConfigError([*self.problems, *self._more()])
 
     def as_text(self, *locs: Loc) -> None:
         """Turn numbers and booleans under these keys into the text that was written: `1.10` stays `1.10`."""
@@ -140,9 +154,8 @@ class YamlFile:
         key, equals, text = assignment.partition("=")
         loc: Loc = tuple(key.strip().split("."))
         if not equals or "" in loc:
-            return Problem(
-                f"--set {plain(assignment)}", "expected KEY=VALUE", "for example --set train.steps=10"
-            )
+            shown = key if key.strip().startswith("env") else assignment  # whose value may be a secret
+            return Problem(f"--set {plain(shown)}", "expected KEY=VALUE", "for example --set train.steps=10")
         if not _is_text(assignment):
             return Problem(f"--set {plain(key)}", "is not UTF-8 text", "write it as UTF-8")
         value = _read_value(f"--set {key}", text)
@@ -180,8 +193,12 @@ class _Reader:
 
     def _measure(self, text: str) -> None:
         # Composing recurses in C: too deep a nesting would end the process, so it is counted first.
-        depth = 0
+        depth = count = 0
         for event in yaml.parse(text, Loader=Loader):
+            count += isinstance(event, yaml.NodeEvent)
+            if count > MAX_VALUES:
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise self._fatal(line, f"holds more than {MAX_VALUES:,} values", "is it the right file?")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 line = event.start_mark.line + 1 if event.start_mark else 1
@@ -220,7 +237,7 @@ class _Reader:
             if key in result:
                 text = f"is given twice, first on line {self.file.lines[(*loc, key)]}"
                 where = f"{self.file.name}:{line}: {plain(dotted((*loc, key)))}"
-                self.file.problems.append(Problem(where, text))
+                self.file.tell(Problem(where, text))
                 continue
             self.file.lines[(*loc, key)] = line
             result[key] = self.value(value_node, (*loc, key))
@@ -237,9 +254,7 @@ class _Reader:
             pass
         shown = node.tag.replace(TAG, "!!")
         what = f"{shown} is a YAML tag, and none is used here"
-        self.file.problems.append(
-            self.file.problem(loc, what, f"put text that begins with ! in quotes: '{shown}'")
-        )
+        self.file.tell(self.file.problem(loc, what, f"put text that begins with ! in quotes: '{shown}'"))
         return None
 
 

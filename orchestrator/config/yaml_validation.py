@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from itertools import islice
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.config.yaml_messages import WORDS, Finding, Invalid, Loc, nearest, words
-from orchestrator.config.yaml_reader import YamlFile
+from orchestrator.config.yaml_reader import MAX_TOLD, YamlFile
 from orchestrator.core.errors import ConfigError
 
 __all__ = ["validate"]
@@ -30,7 +31,8 @@ def validate(file: YamlFile, model: type[M]) -> M:
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[Finding]:
     """Each finding as key path, what, remedy; pydantic's own text where there is none of ours."""
-    for item in error.errors(include_url=False):
+    # The refusal tells so many at most, and each costs a search for what was meant.
+    for item in islice(error.errors(include_url=False), MAX_TOLD + 1):
         # pydantic marks a finding on a key itself with a last part of its own.
         loc = item["loc"][:-1] if item["loc"][-1:] == ("[key]",) else item["loc"]
         ctx, value = item.get("ctx", {}), item["input"]

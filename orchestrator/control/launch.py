@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
 from orchestrator.control.monitor_process import cannot_write, spawn_monitor
@@ -16,6 +15,7 @@ from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.plan.complete_plan import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
+from orchestrator.plan.needed_hosts import inventory_for
 
 __all__ = ["discover_devices", "launch", "plan_launch"]
 
@@ -28,8 +28,8 @@ def plan_launch(
     accept_new_host_keys: bool = False,
 ) -> tuple[Job, LaunchPlan]:
     """Read both files and plan; touches no host. Raises ConfigError with every problem found."""
-    inventory = load_inventory(inventory_path)
     job = load_job(job_path, overrides)
+    inventory = inventory_for(job, inventory_path)
     if accept_new_host_keys:
         inventory = inventory.accepting_new_host_keys()
     return job, make_plan(job, inventory, now=time.time())

@@ -60,9 +60,9 @@ class Input:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """One process to start; `{run_dir}`, `{python}`, `{rank}` and `{port}` are set on the host.
+    """One process to start; `{run_dir}`, `{python}` and `{rank}` in argv and env are set on the host.
 
-    That is in argv and in the environment, but for the variables in `literal`, which are the job's own.
+    In env so is `{port}`, but nothing in the variables of `literal`, which are the job's own.
     `env` goes before the host's own environment, `default_env` behind it.
     """
 

@@ -7,7 +7,6 @@ that are sent, those of a checkpoint that is distributed, and all of them where 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,11 +23,18 @@ from orchestrator.core.codec import DecodeError, parse
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.families.registry import families
+from orchestrator.formats.tokenizer_files import (
+    TOKENIZER,
+    beside_data,
+    beside_weights,
+    recorded_tokenizer,
+    same_ids,
+    sha256_of,
+    summaries_of,
+)
 
-__all__ = ["FilesBeside", "sha256_of"]
+__all__ = ["FilesBeside"]
 
-_TOKENIZER = "tokenizer.json"
-_LARGEST_TOKENIZER = 64 << 20  # the largest published ones have 30 MB
 _LARGEST_CONFIG = 1 << 20
 # What two configurations of one network must have in common; a loaded tensor's shape tells of few of them.
 _COMPARED = (
@@ -57,18 +63,18 @@ class FilesBeside:
         """The tokenizer.json to take where the job names none but starts from weights.
 
         That beside the weights, else that beside the MindRecord; None where the job names one, starts from
-        nothing, or only its hosts can tell. Raises ConfigError: there is none, and a new one would fit no
-        weights.
+        nothing, or only its hosts can tell. Raises ConfigError: a training finds none, and a new one would
+        fit no weights. (A job that answers makes none; without one its workers say so.)
         """
         job = self.job
         if job.checkpoint.load is None or (job.data and job.data.tokenizer) or self._weights is None:
             return None
-        found = self._of_weights(_TOKENIZER)
+        found = self._of_weights(TOKENIZER)
         if found is None and job.task in TRAINING:
-            found = self._of_data(_TOKENIZER)
-        if found is not None or self._data_is_elsewhere:
+            found = self._of_data()
+        if found is not None or self._data_is_elsewhere or job.task not in TRAINING:
             return found
-        what = f"is missing, and there is no {_TOKENIZER} beside {self._weights}"
+        what = f"is missing, and there is no {TOKENIZER} beside {self._weights}"
         raise _refused(job, ("data", "tokenizer"), what, "name the one that the weights were trained with")
 
     def problems(self) -> Iterator[Problem]:
@@ -83,10 +89,11 @@ class FilesBeside:
             yield f"data.tokenizer is not given: {self.tokenizer} is taken"
         elif job.task in TRAINING and job.checkpoint.load and job.data and not job.data.tokenizer:
             yield (
-                f"data.tokenizer is not given: the hosts take the {_TOKENIZER} beside {job.checkpoint.load}, "
+                f"data.tokenizer is not given: the hosts take the {TOKENIZER} beside {job.checkpoint.load}, "
                 "else that beside the data"
             )
         yield from self._doubtful_data()
+        yield from self._other_template()
         template = job.data.template or "none" if job.data else "alpaca"
         for config in self._configs() if job.task not in TRAINING else ():
             trained = config.values.get("prompt_template", template)
@@ -94,11 +101,19 @@ class FilesBeside:
                 yield f"data.template is {template}, but {config.path} says {trained}, of the training"
 
     def _doubtful_data(self) -> Iterator[str]:
-        mine, of_data = self._mine(), self._of_data(_TOKENIZER)
-        if mine is None or of_data is None or self._data is None or _recorded(self._data) is not None:
+        mine, of_data = self._mine(), self._of_data()
+        if mine is None or of_data is None or self._data is None or recorded_tokenizer(self._data):
             return
-        if not _same_ids(mine, of_data):
+        if not same_ids(mine, of_data):
             yield f"{of_data} lies beside the data, but {mine} is taken, which gives tokens other ids"
+
+    def _other_template(self) -> Iterator[str]:
+        data = self.job.data
+        template = data.template or "none" if data else "alpaca"
+        for file, table in summaries_of(self._data).items() if self._data is not None else ():
+            made_with = table.get("template")
+            if isinstance(made_with, str) and made_with != template:
+                yield plain(f"{file} was prepared with template {made_with}, but data.template is {template}")
 
     @cached_property
     def _weights(self) -> Path | None:
@@ -126,20 +141,10 @@ class FilesBeside:
         return is_ids and given is not None and self._here(given) is None
 
     def _of_weights(self, name: str) -> Path | None:
-        """A file of the checkpoint's folder, or of a run's, which has it beside the folder of its shards."""
-        if self._weights is None:
-            return None
-        folder = self._weights if self._weights.is_dir() else self._weights.parent
-        places = (
-            [folder / name, folder.parent / "model" / name] if folder is self._weights else [folder / name]
-        )
-        return next((place for place in places if place.is_file()), None)
+        return beside_weights(self._weights, name) if self._weights is not None else None
 
-    def _of_data(self, name: str) -> Path | None:
-        if self._data is None:
-            return None
-        found = (self._data if self._data.is_dir() else self._data.parent) / name
-        return found if found.is_file() else None
+    def _of_data(self) -> Path | None:
+        return beside_data(self._data) if self._data is not None else None
 
     def _configs(self) -> Iterator[_Config]:
         for name in ("config.yaml", "config.json"):
@@ -188,19 +193,20 @@ class FilesBeside:
         named = job.data is not None and job.data.tokenizer is not None
         where = job.where("data", "tokenizer") if named else job.where("checkpoint", "load")
         remedy = "take one tokenizer for weights and data: name the tokenizer.json that belongs to them"
-        of_weights = self._of_weights(_TOKENIZER)
-        if of_weights is not None and not _same_ids(mine, of_weights):
+        of_weights = self._of_weights(TOKENIZER)
+        if of_weights is not None and not same_ids(mine, of_weights):
             what = f"{mine} gives tokens other ids than {of_weights}, which lies beside the checkpoint"
             yield Problem(where, plain(what), remedy)
         if job.task not in TRAINING or self._data is None:
             return
-        of_data, recorded = self._of_data(_TOKENIZER), _recorded(self._data)
-        made = f"{self._data} was made with another tokenizer than {mine}"
-        if recorded is not None and sha256_of(mine) != recorded:
+        of_data, sha256 = self._of_data(), sha256_of(mine)
+        for file, recorded in recorded_tokenizer(self._data).items():
             is_beside = of_data is not None and sha256_of(of_data) == recorded
-            if not (is_beside and of_data is not None and _same_ids(mine, of_data)):
-                what = f"{made} (sha256 {recorded[:12]}, not {sha256_of(mine)[:12]})"
-                yield Problem(where, plain(what), f"{remedy}, or prepare the data again")
+            if recorded == sha256 or (is_beside and of_data is not None and same_ids(mine, of_data)):
+                continue
+            what = f"{file} was made with another tokenizer than {mine} "
+            what += f"(sha256 {recorded[:12]}, not {sha256[:12]})"
+            yield Problem(where, plain(what), f"{remedy}, or prepare the data again")
 
 
 @dataclass(frozen=True)
@@ -231,11 +237,14 @@ def _read_yaml(path: Path) -> _Config | None:
         table, at = file.data, ()
     values = {RENAMED.get(key, key): value for key, value in table.items()}
     lines = {RENAMED.get(key, key): file.line((*at, key)) for key in table}
-    return _Config(path, values, lines) if "hidden_size" in values else None
+    # All who write one write these; what lacks them is part of something else.
+    return (
+        _Config(path, values, lines) if values.keys() >= {"hidden_size", "num_layers", "num_heads"} else None
+    )
 
 
 def _read_json(path: Path) -> _Config | None:
-    table = _json(path, _LARGEST_CONFIG)
+    table = _json(path)
     kind = table.get("model_type") if isinstance(table, dict) else None
     family = next((one for one in families() if one.hf.model_type == kind), None)
     if not isinstance(table, dict) or family is None:
@@ -247,61 +256,13 @@ def _read_json(path: Path) -> _Config | None:
     return _Config(path, values, {})
 
 
-def _json(path: Path, largest: int) -> Any:
+def _json(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            raw = file.read(largest + 1)
-        return parse(raw) if len(raw) <= largest else None
+            raw = file.read(_LARGEST_CONFIG + 1)
+        return parse(raw) if len(raw) <= _LARGEST_CONFIG else None
     except (OSError, DecodeError):
         return None
-
-
-def _recorded(data: Path) -> str | None:
-    """The SHA-256 of the tokenizer that a MindRecord's summary names; older summaries name none."""
-    names = ["summary.json"] if data.is_dir() else [f"{data.name}.summary.json", f"{data.stem}.summary.json"]
-    folder = data if data.is_dir() else data.parent
-    for path in (folder / name for name in names):
-        table = _json(path, _LARGEST_CONFIG) if path.is_file() else None
-        found = table.get("tokenizer_sha256") if isinstance(table, dict) else None
-        if isinstance(found, str):
-            return found
-    return None
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _same_ids(one: Path, other: Path) -> bool:
-    """Whether two tokenizers give the tokens that both know the same ids; written anew, a file differs."""
-    if sha256_of(one) == sha256_of(other):
-        return True
-    tables = [_ids(_json(path, _LARGEST_TOKENIZER)) for path in (one, other)]
-    shared = tables[0].keys() & tables[1].keys()
-    return bool(shared) and all(tables[0][token] == tables[1][token] for token in shared)
-
-
-def _ids(table: Any) -> dict[str, Any]:
-    """Token -> id of the `tokenizer.json` of Hugging Face's tokenizers."""
-    model = table.get("model") if isinstance(table, dict) else None
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    ids: dict[str, Any]
-    if isinstance(vocabulary, list):  # Unigram: [[token, score], ...] in the order of their ids
-        rows = enumerate(vocabulary)
-        ids = {
-            row[0]: number
-            for number, row in rows
-            if isinstance(row, list) and row and isinstance(row[0], str)
-        }
-    else:
-        ids = dict(vocabulary) if isinstance(vocabulary, dict) else {}
-    added = table.get("added_tokens") if isinstance(table, dict) else None
-    for item in added if isinstance(added, list) else ():
-        if isinstance(item, dict) and isinstance(item.get("content"), str):
-            ids[item["content"]] = item.get("id")
-    return ids
 
 
 def _refused(job: Job, loc: tuple[str, ...], what: str, remedy: str) -> ConfigError:

@@ -17,9 +17,9 @@ from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Input
 from orchestrator.formats.prompts import check_prompts
 from orchestrator.formats.text_records import RecordFileError, check_records
-from orchestrator.formats.tokenizer_files import SUMMARY
+from orchestrator.formats.tokenizer_files import SUMMARY, sha256_of
 from orchestrator.plan.command_files import unsent_files, unsent_script
-from orchestrator.plan.files_beside import FilesBeside, sha256_of
+from orchestrator.plan.files_beside import FilesBeside
 
 __all__ = ["Shipment", "ship"]
 

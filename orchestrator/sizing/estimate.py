@@ -74,7 +74,11 @@ class Workload:
 
     def problems(self, network: NetworkConfig) -> Iterator[tuple[str, str, str]]:
         """(key of `parallel`, what is wrong, what to do) for a network that cannot be cut in this way."""
-        return network.cut_problems(self.cut.model_parallel, self.cut.pipeline_stage, self.sequence_parts)
+        if self.cut.world_size > _MOST_RANKS or self.cut.pipeline_stage > _MOST_STAGES:
+            key = "pipeline_stage" if self.cut.pipeline_stage > _MOST_STAGES else "data_parallel"
+            what = f"{self.cut.world_size:,} ranks in {self.cut.pipeline_stage:,} stages are not estimated"
+            yield key, what, f"stay below {_MOST_RANKS:,} ranks and {_MOST_STAGES:,} stages"
+        yield from network.cut_problems(self.cut.model_parallel, self.cut.pipeline_stage, self.sequence_parts)
 
     def with_cut(self, cut: NetworkCut, global_batch: int, micro_batch_num: int) -> Workload:
         """The same work of all replicas together, spread in another way."""
@@ -122,6 +126,7 @@ def workload_of(job: Job, chips: Collection[Chip] = ()) -> Workload:
     )
 
 
+_MOST_RANKS, _MOST_STAGES = 1_000_000, 4_096  # beyond any machine; each stage is computed
 _FLOAT32 = 4
 _BLOCKS_ON_THEIR_WAY = 3
 _FLAT_BUFFER = 128 * 2**20  # of the bundled model's all-reduce of gradients

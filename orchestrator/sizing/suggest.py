@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import isqrt
 
 from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.sizing.estimate import Estimate, Workload, estimate
+
+_LARGEST = 10_000_000  # ranks, and records of a step, above which no layout is looked for
 
 __all__ = ["Suggestion", "suggest"]
 
@@ -36,6 +39,8 @@ def suggest(
     Its pool into `limit` bytes and, with HCCL's buffers, into the `hbm` bytes of a device.
     """
     world = workload.cut.world_size
+    if max(world, workload.batch_size * workload.cut.data_parallel) > _LARGEST:
+        return []
     found = []
     for candidate in _candidates(network, workload, world):
         made = estimate(network, candidate)
@@ -64,7 +69,8 @@ def _candidates(network: NetworkConfig, workload: Workload, world: int) -> Itera
 
 
 def _divisors(number: int) -> list[int]:
-    return [value for value in range(1, number + 1) if number % value == 0]
+    low = [value for value in range(1, isqrt(number) + 1) if number % value == 0]
+    return sorted({*low, *(number // value for value in low)})
 
 
 def _judge(network: NetworkConfig, workload: Workload, made: Estimate, limit: int) -> Suggestion:

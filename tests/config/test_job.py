@@ -374,3 +374,9 @@ def test_a_python_path_beside_the_bundled_code_has_no_placeholder(tmp_path: Path
 )
 def test_which_word_of_a_command_is_the_script(command: str, script: int | None) -> None:
     assert script_of(command.split()) == script
+
+
+@pytest.mark.parametrize("given", ["env.=s3cr3t", "env..A=s3cr3t"])
+def test_a_value_that_goes_nowhere_is_not_shown(tmp_path: Path, given: str) -> None:
+    (line,) = lines_of(tmp_path, lambda: job(tmp_path, JOB, given))
+    assert "expected KEY=VALUE" in line and "s3cr3t" not in line

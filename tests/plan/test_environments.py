@@ -100,6 +100,13 @@ def test_variables_of_the_job_reach_its_program_as_they_were_written(tmp_path: P
     found = printed(manifest.workers[0], manifest, run)
     assert found["A"] == "x{port}{rank}{python}{run_dir}{y}"
     assert found["PYTHONPATH"].startswith("/{rank}")
+    shown = dataclasses.replace(manifest.workers[0], argv=("echo", "{port} {rank}"))
+    other_run = RunDir(tmp_path / "words")
+    other_run.make()
+    worker = Worker(shown, manifest, other_run)
+    worker.start()
+    eventually(worker.poll, what="its end")
+    assert other_run.attempt.log(shown.label).read_text() == "{port} 2\n"
     # No scheduler, so nobody chose a port: each host finds the same one by itself.
     other = made.manifests["npu1"]
     there = RunDir(tmp_path / "there")

@@ -95,11 +95,13 @@ def test_else_the_job_is_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_an_answering_job_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_an_answering_job_takes_that_of_the_weights_and_makes_none(tmp_path: Path) -> None:
     weights(tmp_path)
     text = TRAIN.replace("finetune", "predict").replace("train: {steps: 4, batch_size: 2}\n", "")
-    with pytest.raises(ConfigError, match=r"data\.tokenizer: is missing"):
-        plan(tmp_path, text + LOAD + "predict: {prompts: [hello]}\n")
+    text += LOAD + "predict: {prompts: [hello]}\n"
+    assert told_tokenizer(plan(tmp_path, text)) is None
+    tokenizer(tmp_path / "weights/tokenizer.json", "a")
+    assert told_tokenizer(plan(tmp_path, text)) == "inputs/load/tokenizer.json"
 
 
 def test_what_only_the_hosts_see_is_left_to_them_and_told(tmp_path: Path) -> None:
@@ -161,6 +163,13 @@ def test_an_older_summary_names_no_tokenizer_and_is_taken(tmp_path: Path) -> Non
         "mindrecord}", "mindrecord, tokenizer: mine/tokenizer.json}"
     )
     assert "gives tokens other ids" in plan(tmp_path, text).notes[0]
+
+
+def test_data_prepared_with_another_template_are_told(tmp_path: Path) -> None:
+    made = plan(tmp_path, mindrecord(tmp_path, {"template": "belle"}))
+    (note,) = made.notes
+    assert note.endswith("a.mindrecord was prepared with template belle, but data.template is alpaca")
+    assert plan(tmp_path, mindrecord(tmp_path, {"template": "alpaca"})).notes == ()
 
 
 def test_a_tokenizer_that_contradicts_that_of_the_weights_is_refused(tmp_path: Path) -> None:

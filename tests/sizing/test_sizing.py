@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from orchestrator.config.job_network import network_of
 from orchestrator.core.errors import ConfigError, OrchestrateError
 from orchestrator.families.bloom import BLOOM, BloomConfig
 from orchestrator.sizing.estimate import Workload, estimate, size_of, workload_of
-from orchestrator.sizing.suggest import suggest
+from orchestrator.sizing.suggest import _divisors, suggest
 
 ROOT = Path(__file__).parents[2]
 SMALL = BloomConfig(
@@ -284,3 +285,25 @@ def test_on_an_ascend_replicas_that_share_the_optimizer_keep_pieces_of_gradients
     assert accumulated.gradients == whole.gradients + pieces.gradients
     alone = estimate(SMALL, replace(work(dp=2), scatters=True)).largest
     assert alone.gradients == whole.gradients  # nothing is shared out
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("parallel.data_parallel=100000000000000",),
+        ("parallel.pipeline_stage=10000000", "model.overrides.num_layers=100000000"),
+        ("train.batch_size=480000000000000000", "parallel.micro_batch_num=480000000000000000"),
+        ("devices_per_host=100000000000000000", "parallel.data_parallel=1"),
+    ],
+)
+def test_numbers_that_no_machine_has_are_answered_at_once(overrides: tuple[str, ...]) -> None:
+    started = time.process_time()
+    words = [f"--set={override}" for override in overrides]
+    done = CliRunner().invoke(command, [str(ROOT / "jobs/finetune_65b.yaml"), "--suggest", *words])
+    assert isinstance(done.exception, ConfigError) or done.exit_code == 0
+    assert time.process_time() - started < 2
+
+
+def test_divisors_are_complete_and_in_order() -> None:
+    for number in (1, 2, 12, 36, 97, 96 * 48):
+        assert _divisors(number) == [value for value in range(1, number + 1) if number % value == 0]

@@ -38,17 +38,27 @@ def save_whole(path: Path) -> None:
     write_ckpt(path, [(item.name, item.asnumpy()) for item in network.get_parameters()])
 
 
+def save_tokenizer(path: Path, texts: list[str]) -> None:
+    """One for a tiny Bloom, in a folder of its own: what lies beside the weights would be sent with them."""
+    from model.config.load_config import load_config
+    from model.data.tokenizer import train_tokenizer
+
+    path.parent.mkdir()
+    path.write_text(train_tokenizer(texts, load_config("tiny")).to_json())
+
+
 def test_ranks_start_from_the_slices_that_their_host_was_sent(cluster: Cluster, tmp_path: Path) -> None:
     save_whole(tmp_path / "whole.ckpt")
     records = [{"instruction": f"say {n}", "input": "", "output": f"{n}"} for n in range(8)]
     (tmp_path / "data.json").write_text(json.dumps(records))
+    save_tokenizer(tmp_path / "words/tokenizer.json", [record["instruction"] for record in records])
     job = {
         "name": "tune",
         "task": "finetune",
         "devices_per_host": 1,
         "parallel": {"model_parallel": 2},
         "model": {"preset": "tiny"},
-        "data": {"path": "data.json", "seq_length": 32},
+        "data": {"path": "data.json", "tokenizer": "words/tokenizer.json", "seq_length": 32},
         # A step so small that float32 does not feel it: what is saved is what was loaded.
         "train": {
             "steps": 1,
