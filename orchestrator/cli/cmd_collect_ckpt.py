@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import click
-from rich.console import Console
 
 from orchestrator import api
 from orchestrator.checkpoint.collection_manifest import manifest_path
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.output_layout import Format
-from orchestrator.cli.bars import CollectProgress
+from orchestrator.cli.copy_progress import copy_progress
 from orchestrator.cli.options import run_argument
-from orchestrator.cli.render_collect import print_collection
 from orchestrator.cli.units import RATE, byte_size
 from orchestrator.transfer.collect import Collected, Collection
 from orchestrator.transfer.collect_run import default_output, format_of
@@ -97,9 +96,11 @@ def command(
     )
     output = output or default_output(control, wanted.format)
     if is_dry:
+        from orchestrator.cli.render_collect import print_collection
+
         print_collection(api.collect_dry_run(control, wanted, via_hosts=via_hosts), output)
         return 0
-    with CollectProgress(Console(stderr=True)) as progress:
+    with copy_progress(sys.stderr) as progress:
         options = CopyOptions(rate=bwlimit, durable=not no_fsync, via_hosts=via_hosts)
         report = Report(progress.update, progress.say)
         collected = api.collect(control, output, wanted, with_logs=with_logs, options=options, report=report)

@@ -239,7 +239,7 @@ class _Work:
                     passed_over={step_name(at): f"lacks {why}" for at, why in choice.passed_over.items()},
                     left_aside={f"{host}: {path}": e.what for (host, path), e in choice.failed.items()},
                 )
-                with manifest_beside(self.output, text):
+                with manifest_beside(self.output, text, durable=self.options.durable):
                     file.finish()
         except BaseException:
             self._tidy()
