@@ -19,7 +19,7 @@ from orchestrator.checkpoint.atomic import mapped_errors
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.copy_plan import CopyPlan, Segment
 from orchestrator.checkpoint.cut.complete_steps import Choice
-from orchestrator.checkpoint.files.strategy_files import Strategy, parse_strategy
+from orchestrator.checkpoint.files.strategy_files import Strategy, parse_strategy, with_own_names
 from orchestrator.checkpoint.hf_layout import HfModel
 from orchestrator.checkpoint.host_files import ReadSegment
 from orchestrator.checkpoint.output_layout import Format, OutputLayout
@@ -325,8 +325,11 @@ def _write_beside(run: _Run, output: Path) -> None:
             atomic_write(output.parent / name, data, mode=0o644)
     if run.strategies:
         folder = _beside(output, "strategy")
+        same: dict[bytes, bytes] = {}  # the ranks of a stage have equal files
         for name, data in run.strategies.items():
-            atomic_write(folder / name, data, mode=0o644)
+            if data not in same:
+                same[data] = with_own_names(data, name)
+            atomic_write(folder / name, same[data], mode=0o644)
 
 
 def _beside(output: Path, what: str) -> Path:
