@@ -1,8 +1,9 @@
 """The table of Bloom, "BLOOM: A 176B-Parameter Open-Access Multilingual Language Model" (2022).
 
-Names within MindSpore are those that MindFormers' network saves; its conversion of weights keeps the prefix
-that the source's keys have, so that there are files with `transformer.` before them, too. Its query, key and value (`dense1` to `dense3`) are one tensor of
-Hugging Face's, whose rows are interleaved head by head: `reshape(heads, 3, head size, …)`.
+Names within MindSpore are those that MindFormers' network saves. Its conversion of weights keeps the prefix
+that the source's keys have, so that there are files with `transformer.` before them, too. Query, key and
+value (`dense1` to `dense3`) are one tensor of Hugging Face's, whose rows are interleaved head by head:
+`reshape(heads, 3, head size, …)`.
 Source: MindFormers 1.0.2, `models/bloom/convert_weight.py`, and transformers' `BloomConfig`.
 """
 

@@ -1,4 +1,4 @@
-"""Names with a prefix in files of older versions and of MindFormers' conversion: read everywhere as own names."""
+"""Names with a prefix, of older versions and of MindFormers' conversion, are read everywhere as own names."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_huggingface_names_stay() -> None:
 
 
 def test_a_parameter_with_the_prefix_and_without_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds ln_f.beta twice, with a prefix before its name"):
+    with pytest.raises(CheckpointError, match=r"holds ln_f\.beta twice, with a prefix before its name"):
         changed_names(["ln_f.beta", "transformer.ln_f.beta"])
 
 

@@ -1,4 +1,4 @@
-"""The own names of what a file holds: parameters, and their moments, whatever prefix the file has before them.
+"""The own names of what a file holds, parameters and their moments, whatever prefix the file has for them.
 
 MindFormers' network saves names without a prefix. Files of our versions before 0.2, and those that were
 converted from weights whose keys have it, have `transformer.`; everything that is read comes through here.
