@@ -31,6 +31,7 @@ from orchestrator.config.worker_config import (
 )
 from orchestrator.config.yaml_messages import Invalid
 from orchestrator.config.yaml_reader import YamlFile, dotted
+from orchestrator.families.registry import hub_names
 
 __all__ = ["Job", "JobCheckpoint", "Networking", "Timeouts"]
 
@@ -157,10 +158,14 @@ class Job(Frozen):
         return self._file.where(loc) if self._file else dotted(loc)
 
     def local_path(self, text: str) -> Path | None:
-        """The file on this machine that a relative path means; None for a path on the hosts."""
+        """The file on this machine that a relative path means.
+
+        None for a path on the hosts, and for a model's name, of which the workers find the files.
+        """
         if Path(text).is_absolute():
             return None
-        return (self._path.parent if self._path else Path()) / text
+        path = (self._path.parent if self._path else Path()) / text
+        return None if text in hub_names() and not path.exists() else path
 
     @property
     def whole_checkpoint(self) -> Path | None:

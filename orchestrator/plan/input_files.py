@@ -15,6 +15,7 @@ from orchestrator.config.worker_config import WorkerConfig
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Input
+from orchestrator.families.registry import hub_names
 
 __all__ = ["Shipment", "ship"]
 
@@ -83,7 +84,8 @@ class Shipment:
         """The path as the worker will see it: shipped if it is relative, the host's own if it is absolute."""
         source = job.local_path(given)
         if source is None:
-            self.host_paths.append(given)
+            if given not in hub_names():  # of a model's name, the workers find the files
+                self.host_paths.append(given)
             return given
         self.add(source, f"inputs/{folder}/{source.name}", job.where(section, key))
         return f"inputs/{folder}/{source.name}"

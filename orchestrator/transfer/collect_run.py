@@ -20,6 +20,7 @@ from orchestrator.checkpoint.beside import BesideOutput, SmallFile
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.copy_plan import CopyPlan, Segment
 from orchestrator.checkpoint.cut.complete_steps import Choice
+from orchestrator.checkpoint.files.strategy_files import with_own_names
 from orchestrator.checkpoint.hf_layout import HfModel
 from orchestrator.checkpoint.host_files import ReadSegment
 from orchestrator.checkpoint.output_layout import Format, OutputLayout
@@ -304,7 +305,11 @@ def _beside(run: _Run, output: Path, with_logs: bool) -> BesideOutput:
     """What is put beside the output: `config.yaml`, …, `<output>.strategy/…`, and later `<output>.logs/…`."""
     strategy = f"{output.name}.strategy"
     files = dict(run.model) if run.wanted.format != "huggingface" else {}
-    files |= {f"{strategy}/{name}": file for name, file in run.strategies.items()}
+    same: dict[str, SmallFile] = {}  # the ranks of a stage have equal files
+    for name, file in run.strategies.items():
+        if file.sha256 not in same:
+            same[file.sha256] = SmallFile.of(with_own_names(file.content(), name))
+        files[f"{strategy}/{name}"] = same[file.sha256]
     folders = {strategy: KNOWN["strategy"]} if run.strategies else {}
     if with_logs:
         folders[f"{output.name}.{_LOGS}"] = _LOG

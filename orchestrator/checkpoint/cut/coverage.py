@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from orchestrator.checkpoint.cut.slices import Layout, slices
-from orchestrator.checkpoint.files.strategy_files import Strategy
+
+if TYPE_CHECKING:  # its reader needs this module
+    from orchestrator.checkpoint.files.strategy_files import Strategy
 
 __all__ = [
     "COUNTERS",
@@ -44,6 +47,10 @@ COUNTERS = frozenset(
         ),
     }
 )
+# The keys and values that MindFormers' networks keep as parameters while they answer.
+_CACHES = (".key_past", ".value_past")
+# What MindSpore 2.10's save_checkpoint puts before a training cell's own state.
+_OF_CELLS = ("optimizer.", "loss_scaling_manager.")
 
 
 def is_moment(name: str) -> bool:
@@ -59,7 +66,9 @@ def weight_of(name: str) -> str:
 
 def is_weight(name: str) -> bool:
     """True for what belongs into a file of weights."""
-    return not is_moment(name) and name not in COUNTERS
+    if is_moment(name) or name in COUNTERS:
+        return False
+    return not name.endswith(_CACHES) and not name.startswith(_OF_CELLS)
 
 
 def why_left_out(name: str, dtype: str, with_optimizer: bool, with_texts: bool) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.checkpoint.cut.coverage import COUNTERS, is_moment, weight_of
+from orchestrator.checkpoint.cut.coverage import is_moment, is_weight, weight_of
 from orchestrator.checkpoint.cut.slices import Layout
 from orchestrator.checkpoint.files.strategy_files import Strategy, StrategySet
 from orchestrator.checkpoint.files.tensor_types import Spec
@@ -112,7 +112,7 @@ class NetworkCut:
         blocks = self.family.count_blocks(weight_of(spec.name) for spec in specs)
         stages: list[dict[str, Layout]] = [{} for _ in range(self.pipeline_stage)]
         for spec in specs:
-            if spec.name in COUNTERS:
+            if not is_weight(spec.name) and not is_moment(spec.name):
                 continue
             for stage in self.stages(spec.name, blocks):
                 stages[stage][spec.name] = self.layout(spec.name, spec.dims)
