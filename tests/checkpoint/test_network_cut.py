@@ -59,7 +59,11 @@ def test_a_sharded_optimizer_cuts_moments_once_more_where_it_can():
     layout = cut.layout("adam_m.blocks.0.attention.dense1.weight", (8, 3))
     assert [region(layout, (8, 3), rank)[0] for rank in range(4)] == [(0, 2), (4, 6), (2, 4), (6, 8)]
     assert cut.layout("adam_m.blocks.0.attention.dense1.weight", (6, 3)) == Layout((2, 2), (0, -1))
-    assert cut.layout("adam_v.ln_f.gamma", (6,)) == Layout((2, 2), (-1,), 2, 2)
+    assert cut.layout("adam_v.ln_f.gamma", (6,)) == Layout((2, 2), (1,))
+    assert cut.layout("adam_v.blocks.0.output.mapping.weight", (6, 8)) == Layout((2, 2), (1, 0))
+    shared = ("adam_m.ln_f.gamma", "adam_m.blocks.0.output.mapping.bias", "adam_v.blocks.0.layernorm1.beta")
+    assert [cut.shares_moments(name, (6,)) for name in shared] == [True, False, True]
+    assert not cut.shares_moments("ln_f.gamma", (6,))
 
 
 def test_a_vocabulary_is_cut_where_it_divides_and_whole_elsewhere():

@@ -1,4 +1,4 @@
-"""Outputs under the names that parameters had before: the proof that nothing but names has changed.
+"""Outputs under the names that parameters had before: the proof that nothing but this has changed.
 
 `bytes_with_prefix.json` is the list as it was while every parameter had the prefix `transformer.`. Each
 output of today is written again here with that prefix, by the same writers; its sum must be the one of then.
@@ -10,6 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from orchestrator.checkpoint.cut.slices import Layout
 from orchestrator.checkpoint.files.strategy_files import Strategy, read_strategy, write_strategy
 from orchestrator.checkpoint.files.tensor_files import (
     read_ckpt,
@@ -47,7 +48,7 @@ def _renamed(path: Path, scratch: Path) -> bytes | None:
         return None  # PyTorch's own, under Hugging Face's names
     if path.name.startswith("ckpt_strategy"):
         strategy = read_strategy(path)
-        layouts = {with_prefix(name): layout for name, layout in strategy.layouts.items()}
+        layouts = {with_prefix(name): _cut_before(layout) for name, layout in strategy.layouts.items()}
         write_strategy(scratch, Strategy(strategy.stage, layouts))
         return scratch.read_bytes()
     is_safetensors = path.suffix == ".safetensors"
@@ -57,3 +58,11 @@ def _renamed(path: Path, scratch: Path) -> bytes | None:
         return None
     (write_safetensors if is_safetensors else write_ckpt)(scratch, renamed.items())
     return scratch.read_bytes()
+
+
+def _cut_before(layout: Layout) -> Layout:
+    """Moments that the data group alone cuts along axis 0 were told as the parallel optimizer's cut."""
+    if layout.tensor_map[:1] != (1,):
+        return layout
+    data, model = layout.dev_matrix
+    return Layout(layout.dev_matrix, (-1, *layout.tensor_map[1:]), model, data)

@@ -1,7 +1,8 @@
 """Collect, combine, split, transform and convert write the very bytes that they wrote before.
 
-The list was made by commit afcecfb's code, and again when parameters lost the prefix of their names; that
-nothing else has changed since is tested, too. Where an output changes on purpose:
+The list was made by commit afcecfb's code, and again when parameters lost the prefix of their names, and
+moments that the data group alone cuts got a plain cut; that nothing else has changed since is tested, too.
+Where an output changes on purpose:
 
     PYTHONPATH=. python -m tests.golden.test_bytes
 

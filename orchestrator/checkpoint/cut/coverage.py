@@ -23,8 +23,16 @@ __all__ = [
     "why_left_out",
 ]
 
-MOMENTS = ("adam_m.", "adam_v.", "moment1.", "moment2.", "moments.", "accum.", "stat.", "accu_grads.")
-# What the training loop keeps beside the weights.
+# Before the name of a parameter: what an optimizer keeps of it, and its accumulated gradients. Source: the
+# prefixes in MindSpore 2's nn/optim, mint/optim, experimental/optim and nn/wrap, and MindFormers 1.0 to 1.9's
+# core/optim. Left out are `linear.`, `prev.` and `ax.`, which may be names of layers.
+MOMENTS = (
+    *("adam_m.", "adam_v.", "moment1.", "moment2.", "vhat.", "lamb_m.", "lamb_v."),
+    *("exp_avg.", "exp_avg_sq.", "max_exp_avg_sq.", "exp_inf.", "exp_avg_sq_row.", "exp_avg_sq_col."),
+    *("exp_avg_insta_row.", "exp_avg_insta_col.", "moments.", "moment.", "momentum_buf.", "stat."),
+    *("accum.", "accum_update.", "mean_square.", "mean_grad.", "step_size.", "accu_grads."),
+)
+# What the training loop, the optimizer and the loss scale keep beside them.
 COUNTERS = frozenset(
     {
         *(
@@ -38,6 +46,8 @@ COUNTERS = frozenset(
             "data_size",
         ),
         *("learning_rate", "lr", "weight_decay", "momentum", "beta1_power", "beta2_power"),
+        *("afactor_step", "cov_step", "state_step", "fake_lr", "graceful_exit", "graceful_init"),
+        *("cur_epoch_num", "cur_step_num", "global_batch_size"),
         *(
             "loss_scale",
             "scale_sense",
