@@ -34,6 +34,7 @@ _VERBS = {
         "put_file",
         "read_segments",
         "shards",
+        "sum_segments",
     ),
     "verbs_host": (
         "addresses",

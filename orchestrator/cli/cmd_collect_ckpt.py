@@ -66,6 +66,9 @@ class _Step(click.ParamType[int | str]):
 @click.option(
     "--no-fsync", is_flag=True, help="Do not wait for the disk; a power cut just after may cost the file."
 )
+@click.option(
+    "--check-replicas", is_flag=True, help="Have the hosts compare, byte by byte, what several ranks hold."
+)
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show what would be read from where; write nothing.")
 def command(
     run: str | None,
@@ -79,6 +82,7 @@ def command(
     bwlimit: int | None,
     via_hosts: bool,
     no_fsync: bool,
+    check_replicas: bool,
     is_dry: bool,
 ) -> int:
     """Combine the shards of a run into one file, with the model's configuration and tokenizer beside it.
@@ -93,6 +97,7 @@ def command(
         dtype=_DTYPES[dtype] if dtype else None,
         with_optimizer=with_optimizer,
         replicated=replicated,
+        check_replicas=check_replicas,
     )
     output = output or default_output(control, wanted.format)
     if is_dry:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -128,6 +129,16 @@ class RunFiles:
         buffer = memoryview(bytearray(max(segment.nbytes for segment in segments)))
         with self._bulk.agent(host) as agent:
             yield from agent.read_segments(buffer, wanted, identities, timeout=_READ_TIMEOUT)
+
+    def sums(self, host: str, segments: Sequence[Segment]) -> Iterator[int]:
+        if all(self.is_direct(host, segment.copy.path) for segment in segments):
+            yield from (zlib.crc32(data) for data, _ in self.read(host, segments))
+            return
+        wanted = [(segment.copy.path, segment.spans) for segment in segments]
+        identities = {path: list(self._listed[host, path].identity) for path, _ in wanted}
+        yield from self._ask(
+            host, lambda agent: agent.sum_segments(wanted, identities, timeout=_READ_TIMEOUT)
+        )
 
     def small_files(self, folder: str, spool: Spool) -> Gathered:
         """The known files in this folder of the run, of all hosts that can be asked."""
