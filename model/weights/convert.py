@@ -13,7 +13,7 @@ from model.config.hf_config import load_hf_config
 from model.config.load_config import config_from, config_text, load_config
 from model.errors import ModelError
 from model.weights.state_dict import check_names
-from orchestrator.checkpoint.atomic import replacing
+from orchestrator.checkpoint.beside import BesideOutput, SmallFile
 from orchestrator.checkpoint.compare import same_bits
 from orchestrator.checkpoint.copy_engine import copy_files
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
@@ -284,8 +284,11 @@ def _to_mindspore(copy: _Copy, target: Path, dtype: str | None) -> Converted:
         stored.append(tensor)
     transposed = {part.ms for part in copy.parts if part.transposed}
     form: Format = "ckpt" if path.suffix == ".ckpt" else "safetensors"
+    files = {"config.yaml": config_text(config).encode(), **_tokenizer(weights.path)}
+    beside = BesideOutput(path, {name: SmallFile.of(data) for name, data in files.items()})
+    earlier = beside.require_free()  # another model's are named before a byte is moved
     copy.carry_out(path, lay_out([specs], form, dtype=dtype, transposed=transposed), stored)
-    _put_beside(path.parent, {"config.yaml": config_text(config).encode(), **_tokenizer(weights.path)})
+    beside.put(earlier)
     return Converted(path, False, len(specs))
 
 
@@ -329,12 +332,3 @@ def _check_head(weights: Weights) -> None:
 def _tokenizer(source: Path) -> dict[str, bytes]:
     home = _home(source)
     return {name: (home / name).read_bytes() for name in _TOKENIZER if (home / name).is_file()}
-
-
-def _put_beside(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, data in files.items():
-        path = folder / name
-        if path.is_file() and path.read_bytes() == data:
-            continue
-        with replacing(path) as file:
-            file.write(data)

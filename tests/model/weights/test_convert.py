@@ -88,7 +88,7 @@ def test_the_way_back_can_end_in_files_of_pytorch(tmp_path):
     assert_same(arrays(again), as_mindformers(weights))
     half = convert(tmp_path / "x.ckpt", tmp_path / "half", form="bin", dtype="float16").path
     expected = {name: value.astype(np.float16) for name, value in as_mindformers(weights).items()}
-    assert_same(arrays(convert(half, tmp_path / "half.ckpt").path), expected)
+    assert_same(arrays(convert(half, tmp_path / "out" / "half.ckpt").path), expected)
     with pytest.raises(ModelError, match="--format: bin is a form of Hugging Face's weights"):
         convert(tmp_path / "hf", tmp_path / "y.ckpt", form="bin")
 
@@ -99,7 +99,7 @@ def test_types_are_changed_on_the_way(tmp_path):
     expected = {name: value.astype(np.float16) for name, value in as_mindformers(weights).items()}
     assert_same(arrays(half.path), expected)
     assert load_config(tmp_path / "config.yaml").param_init_type == "float16"
-    brain = convert(tmp_path / "hf", tmp_path / "brain.safetensors", dtype="bfloat16")
+    brain = convert(tmp_path / "hf", tmp_path / "brain" / "brain.safetensors", dtype="bfloat16")
     stored = read_safetensors(brain.path)["ln_f.gamma"]
     assert stored.dtype == "BFloat16"
     exact = weights["transformer.ln_f.weight"]
@@ -291,3 +291,13 @@ def test_a_config_of_this_package_is_kept_whole(tmp_path):
     table = json.loads((done.path / "config.json").read_text())
     assert (table["n_head"], table["n_layer"], table["hidden_size"]) == (3, 2, 24)
     assert table["model_type"] == "bloom" and CONFIG.head_size == 8
+
+
+def test_another_models_configuration_in_the_folder_is_not_replaced(tmp_path):
+    write_hf(tmp_path / "hf")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.yaml").write_text("another: model\n")
+    with pytest.raises(CheckpointError, match=r"config\.yaml in .* would be replaced"):
+        convert(tmp_path / "hf", tmp_path / "out" / "x.ckpt")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.yaml"]
+    assert (tmp_path / "out" / "config.yaml").read_text() == "another: model\n"
