@@ -92,7 +92,7 @@ def serve_mindspore(layers: int, hidden: int, heads: int, what: str) -> dict[str
             inner = "output.projection" if part == "dense_4h_to_h" else inner
             target = f"blocks.{layer}.{inner}.weight"
             array = array.T.copy() if inner.endswith(("mapping", "projection")) else array
-        own[f"transformer.{target}"].set_data(ms.Tensor(array))
+        own[target].set_data(ms.Tensor(array))
     if what == "train":
         ids = tokens(3, 2, 129).astype(np.int32)
         batch = Batch(ids[:, :-1], ids[:, 1:], np.full((2, 128), 1 / 256, np.float32))

@@ -1,8 +1,10 @@
-"""`orchestrate collect-ckpt` against the three steps of MindFormers' documentation, and against scp.
+"""`collect-ckpt` and `checkpoint combine` against the three steps of MindFormers' documentation, and scp.
 
 The case: a Bloom of 267 M parameters on 8 ranks, float32 with two Adam moments, 3.2 GB in all, made here. All
-is measured in one run, with the shards in the page cache. MindFormers' steps leave the result there, too, and
-collect-ckpt does with --no-fsync. By default it waits for the disk; scp's copies then get an fsync, as well.
+is measured in one run, round by round, with the shards in the page cache. MindFormers' steps leave the result
+there, too, and ours do with --no-fsync. By default they wait for the disk; scp's copies then get an fsync, as
+well. MindSpore refuses to start where little memory is "free", though the page cache would give way: then the
+cache is emptied, which takes root, or the bench says how to.
 Needs 12 GB of disk, 35 GB for `large`.
 """
 
@@ -33,6 +35,9 @@ from orchestrator.testing.sshd import why_no_sshd  # noqa: E402
 LAYERS, TIMES = 20, 4
 HOSTS = 2
 PARTS = ("local", "large", "ssh")
+_THREE_STEPS = "MindFormers' three steps"
+# The shards, the cleaned shards and the whole, with as much to spare as MindSpore keeps for itself.
+_FOR_MINDSPORE = 8 << 30
 
 
 class Bench:
@@ -52,15 +57,22 @@ class Bench:
         """Both ways on this machine."""
         cluster = self._cluster(self._shards, "local", _local_inventory(self._folder / "local"))
         weights = self._shards.weights
+        ways: dict[str, Callable[[], Sample]] = {
+            "collect-ckpt --no-fsync": lambda: self._collect(cluster, "--no-fsync"),
+            "combine --no-fsync": lambda: self._combine(cluster, "--no-fsync"),
+            "collect-ckpt": lambda: self._collect(cluster),
+        }
         if importlib.util.find_spec("mindspore"):
-            self._repeat("MindFormers' three steps", self._shards, self._three_steps, rounds=1)
-        quick = self._repeat(
-            "collect-ckpt --no-fsync", self._shards, lambda: self._collect(cluster, "--no-fsync")
-        )
-        ours = self._repeat("collect-ckpt", self._shards, lambda: self._collect(cluster))
-        if theirs := self.series.get("MindFormers' three steps"):
-            ratio = theirs.wall / quick.wall
-            self.goals.append(Goal("three steps / collect-ckpt --no-fsync", ratio, 10, at_least=True))
+            _make_room(_FOR_MINDSPORE)
+            ways = {_THREE_STEPS: self._three_steps, **ways}
+        for _ in range(self._rounds):
+            for name, way in ways.items():
+                self._repeat(name, self._shards, way, rounds=1)
+        ours = self.series["collect-ckpt"]
+        if theirs := self.series.get(_THREE_STEPS):
+            for name in ("collect-ckpt --no-fsync", "combine --no-fsync"):
+                ratio = theirs.wall / self.series[name].wall
+                self.goals.append(Goal(f"three steps / {name}", ratio, 10, at_least=True))
         self.goals.append(Goal("peak memory of collect-ckpt", ours.peak / 1e6, 500, unit="MB"))
         # Of the whole process: Python's own modules are among what it reads.
         self.goals.append(Goal("bytes read / weights", ours.read / weights, 1.05))
@@ -146,6 +158,13 @@ class Bench:
         (cluster.folder / "out.ckpt").unlink()
         return sample
 
+    def _combine(self, cluster: Cluster, *words: str) -> Sample:
+        source = ("--checkpoint-dir", self._shards.folder, "--strategy-dir", self._shards.folder / "strategy")
+        argv = cluster.argv("checkpoint", "combine", *source, "-o", cluster.folder / "whole.ckpt", *words)
+        sample = measure(argv, env=cluster.env, cwd=cluster.folder)
+        (cluster.folder / "whole.ckpt").unlink()
+        return sample
+
     def _scp(self, loopback: Loopback, payload: Path) -> Sample:
         argvs = [
             ["scp", "-q", "-F", str(loopback.config), f"{host}:{payload}", str(self._folder / f"copy-{host}")]
@@ -164,6 +183,21 @@ class Bench:
 def _local_inventory(folder: Path) -> dict[str, Any]:
     defaults = {"workdir": str(folder / "hosts" / "{name}"), "devices": f"0-{RANKS // HOSTS - 1}"}
     return {"transport": "local", "defaults": defaults, "hosts": [{"name": f"host[1-{HOSTS}]"}]}
+
+
+def _make_room(nbytes: int) -> None:
+    """Have so much memory free and not in the page cache. RuntimeError where this user may not."""
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    if int(fields["MemFree"].split()[0]) * 1024 >= nbytes:
+        return
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("1")
+    except OSError as error:
+        raise RuntimeError(
+            f"MindSpore wants {nbytes / 1e9:.0f} GB of free memory, and the page cache has it: empty it with"
+            " `sync; echo 1 | sudo tee /proc/sys/vm/drop_caches`"
+        ) from error
 
 
 def _fsync(path: Path) -> float:
@@ -201,7 +235,7 @@ def main() -> int:
     """Measure and print; 1 where something did not work, 0 also where a goal was missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default=",".join(PARTS), help=f"of {','.join(PARTS)}")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to work; default: the system's temporary folder")
     parser.add_argument("--json", action="store_true", help="print data instead of a table")
     given = parser.parse_args()

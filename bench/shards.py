@@ -72,7 +72,7 @@ class Shards:
             f"{norm}.{part}": (h,) for norm in ("embedding.norm", "ln_f") for part in ("gamma", "beta")
         }
         blocks = {f"blocks.{n}.{name}": shape for n in range(self.layers) for name, shape in block.items()}
-        return {f"transformer.{name}": shape for name, shape in (outside | blocks).items()}
+        return outside | blocks
 
     def _tensors(
         self, shapes: dict[str, tuple[int, ...]], layouts: dict[str, Layout], pool: Array, rank: int

@@ -1,6 +1,7 @@
 """Bloom in MindSpore: training, prediction and generation in the workers.
 
-`from model import AutoConfig, AutoModel, AutoTokenizer, TextGenerationPipeline, pipeline`, as of MindFormers.
+`from model import AutoConfig, AutoModel, AutoTokenizer, TextGenerationPipeline, pipeline`, and what else
+MindFormers' page for Bloom imports: see `compatibility/module_names.py`.
 """
 
 from __future__ import annotations
@@ -8,19 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-# Imported when they are asked for: MindSpore takes seconds, and most of this package does without it.
-_PUBLIC = {
-    "AutoConfig": "model.compatibility.auto_model",
-    "AutoModel": "model.compatibility.auto_model",
-    "AutoTokenizer": "model.compatibility.auto_model",
-    "BloomConfig": "orchestrator.families.bloom",
-    "TextGenerationPipeline": "model.compatibility.auto_model",
-    "pipeline": "model.compatibility.auto_model",
-}
-__all__ = sorted(_PUBLIC)
+from model.compatibility.module_names import PUBLIC, answer_for
+
+__all__ = sorted(PUBLIC)
+
+answer_for("model")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in PUBLIC:
         raise AttributeError(f"module 'model' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    return getattr(importlib.import_module(PUBLIC[name]), name)

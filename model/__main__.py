@@ -26,11 +26,12 @@ _VERBS = (
     "serve-chat",
     "export",
     "infer-mindir",
+    "run",
 )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model", description="Bloom in MindSpore.")
+def _parser(prog: str = "python -m model") -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Bloom in MindSpore.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name in _VERBS:
         verb = importlib.import_module(f"model.cli.cmd_{name.replace('-', '_')}")
@@ -40,10 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m model") -> int:
     escape_what_streams_lack()
-    args = _parser().parse_args(argv)
-    return guarded(args.run, args)
+    parsed: list[argparse.Namespace] = []
+    # In it, too: a verb's module may need what only a worker has.
+    code = guarded(lambda _: parsed.append(_parser(prog).parse_args(argv)), argparse.Namespace())
+    return code or guarded(parsed[0].run, parsed[0])
 
 
 if __name__ == "__main__":

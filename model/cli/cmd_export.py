@@ -11,7 +11,8 @@ HELP = "write the two MindIR graphs, for a prompt and for single tokens"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_model_files(parser, "config.yaml of a model, or MindFormers' YAML with its `infer` block")
+    what = "config.yaml of a model, or MindFormers' YAML with its `infer` block"
+    add_model_files(parser, what, "--config_path", needs_checkpoint=False)
     add_device(parser)
     add = parser.add_argument
     add(

@@ -8,13 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-from model.cli.common import TOKENIZER, say, set_log_level
+from model.cli.common import TOKENIZER, note, say, set_log_level
 from model.config.prompt_templates import TEMPLATES
 from model.data.prepare import Progress, Request, Summary, prepare
 from model.weights.hub import tokenizer_file
 from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.formats.text_records import FORMATS
 
+_DEFAULT_TOKENIZER = "bloom_560m"
 HELP = "turn records into MindRecord files to train on"
 
 
@@ -28,7 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output", "--output_path", type=Path, required=True, metavar="FOLDER",
         help="where dataset.mindrecord goes; or a file name that ends with .mindrecord",
     )  # fmt: skip
-    add("--tokenizer", required=True, metavar="MODEL", help=TOKENIZER)
+    add(
+        "--tokenizer", metavar="MODEL",
+        help=f"{TOKENIZER} (default {_DEFAULT_TOKENIZER}, as MindFormers' script; that is said)",
+    )  # fmt: skip
     add(
         "--seq-length", "--seq_length", type=int, default=2049, metavar="N",
         help="ids a row: one more than the model's seq_length (default 2049)",
@@ -52,6 +56,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     set_log_level("CPU")
+    if args.tokenizer is None:
+        args.tokenizer = _DEFAULT_TOKENIZER
+        note(f"the tokenizer is that of {args.tokenizer}; --tokenizer names another")
     request = Request(
         input=args.input,
         output=args.output,

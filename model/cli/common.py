@@ -9,11 +9,13 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.config.settings import Settings, Worker, load_settings
+from model.config.yaml_table import read_table
 from model.devices.device_name import CPU, DeviceName, npus_left_alone, parse_device
 from model.errors import ModelError
 from model.weights.hub import checkpoint_file, tokenizer_file
@@ -30,6 +32,7 @@ __all__ = [
     "device_of",
     "guarded",
     "marked_done",
+    "note",
     "piece",
     "run_as_worker",
     "say",
@@ -51,6 +54,11 @@ def _silent(done: int, total: int) -> None:
     pass
 
 
+def note(text: str) -> None:
+    """What a person should know, on stderr."""
+    print(f"note: {text}", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def bytes_bar() -> Iterator[Callable[[int, int], None]]:
     """Gives `progress(done, total)` in bytes; nothing is drawn where stderr is no terminal."""
@@ -68,6 +76,8 @@ def bytes_bar() -> Iterator[Callable[[int, int], None]]:
 
 
 _INTERRUPTED = 5
+# What setup.cfg's `worker` asks for, by the names under which it is imported.
+_WORKER_EXTRA = ("mindspore", "tokenizers", "safetensors", "huggingface_hub", "ijson", "numpy")
 
 
 def guarded(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
@@ -76,6 +86,11 @@ def guarded(run: Callable[[argparse.Namespace], None], args: argparse.Namespace)
         run(args)
     except (ModelError, OrchestrateError) as error:
         return _told(error.exit_code, *error.lines())
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _WORKER_EXTRA:
+            raise
+        what = f"{error.name} is not installed in {sys.executable} (pip install 'orchestrate[worker]')"
+        return _told(ModelError.exit_code, what)
     except OSError as error:
         return _told(OrchestrateError.exit_code, f"{error.filename or 'I/O'}: {error.strerror or error}")
     except KeyboardInterrupt:
@@ -103,7 +118,7 @@ def device_of(args: argparse.Namespace, devices: Path = Path("/dev")) -> DeviceN
     device = parse_device(args.device) if args.device is not None else CPU
     set_log_level(device.target)
     if args.device is None and (text := npus_left_alone(devices)):
-        print(f"note: {text}; --device Ascend:0 uses one", file=sys.stderr, flush=True)
+        note(f"{text}; --device Ascend:0 uses one")
     return device
 
 
@@ -165,18 +180,41 @@ class ModelFiles:
     def of(args: argparse.Namespace) -> ModelFiles:
         """Find them; a model that is only a name is loaded and converted. Raises ModelError."""
         tokenizer = tokenizer_file(args.tokenizer) if args.tokenizer else None
-        return ModelFiles(checkpoint_file(args.checkpoint), args.config, tokenizer)
+        checkpoint = args.checkpoint or _named_in(args.config)
+        return ModelFiles(checkpoint_file(checkpoint), args.config, tokenizer)
 
 
-def add_model_files(parser: argparse.ArgumentParser, config: str = "config.yaml of a model") -> None:
-    """Where the model is; `config` says what `--config` takes."""
+def _named_in(config: Path | None) -> str:
+    """The checkpoint_name_or_path of a YAML of MindFormers. Raises ModelError where there is none."""
+    table: Any = read_table(config) if config else {}
+    for key in ("model", "model_config", "checkpoint_name_or_path"):
+        table = table.get(key) if isinstance(table, Mapping) else None
+    if not isinstance(table, str) or not table:
+        where = f"{config}: model.model_config.checkpoint_name_or_path" if config else "--checkpoint"
+        raise ModelError("is missing", where=where, remedy="name the weights with --checkpoint")
+    return table
+
+
+def add_model_files(
+    parser: argparse.ArgumentParser,
+    config: str = "config.yaml of a model",
+    *config_flags: str,
+    needs_checkpoint: bool = True,
+) -> None:
+    """Where the model is; `config` says what `--config` takes, `config_flags` what else it is called."""
     add = parser.add_argument
     add(
         "--checkpoint",
-        required=True,
+        required=needs_checkpoint,
         metavar="MODEL",
         help="a whole .ckpt or .safetensors, a folder with one, Hugging Face's folder, or a name such as "
         "bigscience/bloom-560m",
     )
-    add("--config", type=Path, metavar="FILE", help=f"{config}; default: config.yaml beside the checkpoint")
+    add(
+        "--config",
+        *config_flags,
+        type=Path,
+        metavar="FILE",
+        help=f"{config}; default: config.yaml beside the checkpoint",
+    )
     add("--tokenizer", metavar="MODEL", help=f"{TOKENIZER}; default: tokenizer.json beside the checkpoint")

@@ -10,6 +10,14 @@ from typing import Any
 import numpy as np
 from mindspore import nn
 
+from model.compatibility.page_config import (
+    BloomConfig,
+    checkpoint_of_config,
+    editable,
+    parallel_of,
+    plain,
+)
+from model.compatibility.script_context import joined_world
 from model.config.beside_checkpoint import check_beside
 from model.config.hf_config import load_hf_config
 from model.config.load_config import load_config
@@ -19,29 +27,37 @@ from model.errors import ModelError
 from model.inference.generate import Generator
 from model.inference.sampling import Sampling
 from model.network.build import build, initialise
-from model.parallel.distributed import open_alone
-from model.parallel.mesh import Place, Strategy
+from model.parallel.distributed import Session, open_alone
+from model.parallel.mesh import Strategy, start_groups
 from model.weights.checkpoint import load_whole
 from model.weights.hub import checkpoint_file, model_file, model_folder, tokenizer_file
 from orchestrator.families.network_config import NetworkConfig
-from orchestrator.families.registry import find_preset
+from orchestrator.families.registry import find_preset, hub_names
 
 __all__ = [
     "AutoConfig",
     "AutoModel",
     "AutoTokenizer",
+    "BloomLMHeadModel",
     "PretrainedModel",
     "TextGenerationPipeline",
     "pipeline",
 ]
 
 
-class PretrainedModel:
-    """`generate` of MindFormers' models; the network itself is `.network`, a MindSpore Cell."""
+class PretrainedModel(nn.Cell):
+    """A network with `generate`, as MindFormers' models have it; the network itself is `.network`.
+
+    A Cell, so that MindSpore's `load_param_into_net` and `Model` take it: (B, S) ids -> (B, S, V) logits.
+    """
 
     def __init__(self, network: nn.Cell, config: NetworkConfig) -> None:
+        super().__init__(auto_prefix=False)
         self.network, self.config = network, config
         self._generators: dict[int, Generator] = {}
+
+    def construct(self, input_ids: Any) -> Any:
+        return self.network(input_ids)
 
     @classmethod
     def load(
@@ -55,16 +71,12 @@ class PretrainedModel:
 
         On `device`, or the one that MindSpore is set to. Raises ModelError, see `use_device`.
         """
+        made = cls.__new__(cls)
+        config = plain(config)
         if checkpoint is not None:
             check_beside(config, checkpoint)
-        session = open_alone(device)
-        network = build(config, session.strategy, session.place, session.groups)
-        if checkpoint is None:
-            initialise(network, config, seed, Strategy(), Place(0, 0, 0, 0))
-        else:
-            load_whole(checkpoint, list(network.get_parameters()), session.strategy, session.place)
-        network.set_train(False)
-        return cls(network, config)
+        PretrainedModel.__init__(made, _filled(config, open_alone(device), checkpoint, seed), config)
+        return made
 
     def set_train(self, mode: bool = True) -> PretrainedModel:
         if mode:
@@ -111,6 +123,49 @@ def _rows(input_ids: Any) -> list[list[int]]:
     if not isinstance(ids[0], Sequence | np.ndarray):
         ids = [ids]
     return [[int(token) for token in row] for row in ids]
+
+
+def _filled(config: NetworkConfig, session: Session, checkpoint: Path | None, seed: int = 0) -> nn.Cell:
+    """This process's part of the network, with its weights."""
+    network = build(config, session.strategy, session.place, session.groups)
+    if checkpoint is None:
+        initialise(network, config, seed, session.strategy, session.place)
+    else:
+        load_whole(checkpoint, list(network.get_parameters()), session.strategy, session.place)
+    return network.set_train(False)
+
+
+class BloomLMHeadModel(PretrainedModel):
+    """MindFormers' class: a Bloom by its configuration, with the weights of its checkpoint_name_or_path.
+
+    Those are a file, a folder or a model's name; without them they are drawn. Where `init_context` has joined
+    several ranks, each makes its part, by the configuration's parallel_config.
+    """
+
+    def __init__(self, config: NetworkConfig | None = None) -> None:
+        config = config if config is not None else BloomConfig()
+        said = checkpoint_of_config(config)
+        checkpoint, session = (checkpoint_file(said) if said else None), _session(config)
+        super().__init__(_filled(plain(config), session, checkpoint), plain(config))
+
+
+def _session(config: NetworkConfig) -> Session:
+    """Alone, or this rank's among those that have joined."""
+    rank, size = joined_world()
+    if size == 1:
+        return open_alone(None)
+    said = parallel_of(config)
+    if said.pipeline_stage > 1:
+        raise ModelError("answers come from one stage", where="parallel_config.pipeline_stage", remedy="1")
+    strategy = Strategy(
+        data_parallel=said.data_parallel,
+        model_parallel=said.model_parallel,
+        vocab_size=config.vocab_size,
+        family=config.family,
+    )
+    strategy.check(size)
+    place = strategy.place(rank)
+    return Session(strategy, place, start_groups(strategy, place))
 
 
 TASK = "text_generation"
@@ -179,8 +234,14 @@ class AutoConfig:
     def from_pretrained(name: str | Path, **overrides: Any) -> NetworkConfig:
         """From a yaml of ours, a config.json, a folder with one of them, a preset, or a name.
 
-        A short name (`bloom_560m`) gives the preset, without any download. Fields can be overridden.
+        A short name (`bloom_560m`) gives the preset, without any download; its checkpoint_name_or_path is
+        that name, so that `AutoModel.from_config` loads its weights. Fields can be overridden and assigned.
         """
+        checkpoint = str(name) if str(name) in hub_names() else ""
+        return editable(AutoConfig._read(name, overrides), checkpoint)
+
+    @staticmethod
+    def _read(name: str | Path, overrides: dict[str, Any]) -> NetworkConfig:
         path, text = Path(name), str(name)
         if path.is_file():
             return load_hf_config(path, overrides) if path.suffix == ".json" else load_config(path, overrides)
@@ -222,9 +283,15 @@ class AutoModel:
     def from_config(
         config: NetworkConfig, checkpoint: str | Path | None = None, *, device: str | None = None
     ) -> PretrainedModel:
-        """From a config, with the weights of a checkpoint file, or freshly drawn."""
-        where = _device(device)
-        return PretrainedModel.load(None if checkpoint is None else Path(checkpoint), config, device=where)
+        """From a config, with the weights of a checkpoint file, or of its checkpoint_name_or_path.
+
+        Without either they are freshly drawn.
+        """
+        where, said = _device(device), checkpoint_of_config(config)
+        if checkpoint is None and joined_world()[1] > 1:
+            return BloomLMHeadModel(config)
+        path = Path(checkpoint) if checkpoint is not None else checkpoint_file(said) if said else None
+        return PretrainedModel.load(path, config, device=where)
 
 
 def _device(text: str | None) -> DeviceName | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -39,6 +40,28 @@ class Tokenizer:
             )
         return int(found)
 
+    def _special(self, *words: str) -> int | None:
+        found = (self._inner.token_to_id(word) for word in words)
+        return next((int(number) for number in found if number is not None), None)
+
+    @property
+    def eos_token_id(self) -> int:
+        return self.eos
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id of `<pad>`, or of eos where there is none."""
+        found = self._special("<pad>")
+        return self.eos if found is None else found
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self._special("<s>")
+
+    @property
+    def unk_token_id(self) -> int | None:
+        return self._special("<unk>")
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text; ModelError where it holds what is no character."""
         return self.encode_batch([text])[0]
@@ -54,13 +77,38 @@ class Tokenizer:
             raise ModelError(what, where="text", remedy="was it typed or saved in UTF-8?") from None
         return [item.ids for item in found]
 
-    def __call__(self, text: str | Sequence[str]) -> dict[str, Any]:
-        """`input_ids` and `attention_mask` of one text, or lists of them of several."""
-        if isinstance(text, str):
-            ids = self.encode(text)
-            return {"input_ids": ids, "attention_mask": [1] * len(ids)}
-        rows = self.encode_batch(text)
-        return {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        *,
+        max_length: int | None = None,
+        padding: bool | str = False,
+        truncation: bool | str = False,
+        return_tensors: str | None = None,
+        **more: Any,
+    ) -> dict[str, Any]:
+        """`input_ids` and `attention_mask` of one text, or lists of them of several.
+
+        The options are those of MindFormers' and transformers' tokenizers: `truncation` to `max_length`,
+        `padding` on the right up to the longest or to "max_length", `return_tensors` "np" or "ms". There are
+        no special tokens to add. ModelError: an option that would change the ids and is not known.
+        """
+        no_effect = {"add_special_tokens", "return_attention_mask", "return_token_type_ids"}
+        if unknown := sorted(more.keys() - no_effect):
+            raise ModelError(f"knows no option {', '.join(unknown)}", where="tokenizer")
+        is_one = isinstance(text, str)
+        rows = [self.encode(text)] if isinstance(text, str) else self.encode_batch(text)
+        if truncation and max_length is not None:
+            rows = [row[:max_length] for row in rows]
+        longest = max(map(len, rows), default=0)
+        room = max(longest, max_length or 0) if padding == "max_length" else longest if padding else 0
+        masks = [[1] * len(row) + [0] * (room - len(row)) for row in rows]
+        if room:
+            rows = [row + [self.pad_token_id] * (room - len(row)) for row in rows]
+        found = {"input_ids": rows, "attention_mask": masks}
+        if return_tensors is not None:
+            return {name: _as_tensor(value, return_tensors) for name, value in found.items()}
+        return {name: value[0] if is_one else value for name, value in found.items()}
 
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> Any:
         """The text of one row of ids, or a list of them of several rows."""
@@ -93,6 +141,19 @@ class Tokenizer:
                 where=where,
                 remedy="take the tokenizer that belongs to the model",
             )
+
+
+def _as_tensor(rows: Sequence[Sequence[int]], kind: str) -> Any:
+    if kind not in ("np", "ms"):
+        raise ModelError(f"is {kind!r}, not np or ms", where="return_tensors")
+    if len({len(row) for row in rows}) > 1:
+        raise ModelError("texts of different lengths are no tensor", where="tokenizer", remedy="padding=True")
+    array = np.array(rows, np.int32)
+    if kind == "np":
+        return array
+    import mindspore  # late: it takes seconds, and nothing else here needs it
+
+    return mindspore.Tensor(array)
 
 
 def load_tokenizer(path: Path, config: NetworkConfig) -> Tokenizer:

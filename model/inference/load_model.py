@@ -19,6 +19,7 @@ from model.inference.sampling import Sampling
 from model.network.build import build
 from model.parallel.distributed import Session, open_alone, open_session, strategy_of
 from model.weights.checkpoint import load_rank_weights, load_whole, newest_shard
+from model.weights.hub import weights_at
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.formats.tokenizer_files import beside_weights
 
@@ -87,7 +88,7 @@ def checkpoint_of(settings: Settings) -> Path:
     """The checkpoint to answer from; raises ModelError where the job names none."""
     if settings.checkpoint.load is None:
         raise ModelError("is missing", where="checkpoint.load", remedy="name the checkpoint to answer from")
-    return Path(settings.checkpoint.load)
+    return weights_at(settings.checkpoint.load)
 
 
 def config_of(

@@ -5,8 +5,8 @@ are elsewhere: the kernel that does attention on an Ascend (`flash_attention`) a
 another way (`cpu_kernels`). Decoding with a cache (`inference.cached_attention`) uses the attention that
 stands here.
 
-Parameters carry MindFormers' names, so its published checkpoints load unchanged:
-`transformer.embedding.word_embedding.embedding_table`, `transformer.blocks.0.attention.dense1.weight`, ….
+Parameters carry the names that MindFormers' network saves: `embedding.word_embedding.embedding_table`,
+`blocks.0.attention.dense1.weight`, …. Files with a prefix before them are read, too.
 
 Heads, inner size of the MLP and vocabulary are sharded over the model group. A sharded layer takes the same
 input on every rank of the group and gives the same output on every rank: the shards are not seen from

@@ -10,7 +10,7 @@ The network of a family, a Cell made from (config, strategy, place, groups), has
 - blocks with `attention` and `output`, each with the `copy` that lets its input in and the `reduce` of its
   `projection`, which sequence parallelism replaces.
 
-Its parameters get the names of the family's table: `transformer.` and `blocks` stand for its prefixes.
+Its parameters get the names of the family's table: `transformer.` and `blocks` stand for what it has there.
 """
 
 from __future__ import annotations
@@ -62,11 +62,19 @@ def initialise(network: nn.Cell, config: NetworkConfig, seed: int, strategy: Str
         name = item.name
         if item.ndim < 2:
             continue
-        stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        stream = np.random.default_rng([seed, zlib.crc32(_drawn_by(name, config).encode())])
         shape = full_shape(name, item.shape, strategy)
         full = stream.standard_normal(shape, dtype=np.float32) * config.initializer_range
         part = np.ascontiguousarray(cut(name, full, strategy, place))
         item.set_data(ms.Tensor(part, item.dtype))
+
+
+def _drawn_by(name: str, config: NetworkConfig) -> str:
+    """The name that the stream is of: the one with a prefix, where parameters had it once.
+
+    So a seed gives the weights that it has always given.
+    """
+    return next(iter(config.family.other_prefixes), "") + name
 
 
 def recompute_blocks(network: nn.Cell) -> None:

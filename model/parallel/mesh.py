@@ -233,7 +233,7 @@ def layout_of(name: str, shape: Sequence[int], strategy: Strategy) -> Layout:
 def shares_moments(name: str, shape: Sequence[int], strategy: Strategy) -> bool:
     """Whether the data group cuts the moments of a parameter of `shape` on one rank, along axis 0."""
     whole = full_shape(name, shape, strategy)
-    return layout_of(f"adam_m.{name}", whole, strategy).opt_weight_shard_size > 1
+    return strategy.network_cut.shares_moments(f"adam_m.{name}", whole)
 
 
 def gather_small(values: NDArray[Any], rank: int, world_size: int, group: str | None) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from model.weights.checkpoint import (
     shard_of_step,
     steps_of,
 )
+from model.weights.hub import weights_at
 from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["common_step", "start_weights"]
@@ -42,7 +43,7 @@ def start_weights(
     if options.load is None:
         initialise(network, config, settings.train.seed, strategy, place)
         return None
-    load = Path(options.load)
+    load = weights_at(options.load)
     if not load.is_dir():
         if options.resume:
             raise ModelError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from model.errors import ModelError
 from model.parallel.mesh import Place, Strategy, cut, full_shape, layout_of, stored_shape
 from model.weights.state_dict import check_names
 from orchestrator.checkpoint.cut.coverage import is_weight
+from orchestrator.checkpoint.cut.own_names import under_own_names
 from orchestrator.checkpoint.files import strategy_files as strategy_file
 from orchestrator.checkpoint.files.tensor_files import read_ckpt, read_safetensors, write_ckpt
 from orchestrator.checkpoint.files.tensor_types import Array, Tensor
 from orchestrator.core.errors import CheckpointError
+from orchestrator.families.registry import table_again
 
 __all__ = [
     "Progress",
@@ -30,6 +33,8 @@ __all__ = [
     "steps_of",
     "write_strategy_file",
 ]
+
+logger = logging.getLogger(__name__)
 
 # What is written here; what else may stand beside the weights, `is_weight` knows.
 MOMENTS = ("adam_m.", "adam_v.")
@@ -144,7 +149,7 @@ def load_whole(
     A pipeline stage needs `num_layers`, to tell the weights of other stages from names that are none.
     """
     strategy, place = strategy or Strategy(), place or Place(0, 0, 0, 0)
-    stored = _read(path)
+    stored = _without_table_again(_read(path), path)
     known = {n: t for n, t in stored.items() if is_weight(n)}
     if strategy.pipeline_stage > 1:
         known = {n: t for n, t in known.items() if not _of_another_stage(n, strategy, place, num_layers)}
@@ -207,13 +212,14 @@ def load_rank_weights(
 def _fill(
     path: Path,
     parameters: Sequence[ms.Parameter],
-    stored: Mapping[str, Tensor],
+    stored: dict[str, Tensor],
     wanted: tuple[str, ...],
     strategy: Strategy | None,
     place: Place | None,
 ) -> None:
     """Of the weights, and what begins as one of `wanted`, every name must fit."""
     strategy, place = strategy or Strategy(), place or Place(0, 0, 0, 0)
+    stored = _without_table_again(stored, path, lambda name, whole: cut(name, whole, strategy, place))
     known = {n: t for n, t in stored.items() if is_weight(n) or n.startswith(wanted)}
     shapes = {item.name: stored_shape(item.name, item.shape, strategy) for item in parameters}
     check_names(shapes, {name: tensor.dims for name, tensor in known.items()}, path, remedy=ANOTHER_LAYOUT)
@@ -223,9 +229,51 @@ def _fill(
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """What the file holds, under own names."""
     if not path.is_file():
         raise ModelError("there is no such checkpoint file", where=str(path), remedy="see checkpoint.load")
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_ckpt(path)
+    stored = read_safetensors(path) if path.suffix == ".safetensors" else read_ckpt(path)
+    try:
+        return under_own_names(stored)
+    except CheckpointError as error:
+        raise ModelError(error.what, where=str(path)) from None
+
+
+_ROWS = 1 << 14
+
+
+def _without_table_again(
+    stored: dict[str, Tensor],
+    path: Path,
+    part_of: Callable[[str, Array], Array] = lambda name, whole: whole,
+) -> dict[str, Tensor]:
+    """Without a second copy of the table as the head, which must be equal. ModelError where it is not.
+
+    `part_of` cuts it where it is whole and the table is not.
+    """
+    pair = table_again(stored)
+    if pair is None:
+        return stored
+    head, table = stored[pair[0]], stored[pair[1]]
+    again = head.array().reshape(head.dims)
+    if head.dims != table.dims and head.dims[1:] == table.dims[1:]:
+        again = part_of(pair[1], again)
+    if head.dtype != table.dtype or not _same_bits(again, table.array().reshape(table.dims)):
+        raise ModelError(
+            f"{pair[0]} is not {pair[1]} again, but this network's head is its embedding",
+            where=str(path),
+            remedy="it is the checkpoint of another network",
+        )
+    logger.warning("%s: %s is the embedding again and is left out", path, pair[0])
+    return {name: tensor for name, tensor in stored.items() if name != pair[0]}
+
+
+def _same_bits(one: Array, other: Array) -> bool:
+    """Some rows at a time: comparing makes an array of its own."""
+    return one.shape == other.shape and all(
+        one[row : row + _ROWS].tobytes() == other[row : row + _ROWS].tobytes()
+        for row in range(0, len(one), _ROWS)
+    )
 
 
 def _set(parameter: ms.Parameter, value: Array) -> None:

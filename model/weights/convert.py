@@ -13,7 +13,7 @@ from model.config.hf_config import load_hf_config
 from model.config.load_config import config_from, config_text, load_config
 from model.errors import ModelError
 from model.weights.state_dict import check_names
-from orchestrator.checkpoint.atomic import replacing
+from orchestrator.checkpoint.beside import BesideOutput, SmallFile
 from orchestrator.checkpoint.compare import same_bits
 from orchestrator.checkpoint.copy_engine import copy_files
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
@@ -28,7 +28,7 @@ from orchestrator.checkpoint.output_layout import Format, OutputLayout, lay_out
 from orchestrator.checkpoint.shard_index import StoredTensor
 from orchestrator.families.family import Family, HfPart, hf_shape, qkv_axes
 from orchestrator.families.network_config import NetworkConfig
-from orchestrator.families.registry import families, family_of_weights
+from orchestrator.families.registry import families, family_of_weights, table_again
 
 __all__ = [
     "DTYPES",
@@ -52,13 +52,13 @@ class Weights:
     family: Family
     huggingface: bool
     tensors: Mapping[str, StoredTensor]
-    head: StoredTensor | None = None  # Hugging Face's lm_head, which must be the embedding again
+    head: StoredTensor | None = None  # a head of its own, which must be the embedding again
 
 
 def sort_weights(path: Path, tensors: Mapping[str, StoredTensor]) -> Weights:
     """Find out whose names these are; ModelError where nobody's.
 
-    Hugging Face's get their prefix and its head is told apart; what is no weight of MindSpore's is left out.
+    Hugging Face's get their prefix, a head is told apart; what is no weight of MindSpore's is left out.
     """
     known = family_of_weights(tensors)
     if known is None:
@@ -69,7 +69,8 @@ def sort_weights(path: Path, tensors: Mapping[str, StoredTensor]) -> Weights:
     family, huggingface = known
     if not huggingface:
         weights = {name: tensor for name, tensor in tensors.items() if is_weight(name)}
-        return Weights(path, family, False, weights)
+        pair = table_again(weights)
+        return Weights(path, family, False, weights, weights.pop(pair[0]) if pair else None)
     prefix = family.hf.prefix
     named = {_prefixed(family, name): tensor for name, tensor in tensors.items()}
     if len(named) < len(tensors):
@@ -197,6 +198,7 @@ def convert_weights(
 ) -> Converted:
     """`convert` where the weights are found already and their config is known."""
     check_weights(weights, config)
+    _check_head(weights)
     if dtype is not None:
         config = replace(config, param_init_type=dtype, embedding_init_type=dtype, compute_dtype=dtype)
     wanted = DTYPES[dtype] if dtype is not None else None
@@ -270,7 +272,6 @@ def _to_mindspore(copy: _Copy, target: Path, dtype: str | None) -> Converted:
             f"Hugging Face's weights become a .ckpt or .safetensors file, not {path.suffix}",
             where=str(target),
         )
-    _check_head(weights)
     specs, stored = [], []
     for part in copy.parts:
         tensor = weights.tensors[part.hf]
@@ -283,8 +284,11 @@ def _to_mindspore(copy: _Copy, target: Path, dtype: str | None) -> Converted:
         stored.append(tensor)
     transposed = {part.ms for part in copy.parts if part.transposed}
     form: Format = "ckpt" if path.suffix == ".ckpt" else "safetensors"
+    files = {"config.yaml": config_text(config).encode(), **_tokenizer(weights.path)}
+    beside = BesideOutput(path, {name: SmallFile.of(data) for name, data in files.items()})
+    earlier = beside.require_free()  # another model's are named before a byte is moved
     copy.carry_out(path, lay_out([specs], form, dtype=dtype, transposed=transposed), stored)
-    _put_beside(path.parent, {"config.yaml": config_text(config).encode(), **_tokenizer(weights.path)})
+    beside.put(earlier)
     return Converted(path, False, len(specs))
 
 
@@ -299,17 +303,20 @@ def _to_huggingface(copy: _Copy, target: Path, dtype: str | None, form: str) -> 
     copy.carry_out(
         target, lay_out_huggingface([tensor.spec for tensor in stored], model, dtype, form=form), stored
     )
+    again = [f"{weights.head.spec.name} is the embedding again and is left out"] if weights.head else []
     notes = tuple(
         f"{field} is {getattr(config, field)}; Hugging Face's {family.title} computes {only}, a little"
         " differently"
         for field, only in family.hf.nearly.items()
         if getattr(config, field) != only
     )
-    return Converted(target, True, len(family.hf_names(config.num_layers)), notes)
+    return Converted(target, True, len(family.hf_names(config.num_layers)), (*again, *notes))
 
 
 def _check_head(weights: Weights) -> None:
-    head, table = weights.head, weights.tensors.get(weights.family.hf_names(1)[0])
+    family = weights.family
+    table_name = family.hf_names(1)[0] if weights.huggingface else family.table.name
+    head, table = weights.head, weights.tensors.get(table_name)
     if head is None or table is None or (head.path, head.spans) == (table.path, table.spans):
         return
     is_alike = (head.spec.dims, head.spec.dtype) == (table.spec.dims, table.spec.dtype)
@@ -317,7 +324,7 @@ def _check_head(weights: Weights) -> None:
         if is_alike and same_bits(files, head.path, head, table.path, table):
             return
     raise ModelError(
-        "lm_head.weight is not the embedding again, but this network's head is its embedding",
+        f"{head.spec.name} is not the embedding again, but this network's head is its embedding",
         where=str(weights.path),
     )
 
@@ -325,12 +332,3 @@ def _check_head(weights: Weights) -> None:
 def _tokenizer(source: Path) -> dict[str, bytes]:
     home = _home(source)
     return {name: (home / name).read_bytes() for name in _TOKENIZER if (home / name).is_file()}
-
-
-def _put_beside(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, data in files.items():
-        path = folder / name
-        if path.is_file() and path.read_bytes() == data:
-            continue
-        with replacing(path) as file:
-            file.write(data)

@@ -22,7 +22,7 @@ from orchestrator.checkpoint.atomic import mapped_errors, new_folder
 from orchestrator.checkpoint.open_checkpoint import INDEXES, holds_weights
 from orchestrator.families.registry import hub_names
 
-__all__ = ["cache_folder", "checkpoint_file", "model_file", "model_folder", "tokenizer_file"]
+__all__ = ["cache_folder", "checkpoint_file", "model_file", "model_folder", "tokenizer_file", "weights_at"]
 
 WEIGHTS = "model.ckpt"
 _CHECKPOINTS = (".ckpt", ".safetensors")
@@ -97,6 +97,12 @@ def checkpoint_file(name: str | Path) -> Path:
             remedy="there must be one .ckpt or .safetensors",
         )
     return found[0]
+
+
+def weights_at(name: str) -> Path:
+    """What a job's checkpoint.load means: a file or folder, or the weights of one of `hub_names`."""
+    path = Path(name)
+    return checkpoint_file(name) if name in hub_names() and not path.exists() else path
 
 
 def tokenizer_file(name: str | Path) -> Path:

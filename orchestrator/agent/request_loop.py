@@ -35,6 +35,7 @@ _VERBS = {
         "put_file",
         "read_segments",
         "shards",
+        "sum_segments",
     ),
     "verbs_host": (
         "addresses",

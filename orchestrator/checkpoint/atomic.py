@@ -42,14 +42,16 @@ def mapped_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """`paths.replacing`, for a file that is to survive a power cut; what fails is a CheckpointError."""
     with mapped_errors(path):
         with paths.replacing(path) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        sync_folder(path.parent)
+            if durable:
+                os.fsync(file.fileno())
+        if durable:
+            sync_folder(path.parent)
 
 
 _AWAY = "remove it, or name another output"

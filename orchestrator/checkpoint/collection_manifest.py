@@ -161,12 +161,13 @@ def _stamp(identity: Sequence[int]) -> dict[str, int]:
 
 
 @contextmanager
-def manifest_beside(output: Path, text: Iterator[str]) -> Iterator[None]:
+def manifest_beside(output: Path, text: Iterator[str], *, durable: bool = True) -> Iterator[None]:
     """Write `<name>.manifest.json`, which appears when the block, which puts the output in place, ends well.
 
-    A disk that has no room for it is found out before the output is there.
+    A disk that has no room for it is found out before the output is there. Where the output need not be
+    `durable`, the manifest need not either: to wait for it is to wait for what was written before.
     """
-    with replacing(manifest_path(output)) as file:
+    with replacing(manifest_path(output), durable=durable) as file:
         for part in text:
             file.write(part.encode())
         file.flush()

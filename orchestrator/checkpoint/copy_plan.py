@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.checkpoint.assemble import Assembled, assemble
+from orchestrator.checkpoint.assemble import Assembled
 from orchestrator.checkpoint.cut.coverage import is_weight, weight_of
 from orchestrator.checkpoint.cut.slices import Layout, Region, cuts, region
 from orchestrator.checkpoint.files.strategy_files import Strategy, StrategySet
@@ -31,7 +31,6 @@ __all__ = [
     "Segment",
     "batches",
     "cut_segments",
-    "plan_collect",
     "plan_copies",
     "rank_outputs",
     "unknown_names",
@@ -120,30 +119,6 @@ class CopyPlan:
         for copy in self.copies:
             load[copy.host] += copy.nbytes
         return dict(load)
-
-
-def plan_collect(
-    shards: Sequence[Shard],
-    strategies: Mapping[int, Strategy],
-    *,
-    world_size: int | None = None,
-    with_optimizer: bool = False,
-    with_texts: bool = True,
-    replicated: bool = False,
-) -> CopyPlan:
-    """One file of whole tensors: every slice exactly once, from the least loaded host among its replicas.
-
-    The options are those of `assemble`, and so are the errors.
-    """
-    whole = assemble(
-        shards,
-        strategies,
-        world_size=world_size,
-        with_optimizer=with_optimizer,
-        with_texts=with_texts,
-        replicated=replicated,
-    )
-    return plan_copies(whole, [whole_output(whole)])
 
 
 def whole_region(spec: Spec) -> Region:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +47,9 @@ class HostFiles(Protocol):
         CheckpointError or AgentError where a file is not the one any more that was listed.
         """
 
+    def sums(self, host: str, segments: Sequence[Segment]) -> Iterator[int]:
+        """The crc32 of each of these segments, of which no byte is moved. The errors are those of `read`."""
+
     def interrupt(self) -> None:
         """Wake every thread that waits in one of the others, which then raises TransportError."""
 
@@ -77,6 +81,9 @@ class LocalFiles:
                 continue
             wanted = [(segment.copy.path, segment.spans) for segment in group]
             yield from ((data, None) for data in read_segments(wanted, self._identities))
+
+    def sums(self, host: str, segments: Sequence[Segment]) -> Iterator[int]:
+        return (zlib.crc32(data) for data, _ in self.read(host, segments))
 
     def _mapped_bytes(self, segment: Segment) -> memoryview:
         path = segment.copy.path

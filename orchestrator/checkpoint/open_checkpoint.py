@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.agent.shard_ranges import index_shard, list_shards
 from orchestrator.checkpoint.cut.complete_steps import Failed, choose_readable, choose_step
+from orchestrator.checkpoint.cut.own_names import changed_names
 from orchestrator.checkpoint.files.strategy_files import StrategySet
 from orchestrator.checkpoint.files.torch_reader import index_torch
 from orchestrator.checkpoint.shard_index import Shard, ShardFile, StoredTensor
@@ -235,7 +236,7 @@ _READERS: Mapping[str, Callable[[Path], Mapping[str, StoredTensor]]] = {
 
 
 def _indexed(index: Path) -> dict[str, StoredTensor]:
-    weight_map = _weight_map(index)
+    weight_map = _own_map(_weight_map(index))
     names = list(dict.fromkeys(weight_map.values()))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
@@ -253,6 +254,15 @@ def _indexed(index: Path) -> dict[str, StoredTensor]:
     if wrong:
         raise CheckpointError(f"does not fit its shards: {_few(wrong)}", where=str(index))
     return {name: tensors[name] for name in weight_map}
+
+
+def _own_map(weight_map: Mapping[str, str]) -> dict[str, str]:
+    """The index under own names, as each of its files is read."""
+    files: dict[str, list[str]] = {}
+    for name, file in weight_map.items():
+        files.setdefault(file, []).append(name)
+    changed = {old: new for names in files.values() for old, new in changed_names(names).items()}
+    return {changed.get(name, name): file for name, file in weight_map.items()}
 
 
 def _few(names: Sequence[str]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
+from orchestrator.checkpoint.cut.own_names import changed_names
 from orchestrator.checkpoint.files.tensor_types import Spec
 
 __all__ = ["Shard", "ShardFile", "ShardIndex", "StoredTensor"]
@@ -60,8 +62,19 @@ class ShardIndex:
                 skipped.append(self._pairs.setdefault(pair, pair))
                 continue
             stored = _stored(entry)
-            tensors[stored.spec.name] = self._stored.setdefault(stored, stored)
+            tensors[stored.spec.name] = stored
+        changed = changed_names(chain(tensors, (name for name, _ in skipped)))
+        if changed:
+            tensors = {changed.get(name, name): _renamed(one, changed) for name, one in tensors.items()}
+            pairs = ((changed.get(name, name), reason) for name, reason in skipped)
+            skipped = [self._pairs.setdefault(pair, pair) for pair in pairs]
+        tensors = {name: self._stored.setdefault(stored, stored) for name, stored in tensors.items()}
         return Shard(rank, host, path, tensors, tuple(skipped))
+
+
+def _renamed(stored: StoredTensor, names: Mapping[str, str]) -> StoredTensor:
+    name = stored.spec.name
+    return replace(stored, spec=replace(stored.spec, name=names.get(name, name)))
 
 
 def _stored(entry: Mapping[str, Any]) -> StoredTensor:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from orchestrator.checkpoint.copy_options import Report
+from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.output_layout import Format
 from orchestrator.cli.cmd_checkpoint_inspect import say, step_option
-from orchestrator.cli.render_checkpoint import conversion_view
+from orchestrator.cli.copy_progress import copy_progress
 from orchestrator.cli.units import ByteSize, byte_size
 from orchestrator.transfer.convert import Conversion, plan_combine, plan_split, plan_transform, write
 
@@ -27,6 +26,11 @@ _FORMATS = click.Choice(["ckpt", "safetensors"])
 def _common(function: F) -> F:
     for option in (
         click.option("--dry-run", is_flag=True, help="Print bytes and what is left out; write nothing."),
+        click.option(
+            "--no-fsync",
+            is_flag=True,
+            help="Do not wait for the disk; a power cut just after may cost the output.",
+        ),
         click.option("--with-optimizer", is_flag=True, help="Keep the optimizer's state and counters too."),
     ):
         function = option(function)
@@ -67,6 +71,7 @@ def combine_command(
     format_name: str | None,
     max_shard_size: int | None,
     with_optimizer: bool,
+    no_fsync: bool,
     dry_run: bool,
 ) -> int:
     """Join the files of all ranks into one file of whole tensors.
@@ -84,7 +89,7 @@ def combine_command(
         format=cast(Format, format_name or ("safetensors" if several else "ckpt")),
         max_shard_bytes=max_shard_size,
     )
-    return _carry_out(conversion, output, dry_run)
+    return _carry_out(conversion, output, dry_run, no_fsync)
 
 
 @click.command("split")
@@ -94,11 +99,17 @@ def combine_command(
 @click.option("--format", "format_name", type=_FORMATS, default="ckpt", show_default=True)
 @_common
 def split_command(
-    file: Path, strategy: Path, output: Path, format_name: str, with_optimizer: bool, dry_run: bool
+    file: Path,
+    strategy: Path,
+    output: Path,
+    format_name: str,
+    with_optimizer: bool,
+    no_fsync: bool,
+    dry_run: bool,
 ) -> int:
     """Cut FILE, a checkpoint of whole tensors, into the files of all ranks."""
     conversion = plan_split(file, strategy, with_optimizer=with_optimizer, format=cast(Format, format_name))
-    return _carry_out(conversion, output, dry_run)
+    return _carry_out(conversion, output, dry_run, no_fsync)
 
 
 @click.command("transform")
@@ -116,6 +127,7 @@ def transform_command(
     output: Path,
     format_name: str,
     with_optimizer: bool,
+    no_fsync: bool,
     dry_run: bool,
 ) -> int:
     """Turn the files of all ranks of one layout into those of another."""
@@ -128,20 +140,21 @@ def transform_command(
         replicated=replicated,
         format=cast(Format, format_name),
     )
-    return _carry_out(conversion, output, dry_run)
+    return _carry_out(conversion, output, dry_run, no_fsync)
 
 
-def _carry_out(conversion: Conversion, output: Path, dry_run: bool) -> int:
+def _carry_out(conversion: Conversion, output: Path, dry_run: bool, no_fsync: bool) -> int:
     say(conversion.notes)
     if dry_run:
+        from rich.console import Console
+
+        from orchestrator.cli.render_checkpoint import conversion_view
+
         Console(highlight=False, soft_wrap=True).print(conversion_view(conversion, str(output)))
         return 0
-    console = Console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("write", total=conversion.plan.nbytes)
-        report = Report(lambda done, total: bar.update(task, completed=done))
-        write(conversion, output, report=report)
+    with copy_progress(sys.stderr) as progress:
+        report = Report(progress.update, progress.say)
+        write(conversion, output, CopyOptions(durable=not no_fsync), report)
     files = f"{len(conversion.sizes)} files, " if conversion.is_folder else ""
     tensors = len({copy.stored.spec.name for copy in conversion.plan.copies})
     click.echo(f"{output}: {conversion.label}{files}{tensors} tensors, {byte_size(sum(conversion.sizes))}")

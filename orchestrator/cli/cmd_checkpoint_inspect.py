@@ -1,4 +1,7 @@
-"""`orchestrate checkpoint inspect | verify | diff`"""
+"""`orchestrate checkpoint inspect | verify | diff`
+
+What one of them needs is imported by it alone: `combine` is measured with its start.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from orchestrator.cli.options import json_option, print_json
-from orchestrator.cli.render_checkpoint import diff_view, finding_line, listing_view
-from orchestrator.transfer.inspect import diff, inspect
-from orchestrator.transfer.verify import verify
 
 __all__ = ["diff_command", "inspect_command", "verify_command"]
 
@@ -43,10 +42,16 @@ def inspect_command(path: Path, strategy: Path | None, step: int | None, every: 
     PATH is a checkpoint (.ckpt, .safetensors, an index), a folder with the files of all ranks (rank_0,
     rank_1, …), or strategy files. No tensor is read.
     """
+    from orchestrator.transfer.inspect import inspect
+
     listing = inspect(path, strategy, step=step)
     if as_json:
         print_json(listing.to_json())
         return 0
+    from rich.console import Console
+
+    from orchestrator.cli.render_checkpoint import listing_view
+
     say(listing.notes)
     console = Console(highlight=False)
     console.print(listing_view(listing, every=every), soft_wrap=not console.is_terminal)
@@ -65,6 +70,11 @@ def verify_command(path: Path, strategy: Path | None, step: int | None, as_json:
     manifest beside it. A folder of ranks: strategies agree and
     fit, every slice is there, replicas hold the same bytes. Exit code 1 if anything is wrong.
     """
+    from rich.console import Console
+
+    from orchestrator.cli.render_checkpoint import finding_line
+    from orchestrator.transfer.verify import verify
+
     console = Console(highlight=False, soft_wrap=True)
     found = []
     for finding in verify(path, strategy, step=step):
@@ -88,12 +98,18 @@ def verify_command(path: Path, strategy: Path | None, step: int | None, as_json:
 @json_option
 def diff_command(a: Path, b: Path, atol: float | None, as_json: bool) -> int:
     """Compare two checkpoints tensor by tensor and name the worst. Exit code 1 if they differ."""
+    from orchestrator.transfer.inspect import diff
+
     found = diff(a, b, atol=atol)
     if as_json:
         # JSON has no infinity.
         rows = [asdict(one) | ({} if math.isfinite(one.largest) else {"largest": None}) for one in found]
         print_json({"equal": not found, "differences": rows})
     elif found:
+        from rich.console import Console
+
+        from orchestrator.cli.render_checkpoint import diff_view
+
         Console(highlight=False, soft_wrap=True).print(diff_view(found))
     else:
         click.echo("no difference" if atol is None else f"no difference above {atol:g}")

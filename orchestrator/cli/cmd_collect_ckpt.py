@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import click
-from rich.console import Console
 
 from orchestrator import api
 from orchestrator.checkpoint.collection_manifest import manifest_path
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.output_layout import Format
-from orchestrator.cli.bars import CollectProgress
+from orchestrator.cli.copy_progress import copy_progress
 from orchestrator.cli.options import run_argument
-from orchestrator.cli.render_collect import print_collection
 from orchestrator.cli.units import RATE, byte_size
 from orchestrator.transfer.collect import Collected, Collection
 from orchestrator.transfer.collect_run import default_output, format_of
@@ -67,6 +66,9 @@ class _Step(click.ParamType[int | str]):
 @click.option(
     "--no-fsync", is_flag=True, help="Do not wait for the disk; a power cut just after may cost the file."
 )
+@click.option(
+    "--check-replicas", is_flag=True, help="Have the hosts compare, byte by byte, what several ranks hold."
+)
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show what would be read from where; write nothing.")
 def command(
     run: str | None,
@@ -80,6 +82,7 @@ def command(
     bwlimit: int | None,
     via_hosts: bool,
     no_fsync: bool,
+    check_replicas: bool,
     is_dry: bool,
 ) -> int:
     """Combine the shards of a run into one file, with the model's configuration and tokenizer beside it.
@@ -94,12 +97,15 @@ def command(
         dtype=_DTYPES[dtype] if dtype else None,
         with_optimizer=with_optimizer,
         replicated=replicated,
+        check_replicas=check_replicas,
     )
     output = output or default_output(control, wanted.format)
     if is_dry:
+        from orchestrator.cli.render_collect import print_collection
+
         print_collection(api.collect_dry_run(control, wanted, via_hosts=via_hosts), output)
         return 0
-    with CollectProgress(Console(stderr=True)) as progress:
+    with copy_progress(sys.stderr) as progress:
         options = CopyOptions(rate=bwlimit, durable=not no_fsync, via_hosts=via_hosts)
         report = Report(progress.update, progress.say)
         collected = api.collect(control, output, wanted, with_logs=with_logs, options=options, report=report)

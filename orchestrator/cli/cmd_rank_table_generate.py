@@ -16,14 +16,24 @@ __all__ = ["command"]
 
 @click.command("generate")
 @click.option(
-    "--devices", metavar="RANGE", help='"[0,8)" as for hccl_tools.py, 0-7, or 0,2. Default: all there are.'
+    "--devices",
+    "--device_num",
+    "devices",
+    metavar="RANGE",
+    help='"[0,8)" as for hccl_tools.py, 0-7, or 0,2. Default: all there are.',
 )
 @click.option(
     "--visible-devices",
     metavar="IDS",
     help="Physical ids, such as 4,5,6,7, within which --devices counts from 0.",
 )
-@click.option("--server-ip", metavar="ADDRESS", help="Where the other servers reach this one.")
+@click.option(
+    "--server-ip",
+    "--server_ip",
+    "server_ip",
+    metavar="ADDRESS",
+    help="Where the other servers reach this one.",
+)
 @click.option(
     "--hccn-conf",
     type=click.Path(path_type=Path),

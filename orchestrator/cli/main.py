@@ -39,6 +39,7 @@ _VERBS = {
     "rank-table": ("cmd_rank_table", "Make, merge, check, compare and place HCCL rank tables."),
     "answers": ("cmd_answers", "Gather what a prediction job has answered."),
     "chat": ("cmd_chat", "Talk to a running chat job."),
+    "model": ("cmd_model", "Train, convert, ask, export on this machine: the verbs of `python -m model`."),
     "runs": ("cmd_runs", "List the runs that are known here, or found on hosts."),
 }
 

@@ -32,6 +32,7 @@ from orchestrator.config.worker_config import (
 )
 from orchestrator.config.yaml_messages import Invalid
 from orchestrator.config.yaml_reader import MAX_TOLD, YamlFile, dotted
+from orchestrator.families.registry import hub_names
 
 __all__ = ["Job", "JobCheckpoint", "Networking", "Timeouts"]
 
@@ -177,10 +178,14 @@ class Job(Frozen):
         return self.model_copy(update={"parallel": degrees})
 
     def local_path(self, text: str) -> Path | None:
-        """The file on this machine that a relative path means; None for a path on the hosts."""
+        """The file on this machine that a relative path means.
+
+        None for a path on the hosts, and for a model's name, of which the workers find the files.
+        """
         if Path(text).is_absolute():
             return None
-        return (self._path.parent if self._path else Path()) / text
+        path = (self._path.parent if self._path else Path()) / text
+        return None if text in hub_names() and not path.exists() else path
 
     @property
     def whole_checkpoint(self) -> Path | None:

@@ -1,7 +1,9 @@
 """The table of Bloom, "BLOOM: A 176B-Parameter Open-Access Multilingual Language Model" (2022).
 
-Names within MindSpore are MindFormers'. Its query, key and value (`dense1` to `dense3`) are one tensor of
-Hugging Face's, whose rows are interleaved head by head: `reshape(heads, 3, head size, …)`.
+Names within MindSpore are those that MindFormers' network saves. Its conversion of weights keeps the prefix
+that the source's keys have, so that there are files with `transformer.` before them, too. Query, key and
+value (`dense1` to `dense3`) are one tensor of Hugging Face's, whose rows are interleaved head by head:
+`reshape(heads, 3, head size, …)`.
 Source: MindFormers 1.0.2, `models/bloom/convert_weight.py`, and transformers' `BloomConfig`.
 """
 
@@ -35,14 +37,14 @@ def _linear(
 # dense1 to dense3 and mapping are cut by output, the two projections by input.
 _WEIGHTS = (
     Weight(
-        "transformer.embedding.word_embedding.embedding_table",
+        "embedding.word_embedding.embedding_table",
         "transformer.word_embeddings.weight",
         ("vocab_size", _H),
         axis=0,
         type="embedding_init_type",
         stage="both",  # the head is tied to it
     ),
-    *_norm("transformer.embedding.norm", "transformer.word_embeddings_layernorm", "first"),
+    *_norm("embedding.norm", "transformer.word_embeddings_layernorm", "first"),
     *_norm("layernorm1", "input_layernorm"),
     *(
         Weight(f"attention.dense{n + 1}.{kind}", f"self_attention.query_key_value.{kind}", shape, 0, qkv=n)
@@ -53,7 +55,7 @@ _WEIGHTS = (
     *_norm("layernorm2", "post_attention_layernorm"),
     *_linear("output.mapping", "mlp.dense_h_to_4h", (_H, _F), 1, 0),
     *_linear("output.projection", "mlp.dense_4h_to_h", (_F, _H), 0, None),
-    *_norm("transformer.ln_f", "transformer.ln_f", "last"),
+    *_norm("ln_f", "transformer.ln_f", "last"),
 )
 
 
@@ -69,6 +71,8 @@ BLOOM = Family(
     title="Bloom",
     mindformers="BloomConfig",
     weights=_WEIGHTS,
+    other_prefixes=("transformer.",),
+    table_again="head.weight",
     hf=HfFormat(
         model_type="bloom",
         architecture="BloomForCausalLM",

@@ -91,9 +91,10 @@ class HfFormat:
 class Family:
     """One family of networks.
 
-    `title` is for messages. A block's parameters are `<prefix><blocks>.<number>.<name>`. `presets` give the
-    fields of published sizes, `hub` the repository that one of MindFormers' names stands for.
-    `mindformers` is the type of the configuration in MindFormers' run YAML.
+    `title` is for messages. A block's parameters are `<prefix><blocks>.<number>.<name>`; `other_prefixes` are
+    those that files may have in its place. `table_again` is a second name of the word embedding: what a file
+    has under it must be equal. `presets` give the fields of published sizes, `hub` the repository that one of
+    MindFormers' names stands for. `mindformers` is the type of the configuration in MindFormers' run YAML.
     """
 
     name: str
@@ -103,8 +104,10 @@ class Family:
     hf: HfFormat = field(repr=False)
     presets: Mapping[str, Mapping[str, Any]] = field(repr=False)
     hub: Mapping[str, str] = field(default_factory=dict, repr=False)
-    prefix: str = "transformer."
+    prefix: str = ""
     blocks: str = "blocks"
+    other_prefixes: tuple[str, ...] = ()
+    table_again: str = ""
 
     @cached_property
     def _rows(self) -> dict[tuple[bool, str], Weight]:
@@ -129,8 +132,8 @@ class Family:
         return next(row for row in self.weights if row.shape == ("vocab_size", "hidden_size"))
 
     def find(self, name: str) -> tuple[Weight, int | None] | None:
-        """The row of a parameter, with its prefix or without, and its block's number; None: no such one."""
-        inner, block = _split(name, self.prefix, self.blocks)
+        """The row of a parameter, with any prefix or none, and its block's number; None: no such one."""
+        inner, block = _split(name, (self.prefix, *self.other_prefixes), self.blocks)
         row = self._rows.get((block is not None, inner))
         return None if row is None else (row, block)
 
@@ -138,12 +141,20 @@ class Family:
         """The whole name of a row's parameter, in the block of this number where it is in one."""
         return row.name if row.stage != "block" else f"{self.prefix}{self.blocks}.{block}.{row.name}"
 
+    def own_name(self, name: str) -> str | None:
+        """What a parameter, or the table again, is called here, whatever its prefix; None: no such one."""
+        found = self.find(name)
+        if found is not None:
+            return self.name_of(*found)
+        bare = _without(name, (self.prefix, *self.other_prefixes))
+        return self.table_again if bare == self.table_again and bare else None
+
     def name_of_cell(self, path: str, first_block: int) -> str:
         """The whole name of a parameter that a network of `model/` has at `path`.
 
         There, all is `transformer.` and blocks are `transformer.blocks`; a stage counts its own from 0.
         """
-        inner, block = _split(path, "transformer.", "blocks")
+        inner, block = _split(path, ("transformer.",), "blocks")
         if block is not None:
             return f"{self.prefix}{self.blocks}.{block + first_block}.{inner}"
         return self.prefix + inner if path.startswith("transformer.") else path
@@ -156,11 +167,11 @@ class Family:
     def hf_part(self, ms_name: str) -> HfPart | None:
         """The Hugging Face side of a parameter; None where it has none."""
         found = self.find(ms_name)
-        return None if found is None else self._part(ms_name, *found)
+        return None if found is None else self._part(self.name_of(*found), *found)
 
     def ms_parts(self, hf_name: str) -> tuple[HfPart, ...]:
         """The parameters that a Hugging Face tensor holds; its prefix may be missing. () where none."""
-        inner, block = _split(hf_name, self.hf.prefix, self.hf.blocks)
+        inner, block = _split(hf_name, (self.hf.prefix,), self.hf.blocks)
         rows = self._hf_rows.get((block is not None, inner), ())
         return tuple(self._part(self.name_of(row, block), row, block) for row in rows)
 
@@ -188,9 +199,14 @@ def _block_pattern(blocks: str) -> re.Pattern[str]:
     return re.compile(rf"{re.escape(blocks)}\.(\d{{1,9}})\.(.+)", re.ASCII)
 
 
-def _split(name: str, prefix: str, blocks: str) -> tuple[str, int | None]:
+def _without(name: str, prefixes: Sequence[str]) -> str:
+    """The name without the first of these prefixes that it has."""
+    return next((name[len(prefix) :] for prefix in prefixes if prefix and name.startswith(prefix)), name)
+
+
+def _split(name: str, prefixes: Sequence[str], blocks: str) -> tuple[str, int | None]:
     """A name without its prefix, or within its block with the block's number."""
-    inner = name.removeprefix(prefix)
+    inner = _without(name, prefixes)
     match = _block_pattern(blocks).fullmatch(inner)
     return (match[2], int(match[1])) if match else (inner, None)
 

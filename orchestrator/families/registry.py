@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from orchestrator.families.bloom import BloomConfig
@@ -17,8 +17,10 @@ __all__ = [
     "find_preset",
     "hub_names",
     "mindformers_class",
+    "own_names",
     "preset_names",
     "register",
+    "table_again",
     "unregister",
 ]
 
@@ -95,6 +97,26 @@ def family_of_weights(names: Iterable[str]) -> tuple[Family, bool] | None:
     ]
     most, found = max(counts, key=lambda item: item[0])
     return found if most else None
+
+
+def own_names(names: Iterable[str]) -> dict[str, str]:
+    """What parameters are called here that a file has under another prefix; {} where there are none.
+
+    A name alone tells little: all that have the prefix must be of one family, or the network is another.
+    """
+    given = list(names)
+    for family in families():
+        other = [name for name in given if name.startswith(family.other_prefixes)]
+        own = {name: family.own_name(name) for name in other}
+        if own and None not in own.values():
+            return {name: known for name, known in own.items() if known}
+    return {}
+
+
+def table_again(names: Container[str]) -> tuple[str, str] | None:
+    """(second name, name) of a word embedding that is there twice; both as `own_names` has them."""
+    found = ((family.table_again, family.table.name) for family in families())
+    return next((pair for pair in found if pair[0] in names and pair[1] in names), None)
 
 
 for _config in (BloomConfig,):

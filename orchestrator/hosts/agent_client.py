@@ -316,6 +316,26 @@ class Agent:
         for _, data in answers:
             self._expect(not data, "no more bytes")
 
+    def sum_segments(
+        self,
+        segments: Sequence[tuple[str, Ranges]],
+        identities: Mapping[str, Sequence[int]],
+        *,
+        timeout: float,
+    ) -> tuple[int, ...]:
+        """The host's crc32 of each segment, whose bytes stay there."""
+        limits = _many(len(segments))
+        sums = self._ask(
+            tuple[Size, ...],
+            "sum_segments",
+            limits=limits,
+            timeout=timeout,
+            segments=segments,
+            identities=identities,
+        )
+        self._expect(len(sums) == len(segments), f"{len(segments)} sums")
+        return sums
+
     # How all of them ask.
 
     def _ask(

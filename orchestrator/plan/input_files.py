@@ -15,6 +15,7 @@ from orchestrator.config.worker_config import WorkerConfig
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Input
+from orchestrator.families.registry import hub_names
 from orchestrator.formats.prompts import check_prompts
 from orchestrator.formats.text_records import RecordFileError, check_records
 from orchestrator.formats.tokenizer_files import SUMMARY, sha256_of
@@ -89,7 +90,8 @@ class Shipment:
         """The path as the worker will see it: shipped if it is relative, the host's own if it is absolute."""
         source = job.local_path(given)
         if source is None:
-            self.host_paths.append(given)
+            if given not in hub_names():  # of a model's name, the workers find the files
+                self.host_paths.append(given)
             return given
         self.add(source, f"inputs/{folder}/{source.name}", job.where(section, key))
         return f"inputs/{folder}/{source.name}"

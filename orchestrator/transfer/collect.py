@@ -15,11 +15,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.checkpoint.assemble import assemble
 from orchestrator.checkpoint.beside import Put, require_own_output
 from orchestrator.checkpoint.collection_manifest import manifest_beside, manifest_text
 from orchestrator.checkpoint.copy_engine import check_done, copy_segments
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
-from orchestrator.checkpoint.copy_plan import CopyPlan, Segment, cut_segments, plan_collect
+from orchestrator.checkpoint.copy_plan import CopyPlan, Segment, cut_segments, plan_copies, whole_output
 from orchestrator.checkpoint.cut.complete_steps import (
     Choice,
     Failed,
@@ -38,6 +39,7 @@ from orchestrator.checkpoint.output_layout import Format, OutputLayout, lay_out
 from orchestrator.checkpoint.shard_index import Shard, ShardIndex
 from orchestrator.core.errors import CheckpointError, Interrupted, OrchestrateError, TransportError
 from orchestrator.hosts.fleet import HostResults
+from orchestrator.transfer.check_replicas import require_equal_replicas
 
 __all__ = ["Collected", "Collection", "collect", "plan_collection", "planned_layout"]
 
@@ -53,7 +55,8 @@ class Collection:
     broke off at. `dtype` is MindSpore's name of a type that floats are written in. `source` names the run in
     journal and manifest, `placed` the host that each rank ran on. `replicated`: without strategy files, ranks
     are copies of one another. `model` is for `huggingface` alone. `beside` are the files that will be put
-    beside the output, with their SHA-256, for the manifest.
+    beside the output, with their SHA-256, for the manifest. `check_replicas`: before anything is brought, the
+    hosts compare what several ranks hold, which reads all of it.
     """
 
     strategies: Mapping[int, Strategy] = field(default_factory=dict)
@@ -68,6 +71,7 @@ class Collection:
     source: str = ""
     placed: Mapping[int, str] = field(default_factory=dict)
     beside: Mapping[str, str] = field(default_factory=dict)
+    check_replicas: bool = False
 
 
 def plan_collection(
@@ -101,7 +105,7 @@ def plan_collection(
         # What is missing is most likely there, on the hosts that gave no answer.
         listed.raise_on_error()
         raise
-    plan = plan_collect(
+    whole = assemble(
         shards,
         wanted.strategies,
         world_size=wanted.world_size,
@@ -109,6 +113,9 @@ def plan_collection(
         with_texts=with_texts,
         replicated=wanted.replicated,
     )
+    if wanted.check_replicas:
+        require_equal_replicas(source, whole, lambda *asked: _ask(*asked).raise_on_error())
+    plan = plan_copies(whole, [whole_output(whole)])
     gone = {host: error for (host, _), error in choice.failed.items() if isinstance(error, TransportError)}
     return choice, plan, {**listed.errors, **gone}
 
@@ -239,7 +246,7 @@ class _Work:
                     passed_over={step_name(at): f"lacks {why}" for at, why in choice.passed_over.items()},
                     left_aside={f"{host}: {path}": e.what for (host, path), e in choice.failed.items()},
                 )
-                with manifest_beside(self.output, text):
+                with manifest_beside(self.output, text, durable=self.options.durable):
                     file.finish()
         except BaseException:
             self._tidy()
@@ -276,7 +283,7 @@ class _Work:
     def _plan_without(self, lost: HostResults[None], choice: Choice, before: CopyPlan) -> CopyPlan:
         self.hosts = [host for host in self.hosts if host not in lost.errors]
         try:
-            same_step = replace(self.wanted, step=choice.step)
+            same_step = replace(self.wanted, step=choice.step, check_replicas=False)
             _, plan, _ = plan_collection(self.source, self.hosts, same_step)
         except OrchestrateError:
             lost.raise_on_error()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from orchestrator.checkpoint.beside import BesideOutput, SmallFile
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.copy_plan import CopyPlan, Segment
 from orchestrator.checkpoint.cut.complete_steps import Choice
+from orchestrator.checkpoint.files.strategy_files import with_own_names
 from orchestrator.checkpoint.hf_layout import HfModel
 from orchestrator.checkpoint.host_files import ReadSegment
 from orchestrator.checkpoint.output_layout import Format, OutputLayout
@@ -127,6 +129,16 @@ class RunFiles:
         buffer = memoryview(bytearray(max(segment.nbytes for segment in segments)))
         with self._bulk.agent(host) as agent:
             yield from agent.read_segments(buffer, wanted, identities, timeout=_READ_TIMEOUT)
+
+    def sums(self, host: str, segments: Sequence[Segment]) -> Iterator[int]:
+        if all(self.is_direct(host, segment.copy.path) for segment in segments):
+            yield from (zlib.crc32(data) for data, _ in self.read(host, segments))
+            return
+        wanted = [(segment.copy.path, segment.spans) for segment in segments]
+        identities = {path: list(self._listed[host, path].identity) for path, _ in wanted}
+        yield from self._ask(
+            host, lambda agent: agent.sum_segments(wanted, identities, timeout=_READ_TIMEOUT)
+        )
 
     def small_files(self, folder: str, spool: Spool) -> Gathered:
         """The known files in this folder of the run, of all hosts that can be asked."""
@@ -304,7 +316,11 @@ def _beside(run: _Run, output: Path, with_logs: bool) -> BesideOutput:
     """What is put beside the output: `config.yaml`, …, `<output>.strategy/…`, and later `<output>.logs/…`."""
     strategy = f"{output.name}.strategy"
     files = dict(run.model) if run.wanted.format != "huggingface" else {}
-    files |= {f"{strategy}/{name}": file for name, file in run.strategies.items()}
+    same: dict[str, SmallFile] = {}  # the ranks of a stage have equal files
+    for name, file in run.strategies.items():
+        if file.sha256 not in same:
+            same[file.sha256] = SmallFile.of(with_own_names(file.content(), name))
+        files[f"{strategy}/{name}"] = same[file.sha256]
     folders = {strategy: KNOWN["strategy"]} if run.strategies else {}
     if with_logs:
         folders[f"{output.name}.{_LOGS}"] = _LOG

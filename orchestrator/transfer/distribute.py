@@ -17,17 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.checkpoint.assemble import assemble
+from orchestrator.checkpoint.compare import same_bits
 from orchestrator.checkpoint.copy_engine import StreamedFile
 from orchestrator.checkpoint.copy_plan import plan_copies, rank_outputs
 from orchestrator.checkpoint.cut.coverage import is_moment
 from orchestrator.checkpoint.cut.network_cut import NetworkCut
+from orchestrator.checkpoint.host_files import MappedFiles
 from orchestrator.checkpoint.open_checkpoint import open_checkpoint
 from orchestrator.checkpoint.output_layout import lay_out
+from orchestrator.checkpoint.shard_index import Shard
 from orchestrator.config.job import Job
 from orchestrator.config.job_network import family_of
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.records import Input
-from orchestrator.families.registry import family_of_weights
+from orchestrator.families.registry import family_of_weights, table_again
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.hosts.push_content import Pushed, push_missing
@@ -69,7 +72,9 @@ def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
         raise CheckpointError("there is no such file", where=str(file))
     job = job.with_replicas(len(placements))
     resumes = job.train is not None and bool(job.checkpoint.resume)
-    whole = assemble([open_checkpoint(file)], {}, with_optimizer=resumes, with_texts=False)
+    whole = assemble(
+        [_without_table_again(open_checkpoint(file))], {}, with_optimizer=resumes, with_texts=False
+    )
     if resumes and not any(is_moment(tensor.spec.name) for tensor in whole.tensors):
         what = "holds no optimizer's state, without which no training goes on"
         remedy = f"collect it with --with-optimizer, or see {job.where('checkpoint', 'resume')}"
@@ -93,6 +98,23 @@ def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
         ranks.setdefault(placement.host, []).append(placement.rank)
     of_ranks = {rank: streams[numbers[output.tensors]] for rank, output in enumerate(outputs)}
     return Shards(of_ranks, {host: tuple(mine) for host, mine in ranks.items()}, whole.skipped)
+
+
+def _without_table_again(shard: Shard) -> Shard:
+    """Without a second copy of the word embedding as the head. CheckpointError where it is not that."""
+    pair = table_again(shard.tensors)
+    if pair is None:
+        return shard
+    again, table = (shard.tensors[name] for name in pair)
+    is_alike = (again.spec.dims, again.spec.dtype) == (table.spec.dims, table.spec.dtype)
+    with MappedFiles() as files:
+        paths = again.path or shard.path, table.path or shard.path
+        if not (is_alike and same_bits(files, paths[0], again, paths[1], table)):
+            what = f"{pair[0]} is not {pair[1]} again, but this network's head is its embedding"
+            raise CheckpointError(what, where=shard.path, remedy="it is the checkpoint of another network")
+    tensors = {name: stored for name, stored in shard.tensors.items() if name != pair[0]}
+    skipped = (*shard.skipped, (pair[0], "the embedding again"))
+    return dataclasses.replace(shard, tensors=tensors, skipped=skipped)
 
 
 def _cut(job: Job, names: Sequence[str]) -> NetworkCut:

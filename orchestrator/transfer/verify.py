@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from orchestrator.checkpoint.shard_index import Shard
 from orchestrator.core.errors import CheckpointError
 from orchestrator.formats.ckpt_index import crc_matches, map_file
 from orchestrator.formats.safetensors_index import safetensors_entries
+from orchestrator.transfer.check_replicas import odd_ones
 from orchestrator.transfer.convert import RankFolder, kind_of, open_strategies
 from orchestrator.transfer.verify_collected import CollectedCheck, is_collected
 
@@ -156,7 +156,7 @@ def _replicas(whole: Assembled, where: str) -> Iterator[Finding]:
                 compared += len(sums) > 1
                 if len(set(sums.values())) > 1:
                     differing += 1
-                    yield Finding(where, f"{name}: {_odd_ones(sums)}", False)
+                    yield Finding(where, f"{name}: {odd_ones(sums)}", False)
     if compared and not differing:
         yield Finding(where, f"replicas hold the same bytes ({compared} slices compared)", True)
 
@@ -169,11 +169,3 @@ def _sums(files: MappedFiles, name: str, piece: TensorSlice) -> Mapping[int, int
             value = zlib.crc32(chunk, value)
         sums[shard.rank] = value
     return sums
-
-
-def _odd_ones(sums: Mapping[int, int]) -> str:
-    counts = Counter(sums.values()).most_common()
-    if len(counts) > 1 and counts[0][1] == counts[1][1]:
-        return f"ranks {', '.join(map(str, sums))} do not hold the same bytes of one slice"
-    odd = [rank for rank, value in sums.items() if value != counts[0][0]]
-    return f"rank {', '.join(map(str, odd))} does not hold the bytes of its {counts[0][1]} replicas"

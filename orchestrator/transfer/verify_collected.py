@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.checkpoint.collection_manifest import manifest_path
 from orchestrator.checkpoint.copy_engine import crc32
+from orchestrator.checkpoint.cut.own_names import under_own_names
 from orchestrator.checkpoint.cut.slices import Region
 from orchestrator.checkpoint.files.tensor_types import Spec
 from orchestrator.checkpoint.host_files import MappedFiles
@@ -177,7 +178,8 @@ def _read(path: Path) -> _Manifest:
             tensor.dtype in ITEM_SIZES and tensor.stored in ("", *ITEM_SIZES)
         ):
             raise _damaged(path, name)
-    return manifest
+    # As the file is read: an older version wrote names with a prefix.
+    return replace(manifest, tensors=under_own_names(manifest.tensors))
 
 
 def _is_within(region: Region, shape: Sequence[int]) -> bool:

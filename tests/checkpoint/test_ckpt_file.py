@@ -160,3 +160,27 @@ def test_pages_given_back_under_way_are_read_again(tmp_path):
     entries = list(index_ckpt(str(path)))
     assert entries == list(index_buffer(path.read_bytes(), str(path)))
     assert [entry["name"] for entry in entries] == [f"layer.{number}" for number in range(1000)]
+
+
+def test_files_of_one_layout_are_told_from_those_that_differ_in_a_single_byte_of_it(tmp_path):
+    """A file that is like the last one is not read again: each byte outside of the values must count."""
+    path = tmp_path / "a.ckpt"
+    values = {"one": np.arange(6, dtype=np.float32).reshape(2, 3), "two": np.array(7, np.int32)}
+    write_ckpt(path, values.items())
+    content = path.read_bytes()
+    expected = list(index_ckpt(str(path)))
+    inside = {n for entry in expected for at, size in entry["pieces"] for n in range(at, at + size)}
+
+    def index(data):
+        path.write_bytes(data)
+        return list(index_ckpt(str(path)))
+
+    for at in range(len(content)):
+        assert index(content) == expected
+        flipped = bytearray(content)
+        flipped[at] ^= 1
+        try:
+            assert (index(flipped) == expected) == (at in inside), at
+        except CheckpointError:
+            assert at not in inside
+    assert index(content + content.replace(b"one", b"six").replace(b"two", b"ten"))[:2] == expected

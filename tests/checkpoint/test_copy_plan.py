@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from orchestrator.checkpoint.copy_plan import plan_collect
+from orchestrator.checkpoint.assemble import assemble
+from orchestrator.checkpoint.copy_plan import plan_copies, whole_output
 from orchestrator.checkpoint.cut.slices import Layout
 from orchestrator.checkpoint.files.strategy_files import Strategy
 from orchestrator.checkpoint.shard_index import Shard
@@ -10,6 +11,11 @@ from orchestrator.core.errors import CheckpointError
 
 GRID = Layout((2, 2), (0, -1))
 FREE = Layout((2, 2), (-1,))
+
+
+def plan_collect(shards, strategies, **options):
+    whole = assemble(shards, strategies, **options)
+    return plan_copies(whole, [whole_output(whole)])
 
 
 def entry(name, dims, dtype="Float32", offset=100):

@@ -6,11 +6,15 @@ import random as chance
 import numpy as np
 import pytest
 
+from orchestrator.checkpoint.cut.coverage import weight_of
+from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.checkpoint.cut.slices import Layout
 from orchestrator.checkpoint.files.strategy_files import Strategy, write_strategy
-from orchestrator.checkpoint.files.tensor_files import read_ckpt
+from orchestrator.checkpoint.files.tensor_files import read_ckpt, write_ckpt
+from orchestrator.checkpoint.files.tensor_types import Spec
+from orchestrator.families.bloom import BLOOM
 from orchestrator.transfer.convert import plan_combine, plan_split, plan_transform, write
-from tests.checkpoint.support import random, save_run
+from tests.checkpoint.support import cut, random, save_run
 from tests.checkpoint.test_strategy_set import as_json
 
 pytestmark = pytest.mark.mindspore
@@ -130,6 +134,52 @@ def test_ranks_of_one_layout_to_those_of_another(ms, tmp_path, seed):
         ours = tmp_path / "o" / f"rank_{rank}" / f"checkpoint_rank_{rank}-1_10.ckpt"
         assert_same(ours, theirs / f"rank_{rank}" / f"w_{rank}.ckpt")
         assert_same(ours, to.shard(rank))
+
+
+def whole_bloom():
+    """A Bloom of two blocks with both moments, every value another."""
+    sizes = {"vocab_size": 48, "hidden_size": 24, "ffn_size": 96}
+    shapes = {}
+    for row in BLOOM.weights:
+        shape = tuple(sizes[axis] for axis in row.shape)
+        blocks = range(2) if row.stage == "block" else (None,)
+        shapes |= {row.name if n is None else f"blocks.{n}.{row.name}": shape for n in blocks}
+    names = [f"{prefix}{name}" for prefix in ("", "adam_m.", "adam_v.") for name in shapes]
+    drawn = np.random.default_rng(7)
+    return {name: drawn.standard_normal(shapes[weight_of(name)], np.float32) for name in names}
+
+
+@pytest.mark.parametrize("optimizer_shard", [True, False])
+@pytest.mark.parametrize(
+    "degrees", [(2, 2, 1), (2, 1, 1), (1, 2, 1), (4, 2, 1), (2, 4, 1), (2, 2, 2), (3, 2, 1)]
+)
+def test_moments_in_our_layouts_are_joined_rightly_by_mindspore_too(ms, tmp_path, degrees, optimizer_shard):
+    values = whole_bloom()
+    cut_of = NetworkCut(BLOOM, *degrees, optimizer_shard=optimizer_shard)
+    strategies = cut_of.strategies([Spec(name, value.shape, "Float32") for name, value in values.items()])
+    stages = [
+        {name: (values[name], layout) for name, layout in strategy.layouts.items()}
+        for strategy in strategies.stages
+    ]
+    save_parts(tmp_path / "run", stages, strategies)
+    theirs = transformed(ms, tmp_path / "run", tmp_path / "out", merged(ms, tmp_path / "run"), None)
+    write(plan_combine(tmp_path / "run", None, with_optimizer=True), tmp_path / "ours.ckpt")
+    assert_same(tmp_path / "ours.ckpt", theirs / "rank_0" / "w_0.ckpt")
+    found = read_ckpt(tmp_path / "ours.ckpt")
+    for name, value in values.items():
+        np.testing.assert_array_equal(found[name].array(), value, err_msg=name)
+
+
+def save_parts(root, stages, strategies):
+    """The ranks' shards with exactly these tensors, and their strategy files."""
+    (root / "strategy").mkdir(parents=True)
+    for rank, strategy in strategies.by_rank().items():
+        write_strategy(root / "strategy" / f"ckpt_strategy_rank_{rank}.ckpt", strategy)
+        home = root / "checkpoint" / f"rank_{rank}"
+        home.mkdir(parents=True)
+        stage, index = divmod(rank, strategies.ranks_per_stage)
+        parts = ((name, cut(value, layout, index)) for name, (value, layout) in stages[stage].items())
+        write_ckpt(home / f"m_rank_{rank}-1_10.ckpt", parts)
 
 
 def test_a_merged_json_strategy_is_read_as_mindspore_reads_it(ms, tmp_path):

@@ -5,18 +5,18 @@ from orchestrator.checkpoint.cut.slices import Layout, region
 from orchestrator.core.errors import CheckpointError
 from orchestrator.families.bloom import BLOOM
 
-TABLE = "transformer.embedding.word_embedding.embedding_table"
+TABLE = "embedding.word_embedding.embedding_table"
 
 
 @pytest.mark.parametrize(
     ("name", "axis"),
     [
-        ("transformer.blocks.3.attention.dense2.weight", 0),
+        ("blocks.3.attention.dense2.weight", 0),
         ("blocks.3.output.mapping.weight", 1),
-        ("adam_v.transformer.blocks.13.output.projection.weight", 0),
-        ("transformer.blocks.3.output.projection.bias", None),
-        ("transformer.blocks.3.layernorm1.gamma", None),
-        ("transformer.ln_f.gamma", None),
+        ("adam_v.blocks.13.output.projection.weight", 0),
+        ("blocks.3.output.projection.bias", None),
+        ("blocks.3.layernorm1.gamma", None),
+        ("ln_f.gamma", None),
         ("adam_m." + TABLE, 0),
     ],
 )
@@ -35,14 +35,14 @@ def test_blocks_are_spread_over_the_stages_in_order_and_evenly(layers, stages):
 
 def test_the_stages_of_every_kind_of_parameter():
     cut = NetworkCut(BLOOM, pipeline_stage=3)
-    names = [f"transformer.blocks.{n}.layernorm1.beta" for n in range(5)]
+    names = [f"blocks.{n}.layernorm1.beta" for n in range(5)]
     assert [cut.stages(name, 5) for name in names] == [(0,), (0,), (1,), (1,), (2,)]
     assert cut.stages(TABLE, 5) == (0, 2)
     assert cut.stages("adam_m." + TABLE, 5) == (0, 2)
-    assert cut.stages("transformer.embedding.norm.gamma", 5) == (0,)
-    assert cut.stages("transformer.ln_f.beta", 5) == (2,)
+    assert cut.stages("embedding.norm.gamma", 5) == (0,)
+    assert cut.stages("ln_f.beta", 5) == (2,)
     assert NetworkCut(BLOOM).stages(TABLE, 5) == (0,)
-    others = "transformer.blocks.5.layernorm1.beta", "head.weight", "transformer.blocks.0.attention.lora"
+    others = "blocks.5.layernorm1.beta", "head.weight", "blocks.0.attention.lora"
     for name in others:
         with pytest.raises(CheckpointError, match=f"{name} is no parameter of a Bloom of 5 blocks"):
             cut.stages(name, 5)
@@ -59,7 +59,11 @@ def test_a_sharded_optimizer_cuts_moments_once_more_where_it_can():
     layout = cut.layout("adam_m.blocks.0.attention.dense1.weight", (8, 3))
     assert [region(layout, (8, 3), rank)[0] for rank in range(4)] == [(0, 2), (4, 6), (2, 4), (6, 8)]
     assert cut.layout("adam_m.blocks.0.attention.dense1.weight", (6, 3)) == Layout((2, 2), (0, -1))
-    assert cut.layout("adam_v.ln_f.gamma", (6,)) == Layout((2, 2), (-1,), 2, 2)
+    assert cut.layout("adam_v.ln_f.gamma", (6,)) == Layout((2, 2), (1,))
+    assert cut.layout("adam_v.blocks.0.output.mapping.weight", (6, 8)) == Layout((2, 2), (1, 0))
+    shared = ("adam_m.ln_f.gamma", "adam_m.blocks.0.output.mapping.bias", "adam_v.blocks.0.layernorm1.beta")
+    assert [cut.shares_moments(name, (6,)) for name in shared] == [True, False, True]
+    assert not cut.shares_moments("ln_f.gamma", (6,))
 
 
 def test_a_vocabulary_is_cut_where_it_divides_and_whole_elsewhere():

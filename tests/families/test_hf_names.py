@@ -21,7 +21,7 @@ def test_every_weight_of_a_model_has_one_place_in_the_other_naming():
 def test_the_prefix_of_published_files_may_be_missing():
     assert BLOOM.ms_parts("h.3.mlp.dense_h_to_4h.weight") == (
         HfPart(
-            "transformer.blocks.3.output.mapping.weight",
+            "blocks.3.output.mapping.weight",
             "transformer.h.3.mlp.dense_h_to_4h.weight",
             transposed=True,
         ),
@@ -51,5 +51,5 @@ def test_foreign_names_have_no_place(name):
 
 
 def test_transposed_weights_swap_their_axes():
-    part = BLOOM.hf_part("transformer.blocks.0.output.mapping.weight")
+    part = BLOOM.hf_part("blocks.0.output.mapping.weight")
     assert part is not None and hf_shape(part, (4, 16)) == (16, 4)

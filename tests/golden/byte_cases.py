@@ -33,6 +33,7 @@ class Case:
 
     def sums(self, folder: Path) -> Sums:
         """SHA-256 of every output, and of the weights in it where it is a folder."""
+        folder.mkdir(exist_ok=True)
         return {
             str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
             for output in self.work(folder)

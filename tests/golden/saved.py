@@ -15,7 +15,7 @@ from orchestrator.checkpoint.files.tensor_types import Array, Tensor
 from orchestrator.families.bloom import BLOOM
 from tests.checkpoint.support import cut as cut_slice
 
-__all__ = ["CUT", "OTHER_CUT", "save_ranks", "save_strategies", "weights"]
+__all__ = ["CUT", "OTHER_CUT", "save_ranks", "save_strategies", "weights", "with_prefix"]
 
 CUT = NetworkCut(BLOOM, 2, 2, 2, optimizer_shard=True)
 OTHER_CUT = NetworkCut(BLOOM, 1, 4, 1)
@@ -78,8 +78,16 @@ def _shard(whole: dict[str, Array], rank: int, dtype: str) -> Iterator[tuple[str
 
 def _values(name: str, shape: tuple[int, ...]) -> Array:
     # RandomState, since its numbers are the same in every version of NumPy; each name its own.
-    random = np.random.RandomState(zlib.crc32(name.encode()))
+    known = with_prefix(name)  # as it was called when the list of sums was first made
+    random = np.random.RandomState(zlib.crc32(known.encode()))
     return (random.randint(-(2**20), 2**20, shape) / 2**18).astype(np.float32)
+
+
+def with_prefix(name: str) -> str:
+    """What a parameter, or its moment, was called before it had MindFormers' own name."""
+    moment = next((kind for kind in ("adam_m.", "adam_v.") if name.startswith(kind)), "")
+    weight = name[len(moment) :]
+    return f"{moment}transformer.{weight}" if BLOOM.find(weight) else name
 
 
 def _rounded(values: Array) -> Array:
@@ -89,17 +97,17 @@ def _rounded(values: Array) -> Array:
 
 def _shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
     h, f = _HIDDEN, 4 * _HIDDEN
-    yield "transformer.embedding.word_embedding.embedding_table", (_VOCABULARY, h)
-    yield from _norm("transformer.embedding.norm")
+    yield "embedding.word_embedding.embedding_table", (_VOCABULARY, h)
+    yield from _norm("embedding.norm")
     for block in range(_LAYERS):
-        start = f"transformer.blocks.{block}"
+        start = f"blocks.{block}"
         yield from _norm(f"{start}.layernorm1")
         for dense in ("dense1", "dense2", "dense3", "projection"):
             yield from _linear(f"{start}.attention.{dense}", (h, h), h)
         yield from _norm(f"{start}.layernorm2")
         yield from _linear(f"{start}.output.mapping", (h, f), f)
         yield from _linear(f"{start}.output.projection", (f, h), h)
-    yield from _norm("transformer.ln_f")
+    yield from _norm("ln_f")
 
 
 def _norm(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:

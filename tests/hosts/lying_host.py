@@ -245,6 +245,7 @@ HONEST: dict[str, Frames] = {
     "require_port": [(None, b"")],
     "shards": [([to_json(ShardRow(*map(Size, (0, 1, 4, 0)), SHARD, (99, 10**18, 5)))], b"")],  # type: ignore[arg-type]
     "small_files": [("ckpt_strategy_rank_0.ckpt", b"x"), ("ckpt_strategy_rank_1.ckpt", b"y"), (None, b"")],
+    "sum_segments": [([7, 8], b"")],
     "start": [({"phase": "started", "failed_first": "", "reason": ""}, b"")],
     "status": [(to_json(status()), b"")],
     "stop": [({"phase": "stopping", "failed_first": "rank_0", "reason": "r"}, b"")],
@@ -306,6 +307,9 @@ CALLS: dict[str, Callable[[Agent, Path], Any]] = {
     "shards": lambda agent, _: agent.shards(RUN),
     "small_files": _copied_files,
     "start": lambda agent, _: agent.start(RUN),
+    "sum_segments": lambda agent, _: agent.sum_segments(
+        [(SHARD, [(0, 60), (80, 40)]), (SHARD, [(0, 50)])], {SHARD: (99, 10**18, 5)}, timeout=10.0
+    ),
     "status": lambda agent, _: agent.status(RUN, world_size=8),
     "stop": lambda agent, _: agent.stop(RUN, StopReason.requested("enough")),
     "sweep_store": lambda agent, _: agent.sweep_store([RUN], dry_run=True),

@@ -258,6 +258,26 @@ def test_a_host_without_the_run_does_not_stop_what_replicas_can_complete(tmp_pat
     assert list(result.unreachable) == ["b"]
 
 
+def test_a_flipped_bit_in_a_replica_is_found_where_it_is_asked_for(tmp_path):
+    run = save_run(tmp_path, [bloom(2, 2)])
+    collected(run, tmp_path / "a.ckpt", check_replicas=True)
+    path = run.shard(2)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"projection.weight") + 60
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"replicas differ: projection\.weight: ranks 0, 2 do not"):
+        collected(run, tmp_path / "b.ckpt", check_replicas=True)
+    assert not list(tmp_path.glob("*b.ckpt*"))
+    three = save_run(tmp_path / "three", [bloom(3, 1)])
+    path = three.shard(1)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"projection.weight") + 60] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="rank 1 does not hold the bytes of its 2 replicas"):
+        collected(three, tmp_path / "c.ckpt", check_replicas=True)
+
+
 class LostLater(LocalFiles):
     def index(self, host, path):
         if host == "b":

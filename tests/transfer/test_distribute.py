@@ -20,8 +20,8 @@ from orchestrator.plan.placement import place
 from orchestrator.transfer.distribute import cut_for, distribute, hash_shards, with_shards
 from tests.checkpoint.support import random
 
-DENSE = "transformer.blocks.0.attention.dense1.weight"
-TABLE = "transformer.embedding.word_embedding.embedding_table"
+DENSE = "blocks.0.attention.dense1.weight"
+TABLE = "embedding.word_embedding.embedding_table"
 INVENTORY = """
 transport: local
 defaults: {{devices: 0-3, workdir: '{root}/{{name}}'}}
@@ -39,13 +39,13 @@ predict: {{prompts: [hello]}}
 
 
 def weights(hidden=8, blocks=3):
-    shapes = {TABLE: (16, hidden), "transformer.embedding.norm.gamma": (hidden,)}
+    shapes = {TABLE: (16, hidden), "embedding.norm.gamma": (hidden,)}
     for block in range(blocks):
-        prefix = f"transformer.blocks.{block}."
+        prefix = f"blocks.{block}."
         shapes[prefix + "attention.dense1.weight"] = (hidden, hidden)
         shapes[prefix + "output.mapping.weight"] = (hidden, 4 * hidden)
         shapes[prefix + "layernorm1.gamma"] = (hidden,)
-    shapes["transformer.ln_f.gamma"] = (hidden,)
+    shapes["ln_f.gamma"] = (hidden,)
     return {name: random(shape, "float32", seed) for seed, (name, shape) in enumerate(shapes.items())}
 
 
@@ -177,13 +177,16 @@ def test_a_plan_without_distribution_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: {**v, "head.weight": np.zeros(2)}, "head.weight is no parameter of a Bloom of 3 blocks"),
+        (
+            lambda v: {**v, "other.weight": np.zeros(2)},
+            "other.weight is no parameter of a Bloom of 3 blocks",
+        ),
         (
             lambda v: {n: t for n, t in v.items() if "blocks" not in n},
             "0 blocks cannot be spread",
         ),
         (
-            lambda v: {**v, "transformer.blocks.0.attention.dense1.weight": np.zeros((5, 8))},
+            lambda v: {**v, "blocks.0.attention.dense1.weight": np.zeros((5, 8))},
             "dense1.weight does",
         ),
     ],

@@ -73,17 +73,17 @@ def weights():
     shapes |= {f"{norm}.{part}": (h,) for norm in ("embedding.norm", "ln_f") for part in ("gamma", "beta")}
     shapes |= {f"blocks.{n}.{name}": shape for n in range(LAYERS) for name, shape in block.items()}
     random = np.random.default_rng(3)
-    return {f"transformer.{name}": random.standard_normal(s, np.float32) for name, s in shapes.items()}
+    return {name: random.standard_normal(s, np.float32) for name, s in shapes.items()}
 
 
 def as_hugging_face(values):
     """The same weights by MindFormers' documented conversion, read backwards."""
     found = {}
-    outside = "transformer.embedding."
+    outside = "embedding."
     found["transformer.word_embeddings.weight"] = values[outside + "word_embedding.embedding_table"]
-    norms = {outside + "norm": "word_embeddings_layernorm", "transformer.ln_f": "ln_f"}
+    norms = {outside + "norm": "word_embeddings_layernorm", "ln_f": "ln_f"}
     for n in range(LAYERS):
-        ours, theirs = f"transformer.blocks.{n}.", f"h.{n}."
+        ours, theirs = f"blocks.{n}.", f"h.{n}."
         norms |= {ours + "layernorm1": theirs + "input_layernorm"}
         norms |= {ours + "layernorm2": theirs + "post_attention_layernorm"}
         for kind, rest in (("weight", (HIDDEN,)), ("bias", ())):
@@ -150,7 +150,7 @@ def test_what_is_no_bloom_is_refused_by_name(tmp_path):
         collected(run, tmp_path / "out", format="huggingface")
     run = saved(tmp_path / "b", 1)
     deeper = HfModel({**MODEL.config, "num_layers": 3}, {})
-    with pytest.raises(CheckpointError, match=r"transformer.blocks.2.layernorm1.gamma is missing"):
+    with pytest.raises(CheckpointError, match=r"blocks.2.layernorm1.gamma is missing"):
         collected(run, tmp_path / "out", format="huggingface", model=deeper)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from orchestrator.checkpoint.cut.slices import Layout, slices
-from orchestrator.checkpoint.files.strategy_files import Strategy
+
+if TYPE_CHECKING:  # its reader needs this module
+    from orchestrator.checkpoint.files.strategy_files import Strategy
 
 __all__ = [
     "COUNTERS",
@@ -20,8 +23,16 @@ __all__ = [
     "why_left_out",
 ]
 
-MOMENTS = ("adam_m.", "adam_v.", "moment1.", "moment2.", "moments.", "accum.", "stat.", "accu_grads.")
-# What the training loop keeps beside the weights.
+# Before the name of a parameter: what an optimizer keeps of it, and its accumulated gradients. Source: the
+# prefixes in MindSpore 2's nn/optim, mint/optim, experimental/optim and nn/wrap, and MindFormers 1.0 to 1.9's
+# core/optim. Left out are `linear.`, `prev.` and `ax.`, which may be names of layers.
+MOMENTS = (
+    *("adam_m.", "adam_v.", "moment1.", "moment2.", "vhat.", "lamb_m.", "lamb_v."),
+    *("exp_avg.", "exp_avg_sq.", "max_exp_avg_sq.", "exp_inf.", "exp_avg_sq_row.", "exp_avg_sq_col."),
+    *("exp_avg_insta_row.", "exp_avg_insta_col.", "moments.", "moment.", "momentum_buf.", "stat."),
+    *("accum.", "accum_update.", "mean_square.", "mean_grad.", "step_size.", "accu_grads."),
+)
+# What the training loop, the optimizer and the loss scale keep beside them.
 COUNTERS = frozenset(
     {
         *(
@@ -35,6 +46,8 @@ COUNTERS = frozenset(
             "data_size",
         ),
         *("learning_rate", "lr", "weight_decay", "momentum", "beta1_power", "beta2_power"),
+        *("afactor_step", "cov_step", "state_step", "fake_lr", "graceful_exit", "graceful_init"),
+        *("cur_epoch_num", "cur_step_num", "global_batch_size"),
         *(
             "loss_scale",
             "scale_sense",
@@ -44,6 +57,10 @@ COUNTERS = frozenset(
         ),
     }
 )
+# The keys and values that MindFormers' networks keep as parameters while they answer.
+_CACHES = (".key_past", ".value_past")
+# What MindSpore 2.10's save_checkpoint puts before a training cell's own state.
+_OF_CELLS = ("optimizer.", "loss_scaling_manager.")
 
 
 def is_moment(name: str) -> bool:
@@ -59,7 +76,9 @@ def weight_of(name: str) -> str:
 
 def is_weight(name: str) -> bool:
     """True for what belongs into a file of weights."""
-    return not is_moment(name) and name not in COUNTERS
+    if is_moment(name) or name in COUNTERS:
+        return False
+    return not name.endswith(_CACHES) and not name.startswith(_OF_CELLS)
 
 
 def why_left_out(name: str, dtype: str, with_optimizer: bool, with_texts: bool) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.checkpoint.cut.coverage import COUNTERS, is_moment, weight_of
+from orchestrator.checkpoint.cut.coverage import is_moment, is_weight, weight_of
 from orchestrator.checkpoint.cut.slices import Layout
 from orchestrator.checkpoint.files.strategy_files import Strategy, StrategySet
 from orchestrator.checkpoint.files.tensor_types import Spec
@@ -82,7 +82,9 @@ class NetworkCut:
         The matrix of a stage is (data, model). A vocabulary that model_parallel does not divide is whole in
         the shards (the ranks compute with a part of it that ends in padding), and so are its moments. With
         `optimizer_shard` the data group cuts axis 0 of a moment's slice once more, where it can be cut
-        evenly.
+        evenly: as the parallel optimizer's cut where the model group cuts that axis, else as a plain one,
+        because MindSpore's own transformation joins the ranks of the model group where it should join those
+        of the data group.
         """
         row = self.row(name)
         axis = row.axis if row else None
@@ -95,7 +97,14 @@ class NetworkCut:
         matrix = (self.data_parallel, self.model_parallel)
         if not (is_even and self._shards(name, shape, axis)):
             return Layout(matrix, tensor_map)
+        if axis != 0:
+            return Layout(matrix, (1, *tensor_map[1:]))
         return Layout(matrix, tensor_map, self.model_parallel, self.data_parallel)
+
+    def shares_moments(self, name: str, shape: Sequence[int]) -> bool:
+        """Whether the data group cuts these moments, whose whole shape is `shape`."""
+        layout = self.layout(name, shape)
+        return layout.opt_weight_shard_size > 1 or layout.tensor_map[:1] == (1,)
 
     def _shards(self, name: str, shape: Sequence[int], axis: int | None) -> bool:
         if not (self.optimizer_shard and self.data_parallel > 1 and shape and is_moment(name)):
@@ -112,7 +121,7 @@ class NetworkCut:
         blocks = self.family.count_blocks(weight_of(spec.name) for spec in specs)
         stages: list[dict[str, Layout]] = [{} for _ in range(self.pipeline_stage)]
         for spec in specs:
-            if spec.name in COUNTERS:
+            if not is_weight(spec.name) and not is_moment(spec.name):
                 continue
             for stage in self.stages(spec.name, blocks):
                 stages[stage][spec.name] = self.layout(spec.name, spec.dims)

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.checkpoint.atomic import replacing
+from orchestrator.checkpoint.cut.own_names import under_own_names
 from orchestrator.checkpoint.cut.slices import Layout, MapEntry, cuts
 from orchestrator.core.errors import CheckpointError
+from orchestrator.families.registry import families
 from orchestrator.formats import protobuf as wire
 from orchestrator.formats.protobuf import bytes_field, varint_field
 
@@ -30,6 +32,7 @@ __all__ = [
     "read_content",
     "read_strategy",
     "read_strategy_set",
+    "with_own_names",
     "write_strategy",
 ]
 
@@ -76,13 +79,14 @@ def parse_strategies(content: bytes, where: str) -> tuple[Strategy, ...]:
     """The strategies that a file's content tells: one, or that of every stage where it is merged."""
     try:
         strategy = _from_json(content) if content.lstrip()[:1] == b"{" else _from_wire(content)
+        strategies = [Strategy(one.stage, under_own_names(one.layouts)) for one in _stages(strategy)]
     except CheckpointError as error:
         raise CheckpointError(error.what, where=where, remedy=error.remedy) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise CheckpointError(f"is damaged or no strategy file: {error}", where=where) from error
     if not strategy.layouts:
         raise CheckpointError("holds no layouts", where=where)
-    return _stages(strategy)
+    return tuple(strategies)
 
 
 def _stages(strategy: Strategy) -> tuple[Strategy, ...]:
@@ -191,6 +195,13 @@ def write_strategy(path: str | Path, strategy: Strategy) -> None:
         raise CheckpointError("a strategy needs at least one layout", where=str(path))
     with replacing(Path(path)) as file:
         file.write(_to_wire(strategy))
+
+
+def with_own_names(content: bytes, where: str) -> bytes:
+    """The content of a rank's strategy file, written anew where its names are not the own ones."""
+    if not any(prefix.encode() in content for family in families() for prefix in family.other_prefixes):
+        return content
+    return _to_wire(parse_strategy(content, where))
 
 
 def _to_wire(strategy: Strategy) -> bytes:

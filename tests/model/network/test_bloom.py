@@ -75,12 +75,12 @@ def test_names_and_shapes_are_mindformers():
         "output.projection.bias": (h,),
     }
     expected = {
-        "transformer.embedding.word_embedding.embedding_table": (64, h),
-        "transformer.embedding.norm.gamma": (h,),
-        "transformer.embedding.norm.beta": (h,),
-        **{f"transformer.blocks.0.{name}": shape for name, shape in block.items()},
-        "transformer.ln_f.gamma": (h,),
-        "transformer.ln_f.beta": (h,),
+        "embedding.word_embedding.embedding_table": (64, h),
+        "embedding.norm.gamma": (h,),
+        "embedding.norm.beta": (h,),
+        **{f"blocks.0.{name}": shape for name, shape in block.items()},
+        "ln_f.gamma": (h,),
+        "ln_f.beta": (h,),
     }
     config = load_config("tiny", TINY)
     network = build(config)
@@ -108,9 +108,9 @@ def test_every_strategy_starts_from_the_same_weights():
         initialise(part, config, 5, strategy, place)
         for item in part.get_parameters():
             np.testing.assert_array_equal(item.asnumpy(), cut(item.name, full[item.name], strategy, place))
-    table = full["transformer.embedding.word_embedding.embedding_table"]
+    table = full["embedding.word_embedding.embedding_table"]
     assert table.std() == pytest.approx(config.initializer_range, rel=0.05)
-    assert set(full["transformer.ln_f.gamma"]) == {1.0}
+    assert set(full["ln_f.gamma"]) == {1.0}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -25,9 +25,13 @@ class Reference:
 
     def __init__(self, heads):
         with np.load(Path(__file__).parents[1] / "support" / "references" / "bloom.npz") as stored:
-            own = {name.split(".", 1)[1]: stored[name] for name in stored if name.startswith(f"{heads}.")}
+            own = {
+                name.split(".", 1)[1].replace(".transformer.", "."): stored[name]
+                for name in stored
+                if name.startswith(f"{heads}.")
+            }
         self.values = own
-        hidden = own["w.transformer.ln_f.gamma"].size
+        hidden = own["w.ln_f.gamma"].size
         layers = sum("layernorm1.gamma" in name for name in own) // 2  # each has a weight and a gradient
         shape = {"hidden_size": hidden, "num_heads": heads, "num_layers": layers, "vocab_size": 64}
         self.config = load_config("tiny", {**shape, "seq_length": 32, "hidden_act": "gelu"})

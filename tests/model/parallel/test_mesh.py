@@ -39,14 +39,14 @@ def test_the_product_must_be_the_world():
 @pytest.mark.parametrize(
     ("name", "axis"),
     [
-        ("transformer.blocks.3.attention.dense2.weight", 0),
-        ("adam_v.transformer.blocks.3.attention.dense2.bias", 0),
-        ("transformer.blocks.3.attention.projection.weight", 0),
-        ("transformer.blocks.3.attention.projection.bias", None),
-        ("transformer.blocks.3.output.mapping.weight", 1),
-        ("adam_m.transformer.blocks.13.output.projection.weight", 0),
-        ("transformer.blocks.3.layernorm1.gamma", None),
-        ("transformer.embedding.word_embedding.embedding_table", 0),
+        ("blocks.3.attention.dense2.weight", 0),
+        ("adam_v.blocks.3.attention.dense2.bias", 0),
+        ("blocks.3.attention.projection.weight", 0),
+        ("blocks.3.attention.projection.bias", None),
+        ("blocks.3.output.mapping.weight", 1),
+        ("adam_m.blocks.13.output.projection.weight", 0),
+        ("blocks.3.layernorm1.gamma", None),
+        ("embedding.word_embedding.embedding_table", 0),
     ],
 )
 def test_what_is_cut_is_what_the_strategy_file_says(name, axis):
@@ -61,7 +61,7 @@ def test_what_is_cut_is_what_the_strategy_file_says(name, axis):
 
 
 def test_a_vocabulary_that_does_not_divide_is_padded_in_memory_and_whole_in_the_shard():
-    name, full = "transformer.embedding.word_embedding.embedding_table", np.arange(1, 21).reshape(10, 2)
+    name, full = "embedding.word_embedding.embedding_table", np.arange(1, 21).reshape(10, 2)
     strategy = Strategy(model_parallel=4, vocab_size=10)
     parts = [cut(name, full, strategy, strategy.place(rank)) for rank in range(4)]
     assert {part.shape for part in parts} == {(3, 2)}

@@ -180,7 +180,7 @@ def test_shards_combine_to_the_checkpoint_of_one_process(found, name):
     expected = read_ckpt(single)
     merged = collected(found.folder / name, math.prod(map(int, name.split()[0].split("x"))))
     assert {k: v.dims for k, v in merged.items()} == {k: v.dims for k, v in expected.items()}
-    table = "transformer.embedding.word_embedding.embedding_table"
+    table = "embedding.word_embedding.embedding_table"
     assert merged[table].dims == (33, 16)
     for tensor in expected:
         if "dense2.bias" in tensor or not tensor.startswith(("transformer", "adam_")):

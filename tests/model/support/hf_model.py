@@ -52,7 +52,7 @@ def hf_weights(config: BloomConfig = CONFIG, seed: int = 0, dtype: str = "<f4") 
 
 
 def as_mindformers(weights: dict[str, np.ndarray], config: BloomConfig = CONFIG) -> dict[str, np.ndarray]:
-    """The same under MindFormers' names, cut and turned as its own script does it."""
+    """The same as MindFormers' network saves it, cut and turned as its own script does it."""
     names = {
         "word_embeddings.weight": "embedding.word_embedding.embedding_table",
         "word_embeddings_layernorm.weight": "embedding.norm.gamma",
@@ -72,7 +72,7 @@ def as_mindformers(weights: dict[str, np.ndarray], config: BloomConfig = CONFIG)
     }
     result = {}
     for full, value in weights.items():
-        name, start = full.removeprefix("transformer."), "transformer."
+        name, start = full.removeprefix("transformer."), ""
         if name.startswith("h."):
             _, layer, name = name.split(".", 2)
             start += f"blocks.{layer}."

@@ -12,10 +12,10 @@ from orchestrator.families.bloom import BloomConfig
 
 def logits(weights: Mapping[str, np.ndarray], ids: np.ndarray, config: BloomConfig) -> np.ndarray:
     """(S,) ids -> (S, V), in float64."""
-    table = weights["transformer.embedding.word_embedding.embedding_table"].astype(np.float64)
-    x = _norm(table[ids], weights, "transformer.embedding.norm")
+    table = weights["embedding.word_embedding.embedding_table"].astype(np.float64)
+    x = _norm(table[ids], weights, "embedding.norm")
     for layer in range(config.num_layers):
-        block = f"transformer.blocks.{layer}"
+        block = f"blocks.{layer}"
         x = x + _attention(_norm(x, weights, f"{block}.layernorm1"), weights, f"{block}.attention", config)
         inner = _norm(x, weights, f"{block}.layernorm2")
         inner = inner @ weights[f"{block}.output.mapping.weight"] + weights[f"{block}.output.mapping.bias"]
@@ -25,7 +25,7 @@ def logits(weights: Mapping[str, np.ndarray], ids: np.ndarray, config: BloomConf
             + inner @ weights[f"{block}.output.projection.weight"]
             + weights[f"{block}.output.projection.bias"]
         )
-    return _norm(x, weights, "transformer.ln_f") @ table.T
+    return _norm(x, weights, "ln_f") @ table.T
 
 
 def _norm(x: np.ndarray, weights: Mapping[str, np.ndarray], name: str) -> np.ndarray:

@@ -91,18 +91,18 @@ def test_bfloat16_weights_go_out_and_in_with_their_bits(tmp_path):
 def test_every_name_that_does_not_fit_is_listed(tmp_path):
     full = arrays(network(1))
     for layer in range(3):
-        del full[f"transformer.blocks.{layer}.layernorm1.gamma"]
-    full["head.weight"] = np.zeros(3, np.float32)
-    full["transformer.ln_f.beta"] = np.zeros(3, np.float32)
-    full["adam_m.transformer.ln_f.beta"] = np.zeros(3, np.float32)  # no weight: not missed, not extra
+        del full[f"blocks.{layer}.layernorm1.gamma"]
+    full["classifier.weight"] = np.zeros(3, np.float32)
+    full["ln_f.beta"] = np.zeros(3, np.float32)
+    full["adam_m.ln_f.beta"] = np.zeros(3, np.float32)  # no weight: not missed, not extra
     path = tmp_path / "whole.ckpt"
     write_ckpt(path, full.items())
     with pytest.raises(ModelError) as caught:
         load_whole(path, list(network(2).get_parameters()))
     text = str(caught.value)
-    assert "3 missing: transformer.blocks.[0-2].layernorm1.gamma" in text
-    assert "1 extra: head.weight" in text
-    assert "1 of another shape: transformer.ln_f.beta [3] for [64]" in text
+    assert "3 missing: blocks.[0-2].layernorm1.gamma" in text
+    assert "1 extra: classifier.weight" in text
+    assert "1 of another shape: ln_f.beta [3] for [64]" in text
     assert "\n" not in text
 
 
@@ -111,7 +111,8 @@ def test_what_mindformers_keeps_beside_the_weights_is_left(tmp_path):
     full = arrays(network(1))
     beside = ["scale_sense", "beta1_power", "beta2_power", "epoch_size", "batch_num", "momentum", "lr"]
     beside += ["loss_scale", "last_overflow_iterator_step", "learning_rate", "weight_decay", "global_step"]
-    beside += [f"{kind}.transformer.ln_f.beta" for kind in ("moments", "accum", "stat", "moment1", "adam_m")]
+    beside += ["blocks.0.key_past", "blocks.0.value_past"]  # parameters of a network with use_past
+    beside += [f"{kind}.ln_f.beta" for kind in ("moments", "accum", "stat", "moment1", "adam_m")]
     path = tmp_path / "mf.ckpt"
     write_ckpt(path, [*full.items(), *((name, np.zeros(1, np.float32)) for name in beside)])
     cells = network(2)

@@ -88,7 +88,7 @@ def test_the_way_back_can_end_in_files_of_pytorch(tmp_path):
     assert_same(arrays(again), as_mindformers(weights))
     half = convert(tmp_path / "x.ckpt", tmp_path / "half", form="bin", dtype="float16").path
     expected = {name: value.astype(np.float16) for name, value in as_mindformers(weights).items()}
-    assert_same(arrays(convert(half, tmp_path / "half.ckpt").path), expected)
+    assert_same(arrays(convert(half, tmp_path / "out" / "half.ckpt").path), expected)
     with pytest.raises(ModelError, match="--format: bin is a form of Hugging Face's weights"):
         convert(tmp_path / "hf", tmp_path / "y.ckpt", form="bin")
 
@@ -99,8 +99,8 @@ def test_types_are_changed_on_the_way(tmp_path):
     expected = {name: value.astype(np.float16) for name, value in as_mindformers(weights).items()}
     assert_same(arrays(half.path), expected)
     assert load_config(tmp_path / "config.yaml").param_init_type == "float16"
-    brain = convert(tmp_path / "hf", tmp_path / "brain.safetensors", dtype="bfloat16")
-    stored = read_safetensors(brain.path)["transformer.ln_f.gamma"]
+    brain = convert(tmp_path / "hf", tmp_path / "brain" / "brain.safetensors", dtype="bfloat16")
+    stored = read_safetensors(brain.path)["ln_f.gamma"]
     assert stored.dtype == "BFloat16"
     exact = weights["transformer.ln_f.weight"]
     np.testing.assert_allclose((stored.array().astype(np.uint32) << 16).view(np.float32), exact, rtol=2**-8)
@@ -163,7 +163,7 @@ def test_every_name_that_does_not_fit_is_listed(tmp_path):
     assert not (tmp_path / "x.ckpt").exists()
     write_ckpt(tmp_path / "y.ckpt", list(as_mindformers(hf_weights()).items())[3:])
     text = refused(tmp_path / "y.ckpt", tmp_path / "back", config=tmp_path / "hf/config.json")
-    assert "3 missing: transformer.embedding.word_embedding.embedding_table" in text
+    assert "3 missing: embedding.word_embedding.embedding_table" in text
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_head_of_its_own_is_refused(tmp_path):
 
 def test_a_training_checkpoint_gives_its_weights(tmp_path):
     weights = hf_weights()
-    more = {"adam_m.transformer.ln_f.gamma": np.zeros(24, np.float32), "global_step": np.array(3, np.int32)}
+    more = {"adam_m.ln_f.gamma": np.zeros(24, np.float32), "global_step": np.array(3, np.int32)}
     write_ckpt(tmp_path / "x.ckpt", {**as_mindformers(weights), **more}.items())
     convert(tmp_path / "x.ckpt", tmp_path / "hf", config=write_config(tmp_path))
     assert_same(arrays(tmp_path / "hf/model.safetensors"), weights)
@@ -291,3 +291,13 @@ def test_a_config_of_this_package_is_kept_whole(tmp_path):
     table = json.loads((done.path / "config.json").read_text())
     assert (table["n_head"], table["n_layer"], table["hidden_size"]) == (3, 2, 24)
     assert table["model_type"] == "bloom" and CONFIG.head_size == 8
+
+
+def test_another_models_configuration_in_the_folder_is_not_replaced(tmp_path):
+    write_hf(tmp_path / "hf")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.yaml").write_text("another: model\n")
+    with pytest.raises(CheckpointError, match=r"config\.yaml in .* would be replaced"):
+        convert(tmp_path / "hf", tmp_path / "out" / "x.ckpt")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.yaml"]
+    assert (tmp_path / "out" / "config.yaml").read_text() == "another: model\n"
