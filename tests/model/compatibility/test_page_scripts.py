@@ -90,7 +90,7 @@ with open(f"found_{rank}.json", "w") as file:
 
 @pytest.fixture
 def home(tmp_path):
-    """A whole checkpoint, of each rank an older and a newer shard, and a tokenizer; names have the prefix."""
+    """A whole checkpoint with the prefix, of each rank an older and a newer shard, and a tokenizer."""
     weights = as_mindformers(hf_weights(ONE), ONE)
     write_ckpt(tmp_path / "whole.ckpt", [(f"transformer.{name}", value) for name, value in weights.items()])
     strategy = Strategy(model_parallel=2)
@@ -99,7 +99,7 @@ def home(tmp_path):
         for age, (name, factor) in enumerate((("new.ckpt", 1), ("old.ckpt", 0))):
             path = tmp_path / f"rank_{rank}" / name
             parts = {key: cut(key, value, strategy, strategy.place(rank)) for key, value in weights.items()}
-            write_ckpt(path, [(f"transformer.{key}", value * factor) for key, value in parts.items()])
+            write_ckpt(path, [(key, value * factor) for key, value in parts.items()])
             os.utime(path, (1e9 - age, 1e9 - age))
     (tmp_path / "tokenizer.json").write_text(train_tokenizer([SKY], CONFIG).to_json(), encoding="utf-8")
     return tmp_path
