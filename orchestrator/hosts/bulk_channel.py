@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from orchestrator.config.inventory import SshOptions
 from orchestrator.core.errors import OrchestrateError, TransportError
@@ -26,8 +24,7 @@ class BulkAgents:
 
     def __init__(self, fleet: Fleet, options: SshOptions) -> None:
         self._fleet = fleet
-        self._folder = tempfile.TemporaryDirectory(prefix="orchestrate-")
-        self._config = write_ssh_config(Path(self._folder.name), options)
+        self._config = write_ssh_config(options)
         self._idle: dict[str, list[Agent]] = {name: [] for name in fleet.hosts}
         self._open: set[Agent] = set()
         self._without_ssh: set[str] = set()
@@ -58,7 +55,8 @@ class BulkAgents:
 
     def close(self) -> None:
         self.interrupt()
-        self._folder.cleanup()
+        if self._config is not None:
+            self._config.close()
 
     def _make(self, name: str) -> Agent:
         agent = self._through_ssh(name) or self._on_the_fleet(name)
@@ -73,7 +71,7 @@ class BulkAgents:
         host = self._fleet.hosts[name]
         if host.transport != "ssh" or self._config is None or name in self._without_ssh:
             return None
-        transport = OpenSshTransport(host, self._config)
+        transport = OpenSshTransport(host, self._config.path)
         transport.connect()
         try:
             return agent_over(transport, host)

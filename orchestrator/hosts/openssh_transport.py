@@ -6,6 +6,7 @@ jump hosts, ports, users and keys count and the same known_hosts decide; what `s
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,8 +19,10 @@ from orchestrator.hosts.transport import Channel, command_line
 if TYPE_CHECKING:
     from orchestrator.config.inventory import Host, SshOptions
 
-__all__ = ["OpenSshTransport", "write_ssh_config"]
+__all__ = ["ConfigFile", "OpenSshTransport", "write_ssh_config"]
 
+# Where an inventory says nothing of known hosts: the ssh config says where they are, or nobody does.
+USUAL_KNOWN_HOSTS = ("~/.ssh/known_hosts",)
 _USER_FILE = Path("~/.ssh/config")
 _SYSTEM_FILE = Path("/etc/ssh/ssh_config")
 # What an ssh config may hold in quotes and take as it is: no pattern, no escape, no variable.
@@ -29,9 +32,7 @@ _FIRST = """\
 Host *
     BatchMode yes
     StrictHostKeyChecking yes
-    UserKnownHostsFile {known_hosts}
-    GlobalKnownHostsFile /dev/null
-    UpdateHostKeys no
+{known_hosts}    UpdateHostKeys no
     ConnectTimeout {timeout:.0f}
     ServerAliveInterval 10
     ServerAliveCountMax 3
@@ -52,18 +53,39 @@ Host *
 """
 
 
-def write_ssh_config(folder: Path, options: SshOptions) -> Path | None:
-    """A config for `OpenSshTransport`; None where there is no `ssh`, or a path that has no place in one."""
+class ConfigFile:
+    """A file in memory with a path that processes we start can open; it goes with us, however we end."""
+
+    def __init__(self, text: str) -> None:
+        self._file = os.fdopen(os.memfd_create("orchestrate-ssh-config"), "w")
+        self._file.write(text)
+        self._file.flush()
+        self.path = Path(f"/proc/{os.getpid()}/fd/{self._file.fileno()}")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def write_ssh_config(options: SshOptions) -> ConfigFile | None:
+    """A config for `OpenSshTransport`; None where there is no `ssh`, or a path that has no place in one.
+
+    None as well where the system has no such files (it is not Linux).
+    """
     files = list(_config_files(Path(options.config_file).expanduser()))
     known = [str(Path(path).expanduser()) for path in options.known_hosts]
-    if shutil.which("ssh") is None or not all(_PLAIN.fullmatch(path) for path in [*known, *map(str, files)]):
+    if (
+        shutil.which("ssh") is None
+        or not hasattr(os, "memfd_create")
+        or not all(_PLAIN.fullmatch(path) for path in [*known, *map(str, files)])
+    ):
         return None
     listed = " ".join(f'"{path}"' for path in known)
-    text = _FIRST.format(known_hosts=listed, timeout=max(1, options.connect_timeout))
+    # The usual file leaves the choice to the config; what else the inventory names goes before it.
+    usual = tuple(options.known_hosts) == USUAL_KNOWN_HOSTS
+    line = "" if usual else f"    UserKnownHostsFile {listed}\n"
+    text = _FIRST.format(known_hosts=line, timeout=max(1, options.connect_timeout))
     text += "".join(f'Include "{path}"\n' for path in files) + _LAST
-    path = folder / "ssh_config"
-    path.write_text(text)
-    return path
+    return ConfigFile(text)
 
 
 def _config_files(path: Path) -> Iterator[Path]:

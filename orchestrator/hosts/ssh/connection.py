@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import paramiko
 
 from orchestrator.core.errors import ConnectError
+from orchestrator.hosts.openssh_transport import USUAL_KNOWN_HOSTS
 from orchestrator.hosts.ssh.channel import SshChannel
 from orchestrator.hosts.ssh.client_config import Asked
 from orchestrator.hosts.ssh.dial import ProxyProcess, dial
@@ -36,7 +37,6 @@ __all__ = ["SshTransport", "retried"]
 _HANDSHAKE_PATIENCE = 3.0
 # The least and the most seconds before a second and a third try of what sshd's MaxStartups has dropped.
 _PAUSES = ((0.3, 1.5), (1.5, 5.0))
-_USUAL_KNOWN_HOSTS = ("~/.ssh/known_hosts",)
 
 
 def retried(
@@ -187,7 +187,7 @@ class SshTransport(Transport):
     def _log_in(self, link: _Link, way: Way, key: str | None) -> None:
         settings = way.settings
         files = tuple(self._options.known_hosts)
-        if files == _USUAL_KNOWN_HOSTS:
+        if files == USUAL_KNOWN_HOSTS:
             files = settings.user_known_hosts
         policy = HostKeyPolicy(
             self.host,
