@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import getpass
 import os
+import pwd
 import re
 import socket
 import subprocess
@@ -117,8 +118,6 @@ def host_name_here() -> str:
 
 @functools.cache
 def user_name_here() -> str:
-    import pwd
-
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
