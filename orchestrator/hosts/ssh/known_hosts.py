@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.hosts.ssh.config_values import pattern_of
+from orchestrator.hosts.ssh.config_values import fits
 
 __all__ = ["KnownHosts", "host_pattern"]
 
@@ -156,7 +156,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 def _matches_one(name: str, pattern: str) -> bool:
     if not pattern.startswith("|1|"):
-        return pattern_of(pattern.lower()).fullmatch(name) is not None
+        return fits(name, pattern.lower())
     with contextlib.suppress(ValueError, binascii.Error):
         salt, digest = (base64.b64decode(part) for part in pattern[3:].split("|"))
         return hmac.compare_digest(hmac.new(salt, name.encode(), hashlib.sha1).digest(), digest)
