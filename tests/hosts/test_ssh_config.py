@@ -23,7 +23,7 @@ from orchestrator.hosts.ssh.config_lines import Doubt
 from orchestrator.hosts.ssh.config_values import fits
 from orchestrator.hosts.ssh.ssh_config import ask_ssh, place_of, settings_of
 from orchestrator.hosts.ssh.way import Way, find_way
-from tests.hosts.ssh_config_cases import HOSTS, PUBLISHED, write_config
+from tests.hosts.ssh_config_cases import HOSTS, PUBLISHED, spoil, write_config
 
 CASES = int(os.environ.get("SSH_CONFIGS", "100"))
 FIRST = int(os.environ.get("SSH_CONFIGS_FROM", "0"))
@@ -83,6 +83,26 @@ def test_generated_configurations_mean_what_ssh_says(tmp_path: Path) -> None:
         shutil.rmtree(folder)
     assert refused <= CASES * 0.02
     assert compared > CASES * 0.85
+
+
+@needs_ssh
+def test_what_is_read_of_spoilt_configurations_is_what_ssh_reads(tmp_path: Path) -> None:
+    """Most of these are refused, by both. What is not is no guess."""
+    compared = 0
+    for seed in range(FIRST, FIRST + CASES):
+        rng = random.Random(f"spoilt {seed}")
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        config = write_config(folder, rng)
+        spoil(config, rng)
+        asked = Asked(rng.choice(HOSTS))
+        if (found := ours(asked, config)) is not None:
+            expected = theirs(asked, config)
+            assert expected is not None, (seed, asked, "ssh refuses it")
+            assert not difference(found, expected), (seed, asked, difference(found, expected))
+            compared += 1
+        shutil.rmtree(folder)
+    assert compared > CASES * 0.1
 
 
 @needs_ssh

@@ -60,7 +60,7 @@ def _read(path: Path, stamp: tuple[int, ...]) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-_LINE = re.compile(r'([^ \t\r"=]+)(?:[ \t\r]*=)?[ \t\r]*(.*)', re.DOTALL)
+_LINE = re.compile(r'([^ \t\r"=]+)(?:[ \t\r]*=[ \t\r]*|[ \t\r]+|\Z)(.*)', re.DOTALL)
 
 
 def _line(file: str, number: int, text: str) -> Line:
@@ -113,7 +113,9 @@ def _split(text: str) -> tuple[str, ...] | None:
 
 
 # `Match` was split in another way until 9.9: only where both ways agree is it read here.
-_MATCH_WORD = re.compile(r'[ \t]*(?:(!?[A-Za-z]+)=)?(?:"([^"\\]*)"|([^ \t"\'\\=#][^ \t"\'\\=]*))(?=[ \t]|$)')
+_MATCH_WORD = re.compile(
+    r'[ \t]*(?:(!?[A-Za-z]+)=)?(?:"([^"\\]*)"|([^ \t\r"\'\\=#][^ \t\r"\'\\=]*))(?=[ \t]|$)'
+)
 
 
 def _match_words(text: str) -> tuple[str, ...] | None:
