@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigFile", "OpenSshTransport", "write_ssh_config"]
 
-# Where an inventory says nothing of known hosts: the ssh config says where they are, or nobody does.
-USUAL_KNOWN_HOSTS = ("~/.ssh/known_hosts",)
 _USER_FILE = Path("~/.ssh/config")
 _SYSTEM_FILE = Path("/etc/ssh/ssh_config")
 # What an ssh config may hold in quotes and take as it is: no pattern, no escape, no variable.
@@ -32,7 +30,8 @@ _FIRST = """\
 Host *
     BatchMode yes
     StrictHostKeyChecking yes
-{known_hosts}    UpdateHostKeys no
+    UserKnownHostsFile {known_hosts}
+    UpdateHostKeys no
     ConnectTimeout {timeout:.0f}
     ServerAliveInterval 10
     ServerAliveCountMax 3
@@ -80,10 +79,7 @@ def write_ssh_config(options: SshOptions) -> ConfigFile | None:
     ):
         return None
     listed = " ".join(f'"{path}"' for path in known)
-    # The usual file leaves the choice to the config; what else the inventory names goes before it.
-    usual = tuple(options.known_hosts) == USUAL_KNOWN_HOSTS
-    line = "" if usual else f"    UserKnownHostsFile {listed}\n"
-    text = _FIRST.format(known_hosts=line, timeout=max(1, options.connect_timeout))
+    text = _FIRST.format(known_hosts=listed, timeout=max(1, options.connect_timeout))
     text += "".join(f'Include "{path}"\n' for path in files) + _LAST
     return ConfigFile(text)
 
@@ -91,16 +87,22 @@ def write_ssh_config(options: SshOptions) -> ConfigFile | None:
 def _config_files(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
-    if path == _USER_FILE.expanduser() and _SYSTEM_FILE.is_file():
+    if path.resolve() == _USER_FILE.expanduser().resolve() and _SYSTEM_FILE.is_file():
         yield _SYSTEM_FILE
 
 
 class OpenSshTransport(LocalTransport):
-    """One `ssh` process for each channel; `config` is a file of `write_ssh_config`."""
+    """One `ssh` process for each channel; `config` is a file of `write_ssh_config`.
 
-    def __init__(self, host: Host, config: Path) -> None:
+    `known_hosts` are files that count for this host in place of those of the config.
+    """
+
+    def __init__(self, host: Host, config: Path, known_hosts: Sequence[str] = ()) -> None:
         super().__init__(host.name)
         self._ssh = ["ssh", "-F", str(config)]
+        if known_hosts and all(map(_PLAIN.fullmatch, known_hosts)):
+            listed = " ".join(f'"{path}"' for path in known_hosts)
+            self._ssh += ["-o", f"UserKnownHostsFile={listed}"]
         for flag, value in (("-p", host.port), ("-l", host.user), ("-i", host.key)):
             if value is not None:
                 self._ssh += [flag, str(value)]

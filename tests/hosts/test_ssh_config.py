@@ -230,3 +230,12 @@ def test_a_megabyte_is_read_in_no_time(tmp_path: Path) -> None:
     began = time.process_time()
     assert settings_of(Asked("a" * 60), str(config), ssh=None).hostname == "a" * 60
     assert time.process_time() - began < 5.0
+
+
+def test_the_usual_file_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / "dotfile").touch()
+    (tmp_path / ".ssh" / "config").symlink_to(tmp_path / "dotfile")
+    for name in ("~/.ssh/config", str(tmp_path / "dotfile")):
+        assert [path.name for path in place_of(name).files] == [Path(name).name, "ssh_config"]

@@ -60,12 +60,13 @@ def _read(path: Path, stamp: tuple[int, ...]) -> tuple[Line, ...]:
     return tuple(lines)
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _LINE = re.compile(r'([^ \t\r"=]+)(?:[ \t\r]*=[ \t\r]*|[ \t\r]+|\Z)(.*)', re.DOTALL)
 
 
 def _line(file: str, number: int, text: str) -> Line:
     found = _LINE.fullmatch(text)
-    if found is None or "\0" in text:
+    if found is None or _CONTROL.search(text):
         return Line(file, number, text[:40], (), "", "is no line of an SSH configuration")
     keyword, rest = found[1].lower(), found[2]
     words = _match_words(rest) if keyword == "match" else _split(rest)
