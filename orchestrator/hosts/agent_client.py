@@ -220,7 +220,7 @@ class Agent:
         The name is None, and nothing of the content there, where it is not one of the `known` ones. All of
         them together have `total` bytes at most.
         """
-        limits = Limits(data=total, answers=20_000, total=total)
+        limits = Limits(data=total, answers=20_000, total=total, together=True)
         for result, data in self._stream("small_files", limits, run_id=run_id, folder=folder):
             if result is None:
                 continue
