@@ -61,6 +61,7 @@ quick: $(INSTALLED)  ## in 90 s what needs neither MindSpore nor root nor sshd, 
 
 test: check  ## check, then every test that this machine allows: 15 minutes on two cores
 	@command -v /usr/sbin/sshd >/dev/null || tests/install_debian.sh openssh-server || echo 'Without sshd: the tests over SSH are left out.'
+	@command -v ssh >/dev/null || tests/install_debian.sh openssh-client || echo 'Without ssh: its configuration is held against nothing.'
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 # What is too long for every change: the oldest MindSpore that is supported, then every layout of parallelism.

@@ -158,7 +158,8 @@ class SshOptions(Frozen):
         description="Host aliases, ProxyJump, users and keys are honoured, as is the SSH agent",
     )
     known_hosts: tuple[str, ...] = Field(
-        default=("~/.ssh/known_hosts",), description="files of host keys; new ones go into the first of them"
+        default=("~/.ssh/known_hosts",),
+        description="files of host keys, beside the system's; new ones go into the first of them",
     )
     connect_timeout: Positive = Field(default=10.0, description="seconds for a connection to a host")
     accept_new_host_keys: Flag = Field(

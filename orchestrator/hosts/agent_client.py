@@ -223,11 +223,10 @@ class Agent:
         The name is None, once for each file, and nothing of the content there, where it is not one of the
         `known` ones. All of them together have `total` bytes at most.
         """
-        limits = Limits(data=min(total, _PIECE), answers=20_000 + total // _PIECE, total=total)
-        before = ""
-        for result, data in self._stream(
-            "small_files", limits, run_id=run_id, folder=folder, known=known.pattern
-        ):
+        pieces = 20_000 + total // _PIECE
+        limits = Limits(data=min(total, _PIECE), answers=pieces, total=total, together=True)
+        before, args = "", {"run_id": run_id, "folder": folder, "known": known.pattern}
+        for result, data in self._stream("small_files", limits, **args):
             if result is None:
                 continue
             name = self._made(str, result)

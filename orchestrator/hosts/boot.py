@@ -64,7 +64,7 @@ _MAGIC = b"orchestrate-agent "
 _MOST_LINES = 200
 _MOST_BYTES = 256 * 1024
 _PIECE = 1 << 16
-# After so long without a byte it is asked whether the account's shell is the one that runs commands.
+# After so many silent seconds it is asked whether the account's shell is the one that runs commands.
 QUIET = 10.0
 
 # What the command line of every agent has: one line without a character that any shell minds within single
@@ -107,11 +107,10 @@ def open_agent(
 ) -> tuple[Channel, bytes]:
     """Start an agent on a host: its channel, and what came behind its word that it is ready.
 
-    `timeout` is for each word that is waited for, whatever comes before it; after `quiet` seconds without a
-    byte it is asked which shell runs there. Raises PreflightError: no fit
-    Python, no agent, a workdir that cannot be used; TransportError.
+    `timeout` is for each word that is waited for, whatever comes before it; after `quiet` seconds of
+    silence it is asked which shell runs there. Raises PreflightError: no fit Python, no agent, a workdir that
+    cannot be used; TransportError.
     """
-
     ask = {"workdir": workdir, "sha256": bundle.sha256, "size": len(bundle.data)}
     boot = _Boot(python, bundle, _program() + json.dumps(ask).encode() + b"\n", timeout, quiet, clock)
     try:
@@ -148,11 +147,13 @@ class _Boot:
     def require_own_shell(self, transport: Transport) -> None:
         """Raise _OtherShell where a command's stdin is read by a shell that should have run the command."""
         with contextlib.suppress(TransportError), transport.open(["true"]) as channel:
+            deadline = Deadline(self.quiet, self.clock)
             channel.timeout = self.quiet
             channel.write(_shell_line(self.python, 'print("orchestrate-agent shell")'))
             channel.close_stdin()
             found = bytearray()
-            while (data := channel.read(4096)) and len(found) < _MOST_BYTES:
+            while deadline.left() > 0 and len(found) < _MOST_BYTES and (data := channel.read(4096)):
+                channel.timeout = max(0.0, deadline.left())
                 found += data
                 if _MAGIC in found:
                     raise _OtherShell
@@ -235,6 +236,7 @@ class _Lines:
             if not magic:
                 self._noise_before.append(line[-400:])
             else:
+                self._on_silence = None
                 text = shown(words.decode("utf-8", "replace").strip())
                 word, _, rest = text.partition(" ")
                 return word, rest
@@ -257,7 +259,7 @@ class _Lines:
         left = deadline.left()
         if left <= 0:
             raise self._late(deadline)
-        is_quiet = not self._bytes and self._on_silence is not None and left > self._quiet
+        is_quiet = self._on_silence is not None and left > self._quiet
         self._channel.timeout = self._quiet if is_quiet else left
         try:
             data = self._channel.read(4096)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from orchestrator.config.inventory import SshOptions
-from orchestrator.core.errors import OrchestrateError, TransportError
+from orchestrator.core.errors import ConfigError, OrchestrateError, TransportError
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, agent_over
 from orchestrator.hosts.openssh_transport import OpenSshTransport, write_ssh_config
+from orchestrator.hosts.ssh.client_config import Asked
+from orchestrator.hosts.ssh.known_hosts import user_files
+from orchestrator.hosts.ssh.ssh_config import settings_of
 
 __all__ = ["BulkAgents"]
 
@@ -26,8 +27,8 @@ class BulkAgents:
 
     def __init__(self, fleet: Fleet, options: SshOptions) -> None:
         self._fleet = fleet
-        self._folder = tempfile.TemporaryDirectory(prefix="orchestrate-")
-        self._config = write_ssh_config(Path(self._folder.name), options)
+        self._options = options
+        self._config = write_ssh_config(options)
         self._idle: dict[str, list[Agent]] = {name: [] for name in fleet.hosts}
         self._open: set[Agent] = set()
         self._without_ssh: set[str] = set()
@@ -58,7 +59,8 @@ class BulkAgents:
 
     def close(self) -> None:
         self.interrupt()
-        self._folder.cleanup()
+        if self._config is not None:
+            self._config.close()
 
     def _make(self, name: str) -> Agent:
         agent = self._through_ssh(name) or self._on_the_fleet(name)
@@ -73,7 +75,13 @@ class BulkAgents:
         host = self._fleet.hosts[name]
         if host.transport != "ssh" or self._config is None or name in self._without_ssh:
             return None
-        transport = OpenSshTransport(host, self._config)
+        asked = Asked(host.address, host.user, host.port)
+        try:
+            configured = settings_of(asked, self._options.config_file).user_known_hosts
+        except ConfigError:
+            return None  # the fleet's connection says what is wrong
+        known = user_files(self._options.known_hosts, configured)
+        transport = OpenSshTransport(host, self._config.path, known)
         transport.connect()
         try:
             return agent_over(transport, host)

@@ -27,7 +27,8 @@ _MOST_EVENTS = 1000
 class Limits:
     """What one answer may be: bytes of its JSON and of the data behind it, values in it, how deep they lie.
 
-    `answers` is how many there may be to one request, `total` the bytes of all of them.
+    `answers` is how many there may be to one request, `total` the bytes of all of them. `together`: they have
+    to come in the time of one, and do not get each its own.
     """
 
     text: int = 1 << 20
@@ -36,6 +37,7 @@ class Limits:
     depth: int = 16
     answers: int = 1
     total: int = 1 << 62
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ jump hosts, ports, users and keys count and the same known_hosts decide; what `s
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from orchestrator.hosts.transport import Channel, command_line
 if TYPE_CHECKING:
     from orchestrator.config.inventory import Host, SshOptions
 
-__all__ = ["OpenSshTransport", "write_ssh_config"]
+__all__ = ["ConfigFile", "OpenSshTransport", "write_ssh_config"]
 
 _USER_FILE = Path("~/.ssh/config")
 _SYSTEM_FILE = Path("/etc/ssh/ssh_config")
@@ -30,7 +31,6 @@ Host *
     BatchMode yes
     StrictHostKeyChecking yes
     UserKnownHostsFile {known_hosts}
-    GlobalKnownHostsFile /dev/null
     UpdateHostKeys no
     ConnectTimeout {timeout:.0f}
     ServerAliveInterval 10
@@ -52,33 +52,57 @@ Host *
 """
 
 
-def write_ssh_config(folder: Path, options: SshOptions) -> Path | None:
-    """A config for `OpenSshTransport`; None where there is no `ssh`, or a path that has no place in one."""
+class ConfigFile:
+    """A file in memory with a path that processes we start can open; it goes with us, however we end."""
+
+    def __init__(self, text: str) -> None:
+        self._file = os.fdopen(os.memfd_create("orchestrate-ssh-config"), "w")
+        self._file.write(text)
+        self._file.flush()
+        self.path = Path(f"/proc/{os.getpid()}/fd/{self._file.fileno()}")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def write_ssh_config(options: SshOptions) -> ConfigFile | None:
+    """A config for `OpenSshTransport`; None where there is no `ssh`, or a path that has no place in one.
+
+    None as well where the system has no such files (it is not Linux).
+    """
     files = list(_config_files(Path(options.config_file).expanduser()))
     known = [str(Path(path).expanduser()) for path in options.known_hosts]
-    if shutil.which("ssh") is None or not all(_PLAIN.fullmatch(path) for path in [*known, *map(str, files)]):
+    if (
+        shutil.which("ssh") is None
+        or not hasattr(os, "memfd_create")
+        or not all(_PLAIN.fullmatch(path) for path in [*known, *map(str, files)])
+    ):
         return None
     listed = " ".join(f'"{path}"' for path in known)
     text = _FIRST.format(known_hosts=listed, timeout=max(1, options.connect_timeout))
     text += "".join(f'Include "{path}"\n' for path in files) + _LAST
-    path = folder / "ssh_config"
-    path.write_text(text)
-    return path
+    return ConfigFile(text)
 
 
 def _config_files(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
-    if path == _USER_FILE.expanduser() and _SYSTEM_FILE.is_file():
+    if path.resolve() == _USER_FILE.expanduser().resolve() and _SYSTEM_FILE.is_file():
         yield _SYSTEM_FILE
 
 
 class OpenSshTransport(LocalTransport):
-    """One `ssh` process for each channel; `config` is a file of `write_ssh_config`."""
+    """One `ssh` process for each channel; `config` is a file of `write_ssh_config`.
 
-    def __init__(self, host: Host, config: Path) -> None:
+    `known_hosts` are files that count for this host in place of those of the config.
+    """
+
+    def __init__(self, host: Host, config: Path, known_hosts: Sequence[str] = ()) -> None:
         super().__init__(host.name)
         self._ssh = ["ssh", "-F", str(config)]
+        if known_hosts and all(map(_PLAIN.fullmatch, known_hosts)):
+            listed = " ".join(f'"{path}"' for path in known_hosts)
+            self._ssh += ["-o", f"UserKnownHostsFile={listed}"]
         for flag, value in (("-p", host.port), ("-l", host.user), ("-i", host.key)):
             if value is not None:
                 self._ssh += [flag, str(value)]

@@ -113,12 +113,16 @@ class Session:
             self._wanted = True
             try:
                 self._send(self._talk.ask(verb, args, len(payload), limits), payload, timeout)
-                more = True
+                deadline, more = Deadline(timeout or self._timeout, self._clock), True
                 while more:
-                    deadline = Deadline(timeout or self._timeout, self._clock)
                     answer = self._answer(verb, deadline)
                     more = answer.more
-                    yield answer.result, self._data(verb, answer.size, buffer, deadline)
+                    data = self._data(verb, answer.size, buffer, deadline)
+                    given = self._clock()
+                    yield answer.result, data
+                    deadline.pause(self._clock() - given)
+                    if not limits.together:
+                        deadline = Deadline(timeout or self._timeout, self._clock)
             finally:
                 # Answers that nobody took would be taken for those of the next request.
                 if not self._talk.is_answered or self._talk.receiver.left:

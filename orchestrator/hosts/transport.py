@@ -75,6 +75,10 @@ class Deadline:
     def received(self, count: int) -> None:
         self._end += count / _LEAST_BYTES_PER_SECOND
 
+    def pause(self, seconds: float) -> None:
+        """So many seconds were not the sender's."""
+        self._end += seconds
+
     def left(self) -> float:
         return self._end - self._clock()
 

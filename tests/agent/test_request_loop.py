@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +17,9 @@ from typing import Any
 import pytest
 
 from orchestrator.agent.processes import is_alive
+from orchestrator.agent.request_loop import serve
 from orchestrator.core.codec import loads, to_json
+from orchestrator.core.protocol import BEAT, BEAT_SECONDS, SILENCE_SECONDS
 from orchestrator.core.records import HostStatus
 from orchestrator.testing.agent_host import RUN, AgentHost, sh
 
@@ -99,3 +103,39 @@ def test_a_supervisor_that_cannot_start_answers_once(host: AgentHost) -> None:
     refusal, after = answers(done.stdout)
     assert refusal["error"]["what"].startswith("cannot lock the devices: ")
     assert after["ok"] and not host.run_dir().root.exists()
+
+
+def test_an_agent_that_hears_nothing_ends_by_itself(tmp_path: Path) -> None:
+    """Its connection died and nobody told it: the end of stdin never comes."""
+    short = (
+        "import sys; from _signal import alarm; from orchestrator.agent.request_loop import serve; "
+        "serve(sys.argv[1], sys.stdin.buffer, sys.stdout.buffer, lambda seconds: alarm(seconds and 1))"
+    )
+    argv = [sys.executable, "-c", short, str(tmp_path)]
+    half = request("push", b"x" * 10)[:-5]  # gone in the middle of what it sent
+    for said in (b"", request("missing", hashes=[]), half):
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+            assert process.stdin is not None
+            process.stdin.write(said)
+            process.stdin.flush()
+            assert process.wait(20) == -signal.SIGALRM
+
+
+def test_the_time_runs_only_while_the_peer_is_waited_for(tmp_path: Path) -> None:
+    said = io.BytesIO(BEAT + request("missing", b"more", hashes=["a"]) + BEAT)
+    heard, alarms = io.BytesIO(), []
+    serve(str(tmp_path), said, heard, alarms.append)  # type: ignore[arg-type]
+    assert [answer["result"] for answer in answers(heard.getvalue())] == [["a"]]
+    assert set(alarms) == {0, SILENCE_SECONDS} and alarms[::2] == [SILENCE_SECONDS] * (len(alarms) // 2)
+    assert alarms[-1] == 0 and SILENCE_SECONDS >= 5 * BEAT_SECONDS
+
+
+def test_the_real_one_has_such_an_alarm(tmp_path: Path) -> None:
+    """SIGALRM is what ends it, and it is neither blocked nor caught."""
+    with subprocess.Popen([*AGENT, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(request("missing", hashes=[]))
+        process.stdin.flush()
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGALRM)
+        assert process.wait(20) == -signal.SIGALRM

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["HOSTS", "write_config"]
+__all__ = ["HOSTS", "ODD", "PUBLISHED", "spoil", "write_config"]
 
 HOSTS = ("npu01", "npu2.lab", "NPU01", "10.1.2.3", "127.1", "gate", "b1", "::1", "db.example.org")
 USERS = ("root", "ma-user", "HwHiAiUser", "ops")
@@ -227,3 +227,116 @@ PUBLISHED: dict[str, tuple[str, tuple[str, ...]]] = {
         ("npu9", "npu1", "elsewhere"),
     ),
 }
+
+# Lines that versions of ssh read each in its way, that are wrong, or that look so.
+ODD = (
+    *(
+        "Match",
+        "Host",
+        "Match final",
+        "Match host",
+        "Match all host x",
+        "Match user root exec",
+        "Include",
+        "User",
+    ),
+    *(
+        "Port 0",
+        "Port 65536",
+        "Port 00022",
+        "Compression true",
+        "HostName ''",
+        "ProxyJump a,,b",
+        "ProxyJump @a",
+    ),
+    *(
+        "ProxyJump a:0",
+        "ProxyJump a:b",
+        "ProxyJump [a]b",
+        "ProxyJump none,a",
+        "ProxyJump a/b",
+        "ProxyCommand=x",
+    ),
+    *(
+        "ProxyCommand none # x",
+        "ProxyCommand 'open",
+        "IdentityFile a b",
+        "IdentityFile a\\ b",
+        "User a#b",
+        "User 'a'b",
+    ),
+    *(
+        "Host a\\*b",
+        'Host "npu*"',
+        "Host npu*,b1",
+        "ConnectTimeout 0",
+        "ConnectTimeout 5x",
+        "IdentitiesOnly maybe",
+    ),
+    *(
+        "Foo bar",
+        "UseKeychain yes",
+        "IgnoreUnknown *",
+        "GlobalKnownHostsFile none /x",
+        "UserKnownHostsFile a none",
+    ),
+    *(
+        "HostKeyAlias %h",
+        "Ciphers aes",
+        "Ciphers aes128-ctr,",
+        "SendEnv a=b",
+        "SetEnv a",
+        "LocalForward 80 80",
+    ),
+    *(
+        "IdentityAgent $",
+        "IdentityAgent ${NO}",
+        "UserKnownHostsFile %q",
+        "IdentityFile ~nobody/x",
+        "Match !all",
+    ),
+    *(
+        "Match canonical all",
+        "Match final all all",
+        "Match host a host b all",
+        "Match all # c",
+        "Match exec 'true'",
+    ),
+    *('Match exec "true', 'Match exec "exit 3"', "Match host = npu*", "Match! user root", "Match tagged x"),
+    *(
+        "Host==a",
+        "User= =a",
+        "User\x0ba",
+        "User a\x0c",
+        "\xa0User a",
+        'User"a"',
+        "Match host a\r*",
+        "ProxyJump a #c",
+    ),
+    *("ProxyJump ssh://a/b", "ProxyJump ssh://u;x@a", "ControlPath %q", "RemoteCommand %q", "Protocol 2"),
+    *(
+        "HostName 010.1.2.3",
+        "HostName 1.2.3",
+        "HostName 0x7f.1",
+        "HostName ::FFFF:1.2.3.4",
+        "HostName %",
+        "HostName A.B.",
+    ),
+)
+
+
+def spoil(config: Path, rng: random.Random) -> None:
+    """Put odd lines or bytes into a configuration."""
+    data = bytearray(config.read_bytes())
+    if rng.random() < 0.5:
+        lines = bytes(data).split(b"\n")
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            lines.insert(rng.randint(0, len(lines)), rng.choice(ODD).encode())
+        data = bytearray(b"\n".join(lines))
+    for _ in range(rng.choice((0, 1, 2))):
+        place = rng.randrange(len(data))
+        if rng.random() < 0.4:
+            del data[place]
+        else:
+            data.insert(place, rng.choice(b" \t\"'\\#=,!*?%$\n\r:@\xff"))
+    config.write_bytes(data)

@@ -143,6 +143,23 @@ def test_a_long_answer_has_time_for_its_length() -> None:
     assert len(data) == 100 * 65536 and clock.now > 100
 
 
+def test_many_answers_that_drip_do_not_get_the_time_of_each() -> None:
+    clock = Clock()
+    drops = [answer(result=number, more=True) for number in range(5000)]
+    session, _ = session_over(Lie(iter(drops), drip=1.9), clock)
+    began = clock.now
+    with pytest.raises(CommandTimeout, match="no whole answer to `small_files` within"):
+        list(session.stream("small_files", {}, Limits(answers=20_000, together=True)))
+    assert clock.now - began < 60
+
+
+def test_what_is_done_with_an_answer_is_not_the_hosts_time() -> None:
+    clock = Clock()
+    session, _ = session_over(Lie(iter([answer(more=True), answer(more=True), answer()])), clock)
+    for _ in session.stream("small_files", {}, Limits(answers=3, together=True)):
+        clock.now += 1000.0  # a slow disk here
+
+
 def test_events_wait_within_a_bound() -> None:
     events = b"".join(frame({"event": "step", "data": number}) for number in range(900))
     session, _ = session_over(Lie(iter([events + answer(result=1)])), Clock())

@@ -15,7 +15,7 @@ from orchestrator.core.errors import ConfigError, HostKeyError
 from orchestrator.hosts.ssh.client_config import Settings
 from orchestrator.hosts.ssh.host_certificates import read_certificate
 from orchestrator.hosts.ssh.host_keys import HostKeyPolicy
-from orchestrator.hosts.ssh.known_hosts import KnownHosts
+from orchestrator.hosts.ssh.known_hosts import KnownHosts, user_files
 from orchestrator.testing.sshd import make_key
 
 pytestmark = pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="needs ssh-keygen")
@@ -52,6 +52,15 @@ def check(
     known = KnownHosts([str(path) for path in files], [str(path) for path in system])
     clock = time.time if now is None else lambda: now
     HostKeyPolicy("one", settings, known, False, now=clock).check(key)
+
+
+def test_which_files_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    usual = "~/.ssh/known_hosts"
+    lab = ("/home/me/.ssh/known_hosts", "/home/me/lab")
+    assert user_files([usual], lab) == user_files([lab[0]], lab) == lab
+    assert user_files([usual], ("/dev/null",)) == ("/home/me/.ssh/known_hosts", "/dev/null")
+    assert user_files(["/own"], lab) == ("/own",)
 
 
 def lines(tmp_path: Path, *each: str, name: str = "known") -> Path:
@@ -136,7 +145,9 @@ def test_an_authority_vouches_for_a_host(names: str, pattern: str, keys: Path, t
 @pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
 def test_authorities_and_hosts_of_other_kinds(kind: str, tmp_path: Path) -> None:
     for name in ("host", "ca"):
-        make_key(tmp_path / name, kind)
+        size = ("-b", "2048" if kind == "rsa" else "256")  # quickly made
+        argv = ["ssh-keygen", "-q", "-t", kind, *size, "-N", "", "-f", str(tmp_path / name)]
+        subprocess.run(argv, check=True, capture_output=True)
     folder = tmp_path / "signed"
     folder.mkdir()
     check(certified(tmp_path, folder), [authority(tmp_path, tmp_path)])

@@ -49,3 +49,9 @@ def test_a_buffer_is_filled_or_the_time_is_over() -> None:
                 channel.read_into(buffer)
         with transport.open(["printf", "abc"]) as channel:
             assert (channel.read_into(buffer), channel.read_into(buffer)) == (3, 0)
+
+
+def test_what_does_not_answer_in_time_is_told_without_its_source() -> None:
+    with LocalTransport("here") as transport, pytest.raises(CommandTimeout) as caught:
+        transport.run(["/bin/sh", "-c", "# a program\nsleep 60"], timeout=0.2)
+    assert str(caught.value) == "here: no answer within 0.2 s from `/bin/sh -c`"

@@ -76,7 +76,7 @@ def test_a_start_up_file_that_execs_another_shell(name: str, tmp_path: Path) -> 
 
 def test_a_start_up_file_that_execs_a_shell_which_waits_for_the_end_of_its_input(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match="start another shell, which does not run commands"):
-        agent_over(LoginShell("/bin/sh", f"cat | {shell('fish')}; exit"), tmp_path, quiet=1.0)
+        agent_over(LoginShell("/bin/sh", f"echo Welcome; cat | {shell('fish')}; exit"), tmp_path, quiet=1.0)
 
 
 def test_a_start_up_file_that_execs_a_shell_which_reads_no_commands_of_a_socket(tmp_path: Path) -> None:

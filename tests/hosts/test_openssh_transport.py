@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +21,9 @@ pytestmark = [
 
 
 def run(target: Target, folder: Path, *argv: str) -> CommandResult:
-    (folder / "made").mkdir(exist_ok=True)
-    config = write_ssh_config(folder / "made", target.options)
+    config = write_ssh_config(target.options)
     assert config is not None
-    with OpenSshTransport(target.host, config) as transport:
+    with contextlib.closing(config), OpenSshTransport(target.host, config.path) as transport:
         return transport.run(argv, timeout=20)
 
 
@@ -76,4 +76,4 @@ def test_a_jump_host_must_be_known_too(target: Target, jump: Sshd, tmp_path: Pat
 def test_paths_that_a_config_would_read_differently_are_left_to_paramiko(
     target: Target, tmp_path: Path, name: str
 ) -> None:
-    assert write_ssh_config(tmp_path, target.but(known_hosts=(str(tmp_path / name),)).options) is None
+    assert write_ssh_config(target.but(known_hosts=(str(tmp_path / name),)).options) is None

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.agent.request_loop import serve
 from orchestrator.config.inventory import Host
 from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, PreflightError, TransportError
+from orchestrator.core.protocol import BEAT, BEAT_SECONDS
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import Bundle, agent_bundle
 from orchestrator.hosts.fake_transport import FakeTransport
@@ -148,3 +149,35 @@ def test_sessions_leave_no_process_behind(tmp_path: Path) -> None:
     pid = agent.probe().pid
     agent.close()
     eventually(lambda: not os.path.exists(f"/proc/{pid}"), what="the agent has ended")
+
+
+def test_an_idle_session_lets_its_agent_know_that_somebody_is_here(tmp_path: Path) -> None:
+    now, sent = [0.0], []
+    transport = LocalTransport("here")
+    transport.connect()
+    session = Session(
+        transport,
+        python=sys.executable,
+        workdir=str(tmp_path),
+        bundle=agent_bundle(),
+        timeout=20.0,
+        clock=lambda: now[0],
+    )
+    write = session._channel.write
+    session._channel.write = lambda data: (sent.append(bytes(data)), write(data))[1]  # type: ignore[method-assign]
+    agent = Agent(session)
+    session.beat()
+    assert sent == []  # it has just been heard
+    now[0] = BEAT_SECONDS + 1.0
+    session.beat()
+    session.beat()
+    assert sent == [BEAT]
+    assert agent.missing([]) == []  # a beat is no question
+    session._asking.acquire()  # somebody asks: that is heard
+    now[0] *= 3
+    session.beat()
+    session._asking.release()
+    assert sent.count(BEAT) == 1
+    session.close()
+    now[0] *= 3
+    session.beat()  # no error: the next request has it

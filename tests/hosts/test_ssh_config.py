@@ -10,6 +10,7 @@ import dataclasses
 import os
 import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,10 @@ from orchestrator.core.errors import ConfigError
 from orchestrator.hosts.open_transport import ssh_name
 from orchestrator.hosts.ssh.client_config import Asked, Settings, read_settings
 from orchestrator.hosts.ssh.config_lines import Doubt
+from orchestrator.hosts.ssh.config_values import fits
 from orchestrator.hosts.ssh.ssh_config import ask_ssh, place_of, settings_of
 from orchestrator.hosts.ssh.way import Way, find_way
-from tests.hosts.ssh_config_cases import HOSTS, PUBLISHED, write_config
+from tests.hosts.ssh_config_cases import HOSTS, PUBLISHED, spoil, write_config
 
 CASES = int(os.environ.get("SSH_CONFIGS", "100"))
 FIRST = int(os.environ.get("SSH_CONFIGS_FROM", "0"))
@@ -81,6 +83,26 @@ def test_generated_configurations_mean_what_ssh_says(tmp_path: Path) -> None:
         shutil.rmtree(folder)
     assert refused <= CASES * 0.02
     assert compared > CASES * 0.85
+
+
+@needs_ssh
+def test_what_is_read_of_spoilt_configurations_is_what_ssh_reads(tmp_path: Path) -> None:
+    """Most of these are refused, by both. What is not is no guess."""
+    compared = 0
+    for seed in range(FIRST, FIRST + CASES):
+        rng = random.Random(f"spoilt {seed}")
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        config = write_config(folder, rng)
+        spoil(config, rng)
+        asked = Asked(rng.choice(HOSTS))
+        if (found := ours(asked, config)) is not None:
+            expected = theirs(asked, config)
+            assert expected is not None, (seed, asked, "ssh refuses it")
+            assert not difference(found, expected), (seed, asked, difference(found, expected))
+            compared += 1
+        shutil.rmtree(folder)
+    assert compared > CASES * 0.1
 
 
 @needs_ssh
@@ -181,3 +203,39 @@ def test_the_name_of_a_host_comes_of_the_config(tmp_path: Path) -> None:
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert way_of("a", "User one\n", tmp_path).settings.user == "one"
     assert way_of("a", "User three\n", tmp_path).settings.user == "three"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fitting", "others"),
+    [
+        ("*", ("", "a", "a\nb"), ()),
+        ("a*b*c", ("abc", "a-b-b-c", "abbcc"), ("ab", "acb", "xabc", "abcx")),
+        ("*.lab", (".lab", "a.lab", "a.lab.lab"), ("lab", "a.labx")),
+        ("n?u*", ("npu", "npu01"), ("nu", "nppu")),
+        ("[a-z]", ("[a-z]",), ("a",)),
+        ("a**?", ("ab", "abc"), ("a",)),
+        ("", ("",), ("a",)),
+    ],
+)
+def test_patterns(pattern: str, fitting: tuple[str, ...], others: tuple[str, ...]) -> None:
+    assert all(fits(text, pattern) for text in fitting)
+    assert not any(fits(text, pattern) for text in others)
+
+
+def test_a_megabyte_is_read_in_no_time(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    blocks = [f"Host n{each} *{'a*' * 20}b\n  HostName 10.0.0.1\n" for each in range(14_000)]
+    config.write_text("".join(blocks))
+    assert config.stat().st_size > 900_000
+    began = time.process_time()
+    assert settings_of(Asked("a" * 60), str(config), ssh=None).hostname == "a" * 60
+    assert time.process_time() - began < 5.0
+
+
+def test_the_usual_file_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / "dotfile").touch()
+    (tmp_path / ".ssh" / "config").symlink_to(tmp_path / "dotfile")
+    for name in ("~/.ssh/config", str(tmp_path / "dotfile")):
+        assert [path.name for path in place_of(name).files] == [Path(name).name, "ssh_config"]

@@ -260,8 +260,6 @@ def test_a_proxy_command_is_the_shells(target: Target, sshd: Sshd, tmp_path: Pat
     )
     with target.but(address="inner").transport() as transport:
         assert transport.run(["echo", "reached"], timeout=20).stdout == b"reached\n"
-    target.config.write_text("Host inner\n ProxyCommand echo no way to %n >&2; exit 7\n")
-    with pytest.raises(
-        ConnectError, match=r"ProxyCommand `echo no …` ended with exit code 7: no way to inner"
-    ):
+    target.config.write_text("Host inner\n ProxyCommand sh -c 'echo no way to %n >&2; exit 7'\n")
+    with pytest.raises(ConnectError, match=r"ProxyCommand `sh -c …` ended with exit code 7: no way to inner"):
         target.but(address="inner").transport().connect()

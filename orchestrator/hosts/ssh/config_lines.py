@@ -60,12 +60,13 @@ def _read(path: Path, stamp: tuple[int, ...]) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-_LINE = re.compile(r'([^ \t\r"=]+)(?:[ \t\r]*=)?[ \t\r]*(.*)', re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_LINE = re.compile(r'([^ \t\r"=]+)(?:[ \t\r]*=[ \t\r]*|[ \t\r]+|\Z)(.*)', re.DOTALL)
 
 
 def _line(file: str, number: int, text: str) -> Line:
     found = _LINE.fullmatch(text)
-    if found is None or "\0" in text:
+    if found is None or _CONTROL.search(text):
         return Line(file, number, text[:40], (), "", "is no line of an SSH configuration")
     keyword, rest = found[1].lower(), found[2]
     words = _match_words(rest) if keyword == "match" else _split(rest)
@@ -113,7 +114,9 @@ def _split(text: str) -> tuple[str, ...] | None:
 
 
 # `Match` was split in another way until 9.9: only where both ways agree is it read here.
-_MATCH_WORD = re.compile(r'[ \t]*(?:(!?[A-Za-z]+)=)?(?:"([^"\\]*)"|([^ \t"\'\\=#][^ \t"\'\\=]*))(?=[ \t]|$)')
+_MATCH_WORD = re.compile(
+    r'[ \t]*(?:(!?[A-Za-z]+)=)?(?:"([^"\\]*)"|([^ \t\r"\'\\=#][^ \t\r"\'\\=]*))(?=[ \t]|$)'
+)
 
 
 def _match_words(text: str) -> tuple[str, ...] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import getpass
 import os
+import pwd
 import re
 import socket
 import subprocess
@@ -16,11 +17,11 @@ from orchestrator.hosts.ssh.config_lines import Doubt
 __all__ = [
     "at_home",
     "expand",
+    "fits",
     "host_name_here",
     "in_list",
     "is_host",
     "is_safe",
-    "pattern_of",
     "plain_address",
     "run_in_shell",
     "user_name_here",
@@ -59,7 +60,7 @@ def is_host(host: str, patterns: tuple[str, ...]) -> bool:
     """A Host line: one pattern fits, and no negated one."""
     found = False
     for pattern in patterns:
-        if pattern_of(pattern.removeprefix("!")).fullmatch(host):
+        if fits(host, pattern.removeprefix("!")):
             if pattern.startswith("!"):
                 return False
             found = True
@@ -74,7 +75,19 @@ def in_list(text: str, patterns: str) -> bool:
 @functools.lru_cache(maxsize=4096)
 def pattern_of(pattern: str) -> re.Pattern[str]:
     """A pattern of OpenSSH's, in which `*` and `?` alone are special."""
-    return re.compile(re.sub(r"\\\*(?:\\\*)*", ".*", re.escape(pattern)).replace(r"\?", "."), re.DOTALL)
+    first, *others = (re.escape(each).replace(r"\?", ".") for each in re.split(r"\*+", pattern))
+    if not others:
+        return re.compile(first, re.DOTALL)
+    # Whatever stands between two stars is found where it first fits, and never looked for again.
+    between = "".join(f"(?>.*?{each})" for each in others[:-1])
+    return re.compile(f"{first}{between}.*{others[-1]}", re.DOTALL)
+
+
+def fits(text: str, pattern: str) -> bool:
+    """Whether a pattern is that of the whole text."""
+    if "*" not in pattern and "?" not in pattern:
+        return text == pattern
+    return pattern_of(pattern).fullmatch(text) is not None
 
 
 def plain_address(host: str, family: str) -> str:
@@ -117,8 +130,6 @@ def host_name_here() -> str:
 
 @functools.cache
 def user_name_here() -> str:
-    import pwd
-
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

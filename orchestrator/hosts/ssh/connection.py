@@ -19,7 +19,7 @@ from orchestrator.hosts.ssh.client_config import Asked
 from orchestrator.hosts.ssh.dial import ProxyProcess, dial
 from orchestrator.hosts.ssh.host_keys import HostKeyPolicy
 from orchestrator.hosts.ssh.jump_hosts import JumpHosts, Lease
-from orchestrator.hosts.ssh.known_hosts import KnownHosts
+from orchestrator.hosts.ssh.known_hosts import KnownHosts, user_files
 from orchestrator.hosts.ssh.packets import Wire
 from orchestrator.hosts.ssh.private_keys import KeyLogin
 from orchestrator.hosts.ssh.ssh_config import settings_of
@@ -36,7 +36,6 @@ __all__ = ["SshTransport", "retried"]
 _HANDSHAKE_PATIENCE = 3.0
 # The least and the most seconds before a second and a third try of what sshd's MaxStartups has dropped.
 _PAUSES = ((0.3, 1.5), (1.5, 5.0))
-_USUAL_KNOWN_HOSTS = ("~/.ssh/known_hosts",)
 
 
 def retried(
@@ -186,9 +185,7 @@ class SshTransport(Transport):
 
     def _log_in(self, link: _Link, way: Way, key: str | None) -> None:
         settings = way.settings
-        files = tuple(self._options.known_hosts)
-        if files == _USUAL_KNOWN_HOSTS:
-            files = settings.user_known_hosts
+        files = user_files(self._options.known_hosts, settings.user_known_hosts)
         policy = HostKeyPolicy(
             self.host,
             settings,

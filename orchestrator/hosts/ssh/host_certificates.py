@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import paramiko
 
-from orchestrator.hosts.ssh.config_values import pattern_of
+from orchestrator.hosts.ssh.config_values import fits
 
 __all__ = ["Certificate", "read_certificate"]
 
@@ -45,7 +45,7 @@ class Certificate:
             return "it is a user's certificate"
         if not self.begins <= now < self.ends:
             return "it is not valid yet" if now < self.begins else "it has run out"
-        if not any(pattern_of(each).fullmatch(host) for each in self.principals):
+        if not any(fits(host, each) for each in self.principals):
             return f"it is for {', '.join(self.principals[:5]) or 'no host'}"
         return "it has options that are not known here" if self.has_options else ""
 

@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.hosts.ssh.config_values import pattern_of
+from orchestrator.hosts.ssh.config_values import fits
 
-__all__ = ["KnownHosts", "host_pattern"]
+__all__ = ["KnownHosts", "host_pattern", "user_files"]
 
+_USUAL = "~/.ssh/known_hosts"
 _MARKS = ("@revoked", "@cert-authority")
 
 
@@ -31,6 +32,17 @@ class _Entry:
     kind: str
     key: str
     mark: str
+
+
+def user_files(listed: Sequence[str], configured: Sequence[str]) -> tuple[str, ...]:
+    """The files of a host: those that the inventory lists; where it lists the usual one, the config's too.
+
+    New keys go to the first. An inventory's own list stands alone: who writes one wants no other.
+    """
+    usual = os.path.expanduser(_USUAL)
+    if [os.path.realpath(os.path.expanduser(path)) for path in listed] != [os.path.realpath(usual)]:
+        return tuple(listed)
+    return tuple(dict.fromkeys((usual, *configured)))
 
 
 def host_pattern(name: str, port: int) -> str:
@@ -156,7 +168,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 def _matches_one(name: str, pattern: str) -> bool:
     if not pattern.startswith("|1|"):
-        return pattern_of(pattern.lower()).fullmatch(name) is not None
+        return fits(name, pattern.lower())
     with contextlib.suppress(ValueError, binascii.Error):
         salt, digest = (base64.b64decode(part) for part in pattern[3:].split("|"))
         return hmac.compare_digest(hmac.new(salt, name.encode(), hashlib.sha1).digest(), digest)

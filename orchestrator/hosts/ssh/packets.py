@@ -112,7 +112,7 @@ class Wire(paramiko.Transport):
     )
 
     def __init__(self, sock: Any, disabled_algorithms: Any = None) -> None:
-        if isinstance(sock, socket.socket):
+        if isinstance(sock, socket.socket) and sock.family != socket.AF_UNIX:  # that is a ProxyCommand
             _find_dead_peers(sock, self.silence_seconds)
         self._put_off: list[paramiko.Message] = []
         self._takes_certificates = False

@@ -31,7 +31,7 @@ def place_of(config_file: str) -> Place:
     Raises ConfigError where there is no such file.
     """
     path, usual = Path(config_file).expanduser(), _USER_FILE.expanduser()
-    if path == usual:
+    if path.resolve() == usual.resolve():  # an inventory follows links
         return Place(files=(path, _SYSTEM_FILE), is_usual=True)
     if not path.is_file():
         problem = Problem(str(path), "no such ssh config file", "check ssh.config_file in the inventory")
@@ -104,7 +104,7 @@ def settings_from(dump: str) -> Settings:
         return found.get(keyword, [default])[0]
 
     def words(keyword: str) -> tuple[str, ...]:
-        listed = one(keyword).split()
+        listed = [word for word in one(keyword).split(" ") if word]
         return () if [word.lower() for word in listed] == ["none"] else tuple(listed)
 
     keys = tuple(found.get("identityfile", ()))
