@@ -40,7 +40,7 @@ def command(ask_hosts: bool, inventory: Path | None, as_json: bool) -> int:
         try:
             record = watched_again(control, read_record(control))
             records.append(record)
-            if note := watch_note(record):
+            if (note := watch_note(record)) and not as_json:
                 click.echo(f"orchestrate: {record.run_id}: {note}", err=True)
         except (RunNotFound, PreflightError) as error:
             click.echo(f"orchestrate: {error}", err=True)

@@ -23,8 +23,8 @@ __all__ = ["Monitor"]
 
 log = logging.getLogger(__name__)
 _INTERVAL = 0.5
-_LEFTOVERS_INTERVAL = 5.0
-_LAST_WORD = 60.0
+_LEFTOVERS_INTERVAL = 2.0
+_LAST_WORD = 10.0
 
 
 class Monitor:

@@ -15,10 +15,11 @@ import subprocess
 import sys
 import time
 
-from orchestrator.control.run_record import RunRecord, read_record
+from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.core.errors import OrchestrateError, PreflightError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.safe_open import open_safely
+from orchestrator.core.states import RunState
 
 __all__ = ["cannot_write", "monitor_pid", "spawn_monitor", "watched_again"]
 
@@ -91,6 +92,8 @@ def watched_again(control: ControlDir, record: RunRecord, *, at_once: bool = Fal
         return last
     if at_once or time.time() - _last_start(control) > _PAUSE:
         try:
+            if last.state is RunState.PREPARING:
+                write_record(control, last)  # what becomes of a launch must find room, or be told here
             spawn_monitor(control, watch_only=True)
         except OSError as error:
             raise cannot_write(control, error) from error
