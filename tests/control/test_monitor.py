@@ -247,6 +247,14 @@ def test_that_nobody_watches_is_said_and_since_when(tmp_path: Path) -> None:
     assert watched_again(control, record).unwatched is None
 
 
+def test_a_record_that_grows_old_under_a_living_monitor_is_not_shown_as_fresh() -> None:
+    def written(seconds_ago: float, state: RunState = RunState.RUNNING) -> RunRecord:
+        return RunRecord("r1", "job", "command", 1, 0.0, state, watched=time.time() - seconds_ago)
+
+    assert watch_note(written(1)) == watch_note(written(60, RunState.PREPARING)) == ""
+    assert "the monitor could write nothing since then" in watch_note(written(60))
+
+
 def test_what_is_left_on_a_lost_host_needs_a_monitor_for_a_day() -> None:
     lost = HostView(status("n1", rank(0)), error="no route", lost=True)
     over = RunRecord("r1", "job", "command", 1, 0.0, RunState.FAILED, ended=time.time(), hosts={"n1": lost})
