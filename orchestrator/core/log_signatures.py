@@ -118,9 +118,7 @@ def _bounded(lines: Iterable[str]) -> Tuple[str, ...]:
     return tuple(line[:_WIDTH] for line in itertools.islice(lines, _MOST_JUDGED))
 
 
-def _ranks(pattern: Pattern[str], lines: Iterable[str]) -> Tuple[int, ...]:
-    bounded = _bounded(lines)
-    found = [
-        group for line in bounded for match in pattern.finditer(line) for group in match.groups() if group
-    ]
+@functools.lru_cache(maxsize=4096)
+def _ranks(pattern: Pattern[str], lines: Tuple[str, ...]) -> Tuple[int, ...]:
+    found = [group for line in lines for match in pattern.finditer(line) for group in match.groups() if group]
     return tuple(dict.fromkeys(map(int, found)))
