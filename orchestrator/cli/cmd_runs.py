@@ -9,7 +9,6 @@ from rich.console import Console
 
 from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_run import record_json, runs_table
-from orchestrator.cli.sentences import watch_note
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.control.monitor_process import watched_again
 from orchestrator.control.run_record import read_record
@@ -38,10 +37,7 @@ def command(ask_hosts: bool, inventory: Path | None, as_json: bool) -> int:
         click.echo(f"orchestrate: {line}", err=True)
     for control in runs:
         try:
-            record = watched_again(control, read_record(control))
-            records.append(record)
-            if (note := watch_note(record)) and not as_json:
-                click.echo(f"orchestrate: {record.run_id}: {note}", err=True)
+            records.append(watched_again(control, read_record(control), start=not as_json))
         except (RunNotFound, PreflightError) as error:
             click.echo(f"orchestrate: {error}", err=True)
     if as_json:

@@ -154,6 +154,7 @@ class Watch:
             trigger = first_failure(record.hosts, self._clock()) or cause
             end = dataclasses.replace(trigger.end, tail=(), evidence=())
             self.stop(StopReason(StopKind.WORKER_FAILED, trigger.host, trigger.rank, end))
+            record = self._with_losses(record)  # whose loss ends nobody's run any more
         self._end_what_outlives_the_ranks(record)
         self._stop_all_or_none(record)
         state = fold_run(record.hosts, len(self._fleet.hosts), failed=cause is not None)

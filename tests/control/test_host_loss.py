@@ -206,6 +206,10 @@ def test_a_status_that_cannot_be_read_is_no_loss(
     b.error = AgentError("status.json is damaged", kind=kind, where="b")
     run = pass_time(clock, watched, 100)
     assert run.cause is None and a.told == [] and not run.hosts["b"].lost
+    # Once the run has failed for another reason, nothing is waited for there.
+    a.says(rank(0, "stopped"), rank(1, "failed", ended=START, exit_code=1), phase="over")
+    run = round_of(watched)
+    assert run.state is RunState.FAILED and run.hosts["b"].may_have_workers
 
 
 def test_a_host_lost_when_the_run_ended_is_stopped_when_it_is_back(
