@@ -12,7 +12,6 @@ from rich.console import Console
 from orchestrator.cli.lazy import LazyGroup
 from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_run import record_json, runs_table
-from orchestrator.cli.sentences import watch_note
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory_file import load_inventory
@@ -72,10 +71,7 @@ def _records(runs: Sequence[ControlDir], others: Sequence[str]) -> list[RunRecor
         click.echo(f"orchestrate: {line}", err=True)
     for control in runs:
         try:
-            record = watched_again(control, read_record(control))
-            records.append(record)
-            if note := watch_note(record):
-                click.echo(f"orchestrate: {record.run_id}: {note}", err=True)
+            records.append(watched_again(control, read_record(control), start=not as_json))
         except (RunNotFound, PreflightError) as error:
             click.echo(f"orchestrate: {error}", err=True)
     return records

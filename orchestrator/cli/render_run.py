@@ -113,6 +113,9 @@ def runs_table(records: list[RunRecord]) -> Table:
     table.add_column("RUN", no_wrap=True, min_width=max(len(record.run_id) for record in records))
     for column in ("STATE", "STARTED", "TOOK", "HOSTS", "RANKS", "STEP"):
         table.add_column(column, no_wrap=True)
+    is_noted = any(record.unwatched is not None for record in records)
+    if is_noted:
+        table.add_column("NOTE", no_wrap=True)
     for record in reversed(records):
         started = time.strftime("%m-%d %H:%M", time.localtime(record.created))
         progress = progress_of(record)
@@ -124,8 +127,16 @@ def runs_table(records: list[RunRecord]) -> Table:
             str(len(record.hosts)),
             str(record.world_size),
             f"{progress.step}/{progress.total_steps}" if progress else "",
+            *[_unwatched(record)] * is_noted,
         )
     return table
+
+
+def _unwatched(record: RunRecord) -> str:
+    """That a run's monitor had died; who lists the runs starts another."""
+    if record.unwatched is None:
+        return ""
+    return f"unwatched since {time.strftime('%m-%d %H:%M', time.localtime(record.unwatched))}"
 
 
 def record_json(record: RunRecord) -> dict[str, Any]:

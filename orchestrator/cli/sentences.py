@@ -8,6 +8,7 @@ from orchestrator.config.host_ranges import fold
 from orchestrator.control.run_record import Cause, HostView, RunRecord, Waits
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
 from orchestrator.core.number_ranges import fold_numbers
+from orchestrator.core.states import RunState
 
 __all__ = [
     "cause_sentence",
@@ -37,6 +38,7 @@ _WAITS = {
     Waits.NO_SIGN: "nothing else says that it is gone",
 }
 _MOST_MISSING = 16
+_STALE = 15.0
 
 
 def worker_name(rank: int | None) -> str:
@@ -74,9 +76,18 @@ def watch_note(record: RunRecord) -> str:
             f"workers may be left on {fold(left)}, lost before the run ended; not stopped yet" if left else ""
         )
     if record.unwatched is None:
-        return ""
+        return _stale_note(record)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.unwatched))
     return f"nobody has watched this run since {since}: its monitor has died; another one is started"
+
+
+def _stale_note(record: RunRecord) -> str:
+    """Of a run whose monitor lives, and has nonetheless written nothing for a while."""
+    is_watched = record.watched and record.state in (RunState.STARTING, RunState.RUNNING)
+    if not is_watched or time.time() - record.watched < _STALE:
+        return ""
+    when = time.strftime("%H:%M:%S", time.localtime(record.watched))
+    return f"this is of {when}: the monitor could write nothing since then (is this machine's disk full?)"
 
 
 def end_sentence(end: End) -> str:

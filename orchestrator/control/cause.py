@@ -87,8 +87,10 @@ def cause_of(hosts: Hosts, now: float) -> Cause | None:
     """
     failures = [found for name, view in hosts.items() for found in _failures(name, view, now)]
     alone = len(_members(hosts)) == 1  # whatever peer its log speaks of is none of the run's
-    own = [each for each in failures if alone or not each.is_victim]
-    victims = sorted((each for each in failures if each not in own), key=lambda each: each.time)
+    own: list[_Failure] = []
+    victims: list[_Failure] = []
+    for each in sorted(failures, key=lambda failure: failure.time):
+        (victims if each.is_victim and not alone else own).append(each)
     reporters = tuple(each.rank for each in victims if each.rank is not None)
     if all(each.is_vague for each in own):
         certain = next(_restarted(hosts, now), None)

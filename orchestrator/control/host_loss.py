@@ -17,7 +17,13 @@ from dataclasses import dataclass
 
 from orchestrator.config.job import Timeouts
 from orchestrator.control.run_record import HostView, Waits
-from orchestrator.core.errors import AuthenticationError, ConnectError, HostKeyError, OrchestrateError
+from orchestrator.core.errors import (
+    AgentError,
+    AuthenticationError,
+    ConnectError,
+    HostKeyError,
+    OrchestrateError,
+)
 from orchestrator.core.records import RankStatus
 
 __all__ = ["AwakeClock", "Silence", "StepPace", "Steps", "Surroundings", "Verdict", "verdict"]
@@ -56,6 +62,7 @@ class Silence:
     until: float
     waits: Waits = Waits.NO_SIGN  # LOGIN or FAULT: not the host's silence but our way to it
     refused: bool = False
+    answered: bool = False  # its agent is there, and cannot tell of the run
 
     @classmethod
     def of(cls, error: OrchestrateError, since: float, until: float, *, ours: bool = False) -> Silence:
@@ -63,7 +70,8 @@ class Silence:
         waits = Waits.FAULT if ours or _is_ours(error.__cause__) else Waits.NO_SIGN
         if isinstance(error, (AuthenticationError, HostKeyError)):
             waits = Waits.LOGIN
-        return cls(since, until, waits, isinstance(error, ConnectError) and error.refused)
+        refused = isinstance(error, ConnectError) and error.refused
+        return cls(since, until, waits, refused, isinstance(error, AgentError))
 
     @property
     def seconds(self) -> float:
@@ -150,7 +158,7 @@ def verdict(silence: Silence, around: Surroundings, timeouts: Timeouts) -> Verdi
     short, long = timeouts.unreachable, timeouts.lost
     if around.ending:
         # Nobody's run is ended by this any more; what may be left there is tried to be stopped all the same.
-        return Verdict(silence.seconds > short, limit=short)
+        return Verdict(silence.answered or silence.seconds > short, limit=short)
     if silence.waits is not Waits.NO_SIGN:
         return Verdict(False, silence.waits)
     if silence.seconds <= short:

@@ -23,8 +23,8 @@ __all__ = ["Monitor"]
 
 log = logging.getLogger(__name__)
 _INTERVAL = 0.5
-_LEFTOVERS_INTERVAL = 5.0
-_LAST_WORD = 60.0
+_LEFTOVERS_INTERVAL = 2.0
+_LAST_WORD = 10.0
 
 
 class Monitor:
@@ -55,21 +55,20 @@ class Monitor:
                 if not watch_only:
                     self._fail(Interrupted("the launch was interrupted and has been undone"))
                 return
-            except OSError as error:
-                self._fail(cannot_write(self._control, error))
-                return
-            except OrchestrateError as error:
-                if self._record.state is not RunState.PREPARING:
-                    raise  # its hosts cannot be had, and the run goes on there
-                self._fail(error)
-                return
             except Exception as error:
-                log.exception("the launch broke off")
-                self._fail(
-                    OrchestrateError(f"internal error: {error!r}", where=str(self._control.monitor_log))
-                )
-                raise
+                if self._record.state is not RunState.PREPARING:
+                    raise  # only the watch is over: the run goes on
+                self._fail(self._explained(error))
+                return
             self._watch(fleet)
+
+    def _explained(self, error: Exception) -> OrchestrateError:
+        if isinstance(error, OrchestrateError):
+            return error
+        if isinstance(error, OSError):
+            return cannot_write(self._control, error)
+        log.error("the launch broke off", exc_info=error)
+        return OrchestrateError(f"internal error: {error!r}", where=str(self._control.monitor_log))
 
     def _launch(self, fleet: Fleet) -> None:
         """Until the run has started its record and plan must be written: else nobody could find it again."""

@@ -15,10 +15,11 @@ import subprocess
 import sys
 import time
 
-from orchestrator.control.run_record import RunRecord, read_record
+from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.core.errors import OrchestrateError, PreflightError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.safe_open import open_safely
+from orchestrator.core.states import RunState
 
 __all__ = ["cannot_write", "monitor_pid", "spawn_monitor", "watched_again"]
 
@@ -79,18 +80,23 @@ def monitor_pid(control: ControlDir) -> int | None:
         os.close(handle)
 
 
-def watched_again(control: ControlDir, record: RunRecord, *, at_once: bool = False) -> RunRecord:
+def watched_again(
+    control: ControlDir, record: RunRecord, *, at_once: bool = False, start: bool = True
+) -> RunRecord:
     """The record, with `unwatched` set where a monitor is needed and none lives; another one is started then.
 
-    Not so soon after the last start, unless `at_once`. Raises PreflightError where it cannot be started.
+    Not without `start`, and not so soon after the last one, unless `at_once`. Raises PreflightError where it
+    cannot be started.
     """
     if not record.needs_monitor or monitor_pid(control) is not None:
         return record
     # It may have written its last record in between, and ended.
     if not (last := read_record(control)).needs_monitor:
         return last
-    if at_once or time.time() - _last_start(control) > _PAUSE:
+    if start and (at_once or time.time() - _last_start(control) > _PAUSE):
         try:
+            if last.state is RunState.PREPARING:
+                write_record(control, last)  # what becomes of a launch must find room, or be told here
             spawn_monitor(control, watch_only=True)
         except OSError as error:
             raise cannot_write(control, error) from error

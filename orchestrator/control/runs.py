@@ -221,6 +221,6 @@ def _looked_at(record: RunRecord, fleet: Fleet, timeouts: Timeouts) -> RunRecord
     return look_once(record, fleet, timeouts)
 
 
-def attach(control: ControlDir) -> None:
-    """Make sure that a run which has not ended has a monitor."""
-    watched_again(control, read_record(control), at_once=True)
+def attach(control: ControlDir) -> RunRecord:
+    """Make sure that a run which has not ended has a monitor; the record, with whether it had none."""
+    return watched_again(control, read_record(control), at_once=True)

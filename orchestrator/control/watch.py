@@ -30,8 +30,6 @@ __all__ = ["Watch", "look_once"]
 log = logging.getLogger(__name__)
 _POLL_TIMEOUT = 10.0
 _MAX_BACKOFF = 15.0
-# Where only leftovers of a run that is over are waited for.
-_LEFTOVERS_BACKOFF = 60.0
 
 
 class Watch:
@@ -133,8 +131,7 @@ class Watch:
             # A bug of ours that this host has found. It must not end the watch over the others.
             log.error("%s cannot be watched", name, exc_info=error)
             error = TransportError(f"internal error: {error!r}", where=name)
-        most = _LEFTOVERS_BACKOFF if self.record.state.is_terminal else _MAX_BACKOFF
-        self._backoff[name] = min(most, self._backoff[name] * 2)
+        self._backoff[name] = min(_MAX_BACKOFF, self._backoff[name] * 2)
         self._due[name] = now + self._backoff[name]
         if isinstance(error, AgentError) and error.kind == "no_run":
             self._silences.pop(name, None)
@@ -157,6 +154,7 @@ class Watch:
             trigger = first_failure(record.hosts, self._clock()) or cause
             end = dataclasses.replace(trigger.end, tail=(), evidence=())
             self.stop(StopReason(StopKind.WORKER_FAILED, trigger.host, trigger.rank, end))
+            record = self._with_losses(record)  # whose loss ends nobody's run any more
         self._end_what_outlives_the_ranks(record)
         self._stop_all_or_none(record)
         state = fold_run(record.hosts, len(self._fleet.hosts), failed=cause is not None)

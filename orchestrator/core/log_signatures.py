@@ -9,6 +9,8 @@ This module is part of the agent: stdlib only, Python 3.8.
 from __future__ import annotations
 
 import enum
+import functools
+import itertools
 import re
 from typing import Iterable, List, Optional, Pattern, Tuple
 
@@ -17,6 +19,7 @@ __all__ = ["Meaning", "accused_by", "meaning_of", "telling_lines", "waited_for_b
 _LINES = 200
 _MOST = 8
 _WIDTH = 400
+_MOST_JUDGED = 64
 
 
 class Meaning(enum.Enum):
@@ -81,6 +84,11 @@ def meaning_of(lines: Iterable[str]) -> Optional[Meaning]:
     Its first error counts: what follows from it is logged later. A last exception that speaks of the program
     itself counts before all.
     """
+    return _meaning_of(_bounded(lines))
+
+
+@functools.lru_cache(maxsize=4096)  # a run of many ranks is judged every second
+def _meaning_of(lines: Tuple[str, ...]) -> Optional[Meaning]:
     first, last_word = None, ""
     for line in lines:
         if _LAST_WORD.match(line):
@@ -91,12 +99,12 @@ def meaning_of(lines: Iterable[str]) -> Optional[Meaning]:
 
 def waited_for_by(lines: Iterable[str]) -> Tuple[int, ...]:
     """The ranks for which the process that wrote these lines has waited in vain."""
-    return _ranks(_WAITED_FOR, lines)
+    return _ranks(_WAITED_FOR, _bounded(lines))
 
 
 def accused_by(lines: Iterable[str]) -> Tuple[int, ...]:
     """The ranks that no longer answer, by these lines: MindSpore's scheduler hears each one's heartbeat."""
-    return _ranks(_ACCUSED, lines)
+    return _ranks(_ACCUSED, _bounded(lines))
 
 
 def _meaning(line: str) -> Optional[Meaning]:
@@ -105,6 +113,12 @@ def _meaning(line: str) -> Optional[Meaning]:
     return Meaning.VICTIM if any(each.search(line) for each in _VICTIM) else None
 
 
-def _ranks(pattern: Pattern[str], lines: Iterable[str]) -> Tuple[int, ...]:
+def _bounded(lines: Iterable[str]) -> Tuple[str, ...]:
+    """No more than a host of ours keeps: lines are judged that another may have made up."""
+    return tuple(line[:_WIDTH] for line in itertools.islice(lines, _MOST_JUDGED))
+
+
+@functools.lru_cache(maxsize=4096)
+def _ranks(pattern: Pattern[str], lines: Tuple[str, ...]) -> Tuple[int, ...]:
     found = [group for line in lines for match in pattern.finditer(line) for group in match.groups() if group]
     return tuple(dict.fromkeys(map(int, found)))

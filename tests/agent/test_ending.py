@@ -47,6 +47,14 @@ def test_a_killed_worker_is_failed_by_its_signal(host: AgentHost) -> None:
     assert status.failed_first == 0 and str(status.ranks[1].state) == "stopped"
 
 
+def test_an_end_keeps_the_lines_that_tell_who_failed(host: AgentHost) -> None:
+    """Far above the last lines of its log."""
+    line = "EI0002: A timeout occurs when the Notify register waits for execution. Waiting peer rank: 8"
+    host.launch(sh(f"echo '{line}'; seq 100; exit 1"))
+    end = end_of(host.wait_over().ranks[0])
+    assert end.evidence == (line,) and line not in end.tail
+
+
 def test_workers_that_fail_at_the_same_instant_keep_their_own_ends(host: AgentHost) -> None:
     gate = "while [ ! -e go ]; do sleep 0.01; done; "
     host.launch(sh(gate + "exit 4"), sh(gate + "exit 5"), sh(gate + "exit 0"))

@@ -14,6 +14,7 @@ from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.ends import End, EndKind
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState, RunState
+from orchestrator.hosts.clock_offset import ClockOffset
 
 
 def record(hosts: int, states: str = "running running", **progress: float) -> RunRecord:
@@ -54,6 +55,24 @@ def test_progress_is_that_of_the_slowest_rank_at_the_pace_since_the_first_report
     progress = progress_of(made)
     assert progress is not None and progress.remaining == 40.0
     assert "step 11/31  loss 0.5000  40s left" in drawn(live_view(made, now=0.0))
+
+
+def test_a_rank_that_makes_no_steps_any_more_has_no_speed_and_no_time_left() -> None:
+    """Frozen, say; its host's clock is 100 s ahead of ours."""
+    said = {"step": 11, "total_steps": 31, "time": 130.0, "first": {"step": 1, "time": 110.0}, "loss": 0.5}
+    made = record(1, tokens_per_s=900.0, **said)  # type: ignore[arg-type]
+    ahead = dataclasses.replace(made.hosts["npu001"], clock=ClockOffset(100.0, 0.1, 0.0))
+    made = dataclasses.replace(made, hosts={"npu001": ahead})
+    fresh = dataclasses.replace(made, updated=85.0)
+    assert "900 tokens/s  40s left" in drawn(live_view(fresh, now=0.0))
+    stale = drawn(live_view(dataclasses.replace(made, updated=330.0), now=0.0))
+    assert "step 11/31  loss 0.5000  no step for 5m 00s" in stale
+    assert "left" not in stale and "tokens/s" not in stale
+
+
+def test_that_nobody_watches_is_the_second_line() -> None:
+    unwatched = dataclasses.replace(record(2), unwatched=1000.0)
+    assert "nobody has watched this run since" in drawn(live_view(unwatched, now=0.0), 120).splitlines()[1]
 
 
 def test_no_line_is_wider_than_the_terminal() -> None:

@@ -124,3 +124,16 @@ def watch(clock: Clock, *hosts: FakeHost, task: str = "command", **timeouts: flo
 def round_of(watch: Watch) -> RunRecord:
     """One round, with all the time that answers need."""
     return watch.step(patience=10.0)
+
+
+def states(run: RunRecord) -> list[str]:
+    return [str(item.state) for item in run.ranks()]
+
+
+def pass_time(clock: Clock, watched: Watch, seconds: float, step: float = 5.0) -> RunRecord:
+    """Rounds until so much time is over."""
+    end = clock.now + seconds
+    while clock.now < end:
+        clock.now += step
+        round_of(watched)
+    return watched.record

@@ -87,3 +87,10 @@ def test_evidence_is_small_whatever_is_in_the_log() -> None:
     found = telling_lines(log)
     assert time.perf_counter() - began < 1.0
     assert len(found) <= 9 and max(map(len, found)) <= 400
+
+
+def test_what_a_lying_host_says_is_judged_in_no_time() -> None:
+    lines = ["EI0009: " * 200_000, "peer " * 200_000, "Error." * 200_000] * 100
+    began = time.perf_counter()
+    assert meaning_of(lines) is Meaning.VICTIM and waited_for_by(lines) == accused_by(lines) == ()
+    assert time.perf_counter() - began < 1.0

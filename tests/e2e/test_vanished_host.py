@@ -79,7 +79,7 @@ def test_a_vanished_host_is_unreachable_then_lost_and_the_others_are_stopped(
     cluster = Cluster(
         tmp_path, {"ssh": {**ssh, "connect_timeout": 2}, "defaults": {"devices": "0-1"}, "hosts": hosts}
     )
-    job = cluster.job(cluster.sleep, timeouts={"unreachable": 15, "grace": 2, "prepare": 30})
+    job = cluster.job(cluster.sleep, timeouts={"unreachable": 5, "lost": 15, "grace": 2, "prepare": 30})
     try:
         with cluster.launching(job) as launch:
             cluster.wait_until_running()

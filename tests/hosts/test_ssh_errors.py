@@ -87,6 +87,28 @@ def test_while_connecting(foreign: BaseException, ours: type[OrchestrateError]) 
     assert type(translate(foreign, "npu1", connected=False)) is ours
 
 
+@pytest.mark.parametrize(
+    ("foreign", "refused"),
+    [
+        (ConnectionRefusedError(111, "Connection refused"), True),
+        (OSError(113, "No route to host"), False),
+        (TimeoutError("timed out"), False),
+        (ssh_exception.NoValidConnectionsError({("h", 22): ConnectionRefusedError(111, "refused")}), True),
+        (
+            ssh_exception.NoValidConnectionsError(
+                {("h", 22): ConnectionRefusedError(111, "refused"), ("i", 22): OSError(113, "No route")}
+            ),
+            False,
+        ),
+    ],
+)
+def test_only_a_host_that_says_no_itself_refuses(foreign: BaseException, refused: bool) -> None:
+    error = translate(foreign, "h", connected=False)
+    assert isinstance(error, ConnectError) and error.refused is refused
+    # What a jump host refuses, the host behind it has not.
+    assert not type(error)(f"jump host j: {error.what}", where="h").refused
+
+
 def test_once_connected() -> None:
     assert type(translate(TimeoutError(), "npu1", connected=True)) is CommandTimeout
     assert str(translate(EOFError(), "npu1", connected=True)) == "npu1: the connection broke"

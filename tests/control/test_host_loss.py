@@ -1,0 +1,275 @@
+"""Hosts that do not answer: when that is a loss, and when it says nothing about the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.cli.sentences import end_sentence, host_note, stop_sentence
+from orchestrator.config.job import Timeouts
+from orchestrator.control.run_record import RunRecord, Waits
+from orchestrator.control.watch import Watch
+from orchestrator.core.ends import StopReason
+from orchestrator.core.errors import AgentError, AuthenticationError, ConnectError
+from orchestrator.core.states import RunState
+from tests.control.judged import (
+    START,
+    Clock,
+    FakeFleet,
+    FakeHost,
+    pass_time,
+    rank,
+    record,
+    round_of,
+    states,
+    watch,
+)
+
+NO_ROUTE = ConnectError("no route to host", where="b")
+NO_LOGIN = AuthenticationError("no key was accepted", where="b")
+
+
+def refused() -> ConnectError:
+    error = ConnectError("connection refused", where="b")
+    error.refused = True
+    return error
+
+
+def test_a_host_that_refuses_connections_for_longer_than_unreachable_is_lost_and_ends_the_run(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = refused()
+    run = pass_time(clock, watched, 60 + 15)
+    assert run.cause is not None
+    assert (run.cause.host, run.cause.rank, run.cause.time) == ("b", 2, START)
+    assert end_sentence(run.cause.end) == "was lost: b: connection refused"
+    assert states(run) == ["running", "running", "lost", "lost"] and run.state is RunState.RUNNING
+    round_of(watched)
+    assert stop_sentence(a.told[0]) == "rank 2 on b was lost: b: connection refused"
+    a.says(rank(0, "stopped"), rank(1, "stopped"), phase="over")
+    run = round_of(watched)
+    assert (run.state, run.exit_code) == (RunState.FAILED, 1)
+    assert run.victims == (0, 1, 3)
+
+
+def test_a_lost_host_that_comes_back_is_told_to_stop_and_the_run_has_failed_all_the_same(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = refused()
+    cause = pass_time(clock, watched, 75).cause
+    b.says(rank(2), rank(3))
+    run = pass_time(clock, watched, 20)
+    assert states(run) == ["running"] * 4 and run.cause == cause is not None
+    assert b.told and b.told[0] == a.told[0]
+    for host, ranks in ((a, (0, 1)), (b, (2, 3))):
+        host.says(*(rank(number, "stopped") for number in ranks), phase="over")
+    run = round_of(watched)
+    assert (run.state, run.cause) == (RunState.FAILED, cause)
+
+
+def test_a_host_that_has_never_answered_is_lost_by_the_time_of_the_watch(clock: Clock) -> None:
+    a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b")
+    b.error = refused()
+    watched = watch(clock, a, b)
+    try:
+        assert pass_time(clock, watched, 55).cause is None
+        run = pass_time(clock, watched, 20)
+        assert run.cause is not None and (run.cause.host, run.cause.rank) == ("b", None)
+    finally:
+        watched.close()
+
+
+def test_without_a_second_sign_it_takes_until_lost_and_the_record_says_that_it_waits(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = NO_ROUTE
+    run = pass_time(clock, watched, 590)
+    view = run.hosts["b"]
+    assert run.cause is None and a.told == [] and states(run)[2:] == ["unreachable"] * 2
+    assert (view.waits, view.limit) == (Waits.NO_SIGN, 600.0) and 560 < view.silent <= 590
+    assert host_note(view) == (
+        "b: no route to host; not lost: nothing else says that it is gone, until it has been silent for 600 s"
+        f" ({view.silent:.0f} s so far)"
+    )
+    run = pass_time(clock, watched, 30)
+    assert run.cause is not None and run.cause.host == "b" and run.hosts["b"].lost
+
+
+def test_a_refused_login_is_never_a_loss(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    """The agent with the key is gone, or a certificate has run out."""
+    a, b = hosts
+    round_of(watched)
+    b.error = NO_LOGIN
+    run = pass_time(clock, watched, 3000)
+    assert run.cause is None and a.told == [] and run.hosts["b"].waits is Waits.LOGIN
+    assert states(run) == ["running", "running", "unreachable", "unreachable"]
+    a.says(rank(0), rank(1, "failed", ended=START, exit_code=1), phase="stopping")
+    b.error = None
+    pass_time(clock, watched, 20)
+    assert b.told  # the gang rule reaches it once it lets us in
+
+
+def test_a_run_that_has_failed_ends_though_a_host_lets_nobody_in(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = NO_LOGIN
+    a.says(rank(0, "stopped"), rank(1, "failed", ended=START, exit_code=1), phase="over")
+    run = pass_time(clock, watched, 80)
+    assert run.state is RunState.FAILED and run.cause is not None and run.cause.rank == 1
+    assert run.hosts["b"].may_have_workers
+
+
+def test_a_management_network_that_is_away_ends_nothing(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    a.error = b.error = NO_ROUTE
+    run = pass_time(clock, watched, 3000)
+    assert run.cause is None and {view.waits for view in run.hosts.values()} == {Waits.NO_HOST}
+    a.error = b.error = None
+    run = pass_time(clock, watched, 20)
+    assert states(run) == ["running"] * 4 and a.told == b.told == []
+
+
+def test_a_monitor_that_slept_has_seen_nothing(hosts: tuple[FakeHost, FakeHost]) -> None:
+    """It wakes on a train: for a minute nobody answers. Its steady clock stood still, or did not."""
+    for steady_too in (False, True):
+        wall, steady = Clock(), Clock()
+        a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b", rank(2), rank(3))
+        limits = Timeouts(unreachable=60.0, lost=90.0, start=600.0)
+        watched = Watch(record(a, b), FakeFleet(a, b), limits, clock=wall, steady=steady)  # type: ignore[arg-type]
+        try:
+            round_of(watched)
+            b.error = refused()
+            for _ in range(10):
+                wall.now, steady.now = wall.now + 5, steady.now + 5
+                round_of(watched)
+            wall.now += 9 * 3600
+            steady.now += 9 * 3600 if steady_too else 0
+            for _ in range(11):
+                run = round_of(watched)
+                wall.now, steady.now = wall.now + 5, steady.now + 5
+            assert run.cause is None and a.told == [] and run.hosts["b"].silent <= 55
+            b.error = None
+            for _ in range(4):
+                run = round_of(watched)
+                wall.now, steady.now = wall.now + 5, steady.now + 5
+            assert states(run) == ["running"] * 4 and b.told == []
+        finally:
+            watched.close()
+
+
+def test_a_training_that_goes_on_elsewhere_loses_no_host(clock: Clock) -> None:
+    """Its ranks cannot make a step without each other: the host that refuses us works."""
+    a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b", rank(2), rank(3))
+    watched = watch(clock, a, b, task="finetune")
+
+    def train(rounds: int, step: int = 0) -> RunRecord:
+        for number in range(rounds):
+            clock.now += 5
+            done = {"step": step + number // 2}
+            a.says(rank(0, progress=done), rank(1, progress=done))
+            round_of(watched)
+        return watched.record
+
+    try:
+        b.says(rank(2, progress={"step": 1}), rank(3, progress={"step": 1}))
+        train(4)
+        b.error = refused()
+        run = train(200, 10)
+        assert run.cause is None and run.hosts["b"].waits is Waits.STEPS and a.told == []
+        # Now nobody makes steps any more: that is the second sign.
+        b.error = NO_ROUTE
+        run = pass_time(clock, watched, 90)
+        assert run.cause is not None and run.cause.host == "b"
+    finally:
+        watched.close()
+
+
+@pytest.mark.parametrize("kind", ["damaged", "newer", "foreign"])
+def test_a_status_that_cannot_be_read_is_no_loss(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch, kind: str
+) -> None:
+    a, b = hosts
+    b.error = AgentError("status.json is damaged", kind=kind, where="b")
+    run = pass_time(clock, watched, 100)
+    assert run.cause is None and a.told == [] and not run.hosts["b"].lost
+    # Once the run has failed for another reason, nothing is waited for there.
+    a.says(rank(0, "stopped"), rank(1, "failed", ended=START, exit_code=1), phase="over")
+    run = round_of(watched)
+    assert run.state is RunState.FAILED and run.hosts["b"].may_have_workers
+
+
+def test_a_host_lost_when_the_run_ended_is_stopped_when_it_is_back(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = refused()
+    pass_time(clock, watched, 75)
+    a.says(rank(0, "stopped"), rank(1, "stopped"), phase="over")
+    run = round_of(watched)
+    assert run.state is RunState.FAILED and run.hosts["b"].may_have_workers
+    ended = run.ended
+    b.error = None
+    run = pass_time(clock, watched, 70)
+    assert b.told and stop_sentence(b.told[0]) == "rank 2 on b was lost: b: connection refused"
+    b.says(rank(2, "stopped"), rank(3, "stopped"), phase="over")
+    run = pass_time(clock, watched, 5)
+    assert (run.state, run.exit_code, run.ended) == (RunState.FAILED, 1, ended)
+    assert run.hosts["b"].is_over and not run.hosts["b"].may_have_workers
+
+
+def test_another_monitor_goes_on_stopping_what_is_left(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = refused()
+    pass_time(clock, watched, 75)
+    a.says(rank(0, "stopped"), rank(1, "stopped"), phase="over")
+    over = round_of(watched)
+    b.error = None
+    fleet: Any = FakeFleet(a, b)
+    asked = a.asked
+    again = Watch(over, fleet, Timeouts(), clock=clock, steady=clock)
+    try:
+        round_of(again)
+        assert b.told and a.asked == asked
+    finally:
+        again.close()
+
+
+def test_a_host_that_vanishes_while_all_are_stopped_makes_no_failure_of_it(
+    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    round_of(watched)
+    b.error = NO_ROUTE
+    by_hand = StopReason.requested("stopped by me")
+    a.says(rank(0, "stopped"), rank(1, "stopped"), phase="over", stop=by_hand)
+    run = pass_time(clock, watched, 90)
+    assert (run.state, run.exit_code, run.cause) == (RunState.STOPPED, 5, None)
+    assert states(run)[2:] == ["lost", "lost"]
+
+
+def test_a_host_where_nothing_of_the_run_is_there_is_lost_at_once(
+    hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    _, b = hosts
+    b.error = AgentError("no run r1", kind="no_run")
+    run = round_of(watched)
+    assert run.hosts["b"].lost and run.cause is not None
+    assert run.cause.end.message.startswith("b: nothing of this run is there")
