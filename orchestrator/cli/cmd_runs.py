@@ -47,7 +47,7 @@ def command(
     if ask_hosts:
         others, failed = rediscover(load_inventory(inventory))
     runs, beside = survey_runs()
-    records = _records(runs, (*others, *beside))
+    records = _records(runs, (*others, *beside), start=not as_json)
     readable = {record.run_id for record in records}
     use = disk_use([run for run in runs if run.run_id in readable]) if with_disk else None
     if as_json:
@@ -64,14 +64,14 @@ def command(
     return 0
 
 
-def _records(runs: Sequence[ControlDir], others: Sequence[str]) -> list[RunRecord]:
+def _records(runs: Sequence[ControlDir], others: Sequence[str], *, start: bool) -> list[RunRecord]:
     """What is known of each run; what cannot be read, or is not watched, is said."""
     records = []
     for line in others:
         click.echo(f"orchestrate: {line}", err=True)
     for control in runs:
         try:
-            records.append(watched_again(control, read_record(control), start=not as_json))
+            records.append(watched_again(control, read_record(control), start=start))
         except (RunNotFound, PreflightError) as error:
             click.echo(f"orchestrate: {error}", err=True)
     return records

@@ -225,7 +225,7 @@ class Agent:
         """
         pieces = 20_000 + total // _PIECE
         limits = Limits(data=min(total, _PIECE), answers=pieces, total=total, together=True)
-        before, args = "", {"run_id": run_id, "folder": folder, "known": known.pattern}
+        before, args = "", dict[str, Any](run_id=run_id, folder=folder, known=known.pattern)
         for result, data in self._stream("small_files", limits, **args):
             if result is None:
                 continue
