@@ -60,14 +60,17 @@ def connect(path: Path, timeout: float) -> socket.socket:
 def ask(path: Path, request: Dict[str, Any], timeout: float = 30.0) -> Dict[str, Any]:
     """Send one request to the supervisor and wait for its answer.
 
-    Raises AgentError, kind `no_supervisor`, where nobody listens.
+    Raises AgentError: what the supervisor refuses, or, kind `no_supervisor`, nobody listens.
     """
     try:
         with connect(path, timeout) as connection:
             reply(connection, request)
-            return receive(connection)
+            answer = receive(connection)
     except (OSError, ValueError) as error:
         raise AgentError(f"the supervisor does not answer: {error}", kind="no_supervisor") from error
+    if "refused" in answer:
+        raise AgentError(str(answer["refused"]), remedy=str(answer.get("remedy", "")), kind="refused")
+    return answer
 
 
 def receive(connection: socket.socket) -> Dict[str, Any]:

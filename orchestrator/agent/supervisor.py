@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import selectors
@@ -22,6 +23,7 @@ from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorS
 from orchestrator.agent.worker import CannotStart, Worker
 from orchestrator.core.codec import DecodeError, dumps, from_json, to_json
 from orchestrator.core.ends import StopKind, StopReason, label_of
+from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, atomic_write
 from orchestrator.core.records import Event, Manifest, ProcessId
 from orchestrator.core.states import RankState
@@ -45,6 +47,7 @@ class Supervisor:
         self._run = run
         self._clock = clock
         self._guardian = guardian
+        self._prepared = self._hashes()
         self._identity = processes.identify(os.getpid())
         self.state = SupervisorState(manifest, clock())
         self._workers = {rank: Worker(spec, manifest, run) for rank, spec in self.state.specs.items()}
@@ -161,8 +164,14 @@ class Supervisor:
             connection.settimeout(2.0)
             with contextlib.suppress(OSError, ValueError, KeyError):
                 request = control.receive(connection)
-                self._requests[request["verb"]](request)
-                control.reply(connection, self._answer())
+                control.reply(connection, self._answer_to(request))
+
+    def _answer_to(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        try:
+            self._requests[request["verb"]](request)
+        except AgentError as error:
+            return {"refused": error.what, "remedy": error.remedy}
+        return self._answer()
 
     def _answer(self) -> Dict[str, Any]:
         failed = [status for status in self.state.workers.values() if status.state is RankState.FAILED]
@@ -171,7 +180,20 @@ class Supervisor:
         label = "" if first is None else label_of(first)
         return {"phase": self.state.phase, "failed_first": label, "reason": message}
 
+    def _hashes(self) -> Dict[str, str]:
+        """Of the files that must be the same on every host."""
+        attempt = self._run.attempt
+        found = {}
+        for path in (attempt.worker_config, attempt.rank_table):
+            with contextlib.suppress(FileNotFoundError):
+                found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
+
     def _on_start(self, _: Dict[str, Any]) -> None:
+        for name, sha256 in self._hashes().items():
+            if self._prepared.get(name) != sha256:
+                # The others have the one that was compared, and ranks would wait for each other for minutes.
+                raise AgentError(f"{name} has changed since it was prepared", remedy="launch again")
         self._carry_out(self.state.start(self._clock()))
         self.save()
 

@@ -6,11 +6,14 @@ check_hosts: connect, look, judge. start_run: push -> prepare -> verify -> start
 from __future__ import annotations
 
 import hashlib
+import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.config.inventory import Host
 from orchestrator.core.errors import AgentError, OrchestrateError, PreflightError
 from orchestrator.core.host_answers import Prepared
+from orchestrator.core.records import Manifest
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.push_content import ContentFile, push_missing
@@ -22,6 +25,9 @@ from orchestrator.preflight.gather_facts import gather
 from orchestrator.preflight.host_facts import needs_of
 
 __all__ = ["check_hosts", "start_run"]
+
+# Seconds that a launch waits at most for another that is starting, before each further try; then it gives up.
+_WAITS = (0.5, 1.0, 2.0, 0.0)
 
 
 def check_hosts(
@@ -61,7 +67,14 @@ def _is_told(line: str, plan: LaunchPlan) -> bool:
     return any(text in warning for warning in plan.warnings)
 
 
-def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> None:
+def start_run(
+    plan: LaunchPlan,
+    fleet: Fleet,
+    report: Callable[[str], None],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    chance: Callable[[], float] = random.random,
+) -> None:
     """Start every worker of a completed plan on every host.
 
     `report` is told each phase as it begins. Raises the error of the host or hosts that failed; by then
@@ -74,8 +87,7 @@ def start_run(plan: LaunchPlan, fleet: Fleet, report: Callable[[str], None]) -> 
         fleet.each(lambda agent: push_missing(agent, sources, timeout=timeout)).raise_on_error()
     try:
         report("preparing")
-        prepared = fleet.each(lambda agent: _prepare(plan, agent)).raise_on_error()
-        _verify(plan, prepared)
+        _verify(plan, _prepared(plan, fleet, sleep, chance))
         report("starting")
         fleet.each(lambda agent: _start(plan, agent)).raise_on_error()
         fleet.each(lambda agent: agent.commit(plan.run_id)).raise_on_error()
@@ -89,13 +101,46 @@ def _busy_devices(agent: Agent, host: Host) -> list[int]:
     return agent.busy_devices([device.id for device in host.devices], host.lock_dir)
 
 
+class _Taken(PreflightError):
+    """A device that was free a moment ago is not any more."""
+
+
+def _prepared(
+    plan: LaunchPlan, fleet: Fleet, sleep: Callable[[float], None], chance: Callable[[], float]
+) -> dict[str, Prepared]:
+    """What every host has prepared.
+
+    Of two launches at once each may find a device taken by the other's half: both let go, wait, and look
+    again, each for a time of its own, so that one of them wins.
+    """
+    for longest in _WAITS:
+        answers = fleet.each(lambda agent: _prepare(plan, agent))
+        if not any(isinstance(error, _Taken) for error in answers.errors.values()) or not longest:
+            break
+        fleet.each(lambda agent: agent.undo(plan.run_id))
+        sleep(longest * (0.2 + 0.8 * chance()))
+        if _is_still_busy(plan, fleet):
+            break
+    return dict(answers.raise_on_error())
+
+
+def _is_still_busy(plan: LaunchPlan, fleet: Fleet) -> bool:
+    answers = fleet.each(lambda agent: _held(agent, plan.manifests[agent.host]))
+    return any(busy for busy in answers.values.values())
+
+
+def _held(agent: Agent, manifest: Manifest) -> list[int]:
+    return agent.busy_devices(manifest.devices, manifest.lock_dir)
+
+
 def _prepare(plan: LaunchPlan, agent: Agent) -> Prepared:
     manifest = plan.manifests[agent.host]
     try:
         return agent.prepare(manifest, plan.worker_config, plan.rank_table, timeout=plan.timeouts.prepare)
     except AgentError as error:
         # A port or device that was free a moment ago: the same news as from the checks, the same exit code.
-        raise PreflightError(error.what, where=error.where, remedy=error.remedy) from None
+        ours = _Taken if error.kind == "device_busy" else PreflightError
+        raise ours(error.what, where=error.where, remedy=error.remedy) from None
 
 
 def _verify(plan: LaunchPlan, prepared: Mapping[str, Prepared]) -> None:

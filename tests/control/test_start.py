@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.control.start import start_run
-from orchestrator.core.errors import AgentError
+from orchestrator.core.errors import AgentError, OrchestrateError, PreflightError
 from orchestrator.core.host_answers import Prepared, Sha256, Told
 from orchestrator.core.records import Manifest
 from orchestrator.hosts.fleet import HostResults
@@ -56,7 +56,13 @@ class FakeFleet:
         self.agents = {agent.host: agent for agent in agents}
 
     def each(self, work: Callable[[Any], Any]) -> HostResults[Any]:
-        return HostResults({name: work(agent) for name, agent in self.agents.items()}, {})
+        values, errors = {}, {}
+        for name, agent in self.agents.items():
+            try:
+                values[name] = work(agent)
+            except OrchestrateError as error:
+                errors[name] = error
+        return HostResults(values, errors)
 
 
 def _sha256(text: str) -> Sha256:
@@ -87,3 +93,48 @@ def test_another_table_on_one_host_starts_no_worker_anywhere(tmp_path: Path) -> 
     assert str(caught.value).startswith("n2: rank_table.json is not the one that was sent: SHA-256 ")
     for agent in fleet.agents.values():
         assert "start" not in agent.asked and agent.asked[-1] == "undo"
+
+
+class SharedHost(FakeAgent):
+    """A host whose device another launch may hold."""
+
+    def __init__(self, host: str, taken: set[str]) -> None:
+        super().__init__(host)
+        self._taken = taken
+
+    def prepare(self, manifest: Manifest, worker_config: str, rank_table: str, *, timeout: float) -> Prepared:
+        found = super().prepare(manifest, worker_config, rank_table, timeout=timeout)
+        if self.host in self._taken:
+            raise AgentError("device 0 is in use", where=self.host, kind="device_busy")
+        return found
+
+    def busy_devices(self, devices: Any, lock_dir: str | None) -> list[int]:
+        self.asked.append("busy")
+        return [0] if self.host in self._taken else []
+
+
+def test_of_two_launches_at_once_the_one_that_finds_the_devices_free_again_wins(tmp_path: Path) -> None:
+    taken, waited = {"n2"}, []
+    fleet = FakeFleet(SharedHost(name, taken) for name in ("n1", "n2", "n3"))
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 2:
+            taken.clear()  # the other one has let go, too
+        else:
+            taken.symmetric_difference_update({"n2", "n3"})  # it was quicker, and met a third
+
+    for agent in fleet.agents.values():
+        agent.busy_devices = lambda *_: []  # type: ignore[method-assign]
+    start_run(_plan(tmp_path), fleet, lambda phase: None, sleep=sleep, chance=lambda: 0.5)  # type: ignore[arg-type]
+    assert waited == pytest.approx([0.3, 0.6])
+    for agent in fleet.agents.values():
+        assert agent.asked == ["prepare", "undo", "prepare", "undo", "prepare", "start", "commit"]
+
+
+def test_devices_that_stay_taken_end_the_launch_with_its_holder(tmp_path: Path) -> None:
+    fleet = FakeFleet(SharedHost(name, {"n2"}) for name in ("n1", "n2", "n3"))
+    with pytest.raises(PreflightError, match="n2: device 0 is in use"):
+        start_run(_plan(tmp_path), fleet, lambda phase: None, sleep=lambda _: None)  # type: ignore[arg-type]
+    for agent in fleet.agents.values():
+        assert agent.asked == ["prepare", "undo", "busy", "undo"]
