@@ -33,7 +33,7 @@ from model.data.tokenizer import read_tokenizer
 from model.errors import ModelError
 from model.inference.predict import read_prompts
 from orchestrator.agent.worker import last_json_line
-from orchestrator.ascend import hccn, npu_smi
+from orchestrator.ascend import hccn, npu_smi, npu_table
 from orchestrator.checkpoint.cut.slices import Layout
 from orchestrator.checkpoint.files.strategy_files import Strategy, read_strategy_set, write_strategy
 from orchestrator.checkpoint.files.tensor_files import write_ckpt, write_safetensors
@@ -129,6 +129,7 @@ CONFIG = json.dumps(
         "hidden_size": 64,
     }
 ).encode()
+HOSTFILES = [b"n1 slots=8\nn2 slots=8 max_slots=8\n", b"n1:8\nn2:8\n", b"# all\nnpu[1-4]\n10.0.0.7\n"]
 JOURNAL = b'{"pid":7}\n{"format":1,"signature":"ab","step":9,"segment_bytes":64,"files":{}}\n[0,0,64,1234]\n'
 METRICS = b'{"step": 1, "loss": 2.5, "total_steps": 9, "time": 1.5}\n' * 3
 
@@ -158,6 +159,12 @@ def readers(folder: Path) -> list[Reader]:
     return [
         Reader("job.yaml", load_job, _texts("jobs/*.yaml")),
         Reader("inventory.yaml", load_inventory, _texts("inventory/*.yaml")),
+        Reader("hostfile", load_inventory, HOSTFILES),
+        Reader(
+            "hosts.ini",
+            load_inventory,
+            [b"[npu]\nn1 ansible_host=10.0.0.1\nn[2:4]\n[npu:vars]\nansible_user=x\n"],
+        ),
         Reader("table.json", load_inventory, [table]),
         Reader("rank_table.json", _rank_table, [table]),
         Reader("run_bloom.yaml", import_run_yaml, _texts("tests/config/run_bloom_7.1b.yaml")),
@@ -177,7 +184,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader("pytorch_model.bin", find_weights, _texts("tests/checkpoint/torch_files/*.bin")),
         Reader("ckpt_strategy.ckpt", read_strategy_set, [made["s.ckpt"]]),
         Reader("journal", _journal, [JOURNAL]),
-        Reader("npu-smi.txt", text_of(npu_smi.parse_info), smi),
+        Reader("npu-smi.txt", text_of(npu_table.parse_info), smi),
         Reader("board.txt", text_of(npu_smi.parse_board), smi),
         Reader("hccn.conf", text_of(hccn.parse_hccn_conf), [b"address_0=10.0.0.1\nnetmask_0=255.0.0.0\n"]),
         Reader("ip.txt", text_of(hccn.parse_ip), [b"ipaddr:10.0.0.1\nnetmask:255.255.0.0\n"]),

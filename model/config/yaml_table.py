@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,8 @@ from orchestrator.core.errors import ConfigError, one_line
 
 __all__ = ["fill", "read_table"]
 
+_MOST_TOLD = 10  # an error of the worker is one line
+
 Value = TypeVar("Value")
 
 
@@ -24,14 +26,19 @@ def read_table(path: Path) -> Mapping[str, Any]:
         if file.problems:
             raise ConfigError(file.problems)
     except ConfigError as error:
-        raise ModelError("; ".join(error.lines())) from error
+        raise ModelError(_joined(error.lines())) from error
     return file.data
 
 
 def fill(cls: type[Value], values: Any, where: str) -> Value:
-    """`cls(**values)` after checking keys and types; ModelError that lists every problem."""
+    """`cls(**values)` after checking keys and types; ModelError that lists the problems, ten at most."""
     try:
         return read(cls, values)
     except Invalid as error:
-        lines = (one_line(dotted(loc), what, remedy) for loc, what, remedy in error.findings)
-        raise ModelError("; ".join(lines), where=where) from error
+        lines = [one_line(dotted(loc), what, remedy) for loc, what, remedy in error.findings]
+        raise ModelError(_joined(lines), where=where) from error
+
+
+def _joined(lines: Sequence[str]) -> str:
+    left = len(lines) - _MOST_TOLD
+    return "; ".join([*lines[:_MOST_TOLD], *[f"and {left} more"] * (left > 0)])
