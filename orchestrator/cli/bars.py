@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -21,6 +20,7 @@ from rich.progress import (
 )
 
 from orchestrator.cli.live_view import duration
+from orchestrator.cli.terminal import Console
 from orchestrator.cli.units import byte_size
 
 __all__ = [

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from orchestrator.checkpoint.copy_options import Report
 from orchestrator.checkpoint.output_layout import Format
 from orchestrator.cli.cmd_checkpoint_inspect import say, step_option
 from orchestrator.cli.render_checkpoint import conversion_view
+from orchestrator.cli.terminal import Console
 from orchestrator.cli.units import ByteSize, byte_size
 from orchestrator.transfer.convert import Conversion, plan_combine, plan_split, plan_transform, write
 

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from orchestrator.cli.options import json_option, print_json
 from orchestrator.cli.render_checkpoint import diff_view, finding_line, listing_view
+from orchestrator.cli.terminal import Console
 from orchestrator.transfer.inspect import diff, inspect
 from orchestrator.transfer.verify import verify
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import click
-from rich.console import Console
 
 from orchestrator import api
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
@@ -14,6 +13,7 @@ from orchestrator.checkpoint.output_layout import Format
 from orchestrator.cli.bars import CollectProgress
 from orchestrator.cli.options import run_argument
 from orchestrator.cli.render_collect import print_collection
+from orchestrator.cli.terminal import Console
 from orchestrator.cli.units import RATE, byte_size
 from orchestrator.transfer.collect import Collected, Collection
 from orchestrator.transfer.collect_run import default_output, format_of

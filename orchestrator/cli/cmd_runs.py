@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_run import record_json, runs_table
+from orchestrator.cli.terminal import Console
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.control.run_record import read_record
 from orchestrator.control.runs import rediscover, survey_runs

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 import click
-from rich.console import Console
 from rich.live import Live
 
 from orchestrator import api
 from orchestrator.cli.options import json_option, print_json, run_argument
 from orchestrator.cli.render_run import record_json, status_view
+from orchestrator.cli.terminal import Console
 
 __all__ = ["command"]
 

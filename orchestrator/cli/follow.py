@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator
 
 import click
-from rich.console import Console
 from rich.live import Live
 
 from orchestrator import api
 from orchestrator.api import Run
 from orchestrator.cli.live_view import PlainReport, live_view
 from orchestrator.cli.render_run import summary
+from orchestrator.cli.terminal import Console
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.runs import interrupt_launch
 from orchestrator.core.errors import Interrupted

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from orchestrator.agent.worker_environment import SCHEDULER_HOST
 from orchestrator.cli.render_rank_table import print_whole, servers_view
+from orchestrator.cli.terminal import Console
 from orchestrator.config.host_ranges import fold
 from orchestrator.core.records import Manifest
 from orchestrator.plan.launch_plan import LaunchPlan

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.terminal import Console
 from orchestrator.config.host_ranges import fold
 from orchestrator.preflight.report import Level, Report, Row
 
