@@ -56,7 +56,9 @@ __all__ = [
     "launch",
     "log_batches",
     "logs",
+    "may_live_on",
     "plan",
+    "record",
     "runs",
     "start",
     "status",
@@ -88,6 +90,16 @@ def find(run: Run | str | None = None) -> Run:
 def is_active(run: Run | str) -> bool:
     """Whether a run has not ended, as far as this control node knows; no host is asked."""
     return known.is_active(find(run))
+
+
+def record(run: Run | str | None = None) -> RunRecord:
+    """What is known here of the run; no host is asked."""
+    return read_record(find(run))
+
+
+def may_live_on(run: Run | str) -> bool:
+    """Whether a run that has ended was lost on a host, where its workers may live on unseen."""
+    return any(view.lost for view in record(run).hosts.values())
 
 
 def plan(

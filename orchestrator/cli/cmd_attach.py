@@ -6,13 +6,17 @@ import click
 
 from orchestrator import api
 from orchestrator.cli.follow import follow
-from orchestrator.cli.options import run_argument
+from orchestrator.cli.options import json_option, meant_run, run_argument
 
 __all__ = ["command"]
 
 
 @click.command("attach")
 @run_argument
-def command(run: str | None) -> int:
-    """Follow a run again; the exit code is the run's. Ctrl-C detaches."""
-    return follow(api.attach(run))
+@json_option
+def command(run: str | None, as_json: bool) -> int:
+    """Follow a run again; the exit code is the run's. Ctrl-C detaches: the run goes on, the exit code is 5.
+
+    With --json nothing is printed until the run has ended, and then its record.
+    """
+    return follow(api.attach(meant_run(run)), as_json=as_json)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.options import inventory_option, json_option, print_json
-from orchestrator.cli.render_run import record_json, runs_table
+from orchestrator.cli.render_run import runs_table, summary_data
 from orchestrator.cli.terminal import Console
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.control.run_record import read_record
@@ -25,7 +25,7 @@ __all__ = ["command"]
 @inventory_option
 @json_option
 def command(ask_hosts: bool, inventory: Path | None, as_json: bool) -> int:
-    """List the runs, newest first."""
+    """List the runs, newest first; with --json a summary of each, `status --json` has the rest."""
     failed: dict[str, OrchestrateError] = {}
     others: list[str] = []
     if ask_hosts:
@@ -40,9 +40,10 @@ def command(ask_hosts: bool, inventory: Path | None, as_json: bool) -> int:
         except RunNotFound as error:
             click.echo(f"orchestrate: {error}", err=True)
     if as_json:
-        print_json([record_json(record) for record in records])
+        print_json([summary_data(record) for record in reversed(records)])
     elif records:
-        Console(soft_wrap=True).print(runs_table(records), highlight=False)
+        console = Console(soft_wrap=True)
+        console.print(runs_table(records, console.width))
     else:
         click.echo("no runs are known here")
     HostResults({}, failed).raise_on_error()

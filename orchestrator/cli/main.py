@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 import click
@@ -14,7 +15,7 @@ from orchestrator.cli.lazy import LazyGroup
 from orchestrator.core.errors import Interrupted, OrchestrateError
 from orchestrator.core.visible_text import OutputClosed, only_visible_text
 
-__all__ = ["main"]
+__all__ = ["cli", "main", "run"]
 
 # pydantic would search every installed package for plugins of its own, at each start.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -59,21 +60,30 @@ def cli(debug: bool) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
 
+_NAME = "orchestrate"
+_COMPLETES = "_ORCHESTRATE_COMPLETE"
 _OWN_ERROR = 70  # sysexits.h: an internal software error
 _MOST_REPORTS = 20
 
 
 def main() -> None:
     """Entry point: run the verb and leave with the documented exit code."""
+    sys.exit(run(cli, sys.argv[1:]))
+
+
+def run(command: click.Command, words: Sequence[str]) -> int:
+    """Run a command line; its exit code. Whatever goes wrong is told in a line, here and nowhere else."""
     with only_visible_text():
-        code = _flushed(_run())
-    sys.exit(code)
+        return _flushed(_exit_code(command, words))
 
 
-def _run() -> int:
-    """The exit code of the command line; every error is told here, and nowhere else."""
+def _exit_code(command: click.Command, words: Sequence[str]) -> int:
     try:
-        code = cli.main(standalone_mode=False)
+        if _COMPLETES in os.environ:  # a shell asks what could come next
+            command.main(list(words), prog_name=_NAME, complete_var=_COMPLETES, standalone_mode=False)
+        # Not `main`, which takes every broken pipe for that of the output, and leaves with 1.
+        with command.make_context(_NAME, list(words)) as context:
+            code = command.invoke(context)
         return code if isinstance(code, int) else 0
     except OutputClosed:
         return 0
@@ -82,16 +92,16 @@ def _run() -> int:
     except click.ClickException as error:
         error.show()
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, EOFError, click.Abort):
         click.echo("orchestrate: interrupted", err=True)
         return Interrupted.exit_code
     except Exception as error:
-        if "--debug" in sys.argv:
+        if "--debug" in words:
             raise
-        return _told(error)
+        return _told(error, words)
 
 
-def _told(error: Exception) -> int:
+def _told(error: Exception, words: Sequence[str]) -> int:
     if isinstance(error, OrchestrateError):
         # Late: an error of a verb finds it imported, and `--help` does without it.
         from orchestrator.hosts.fleet import error_lines
@@ -102,10 +112,10 @@ def _told(error: Exception) -> int:
     if isinstance(error, OSError):
         click.echo(f"orchestrate: {error.filename or 'I/O'}: {error.strerror or error}", err=True)
         return OrchestrateError.exit_code
-    return _unexpected(error)
+    return _unexpected(error, words)
 
 
-def _unexpected(error: Exception) -> int:
+def _unexpected(error: Exception, words: Sequence[str]) -> int:
     """An error of ours: one line, and the traceback in a file that can be sent to us."""
     # Late: what nobody should ever need.
     import time
@@ -116,7 +126,7 @@ def _unexpected(error: Exception) -> int:
     said = f"{type(error).__name__}: {error}".strip().partition("\n")[0][:300]
     folder = state_root() / "errors"
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    text = f"orchestrate {__version__}\n{' '.join(sys.argv[1:2])}\n" + "".join(
+    text = f"orchestrate {__version__}\n{' '.join(words[:1])}\n" + "".join(
         traceback.format_exception(type(error), error, error.__traceback__)
     )
     try:

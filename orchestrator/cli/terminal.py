@@ -12,10 +12,16 @@ from typing import IO, Any, cast
 from rich import console as rich_console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 from orchestrator.core.visible_text import RawStream, visible_lines
 
-__all__ = ["Console"]
+__all__ = ["Console", "headed"]
+
+
+def headed(head: str, rest: str) -> Text:
+    """A line whose beginning is bold; no text is read for markup."""
+    return Text.assemble((visible_lines(head), "bold"), visible_lines(rest))
 
 
 class Console(rich_console.Console):
