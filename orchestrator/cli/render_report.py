@@ -20,17 +20,39 @@ _SIGNS = {
     Level.FAIL: ("FAIL", "bold red"),
 }
 
+_MANY_HOSTS = 16
+_MOST_WRONG = 8
+
 
 def print_report(report: Report) -> None:
-    """A table with hosts as ranges, then what was skipped, then the sum."""
+    """A table with hosts as ranges, then what was skipped, then the sum.
+
+    Of more hosts than a screen has room for, what is wrong comes first, and what is not is in one line.
+    """
     console = Console(highlight=False)
     rows = list(report.rows())
     skipped = _skipped(rows)
-    console.print(_table([row for row in rows if row.check not in skipped]))
+    told = [row for row in rows if row.check not in skipped]
+    if len({host for row in rows for host in row.hosts}) <= _MANY_HOSTS:
+        console.print(_table(told))
+    else:
+        _print_many(console, told)
     for reason in dict.fromkeys(skipped.values()):
         names = ", ".join(check for check, why in skipped.items() if why == reason)
         console.print(Text(f"\nskipped, {reason}: {names}"))
     console.print(Text(f"\n{_sum(report, rows)}"))
+
+
+def _print_many(console: Console, rows: list[Row]) -> None:
+    wrong = [row for level in (Level.FAIL, Level.WARN) for row in rows if row.level is level]
+    if wrong:
+        console.print(_table(wrong[:_MOST_WRONG]))
+    if len(wrong) > _MOST_WRONG:
+        console.print(Text(f"and {len(wrong) - _MOST_WRONG} more findings: `--json` has them all"))
+    checks = dict.fromkeys(row.check for row in rows)
+    well = [check for check in checks if check not in {row.check for row in wrong}]
+    if well:
+        console.print(Text(f"ok: {', '.join(well)}"))
 
 
 def _skipped(rows: list[Row]) -> dict[str, str]:

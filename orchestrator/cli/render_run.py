@@ -108,7 +108,7 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     return Group(*parts)
 
 
-def runs_table(records: list[RunRecord], width: int) -> Table:
+def runs_table(records: list[RunRecord], width: int = 80) -> RenderableType:
     """One row per run, newest first, no wider than `width`: first what matters less is left out.
 
     A name that is cut cannot be copied. Where even the rest is too wide, it is below the name.
@@ -118,20 +118,15 @@ def runs_table(records: list[RunRecord], width: int) -> Table:
     for column in _LEFT_OUT:
         if _width(rows, columns) > width:
             columns.remove(column)
+    if _width(rows, columns) > width:
+        names = [Text(row["RUN"], no_wrap=True, overflow="ignore") for row in rows]
+        rest = [Text("  " + "  ".join(filter(None, (row[each] for each in columns[1:])))) for row in rows]
+        return Group(*(line for pair in zip(names, rest, strict=True) for line in pair))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, no_wrap=True, overflow="ignore")
-    has_room = _width(rows, columns) <= width
-    if not has_room:
-        columns = columns[1:]
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
-        table.add_column(no_wrap=True, overflow="ignore")
     for row in rows:
-        if has_room:
-            table.add_row(*(row[column] for column in columns))
-        else:
-            table.add_row(row["RUN"])
-            table.add_row("  " + "  ".join(filter(None, (row[column] for column in columns))))
+        table.add_row(*(row[column] for column in columns))
     return table
 
 
