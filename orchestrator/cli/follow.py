@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterator
 
@@ -80,9 +79,10 @@ def _follow_live(records: Iterator[RunRecord], console: Console) -> RunRecord:
 
 
 def _follow_plainly(records: Iterator[RunRecord], *, quiet: bool = False) -> RunRecord:
-    report = PlainReport(io.StringIO() if quiet else sys.stdout)
+    report = PlainReport(sys.stdout)
     for record in records:
-        report.show(record)
+        if not quiet:
+            report.show(record)
     return record
 
 

@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from orchestrator.control.log_reader import LogReader
 from orchestrator.core.errors import HostsFailed, OrchestrateError
 from orchestrator.core.host_answers import LogPart
-from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.fleet import Fleet
+
+if TYPE_CHECKING:  # else a command line brings in paramiko before it knows what is asked
+    from orchestrator.hosts.agent_client import Agent
+    from orchestrator.hosts.fleet import Fleet
 
 __all__ = ["LogBatch", "LogLine", "iter_batches", "iter_lines"]
 

@@ -88,6 +88,14 @@ def test_detach_returns_once_all_workers_run(local: Cluster) -> None:
     assert result.returncode == 0
     assert "orchestrate attach" in result.stdout
     assert set(local.states().values()) == {"running"}
+    again = local.run("stop", "--json")
+    assert again.returncode == 0 and json.loads(again.stdout)["state"] == "stopped"
+    nothing = local.run("stop")
+    assert nothing.returncode == 0 and "no run is active, nothing was stopped" in nothing.stderr
+    failed = local.launch(local.job(["false"]), "--json")
+    assert failed.returncode == 1 and json.loads(failed.stdout)["summary"]["state"] == "failed"
+    looked = local.run("logs", "--fold", "--timestamps", "--tail", "3")
+    assert looked.returncode == 0 and "no run is active; this is the newest" in looked.stderr
 
 
 def test_stop_ends_every_worker_and_stopping_again_is_no_error(local: Cluster) -> None:
