@@ -191,11 +191,13 @@ def log_batches(
     scheduler: bool = False,
     follow: bool = False,
     tail: int | None = None,
+    block: int = 1 << 20,
 ) -> Iterator[LogBatch | None]:
     """What the workers wrote, many lines at a time as they come: of all ranks, of these, or of one host.
 
-    Or of the scheduler. None comes where there is nothing just now. Lines of one worker keep their order.
-    With `follow` it goes on until the run has ended; `tail` begins so many lines before the end of each log.
+    Or of the scheduler. None comes where there is nothing just now. Lines of one worker keep their order;
+    about `block` bytes of a log are read at a time, or less. With `follow` it goes on until the run has
+    ended; `tail` begins so many lines before the end of each log.
     Raises UsageError where no rank fits.
     """
     from orchestrator.control.log_stream import iter_batches
@@ -219,7 +221,7 @@ def log_batches(
 
     hosts = [member for member in launched.hosts if member.name in labels]
     with fleet_of(hosts, launched.ssh) as fleet:
-        yield from iter_batches(launched.run_id, fleet, labels, tail=tail, is_over=is_over)
+        yield from iter_batches(launched.run_id, fleet, labels, tail=tail, block=block, is_over=is_over)
 
 
 def logs(
@@ -247,9 +249,10 @@ def folded_logs(
     tail: int | None = None,
 ) -> Iterator[FoldedLine]:
     """`logs`, with equal lines of several workers as one."""
-    from orchestrator.control.log_fold import fold_lines
+    from orchestrator.control.log_fold import FOLDED_BLOCK, fold_lines
 
-    yield from fold_lines(log_batches(run, ranks=ranks, host=host, follow=follow, tail=tail))
+    batches = log_batches(run, ranks=ranks, host=host, follow=follow, tail=tail, block=FOLDED_BLOCK)
+    yield from fold_lines(batches)
 
 
 def stop(run: Run | str | None = None, reason: str = "stopped through the Python interface") -> RunRecord:

@@ -11,7 +11,7 @@ from orchestrator import api
 from orchestrator.cli.log_printer import LogPrinter, folded_data, line_data, wants_colour
 from orchestrator.cli.options import json_option, meant_run, run_argument
 from orchestrator.config.host_ranges import RangeError, numbers
-from orchestrator.control.log_fold import fold_lines
+from orchestrator.control.log_fold import FOLDED_BLOCK, fold_lines
 from orchestrator.control.log_stream import LogBatch, iter_lines
 from orchestrator.core.errors import UsageError
 from orchestrator.core.visible_text import RawStream
@@ -58,7 +58,15 @@ def command(
     """
     wanted = parse_ranks(ranks) if ranks else None
     control = meant_run(run)
-    batches = api.log_batches(control, ranks=wanted, host=host, scheduler=scheduler, follow=follow, tail=tail)
+    batches = api.log_batches(
+        control,
+        ranks=wanted,
+        host=host,
+        scheduler=scheduler,
+        follow=follow,
+        tail=tail,
+        **({"block": FOLDED_BLOCK} if fold else {}),
+    )
     out = RawStream(sys.stdout)
     printer = LogPrinter(out, colour=wants_colour(out), times=timestamps)
     if fold:

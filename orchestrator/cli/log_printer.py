@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Iterable
 
 from orchestrator.cli.options import json_text
 from orchestrator.cli.sentences import ranks_text
@@ -64,7 +64,8 @@ def stamp(when: float | None, was_there: bool) -> str:
     return f"<{text}" if was_there else text
 
 
-def _names(labels: Iterable[str]) -> str:
+@functools.lru_cache(1024)
+def _names(labels: tuple[str, ...]) -> str:
     ranks = [rank_of_label(label) for label in labels]
     return visible_lines(ranks_text(tuple(rank for rank in ranks if rank is not None)))
 

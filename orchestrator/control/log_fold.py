@@ -14,10 +14,12 @@ from itertools import takewhile
 
 from orchestrator.control.log_stream import LogBatch, LogLine, iter_lines
 
-__all__ = ["FoldedLine", "fold_lines"]
+__all__ = ["FOLDED_BLOCK", "FoldedLine", "fold_lines"]
 
-_MOST_HELD = 4 << 20  # characters, of all workers together
-_A_LINE_COSTS = 100  # at least, whatever is in it
+# What is to be read of a log at a time: several of each host have room.
+FOLDED_BLOCK = 1 << 16
+_MOST_HELD = 32 << 20  # characters, of all workers together
+_A_LINE_COSTS = 300  # at least, whatever is in it
 _LONGEST_WAIT = 1.0  # seconds: more than hosts that are asked every half second are apart
 
 

@@ -126,16 +126,17 @@ def iter_batches(
     labels: Mapping[str, Sequence[str]],
     *,
     tail: int | None = None,
+    block: int = _LONGEST_BLOCK,
     is_over: Callable[[], bool] = lambda: True,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[LogBatch | None]:
-    """What is in these logs, as it comes; None where there is nothing just now.
+    """What is in these logs, at most `block` bytes of one at a time; None where there is nothing just now.
 
     Goes on until `is_over` has said so and all has come that had been written then. A host that cannot be
     reached is asked again from where it was read to; if it still cannot be when all else is read, its error
     is raised.
     """
-    block = max(_SHORTEST_BLOCK, min(_LONGEST_BLOCK, _ALL_BLOCKS // max(1, len(labels))))
+    block = max(_SHORTEST_BLOCK, min(block, _ALL_BLOCKS // max(1, len(labels))))
     hosts = [
         _HostLogs(name, run_id, [LogReader(label, block=block, tail=tail) for label in names], block)
         for name, names in labels.items()

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.control.log_fold import fold_lines
+from orchestrator.control.log_fold import FOLDED_BLOCK, fold_lines
 from orchestrator.control.log_reader import LineSplitter, LogReader
 from orchestrator.control.log_stream import LogBatch, iter_batches, iter_lines
 from orchestrator.core.errors import ConnectError, OrchestrateError
@@ -197,7 +197,7 @@ def test_lines_wait_for_others_only_as_long_as_there_is_time_and_room() -> None:
 
     found = [line.labels for line in fold_lines(batches(), clock=lambda: now[0], wait=1.0)]
     assert found == [("rank_0", "rank_1"), ("rank_2",)]
-    assert folded(batch(0, "a", "b"), batch(1, "a", "b"), most=150) == [
+    assert folded(batch(0, "a", "b"), batch(1, "a", "b"), most=350) == [
         ("0", "a"),
         ("1", "a"),
         ("0,1", "b"),
@@ -296,3 +296,11 @@ def test_a_host_that_stays_away_is_told_after_all_others() -> None:
         for line in iter_lines(agents.batches()):
             found.append(line.text)
     assert found == ["y"]
+
+
+def test_equal_logs_of_many_hosts_are_folded_whole() -> None:
+    """Hosts are read in blocks, not line by line: there is room for some of each."""
+    data = b"".join(b"line %d of all\n" % number for number in range(20_000))
+    agents = Agents({f"h{rank}": {f"rank_{rank}": File(data)} for rank in range(8)})
+    found = [(len(each.labels), each.line.text) for each in fold_lines(agents.batches(block=FOLDED_BLOCK))]
+    assert [text.encode() + b"\n" for count, text in found if count == 8] == data.splitlines(keepends=True)
