@@ -21,7 +21,7 @@ _SIGNS = {
 }
 
 _MANY_HOSTS = 16
-_MOST_WRONG = 8
+_MOST_WRONG = 6
 
 
 def print_report(report: Report) -> None:

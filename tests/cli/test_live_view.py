@@ -10,6 +10,7 @@ import pytest
 from rich.console import RenderableType
 
 from orchestrator.cli.live_view import PlainReport, duration, live_view, progress_of
+from orchestrator.cli.render_report import print_report
 from orchestrator.cli.render_run import record_json, runs_table, status_view, summary_data
 from orchestrator.cli.terminal import Console
 from orchestrator.control.run_record import Cause, HostView, RunRecord, failed_launch
@@ -17,6 +18,7 @@ from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState, RunState
+from orchestrator.preflight.report import Level, Report, Result
 
 
 def record(hosts: int, states: str = "running running", **progress: float) -> RunRecord:
@@ -184,3 +186,20 @@ def test_a_summary_is_on_top_of_the_data() -> None:
     assert (summary["step"], summary["total_steps"], summary["loss"]) == (100, 1000, 1.5)
     assert summary["cause"] == "rank 37 on npu004 exited with code 1"
     assert len(json.dumps(summary_data(failed_at_512_ranks()))) < 4000
+
+
+def test_the_check_of_64_hosts_fits_a_screen_and_begins_with_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    hosts = [f"npu{number:03d}" for number in range(64)]
+    checks = [(f"check {n}", [Result(host, Level.OK, f"of {host}") for host in hosts]) for n in range(30)]
+    levels = [Level.FAIL, *[Level.WARN] * 63]
+    wrong = [Result(host, level, f"why {host}", "mend") for host, level in zip(hosts, levels, strict=True)]
+    print_report(Report([*checks, ("last", wrong)], {}))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 24 and "FAIL" in lines[1] and "npu000" in lines[1]
+    assert any("and 58 more findings" in line for line in lines)
+    assert any(line.startswith("ok: check 0, check 1") for line in lines)
+    print_report(Report([(name, found[:2]) for name, found in checks], {}))
+    assert capsys.readouterr().out.count("of npu") == 60
