@@ -7,10 +7,11 @@
         print(record.state)
     api.collect(run, "out.ckpt")
 
-A run is named by what `launch` returned, by its id or the beginning of it; None means the newest. Every
-function raises OrchestrateError: ConfigError and UsageError for what was asked, TransportError for hosts that
-cannot be reached, PreflightError for those that are not fit, HostsFailed for several, each with its error.
-`error.exit_code` is what the command line would leave with, `error.lines()` what it would print.
+A run is named by what `launch` returned, by its id or the beginning of it, or by its job's name; None means
+the one that is active or, where none is, the newest. Every function raises OrchestrateError: ConfigError and
+UsageError for what was asked, TransportError for hosts that cannot be reached, PreflightError for those that
+are not fit, HostsFailed for several, each with its error. `error.exit_code` is what the command line would
+leave with, `error.lines()` what it would print.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from orchestrator.checkpoint.copy_options import CopyOptions
     from orchestrator.checkpoint.copy_options import Report as CopyReport
     from orchestrator.config.job import Job
-    from orchestrator.control.logs import LogLine
+    from orchestrator.control.log_fold import FoldedLine
+    from orchestrator.control.log_stream import LogBatch, LogLine
     from orchestrator.control.remove_runs import Removal
     from orchestrator.preflight.report import Report
     from orchestrator.transfer.collect import Collected, Collection
@@ -50,9 +52,14 @@ __all__ = [
     "collect",
     "collect_dry_run",
     "find",
+    "folded_logs",
+    "is_active",
     "launch",
+    "log_batches",
     "logs",
+    "may_live_on",
     "plan",
+    "record",
     "remove",
     "runs",
     "start",
@@ -80,6 +87,21 @@ def runs() -> list[Run]:
 def find(run: Run | str | None = None) -> Run:
     """The run that is meant. Raises RunNotFound where there is none, or more than one."""
     return run if isinstance(run, Run) else known.find_run(run)
+
+
+def is_active(run: Run | str) -> bool:
+    """Whether a run has not ended, as far as this control node knows; no host is asked."""
+    return known.is_active(find(run))
+
+
+def record(run: Run | str | None = None) -> RunRecord:
+    """What is known here of the run; no host is asked."""
+    return read_record(find(run))
+
+
+def may_live_on(run: Run | str) -> bool:
+    """Whether a run that has ended was lost on a host, where its workers may live on unseen."""
+    return any(view.lost for view in record(run).hosts.values())
 
 
 def plan(
@@ -159,7 +181,7 @@ def attach(run: Run | str | None = None) -> Run:
     return control
 
 
-def logs(
+def log_batches(
     run: Run | str | None = None,
     *,
     ranks: Sequence[int] | None = None,
@@ -167,13 +189,17 @@ def logs(
     scheduler: bool = False,
     follow: bool = False,
     tail: int | None = None,
-) -> Iterator[LogLine]:
-    """What the workers wrote, line by line: of all ranks, of these, or of one host; or of the scheduler.
+    block: int = 1 << 20,
+) -> Iterator[LogBatch | None]:
+    """What the workers wrote, many lines at a time as they come: of all ranks, of these, or of one host.
 
-    Lines of one worker keep their order. With `follow` it goes on until the run has ended; `tail` begins so
-    many lines before the end. Raises UsageError where no rank fits.
+    Or of the scheduler. None comes where there is nothing just now. Lines of one worker keep their order;
+    about `block` bytes of a log are read at a time, or less. With `follow` it goes on until the run has
+    ended; `tail` begins so many lines before the end of each log.
+    Raises UsageError where no rank fits.
     """
-    from orchestrator.control.logs import iter_lines, labels_of
+    from orchestrator.control.log_stream import iter_batches
+    from orchestrator.control.logs import labels_of
     from orchestrator.hosts.fleet import fleet_of
 
     control = find(run)
@@ -183,14 +209,48 @@ def logs(
     else:
         labels = labels_of(launched, ranks, host)
     if not labels:
-        raise UsageError("no rank of this run fits", remedy=f"it has ranks 0-{launched.world_size - 1}")
+        raise UsageError(
+            "no scheduler is in this run" if scheduler else "no rank of this run fits",
+            remedy=f"it has ranks 0-{launched.world_size - 1}",
+        )
 
     def is_over() -> bool:
         return not follow or known.current_record(control).state.is_terminal
 
     hosts = [member for member in launched.hosts if member.name in labels]
     with fleet_of(hosts, launched.ssh) as fleet:
-        yield from iter_lines(launched, fleet, labels, tail=tail, is_over=is_over)
+        yield from iter_batches(launched.run_id, fleet, labels, tail=tail, block=block, is_over=is_over)
+
+
+def logs(
+    run: Run | str | None = None,
+    *,
+    ranks: Sequence[int] | None = None,
+    host: str | None = None,
+    scheduler: bool = False,
+    follow: bool = False,
+    tail: int | None = None,
+) -> Iterator[LogLine]:
+    """`log_batches`, line by line. A line of more than 64 kB to 1 MB comes in pieces (`goes_on`)."""
+    from orchestrator.control.log_stream import iter_lines
+
+    batches = log_batches(run, ranks=ranks, host=host, scheduler=scheduler, follow=follow, tail=tail)
+    yield from iter_lines(batches)
+
+
+def folded_logs(
+    run: Run | str | None = None,
+    *,
+    ranks: Sequence[int] | None = None,
+    host: str | None = None,
+    follow: bool = False,
+    tail: int | None = None,
+) -> Iterator[FoldedLine]:
+    """`logs`, with equal lines of several workers as one."""
+    from orchestrator.control.log_fold import FOLDED_BLOCK, fold_lines
+
+    batches = log_batches(run, ranks=ranks, host=host, follow=follow, tail=tail, block=FOLDED_BLOCK)
+    yield from fold_lines(batches)
 
 
 def stop(run: Run | str | None = None, reason: str = "stopped through the Python interface") -> RunRecord:

@@ -187,7 +187,8 @@ def _wait_for_end(process: Optional[ProcessId], timeout: float) -> bool:
 def read_log(run: RunDir, label: str, offset: int, limit: int) -> Dict[str, Any]:
     """Up to `limit` bytes of a log from `offset`; a negative offset counts from the end.
 
-    `offset` of the answer is where the returned bytes begin, `size` how long the file is now.
+    `offset` of the answer is where the returned bytes begin, `size` how long the file is now, `modified` when
+    it was last written.
     """
     path = run.attempt.log(label)
     if "/" in label:
@@ -198,10 +199,11 @@ def read_log(run: RunDir, label: str, offset: int, limit: int) -> Dict[str, Any]
         except FileNotFoundError:
             return {"data": b"", "offset": 0, "size": 0}
     with file:
-        size = os.fstat(file.fileno()).st_size
+        found = os.fstat(file.fileno())
+        size = found.st_size
         start = max(0, size + offset) if offset < 0 else min(offset, size)
         file.seek(start)
-        return {"data": file.read(limit), "offset": start, "size": size}
+        return {"data": file.read(limit), "offset": start, "size": size, "modified": found.st_mtime}
 
 
 def small_files(run: RunDir, folder: str, known: str = "") -> Iterator[Tuple[str, bytes]]:

@@ -9,9 +9,8 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.options import run_argument
+from orchestrator.cli.options import json_option, json_text, meant_run, print_json, run_argument
 from orchestrator.control.collect_answers import collect_answers
-from orchestrator.control.runs import find_run
 from orchestrator.core.paths import atomic_write
 
 __all__ = ["command", "json_line"]
@@ -33,15 +32,25 @@ def json_line(value: Any) -> str:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file; default: print them."
 )
-def command(run: str | None, output: Path | None) -> int:
-    """Gather what a prediction job has answered: JSON lines in the order of its prompts."""
-    control = find_run(run)
-    answers = collect_answers(control)
+@json_option
+def command(run: str | None, output: Path | None, as_json: bool) -> int:
+    """Gather what a prediction job has answered: JSON lines in the order of its prompts.
+
+    With --json one list of them; with --output too, what was written is told as data.
+    """
+    answers = collect_answers(meant_run(run))
     text = "".join(f"{json_line(answer)}\n" for answer in answers)
+    if output is None and as_json:
+        print_json(answers)
+        return 0
     if output is None:
-        click.echo(text, nl=False)
+        for answer in answers:
+            click.echo(json_text(answer, ascii_only=False))
         return 0
     output.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(output, text, mode=0o644)
-    click.echo(f"{output}: {len(answers)} answers")
+    if as_json:
+        print_json({"path": str(output), "answers": len(answers)})
+    else:
+        click.echo(f"{output}: {len(answers)} answers")
     return 0

@@ -15,7 +15,7 @@ from orchestrator.checkpoint.collection_manifest import manifest_path
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.output_layout import Format
 from orchestrator.cli.copy_progress import copy_progress
-from orchestrator.cli.options import run_argument
+from orchestrator.cli.options import json_option, meant_run, print_json, run_argument
 from orchestrator.cli.units import RATE, byte_size
 from orchestrator.transfer.collect import Collected, Collection
 from orchestrator.transfer.collect_run import default_output, format_of
@@ -70,6 +70,7 @@ class _Step(click.ParamType[int | str]):
     "--check-replicas", is_flag=True, help="Have the hosts compare, byte by byte, what several ranks hold."
 )
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show what would be read from where; write nothing.")
+@json_option
 def command(
     run: str | None,
     step: int | str | None,
@@ -84,12 +85,13 @@ def command(
     no_fsync: bool,
     check_replicas: bool,
     is_dry: bool,
+    as_json: bool,
 ) -> int:
     """Combine the shards of a run into one file, with the model's configuration and tokenizer beside it.
 
     A collection that broke off goes on where it was: give the same command again.
     """
-    control = api.find(run)
+    control = meant_run(run)
     wanted = Collection(
         format=cast(Format, format_name or format_of(output)),
         step=step if isinstance(step, int) else None,
@@ -101,22 +103,36 @@ def command(
     )
     output = output or default_output(control, wanted.format)
     if is_dry:
-        from orchestrator.cli.render_collect import print_collection
+        from orchestrator.cli.render_collect import collection_data, print_collection
 
-        print_collection(api.collect_dry_run(control, wanted, via_hosts=via_hosts), output)
+        found = api.collect_dry_run(control, wanted, via_hosts=via_hosts)
+        print_json(collection_data(found, output)) if as_json else print_collection(found, output)
         return 0
     with copy_progress(sys.stderr) as progress:
         options = CopyOptions(rate=bwlimit, durable=not no_fsync, via_hosts=via_hosts)
         report = Report(progress.update, progress.say)
         collected = api.collect(control, output, wanted, with_logs=with_logs, options=options, report=report)
-    _report(collected)
+    _report(collected, as_json)
     return 0
 
 
-def _report(collected: Collected) -> None:
+def _report(collected: Collected, as_json: bool) -> None:
     for host, error in collected.unreachable.items():
         click.echo(f"{host} could not be asked and was not needed: {error.what}", err=True)
     tensors = len(collected.plan.tensors)
+    if as_json:
+        print_json(
+            {
+                "path": str(collected.path),
+                "epoch": collected.choice.epoch,
+                "step": collected.choice.step,
+                "tensors": tensors,
+                "bytes": collected.size,
+                "resumed": collected.resumed,
+                "unreachable": list(collected.unreachable),
+            }
+        )
+        return
     text = f"{collected.path}: step {collected.choice.step}, {tensors} tensors, {collected.size:,} bytes"
     if collected.resumed:
         text += f" ({byte_size(collected.resumed)} of what was read had been there)"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.bars import DistributionBar
-from orchestrator.cli.options import inventory_option
+from orchestrator.cli.options import inventory_option, json_option, print_json
+from orchestrator.cli.terminal import Console
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory_file import load_inventory
@@ -30,8 +30,14 @@ __all__ = ["command"]
 @inventory_option
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the job.")
 @click.option("--dry-run", is_flag=True, help="Print the bytes of each host; no host is touched.")
+@json_option
 def command(
-    file: Path, job_path: Path, inventory: Path | None, overrides: tuple[str, ...], dry_run: bool
+    file: Path,
+    job_path: Path,
+    inventory: Path | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Cut FILE for the layout of a job and put on each host only what its ranks load.
 
@@ -48,6 +54,11 @@ def command(
         )
     placements = place(job, servers)
     shards = cut_for(job, placements, file)
+    if dry_run and as_json:
+        print_json(
+            {host: {"ranks": ranks, "bytes": shards.nbytes(host)} for host, ranks in shards.ranks.items()}
+        )
+        return 0
     if dry_run:
         Console(highlight=False, soft_wrap=True).print(_table(shards))
         click.echo("nothing was sent (--dry-run)")
@@ -55,6 +66,9 @@ def command(
     hosts = [servers.host(name) for name in shards.ranks]
     with DistributionBar() as progress, fleet_of(hosts, servers.ssh) as fleet:
         shares = distribute(fleet, shards, hash_shards(shards, progress.show), progress.show)
+    if as_json:
+        print_json({host: {"sent": share.sent, "had": share.had} for host, share in shares.items()})
+        return 0
     sent, had = sum(s.sent for s in shares.values()), sum(s.had for s in shares.values())
     already = f", {byte_size(had)} were there already" if had else ""
     click.echo(f"{fold(list(shares))}: {byte_size(sent)} sent{already}")

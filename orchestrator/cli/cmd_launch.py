@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from orchestrator import api
-from orchestrator.cli.follow import follow
+from orchestrator.cli.follow import follow, interrupted
 from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_plan import plan_data, print_plan
 from orchestrator.core.errors import UsageError
@@ -43,9 +43,12 @@ def command(
     accept_new_host_keys: bool,
     as_json: bool,
 ) -> int:
-    """Start JOB on its hosts and follow it. Ctrl-C detaches; the run goes on."""
-    if as_json and not dry_run:
-        raise click.UsageError("--json goes with --dry-run; `orchestrate status --json` tells of a run")
+    """Start JOB on its hosts and follow it.
+
+    Ctrl-C before every worker has been started undoes the launch; after that it detaches, and the run goes
+    on. Either says so, and is exit code 5. With --json nothing is printed before the end (with --detach: the
+    start), and then the run's record.
+    """
     if discover and not dry_run:
         raise UsageError("--discover belongs to --dry-run", remedy="a launch always asks the hosts")
     planned = api.plan(
@@ -58,7 +61,15 @@ def command(
         click.echo(f"orchestrate: note: {visible(note)}", err=True)
     for warning in planned.plan.warnings:
         click.echo(f"orchestrate: warning: {warning}", err=True)
-    return follow(_start(planned), until_started=detach, warn=True)
+    try:
+        control = _start(planned)
+    except KeyboardInterrupt:
+        # The monitor may be at work already, out of reach of the terminal's Ctrl-C.
+        begun = [run for run in api.runs() if run.run_id == planned.plan.run_id]
+        if not begun:
+            raise
+        return interrupted(begun[0])
+    return follow(control, until_started=detach, warn=True, as_json=as_json)
 
 
 def _start(planned: api.Planned) -> api.Run:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import sys
+from collections.abc import Iterator
 
 import click
 
 from orchestrator import api
-from orchestrator.cli.options import json_option, run_argument
+from orchestrator.cli.log_printer import LogPrinter, folded_data, line_data, wants_colour
+from orchestrator.cli.options import json_option, meant_run, run_argument
 from orchestrator.config.host_ranges import RangeError, numbers
+from orchestrator.control.log_fold import FOLDED_BLOCK, fold_lines
+from orchestrator.control.log_stream import LogBatch, iter_lines
 from orchestrator.core.errors import UsageError
+from orchestrator.core.visible_text import RawStream
 
 __all__ = ["command", "parse_ranks"]
 
@@ -29,6 +34,12 @@ def parse_ranks(text: str) -> list[int]:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
 @click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Begin N lines before the end.")
 @click.option("--scheduler", is_flag=True, help="The scheduler's log instead of the ranks'.")
+@click.option(
+    "--timestamps",
+    is_flag=True,
+    help="When each line was read, in front of it; with <: when it had been written at the latest.",
+)
+@click.option("--fold", is_flag=True, help="Print equal lines of several ranks once, behind all of them.")
 @json_option
 def command(
     run: str | None,
@@ -37,14 +48,42 @@ def command(
     follow: bool,
     tail: int | None,
     scheduler: bool,
+    timestamps: bool,
+    fold: bool,
     as_json: bool,
 ) -> int:
-    """Print what the workers wrote, each line behind its rank."""
+    """Print what the workers wrote, each line behind its rank.
+
+    Lines of one rank keep their order. Control characters are shown as escapes. With --json an object a line.
+    """
     wanted = parse_ranks(ranks) if ranks else None
-    for line in api.logs(run, ranks=wanted, host=host, scheduler=scheduler, follow=follow, tail=tail):
-        if as_json:
-            click.echo(json.dumps({"host": line.host, "label": line.label, "line": line.text}))
-        else:
-            prefix = click.style(f"[{line.label.replace('_', ' ')}]", fg="cyan")
-            click.echo(f"{prefix} {line.text}")
+    control = meant_run(run)
+    batches = api.log_batches(
+        control,
+        ranks=wanted,
+        host=host,
+        scheduler=scheduler,
+        follow=follow,
+        tail=tail,
+        **({"block": FOLDED_BLOCK} if fold else {}),
+    )
+    out = RawStream(sys.stdout)
+    printer = LogPrinter(out, colour=wants_colour(out), times=timestamps)
+    if fold:
+        for folded in fold_lines(_flushing(batches, out)):
+            out.write(folded_data(folded) + "\n") if as_json else printer.show_folded(folded)
+    elif as_json:
+        for line in iter_lines(_flushing(batches, out)):
+            out.write(line_data(line) + "\n")
+    else:
+        for batch in batches:
+            if batch is not None:
+                printer.show(batch)
     return 0
+
+
+def _flushing(batches: Iterator[LogBatch | None], out: RawStream) -> Iterator[LogBatch | None]:
+    """What has been printed is seen before the next batch is waited for."""
+    for batch in batches:
+        yield batch
+        out.flush()

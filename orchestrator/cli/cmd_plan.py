@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from orchestrator.cli.options import json_option, print_json
 from orchestrator.cli.render_sizing import estimate_view, suggestions_view
+from orchestrator.cli.terminal import Console
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Host
 from orchestrator.config.inventory_file import load_inventory

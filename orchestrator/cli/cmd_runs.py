@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from orchestrator.cli.lazy import LazyGroup
 from orchestrator.cli.options import inventory_option, json_option, print_json
-from orchestrator.cli.render_run import record_json, runs_table
+from orchestrator.cli.render_run import runs_table, summary_data
+from orchestrator.cli.terminal import Console
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory_file import load_inventory
@@ -39,7 +39,10 @@ _VERBS = {"rm": ("cmd_runs_rm", "Remove runs that have ended, here and on their 
 def command(
     ctx: click.Context, ask_hosts: bool, inventory: Path | None, with_disk: bool, as_json: bool
 ) -> int:
-    """List the runs, newest first; `runs rm` removes some."""
+    """List the runs, newest first; with --json a summary of each, `status --json` has the rest.
+
+    `runs rm` removes some.
+    """
     if ctx.invoked_subcommand is not None:
         return 0
     failed: dict[str, OrchestrateError] = {}
@@ -51,9 +54,10 @@ def command(
     readable = {record.run_id for record in records}
     use = disk_use([run for run in runs if run.run_id in readable]) if with_disk else None
     if as_json:
-        print_json([_data(record, use) for record in records])
+        print_json([_data(record, use) for record in reversed(records)])
     elif records:
-        Console(soft_wrap=True).print(runs_table(records), highlight=False)
+        console = Console(soft_wrap=True)
+        console.print(runs_table(records, console.width))
     else:
         click.echo("no runs are known here")
     if use is not None:
@@ -78,7 +82,7 @@ def _records(runs: Sequence[ControlDir], others: Sequence[str], *, start: bool) 
 
 
 def _data(record: RunRecord, use: Use | None) -> dict[str, Any]:
-    data = record_json(record)
+    data = summary_data(record)
     return data if use is None else {**data, "disk": dict(use.runs.get(record.run_id, {}))}
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterator
 
 import click
-from rich.console import Console
 from rich.live import Live
 
 from orchestrator import api
-from orchestrator.cli.options import json_option, print_json, run_argument
+from orchestrator.cli.options import json_option, meant_run, print_json, run_argument
 from orchestrator.cli.render_run import record_json, status_view
+from orchestrator.cli.scroll_view import ScrollView, keys_of_terminal
+from orchestrator.cli.terminal import Console
+from orchestrator.control.run_record import RunRecord
 
 __all__ = ["command"]
 
@@ -19,22 +23,43 @@ _INTERVAL = 1.0
 
 @click.command("status")
 @run_argument
-@click.option("-w", "--watch", is_flag=True, help="Refresh until the run has ended.")
+@click.option("-w", "--watch", is_flag=True, help="Refresh until the run has ended; arrows scroll, q leaves.")
+@click.option("--ranks", "every_rank", is_flag=True, help="A row for each rank, however many there are.")
 @json_option
-def command(run: str | None, watch: bool, as_json: bool) -> int:
-    """Show where a run is. The exit code is the run's once it has ended, 0 before."""
-    control = api.find(run)
+def command(run: str | None, watch: bool, every_rank: bool, as_json: bool) -> int:
+    """Show where a run is. The exit code is the run's once it has ended, 0 before and with --json.
+
+    Ranks of which the same is to be said share a row where there are more than fit a screen.
+    """
+    control = meant_run(run)
     record = api.status(control)
     if as_json:
         print_json(record_json(record))
         return 0
     console = Console()
-    if not watch:
-        console.print(status_view(record), highlight=False)
-        return record.exit_code or 0
-    with Live(status_view(record), console=console, refresh_per_second=4) as live:
-        while not record.state.is_terminal:
-            time.sleep(_INTERVAL)
-            record = api.status(control)
-            live.update(status_view(record))
+    if watch and not record.state.is_terminal:
+        record = _watch(control, record, console, every_rank)
+    console.print(status_view(record, every_rank=every_rank), highlight=False)
     return record.exit_code or 0
+
+
+def _watch(control: api.Run, record: RunRecord, console: Console, every_rank: bool) -> RunRecord:
+    """Show the run until it has ended, or one has enough of it; its last record."""
+    latest = [record]
+
+    def records() -> Iterator[RunRecord]:
+        yield latest[0]
+        while not latest[0].state.is_terminal:
+            latest[0] = api.status(control)
+            yield latest[0]
+
+    if console.is_terminal and sys.stdin is not None and sys.stdin.isatty():
+        views = (status_view(each, every_rank=every_rank) for each in records())
+        with keys_of_terminal() as read_key:
+            ScrollView(console).run(views, read_key, interval=_INTERVAL)
+        return latest[0]
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        for each in records():
+            live.update(status_view(each, every_rank=every_rank))
+            time.sleep(0.0 if each.state.is_terminal else _INTERVAL)
+    return latest[0]

@@ -6,34 +6,40 @@ import sys
 from collections.abc import Iterator
 
 import click
-from rich.console import Console
 from rich.live import Live
 
 from orchestrator import api
 from orchestrator.api import Run
 from orchestrator.cli.live_view import PlainReport, live_view
-from orchestrator.cli.render_run import summary
+from orchestrator.cli.options import print_json
+from orchestrator.cli.render_run import record_json, summary
+from orchestrator.cli.terminal import Console
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.runs import interrupt_launch
 from orchestrator.core.errors import Interrupted
 from orchestrator.core.states import RunState
 
-__all__ = ["follow"]
+__all__ = ["follow", "interrupted"]
 
 
-def follow(control: Run, *, until_started: bool = False, warn: bool = False) -> int:
+def follow(control: Run, *, until_started: bool = False, warn: bool = False, as_json: bool = False) -> int:
     """Show the run until it has ended (or started) and return its exit code.
 
-    With `warn` what the checks before the start doubted goes to stderr, once, as soon as it is known.
-    Ctrl-C undoes a launch that is under way and detaches from a run that has started.
+    With `warn` what the checks before the start doubted goes to stderr, once, as soon as it is known. With
+    `as_json` nothing is shown but the record at the end. Ctrl-C undoes a launch that is under way and
+    detaches from a run that has started.
     """
     console = Console()
     records = _records(control, until_started, warn)
+    is_live = console.is_terminal and not as_json
     try:
-        record = _follow_live(records, console) if console.is_terminal else _follow_plainly(records)
+        record = _follow_live(records, console) if is_live else _follow_plainly(records, quiet=as_json)
     except KeyboardInterrupt:
-        return _interrupted(control)
-    if console.is_terminal and not record.errors and not until_started:
+        return interrupted(control)
+    if as_json:
+        print_json(record_json(record))
+        return record.exit_code or 0
+    if is_live and not record.errors and not until_started:
         console.print(live_view(record))
     if record.state.is_terminal:
         console.print(summary(record, control), highlight=False, soft_wrap=True)
@@ -72,18 +78,31 @@ def _follow_live(records: Iterator[RunRecord], console: Console) -> RunRecord:
     return record
 
 
-def _follow_plainly(records: Iterator[RunRecord]) -> RunRecord:
+def _follow_plainly(records: Iterator[RunRecord], *, quiet: bool = False) -> RunRecord:
     report = PlainReport(sys.stdout)
     for record in records:
-        report.show(record)
+        if not quiet:
+            report.show(record)
     return record
 
 
-def _interrupted(control: Run) -> int:
+def interrupted(control: Run) -> int:
+    """Ctrl-C: undo the launch or leave the run, and say which of the two, and what is there now."""
     if read_record(control).state is RunState.PREPARING:
         click.echo("\ninterrupted: undoing the launch", err=True)
         interrupt_launch(control)
-        return Interrupted.exit_code
-    click.echo(f"\ndetached; the run goes on. Back to it: orchestrate attach {control.run_id}", err=True)
-    click.echo(f"End it: orchestrate stop {control.run_id}", err=True)
-    return 0
+    record = read_record(control)
+    if record.state is RunState.PREPARING:
+        click.echo(
+            "the launch is not undone yet. Hosts that hear no more of it undo it by themselves;\n"
+            f"to be sure: orchestrate stop {control.run_id}",
+            err=True,
+        )
+    elif record.state.is_terminal:
+        for line in record.errors:
+            click.echo(f"orchestrate: {line}", err=True)
+        click.echo(f"{control.run_id} is undone on every host that answers", err=True)
+    else:
+        click.echo(f"\ndetached; the run goes on. Back to it: orchestrate attach {control.run_id}", err=True)
+        click.echo(f"End it: orchestrate stop {control.run_id}", err=True)
+    return Interrupted.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import gc
 import importlib
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,18 @@ class LazyGroup(click.Group):
             module = importlib.import_module(f"orchestrator.cli.{self._verbs[cmd_name][0]}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but an unknown verb is told with those that it may have been meant for."""
+        name = args[0] if args else ""
+        if not name or name.startswith("-") or name in self._verbs:
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(name, self._verbs, n=3, cutoff=0.5)
+        near += [verb for verb in self._verbs if name in verb.split("-") and verb not in near]
+        meant = f" Did you mean {' or '.join(f'`{verb}`' for verb in near)}?" if near else ""
+        ctx.fail(f"No such command `{name}`.{meant} All of them: `{ctx.command_path} --help`.")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

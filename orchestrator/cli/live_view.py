@@ -1,12 +1,9 @@
-"""How far a run is, in numbers, from the progress its ranks report.
-
-A run as plain lines, for logs and pipes: one line per change, one per few seconds of progress.
-
-The live view of a run: one renderable, made anew from the record at every refresh.
-"""
+"""The live view of a run: how far it is, made anew from the record at every refresh, or as plain lines."""
 
 from __future__ import annotations
 
+import functools
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,13 +22,18 @@ from orchestrator.core.records import RankStatus
 from orchestrator.core.states import RankState, RunState
 
 __all__ = [
+    "GRAVEST",
     "STYLES",
     "PlainReport",
     "Progress",
+    "cells",
     "duration",
+    "header",
     "live_view",
+    "progress_bar",
     "progress_line",
     "progress_of",
+    "sign_of",
 ]
 
 
@@ -64,10 +66,11 @@ def progress_of(record: RunRecord) -> Progress | None:
     slowest, host = min(reports, key=lambda report: int(report[0]["step"]))
     step, total = int(slowest["step"]), int(slowest.get("total_steps") or 0)
     pace = _pace(slowest)
-    idle = _idle(record, slowest, host, pace) if not total or step < total else None
+    goes_on = not record.state.is_terminal
+    idle = _idle(record, slowest, host, pace) if goes_on and (not total or step < total) else None
     if idle is not None:
         return Progress(step, total, slowest.get("loss"), slowest.get("lr"), None, None, idle)
-    remaining = (total - step) * pace if total and pace is not None else None
+    remaining = (total - step) * pace if total and pace is not None and goes_on else None
     return Progress(
         step, total, slowest.get("loss"), slowest.get("lr"), slowest.get("tokens_per_s"), remaining
     )
@@ -166,8 +169,31 @@ STYLES: dict[RankState, tuple[str, str]] = {
     RankState.STOPPED: ("magenta", "■"),
     RankState.LOST: ("bold red", "!"),
 }
+# The same for terminals whose encoding (GBK, Latin-1) has no such signs.
+_PLAIN_SIGNS = {
+    RankState.PENDING: ".",
+    RankState.STARTING: "o",
+    RankState.RUNNING: "*",
+    RankState.UNREACHABLE: "?",
+    RankState.SUCCEEDED: "+",
+    RankState.FAILED: "x",
+    RankState.STOPPED: "#",
+    RankState.LOST: "!",
+}
+# What is to be seen first.
+GRAVEST = (
+    RankState.FAILED,
+    RankState.LOST,
+    RankState.UNREACHABLE,
+    RankState.STOPPED,
+    RankState.PENDING,
+    RankState.STARTING,
+    RankState.RUNNING,
+    RankState.SUCCEEDED,
+)
 # With more hosts than this a row each would not fit a screen: those that are alike share one.
 _MOST_ROWS = 16
+_WIDEST_NAMES = 40
 _RUN_STYLES = {
     RunState.SUCCEEDED: "bold blue",
     RunState.FAILED: "bold red",
@@ -176,12 +202,31 @@ _RUN_STYLES = {
 }
 
 
+def sign_of(state: RankState) -> str:
+    """The cell's sign, as one that standard output has."""
+    return STYLES[state][1] if _has_signs(sys.stdout.encoding) else _PLAIN_SIGNS[state]
+
+
+@functools.cache
+def _has_signs(encoding: str | None) -> bool:
+    try:
+        "".join(sign for _, sign in STYLES.values()).encode(encoding or "ascii")
+    except (UnicodeError, LookupError):
+        return False
+    return True
+
+
 def live_view(record: RunRecord, *, now: float | None = None) -> RenderableType:
     """Header, bar with step, loss, speed and time left, a row of cells per host, and the legend."""
     moment = record.ended or (time.time() if now is None else now)
-    parts: list[RenderableType] = [_header(record, moment)]
+    parts: list[RenderableType] = [header(record, moment)]
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
+    return Group(*parts, *progress_bar(record), cells(record))
+
+
+def progress_bar(record: RunRecord) -> list[RenderableType]:
+    """The bar with step, loss, speed and time left, or what is waited for; empty where there is nothing."""
     progress = progress_of(record)
     if progress is not None and progress.total_steps:
         bar = Table.grid(padding=(0, 1), expand=True)
@@ -190,14 +235,14 @@ def live_view(record: RunRecord, *, now: float | None = None) -> RenderableType:
         bar.add_row(
             ProgressBar(total=progress.total_steps, completed=progress.step), Text(progress_line(progress))
         )
-        parts.append(bar)
-    elif record.state is RunState.RUNNING and record.task in TRAINING:
-        parts.append(Text("waiting for the first step (start, data, compilation)", style="dim"))
-    parts.append(_cells(record))
-    return Group(*parts)
+        return [bar]
+    if record.state is RunState.RUNNING and record.task in TRAINING:
+        return [Text("waiting for the first step (start, data, compilation)", style="dim")]
+    return []
 
 
-def _header(record: RunRecord, moment: float) -> Text:
+def header(record: RunRecord, moment: float) -> Text:
+    """Run, phase, ranks and time."""
     header = Text(overflow="ellipsis", no_wrap=True)
     header.append(record.run_id, style="bold")
     header.append("  ")
@@ -206,37 +251,56 @@ def _header(record: RunRecord, moment: float) -> Text:
     return header
 
 
-def _cells(record: RunRecord) -> Table:
+def cells(record: RunRecord) -> Table:
+    """A row for each host, or for those that are alike; the gravest where all of them would be too many."""
     table = Table.grid(padding=(0, 1))
-    table.add_column(style="bold", no_wrap=True)
+    table.add_column(style="bold", overflow="ellipsis", no_wrap=True, max_width=_WIDEST_NAMES)
     table.add_column()
     table.add_column(style="dim", overflow="ellipsis", no_wrap=True)
-    together = _folded(record) if len(record.hosts) > _MOST_ROWS else {}
-    for state, names in together.items():
-        style, sign = STYLES[state]
-        ranks = sum(len(record.hosts[name].ranks()) for name in names)
-        table.add_row(fold(names), Text(f"{sign} {ranks} ranks {state}", style=style), Text())
-    alone = set(record.hosts).difference(*together.values())
-    for name, view in record.hosts.items():
-        if name not in alone:
-            continue
-        row = Text()
-        for rank in view.ranks():
-            row.append_text(_cell(rank))
-        table.add_row(name, row, Text(host_note(view), style="yellow"))
+    rows = _rows(record)
+    for names in rows[:_MOST_ROWS]:
+        view = record.hosts[names[0]]
+        if len(names) == 1:
+            row = Text().join(_cell(rank) for rank in view.ranks())
+        else:
+            row = _counts([rank.state for name in names for rank in record.hosts[name].ranks()])
+        table.add_row(fold(names), row, Text(host_note(view), style="yellow"))
+    if left := [name for names in rows[_MOST_ROWS:] for name in names]:
+        table.add_row(f"{len(left)} more hosts", Text(), Text())
     return table
 
 
-def _folded(record: RunRecord) -> dict[RankState, list[str]]:
-    """Hosts on which all ranks are in one state and nothing else is to be told, by that state."""
-    found: dict[RankState, list[str]] = {}
-    for name, view in record.hosts.items():
-        states = {rank.state for rank in view.ranks()}
-        if len(states) == 1 and not view.error:
-            found.setdefault(states.pop(), []).append(name)
-    return found
+def _rows(record: RunRecord) -> list[list[str]]:
+    """The hosts that share a row: each its own while there are few, then those that are alike.
+
+    A launch that came to nothing has nothing to tell of hosts of which nothing is known.
+    """
+    hosts = {
+        name: view
+        for name, view in record.hosts.items()
+        if view.status is not None or view.error or not record.state.is_terminal
+    }
+    if len(record.hosts) <= _MOST_ROWS:
+        return [[name] for name in hosts]
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for name, view in hosts.items():
+        alike.setdefault((*sorted(rank.state for rank in view.ranks()), view.error), []).append(name)
+    return sorted(alike.values(), key=lambda names: _gravity(record.hosts[names[0]]))
+
+
+def _gravity(view: HostView) -> int:
+    return min(
+        (GRAVEST.index(rank.state) for rank in view.ranks()), default=0 if view.error else len(GRAVEST)
+    )
+
+
+def _counts(states: list[RankState]) -> Text:
+    """`● 128 ranks running`"""
+    found = [(state, states.count(state)) for state in GRAVEST if state in states]
+    return Text(", ").join(
+        Text(f"{sign_of(state)} {count} ranks {state}", style=STYLES[state][0]) for state, count in found
+    )
 
 
 def _cell(rank: RankStatus) -> Text:
-    style, sign = STYLES[rank.state]
-    return Text(f"{rank.rank}{sign} ", style=style)
+    return Text(f"{rank.rank}{sign_of(rank.state)} ", style=STYLES[rank.state][0])

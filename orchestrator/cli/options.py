@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["complete_run", "inventory_option", "json_option", "print_json", "run_argument"]
+from orchestrator import api
+from orchestrator.api import Run
+
+__all__ = [
+    "complete_run",
+    "inventory_option",
+    "json_option",
+    "json_text",
+    "meant_run",
+    "print_json",
+    "run_argument",
+]
+
+_HIDDEN = re.compile("[^ -~\n]")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,8 +36,16 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     return [run.run_id for run in reversed(known_runs()) if run.run_id.startswith(incomplete)]
 
 
+def meant_run(run: str | None) -> Run:
+    """The run that a verb is to look at; without a name the active one, else the newest, which is said."""
+    found = api.find(run)
+    if run is None and not api.is_active(found):
+        click.echo(f"orchestrate: no run is active; this is the newest: {found.run_id}", err=True)
+    return found
+
+
 def run_argument(function: F) -> F:
-    """The RUN argument; None means the newest."""
+    """The RUN argument; None means the active one."""
     return click.argument("run", required=False, shell_complete=complete_run)(function)
 
 
@@ -40,5 +62,18 @@ def inventory_option(function: F) -> F:
     )(function)
 
 
+def json_text(data: Any, *, indent: int | None = None, ascii_only: bool = True) -> str:
+    """JSON of which nothing has to be made visible: what a terminal could obey is an escape of JSON's own."""
+    text = json.dumps(data, indent=indent, ensure_ascii=ascii_only)
+    if text.replace("\n", "").isprintable():
+        return text
+    return _HIDDEN.sub(lambda found: found[0] if found[0].isprintable() else _escape(found[0]), text)
+
+
+def _escape(char: str) -> str:
+    escape = json.dumps(char)[1:-1]
+    return escape if escape != char else f"\\u{ord(char):04x}"  # json leaves DEL as it is
+
+
 def print_json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=2))
+    click.echo(json_text(data, indent=2))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cli.terminal import Console
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
 from orchestrator.transfer.collect_run import DryRun
 
-__all__ = ["print_collection"]
+__all__ = ["collection_data", "print_collection"]
 
 
 def print_collection(found: DryRun, output: Path) -> None:
@@ -32,6 +33,23 @@ def print_collection(found: DryRun, output: Path) -> None:
     if found.unreachable:
         console.print(f"not reached and not needed: {fold(found.unreachable)}", markup=False)
     console.print("nothing was written (--dry-run)")
+
+
+def collection_data(found: DryRun, output: Path) -> dict[str, Any]:
+    """The same as data."""
+    return {
+        "path": str(output),
+        "epoch": found.choice.epoch,
+        "step": found.choice.step,
+        "incomplete": [{"epoch": epoch, "step": step} for epoch, step in found.choice.incomplete],
+        "tensors": len(found.plan.tensors),
+        "bytes_read": found.plan.nbytes,
+        "bytes_written": found.layout.size,
+        "bytes_per_host": dict(found.plan.bytes_per_host),
+        "left_out": dict(Counter(reason for _, reason in found.plan.skipped)),
+        "absent": {str(rank): host for rank, host in found.absent.items()},
+        "unreachable": list(found.unreachable),
+    }
 
 
 def _hosts(found: DryRun) -> Table:

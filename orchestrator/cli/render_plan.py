@@ -8,11 +8,11 @@ import shlex
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from orchestrator.agent.worker_environment import SCHEDULER_HOST
 from orchestrator.cli.render_rank_table import print_whole, servers_view
+from orchestrator.cli.terminal import Console, headed
 from orchestrator.config.host_ranges import fold
 from orchestrator.core.records import Manifest, WorkerSpec
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -34,19 +34,20 @@ def print_plan(plan: LaunchPlan) -> None:
     at = fold(host.address for host in plan.hosts)
     console.print(f"run {plan.run_id}: {plan.world_size} ranks on {len(plan.hosts)} hosts", markup=False)
     console.print(f"at {at}\n", markup=False)
-    console.print("[bold]placement[/]: each device with its rank's place as data.model.stage")
+    console.print(headed("placement", ": each device with its rank's place as data.model.stage"))
     print_whole(_grid(plan))
     for note in _notes(plan):
         console.print(note)
     first = plan.manifests[plan.master.name]
-    console.print("\n[bold]files on every host[/], besides manifest.json")
+    console.print(headed("\nfiles on every host", ", besides manifest.json"))
     for line in _files(plan, first):
         console.print(f"  {line}", markup=False)
     if first.scheduler is not None:
-        console.print(f"\n[bold]scheduler[/] on {_scheduler(plan)}, port {first.port or 'chosen at launch'}")
+        port = first.port or "chosen at launch"
+        console.print(headed("\nscheduler", f" on {_scheduler(plan)}, port {port}"))
         console.print(f"  the same command, with MS_ROLE={first.scheduler.env['MS_ROLE']}", markup=False)
     worker = first.workers[0]
-    console.print(f"\n[bold]rank {worker.rank}[/] on {plan.master.name} (the other ranks alike)")
+    console.print(headed(f"\nrank {worker.rank}", f" on {plan.master.name} (the other ranks alike)"))
     console.print(f"  {shlex.join(worker.argv)}", markup=False)
     for name, value in _shown(worker).items():
         console.print(f"  {name}={value}", markup=False)
@@ -64,14 +65,15 @@ def _print_table(console: Console, plan: LaunchPlan) -> None:
     """The rank table, what may be wrong with it, or where it will come from."""
     if plan.rank_table is not None:
         table = parse_rank_table(plan.rank_table.encode(), "rank_table.json").table
-        console.print(f"\n[bold]rank_table.json[/], sha256 {_sha256(plan.rank_table)[:16]} (--json: whole)")
+        shown = _sha256(plan.rank_table)[:16]
+        console.print(headed("\nrank_table.json", f", sha256 {shown} (--json: whole)"))
         print_whole(servers_view(table))
         doubts = warnings_of(validate(table, chip=chip_of_hosts(plan.hosts)))
         for doubt in problems_of("rank_table.json", doubts):
             console.print(f"warning: {doubt}", markup=False)
     elif plan.uses_rank_table:
         console.print(
-            "\n[bold]rank_table.json[/] is made at launch, of the addresses that hccn_tool names on"
+            headed("\nrank_table.json", " is made at launch, of the addresses that hccn_tool names on")
         )
         console.print("each host; `--dry-run --discover` asks the hosts now and shows it", markup=False)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from orchestrator.cli.terminal import Console
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.yaml_messages import plain
 from orchestrator.rank_table.rules_super_pods import pod_of_server

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.terminal import Console
 from orchestrator.config.host_ranges import fold
 from orchestrator.preflight.report import Level, Report, Row
 
@@ -22,13 +22,23 @@ _SIGNS = {
     Level.FAIL: ("FAIL", "bold red"),
 }
 
+_MANY_HOSTS = 16
+_MOST_WRONG = 6
+
 
 def print_report(report: Report) -> None:
-    """A table with hosts as ranges, then what was skipped, then the sum."""
+    """A table with hosts as ranges, then what was skipped, then the sum.
+
+    Of more hosts than a screen has room for, what is wrong comes first, and what is not is in one line.
+    """
     console = Console(highlight=False)
     rows = list(_with_keys_folded(list(report.rows())))
     skipped = _skipped(rows)
-    console.print(_table([row for row in rows if row.check not in skipped]))
+    told = [row for row in rows if row.check not in skipped]
+    if len({host for row in rows for host in row.hosts}) <= _MANY_HOSTS:
+        console.print(_table(told))
+    else:
+        _print_many(console, told)
     for reason in dict.fromkeys(skipped.values()):
         names = ", ".join(check for check, why in skipped.items() if why == reason)
         console.print(Text(f"\nskipped, {reason}: {names}"))
@@ -68,6 +78,18 @@ def _how_to_add(port: str, file: str, found: list[tuple[Row, str]]) -> str:
     if len(found) > _MOST_ADDRESSES:
         return compare
     return f"{compare}; or: ssh-keyscan -p {port} {' '.join(address for _, address in found)} >> {file}"
+
+
+def _print_many(console: Console, rows: list[Row]) -> None:
+    wrong = [row for level in (Level.FAIL, Level.WARN) for row in rows if row.level is level]
+    if wrong:
+        console.print(_table(wrong[:_MOST_WRONG]))
+    if len(wrong) > _MOST_WRONG:
+        console.print(Text(f"and {len(wrong) - _MOST_WRONG} more findings: `--json` has them all"))
+    checks = dict.fromkeys(row.check for row in rows)
+    well = [check for check in checks if check not in {row.check for row in wrong}]
+    if well:
+        console.print(Text(f"ok: {', '.join(well)}"))
 
 
 def _skipped(rows: list[Row]) -> dict[str, str]:

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.live_view import STYLES, duration, live_view, progress_of
-from orchestrator.cli.sentences import (
-    cause_sentence,
-    end_note,
-    end_sentence,
-    host_note,
-    ranks_text,
-    stop_sentence,
-)
+from orchestrator.cli.live_view import cells, duration, header, progress_bar, progress_of
+from orchestrator.cli.render_ranks import MOST_RANKS, folded_view, ranks_view
+from orchestrator.cli.sentences import cause_sentence, end_sentence, ranks_text, stop_sentence, watch_note
 from orchestrator.config.worker_config import TRAINING
-from orchestrator.control.run_record import HostView, RunRecord
+from orchestrator.control.run_record import RunRecord
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import SCHEDULER, End, EndKind, label_of
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import RankStatus
 from orchestrator.core.states import RunState
+from orchestrator.core.visible_text import visible
 
-__all__ = ["ranks_view", "record_json", "runs_table", "status_view", "summary"]
+__all__ = ["record_json", "runs_table", "status_view", "summary", "summary_data"]
 
 _TAIL_SHOWN = 10
+# Of a run of many ranks, whose table takes up more of the screen.
+_TAIL_OF_MANY = 6
+_ROW = 76  # characters beside the bar, on a terminal of 80
+_MOST_LINES = 12
+_MOST_SPANS = 8
 
 
 def summary(record: RunRecord, control: ControlDir) -> Text:
@@ -46,90 +48,138 @@ def summary(record: RunRecord, control: ControlDir) -> Text:
     return text
 
 
-def _cause(record: RunRecord) -> Text:
+def _cause(record: RunRecord, *, most_tail: int = _TAIL_SHOWN) -> Text:
     cause = record.cause
     text = Text()
     if cause is None:
         return text
     when = time.strftime("%H:%M:%S", time.localtime(cause.time))
     text.append(f"Cause: {cause_sentence(cause)} at {when}\n", style="bold red")
-    for line in cause.end.tail[-_TAIL_SHOWN:]:
+    for line in _tail(cause.end.tail, most_tail):
         text.append(f"  | {line}\n")
     if record.warnings:
         text.append("Doubtful before the start:\n")
-    for line in record.warnings:
+    for line in record.warnings[:_MOST_LINES]:
         text.append(f"  | {line}\n")
     if record.victims:
-        text.append(f"Ended because of it: {ranks_text(record.victims)}\n")
+        text.append(f"Ended because of it: {ranks_text(record.victims, most=_MOST_SPANS)}\n")
     if cause.rank is not None and cause.rank != SCHEDULER:
         text.append(f"Whole log: orchestrate logs {record.run_id} --rank {cause.rank}\n")
     return text
 
 
-def status_view(record: RunRecord) -> RenderableType:
-    """What `status` prints: the live view once, then a line per rank, then the cause."""
-    parts: list[RenderableType] = [live_view(record), Text(""), ranks_view(record)]
+def _tail(lines: Sequence[str], most: int) -> list[str]:
+    """The last lines that take up no more than `most` rows of a screen; a longer one is cut."""
+    shown: list[str] = []
+    room = most
+    for line in reversed(lines):
+        rows = 1 + len(line) // _ROW
+        if rows > room and shown:
+            break
+        shown.append(line if rows <= room else f"{line[: room * _ROW - 3]}...")
+        room -= rows
+        if room <= 0:
+            break
+    return shown[::-1]
+
+
+def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableType:
+    """What `status` prints: how the run is and why, how far it is, then its ranks.
+
+    More ranks than fit a screen share rows with their likes, unless `every_rank` is to have its own.
+    """
+    moment = record.ended or time.time()
+    is_small = record.world_size <= MOST_RANKS
+    parts: list[RenderableType] = [header(record, moment)]
+    if note := watch_note(record):
+        parts.append(Text(note, style="yellow"))
     if record.cause is not None:
-        parts += [Text(""), _cause(record)]
-    parts += [Text(line, style="red") for line in record.errors]
+        cause = _cause(record, most_tail=_TAIL_SHOWN if is_small else _TAIL_OF_MANY)
+        cause.rstrip()
+        parts += [cause, Text("")]
+    parts += [Text(line, style="red") for line in record.errors[:_MOST_LINES]]
+    if len(record.errors) > _MOST_LINES:
+        parts.append(Text(f"and {len(record.errors) - _MOST_LINES} more: `--json` has them all", style="red"))
+    if record.state.is_terminal and all(view.status is None for view in record.hosts.values()):
+        return Group(*parts)  # a launch that came to nothing: there are no ranks
+    parts += progress_bar(record)
+    if every_rank or is_small:
+        parts += [*([cells(record)] if is_small else []), Text(""), ranks_view(record)]
+    else:
+        parts += [Text(""), folded_view(record)]
     return Group(*parts)
 
 
-def ranks_view(record: RunRecord) -> Table:
-    """One row per rank."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("RANK", "HOST", "DEVICE", "STATE", "PID", "STEP", "LOSS"):
-        table.add_column(
-            column, justify="right" if column in ("RANK", "DEVICE", "PID", "STEP", "LOSS") else "left"
-        )
-    table.add_column("NOTE", overflow="fold")
-    for name, view in record.hosts.items():
-        _add_host(table, name, view)
+def runs_table(records: list[RunRecord], width: int = 80) -> RenderableType:
+    """One row per run, newest first, no wider than `width`: first what matters less is left out.
+
+    A name that is cut cannot be copied. Where even the rest is too wide, it is below the name.
+    """
+    rows = [_run_row(record) for record in reversed(records)]
+    columns = [*_COLUMNS, *["NOTE"] * any(row["NOTE"] for row in rows)]
+    for column in _LEFT_OUT:
+        if _width(rows, columns) > width:
+            columns.remove(column)
+    if _width(rows, columns) > width:
+        names = [Text(row["RUN"], no_wrap=True, overflow="ignore") for row in rows]
+        rest = [Text("  " + "  ".join(filter(None, (row[each] for each in columns[1:])))) for row in rows]
+        return Group(*(line for pair in zip(names, rest, strict=True) for line in pair))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True, overflow="ignore")
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
     return table
 
 
-def _add_host(table: Table, name: str, view: HostView) -> None:
-    if not view.ranks():
-        table.add_row("", name, "", "unknown", "", "", "", host_note(view))
-    for rank in view.ranks():
-        style, sign = STYLES[rank.state]
-        loss = rank.progress.get("loss")
-        table.add_row(
-            str(rank.rank),
-            name,
-            str(rank.device_id),
-            Text(f"{sign} {rank.state}", style=style),
-            str(rank.process.pid) if rank.process else "",
-            str(rank.progress.get("step", "")),
-            f"{loss:.4f}" if isinstance(loss, float) else "",
-            end_note(rank.end) if rank.end else host_note(view),
-        )
+_COLUMNS = ("RUN", "STATE", "STARTED", "TOOK", "HOSTS", "RANKS", "STEP")
+_LEFT_OUT = ("HOSTS", "TOOK", "RANKS", "STARTED")
 
 
-def runs_table(records: list[RunRecord]) -> Table:
-    """One row per run, newest first."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    # A name that is cut cannot be copied: the other columns give way.
-    table.add_column("RUN", no_wrap=True, min_width=max(len(record.run_id) for record in records))
-    for column in ("STATE", "STARTED", "TOOK", "HOSTS", "RANKS", "STEP"):
-        table.add_column(column, no_wrap=True)
-    is_noted = any(record.unwatched is not None for record in records)
-    if is_noted:
-        table.add_column("NOTE", no_wrap=True)
-    for record in reversed(records):
-        started = time.strftime("%m-%d %H:%M", time.localtime(record.created))
-        progress = progress_of(record)
-        table.add_row(
-            record.run_id,
-            str(record.state),
-            started,
-            duration((record.ended or time.time()) - record.created),
-            str(len(record.hosts)),
-            str(record.world_size),
-            f"{progress.step}/{progress.total_steps}" if progress else "",
-            *[_unwatched(record)] * is_noted,
-        )
-    return table
+def _run_row(record: RunRecord) -> dict[str, str]:
+    progress = progress_of(record)
+    total = f"/{progress.total_steps}" if progress and progress.total_steps else ""
+    return {
+        "RUN": record.run_id,
+        "STATE": str(record.state),
+        "STARTED": time.strftime("%m-%d %H:%M", time.localtime(record.created)),
+        "TOOK": duration((record.ended or time.time()) - record.created),
+        "HOSTS": str(len(record.hosts)),
+        "RANKS": str(record.world_size),
+        "STEP": f"{progress.step}{total}" if progress else "",
+        "NOTE": _unwatched(record),
+    }
+
+
+def _width(rows: list[dict[str, str]], columns: list[str]) -> int:
+    widest = [
+        max(cell_len(visible(text)) for text in (column, *(row[column] for row in rows)))
+        for column in columns
+    ]
+    return sum(widest) + 2 * (len(columns) - 1)
+
+
+def summary_data(record: RunRecord) -> dict[str, Any]:
+    """What one asks first about a run, as data: state, step, loss, and the cause as a sentence."""
+    progress = progress_of(record)
+    return {
+        "run_id": record.run_id,
+        "job": record.job,
+        "task": record.task,
+        "state": str(record.state),
+        "phase": record.phase,
+        "created": record.created,
+        "ended": record.ended,
+        "world_size": record.world_size,
+        "hosts": list(record.hosts),
+        "step": progress.step if progress else None,
+        "total_steps": progress.total_steps if progress else None,
+        "loss": progress.loss if progress else None,
+        "tokens_per_s": progress.tokens_per_s if progress else None,
+        "cause": cause_sentence(record.cause) if record.cause is not None else None,
+        "exit_code": record.exit_code,
+        "errors": list(record.errors),
+    }
 
 
 def _unwatched(record: RunRecord) -> str:
@@ -140,8 +190,8 @@ def _unwatched(record: RunRecord) -> str:
 
 
 def record_json(record: RunRecord) -> dict[str, Any]:
-    """The record for `--json`; beside the ends there are the labels and sentences that programs know."""
-    data: dict[str, Any] = to_json(record)
+    """The record for `--json`, its summary on top; beside the ends are the labels and sentences of old."""
+    data: dict[str, Any] = {"summary": summary_data(record), **to_json(record)}
     data["victims"] = [label_of(rank) for rank in record.victims]
     if record.cause is not None:
         cause, end = record.cause, record.cause.end

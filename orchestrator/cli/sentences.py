@@ -138,9 +138,9 @@ def stop_sentence(reason: StopReason | None) -> str:
     return f"{reason.host} has stopped: {text}" if reason.host else text
 
 
-def ranks_text(ranks: tuple[int, ...]) -> str:
-    """`rank 0-3, 7, scheduler`"""
-    spans = fold_numbers((rank for rank in ranks if rank != SCHEDULER), ", ")
+def ranks_text(ranks: tuple[int, ...], most: int | None = None) -> str:
+    """`rank 0-3, 7, scheduler`; of more than `most` ranges the others are dots."""
+    spans = fold_numbers((rank for rank in ranks if rank != SCHEDULER), ", ", most)
     return ", ".join(filter(None, [spans and f"rank {spans}", "scheduler" if SCHEDULER in ranks else ""]))
 
 

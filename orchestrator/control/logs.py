@@ -1,12 +1,9 @@
-"""Logs: the lines of a run's workers on all hosts, from the beginning or near the end, once or on and on."""
+"""The logs of a run: which there are, and copies of them. What reads them line by line is `log_stream`."""
 
 from __future__ import annotations
 
-import codecs
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from orchestrator.config.host_ranges import fold
@@ -17,66 +14,15 @@ from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan
 
-__all__ = ["LogLine", "copy_logs", "iter_lines", "labels_of"]
+__all__ = ["copy_logs", "labels_of"]
 
 _BLOCK = 1 << 20
-_INTERVAL = 0.5
-# A tail of N lines is looked for in this many bytes per line.
-_BYTES_PER_LINE = 400
 # CANN's logs run to 200 MB a process: what is asked about stands at their ends.
 _PLOG_END = 4 << 20
 _MOST_PLOG_BYTES = 256 << 20
-# Of one log at a time, before that of another host is shown; and as much as is copied of one.
-_MOST_A_ROUND = 16 << 20
+# As much as is copied of one log.
 _MOST_LOG_BYTES = 64 << 30
 _LONGEST_NAME = 255  # of a file, in bytes (NAME_MAX)
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One line of one worker, without its line end."""
-
-    host: str
-    label: str
-    text: str
-
-
-@dataclass(slots=True)
-class _Reader:
-    """Where one log has been read to, and the begun line that waits for its end."""
-
-    host: str
-    label: str
-    offset: int
-    tail: int | None
-    decoder: codecs.IncrementalDecoder = field(
-        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
-    )
-    rest: str = ""
-    is_behind: bool = False
-
-    def read(self, agent: Agent, run_id: str) -> list[LogLine]:
-        """What has been written since the last call, up to a bound: `is_behind` says that there was more."""
-        lines: list[str] = []
-        taken = 0
-        self.is_behind = True
-        while taken < _MOST_A_ROUND:
-            part, data = agent.read_log(run_id, self.label, self.offset, _BLOCK)
-            self.offset = part.offset + len(data)
-            taken += len(data)
-            self.rest += self.decoder.decode(data)
-            # A progress bar rewrites its line with carriage returns: each of them ends a line here.
-            *whole, self.rest = self.rest.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-            lines += whole
-            if not data or self.offset >= part.size:
-                self.is_behind = False
-                break
-        if self.tail is not None:
-            lines, self.tail = (lines[-self.tail :] if self.tail else []), None
-        return [LogLine(self.host, self.label, text) for text in lines]
-
-    def end(self) -> list[LogLine]:
-        return [LogLine(self.host, self.label, self.rest)] if self.rest else []
 
 
 def labels_of(plan: LaunchPlan, ranks: Sequence[int] | None, host: str | None) -> dict[str, list[str]]:
@@ -86,41 +32,6 @@ def labels_of(plan: LaunchPlan, ranks: Sequence[int] | None, host: str | None) -
         if (ranks is None or placement.rank in ranks) and host in (None, placement.host):
             wanted.setdefault(placement.host, []).append(label_of(placement.rank))
     return wanted
-
-
-def iter_lines(
-    plan: LaunchPlan,
-    fleet: Fleet,
-    labels: dict[str, list[str]],
-    *,
-    tail: int | None = None,
-    is_over: Callable[[], bool] = lambda: True,
-) -> Iterator[LogLine]:
-    """The lines of these logs; whole lines of one worker keep their order, hosts are read in parallel.
-
-    Goes on until `is_over` has said so and nothing more has come. A host that cannot be reached is asked
-    again from where it was read to; on the last round its error is raised.
-    """
-    start = 0 if tail is None else -max(1, tail) * _BYTES_PER_LINE
-    readers = [_Reader(host, label, start, tail) for host, names in labels.items() for label in names]
-
-    def read(agent: Agent) -> list[LogLine]:
-        mine = [reader for reader in readers if reader.host == agent.host]
-        return [line for reader in mine for line in reader.read(agent, plan.run_id)]
-
-    while True:
-        last_round = is_over()
-        answers = fleet.each(read, labels)
-        for lines in answers.values.values():
-            yield from lines
-        if any(reader.is_behind for reader in readers if reader.host not in answers.errors):
-            continue
-        if last_round:
-            answers.raise_on_error()
-            break
-        time.sleep(_INTERVAL)
-    for reader in readers:
-        yield from reader.end()
 
 
 def copy_logs(plan: LaunchPlan, fleet: Fleet, folder: Path, *, without: Collection[str] = ()) -> list[str]:

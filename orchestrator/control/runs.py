@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from orchestrator.control.run_record import RunRecord, failed_launch, new_record
 from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.core.records import Manifest
-from orchestrator.core.safe_open import own_folders
+from orchestrator.core.safe_open import open_safely, own_folders
 from orchestrator.core.states import RunState
 from orchestrator.core.visible_text import visible
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
@@ -34,6 +35,7 @@ __all__ = [
     "current_record",
     "find_run",
     "interrupt_launch",
+    "is_active",
     "known_runs",
     "make_control_dir",
     "rediscover",
@@ -41,6 +43,11 @@ __all__ = [
 ]
 
 _UNDO_TIMEOUT = 60.0
+_MOST_LISTED = 8
+_OF_JOB = re.compile(r"-\d{8}-\d{6}-\w+\Z", re.ASCII)
+# Where the record of a run says its state: before its hosts.
+_RECORD_BEGIN = 1 << 14
+_ENDED = re.compile(rb'"state": ?"(?:succeeded|failed|stopped)"')
 
 
 def known_runs(root: Path | None = None) -> list[ControlDir]:
@@ -62,25 +69,61 @@ def survey_runs(root: Path | None = None) -> tuple[list[ControlDir], list[str]]:
 
 
 def find_run(name: str | None, root: Path | None = None) -> ControlDir:
-    """The run of this name or of this unique beginning; without a name the newest."""
+    """The run of this name or of this unique beginning; of several the one that is active.
+
+    Without a name the run that is active or, where none is, the newest. Raises RunNotFound, which lists the
+    runs that it could be.
+    """
     runs, others = survey_runs(root)
-    if name is None:
-        if not runs:
-            raise RunNotFound(
-                "no run is known here", remedy="launch one, or `orchestrate runs --rediscover -i INVENTORY`"
-            )
-        return runs[-1]
-    matches = [run for run in runs if run.run_id == name] or [
-        run for run in runs if run.run_id.startswith(name)
-    ]
+    if not runs and name is None:
+        raise RunNotFound(
+            "no run is known here", remedy="launch one, or `orchestrate runs --rediscover -i INVENTORY`"
+        )
+    if exact := [run for run in runs if run.run_id == name]:
+        return exact[0]
+    matches = [run for run in runs if name is None or run.run_id.startswith(name)]
+    # A job's name is meant as such: `demo` is not the beginning of `demo2`.
+    matches = [run for run in matches if _OF_JOB.sub("", run.run_id) == name] or matches
     if not matches:
         for line in others:
             if f"/{name}: " in line:
                 raise RunNotFound(line, remedy="remove it if it is nothing you know")
-        raise RunNotFound(f"no run `{name}`", remedy="`orchestrate runs` lists those that are known")
-    if len(matches) > 1:
-        raise RunNotFound(f"`{name}` fits {len(matches)} runs", remedy="give more of the name")
-    return matches[0]
+        raise RunNotFound(
+            f"no run `{visible(str(name))}`", remedy="`orchestrate runs` lists those that are known"
+        )
+    active = [run for run in matches if is_active(run)] if len(matches) > 1 or name is None else matches
+    if len(active) == 1:
+        return active[0]
+    if active or name is not None:
+        raise _several(name, active or matches, bool(active))
+    return matches[-1]
+
+
+def _several(name: str | None, runs: Sequence[ControlDir], are_active: bool) -> RunNotFound:
+    """The error of a name, or of none, that could be any of these."""
+    listed = [run.run_id for run in reversed(runs)]
+    more = f" and {len(listed) - _MOST_LISTED} more" if len(listed) > _MOST_LISTED else ""
+    which = f"{', '.join(listed[:_MOST_LISTED])}{more}"
+    if name is None:
+        return RunNotFound(f"{len(runs)} runs are active: {which}", remedy="name the one that you mean")
+    what = f"{len(runs)} {'active ' if are_active else ''}runs"
+    return RunNotFound(f"`{visible(name)}` fits {what}: {which}", remedy="give more of the name")
+
+
+def is_active(control: ControlDir) -> bool:
+    """Whether the run has not ended, as far as is known here; False where its record cannot be read."""
+    try:
+        with os.fdopen(open_safely(control.record, control.runs), "rb") as file:
+            begin = file.read(_RECORD_BEGIN)
+    except OSError:
+        return False
+    # What has ended does so for ever, and a record of many ranks takes long to read whole.
+    if _ENDED.search(begin.partition(b'"hosts"')[0]):
+        return False
+    try:
+        return not read_record(control).state.is_terminal
+    except RunNotFound:
+        return False
 
 
 def make_control_dir(plan: LaunchPlan, root: Path | None = None) -> ControlDir:

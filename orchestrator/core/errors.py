@@ -1,6 +1,6 @@
 """Every error of the project, so that one `except` at the CLI knows all of them.
 
-    OrchestrateError            1   base; one line: where, what, what to do
+    OrchestrateError            2   base; one line: where, what, what to do
       ConfigError               2   what a person wrote; carries every problem found
       UsageError                2   a command line that makes no sense
         RunNotFound             2   no such run
@@ -10,17 +10,18 @@
         HostKeyError            3   the host's key is unknown or has changed
         CommandTimeout          3   a remote command gave no answer in time
         AnswerError             3   a host answered with something that cannot be an answer
-      AgentError                1   a host's agent refused or failed a request
+      AgentError                4   a host's agent refused or failed a request
       PreflightError            4   a host is not fit for the job
         ToolOutputError         4   an Ascend tool or file on a host says something that cannot be used
       HostsFailed               *   several hosts, each with its error; the gravest exit code
       RunFailed                 1   the run ended in failure
-      CheckpointError           1   a shard, strategy or output file that cannot be used
+      CheckpointError           2   a shard, strategy or output file that cannot be used
       Interrupted               5   Ctrl-C or a signal before the work was done
 
 AssumedWarning is no error: what was assumed of a file that a person wrote.
 
-The number is the exit code of the CLI. This module is part of the agent: stdlib only, Python 3.8.
+The number is the exit code of the CLI: 1 means that the run failed, and nothing else.
+This module is part of the agent: stdlib only, Python 3.8.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class AssumedWarning(UserWarning):
 class OrchestrateError(Exception):
     """What went wrong, where, and what to do about it."""
 
-    exit_code = 1
+    exit_code = 2
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         super().__init__(what, where, remedy)
@@ -156,6 +157,8 @@ class AnswerError(TransportError):
 class AgentError(OrchestrateError):
     """A host's agent refused a request; `kind` names the reason for code, the text is for people."""
 
+    exit_code = 4
+
     def __init__(self, what: str, *, where: str = "", remedy: str = "", kind: str = "error") -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.kind = kind
@@ -174,6 +177,8 @@ class ToolOutputError(PreflightError):
 class RunFailed(OrchestrateError):
     """The run ended in failure; the message names the rank that caused it."""
 
+    exit_code = 1
+
 
 class CheckpointError(OrchestrateError):
     """A shard, a strategy or an output file that cannot be used."""
@@ -191,7 +196,9 @@ class HostsFailed(OrchestrateError):
     def __init__(self, errors: Mapping[str, OrchestrateError]) -> None:
         super().__init__(f"{len(errors)} host(s) failed")
         self.errors: dict[str, OrchestrateError] = dict(errors)
-        self.exit_code = max(error.exit_code for error in errors.values())
+        # What a host refused says less than that another is away, or is unfit for all that is asked.
+        graver = [each.exit_code for each in errors.values() if not isinstance(each, AgentError)]
+        self.exit_code = max(graver, default=AgentError.exit_code)
 
     def hosts_by_message(self) -> dict[str, list[str]]:
         """Each different message with the hosts it holds for."""

@@ -135,10 +135,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class LogPart:
-    """Where the bytes that were sent begin in a log, and how long that is now."""
+    """Where the bytes that were sent begin in a log, how long that is now, and when it was last written."""
 
     offset: Size
     size: Size
+    modified: Optional[float] = None
 
 
 @dataclass(frozen=True)

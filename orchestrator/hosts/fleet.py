@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -114,6 +114,12 @@ class Fleet:
             else:
                 values[name] = value  # type: ignore[assignment]
         return HostResults(values, errors)
+
+    def begin(
+        self, work: Callable[[Agent], T], name: str
+    ) -> Future[tuple[T, None] | tuple[None, OrchestrateError]]:
+        """Begin `work` with one host's agent; the future has its result or its error."""
+        return self._pool.submit(self._attempt, work, name)
 
     def part(self, names: Iterable[str]) -> Fleet:
         """Some of the hosts, over the same connections; closing the part leaves those open."""

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 
-from rich.console import Console
+import pytest
+from rich.console import RenderableType
 
 from orchestrator.cli.live_view import PlainReport, duration, live_view, progress_of
-from orchestrator.cli.render_run import status_view
-from orchestrator.control.run_record import Cause, HostView, RunRecord
+from orchestrator.cli.render_report import print_report
+from orchestrator.cli.render_run import record_json, runs_table, status_view, summary_data
+from orchestrator.cli.terminal import Console
+from orchestrator.control.run_record import Cause, HostView, RunRecord, failed_launch
 from orchestrator.core.codec import from_json, to_json
-from orchestrator.core.ends import End, EndKind
+from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState, RunState
 from orchestrator.hosts.clock_offset import ClockOffset
+from orchestrator.preflight.report import Level, Report, Result
 
 
 def record(hosts: int, states: str = "running running", **progress: float) -> RunRecord:
@@ -30,12 +35,10 @@ def record(hosts: int, states: str = "running running", **progress: float) -> Ru
     return RunRecord("run", "job", "finetune", hosts * 2, 0.0, RunState.RUNNING, "running", hosts=views)
 
 
-def drawn(what: object, width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(what)
-    file = console.file
-    assert isinstance(file, io.StringIO)
-    return file.getvalue()
+def drawn(what: RenderableType, width: int = 80, *, soft_wrap: bool = False) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, soft_wrap=soft_wrap).print(what)
+    return out.getvalue()
 
 
 def test_every_rank_has_a_cell_that_tells_without_colour() -> None:
@@ -117,3 +120,105 @@ def test_the_plain_report_says_each_thing_once() -> None:
 
 def test_durations() -> None:
     assert [duration(s) for s in (7.9, 187, 7500, 93600)] == ["7s", "3m 07s", "2h 05m", "1d 02h"]
+
+
+def failed_at_512_ranks(hosts: int = 64) -> RunRecord:
+    """Rank 37 has failed with long last words; all others were stopped for it."""
+    end = End(EndKind.EXITED, exit_code=1, tail=tuple(f"line {n} " + "x" * 30 * n for n in range(20)))
+    why = StopReason(StopKind.WORKER_FAILED, host="npu004", rank=37, end=end)
+    views = {}
+    for host in range(hosts):
+        ranks = tuple(
+            RankStatus(
+                rank,
+                rank % 8,
+                rank % 8,
+                RankState.FAILED if rank == 37 else RankState.STOPPED,
+                end=end if rank == 37 else End(EndKind.STOPPED, reason=why),
+                progress={"step": 100 + rank % 3, "total_steps": 1000, "loss": 1.5},
+            )
+            for rank in range(host * 8, host * 8 + 8)
+        )
+        name = f"npu{host:03d}"
+        views[name] = HostView(HostStatus("run", "job", name, 0.0, ranks))
+    made = RunRecord(
+        "run", "job", "finetune", hosts * 8, 0.0, RunState.FAILED, "failed", ended=9.0, hosts=views
+    )
+    victims = tuple(rank for rank in range(hosts * 8) if rank % 2 == 0)
+    return dataclasses.replace(made, ended=9.0, cause=Cause("npu004", 37, end, 0.0), victims=victims)
+
+
+def test_the_status_of_512_ranks_fits_a_screen_and_begins_with_the_cause() -> None:
+    """It had 1,019 lines, the cause last."""
+    lines = drawn(status_view(failed_at_512_ranks())).splitlines()
+    assert len(lines) < 24 and max(map(len, lines)) <= 80
+    assert lines[1].startswith("Cause: rank 37 on npu004 exited with code 1")
+    table = [line.split() for line in lines[-4:]]
+    assert table[1][:6] == ["1", "✗", "failed", "101", "37", "npu004"]
+    assert table[2][:6] == ["511", "■", "stopped", "100-102", "0-36,38-511", "npu[000-063]"]
+    every = drawn(status_view(failed_at_512_ranks(), every_rank=True)).splitlines()
+    assert len(every) > 512
+
+
+def test_the_status_of_many_hosts_that_each_tell_something_else_fits_a_screen() -> None:
+    made = record(64)
+    views = {name: dataclasses.replace(view, error=f"away {name}") for name, view in made.hosts.items()}
+    made = dataclasses.replace(made, hosts=views)
+    for view in (status_view(made), live_view(made, now=0.0)):
+        lines = drawn(view).splitlines()
+        assert len(lines) < 24 and any("more hosts" in line or "others" in line for line in lines)
+
+
+def test_a_launch_that_came_to_nothing_has_no_rows_of_ranks() -> None:
+    """The errors were below 24 empty rows."""
+    made = record(24)
+    made = dataclasses.replace(made, hosts={name: HostView() for name in made.hosts})
+    failed = failed_launch(made, ["npu[001-024]: mindspore is not installed"], 4)
+    assert drawn(status_view(failed)).splitlines()[1:] == ["npu[001-024]: mindspore is not installed"]
+
+
+def test_what_has_ended_has_no_time_left() -> None:
+    made = record(1, step=11, total_steps=31, time=30.0, first={"step": 1, "time": 10.0})  # type: ignore[arg-type]
+    assert "left" in drawn(live_view(made))
+    assert "left" not in drawn(live_view(dataclasses.replace(made, state=RunState.FAILED, ended=9.0)))
+
+
+@pytest.mark.parametrize("name", ["demo", "finetune_65b", "x" * 50, "y" * 70])
+def test_the_runs_fit_80_columns_and_no_name_is_cut(name: str) -> None:
+    made = [
+        dataclasses.replace(record(64, step=1200, total_steps=50000), run_id=f"{name}-20261126-21054{n}-ab12")
+        for n in range(3)
+    ]
+    lines = drawn(runs_table(made, 80), soft_wrap=True).splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= max(80, len(made[0].run_id))
+    assert all(any(line.startswith(each.run_id) for line in lines) for each in made)
+    assert sum("running" in line and "1200/50000" in line for line in lines) == 3
+    assert lines.index(next(line for line in lines if made[2].run_id in line)) < lines.index(
+        next(line for line in lines if made[0].run_id in line)
+    )
+
+
+def test_a_summary_is_on_top_of_the_data() -> None:
+    data = record_json(failed_at_512_ranks(8))
+    assert next(iter(data)) == "summary" and data["state"] == "failed"
+    summary = data["summary"]
+    assert (summary["step"], summary["total_steps"], summary["loss"]) == (100, 1000, 1.5)
+    assert summary["cause"] == "rank 37 on npu004 exited with code 1"
+    assert len(json.dumps(summary_data(failed_at_512_ranks()))) < 4000
+
+
+def test_the_check_of_64_hosts_fits_a_screen_and_begins_with_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    hosts = [f"npu{number:03d}" for number in range(64)]
+    checks = [(f"check {n}", [Result(host, Level.OK, f"of {host}") for host in hosts]) for n in range(30)]
+    levels = [Level.FAIL, *[Level.WARN] * 63]
+    wrong = [Result(host, level, f"why {host}", "mend") for host, level in zip(hosts, levels, strict=True)]
+    print_report(Report([*checks, ("last", wrong)], {}))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 24 and "FAIL" in lines[1] and "npu000" in lines[1]
+    assert any("and 58 more findings" in line for line in lines)
+    assert any(line.startswith("ok: check 0, check 1") for line in lines)
+    print_report(Report([(name, found[:2]) for name, found in checks], {}))
+    assert capsys.readouterr().out.count("of npu") == 60

@@ -41,7 +41,7 @@ def test_all_problems_of_a_file_are_told() -> None:
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        ("OrchestrateError", 1),
+        ("OrchestrateError", 2),
         ("ConfigError", 2),
         ("UsageError", 2),
         ("RunNotFound", 2),
@@ -50,10 +50,10 @@ def test_all_problems_of_a_file_are_told() -> None:
         ("AuthenticationError", 3),
         ("HostKeyError", 3),
         ("CommandTimeout", 3),
-        ("AgentError", 1),
+        ("AgentError", 4),
         ("PreflightError", 4),
         ("RunFailed", 1),
-        ("CheckpointError", 1),
+        ("CheckpointError", 2),
         ("Interrupted", 5),
     ],
 )

@@ -99,7 +99,7 @@ def test_missing_path_on_the_hosts(local: Cluster) -> None:
 
 def test_program_that_does_not_exist_on_the_host(local: Cluster) -> None:
     result = local.launch(local.job(["no-such-program"]))
-    assert result.returncode == 1
+    assert result.returncode == 4
     assert "cannot start no-such-program: No such file or directory" in result.stderr
     assert local.run_dirs() == []
 

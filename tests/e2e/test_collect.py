@@ -111,7 +111,7 @@ def test_ctrl_c_keeps_what_is_there_and_a_second_collection_is_refused(
     with subprocess.Popen(argv, env=local.env, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as first:
         eventually(lambda: len(journal_lines(tmp_path)) > 2, what="some segments")
         second = local.run(*words)
-        assert second.returncode == 1
+        assert second.returncode == 2
         assert f"is being written by another collection, process {first.pid}" in second.stderr
         first.send_signal(signal.SIGINT)
         _, said = first.communicate(timeout=120)
@@ -139,7 +139,7 @@ def test_what_a_dry_run_tells_and_what_comes_along(tmp_path: Path, local: Cluste
     assert {tensor.dtype for tensor in read_ckpt(tmp_path / "out.ckpt").values()} == {"BFloat16"}
     (RunDir(local.run_dirs()[0]).attempt.checkpoint / "rank_1").rename(tmp_path / "rank_1")
     refused = local.run("collect-ckpt", "-o", "none.ckpt")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "lacks rank 1 or 3 on host1 or host2 (for embedding_table)" in refused.stderr, refused.stderr
     assert set(saved.full) and not list(tmp_path.glob("*none.ckpt*"))
 

@@ -74,7 +74,7 @@ def test_ctrl_c_detaches_and_attach_comes_back(local: Cluster) -> None:
         local.wait_until_running()
         launch.send_signal(signal.SIGINT)
         _, err = launch.communicate(timeout=120)
-        assert launch.returncode == 0
+        assert launch.returncode == 5
         assert "detached" in err and "orchestrate attach" in err
     assert set(local.states().values()) == {"running"}
     flag.touch()
@@ -88,6 +88,14 @@ def test_detach_returns_once_all_workers_run(local: Cluster) -> None:
     assert result.returncode == 0
     assert "orchestrate attach" in result.stdout
     assert set(local.states().values()) == {"running"}
+    again = local.run("stop", "--json")
+    assert again.returncode == 0 and json.loads(again.stdout)["state"] == "stopped"
+    nothing = local.run("stop")
+    assert nothing.returncode == 0 and "no run is active, nothing was stopped" in nothing.stderr
+    failed = local.launch(local.job(["false"]), "--json")
+    assert failed.returncode == 1 and json.loads(failed.stdout)["summary"]["state"] == "failed"
+    looked = local.run("logs", "--fold", "--timestamps", "--tail", "3")
+    assert looked.returncode == 0 and "no run is active; this is the newest" in looked.stderr
 
 
 def test_stop_ends_every_worker_and_stopping_again_is_no_error(local: Cluster) -> None:

@@ -1,0 +1,117 @@
+"""Which run is meant: by name, by the name of a job, or by none, where some are active and some not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrator.control.run_record import HostView, RunRecord, write_record
+from orchestrator.control.runs import find_run, is_active
+from orchestrator.core.errors import RunNotFound
+from orchestrator.core.paths import ControlDir
+from orchestrator.core.states import RunState
+
+
+class Runs:
+    """A state directory with runs, each newer than the one before."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._count = 0
+
+    def add(self, job: str, state: RunState) -> str:
+        self._count += 1
+        name = f"{job}-20261126-2105{self._count:02d}-ab{self._count:02d}"
+        control = ControlDir(self.root / "runs" / name)
+        control.make(1)
+        control.plan.write_text("{}")
+        os.utime(control.plan, (self._count, self._count))
+        write_record(control, RunRecord(name, job, "train", 1, 0.0, state, hosts={"h": HostView()}))
+        return name
+
+    def find(self, name: str | None = None) -> str:
+        return find_run(name, self.root).run_id
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)
+
+
+def test_without_a_name_the_active_run_is_meant_and_not_the_newest(runs: Runs) -> None:
+    """`stop` hit a newer run that had never started, and said nothing of the one at work."""
+    active = runs.add("train", RunState.RUNNING)
+    runs.add("train", RunState.FAILED)
+    assert runs.find() == active
+
+
+@pytest.mark.parametrize("state", [RunState.PREPARING, RunState.STARTING])
+def test_a_run_that_is_being_started_is_active(runs: Runs, state: RunState) -> None:
+    begun = runs.add("train", state)
+    runs.add("train", RunState.STOPPED)
+    assert runs.find() == begun
+
+
+def test_several_active_runs_are_listed_and_none_is_taken(runs: Runs) -> None:
+    both = {runs.add("a", RunState.RUNNING), runs.add("b", RunState.STARTING)}
+    ended = runs.add("c", RunState.SUCCEEDED)
+    with pytest.raises(RunNotFound) as error:
+        runs.find()
+    assert all(name in str(error.value) for name in both) and ended not in str(error.value)
+
+
+def test_where_none_is_active_the_newest_is_meant(runs: Runs) -> None:
+    runs.add("a", RunState.SUCCEEDED)
+    newest = runs.add("b", RunState.FAILED)
+    assert runs.find() == newest
+    assert not is_active(find_run(newest, runs.root))
+
+
+def test_the_name_of_a_job_means_its_active_run(runs: Runs) -> None:
+    active = runs.add("train", RunState.RUNNING)
+    runs.add("train", RunState.FAILED)
+    assert runs.find("train") == active
+
+
+def test_the_name_of_a_job_with_several_runs_lists_them(runs: Runs) -> None:
+    names = [runs.add("train", RunState.FAILED) for _ in range(2)]
+    with pytest.raises(RunNotFound) as error:
+        runs.find("train")
+    assert all(name in str(error.value) for name in names)
+
+
+def test_the_name_of_a_job_is_not_the_beginning_of_another(runs: Runs) -> None:
+    first = runs.add("train", RunState.FAILED)
+    runs.add("train2", RunState.RUNNING)
+    assert runs.find("train") == first
+
+
+def test_a_whole_name_and_the_only_beginning_mean_that_run(runs: Runs) -> None:
+    first = runs.add("train", RunState.FAILED)
+    runs.add("other", RunState.RUNNING)
+    assert runs.find(first) == runs.find("tr") == first
+
+
+def test_a_long_list_is_bounded(runs: Runs) -> None:
+    for _ in range(30):
+        runs.add("train", RunState.FAILED)
+    with pytest.raises(RunNotFound, match="and 22 more"):
+        runs.find("train")
+
+
+def test_a_record_that_cannot_be_read_is_not_taken_for_an_active_run(runs: Runs) -> None:
+    newest = runs.add("a", RunState.SUCCEEDED)
+    broken = ControlDir(runs.root / "runs" / runs.add("b", RunState.RUNNING))
+    broken.record.write_text("[" * 9000)
+    os.utime(broken.plan, (0, 0))
+    assert runs.find() == newest
+
+
+def test_a_run_is_asked_for_where_there_are_none(runs: Runs) -> None:
+    with pytest.raises(RunNotFound, match="no run is known here"):
+        runs.find()
+    runs.add("a", RunState.RUNNING)
+    with pytest.raises(RunNotFound, match="no run `x"):
+        runs.find("x\x1b[2J")
