@@ -7,13 +7,13 @@ import threading
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
 from orchestrator import api
 from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_report import print_report, report_data
+from orchestrator.cli.terminal import Console
 from orchestrator.config.yaml_messages import plain
 
 __all__ = ["command"]

@@ -146,9 +146,8 @@ def transform_command(
 def _carry_out(conversion: Conversion, output: Path, dry_run: bool, no_fsync: bool) -> int:
     say(conversion.notes)
     if dry_run:
-        from rich.console import Console
-
         from orchestrator.cli.render_checkpoint import conversion_view
+        from orchestrator.cli.terminal import Console
 
         Console(highlight=False, soft_wrap=True).print(conversion_view(conversion, str(output)))
         return 0

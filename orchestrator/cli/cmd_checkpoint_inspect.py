@@ -48,9 +48,8 @@ def inspect_command(path: Path, strategy: Path | None, step: int | None, every: 
     if as_json:
         print_json(listing.to_json())
         return 0
-    from rich.console import Console
-
     from orchestrator.cli.render_checkpoint import listing_view
+    from orchestrator.cli.terminal import Console
 
     say(listing.notes)
     console = Console(highlight=False)
@@ -70,9 +69,8 @@ def verify_command(path: Path, strategy: Path | None, step: int | None, as_json:
     manifest beside it. A folder of ranks: strategies agree and
     fit, every slice is there, replicas hold the same bytes. Exit code 1 if anything is wrong.
     """
-    from rich.console import Console
-
     from orchestrator.cli.render_checkpoint import finding_line
+    from orchestrator.cli.terminal import Console
     from orchestrator.transfer.verify import verify
 
     console = Console(highlight=False, soft_wrap=True)
@@ -106,9 +104,8 @@ def diff_command(a: Path, b: Path, atol: float | None, as_json: bool) -> int:
         rows = [asdict(one) | ({} if math.isfinite(one.largest) else {"largest": None}) for one in found]
         print_json({"equal": not found, "differences": rows})
     elif found:
-        from rich.console import Console
-
         from orchestrator.cli.render_checkpoint import diff_view
+        from orchestrator.cli.terminal import Console
 
         Console(highlight=False, soft_wrap=True).print(diff_view(found))
     else:

@@ -38,9 +38,8 @@ def copy_progress(stream: TextIO) -> CopyProgress:
     if not stream.isatty():
         return PlainProgress(stream)
     # Late: it takes longer to import than all that lines need.
-    from rich.console import Console
-
     from orchestrator.cli.bars import CollectProgress
+    from orchestrator.cli.terminal import Console
 
     return CollectProgress(Console(file=stream))
 
