@@ -118,7 +118,7 @@ def progress_line(progress: Progress) -> str:
     if progress.tokens_per_s is not None:
         parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
     if progress.idle is not None:
-        parts.append(f"no step for {duration(progress.idle)}")
+        parts.append(f"no new step seen for {duration(progress.idle)}")
     if progress.remaining is not None:
         parts.append(f"{duration(progress.remaining)} left")
     return "  ".join(parts)

@@ -69,7 +69,7 @@ def test_a_rank_that_makes_no_steps_any_more_has_no_speed_and_no_time_left() -> 
     fresh = dataclasses.replace(made, updated=85.0)
     assert "900 tokens/s  40s left" in drawn(live_view(fresh, now=0.0))
     stale = drawn(live_view(dataclasses.replace(made, updated=330.0), now=0.0))
-    assert "step 11/31  loss 0.5000  no step for 5m 00s" in stale
+    assert "step 11/31  loss 0.5000  no new step seen for 5m 00s" in stale
     assert "left" not in stale and "tokens/s" not in stale
 
 
