@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from orchestrator.config.host_ranges import MAX_HOSTS, RangeError, expand, fold, numbers, size
+from orchestrator.config.host_ranges import MAX_HOSTS, RangeError, expand, fold, numbers
 from orchestrator.config.inventory import (
     LOCAL_ADDRESS,
     Chip,
@@ -28,6 +28,7 @@ from orchestrator.config.inventory import (
     check_name,
     chip_written,
 )
+from orchestrator.config.inventory_bounds import MOST_DEVICES, too_many
 from orchestrator.config.inventory_kinds import read_any_inventory
 from orchestrator.config.schema import Check
 from orchestrator.config.yaml_messages import Invalid, nearest, show
@@ -36,17 +37,12 @@ from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import AssumedWarning, ConfigError, Problem, UsageError
 
 __all__ = [
-    "MOST_DEVICES",
     "HostDefaults",
     "HostEntry",
     "InventoryFile",
     "Names",
     "load_inventory",
 ]
-
-
-# Of one host: devices, or places for ranks on one without.
-MOST_DEVICES = 1024
 
 
 def _names(value: Any) -> Any:
@@ -208,7 +204,7 @@ def load_inventory(path: Path | None) -> Inventory:
     """
     path = _default_inventory() if path is None else path
     file, notes = read_any_inventory(str(path), read_source(path))
-    if findings := list(_too_many(file)):
+    if findings := list(too_many(file)):
         raise file.refusal(findings)
     entries = file.get(("hosts",))
     count = len(entries) if isinstance(entries, list) else 0
@@ -217,42 +213,6 @@ def load_inventory(path: Path | None) -> Inventory:
     for note in notes:
         warnings.warn(AssumedWarning(note), stacklevel=2)
     return loaded
-
-
-# Names in the groups of one file, and addresses of devices: a small file can ask for far more.
-_MOST_MEMBERS = 262_144
-# A file or a host with more is of another kind: each key would be looked up among ours.
-_MOST_KEYS = 100
-
-
-def _too_many(file: YamlFile) -> Iterator[tuple[Loc, str, str]]:
-    """Ranges that ask for more hosts than there are anywhere, told before a name is made of them."""
-    hosts = file.get(("hosts",))
-    entries = [entry for entry in hosts if isinstance(entry, dict)] if isinstance(hosts, list) else []
-    for loc, part in (((), file.data), *((("hosts", i), each) for i, each in enumerate(entries))):
-        if len(part) > _MOST_KEYS:
-            what = f"holds {len(part)} keys, of which an inventory knows few"
-            yield loc, what, "see docs/reference/inventory.md"
-            return
-    groups = file.get(("groups",))
-    asked = (
-        ("hosts", MAX_HOSTS, "hosts", [entry.get(key) for entry in entries for key in ("name", "address")]),
-        ("hosts", _MOST_MEMBERS, "device_ips", [entry.get("device_ips") for entry in entries]),
-        ("groups", _MOST_MEMBERS, "names", list(groups.values()) if isinstance(groups, dict) else []),
-    )
-    for key, most, what, values in asked:
-        # Each host has a name and an address.
-        if sum(map(_size, values)) > most * (2 if what == "hosts" else 1):
-            yield (key,), f"there are more than {most} {what}", "is a range longer than it should be?"
-
-
-def _size(value: Any) -> int:
-    """How many names a range or a list of them makes; what is wrong with it is told later."""
-    texts = value if isinstance(value, list) else [value]
-    try:
-        return sum(size(text) for text in texts if isinstance(text, str))
-    except RangeError:
-        return 0
 
 
 class _Loader:
