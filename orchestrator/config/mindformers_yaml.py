@@ -27,7 +27,7 @@ from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError
 from orchestrator.families.family import Family
 from orchestrator.families.network_config import DECODING, NetworkConfig
-from orchestrator.families.registry import FamilyError, mindformers_class
+from orchestrator.families.registry import FamilyError, families, mindformers_class
 
 __all__ = [
     "Imported",
@@ -110,11 +110,17 @@ def _network_class(source: Source) -> type[NetworkConfig]:
     except FamilyError as error:
         raise ConfigError([source.file.problem((*where, "type"), str(error), _ELSEWHERE)]) from None
     family = network.family
-    base = family.mindformers.removesuffix("Config")
+    # Which of them it is the type has said; here it is what kind of model.
+    bases = [one.mindformers.removesuffix("Config") for one in families()]
     ours: dict[Loc, tuple[str, ...]] = {
         (*where, "model_type"): (family.hf.model_type,),
-        (*where, "architectures"): (family.hf.architecture, f"{base}Model"),
-        ("model", "arch", "type"): (f"{base}LMHeadModel", f"{base}Model"),
+        (*where, "architectures"): (
+            family.hf.architecture,
+            family.hf.architecture.replace("ForCausalLM", "Model"),
+        ),
+        ("model", "arch", "type"): tuple(
+            f"{one}{kind}" for one in bases for kind in ("LMHeadModel", "Model")
+        ),
     }
     for loc, known in ours.items():
         value = source.file.get(loc)
