@@ -42,7 +42,8 @@ FLOORS = {
         ("parallel",),
         ("network", "weights"),
         ("inference", "training"),
-        ("cli", "compatibility"),
+        ("compatibility",),
+        ("cli",),
         ("__main__", "convert_weight"),
     ),
 }

@@ -75,6 +75,10 @@ def init_context(
     """
     said = asdict(context_config) if _is_data(context_config) else dict(context_config or {})  # type: ignore[arg-type]
     worker = Worker.from_environment(os.environ)
+    if use_parallel and worker.is_scheduler:
+        ms.set_context(mode=ms.GRAPH_MODE)
+        comm.init()  # brings the workers together, and returns when the last of them is gone
+        raise SystemExit(0)
     device_id = int(os.environ.get("DEVICE_ID") or said.get("device_id") or 0)
     device = use_device(device_here(str(said.get("device_target", "Ascend")), device_id), "device_target")
     set_context(device, "O0")
@@ -132,10 +136,10 @@ def get_real_rank() -> int:
 
 
 def str2bool(text: str | bool) -> bool:
-    """What an option of a script says; ModelError for a word that is neither."""
+    """What an option of a script says; ValueError for a word that is neither, which argparse tells."""
     word = str(text).strip().lower()
     if word not in ("true", "false", "1", "0"):
-        raise ModelError(f"expected true or false, got {text!r}", where="option")
+        raise ValueError(f"expected true or false, got {text!r}")
     return word in ("true", "1")
 
 

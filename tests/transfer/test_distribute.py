@@ -177,10 +177,7 @@ def test_a_plan_without_distribution_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda v: {**v, "other.weight": np.zeros(2)},
-            "other.weight is no parameter of a Bloom of 3 blocks",
-        ),
+        (lambda v: {**v, "other.weight": np.zeros(2)}, "other.weight is no parameter of a Bloom of 3 blocks"),
         (
             lambda v: {n: t for n, t in v.items() if "blocks" not in n},
             "0 blocks cannot be spread",
@@ -197,6 +194,23 @@ def test_a_checkpoint_that_does_not_fit_the_job_is_refused(tmp_path, change, mes
         cut_for(job, placements, tmp_path / "whole.ckpt")
     assert caught.value.where == str(tmp_path / "whole.ckpt")
     assert "parallel" in caught.value.remedy
+
+
+def test_names_with_a_prefix_and_the_table_again_are_cut_as_any(tmp_path):
+    """As MindFormers converts weights whose keys had a prefix, and a head."""
+    values = weights()
+    foreign = {f"transformer.{name}": value for name, value in values.items()}
+    _, _, job, placements = made(tmp_path, values={**foreign, "head.weight": values[TABLE]})
+    shards = cut_for(job, placements, tmp_path / "whole.ckpt")
+    assert ("head.weight", "the embedding again") in shards.skipped
+    for rank in (0, 7):
+        (tmp_path / "shard.ckpt").write_bytes(b"".join(map(bytes, shards.files[rank])))
+        check_shard(tmp_path / "shard.ckpt", expected(values, rank))
+    made(tmp_path, values={**foreign, "head.weight": values[TABLE] + 1})
+    with pytest.raises(
+        CheckpointError, match=r"head\.weight is not embedding\.word_embedding\.embedding_table a"
+    ):
+        cut_for(job, placements, tmp_path / "whole.ckpt")
 
 
 def test_a_source_that_changes_under_way_is_refused_and_leaves_nothing(tmp_path):
