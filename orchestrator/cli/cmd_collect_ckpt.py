@@ -101,6 +101,7 @@ def command(
     )
     output = output or default_output(control, wanted.format)
     if is_dry:
+        # Late: a collection of a gigabyte takes a second, of which tables would be a tenth.
         from orchestrator.cli.render_collect import print_collection
 
         print_collection(api.collect_dry_run(control, wanted, via_hosts=via_hosts), output)
