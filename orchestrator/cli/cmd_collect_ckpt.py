@@ -132,7 +132,7 @@ def _beside(collected: Collected) -> Iterator[str]:
     yield f"{manifest_path(collected.path)}: where each part came from, with checksums"
     for paths, what in (
         (put.written, "written"),
-        (put.unchanged, "was there, the same"),
+        (put.unchanged, "the same as before"),
         (put.removed, "removed, of an earlier collection"),
     ):
         own = [path for path in paths if path.parent == home]
