@@ -61,7 +61,11 @@ LATE = {
     "orchestrator/control/runs.py",
     "orchestrator/api.py",
     "orchestrator/hosts/open_transport.py",
+    "orchestrator/cli/cmd_checkpoint_convert.py",
+    "orchestrator/cli/cmd_checkpoint_inspect.py",
+    "orchestrator/cli/cmd_collect_ckpt.py",
     "orchestrator/cli/cmd_launch.py",
+    "orchestrator/cli/copy_progress.py",
     "orchestrator/cli/main.py",
     "orchestrator/cli/options.py",
 }

@@ -85,8 +85,8 @@ class BesideOutput:
         if foreign:
             shown = ", ".join(foreign[:_MOST_NAMED]) + (" …" if len(foreign) > _MOST_NAMED else "")
             raise CheckpointError(
-                f"{shown} in {self.output.absolute().parent} would be replaced, but did not come from an"
-                " earlier copy to this output",
+                f"{shown} in {self.output.absolute().parent} would be replaced or removed, but did"
+                " not come from an earlier copy to this output",
                 where=str(self.output),
                 remedy="name an output in another folder, or move them away",
             )

@@ -146,6 +146,7 @@ def transform_command(
 def _carry_out(conversion: Conversion, output: Path, dry_run: bool, no_fsync: bool) -> int:
     say(conversion.notes)
     if dry_run:
+        # Late: to write a gigabyte takes a second, of which tables would be a tenth.
         from orchestrator.cli.render_checkpoint import conversion_view
         from orchestrator.cli.terminal import Console
 

@@ -103,6 +103,7 @@ def command(
     )
     output = output or default_output(control, wanted.format)
     if is_dry:
+        # Late: a collection of a gigabyte takes a second, of which tables would be a tenth.
         from orchestrator.cli.render_collect import collection_data, print_collection
 
         found = api.collect_dry_run(control, wanted, via_hosts=via_hosts)
@@ -147,7 +148,7 @@ def _beside(collected: Collected) -> Iterator[str]:
     yield f"{manifest_path(collected.path)}: where each part came from, with checksums"
     for paths, what in (
         (put.written, "written"),
-        (put.unchanged, "was there, the same"),
+        (put.unchanged, "the same as before"),
         (put.removed, "removed, of an earlier collection"),
     ):
         own = [path for path in paths if path.parent == home]

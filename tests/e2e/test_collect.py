@@ -144,6 +144,33 @@ def test_what_a_dry_run_tells_and_what_comes_along(tmp_path: Path, local: Cluste
     assert set(saved.full) and not list(tmp_path.glob("*none.ckpt*"))
 
 
+def test_what_is_put_beside_and_a_host_whose_disk_was_replaced(tmp_path: Path, local: Cluster) -> None:
+    saved = with_shards(local, tmp_path / "saved", [bloom(2, 2)])
+    model = RunDir(local.run_dirs()[0]).attempt.model
+    (model / "config.yaml").write_text("hidden_size: 10\n")
+    (model / "weights.bin").write_bytes(b"none of ours")
+    first = local.run("collect-ckpt", "-o", "out.ckpt", "--logs", "--check-replicas")
+    assert first.returncode == 0, first.stderr
+    assert "config.yaml: written" in first.stdout and "out.ckpt.logs/: 4 files written" in first.stdout
+    assert "host1: 1 files of model/ are none of ours and were left out" in first.stderr
+    note = tmp_path / "out.ckpt.logs" / "notes.txt"
+    note.write_text("mine")
+    refused = local.run("collect-ckpt", "-o", "out.ckpt", "--logs")
+    assert refused.returncode == 1 and "out.ckpt.logs/notes.txt in" in refused.stderr
+    note.unlink()
+    shutil.rmtree(local.run_dirs()[1])
+    again = local.run("collect-ckpt", "-o", "out.ckpt", "--logs")
+    assert again.returncode == 0, again.stderr
+    assert "host2 could not be asked and was not needed: no run" in again.stderr
+    assert "host2: its logs are not there" in again.stderr
+    assert sorted(path.name for path in note.parent.iterdir()) == ["rank_0.log", "rank_1.log"]
+    check(saved, tmp_path / "out.ckpt")
+    (tmp_path / "config.yaml").write_text("another: model\n")
+    other = local.run("collect-ckpt", "-o", "other.ckpt")
+    assert other.returncode == 1 and "config.yaml in" in other.stderr
+    assert not (tmp_path / "other.ckpt").exists()
+
+
 @pytest.mark.sshd
 @without_sshd
 def test_more_than_a_gigabyte_over_one_connection(

@@ -141,7 +141,10 @@ def test_a_replica_stands_in_and_is_told(tmp_path):
     run.shard(3).unlink()
     conversion = plan_combine(tmp_path / "output", None)
     assert conversion.step == 9
-    assert conversion.notes == ("epoch 1 step 10 is not complete and was passed over",)
+    assert conversion.notes == (
+        "epoch 1 step 10 is newer but not complete, it lacks rank 1 or 3 (for embedding_table): "
+        "epoch 1 step 9 was taken",
+    )
     with pytest.raises(CheckpointError, match="step 10 lacks rank 1 or 3"):
         plan_combine(tmp_path / "output", None, step=10)
 
@@ -178,8 +181,8 @@ def test_a_strategy_that_does_not_fit_is_refused(tmp_path, layouts, with_optimiz
     assert caught.value.where == str(tmp_path / "t")
 
 
-def break_it(run, kind):
-    path = run.shard(2)
+def break_it(run, kind, rank):
+    path = run.shard(rank)
     content = path.read_bytes()
     path.write_bytes(
         {"empty": b"", "short": content[:-9], "foreign": b"PK\x03\x04" + content, "bit": flipped(content)}[
@@ -199,7 +202,11 @@ def flipped(content):
     [("empty", "empty"), ("short", "damaged"), ("foreign", "damaged"), ("bit", "Gloat32|not supported")],
 )
 def test_a_damaged_shard_is_named_and_nothing_is_written(tmp_path, kind, message):
-    path = break_it(two_stages(tmp_path / "output"), kind)
+    run = two_stages(tmp_path / "output")
+    replica = break_it(run, kind, 2)
+    (note, absent) = plan_combine(tmp_path / "output", None).notes
+    assert str(replica) in note and note.endswith("left aside") and absent.startswith("rank 2: no file")
+    path = break_it(run, kind, 0)
     with pytest.raises(CheckpointError, match=message) as caught:
         plan_combine(tmp_path / "output", None)
     assert caught.value.where == str(path)
@@ -255,7 +262,8 @@ def test_no_room_is_told_before_anything_is_written(tmp_path):
 
 def test_an_interruption_leaves_nothing_under_the_final_name(tmp_path):
     two_stages(tmp_path / "output")
-    (tmp_path / "a.ckpt").write_text("the one before")
+    write(plan_combine(tmp_path / "output", None), tmp_path / "a.ckpt")
+    before = (tmp_path / "a.ckpt").stat()
 
     def interrupt(done, total):
         if done > total // 2:
@@ -268,7 +276,8 @@ def test_an_interruption_leaves_nothing_under_the_final_name(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             write(conversion, output, report=Report(interrupt))
     assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "output"]
-    assert (tmp_path / "a.ckpt").read_text() == "the one before"
+    now = (tmp_path / "a.ckpt").stat()
+    assert (now.st_ino, now.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_a_folder_appears_whole_and_never_over_another(tmp_path):
