@@ -44,9 +44,9 @@ class FoundDevice:
     ip: str | None = None
     source: str = ""
     super_device_id: str | None = None
-    vnic: str | None = None
     trouble: str = ""
     remedy: str = ""
+    vnic: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ class FoundHost:
     host: str
     devices: tuple[FoundDevice, ...]
     chip: str | None = None
-    kind: Chip | None = None
     super_pod_id: str | None = None
     warnings: tuple[str, ...] = ()
+    kind: Chip | None = None
 
     def device(self, device_id: int) -> FoundDevice:
         """The device of this id; one without an address where the host has none."""
@@ -135,7 +135,7 @@ def find_devices(host: Host, ids: Sequence[int], answers: ToolAnswers) -> FoundH
         trouble, remedy = ("", "") if ip else (trouble or "no IP address is set", remedy)
         device_pods = pods.get(device, (None, None))
         vnic = _vnic(device, answers)
-        devices.append(FoundDevice(device, ip, source, device_pods[0], vnic, trouble, remedy))
+        devices.append(FoundDevice(device, ip, source, device_pods[0], trouble, remedy, vnic))
         disagreements += [(device, source, ip, other, said) for other, said in sources[1:] if said != ip]
     warnings = [*_told(disagreements), *_second_best(host, devices, answers, conf_trouble)]
     warnings += _unlisted(info, devices)
@@ -144,7 +144,7 @@ def find_devices(host: Host, ids: Sequence[int], answers: ToolAnswers) -> FoundH
         warnings.append(f"its devices name several super pods: {', '.join(sorted(pod_ids))}")
     chip = info.chips[0].name if info else None
     pod_id = pod_ids.pop() if len(pod_ids) == 1 else None
-    return FoundHost(host.name, tuple(devices), chip, _kind(info), pod_id, tuple(warnings))
+    return FoundHost(host.name, tuple(devices), chip, pod_id, tuple(warnings), _kind(info))
 
 
 def _kind(info: NpuInfo | None) -> Chip | None:

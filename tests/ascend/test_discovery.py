@@ -11,12 +11,11 @@ from orchestrator.ascend.discovery import (
     vnic_call,
 )
 from orchestrator.ascend.tool_answers import Call, ToolAnswer, ToolAnswers, hccn, smi
-from orchestrator.config.inventory import Chip, Device, Host
+from orchestrator.config.inventory import Device, Host
 from tests.ascend import samples
 from tests.ascend.test_hccn_tool import NO_IP
 
 CONF = "/etc/hccn.conf"
-B1: tuple[str, Chip] = ("910B1", "910B")
 NO_CONF = ToolAnswer((CONF,), failure="missing")
 
 
@@ -49,7 +48,7 @@ def test_hccn_tool_is_believed_first() -> None:
         "a",
         (FoundDevice(0, "10.0.0.1", "hccn_tool"), FoundDevice(7, "10.0.0.8", "hccn_tool")),
         "910B1",
-        "910B",
+        kind="910B",
     )
 
 
