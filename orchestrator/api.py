@@ -32,6 +32,8 @@ from orchestrator.core.paths import ControlDir as Run
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 
 if TYPE_CHECKING:
+    import fabric
+
     from orchestrator.checkpoint.copy_options import CopyOptions
     from orchestrator.checkpoint.copy_options import Report as CopyReport
     from orchestrator.config.job import Job
@@ -51,6 +53,7 @@ __all__ = [
     "check",
     "collect",
     "collect_dry_run",
+    "connection",
     "find",
     "folded_logs",
     "is_active",
@@ -328,3 +331,26 @@ def check(
     if accept_new_host_keys:
         hosts = hosts.accepting_new_host_keys()
     return check_hosts(hosts, load_job(Path(job)) if job else None, full_mesh=full_mesh, seen=seen)
+
+
+def connection(
+    host: str, inventory: _File | None = None, *, accept_new_host_keys: bool = False
+) -> fabric.Connection:
+    """A Fabric connection to a host of an inventory, for what is yours to do there: `run`, `put`, `get`.
+
+    It goes the way that all commands go: the address, account, key and jump hosts of inventory and SSH
+    configuration, and no unknown host key. Raises UsageError for a host that is not in the inventory or not
+    reached by SSH, TransportError where it cannot be reached.
+    """
+    from orchestrator.config.inventory_file import load_inventory
+
+    servers = load_inventory(None if inventory is None else Path(inventory))
+    if accept_new_host_keys:
+        servers = servers.accepting_new_host_keys()
+    found = next((each for each in servers.hosts if each.name == host), None)
+    if found is None or found.transport == "local":
+        what = "is no host of the inventory" if found is None else "is this machine: no connection is needed"
+        raise UsageError(f"{host} {what}", remedy="name a host that the inventory reaches over SSH")
+    from orchestrator.hosts.ssh.connection import SshTransport
+
+    return SshTransport(found, servers.ssh).as_fabric()

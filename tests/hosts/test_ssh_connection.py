@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.inventory import Host, SshOptions
-from orchestrator.core.errors import ConnectError, TransportError
+from orchestrator.core.errors import ConnectError, HostKeyError, TransportError
 from orchestrator.hosts.open_transport import open_transport
 from orchestrator.hosts.ssh.connection import SshTransport
 from orchestrator.hosts.ssh.packets import Packets, Wire
@@ -216,3 +216,19 @@ def test_many_hosts_are_resolved_at_once(tmp_path: Path) -> None:
     finally:
         sys.setswitchinterval(before)
     assert {(way.settings.user, way.before) for way in found} == {("root", None)}
+
+
+def test_fabric_goes_over_the_same_connection(target: Target) -> None:
+    with open_transport(target.host, target.options) as transport:
+        assert isinstance(transport, SshTransport)
+        with transport.as_fabric() as connection:
+            said = connection.run("echo $((6 * 7)); exit 3", hide=True, warn=True, in_stream=False)
+            assert (said.stdout, said.exited) == ("42\n", 3)
+        with pytest.raises(TransportError):
+            transport.open(["true"])
+
+
+def test_fabric_gets_no_connection_to_a_host_that_nobody_knows(target: Target) -> None:
+    target.known_hosts.write_text("")
+    with pytest.raises(HostKeyError, match="is unknown"):
+        target.transport().as_fabric()

@@ -28,6 +28,8 @@ from orchestrator.hosts.ssh.way import Way, find_way
 from orchestrator.hosts.transport import Channel, Transport
 
 if TYPE_CHECKING:
+    import fabric
+
     from orchestrator.config.inventory import Host, SshOptions
 
 __all__ = ["SshTransport", "retried"]
@@ -123,6 +125,25 @@ class SshTransport(Transport):
         host = self._inventory_host
         config = self._options.config_file
         return find_way(Asked(host.address, host.user, host.port), lambda asked: settings_of(asked, config))
+
+    def as_fabric(self) -> fabric.Connection:
+        """This connection, made if it is not yet, as Fabric has it: `run`, `put` and `get` over it.
+
+        By the same way and with the same trust as all else here: Fabric resolves nothing, and reads no file
+        of its own. To close either is to close both.
+        """
+        import fabric
+
+        self.connect()
+        assert self._link is not None and self._link.wire is not None
+        settings = self.way().settings
+        config = fabric.Config(lazy=True, ssh_config=paramiko.SSHConfig())
+        found = fabric.Connection(
+            settings.hostname, user=self._link.wire.get_username(), port=settings.port, config=config
+        )
+        found.transport = self._link.wire
+        found.client._transport = self._link.wire
+        return found
 
     def close(self) -> None:
         self._closing.set()
