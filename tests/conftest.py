@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("model", "orchestrator", "tests")
 # What the worker extra of setup.cfg brings; a light install does without, and so do the tests of all else.
-WORKER = ("huggingface_hub", "ijson", "mindspore", "safetensors", "tokenizers")
+WORKER = ("huggingface_hub", "mindspore", "safetensors", "tokenizers")
 MISSING = frozenset(name for name in WORKER if importlib.util.find_spec(name) is None)
 STARTS_SSHD = frozenset(["remote", "servers", "sshd"])  # fixtures
 

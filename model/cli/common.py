@@ -77,7 +77,7 @@ def bytes_bar() -> Iterator[Callable[[int, int], None]]:
 
 _INTERRUPTED = 5
 # What setup.cfg's `worker` asks for, by the names under which it is imported.
-_WORKER_EXTRA = ("mindspore", "tokenizers", "safetensors", "huggingface_hub", "ijson", "numpy")
+_WORKER_EXTRA = ("mindspore", "tokenizers", "safetensors", "huggingface_hub", "numpy")
 
 
 def guarded(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:

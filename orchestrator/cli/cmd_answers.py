@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import unicodedata
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -13,18 +10,7 @@ from orchestrator.cli.options import json_option, json_text, meant_run, print_js
 from orchestrator.control.collect_answers import collect_answers
 from orchestrator.core.paths import atomic_write
 
-__all__ = ["command", "json_line"]
-
-# Control characters, what turns the direction of writing, halves of surrogate pairs, separators of lines.
-_ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-
-def json_line(value: Any) -> str:
-    """One line of JSON, readable, in which what a terminal would obey is escaped."""
-    text = json.dumps(value, ensure_ascii=False)
-    if text.isprintable():
-        return text
-    return "".join(json.dumps(c)[1:-1] if unicodedata.category(c) in _ESCAPED else c for c in text)
+__all__ = ["command"]
 
 
 @click.command("answers")
@@ -39,7 +25,6 @@ def command(run: str | None, output: Path | None, as_json: bool) -> int:
     With --json one list of them; with --output too, what was written is told as data.
     """
     answers = collect_answers(meant_run(run))
-    text = "".join(f"{json_line(answer)}\n" for answer in answers)
     if output is None and as_json:
         print_json(answers)
         return 0
@@ -47,6 +32,7 @@ def command(run: str | None, output: Path | None, as_json: bool) -> int:
         for answer in answers:
             click.echo(json_text(answer, ascii_only=False))
         return 0
+    text = "".join(f"{json_text(answer, ascii_only=False)}\n" for answer in answers)
     output.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(output, text, mode=0o644)
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,7 +68,11 @@ def json_text(data: Any, *, indent: int | None = None, ascii_only: bool = True) 
     text = json.dumps(data, indent=indent, ensure_ascii=ascii_only)
     if text.replace("\n", "").isprintable():
         return text
-    return _HIDDEN.sub(lambda found: found[0] if found[0].isprintable() else _escape(found[0]), text)
+    return _HIDDEN.sub(lambda found: found[0] if _is_shown(found[0]) else _escape(found[0]), text)
+
+
+def _is_shown(char: str) -> bool:
+    return char.isprintable() or unicodedata.category(char) == "Zs"  # such as the space of Chinese texts
 
 
 def _escape(char: str) -> str:

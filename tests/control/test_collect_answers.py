@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from orchestrator.cli.cmd_answers import json_line
+from orchestrator.cli.options import json_text
 from orchestrator.control.collect_answers import answers_in
 from orchestrator.core.errors import OrchestrateError
 
@@ -26,6 +26,6 @@ def test_a_line_that_is_no_answer_costs_that_host(line: bytes) -> None:
 
 def test_what_a_terminal_would_obey_is_escaped_and_still_json() -> None:
     answer = {"index": 0, "text": " 蓝\u3000é\x9b2J \u202e \u2028 \ud800 \U000e0001\n"}
-    line = json_line(answer)
+    line = json_text(answer, ascii_only=False)
     assert json.loads(line) == answer and " 蓝\u3000é" in line
     assert not set("\x9b\u202e\u2028\ud800\U000e0001") & set(line)
