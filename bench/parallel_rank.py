@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from model.cli.common import marked_done  # noqa: E402
+from model.cli.shared_options import marked_done  # noqa: E402
 from model.config.load_config import load_config  # noqa: E402
 from model.config.settings import Settings, Worker  # noqa: E402
 from model.data.dataset import Batch  # noqa: E402

@@ -58,7 +58,7 @@ def first_steps(checkout: Path, stages: int, blocks: int) -> tuple[list[Sample],
 def run_rank(folder: Path) -> None:
     """What each rank does."""
     from bench.parallel_rank import batch_of, settings_of, step_of
-    from model.cli.common import marked_done
+    from model.cli.shared_options import marked_done
     from model.config.load_config import load_config
     from model.config.settings import Worker
     from model.parallel.distributed import open_session, serve_scheduler

@@ -27,7 +27,7 @@ from bench.report import Goal, Sample, Series, Table, print_json  # noqa: E402
 from orchestrator.rank_table.findings import errors_of  # noqa: E402
 from orchestrator.rank_table.merge import merge  # noqa: E402
 from orchestrator.rank_table.read_table import Reading, parse_rank_table  # noqa: E402
-from orchestrator.rank_table.validate import validate  # noqa: E402
+from orchestrator.rank_table.rules import validate  # noqa: E402
 from orchestrator.testing.sshd import why_no_sshd  # noqa: E402
 
 DEVICES = 8

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 # Seconds that a collective waits on a CPU: 30 without it, less than a neighbour may take to compile.
 os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 
-from model.cli.common import guarded
+from model.cli.shared_options import guarded
 from orchestrator.core.visible_text import escape_what_streams_lack
 
 _VERBS = (

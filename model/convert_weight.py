@@ -15,7 +15,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from model.cli.cmd_convert import report
-from model.cli.common import bytes_bar, guarded
+from model.cli.shared_options import bytes_bar, guarded
 from model.config.hf_config import load_hf_config
 from model.errors import ModelError
 from model.weights.convert import DTYPES, Weights, convert_weights, infer_config, sort_weights

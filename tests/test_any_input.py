@@ -48,7 +48,7 @@ from orchestrator.core.errors import OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.plan.launch_plan import read_plan
 from orchestrator.rank_table.read_table import read_rank_table
-from orchestrator.rank_table.validate import validate
+from orchestrator.rank_table.rules import validate
 from tests.ascend import samples
 
 CASES = int(os.environ.get("ANY_INPUT", "3000"))

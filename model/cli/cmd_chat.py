@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from model.cli.cmd_generate import add_sampling
-from model.cli.common import ModelFiles, add_device, add_model_files, device_of, piece, say
+from model.cli.shared_options import ModelFiles, add_device, add_model_files, device_of, piece, say
 from model.config.prompt_templates import TEMPLATES
 from model.errors import ModelError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from model.cli.common import bytes_bar, say
+from model.cli.shared_options import bytes_bar, say
 from model.weights.convert import DTYPES, Converted, convert
 from orchestrator.checkpoint.hf_layout import HF_FORMS
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from model.cli.common import ModelFiles, add_device, add_model_files, device_of, say
+from model.cli.shared_options import ModelFiles, add_device, add_model_files, device_of, say
 
 HELP = "loss and perplexity of a checkpoint on a data set"
 

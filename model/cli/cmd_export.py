@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from model.cli.common import ModelFiles, add_device, add_model_files, device_of, say
+from model.cli.shared_options import ModelFiles, add_device, add_model_files, device_of, say
 
 HELP = "write the two MindIR graphs, for a prompt and for single tokens"
 

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import fields
 from typing import get_type_hints
 
-from model.cli.common import ModelFiles, add_device, add_model_files, device_of, piece, say
+from model.cli.shared_options import ModelFiles, add_device, add_model_files, device_of, piece, say
 from orchestrator.config.worker_config import Decoding
 
 HELP = "answer one prompt"

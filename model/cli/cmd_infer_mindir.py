@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from model.cli.common import add_device, device_of, say
+from model.cli.shared_options import add_device, device_of, say
 from model.errors import ModelError
 from orchestrator.families.registry import families
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from model.cli.common import TOKENIZER, note, say, set_log_level
+from model.cli.shared_options import TOKENIZER, note, say, set_log_level
 from model.config.prompt_templates import TEMPLATES
 from model.data.prepare import Progress, Request, Summary, prepare
 from model.weights.hub import tokenizer_file

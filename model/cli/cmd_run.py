@@ -8,7 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from model.cli.common import device_of, note, set_log_level
+from model.cli.shared_options import device_of, note, set_log_level
 from model.compatibility.module_names import answer_for
 from model.errors import ModelError
 

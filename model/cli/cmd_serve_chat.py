@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from model.cli.common import configure, run_as_worker, say
+from model.cli.shared_options import configure, run_as_worker, say
 from model.config.settings import Settings, Worker
 
 __all__ = ["HELP", "configure", "run"]

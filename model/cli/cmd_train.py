@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.cli.common import configure, run_as_worker, say
+from model.cli.shared_options import configure, run_as_worker, say
 from model.config.settings import Settings, Worker
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from mindspore import nn
 
-from model.compatibility.page_config import (
+from model.compatibility.editable_config import (
     BloomConfig,
     checkpoint_of_config,
     editable,

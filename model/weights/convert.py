@@ -13,7 +13,7 @@ from model.config.hf_config import load_hf_config
 from model.config.load_config import config_from, config_text, load_config
 from model.errors import ModelError
 from model.weights.state_dict import check_names
-from orchestrator.checkpoint.beside import BesideOutput, SmallFile
+from orchestrator.checkpoint.companion_files import BesideOutput, SmallFile
 from orchestrator.checkpoint.compare import same_bits
 from orchestrator.checkpoint.copy_engine import copy_files
 from orchestrator.checkpoint.copy_options import CopyOptions, Report

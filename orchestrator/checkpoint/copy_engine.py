@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.checkpoint.beside import require_same_names
+from orchestrator.checkpoint.companion_files import require_same_names
 from orchestrator.checkpoint.copy_options import CopyOptions, RateLimit, Report
 from orchestrator.checkpoint.copy_plan import Copy, CopyPlan, Segment, batches, cut_segments
 from orchestrator.checkpoint.host_files import CHUNK, HostFiles, LocalFiles, MappedFiles
 from orchestrator.checkpoint.journal import Done, Journal
-from orchestrator.checkpoint.output import OutputFiles, new_output
 from orchestrator.checkpoint.output_layout import OutputLayout
+from orchestrator.checkpoint.output_writer import OutputFiles, new_output
 from orchestrator.core.errors import CheckpointError, OrchestrateError, TransportError
 
 try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.cli.lazy import LazyGroup
+from orchestrator.cli.lazy_commands import LazyGroup
 
 __all__ = ["command"]
 

@@ -16,7 +16,7 @@ from orchestrator.plan.launch_table import chip_of_hosts
 from orchestrator.rank_table.findings import errors_of, problems_of, warnings_of
 from orchestrator.rank_table.push_table import push_table
 from orchestrator.rank_table.read_table import read_rank_table
-from orchestrator.rank_table.validate import check_file
+from orchestrator.rank_table.rules import check_file
 
 __all__ = ["command"]
 

@@ -12,9 +12,9 @@ from orchestrator.cli.render_rank_table import devices_view, print_whole, server
 from orchestrator.config.yaml_messages import plain
 from orchestrator.rank_table.findings import errors_of
 from orchestrator.rank_table.read_table import read_rank_table
+from orchestrator.rank_table.rules import check_file
 from orchestrator.rank_table.rules_super_pods import pod_of_server
 from orchestrator.rank_table.table import RankTable
-from orchestrator.rank_table.validate import check_file
 
 __all__ = ["command"]
 

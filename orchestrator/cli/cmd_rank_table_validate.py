@@ -17,7 +17,7 @@ from orchestrator.plan.launch_table import chip_of_hosts
 from orchestrator.rank_table.findings import Finding, errors_of, problems_of, warnings_of
 from orchestrator.rank_table.live_table import Compared, compare_with_hosts, compare_with_inventory
 from orchestrator.rank_table.read_table import Reading, read_rank_table
-from orchestrator.rank_table.validate import check_file
+from orchestrator.rank_table.rules import check_file
 
 __all__ = ["command"]
 

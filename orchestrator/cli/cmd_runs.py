@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.lazy import LazyGroup
+from orchestrator.cli.lazy_commands import LazyGroup
 from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_run import runs_table, summary_data
 from orchestrator.cli.terminal import Console

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import click
 
 from orchestrator import __version__
-from orchestrator.cli.lazy import LazyGroup
+from orchestrator.cli.lazy_commands import LazyGroup
 from orchestrator.core.errors import AssumedWarning, Interrupted, OrchestrateError
 from orchestrator.core.visible_text import OutputClosed, only_visible_text
 

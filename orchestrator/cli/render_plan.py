@@ -20,7 +20,7 @@ from orchestrator.plan.launch_table import chip_of_hosts
 from orchestrator.plan.placement import Placement
 from orchestrator.rank_table.findings import problems_of, warnings_of
 from orchestrator.rank_table.read_table import parse_rank_table
-from orchestrator.rank_table.validate import validate
+from orchestrator.rank_table.rules import validate
 
 __all__ = ["plan_data", "print_plan"]
 

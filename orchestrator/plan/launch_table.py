@@ -11,6 +11,7 @@ from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.plan.placement import Placement
 from orchestrator.rank_table.findings import Finding, errors_of
+from orchestrator.rank_table.rules import validate
 from orchestrator.rank_table.table import (
     RankTable,
     RankTableDevice,
@@ -19,7 +20,6 @@ from orchestrator.rank_table.table import (
     SuperPodServer,
     is_loopback,
 )
-from orchestrator.rank_table.validate import validate
 
 __all__ = [
     "build_rank_table",

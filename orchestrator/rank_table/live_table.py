@@ -30,6 +30,7 @@ from orchestrator.hosts.fleet import fleet_of
 from orchestrator.rank_table.findings import Finding, Severity, errors_of, problems_of, warnings_of
 from orchestrator.rank_table.merge import Merged, merge
 from orchestrator.rank_table.read_table import Reading
+from orchestrator.rank_table.rules import validate
 from orchestrator.rank_table.table import (
     RankTable,
     RankTableDevice,
@@ -38,7 +39,6 @@ from orchestrator.rank_table.table import (
     SuperPodServer,
     is_loopback,
 )
-from orchestrator.rank_table.validate import validate
 
 __all__ = [
     "Compared",

@@ -16,9 +16,9 @@ from orchestrator.config.yaml_messages import plain, show
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.rank_table.findings import Finding, errors_of, problems_of, warnings_of
 from orchestrator.rank_table.read_table import Reading
+from orchestrator.rank_table.rules import check_file, validate
 from orchestrator.rank_table.rules_super_pods import pod_of_server
 from orchestrator.rank_table.table import RankTable, RankTableServer, in_bulk
-from orchestrator.rank_table.validate import check_file, validate
 
 __all__ = [
     "Merged",

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.checkpoint.assemble import assemble
-from orchestrator.checkpoint.beside import Put, require_own_output
 from orchestrator.checkpoint.collection_manifest import manifest_beside, manifest_text
+from orchestrator.checkpoint.companion_files import Put, require_own_output
 from orchestrator.checkpoint.copy_engine import check_done, copy_segments
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.copy_plan import CopyPlan, Segment, cut_segments, plan_copies, whole_output
@@ -34,8 +34,8 @@ from orchestrator.checkpoint.files.strategy_files import Strategy
 from orchestrator.checkpoint.hf_layout import HfModel, lay_out_huggingface
 from orchestrator.checkpoint.host_files import HostFiles
 from orchestrator.checkpoint.journal import Header, Journal
-from orchestrator.checkpoint.output import OutputFiles, discard
 from orchestrator.checkpoint.output_layout import Format, OutputLayout, lay_out
+from orchestrator.checkpoint.output_writer import OutputFiles, discard
 from orchestrator.checkpoint.shard_index import Shard, ShardIndex
 from orchestrator.core.errors import CheckpointError, Interrupted, OrchestrateError, TransportError
 from orchestrator.hosts.fleet import HostResults

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent import shard_ranges as ckpt_read
 from orchestrator.checkpoint.atomic import mapped_errors
-from orchestrator.checkpoint.beside import BesideOutput, SmallFile
+from orchestrator.checkpoint.companion_files import BesideOutput, SmallFile
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.copy_plan import CopyPlan, Segment
 from orchestrator.checkpoint.cut.complete_steps import Choice

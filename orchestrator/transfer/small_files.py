@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.agent import host_runs as runs
-from orchestrator.checkpoint.beside import SmallFile
+from orchestrator.checkpoint.companion_files import SmallFile
 from orchestrator.checkpoint.files.strategy_files import Strategy, parse_strategy
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
 from orchestrator.core.paths import RunDir

@@ -7,8 +7,8 @@ from orchestrator.checkpoint.copy_options import CopyOptions
 from orchestrator.checkpoint.cut.slices import Layout, region
 from orchestrator.checkpoint.files.tensor_files import lay_out_ckpt, read_ckpt
 from orchestrator.checkpoint.files.tensor_types import Spec, Tensor
-from orchestrator.checkpoint.output import OutputFiles, discard
 from orchestrator.checkpoint.output_layout import Destination, OutputLayout
+from orchestrator.checkpoint.output_writer import OutputFiles, discard
 from orchestrator.core.errors import CheckpointError
 from tests.checkpoint.support import cut, random
 

@@ -23,7 +23,7 @@ from orchestrator.config.inventory_file import load_inventory
 from orchestrator.core.errors import ConfigError, ToolOutputError
 from orchestrator.rank_table.findings import problems_of
 from orchestrator.rank_table.read_table import parse_rank_table
-from orchestrator.rank_table.validate import check_file
+from orchestrator.rank_table.rules import check_file
 from tests.ascend import samples
 
 MEGABYTE = 1 << 20

@@ -21,8 +21,8 @@ from orchestrator.hosts.open_transport import ssh_name
 from orchestrator.hosts.ssh.client_config import Asked, Settings, read_settings
 from orchestrator.hosts.ssh.config_lines import Doubt
 from orchestrator.hosts.ssh.config_values import fits
+from orchestrator.hosts.ssh.host_route import Way, find_way
 from orchestrator.hosts.ssh.ssh_config import ask_ssh, place_of, settings_of
-from orchestrator.hosts.ssh.way import Way, find_way
 from tests.hosts.ssh_config_cases import HOSTS, PUBLISHED, spoil, write_config
 
 CASES = int(os.environ.get("SSH_CONFIGS", "100"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.rank_table.findings import Finding
 from orchestrator.rank_table.read_table import Reading, parse_rank_table
-from orchestrator.rank_table.validate import check_file
+from orchestrator.rank_table.rules import check_file
 
 __all__ = [
     "codes",

@@ -15,7 +15,7 @@ from orchestrator.core.errors import ConfigError
 from orchestrator.rank_table.findings import errors_of, problems_of
 from orchestrator.rank_table.merge import merge
 from orchestrator.rank_table.read_table import parse_rank_table
-from orchestrator.rank_table.validate import check_file
+from orchestrator.rank_table.rules import check_file
 from tests.rank_table.support import reading, super_pod_table, table
 
 SEEDS = [table(1, devices=2), table(1, 2, devices=2), super_pod_table(1, 2, devices=2)]

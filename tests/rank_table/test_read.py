@@ -13,7 +13,7 @@ from orchestrator.core.errors import ConfigError
 from orchestrator.rank_table.findings import errors_of
 from orchestrator.rank_table.merge import merge
 from orchestrator.rank_table.read_table import parse_rank_table, read_rank_table, read_rank_tables
-from orchestrator.rank_table.validate import check_file
+from orchestrator.rank_table.rules import check_file
 from tests.rank_table.support import codes, findings, reading, super_pod_table, table
 
 GOOD = json.dumps(table(1, 2), indent=4)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.rank_table.findings import Severity, errors_of, warnings_of
-from orchestrator.rank_table.validate import FORM_CODES, RULES
+from orchestrator.rank_table.rules import FORM_CODES, RULES
 from tests.rank_table.support import codes, findings, renumber, super_pod_table, table, with_addresses
 
 Damage = Callable[[dict[str, Any]], Any]

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from orchestrator.checkpoint.beside import BesideOutput, SmallFile, require_own_output
+from orchestrator.checkpoint.companion_files import BesideOutput, SmallFile, require_own_output
 from orchestrator.core.errors import CheckpointError
 from orchestrator.transfer.convert import plan_combine, write
 from orchestrator.transfer.small_files import KNOWN, Spool

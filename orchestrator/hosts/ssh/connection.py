@@ -18,13 +18,13 @@ from orchestrator.hosts.ssh.channel import SshChannel
 from orchestrator.hosts.ssh.client_config import Asked
 from orchestrator.hosts.ssh.dial import ProxyProcess, dial
 from orchestrator.hosts.ssh.host_keys import HostKeyPolicy
+from orchestrator.hosts.ssh.host_route import Way, find_way
 from orchestrator.hosts.ssh.jump_hosts import JumpHosts, Lease
 from orchestrator.hosts.ssh.known_hosts import KnownHosts, user_files
 from orchestrator.hosts.ssh.packets import Wire
 from orchestrator.hosts.ssh.private_keys import KeyLogin
 from orchestrator.hosts.ssh.ssh_config import settings_of
 from orchestrator.hosts.ssh.ssh_errors import Dropped, broken, translate
-from orchestrator.hosts.ssh.way import Way, find_way
 from orchestrator.hosts.transport import Channel, Transport
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.cli.common import marked_done
+from model.cli.shared_options import marked_done
 from orchestrator.core.paths import RunDir
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.__main__ import _parser, main
-from model.cli.common import ModelFiles
+from model.cli.shared_options import ModelFiles
 from model.config.load_config import load_config
 from model.data.tokenizer import train_tokenizer
 from model.errors import ModelError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from model.compatibility.auto_model import AutoConfig, AutoTokenizer
-from model.compatibility.page_config import (
+from model.compatibility.editable_config import (
     BloomConfig,
     TransformerOpParallelConfig,
     checkpoint_of_config,

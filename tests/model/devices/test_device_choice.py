@@ -11,7 +11,7 @@ from argparse import Namespace
 import pytest
 
 from model.__main__ import main
-from model.cli.common import device_of, set_log_level
+from model.cli.shared_options import device_of, set_log_level
 from model.devices.device_choice import InUse, use_device
 from model.devices.device_name import CPU, DeviceName, npus_left_alone, parse_device
 from model.errors import ModelError
@@ -236,7 +236,7 @@ SAID = """
 import os, sys
 from argparse import Namespace
 from pathlib import Path
-from model.cli.common import run_as_worker
+from model.cli.shared_options import run_as_worker
 
 def work(settings, worker):
     print(os.environ["GLOG_v"], "mindspore" in sys.modules)

@@ -32,7 +32,7 @@ SMALL_FILE = (
 def ask(tmp_path, script, *arguments, **env):
     """A process of its own: the hub's client reads its environment once, when it is imported."""
     run = f"def run(_):\n    {script}\n"
-    code = f"import sys; from model.cli.common import guarded\n{run}sys.exit(guarded(run, None))"
+    code = f"import sys; from model.cli.shared_options import guarded\n{run}sys.exit(guarded(run, None))"
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_", "ORCH"))}
     home = {
         "HOME": str(tmp_path / "home"),
