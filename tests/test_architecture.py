@@ -61,6 +61,7 @@ LATE = {
     "orchestrator/control/runs.py",
     "orchestrator/api.py",
     "orchestrator/hosts/open_transport.py",
+    "orchestrator/hosts/ssh/connection.py",
     "orchestrator/cli/cmd_checkpoint_convert.py",
     "orchestrator/cli/cmd_checkpoint_inspect.py",
     "orchestrator/cli/cmd_collect_ckpt.py",
