@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from model.config.settings import Settings, Worker, load_settings
 from model.config.yaml_table import read_table
 from model.devices.device_name import CPU, DeviceName, npus_left_alone, parse_device
 from model.errors import ModelError
-from model.weights.hub import checkpoint_file, tokenizer_file
+from model.weights.hub import checkpoint_file, tokenizer_file, weights_at
 from orchestrator.core.errors import OrchestrateError
 from orchestrator.core.paths import RunDir
 
@@ -145,7 +145,15 @@ def run_as_worker(args: argparse.Namespace, work: Callable[[Settings, Worker], N
 
         return serve_scheduler(settings, worker)
     with marked_done(worker.rank):
-        work(settings, worker)
+        work(located(settings), worker)
+
+
+def located(settings: Settings) -> Settings:
+    """With the file that a model's name as `checkpoint.load` means: all who look there see one path."""
+    load = settings.checkpoint.load
+    if load is None or (path := str(weights_at(load))) == load:
+        return settings
+    return replace(settings, checkpoint=replace(settings.checkpoint, load=path))
 
 
 @contextlib.contextmanager

@@ -146,6 +146,8 @@ class BloomLMHeadModel(PretrainedModel):
         config = config if config is not None else BloomConfig()
         said = checkpoint_of_config(config)
         checkpoint, session = (checkpoint_file(said) if said else None), _session(config)
+        if checkpoint is not None:
+            check_beside(plain(config), checkpoint)
         super().__init__(_filled(plain(config), session, checkpoint), plain(config))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 __all__ = ["PUBLIC", "answer_for"]
 
 _AUTO, _CONFIG, _CONTEXT = (
-    f"model.compatibility.{name}" for name in ("auto_model", "page_config", "script_context")
+    f"model.compatibility.{name}" for name in ("auto_model", "editable_config", "script_context")
 )
 # Name -> module that has it. Imported when they are asked for: MindSpore takes seconds.
 PUBLIC: Mapping[str, str] = {

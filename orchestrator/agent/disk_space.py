@@ -27,8 +27,8 @@ __all__ = ["disk_use", "remove_run", "sweep_store"]
 
 # Its new name says that it is no run any more, and what was begun is finished by the next removal.
 _REMOVING = ".removing-"
-# A launch that has just asked what is missing must find the rest when it comes to it.
-_JUST_ASKED_FOR = 3600.0
+# A launch must find what it was told is there, and one that is still to come the shards sent for it.
+_JUST_ASKED_FOR = 24 * 3600.0
 _LARGEST_CONFIG = 16 << 20
 
 

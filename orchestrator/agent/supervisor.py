@@ -190,8 +190,9 @@ class Supervisor:
         return found
 
     def _on_start(self, _: Dict[str, Any]) -> None:
-        for name, sha256 in self._hashes().items():
-            if self._prepared.get(name) != sha256:
+        now = self._hashes()
+        for name in {**self._prepared, **now}:
+            if self._prepared.get(name) != now.get(name):
                 # The others have the one that was compared, and ranks would wait for each other for minutes.
                 raise AgentError(f"{name} has changed since it was prepared", remedy="launch again")
         self._carry_out(self.state.start(self._clock()))

@@ -60,12 +60,14 @@ class BesideOutput:
     """Files to put beside `output`, by their path from the folder that it is in.
 
     `folders` are those of the output's own name, with what the names of our files in them look like. Nothing
-    else may be in them: it would mix with what is put there.
+    else may be in them: it would mix with what is put there. The files of those that are `filled_later` are
+    not among `files`: what an earlier copy has left there stays until another takes its place.
     """
 
     output: Path
     files: Mapping[str, SmallFile] = field(default_factory=dict)
     folders: Mapping[str, Pattern[str]] = field(default_factory=dict)
+    filled_later: frozenset[str] = frozenset()
 
     def require_free(self) -> Earlier | None:
         """Raise CheckpointError, which names them, where files that are not ours would be replaced.
@@ -100,7 +102,7 @@ class BesideOutput:
         with mapped_errors(self.output):
             self._require(earlier)
             for name in self._there():
-                if name not in self.files:
+                if name not in self.files and name.rpartition("/")[0] not in self.filled_later:
                     removed.append(self._path(name))
                     self._path(name).unlink()
             for name, file in self.files.items():

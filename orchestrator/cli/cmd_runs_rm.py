@@ -57,13 +57,15 @@ def command(
     """
     chosen = _chosen(runs, older_than, keep)
     removals = []
-    for removal in api.remove(chosen, dry_run=dry_run, here_only=here_only):
-        removals.append(removal)
-        if not as_json:
-            _tell(removal, dry_run)
-    if as_json:
-        print_json([_data(removal, dry_run) for removal in removals])
-    elif not removals:
+    try:
+        for removal in api.remove(chosen, dry_run=dry_run, here_only=here_only):
+            removals.append(removal)
+            if not as_json:
+                _tell(removal, dry_run)
+    finally:  # also what was removed before an error
+        if as_json:
+            print_json([_data(removal, dry_run) for removal in removals])
+    if not removals and not as_json:
         click.echo("no run to remove")
     errors: dict[str, OrchestrateError] = {}
     for removal in removals:
@@ -83,16 +85,18 @@ def _chosen(names: tuple[str, ...], older_than: float | None, keep: int | None) 
 
 
 def _tell(removal: Removal, dry_run: bool) -> None:
-    parts = [f"{byte_size(removal.here)} here"] if removal.is_removed else []
-    if total := sum(removal.hosts.values()):
-        parts.insert(0, f"{byte_size(total)} on {fold(removal.hosts)}")
-    if not removal.is_removed:
+    did = "would free" if dry_run else "freed"
+    if removal.is_removed:
+        total = sum(removal.hosts.values())
+        parts = [
+            *[f"{byte_size(total)} on {fold(removal.hosts)}"] * bool(total),
+            f"{byte_size(removal.here)} here",
+        ]
+        click.echo(f"{removal.run_id}: {did} {', '.join(parts)}")
+    else:
         click.echo(f"{removal.run_id}: stays known here, {fold(removal.errors)} may still have it")
-        return
-    click.echo(f"{removal.run_id}: {'would free' if dry_run else 'freed'} {', '.join(parts)}")
     if stored := sum(removal.stores.values()):
-        what = "would free" if dry_run else "freed"
-        click.echo(f"content stores: {what} {byte_size(stored)} on {fold(removal.stores)}")
+        click.echo(f"content stores: {did} {byte_size(stored)} on {fold(removal.stores)}")
 
 
 def _data(removal: Removal, dry_run: bool) -> dict[str, Any]:

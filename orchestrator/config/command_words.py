@@ -18,9 +18,13 @@ _BRACES = re.compile(r"(?<![${])\{([A-Za-z][A-Za-z0-9_-]*)\}(?!\})")
 _LONGEST_NAME = 32
 # Text in a programming language has braces of its own.
 _CODE = re.compile(r"[\s;()'\"`]")
-_INTERPRETER = re.compile(r"\{python\}|python[0-9.]*|bash|sh|dash|zsh|ksh")
+_PYTHON = re.compile(r"\{python\}|python[0-9.]*")
+_SHELL = re.compile(r"bash|sh|dash|zsh|ksh")
 # Of interpreters: options that take the next word, and those after which no script comes.
-_TAKES_WORD = frozenset({"-W", "-X", "-Q", "-o", "-O", "+o", "+O", "--rcfile", "--init-file"})
+_TAKES_WORD = {
+    _PYTHON: frozenset({"-W", "-X", "-Q"}),
+    _SHELL: frozenset({"-o", "-O", "+o", "+O", "--rcfile", "--init-file"}),
+}
 _NO_SCRIPT = re.compile(r"-[A-Za-z]*[cm]|-s|-|--version|-V|--help|-h")
 _SUFFIXES = (".py", ".sh", ".bash", ".zsh", ".pl", ".rb", ".js", ".ipynb")
 
@@ -53,7 +57,9 @@ def script_of(command: Sequence[str]) -> int | None:
     if not command:
         return None
     program = command[0]
-    if not _INTERPRETER.fullmatch(PurePosixPath(program).name):
+    name = PurePosixPath(program).name
+    takes_word = next((words for known, words in _TAKES_WORD.items() if known.fullmatch(name)), None)
+    if takes_word is None:
         is_here = not program.startswith(("/", "{")) and ("/" in program or program.endswith(_SUFFIXES))
         return 0 if is_here else None
     index = 1
@@ -63,5 +69,5 @@ def script_of(command: Sequence[str]) -> int | None:
             return None
         if not word.startswith(("-", "+")):
             return None if word.startswith(("/", "{")) else index
-        index += 2 if word in _TAKES_WORD else 1
+        index += 2 if word in takes_word else 1
     return None

@@ -12,7 +12,7 @@ from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.launch_plan import read_plan
 
-__all__ = ["answers_in", "collect_answers"]
+__all__ = ["answers_in", "answers_of", "collect_answers"]
 
 
 _MOST_BYTES = 1 << 32
@@ -27,15 +27,26 @@ def collect_answers(control: ControlDir) -> list[dict[str, Any]]:
     """
     plan = read_plan(control.plan)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
-        found = fleet.each(lambda agent: _answers(agent, plan.run_id))
+        found = fleet.each(lambda agent: answers_of(agent, plan.run_id))
     found.raise_on_error()
     answers = [answer for mine in found.values.values() for answer in mine]
     return sorted(answers, key=lambda answer: answer["index"])
 
 
-def _answers(agent: Agent, run_id: str) -> list[dict[str, Any]]:
-    files = agent.small_files(run_id, "answers", _NAMES, total=_MOST_BYTES)
-    return [answer for name, data in files for answer in answers_in(str(name), data, agent.host)]
+def answers_of(agent: Agent, run_id: str) -> list[dict[str, Any]]:
+    """The answers on one host. Files come in pieces: a line may begin in one and end in another."""
+    answers: list[dict[str, Any]] = []
+    before: str | None = None
+    begun: list[bytes] = []
+    for name, data in agent.small_files(run_id, "answers", _NAMES, total=_MOST_BYTES):
+        if name != before:
+            before, begun = name, []
+        whole, newline, rest = data.rpartition(b"\n")
+        if newline:
+            answers += answers_in(str(name), b"".join([*begun, whole, newline]), agent.host)
+            begun = []
+        begun.append(rest)
+    return answers
 
 
 def answers_in(name: str, data: bytes, host: str) -> list[dict[str, Any]]:

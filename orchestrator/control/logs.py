@@ -10,6 +10,7 @@ from orchestrator.config.host_ranges import fold
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.host_answers import PlogList
+from orchestrator.core.paths import replacing
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -112,7 +113,7 @@ def _plogs(listed: PlogList, labels: Sequence[str]) -> tuple[list[tuple[str, int
 
 def _copy_log(agent: Agent, run_id: str, label: str, path: Path) -> None:
     """A log that grows meanwhile is copied as long as it was when it was first asked for."""
-    with path.open("wb") as file:
+    with replacing(path) as file:  # one that was brought earlier stays until this one is whole
         end: int | None = None
         while end is None or file.tell() < end:
             part, data = agent.read_log(run_id, label, file.tell(), _BLOCK)

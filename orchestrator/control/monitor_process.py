@@ -85,10 +85,13 @@ def watched_again(
 ) -> RunRecord:
     """The record, with `unwatched` set where a monitor is needed and none lives; another one is started then.
 
-    Not without `start`, and not so soon after the last one, unless `at_once`. Raises PreflightError where it
-    cannot be started.
+    Not without `start`, nor so soon after the last one, nor for a run that nobody has watched from here, such
+    as one of another control node: none of that counts where it is asked for `at_once`. Raises PreflightError
+    where it cannot be started.
     """
     if not record.needs_monitor or monitor_pid(control) is not None:
+        return record
+    if not at_once and not _last_start(control):
         return record
     # It may have written its last record in between, and ended.
     if not (last := read_record(control)).needs_monitor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.control.monitor_process import monitor_pid
@@ -18,10 +21,11 @@ from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 
-__all__ = ["Removal", "Use", "disk_use", "old_runs", "remove_runs"]
+__all__ = ["Removal", "Use", "disk_use", "old_runs", "remove_on_hosts", "remove_runs"]
 
 # A run of a hundred thousand files takes a while to be gone.
 _PATIENCE = 600.0
+_MONITOR_PATIENCE = 20.0
 _REMOVING = ".removing-"
 
 
@@ -29,7 +33,7 @@ _REMOVING = ".removing-"
 class Removal:
     """What the removal of a run freed, in bytes: on hosts and here; `errors` of hosts that still have it.
 
-    While there is one, the run stays known here. The content stores' share is told with the last run.
+    While there is one, the run stays known here. What the content stores had is told with the last run.
     """
 
     run_id: str
@@ -89,24 +93,37 @@ def remove_runs(
         return
     for (hosts, ssh), controls in _by_hosts(runs):
         with fleet_of(hosts, ssh) as fleet:
+            gone: list[str] = []
             for control in controls:
-                removal = _remove_on_hosts(fleet, control, dry_run)
+                removal = remove_on_hosts(fleet, control, dry_run)
                 if removal.is_removed:
-                    here = _remove_here(control, dry_run)
-                    stores = _sweep(fleet, controls, dry_run) if control is controls[-1] else {}
-                    removal = Removal(control.run_id, removal.hosts, here, stores)
+                    removal = replace(removal, here=_remove_here(control, dry_run))
+                    gone.append(control.run_id)
+                if control is controls[-1] and gone:
+                    removal = replace(removal, stores=_sweep(fleet, gone, dry_run))
                 yield removal
 
 
 def _require_over(control: ControlDir, here_only: bool) -> None:
-    record = read_record(control) if here_only else current_record(control)
+    record = read_record(control)
+    if not record.state.is_terminal and not here_only:
+        record = current_record(control)
     # Undone launches leave nothing that runs, and a host that cannot be asked is told apart below.
     if not record.state.is_terminal and not (here_only and record.state is RunState.PREPARING):
         raise UsageError(
             f"run {control.run_id} is {record.state}", remedy=f"`orchestrate stop {control.run_id}` ends it"
         )
-    if monitor_pid(control) is not None:
-        raise UsageError(f"the monitor of run {control.run_id} is not done yet", remedy="try again")
+
+
+def _end_monitor(control: ControlDir) -> None:
+    """The monitor of a run that has ended may live on, to stop what is left on hosts that were lost."""
+    deadline = time.monotonic() + _MONITOR_PATIENCE
+    while (pid := monitor_pid(control)) is not None:
+        if time.monotonic() > deadline:
+            raise UsageError(f"the monitor of run {control.run_id} does not end", remedy="try again")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.1)
 
 
 def _by_hosts(
@@ -125,8 +142,10 @@ def _by_hosts(
     return found
 
 
-def _remove_on_hosts(fleet: Fleet, control: ControlDir, dry_run: bool) -> Removal:
-    def remove(agent: Agent) -> int:
+def remove_on_hosts(fleet: Fleet, control: ControlDir, dry_run: bool) -> Removal:
+    """Remove a run on all hosts that can be reached, or on none where one refuses."""
+
+    def remove(agent: Agent, *, dry_run: bool) -> int:
         try:
             return agent.remove_run(control.run_id, dry_run=dry_run, timeout=_PATIENCE)
         except AgentError as error:
@@ -134,12 +153,15 @@ def _remove_on_hosts(fleet: Fleet, control: ControlDir, dry_run: bool) -> Remova
                 return 0
             raise
 
-    answers = fleet.each(remove)
-    return Removal(control.run_id, answers.values, errors=answers.errors)
+    asked = fleet.each(lambda agent: remove(agent, dry_run=True))
+    # A host that refuses, because a run that goes on reads from this one, keeps the others from losing it.
+    if dry_run or any(isinstance(error, AgentError) for error in asked.errors.values()):
+        return Removal(control.run_id, asked.values if dry_run else {}, errors=asked.errors)
+    done = fleet.each(lambda agent: remove(agent, dry_run=False), asked.values)
+    return Removal(control.run_id, done.values, errors={**asked.errors, **done.errors})
 
 
-def _sweep(fleet: Fleet, controls: Sequence[ControlDir], dry_run: bool) -> dict[str, int]:
-    without = [control.run_id for control in controls]
+def _sweep(fleet: Fleet, without: Sequence[str], dry_run: bool) -> dict[str, int]:
     answers = fleet.each(lambda agent: agent.sweep_store(without, dry_run=dry_run, timeout=_PATIENCE))
     return answers.values
 
@@ -147,6 +169,7 @@ def _sweep(fleet: Fleet, controls: Sequence[ControlDir], dry_run: bool) -> dict[
 def _remove_here(control: ControlDir, dry_run: bool) -> int:
     nbytes = _bytes_here(control)
     if not dry_run:
+        _end_monitor(control)
         # Half a removal is no run any more; a name with a dot is passed over, and gone with the next one.
         gone = control.runs / f"{_REMOVING}{control.run_id}"
         shutil.rmtree(gone, ignore_errors=True)
@@ -168,7 +191,15 @@ def disk_use(runs: Sequence[ControlDir]) -> Use:
     stores: dict[str, int] = {}
     errors: dict[str, OrchestrateError] = {}
     known = {control.run_id for control in runs}
-    for (hosts, ssh), _ in _by_hosts(runs):
+    readable = []
+    for control in runs:
+        try:
+            read_plan(control.plan)
+        except RunNotFound as error:
+            errors[control.run_id] = error
+        else:
+            readable.append(control)
+    for (hosts, ssh), _ in _by_hosts(readable):
         with fleet_of(hosts, ssh) as fleet:
             answers = fleet.each(lambda agent: agent.disk_use(timeout=_PATIENCE))
         errors.update(answers.errors)

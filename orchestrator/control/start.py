@@ -5,6 +5,7 @@ check_hosts: connect, look, judge. start_run: push -> prepare -> verify -> start
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import time
@@ -92,7 +93,9 @@ def start_run(
         fleet.each(lambda agent: _start(plan, agent)).raise_on_error()
         fleet.each(lambda agent: agent.commit(plan.run_id)).raise_on_error()
     except BaseException:
-        report("undoing")
+        # What cannot be told, because the disk here is full, is done all the same.
+        with contextlib.suppress(Exception):
+            report("undoing")
         fleet.each(lambda agent: agent.undo(plan.run_id))
         raise
 

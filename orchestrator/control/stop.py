@@ -49,7 +49,7 @@ def stop_run(
     if errors:
         watched_again(control, record, at_once=True)
         raise HostsFailed.of(errors)
-    return _settled(control, deadline, clock)
+    return watched_again(control, _settled(control, deadline, clock))
 
 
 def stop_everywhere(

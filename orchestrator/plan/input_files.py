@@ -73,6 +73,7 @@ class Shipment:
     sources: dict[str, Path] = field(default_factory=dict)
     host_paths: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    _paths: set[str] = field(default_factory=set)
 
     def add(self, source: Path, path: str, where: str) -> None:
         """Raises ConfigError at `where`: the file cannot be read, another one has this path already."""
@@ -81,8 +82,9 @@ class Shipment:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise _refusal(where, f"{source} cannot be read: {error.strerror}") from None
-        if any(item.path == path for item in self.inputs):
+        if path in self._paths:
             raise _refusal(where, f"two files would be {path} on the hosts", "rename one of them")
+        self._paths.add(path)
         self.inputs.append(Input(path, sha256, executable=os.access(source, os.X_OK)))
         self.sources[sha256] = source
 
@@ -127,14 +129,15 @@ def ship(job: Job, *, hosts_are_here: bool = False) -> tuple[Shipment, dict[str,
 
 def _as_seen_there(job: Job, shipment: Shipment, file: Path) -> str:
     """The path on the hosts of a tokenizer: as it is sent with the weights or the data, or where it lies."""
-    if job.local_path(job.checkpoint.load or "") is None and job.whole_checkpoint is None:
-        shipment.host_paths.append(str(file))
-        return str(file)
     known = {item.sha256: item.path for item in shipment.inputs if Path(item.path).name == file.name}
-    sha256 = sha256_of(file)
-    if sha256 not in known:
-        shipment.add(file, f"inputs/tokenizer/{file.name}", job.where("checkpoint", "load"))
-    return known.get(sha256, f"inputs/tokenizer/{file.name}")
+    if (sent := known.get(sha256_of(file))) is not None:
+        return sent
+    if job.local_path(job.checkpoint.load or "") is None and job.whole_checkpoint is None:
+        there = os.path.abspath(file)  # beside weights that are on the hosts, which are this machine
+        shipment.host_paths.append(there)
+        return there
+    shipment.add(file, f"inputs/tokenizer/{file.name}", job.where("checkpoint", "load"))
+    return f"inputs/tokenizer/{file.name}"
 
 
 def _check_texts(job: Job) -> None:

@@ -324,4 +324,4 @@ def _beside(run: _Run, output: Path, with_logs: bool) -> BesideOutput:
     folders = {strategy: KNOWN["strategy"]} if run.strategies else {}
     if with_logs:
         folders[f"{output.name}.{_LOGS}"] = _LOG
-    return BesideOutput(output, files, folders)
+    return BesideOutput(output, files, folders, frozenset({f"{output.name}.{_LOGS}"}))

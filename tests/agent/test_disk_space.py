@@ -15,7 +15,7 @@ from orchestrator.core.errors import AgentError
 from orchestrator.core.records import Input
 from orchestrator.testing.agent_host import AgentHost, sh
 
-LONG_AGO = time.time() - 7200
+LONG_AGO = time.time() - 2 * 86400
 
 
 @pytest.fixture

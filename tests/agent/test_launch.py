@@ -140,10 +140,17 @@ def test_a_whole_run_under_the_oldest_python(tmp_path: Path) -> None:
         host.close()
 
 
-@pytest.mark.parametrize("name", ["rank_table", "worker_config"])
-def test_a_file_that_changed_after_it_was_compared_is_not_started_with(host: AgentHost, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "gone"), [("rank_table", False), ("worker_config", False), ("rank_table", True)]
+)
+def test_a_file_that_changed_after_it_was_compared_is_not_started_with(
+    host: AgentHost, name: str, gone: bool
+) -> None:
     host.prepare(host.manifest(sh("true")), rank_table="{}")
-    getattr(host.run_dir().attempt, name).write_text("other")
+    if gone:
+        getattr(host.run_dir().attempt, name).unlink()
+    else:
+        getattr(host.run_dir().attempt, name).write_text("other")
     with pytest.raises(AgentError, match="has changed since it was prepared") as caught:
         host.tell("start")
     assert caught.value.kind == "refused"

@@ -356,6 +356,8 @@ def test_a_python_path_beside_the_bundled_code_has_no_placeholder(tmp_path: Path
     [
         ("{python} train.py --x 1", 1),
         ("python3.11 -u -X dev -W ignore src/train.py", 6),
+        ("python -O train.py data.txt", 2),
+        ("bash -O extglob run.sh data.txt", 3),
         ("bash -eu -o pipefail run.sh", 4),
         ("./run.sh", 0),
         ("bin/train", 0),

@@ -247,6 +247,14 @@ def test_that_nobody_watches_is_said_and_since_when(tmp_path: Path) -> None:
     assert watched_again(control, record).unwatched is None
 
 
+def test_a_run_that_nobody_has_watched_from_here_gets_no_monitor_by_being_looked_at(tmp_path: Path) -> None:
+    """Such as one of another control node, found again on hosts that both know."""
+    control = control_in(tmp_path)
+    record = replace(read_record(control), state=RunState.RUNNING)
+    write_record(control, record)
+    assert watched_again(control, record) == record and not control.monitor_lock.exists()
+
+
 def test_a_record_that_grows_old_under_a_living_monitor_is_not_shown_as_fresh() -> None:
     def written(seconds_ago: float, state: RunState = RunState.RUNNING) -> RunRecord:
         return RunRecord("r1", "job", "command", 1, 0.0, state, watched=time.time() - seconds_ago)

@@ -132,6 +132,19 @@ def test_of_two_launches_at_once_the_one_that_finds_the_devices_free_again_wins(
         assert agent.asked == ["prepare", "undo", "prepare", "undo", "prepare", "start", "commit"]
 
 
+def test_a_disk_that_is_full_here_keeps_no_host_from_being_undone(tmp_path: Path) -> None:
+    fleet = FakeFleet(SharedHost(name, {"n2"}) for name in ("n1", "n2"))
+
+    def report(phase: str) -> None:
+        if phase == "undoing":
+            raise OSError(28, "No space left on device")
+
+    plan = make_plan(job(tmp_path, JOB), inventory(tmp_path, HOSTS.replace("1-3", "1-2")))
+    with pytest.raises(PreflightError, match="in use"):
+        start_run(plan, fleet, report, sleep=lambda _: None)  # type: ignore[arg-type]
+    assert all(agent.asked[-1] == "undo" for agent in fleet.agents.values())
+
+
 def test_devices_that_stay_taken_end_the_launch_with_its_holder(tmp_path: Path) -> None:
     fleet = FakeFleet(SharedHost(name, {"n2"}) for name in ("n1", "n2", "n3"))
     with pytest.raises(PreflightError, match="n2: device 0 is in use"):

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from model.__main__ import _parser, main
-from model.cli.shared_options import ModelFiles
+from model.cli.shared_options import ModelFiles, located
 from model.config.load_config import load_config
+from model.config.settings import load_settings
 from model.data.tokenizer import train_tokenizer
 from model.errors import ModelError
 from model.weights.hub import weights_at
@@ -94,3 +96,7 @@ def test_a_job_may_name_a_model_as_its_checkpoint(tmp_path, cache):
     assert isinstance(block, dict) and block["load"] == "bloom_560m" and shipment.host_paths == []
     assert weights_at("bloom_560m") == cache / "bigscience--bloomz-560m/model.ckpt"
     assert weights_at("some/where") == Path("some/where")
+    (tmp_path / "worker.yaml").write_text(yaml.safe_dump(config))
+    told = located(load_settings(tmp_path / "worker.yaml"))
+    assert told.checkpoint.load == str(cache / "bigscience--bloomz-560m/model.ckpt")
+    assert located(told) is told
