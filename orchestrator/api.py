@@ -87,9 +87,12 @@ def runs() -> list[Run]:
     return known.known_runs()
 
 
-def find(run: Run | str | None = None) -> Run:
-    """The run that is meant. Raises RunNotFound where there is none, or more than one."""
-    return run if isinstance(run, Run) else known.find_run(run)
+def find(run: Run | str | None = None, *, started: bool = False) -> Run:
+    """The run that is meant; with `started` rather one that has had workers than a launch that was refused.
+
+    Raises RunNotFound where there is none, or more than one.
+    """
+    return run if isinstance(run, Run) else known.find_run(run, started=started)
 
 
 def is_active(run: Run | str) -> bool:
@@ -205,7 +208,7 @@ def log_batches(
     from orchestrator.control.logs import labels_of
     from orchestrator.hosts.fleet import fleet_of
 
-    control = find(run)
+    control = find(run, started=True)
     launched = read_plan(control.plan)
     if scheduler:
         labels = {name: [label_of(SCHEDULER)] for name, one in launched.manifests.items() if one.scheduler}
@@ -294,7 +297,7 @@ def collect(
     from orchestrator.transfer.collect import Collection
     from orchestrator.transfer.collect_run import collect_run, default_output, format_of
 
-    control, path = find(run), None if output is None else Path(output)
+    control, path = find(run, started=True), None if output is None else Path(output)
     chosen = wanted or Collection(format=format_of(path))
     path = path or default_output(control, chosen.format)
     return collect_run(control, chosen, path, options, report, with_logs=with_logs)
@@ -307,7 +310,7 @@ def collect_dry_run(
     from orchestrator.transfer.collect import Collection
     from orchestrator.transfer.collect_run import dry_run
 
-    return dry_run(find(run), wanted or Collection(), via_hosts=via_hosts)
+    return dry_run(find(run, started=True), wanted or Collection(), via_hosts=via_hosts)
 
 
 def check(

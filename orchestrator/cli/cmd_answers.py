@@ -24,7 +24,7 @@ def command(run: str | None, output: Path | None, as_json: bool) -> int:
 
     With --json one list of them; with --output too, what was written is told as data.
     """
-    answers = collect_answers(meant_run(run))
+    answers = collect_answers(meant_run(run, started=True))
     if output is None and as_json:
         print_json(answers)
         return 0

@@ -91,7 +91,7 @@ def command(
 
     A collection that broke off goes on where it was: give the same command again.
     """
-    control = meant_run(run)
+    control = meant_run(run, started=True)
     wanted = Collection(
         format=cast(Format, format_name or format_of(output)),
         step=step if isinstance(step, int) else None,

@@ -57,7 +57,7 @@ def command(
     Lines of one rank keep their order. Control characters are shown as escapes. With --json an object a line.
     """
     wanted = parse_ranks(ranks) if ranks else None
-    control = meant_run(run)
+    control = meant_run(run, started=True)
     batches = api.log_batches(
         control,
         ranks=wanted,

@@ -27,6 +27,9 @@ from orchestrator.sizing.suggest import Suggestion, suggest
 __all__ = ["command"]
 
 
+_LEAST_DEVICE = 1 << 30
+
+
 @click.command("plan")
 @click.argument("job", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--suggest", "wanted", is_flag=True, help="Propose layouts that fit, the fastest first.")
@@ -100,7 +103,10 @@ def _device_memory(hosts: Sequence[Host], given: str | None, inventory: Path | N
     """Bytes of the smallest device of the job's hosts; None where nothing says what it has."""
     if given is not None:
         try:
-            return size_of(given)
+            size = size_of(given)
+            if size < _LEAST_DEVICE:
+                raise ValueError(f"{given} is less than a device has: write 64GB")
+            return size
         except ValueError as error:
             raise UsageError(f"--hbm: {error}") from None
     nameless = [host.name for host in hosts if host.chip not in HBM]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.sentences import host_note, watch_note
+from orchestrator.cli.terminal import output_encoding
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.run_record import HostView, RunRecord
@@ -204,7 +204,7 @@ _RUN_STYLES = {
 
 def sign_of(state: RankState) -> str:
     """The cell's sign, as one that standard output has."""
-    return STYLES[state][1] if _has_signs(sys.stdout.encoding) else _PLAIN_SIGNS[state]
+    return STYLES[state][1] if _has_signs(output_encoding()) else _PLAIN_SIGNS[state]
 
 
 @functools.cache

@@ -111,7 +111,9 @@ def _exit_code(command: click.Command, words: Sequence[str]) -> int:
         return Interrupted.exit_code
     except Exception as error:
         if "--debug" in words:
-            raise
+            import traceback  # late: what nobody should ever need
+
+            traceback.print_exc()
         return _told(error, words)
 
 

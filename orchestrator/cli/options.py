@@ -37,11 +37,15 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     return [run.run_id for run in reversed(known_runs()) if run.run_id.startswith(incomplete)]
 
 
-def meant_run(run: str | None) -> Run:
-    """The run that a verb is to look at; without a name the active one, else the newest, which is said."""
-    found = api.find(run)
+def meant_run(run: str | None, *, started: bool = False) -> Run:
+    """The run that a verb is to look at; without a name the active one, else the newest, which is said.
+
+    With `started` the newest that has had workers, for verbs that read what those have written.
+    """
+    found = api.find(run, started=started)
     if run is None and not api.is_active(found):
-        click.echo(f"orchestrate: no run is active; this is the newest: {found.run_id}", err=True)
+        which = "the newest that started" if started and found.root != api.find(None).root else "the newest"
+        click.echo(f"orchestrate: no run is active; this is {which}: {found.run_id}", err=True)
     return found
 
 

@@ -6,6 +6,7 @@ characters are written as escapes, in whatever cell or line they stand.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import IO, Any, cast
 
@@ -16,7 +17,12 @@ from rich.text import Text
 
 from orchestrator.core.visible_text import RawStream, visible_lines
 
-__all__ = ["Console", "headed"]
+__all__ = ["Console", "headed", "output_encoding"]
+
+
+def output_encoding() -> str | None:
+    """That of standard output, also while `rich` has put a stream of its own, which has none, before it."""
+    return getattr(getattr(sys.stdout, "rich_proxied_file", sys.stdout), "encoding", None)
 
 
 def headed(head: str, rest: str) -> Text:

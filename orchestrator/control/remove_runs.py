@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.control.monitor_process import monitor_pid
 from orchestrator.control.run_record import read_record
-from orchestrator.control.runs import current_record
+from orchestrator.control.runs import current_record, has_started
 from orchestrator.core.errors import AgentError, OrchestrateError, RunNotFound, UsageError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
@@ -91,7 +91,13 @@ def remove_runs(
         for control in runs:
             yield Removal(control.run_id, here=_remove_here(control, dry_run))
         return
-    for (hosts, ssh), controls in _by_hosts(runs):
+    begun = []
+    for control in runs:
+        if _never_began(control):
+            yield Removal(control.run_id, here=_remove_here(control, dry_run))
+        else:
+            begun.append(control)
+    for (hosts, ssh), controls in _by_hosts(begun):
         with fleet_of(hosts, ssh) as fleet:
             gone: list[str] = []
             for control in controls:
@@ -140,6 +146,11 @@ def _by_hosts(
         else:
             group.append(control)
     return found
+
+
+def _never_began(control: ControlDir) -> bool:
+    """Whether no host ever had anything of the run: its launch was refused before one was touched."""
+    return read_record(control).state.is_terminal and not has_started(control)
 
 
 def remove_on_hosts(fleet: Fleet, control: ControlDir, dry_run: bool) -> Removal:

@@ -34,6 +34,7 @@ __all__ = [
     "attach",
     "current_record",
     "find_run",
+    "has_started",
     "interrupt_launch",
     "is_active",
     "known_runs",
@@ -68,11 +69,12 @@ def survey_runs(root: Path | None = None) -> tuple[list[ControlDir], list[str]]:
     return [control for _, control in sorted(found, key=lambda item: item[0])], others
 
 
-def find_run(name: str | None, root: Path | None = None) -> ControlDir:
+def find_run(name: str | None, root: Path | None = None, *, started: bool = False) -> ControlDir:
     """The run of this name or of this unique beginning; of several the one that is active.
 
-    Without a name the run that is active or, where none is, the newest. Raises RunNotFound, which lists the
-    runs that it could be.
+    Without a name the run that is active or, where none is, the newest; with `started` the newest of those
+    that ever started workers, if there is one: a launch that was refused has nothing to read. Raises
+    RunNotFound, which lists the runs that it could be.
     """
     runs, others = survey_runs(root)
     if not runs and name is None:
@@ -94,9 +96,28 @@ def find_run(name: str | None, root: Path | None = None) -> ControlDir:
     active = [run for run in matches if is_active(run)] if len(matches) > 1 or name is None else matches
     if len(active) == 1:
         return active[0]
-    if active or name is not None:
-        raise _several(name, active or matches, bool(active))
-    return matches[-1]
+    if active:
+        raise _several(name, active, True)
+    return _of_ended(name, matches, started)
+
+
+def _of_ended(name: str | None, matches: Sequence[ControlDir], started: bool) -> ControlDir:
+    """Without a name the newest; with one the only one, those that never started workers aside if need be."""
+    with_workers = (run for run in reversed(matches) if started and has_started(run))
+    if name is None:
+        return next(with_workers, matches[-1])
+    found = list(with_workers) or matches
+    if len(found) > 1:
+        raise _several(name, matches, False)
+    return found[0]
+
+
+def has_started(control: ControlDir) -> bool:
+    """Whether any host ever told of workers of this run; False where its record cannot be read."""
+    try:
+        return any(view.status is not None for view in read_record(control).hosts.values())
+    except RunNotFound:
+        return False
 
 
 def _several(name: str | None, runs: Sequence[ControlDir], are_active: bool) -> RunNotFound:

@@ -11,6 +11,7 @@ from orchestrator.control.run_record import HostView, RunRecord, write_record
 from orchestrator.control.runs import find_run, is_active
 from orchestrator.core.errors import RunNotFound
 from orchestrator.core.paths import ControlDir
+from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RunState
 
 
@@ -21,18 +22,19 @@ class Runs:
         self.root = root
         self._count = 0
 
-    def add(self, job: str, state: RunState) -> str:
+    def add(self, job: str, state: RunState, *, started: bool = True) -> str:
         self._count += 1
         name = f"{job}-20261126-2105{self._count:02d}-ab{self._count:02d}"
         control = ControlDir(self.root / "runs" / name)
         control.make(1)
         control.plan.write_text("{}")
         os.utime(control.plan, (self._count, self._count))
-        write_record(control, RunRecord(name, job, "train", 1, 0.0, state, hosts={"h": HostView()}))
+        view = HostView(HostStatus(name, job, "h", 0.0, ())) if started else HostView()
+        write_record(control, RunRecord(name, job, "train", 1, 0.0, state, hosts={"h": view}))
         return name
 
-    def find(self, name: str | None = None) -> str:
-        return find_run(name, self.root).run_id
+    def find(self, name: str | None = None, *, started: bool = False) -> str:
+        return find_run(name, self.root, started=started).run_id
 
 
 @pytest.fixture
@@ -45,6 +47,25 @@ def test_without_a_name_the_active_run_is_meant_and_not_the_newest(runs: Runs) -
     active = runs.add("train", RunState.RUNNING)
     runs.add("train", RunState.FAILED)
     assert runs.find() == active
+
+
+def test_what_is_read_is_of_a_run_that_started_and_not_of_a_launch_that_was_refused(runs: Runs) -> None:
+    older, real = (runs.add("train", RunState.SUCCEEDED) for _ in range(2))
+    refused = runs.add("train", RunState.FAILED, started=False)
+    assert (runs.find(), runs.find(started=True)) == (refused, real)
+    other = runs.add("ask", RunState.SUCCEEDED)
+    runs.add("ask", RunState.FAILED, started=False)
+    assert runs.find("ask", started=True) == other
+    for found in ({"name": "ask"}, {"name": "train", "started": True}):
+        with pytest.raises(RunNotFound, match="fits"):
+            runs.find(**found)  # type: ignore[arg-type]
+    assert runs.find(older) == older
+
+
+def test_where_nothing_ever_started_the_newest_launch_is_meant(runs: Runs) -> None:
+    runs.add("train", RunState.FAILED, started=False)
+    newest = runs.add("train", RunState.FAILED, started=False)
+    assert runs.find(started=True) == newest
 
 
 @pytest.mark.parametrize("state", [RunState.PREPARING, RunState.STARTING])
