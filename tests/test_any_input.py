@@ -330,8 +330,6 @@ def test_whatever_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert grown < GROWTH_KB, f"{grown} KiB"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["samples"]
     if 50 * len(known) <= CASES:
-        assert all(
-            sum(counts.values()) and counts["error"]
-            for name, counts in outcomes.items()
-            if name != "metrics.jsonl"
-        ), outcomes
+        tolerant = {"metrics.jsonl", "journal"}  # what they cannot read, they pass over
+        for name, counts in outcomes.items():
+            assert counts["error"] or name in tolerant, (name, counts)

@@ -178,6 +178,7 @@ def summary_data(record: RunRecord) -> dict[str, Any]:
         "tokens_per_s": progress.tokens_per_s if progress else None,
         "cause": cause_sentence(record.cause) if record.cause is not None else None,
         "exit_code": record.exit_code,
+        "unwatched": record.unwatched,
         "errors": list(record.errors),
     }
 

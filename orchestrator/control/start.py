@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.config.inventory import Host
-from orchestrator.core.errors import AgentError, OrchestrateError, PreflightError
+from orchestrator.core.errors import AgentError, PreflightError
 from orchestrator.core.host_answers import Prepared
 from orchestrator.core.records import Manifest
 from orchestrator.hosts.agent_client import Agent
@@ -163,7 +163,7 @@ def _start(plan: LaunchPlan, agent: Agent) -> None:
     answer = agent.start(plan.run_id)
     if answer.failed_first:
         label = answer.failed_first.replace("_", " ")
-        raise OrchestrateError(
+        raise PreflightError(
             f"{label} did not start: cannot start {answer.reason}",
             where=agent.host,
             remedy="mend `command:` of the job",

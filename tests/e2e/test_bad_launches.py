@@ -23,8 +23,9 @@ def assert_refused(cluster: Cluster, result: Result, code: int, *words: str) -> 
     """One line per problem on stderr, no traceback, and nothing on any host."""
     assert result.returncode == code, (result.stdout, result.stderr)
     assert "Traceback" not in result.stderr + result.stdout
-    # What this machine is warned of (little shared memory, say) stands before.
-    lines = [line for line in result.stderr.strip().splitlines() if ": warning: " not in line]
+    # What this machine is warned of (little shared memory, say), and what was assumed, stands before.
+    said = result.stderr.strip().splitlines()
+    lines = [line for line in said if ": warning: " not in line and ": note: " not in line]
     assert len(lines) == 1 and lines[0].startswith("orchestrate: "), lines
     for word in words:
         assert word in lines[0], lines[0]

@@ -248,7 +248,7 @@ def test_a_cut_shard_that_nothing_replaces_is_the_error(tmp_path):
         cut_off(run.shard(rank))
     with pytest.raises(CheckpointError, match="damaged") as caught:
         collected(run, tmp_path / "a.ckpt", step=10)
-    assert caught.value.where == str(run.shard(0))
+    assert caught.value.where in (str(run.shard(0)), str(run.shard(2)))  # whichever was read first
 
 
 def test_a_host_without_the_run_does_not_stop_what_replicas_can_complete(tmp_path):

@@ -137,7 +137,7 @@ task: finetune
 devices_per_host: 4
 parallel: {data_parallel: 2, model_parallel: 2, pipeline_stage: 2, optimizer_shard: true}
 model: {preset: tiny}
-data: {path: /data.json}
+data: {path: /data.json, tokenizer: /tokenizer.json}
 train: {steps: 9}
 checkpoint: {load: whole.ckpt, distribute: true, resume: true}
 """

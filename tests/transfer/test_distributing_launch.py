@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from model.config.prompt_templates import wrap
 from orchestrator.checkpoint.files.tensor_files import write_ckpt
 from orchestrator.testing.local_cluster import Cluster
 from orchestrator.transfer.inspect import diff
@@ -51,7 +52,10 @@ def test_ranks_start_from_the_slices_that_their_host_was_sent(cluster: Cluster, 
     save_whole(tmp_path / "whole.ckpt")
     records = [{"instruction": f"say {n}", "input": "", "output": f"{n}"} for n in range(8)]
     (tmp_path / "data.json").write_text(json.dumps(records))
-    save_tokenizer(tmp_path / "words/tokenizer.json", [record["instruction"] for record in records])
+    save_tokenizer(
+        tmp_path / "words/tokenizer.json",
+        [wrap(record["instruction"]) + record["output"] for record in records],
+    )
     job = {
         "name": "tune",
         "task": "finetune",

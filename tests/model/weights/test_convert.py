@@ -244,7 +244,7 @@ def test_the_command_line_needs_no_mindspore_and_no_torch(tmp_path):
 
 
 def test_bad_conversions_are_one_line(tmp_path, capsys):
-    assert main(["convert", str(tmp_path / "none"), str(tmp_path / "x.ckpt")]) == 1
+    assert main(["convert", str(tmp_path / "none"), str(tmp_path / "x.ckpt")]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err == f"error: {tmp_path / 'none'}: there is no such file or folder\n"
 

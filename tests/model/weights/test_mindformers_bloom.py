@@ -116,7 +116,8 @@ def test_all_of_them_become_the_same_weights_of_huggingface(tmp_path):
     one, other = (read_safetensors(folder / "model.safetensors") for folder in (plain.path, with_head.path))
     assert one.keys() == other.keys()
     assert all(one[name].array().tobytes() == other[name].array().tobytes() for name in one)
-    back = convert(with_head.path, tmp_path / "back.ckpt")
+    (tmp_path / "again").mkdir()  # beside the config that is ours another one would not be written
+    back = convert(with_head.path, tmp_path / "again" / "back.ckpt")
     assert set(read_ckpt(back.path)) == set(held)
 
 
