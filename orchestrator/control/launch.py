@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
 from orchestrator.control.monitor_process import cannot_write, spawn_monitor
-from orchestrator.control.runs import make_control_dir
+from orchestrator.control.runs import interrupt_launch, make_control_dir
 from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.plan.complete_plan import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -62,4 +62,9 @@ def launch(plan: LaunchPlan) -> ControlDir:
         # Its name is of this second and random: what is there of it is ours.
         shutil.rmtree(control.root, ignore_errors=True)
         raise cannot_write(control, error) from error
+    except KeyboardInterrupt:
+        # Ctrl-C before the monitor was told to begin: else the run would be `preparing` for a while.
+        if control.record.exists():
+            interrupt_launch(control, begun=False)
+        raise
     return control

@@ -5,6 +5,7 @@ Status: the record of a run as it is now, from its monitor or, where that is gon
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -157,12 +158,17 @@ def make_control_dir(plan: LaunchPlan, root: Path | None = None) -> ControlDir:
     return control
 
 
-def interrupt_launch(control: ControlDir) -> None:
-    """Have the monitor undo a launch that is still under way, and return when it has."""
+def interrupt_launch(control: ControlDir, *, begun: bool = True) -> None:
+    """Have the monitor undo a launch that is still under way, and return when it has.
+
+    One that had not `begun`, for its monitor had not been told to, is no launch any more.
+    """
     pid = monitor_pid(control)
-    if pid is None:
+    if pid is None and begun:
         return
-    os.kill(pid, signal.SIGTERM)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + _UNDO_TIMEOUT
     while monitor_pid(control) is not None and time.monotonic() < deadline:
         time.sleep(0.05)
