@@ -29,6 +29,11 @@ def zipped() -> bytes:
     return out.getvalue()
 
 
+def told(value: object) -> str:
+    """The part of a test's name that a value is: the same in every process, whatever the bytes are."""
+    return value if isinstance(value, str) else "content"
+
+
 @pytest.mark.parametrize(
     ("content", "name", "what"),
     [
@@ -53,6 +58,7 @@ def zipped() -> bytes:
             "is a Git LFS pointer",
         ),
     ],
+    ids=told,
 )
 def test_what_is_no_text_is_named(content, name, what) -> None:
     words = describe_foreign(content[:HEAD], name)
@@ -70,6 +76,7 @@ def test_what_is_no_text_is_named(content, name, what) -> None:
         (b"PAR2, an instruction, and its output", "a"),
         (b"", "a"),
     ],
+    ids=told,
 )
 def test_what_may_be_text_is_let_through(content, name) -> None:
     assert describe_foreign(content, name) is None
