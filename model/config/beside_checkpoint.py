@@ -6,7 +6,6 @@ loads, runs, and answers nonsense.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,12 @@ from typing import Any
 from model.config.yaml_table import read_table
 from model.errors import ModelError
 from orchestrator.families.network_config import NetworkConfig
-from orchestrator.families.registry import families
-from orchestrator.formats.foreign_files import open_regular
+from orchestrator.families.registry import values_of_hf
+from orchestrator.formats.foreign_files import open_regular, read_small_json
 from orchestrator.formats.tokenizer_files import beside_weights
 
 __all__ = ["check_beside"]
 
-# What two configurations of one network must have in common, and what families add to it.
-_COMPARED = ("hidden_size", "num_layers", "num_heads", "vocab_size", "hidden_act", "eos_token_id")
 _LARGEST = 1 << 20
 
 
@@ -35,7 +32,8 @@ def check_beside(config: NetworkConfig, load: Path, source: Path | None = None) 
         path = beside_weights(load, name)
         if path is None or (source is not None and source.exists() and path.samefile(source)):
             continue
-        told = _of_json(path) if name == "config.json" else _of_yaml(path)
+        is_hf = name == "config.json"
+        told = values_of_hf(read_small_json(path, _LARGEST)) or {} if is_hf else _of_yaml(path)
         wrong = list(_differences(config, told))
         if wrong:
             keys = ", ".join(f"{key}: {value}" for key, _, value in wrong)
@@ -49,12 +47,11 @@ def check_beside(config: NetworkConfig, load: Path, source: Path | None = None) 
 def _differences(config: NetworkConfig, told: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     if "hidden_size" not in told:
         return
-    own = [name for name in type(config).positive if name not in NetworkConfig.positive]
     family = told.get("family", config.family.name)
     if family != config.family.name:
         yield "family", config.family.name, family
         return
-    for key in (*_COMPARED, *own):
+    for key in config.telling():
         if told.get(key) is not None and told[key] != getattr(config, key):
             yield key, getattr(config, key), told[key]
 
@@ -71,20 +68,3 @@ def _of_yaml(path: Path) -> Mapping[str, Any]:
     model = table.get("model")
     inner = model.get("model_config") if isinstance(model, dict) else None
     return inner if isinstance(inner, dict) else table
-
-
-def _of_json(path: Path) -> Mapping[str, Any]:
-    try:
-        with open_regular(path) as file:
-            table = json.loads(file.read(_LARGEST))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    kind = table.get("model_type") if isinstance(table, dict) else None
-    family = next((family for family in families() if family.hf.model_type == kind), None)
-    if family is None:
-        return {}
-    told = {"family": family.name, **family.hf.only, **family.hf.nearly}
-    for field, keys in family.hf.fields.items():
-        value = next((table[key] for key in keys if table.get(key) is not None), None)
-        told |= {} if value is None else {field: value}
-    return told

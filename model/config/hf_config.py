@@ -11,7 +11,7 @@ from model.config.load_config import config_from
 from model.errors import ModelError
 from orchestrator.families.family import Family
 from orchestrator.families.network_config import NetworkConfig
-from orchestrator.families.registry import families
+from orchestrator.families.registry import families, family_of_hf
 from orchestrator.formats.foreign_files import lfs_pointer, open_regular
 
 __all__ = ["load_hf_config"]
@@ -31,7 +31,6 @@ def load_hf_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Ne
     problems = list(_problems(table, family))
     if problems:
         raise ModelError("; ".join(problems), where=str(path))
-    values = {field: _value(table, keys) for field, keys in family.hf.fields.items()}
     dtype = table.get("torch_dtype") or table.get("dtype") or "float32"
     types = dict.fromkeys(("param_init_type", "embedding_init_type", "compute_dtype"), dtype)
     fixed = {
@@ -41,8 +40,7 @@ def load_hf_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Ne
         "prompt_template": "none",
         "do_sample": False,
     }
-    known = {field: value for field, value in values.items() if value is not None}
-    return config_from({**known, **types, **fixed, **(overrides or {})}, where=str(path))
+    return config_from({**family.hf.fields_in(table), **types, **fixed, **(overrides or {})}, where=str(path))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -64,21 +62,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _family(table: Mapping[str, Any], path: Path) -> Family:
-    kind = table.get("model_type")
-    found = next((family for family in families() if family.hf.model_type == kind), None)
+    found = family_of_hf(table)
     if found is None:
+        kind = table.get("model_type")
         known = " or ".join(repr(family.hf.model_type) for family in families())
         raise ModelError(f"model_type is {kind!r}, not {known}", where=str(path))
     return found
 
 
-def _value(table: Mapping[str, Any], keys: Iterable[str]) -> Any:
-    return next((table[key] for key in keys if table.get(key) is not None), None)
-
-
 def _problems(table: Mapping[str, Any], family: Family) -> Iterable[str]:
+    known = family.hf.fields_in(table)
     for field in _NEEDED:
-        if _value(table, family.hf.fields[field]) is None:
+        if field not in known:
             yield f"{family.hf.fields[field][0]} is missing"
     for key, only in family.hf.fixed.items():
         value = table.get(key)

@@ -14,10 +14,10 @@ from orchestrator.formats.tokenizer_files import (
     TOKENIZER,
     beside_data,
     beside_weights,
-    recorded_tokenizer,
+    made_with_another,
+    made_with_template,
     same_ids,
     sha256_of,
-    summaries_of,
 )
 
 __all__ = ["check_data", "check_weights_tokenizer", "choose_tokenizer", "tell_template", "tokenizer_beside"]
@@ -78,26 +78,20 @@ def check_weights_tokenizer(given: Path, load: Path) -> None:
 
 def check_data(data: Path, tokenizer: Path) -> None:
     """Raise ModelError where a MindRecord was made with another tokenizer; one without a summary is taken."""
-    of_data = beside_data(data)
-    for file, sha256 in recorded_tokenizer(data).items():
-        mine = sha256_of(tokenizer) if tokenizer.is_file() else sha256
-        if mine == sha256:
-            continue
-        is_beside = of_data is not None and sha256_of(of_data) == sha256
-        if not (is_beside and of_data is not None and same_ids(tokenizer, of_data)):
-            raise ModelError(
-                f"was made with another tokenizer than {tokenizer} (sha256 {sha256[:12]}, not {mine[:12]})",
-                where=str(file),
-                remedy="take one tokenizer for weights and data, or prepare the data again",
-            )
+    others = made_with_another(data, tokenizer) if tokenizer.is_file() else {}
+    for file, sha256 in others.items():
+        mine = sha256_of(tokenizer)
+        raise ModelError(
+            f"was made with another tokenizer than {tokenizer} (sha256 {sha256[:12]}, not {mine[:12]})",
+            where=str(file),
+            remedy="take one tokenizer for weights and data, or prepare the data again",
+        )
 
 
 def tell_template(data: Path, template: str) -> None:
     """A line on stderr where a MindRecord was prepared with another template than the job names."""
-    for file, table in summaries_of(data).items():
-        made_with = table.get("template")
-        if isinstance(made_with, str) and made_with != template:
-            _tell(f"{file} was prepared with template {made_with}, but data.template is {template}")
+    for file, other in made_with_template(data, template).items():
+        _tell(f"{file} was prepared with template {other}, but data.template is {template}")
 
 
 def _tell(text: str) -> None:

@@ -23,7 +23,7 @@ from orchestrator.core.records import Manifest
 from orchestrator.core.safe_open import own_folders, read_safely, require_own_folder
 from orchestrator.core.visible_text import visible
 
-__all__ = ["disk_use", "remove_run", "sweep_store"]
+__all__ = ["bytes_below", "disk_use", "remove_folder", "remove_run", "sweep_store"]
 
 # Its new name says that it is no run any more, and what was begun is finished by the next removal.
 _REMOVING = ".removing-"
@@ -35,11 +35,11 @@ _LARGEST_CONFIG = 16 << 20
 def disk_use(workdir: Workdir) -> DiskUse:
     """Bytes on the disk of each run on this host, and of the store."""
     runs = tuple(
-        RunUse(RunId(folder.name), Size(_bytes_below(folder)))
+        RunUse(RunId(folder.name), Size(bytes_below(folder)))
         for folder in own_folders(workdir.runs)[0]
         if RunId.FORM.fullmatch(folder.name)
     )
-    return DiskUse(runs, Size(_bytes_below(workdir.store)))
+    return DiskUse(runs, Size(bytes_below(workdir.store)))
 
 
 def remove_run(workdir: Workdir, run_id: str, *, dry_run: bool) -> int:
@@ -52,15 +52,20 @@ def remove_run(workdir: Workdir, run_id: str, *, dry_run: bool) -> int:
     run = workdir.run(run_id)
     _require_over(workdir, run)
     _require_unneeded(workdir, run)
-    freed = _bytes_below(run.root)
+    freed = bytes_below(run.root)
     if not dry_run:
-        gone = run.runs / f"{_REMOVING}{run_id}"
-        _clear(gone)
-        os.rename(run.root, gone)
-        for name in os.listdir(run.runs):
-            if name.startswith(_REMOVING):
-                _clear(run.runs / name)
+        remove_folder(run.root)
     return freed
+
+
+def remove_folder(run: Path) -> None:
+    """Remove the folder of a run; no link in it is followed. What an earlier removal has left goes, too."""
+    gone = run.with_name(f"{_REMOVING}{run.name}")
+    _clear(gone)
+    os.rename(run, gone)
+    for name in os.listdir(run.parent):
+        if name.startswith(_REMOVING):
+            _clear(run.parent / name)
 
 
 def sweep_store(workdir: Workdir, *, without: Collection[str] = (), dry_run: bool = False) -> int:
@@ -137,7 +142,7 @@ def _given(workdir: Workdir, without: Collection[str]) -> Set[str]:
     return wanted
 
 
-def _bytes_below(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
     """What `du` would say: blocks on the disk, each file once however many names it has."""
     total = 0
     seen: Set[Tuple[int, int]] = set()

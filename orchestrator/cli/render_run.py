@@ -100,7 +100,7 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     parts += [Text(line, style="red") for line in record.errors[:_MOST_LINES]]
     if len(record.errors) > _MOST_LINES:
         parts.append(Text(f"and {len(record.errors) - _MOST_LINES} more: `--json` has them all", style="red"))
-    if record.state.is_terminal and all(view.status is None for view in record.hosts.values()):
+    if record.state.is_terminal and not record.has_started:
         return Group(*parts)  # a launch that came to nothing: there are no ranks
     parts += progress_bar(record)
     if every_rank or is_small:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from orchestrator.agent.disk_space import bytes_below, remove_folder
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.control.monitor_process import monitor_pid
-from orchestrator.control.run_record import read_record
-from orchestrator.control.runs import current_record, has_started
+from orchestrator.control.run_record import RunRecord, read_record
+from orchestrator.control.runs import current_record
 from orchestrator.core.errors import AgentError, OrchestrateError, RunNotFound, UsageError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
@@ -26,7 +26,6 @@ __all__ = ["Removal", "Use", "disk_use", "old_runs", "remove_on_hosts", "remove_
 # A run of a hundred thousand files takes a while to be gone.
 _PATIENCE = 600.0
 _MONITOR_PATIENCE = 20.0
-_REMOVING = ".removing-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +84,17 @@ def remove_runs(
 
     With `here_only` no host is asked: for hosts that are no more. Raises UsageError.
     """
-    for control in runs:
-        _require_over(control, here_only)
+    records = [_over(control, here_only) for control in runs]
     if here_only:
         for control in runs:
             yield Removal(control.run_id, here=_remove_here(control, dry_run))
         return
     begun = []
-    for control in runs:
-        if _never_began(control):
+    for control, record in zip(runs, records, strict=True):
+        if record.has_started:
+            begun.append((control, read_plan(control.plan)))
+        else:  # its launch was refused before any host had something of it
             yield Removal(control.run_id, here=_remove_here(control, dry_run))
-        else:
-            begun.append(control)
     for (hosts, ssh), controls in _by_hosts(begun):
         with fleet_of(hosts, ssh) as fleet:
             gone: list[str] = []
@@ -110,7 +108,8 @@ def remove_runs(
                 yield removal
 
 
-def _require_over(control: ControlDir, here_only: bool) -> None:
+def _over(control: ControlDir, here_only: bool) -> RunRecord:
+    """The record of a run that has ended."""
     record = read_record(control)
     if not record.state.is_terminal and not here_only:
         record = current_record(control)
@@ -119,6 +118,7 @@ def _require_over(control: ControlDir, here_only: bool) -> None:
         raise UsageError(
             f"run {control.run_id} is {record.state}", remedy=f"`orchestrate stop {control.run_id}` ends it"
         )
+    return record
 
 
 def _end_monitor(control: ControlDir) -> None:
@@ -133,12 +133,11 @@ def _end_monitor(control: ControlDir) -> None:
 
 
 def _by_hosts(
-    runs: Iterable[ControlDir],
+    runs: Iterable[tuple[ControlDir, LaunchPlan]],
 ) -> list[tuple[tuple[tuple[Host, ...], SshOptions], list[ControlDir]]]:
     """Runs of the same hosts together, so that each host is connected to once."""
     found: list[tuple[tuple[tuple[Host, ...], SshOptions], list[ControlDir]]] = []
-    for control in runs:
-        plan: LaunchPlan = read_plan(control.plan)
+    for control, plan in runs:
         key = (plan.hosts, plan.ssh)
         group = next((controls for other, controls in found if other == key), None)
         if group is None:
@@ -146,11 +145,6 @@ def _by_hosts(
         else:
             group.append(control)
     return found
-
-
-def _never_began(control: ControlDir) -> bool:
-    """Whether no host ever had anything of the run: its launch was refused before one was touched."""
-    return read_record(control).state.is_terminal and not has_started(control)
 
 
 def remove_on_hosts(fleet: Fleet, control: ControlDir, dry_run: bool) -> Removal:
@@ -178,22 +172,11 @@ def _sweep(fleet: Fleet, without: Sequence[str], dry_run: bool) -> dict[str, int
 
 
 def _remove_here(control: ControlDir, dry_run: bool) -> int:
-    nbytes = _bytes_here(control)
+    nbytes = bytes_below(control.root)
     if not dry_run:
         _end_monitor(control)
-        # Half a removal is no run any more; a name with a dot is passed over, and gone with the next one.
-        gone = control.runs / f"{_REMOVING}{control.run_id}"
-        shutil.rmtree(gone, ignore_errors=True)
-        os.rename(control.root, gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        remove_folder(control.root)
     return nbytes
-
-
-def _bytes_here(control: ControlDir) -> int:
-    total = 0
-    for folder, _, names in os.walk(control.root):
-        total += sum(os.lstat(os.path.join(folder, name)).st_blocks * 512 for name in names)
-    return total
 
 
 def disk_use(runs: Sequence[ControlDir]) -> Use:
@@ -205,11 +188,9 @@ def disk_use(runs: Sequence[ControlDir]) -> Use:
     readable = []
     for control in runs:
         try:
-            read_plan(control.plan)
+            readable.append((control, read_plan(control.plan)))
         except RunNotFound as error:
             errors[control.run_id] = error
-        else:
-            readable.append(control)
     for (hosts, ssh), _ in _by_hosts(readable):
         with fleet_of(hosts, ssh) as fleet:
             answers = fleet.each(lambda agent: agent.disk_use(timeout=_PATIENCE))

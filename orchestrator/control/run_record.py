@@ -176,6 +176,11 @@ class RunRecord(Stored):
         recent = self.ended is not None and time.time() < self.ended + LEFT_FOR
         return recent and any(view.may_have_workers for view in self.hosts.values())
 
+    @property
+    def has_started(self) -> bool:
+        """Whether any host ever told of workers: a launch that came to nothing has none."""
+        return any(view.status is not None for view in self.hosts.values())
+
     def ranks(self) -> list[RankStatus]:
         """All ranks of all hosts in rank order."""
         found = [rank for view in self.hosts.values() for rank in view.ranks()]

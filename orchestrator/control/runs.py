@@ -116,7 +116,7 @@ def _of_ended(name: str | None, matches: Sequence[ControlDir], started: bool) ->
 def has_started(control: ControlDir) -> bool:
     """Whether any host ever told of workers of this run; False where its record cannot be read."""
     try:
-        return any(view.status is not None for view in read_record(control).hosts.values())
+        return read_record(control).has_started
     except RunNotFound:
         return False
 

@@ -80,6 +80,14 @@ class HfFormat:
     prefix: str = "transformer."
     blocks: str = "h"
 
+    def fields_in(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        """Our fields that a config.json has, by the first of their keys with a value."""
+        found = {
+            ours: next((table[key] for key in keys if table.get(key) is not None), None)
+            for ours, keys in self.fields.items()
+        }
+        return {ours: value for ours, value in found.items() if value is not None}
+
     def config(self, values: Mapping[str, Any], dtype: str) -> dict[str, Any]:
         """The config.json of a network with these fields, weights of `dtype`."""
         known = {keys[0]: values[ours] for ours, keys in self.fields.items() if ours in values}

@@ -144,6 +144,15 @@ class NetworkConfig:
         counts = ((row, math.prod(self.shape(row))) for row in self.family.weights)
         return sum(count * (self.num_layers if row.stage == "block" else 1) for row, count in counts)
 
+    @classmethod
+    def telling(cls) -> tuple[str, ...]:
+        """The fields that two configurations of one network have in common.
+
+        A loaded tensor's shape tells of few of them; with the others wrong a network answers nonsense.
+        """
+        own = tuple(name for name in cls.positive if name not in NetworkConfig.positive)
+        return ("hidden_size", "num_layers", "num_heads", "vocab_size", *own, "hidden_act", "eos_token_id")
+
     def problems(self) -> Iterator[str]:
         """What the types of the fields alone do not say."""
         low = [key for key in self.positive if getattr(self, key) < 1]

@@ -13,6 +13,7 @@ __all__ = [
     "FamilyError",
     "config_class",
     "families",
+    "family_of_hf",
     "family_of_weights",
     "find_preset",
     "hub_names",
@@ -22,6 +23,7 @@ __all__ = [
     "register",
     "table_again",
     "unregister",
+    "values_of_hf",
 ]
 
 # A configuration that names no family means the first, which was the only one when nothing named any.
@@ -66,6 +68,20 @@ def mindformers_class(kind: str | None) -> type[NetworkConfig]:
         known = ", ".join(family.mindformers for family in families())
         raise FamilyError(f"is {kind}; bundled is only {known}")
     return found
+
+
+def family_of_hf(table: Mapping[str, Any]) -> Family | None:
+    """The family of a transformers' config.json; None where it is of none."""
+    kind = table.get("model_type")
+    return next((family for family in families() if family.hf.model_type == kind), None)
+
+
+def values_of_hf(table: object) -> dict[str, Any] | None:
+    """What a config.json of transformers says of a network, under our names; None: it is of no family."""
+    family = family_of_hf(table) if isinstance(table, Mapping) else None
+    if family is None or not isinstance(table, Mapping):
+        return None
+    return {"family": family.name, **family.hf.only, **family.hf.nearly, **family.hf.fields_in(table)}
 
 
 def preset_names() -> list[str]:

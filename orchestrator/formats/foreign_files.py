@@ -5,13 +5,14 @@ This module is part of the agent: stdlib only, Python 3.8.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
 from pathlib import Path
-from typing import BinaryIO, Optional, Tuple
+from typing import Any, BinaryIO, Optional, Tuple
 
-__all__ = ["HEAD", "describe_foreign", "lfs_pointer", "open_regular"]
+__all__ = ["HEAD", "describe_foreign", "lfs_pointer", "open_regular", "read_small_json"]
 
 # So many bytes of a file tell what it is.
 HEAD = 1 << 16
@@ -113,6 +114,16 @@ def open_regular(path: Path) -> BinaryIO:
     except BaseException:
         os.close(handle)
         raise
+
+
+def read_small_json(path: Path, largest: int) -> Any:
+    """The value of a file of at most so many bytes; None where there is none, or it is no JSON."""
+    try:
+        with open_regular(path) as file:
+            raw = file.read(largest + 1)
+        return json.loads(raw) if len(raw) <= largest else None
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def lfs_pointer(head: bytes) -> Optional[Words]:

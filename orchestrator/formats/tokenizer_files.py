@@ -12,13 +12,15 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
-from orchestrator.formats.foreign_files import open_regular
+from orchestrator.formats.foreign_files import open_regular, read_small_json
 
 __all__ = [
     "SUMMARY",
     "TOKENIZER",
     "beside_data",
     "beside_weights",
+    "made_with_another",
+    "made_with_template",
     "recorded_tokenizer",
     "same_ids",
     "sha256_of",
@@ -75,8 +77,27 @@ def recorded_tokenizer(data: Path) -> Dict[Path, str]:
 def summaries_of(data: Path) -> Dict[Path, Dict[str, Any]]:
     """What the summary of each MindRecord of a file or folder says, where there is one."""
     files = sorted(data.glob("*.mindrecord")) if data.is_dir() else [data]
-    tables = {file: _json(file.with_name(file.name + SUMMARY), _LARGEST_SUMMARY) for file in files}
+    tables = {file: read_small_json(file.with_name(file.name + SUMMARY), _LARGEST_SUMMARY) for file in files}
     return {file: table for file, table in tables.items() if isinstance(table, dict)}
+
+
+def made_with_another(data: Path, tokenizer: Path) -> Dict[Path, str]:
+    """The MindRecords of a file or folder that another tokenizer made, each with that one's SHA-256.
+
+    The same one written anew is no other. One without a summary is taken.
+    """
+    of_data, mine = beside_data(data), sha256_of(tokenizer)
+    others = {file: sha256 for file, sha256 in recorded_tokenizer(data).items() if sha256 != mine}
+    if not others or of_data is None or not same_ids(tokenizer, of_data):
+        return others
+    beside = sha256_of(of_data)
+    return {file: sha256 for file, sha256 in others.items() if sha256 != beside}
+
+
+def made_with_template(data: Path, template: str) -> Dict[Path, str]:
+    """The MindRecords of a file or folder that were prepared with another template, each with that one."""
+    found = {file: table.get("template") for file, table in summaries_of(data).items()}
+    return {file: other for file, other in found.items() if isinstance(other, str) and other != template}
 
 
 def sha256_of(path: Path) -> str:
@@ -94,7 +115,7 @@ def same_ids(one: Path, other: Path) -> bool:
     """Whether two tokenizers give the tokens that both know the same ids; written anew, a file differs."""
     if sha256_of(one) == sha256_of(other):
         return True
-    mine, its = (dict(_ids(_json(path, _LARGEST_TOKENIZER))) for path in (one, other))
+    mine, its = (dict(_ids(read_small_json(path, _LARGEST_TOKENIZER))) for path in (one, other))
     shared = mine.keys() & its.keys()
     return bool(shared) and all(mine[token] == its[token] for token in shared)
 
@@ -118,13 +139,3 @@ def _ids(table: Any) -> Iterator[Any]:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
-
-
-def _json(path: Path, largest: int) -> Any:
-    """The value of a small file; None where there is none or it is no JSON."""
-    try:
-        with open_regular(path) as file:
-            raw = file.read(largest + 1)
-        return json.loads(raw) if len(raw) <= largest else None
-    except (OSError, ValueError, RecursionError):
-        return None

@@ -19,33 +19,24 @@ from orchestrator.config.mindformers_keys import RENAMED
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.config.yaml_messages import plain, show
 from orchestrator.config.yaml_reader import read_yaml
-from orchestrator.core.codec import DecodeError, parse
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.families.network_config import NetworkConfig
-from orchestrator.families.registry import families
+from orchestrator.families.registry import values_of_hf
+from orchestrator.formats.foreign_files import read_small_json
 from orchestrator.formats.tokenizer_files import (
     TOKENIZER,
     beside_data,
     beside_weights,
+    made_with_another,
+    made_with_template,
     recorded_tokenizer,
     same_ids,
     sha256_of,
-    summaries_of,
 )
 
 __all__ = ["FilesBeside"]
 
 _LARGEST_CONFIG = 1 << 20
-# What two configurations of one network must have in common; a loaded tensor's shape tells of few of them.
-_COMPARED = (
-    "hidden_size",
-    "num_layers",
-    "num_heads",
-    "vocab_size",
-    "expand_ratio",
-    "hidden_act",
-    "eos_token_id",
-)
 
 
 @dataclass(frozen=True)
@@ -110,10 +101,9 @@ class FilesBeside:
     def _other_template(self) -> Iterator[str]:
         data = self.job.data
         template = data.template or "none" if data else "alpaca"
-        for file, table in summaries_of(self._data).items() if self._data is not None else ():
-            made_with = table.get("template")
-            if isinstance(made_with, str) and made_with != template:
-                yield plain(f"{file} was prepared with template {made_with}, but data.template is {template}")
+        others = made_with_template(self._data, template) if self._data is not None else {}
+        for file, other in others.items():
+            yield plain(f"{file} was prepared with template {other}, but data.template is {template}")
 
     @cached_property
     def _weights(self) -> Path | None:
@@ -168,7 +158,7 @@ class FilesBeside:
     def _differences(self, config: _Config, network: NetworkConfig | None) -> Iterator[Problem]:
         job, wanted = self.job, config.values
         assert job.model is not None and network is not None
-        for key in ("family", *_COMPARED):
+        for key in ("family", *network.telling()):
             mine = network.family.name if key == "family" else getattr(network, key, None)
             if key not in wanted or mine is None or wanted[key] == mine:
                 continue
@@ -199,13 +189,9 @@ class FilesBeside:
             yield Problem(where, plain(what), remedy)
         if job.task not in TRAINING or self._data is None:
             return
-        of_data, sha256 = self._of_data(), sha256_of(mine)
-        for file, recorded in recorded_tokenizer(self._data).items():
-            is_beside = of_data is not None and sha256_of(of_data) == recorded
-            if recorded == sha256 or (is_beside and of_data is not None and same_ids(mine, of_data)):
-                continue
+        for file, recorded in made_with_another(self._data, mine).items():
             what = f"{file} was made with another tokenizer than {mine} "
-            what += f"(sha256 {recorded[:12]}, not {sha256[:12]})"
+            what += f"(sha256 {recorded[:12]}, not {sha256_of(mine)[:12]})"
             yield Problem(where, plain(what), f"{remedy}, or prepare the data again")
 
 
@@ -244,25 +230,8 @@ def _read_yaml(path: Path) -> _Config | None:
 
 
 def _read_json(path: Path) -> _Config | None:
-    table = _json(path)
-    kind = table.get("model_type") if isinstance(table, dict) else None
-    family = next((one for one in families() if one.hf.model_type == kind), None)
-    if not isinstance(table, dict) or family is None:
-        return None
-    values = {"family": family.name, **family.hf.only, **family.hf.nearly}
-    for field, keys in family.hf.fields.items():
-        found = next((table[key] for key in keys if table.get(key) is not None), None)
-        values |= {} if found is None else {field: found}
-    return _Config(path, values, {})
-
-
-def _json(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_LARGEST_CONFIG + 1)
-        return parse(raw) if len(raw) <= _LARGEST_CONFIG else None
-    except (OSError, DecodeError):
-        return None
+    values = values_of_hf(read_small_json(path, _LARGEST_CONFIG))
+    return None if values is None else _Config(path, values, {})
 
 
 def _refused(job: Job, loc: tuple[str, ...], what: str, remedy: str) -> ConfigError:
