@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from orchestrator.control.monitor_process import cannot_write
 from orchestrator.control.run_record import RunRecord, failed_launch, read_record, write_record
@@ -17,6 +16,7 @@ from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 from orchestrator.hosts.allocation import WAITED_FOR, Allocation, StaticAllocation
 from orchestrator.hosts.fleet import Fleet, error_lines
+from orchestrator.hosts.scheduling import SYSTEM, Scheduling
 from orchestrator.plan.launch_plan import read_plan, write_plan
 
 __all__ = ["Monitor"]
@@ -31,11 +31,20 @@ class Monitor:
     """Launches and watches one run, writing its record at every turn.
 
     `allocation` are its hosts, by default those of its plan, which are always there. They are given back when
-    the run has ended.
+    the run has ended. `told` is told every record that is written.
     """
 
-    def __init__(self, control: ControlDir, allocation: Allocation | None = None) -> None:
+    def __init__(
+        self,
+        control: ControlDir,
+        allocation: Allocation | None = None,
+        *,
+        scheduling: Scheduling = SYSTEM,
+        told: Callable[[RunRecord], None] = lambda record: None,
+    ) -> None:
         self._control = control
+        self._told = told
+        self._scheduling = scheduling
         self._plan = read_plan(control.plan)
         self._allocation = allocation or StaticAllocation(self._plan.hosts, self._plan.ssh)
         self._record = read_record(control)
@@ -81,7 +90,7 @@ class Monitor:
         """The hosts, once they are ours."""
         while self._allocation.state in WAITED_FOR:
             self._report(f"waiting for hosts ({self._allocation.state})")
-            time.sleep(_INTERVAL)
+            self._scheduling.sleep(_INTERVAL)
         return self._allocation.fleet()
 
     def _give_back(self) -> None:
@@ -94,13 +103,13 @@ class Monitor:
             name: frozenset(worker.rank for worker in manifest.workers)
             for name, manifest in self._plan.manifests.items()
         }
-        watch = Watch(self._record, fleet, self._plan.timeouts, placed=placed)
+        watch = Watch(self._record, fleet, self._plan.timeouts, placed=placed, scheduling=self._scheduling)
         written = True
         try:
-            while self._record.needs_monitor or not written:
+            while self._record.needs_monitor_at(self._scheduling.time()) or not written:
                 with _logged("a turn of the watch broke off"):
                     written = self._save(watch.step())
-                time.sleep(_LEFTOVERS_INTERVAL if self._record.state.is_terminal else _INTERVAL)
+                self._scheduling.sleep(_LEFTOVERS_INTERVAL if self._record.state.is_terminal else _INTERVAL)
         except KeyboardInterrupt:
             log.info("the monitor was told to end; the run goes on")
         finally:
@@ -124,7 +133,7 @@ class Monitor:
             raise OrchestrateError(what, remedy="launch it again")
 
     def _report(self, phase: str) -> None:
-        self._write(dataclasses.replace(self._record, phase=phase, updated=time.time()))
+        self._write(dataclasses.replace(self._record, phase=phase, updated=self._scheduling.time()))
 
     def _warn(self, warnings: Sequence[str]) -> None:
         for line in warnings:
@@ -133,16 +142,17 @@ class Monitor:
 
     def _fail(self, error: OrchestrateError) -> None:
         """Write down why nothing was started, as soon as there is room for it."""
-        record = failed_launch(self._record, error_lines(error), error.exit_code)
-        deadline = time.monotonic() + _LAST_WORD
+        record = failed_launch(self._record, error_lines(error), error.exit_code, self._scheduling.time())
+        deadline = self._scheduling.monotonic() + _LAST_WORD
         with contextlib.suppress(KeyboardInterrupt):
-            while not self._save(record) and time.monotonic() < deadline:
-                time.sleep(_INTERVAL)
+            while not self._save(record) and self._scheduling.monotonic() < deadline:
+                self._scheduling.sleep(_INTERVAL)
 
     def _write(self, record: RunRecord) -> None:
         """Keep and write the record. Raises OSError where that cannot be."""
-        self._record = dataclasses.replace(record, watched=time.time(), unwatched=None)
+        self._record = dataclasses.replace(record, watched=self._scheduling.time(), unwatched=None)
         write_record(self._control, self._record)
+        self._told(self._record)
 
     def _save(self, record: RunRecord) -> bool:
         """As `_write`, but that the disk is full for a while ends no watch: the next turn writes again."""

@@ -171,9 +171,13 @@ class RunRecord(Stored):
     @property
     def needs_monitor(self) -> bool:
         """Whether there is something to watch or, on hosts that were lost when it ended, to stop."""
+        return self.needs_monitor_at(time.time())
+
+    def needs_monitor_at(self, now: float) -> bool:
+        """As `needs_monitor`, by another clock."""
         if not self.state.is_terminal:
             return True
-        recent = self.ended is not None and time.time() < self.ended + LEFT_FOR
+        recent = self.ended is not None and now < self.ended + LEFT_FOR
         return recent and any(view.may_have_workers for view in self.hosts.values())
 
     @property
@@ -201,9 +205,11 @@ def new_record(plan: LaunchPlan) -> RunRecord:
     )
 
 
-def failed_launch(record: RunRecord, lines: Sequence[str], exit_code: int) -> RunRecord:
+def failed_launch(
+    record: RunRecord, lines: Sequence[str], exit_code: int, now: float | None = None
+) -> RunRecord:
     """The record of a launch that came to nothing, with what is to be told of it."""
-    now = time.time()
+    now = time.time() if now is None else now
     return dataclasses.replace(
         record,
         state=RunState.FAILED,

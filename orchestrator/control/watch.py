@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from typing import Any
 
 from orchestrator.config.job import Timeouts
@@ -24,6 +23,7 @@ from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RankState
 from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.fleet import Fleet
+from orchestrator.hosts.scheduling import SYSTEM, Scheduling
 
 __all__ = ["Watch", "look_once"]
 
@@ -46,9 +46,11 @@ class Watch:
         timeouts: Timeouts,
         *,
         placed: Mapping[str, frozenset[int]] | None = None,
-        clock: Callable[[], float] = time.time,
-        steady: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
+        steady: Callable[[], float] | None = None,
+        scheduling: Scheduling = SYSTEM,
     ) -> None:
+        clock, steady = clock or scheduling.time, steady or scheduling.monotonic
         self.record = record
         self._fleet = fleet
         self._timeouts = timeouts
@@ -57,7 +59,8 @@ class Watch:
         self._awake = AwakeClock(steady, clock)
         self._pace = StepPace(steady())
         self._since = steady()  # the start of the watch, or when the monitor last woke
-        self._pool = ThreadPoolExecutor(max_workers=max(1, len(fleet.hosts)))
+        self._pool = scheduling.pool(max(1, len(fleet.hosts)))
+        self._answered = scheduling.signal()
         self._polls: dict[str, tuple[Future[Any], float]] = {}
         self._due: dict[str, float] = dict.fromkeys(fleet.hosts, 0.0)
         self._backoff: dict[str, float] = dict.fromkeys(fleet.hosts, 1.0)
@@ -75,8 +78,14 @@ class Watch:
         for name, due in self._due.items():
             view = self.record.hosts.get(name)
             if name not in self._polls and due <= now and not (view is not None and view.is_over):
-                self._polls[name] = (self._pool.submit(self._poll, name, self._stop_reason), now)
-        wait([poll for poll, _ in self._polls.values()], timeout=patience)
+                poll: Future[Any] = Future()
+                self._pool.submit(self._ask, poll, name, self._stop_reason)
+                self._polls[name] = (poll, now)
+        deadline = now + patience
+        while not all(poll.done() for poll, _ in self._polls.values()) and self._steady() < deadline:
+            self._answered.clear()
+            if not all(poll.done() for poll, _ in self._polls.values()):
+                self._answered.wait(max(0.0, deadline - self._steady()))
         hosts = dict(self.record.hosts)
         for name in [name for name, (poll, _) in self._polls.items() if poll.done()]:
             hosts[name] = self._take(name, hosts.get(name, HostView()), *self._polls.pop(name))
@@ -88,7 +97,7 @@ class Watch:
         self._stop_reason = self._stop_reason or reason
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     def _start_anew(self) -> None:
         """The monitor slept: what did not happen meanwhile has no meaning. Every host is asked again now."""
@@ -98,6 +107,13 @@ class Watch:
         self._silences.clear()
         self._done_since = None
         self._due = dict.fromkeys(self._due, 0.0)
+
+    def _ask(self, poll: Future[Any], name: str, reason: StopReason | None) -> None:
+        try:
+            poll.set_result(self._poll(name, reason))
+        except Exception as error:
+            poll.set_exception(error)
+        self._answered.set()
 
     def _poll(self, name: str, reason: StopReason | None) -> tuple[HostStatus, ClockOffset | None]:
         agent = self._fleet.agent(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -14,6 +14,7 @@ from orchestrator.core.errors import HostsFailed, OrchestrateError, TransportErr
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import agent_bundle
 from orchestrator.hosts.open_transport import open_transport
+from orchestrator.hosts.scheduling import SYSTEM, Scheduling
 from orchestrator.hosts.session import Session
 from orchestrator.hosts.transport import Transport
 
@@ -55,25 +56,38 @@ class HostResults(Generic[T]):
 _FAN_OUT = 32
 
 
-def agent_over(transport: Transport, host: Host) -> Agent:
+def agent_over(transport: Transport, host: Host, *, scheduling: Scheduling = SYSTEM) -> Agent:
     """An agent started over this transport, which must be connected."""
-    return Agent(Session(transport, python=host.python, workdir=host.workdir, bundle=agent_bundle()))
+    session = Session(
+        transport,
+        python=host.python,
+        workdir=host.workdir,
+        bundle=agent_bundle(),
+        clock=scheduling.monotonic,
+    )
+    return Agent(session)
 
 
 class Fleet:
     """The hosts of one run. Connections are made when first needed, kept, and made anew after they broke."""
 
     def __init__(
-        self, hosts: Iterable[Host], transports: Mapping[str, Transport], *, fan_out: int = _FAN_OUT
+        self,
+        hosts: Iterable[Host],
+        transports: Mapping[str, Transport],
+        *,
+        fan_out: int = _FAN_OUT,
+        scheduling: Scheduling = SYSTEM,
     ) -> None:
         self.hosts = {host.name: host for host in hosts}
+        self.scheduling = scheduling
         self._transports = transports
         self._agents: dict[str, Agent] = {}
         self._locks = {name: threading.Lock() for name in self.hosts}
         self._fan_out = fan_out
         self._owns = True
         self._closed = False
-        self._pool = ThreadPoolExecutor(max_workers=min(fan_out, max(1, len(self.hosts))))
+        self._pool = scheduling.pool(min(fan_out, max(1, len(self.hosts))))
 
     def agent(self, name: str) -> Agent:
         """The agent of a host, connecting where that is needed."""
@@ -92,7 +106,7 @@ class Fleet:
             raise TransportError("interrupted", where=name)
         transport = self._transports[name]
         transport.connect()
-        return agent_over(transport, self.hosts[name])
+        return agent_over(transport, self.hosts[name], scheduling=self.scheduling)
 
     def drop(self, name: str) -> None:
         """Forget a broken agent, so that the next use connects anew."""
@@ -105,7 +119,7 @@ class Fleet:
     def each(self, work: Callable[[Agent], T], hosts: Iterable[str] | None = None) -> HostResults[T]:
         """Do `work` with every host's agent, in parallel; one host's error never hides another's result."""
         names = list(self.hosts if hosts is None else hosts)
-        outcomes = list(self._pool.map(lambda name: self._attempt(work, name), names))
+        outcomes = self._pool.each(lambda name: self._attempt(work, name), names)
         values: dict[str, T] = {}
         errors: dict[str, OrchestrateError] = {}
         for name, (value, error) in zip(names, outcomes, strict=True):
@@ -119,11 +133,14 @@ class Fleet:
         self, work: Callable[[Agent], T], name: str
     ) -> Future[tuple[T, None] | tuple[None, OrchestrateError]]:
         """Begin `work` with one host's agent; the future has its result or its error."""
-        return self._pool.submit(self._attempt, work, name)
+        future: Future[tuple[T, None] | tuple[None, OrchestrateError]] = Future()
+        self._pool.submit(lambda: future.set_result(self._attempt(work, name)))
+        return future
 
     def part(self, names: Iterable[str]) -> Fleet:
         """Some of the hosts, over the same connections; closing the part leaves those open."""
-        part = Fleet((self.hosts[name] for name in names), self._transports, fan_out=self._fan_out)
+        hosts = [self.hosts[name] for name in names]
+        part = Fleet(hosts, self._transports, fan_out=self._fan_out, scheduling=self.scheduling)
         part._agents, part._locks, part._owns = self._agents, self._locks, False
         return part
 
@@ -131,7 +148,7 @@ class Fleet:
         """Hang up everywhere, also where somebody connects or waits; runs on the hosts go on."""
         self._closed = True
         # After Ctrl-C there may be work left: it is not waited for, hanging up ends it.
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         if not self._owns:
             return
         for agent in list(self._agents.values()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 
 from orchestrator.ascend.discovery import TOOL_TIMEOUT, ask, find_devices
@@ -55,7 +54,7 @@ def gather(
     """
 
     def look(agent: Agent) -> HostFacts:
-        found = _look(needs, agent, timeout, patience)
+        found = _look(needs, agent, timeout, patience, fleet.scheduling.time)
         if seen is not None:
             seen(agent.host)
         return found
@@ -85,9 +84,11 @@ def gather(
     )
 
 
-def _look(needs: Needs, agent: Agent, timeout: float, patience: float) -> HostFacts:
+def _look(
+    needs: Needs, agent: Agent, timeout: float, patience: float, clock: Callable[[], float]
+) -> HostFacts:
     host = needs.host(agent.host)
-    ahead = _clock_ahead(agent)
+    ahead = _clock_ahead(agent, clock)
     tools = None if needs.ascend is False else _ask(needs, host, agent, timeout)
     is_ascend = needs.ascend or (tools is not None and _has_any(tools))
     probe = agent.probe(
@@ -140,11 +141,11 @@ def _has_any(tools: ToolAnswers) -> bool:
     return tools.has_tool("hccn_tool") or tools.has_tool("npu-smi")
 
 
-def _clock_ahead(agent: Agent) -> float:
+def _clock_ahead(agent: Agent, clock: Callable[[], float]) -> float:
     """By how much the host's clock is ahead, as little as what we measure allows."""
-    before = time.time()
+    before = clock()
     there = agent.clock()
-    return ClockOffset.of(before, there, time.time()).at_least()
+    return ClockOffset.of(before, there, clock()).at_least()
 
 
 def _ask(needs: Needs, host: Host, agent: Agent, timeout: float) -> ToolAnswers:
