@@ -31,6 +31,7 @@ FLOORS = {
         ("preflight",),
         ("control",),
         ("testing", "transfer"),
+        ("simulation",),
         ("api",),
         ("cli",),
         ("__main__",),
