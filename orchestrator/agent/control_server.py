@@ -1,9 +1,9 @@
-"""The server of a run's control socket: takes requests and tells subscribers, and never waits for any of them.
+"""The server of a run's control socket: takes requests and tells subscribers, and waits for none of them.
 
-A connection sends one line of JSON and gets one back. With the verb `watch` it stays, and gets a line for each
-event (`core.push`) as the `StatusFeed` has them due. What a peer does not take stays here, at most one answer
-or event of it: the rest of a line that was begun is finished before the next event is made. One that says
-nothing, or too much, is dropped.
+A connection sends one line of JSON and gets one back. With the verb `watch` it stays, and gets a line for
+each event (`core.push`) as the `StatusFeed` has them due. What a peer does not take stays here, at most one
+answer or event of it: the rest of a line that was begun is finished before the next event is made. One that
+says nothing, or too much, is dropped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 import selectors
 import socket
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List
 
 from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.core.codec import DecodeError, from_json, to_json
@@ -139,7 +139,8 @@ class ControlServer:
         if sum(each.watches for each in self._peers) >= _MOST_WATCHING:
             return {"refused": f"{_MOST_WATCHING} others watch this run already", "remedy": ""}
         try:
-            since = from_json(Optional[Mark], request.get("since"))  # type: ignore[arg-type]
+            said = request.get("since")
+            since = None if said is None else from_json(Mark, said)
             every, beat = (from_json(float, request[name]) for name in ("every", "beat"))
         except DecodeError as error:
             return {"refused": f"`watch` cannot be told that: {error}", "remedy": ""}

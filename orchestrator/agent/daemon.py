@@ -167,9 +167,7 @@ def _write_obituary(run: RunDir, reason: StopReason) -> None:
         if rank.state.is_terminal:
             return rank
         ended = End(EndKind.SUPERVISOR_ENDED, now, reason=reason)
-        return dataclasses.replace(
-            rank, state=RankState.FAILED, end=ended, stalled=None, stalled_since=None
-        )
+        return dataclasses.replace(rank, state=RankState.FAILED, end=ended, stalled=None, stalled_since=None)
 
     first = status.failed_first
     if first is None:

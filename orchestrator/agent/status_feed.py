@@ -1,9 +1,9 @@
 """The feed of a supervisor's status to those who watch the run: which event is due to whom, and when.
 
-There are no sockets, processes or clocks here. What the supervisor sees goes in by `observe`, with `now` in
-seconds of any steady clock; `due` gives each subscriber its next event. Nothing is queued: a subscriber is the
-sequence that it has, and when it was last told something. Who asks late gets the newest there is, whatever
-has happened in between, and a subscriber that never asks costs nothing.
+There are no sockets, processes or clocks here. What the supervisor sees goes in by `observe`; `due` gives
+each subscriber its next event, with `now` in seconds of any steady clock. Nothing is queued: a subscriber is
+the sequence that it has, and when it was last told something. Who asks late gets the newest there is,
+whatever has happened in between, and a subscriber that never asks costs nothing.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class StatusFeed:
         self._subscribers.pop(key, None)
 
     def due(self, key: Hashable, now: float, clock: float) -> Optional[Pushed]:
-        """The next event for this one, which counts as told; `clock` is the host's. None where none is due."""
+        """The next event for this one, which counts as told, or None; `clock` is the host's."""
         reader = self._subscribers.get(key)
         if reader is None:
             return None
@@ -92,7 +92,7 @@ class StatusFeed:
         return event
 
     def wait(self, key: Hashable, now: float) -> Optional[float]:
-        """Seconds until something is due to this one if nothing happens; None for one that does not listen."""
+        """Seconds until something is due to this one if nothing happens; None for no subscriber."""
         reader = self._subscribers.get(key)
         return None if reader is None else max(0.0, self._due_at(reader) - now)
 

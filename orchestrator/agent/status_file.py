@@ -1,4 +1,4 @@
-"""The status file of a run on a host: two slots, written in turn and in place, so that a full disk is no hurdle.
+"""The status file of a run on a host: two slots, written in turn and in place, also on a full disk.
 
 `status.json` is made with all the room that it needs, and is JSON as a whole:
 
@@ -91,8 +91,8 @@ class StatusFile:
     def write(self, status: HostStatus, *, urgent: bool = False) -> None:
         """Replace the status; `urgent`: the disk is to begin with it now. Raises OSError.
 
-        What does not fit a slot gets a larger file, or, where there is no room for one, goes without the tails
-        of logs, then without long texts and numbers.
+        What does not fit a slot gets a larger file, or, where there is no room for one, goes without the
+        tails of logs, then without long texts and numbers.
         """
         text = _text(status)
         try:

@@ -27,10 +27,10 @@ class StepPace:
         self.median: Optional[float] = None
 
     def note(self, progress: Mapping[str, Any], now: float) -> None:
-        step, time = progress.get("step"), progress.get("time")
+        step, written = progress.get("step"), progress.get("time")
         if type(step) is not int or step == self._step:
             return
-        time = float(time) if type(time) in (int, float) else None
+        time = float(written) if isinstance(written, (int, float)) else None
         if self._step is not None and step > self._step:
             self._learn(step - self._step, time, now)
         self._step, self._since, self._time = step, now, time
@@ -54,6 +54,6 @@ class StepPace:
         seen = now - self._since
         written = time - self._time if time is not None and self._time is not None else seen
         # It is looked at every second or so: what differs by far more is no length of time.
-        is_sound = 0 <= written and abs(written - seen) <= 5.0 + seen / 2
+        is_sound = written >= 0 and abs(written - seen) <= 5.0 + seen / 2
         self._seconds.append((written if is_sound else seen) / steps)
         self.median = sorted(self._seconds)[len(self._seconds) // 2]  # `statistics` takes long to load

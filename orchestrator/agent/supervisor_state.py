@@ -212,7 +212,7 @@ class SupervisorState:
             self._held_up[rank] = (kind, now)
 
     def woke(self, now: float) -> None:
-        """The supervisor, or its whole host, did not run for a while: what it saw before tells of no stall."""
+        """The supervisor, or its whole host, did not run for a while: that was nobody's stall."""
         self._held_up.clear()
         for pace in self._paces.values():
             pace.forgive(now)
