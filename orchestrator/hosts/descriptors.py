@@ -44,14 +44,15 @@ def require_descriptors(
     soft, hard = limit.get()
     if _allows(soft, needed):
         return
+    allowed = hard
     if _allows(hard, needed):
         try:
             limit.set(needed, hard)
             return
         except (OSError, ValueError):
-            pass  # a system with a bound of its own, below the hard limit
+            allowed = soft  # a system with a bound of its own, below the hard limit
     raise OrchestrateError(
-        f"{what} need {needed} open files here, and only {soft if hard == soft else hard} are allowed",
+        f"{what} need {needed} open files here, and only {allowed} are allowed",
         where="control node",
         remedy=f"raise the hard limit to {needed} (`nofile` in /etc/security/limits.conf, LimitNOFILE of a "
         "service), or name fewer hosts",

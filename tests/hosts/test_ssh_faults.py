@@ -209,7 +209,7 @@ def test_a_login_that_times_out_is_not_one_that_is_refused() -> None:
     found = login(raised.value)
     assert type(found) is ConnectError and "no answer to the login in time" in str(found)
     gone = login(paramiko.AuthenticationException("transport shut down or saw EOF"), active=False)
-    assert type(gone) is ConnectError and "closed the connection during the login" in str(gone)
+    assert type(gone) is Dropped and "closed the connection during the login" in str(gone)
     refused = login(paramiko.AuthenticationException("Authentication failed."))
     assert type(refused) is AuthenticationError
     assert "none of 1 key(s)" in str(refused) and "the host says: Authorized users only." in str(refused)
@@ -252,7 +252,7 @@ def test_hanging_up_ends_a_connection_in_the_making_at_once(tmp_path: Path) -> N
 
 @pytest.mark.sshd
 def test_many_hosts_of_a_server_that_takes_three_logins_at_once(target: Target, tmp_path: Path) -> None:
-    """Each of 24 hosts is logged in to, though the server drops all but three of those that knock together."""
+    """Each of 24 hosts is logged in to, though the server drops all but three that knock together."""
     with Sshd(tmp_path / "sshd", config=["MaxStartups 3:100:3"]) as server:
         there = Target.on(server, tmp_path)
         addresses = [f"127.0.0.{number}" for number in range(101, 125)]
