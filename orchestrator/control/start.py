@@ -77,8 +77,8 @@ def start_run(
 ) -> None:
     """Start every worker of a completed plan on every host.
 
-    `report` is told each phase as it begins. Raises the error of the host or hosts that failed; by then
-    whatever had been begun anywhere has been undone.
+    `report` is told each phase as it begins; `sleep` is the fleet's by default. Raises the error of the host
+    or hosts that failed; by then whatever had been begun anywhere has been undone.
     """
     report("pushing files")
     sources = {sha256: ContentFile(path) for sha256, path in plan.sources.items()}

@@ -12,6 +12,7 @@ import paramiko
 from paramiko.buffered_pipe import BufferedPipe
 
 from orchestrator.core.errors import TransportError
+from orchestrator.hosts.ssh.caretaker import CARETAKER
 from orchestrator.hosts.ssh.packets import NO_STATUS, Wire, send_signal
 from orchestrator.hosts.ssh.ssh_errors import broken, translate
 from orchestrator.hosts.transport import Channel, Deadline, StderrTail, command_line
@@ -95,12 +96,12 @@ class SshChannel(Channel):
         self._wake_everybody()
         if self._is_running() and not self._channel.status_event.is_set():
             # Not waited for: a hundred hosts that are hung up one after the other would be a hundred waits.
-            threading.Thread(target=self._let_go, name=f"last of {self.host}", daemon=True).start()
+            CARETAKER.when(self._channel.status_event.is_set, _HANG_UP_GRACE, self._let_go)
         else:
             self._quietly(self._channel.close)
 
-    def _let_go(self) -> None:
-        if not self._channel.status_event.wait(_HANG_UP_GRACE):
+    def _let_go(self, has_ended: bool) -> None:
+        if not has_ended:
             self._quietly(lambda: send_signal(self._channel, signal.SIGTERM))
         self._quietly(self._channel.close)
 

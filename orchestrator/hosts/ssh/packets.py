@@ -6,6 +6,7 @@
 - AES-GCM first: one pass over the data where CTR with HMAC makes two.
 - Host certificates are asked for where an authority is known, and only there.
 - What a peer says before it is known to be the host is bounded.
+- Who waits for the handshake bounds it, by the last sign of progress; no thread keeps its time.
 - The reader thread wakes once a second, not ten times, while nothing happens.
 """
 
@@ -72,10 +73,14 @@ class Packets(Packetizer):
         except (EOFError, ConnectionError):
             self._was_dropped = True
             raise
+        self.heard = time.monotonic()
         self._greeting += data
         if len(self._greeting) > _LONGEST_GREETING:
             raise paramiko.SSHException("the host talks without end in place of a greeting")
         return data
+
+    def start_handshake(self, timeout: float) -> None:
+        """Nothing: paramiko starts a thread for each login, to end it after 15 s however busy both are."""
 
     def read_all(self, n: int, check_rekey: bool = False) -> Any:
         # How long a packet is, is the peer's word; no SSH has longer ones (OpenSSH: 256 KiB).
@@ -146,6 +151,8 @@ class Wire(paramiko.Transport):
             with contextlib.suppress(OSError):  # not connected any more
                 self.sock.shutdown(socket.SHUT_RDWR)
         self.close()
+        if self.completion_event is not None:  # paramiko leaves whoever waits for the handshake waiting
+            self.completion_event.set()
 
     def _ask(self) -> None:
         # paramiko's keepalive wants no reply, so that it never learns of a peer's death.
