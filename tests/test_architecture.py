@@ -30,7 +30,7 @@ FLOORS = {
         ("plan",),
         ("preflight",),
         ("control",),
-        ("testing", "transfer"),
+        ("simulation", "testing", "transfer"),
         ("api",),
         ("cli",),
         ("__main__",),
