@@ -81,9 +81,9 @@ _PART = r"(\d{1,9}(?:\.\d{1,9})?)(d|h|ms|m|s)"
 
 
 def duration(value: Any) -> Any:
-    """Seconds of a text such as `90s`, `10m`, `3h`, `1h30m` or `250ms`; a bare number is seconds. Raises Invalid.
+    """Seconds of a text such as `90s`, `10m`, `3h`, `1h30m` or `250ms`; a bare number is seconds.
 
-    What is no text stays what it is.
+    What is no text stays what it is. Raises Invalid.
     """
     if not isinstance(value, str):
         return value

@@ -6,8 +6,8 @@
       - {time: 3h, kind: power_off, host: node044}
       - {time: 4h, kind: return, host: node044}
 
-Times count from the launch. What a fault does is in the table of kinds, `_KINDS`; which of them leave evidence that
-suffices to name who failed is judged in `fault_evidence`.
+Times count from the launch. What a fault does is in the table of kinds, `_KINDS`; whether it leaves evidence
+that suffices to name who failed is judged in `fault_evidence`.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ class _FaultFile(Section):
 def read_faults(path: Path, hosts: Ranks) -> tuple[Fault, ...]:
     """The faults of a file in the order of their times, for a run with these ranks on these hosts.
 
-    Raises ConfigError with every problem of the file: unknown keys, values out of bounds, hosts and ranks that
-    the run has not.
+    Raises ConfigError with every problem of the file: unknown keys, values out of bounds, hosts and ranks
+    that the run has not.
     """
     file = read_yaml(path)
     try:
