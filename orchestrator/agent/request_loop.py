@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _VERBS = {
+    "verbs_chaos": ("inject",),
     "verbs_data": (
         "index",
         "missing",

@@ -49,7 +49,7 @@ class TimeAccount:
 
     @property
     def whole(self) -> float:
-        return sum(getattr(self, part.name) for part in fields(self))
+        return self.starting + self.productive + self.lost + self.saving + self.waiting + self.down
 
     def __add__(self, other: TimeAccount) -> TimeAccount:
         names = [part.name for part in fields(self)]

@@ -1,11 +1,11 @@
 """Fault rates: a fault schedule drawn at random, by how often what fails in large training runs.
 
-The shares are those of the 419 unexpected interruptions in 54 days of pre-training Llama 3 405B on 16,384 GPUs
-("The Llama 3 Herd of Models", arXiv:2407.21783, table 5: one in three hours). Each component there becomes
-the kind of fault that its failure looks like from outside. Left out are its 6 silent data corruptions, which
-end nobody's process. Not published, and assumed here: a link that fails is mended in 30 minutes, a device
-that runs hot does so for 30, a disk is full for an hour, a server that lost power, or one in its place, is
-back after an hour, and a server under maintenance after 10 minutes.
+The shares are those of the 419 unexpected interruptions in 54 days of pre-training Llama 3 405B on 16,384
+GPUs ("The Llama 3 Herd of Models", arXiv:2407.21783, table 5: one in three hours). Each component there
+becomes the kind of fault that its failure looks like from outside. Left out are its 6 silent data
+corruptions, which end nobody's process. Not published, and assumed here: a link that fails is mended in 30
+minutes, a device that runs hot does so for 30, a disk is full for an hour, a server that lost power, or one
+in its place, is back after an hour, and a server under maintenance after 10 minutes.
 """
 
 from __future__ import annotations
@@ -42,27 +42,28 @@ def _ends_with(*lines: str) -> dict[str, Any]:
 
 
 _AICORE = _ends_with("RuntimeError: Ascend kernel runtime error, error code is 507015")
+_HBM = _ends_with("RuntimeError: Sync stream failed, error code is 507054")
+_BUG = _ends_with("Traceback (most recent call last):", "KeyError: 'labels'")
+_NO_LIBRARY = _ends_with("ImportError: libhccl.so: cannot open shared object file")
+_CUT_OFF = {"scope": "all", "seconds": 30 * _MINUTE}
+_HOT = {"factor": 2.0, "delay": 0.0, "seconds": 30 * _MINUTE}
 _BOOT = {"seconds": 10 * _MINUTE}
 SHARES = (
     Share(148, "faulty GPU", "exit", _AICORE),
-    Share(
-        72, "GPU HBM3 memory", "exit", _ends_with("RuntimeError: Sync stream failed, error code is 507054")
-    ),
-    Share(54, "software bug", "exit", _ends_with("Traceback (most recent call last):", "KeyError: 'labels'")),
-    Share(35, "network switch or cable", "partition", {"scope": "all", "seconds": 30 * _MINUTE}),
+    Share(72, "GPU HBM3 memory", "exit", _HBM),
+    Share(54, "software bug", "exit", _BUG),
+    Share(35, "network switch or cable", "partition", _CUT_OFF),
     Share(32, "host maintenance", "reboot", _BOOT),
     Share(19, "GPU SRAM memory", "exit", _AICORE),
     Share(17, "GPU system processor", "exit", _AICORE),
-    Share(7, "NIC", "partition", {"scope": "all", "seconds": 30 * _MINUTE}),
+    Share(7, "NIC", "partition", _CUT_OFF),
     Share(7, "NCCL watchdog time-outs", "hang"),
-    Share(
-        6, "GPU thermal interface and sensor", "slow", {"factor": 2.0, "delay": 0.0, "seconds": 30 * _MINUTE}
-    ),
+    Share(6, "GPU thermal interface and sensor", "slow", _HOT),
     Share(3, "SSD", "fill_disk", {"seconds": 60 * _MINUTE}),
     Share(3, "power supply", "power_off"),
     Share(2, "server chassis", "power_off"),
     Share(2, "IO expansion board", "reboot", _BOOT),
-    Share(2, "dependency", "exit", _ends_with("ImportError: libhccl.so: cannot open shared object file")),
+    Share(2, "dependency", "exit", _NO_LIBRARY),
     Share(2, "CPU", "reboot", _BOOT),
     Share(2, "system memory", "kill"),
 )
