@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _VERBS = {
+    "verbs_chaos": ("inject",),
     "verbs_data": (
         "index",
         "missing",

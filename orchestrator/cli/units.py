@@ -7,7 +7,10 @@ from typing import Any
 
 import click
 
-__all__ = ["RATE", "ByteSize", "byte_size"]
+from orchestrator.config.job_fields import duration
+from orchestrator.config.yaml_messages import Invalid
+
+__all__ = ["RATE", "ByteSize", "Duration", "byte_size"]
 
 _UNITS = ("kB", "MB", "GB", "TB")
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?", re.ASCII)
@@ -39,6 +42,24 @@ class ByteSize(click.ParamType[int]):
         if not size:
             self.fail(f"{value!r} is no size; write 5GB, 500MB or a number of bytes", param, ctx)
         return size
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, written as `90s`, `10m`, `3h` or `1h30m`; they lie between `least` and `most`."""
+
+    name = "duration"
+
+    def __init__(self, *, least: float = 0.001, most: float = 366 * 86400.0) -> None:
+        self._least, self._most = least, most
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(duration(str(value)))
+        except Invalid as error:
+            self.fail(str(error), param, ctx)
+        if not self._least <= seconds <= self._most:
+            self.fail(f"{value} is not between {self._least:g} s and {self._most:g} s", param, ctx)
+        return seconds
 
 
 class _Rate(click.ParamType[int]):

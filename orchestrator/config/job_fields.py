@@ -14,6 +14,7 @@ from orchestrator.families.registry import preset_names
 __all__ = [
     "FILLED_IN",
     "Count",
+    "Duration",
     "EnvName",
     "FileName",
     "FilePath",
@@ -24,6 +25,7 @@ __all__ = [
     "WholeNotNegative",
     "above_0",
     "argv",
+    "duration",
     "env_value",
     "is_path",
     "jit_level",
@@ -72,6 +74,27 @@ WholeNotNegative = Annotated[int, Limits(ge=0)]
 Positive = Annotated[float, Limits(gt=0)]
 NotNegative = Annotated[float, Limits(ge=0)]
 Flag = Annotated[bool, Limits()]
+
+
+_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_PART = r"(\d{1,9}(?:\.\d{1,9})?)(d|h|ms|m|s)"
+
+
+def duration(value: Any) -> Any:
+    """Seconds of a text such as `90s`, `10m`, `3h`, `1h30m` or `250ms`; a bare number is seconds.
+
+    What is no text stays what it is. Raises Invalid.
+    """
+    if not isinstance(value, str):
+        return value
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII):
+        return float(value)
+    if not re.fullmatch(f"(?:{_PART})+", value, re.ASCII):
+        raise Invalid(f"expected a duration such as 90s, 10m or 3h, got {show(value)}")
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(_PART, value, re.ASCII))
+
+
+Duration = Annotated[float, Check(duration, "duration, such as 90s or 3h", before=True), Limits(ge=0, le=3e8)]
 Text = Annotated[str, Check(_text)]
 FileName = Annotated[str, Check(_file_name, "part of a file name")]
 FilePath = Annotated[str, Check(_file_path, "path")]

@@ -18,6 +18,7 @@ __all__ = [
     "ChatEvent",
     "DiskUse",
     "FileName",
+    "Injected",
     "Label",
     "LogPart",
     "MindSporeAsks",
@@ -183,6 +184,17 @@ class DiskUse:
 
     runs: Tuple[RunUse, ...] = ()
     store: Size = _NONE
+
+
+@dataclass(frozen=True)
+class Injected:
+    """A fault that a host has injected: into whom, for how long (None: for good), how full the disk is."""
+
+    rank: Optional[int] = None
+    pid: int = 0
+    seconds: Optional[float] = None
+    filled: Size = _NONE
+    free: Size = _NONE
 
 
 @dataclass(frozen=True)

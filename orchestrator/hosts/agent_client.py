@@ -22,6 +22,7 @@ from orchestrator.core.host_answers import (
     ChatEvent,
     DiskUse,
     FileName,
+    Injected,
     LogPart,
     PlogList,
     PlogPath,
@@ -273,6 +274,17 @@ class Agent:
     def sweep_store(self, without: Sequence[str] = (), *, dry_run: bool, timeout: float | None = None) -> int:
         """Remove what no run but those `without` was given; the bytes that this frees."""
         return self._ask(Size, "sweep_store", timeout=timeout, without=list(without), dry_run=dry_run)
+
+    # What people do to a run to see what comes of it.
+
+    def inject(
+        self, run_id: str, kind: str, rank: int | None, seconds: float | None, *, timeout: float | None = None
+    ) -> Injected:
+        """Inject a fault into a run there: `kill` or `freeze` a rank, or `fill_disk`."""
+        args: dict[str, Any] = {"run_id": run_id, "fault": kind, "rank": rank, "seconds": seconds}
+        found = self._ask(Injected, "inject", timeout=timeout, **args)
+        self._expect(found.rank == (None if kind == "fill_disk" else rank), "the fault that was asked for")
+        return found
 
     # A run's checkpoint.
 

@@ -1,1 +1,1 @@
-"""A simulation of hosts on which the real controller runs, in virtual time."""
+"""The real control of runs against hosts, processes and clocks that are simulated."""
