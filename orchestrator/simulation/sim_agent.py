@@ -8,16 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.request_loop import Answer
 from orchestrator.core.errors import AgentError
 from orchestrator.core.protocol import SILENCE_SECONDS, Receiver, frame
+from orchestrator.core.push import Mark
 from orchestrator.simulation.sim_verbs import THINKING, answers_to
+from orchestrator.simulation.sim_watch import SimWatch
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_host import SimHost
+    from orchestrator.simulation.sim_supervisor import SimRun
     from orchestrator.simulation.sim_transport import SimChannel
 
 __all__ = ["SimAgent", "SimProgram"]
@@ -44,10 +47,7 @@ class SimAgent(SimProgram):
     def __init__(self, host: SimHost, channel: SimChannel) -> None:
         self.host = host
         self.is_alive = True
-        self.say_event: Callable[[str, Any], None] = lambda name, data: self._say(
-            {"event": name, "data": data}
-        )
-        self.on_end: list[Callable[[], None]] = []
+        self._watch: SimWatch | None = None
         self._channel = channel
         self._boot: bytearray | None = bytearray()
         self._ask: Mapping[str, Any] | None = None
@@ -72,11 +72,25 @@ class SimAgent(SimProgram):
 
     def hung_up(self) -> None:
         if self.is_alive:
-            self.is_alive = False
+            self.vanish()
             self.host.agents.remove(self)
-            for told in self.on_end:
-                told()
             self._channel.end()
+
+    def vanish(self) -> None:
+        """The process is gone."""
+        self.is_alive = False
+        if self._watch is not None:
+            self._watch.close()
+
+    def watch(self, run: SimRun, since: Mark | None, every: float, beat: float) -> int:
+        """Tell what is new of a run from now on, in the place of what was told before."""
+        if self._watch is not None:
+            self._watch.close()
+        self._watch = SimWatch(self.host, run, self._tell, every=every, beat=beat)
+        return self._watch.open(since)
+
+    def _tell(self, event: str, data: Any) -> None:
+        self._say(self.host.lied({"event": event, "data": data}, "watch"))
 
     # The start, as the program of hosts/boot.py goes about it.
 

@@ -180,9 +180,7 @@ class SimHost:
             return
         self.link.is_off = True
         for agent in list(self.agents):
-            agent.is_alive = False
-            for told in agent.on_end:
-                told()
+            agent.vanish()
         self.agents.clear()
         for channel in list(self.link.channels):
             channel.fall_silent()
@@ -247,4 +245,5 @@ class SimHost:
 def _lost(rank: RankStatus) -> RankStatus:
     if rank.state.is_terminal:
         return rank
-    return dataclasses.replace(rank, state=RankState.LOST, end=End(EndKind.LOST, reason=_GONE))
+    end = End(EndKind.LOST, reason=_GONE)
+    return dataclasses.replace(rank, state=RankState.LOST, end=end, stalled=None, stalled_since=None)

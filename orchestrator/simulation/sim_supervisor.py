@@ -13,6 +13,8 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.agent.status_feed import StatusFeed
+from orchestrator.agent.supervisor import INTERVAL
 from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorState
 from orchestrator.core.ends import SCHEDULER, StopReason, label_of
 from orchestrator.core.log_signatures import telling_lines
@@ -30,6 +32,7 @@ _TICK = 1.0
 _TAIL_LINES = 20
 _REAPED = 0.005  # from the end of a process until its parent has noted it
 _KILLED = 0.01
+_STALL_LOOK = 5.0
 _FULL = ("Traceback (most recent call last):", "OSError: [Errno 28] No space left on device")
 
 
@@ -165,7 +168,10 @@ class SimSupervisor:
         self._woken = host.world.now
         self._read = -_TICK
         self._deadline: Event | None = None
+        self._stall: Event | None = None
+        self.feed = StatusFeed(self.identity, self._status())
         run.gang.on_milestone.append(self._on_milestone)
+        run.gang.on_stall.append(self._mind_stall)
         self.step()
 
     # What it is told.
@@ -209,10 +215,10 @@ class SimSupervisor:
         self._carry_out(self.state.exited([each.end for each in ended if each.end is not None], now))
         self._carry_out(self.state.tick(now, self._host.time()))
         self._note_phase()
-        self.save()
+        self._publish()
         if self.state.has_ended:
             self._finish()
-        for told in self.on_change:
+        for told in list(self.on_change):
             told()
 
     def refresh(self) -> None:
@@ -221,29 +227,60 @@ class SimSupervisor:
         if self.is_alive and now - self._read >= _TICK:
             self._read_progress()
             self._read = now - (now - self._woken) % _TICK
-            self.save()
+            self._carry_out(self.state.tick(now, self._host.time()))
+            self._publish()
 
-    def save(self) -> None:
-        if self._host.is_full or self.state.phase == "undone":
-            return  # the next turn writes again
-        status = self.state.status(self._host.time())
-        self._run.status = dataclasses.replace(
-            status, supervisor=self.identity, guardian=self.guardian if self.is_alive else None
+    def _publish(self) -> None:
+        """Tell the feed, and write the status, which finds its place on a full disk, too."""
+        if self.state.phase == "undone":
+            return
+        status = self._status()
+        # Over means that the devices are free: the agent tells that, when the guardian is gone.
+        told = dataclasses.replace(status, phase="stopping") if status.is_over else status
+        self.feed.observe(told, self.state.step_seconds)
+        self._run.status = status
+
+    def _status(self) -> HostStatus:
+        return dataclasses.replace(
+            self.state.status(self._host.time()),
+            supervisor=self.identity,
+            guardian=self.guardian,
+            interval=INTERVAL,
         )
+
+    def _mind_stall(self) -> None:
+        """A stall is seen by looking every second; here as often as is needed to see it in time."""
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        if self.is_alive and not self._run.gang.is_moving and not self._run.gang.is_done:
+            self._stall = self._host.world.after(_STALL_LOOK, self._look_at_stall)
+
+    def _look_at_stall(self) -> None:
+        self.step()
+        self._mind_stall()
 
     def vanish(self) -> None:
         """The host has lost its power: nobody writes anything any more."""
-        self.is_alive = False
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._run.gang.on_milestone.remove(self._on_milestone)
+        self._leave()
         for process in self.processes.values():
             if process.is_running:
                 process.vanish()
 
+    def _leave(self) -> None:
+        self.is_alive = False
+        for event in (self._deadline, self._stall):
+            if event is not None:
+                event.cancel()
+        self._run.gang.on_milestone.remove(self._on_milestone)
+        self._run.gang.on_stall.remove(self._mind_stall)
+
     def _read_progress(self) -> None:
         """Of every rank that runs; those of one host make the same steps, each writes its own file."""
-        self._read = self._host.world.now
+        self._read = now = self._host.world.now
+        for rank, process in self.processes.items():
+            if process.is_running:
+                self.state.report_process(rank, "T" if process.is_frozen else "S", now)
         progress = self._run.gang.progress(self._host.time())
         if progress:
             for rank in self.state.workers:
@@ -295,10 +332,7 @@ class SimSupervisor:
 
     def _finish(self) -> None:
         """The last worker has ended: the supervisor goes, and its guardian ends what is left."""
-        self.is_alive = False
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._run.gang.on_milestone.remove(self._on_milestone)
+        self._leave()
         for process in self.processes.values():
             if process.is_running:
                 process.signal(signal.SIGKILL)

@@ -14,6 +14,7 @@ from orchestrator.agent.request_loop import Answer
 from orchestrator.core.codec import DecodeError, from_json, to_json
 from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError
+from orchestrator.core.push import Mark
 from orchestrator.core.records import Manifest, RunOnHost
 from orchestrator.simulation.sim_supervisor import SimRun, SimSupervisor
 
@@ -196,6 +197,13 @@ def _status(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     yield Answer(to_json(dataclasses.replace(status, clock=agent.host.time())))
 
 
+def _watch(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    said = args.get("since")
+    since = None if said is None else from_json(Mark, said)
+    every, beat = from_json(float, args["every"]), from_json(float, args["beat"])
+    yield Answer({"sequence": agent.watch(agent.host.run(args["run_id"]), since, every, beat)})
+
+
 def _list_runs(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     runs = [
         RunOnHost(run.manifest, agent.host.status(run))
@@ -256,4 +264,5 @@ _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
     "status": _status,
     "stop": _stop,
     "undo": _undo,
+    "watch": _watch,
 }

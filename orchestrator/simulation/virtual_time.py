@@ -9,8 +9,8 @@ threads wants that lock: the baton would be held by one who waits for ever. `stu
 the last change of hands a simulation is ended with the place where that thread stands.
 
 Two kinds of events: those of `after` happen at a time of the clock that everybody here reads, those of `at`
-at a true time. The two differ by `jumped`: a stretch in which nothing new happens can be jumped over, and then
-what is due at a true time comes earlier on the clock, while timers and messages are left as they are.
+at a true time. The two differ by `jumped`: a stretch in which nothing new happens can be jumped over, and
+then what is due at a true time comes earlier on the clock, while timers and messages are left as they are.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Gang:
         """This rank has ended."""
         self._joined.discard(rank)
         if not self.is_moving and not self.is_done:
-            for told in self.on_stall:  # those who wait for the first step wait in vain from now on
+            for told in list(self.on_stall):  # those who wait for the first step wait in vain from now on
                 told()
         self._change()
 
@@ -166,7 +166,7 @@ class Gang:
         if moves:
             self._plan()
         if moves != was_moving:
-            for told in self.on_move if moves else self.on_stall:
+            for told in list(self.on_move if moves else self.on_stall):
                 told()
 
     def _plan(self) -> None:
@@ -189,6 +189,6 @@ class Gang:
     def _reach(self, what: str) -> None:
         self._milestone = None
         self.is_done = self.is_done or what == "done"
-        for told in self.on_milestone:
+        for told in list(self.on_milestone):
             told(what)
         self._change()
