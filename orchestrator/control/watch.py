@@ -24,6 +24,7 @@ from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RankState
 from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.fleet import Fleet
+from orchestrator.hosts.scheduling import SYSTEM, Scheduling
 
 __all__ = ["Watch", "look_once"]
 
@@ -48,7 +49,10 @@ class Watch:
         placed: Mapping[str, frozenset[int]] | None = None,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
+        scheduling: Scheduling = SYSTEM,
     ) -> None:
+        if scheduling is not SYSTEM:
+            clock, steady = scheduling.time, scheduling.monotonic
         self.record = record
         self._fleet = fleet
         self._timeouts = timeouts
@@ -86,6 +90,12 @@ class Watch:
     def stop(self, reason: StopReason) -> None:
         """Have every host that is not over stop its workers, again at every poll until it is."""
         self._stop_reason = self._stop_reason or reason
+
+    def wake(self) -> None:
+        """Have `step` look at once; it does not wait for long in any case."""
+
+    def set_viewers(self, count: int) -> None:
+        """So many people look on; every host is asked as often as it answers in any case."""
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
