@@ -96,6 +96,12 @@ class Watch:
         """Have every host that is not over stop its workers, again at every poll until it is."""
         self._stop_reason = self._stop_reason or reason
 
+    def wake(self) -> None:
+        """Have `step` look at once; it does not wait for long in any case."""
+
+    def set_viewers(self, count: int) -> None:
+        """So many people look on; every host is asked as often as it answers in any case."""
+
     def close(self) -> None:
         self._pool.close()
 
