@@ -119,7 +119,7 @@ class Cluster:
             (there, process)
             for there in self.hosts.values()
             for run in there.runs.values()
-            if run.supervisor is not None and there.is_on
+            if run.supervisor is not None
             for process in run.supervisor.processes.values()
             if process.is_running
         ]

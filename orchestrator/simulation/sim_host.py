@@ -139,10 +139,6 @@ class SimHost:
     def discard(self, run: SimRun) -> None:
         self.runs.pop(run.manifest.run_id, None)
 
-    def has(self, process: SimProcess) -> bool:
-        """Whether this process is of this boot."""
-        return self.is_on and process.identity.boot_id == self.boot
-
     def status(self, run: SimRun) -> HostStatus:
         """As agent/host_runs.py tells it of a run's files and the processes that live."""
         supervisor = run.supervisor

@@ -18,7 +18,7 @@ from orchestrator.agent.supervisor import INTERVAL
 from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorState
 from orchestrator.core.ends import SCHEDULER, StopReason, label_of
 from orchestrator.core.log_signatures import telling_lines
-from orchestrator.core.records import HostStatus, Manifest, ProcessId
+from orchestrator.core.records import HostStatus, Manifest
 from orchestrator.core.states import RankState
 from orchestrator.simulation.virtual_time import Event
 from orchestrator.simulation.workload import Gang
@@ -59,7 +59,7 @@ class SimProcess:
         self.rank = rank
         self.identity = host.new_process()
         self.end: Exit | None = None
-        self.is_frozen = self.is_hung = self.is_ending = False
+        self.is_frozen = self.is_hung = self.is_ending = self.is_gone = False
         self._host = host
         self._run = run
         self._ended = ended
@@ -70,11 +70,11 @@ class SimProcess:
 
     @property
     def is_running(self) -> bool:
-        return self.end is None
+        return self.end is None and not self.is_gone
 
     def signal(self, number: int) -> bool:
         """Whether there was a process to signal."""
-        if self.end is not None:
+        if not self.is_running:
             return False
         if number == signal.SIGKILL:
             self._host.world.after(_KILLED, lambda: self.exit(-signal.SIGKILL))
@@ -88,7 +88,7 @@ class SimProcess:
 
     def freeze(self) -> None:
         """As SIGSTOP."""
-        if self.end is None and not self.is_frozen:
+        if self.is_running and not self.is_frozen:
             self.is_frozen = True
             self._hold()
 
@@ -103,7 +103,7 @@ class SimProcess:
 
     def hang(self) -> None:
         """It makes no step any more, and ends by signals as before."""
-        if self.end is None and not self.is_hung:
+        if self.is_running and not self.is_hung:
             self.is_hung = True
             self._hold()
 
@@ -114,7 +114,7 @@ class SimProcess:
 
     def exit(self, code: int, lines: Sequence[str] = (), *, was_done: bool = False) -> None:
         """The process ends, its log with these lines."""
-        if self.end is not None or (self.is_frozen and code != -signal.SIGKILL):
+        if not self.is_running or (self.is_frozen and code != -signal.SIGKILL):
             return
         log = self._run.logs.setdefault(label_of(self.rank), [])
         log.extend(lines)
@@ -137,9 +137,10 @@ class SimProcess:
                 if is_held:
                     self._run.gang.release(self.rank)
         self.is_frozen = self.is_hung = False
+        self.is_gone = True
 
     def _import(self) -> None:
-        if self.end is None and self._host.has(self):
+        if self.is_running:
             self._run.gang.join(self.rank)
 
     def _hold(self) -> None:
@@ -338,8 +339,3 @@ class SimSupervisor:
                 process.signal(signal.SIGKILL)
         if self.state.phase == "undone":
             self._host.discard(self._run)
-
-
-def process_of(number: int, boot: str, started: float) -> ProcessId:
-    """A process by its identity; `started` in seconds since its host's boot."""
-    return ProcessId(number, int(started * 100), boot)
