@@ -142,6 +142,13 @@ class Fleet:
                 agent.close()
             self._transports[name].close()
 
+    def end_session(self, name: str) -> None:
+        """Forget a broken agent, and keep the connection if that lives: it takes no login to go on."""
+        with self._locks[name]:
+            agent = self._agents.pop(name, None)
+            if agent is not None:
+                agent.close()
+
     def each(self, work: Callable[[Agent], T], hosts: Iterable[str] | None = None) -> HostResults[T]:
         """Do `work` with every host's agent, in parallel; one host's error never hides another's result."""
         names = list(self.hosts if hosts is None else hosts)

@@ -22,14 +22,19 @@ import time
 from typing import Any
 
 import paramiko
-from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
+from paramiko.common import (
+    MSG_CHANNEL_REQUEST,
+    cMSG_CHANNEL_REQUEST,
+    cMSG_CHANNEL_WINDOW_ADJUST,
+    cMSG_GLOBAL_REQUEST,
+)
 from paramiko.packet import Packetizer
 
 from orchestrator.core.errors import ConnectError
 from orchestrator.hosts.ssh.ssh_errors import Dropped
 from orchestrator.hosts.transport import words_of
 
-__all__ = ["NO_STATUS", "Packets", "Wire", "send_signal"]
+__all__ = ["NO_STATUS", "Packets", "Wire", "give_room", "send_signal"]
 
 NO_STATUS = 1 << 20
 """`exit_status` of a channel whose process has not ended; paramiko's own -1 is also death by SIGHUP."""
@@ -195,6 +200,15 @@ def send_signal(channel: paramiko.Channel, number: signal.Signals) -> None:
     request.add_boolean(False)
     request.add_string(number.name.removeprefix("SIG"))
     channel.transport._send_user_message(request)  # type: ignore[union-attr]
+
+
+def give_room(channel: paramiko.Channel, count: int) -> None:
+    """Let the host send so many bytes more (RFC 4254 §5.2)."""
+    message = paramiko.Message()
+    message.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
+    message.add_int(channel.remote_chanid)
+    message.add_int(count)
+    channel.transport._send_user_message(message)  # type: ignore[union-attr]
 
 
 def _handle_request(channel: paramiko.Channel, message: paramiko.Message) -> None:
