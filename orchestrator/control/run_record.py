@@ -105,8 +105,12 @@ class HostView:
 
     @property
     def may_have_workers(self) -> bool:
-        """Whether it was lost with workers that nobody could tell to end."""
-        return self.lost and not self.is_over and self.waits is not Waits.NO_RUN
+        """Of an ended run: whether it was lost with workers that nobody could tell to end.
+
+        One that is back has them until it says that it is over.
+        """
+        is_known = self.lost or self.status is not None
+        return is_known and not self.is_over and self.waits is not Waits.NO_RUN
 
     def ranks(self) -> tuple[RankStatus, ...]:
         """The host's ranks, with what is not known marked as such."""

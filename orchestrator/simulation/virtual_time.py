@@ -15,6 +15,7 @@ then what is due at a true time comes earlier on the clock, while timers and mes
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import heapq
 import itertools
@@ -131,7 +132,6 @@ class World:
         self._starter = threading.current_thread()
         self._deadline = 0.0
         self._hands = 0
-        self._last_change = 0.0
 
     # What happens when.
 
@@ -278,7 +278,6 @@ class World:
         following = self._following()
         if following is not task:
             self._hands += 1
-            self._last_change = time.monotonic()
             self._running = following
             following.lock.release()
             if not task.is_over:
@@ -309,7 +308,6 @@ class World:
         """What `main` returns or raises, once; then every other thread has ended."""
         self._starter = threading.current_thread()
         self._deadline = time.monotonic() + self._limit
-        self._last_change = time.monotonic()
         watchdog_off = threading.Event()
         watchdog = threading.Thread(target=self._watch, args=(watchdog_off,), name="watchdog", daemon=True)
         watchdog.start()
@@ -335,28 +333,26 @@ class World:
 
     def _watch(self, off: threading.Event) -> None:
         """End a simulation whose thread with the baton waits for something that nobody here will do."""
+        seen, since = (-1, -1), time.monotonic()
         while not off.wait(min(1.0, self._stuck / 4)):
-            if time.monotonic() - self._last_change > self._stuck and self._seen_twice():
-                task = self._running
-                frame = sys._current_frames().get((task.thread or self._starter).ident or 0)
-                where = "".join(traceback.format_stack(frame)[-3:]) if frame is not None else ""
-                held = f"{task.name} has held the baton for {self._stuck:g} s of real time"
-                self._failure = SimulationError(f"{held}; it stands at\n{where}")
-                if task is self._main:
-                    import _thread
-
-                    _thread.interrupt_main()
-                else:
-                    self._tasks.pop(task, None)
-                    self._running = self._main
-                    self._main.lock.release()
+            before, seen = seen, (self.events_done, self._hands)
+            if seen != before:
+                since = time.monotonic()
+            elif time.monotonic() - since > self._stuck:
+                self._abort(self._running)
                 return
 
-    def _seen_twice(self) -> bool:
-        """Whether nothing at all happens meanwhile: a long stretch of events is no standstill."""
-        before = self.events_done
-        time.sleep(min(1.0, self._stuck / 4))
-        return before == self.events_done
+    def _abort(self, task: _Task) -> None:
+        frame = sys._current_frames().get((task.thread or self._starter).ident or 0)
+        where = "".join(traceback.format_stack(frame)[-3:]) if frame is not None else ""
+        held = f"{task.name} has held the baton for {self._stuck:g} s of real time"
+        self._failure = SimulationError(f"{held}; it stands at\n{where}")
+        if task is self._main:
+            _thread.interrupt_main()
+        else:
+            self._tasks.pop(task, None)
+            self._running = self._main
+            self._main.lock.release()
 
 
 class VirtualScheduling(Scheduling):
