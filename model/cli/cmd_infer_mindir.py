@@ -12,8 +12,6 @@ from model.cli.shared_options import add_device, device_of, say
 from model.errors import ModelError
 from orchestrator.families.registry import families
 
-HELP = "answer from exported MindIR graphs, with the time of every token"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument

@@ -12,8 +12,6 @@ from model.cli.shared_options import device_of, note, set_log_level
 from model.compatibility.module_names import answer_for
 from model.errors import ModelError
 
-HELP = "run a script that imports mindformers; what it imports is answered here where that is not installed"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
