@@ -28,7 +28,7 @@ _VERBS = {
     "serve-chat": "answer the questions of a chat job as one of its workers",
     "export": "write the two MindIR graphs, for a prompt and for single tokens",
     "infer-mindir": "answer from exported MindIR graphs, with the time of every token",
-    "run": "run a script that imports mindformers; what it imports is answered here where that is not installed",
+    "run": "run a script that imports mindformers; what it imports is answered here if that is not installed",
 }
 
 

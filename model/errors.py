@@ -8,6 +8,8 @@ The number is the exit code of the process.
 
 from __future__ import annotations
 
+from orchestrator.core.visible_text import visible
+
 __all__ = ["ModelError", "TrainingError"]
 
 
@@ -25,7 +27,8 @@ class ModelError(Exception):
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         text = f"{text} ({self.remedy})" if self.remedy else text
-        return " ".join(text.split())
+        # It may quote what a stranger's file says.
+        return visible(" ".join(text.split()))
 
     def lines(self) -> list[str]:
         """The message as the command line prints it."""

@@ -17,6 +17,7 @@ from orchestrator.formats.text_records import FORMATS
 
 _DEFAULT_TOKENIZER = "bloom_560m"
 
+
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(

@@ -26,6 +26,8 @@ This module is part of the agent: stdlib only, Python 3.8.
 
 from __future__ import annotations
 
+from orchestrator.core.visible_text import visible
+
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,9 +56,12 @@ __all__ = [
 
 
 def one_line(where: str, what: str, remedy: str) -> str:
-    """Join the three parts of a message; empty parts leave no trace."""
+    """Join the three parts of a message; empty parts leave no trace.
+
+    Parts quote what strangers' files and hosts say: what a terminal would obey is made visible here, for all.
+    """
     text = f"{where}: {what}" if where else what
-    return f"{text} ({remedy})" if remedy else text
+    return visible(f"{text} ({remedy})" if remedy else text, keep="\n\t")
 
 
 class AssumedWarning(UserWarning):
