@@ -137,7 +137,7 @@ METRICS = b'{"step": 1, "loss": 2.5, "total_steps": 9, "time": 1.5}\n' * 3
 def readers(folder: Path) -> list[Reader]:
     made = _made(folder)
     plans, record = (
-        _texts(f"tests/fixtures/*/state/orchestrate/runs/*/{name}.json") for name in ("plan", "record")
+        _texts(f"tests/fixtures/*/state/orchestrate/runs/**/{name}.json") for name in ("plan", "record")
     )
     smi = [value.encode() for value in vars(samples).values() if isinstance(value, str) and "\n" in value]
     table = json.dumps(
@@ -168,7 +168,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader("table.json", load_inventory, [table]),
         Reader("rank_table.json", _rank_table, [table]),
         Reader("run_bloom.yaml", import_run_yaml, _texts("tests/config/run_bloom_7.1b.yaml")),
-        Reader("worker.yaml", load_settings, _texts("tests/fixtures/*/hosts/*/runs/train*/worker.yaml")),
+        Reader("worker.yaml", load_settings, _texts("tests/fixtures/*/hosts/*/runs/train*/**/worker.yaml")),
         Reader("config.yaml", load_config, [b"num_layers: 2\nnum_heads: 4\nhidden_size: 64\n"]),
         Reader("config.json", load_hf_config, [CONFIG]),
         Reader("records.json", load_records, RECORDS),
