@@ -17,7 +17,6 @@ from orchestrator.formats.foreign_files import lfs_pointer, open_regular
 __all__ = ["SPECIAL_TOKENS", "Tokenizer", "load_tokenizer", "read_tokenizer", "train_tokenizer"]
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
-_LONGEST_REASON = 300
 
 
 class Tokenizer:
@@ -180,9 +179,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
         # The library raises the bare class; a fault of its Rust is a PanicException, which is none of them.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        words = str(error)  # may quote a token of any length
-        words = words if len(words) <= _LONGEST_REASON else f"{words[:_LONGEST_REASON]} …"
-        raise ModelError(f"is no tokenizer.json: {words}", where=str(path)) from error
+        raise ModelError(f"is no tokenizer.json: {error}", where=str(path)) from error
 
 
 def _is_encodable(text: str) -> bool:

@@ -55,13 +55,25 @@ __all__ = [
 ]
 
 
+_LONGEST_PART = 1500  # characters: more than anybody reads of a message
+
+
 def one_line(where: str, what: str, remedy: str) -> str:
     """Join the three parts of a message; empty parts leave no trace.
 
-    Parts quote what strangers' files and hosts say: what a terminal would obey is made visible here, for all.
+    They quote what strangers' files and hosts say: here, for all of them, what a terminal would obey is made
+    visible, and what has no end is cut.
     """
+    where, what = _shown(where), _shown(what)
     text = f"{where}: {what}" if where else what
-    return visible(f"{text} ({remedy})" if remedy else text, keep="\n\t")
+    return f"{text} ({visible(remedy)})" if remedy else text
+
+
+def _shown(text: str) -> str:
+    text = visible(text)
+    if len(text) <= _LONGEST_PART:
+        return text
+    return f"{text[:_LONGEST_PART]} … ({len(text) - _LONGEST_PART} characters more)"
 
 
 class AssumedWarning(UserWarning):

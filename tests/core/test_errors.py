@@ -35,6 +35,7 @@ def test_what_a_file_says_is_shown_and_not_obeyed() -> None:
     error = OrchestrateError("no type Float\x1b[2J\u202e", where="模型/a\ufeff.ckpt", remedy="save it\x07")
     assert str(error) == "模型/a\\ufeff.ckpt: no type Float\\x1b[2J\\u202e (save it\\x07)"
     assert Problem("", "\x9b").__str__() == "\\x9b"
+    assert str(OrchestrateError("x" * 10_000)) == "x" * 1500 + " … (8500 characters more)"
     assert str(ModelError("no key num\ufeff", where="a.yaml")) == "a.yaml: no key num\\ufeff"
 
 
