@@ -28,7 +28,7 @@ LOCKER := .venv-lock
 LOCK = $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make constraints' $(UPGRADE)
 
-.PHONY: help install demo docs check quick test test-long dist constraints clean
+.PHONY: help install demo docs check quick test test-long release dist constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t14
@@ -77,6 +77,10 @@ $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt
 	$(OLDEST)/bin/$(PIP_INSTALL) --require-hashes --requirement constraints-oldest.txt
 	$(OLDEST)/bin/$(EDITABLE)
 	@touch $@
+
+# The rest of the way: docs/release.md.
+release: $(INSTALLED)  ## cut VERSION=1.2.3: into the code, and CHANGELOG's entries under it
+	$(BIN)/python -m docs.cut_release $(VERSION)
 
 dist: $(INSTALLED)  ## the sdist, and the wheel that is built from it, in dist/
 	$(BIN)/python -m build --no-isolation

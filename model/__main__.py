@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -15,37 +16,49 @@ os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 from model.cli.shared_options import guarded
 from orchestrator.core.visible_text import escape_what_streams_lack
 
-_VERBS = (
-    "train",
-    "predict",
-    "generate",
-    "chat",
-    "evaluate",
-    "prepare-data",
-    "convert",
-    "serve-chat",
-    "export",
-    "infer-mindir",
-    "run",
-)
+# What each verb does; its module is imported when it is the one that was asked for.
+_VERBS = {
+    "train": "train as one worker of a job",
+    "predict": "answer the job's prompts",
+    "generate": "answer one prompt",
+    "chat": "talk with a model: answers are streamed, earlier turns are remembered",
+    "evaluate": "loss and perplexity of a checkpoint on a data set",
+    "prepare-data": "turn records into MindRecord files to train on",
+    "convert": "turn weights of Hugging Face's into MindSpore's, or the reverse",
+    "serve-chat": "answer the questions of a chat job as one of its workers",
+    "export": "write the two MindIR graphs, for a prompt and for single tokens",
+    "infer-mindir": "answer from exported MindIR graphs, with the time of every token",
+    "run": "run a script that imports mindformers; what it imports is answered here if that is not installed",
+}
 
 
-def _parser(prog: str = "python -m model") -> argparse.ArgumentParser:
+def _parser(prog: str = "python -m model", only: str = "") -> argparse.ArgumentParser:
+    """The parser of the verb `only`, or of all where that is none of them."""
     parser = argparse.ArgumentParser(prog=prog, description="Bloom in MindSpore.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name in _VERBS:
-        verb = importlib.import_module(f"model.cli.cmd_{name.replace('-', '_')}")
-        own = verbs.add_parser(name, help=verb.HELP)
-        verb.configure(own)
-        own.set_defaults(run=verb.run)
+    for name, text in _VERBS.items():
+        own = verbs.add_parser(name, help=text)
+        if name == only or only not in _VERBS:
+            verb = importlib.import_module(f"model.cli.cmd_{name.replace('-', '_')}")
+            verb.configure(own)
+            own.set_defaults(run=verb.run)
     return parser
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m model") -> int:
     escape_what_streams_lack()
     parsed: list[argparse.Namespace] = []
-    # In it, too: a verb's module may need what only a worker has.
-    code = guarded(lambda _: parsed.append(_parser(prog).parse_args(argv)), argparse.Namespace())
+    words = sys.argv[1:] if argv is None else argv
+
+    def parse(_: argparse.Namespace) -> None:
+        gc.disable()  # what is imported stays: to look for garbage in it is a sixth of the time
+        parser = _parser(prog, words[0] if words else "")
+        gc.freeze()
+        gc.enable()
+        parsed.append(parser.parse_args(words))
+
+    # Guarded, too: a verb's module may need what only a worker has.
+    code = guarded(parse, argparse.Namespace())
     return code or guarded(parsed[0].run, parsed[0])
 
 

@@ -8,6 +8,8 @@ The number is the exit code of the process.
 
 from __future__ import annotations
 
+from orchestrator.core.errors import one_line
+
 __all__ = ["ModelError", "TrainingError"]
 
 
@@ -23,9 +25,7 @@ class ModelError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
-        text = f"{text} ({self.remedy})" if self.remedy else text
-        return " ".join(text.split())
+        return one_line(" ".join(self.where.split()), " ".join(self.what.split()), self.remedy)
 
     def lines(self) -> list[str]:
         """The message as the command line prints it."""

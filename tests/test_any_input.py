@@ -12,6 +12,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -28,27 +29,43 @@ from tokenizers.trainers import BpeTrainer
 from model.config.hf_config import load_hf_config
 from model.config.load_config import load_config
 from model.config.settings import load_settings
+from model.config.yaml_table import read_table
 from model.data.records import load_records
 from model.data.tokenizer import read_tokenizer
 from model.errors import ModelError
+from model.inference.mindir import read_infer_yaml
 from model.inference.predict import read_prompts
+from orchestrator.agent import host_runs
 from orchestrator.agent.worker import last_json_line
 from orchestrator.ascend import hccn, npu_smi, npu_table
+from orchestrator.ascend.visible_devices import read_visible
+from orchestrator.checkpoint.collection_manifest import read_earlier
 from orchestrator.checkpoint.cut.slices import Layout
 from orchestrator.checkpoint.files.strategy_files import Strategy, read_strategy_set, write_strategy
 from orchestrator.checkpoint.files.tensor_files import write_ckpt, write_safetensors
 from orchestrator.checkpoint.journal import Journal
 from orchestrator.checkpoint.open_checkpoint import find_weights
+from orchestrator.cli.cmd_logs import parse_ranks
+from orchestrator.config.host_ranges import RangeError, expand
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
 from orchestrator.config.mindformers_yaml import import_run_yaml
+from orchestrator.control.log_reader import LogReader
 from orchestrator.control.run_record import read_record
 from orchestrator.core import errors
-from orchestrator.core.errors import OrchestrateError
-from orchestrator.core.paths import ControlDir
+from orchestrator.core.errors import ConfigError, OrchestrateError, Problem
+from orchestrator.core.host_answers import LogPart
+from orchestrator.core.log_signatures import meaning_of, telling_lines, waited_for_by
+from orchestrator.core.paths import ControlDir, RunDir, Workdir
+from orchestrator.formats.tokenizer_files import made_with_template
+from orchestrator.hosts.ssh.client_config import Asked, Place, read_settings
+from orchestrator.hosts.ssh.config_lines import Doubt
+from orchestrator.hosts.ssh.hops import parse_hops
+from orchestrator.hosts.ssh.known_hosts import KnownHosts
 from orchestrator.plan.launch_plan import read_plan
 from orchestrator.rank_table.read_table import read_rank_table
 from orchestrator.rank_table.rules import validate
+from orchestrator.transfer.verify_collected import CollectedCheck
 from tests.ascend import samples
 
 CASES = int(os.environ.get("ANY_INPUT", "3000"))
@@ -73,6 +90,20 @@ def text_of(read: Callable[[str], Any]) -> Read:
     return lambda path: read(path.read_bytes().decode("utf-8", "replace"))
 
 
+def _expanded(text: str) -> Any:
+    try:
+        return expand(text)
+    except RangeError as error:
+        raise ConfigError([Problem("hosts", str(error))]) from None
+
+
+def _hops(text: str) -> Any:
+    try:
+        return parse_hops(text)
+    except ValueError as error:
+        raise ConfigError([Problem("hops", str(error))]) from None
+
+
 def _journal(path: Path) -> None:
     path.rename(path.with_name(".out.ckpt.journal"))
     Journal(path.with_name("out.ckpt")).close()
@@ -94,6 +125,86 @@ def _plan(path: Path) -> Any:
 
 def _rank_table(path: Path) -> Any:
     return validate(read_rank_table(path).table)
+
+
+def _index(path: Path) -> Any:
+    """An index, beside the files that it may name."""
+    (path.parent / "a.safetensors").write_bytes((path.parents[1] / "samples/a.safetensors").read_bytes())
+    return find_weights(path)
+
+
+def _earlier(path: Path) -> Any:
+    path.rename(path.with_name("out.ckpt.manifest.json"))
+    return read_earlier(path.with_name("out.ckpt"))
+
+
+def _collected(path: Path) -> Any:
+    path.rename(path.with_name("out.ckpt.manifest.json"))
+    out = path.with_name("out.ckpt")
+    out.write_bytes((path.parents[1] / "samples/a.ckpt").read_bytes())
+    return list(CollectedCheck(out).wrong())
+
+
+def _summary(path: Path) -> Any:
+    path.rename(path.with_name("data.mindrecord.summary.json"))
+    return made_with_template(path.with_name("data.mindrecord"), "alpaca")
+
+
+def _encoded(path: Path) -> Any:
+    return read_tokenizer(path).encode("one two \U0001f600 \ud800")
+
+
+def _infer(path: Path) -> Any:
+    return read_infer_yaml(read_table(path), str(path))
+
+
+def _host_file(name: str) -> Read:
+    """A file of a run as its host reads it: what is wrong is told beside the run."""
+
+    def read(path: Path) -> Any:
+        run = RunDir(path.parent / "runs/run")
+        run.root.mkdir(parents=True)
+        path.rename(run.root / name)
+        try:
+            return host_runs.status(run), host_runs.list_runs(Workdir(path.parent))
+        finally:
+            shutil.rmtree(path.parent / "runs")
+
+    return read
+
+
+def _known_hosts(path: Path) -> Any:
+    known = KnownHosts([str(path)])
+    return [known.verdict(name, "ssh-ed25519", "AAAA") for name in ("n1", "[n2]:22022")]
+
+
+def _ssh_config(path: Path) -> Any:
+    place = Place(files=(path,), is_usual=False, home="/h", user="u", environment={}, run=lambda *_: False)
+    try:
+        return read_settings(Asked("n1"), place)
+    except Doubt as doubt:
+        raise ConfigError([Problem(doubt.where, doubt.what)]) from None
+
+
+def _log(path: Path) -> Any:
+    """All lines of a log, and the last two, a block at a time; what its telling lines mean."""
+    data = path.read_bytes()
+
+    def read(offset: int, limit: int) -> tuple[LogPart, bytes]:
+        at = max(0, len(data) + offset) if offset < 0 else offset
+        return LogPart(at, len(data), 1.0), data[at : at + limit]
+
+    texts = []
+    for tail in (None, 2):
+        reader, text = LogReader("rank_0", block=64, tail=tail), ""
+        reader.close()
+        while not reader.is_done:
+            text += reader.step(read).text
+        texts.append(text)
+    whole, last = texts
+    assert "\r" not in whole and (not whole or whole.endswith("\n"))
+    assert whole.endswith(last) and last.count("\n") <= 2
+    return meaning_of(telling_lines(whole)), waited_for_by(whole.splitlines())
 
 
 def _made(folder: Path) -> dict[str, bytes]:
@@ -129,15 +240,78 @@ CONFIG = json.dumps(
         "hidden_size": 64,
     }
 ).encode()
+INDEX = b'{"metadata": {"total_size": 24}, "weight_map": {"w": "a.safetensors", "n": "a.safetensors"}}'
+MANIFEST = json.dumps(
+    {
+        "format": 1,
+        "source": "run",
+        "epoch": 1,
+        "step": 9,
+        "files": {"": 120},
+        "segment_bytes": 16,
+        "beside": {"config.yaml": "0" * 64},
+        "tensors": {
+            "w": {
+                "shape": [2, 3],
+                "dtype": "Float32",
+                "parts": [{"region": [[0, 2], [0, 3]], "rank": 0, "crc32": ["00000000", "00000000"]}],
+            }
+        },
+    }
+).encode()
+SUMMARY = b'{"format": 1, "tokenizer_sha256": "ab", "template": "belle"}'
+INFER = b"""model:
+  model_config: {type: BloomConfig, seq_length: 64, hidden_size: 64, num_layers: 2, num_heads: 4}
+infer:
+  prefill_model_path: "a_prefill.mindir"
+  increment_model_path: "a_inc.mindir"
+  infer_seq_length: 64
+"""
+SSH = b"""Host n* !n9
+  HostName %h.lab
+  Port 2222
+  ProxyJump a@b:22,ssh://c
+Match originalhost n1 exec "true"
+  User "a b"
+  IdentityFile ~/.ssh/%r_key
+"""
+STRATEGY = b"""{"stage_0": {"rank_list": [0, 1], "parallel_strategy_item": {}, "parallel_layout_item": {"w": {
+"dev_matrix": [2], "tensor_map": [0, -1], "param_split_shape": [], "indices_offset": [], "field": 0,
+"opt_weight_shard_step": 0, "opt_weight_shard_size": 0, "type": ["Float32"], "shape": [[2, 3]]}}}}"""
+KNOWN_HOSTS = (
+    b"n1,10.0.0.1 ssh-ed25519 AAAA\n@cert-authority *.lab ssh-rsa AAAB c\n|1|c2FsdA==|aGFzaA== ssh-rsa A\n"
+)
+LOG = b"""step 1 loss 2.5\r\n 50%|\r100%|\n[ERROR] EI0002 Waiting peer rank: 8\nRuntimeError: peer lost\n"""
 HOSTFILES = [b"n1 slots=8\nn2 slots=8 max_slots=8\n", b"n1:8\nn2:8\n", b"# all\nnpu[1-4]\n10.0.0.7\n"]
 JOURNAL = b'{"pid":7}\n{"format":1,"signature":"ab","step":9,"segment_bytes":64,"files":{}}\n[0,0,64,1234]\n'
+ANSIBLE = b"""all:
+  children:
+    npu:
+      hosts: {"n[1:4]": {ansible_host: 10.0.0.1}, n9: null}
+      vars: {ansible_user: x, ansible_port: 22}
+"""
+TOOLS: dict[str, Callable[[str], Any]] = {
+    "ipv6": hccn.parse_ipv6,
+    "link": hccn.parse_link,
+    "net_health": hccn.parse_net_health,
+    "netdetect": hccn.parse_netdetect,
+    "gateway": hccn.parse_gateway,
+    "tls": hccn.parse_tls,
+    "vnic": hccn.parse_vnic,
+    "health": npu_smi.parse_health,
+    "ecc": npu_smi.parse_ecc,
+    "spod": npu_smi.parse_spod,
+}
 METRICS = b'{"step": 1, "loss": 2.5, "total_steps": 9, "time": 1.5}\n' * 3
 
 
 def readers(folder: Path) -> list[Reader]:
     made = _made(folder)
     plans, record = (
-        _texts(f"tests/fixtures/*/state/orchestrate/runs/*/{name}.json") for name in ("plan", "record")
+        _texts(f"tests/fixtures/*/state/orchestrate/runs/**/{name}.json") for name in ("plan", "record")
+    )
+    statuses, manifests = (
+        _texts(f"tests/fixtures/*/hosts/*/runs/**/{name}.json") for name in ("status", "manifest")
     )
     smi = [value.encode() for value in vars(samples).values() if isinstance(value, str) and "\n" in value]
     table = json.dumps(
@@ -168,7 +342,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader("table.json", load_inventory, [table]),
         Reader("rank_table.json", _rank_table, [table]),
         Reader("run_bloom.yaml", import_run_yaml, _texts("tests/config/run_bloom_7.1b.yaml")),
-        Reader("worker.yaml", load_settings, _texts("tests/fixtures/*/hosts/*/runs/train*/worker.yaml")),
+        Reader("worker.yaml", load_settings, _texts("tests/fixtures/*/hosts/*/runs/train*/**/worker.yaml")),
         Reader("config.yaml", load_config, [b"num_layers: 2\nnum_heads: 4\nhidden_size: 64\n"]),
         Reader("config.json", load_hf_config, [CONFIG]),
         Reader("records.json", load_records, RECORDS),
@@ -189,6 +363,24 @@ def readers(folder: Path) -> list[Reader]:
         Reader("hccn.conf", text_of(hccn.parse_hccn_conf), [b"address_0=10.0.0.1\nnetmask_0=255.0.0.0\n"]),
         Reader("ip.txt", text_of(hccn.parse_ip), [b"ipaddr:10.0.0.1\nnetmask:255.255.0.0\n"]),
         Reader("ping.txt", text_of(hccn.parse_ping), smi),
+        *(Reader(f"{name}.txt", text_of(parse), smi) for name, parse in TOOLS.items()),
+        Reader("devices.txt", text_of(lambda text: read_visible(text, 8)), [b"0,1,2,3", b"0,7,", b"3"]),
+        Reader("ranks.txt", text_of(parse_ranks), [b"0,3-5", b"0-511"]),
+        Reader("hosts.txt", text_of(_expanded), [b"npu[1-3,7],a[01-10]b[1-2]"]),
+        Reader("hops.txt", text_of(_hops), [b"a@b:22,ssh://c@[::1]:2"]),
+        Reader("ssh_config", _ssh_config, [SSH]),
+        Reader("known_hosts", _known_hosts, [KNOWN_HOSTS]),
+        Reader("rank_0.log", _log, [LOG]),
+        Reader("model.safetensors.index.json", _index, [INDEX]),
+        Reader("strategy.json", read_strategy_set, [STRATEGY]),
+        Reader("out.manifest.json", _earlier, [MANIFEST]),
+        Reader("out.collected.json", _collected, [MANIFEST]),
+        Reader("data.summary.json", _summary, [SUMMARY]),
+        Reader("encoding_tokenizer.json", _encoded, [_tokenizer()]),
+        Reader("infer.yaml", _infer, [INFER]),
+        Reader("ansible.yaml", load_inventory, [ANSIBLE]),
+        Reader("status.json", _host_file("status.json"), statuses),
+        Reader("manifest.json", _host_file("manifest.json"), manifests),
     ]
 
 
@@ -330,6 +522,8 @@ def test_whatever_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert grown < GROWTH_KB, f"{grown} KiB"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["samples"]
     if 50 * len(known) <= CASES:
-        tolerant = {"metrics.jsonl", "journal"}  # what they cannot read, they pass over
+        # What they cannot read, they pass over.
+        tolerant = {"metrics.jsonl", "journal", "devices.txt", "rank_0.log", "known_hosts"}
+        tolerant |= {"out.manifest.json", "data.summary.json"}
         for name, counts in outcomes.items():
             assert counts["error"] or name in tolerant, (name, counts)

@@ -1,1 +1,1 @@
-"""One file per verb of `python -m model`: HELP, `configure` for its parser, `run` with what was parsed."""
+"""One file per verb of `python -m model`: `configure` for its parser, `run` with what was parsed."""

@@ -14,7 +14,6 @@ from model.errors import ModelError
 if TYPE_CHECKING:
     from model.inference.chat import Chat
 
-HELP = "talk with a model: answers are streamed, earlier turns are remembered"
 KEYS = "Ctrl-C stops an answer, /clear forgets the conversation, /quit or Ctrl-D ends it."
 
 

@@ -9,8 +9,6 @@ from model.cli.shared_options import bytes_bar, say
 from model.weights.convert import DTYPES, Converted, convert
 from orchestrator.checkpoint.hf_layout import HF_FORMS
 
-HELP = "turn weights of Hugging Face's into MindSpore's, or the reverse"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from model.cli.shared_options import ModelFiles, add_device, add_model_files, device_of, say
 
-HELP = "loss and perplexity of a checkpoint on a data set"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_files(parser)

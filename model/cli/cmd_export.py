@@ -7,8 +7,6 @@ from pathlib import Path
 
 from model.cli.shared_options import ModelFiles, add_device, add_model_files, device_of, say
 
-HELP = "write the two MindIR graphs, for a prompt and for single tokens"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     what = "config.yaml of a model, or MindFormers' YAML with its `infer` block"

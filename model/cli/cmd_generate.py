@@ -9,8 +9,6 @@ from typing import get_type_hints
 from model.cli.shared_options import ModelFiles, add_device, add_model_files, device_of, piece, say
 from orchestrator.config.worker_config import Decoding
 
-HELP = "answer one prompt"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_files(parser)

@@ -8,11 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from model.cli.shared_options import add_device, device_of, say
+from model.cli.shared_options import add_device, device_of, note, say
+from model.devices.device_name import npus_left_alone
 from model.errors import ModelError
 from orchestrator.families.registry import families
-
-HELP = "answer from exported MindIR graphs, with the time of every token"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--config_path", type=Path, metavar="FILE", help="MindSpore Lite's context.cfg")
     add("--seq_length", type=int, metavar="N", help="of the graphs; default: as in config.yaml beside them")
     add_device(parser)
-    add("--device_id", type=int, metavar="N", help="MindSpore Lite's NPU, in place of --device (default 0)")
+    add("--device_id", type=int, metavar="N", help="an NPU, as --device Ascend:N (default 0)")
     names = [family.name for family in families()]
     add("--model_name", default=names[0], choices=names, help=" or ".join(names))
     add("--is_sample_acceleration", default="False", choices=["True", "False"], help="only False")
@@ -42,7 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     is_lite = importlib.util.find_spec("mindspore_lite") is not None
-    device_id = _device_id(args, is_lite=is_lite)
+    device_id = _device_id(args)
+    if args.device_id is not None and not is_lite:
+        args.device = _instead_of_lite(device_id)
     # MindSpore Lite is there for an NPU.
     device = None if is_lite and args.device is None else device_of(args)
     # Late: MindSpore takes seconds to import.
@@ -68,8 +69,8 @@ def run(args: argparse.Namespace) -> None:
         say(str([answer]))
 
 
-def _device_id(args: argparse.Namespace, *, is_lite: bool) -> int:
-    """MindSpore Lite's NPU. Raises ModelError where the option means none, or would have no effect."""
+def _device_id(args: argparse.Namespace) -> int:
+    """The NPU that is asked for by its number, 0 where none is. Raises ModelError where that means none."""
     given: int | None = args.device_id
     if given is None:
         return 0
@@ -77,10 +78,15 @@ def _device_id(args: argparse.Namespace, *, is_lite: bool) -> int:
         raise ModelError(f"is {given}, but NPUs are counted from 0 on", where="--device_id")
     if args.device is not None:
         raise ModelError("is given beside --device", where="--device_id", remedy="keep one of them")
-    if given and not is_lite:  # 0 is what scripts for MindFormers always say
-        remedy = f"choose an NPU by --device Ascend:{given}"
-        raise ModelError("is MindSpore Lite's, which is not installed", where="--device_id", remedy=remedy)
     return given
+
+
+def _instead_of_lite(device_id: int, devices: Path = Path("/dev")) -> str:
+    """Where MindSpore answers in place of Lite: on that NPU, or on the CPU of a machine without any."""
+    if npus_left_alone(devices) is not None:
+        return f"Ascend:{device_id}"
+    note(f"--device_id {device_id}: this machine has no NPU: the CPU computes")
+    return "cpu"
 
 
 def _prompts(given: str | None) -> Iterator[str]:

@@ -8,9 +8,7 @@ from pathlib import Path
 from model.cli.shared_options import configure, run_as_worker, say
 from model.config.settings import Settings, Worker
 
-__all__ = ["HELP", "configure", "run"]
-
-HELP = "answer the job's prompts"
+__all__ = ["configure", "run"]
 
 
 def run(args: argparse.Namespace) -> None:

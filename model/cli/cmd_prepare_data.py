@@ -16,7 +16,6 @@ from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.formats.text_records import FORMATS
 
 _DEFAULT_TOKENIZER = "bloom_560m"
-HELP = "turn records into MindRecord files to train on"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -6,13 +6,12 @@ import argparse
 import importlib.util
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
 from model.cli.shared_options import device_of, note, set_log_level
-from model.compatibility.module_names import answer_for
+from model.compatibility.module_names import answer_for, known_names
 from model.errors import ModelError
-
-HELP = "run a script that imports mindformers; what it imports is answered here where that is not installed"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,4 +38,22 @@ def run(args: argparse.Namespace) -> None:
         adapt_mindspore(device_of(args) if args.device is not None else None)
     sys.argv = [str(args.script), *args.arguments]
     sys.path[0] = str(args.script.absolute().parent)
-    runpy.run_path(str(args.script), run_name="__main__")
+    try:
+        runpy.run_path(str(args.script), run_name="__main__")
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "mindformers":
+            raise
+        raise _unknown(error, args.script) from error
+    except OSError:
+        # The script's own: it is told where, as Python does, and not as if it were a fault of our options.
+        traceback.print_exc()
+        raise SystemExit(1) from None
+
+
+def _unknown(error: ImportError, script: Path) -> ModelError:
+    """What the script imports of MindFormers and nobody answers for, at the line that does."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = next((frame for frame in reversed(frames) if "importlib" not in frame.filename), None)
+    place = f"{where.filename}:{where.lineno}" if where else str(script)
+    remedy = f"install mindformers, or do with {', '.join(known_names())}"
+    return ModelError(f"{error.msg.partition(' (unknown location)')[0]}", where=place, remedy=remedy)

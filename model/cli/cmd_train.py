@@ -12,9 +12,7 @@ from model.config.settings import Settings, Worker
 if TYPE_CHECKING:
     from model.training.metrics import StepRecord
 
-__all__ = ["HELP", "configure", "run"]
-
-HELP = "train as one worker of a job"
+__all__ = ["configure", "run"]
 
 
 def run(args: argparse.Namespace) -> None:

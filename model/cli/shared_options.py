@@ -12,15 +12,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from model.config.settings import Settings, Worker, load_settings
 from model.config.yaml_table import read_table
 from model.devices.device_name import CPU, DeviceName, npus_left_alone, parse_device
 from model.errors import ModelError
-from model.weights.hub import checkpoint_file, tokenizer_file, weights_at
 from orchestrator.core.errors import OrchestrateError
 from orchestrator.core.paths import RunDir
+
+# Each verb imports this module: what one of them needs it brings in itself.
+if TYPE_CHECKING:
+    from model.config.settings import Settings, Worker
 
 __all__ = [
     "TOKENIZER",
@@ -137,6 +139,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run_as_worker(args: argparse.Namespace, work: Callable[[Settings, Worker], None]) -> None:
     """Do `work`, or what a scheduler does where the environment says that this process is one."""
+    from model.config.settings import Worker, load_settings
+
     # The checks need no MindSpore, which takes seconds to import.
     settings, worker = load_settings(args.config), Worker.from_environment(os.environ)
     set_log_level(settings.device_target)
@@ -150,6 +154,8 @@ def run_as_worker(args: argparse.Namespace, work: Callable[[Settings, Worker], N
 
 def located(settings: Settings) -> Settings:
     """With the file that a model's name as `checkpoint.load` means: all who look there see one path."""
+    from model.weights.hub import weights_at
+
     load = settings.checkpoint.load
     if load is None or (path := str(weights_at(load))) == load:
         return settings
@@ -187,6 +193,8 @@ class ModelFiles:
     @staticmethod
     def of(args: argparse.Namespace) -> ModelFiles:
         """Find them; a model that is only a name is loaded and converted. Raises ModelError."""
+        from model.weights.hub import checkpoint_file, tokenizer_file
+
         tokenizer = tokenizer_file(args.tokenizer) if args.tokenizer else None
         checkpoint = args.checkpoint or _named_in(args.config)
         return ModelFiles(checkpoint_file(checkpoint), args.config, tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +23,7 @@ from model.config.beside_checkpoint import check_beside
 from model.config.hf_config import load_hf_config
 from model.config.load_config import load_config
 from model.data.tokenizer import Tokenizer, read_tokenizer
+from model.devices.device_choice import use_device
 from model.devices.device_name import DeviceName, parse_device
 from model.errors import ModelError
 from model.inference.generate import Generator
@@ -43,6 +45,9 @@ __all__ = [
     "TextGenerationPipeline",
     "pipeline",
 ]
+
+
+logger = logging.getLogger(__name__)
 
 
 class PretrainedModel(nn.Cell):
@@ -145,18 +150,36 @@ class BloomLMHeadModel(PretrainedModel):
     def __init__(self, config: NetworkConfig | None = None) -> None:
         config = config if config is not None else BloomConfig()
         said = checkpoint_of_config(config)
-        checkpoint, session = (checkpoint_file(said) if said else None), _session(config)
+        self._make(config, checkpoint_file(said) if said else None)
+
+    @classmethod
+    def of_rank(cls, config: NetworkConfig, checkpoint: Path | None) -> BloomLMHeadModel:
+        """This rank's part, with what it has of the weights of a file, of which no more is read."""
+        made = cls.__new__(cls)
+        made._make(config, checkpoint)
+        return made
+
+    def _make(self, config: NetworkConfig, checkpoint: Path | None) -> None:
+        session = _session(config)
         if checkpoint is not None:
             check_beside(plain(config), checkpoint)
         super().__init__(_filled(plain(config), session, checkpoint), plain(config))
 
 
 def _session(config: NetworkConfig) -> Session:
-    """Alone, or this rank's among those that have joined."""
+    """Alone, or this rank's among those that have joined.
+
+    A parallel_config of ones, as of a script that gives none, has each rank hold the whole network, as
+    MindFormers does.
+    """
     rank, size = joined_world()
+    said = parallel_of(config)
     if size == 1:
         return open_alone(None)
-    said = parallel_of(config)
+    if said.data_parallel * said.model_parallel * said.pipeline_stage == 1:
+        remedy = f"parallel_config=TransformerOpParallelConfig(model_parallel={size}) cuts it"
+        logger.warning("note: each of the %d ranks has the whole network; %s", size, remedy)
+        return open_alone(None)
     if said.pipeline_stage > 1:
         raise ModelError("answers come from one stage", where="parallel_config.pipeline_stage", remedy="1")
     strategy = Strategy(
@@ -276,7 +299,10 @@ class AutoModel:
 
     @staticmethod
     def from_pretrained(name: str | Path, *, device: str | None = None, **overrides: Any) -> PretrainedModel:
-        """From a folder of either form or a name (`model.weights.hub`); fields of the config can change."""
+        """From a folder of either form or a name (`model.weights.hub`); fields of the config can change.
+
+        Of several ranks each has the whole network: a folder says nothing of how to cut it. See from_config.
+        """
         where, folder = _device(device), model_folder(name)
         config = load_config(folder / "config.yaml", overrides)
         return PretrainedModel.load(checkpoint_file(folder), config, device=where)
@@ -287,13 +313,16 @@ class AutoModel:
     ) -> PretrainedModel:
         """From a config, with the weights of a checkpoint file, or of its checkpoint_name_or_path.
 
-        Without either they are freshly drawn.
+        Without either they are freshly drawn. Where `init_context` has joined several ranks, each makes and
+        reads its part, by the configuration's parallel_config.
         """
         where, said = _device(device), checkpoint_of_config(config)
-        if checkpoint is None and joined_world()[1] > 1:
-            return BloomLMHeadModel(config)
         path = Path(checkpoint) if checkpoint is not None else checkpoint_file(said) if said else None
-        return PretrainedModel.load(path, config, device=where)
+        if joined_world()[1] == 1:
+            return PretrainedModel.load(path, config, device=where)
+        if where is not None:
+            use_device(where, "device")
+        return BloomLMHeadModel.of_rank(config, path)
 
 
 def _device(text: str | None) -> DeviceName | None:

@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["PUBLIC", "answer_for"]
+__all__ = ["PUBLIC", "answer_for", "known_names"]
 
 _AUTO, _CONFIG, _CONTEXT = (
     f"model.compatibility.{name}" for name in ("auto_model", "editable_config", "script_context")
@@ -93,6 +93,8 @@ class _Finder(MetaPathFinder, Loader):
         names = _MODULES[inner] if inner else tuple(PUBLIC)
 
         def find(name: str) -> Any:
+            if name not in names and (f"{inner}.{name}" if inner else name) in _MODULES:
+                return importlib.import_module(f"{module.__name__}.{name}")
             if name not in names:
                 raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
             if name == "logger":
@@ -104,6 +106,11 @@ class _Finder(MetaPathFinder, Loader):
 
         module.__dict__["__getattr__"] = find
         module.__dict__["__all__"] = list(names)
+
+
+def known_names() -> list[str]:
+    """What can be imported, from wherever MindFormers has it."""
+    return sorted({*_EVERYWHERE, "logger"})
 
 
 def answer_for(root: str, *, is_whole: bool = False) -> None:

@@ -175,7 +175,10 @@ def read_tokenizer(path: Path) -> Tokenizer:
         raise ModelError(f"the tokenizer cannot be read: {error}", where=str(path)) from error
     try:
         return Tokenizer.from_json(content)
-    except Exception as error:  # the library raises the bare class
+    except BaseException as error:
+        # The library raises the bare class; a fault of its Rust is a PanicException, which is none of them.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ModelError(f"is no tokenizer.json: {error}", where=str(path)) from error
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.options import json_option, json_text, meant_run, print_json, run_argument
-from orchestrator.control.collect_answers import collect_answers
-from orchestrator.core.paths import atomic_write
+from orchestrator.control.collect_answers import Answers, collect_answers
+from orchestrator.core.paths import replacing
 
 __all__ = ["command"]
 
@@ -24,19 +24,33 @@ def command(run: str | None, output: Path | None, as_json: bool) -> int:
 
     With --json one list of them; with --output too, what was written is told as data.
     """
-    answers = collect_answers(meant_run(run, started=True))
-    if output is None and as_json:
-        print_json(answers)
-        return 0
-    if output is None:
-        for answer in answers:
-            click.echo(json_text(answer, ascii_only=False))
-        return 0
-    text = "".join(f"{json_text(answer, ascii_only=False)}\n" for answer in answers)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(output, text, mode=0o644)
-    if as_json:
-        print_json({"path": str(output), "answers": len(answers)})
-    else:
-        click.echo(f"{output}: {len(answers)} answers")
+    with collect_answers(meant_run(run, started=True)) as answers:
+        if output is not None:
+            _write(answers, output)
+            if as_json:
+                print_json({"path": str(output), "answers": len(answers)})
+            else:
+                click.echo(f"{output}: {len(answers)} answers")
+        elif as_json:
+            _print_list(answers)
+        else:
+            for answer in answers:
+                click.echo(json_text(answer, ascii_only=False))
     return 0
+
+
+def _write(answers: Answers, output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(output, mode=0o644) as file:
+        for answer in answers:
+            file.write(f"{json_text(answer, ascii_only=False)}\n".encode())
+
+
+def _print_list(answers: Answers) -> None:
+    """As `print_json` prints a list, without all of it in memory."""
+    before = "[\n"
+    for answer in answers:
+        text = json_text(answer, indent=2).replace("\n", "\n  ")
+        click.echo(f"{before}  {text}", nl=False)
+        before = ",\n"
+    click.echo("\n]" if len(answers) else "[]")

@@ -7,12 +7,12 @@ import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from orchestrator import api
-from orchestrator.api import Run
+if TYPE_CHECKING:
+    from orchestrator.api import Run
 
 __all__ = [
     "complete_run",
@@ -42,6 +42,9 @@ def meant_run(run: str | None, *, started: bool = False) -> Run:
 
     With `started` the newest that has had workers, for verbs that read what those have written.
     """
+    # Late: verbs that look at no run have these options, too, and it brings in most of the project.
+    from orchestrator import api
+
     found = api.find(run, started=started)
     if run is None and not api.is_active(found):
         which = "the newest that started" if started and found.root != api.find(None).root else "the newest"

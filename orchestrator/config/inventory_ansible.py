@@ -184,6 +184,10 @@ def read_ansible(file: YamlFile) -> tuple[YamlFile, list[str], dict[str, list[st
         name, value, loc = waiting.pop()
         group = parsed.group(name)
         parts = value if isinstance(value, dict) else {}
+        for key in ("vars", "hosts", "children"):
+            part = parts.get(key)
+            if part and not isinstance(part, dict) and (key == "vars" or not isinstance(part, list)):
+                raise parsed.refuse(file.line((*loc, key)), f"expected {key} of a group, got {show(part)}")
         group.vars.update(parts.get("vars") or {})
         hosts = parts.get("hosts") or {}
         for host in hosts:
@@ -233,7 +237,9 @@ def _host(parsed: _Parsed, host: str, variables: Mapping[str, Any]) -> WrittenHo
         value = variables.get(key)
         if value is None or (key == "ansible_python_interpreter" and str(value).startswith("auto")):
             continue
-        found.keys[ours] = int(value) if ours == "port" and str(value).isdigit() else value
+        text = str(value)
+        is_number = ours == "port" and text.isascii() and text.isdigit() and len(text) < 7
+        found.keys[ours] = int(text) if is_number else value
     if variables.get("ansible_connection") == "local":
         found.keys["transport"] = "local"
     if "slots" in variables:

@@ -163,7 +163,7 @@ class _Turns:
 
     def batches(self, over: _Over) -> Iterator[LogBatch | None]:
         self._ask(over.check())
-        wait(self._asked, timeout=_TOGETHER)
+        self._await_all()
         while self._asked or not all(host.is_done for host in self._hosts):
             done, _ = wait(self._asked, timeout=_INTERVAL / 5, return_when=FIRST_COMPLETED)
             if not self._asked:
@@ -172,6 +172,14 @@ class _Turns:
             self._ask(over.check())
             yield from batches
             yield None
+
+    def _await_all(self) -> None:
+        """All hosts' first answers, so that short logs come in their order; a long one has no place in it."""
+        until, waiting = self._clock() + _TOGETHER, set(self._asked)
+        while waiting and (patience := until - self._clock()) > 0:
+            done, waiting = wait(waiting, timeout=patience, return_when=FIRST_COMPLETED)
+            if not done or any(self._asked[future].is_behind for future in done):
+                return
 
     def _in_order(self, done: set[Future[_Answer]]) -> list[tuple[_HostLogs, _Answer]]:
         found = {self._asked.pop(future).name: future.result() for future in done}

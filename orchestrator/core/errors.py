@@ -26,6 +26,8 @@ This module is part of the agent: stdlib only, Python 3.8.
 
 from __future__ import annotations
 
+from orchestrator.core.visible_text import visible
+
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,10 +55,25 @@ __all__ = [
 ]
 
 
+_LONGEST_PART = 1500  # characters: more than anybody reads of a message
+
+
 def one_line(where: str, what: str, remedy: str) -> str:
-    """Join the three parts of a message; empty parts leave no trace."""
+    """Join the three parts of a message; empty parts leave no trace.
+
+    They quote what strangers' files and hosts say: here, for all of them, what a terminal would obey is made
+    visible, and what has no end is cut.
+    """
+    where, what = _shown(where), _shown(what)
     text = f"{where}: {what}" if where else what
-    return f"{text} ({remedy})" if remedy else text
+    return f"{text} ({visible(remedy)})" if remedy else text
+
+
+def _shown(text: str) -> str:
+    text = visible(text)
+    if len(text) <= _LONGEST_PART:
+        return text
+    return f"{text[:_LONGEST_PART]} … ({len(text) - _LONGEST_PART} characters more)"
 
 
 class AssumedWarning(UserWarning):

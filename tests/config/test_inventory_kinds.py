@@ -156,7 +156,13 @@ def test_what_ansible_lists_with_the_variables_of_its_hosts(tmp_path: Path) -> N
         ("npu01 slots=8\nnpu[1-\n", "hosts:2: is no host: brackets do not match"),
         ("a line of prose\n", "is not a mapping of keys to values"),
         ("al: {hosts: 5}\n", "al: unknown key"),
+        ("all: {hosts: {n1: null}, vars: [a]}\n", "expected vars of a group, got"),
+        ("all: {children: {npu: {hosts: n1}}}\n", "expected hosts of a group, got 'n1'"),
+        ("all: {children: {npu: {hosts: {n1: null}, children: other}}}\n", "expected children of a group"),
+        ("all: {hosts: {n1: {ansible_port: '²'}}}\n", "port"),
+        ("all: {hosts: {n1: {ansible_port: '" + "9" * 5000 + "'}}}\n", "port"),
     ],
+    ids=lambda value: None if len(value) < 200 else "long",
 )
 def test_what_is_refused_is_told_at_its_line(tmp_path: Path, text: str, line: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.control.log_fold import FOLDED_BLOCK, fold_lines
 from orchestrator.control.log_reader import LineSplitter, LogReader
-from orchestrator.control.log_stream import LogBatch, iter_batches, iter_lines
+from orchestrator.control.log_stream import _TOGETHER, LogBatch, iter_batches, iter_lines
 from orchestrator.core.errors import ConnectError, OrchestrateError
 from orchestrator.core.host_answers import LogPart, Size
 from orchestrator.hosts.fleet import Fleet
@@ -259,6 +259,17 @@ def test_a_host_that_hangs_keeps_nothing_of_the_others_back() -> None:
             break
     batches.close()  # type: ignore[attr-defined]
     assert agents.dropped == ["h1"]
+
+
+def test_a_long_log_begins_at_once_whatever_the_other_hosts_do() -> None:
+    """Only short logs wait for each other, to come in their order."""
+    agents = Agents({"h1": {"rank_0": File(b"x\n")}, "h2": {"rank_1": File(b"y\n" * 3_000_000)}})
+    agents.held["h1"] = threading.Event()
+    began = time.monotonic()
+    batches = agents.batches()
+    first = next(batches)
+    assert first is not None and first.label == "rank_1" and time.monotonic() - began < _TOGETHER / 2
+    batches.close()  # type: ignore[attr-defined]
 
 
 def test_a_long_log_is_not_held_in_memory() -> None:

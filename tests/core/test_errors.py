@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from model.errors import ModelError
 from orchestrator.core import errors
 from orchestrator.core.errors import (
     AgentError,
@@ -28,6 +29,14 @@ def test_one_line_of_what_where_and_remedy(where: str, remedy: str, text: str) -
     error = OrchestrateError("it broke", where=where, remedy=remedy)
     assert str(error) == text and error.lines() == [text]
     assert str(Problem(where, "it broke", remedy)) == text
+
+
+def test_what_a_file_says_is_shown_and_not_obeyed() -> None:
+    error = OrchestrateError("no type Float\x1b[2J\u202e", where="模型/a\ufeff.ckpt", remedy="save it\x07")
+    assert str(error) == "模型/a\\ufeff.ckpt: no type Float\\x1b[2J\\u202e (save it\\x07)"
+    assert Problem("", "\x9b").__str__() == "\\x9b"
+    assert str(OrchestrateError("x" * 10_000)) == "x" * 1500 + " … (8500 characters more)"
+    assert str(ModelError("no key num\ufeff", where="a.yaml")) == "a.yaml: no key num\\ufeff"
 
 
 def test_all_problems_of_a_file_are_told() -> None:

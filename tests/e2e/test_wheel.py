@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator import __version__
 from orchestrator.testing.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(dist: Path) -> Path:
     [path] = dist.glob("*.whl")
+    assert path.name == f"orchestrate-{__version__}-py3-none-any.whl"
     return path
 
 
@@ -104,6 +106,7 @@ def test_a_light_install_does_all_but_the_workers_part(light: Path, tmp_path: Pa
     def cli(*words: str | Path) -> subprocess.CompletedProcess[str]:
         return run(orchestrate, *words, cwd=tmp_path, env=env)
 
+    assert cli("--version").stdout.split()[-1] == __version__
     for words in (["--help"], ["check", "--help"], ["plan", ROOT / "jobs/demo.yaml"]):
         assert cli(*words).returncode == 0, words
     demo = cli("launch", ROOT / "jobs/demo.yaml", "--dry-run")

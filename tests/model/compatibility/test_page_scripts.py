@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -82,7 +84,14 @@ logger.info("from %s", path)
 left = load_param_into_net(model, load_checkpoint(path))
 ask = pipeline(task="text_generation", model=network, tokenizer=tokenizer)
 texts = ask([sys.argv[3]], max_new_tokens=4, do_sample=False)
+given = AutoModel.from_config(config, os.path.join(home, "whole.ckpt")).network.parameters_dict()
+same = {name: np.array_equal(value.asnumpy(), given[name].asnumpy()) and list(value.shape)
+        for name, value in bloom.network.parameters_dict().items()}
 known = {"ranks": ranks, "real": get_real_rank(), "argv": sys.argv[1:2], "name": __name__, "left": left}
+known["same"] = same if len(same) == len(given) else {}
+config.parallel_config = None
+alone = AutoModel.from_config(config).network.parameters_dict()
+known["alone"] = list(alone["blocks.0.attention.dense1.weight"].shape)
 with open(f"found_{rank}.json", "w") as file:
     json.dump({**known, "ids": ids, "row": rows[0], "texts": texts}, file)
 """
@@ -122,13 +131,37 @@ def test_a_script_for_mindformers_runs_unchanged_on_two_ranks(home, tmp_path):
     assert set(codes.values()) == {0}, said
     assert "mindformers is not installed: `model` answers for it" in said
     assert "this machine has no NPU: the CPU computes" in said
+    assert "each of the 2 ranks has the whole network; parallel_config=" in said
     for rank in (0, 1):
         found = json.loads((tmp_path / f"found_{rank}.json").read_text())
         assert (found["ranks"], found["real"], found["name"]) == (2, rank, "__main__")
         assert found["argv"] == [str(home)] and found["left"] == [[], []]
         assert found["row"] == greedy(found["ids"], 4)
+        # A file that is given is read as the configuration's is: of what is cut, this rank's part.
+        assert all(found["same"].values())
+        assert found["same"]["blocks.0.attention.dense1.weight"] == [ONE.hidden_size // 2, ONE.hidden_size]
+        assert found["alone"] == [ONE.hidden_size, ONE.hidden_size]
         (text,) = found["texts"][0]["text_generation_text"]
         assert text == AutoTokenizer.from_pretrained(home).decode(found["row"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "told"),
+    [
+        ("from mindformers import Trainer", 2, "s.py:2: cannot import name 'Trainer' from 'mindformers' (in"),
+        ("import mindformers.dataset", 2, "s.py:2: No module named 'mindformers.dataset' (install mindform"),
+        ("open('/no/such/file')", 1, "line 2, in <module>"),
+        ("raise SystemExit(3)", 3, "mindformers is not installed: `model` answers for it"),
+        ("import mindformers as m; assert m.models.bloom.BloomConfig", 0, ""),
+    ],
+    ids=["name", "module", "file", "exit", "attribute"],
+)
+def test_what_a_script_meets_is_told_where_it_is(tmp_path, lines, code, told):
+    (tmp_path / "s.py").write_text(f"\n{lines}\n")
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    argv = [sys.executable, "-m", "model", "run", "s.py"]
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code and told in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(

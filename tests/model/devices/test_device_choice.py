@@ -11,6 +11,7 @@ from argparse import Namespace
 import pytest
 
 from model.__main__ import main
+from model.cli.cmd_infer_mindir import _instead_of_lite
 from model.cli.shared_options import device_of, set_log_level
 from model.devices.device_choice import InUse, use_device
 from model.devices.device_name import CPU, DeviceName, npus_left_alone, parse_device
@@ -262,16 +263,20 @@ def test_a_job_says_how_much_mindspore_logs_before_it_is_imported(tmp_path, targ
         (("--device_id", "-3"), "is -3, but NPUs are counted from 0 on"),
         (("--device_id", "3", "--device", "cpu"), "is given beside --device (keep one of them)"),
         (("--device_id", "0", "--device", "Ascend:3"), "is given beside --device (keep one of them)"),
-        (
-            ("--device_id", "3"),
-            "is MindSpore Lite's, which is not installed (choose an NPU by --device Ascend:3)",
-        ),
     ],
 )
-def test_a_device_id_that_would_have_no_effect_is_refused(tmp_path, capsys, words, line):
+def test_a_device_id_that_means_none_is_refused(tmp_path, capsys, words, line):
     graphs = ("--prefill_model_path", "a.mindir", "--increment_model_path", "b.mindir")
     assert main(["infer-mindir", *graphs, *words]) == 2
     assert capsys.readouterr().err == f"error: --device_id: {line}\n"
+
+
+def test_without_mindspore_lite_the_number_is_an_npu_of_mindspore(tmp_path, capsys):
+    assert _instead_of_lite(7, tmp_path) == "cpu"
+    assert capsys.readouterr().err == "note: --device_id 7: this machine has no NPU: the CPU computes\n"
+    (tmp_path / "davinci7").touch()
+    assert _instead_of_lite(7, tmp_path) == "Ascend:7"
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("where", ["--device", "device"])

@@ -63,7 +63,7 @@ def test_the_command_line_of_the_page(home, capsys):
         "--seq_length",
         "48",
         "--device_id",
-        "0",
+        "7",
         "--model_name",
         "bloom",
         "--is_sample_acceleration",
