@@ -127,12 +127,16 @@ def plan(
     # Late, as all that only one verb needs: a command line imports this module at each start.
     from orchestrator.control.launch import discover_devices, plan_launch
 
-    if isinstance(overrides, Mapping):
-        # JSON is YAML, in which a text that looks like a number stays a text.
-        overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-    servers = None if inventory is None else Path(inventory)
-    loaded, planned = plan_launch(Path(job), servers, overrides, accept_new_host_keys=accept_new_host_keys)
+    servers, given = None if inventory is None else Path(inventory), _assignments(overrides)
+    loaded, planned = plan_launch(Path(job), servers, given, accept_new_host_keys=accept_new_host_keys)
     return Planned(loaded, discover_devices(planned) if discover else planned)
+
+
+def _assignments(overrides: Mapping[str, object] | Sequence[str]) -> Sequence[str]:
+    if not isinstance(overrides, Mapping):
+        return overrides
+    # JSON is YAML, in which a text that looks like a number stays a text.
+    return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
 
 
 def start(planned: Planned, progress: Progress | None = None) -> Run:
@@ -326,15 +330,18 @@ def collect_dry_run(
 def check(
     inventory: _File | None = None,
     job: _File | None = None,
+    overrides: Mapping[str, object] | Sequence[str] = (),
     *,
     full_mesh: bool = False,
     accept_new_host_keys: bool = False,
+    begun: Callable[[int], None] | None = None,
     seen: Callable[[str], None] | None = None,
 ) -> Report:
     """Whether the servers are fit, for a job or at all; nothing is changed on them.
 
-    A host that does not answer is a row of the report, which has the exit code. `seen` is told the name of
-    every host that has answered, from the thread that asked it.
+    A host that does not answer is a row of the report, which has the exit code. `overrides` as for `plan`.
+    `begun` is told how many hosts are asked, once all files have been read; `seen` the name of every host
+    that has answered, from the thread that asked it.
     """
     from orchestrator.config.inventory_file import load_inventory
     from orchestrator.config.job_file import load_job
@@ -343,7 +350,8 @@ def check(
     hosts = load_inventory(None if inventory is None else Path(inventory))
     if accept_new_host_keys:
         hosts = hosts.accepting_new_host_keys()
-    return check_hosts(hosts, load_job(Path(job)) if job else None, full_mesh=full_mesh, seen=seen)
+    loaded = load_job(Path(job), _assignments(overrides)) if job else None
+    return check_hosts(hosts, loaded, full_mesh=full_mesh, begun=begun, seen=seen)
 
 
 def connection(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from model.cli.shared_options import bytes_bar, say
+from model.cli.shared_options import add_json, bytes_bar, say, say_data
 from model.weights.convert import DTYPES, Converted, convert
 from orchestrator.checkpoint.hf_layout import HF_FORMS
 
@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="default: config.json or config.yaml beside the weights; a preset's name too",
     )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -42,7 +43,14 @@ def run(args: argparse.Namespace) -> None:
             config=args.config,
             progress=progress,
         )
-    report(converted)
+    if args.json:
+        written = converted.path
+        files = [path for path in written.iterdir() if path.is_file()] if written.is_dir() else [written]
+        size = sum(path.stat().st_size for path in files)
+        what = {"path": str(written), "names": "huggingface" if converted.huggingface else "mindspore"}
+        say_data({**what, "tensors": converted.tensors, "bytes": size, "notes": list(converted.notes)})
+    else:
+        report(converted)
 
 
 def report(converted: Converted) -> None:

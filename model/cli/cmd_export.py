@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from model.cli.shared_options import ModelFiles, add_device, add_model_files, device_of, say
+from model.cli.shared_options import (
+    ModelFiles,
+    add_device,
+    add_json,
+    add_model_files,
+    device_of,
+    say,
+    say_data,
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="where no `infer` block says",
     )
     add("--batch-size", type=int, default=1, metavar="N")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -30,5 +39,9 @@ def run(args: argparse.Namespace) -> None:
     from model.inference.mindir import export
 
     batch = args.batch_size
-    for path in export(files.checkpoint, files.config, files.tokenizer, args.output, batch, device):
+    made = export(files.checkpoint, files.config, files.tokenizer, args.output, batch, device)
+    if args.json:
+        say_data({"files": [{"path": str(path), "bytes": path.stat().st_size} for path in made]})
+        return
+    for path in made:
         say(f"{path}: written")

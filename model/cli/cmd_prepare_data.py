@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from model.cli.shared_options import TOKENIZER, note, say, set_log_level
+from model.cli.shared_options import TOKENIZER, add_json, note, say, say_data, set_log_level
 from model.config.prompt_templates import TEMPLATES
 from model.data.prepare import Progress, Request, Summary, prepare
 from model.weights.hub import tokenizer_file
@@ -51,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--strict", action="store_true", help="stop at the first record that is none")
     add("--overwrite", action="store_true", help="replace files that are there")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -76,6 +77,9 @@ def run(args: argparse.Namespace) -> None:
     summary = prepare(request, _Progress())
     if summary.unread:
         print(f"note: {request.input}: {summary.unread}", file=sys.stderr, flush=True)
+    if args.json:
+        say_data(_data(summary, request))
+        return
     for line in _lines(summary, request):
         say(line)
 
@@ -98,6 +102,24 @@ class _Progress:
         print(
             f"\r{text}" if self._live else text, end="" if self._live else "\n", file=sys.stderr, flush=True
         )
+
+
+def _data(summary: Summary, request: Request) -> dict[str, object]:
+    bad = [{"record": index, "why": why} for index, why in summary.bad]
+    return {
+        "files": [str(path) for path in summary.files],
+        "bytes": sum(path.stat().st_size for path in summary.files),
+        "records": summary.records,
+        "rows": summary.rows,
+        "seq_length": request.length,
+        "tokens": summary.tokens,
+        "padding": round(summary.padding, 4),
+        "longest": summary.longest,
+        "cut": summary.cut,
+        "skipped": list(summary.skipped),
+        "bad": bad,
+        "seconds": round(summary.seconds, 3),
+    }
 
 
 def _lines(summary: Summary, request: Request) -> list[str]:

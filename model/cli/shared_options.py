@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -28,6 +29,7 @@ __all__ = [
     "TOKENIZER",
     "ModelFiles",
     "add_device",
+    "add_json",
     "add_model_files",
     "bytes_bar",
     "configure",
@@ -38,6 +40,7 @@ __all__ = [
     "piece",
     "run_as_worker",
     "say",
+    "say_data",
     "set_log_level",
 ]
 
@@ -45,6 +48,16 @@ __all__ = [
 def say(text: str) -> None:
     """One line to stdout, flushed: it may go to a log that somebody follows."""
     print(text, flush=True)
+
+
+def say_data(data: Mapping[str, object]) -> None:
+    """What was made, as one line of JSON."""
+    say(json.dumps(data))
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Whether what was made is told as data."""
+    parser.add_argument("--json", action="store_true", help="tell what was made as one line of JSON")
 
 
 def piece(text: str) -> None:

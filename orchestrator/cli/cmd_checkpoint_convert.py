@@ -13,6 +13,7 @@ from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.output_layout import Format
 from orchestrator.cli.cmd_checkpoint_inspect import say, step_option
 from orchestrator.cli.copy_progress import copy_progress
+from orchestrator.cli.options import json_option, print_json
 from orchestrator.cli.units import ByteSize, byte_size
 from orchestrator.transfer.convert import Conversion, plan_combine, plan_split, plan_transform, write
 
@@ -25,6 +26,7 @@ _FORMATS = click.Choice(["ckpt", "safetensors"])
 
 def _common(function: F) -> F:
     for option in (
+        json_option,
         click.option("--dry-run", is_flag=True, help="Print bytes and what is left out; write nothing."),
         click.option(
             "--no-fsync",
@@ -73,6 +75,7 @@ def combine_command(
     with_optimizer: bool,
     no_fsync: bool,
     dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Join the files of all ranks into one file of whole tensors.
 
@@ -89,7 +92,7 @@ def combine_command(
         format=cast(Format, format_name or ("safetensors" if several else "ckpt")),
         max_shard_bytes=max_shard_size,
     )
-    return _carry_out(conversion, output, dry_run, no_fsync)
+    return _carry_out(conversion, output, dry_run, no_fsync, as_json)
 
 
 @click.command("split")
@@ -106,10 +109,11 @@ def split_command(
     with_optimizer: bool,
     no_fsync: bool,
     dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Cut FILE, a checkpoint of whole tensors, into the files of all ranks."""
     conversion = plan_split(file, strategy, with_optimizer=with_optimizer, format=cast(Format, format_name))
-    return _carry_out(conversion, output, dry_run, no_fsync)
+    return _carry_out(conversion, output, dry_run, no_fsync, as_json)
 
 
 @click.command("transform")
@@ -129,6 +133,7 @@ def transform_command(
     with_optimizer: bool,
     no_fsync: bool,
     dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Turn the files of all ranks of one layout into those of another."""
     conversion = plan_transform(
@@ -140,11 +145,14 @@ def transform_command(
         replicated=replicated,
         format=cast(Format, format_name),
     )
-    return _carry_out(conversion, output, dry_run, no_fsync)
+    return _carry_out(conversion, output, dry_run, no_fsync, as_json)
 
 
-def _carry_out(conversion: Conversion, output: Path, dry_run: bool, no_fsync: bool) -> int:
+def _carry_out(conversion: Conversion, output: Path, dry_run: bool, no_fsync: bool, as_json: bool) -> int:
     say(conversion.notes)
+    if dry_run and as_json:
+        print_json({**_data(conversion, output), "written": False})
+        return 0
     if dry_run:
         # Late: to write a gigabyte takes a second, of which tables would be a tenth.
         from orchestrator.cli.render_checkpoint import conversion_view
@@ -155,7 +163,27 @@ def _carry_out(conversion: Conversion, output: Path, dry_run: bool, no_fsync: bo
     with copy_progress(sys.stderr) as progress:
         report = Report(progress.update, progress.say)
         write(conversion, output, CopyOptions(durable=not no_fsync), report)
+    if as_json:
+        print_json({**_data(conversion, output), "written": True})
+        return 0
     files = f"{len(conversion.sizes)} files, " if conversion.is_folder else ""
-    tensors = len({copy.stored.spec.name for copy in conversion.plan.copies})
-    click.echo(f"{output}: {conversion.label}{files}{tensors} tensors, {byte_size(sum(conversion.sizes))}")
+    tensors = f"{_tensors(conversion)} tensors"
+    click.echo(f"{output}: {conversion.label}{files}{tensors}, {byte_size(sum(conversion.sizes))}")
     return 0
+
+
+def _tensors(conversion: Conversion) -> int:
+    return len({copy.stored.spec.name for copy in conversion.plan.copies})
+
+
+def _data(conversion: Conversion, output: Path) -> dict[str, Any]:
+    left_out = conversion.left_out.items()
+    return {
+        "path": str(output),
+        "step": conversion.step or None,
+        "files": len(conversion.sizes),
+        "tensors": _tensors(conversion),
+        "bytes": sum(conversion.sizes),
+        "left_out": [{"reason": why, "tensors": count, "bytes": size} for why, (count, size) in left_out],
+        "notes": list(conversion.notes),
+    }

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import json_option, print_json
+from orchestrator.cli.options import DIFFERENT, json_option, print_json
+from orchestrator.core.errors import CheckpointError
 
 __all__ = ["diff_command", "inspect_command", "verify_command"]
 
@@ -67,7 +68,7 @@ def verify_command(path: Path, strategy: Path | None, step: int | None, as_json:
 
     Each file: its structure, and its checksum where it carries one. A collected file: the checksums of the
     manifest beside it. A folder of ranks: strategies agree and
-    fit, every slice is there, replicas hold the same bytes. Exit code 1 if anything is wrong.
+    fit, every slice is there, replicas hold the same bytes. Exit code 2 if anything is wrong.
     """
     from orchestrator.cli.render_checkpoint import finding_line
     from orchestrator.cli.terminal import Console
@@ -81,7 +82,7 @@ def verify_command(path: Path, strategy: Path | None, step: int | None, as_json:
             console.print(finding_line(finding))
     if as_json:
         print_json([asdict(finding) for finding in found])
-    return 0 if all(finding.ok for finding in found) else 1
+    return 0 if all(finding.ok for finding in found) else CheckpointError.exit_code
 
 
 @click.command("diff")
@@ -95,7 +96,7 @@ def verify_command(path: Path, strategy: Path | None, step: int | None, as_json:
 )
 @json_option
 def diff_command(a: Path, b: Path, atol: float | None, as_json: bool) -> int:
-    """Compare two checkpoints tensor by tensor and name the worst. Exit code 1 if they differ."""
+    """Compare two checkpoints tensor by tensor and name the worst. Exit code 6 if they differ."""
     from orchestrator.transfer.inspect import diff
 
     found = diff(a, b, atol=atol)
@@ -110,4 +111,4 @@ def diff_command(a: Path, b: Path, atol: float | None, as_json: bool) -> int:
         Console(highlight=False, soft_wrap=True).print(diff_view(found))
     else:
         click.echo("no difference" if atol is None else f"no difference above {atol:g}")
-    return 1 if found else 0
+    return DIFFERENT if found else 0

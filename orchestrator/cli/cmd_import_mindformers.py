@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from orchestrator.cli.options import json_option, print_json, set_option
 from orchestrator.config.mindformers_yaml import Imported, import_run_yaml, job_text
 from orchestrator.core.paths import atomic_write
 
@@ -17,25 +19,34 @@ __all__ = ["command"]
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The job; default: print it."
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="A value of the job (data.path=/data/train.mindrecord).",
-)
-def command(file: Path, output: Path | None, overrides: tuple[str, ...]) -> int:
-    """Turn FILE, a run YAML of MindFormers' Bloom, into a job; say which keys were not carried over."""
+@set_option("A value of the job (data.path=/data/train.mindrecord).")
+@json_option
+def command(file: Path, output: Path | None, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Turn FILE, a run YAML of MindFormers' Bloom, into a job; say which keys were not carried over.
+
+    With --json the job, where it was written, what is to do and what was not carried over are data.
+    """
     imported = import_run_yaml(file, overrides)
     text = job_text(imported, file.name)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
+    if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(output, text, mode=0o644)
         click.echo(f"{output}: written; look at it with: orchestrate launch {output} --dry-run", err=True)
+    if as_json:
+        print_json(_data(imported, output))
+    elif output is None:
+        click.echo(text, nl=False)
     _tell(imported)
     return 0
+
+
+def _data(imported: Imported, output: Path | None) -> dict[str, Any]:
+    return {
+        "path": str(output) if output is not None else None,
+        "to_do": list(imported.to_do),
+        "left_out": [{"key": item.key, "reason": item.reason} for item in imported.left_out],
+        "job": imported.job,
+    }
 
 
 def _tell(imported: Imported) -> None:

@@ -8,7 +8,7 @@ import click
 
 from orchestrator import api
 from orchestrator.cli.follow import follow, interrupted
-from orchestrator.cli.options import inventory_option, json_option, print_json
+from orchestrator.cli.options import inventory_option, json_option, print_json, set_option
 from orchestrator.cli.render_plan import plan_data, print_plan
 from orchestrator.core.errors import UsageError
 from orchestrator.core.visible_text import visible
@@ -22,13 +22,7 @@ __all__ = ["command"]
 @click.option("--dry-run", is_flag=True, help="Print what would be done; no host is touched.")
 @click.option("--discover", is_flag=True, help="With --dry-run: ask the hosts for their devices' addresses.")
 @click.option("--detach", is_flag=True, help="Return as soon as every worker has been started.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a value of the job (train.steps=10).",
-)
+@set_option("Change a value of the job (train.steps=10).")
 @click.option(
     "--accept-new-host-keys", is_flag=True, help="Add unknown host keys; changed ones stay refused."
 )

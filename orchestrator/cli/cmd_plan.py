@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.options import json_option, print_json
+from orchestrator.cli.options import json_option, print_json, set_option
 from orchestrator.cli.render_sizing import estimate_view, suggestions_view
 from orchestrator.cli.terminal import Console
 from orchestrator.config.host_ranges import fold
@@ -49,9 +49,7 @@ _LEAST_DEVICE = 1 << 30
     type=click.Path(path_type=Path, dir_okay=False),
     help="Take --hbm from the `chip` of the job's hosts: 910A 32 GB, 910B and A3 64 GB.",
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the job for this plan."
-)
+@set_option("Change a value of the job for this plan.")
 @json_option
 def command(
     job: Path,

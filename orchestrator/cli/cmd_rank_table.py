@@ -13,7 +13,7 @@ _VERBS = {
     "merge": ("cmd_rank_table_merge", "Make one table of the servers' tables."),
     "validate": ("cmd_rank_table_validate", "Tell everything that HCCL would refuse in a table."),
     "show": ("cmd_rank_table_show", "Show which ranks are where."),
-    "diff": ("cmd_rank_table_diff", "Compare two tables; exit code 1 if they differ."),
+    "diff": ("cmd_rank_table_diff", "Compare two tables; exit code 6 if they differ."),
     "push": ("cmd_rank_table_push", "Put a table on all its servers, and prove that it arrived."),
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from orchestrator.cli.options import json_option
 from orchestrator.cli.rank_table_common import output_option, warn, write_table
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.rank_table.live_table import Made, make_for_hosts, make_for_this_server, own_address
@@ -49,6 +50,7 @@ __all__ = ["command"]
 )
 @click.option("--hosts", metavar="HOSTS", help="With --inventory: only these, such as npu[1-4].")
 @output_option("as hccl_tools.py or merge_hccl.py would call it")
+@json_option
 def command(
     devices: str | None,
     visible_devices: str | None,
@@ -58,6 +60,7 @@ def command(
     inventory: Path | None,
     hosts: str | None,
     output: Path | None,
+    as_json: bool,
 ) -> int:
     """Make the rank table of this server, or the merged one of all servers of an inventory."""
     if inventory is not None:
@@ -65,7 +68,7 @@ def command(
             raise click.UsageError("with --inventory, the inventory says which devices and addresses")
         loaded = load_inventory(inventory)
         made = make_for_hosts(loaded, loaded.select(hosts or "all"))
-        return _done(made, output or Path(merged_name(made.table)))
+        return _done(made, output or Path(merged_name(made.table)), as_json)
     if hosts:
         raise click.UsageError("--hosts needs --inventory")
     chosen = device_range(devices) if devices is not None else None
@@ -74,12 +77,12 @@ def command(
         ids = visible(chosen, device_range(visible_devices, "--visible-devices"))
     address = server_ip or own_address()
     made = make_for_this_server(ids, address, hccn_conf, without_ips=without_ips)
-    return _done(made, output or Path(_name(made, chosen or (), address)))
+    return _done(made, output or Path(_name(made, chosen or (), address)), as_json)
 
 
-def _done(made: Made, output: Path) -> int:
+def _done(made: Made, output: Path, as_json: bool) -> int:
     warn(made.warnings)
-    write_table(made.table, output)
+    write_table(made.table, output, made.warnings, as_json=as_json)
     return 0
 
 

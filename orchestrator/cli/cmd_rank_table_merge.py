@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from orchestrator.cli.options import json_option
 from orchestrator.cli.rank_table_common import chip_option, output_option, table_argument, warn, write_table
 from orchestrator.config.inventory import Chip
 from orchestrator.config.inventory_file import load_inventory
@@ -27,7 +28,10 @@ __all__ = ["command"]
     help="Order servers as its hosts. Default: by number of their ids, 10.0.0.2 before 10.0.0.10.",
 )
 @chip_option
-def command(files: tuple[Path, ...], output: Path | None, inventory: Path | None, chip: Chip | None) -> int:
+@json_option
+def command(
+    files: tuple[Path, ...], output: Path | None, inventory: Path | None, chip: Chip | None, as_json: bool
+) -> int:
     """Make one table of the servers' tables, with ranks from 0.
 
     A table of several servers is an earlier merged one and left out: `merge hccl*.json` can be repeated.
@@ -35,15 +39,15 @@ def command(files: tuple[Path, ...], output: Path | None, inventory: Path | None
     """
     hosts = load_inventory(inventory) if inventory else None
     inputs = [file for file in dict.fromkeys(files) if not _same(file, output)]
+    told: list[Problem] = []
     if len(inputs) < len(dict.fromkeys(files)):
-        what = "is the output, left out of what is merged"
-        warn([Problem(str(output), what)])
+        told.append(Problem(str(output), "is the output, left out of what is merged"))
     if hosts is not None and chip is None:
         chip = chip_of_hosts(hosts.hosts)
     made = merge(read_rank_tables(inputs), inventory=hosts, chip=chip)
-    warn(made.left_out)
-    warn(made.warnings)
-    write_table(made.table, output or Path(merged_name(made.table)))
+    told += [*made.left_out, *made.warnings]
+    warn(told)
+    write_table(made.table, output or Path(merged_name(made.table)), told, as_json=as_json)
     return 0
 
 

@@ -18,6 +18,7 @@ from orchestrator.rank_table.findings import Finding, errors_of, problems_of, wa
 from orchestrator.rank_table.live_table import Compared, compare_with_hosts, compare_with_inventory
 from orchestrator.rank_table.read_table import Reading, read_rank_table
 from orchestrator.rank_table.rules import check_file
+from orchestrator.rank_table.table import RankTable
 
 __all__ = ["command"]
 
@@ -81,7 +82,14 @@ def _tell(reading: Reading, found: Sequence[Finding]) -> None:
     errors, table = len(errors_of(found)), reading.table
     verdict = f"{errors} error(s)" if errors else "valid"
     size = f"{len(table.server_list)} server(s), {table.device_count} device(s)"
+    if bare := _without_address(table):
+        # HCCL takes that within one server; where it is wrong, a finding says so.
+        size += f" ({'none' if bare == table.device_count else f'{bare} of them not'} with a device_ip)"
     click.echo(f"{reading.name}: {verdict}, version {table.version}, {size}, sha256 {reading.sha256[:16]}")
+
+
+def _without_address(table: RankTable) -> int:
+    return sum(not device.device_ip for _, device in table.devices())
 
 
 def _as_data(reading: Reading, found: Sequence[Finding]) -> dict[str, object]:
@@ -93,5 +101,6 @@ def _as_data(reading: Reading, found: Sequence[Finding]) -> dict[str, object]:
         "version": table.version,
         "servers": len(table.server_list),
         "devices": table.device_count,
+        "without_device_ip": _without_address(table),
         "findings": [finding.to_json() for finding in found],
     }

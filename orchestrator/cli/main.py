@@ -58,7 +58,7 @@ def cli(debug: bool) -> None:
 
     Exit codes: 0 done (also where the reader of the output has closed it), 1 the run failed, 2 usage,
     configuration or a file that cannot be used, 3 hosts unreachable, 4 a host is not fit or refused,
-    5 interrupted or stopped, 70 an error of orchestrate itself.
+    5 interrupted or stopped, 6 what was compared differs, 70 an error of orchestrate itself.
     """
     level = logging.DEBUG if debug else logging.CRITICAL
     logging.basicConfig(level=level, format="%(asctime)s %(name)s %(levelname)s %(message)s")

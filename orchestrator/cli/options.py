@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.api import Run
 
 __all__ = [
+    "DIFFERENT",
     "complete_run",
     "inventory_option",
     "json_option",
@@ -22,11 +23,16 @@ __all__ = [
     "meant_run",
     "print_json",
     "run_argument",
+    "set_option",
 ]
 
 _HIDDEN = re.compile("[^ -~\n]")
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Exit code of the verbs `diff` where they found a difference: 1 means that a run failed, and 2 that there was
+# nothing to compare.
+DIFFERENT = 6
 
 
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -59,6 +65,11 @@ def run_argument(function: F) -> F:
 
 def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")(function)
+
+
+def set_option(text: str) -> Callable[[F], F]:
+    """`--set KEY=VALUE`, several times, as `overrides`."""
+    return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=text)
 
 
 def inventory_option(function: F) -> F:

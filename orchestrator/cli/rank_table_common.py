@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from orchestrator.cli.options import print_json
 from orchestrator.config.inventory import Chip, chip_named
-from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.core.errors import ConfigError, Problem, UsageError
 from orchestrator.core.paths import atomic_write
 from orchestrator.rank_table.read_table import STDIN
 from orchestrator.rank_table.table import RankTable
@@ -57,8 +59,18 @@ def warn(lines: Iterable[object]) -> None:
         click.echo(f"orchestrate: warning: {line}", err=True)
 
 
-def write_table(table: RankTable, output: Path) -> None:
-    """Replace the file with the table, or leave it as it is. Raises ConfigError where that cannot be done."""
+def write_table(
+    table: RankTable, output: Path, told: Iterable[object] = (), *, as_json: bool = False
+) -> None:
+    """Replace the file with the table, or leave it as it is, and print what was made.
+
+    `told`: what was said of it on stderr, which `as_json` repeats. Raises ConfigError where it cannot be
+    written, UsageError for a table on standard output with the data on it, too.
+    """
+    if output == STDIN and as_json:
+        raise UsageError(
+            "-o - prints the table, which is JSON itself", remedy="leave out --json, or name a file"
+        )
     if output == STDIN:
         click.echo(table.to_json())
         return
@@ -72,4 +84,9 @@ def write_table(table: RankTable, output: Path) -> None:
         problem = Problem(str(output), f"cannot be written: {error.strerror}", "choose another -o")
         raise ConfigError([problem]) from None
     servers, devices = len(table.server_list), table.device_count
+    if as_json:
+        sha256 = hashlib.sha256(table.to_json().encode()).hexdigest()
+        data = {"path": str(output), "servers": servers, "devices": devices, "sha256": sha256}
+        print_json({**data, "warnings": [str(line) for line in told]})
+        return
     click.echo(f"{output}: {servers} server(s), {devices} device(s)")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import dataclasses
 from typing import Any
 
 from rich.table import Table
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from orchestrator.cli.terminal import Console
 from orchestrator.config.host_ranges import fold
+from orchestrator.core.errors import words_by_host
 from orchestrator.preflight.report import Level, Report, Row
 
 __all__ = ["print_report", "report_data"]
@@ -22,74 +22,79 @@ _SIGNS = {
     Level.FAIL: ("FAIL", "bold red"),
 }
 
-_MANY_HOSTS = 16
+# Findings that are shown with all their words, on a screen of 24 lines.
 _MOST_WRONG = 6
 
 
-def print_report(report: Report) -> None:
-    """A table with hosts as ranges, then what was skipped, then the sum.
+def print_report(report: Report, *, every: bool = False) -> None:
+    """What is well in a few lines, what was skipped, then what is wrong, the worst last, and the sum.
 
-    Of more hosts than a screen has room for, what is wrong comes first, and what is not is in one line.
+    Hosts are ranges. With `every` all checks have rows, as they were made.
     """
     console = Console(highlight=False)
-    rows = list(_with_keys_folded(list(report.rows())))
+    rows = list(_with_words_of_many(report).rows())
     skipped = _skipped(rows)
     told = [row for row in rows if row.check not in skipped]
-    if len({host for row in rows for host in row.hosts}) <= _MANY_HOSTS:
+    if every:
         console.print(_table(told))
     else:
-        _print_many(console, told)
+        console.print(_well(told))
     for reason in dict.fromkeys(skipped.values()):
         names = ", ".join(check for check, why in skipped.items() if why == reason)
-        console.print(Text(f"\nskipped, {reason}: {names}"))
+        console.print(Text(f"skipped, {reason}: {names}"))
+    if not every:
+        _print_wrong(console, told)
     console.print(Text(f"\n{_sum(report, rows)}"))
 
 
-# As hosts/ssh/host_keys.py tells of a key that is in no known_hosts.
-_UNKNOWN_KEY = re.compile(r"the host key of (.+) \(\S+ (\S+)\) is unknown")
-_KEYSCAN = re.compile(r"ssh-keyscan -p (\d+) (\S+) >> (.+), or pass --accept-new-host-keys")
-# So many addresses make a command that a person can still look over.
-_MOST_ADDRESSES = 16
+def _with_words_of_many(report: Report) -> Report:
+    """The same report, with the same words for hosts that are not reached for the same reason."""
+    words = words_by_host(report.errors)
+    unreached = [
+        dataclasses.replace(result, what=words[result.host][0], remedy=words[result.host][1])
+        if result.host in words and result.what == report.errors[result.host].what
+        else result
+        for _, results in report.results[:1]
+        for result in results
+    ]
+    head = [(check, unreached) for check, _ in report.results[:1]]
+    return Report([*head, *report.results[1:]], report.errors)
 
 
-def _with_keys_folded(rows: list[Row]) -> Iterator[Row]:
-    """The hosts whose keys are unknown as one row with one command for each port; the others as they are."""
-    unknown: dict[tuple[str, str], list[tuple[Row, str]]] = {}
+def _well(rows: list[Row]) -> Text:
+    """The checks that found nothing wrong: the bare names, then those with something to say, as text."""
+    wrong = {row.check for row in rows if row.level in (Level.WARN, Level.FAIL)}
+    names: list[str] = []
+    said: list[str] = []
     for row in rows:
-        scan = _KEYSCAN.fullmatch(row.remedy)
-        if scan and _UNKNOWN_KEY.fullmatch(row.text):
-            unknown.setdefault((scan[1], scan[3]), []).append((row, scan[2]))
-    folded = {id(row) for found in unknown.values() if len(found) > 1 for row, _ in found}
-    for row in rows:
-        if id(row) not in folded:
-            yield row
+        if row.level is not Level.OK or row.check in wrong:
             continue
-        for (port, file), found in list(unknown.items()):
-            if found[0][0] is row:
-                hosts = tuple(host for each, _ in found for host in each.hosts)
-                yield Row(
-                    row.check, hosts, row.level, "the host keys are unknown", _how_to_add(port, file, found)
-                )
+        alike = sum(other.check == row.check for other in rows) == 1
+        if not row.text or not alike:
+            names += [row.check] if row.check not in names else []
+        else:
+            said.append(f"{row.check}: {row.text}" if row.check not in row.text else row.text)
+    text = Text()
+    for label, items, between in (("ok: ", names, ", "), ("", said, "; ")):
+        if items:
+            text.append("\n" if text else "")
+            text.append(label + between.join(items))
+    return text
 
 
-def _how_to_add(port: str, file: str, found: list[tuple[Row, str]]) -> str:
-    """One command for all; `--json` has the fingerprints to compare."""
-    compare = "compare the fingerprints in `check --json`, then pass --accept-new-host-keys once"
-    if len(found) > _MOST_ADDRESSES:
-        return compare
-    return f"{compare}; or: ssh-keyscan -p {port} {' '.join(address for _, address in found)} >> {file}"
-
-
-def _print_many(console: Console, rows: list[Row]) -> None:
-    wrong = [row for level in (Level.FAIL, Level.WARN) for row in rows if row.level is level]
-    if wrong:
-        console.print(_table(wrong[:_MOST_WRONG]))
-    if len(wrong) > _MOST_WRONG:
-        console.print(Text(f"and {len(wrong) - _MOST_WRONG} more findings: `--json` has them all"))
-    checks = dict.fromkeys(row.check for row in rows)
-    well = [check for check in checks if check not in {row.check for row in wrong}]
-    if well:
-        console.print(Text(f"ok: {', '.join(well)}"))
+def _print_wrong(console: Console, rows: list[Row]) -> None:
+    """Warnings and then failures, at the end, where a terminal shows them; of many the failures."""
+    wrong = [row for level in (Level.WARN, Level.FAIL) for row in rows if row.level is level]
+    if not wrong:
+        return
+    shown = wrong[-_MOST_WRONG:]
+    failures = [row for row in wrong if row.level is Level.FAIL]
+    if len(failures) > _MOST_WRONG:
+        shown = failures[:_MOST_WRONG]
+    console.print()
+    if len(wrong) > len(shown):
+        console.print(Text(f"{len(wrong) - len(shown)} more findings: `--all` shows them"))
+    console.print(_table(shown))
 
 
 def _skipped(rows: list[Row]) -> dict[str, str]:
@@ -130,10 +135,34 @@ def _sum(report: Report, rows: list[Row]) -> str:
     return f"{len(hosts)} hosts: {'; '.join(parts) or 'all checks passed'}"
 
 
+def _summary(report: Report) -> dict[str, Any]:
+    rows = list(_with_words_of_many(report).rows())
+    hosts = {host for row in rows for host in row.hosts}
+    skipped = _skipped(rows)
+
+    def found(level: Level) -> list[dict[str, str]]:
+        return [
+            {"check": row.check, "hosts": fold(row.hosts), "what": row.text, "remedy": row.remedy}
+            for row in rows
+            if row.level is level
+        ]
+
+    failures, warnings = found(Level.FAIL), found(Level.WARN)
+    wrong = {row["check"] for row in (*failures, *warnings)} | skipped.keys()
+    return {
+        "hosts": len(hosts),
+        "ok": [check for check in dict.fromkeys(row.check for row in rows) if check not in wrong],
+        "skipped": skipped,
+        "warnings": warnings,
+        "failures": failures,
+    }
+
+
 def report_data(report: Report) -> dict[str, Any]:
-    """The report as plain data, one entry per check, host and finding."""
+    """The report as plain data: a summary with hosts as ranges, then an entry per check, host and finding."""
     return {
         "exit_code": report.exit_code,
+        "summary": _summary(report),
         "checks": [
             {
                 "check": check,

@@ -25,6 +25,7 @@ __all__ = [
     "MOST_SLOTS",
     "NotAHost",
     "WrittenHost",
+    "as_lines",
     "host_line",
     "is_hostfile",
     "nodeset",
@@ -164,6 +165,17 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         bare = re.sub(r"(?:^|\s)#.*", "", line).strip()
         if bare:
             yield number, bare
+
+
+def as_lines(text: str) -> str:
+    """A list of names, in YAML (`- npu01`) or in JSON (`["npu01"]`), as the lines of a hostfile."""
+    bare = text.strip()
+    if bare.startswith("[") and bare.endswith("]") and '"' in bare:
+        return "\n".join(item.strip().strip("\"'") for item in bare[1:-1].split(","))
+    lines = text.split("\n")
+    if all(line.startswith("- ") for line in lines if line.strip() and not line.lstrip().startswith("#")):
+        return "\n".join(line.removeprefix("- ").strip().strip("\"'") for line in lines)
+    return text
 
 
 def is_hostfile(text: str) -> bool:

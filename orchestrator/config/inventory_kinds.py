@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.config.host_ranges import MAX_HOSTS, RangeError
+from orchestrator.config.file_kinds import refuse_other
+from orchestrator.config.host_ranges import MAX_HOSTS, RangeError, fold
+from orchestrator.config.inventory import Host
 from orchestrator.config.inventory_ansible import (
     is_ansible,
     is_ansible_ini,
@@ -14,6 +16,7 @@ from orchestrator.config.inventory_ansible import (
 from orchestrator.config.inventory_hostfile import (
     DEVICES,
     NotAHost,
+    as_lines,
     host_line,
     is_hostfile,
     nodeset,
@@ -38,20 +41,47 @@ def read_any_inventory(name: str, raw: bytes) -> tuple[YamlFile, list[str]]:
     """
     text = raw.decode("utf-8-sig", "replace").replace("\r\n", "\n")
     if is_ansible_ini(text):
-        return _with_groups(*read_ansible_ini(name, text))
+        return _foreign(*_with_groups(*read_ansible_ini(name, text)))
     try:
         file = parse_yaml(name, raw)
     except ConfigError:
-        if not is_hostfile(_as_lines(text)):
+        if not is_hostfile(as_lines(text)):
             raise
-        return read_hostfile(name, _as_lines(text))
+        return _foreign(*read_hostfile(name, as_lines(text)))
     if is_rank_table(file):
-        return rewrite(file), []
+        return _foreign(rewrite(file), [])
+    refuse_other(name, file.data, "inventory")
     if set(file.data) & _OURS:
         return file, _plain_hosts(file)
     if is_ansible(file.data):
-        return _with_groups(*read_ansible(file))
-    return _node_groups(file) or (file, [])
+        return _foreign(*_with_groups(*read_ansible(file)))
+    groups = _node_groups(file)
+    return (file, []) if groups is None else _foreign(*groups)
+
+
+# How workers are run, of which no other kind of file says all; what is then taken of a host over SSH.
+_HOW = ("python", "workdir", "env_script")
+
+
+def _foreign(file: YamlFile, notes: list[str]) -> tuple[YamlFile, list[str]]:
+    """With a note on what is taken where a file that was written for something else does not say it."""
+    hosts = file.data["hosts"]
+    silent = {key: [host for host in hosts if key not in host] for key in _HOW}
+    taken = [_taken(key, some, len(hosts)) for key, some in silent.items() if some]
+    if not taken:
+        return file, notes
+    return file, [*notes, plain(f"taken, since {file.name} does not say: {', '.join(taken)}")]
+
+
+def _taken(key: str, hosts: list[dict[str, Any]], of_all: int) -> str:
+    is_here = all(host.get("transport") == "local" for host in hosts)
+    values = {
+        "python": "python of this command" if is_here else f"python {Host.model_fields['python'].default}",
+        "workdir": f"workdir {Host.model_fields['workdir'].default}{'/{name}' if is_here else ''}",
+        "env_script": "no env_script" if is_here else "no env_script (such as CANN's set_env.sh)",
+    }
+    names = [name for host in hosts for name in host["name"]]
+    return values[key] if len(hosts) == of_all else f"{values[key]} on {fold(names)}"
 
 
 def _with_groups(
@@ -59,17 +89,6 @@ def _with_groups(
 ) -> tuple[YamlFile, list[str]]:
     file.data["groups"] = groups
     return file, notes
-
-
-def _as_lines(text: str) -> str:
-    """A list of names, in YAML (`- npu01`) or in JSON (`["npu01"]`), as the lines of a hostfile."""
-    bare = text.strip()
-    if bare.startswith("[") and bare.endswith("]") and '"' in bare:
-        return "\n".join(item.strip().strip("\"'") for item in bare[1:-1].split(","))
-    lines = text.split("\n")
-    if all(line.startswith("- ") for line in lines if line.strip() and not line.lstrip().startswith("#")):
-        return "\n".join(line.removeprefix("- ").strip().strip("\"'") for line in lines)
-    return text
 
 
 def _plain_hosts(file: YamlFile) -> list[str]:

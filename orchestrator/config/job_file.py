@@ -6,23 +6,16 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from orchestrator.config.file_kinds import refuse_other
+from orchestrator.config.inventory_hostfile import as_lines, is_hostfile
 from orchestrator.config.job import Job
 from orchestrator.config.job_fields import is_path
-from orchestrator.config.yaml_reader import MAX_TOLD, Loc, YamlFile, read_yaml
+from orchestrator.config.yaml_messages import plain
+from orchestrator.config.yaml_reader import MAX_TOLD, Loc, YamlFile, parse_yaml, read_source
 from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError, Problem
 
 __all__ = ["load_job"]
-
-
-# Keys that nearly every run YAML of MindFormers has, and no job.
-_OF_MINDFORMERS = (
-    *(("run_mode", str), ("use_parallel", bool)),
-    *(
-        (key, dict)
-        for key in ("runner_config", "parallel_config", "trainer", "train_dataset_task", "processor")
-    ),
-)
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
@@ -31,10 +24,8 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     Raises ConfigError with every problem: `file:line: key`, or `--set key` for what an override brought in.
     """
     path = Path(path)
-    file = read_yaml(path)
-    if any(isinstance(file.data.get(key), kind) for key, kind in _OF_MINDFORMERS) and "task" not in file.data:
-        remedy = f"orchestrate import-mindformers {path} -o job.yaml"
-        raise ConfigError([Problem(str(path), "is a run YAML of MindFormers and no job", remedy)])
+    file = _read(path)
+    refuse_other(str(path), file.data, "job")
     file.override(overrides)
     file.as_text(("env",), ("command",), ("predict", "prompts"))
     job = validate(file, Job).attach(file, path)
@@ -42,6 +33,17 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     if missing:
         raise ConfigError(missing)
     return job
+
+
+def _read(path: Path) -> YamlFile:
+    raw = read_source(path)
+    try:
+        return parse_yaml(str(path), raw)
+    except ConfigError:
+        if not is_hostfile(as_lines(raw.decode("utf-8-sig", "replace"))):
+            raise
+        remedy = f"name the job here, and the servers with -i {path}"
+        raise ConfigError([Problem(plain(str(path)), "is a hostfile and no job", plain(remedy))]) from None
 
 
 def _missing_files(job: Job, file: YamlFile) -> Iterator[Problem]:

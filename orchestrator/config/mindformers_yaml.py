@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from orchestrator.config.file_kinds import refuse_other
 from orchestrator.config.job import Job
 from orchestrator.config.mindformers_keys import (
     CARRIED,
@@ -56,7 +57,9 @@ def import_run_yaml(path: FilePath, overrides: Sequence[str] = ()) -> Imported:
 
     Raises ConfigError: no such file, no such model, a value that a job does not take (with its line).
     """
-    source = Source(read_yaml(path))
+    file = read_yaml(path)
+    refuse_other(str(path), file.data, "run YAML of MindFormers")
+    source = Source(file)
     job = {"name": path.stem, **_build(source)}
     written = YamlFile(str(path), job, lines=source.lines_of_job)
     written.override(overrides)

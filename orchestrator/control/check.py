@@ -20,11 +20,13 @@ def check(
     job: Job | None = None,
     *,
     full_mesh: bool = False,
+    begun: Callable[[int], None] | None = None,
     seen: Callable[[str], None] | None = None,
 ) -> Report:
     """Check all hosts of the inventory, or those of a job for what it needs; nothing there is changed.
 
-    `seen` is told the name of every host that has answered, from the thread that asked it.
+    `begun` is told how many hosts are asked now, `seen` the name of every one that has answered, from the
+    thread that asked it.
     Devices ping their likes on all other hosts, above 16 hosts only on the next one unless `full_mesh`.
     Raises ConfigError for a job that cannot be planned; hosts that do not answer are rows of the report.
     """
@@ -33,6 +35,8 @@ def check(
     else:
         plan = make_plan(job, inventory)
         needs = needs_of(plan, _pings(len(plan.hosts), full_mesh))
+    if begun is not None:
+        begun(len(needs.hosts))
     return look_at_hosts(needs, inventory.ssh, seen)
 
 

@@ -18,7 +18,8 @@
       CheckpointError           2   a shard, strategy or output file that cannot be used
       Interrupted               5   Ctrl-C or a signal before the work was done
 
-AssumedWarning is no error: what was assumed of a file that a person wrote.
+AssumedWarning is no error: what was assumed of a file that a person wrote. `words_by_host` has the same words
+for the same of many hosts.
 
 The number is the exit code of the CLI: 1 means that the run failed, and nothing else.
 This module is part of the agent: stdlib only, Python 3.8.
@@ -52,6 +53,7 @@ __all__ = [
     "ToolOutputError",
     "TransportError",
     "UsageError",
+    "words_by_host",
 ]
 
 
@@ -157,7 +159,24 @@ class AuthenticationError(TransportError):
 
 
 class HostKeyError(TransportError):
-    """The host's key is not in known_hosts, or is not the one that is."""
+    """The host's key is not in known_hosts, or is not the one that is.
+
+    `of_many` is what to say where it is so of several hosts: what, the remedy, and a command that goes on
+    from it, with `{}` for their addresses, of which `address` is this one's. Empty: its own words alone.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        remedy: str = "",
+        of_many: tuple[str, str, str] = ("", "", ""),
+        address: str = "",
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.of_many = of_many
+        self.address = address
 
 
 class CommandTimeout(TransportError):
@@ -207,6 +226,29 @@ class Interrupted(OrchestrateError):
     exit_code = 5
 
 
+# So many addresses make a command that a person can still look over.
+_MOST_ADDRESSES = 16
+
+
+def words_by_host(errors: Mapping[str, OrchestrateError]) -> dict[str, tuple[str, str]]:
+    """What is wrong with each host, and the remedy: the same words where it is the same of many hosts."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for error in errors.values():
+        if isinstance(error, HostKeyError) and error.of_many[0]:
+            alike.setdefault(error.of_many, []).append(error.address)
+    words = {}
+    for host, error in errors.items():
+        addresses = alike.get(error.of_many, ()) if isinstance(error, HostKeyError) else ()
+        if isinstance(error, HostKeyError) and len(addresses) > 1:
+            what, remedy, command = error.of_many
+            if command and len(addresses) <= _MOST_ADDRESSES:
+                remedy += command.replace("{}", " ".join(addresses), 1)
+            words[host] = (what, remedy)
+        else:
+            words[host] = (error.what, error.remedy)
+    return words
+
+
 class HostsFailed(OrchestrateError):
     """Several hosts failed; equal messages are told once with all their hosts."""
 
@@ -220,8 +262,8 @@ class HostsFailed(OrchestrateError):
     def hosts_by_message(self) -> dict[str, list[str]]:
         """Each different message with the hosts it holds for."""
         found: dict[str, list[str]] = {}
-        for host, error in self.errors.items():
-            found.setdefault(one_line("", error.what, error.remedy), []).append(host)
+        for host, words in words_by_host(self.errors).items():
+            found.setdefault(one_line("", *words), []).append(host)
         return found
 
     def lines(self) -> list[str]:

@@ -207,18 +207,29 @@ def test_a_summary_is_on_top_of_the_data() -> None:
     assert len(json.dumps(summary_data(failed_at_512_ranks()))) < 4000
 
 
-def test_the_check_of_64_hosts_fits_a_screen_and_begins_with_what_is_wrong(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("count", [2, 12, 64])
+def test_a_check_fits_a_screen_with_what_is_wrong_at_its_end(
+    count: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    hosts = [f"npu{number:03d}" for number in range(64)]
+    hosts = [f"npu{number:03d}" for number in range(count)]
     checks = [(f"check {n}", [Result(host, Level.OK, f"of {host}") for host in hosts]) for n in range(30)]
-    levels = [Level.FAIL, *[Level.WARN] * 63]
+    levels = [Level.FAIL, *[Level.WARN] * (count - 1)]
     wrong = [Result(host, level, f"why {host}", "mend") for host, level in zip(hosts, levels, strict=True)]
     print_report(Report([*checks, ("last", wrong)], {}))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) < 24 and "FAIL" in lines[1] and "npu000" in lines[1]
-    assert any("and 58 more findings" in line for line in lines)
-    assert any(line.startswith("ok: check 0, check 1") for line in lines)
-    print_report(Report([(name, found[:2]) for name, found in checks], {}))
-    assert capsys.readouterr().out.count("of npu") == 60
+    assert len(lines) < 24 and max(map(len, lines)) <= 80
+    assert "FAIL" in lines[-4] and "npu000" in lines[-4] and lines[-1].startswith(f"{count} hosts: 1 FAIL")
+    assert any(line == f"{count - 6} more findings: `--all` shows them" for line in lines) == (count > 6)
+    assert lines[0].startswith("ok: check 0, check 1")
+    print_report(Report([*checks, ("last", wrong)], {}), every=True)
+    assert capsys.readouterr().out.count("of npu") == 30 * count
+
+
+def test_of_many_failures_none_is_hidden_by_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    levels = [Level.WARN] * 9 + [Level.FAIL] * 8
+    found = [Result(f"h{n}", level, f"why {n}") for n, level in enumerate(levels)]
+    print_report(Report([("some", found)], {}))
+    printed = capsys.readouterr().out
+    assert (printed.count("WARN  why"), printed.count("FAIL  why")) == (0, 6)
+    assert "11 more findings" in printed

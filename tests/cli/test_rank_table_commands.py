@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -332,7 +333,7 @@ def test_diff() -> None:
     Path("b.json").write_text(json.dumps(second))
     done = rank_table("diff", "a.json", "b.json")
     assert done == Done(
-        1,
+        6,  # 1 means that a run failed, 2 that a table cannot be read
         [
             "table: server_count 3 -> 2",
             "server 10.0.0.2 device 3: device_ip 29.1.2.4 -> 29.1.2.44",
@@ -342,6 +343,32 @@ def test_diff() -> None:
         [],
     )
     assert len(json.loads("\n".join(rank_table("diff", "--json", "a.json", "b.json").out))) == 3
+
+
+def test_what_generate_and_merge_made_is_told_as_data() -> None:
+    for server in (1, 2):
+        made = json.loads("\n".join(generate(server, "--json").out))
+        path = Path(f"hccl_8p_01234567_10.0.0.{server}.json")
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert made == {"path": str(path), "servers": 1, "devices": 8, "sha256": sha256, "warnings": []}
+    Path("all.json").write_text(json.dumps(table(1, 2)))
+    done = rank_table("merge", *sorted(Path().glob("*.json")), "--json")
+    made = json.loads("\n".join(done.out))
+    assert (made["path"], made["servers"], made["devices"]) == ("hccl_2s_16p.json", 2, 16)
+    # What was left out is said on stderr, too.
+    assert made["warnings"] == done.warnings and "all.json" in made["warnings"][0]
+    assert "JSON itself" in generate(1, "-o", "-", "--json").errors[0]
+
+
+def test_validate_remarks_that_no_device_has_an_address() -> None:
+    rank_table("generate", "--devices", "[0,8)", "--without-ips", "--server-ip", "10.0.0.1", "-o", "t.json")
+    done = rank_table("validate", "t.json")
+    assert done.code == 0
+    assert done.out[0].startswith(
+        "t.json: valid, version 1.0, 1 server(s), 8 device(s) (none with a device_ip)"
+    )
+    (data,) = json.loads("\n".join(rank_table("validate", "--json", "t.json").out))
+    assert data["without_device_ip"] == 8
 
 
 def test_tables_that_do_not_differ() -> None:

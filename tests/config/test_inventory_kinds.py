@@ -168,3 +168,30 @@ def test_what_is_refused_is_told_at_its_line(tmp_path: Path, text: str, line: st
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
     assert line in " | ".join(caught.value.lines())
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        (
+            "npu01 slots=2\n",
+            "python python3, workdir ~/.orchestrate, no env_script (such as CANN's set_env.sh)",
+        ),
+        (
+            "[npu]\na\nb ansible_python_interpreter=/opt/py\n",
+            "python python3 on a, workdir ~/.orchestrate, no",
+        ),
+        ("[npu]\na ansible_connection=local\n", "python of this command, workdir ~/.orchestrate/{name}, no"),
+    ],
+    ids=["hostfile", "ansible", "here"],
+)
+def test_how_workers_will_run_is_told_where_the_file_has_no_word_for_it(
+    tmp_path: Path, text: str, taken: str
+) -> None:
+    _, told = load(tmp_path, text)
+    assert f"hosts does not say: {taken}" in told
+
+
+def test_of_an_inventory_of_ours_nothing_is_told(tmp_path: Path) -> None:
+    _, told = load(tmp_path, "hosts: [{name: a, devices: 0-1}]\n")
+    assert told == ""

@@ -12,6 +12,9 @@ from orchestrator.config.inventory import Inventory
 from orchestrator.config.inventory_file import load_inventory
 from tests.config.support import lines_of
 
+# What is taken for the rest of an inventory is told.
+pytestmark = pytest.mark.filterwarnings("ignore:taken, since")
+
 # What ModelArts leaves in /user/config/jobstart_hccl.json.
 MODELARTS: dict[str, Any] = {
     "status": "completed",

@@ -9,11 +9,13 @@ from orchestrator.core import errors
 from orchestrator.core.errors import (
     AgentError,
     ConfigError,
+    HostKeyError,
     HostsFailed,
     OrchestrateError,
     Problem,
     TransportError,
 )
+from orchestrator.hosts.fleet import error_lines
 
 
 @pytest.mark.parametrize(
@@ -94,3 +96,33 @@ def test_every_public_error_is_documented_with_its_code() -> None:
     assert errors.__doc__ is not None
     for name in set(errors.__all__) - {"Problem"}:
         assert name in errors.__doc__, name
+
+
+def _unknown_key(address: str, port: int = 22) -> HostKeyError:
+    return HostKeyError(
+        f"the host key of {address} (ssh-ed25519 SHA256:{address}) is unknown",
+        remedy=f"ssh-keyscan -p {port} {address} >> known_hosts",
+        of_many=(
+            "the host keys are unknown",
+            "compare them",
+            f"; or: ssh-keyscan -p {port} {{}} >> known_hosts",
+        ),
+        address=address,
+    )
+
+
+def test_the_same_trouble_with_the_keys_of_many_hosts_is_one_line() -> None:
+    found = {f"n{n}": _unknown_key(f"10.0.0.{n}") for n in range(1, 13)}
+    addresses = " ".join(f"10.0.0.{n}" for n in range(1, 13))
+    assert error_lines(HostsFailed(found)) == [
+        f"n[1-12]: the host keys are unknown (compare them; or: ssh-keyscan -p 22 {addresses} >> known_hosts)"
+    ]
+    # One host alone, another port and another trouble keep their own words.
+    mixed = {**found, "far": _unknown_key("far.lan", 2222), "away": TransportError("the connection broke")}
+    assert error_lines(HostsFailed(mixed))[1:] == [
+        "far: the host key of far.lan (ssh-ed25519 SHA256:far.lan) is unknown "
+        "(ssh-keyscan -p 2222 far.lan >> known_hosts)",
+        "away: the connection broke",
+    ]
+    hundreds = HostsFailed({f"n{n}": _unknown_key(f"10.0.0.{n}") for n in range(200)})
+    assert error_lines(hundreds) == ["n[0-199]: the host keys are unknown (compare them)"]

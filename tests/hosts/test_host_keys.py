@@ -17,8 +17,11 @@ from orchestrator.core.errors import (
     AuthenticationError,
     ConnectError,
     HostKeyError,
+    HostsFailed,
+    OrchestrateError,
     TransportError,
 )
+from orchestrator.hosts.fleet import error_lines
 from orchestrator.hosts.ssh.ssh_errors import WrongConfig
 from orchestrator.hosts.transport import Transport
 from orchestrator.testing.sshd import Sshd, make_key
@@ -296,3 +299,24 @@ def test_a_key_behind_a_jump_host_is_checked(target: Target, jump: Sshd) -> None
 def test_a_host_that_the_jump_host_cannot_reach(target: Target, jump: Sshd) -> None:
     with pytest.raises(ConnectError, match="the jump host cannot reach it"):
         reach(target.but(address="inner", port=1))
+
+
+@pytest.mark.parametrize("trouble", ["unknown", "changed"])
+def test_of_many_hosts_it_is_one_line_and_its_remedy_works(sshd: Sshd, tmp_path: Path, trouble: str) -> None:
+    first = Target.on(sshd, tmp_path)
+    targets = {name: first.but(address=f"127.0.0.{number}") for number, name in ((2, "n1"), (3, "n2"))}
+    wrong = other_key(first, tmp_path)
+    lines = [f"[127.0.0.{number}]:{sshd.port} {wrong}\n" for number in (2, 3)]
+    first.known_hosts.write_text("".join(lines) if trouble == "changed" else "")
+    errors: dict[str, OrchestrateError] = {}
+    for name, each in targets.items():
+        with pytest.raises(HostKeyError) as caught:
+            reach(each)
+        errors[name] = caught.value
+    (line,) = error_lines(HostsFailed(errors))
+    assert line.startswith(f"n[1-2]: the host keys {'are' if trouble == 'unknown' else 'have'} {trouble}")
+    start = "ssh-keyscan" if trouble == "unknown" else "for each in"
+    command = line[line.index(start) : -1]
+    subprocess.run(command, shell=True, check=True, capture_output=True)
+    for each in targets.values():
+        assert reach(each.but(accept_new_host_keys=trouble == "changed")) == "reached"

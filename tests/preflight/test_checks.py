@@ -464,6 +464,12 @@ def keys(*hosts: str, port: int = 22) -> dict[str, OrchestrateError]:
             f"the host key of {host}.lan (ssh-ed25519 SHA256:{host}) is unknown",
             where=host,
             remedy=f"ssh-keyscan -p {port} {host}.lan >> ~/.ssh/known_hosts, or pass --accept-new-host-keys",
+            of_many=(
+                "the host keys are unknown",
+                "compare, then --accept-new-host-keys",
+                f"; or: ssh-keyscan -p {port} {{}}",
+            ),
+            address=f"{host}.lan",
         )
         for host in hosts
     }
@@ -479,6 +485,8 @@ def test_many_unknown_host_keys_are_one_row_with_one_command(capsys: pytest.Capt
     text = printed(run_checks(NEEDS, {}, errors), capsys)
     assert text.count("the host keys are unknown") == 1 and "n[1-12]" in text
     assert text.count("ssh-keyscan") == 2, "one for twelve hosts, one for the host at another port"
+    (summary,) = report_data(run_checks(NEEDS, {}, keys("n1", "n2")))["summary"]["failures"]
+    assert (summary["hosts"], summary["what"]) == ("n[1-2]", "the host keys are unknown")
     assert "ssh-keyscan -p 22 n1.lan n2.lan n3.lan" in text and text.count("SHA256:") == 1
     # The fingerprints to compare are in --json.
     told = [each["what"] for each in report_data(run_checks(NEEDS, {}, errors))["checks"][0]["results"]]

@@ -45,20 +45,44 @@ def test_from_ranks_to_a_file_and_back(tmp_path):
     assert run("diff", tmp_path / "a.ckpt", tmp_path / "hf", "--atol", "0") == "no difference above 0\n"
 
 
-def test_diff_says_which_and_leaves_with_1(tmp_path):
+def test_what_was_made_is_told_as_data(tmp_path):
+    saved(tmp_path / "output")
+    source = ("--checkpoint-dir", tmp_path / "output" / "checkpoint")
+    output = tmp_path / "a.ckpt"
+    planned, made = (
+        json.loads(run("combine", *source, "-o", output, "--json", *words)) for words in (("--dry-run",), ())
+    )
+    assert (planned.pop("written"), made.pop("written")) == (False, True)
+    assert planned == made
+    assert (made["path"], made["step"], made["files"], made["tensors"]) == (str(output), 10, 1, 10)
+    assert made["bytes"] == output.stat().st_size
+    assert {one["reason"]: one["tensors"] for one in made["left_out"]}["optimizer state"] == 10
+    strategy = tmp_path / "output" / "strategy"
+    split = json.loads(run("split", output, "--strategy", strategy, "-o", tmp_path / "s", "--json"))
+    assert split["files"] == 8 and split["bytes"] == sum(
+        path.stat().st_size for path in (tmp_path / "s").glob("*/*.ckpt")
+    )
+    back = ("--checkpoint-dir", tmp_path / "s", "--strategy-dir", strategy)
+    turned = json.loads(
+        run("transform", *back, "--target-strategy", strategy, "-o", tmp_path / "t", "--json")
+    )
+    assert turned["files"] == 8
+
+
+def test_diff_says_which_and_has_an_exit_code_of_its_own(tmp_path):
     saved(tmp_path / "output")
     run("combine", "--checkpoint-dir", tmp_path / "output", "-o", tmp_path / "a.ckpt")
     tensors = {name: tensor.array().copy() for name, tensor in read_ckpt(tmp_path / "a.ckpt").items()}
     tensors["mapping.bias"][2] += 1
     tensors["x"] = np.zeros(1)
     write_ckpt(tmp_path / "b.ckpt", tensors.items())
-    text = run("diff", tmp_path / "a.ckpt", tmp_path / "b.ckpt", code=1)
+    text = run("diff", tmp_path / "a.ckpt", tmp_path / "b.ckpt", code=6)
     assert text.splitlines() == [
         "2 tensors differ, the worst first:",
         f"  x is only in {tmp_path}/b.ckpt",
         "  mapping.bias differs in 1 of 12 elements, by 1 at [2]",
     ]
-    data = json.loads(run("diff", tmp_path / "a.ckpt", tmp_path / "b.ckpt", "--json", code=1))
+    data = json.loads(run("diff", tmp_path / "a.ckpt", tmp_path / "b.ckpt", "--json", code=6))
     assert (data["equal"], data["differences"][0]["largest"]) == (False, None)
 
 
@@ -83,11 +107,11 @@ def test_verify_has_a_line_each_and_an_exit_code(tmp_path):
     run_ = saved(tmp_path / "output")
     assert all(line.startswith("ok ") for line in run("verify", tmp_path / "output").splitlines())
     run_.shard(4).write_bytes(b"")
-    lines = run("verify", tmp_path / "output", code=1).splitlines()
+    lines = run("verify", tmp_path / "output", code=2).splitlines()
     assert [line for line in lines if line.startswith("wrong")] == [
         f"wrong {run_.shard(4)}: the file is empty"
     ]
-    assert not all(one["ok"] for one in json.loads(run("verify", tmp_path / "output", "--json", code=1)))
+    assert not all(one["ok"] for one in json.loads(run("verify", tmp_path / "output", "--json", code=2)))
 
 
 def test_errors_of_the_files_are_ours(tmp_path):

@@ -76,8 +76,16 @@ class HostKeyPolicy:
             return False
         problem = certificate.problem(self._bare, self._now())
         if problem:
-            what = f"the host certificate of {self._name} does not hold: {visible(problem)}"
-            raise HostKeyError(what, where=self._host, remedy="have the authority sign the host's key anew")
+            raise HostKeyError(
+                f"the host certificate of {self._name} does not hold: {visible(problem)}",
+                where=self._host,
+                remedy="have the authority sign the host's key anew",
+                of_many=(
+                    f"the host certificates do not hold: {visible(problem)}",
+                    "have the authority sign the hosts' keys anew",
+                    "",
+                ),
+            )
         return True
 
     def _check_revoked(self, key: paramiko.PKey, certificate: Certificate | None) -> None:
@@ -92,23 +100,46 @@ class HostKeyPolicy:
         file = shlex.quote(str(paths[0])) if paths else "~/.ssh/known_hosts"
         shown = f"{self._name} ({key.get_name()} {key.fingerprint})"
         if verdict == "revoked":
-            return HostKeyError(f"the host key of {shown} is revoked in known_hosts", where=self._host)
+            what, many = f"the host key of {shown} is revoked in known_hosts", "the host keys are revoked"
+            return HostKeyError(what, where=self._host, of_many=(f"{many} in known_hosts", "", ""))
         if verdict == "changed":
-            what = f"the host key of {shown} has changed: reinstalled, or someone else answers"
-            remedy = f"if that is expected: ssh-keygen -R {shlex.quote(self._name)} -f {file}"
-            return HostKeyError(what, where=self._host, remedy=remedy)
-        what = f"the host key of {shown} is unknown"
+            changed = "changed: reinstalled, or someone else answers"
+            name = shlex.quote(self._name)
+            return HostKeyError(
+                f"the host key of {shown} has {changed}",
+                where=self._host,
+                remedy=f"if that is expected: ssh-keygen -R {name} -f {file}",
+                of_many=(
+                    f"the host keys have {changed}",
+                    f"if that is expected, remove the old ones from {file}",
+                    f": for each in {{}}; do ssh-keygen -R $each -f {file}; done",
+                ),
+                address=name,
+            )
+        unknown = "unknown"
         if self.has_authority():
-            what += ", and no authority of known_hosts vouches for it"
+            unknown += ", and no authority of known_hosts vouches for it"
         return HostKeyError(
-            what, where=self._host, remedy=f"{self._how_to_add(file)}, or pass --accept-new-host-keys"
+            f"the host key of {shown} is {unknown}",
+            where=self._host,
+            remedy=f"{self._how_to_add(file)}, or pass --accept-new-host-keys",
+            of_many=(
+                f"the host keys are {unknown.replace(' it', ' them')}",
+                "compare the fingerprints in `orchestrate check --json`, then pass "
+                "--accept-new-host-keys once",
+                "" if self._behind_jump else f"; or: {self._keyscan('{}', file)}",
+            ),
+            address=shlex.quote(self._settings.hostname),
         )
 
     def _how_to_add(self, file: str) -> str:
-        address, port = self._settings.hostname, self._settings.port
+        address = shlex.quote(self._settings.hostname)
         if self._behind_jump:  # ssh-keyscan cannot jump
-            return f"connect once with: ssh -p {port} {shlex.quote(address)}"
-        return f"ssh-keyscan -p {port} {shlex.quote(address)} >> {file}"
+            return f"connect once with: ssh -p {self._settings.port} {address}"
+        return self._keyscan(address, file)
+
+    def _keyscan(self, addresses: str, file: str) -> str:
+        return f"ssh-keyscan -p {self._settings.port} {addresses} >> {file}"
 
 
 def _certificate_of(key: paramiko.PKey) -> Certificate | None:
