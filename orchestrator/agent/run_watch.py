@@ -18,15 +18,16 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Union
 
 from orchestrator.agent import control_socket, processes
 from orchestrator.agent import host_runs as runs
+from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.agent.status_feed import SHORTEST
-from orchestrator.core.codec import to_json
+from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.errors import AgentError
-from orchestrator.core.paths import RunDir
+from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.protocol import frame
 from orchestrator.core.push import OF_FILES, Beat, Gone, Mark, Pushed, Snapshot
 from orchestrator.core.records import HostStatus
 
-__all__ = ["RunWatch"]
+__all__ = ["RunWatch", "watch"]
 
 _BLOCK = 1 << 16
 _LONGEST = 1 << 26
@@ -40,6 +41,16 @@ _SHORT_PAUSE = 0.02
 _MISSED = 3
 # An earlier version's supervisor writes its status every second, and does not say so.
 _EARLIER_INTERVAL = 10.0
+
+
+def watch(request: Request) -> Iterator[Answer]:
+    """Tell what is new of a run from now on, see `core.push`; asked again, in another way."""
+    args = request.args
+    said = args.get("since")
+    since = None if said is None else from_json(Mark, said)
+    every, beat = from_json(float, args["every"]), from_json(float, args["beat"])
+    watched = RunWatch(runs.find(Workdir(request.root), args["run_id"]), every, beat)
+    yield Answer({"sequence": watched.open(since)}, watch=watched)
 
 
 class RunWatch:
