@@ -15,7 +15,7 @@ import pytest
 from orchestrator.agent import control_socket
 from orchestrator.agent.processes import is_alive, state_of
 from orchestrator.agent.status_file import StatusFile
-from orchestrator.agent.supervisor import Supervisor
+from orchestrator.agent.supervisor import INTERVAL, Supervisor
 from orchestrator.agent.supervisor_state import Start
 from orchestrator.core.push import OF_FILES, Beat, Change, Digest, Mark, Snapshot
 from orchestrator.core.records import RankStatus, StallKind
@@ -105,6 +105,7 @@ def test_a_stopped_worker_is_told_and_so_is_that_it_goes_on(tmp_path: Path) -> N
     host = AgentHost(tmp_path / "host")
     run, now = host.run_dir(), [100.0]
     run.make()
+    file = StatusFile(run.status, run.runs)
     supervisor = Supervisor(host.manifest(SLEEP), run, clock=lambda: now[0], wall_clock=lambda: now[0])
     for action in supervisor.state.start(now[0]):
         assert isinstance(action, Start)
@@ -115,7 +116,7 @@ def test_a_stopped_worker_is_told_and_so_is_that_it_goes_on(tmp_path: Path) -> N
         for _ in range(seconds):
             now[0] += 1.0
             supervisor.step()
-        return StatusFile(run.status, run.runs).read().ranks[0]
+        return file.read().ranks[0]
 
     def has_ended() -> bool:
         supervisor.step()
@@ -135,6 +136,8 @@ def test_a_stopped_worker_is_told_and_so_is_that_it_goes_on(tmp_path: Path) -> N
         eventually(lambda: state_of(worker.pid) == "S")
         rank = live(1)
         assert rank.stalled is None and supervisor.feed.sequence == sequence + 2
+        live(25)  # in which nothing is new
+        assert now[0] - file.read().updated <= INTERVAL and supervisor.feed.sequence == sequence + 2
     finally:
         os.kill(worker.pid, signal.SIGKILL)
         eventually(has_ended)
@@ -152,7 +155,9 @@ def test_a_supervisor_killed_while_it_is_watched_leaves_no_stale_word(
     for name in signals:
         os.kill(getattr(status, name).pid, signal.SIGKILL)
     events = watching.until(is_over)
-    assert not [event for event in events[:-1] if isinstance(event, Snapshot)]
+    # Before its guardian is gone too it may be told how the ranks have ended, and never that they run.
+    for told in (event.status for event in events if isinstance(event, Snapshot)):
+        assert all(rank.state.is_terminal for rank in told.ranks)
     last = events[-1]
     assert last.supervisor is None and {str(rank.state) for rank in last.status.ranks} <= {"failed", "lost"}
     assert watching.ask("status", run_id=RUN)["phase"] == "over"
@@ -249,6 +254,31 @@ def test_a_reader_that_takes_nothing_holds_nobody_up(host: AgentHost) -> None:
     for connection in (*deaf, heard):
         connection.close()
     host.wait_over()
+
+
+def test_a_metrics_line_that_is_nested_deep_ends_no_supervisor(host: AgentHost, watching: Watching) -> None:
+    deep = "[" * 900 + "]" * 900
+    host.launch(sh(f'echo \'{{"step": 7, "odd": {deep}, "more": [[1]]}}\' >metrics/rank_0.jsonl; sleep 300'))
+    watching.watch(RUN)
+    *_, told = watching.until(lambda event: getattr(event, "numbers", {}).get("step") == 7)
+    assert told.numbers == {"step": 7, "more": [[1]], "first": {"step": 7}}
+
+
+def test_an_agent_that_tells_much_and_hears_nothing_ends_by_itself(host: AgentHost) -> None:
+    """Its connection died: what it passes on is no sign that anybody takes it."""
+    host.launch(SLEEP)
+    program = (
+        "import sys; from _signal import alarm; from orchestrator.agent import request_loop as loop; "
+        "loop.serve(sys.argv[1], loop._Stdin(), sys.stdout.buffer, lambda seconds: alarm(seconds and 2))"
+    )
+    watching = Watching(host.workdir.root, program)
+    try:
+        watching.watch(RUN, beat=0.1)
+        watching.next()
+        assert isinstance(watching.next(), Beat)
+        assert watching.process.wait(20) == -signal.SIGALRM
+    finally:
+        watching.close()
 
 
 def test_peers_that_say_nothing_or_nonsense_hold_nobody_up(host: AgentHost) -> None:

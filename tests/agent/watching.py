@@ -23,9 +23,9 @@ _KINDS: dict[str, Any] = {kind.EVENT: kind for kind in (Snapshot, Change, Digest
 class Watching:
     """A session that watches a run. Each event is checked as it comes; `times` are when."""
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, program: str = _PROGRAM) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(workdir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", program, str(workdir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._answers: queue.Queue[Any] = queue.Queue()
         self._events: queue.Queue[Any] = queue.Queue()
