@@ -15,6 +15,7 @@ from orchestrator.agent.status_file import StatusFile
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, loads
 from orchestrator.core.ends import End, EndKind
 from orchestrator.core.records import HostStatus, RankStatus
+from tests.fixtures.written import restore
 
 HEAD = 64
 
@@ -164,6 +165,16 @@ def test_what_is_on_disk_is_for_ever(file: StatusFile) -> None:
     first, second = (slot.ljust(size - 2) for slot in slots)
     file.path.write_bytes(head + first + b" ," + second + b"]}")
     assert file.read() == status(7)
+
+
+def test_a_fixture_of_it_is_put_back_with_its_paths(tmp_path: Path) -> None:
+    kept, back = (tmp_path / name / "hosts/h1/runs/r/status.json" for name in ("kept", "back"))
+    kept.parent.mkdir(parents=True)
+    there = dataclasses.replace(status(1), job="@FOLDER@/job")
+    StatusFile(kept, kept.parents[1]).create(there)
+    restore(tmp_path / "kept", tmp_path / "back")
+    found = StatusFile(back, back.parents[1]).read()
+    assert found == dataclasses.replace(there, job=f"{tmp_path}/back/job")
 
 
 @pytest.mark.parametrize(
