@@ -46,7 +46,7 @@ _JITTER = 0.2
 # So long a session has to live before the next one is opened at once when it breaks.
 _SETTLED = 10.0
 _MARGIN = 5.0
-_AGAIN = 1.0  # between two requests of the same kind to one host
+_AGAIN = 0.5  # between two requests of the same kind to one host
 _CLOCK_AGE = 600.0
 _OPENERS, _DOUBTFUL, _WRITERS = 32, 16, 8
 
