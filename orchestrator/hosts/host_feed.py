@@ -48,7 +48,7 @@ _SETTLED = 10.0
 _MARGIN = 5.0
 _AGAIN = 0.5  # between two requests of the same kind to one host
 _CLOCK_AGE = 120.0  # clocks drift apart by some 10 ms meanwhile
-_OPENERS, _DOUBTFUL, _WRITERS = 32, 16, 8
+_OPENERS, _DOUBTFUL, _WRITERS = 64, 32, 8
 
 
 class HostFeed:
