@@ -3,10 +3,10 @@
     python bench/scale.py --hosts 16,64 [--window 60] [--simulate 1000,4000] [--json]
 
 N addresses on one sshd of our own are N hosts with one rank each, which makes a step every two seconds. For
-each N: a launch, whole; the monitor for a while, when nothing happens but steps; one rank is killed, until the
-last host was told to stop and until all workers are dead; a second launch, and `orchestrate stop`. The hosts'
-own work shares this machine's cores. `--simulate` adds rows of the controller alone, by `orchestrate simulate`:
-nothing of them is a real host.
+each N: a launch, whole; the monitor for a while, when nothing happens but steps; one rank is killed, until
+the last host was told to stop and until all workers are dead; a second launch, and `orchestrate stop`. The
+hosts' own work shares this machine's cores. `--simulate` adds rows of the controller alone, by
+`orchestrate simulate`: nothing of them is a real host.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ PATIENCE = 120.0
 class Scale:
     """The figures of one number of hosts: seconds, CPU seconds, percent of a core, bytes.
 
-    None stands for what was not measured. `launch_cpu` is the control node's whole CPU of a launch, `told` the
-    time from the death of a rank to the last host's being told to stop, `dead` to the last worker's end.
+    None stands for what was not measured. `launch_cpu` is the control node's whole CPU of a launch, `told`
+    the time from the death of a rank to the last host's being told to stop, `dead` to the last worker's end.
     """
 
     hosts: int
@@ -115,7 +115,7 @@ class SteppingRun:
             steps = [rank.progress.get("step", 0) for rank in self.record().ranks()]
             return len(steps) == self._count and min(steps) >= STEADY_AFTER
 
-        # The record's steps come late where digests are rare: the files of the workers are the second witness.
+        # The record's steps come late where digests are rare: the workers' files are the second witness.
         _wait(lambda: is_steady() or self._least_lines() > 2 * STEADY_AFTER, "every rank makes steps")
 
     def watch(self, seconds: float) -> tuple[float, int, int, int]:
@@ -129,7 +129,7 @@ class SteppingRun:
         return share, memory, int(status["Threads"]), len(os.listdir(f"/proc/{pid}/fd"))
 
     def kill_a_rank(self) -> tuple[float, float]:
-        """SIGKILL for the last host's rank: seconds until the last of the others was told, until all are dead."""
+        """SIGKILL for the last host's rank: seconds until the last other one was told, until all are dead."""
         pids = {int(path.name[4:]): int(path.read_text()) for path in self._files("pid_*")}
         if len(pids) != self._count:
             raise RuntimeError(f"{len(pids)} of {self._count} workers have told their pid")
@@ -258,7 +258,7 @@ def simulated(count: int, minutes: float) -> Scale | str:
                 found.append(json.loads(done.stdout)["cost"])
             except (ValueError, KeyError, TypeError):
                 said = done.stderr.strip().splitlines()
-                return f"`orchestrate simulate` says nothing of its cost: {said[-1] if said else done.returncode}"
+                return f"`orchestrate simulate` tells no cost: {said[-1] if said else done.returncode}"
     return from_costs(count, minutes * 60, *found)
 
 
