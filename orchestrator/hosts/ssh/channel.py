@@ -96,12 +96,23 @@ class SshChannel(Channel):
         self._wake_everybody()
         if self._is_running() and not self._channel.status_event.is_set():
             # Not waited for: a hundred hosts that are hung up one after the other would be a hundred waits.
-            CARETAKER.when(self._channel.status_event.is_set, _HANG_UP_GRACE, self._let_go)
+            CARETAKER.when(self._may_be_let_go, _HANG_UP_GRACE, self._let_go)
         else:
             self._quietly(self._channel.close)
 
-    def _let_go(self, has_ended: bool) -> None:
-        if not has_ended:
+    def _may_be_let_go(self) -> bool:
+        return self._channel.status_event.is_set() and self._wire.clear_to_send.is_set()
+
+    def _let_go(self, is_over: bool) -> None:
+        if not self._wire.clear_to_send.is_set():  # keys are renewed: who waits for that waits by itself
+            threading.Thread(
+                target=self._end, args=(is_over,), name=f"end of {self.host}", daemon=True
+            ).start()
+        else:
+            self._end(is_over)
+
+    def _end(self, is_over: bool) -> None:
+        if not is_over:
             self._quietly(lambda: send_signal(self._channel, signal.SIGTERM))
         self._quietly(self._channel.close)
 

@@ -71,7 +71,7 @@ class Packets(Packetizer):
     REKEY_BYTES = 1 << 35
 
     def __init__(self, sock: Any) -> None:
-        super().__init__(_Buffered(sock))
+        super().__init__(_Buffered(sock))  # type: ignore[arg-type]
         self.heard = time.monotonic()
         self._greeting = bytearray()
         self._was_dropped = False
