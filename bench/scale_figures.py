@@ -24,6 +24,10 @@ PAGE = ROOT / "docs" / "scaling.md"
 PICTURES = ROOT / "docs" / "pictures"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
+sys.path.insert(0, str(ROOT))
+
+from bench.scale import Scale, per_host  # noqa: E402
+
 Row = dict[str, Any]
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 40, 50
@@ -78,11 +82,9 @@ def read_rows(files: Iterable[Path]) -> list[Row]:
     found: dict[tuple[bool, int], Row] = {}
     for file in files:
         data = json.loads(file.read_text())
-        fixed = data.get("fixed_launch_cpu") or 0.0
+        fixed = data.get("fixed_launch_cpu")
         for row in data["rows"]:
-            cost = row.get("launch_cpu")
-            apart = 0.0 if row["simulated"] else fixed
-            row["launch_ms"] = None if cost is None else (cost - apart) / row["hosts"] * 1000
+            row["launch_ms"] = per_host(Scale(**row), None if row["simulated"] else fixed)
             found[row["simulated"], row["hosts"]] = row
     return [found[key] for key in sorted(found)]
 

@@ -20,14 +20,14 @@ SIMULATED = Scale(1000, simulated=True, launch_cpu=4.5, monitor_cpu=3.0, monitor
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     paths = []
-    for name, rows, fixed in (("sim", [SIMULATED], None), ("real", [REAL], 1.44)):
+    for name, rows, fixed in (("sim", [SIMULATED], None), ("real", [REAL], 1.45)):
         paths.append(tmp_path / name)
         paths[-1].write_text(json.dumps(as_data(rows, fixed, (0.0, 0.0), 60.0)))
     return paths
 
 
 def test_the_cost_of_a_host_is_without_what_one_launch_costs() -> None:
-    assert per_host(REAL, 1.44) == pytest.approx(10.0)
+    assert per_host(REAL, 1.45) == pytest.approx(10.0)
     assert per_host(Scale(64, simulated=False), 1.44) is None
 
 
