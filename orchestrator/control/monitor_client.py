@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 from orchestrator.agent import control_socket
-from orchestrator.control.monitor_socket import BEAT, FORMAT
 from orchestrator.control.record_journal import RecordReader
 from orchestrator.control.run_record import Replica, RunRecord
 from orchestrator.core.codec import DecodeError, from_json, parse, readable, to_json
@@ -23,8 +22,11 @@ from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError, OrchestrateError, PreflightError, TransportError
 from orchestrator.core.paths import ControlDir
 
-__all__ = ["Follower", "newest_record", "stop_by_monitor"]
+__all__ = ["BEAT", "FORMAT", "Follower", "newest_record", "stop_by_monitor"]
 
+FORMAT = 1
+# While there is nothing to tell, a monitor says so every so many seconds.
+BEAT = 3.0
 _BLOCK = 1 << 18
 _CONNECT = 5.0
 # A monitor that has said nothing for so long is none to wait for.

@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from orchestrator.agent import control_socket
+from orchestrator.control.monitor_client import BEAT, FORMAT
 from orchestrator.control.record_changes import differences
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.stop_progress import StopProgress
@@ -35,12 +36,10 @@ from orchestrator.core.ends import StopReason
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 
-__all__ = ["BEAT", "FORMAT", "MonitorSocket", "Watched"]
+__all__ = ["MonitorSocket", "Watched"]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-BEAT = 3.0
 _LONGEST_REQUEST = 1 << 16
 _PATIENCE = 10.0  # for a request to be whole
 _SLOWEST = 30.0  # for an answer to be taken

@@ -82,7 +82,9 @@ class HostView:
     """One host as last heard of; `error` is set while it cannot be reached.
 
     `silent` are the seconds for which attempts have failed while the monitor was awake. It `waits` until that
-    is `limit`; None where no time makes the host lost.
+    is `limit`; None where no time makes the host lost. Since `blind_since` nothing is known of it, set with
+    `error`; since `stale_since` its supervisor has not written a status, though the host answers. Times are
+    of our clock. `last_contact` is written down with what else is new, so it may be older.
     """
 
     status: HostStatus | None = None
@@ -93,6 +95,8 @@ class HostView:
     silent: float = 0.0
     waits: Waits = Waits.NOTHING
     limit: float | None = None
+    blind_since: float | None = None
+    stale_since: float | None = None
 
     @property
     def is_over(self) -> bool:
