@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class _Line:
     """A conversation with a monitor: one request, lines of answers."""
 
     def __init__(self, control: ControlDir, request: Mapping[str, Any]) -> None:
-        self._connection = control_socket.connect(control.monitor_socket, _CONNECT)
+        self._connection = _connected(control)
         self._text = bytearray()
         try:
             self._connection.sendall(json.dumps({"format": FORMAT, **request}).encode() + b"\n")
@@ -76,6 +77,17 @@ class _Line:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _connected(control: ControlDir) -> socket.socket:
+    deadline = time.monotonic() + _CONNECT
+    while True:
+        try:
+            return control_socket.connect(control.monitor_socket, _CONNECT)
+        except BlockingIOError:  # many ask at once
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def newest_record(control: ControlDir) -> RunRecord | None:

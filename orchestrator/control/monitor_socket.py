@@ -85,6 +85,7 @@ class MonitorSocket:
             listener = control_socket.listen(self._path)
             try:
                 os.chmod(self._path, 0o600)
+                listener.listen(_MOST)  # many verbs may ask at once
             except OSError:
                 listener.close()
                 raise
@@ -117,6 +118,8 @@ class MonitorSocket:
     def close(self) -> None:
         """Give those who wait their last answer, and hang up."""
         with self._news:
+            if self._closing:
+                return
             self._closing = True
             self._news.notify_all()
         os.write(self._wake_write, b"x")
