@@ -78,7 +78,7 @@ def watch_note(record: RunRecord) -> str:
             f"workers may be left on {fold(left)}, lost before the run ended; not stopped yet" if left else ""
         )
     if record.elsewhere:
-        when = time.strftime("%H:%M:%S", time.localtime(record.watched or record.updated))
+        when = _clock(record.watched or record.updated)
         return f"its monitor lives on {record.elsewhere}; this is what it wrote last, of {when}"
     if record.unwatched is None:
         return _stale_note(record)
@@ -97,13 +97,13 @@ def sight_notes(record: RunRecord) -> list[str]:
     lines = []
     for why, names in blind.items():
         views = [record.hosts[name] for name in names]
-        since = min(view.blind_since or view.last_contact for view in views)
-        lines.append(f"nothing is known of {fold(names)} since {_clock(since)}: {why}" if since else "")
+        since = min((view.blind_since or view.last_contact or record.created) for view in views)
+        lines.append(f"nothing is known of {fold(names)} since {_clock(since)}: {why}")
     stale = {name: view.stale_since for name, view in record.hosts.items() if view.stale_since is not None}
     if stale:
         since = min(stale.values())
         lines.append(f"{fold(stale)} answers, but its supervisor has written no status since {_clock(since)}")
-    return [line for line in lines if line]
+    return lines
 
 
 _BLIND = {

@@ -128,7 +128,9 @@ def test_where_there_are_no_locks_the_process_that_is_noted_decides(control: Con
     assert living_monitor(control, lock=no_locks) == LivingMonitor(os.getpid())
     mine = identify(os.getpid())
     assert mine is not None
-    again = MonitorNote(HERE, replace(mine, start_time=mine.start_time - 1))  # the id is another process's now
+    again = MonitorNote(
+        HERE, replace(mine, start_time=mine.start_time - 1)
+    )  # the id is another process's now
     control.monitor_note.write_text(dumps(again))
     assert living_monitor(control, lock=no_locks) is None
 
@@ -174,7 +176,7 @@ def test_verbs_of_another_machine_say_where_the_monitor_lives(tmp_path: Path) ->
     for record in (current_record(control), attach(control), watched_again(control, read_record(control))):
         assert (record.elsewhere, record.unwatched) == ("far", None)
         assert watch_note(record).startswith("its monitor lives on far; this is what it wrote last, of ")
-    with pytest.raises(TransportError, match="far: the monitor of .* lives on this machine") as caught:
+    with pytest.raises(TransportError, match=r"far: the monitor of .* lives on this machine") as caught:
         stop_run(control, BECAUSE)
     assert caught.value.exit_code == 3
     assert not control.monitor_log.exists() and not processes_with(str(control.root))
@@ -198,7 +200,11 @@ def test_a_monitor_takes_back_its_own_note_and_no_others(control: ControlDir) ->
     assert control.monitor_note.exists()
     note_monitor(control, os.getpid())
     said: Any = json.loads(control.monitor_note.read_text())
-    assert (said["host"], said["process"]["pid"], said["process"]["boot_id"]) == (HERE, os.getpid(), boot_id())
+    assert (said["host"], said["process"]["pid"], said["process"]["boot_id"]) == (
+        HERE,
+        os.getpid(),
+        boot_id(),
+    )
     assert control.monitor_note.stat().st_mode & 0o777 == 0o600
     forget_monitor(control)
     assert not control.monitor_note.exists()

@@ -164,7 +164,7 @@ def test_a_journal_of_a_newer_version_and_changes_of_what_is_not_there_are_told_
             read_record(control)
     text = whole.splitlines()[0].replace(b'"format": 1', b'"format": 7').rpartition(b', "crc32"')[0]
     control.journal.write_bytes(text + b', "crc32": "%08x"}\n' % zlib.crc32(text))
-    with pytest.raises(RunNotFound, match="format 7, a newer version's.*use the version"):
+    with pytest.raises(RunNotFound, match=r"format 7, a newer version's.*use the version"):
         read_record(control)
 
 
