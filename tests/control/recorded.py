@@ -12,6 +12,16 @@ from orchestrator.core.states import RankState, RunState
 from tests.control.judged import rank, status
 
 
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def control_in(folder: Path, name: str = "r1") -> ControlDir:
     control = ControlDir(folder / "runs" / name)
     control.make(1)

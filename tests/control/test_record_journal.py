@@ -22,8 +22,7 @@ from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.errors import AssumedWarning, RunNotFound
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RankState, RunState
-from tests.control.judged import Clock
-from tests.control.recorded import control_in, failed, run_of, stepped, with_rank, with_view
+from tests.control.recorded import Clock, control_in, failed, run_of, stepped, with_rank, with_view
 from tests.control.test_monitor import no_bytes_written
 
 STEPS = st.tuples(
