@@ -236,10 +236,10 @@ class Simulation:
         before, self.record = self.record, record
         if before is None or before.phase != record.phase or before.state is not record.state:
             self._note(f"{record.state}: {record.phase}", "", None)
-        if record.cause != (before.cause if before else None) and record.cause is not None:
-            end = record.cause.end
-            sure = "" if record.cause.sure else ", not sure"
-            self._note(f"the cause is {end.kind.value}{sure}", record.cause.host, record.cause.rank)
+        cause = record.cause
+        if cause is not None and _named(cause) != _named(before.cause if before is not None else None):
+            sure = "" if cause.sure else ", not sure"
+            self._note(f"the cause is {cause.end.kind.value}{sure}", cause.host, cause.rank)
         if self._running is None and record.state is RunState.RUNNING:
             all_run = all(rank.state.value == "running" for rank in record.ranks())
             self._running = self.world.true_now if all_run else None
@@ -248,7 +248,7 @@ class Simulation:
             old = known.get(name)
             if view is old:
                 continue
-            if old is not None and (view.error, view.lost) != (old.error, old.lost):
+            if old is not None and (bool(view.error), view.lost) != (bool(old.error), old.lost):
                 self._note("lost" if view.lost else "unreachable" if view.error else "answers", name, None)
             ended = {rank.rank for rank in old.ranks() if rank.end} if old is not None else set()
             for rank in view.ranks():
@@ -270,6 +270,11 @@ class Simulation:
         seconds = date - self.world.true_now - _BEFORE
         if seconds > _LEAST_JUMP:
             self.world.jump(seconds)
+
+
+def _named(cause: Cause | None) -> object:
+    """What of a cause is news; its time and words become more exact all the while."""
+    return cause and (cause.host, cause.rank, cause.end.kind, cause.sure)
 
 
 def simulate(plan: LaunchPlan, folder: Path, **options: Any) -> Outcome:
