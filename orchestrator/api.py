@@ -17,13 +17,13 @@ leave with, `error.lines()` what it would print.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.control import runs as known
+from orchestrator.control.monitor_client import Follower
 from orchestrator.control.monitor_process import watched_again
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.core.ends import SCHEDULER, StopReason, label_of
@@ -166,18 +166,22 @@ def status(run: Run | str | None = None) -> RunRecord:
     return known.current_record(find(run))
 
 
-def watch(run: Run | str | None = None, *, interval: float = 0.2) -> Iterator[RunRecord]:
+def watch(run: Run | str | None = None, *, interval: float = 0.2, waits: bool = True) -> Iterator[RunRecord]:
     """The run's record every `interval` seconds until it has ended; the last one is that of its end.
 
-    A run whose monitor has died gets another one.
+    Without `waits` it is given at once whenever it is asked for. A run whose monitor has died gets another
+    one.
     """
     control = find(run)
-    while True:
-        record = watched_again(control, read_record(control))
-        yield record
-        if record.state.is_terminal:
-            return
-        time.sleep(interval)
+    with Follower(control, interval) as follower:
+        record = follower.newest(0.0)
+        while True:
+            if not follower.is_told:  # by its monitor, who lives then
+                record = watched_again(control, record)
+            yield record
+            if record.state.is_terminal:
+                return
+            record = follower.newest(None if waits else 0.0)
 
 
 def attach(run: Run | str | None = None) -> Run:
@@ -259,15 +263,21 @@ def folded_logs(
     yield from fold_lines(batches)
 
 
-def stop(run: Run | str | None = None, reason: str = "stopped through the Python interface") -> RunRecord:
+def stop(
+    run: Run | str | None = None,
+    reason: str = "stopped through the Python interface",
+    *,
+    say: Callable[[str], None] | None = None,
+) -> RunRecord:
     """End every worker: SIGTERM, the job's grace period, SIGKILL. The record once nothing is left.
 
     Stopping what has ended is no error. Raises the errors of hosts that could not be reached; the others are
-    stopped all the same.
+    stopped all the same. `say` is told what is out of the ordinary, a line each; without it that is logged.
     """
     from orchestrator.control.stop import stop_run
 
-    return stop_run(find(run), StopReason.requested(reason))
+    reasoned = StopReason.requested(reason)
+    return stop_run(find(run), reasoned) if say is None else stop_run(find(run), reasoned, say=say)
 
 
 def remove(runs: Sequence[Run | str], *, dry_run: bool = False, here_only: bool = False) -> Iterator[Removal]:

@@ -19,12 +19,13 @@ from typing import Any, Dict, NoReturn, Optional
 
 from orchestrator.agent import processes
 from orchestrator.agent.device_locks import DeviceLocks
+from orchestrator.agent.status_file import StatusFile
 from orchestrator.agent.supervisor import Supervisor
-from orchestrator.core.codec import DecodeError, dumps, load
+from orchestrator.core.codec import DecodeError
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError
-from orchestrator.core.paths import RunDir, Workdir, atomic_write
-from orchestrator.core.records import HostStatus, Manifest, RankStatus
+from orchestrator.core.paths import RunDir, Workdir
+from orchestrator.core.records import Manifest, RankStatus
 from orchestrator.core.states import RankState
 
 __all__ = ["spawn"]
@@ -153,8 +154,9 @@ def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord)
 
 def _write_obituary(run: RunDir, reason: StopReason) -> None:
     """Say in `status.json` what the supervisor can no longer say."""
+    file = StatusFile(run.status, run.runs)
     try:
-        status = load(HostStatus, run.status, run.runs)
+        status = file.read()
     except (OSError, DecodeError):
         return
     if status.is_over:
@@ -165,7 +167,7 @@ def _write_obituary(run: RunDir, reason: StopReason) -> None:
         if rank.state.is_terminal:
             return rank
         ended = End(EndKind.SUPERVISOR_ENDED, now, reason=reason)
-        return dataclasses.replace(rank, state=RankState.FAILED, end=ended)
+        return dataclasses.replace(rank, state=RankState.FAILED, end=ended, stalled=None, stalled_since=None)
 
     first = status.failed_first
     if first is None:
@@ -180,4 +182,4 @@ def _write_obituary(run: RunDir, reason: StopReason) -> None:
         stop=reason,
     )
     with contextlib.suppress(OSError):
-        atomic_write(run.status, dumps(over))
+        file.write(over, urgent=True)

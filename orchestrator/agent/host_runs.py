@@ -11,10 +11,11 @@ import re
 import signal
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, TypeVar
 
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
+from orchestrator.agent.status_file import StatusFile
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, load
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
@@ -88,13 +89,13 @@ def status(run: RunDir) -> HostStatus:
 
 
 def _recorded(run: RunDir) -> HostStatus:
-    return _load(HostStatus, run.status, run)
+    return _read(StatusFile(run.status, run.runs).read, run.status, run)
 
 
-def _load(kind: Type[_S], path: Path, run: RunDir) -> _S:
+def _read(read: Callable[[], _S], path: Path, run: RunDir) -> _S:
     with _explained(run):
         try:
-            return load(kind, path, run.runs)
+            return read()
         except NewerFormat as error:
             raise AgentError(f"{path}: {error}", kind="newer") from error
         except DecodeError as error:
@@ -104,7 +105,8 @@ def _load(kind: Type[_S], path: Path, run: RunDir) -> _S:
 def _lost(rank: RankStatus) -> RankStatus:
     if rank.state.is_terminal:
         return rank
-    return dataclasses.replace(rank, state=RankState.LOST, end=End(EndKind.LOST, reason=_GONE))
+    end = End(EndKind.LOST, reason=_GONE)
+    return dataclasses.replace(rank, state=RankState.LOST, end=end, stalled=None, stalled_since=None)
 
 
 def list_runs(workdir: Workdir, wanted: str = "") -> List[RunOnHost]:
@@ -118,7 +120,9 @@ def list_runs(workdir: Workdir, wanted: str = "") -> List[RunOnHost]:
 
 def _on_host(run: RunDir) -> Optional[RunOnHost]:
     try:
-        return RunOnHost(_load(Manifest, run.attempt.manifest, run), status(run))
+        path = run.attempt.manifest
+        manifest = _read(lambda: load(Manifest, path, run.runs), path, run)
+        return RunOnHost(manifest, status(run))
     except AgentError as error:
         if error.kind != "no_run":
             return RunOnHost(problem=error.what)

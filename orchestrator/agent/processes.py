@@ -23,6 +23,7 @@ __all__ = [
     "kill_descendants",
     "kill_group",
     "signal_group",
+    "state_of",
 ]
 
 _PR_SET_PDEATHSIG = 1
@@ -55,6 +56,12 @@ def identify(pid: int) -> Optional[ProcessId]:
     """The identity of a living process, or None."""
     fields = _stat_fields(pid)
     return ProcessId(pid, int(fields[19]), boot_id()) if fields else None
+
+
+def state_of(pid: int) -> str:
+    """The letter of a process's state in proc(5); empty where there is no such process."""
+    fields = _stat_fields(pid)
+    return fields[0] if fields else ""
 
 
 def is_alive(process: Optional[ProcessId]) -> bool:

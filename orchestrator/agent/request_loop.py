@@ -1,7 +1,8 @@
 """The agent's side of a session: the table of all verbs, and the loop that answers requests for them.
 
 Requests come in on stdin, answers go out on stdout, in order, in the frames of `core.protocol`. The session
-ends with stdin. A verb's module is imported when the first of its verbs is asked for: on hundreds of hosts,
+ends with stdin. Between requests, and between the answers to one, the events of a run that is watched are
+passed on. A verb's module is imported when the first of its verbs is asked for: on hundreds of hosts,
 what the other verbs need would be most of the time that an agent takes to start. For the same reason the
 classes here are plain ones: `dataclasses` would be a tenth of it.
 """
@@ -18,7 +19,9 @@ from orchestrator.core.protocol import SILENCE_SECONDS, ProtocolError, Receiver,
 
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO, Callable, Dict, Iterator, Mapping, Optional, Union
+    from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, Mapping, Optional, Union
+
+    from orchestrator.agent.run_watch import RunWatch
 
 __all__ = [
     "Answer",
@@ -64,6 +67,7 @@ _VERBS = {
         "status",
         "stop",
         "undo",
+        "watch",
     ),
 }
 _BLOCK = 1 << 16
@@ -91,13 +95,22 @@ class Request:
 
 
 class Answer:
-    """One answer and the bytes behind it; `more` says that another one follows."""
+    """One answer and the bytes behind it; `more` says that another one follows.
 
-    __slots__ = ("data", "error", "more", "result")
+    `watch` is what the session passes on from now on, in the place of what it did before.
+    """
+
+    __slots__ = ("data", "error", "more", "result", "watch")
 
     def __init__(
-        self, result: Any = None, data: Union[bytes, memoryview] = b"", more: bool = False, error: Any = None
+        self,
+        result: Any = None,
+        data: Union[bytes, memoryview] = b"",
+        more: bool = False,
+        error: Any = None,
+        watch: Optional[RunWatch] = None,
     ) -> None:
+        self.watch = watch
         self.result = result
         self.data = data
         self.more = more
@@ -128,50 +141,70 @@ def main(workdir: str) -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     # A connection may die without a word, and sshd keeps its end for hours: SIGALRM ends the process then.
-    serve(workdir, sys.stdin.buffer, out, alarm)
+    serve(workdir, _Stdin(), out, alarm)
 
 
 def _no_alarm(seconds: int) -> object:
     return None
 
 
-def serve(
-    workdir: str, stdin: BinaryIO, stdout: BinaryIO, set_alarm: Callable[[int], object] = _no_alarm
-) -> None:
+def serve(workdir: str, stdin: Any, stdout: BinaryIO, set_alarm: Callable[[int], object] = _no_alarm) -> None:
     """Answer requests until stdin ends or the peer is gone.
 
     `set_alarm` is called with the seconds after which this process is to end, whenever it waits for the
     peer, and with 0 when it has heard it.
     """
-    receiver = Receiver()
-    while True:
-        set_alarm(SILENCE_SECONDS)
-        request = _next(receiver, stdin)
-        set_alarm(0)
-        if request is None:
-            return
-        if "beat" in request:
-            continue
-        payload = _Payload(stdin, receiver, set_alarm)
-        name = {"id": request["id"]} if "id" in request else {}
-        try:
+    receiver, watch = Receiver(), None
+    try:
+        while True:
+            set_alarm(SILENCE_SECONDS)
+            request = _next(receiver, stdin, stdout, watch)
+            set_alarm(0)
+            if request is None:
+                return
+            if "beat" in request:
+                continue
+            payload = _Payload(stdin, receiver, set_alarm)
+            name = {"id": request["id"]} if "id" in request else {}
             for answer in _answers(workdir, request, payload):
+                if answer.watch is not None:
+                    watch = _replace(watch, answer.watch)
                 stdout.write(frame({**name, **answer.header()}))
                 if answer.data:
                     stdout.write(answer.data)
                 stdout.flush()
-        except BrokenPipeError:
-            return
-        payload.drain()
-        if receiver.left:
-            return  # the peer went in the middle of its request
+                if watch is not None and answer.more:
+                    _pass_on(watch.news(), stdout)
+            payload.drain()
+            if receiver.left:
+                return  # the peer went in the middle of its request
+    except BrokenPipeError:
+        return
+    finally:
+        _replace(watch, None)
 
 
-def _next(receiver: Receiver, stdin: Any) -> Optional[Dict[str, Any]]:
+def _replace(old: Optional[RunWatch], new: Optional[RunWatch]) -> Optional[RunWatch]:
+    if old is not None:
+        old.close()
+    return new
+
+
+def _pass_on(frames: Iterable[bytes], stdout: BinaryIO) -> None:
+    for data in frames:
+        stdout.write(data)
+        stdout.flush()
+
+
+def _next(
+    receiver: Receiver, stdin: Any, stdout: BinaryIO, watch: Optional[RunWatch]
+) -> Optional[Dict[str, Any]]:
     """The next request; None where there will be none."""
     try:
         request = receiver.header()
         while request is None:
+            if watch is not None:
+                _pass_on(watch.relay(stdin.fileno()), stdout)
             data = stdin.read1(_BLOCK)
             if not data:
                 return None
@@ -203,11 +236,34 @@ def _answers(workdir: str, request: Dict[str, Any], payload: _Payload) -> Iterat
         yield Answer.refusal(f"`{verb}` failed: {type(error).__name__}: {error}", "", "internal")
 
 
+class _Stdin:
+    """This process's stdin without a buffer: what has come and was not read can be waited for."""
+
+    def fileno(self) -> int:
+        return 0
+
+    def read1(self, size: int) -> bytes:
+        return os.read(0, size)
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, fewer only at the end."""
+        first = os.read(0, size)
+        if len(first) in (0, size):
+            return first
+        data = bytearray(first)
+        while len(data) < size:
+            more = os.read(0, size - len(data))
+            if not more:
+                break
+            data += more
+        return bytes(data)
+
+
 class _Payload:
     """The raw bytes behind a request, as a file; what a verb leaves unread is read away."""
 
     def __init__(
-        self, stream: BinaryIO, receiver: Receiver, set_alarm: Callable[[int], object] = _no_alarm
+        self, stream: Any, receiver: Receiver, set_alarm: Callable[[int], object] = _no_alarm
     ) -> None:
         self._stream = stream
         self._receiver = receiver

@@ -1,7 +1,9 @@
 """The supervisor: the parent of a host's workers, from the moment they are prepared to the last exit.
 
-What to do is decided by `SupervisorState`; here are the socket on which it is told, the processes that it
-starts and signals, the clock, and the files that it writes.
+What to do is decided by `SupervisorState`, whom to tell what by `StatusFeed`; here are the processes that are
+started and signalled, the clock, and the files that it writes. It wakes at once for an exit, a request and
+what is due to somebody, and once a tick looks at what nothing wakes it for: metrics, and the states of
+processes. A wake without news costs some system calls and writes nothing.
 """
 
 from __future__ import annotations
@@ -19,18 +21,25 @@ from typing import Any, Callable, Dict, Iterable, Optional
 
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
+from orchestrator.agent.control_server import ControlServer
+from orchestrator.agent.status_feed import StatusFeed
+from orchestrator.agent.status_file import StatusFile
 from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorState
 from orchestrator.agent.worker import CannotStart, Worker
-from orchestrator.core.codec import DecodeError, dumps, from_json, to_json
+from orchestrator.core.codec import DecodeError, from_json, to_json
 from orchestrator.core.ends import StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
-from orchestrator.core.paths import RunDir, atomic_write
-from orchestrator.core.records import Event, Manifest, ProcessId
+from orchestrator.core.paths import RunDir
+from orchestrator.core.records import Event, HostStatus, Manifest, ProcessId
 from orchestrator.core.states import RankState
 
-__all__ = ["Supervisor"]
+__all__ = ["INTERVAL", "Supervisor"]
 
 _TICK = 1.0
+# Of seconds between two writings of the status in which nothing has changed.
+INTERVAL = 10.0
+# Of seconds between two turns: who slept longer than this did not run, and its workers may not have either.
+_SLEPT = 10.0
 
 
 class Supervisor:
@@ -43,13 +52,20 @@ class Supervisor:
         *,
         guardian: Optional[ProcessId] = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._run = run
         self._clock = clock
+        self._wall_clock = wall_clock
         self._guardian = guardian
         self._prepared = self._hashes()
         self._identity = processes.identify(os.getpid())
         self.state = SupervisorState(manifest, clock())
+        self.feed = StatusFeed(self._identity, self._status())
+        self._file = StatusFile(run.status, run.runs)
+        # What of the feed is in the file, and when it was written.
+        self._written = (-1, -1)
+        self._written_at = self._last_turn = self._next_tick = clock()
         self._workers = {rank: Worker(spec, manifest, run) for rank, spec in self.state.specs.items()}
         self._got_sigterm = False
         self._noted_phase = self.state.phase
@@ -62,7 +78,10 @@ class Supervisor:
         }
 
     def run(self, ready: Callable[[], None]) -> None:
-        """Serve requests and watch the workers until their end; `ready` is called once listening."""
+        """Serve requests and watch the workers until their end; `ready` is called once listening.
+
+        Raises OSError where there is no room for the status.
+        """
         wake_read, wake_write = socket.socketpair()
         wake_read.setblocking(False)
         wake_write.setblocking(False)
@@ -70,17 +89,18 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         with control.listen(self._run.control_socket) as listener, selectors.DefaultSelector() as selector:
-            selector.register(listener, selectors.EVENT_READ)
-            selector.register(wake_read, selectors.EVENT_READ)
-            self.save()
+            selector.register(wake_read, selectors.EVENT_READ, lambda _: wake_read.recv(4096))
+            server = ControlServer(listener, selector, self.feed, self._answer_to, self._clock)
+            self._file.create(self._status())
+            self._written = (self.feed.sequence, self.feed.progress)
             ready()
             while not self.state.has_ended:
-                for key, _ in selector.select(_TICK):
-                    if key.fileobj is listener:
-                        self._serve(listener)
-                    else:
-                        wake_read.recv(4096)
+                pause = min(server.wait(), max(0.0, self._next_tick - self._clock()))
+                for key, mask in selector.select(pause):
+                    key.data(mask)
                 self.step()
+                server.push(self._wall_clock())
+            server.close()
         if self._got_sigterm:
             processes.kill_descendants()
         if self.state.phase == "undone":
@@ -89,32 +109,63 @@ class Supervisor:
             self._run.control_socket.unlink(missing_ok=True)
 
     def step(self) -> None:
-        """One turn: note exits and progress, mind the deadline, write the record."""
+        """One turn: note exits, once a tick progress too, mind the deadline, write what is new."""
+        now = self._clock()
+        if now - self._last_turn > _SLEPT:
+            self.state.woke(now)
+        self._last_turn = now
         if self._got_sigterm:
             # Its guardian may be dead, so that what workers leave behind is this process's to find.
             processes.become_subreaper()
             self._stop(self._why_terminated())
         exits = [found for found in map(self._exit_of, self._workers) if found is not None]
-        self._read_progress()
+        is_tick = now >= self._next_tick
+        if is_tick:
+            self._next_tick = now + _TICK
+            self._look_around(now)
+        elif exits:
+            self._read_progress()
         self._carry_out(self.state.exited(exits, self._clock()))
         for each in exits:
             self._event("exit", rank=each.rank, code=each.code)
-        self._carry_out(self.state.tick(self._clock(), time.time()))
+        self._carry_out(self.state.tick(self._clock(), self._wall_clock()))
         self._note_phase()
-        if self.state.phase != "undone":
-            self.save()
+        self._publish()
 
-    def save(self) -> None:
-        """Write `status.json`."""
-        status = self.state.status(time.time())
-        status = dataclasses.replace(status, supervisor=self._identity, guardian=self._guardian)
+    def _look_around(self, now: float) -> None:
+        self._read_progress()
+        for rank, status in self.state.workers.items():
+            if status.process is not None and self.state.is_running(rank):
+                self.state.report_process(rank, processes.state_of(status.process.pid), now)
+        # A run whose directory was removed can be neither seen nor stopped any more, so it ends.
         try:
-            atomic_write(self._run.status, dumps(status))
+            os.stat(self._run.root)
+        except FileNotFoundError:
+            self._stop(StopReason(StopKind.RUN_DIRECTORY_REMOVED))
         except OSError:
-            # A disk that is full for a while must not end the run: the next turn writes again. A run
-            # whose directory was removed can be neither seen nor stopped any more, so it ends.
-            if not self._run.root.is_dir():
-                self._stop(StopReason(StopKind.RUN_DIRECTORY_REMOVED))
+            pass  # a file system that is away for a while takes nobody's run
+
+    def _publish(self) -> None:
+        """Tell the feed, and write the status if there is news, or nothing was written for long."""
+        if self.state.phase == "undone":
+            return
+        status = self._status()
+        self.feed.observe(_as_told(status), self.state.step_seconds)
+        news, now = (self.feed.sequence, self.feed.progress), self._clock()
+        if news == self._written and now - self._written_at < INTERVAL and not self.state.has_ended:
+            return
+        # What the file system refuses must not end the run: the next turn writes again.
+        with contextlib.suppress(OSError):
+            self._file.write(status, urgent=news[0] != self._written[0])
+            self._written, self._written_at = news, now
+
+    def _status(self) -> HostStatus:
+        return dataclasses.replace(
+            self.state.status(self._wall_clock()),
+            supervisor=self._identity,
+            guardian=self._guardian,
+            interval=INTERVAL,
+        )
 
     def _on_sigterm(self, *_: object) -> None:
         # Only noted: a signal arrives in the middle of anything, also of the start of a worker.
@@ -150,27 +201,16 @@ class Supervisor:
         try:
             process = worker.start()
         except CannotStart as error:
-            self._carry_out(self.state.not_started(rank, str(error), time.time(), self._clock()))
+            self._carry_out(self.state.not_started(rank, str(error), self._wall_clock(), self._clock()))
         else:
-            self.state.started(rank, process, time.time())
-
-    def _serve(self, listener: socket.socket) -> None:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            return  # the peer is gone again
-        with connection:
-            # A peer that connects and says nothing must not hold up the watch.
-            connection.settimeout(2.0)
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                request = control.receive(connection)
-                control.reply(connection, self._answer_to(request))
+            self.state.started(rank, process, self._wall_clock())
 
     def _answer_to(self, request: Dict[str, Any]) -> Dict[str, Any]:
         try:
             self._requests[request["verb"]](request)
         except AgentError as error:
             return {"refused": error.what, "remedy": error.remedy}
+        self._publish()  # who asks for the status next finds what it was told
         return self._answer()
 
     def _answer(self) -> Dict[str, Any]:
@@ -196,7 +236,6 @@ class Supervisor:
                 # The others have the one that was compared, and ranks would wait for each other for minutes.
                 raise AgentError(f"{name} has changed since it was prepared", remedy="launch again")
         self._carry_out(self.state.start(self._clock()))
-        self.save()
 
     def _on_stop(self, request: Dict[str, Any]) -> None:
         self._stop(_reason_of(request))
@@ -209,9 +248,14 @@ class Supervisor:
             self._event(self.state.phase, stop=self.state.stop_reason)
 
     def _event(self, name: str, **fields: Any) -> None:
-        line = json.dumps(to_json(Event(time.time(), name, **fields)))
+        line = json.dumps(to_json(Event(self._wall_clock(), name, **fields)))
         with contextlib.suppress(OSError), open(self._run.events, "a") as file:
             file.write(line + "\n")
+
+
+def _as_told(status: HostStatus) -> HostStatus:
+    """Over means that the devices are free, and the guardian still holds them: the agent tells it then."""
+    return dataclasses.replace(status, phase="stopping") if status.is_over else status
 
 
 def _reason_of(request: Dict[str, Any]) -> StopReason:

@@ -21,14 +21,19 @@ import signal
 from dataclasses import dataclass
 from typing import Dict, Iterable, List, Optional, Tuple, Union
 
+from orchestrator.agent.step_pace import StepPace
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
-from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, WorkerSpec
+from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, StallKind, WorkerSpec
 from orchestrator.core.states import RankState
 
 __all__ = ["Action", "Exit", "Signal", "Start", "SupervisorState"]
 
 # How a process ends that breaks in native code.
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
+
+# The states of a process, see proc(5), in which it does not go on, and for how long that is nothing.
+_HELD_UP = {"T": StallKind.STOPPED, "t": StallKind.STOPPED, "D": StallKind.BLOCKED}
+_HELD_UP_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,9 @@ class SupervisorState:
         self._deadline: Optional[float] = now + manifest.lease
         # Why a worker that runs was signalled by us: its end is then no failure.
         self._signalled: Dict[int, Optional[StopReason]] = {}
+        self._paces = {rank: StepPace() for rank in self.specs}
+        # Processes that were found in such a state, and since when.
+        self._held_up: Dict[int, Tuple[StallKind, float]] = {}
 
     @property
     def has_ended(self) -> bool:
@@ -163,7 +171,7 @@ class SupervisorState:
         ended = list(exits)
         for each in ended:
             end, state = self._end_of(each)
-            self._update(each.rank, state=state, end=end)
+            self._update(each.rank, state=state, end=end, stalled=None, stalled_since=None)
         actions: List[Action] = []
         for each in ended:
             if self.workers[each.rank].state is RankState.FAILED:
@@ -171,8 +179,10 @@ class SupervisorState:
         return actions
 
     def tick(self, now: float, time: float) -> List[Action]:
-        """Mind the deadline of the phase, and see whether all is over."""
+        """Mind the deadline of the phase, see who has stalled or gone on, and whether all is over."""
         actions: List[Action] = []
+        for rank in self.workers:
+            self._mind_stall(rank, now, time)
         if self._deadline is not None and now >= self._deadline:
             self._deadline = None
             actions = self._on_deadline(now)
@@ -192,6 +202,45 @@ class SupervisorState:
             name: progress[name] for name in ("step", "time") if name in progress
         }
         self._update(rank, progress={**progress, "first": first})
+
+    def report_process(self, rank: int, letter: str, now: float) -> None:
+        """The state of a worker's process, as proc(5) has it; to be told every few seconds."""
+        kind = _HELD_UP.get(letter)
+        if kind is None:
+            self._held_up.pop(rank, None)
+        elif self._held_up.get(rank, (None, now))[0] is not kind:
+            self._held_up[rank] = (kind, now)
+
+    def woke(self, now: float) -> None:
+        """The supervisor, or its whole host, did not run for a while: that was nobody's stall."""
+        self._held_up.clear()
+        for pace in self._paces.values():
+            pace.forgive(now)
+
+    @property
+    def step_seconds(self) -> Optional[float]:
+        """The median time of a step on this host; None until there are two."""
+        known = sorted(
+            pace.median
+            for rank, pace in self._paces.items()
+            if pace.median is not None and self.is_running(rank)
+        )
+        return known[len(known) // 2] if known else None
+
+    def _mind_stall(self, rank: int, now: float, time: float) -> None:
+        """Nothing is ended for a stall: it is said, and taken back."""
+        status, pace = self.workers[rank], self._paces[rank]
+        if status.state is not RankState.RUNNING:
+            return
+        if status.progress:
+            pace.note(status.progress, now)
+        since = pace.stalled_since(now)
+        kind = None if since is None else StallKind.NO_STEP
+        held_up = self._held_up.get(rank)
+        if held_up is not None and now - held_up[1] > _HELD_UP_SECONDS:
+            kind, since = held_up
+        if kind is not status.stalled:
+            self._update(rank, stalled=kind, stalled_since=None if since is None else time - (now - since))
 
     def _on_deadline(self, now: float) -> List[Action]:
         if self.phase == "prepared":

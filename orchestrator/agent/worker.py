@@ -71,6 +71,8 @@ class Worker:
         self._run = run
         self._manifest = manifest
         self._process: Optional[subprocess.Popen[bytes]] = None
+        # Of the metrics when they were last read: while it is the same, nothing is new.
+        self._seen: Tuple[int, ...] = ()
 
     def start(self) -> Optional[ProcessId]:
         """Start the process and return who it is. Raises CannotStart."""
@@ -121,8 +123,17 @@ class Worker:
         return True
 
     def progress(self) -> Dict[str, Any]:
-        """The newest line of its metrics; empty where there is none."""
-        return last_json_line(self._run.attempt.metrics(self._spec.rank))
+        """The newest line of its metrics; empty where there is none, or none since the last time."""
+        path = self._run.attempt.metrics(self._spec.rank)
+        try:
+            found = os.stat(path)
+        except OSError:
+            return {}
+        seen = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if seen == self._seen:
+            return {}
+        self._seen = seen
+        return last_json_line(path)
 
     def _has_ended(self) -> bool:
         """Whether the process is a zombie; it stays one."""

@@ -22,6 +22,6 @@ def command(run: str | None, as_json: bool) -> int:
     """
     control = meant_run(run)
     record = attach(control)
-    if record.unwatched is not None:
+    if record.unwatched is not None or record.elsewhere:
         click.echo(f"orchestrate: {watch_note(record)}", err=True)
     return follow(control, as_json=as_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 
 import click
@@ -47,19 +46,16 @@ def _watch(control: api.Run, record: RunRecord, console: Console, every_rank: bo
     """Show the run until it has ended, or one has enough of it; its last record."""
     latest = [record]
 
-    def records() -> Iterator[RunRecord]:
-        yield latest[0]
-        while not latest[0].state.is_terminal:
-            latest[0] = api.status(control)
+    def records(*, waits: bool) -> Iterator[RunRecord]:
+        for latest[0] in api.watch(control, interval=_INTERVAL, waits=waits):
             yield latest[0]
 
     if console.is_terminal and sys.stdin is not None and sys.stdin.isatty():
-        views = (status_view(each, every_rank=every_rank) for each in records())
+        views = (status_view(each, every_rank=every_rank) for each in records(waits=False))
         with keys_of_terminal() as read_key:
             ScrollView(console).run(views, read_key, interval=_INTERVAL)
         return latest[0]
     with Live(console=console, refresh_per_second=4, transient=True) as live:
-        for each in records():
+        for each in records(waits=True):
             live.update(status_view(each, every_rank=every_rank))
-            time.sleep(0.0 if each.state.is_terminal else _INTERVAL)
     return latest[0]

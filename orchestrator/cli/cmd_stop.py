@@ -30,7 +30,11 @@ def command(run: str | None, as_json: bool) -> int:
         )
         record = api.record(control)
     else:
-        record = api.stop(control, f"stopped by {getpass.getuser()}")
+        record = api.stop(
+            control,
+            f"stopped by {getpass.getuser()}",
+            say=lambda line: click.echo(f"orchestrate: {line}", err=True),
+        )
     if as_json:
         print_json(summary_data(record))
     else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator.control.monitor import Monitor
+from orchestrator.control.monitor_lock import forget_monitor
 from orchestrator.core.paths import ControlDir
 
 log = logging.getLogger("orchestrator.control")
@@ -26,13 +27,16 @@ def main(argv: list[str]) -> int:
     if not sys.stdin.buffer.readline():
         return 0  # who started this could not note it: nothing is begun of which nobody could know
     control = ControlDir(Path(argv[0]))
-    monitor = Monitor(control)
+    monitor = Monitor(control, has_socket=True)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-    monitor.run(watch_only="--watch-only" in argv[1:])
+    try:
+        monitor.run(watch_only="--watch-only" in argv[1:])
+    finally:
+        forget_monitor(control)
     return 0
 
 

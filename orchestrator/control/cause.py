@@ -24,26 +24,13 @@ from orchestrator.control.run_record import Cause, HostView
 from orchestrator.core.ends import UNASKED, End, EndKind, StopKind, StopReason
 from orchestrator.core.log_signatures import Meaning, accused_by, meaning_of, waited_for_by
 from orchestrator.core.records import RankStatus
-from orchestrator.core.states import RankState, RunState, fold
+from orchestrator.core.states import RankState
 
-__all__ = ["cause_of", "first_failure", "fold_run", "refined", "victims_of"]
+__all__ = ["cause_of", "first_failure", "refined", "tells_of_failure", "victims_of", "was_stopped_by_hand"]
 
 Hosts = Mapping[str, HostView]
 # How a process ends that was ended by MindSpore, or by an error of a library, for what another rank did.
 _PASSIVE_SIGNALS = frozenset({signal.SIGTERM, signal.SIGABRT})
-
-
-def fold_run(hosts: Hosts, host_count: int, *, failed: bool) -> RunState:
-    """The run's state. It ends only when every host's part has ended or is lost; until then it runs."""
-    states = [rank.state for view in hosts.values() for rank in view.ranks()]
-    if _was_stopped_by_hand(hosts):
-        # That a host went away while all were being stopped makes no failure of it.
-        states = [RankState.STOPPED if state is RankState.LOST else state for state in states]
-    state = fold(states)
-    everyone_is_over = len(hosts) == host_count and all(view.lost or view.is_over for view in hosts.values())
-    if everyone_is_over:
-        return RunState.FAILED if failed else state
-    return RunState.STARTING if state is RunState.STARTING else RunState.RUNNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +86,7 @@ def cause_of(hosts: Hosts, now: float) -> Cause | None:
             return dataclasses.replace(certain, reporters=reporters)
     if own:
         return _first(own).cause(reporters)
-    loss = None if _was_stopped_by_hand(hosts) else next(_losses(hosts, now), None)
+    loss = None if was_stopped_by_hand(hosts) else next(_losses(hosts, now), None)
     if loss is not None or not victims:
         return loss and dataclasses.replace(loss, reporters=reporters)
     suspect = _stopped_culprit(hosts, now) or _waited_for(hosts, victims, now)
@@ -137,7 +124,21 @@ def victims_of(hosts: Hosts, cause: Cause | None) -> tuple[int, ...]:
     return tuple(sorted(ended - {cause.rank}))
 
 
-def _was_stopped_by_hand(hosts: Hosts) -> bool:
+def tells_of_failure(view: HostView) -> bool:
+    """Whether anything of this host can make a cause; where none does, there is none."""
+    if view.lost:
+        return True
+    status = view.status
+    if status is None:
+        return False
+    states = {rank.state for rank in status.everyone()}
+    if RankState.FAILED in states or RankState.LOST in states:
+        return True
+    return RankState.STOPPED in states and _is_unasked(status.stop)
+
+
+def was_stopped_by_hand(hosts: Hosts) -> bool:
+    """Whether somebody has asked for the end, on any host."""
     stops = [view.status.stop for view in hosts.values() if view.status is not None]
     return any(stop is not None and stop.kind is StopKind.REQUESTED for stop in stops)
 
@@ -194,7 +195,7 @@ def _restarted(hosts: Hosts, now: float) -> Iterator[Cause]:
     """Ranks that their own host lost: its supervisor is gone, without a word."""
     for name, view in hosts.items():
         lost = [rank for rank in (view.status.ranks if view.status else ()) if rank.state is RankState.LOST]
-        if lost and not _was_stopped_by_hand(hosts):
+        if lost and not was_stopped_by_hand(hosts):
             yield Cause(name, lost[0].rank, lost[0].end or End(EndKind.LOST), view.last_contact or now)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from orchestrator.config.job import Timeouts
-from orchestrator.control.run_record import HostView, Waits
+from orchestrator.control.run_record import Waits
 from orchestrator.core.errors import (
     AgentError,
     AuthenticationError,
@@ -26,7 +26,7 @@ from orchestrator.core.errors import (
 )
 from orchestrator.core.records import RankStatus
 
-__all__ = ["AwakeClock", "Silence", "StepPace", "Steps", "Surroundings", "Verdict", "verdict"]
+__all__ = ["AwakeClock", "Silence", "StepPace", "Steps", "Surroundings", "Verdict", "step_of", "verdict"]
 
 # Two turns of a monitor are a second or two apart; clocks of different kinds drift by far less than this.
 _SLEEP = 10.0
@@ -97,31 +97,32 @@ class StepPace:
         self._seen: dict[int, int] = {}
         self._last = now
         self._longest = 0.0
-        self._anybody = False
 
     def start_anew(self, now: float) -> None:
         """What was seen before says nothing of the time since."""
         self._last = now
 
-    def note(self, hosts: Iterable[HostView], now: float) -> None:
-        """What the hosts that answer say now."""
-        seen = [rank for view in hosts if not view.error for rank in view.ranks()]
-        steps = {rank.rank: step for rank in seen if (step := _step_of(rank)) is not None}
-        self._anybody = any(not rank.state.is_terminal and rank.rank in steps for rank in seen)
-        if any(step > self._seen.get(rank, -1) for rank, step in steps.items()):
+    def note(self, ranks: Iterable[RankStatus], now: float) -> None:
+        """What a host says now of its ranks."""
+        seen = {rank.rank: step for rank in ranks if (step := step_of(rank)) is not None}
+        if any(step > self._seen.get(rank, -1) for rank, step in seen.items()):
             self._longest = max(self._longest, now - self._last) if self._seen else 0.0
             self._last = now
-            self._seen.update(steps)
+            self._seen.update(seen)
 
-    def steps(self, now: float, least: float) -> Steps:
-        """Still is who made none for `least` seconds, and for far longer than it ever took (a save, say)."""
-        if not self._anybody:
+    def steps(self, now: float, least: float, *, anybody: bool) -> Steps:
+        """Still is who made none for `least` seconds, and for far longer than it ever took (a save, say).
+
+        `anybody`: some rank that can be seen and has not ended reports steps.
+        """
+        if not anybody:
             return Steps.UNKNOWN
         limit = max(_LEAST_STALL, least, _STALL * self._longest)
         return Steps.STAND_STILL if now - self._last > limit else Steps.GO_ON
 
 
-def _step_of(rank: RankStatus) -> int | None:
+def step_of(rank: RankStatus) -> int | None:
+    """The last step that a rank has told of."""
     step = rank.progress.get("step")
     return step if isinstance(step, int) else None
 

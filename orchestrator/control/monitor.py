@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from orchestrator.control.monitor_process import cannot_write
-from orchestrator.control.run_record import RunRecord, failed_launch, read_record, write_record
+from orchestrator.control.monitor_socket import MonitorSocket
+from orchestrator.control.record_journal import RecordWriter
+from orchestrator.control.run_record import RunRecord, failed_launch, read_record
 from orchestrator.control.start import check_hosts, start_run
 from orchestrator.control.watch import Watch
 from orchestrator.core.errors import AgentError, Interrupted, OrchestrateError
@@ -17,6 +18,7 @@ from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 from orchestrator.hosts.allocation import WAITED_FOR, Allocation, StaticAllocation
 from orchestrator.hosts.fleet import Fleet, error_lines
+from orchestrator.hosts.scheduling import SYSTEM, Scheduling
 from orchestrator.plan.launch_plan import read_plan, write_plan
 
 __all__ = ["Monitor"]
@@ -25,26 +27,54 @@ log = logging.getLogger(__name__)
 _INTERVAL = 0.5
 _LEFTOVERS_INTERVAL = 2.0
 _LAST_WORD = 10.0
+# A turn waits at most so long for something to happen, and the next one begins no sooner than that later: what
+# a thousand hosts say at once is then taken together.
+_PATIENCE = 1.0
+_PACE = 0.1
+# Without a socket those who look on see what is on disk.
+_SEEN_ON_DISK = 1.0
 
 
 class Monitor:
-    """Launches and watches one run, writing its record at every turn.
+    """Launches and watches one run, and writes down what has changed.
 
     `allocation` are its hosts, by default those of its plan, which are always there. They are given back when
-    the run has ended.
+    the run has ended. Time and threads are those of `scheduling`. `has_socket`: verbs can ask it (by threads
+    of their own, which `scheduling` does not know). `told` is told every record that is written.
     """
 
-    def __init__(self, control: ControlDir, allocation: Allocation | None = None) -> None:
+    def __init__(
+        self,
+        control: ControlDir,
+        allocation: Allocation | None = None,
+        *,
+        scheduling: Scheduling = SYSTEM,
+        has_socket: bool = False,
+        told: Callable[[RunRecord], None] = lambda record: None,
+    ) -> None:
         self._control = control
+        self._scheduling = scheduling
         self._plan = read_plan(control.plan)
         self._allocation = allocation or StaticAllocation(self._plan.hosts, self._plan.ssh)
-        self._record = read_record(control)
+        self._record = dataclasses.replace(read_record(control), elsewhere="")
+        self._writer = RecordWriter(control, clock=scheduling.monotonic)
+        self._told = told
         self._is_unwritten = False
+        self._socket: MonitorSocket | None = None
+        if has_socket:
+            timeouts = self._plan.timeouts
+            self._socket = MonitorSocket(control, grace=timeouts.grace, connect=timeouts.connect)
 
     def run(self, *, watch_only: bool) -> None:
         """Launch, unless only watching is asked for, then watch until the run has ended."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._give_back)
+            stack.callback(self._writer.close)
+            if self._socket is not None:
+                stack.callback(self._socket.close)
+                if not self._socket.open():
+                    self._writer.every = _SEEN_ON_DISK
+                self._socket.tell(self._record)
             try:
                 fleet = stack.enter_context(self._granted())
                 if watch_only:
@@ -81,7 +111,7 @@ class Monitor:
         """The hosts, once they are ours."""
         while self._allocation.state in WAITED_FOR:
             self._report(f"waiting for hosts ({self._allocation.state})")
-            time.sleep(_INTERVAL)
+            self._scheduling.sleep(_INTERVAL)
         return self._allocation.fleet()
 
     def _give_back(self) -> None:
@@ -94,17 +124,28 @@ class Monitor:
             name: frozenset(worker.rank for worker in manifest.workers)
             for name, manifest in self._plan.manifests.items()
         }
-        watch = Watch(self._record, fleet, self._plan.timeouts, placed=placed)
+        watch = Watch(self._record, fleet, self._plan.timeouts, placed=placed, scheduling=self._scheduling)
+        if self._socket is not None:
+            self._socket.attend(watch)
         written = True
         try:
-            while self._record.needs_monitor or not written:
+            while self._record.needs_monitor_at(self._scheduling.time()) or not written:
+                begun = self._scheduling.monotonic()
                 with _logged("a turn of the watch broke off"):
-                    written = self._save(watch.step())
-                time.sleep(_LEFTOVERS_INTERVAL if self._record.state.is_terminal else _INTERVAL)
+                    written = self._save(watch.step(_PATIENCE))
+                self._scheduling.sleep(self._rest(begun, written))
         except KeyboardInterrupt:
             log.info("the monitor was told to end; the run goes on")
         finally:
+            if self._socket is not None:
+                self._socket.attend(None)
             watch.close()
+
+    def _rest(self, begun: float, written: bool) -> float:
+        """Seconds until the next turn, of one that began then."""
+        if self._record.state.is_terminal:
+            return _LEFTOVERS_INTERVAL if self._record.needs_monitor_at(self._scheduling.time()) else _INTERVAL * (not written)
+        return max(0.0, begun + (_PACE if written else _INTERVAL) - self._scheduling.monotonic())
 
     def _find_again(self, fleet: Fleet) -> None:
         """Finish or undo a launch whose monitor died in its middle. A run that has started is watched on."""
@@ -124,7 +165,7 @@ class Monitor:
             raise OrchestrateError(what, remedy="launch it again")
 
     def _report(self, phase: str) -> None:
-        self._write(dataclasses.replace(self._record, phase=phase, updated=time.time()))
+        self._write(dataclasses.replace(self._record, phase=phase, updated=self._scheduling.time()))
 
     def _warn(self, warnings: Sequence[str]) -> None:
         for line in warnings:
@@ -133,16 +174,19 @@ class Monitor:
 
     def _fail(self, error: OrchestrateError) -> None:
         """Write down why nothing was started, as soon as there is room for it."""
-        record = failed_launch(self._record, error_lines(error), error.exit_code)
-        deadline = time.monotonic() + _LAST_WORD
+        record = failed_launch(self._record, error_lines(error), error.exit_code, self._scheduling.time())
+        deadline = self._scheduling.monotonic() + _LAST_WORD
         with contextlib.suppress(KeyboardInterrupt):
-            while not self._save(record) and time.monotonic() < deadline:
-                time.sleep(_INTERVAL)
+            while not self._save(record) and self._scheduling.monotonic() < deadline:
+                self._scheduling.sleep(_INTERVAL)
 
     def _write(self, record: RunRecord) -> None:
         """Keep and write the record. Raises OSError where that cannot be."""
-        self._record = dataclasses.replace(record, watched=time.time(), unwatched=None)
-        write_record(self._control, self._record)
+        self._record = dataclasses.replace(record, watched=self._scheduling.time(), unwatched=None)
+        if self._socket is not None:
+            self._socket.tell(self._record)
+        self._writer.save(self._record)
+        self._told(self._record)
 
     def _save(self, record: RunRecord) -> bool:
         """As `_write`, but that the disk is full for a while ends no watch: the next turn writes again."""

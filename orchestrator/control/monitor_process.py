@@ -14,9 +14,20 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 
+from orchestrator.control.monitor_lock import (
+    Lock,
+    acquired,
+    elsewhere_error,
+    living_monitor,
+    monitor_pid,
+    note_monitor,
+    noted_monitor,
+    starting_alone,
+)
 from orchestrator.control.run_record import RunRecord, read_record, write_record
-from orchestrator.core.errors import OrchestrateError, PreflightError
+from orchestrator.core.errors import AssumedWarning, OrchestrateError, PreflightError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.safe_open import open_safely
 from orchestrator.core.states import RunState
@@ -27,57 +38,58 @@ __all__ = ["cannot_write", "monitor_pid", "spawn_monitor", "watched_again"]
 _PAUSE = 5.0
 
 
-def spawn_monitor(control: ControlDir, *, watch_only: bool = False) -> None:
+def spawn_monitor(control: ControlDir, *, watch_only: bool = False, lock: Lock = fcntl.flock) -> None:
     """Start the monitor of a run in a session of its own; it outlives this process and its terminal.
 
     Does nothing where the run has one. The lock is taken here and inherited, so that there is no moment at
     which the run seems to have no monitor, nor one at which it could get two. It begins when its process id
-    is noted: raises OSError, and nothing is started, where that cannot be.
+    is noted: raises OSError, and nothing is started, where that cannot be. Raises TransportError where one
+    lives, or may live, on another machine.
     """
-    lock = open_safely(control.monitor_lock, control.runs, os.O_RDWR | os.O_CREAT)
+    handle = open_safely(control.monitor_lock, control.runs, os.O_RDWR | os.O_CREAT)
     try:
-        if not _acquire(lock):
+        is_ours = acquired(handle, lock)
+        if is_ours is False:
             return
-        # -P: a folder of the user's that is called `orchestrator` must not be taken for ours.
-        argv = [sys.executable, "-P", "-m", "orchestrator.control", str(control.root)]
-        log = open_safely(control.monitor_log, control.runs, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        with os.fdopen(log, "wb") as output:
-            monitor = subprocess.Popen(
-                [*argv, "--watch-only"] if watch_only else argv,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                pass_fds=(lock,),
-            )
-        try:
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(monitor.pid).encode(), 0)
-        except OSError as error:
-            monitor.kill()
-            monitor.communicate()
-            error.filename = str(control.monitor_lock)
-            raise
-        assert monitor.stdin is not None
-        with contextlib.suppress(BrokenPipeError), monitor.stdin:  # one that is dead already is found later
-            monitor.stdin.write(b"go\n")
-    finally:
-        os.close(lock)
-
-
-def monitor_pid(control: ControlDir) -> int | None:
-    """The living monitor's process id, or None. A held lock proves that the id is the monitor's."""
-    try:
-        handle = open_safely(control.monitor_lock, control.runs, os.O_RDWR)
-    except OSError:
-        return None
-    try:
-        if _acquire(handle):
-            return None
-        text = os.pread(handle, 32, 0)
-        return int(text) if text.isdigit() else None
+        if is_ours is None:
+            what = f"{control.monitor_lock}: this file system knows no locks, the process noted there counts"
+            warnings.warn(AssumedWarning(what), stacklevel=2)
+        with starting_alone(control) if is_ours is None else contextlib.nullcontext(True) as alone:
+            # The lock is ours, or there are none: the note may say of another machine, or of a process.
+            living = noted_monitor(control, None if is_ours is None else False)
+            if living is not None and not living.is_here:
+                raise elsewhere_error(control, living)
+            if alone and living is None:
+                _begin(control, handle, watch_only)
     finally:
         os.close(handle)
+
+
+def _begin(control: ControlDir, handle: int, watch_only: bool) -> None:
+    # -P: a folder of the user's that is called `orchestrator` must not be taken for ours.
+    argv = [sys.executable, "-P", "-m", "orchestrator.control", str(control.root)]
+    output_file = open_safely(control.monitor_log, control.runs, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with os.fdopen(output_file, "wb") as output:
+        monitor = subprocess.Popen(
+            [*argv, "--watch-only"] if watch_only else argv,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            pass_fds=(handle,),
+        )
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(monitor.pid).encode(), 0)
+        note_monitor(control, monitor.pid)
+    except OSError as error:
+        monitor.kill()
+        monitor.communicate()
+        error.filename = str(control.monitor_lock)
+        raise
+    assert monitor.stdin is not None
+    with contextlib.suppress(BrokenPipeError), monitor.stdin:  # one that is dead already is found later
+        monitor.stdin.write(b"go\n")
 
 
 def watched_again(
@@ -86,11 +98,13 @@ def watched_again(
     """The record, with `unwatched` set where a monitor is needed and none lives; another one is started then.
 
     Not without `start`, nor so soon after the last one, nor for a run that nobody has watched from here, such
-    as one of another control node: none of that counts where it is asked for `at_once`. Raises PreflightError
-    where it cannot be started.
+    as one of another control node: none of that counts where it is asked for `at_once`. Where the monitor
+    lives on another machine `elsewhere` is set. Raises PreflightError where it cannot be started.
     """
-    if not record.needs_monitor or monitor_pid(control) is not None:
+    if not record.needs_monitor:
         return record
+    if (living := living_monitor(control)) is not None:
+        return record if living.is_here else dataclasses.replace(record, elsewhere=living.host)
     if not at_once and not _last_start(control):
         return record
     # It may have written its last record in between, and ended.
@@ -121,11 +135,3 @@ def _last_start(control: ControlDir) -> float:
         return os.lstat(control.monitor_lock).st_mtime
     except OSError:
         return 0.0
-
-
-def _acquire(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.agent.disk_space import bytes_below, remove_folder
 from orchestrator.config.inventory import Host, SshOptions
-from orchestrator.control.monitor_process import monitor_pid
+from orchestrator.control.monitor_lock import elsewhere_error, living_monitor, monitor_pid
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.runs import current_record
 from orchestrator.core.errors import AgentError, OrchestrateError, RunNotFound, UsageError
@@ -124,6 +124,9 @@ def _over(control: ControlDir, here_only: bool) -> RunRecord:
 def _end_monitor(control: ControlDir) -> None:
     """The monitor of a run that has ended may live on, to stop what is left on hosts that were lost."""
     deadline = time.monotonic() + _MONITOR_PATIENCE
+    living = living_monitor(control)
+    if living is not None and not living.is_here and living.is_sure:
+        raise elsewhere_error(control, living)
     while (pid := monitor_pid(control)) is not None:
         if time.monotonic() > deadline:
             raise UsageError(f"the monitor of run {control.run_id} does not end", remedy="try again")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import enum
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.core.codec import DecodeError, Stored, dumps, load
+from orchestrator.control.record_changes import Change, Journal, apply_changes
+from orchestrator.core.codec import DecodeError, Stored, dumps, from_json, unpacked
 from orchestrator.core.ends import End, EndKind, rank_of_label
+from orchestrator.core.errors import AssumedWarning
 from orchestrator.core.paths import ControlDir, atomic_write
 from orchestrator.core.records import HostStatus, RankStatus
+from orchestrator.core.safe_open import read_safely
 from orchestrator.core.states import RankState, RunState
 from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.plan.launch_plan import LaunchPlan, unreadable
@@ -22,6 +26,7 @@ __all__ = [
     "AttemptRecord",
     "Cause",
     "HostView",
+    "Replica",
     "RunRecord",
     "Waits",
     "failed_launch",
@@ -77,7 +82,9 @@ class HostView:
     """One host as last heard of; `error` is set while it cannot be reached.
 
     `silent` are the seconds for which attempts have failed while the monitor was awake. It `waits` until that
-    is `limit`; None where no time makes the host lost.
+    is `limit`; None where no time makes the host lost. Since `blind_since` nothing is known of it, set with
+    `error`; since `stale_since` its supervisor has not written a status, though the host answers. Times are
+    of our clock. `last_contact` is written down with what else is new, so it may be older.
     """
 
     status: HostStatus | None = None
@@ -88,6 +95,8 @@ class HostView:
     silent: float = 0.0
     waits: Waits = Waits.NOTHING
     limit: float | None = None
+    blind_since: float | None = None
+    stale_since: float | None = None
 
     @property
     def is_over(self) -> bool:
@@ -96,8 +105,12 @@ class HostView:
 
     @property
     def may_have_workers(self) -> bool:
-        """Whether it was lost with workers that nobody could tell to end."""
-        return self.lost and not self.is_over and self.waits is not Waits.NO_RUN
+        """Of an ended run: whether it was lost with workers that nobody could tell to end.
+
+        One that is back has them until it says that it is over.
+        """
+        is_known = self.lost or self.status is not None
+        return is_known and not self.is_over and self.waits is not Waits.NO_RUN
 
     def ranks(self) -> tuple[RankStatus, ...]:
         """The host's ranks, with what is not known marked as such."""
@@ -129,12 +142,14 @@ class RunRecord(Stored):
 
     `victims` are the ranks that ended because of the cause; `warnings` are what the checks before the start
     found to be doubtful, a line each. `watched` is when a monitor last wrote it; `unwatched` is set by who
-    finds that none lives: since then nobody has watched the run. The last of `attempts` is in force: it is
-    as far as the run.
+    finds that none lives: since then nobody has watched the run. `elsewhere` is set by who finds that the
+    monitor lives on another machine, to its name. The last of `attempts` is in force: it is as far as the
+    run.
     """
 
-    # 2: who does not know of attempts would write the record back without them.
-    FORMAT = 2
+    # 2: who does not know of attempts would write the record back without them. 3: what has changed since is
+    # in a journal beside it, and who does not know of that would show how the run was long ago.
+    FORMAT = 3
     LARGEST = 256 << 20  # the last lines of failed ranks, at worst of all
 
     run_id: str
@@ -155,6 +170,7 @@ class RunRecord(Stored):
     attempts: tuple[AttemptRecord, ...] = (AttemptRecord(),)
     watched: float = 0.0
     unwatched: float | None = None
+    elsewhere: str = ""
 
     def __post_init__(self) -> None:
         *before, last = self.attempts or (AttemptRecord(),)
@@ -171,9 +187,13 @@ class RunRecord(Stored):
     @property
     def needs_monitor(self) -> bool:
         """Whether there is something to watch or, on hosts that were lost when it ended, to stop."""
+        return self.needs_monitor_at(time.time())
+
+    def needs_monitor_at(self, now: float) -> bool:
+        """As `needs_monitor`, by another clock."""
         if not self.state.is_terminal:
             return True
-        recent = self.ended is not None and time.time() < self.ended + LEFT_FOR
+        recent = self.ended is not None and now < self.ended + LEFT_FOR
         return recent and any(view.may_have_workers for view in self.hosts.values())
 
     @property
@@ -201,9 +221,11 @@ def new_record(plan: LaunchPlan) -> RunRecord:
     )
 
 
-def failed_launch(record: RunRecord, lines: Sequence[str], exit_code: int) -> RunRecord:
+def failed_launch(
+    record: RunRecord, lines: Sequence[str], exit_code: int, now: float | None = None
+) -> RunRecord:
     """The record of a launch that came to nothing, with what is to be told of it."""
-    now = time.time()
+    now = time.time() if now is None else now
     return dataclasses.replace(
         record,
         state=RunState.FAILED,
@@ -216,13 +238,72 @@ def failed_launch(record: RunRecord, lines: Sequence[str], exit_code: int) -> Ru
 
 
 def write_record(control: ControlDir, record: RunRecord) -> None:
-    """Replace the record on disk."""
+    """Replace the record on disk, of a run that no monitor writes down."""
     atomic_write(control.record, dumps(record))
+    control.journal.unlink(missing_ok=True)
 
 
 def read_record(control: ControlDir) -> RunRecord:
-    """The record on disk. Raises RunNotFound where it cannot be read, say by a newer version."""
+    """The record on disk: the snapshot, and what has changed since by its journal.
+
+    Raises RunNotFound where it cannot be read, say by a newer version. Damage in the middle of the journal
+    costs what lies behind it, which is said with a warning.
+    """
     try:
-        return load(RunRecord, control.record, control.runs)
+        return from_json(RunRecord, _newest(control))
     except (OSError, DecodeError) as error:
         raise unreadable(control.record, error) from error
+
+
+# So often a snapshot is replaced while somebody reads it and its journal, at most.
+_TURNS = 8
+
+
+def _newest(control: ControlDir) -> dict[str, Any]:
+    before: object = None
+    for _ in range(_TURNS):
+        data = unpacked(RunRecord, read_safely(control.record, control.runs, RunRecord.LARGEST))
+        name = data.get("journal")
+        if not isinstance(name, str) or not name:
+            return data
+        journal = _journal(control)
+        if journal.problem and name in (journal.snapshot, before):
+            warnings.warn(AssumedWarning(f"{control.journal}: {journal.problem}"), stacklevel=3)
+        if journal.snapshot == name:
+            for changes in journal.changes:
+                apply_changes(data, changes)
+            return data
+        if name == before:  # the journal is of the snapshot before this one, which has all of it
+            return data
+        before = name
+    return data
+
+
+def _journal(control: ControlDir) -> Journal:
+    try:
+        return Journal.of(read_safely(control.journal, control.runs, RunRecord.LARGEST))
+    except FileNotFoundError:
+        return Journal()
+
+
+class Replica:
+    """A record that follows another by its changes; only hosts that have changed are made anew."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self._data = data
+        self.record = from_json(RunRecord, data)
+
+    def apply(self, changes: Sequence[Change]) -> RunRecord:
+        """The record as it is with these changes. Raises DecodeError."""
+        apply_changes(self._data, changes)
+        names = {str(place[1]) for place, _ in changes if place[0] == "hosts" and len(place) > 1}
+        if any(list(place) == ["hosts"] for place, _ in changes):
+            self.record = from_json(RunRecord, self._data)
+            return self.record
+        hosts = {name: from_json(HostView, self._data["hosts"][name]) for name in names}
+        if hosts:
+            self.record = dataclasses.replace(self.record, hosts={**self.record.hosts, **hosts})
+        if len(changes) > sum(place[0] == "hosts" for place, _ in changes):
+            rest = from_json(RunRecord, {**self._data, "hosts": {}})
+            self.record = dataclasses.replace(rest, hosts=self.record.hosts)
+        return self.record

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Timeouts
+from orchestrator.control.monitor_client import newest_record
+from orchestrator.control.monitor_lock import living_monitor
 from orchestrator.control.monitor_process import monitor_pid, watched_again
 from orchestrator.control.run_record import RunRecord, failed_launch, new_record, read_record, write_record
 from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
@@ -40,6 +42,7 @@ __all__ = [
     "is_active",
     "known_runs",
     "make_control_dir",
+    "newest_known",
     "rediscover",
     "survey_runs",
 ]
@@ -262,14 +265,21 @@ def _record_again(plan: LaunchPlan, fleet: Fleet, root: Path | None) -> None:
         write_record(control, _looked_at(new_record(plan), part, plan.timeouts))
 
 
+def newest_known(control: ControlDir) -> RunRecord:
+    """The record as the living monitor has it or, where none answers, as it is on disk; no host is asked."""
+    return newest_record(control) or read_record(control)
+
+
 def current_record(control: ControlDir) -> RunRecord:
     """The record, brought up to date by asking the hosts if no monitor does that; it gets another one then.
 
     Raises PreflightError where none can be started.
     """
+    if (told := newest_record(control)) is not None:
+        return told
     record = read_record(control)
-    if monitor_pid(control) is not None:
-        return record
+    if living_monitor(control) is not None:
+        return watched_again(control, record)
     plan = read_plan(control.plan)
     # A launch whose monitor died is finished or undone by the next one; by the hosts when its lease is over.
     is_young = record.state is RunState.PREPARING and time.time() < record.updated + plan.timeouts.prepare
@@ -278,7 +288,7 @@ def current_record(control: ControlDir) -> RunRecord:
 
         with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
             record = _looked_at(record, fleet, plan.timeouts)
-        if monitor_pid(control) is not None or (last := read_record(control)).state.is_terminal:
+        if living_monitor(control) is not None or (last := read_record(control)).state.is_terminal:
             return read_record(control)
         record = dataclasses.replace(record, watched=last.watched or last.updated)
         write_record(control, record)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.config.inventory import Host
@@ -73,13 +72,13 @@ def start_run(
     fleet: Fleet,
     report: Callable[[str], None],
     *,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] | None = None,
     chance: Callable[[], float] = random.random,
 ) -> None:
     """Start every worker of a completed plan on every host.
 
-    `report` is told each phase as it begins. Raises the error of the host or hosts that failed; by then
-    whatever had been begun anywhere has been undone.
+    `report` is told each phase as it begins; `sleep` is the fleet's by default. Raises the error of the host
+    or hosts that failed; by then whatever had been begun anywhere has been undone.
     """
     report("pushing files")
     sources = {sha256: ContentFile(path) for sha256, path in plan.sources.items()}
@@ -88,7 +87,7 @@ def start_run(
         fleet.each(lambda agent: push_missing(agent, sources, timeout=timeout)).raise_on_error()
     try:
         report("preparing")
-        _verify(plan, _prepared(plan, fleet, sleep, chance))
+        _verify(plan, _prepared(plan, fleet, sleep or fleet.scheduling.sleep, chance))
         report("starting")
         fleet.each(lambda agent: _start(plan, agent)).raise_on_error()
         fleet.each(lambda agent: agent.commit(plan.run_id)).raise_on_error()

@@ -1,13 +1,19 @@
-"""Stop: end every worker of a run on every host. Stopping what has ended is no error."""
+"""Stop: end every worker of a run on every host. Stopping what has ended is no error.
+
+The run's monitor does it, over the sessions that it has. Only where none lives are sessions opened for it.
+"""
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Callable
 
+from orchestrator.control.monitor_client import stop_by_monitor
+from orchestrator.control.monitor_lock import elsewhere_error, living_monitor
 from orchestrator.control.monitor_process import monitor_pid, watched_again
 from orchestrator.control.run_record import RunRecord, read_record, write_record
-from orchestrator.control.runs import interrupt_launch
+from orchestrator.control.runs import interrupt_launch, newest_known
+from orchestrator.control.stop_progress import MARGIN
 from orchestrator.control.watch import look_once
 from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError, HostsFailed, OrchestrateError, PreflightError
@@ -15,41 +21,70 @@ from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.hosts.scheduling import SYSTEM, Scheduling
 from orchestrator.plan.launch_plan import read_plan
 
 __all__ = ["stop_everywhere", "stop_run"]
 
-_INTERVAL = 0.2
-_MARGIN = 20.0
+log = logging.getLogger(__name__)
+
+# Between two looks at the hosts that are not over: soon at first, and not often where it takes long.
+_SHORTEST, _LONGEST, _GROWTH = 0.1, 2.0, 1.6
 _PATIENCE = 10.0
 
 
 def stop_run(
-    control: ControlDir, reason: StopReason, *, clock: Callable[[], float] = time.monotonic
+    control: ControlDir,
+    reason: StopReason,
+    *,
+    say: Callable[[str], None] = log.warning,
+    scheduling: Scheduling = SYSTEM,
 ) -> RunRecord:
     """Stop the run and return its record once every reachable host has none of its workers left.
 
     Raises the errors of hosts that could not be reached, or where workers still live; the others are stopped
-    all the same, and the run's monitor goes on trying there.
+    all the same, and the run's monitor goes on trying there. `say` is told in a line what is out of the
+    ordinary: a monitor that dies in the middle, or lives on another machine.
     """
-    record = read_record(control)
+    record = newest_known(control)
     # A host that was lost may be back, with workers that nobody could tell that their run is over.
     if record.state.is_terminal and not any(view.may_have_workers for view in record.hosts.values()):
         return record
-    plan = read_plan(control.plan)
-    deadline = clock() + plan.timeouts.grace + _MARGIN
+    living = living_monitor(control)
+    if living is not None and not living.is_here:
+        error = elsewhere_error(control, living)
+        if living.is_sure:
+            raise error
+        say(f"{error}; the hosts are told from here")
     if record.state is RunState.PREPARING:
         interrupt_launch(control)
-        record = read_record(control)
-    with fleet_of(plan.hosts, plan.ssh) as fleet:
-        errors = stop_everywhere(fleet, plan.run_id, reason, plan.timeouts.grace, deadline, clock)
+    elif living is not None and living.is_here:
+        found = stop_by_monitor(control, reason)
+        if found is not None:
+            return _result(*found)
         if monitor_pid(control) is None:
-            record = look_once(record, fleet, plan.timeouts)
-            write_record(control, record)
+            say("the monitor died while it stopped the run; the hosts are told from here")
+    return _stop_from_here(control, reason, scheduling)
+
+
+def _result(record: RunRecord, errors: dict[str, OrchestrateError]) -> RunRecord:
     if errors:
-        watched_again(control, record, at_once=True)
         raise HostsFailed.of(errors)
-    return watched_again(control, _settled(control, deadline, clock))
+    return record
+
+
+def _stop_from_here(control: ControlDir, reason: StopReason, scheduling: Scheduling) -> RunRecord:
+    plan = read_plan(control.plan)
+    patience = plan.timeouts.grace + MARGIN
+    with fleet_of(plan.hosts, plan.ssh) as fleet:
+        deadline = scheduling.monotonic() + patience
+        errors = stop_everywhere(fleet, plan.run_id, reason, plan.timeouts.grace, deadline, scheduling)
+        if living_monitor(control) is None:
+            write_record(control, look_once(read_record(control), fleet, plan.timeouts))
+    if errors:
+        watched_again(control, read_record(control), at_once=True)
+        raise HostsFailed.of(errors)
+    return watched_again(control, _settled(control, scheduling.monotonic() + patience, scheduling))
 
 
 def stop_everywhere(
@@ -58,30 +93,43 @@ def stop_everywhere(
     reason: StopReason,
     grace: float,
     deadline: float,
-    clock: Callable[[], float] = time.monotonic,
+    scheduling: Scheduling = SYSTEM,
 ) -> dict[str, OrchestrateError]:
-    """Have all hosts stop their workers and wait for each by itself; why it is not over, by host.
+    """Have all hosts stop their workers and wait until they are over; why one is not, by host.
 
-    So a host that vanishes meanwhile keeps nobody from being seen to have ended.
+    `deadline`, of the scheduling's monotonic clock, is that of the first host; the time that it gives begins
+    anew with each that is over, so that one that vanishes, or many that are busy, take nothing from others.
     """
-
-    def wait(agent: Agent) -> None:
-        while not _is_over(agent, run_id):
-            if clock() > deadline:
-                what = f"workers still run after {grace:g} s of grace"
-                raise PreflightError(what, where=agent.host)
-            time.sleep(_INTERVAL)
-
+    patience = deadline - scheduling.monotonic()
     told = fleet.each(lambda agent: _tell(agent, run_id, reason))
-    return {**told.errors, **fleet.each(wait, told.values).errors}
+    errors, left, pause = dict(told.errors), list(told.values), _SHORTEST
+    while left:
+        looked = scheduling.monotonic()
+        answers = fleet.each(lambda agent: _is_over(agent, run_id), left)
+        errors.update(answers.errors)
+        before, left = len(left), [name for name, is_over in answers.values.items() if not is_over]
+        if len(left) < before:
+            deadline, pause = scheduling.monotonic() + patience, _SHORTEST
+        elif looked > deadline:
+            break
+        if left:
+            scheduling.sleep(pause)
+            pause = min(_LONGEST, pause * _GROWTH)
+    for name in left:
+        errors[name] = PreflightError(f"workers still run after {grace:g} s of grace", where=name)
+    return errors
 
 
-def _settled(control: ControlDir, deadline: float, clock: Callable[[], float]) -> RunRecord:
+def _settled(control: ControlDir, deadline: float, scheduling: Scheduling) -> RunRecord:
     """The record once the monitor has noticed the end."""
-    record = read_record(control)
-    while not record.state.is_terminal and monitor_pid(control) is not None and clock() < deadline:
-        time.sleep(_INTERVAL)
-        record = read_record(control)
+    record = newest_known(control)
+    while (
+        not record.state.is_terminal
+        and monitor_pid(control) is not None
+        and scheduling.monotonic() < deadline
+    ):
+        scheduling.sleep(_SHORTEST)
+        record = newest_known(control)
     return record
 
 

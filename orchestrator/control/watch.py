@@ -1,42 +1,47 @@
 """The watch over a started run: what every host says, folded into one record, and the gang rule.
 
 The first rank that fails ends all ranks on all hosts. A host that does not answer is unreachable; whether it
-is lost is judged in `host_loss`. Polling it never holds up the others.
+is lost is judged in `host_loss`. Hosts tell of what is new by themselves (`hosts.host_feed`), and a run is
+judged when something has changed or a time has come: nothing is done again and again for every host.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+import math
+from collections.abc import Mapping
 
 from orchestrator.config.job import Timeouts
 from orchestrator.config.worker_config import TRAINING
-from orchestrator.control.cause import cause_of, first_failure, fold_run, refined, victims_of
-from orchestrator.control.host_loss import AwakeClock, Silence, StepPace, Surroundings, verdict
-from orchestrator.control.run_record import Cause, HostView, RunRecord, Waits
+from orchestrator.control.cause import cause_of, first_failure, refined, victims_of
+from orchestrator.control.host_loss import AwakeClock
+from orchestrator.control.host_views import HostViews
+from orchestrator.control.run_record import Cause, HostView, RunRecord
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
-from orchestrator.core.errors import AgentError, AnswerError, OrchestrateError, RunFailed, TransportError
-from orchestrator.core.records import HostStatus
+from orchestrator.core.errors import RunFailed
 from orchestrator.core.states import RankState
-from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.fleet import Fleet
+from orchestrator.hosts.host_feed import HostFeed
+from orchestrator.hosts.link_jobs import PATIENCE
+from orchestrator.hosts.scheduling import SYSTEM, Scheduling
 
 __all__ = ["Watch", "look_once"]
 
 log = logging.getLogger(__name__)
-_POLL_TIMEOUT = 10.0
-_MAX_BACKOFF = 15.0
+# While hosts pour in what they have to say, the run is judged so often; at once where it may end, or fail.
+_JUDGED_EVERY = 0.2
+_SILENT_EVERY = 2.0  # while hosts do not answer: whether ranks elsewhere make steps
+_LONGEST_WAIT = 5.0
+_TOLD_AGAIN = 5.0
 
 
 class Watch:
-    """Polls the hosts of one run; `step` is one round and returns the record as it is then.
+    """Hears the hosts of one run; `step` waits for something to happen and returns the record as it is then.
 
-    `clock` tells times that are shown, `steady` those that are waited for. `placed` are the ranks of each
-    host, where that is known: a host that tells of others is not believed.
+    `placed` are the ranks of each host, where that is known: a host that tells of others is not believed.
+    `stop`, `wake` and `set_viewers` may be called from any thread, all else from one. `once`: the hosts are
+    asked for their status once, and nobody is told to stop.
     """
 
     def __init__(
@@ -46,192 +51,237 @@ class Watch:
         timeouts: Timeouts,
         *,
         placed: Mapping[str, frozenset[int]] | None = None,
-        clock: Callable[[], float] = time.time,
-        steady: Callable[[], float] = time.monotonic,
+        scheduling: Scheduling = SYSTEM,
+        once: bool = False,
     ) -> None:
         self.record = record
-        self._fleet = fleet
-        self._timeouts = timeouts
-        self._placed = placed or {}
-        self._clock, self._steady = clock, steady
-        self._awake = AwakeClock(steady, clock)
-        self._pace = StepPace(steady())
-        self._since = steady()  # the start of the watch, or when the monitor last woke
-        self._pool = ThreadPoolExecutor(max_workers=max(1, len(fleet.hosts)))
-        self._polls: dict[str, tuple[Future[Any], float]] = {}
-        self._due: dict[str, float] = dict.fromkeys(fleet.hosts, 0.0)
-        self._backoff: dict[str, float] = dict.fromkeys(fleet.hosts, 1.0)
-        self._silences: dict[str, Silence] = {}
+        self._timeouts, self._scheduling, self._once = timeouts, scheduling, once
+        self._signal = scheduling.signal()
+        self._host_count = len(fleet.hosts)
+        self._feed = HostFeed(
+            fleet,
+            fleet.hosts,
+            record.run_id,
+            self._signal,
+            world_size=record.world_size,
+            placed=placed or {},
+            unreachable=timeouts.unreachable,
+            scheduling=scheduling,
+            once=once,
+        )
+        views = {name: record.hosts.get(name, HostView()) for name in (*record.hosts, *fleet.hosts)}
+        self._views = HostViews(views, fleet.hosts, self._feed, scheduling)
+        self._hosts, self._tally = self._views.views, self._views.tally
+        self._awake = AwakeClock(scheduling.monotonic, scheduling.time)
         self._stop_reason: StopReason | None = None
+        self._told: dict[str, float] = {}
+        self._told_at = -math.inf
         self._done_since: float | None = None
+        self._viewers = self._shown_to = 0
+        self._is_woken = self._must_tell = self._was_notable = False
+        self._judged = -math.inf
         if record.state.is_terminal:
             self.stop(_reason_for_leftovers(record))
 
-    def step(self, patience: float = 1.0) -> RunRecord:
-        """Ask every host that is due, wait at most `patience` seconds for answers, and judge."""
-        if self._awake.has_slept():
-            self._start_anew()
-        now = self._steady()
-        for name, due in self._due.items():
-            view = self.record.hosts.get(name)
-            if name not in self._polls and due <= now and not (view is not None and view.is_over):
-                self._polls[name] = (self._pool.submit(self._poll, name, self._stop_reason), now)
-        wait([poll for poll, _ in self._polls.values()], timeout=patience)
-        hosts = dict(self.record.hosts)
-        for name in [name for name, (poll, _) in self._polls.items() if poll.done()]:
-            hosts[name] = self._take(name, hosts.get(name, HostView()), *self._polls.pop(name))
-        self.record = self._judge(dataclasses.replace(self.record, hosts=hosts, updated=self._clock()))
-        return self.record
+    # From any thread.
 
     def stop(self, reason: StopReason) -> None:
-        """Have every host that is not over stop its workers, again at every poll until it is."""
+        """Have every host that is not over stop its workers, again and again until it is."""
         self._stop_reason = self._stop_reason or reason
+        self._must_tell = True
+        self._signal.set()
+
+    def wake(self) -> None:
+        """Let `step` return at once."""
+        self._is_woken = True
+        self._signal.set()
+
+    def set_viewers(self, count: int) -> None:
+        """So many look at the run: while there are any, hosts tell of their steps more often."""
+        self._viewers = count
+        self._signal.set()
+
+    # From one.
+
+    def step(self, patience: float = 1.0) -> RunRecord:
+        """Wait at most `patience` seconds for something to happen, take all that has, and judge."""
+        self._take()
+        self._wait(patience)
+        now = self._scheduling.monotonic()
+        if self._views.is_changed or now >= min(self._next_time(), self._judged + _LONGEST_WAIT):
+            self.record = self._judge()
+        self._tell_hosts()
+        return self.record
+
+    def hear_all(self, patience: float) -> RunRecord:
+        """Wait until every host has said something or could not be reached, and judge."""
+        deadline = self._scheduling.monotonic() + patience
+        while self._views.unheard and (left := deadline - self._scheduling.monotonic()) > 0:
+            self._take()
+            if self._views.unheard and not self._signal.wait(left):
+                break
+            self._signal.clear()
+            self._take()
+        self.record = self._judge()
+        return self.record
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._feed.close()
+
+    # Waiting and taking.
+
+    def _wait(self, patience: float) -> None:
+        """Until something has happened that is worth a judgement, or a time has come."""
+        now = self._scheduling.monotonic()
+        until = min(now + min(patience, _LONGEST_WAIT), self._next_time())
+        while not self._is_urgent() and not self._is_woken:
+            if self._views.is_changed:
+                until = min(until, self._judged + _JUDGED_EVERY)
+            then = min(until, self._feed.due())
+            was_set = self._signal.wait(max(0.0, then - self._scheduling.monotonic()))
+            self._signal.clear()
+            self._take()
+            now = self._scheduling.monotonic()
+            if now >= until or (not was_set and now < then):
+                break
+        self._is_woken = False
+
+    def _is_urgent(self) -> bool:
+        """Whether hosts are to be told to stop, or the run may have failed or ended and nobody knows yet."""
+        if self._must_tell and self._stop_reason is not None and self._tally.running:
+            return True
+        if not self._views.is_relevant or self.record.state.is_terminal:
+            return False
+        may_have_failed = bool(self._tally.notable) and not self._was_notable
+        return may_have_failed or self._tally.finished == self._host_count
+
+    def _take(self) -> None:
+        if self._awake.has_slept():
+            self._start_anew()
+        if self._viewers != self._shown_to:
+            self._shown_to = self._viewers
+            self._feed.set_viewers(self._viewers)
+        self._views.take()
+        if self._stop_reason is not None and self._views.is_relevant:
+            running = self._tally.running
+            self._told = {name: when for name, when in self._told.items() if name in running}
+            self._must_tell = self._must_tell or len(self._told) < len(running)
 
     def _start_anew(self) -> None:
         """The monitor slept: what did not happen meanwhile has no meaning. Every host is asked again now."""
         log.info("the monitor slept: every timer starts anew")
-        self._since = self._steady()
-        self._pace.start_anew(self._since)
-        self._silences.clear()
         self._done_since = None
-        self._due = dict.fromkeys(self._due, 0.0)
+        self._views.start_anew()
 
-    def _poll(self, name: str, reason: StopReason | None) -> tuple[HostStatus, ClockOffset | None]:
-        agent = self._fleet.agent(name)
-        run_id, world_size = self.record.run_id, self.record.world_size
-        try:
-            before = self._clock()
-            status = agent.status(run_id, world_size=world_size, timeout=_POLL_TIMEOUT)
-            after = self._clock()
-            if name in self._placed and {rank.rank for rank in status.ranks} != self._placed[name]:
-                raise AnswerError("told of other ranks than its own", where=name)
-            if reason is not None and status.phase in ("started", "committed"):
-                agent.stop(run_id, reason, timeout=_POLL_TIMEOUT)
-        except TransportError:
-            self._fleet.drop(name)
-            raise
-        return status, None if status.clock is None else ClockOffset.of(before, status.clock, after)
+    # Judging.
 
-    def _take(self, name: str, view: HostView, poll: Future[Any], begun: float) -> HostView:
-        error = poll.exception()
-        if error is None:
-            self._backoff[name] = 1.0
-            self._due[name] = 0.0
-            self._silences.pop(name, None)
-            status, clock = poll.result()
-            if clock is not None and view.clock is not None:
-                clock = view.clock.or_newer(clock)
-            return HostView(status=status, last_contact=self._clock(), clock=clock or view.clock)
-        now = self._steady()
-        ours = not isinstance(error, OrchestrateError)
-        if not isinstance(error, OrchestrateError):
-            # A bug of ours that this host has found. It must not end the watch over the others.
-            log.error("%s cannot be watched", name, exc_info=error)
-            error = TransportError(f"internal error: {error!r}", where=name)
-        self._backoff[name] = min(_MAX_BACKOFF, self._backoff[name] * 2)
-        self._due[name] = now + self._backoff[name]
-        if isinstance(error, AgentError) and error.kind == "no_run":
-            self._silences.pop(name, None)
-            gone = f"{name}: nothing of this run is there (a launch that broke off, or a removed directory)"
-            return dataclasses.replace(view, error=gone, lost=True, waits=Waits.NO_RUN, limit=None)
-        before = self._silences.get(name)
-        # An attempt that began before the monitor slept says nothing of the time since.
-        since = before.since if before is not None else max(begun, self._since)
-        self._silences[name] = Silence.of(error, since, now, ours=ours)
-        return dataclasses.replace(view, error=str(error))
+    def _next_time(self) -> float:
+        """When something is to be judged though no host has said anything."""
+        times = [self._views.since + self._timeouts.start] if self._may_be_overdue() else []
+        if self._done_since is not None and self._stop_reason is None:
+            times.append(self._done_since + self._timeouts.grace + 0.1)
+        if self._stop_reason is not None and self._tally.running:
+            times.append(self._told_at + _TOLD_AGAIN)
+        if self._views.any_silent:
+            times.append(self._judged + _SILENT_EVERY)
+        return min(times, default=math.inf)
 
-    def _judge(self, record: RunRecord) -> RunRecord:
-        self._pace.note(record.hosts.values(), self._steady())
-        record = self._with_losses(record)
-        if record.state.is_terminal:
+    def _may_be_overdue(self) -> bool:
+        is_training = self.record.task in TRAINING and not self.record.state.is_terminal
+        return is_training and self.record.cause is None and self._tally.without_step > 0
+
+    def _judge(self) -> RunRecord:
+        self._note_losses()
+        hosts = dict(self._hosts) if self._views.is_changed else self.record.hosts
+        self._judged = self._scheduling.monotonic()
+        self._views.is_changed = self._views.is_relevant = False
+        self._was_notable = bool(self._tally.notable)
+        record, tally = self.record, self._tally
+        if not record.state.is_terminal:
+            cause = self._cause(record.cause)
+            self._end_what_outlives_the_ranks()
+            self._stop_all_or_none()
+            state = tally.state(self._host_count, failed=cause is not None)
+            record = dataclasses.replace(record, cause=cause, state=state, phase=str(state))
+        now = self._scheduling.time()
+        hosts = dict(self._hosts) if self._views.is_changed else hosts
+        record = dataclasses.replace(record, hosts=hosts, updated=now)
+        if not record.state.is_terminal or self.record.state.is_terminal:
             return record
-        found = cause_of(record.hosts, self._clock()) or self._overdue(record)
-        cause = refined(record.cause, found)
-        if cause is not None:
-            trigger = first_failure(record.hosts, self._clock()) or cause
+        victims = victims_of(record.hosts, record.cause)
+        return dataclasses.replace(record, ended=now, victims=victims, exit_code=_EXIT[record.state.value])
+
+    def _cause(self, before: Cause | None) -> Cause | None:
+        """Of all hosts only where one of them tells of a failure; for it all are stopped."""
+        now = self._scheduling.time()
+        found = (cause_of(self._hosts, now) if self._tally.notable else None) or self._overdue()
+        cause = refined(before, found)
+        if cause is not None and self._stop_reason is None:
+            trigger = first_failure(self._hosts, now) or cause
             end = dataclasses.replace(trigger.end, tail=(), evidence=())
             self.stop(StopReason(StopKind.WORKER_FAILED, trigger.host, trigger.rank, end))
-            record = self._with_losses(record)  # whose loss ends nobody's run any more
-        self._end_what_outlives_the_ranks(record)
-        self._stop_all_or_none(record)
-        state = fold_run(record.hosts, len(self._fleet.hosts), failed=cause is not None)
-        record = dataclasses.replace(record, cause=cause, state=state, phase=str(state))
-        if not state.is_terminal:
-            return record
-        return dataclasses.replace(
-            record, ended=self._clock(), victims=victims_of(record.hosts, cause), exit_code=_EXIT[state.value]
-        )
+            self._note_losses()  # whose loss ends nobody's run any more
+        return cause
 
-    def _with_losses(self, record: RunRecord) -> RunRecord:
-        """Which of the hosts that do not answer are lost; who was stays so until it answers."""
-        hosts = dict(record.hosts)
-        asked = [view for view in hosts.values() if not view.is_over]
-        around = Surroundings(
-            hosts=len(asked),
-            answering=sum(not view.error and view.status is not None for view in asked),
-            steps=self._pace.steps(self._steady(), self._timeouts.unreachable),
-            in_step=record.task in TRAINING,
-            ending=self._stop_reason is not None or record.cause is not None,
-        )
-        for name, silence in self._silences.items():
-            view = hosts[name]
-            found = verdict(silence, around, self._timeouts)
-            lost = view.lost or found.lost
-            hosts[name] = dataclasses.replace(
-                view,
-                lost=lost,
-                silent=silence.seconds,
-                waits=Waits.NOTHING if lost else found.waits,
-                limit=found.limit,
-            )
-        return dataclasses.replace(record, hosts=hosts)
+    def _note_losses(self) -> None:
+        ending = self._stop_reason is not None or self.record.cause is not None
+        self._views.note_losses(self.record.task, self._timeouts, ending=ending)
 
-    def _end_what_outlives_the_ranks(self, record: RunRecord) -> None:
+    def _end_what_outlives_the_ranks(self) -> None:
         """A scheduler that still waits a grace period after the last rank is done waits for nobody."""
-        ranks = record.ranks()
-        if len(ranks) < record.world_size or any(rank.state is not RankState.SUCCEEDED for rank in ranks):
+        states, now = self._tally.states, self._scheduling.monotonic()
+        if self._tally.ranks < self.record.world_size or states[RankState.SUCCEEDED] < self._tally.ranks:
             return
         if self._done_since is None:
-            self._done_since = self._steady()
-        elif self._steady() > self._done_since + self._timeouts.grace:
+            self._done_since = now
+        elif now > self._done_since + self._timeouts.grace:
             self.stop(StopReason(StopKind.RANKS_DONE))
 
-    def _stop_all_or_none(self, record: RunRecord) -> None:
+    def _stop_all_or_none(self) -> None:
         """A gang of which a part was stopped, by whomever, is not left running in part."""
-        for name, view in record.hosts.items():
-            reason = view.status.stop if view.status is not None else None
-            has_stopped = any(rank.state is RankState.STOPPED for rank in view.ranks())
-            if reason and has_stopped and not self._stop_reason:
-                self.stop(dataclasses.replace(reason, host=reason.host or name))
+        for name in self._tally.stopped_apart:
+            status = self._hosts[name].status
+            if status is not None and status.stop is not None and self._stop_reason is None:
+                self.stop(dataclasses.replace(status.stop, host=status.stop.host or name))
 
-    def _overdue(self, record: RunRecord) -> Cause | None:
+    def _overdue(self) -> Cause | None:
         """Ranks of a bundled task that have made no step when the start deadline is over.
 
         Only of hosts that answer: nobody knows what the others have done.
         """
-        if record.task not in TRAINING or self._steady() < self._since + self._timeouts.start:
+        is_late = self._scheduling.monotonic() >= self._views.since + self._timeouts.start
+        if not is_late or not self._may_be_overdue():
             return None
         silent = [
             (name, rank)
-            for name, view in record.hosts.items()
+            for name, view in self._hosts.items()
             for rank in view.ranks()
             if not view.error and not rank.progress and not rank.state.is_terminal
         ]
-        if not silent:
-            return None
-        now = self._clock()
+        now = self._scheduling.time()
         end = End(
             EndKind.NO_FIRST_STEP,
             now,
             missing=tuple(sorted(rank.rank for _, rank in silent)),
-            expected=len(record.ranks()),
+            expected=self._tally.ranks,
             seconds=self._timeouts.start,
         )
         host, first = min(silent, key=lambda each: each[1].rank)
         return Cause(host, first.rank, end, now)
+
+    # Telling.
+
+    def _tell_hosts(self) -> None:
+        """Have the hosts whose workers run stop them; again those that still do after a while."""
+        reason, now = self._stop_reason, self._scheduling.monotonic()
+        is_time = self._must_tell or now >= self._told_at + _TOLD_AGAIN
+        if reason is None or self._once or not is_time or not self._tally.running:
+            return
+        self._must_tell, self._told_at = False, now
+        for name in self._tally.running:
+            if now >= self._told.get(name, -math.inf) + _TOLD_AGAIN:
+                self._told[name] = now
+                self._feed.stop(name, reason)
 
 
 def _reason_for_leftovers(record: RunRecord) -> StopReason:
@@ -242,11 +292,13 @@ def _reason_for_leftovers(record: RunRecord) -> StopReason:
     return StopReason(StopKind.WORKER_FAILED, record.cause.host, record.cause.rank, end)
 
 
-def look_once(record: RunRecord, fleet: Fleet, timeouts: Timeouts) -> RunRecord:
+def look_once(
+    record: RunRecord, fleet: Fleet, timeouts: Timeouts, *, scheduling: Scheduling = SYSTEM
+) -> RunRecord:
     """One round without a monitor: what the hosts say now. It judges, but stops nobody."""
-    watch = Watch(record, fleet, timeouts)
+    watch = Watch(record, fleet, timeouts, scheduling=scheduling, once=True)
     try:
-        return watch.step(patience=timeouts.connect + _POLL_TIMEOUT)
+        return watch.hear_all(timeouts.connect + PATIENCE)
     finally:
         watch.close()
 

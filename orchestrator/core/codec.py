@@ -42,7 +42,19 @@ from typing import (
 from orchestrator.core.safe_open import read_safely
 from orchestrator.core.visible_text import visible
 
-__all__ = ["DecodeError", "NewerFormat", "Stored", "dumps", "from_json", "load", "loads", "parse", "to_json"]
+__all__ = [
+    "DecodeError",
+    "NewerFormat",
+    "Stored",
+    "dumps",
+    "from_json",
+    "load",
+    "loads",
+    "parse",
+    "readable",
+    "to_json",
+    "unpacked",
+]
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Stored")
@@ -93,7 +105,16 @@ def load(kind: Type[S], path: Path, below: Path) -> S:
 
 def loads(kind: Type[S], text: Union[str, bytes]) -> S:
     """The value that a file holds. Raises DecodeError; NewerFormat where only a newer version can know."""
-    data = parse(text)
+    return from_json(kind, unpacked(kind, text))
+
+
+def unpacked(kind: Type[Stored], text: Union[str, bytes]) -> Dict[str, Any]:
+    """What a file of this kind says, before it is made a value; it raises what `loads` does."""
+    return readable(kind, parse(text))
+
+
+def readable(kind: Type[Stored], data: Any) -> Dict[str, Any]:
+    """The JSON of such a file, if it is an object of a format that this version knows; else DecodeError."""
     if not isinstance(data, dict):
         raise DecodeError(f"expected an object, got {_shown(data)}")
     written = data.get("format", 1)
@@ -101,7 +122,7 @@ def loads(kind: Type[S], text: Union[str, bytes]) -> S:
         raise DecodeError(f"expected a whole number, got {_shown(written)}", "format")
     if written > kind.FORMAT:
         raise NewerFormat(f"it has format {written}, a newer version's; this one reads up to {kind.FORMAT}")
-    return from_json(kind, data)
+    return data
 
 
 def parse(text: Union[str, bytes]) -> Any:

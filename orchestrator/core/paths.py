@@ -225,9 +225,14 @@ class ControlDir(_Attempts):
         super().__init__(root)
         self.run_id = root.name
         self.record = root / "record.json"
+        # What has changed since.
+        self.journal = root / "record.journal"
         self.monitor_log = root / "monitor.log"
         # Held with flock by the run's monitor while it lives.
         self.monitor_lock = root / "monitor.lock"
+        # On which machine that is, and where it listens there.
+        self.monitor_note = root / "monitor.json"
+        self.monitor_socket = root / "monitor.sock"
 
     @property
     def plan(self) -> Path:

@@ -9,8 +9,15 @@ its boot), and which sequence. It then hears, each as a frame with `event` (core
     beat       after `beat` seconds in which nothing else was said
 
 Each says the sequence that holds then, so that one who misses a change sees that, and asks again; and the
-host's clock. What the control node does not know is ignored. `metrics` is kept for batches of a rank's
-metrics, (attempt, rank, byte), which the control node acknowledges.
+host's clock. Who comes back with the newest sequence hears no change twice, but at once a digest, if there
+is progress: what was made meanwhile has no sequence. Who was too slow for changes hears a snapshot in their
+place. What the control node does not know is ignored. `metrics` is kept for batches of a rank's metrics,
+(attempt, rank, byte), which the control node acknowledges.
+
+Where the supervisor is of an earlier version, does not answer or is gone, the agent looks at the run's files,
+and tells snapshots and beats. Their sequences are `OF_FILES` and more, so that none is ever a supervisor's.
+A supervisor never tells that its run is over: its guardian still holds the devices then. The agent does,
+once the guardian is gone too.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 
@@ -22,7 +29,9 @@ from typing import Any, Mapping, Optional, Tuple, Union
 from orchestrator.core.ends import StopReason
 from orchestrator.core.records import HostStatus, ProcessId, RankStatus
 
-__all__ = ["Beat", "Change", "Digest", "Mark", "Pushed", "Snapshot"]
+__all__ = ["OF_FILES", "Beat", "Change", "Digest", "Gone", "Mark", "Pushed", "Snapshot"]
+
+OF_FILES = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,9 @@ class Digest:
     """The progress of a host's ranks that run.
 
     `low` and `high` are their lowest and highest step, `steps` those of the ranks that are not at `high`, by
-    rank as text. `seconds` is the median time of a step, None until there are two. `rank` is the host's first
-    rank that reports, `numbers` the newest line of its metrics, with its first one beside it as in a status.
+    rank as text; 0 is the step of one that has made none yet. `seconds` is the median time of a step, None
+    until there are two. `rank` is the host's first rank that reports, `numbers` the newest line of its
+    metrics, with its first one beside it as in a status.
     """
 
     EVENT = "digest"
@@ -89,6 +99,20 @@ class Beat:
 
     sequence: int
     clock: float
+
+
+@dataclass(frozen=True)
+class Gone:
+    """The host has no such run any more, or its status cannot be read: `what` and `kind` of that refusal.
+
+    The last that is said; `watch` and `status` are refused in the same way from now on.
+    """
+
+    EVENT = "gone"
+
+    clock: float
+    what: str
+    kind: str = ""
 
 
 Pushed = Union[Snapshot, Change, Digest, Beat]

@@ -7,6 +7,7 @@ This module is part of the agent: stdlib only, Python 3.8.
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Tuple
 
@@ -25,6 +26,7 @@ __all__ = [
     "ProcessId",
     "RankStatus",
     "RunOnHost",
+    "StallKind",
     "WorkerSpec",
 ]
 
@@ -102,11 +104,23 @@ class Manifest(Stored):
     attempt: Attempt = FIRST
 
 
+class StallKind(str, enum.Enum):
+    """Why a worker that runs does not go on, as far as its supervisor alone can see."""
+
+    NO_STEP = "no_step"  # none since max(60 s, 5 of its median steps)
+    STOPPED = "stopped"  # by a signal or a debugger: process state T or t
+    BLOCKED = "blocked"  # in the kernel, where no signal reaches it: process state D
+
+    def __str__(self) -> str:
+        return self.value
+
+
 @dataclass(frozen=True)
 class RankStatus:
     """One worker as its supervisor sees it, or the run's scheduler. Times are of that host's clock.
 
     `end` is set once it has ended. `progress` is the newest line of its metrics, with the first beside it.
+    `stalled` is set while it runs and does not go on, `stalled_since` is when it was last seen to.
     """
 
     rank: int
@@ -117,6 +131,8 @@ class RankStatus:
     started: Optional[float] = None
     end: Optional[End] = None
     progress: Mapping[str, Any] = field(default_factory=dict)
+    stalled: Optional[StallKind] = None
+    stalled_since: Optional[float] = None
 
     @property
     def label(self) -> str:
@@ -132,10 +148,12 @@ class RankStatus:
 class HostStatus(Stored):
     """One host's part of a run: `status.json`. `failed_first` is the rank that broke the gang.
 
-    `clock` is the host's time when its agent read the file.
+    `clock` is the host's time when its agent read the file. Within `interval` seconds the supervisor writes
+    it again, also where nothing has changed: one whose `updated` is older than three of them has fallen
+    silent. Earlier versions, which wrote it every second, did not say so.
     """
 
-    FORMAT = 2
+    FORMAT = 3  # two slots, see agent/status_file.py; what is in them is as in format 2
 
     run_id: str
     job: str
@@ -149,6 +167,7 @@ class HostStatus(Stored):
     failed_first: Optional[int] = None
     stop: Optional[StopReason] = None
     clock: Optional[float] = None
+    interval: Optional[float] = None
 
     @classmethod
     def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -36,6 +36,7 @@ from orchestrator.core.host_answers import (
     Told,
     ToolTexts,
 )
+from orchestrator.core.push import Mark, Pushed
 from orchestrator.core.records import HostStatus, Manifest, RunOnHost
 from orchestrator.hosts.answer_checks import (
     LARGEST,
@@ -46,7 +47,8 @@ from orchestrator.hosts.answer_checks import (
     run_of,
     status_of,
 )
-from orchestrator.hosts.conversation import Event, Limits, shown
+from orchestrator.hosts.conversation import Limits, shown
+from orchestrator.hosts.push_client import PushClient, Reply, stop_args
 from orchestrator.hosts.session import Payload, Session
 
 __all__ = ["Agent", "Ranges"]
@@ -77,16 +79,20 @@ class Agent:
 
     def __init__(self, session: Session) -> None:
         self.host = session.host
+        self.pushes = PushClient(session)
         self._session = session
 
     def close(self) -> None:
         self._session.close()
 
-    def listen(self, seconds: float) -> list[Event]:
-        """What the agent has said without being asked, after waiting so long for more of it."""
-        self._session.listen(seconds)
-        events = self._session.events
-        return [events.popleft() for _ in range(len(events))]
+    def watch(self, run_id: str, since: Mark | None, *, every: float, beat: float) -> int:
+        """Have the agent tell of a run unasked, which `heard` takes; the sequence it has. See core.push."""
+        self.pushes.expect(run_id)
+        return self.pushes.watch(since, every=every, beat=beat)
+
+    def heard(self) -> list[Pushed]:
+        """What the agent has said since then. Never waits."""
+        return [each for each in self.pushes.heard() if not isinstance(each, Reply)]
 
     # What the host is, and what of it is free.
 
@@ -169,9 +175,8 @@ class Agent:
         return self._ask(Told, "commit", run_id=run_id)
 
     def stop(self, run_id: str, reason: StopReason, *, timeout: float | None = None) -> Told:
-        """End the workers. A supervisor of an earlier version understands a text alone."""
-        text = reason.text or reason.kind.replace("_", " ")
-        return self._ask(Told, "stop", timeout=timeout, run_id=run_id, reason=text, why=to_json(reason))
+        """End the workers."""
+        return self._ask(Told, "stop", timeout=timeout, **stop_args(run_id, reason))
 
     def undo(self, run_id: str) -> None:
         """Take a launch back."""

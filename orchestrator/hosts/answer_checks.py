@@ -10,12 +10,13 @@ from typing import Any
 from orchestrator.core.codec import from_json
 from orchestrator.core.ends import SCHEDULER
 from orchestrator.core.host_answers import Label, RunId, TensorEntry
-from orchestrator.core.records import HostStatus, RunOnHost
+from orchestrator.core.push import Beat, Change, Digest, Pushed, Snapshot
+from orchestrator.core.records import HostStatus, RankStatus, RunOnHost
 from orchestrator.core.visible_text import visible
 from orchestrator.formats.ckpt_index import ITEM_SIZES
 from orchestrator.hosts.conversation import shown
 
-__all__ = ["LARGEST", "LATEST", "MOST_RANKS", "is_tensor", "made_visible", "run_of", "status_of"]
+__all__ = ["LARGEST", "LATEST", "MOST_RANKS", "is_tensor", "made_visible", "pushed_of", "run_of", "status_of"]
 
 LATEST = 1e11  # seconds since the epoch: the year 5138
 LARGEST = 1e15
@@ -26,13 +27,57 @@ def status_of(data: Any, run_id: str, world_size: int) -> HostStatus:
     """The status that JSON with visible texts stands for. Raises ValueError where it is not of this run."""
     status = from_json(HostStatus, _within_reach(data))
     _require(status.run_id == run_id, "the status of the run that was asked for")
-    ranks = [rank.rank for rank in status.ranks]
-    _require(all(0 <= rank < world_size for rank in ranks), f"ranks from 0 to {world_size - 1}")
-    _require(len(set(ranks)) == len(ranks), "each rank once")
-    _require(status.scheduler is None or status.scheduler.rank == SCHEDULER, "a scheduler that is no rank")
+    ranks = _checked(status.ranks, status.scheduler, world_size)
+    return dataclasses.replace(status, ranks=ranks)
+
+
+def _checked(
+    ranks: tuple[RankStatus, ...], scheduler: RankStatus | None, world_size: int
+) -> tuple[RankStatus, ...]:
+    """The ranks of a host, with what can be shown of their progress."""
+    numbers = [rank.rank for rank in ranks]
+    _require(all(0 <= rank < world_size for rank in numbers), f"ranks from 0 to {world_size - 1}")
+    _require(len(set(numbers)) == len(numbers), "each rank once")
+    _require(scheduler is None or scheduler.rank == SCHEDULER, "a scheduler that is no rank")
     # A program of the user's may write what it likes into its metrics: what cannot be shown is left out.
-    kept = (dataclasses.replace(rank, progress=_progress(rank.progress)) for rank in status.ranks)
-    return dataclasses.replace(status, ranks=tuple(kept))
+    return tuple(dataclasses.replace(rank, progress=_progress(rank.progress)) for rank in ranks)
+
+
+_EVENTS: Mapping[str, type[Any]] = {kind.EVENT: kind for kind in (Snapshot, Change, Digest, Beat)}
+
+
+def pushed_of(
+    name: str, data: Any, run_id: str, world_size: int, placed: frozenset[int] | None
+) -> Pushed | None:
+    """What an event of a watched run says; None for one that is not known, say of a newer version.
+
+    `placed` are the host's ranks, where that is known. Raises ValueError where it is not of this run.
+    """
+    kind = _EVENTS.get(name)
+    if kind is None:
+        return None
+    told: Pushed = from_json(kind, _within_reach(made_visible(data)))
+    _require(0 <= told.sequence < LARGEST and 0 <= told.clock <= LATEST, "a sequence and a time")
+    if isinstance(told, Snapshot):
+        status = told.status
+        _require(status.run_id == run_id, "the status of the run that is watched")
+        ranks = _checked(status.ranks, status.scheduler, world_size)
+        _require(placed is None or {rank.rank for rank in ranks} == placed, "the host's own ranks")
+        return dataclasses.replace(told, status=dataclasses.replace(status, ranks=ranks))
+    own = range(world_size) if placed is None else placed
+    if isinstance(told, Change):
+        ranks = _checked(told.ranks, told.scheduler, world_size)
+        _require(all(rank.rank in own for rank in ranks), "the host's own ranks")
+        return dataclasses.replace(told, ranks=ranks)
+    if isinstance(told, Digest):
+        _require(0 <= told.low <= told.high < LARGEST, "a lowest and a highest step")
+        _require(told.seconds is None or 0 <= told.seconds < LARGEST, "the seconds of a step")
+        steps = told.steps
+        _require(all(rank.isdecimal() and int(rank) in own for rank in steps), "the host's own ranks")
+        _require(all(told.low <= step <= told.high for step in steps.values()), "steps between the two")
+        _require(told.rank is None or told.rank in own, "the host's own ranks")
+        return dataclasses.replace(told, numbers=_progress(told.numbers))
+    return told
 
 
 def run_of(data: Any) -> RunOnHost:

@@ -8,6 +8,8 @@ __all__ = ["ClockOffset"]
 
 # How far two clocks may drift apart in a second: quartz is good to 50 parts in a million each.
 _DRIFT = 1e-4
+# A message that takes longer than this was held up, or the host's clock was set back.
+_LONGEST_WAY = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,30 @@ class ClockOffset:
         return self.seconds - self.error if self.seconds > 0 else self.seconds + self.error
 
     def or_newer(self, newer: ClockOffset) -> ClockOffset:
-        """The more exact of the two, when `newer` was measured: clocks drift."""
-        aged = self.error + _DRIFT * max(0.0, newer.measured - self.measured)
-        return newer if newer.error <= aged else self
+        """The more exact of the two, when `newer` was measured: clocks drift.
+
+        The newer one where both cannot be true: a clock was set.
+        """
+        aged = self._aged(newer.measured)
+        was_set = abs(newer.seconds - self.seconds) > newer.error + aged
+        return newer if was_set or newer.error <= aged else self
+
+    def heard(self, there: float, now: float) -> ClockOffset | None:
+        """What is known when a message of the host's time `there` has come by `now` of ours, however long
+        it was under way: the host is ahead by `there - now` at the least.
+
+        None where that cannot be: a clock was set, or a message of long ago has come; it must be measured.
+        """
+        aged, least = self._aged(now), there - now
+        if least > self.seconds + aged or least < self.seconds - aged - _LONGEST_WAY:
+            return None
+        if least <= self.seconds - aged + _DRIFT:
+            return self
+        most = self.seconds + aged
+        return ClockOffset((least + most) / 2, (most - least) / 2, now)
+
+    def _aged(self, now: float) -> float:
+        return self.error + _DRIFT * max(0.0, now - self.measured)
 
     def ours(self, there: float) -> float:
         """Our time when the host's clock shows `there`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.core.errors import AgentError, AnswerError
@@ -18,9 +18,6 @@ from orchestrator.core.visible_text import visible
 __all__ = ["Answer", "Conversation", "Event", "Limits", "shown"]
 
 _LONGEST_SHOWN = 1000
-# A frame that answers nobody is a notice, not a file.
-_LONGEST_EVENT = 1 << 16
-_MOST_EVENTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +25,8 @@ class Limits:
     """What one answer may be: bytes of its JSON and of the data behind it, values in it, how deep they lie.
 
     `answers` is how many there may be to one request, `total` the bytes of all of them. `together`: they have
-    to come in the time of one, and do not get each its own.
+    to come in the time of one, and do not get each its own. Of what is said unasked, `answers` and `total`
+    are what may come in place of an answer.
     """
 
     text: int = 1 << 20
@@ -38,6 +36,10 @@ class Limits:
     answers: int = 1
     total: int = 1 << 62
     together: bool = False
+
+
+# What answers nobody is a notice, not a file, unless one asks for more.
+_NOTICES = Limits(1 << 16, answers=1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What an agent said without being asked: a name, and JSON that nobody has checked."""
+    """What an agent said unasked: a name, and JSON that nobody has checked, `size` bytes of it."""
 
     name: str
     data: Any
+    size: int = field(default=0, compare=False)
 
 
 def shown(text: object, limit: int = _LONGEST_SHOWN) -> str:
@@ -74,19 +77,24 @@ class Conversation:
     def __init__(self, host: str) -> None:
         self.receiver = Receiver(parse=self._parse)
         self._host = host
-        self._limits = Limits(text=_LONGEST_EVENT)
-        self._number = 0
-        self._answers = self._events = self._total = 0
+        self._limits = self._unasked = _NOTICES
+        self._number = self._length = 0
+        self._answers = self._events = self._said = self._total = 0
         self.is_answered = True
 
     def ask(self, verb: str, args: Mapping[str, Any], size: int, limits: Limits) -> bytes:
         """The bytes of a request, behind which `size` bytes of data go."""
         self._number += 1
         self._limits = limits
-        self._answers = self._events = self._total = 0
+        self._answers = self._events = self._said = self._total = 0
         self.is_answered = False
-        self.receiver.longest = max(limits.text, _LONGEST_EVENT)
+        self.receiver.longest = max(limits.text, self._unasked.text)
         return frame({"id": self._number, "verb": verb, "args": args, "bytes": size})
+
+    def allow(self, unasked: Limits) -> None:
+        """From now on take so much of what the agent says without being asked."""
+        self._unasked = unasked
+        self.receiver.longest = max(self._limits.text, unasked.text)
 
     def feed(self, data: bytes) -> None:
         self.receiver.feed(data)
@@ -132,22 +140,26 @@ class Conversation:
         return AgentError(what, where=self._host, remedy=remedy, kind=kind)
 
     def _event(self, header: Mapping[str, Any]) -> Event:
-        self._events += not self.is_answered
+        if not self.is_answered:
+            self._events += 1
+            self._said += self._length
         if not isinstance(header["event"], str) or self.receiver.left:
             raise self.broken("sent an event that is none")
-        if self._events > _MOST_EVENTS:
-            raise self.broken(f"sent {_MOST_EVENTS} events in place of an answer")
-        return Event(shown(header["event"], 60), header.get("data"))
+        most = self._unasked
+        if self._events > most.answers or self._said > most.total:
+            raise self.broken(f"sent {self._events - 1} events in place of an answer")
+        return Event(shown(header["event"], 60), header.get("data"), self._length)
 
     def _parse(self, line: bytes) -> Any:
         """JSON within the limits, counted before it is parsed: values take far more room than text."""
-        limits = self._limits
-        if len(line) > limits.text and not line.startswith(b'{"event"'):
+        limits = self._unasked if line.startswith(b'{"event"') else self._limits
+        if len(line) > limits.text:
             raise self.broken(f"sent an answer over {limits.text} bytes")
         nested = line.count(b"[") + line.count(b"{")
         if line.count(b",") + nested > limits.items:
             raise self.broken(f"sent an answer of more than {limits.items} values")
         self._total += len(line)
+        self._length = len(line)
         value = json.loads(line)
         if nested > limits.depth and not _is_flat(value, limits.depth):
             raise self.broken(f"sent an answer that is nested more than {limits.depth} deep")

@@ -29,6 +29,7 @@ class Pipe:
         self._data = bytearray()
         self._ended = self._dropped = False
         self._changed = threading.Condition()
+        self.tell: Callable[[], None] | None = None
 
     def write(self, data: memoryview, timeout: float | None = None) -> None:
         """All of `data`; BrokenPipeError when an end is closed, TimeoutError when nobody reads it in time."""
@@ -47,6 +48,7 @@ class Pipe:
                 self._data += data[:size]
                 data = data[size:]
                 self._changed.notify_all()
+            self._say()
 
     def read(self, size: int, timeout: float | None = None) -> bytes:
         """1..size bytes, b"" at the end."""
@@ -59,11 +61,18 @@ class Pipe:
             self._changed.notify_all()
             return data
 
+    def read_ready(self, size: int) -> bytes | None:
+        """As `read`, None where nothing is there."""
+        with self._changed:
+            is_ready = self._data or self._ended or self._dropped
+        return self.read(size) if is_ready else None
+
     def end(self) -> None:
         """The writer is done; what is in the pipe can still be read."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+        self._say()
 
     def drop(self) -> None:
         """The reader is gone; what is in the pipe is lost."""
@@ -71,6 +80,12 @@ class Pipe:
             self._dropped = True
             self._data.clear()
             self._changed.notify_all()
+        self._say()
+
+    def _say(self) -> None:
+        tell = self.tell
+        if tell is not None:
+            tell()
 
 
 def reading_end(pipe: Pipe) -> IO[bytes]:
@@ -195,6 +210,16 @@ class _FakeChannel(Channel):
         except TimeoutError:
             raise self._timed_out(self.timeout) from None
         if not data and (self.closed or self._cut):
+            raise self._why()
+        return data
+
+    def on_readable(self, tell: Callable[[], None]) -> None:
+        self._stdout.tell = tell
+        tell()
+
+    def read_ready(self, size: int) -> bytes | None:
+        data = self._stdout.read_ready(size)
+        if (data is None or not data) and (self.closed or self._cut):
             raise self._why()
         return data
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import threading
+import math
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.core.errors import HostsFailed, OrchestrateError, TransportError
 from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.boot import agent_bundle
+from orchestrator.hosts.boot import QUIET, agent_bundle
+from orchestrator.hosts.descriptors import require_descriptors
 from orchestrator.hosts.open_transport import open_transport
+from orchestrator.hosts.pace import Gate, Pace
+from orchestrator.hosts.scheduling import SYSTEM, Scheduling
 from orchestrator.hosts.session import Session
 from orchestrator.hosts.transport import Transport
 
@@ -22,6 +25,7 @@ __all__ = [
     "HostResults",
     "agent_over",
     "error_lines",
+    "fan_out_of",
     "fleet_of",
 ]
 
@@ -52,39 +56,72 @@ class HostResults(Generic[T]):
         return self.values
 
 
-_FAN_OUT = 32
+# Agents that are started at once, and pieces of work: as many more as may wait for hosts that do not answer.
+_STARTS = 32
+_SPARE = 32
+_MOST_SPARE = 96
+# One host in so many may be silent, and the others have the fleet's whole pace all the same.
+_SILENT_PART = 16
+
+Outcome = tuple[T, None] | tuple[None, OrchestrateError]
 
 
-def agent_over(transport: Transport, host: Host) -> Agent:
-    """An agent started over this transport, which must be connected."""
-    return Agent(Session(transport, python=host.python, workdir=host.workdir, bundle=agent_bundle()))
+def fan_out_of(hosts: int) -> int:
+    """The threads of a fleet of so many hosts: a constant at most, however many there are."""
+    return max(1, min(hosts, _STARTS + min(_MOST_SPARE, _SPARE + hosts // _SILENT_PART)))
+
+
+def agent_over(
+    transport: Transport, host: Host, *, scheduling: Scheduling = SYSTEM, quiet: float = QUIET
+) -> Agent:
+    """An agent started over this transport, which must be connected; `quiet` as for `boot.open_agent`."""
+    session = Session(
+        transport,
+        python=host.python,
+        workdir=host.workdir,
+        bundle=agent_bundle(),
+        quiet=quiet,
+        clock=scheduling.monotonic,
+    )
+    return Agent(session)
 
 
 class Fleet:
-    """The hosts of one run. Connections are made when first needed, kept, and made anew after they broke."""
+    """The hosts of one run. Connections are made when first needed, kept, and made anew after they broke.
+
+    At most `fan_out` pieces of work are under way at a time, by default as many as `fan_out_of` says.
+    """
 
     def __init__(
-        self, hosts: Iterable[Host], transports: Mapping[str, Transport], *, fan_out: int = _FAN_OUT
+        self,
+        hosts: Iterable[Host],
+        transports: Mapping[str, Transport],
+        *,
+        fan_out: int | None = None,
+        scheduling: Scheduling = SYSTEM,
     ) -> None:
         self.hosts = {host.name: host for host in hosts}
+        self.scheduling = scheduling
         self._transports = transports
         self._agents: dict[str, Agent] = {}
-        self._locks = {name: threading.Lock() for name in self.hosts}
+        self._locks = {name: Gate(Pace(1, 1, patience=math.inf), scheduling) for name in self.hosts}
+        self._starts = Gate(Pace(_STARTS, _STARTS), scheduling)
         self._fan_out = fan_out
         self._owns = True
         self._closed = False
-        self._pool = ThreadPoolExecutor(max_workers=min(fan_out, max(1, len(self.hosts))))
+        self._pool = scheduling.pool(fan_out or fan_out_of(len(self.hosts)))
+        self._begun: set[Future[Outcome[Any]]] = set()
 
     def agent(self, name: str) -> Agent:
         """The agent of a host, connecting where that is needed."""
-        with self._locks[name]:
+        with self._locks[name].turn():
             if name not in self._agents:
                 self._agents[name] = self._connect(name)
             return self._agents[name]
 
     def new_agent(self, name: str) -> Agent:
         """One more agent on the same connection, the caller's to close; for bytes in parallel."""
-        with self._locks[name]:
+        with self._locks[name].turn():
             return self._connect(name)
 
     def _connect(self, name: str) -> Agent:
@@ -92,20 +129,30 @@ class Fleet:
             raise TransportError("interrupted", where=name)
         transport = self._transports[name]
         transport.connect()
-        return agent_over(transport, self.hosts[name])
+        with self._starts.turn(is_wanted=lambda: not self._closed):
+            # Where agents take long because all hosts are busy, a silent one is no sign of another shell.
+            quiet = max(QUIET, self._starts.patience)
+            return agent_over(transport, self.hosts[name], scheduling=self.scheduling, quiet=quiet)
 
     def drop(self, name: str) -> None:
         """Forget a broken agent, so that the next use connects anew."""
-        with self._locks[name]:
+        with self._locks[name].turn():
             agent = self._agents.pop(name, None)
             if agent is not None:
                 agent.close()
             self._transports[name].close()
 
+    def end_session(self, name: str) -> None:
+        """Forget a broken agent, and keep the connection if that lives: it takes no login to go on."""
+        with self._locks[name].turn():
+            agent = self._agents.pop(name, None)
+            if agent is not None:
+                agent.close()
+
     def each(self, work: Callable[[Agent], T], hosts: Iterable[str] | None = None) -> HostResults[T]:
         """Do `work` with every host's agent, in parallel; one host's error never hides another's result."""
         names = list(self.hosts if hosts is None else hosts)
-        outcomes = list(self._pool.map(lambda name: self._attempt(work, name), names))
+        outcomes = self._pool.each(lambda name: self._attempt(work, name), names)
         values: dict[str, T] = {}
         errors: dict[str, OrchestrateError] = {}
         for name, (value, error) in zip(names, outcomes, strict=True):
@@ -115,23 +162,32 @@ class Fleet:
                 values[name] = value  # type: ignore[assignment]
         return HostResults(values, errors)
 
-    def begin(
-        self, work: Callable[[Agent], T], name: str
-    ) -> Future[tuple[T, None] | tuple[None, OrchestrateError]]:
-        """Begin `work` with one host's agent; the future has its result or its error."""
-        return self._pool.submit(self._attempt, work, name)
+    def begin(self, work: Callable[[Agent], T], name: str) -> Future[Outcome[T]]:
+        """Begin `work` with one host's agent; the future has its result or its error.
+
+        It is cancelled where the fleet is closed before.
+        """
+        future: Future[Outcome[T]] = Future()
+        self._begun.add(future)
+        self._pool.submit(self._fulfil, future, work, name)
+        if self._closed:
+            future.cancel()
+        return future
 
     def part(self, names: Iterable[str]) -> Fleet:
         """Some of the hosts, over the same connections; closing the part leaves those open."""
-        part = Fleet((self.hosts[name] for name in names), self._transports, fan_out=self._fan_out)
-        part._agents, part._locks, part._owns = self._agents, self._locks, False
+        hosts = [self.hosts[name] for name in names]
+        part = Fleet(hosts, self._transports, fan_out=self._fan_out, scheduling=self.scheduling)
+        part._agents, part._locks, part._starts, part._owns = self._agents, self._locks, self._starts, False
         return part
 
     def close(self) -> None:
         """Hang up everywhere, also where somebody connects or waits; runs on the hosts go on."""
         self._closed = True
         # After Ctrl-C there may be work left: it is not waited for, hanging up ends it.
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
+        for future in list(self._begun):
+            future.cancel()
         if not self._owns:
             return
         for agent in list(self._agents.values()):
@@ -140,9 +196,16 @@ class Fleet:
             transport.close()
         self._agents.clear()
 
-    def _attempt(
-        self, work: Callable[[Agent], T], name: str
-    ) -> tuple[T, None] | tuple[None, OrchestrateError]:
+    def _fulfil(self, future: Future[Outcome[T]], work: Callable[[Agent], T], name: str) -> None:
+        try:
+            if future.set_running_or_notify_cancel():
+                future.set_result(self._attempt(work, name))
+        except BaseException as error:
+            future.set_exception(error)
+        finally:
+            self._begun.discard(future)
+
+    def _attempt(self, work: Callable[[Agent], T], name: str) -> Outcome[T]:
         try:
             return work(self.agent(name)), None
         except OrchestrateError as error:
@@ -159,7 +222,15 @@ class Fleet:
         self.close()
 
 
-def fleet_of(hosts: Iterable[Host], options: SshOptions) -> Fleet:
-    """The fleet of these hosts, each over the transport that its inventory entry names."""
+# What a connection has open here: its socket and a ProxyCommand's streams, or three streams of a process.
+_DESCRIPTORS = 4
+
+
+def fleet_of(hosts: Iterable[Host], options: SshOptions, scheduling: Scheduling = SYSTEM) -> Fleet:
+    """The fleet of these hosts, each over the transport that its inventory entry names.
+
+    Raises OrchestrateError where so many connections cannot be open here.
+    """
     chosen = tuple(hosts)
-    return Fleet(chosen, {host.name: open_transport(host, options) for host in chosen})
+    require_descriptors(_DESCRIPTORS * len(chosen), f"connections to {len(chosen)} hosts")
+    return Fleet(chosen, {host.name: open_transport(host, options) for host in chosen}, scheduling=scheduling)

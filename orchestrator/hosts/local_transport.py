@@ -9,9 +9,11 @@ import socket
 import struct
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.core.errors import TransportError
+from orchestrator.hosts.readiness import READINESS
 from orchestrator.hosts.transport import Channel, StderrTail, Transport
 
 __all__ = ["LocalTransport"]
@@ -60,6 +62,7 @@ class _LocalChannel(Channel):
         self.closed = False
         self._close_lock = threading.Lock()
         self._tail = StderrTail()
+        self._tell: Callable[[], None] | None = None
         pairs = [socket.socketpair() for _ in range(3)]
         ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         self._stdin, self._stdout, self._stderr = ours
@@ -100,6 +103,30 @@ class _LocalChannel(Channel):
             raise self._closed_error()
         return data
 
+    def on_readable(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+        self._watch_stdout()
+
+    def read_ready(self, size: int) -> bytes | None:
+        try:
+            self._stdout.settimeout(0.0)
+            data = self._stdout.recv(size)
+        except BlockingIOError:
+            self._watch_stdout()
+            return None
+        except OSError as error:
+            raise self._gone() from error
+        if not data and self.closed:
+            raise self._closed_error()
+        return data
+
+    def _watch_stdout(self) -> None:
+        with self._close_lock:
+            if self.closed:
+                raise self._closed_error()
+            if self._tell is not None:
+                READINESS.arm(self._stdout, self._tell)
+
     def read_into(self, buffer: memoryview) -> int:
         try:
             # The kernel waits for all of it, and keeps the time: a wake-up for each packet of ssh's would
@@ -139,6 +166,7 @@ class _LocalChannel(Channel):
             with contextlib.suppress(OSError):
                 self._stderr.shutdown(socket.SHUT_RDWR)
             self._drain.join()
+            READINESS.forget(self._stdout)
             for end in (self._stdin, self._stdout, self._stderr):
                 end.close()
 

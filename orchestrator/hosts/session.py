@@ -17,13 +17,14 @@ from orchestrator.core.errors import AgentError, AnswerError, CommandTimeout, Tr
 from orchestrator.core.protocol import BEAT, BEAT_SECONDS
 from orchestrator.hosts.boot import QUIET, Bundle, open_agent
 from orchestrator.hosts.conversation import Answer, Conversation, Event, Limits
+from orchestrator.hosts.scheduling import SYSTEM
 from orchestrator.hosts.transport import Deadline, Transport
 
 __all__ = ["Payload", "Session"]
 
 _BLOCK = 1 << 16
 _WRITTEN_AT_ONCE = 1 << 20
-_MOST_WAITING_EVENTS = 256
+_MOST_AT_ONCE = 256
 _BEAT_PATIENCE = 5.0
 
 
@@ -38,12 +39,25 @@ class _Stream(Protocol):
 Payload = bytes | _Stream
 
 
+class _Allowance:
+    """How much may be said unasked: a burst, then so much a second. Who says more floods us."""
+
+    def __init__(self, burst: float, pace: float, now: float) -> None:
+        self._burst, self._pace = burst, pace
+        self._left, self._last = burst, now
+
+    def takes(self, amount: float, now: float) -> bool:
+        self._left = min(self._burst, self._left + self._pace * max(0.0, now - self._last)) - amount
+        self._last = now
+        return self._left >= 0
+
+
 class Session:
     """One agent on one host; usable from several threads, one request at a time.
 
     Every answer has to be whole in the time that its request is given, by `clock`; see `Deadline`. What the
-    agent says without being asked goes to `on_event`, in the thread that happens to read, or waits in
-    `events`, of which the oldest are dropped when nobody takes them.
+    agent says without being asked is taken by `heard`. What comes of it while a request waits for its answer
+    is kept for that, within the bounds of `allow`.
     """
 
     def __init__(
@@ -56,33 +70,31 @@ class Session:
         timeout: float = 60.0,
         quiet: float = QUIET,
         clock: Callable[[], float] = time.monotonic,
-        on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self.host = transport.host
-        self.events: deque[Event] = deque(maxlen=_MOST_WAITING_EVENTS)
-        self._on_event = on_event or self.events.append
+        self._events: deque[Event] = deque()
         self._timeout = timeout
         self._clock = clock
         self._talk = Conversation(transport.host)
-        self._asking = threading.Lock()
-        # One thread reads at a time. While a request is under way (`_wanted`) that is who asked; a listener
-        # that was reading before leaves what it got in `_stashed`.
-        self._reading = threading.Condition()
-        self._is_read = self._wanted = False
-        self._stashed: Answer | AgentError | None = None
+        self._number = _Allowance(20_000, 100.0, clock())
+        self._bytes = _Allowance(1 << 25, float(1 << 20), clock())
+        self._asking, self._writing, self._ending = (threading.Lock() for _ in range(3))
+        self._later: tuple[str, Deadline] | None = None  # a request whose answer `heard` takes
+        self._tell: Callable[[], None] | None = None
         self._heard = clock()
         self._channel, rest = open_agent(
             transport, python, workdir, bundle, timeout=timeout, quiet=quiet, clock=clock
         )
         self._talk.feed(rest)
-        _BEATS.add(self)
+        if clock in (time.monotonic, SYSTEM.monotonic):  # another's time is none of the thread's that beats
+            _BEATS.add(self)
 
     def beat(self) -> None:
         """Let the agent know that somebody is here, if nothing has been asked for a while.
 
         An agent that hears nothing for long takes its control node for gone, and ends.
         """
-        if self._clock() - self._heard < BEAT_SECONDS or not self._asking.acquire(blocking=False):
+        if self._clock() - self._heard < BEAT_SECONDS or not self._writing.acquire(blocking=False):
             return  # what is being asked is heard
         try:
             self._heard = self._clock()
@@ -91,7 +103,7 @@ class Session:
         except TransportError:
             pass  # the next request says what is wrong
         finally:
-            self._asking.release()
+            self._writing.release()
 
     def stream(
         self,
@@ -110,7 +122,6 @@ class Session:
         AnswerError where an answer is none or over `limits`, TransportError where the agent is gone.
         """
         with self._asking:
-            self._wanted = True
             try:
                 self._send(self._talk.ask(verb, args, len(payload), limits), payload, timeout)
                 deadline, more = Deadline(timeout or self._timeout, self._clock), True
@@ -127,30 +138,55 @@ class Session:
                 # Answers that nobody took would be taken for those of the next request.
                 if not self._talk.is_answered or self._talk.receiver.left:
                     self.close()
-                with self._reading:
-                    self._wanted = False
-                    self._reading.notify_all()
+        if self._tell is not None:
+            self._tell()  # what has been read with the answer, nobody is told of
 
-    def listen(self, seconds: float) -> None:
-        """Take what the agent says without being asked, for so long; requests of other threads go first.
+    def on_readable(self, tell: Callable[[], None]) -> None:
+        """From now on have `tell` called, from any thread, when `heard` may have something; see Channel."""
+        self._tell = tell
+        self._channel.on_readable(tell)
 
-        Raises AnswerError, or TransportError where the agent is gone.
+    def allow(self, unasked: Limits) -> None:
+        """From now on take so much of what the agent says without being asked."""
+        self._talk.allow(unasked)
+
+    def begin(
+        self, verb: str, args: Mapping[str, Any], limits: Limits, *, timeout: float | None = None
+    ) -> None:
+        """A request whose one answer, without bytes behind it, is taken by `heard`; other requests wait."""
+        self._asking.acquire()
+        self._later = (verb, Deadline(timeout or self._timeout, self._clock))
+        try:
+            self._send(self._talk.ask(verb, args, 0, limits), b"", timeout)
+        except BaseException:
+            self._end_later()
+            self.close()
+            raise
+        if self._tell is not None:
+            self._tell()  # who was told before found this under way
+
+    def heard(self, most: int = _MOST_AT_ONCE) -> list[Event | Answer | AgentError]:
+        """What has come, at most so much of it: events, and the answer or refusal of what was begun.
+
+        Never waits, and is asked by one thread at a time. Raises AnswerError, also where the agent says more
+        than anybody can want; CommandTimeout where an answer is late; TransportError where the agent is gone.
         """
-        deadline = Deadline(seconds, self._clock)
-        while (left := deadline.left()) > 0:
-            with self._reading:
-                if self._is_read or self._wanted:
-                    self._reading.wait(left)
-                    continue
-                self._is_read = True
-            try:
-                message = self._message("", deadline, stop=lambda: self._wanted)
-                if message is not None:
-                    self._stashed = message
-            except CommandTimeout:
-                return
-            finally:
-                self._let_others_read()
+        found: list[Event | Answer | AgentError] = []
+        while self._events and len(found) < most:
+            found.append(self._events.popleft())
+        is_idle = self._later is None
+        if is_idle and not self._asking.acquire(blocking=False):
+            return found  # who asks reads, and tells when that is done
+        try:
+            while len(found) < most and (message := self._next_now()) is not None:
+                found.append(message)
+        except BaseException:
+            self._end_later()
+            raise
+        finally:
+            if is_idle:
+                self._asking.release()
+        return found
 
     def close(self) -> None:
         _BEATS.discard(self)
@@ -162,59 +198,77 @@ class Session:
         return self._talk.broken(what)
 
     def _send(self, header: bytes, payload: Payload, timeout: float | None) -> None:
-        self._heard = self._clock()
-        self._channel.timeout = timeout or self._timeout
-        if isinstance(payload, bytes) and len(payload) < _BLOCK:
-            # One packet instead of two.
-            self._channel.write(header + payload)
-            return
-        self._channel.write(header)
-        for chunk in [payload] if isinstance(payload, bytes) else payload:
-            with memoryview(chunk) as view:
-                # In pieces, so that a slow line has its time for each of them.
-                for start in range(0, len(view), _WRITTEN_AT_ONCE):
-                    self._channel.write(view[start : start + _WRITTEN_AT_ONCE])
+        with self._writing:
+            self._heard = self._clock()
+            self._channel.timeout = timeout or self._timeout
+            if isinstance(payload, bytes) and len(payload) < _BLOCK:
+                # One packet instead of two.
+                self._channel.write(header + payload)
+                return
+            self._channel.write(header)
+            for chunk in [payload] if isinstance(payload, bytes) else payload:
+                with memoryview(chunk) as view:
+                    # In pieces, so that a slow line has its time for each of them.
+                    for start in range(0, len(view), _WRITTEN_AT_ONCE):
+                        self._channel.write(view[start : start + _WRITTEN_AT_ONCE])
 
     def _answer(self, verb: str, deadline: Deadline) -> Answer:
-        """The next answer, by whomever it is read."""
-        with self._reading:
-            while self._is_read and self._reading.wait(max(0.0, deadline.left())):
-                pass
-            if self._is_read:
-                raise self._late(verb, deadline)
-            self._is_read, message = True, self._stashed
-            self._stashed = None
-        try:
-            message = message or self._message(verb, deadline, stop=lambda: False)
-        finally:
-            self._let_others_read()
-        if not isinstance(message, Answer):
-            raise message or self._late(verb, deadline)
-        return message
-
-    def _let_others_read(self) -> None:
-        with self._reading:
-            self._is_read = False
-            self._reading.notify_all()
-
-    def _message(self, verb: str, deadline: Deadline, stop: Callable[[], bool]) -> Answer | AgentError | None:
-        """What comes next and is no event; None where `stop` says so before."""
+        """The next answer; what is said before it waits for `heard`."""
         while True:
-            try:
-                message = self._talk.next()
-            except AgentError as refusal:
-                return refusal
-            except AnswerError:
-                self.close()
-                raise
+            message = self._next()
             if isinstance(message, Event):
-                self._on_event(message)
-                if stop():
-                    return None
-            elif message is not None:
+                self._events.append(message)
+            elif isinstance(message, Answer):
                 return message
+            elif message is not None:
+                raise message
             else:
                 self._talk.feed(self._more(verb, deadline))
+
+    def _next(self) -> Answer | Event | AgentError | None:
+        """What has come whole."""
+        try:
+            message = self._talk.next()
+            if isinstance(message, Event):
+                self._note(message)
+        except AgentError as refusal:
+            return refusal
+        except AnswerError:
+            self.close()
+            raise
+        return message
+
+    def _next_now(self) -> Answer | Event | AgentError | None:
+        """The next that is there; an answer or a refusal ends the request that was begun."""
+        while (message := self._next()) is None:
+            data = self._channel.read_ready(_BLOCK)
+            if data is None:
+                if self._later is not None and self._later[1].left() <= 0:
+                    self.close()
+                    raise self._late(*self._later)
+                return None
+            if not data:
+                raise self._ended()
+            self._talk.feed(data)
+            if self._later is not None:
+                self._later[1].received(len(data))
+        if not isinstance(message, Event):
+            if isinstance(message, Answer) and message.more:
+                raise self.refuse("sent several answers where one was asked for")
+            self._end_later()
+        return message
+
+    def _end_later(self) -> None:
+        with self._ending:
+            later, self._later = self._later, None
+        if later is not None:
+            self._asking.release()
+
+    def _note(self, event: Event) -> None:
+        """Raises AnswerError where there is no end of them."""
+        now = self._clock()
+        if not self._number.takes(1.0, now) or not self._bytes.takes(float(event.size), now):
+            raise self._talk.broken("floods us with what nobody has asked for")
 
     def _more(self, verb: str, deadline: Deadline) -> bytes:
         with self._in_time(verb, deadline):

@@ -155,6 +155,18 @@ class Channel(ABC):
     def read(self, size: int) -> bytes:
         """Between 1 and `size` bytes of stdout as soon as there are any; b"" at its end."""
 
+    @abstractmethod
+    def on_readable(self, tell: Callable[[], None]) -> None:
+        """From now on have `tell` called, from any thread, once there is something to read or the end.
+
+        Then again only after `read_ready` has given None; it may be called without need. No thread waits for
+        that here. `tell` must return at once, and must not use the channel.
+        """
+
+    @abstractmethod
+    def read_ready(self, size: int) -> bytes | None:
+        """As `read`, but what is there: None where nothing is yet. Never waits."""
+
     def read_into(self, buffer: memoryview) -> int:
         """Read to the beginning of `buffer`, as much as there is or all of it; how much, 0 at the end."""
         piece = self.read(min(len(buffer), _READ_SIZE))

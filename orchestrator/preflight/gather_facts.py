@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 
 from orchestrator.ascend.discovery import TOOL_TIMEOUT, ask, find_devices
@@ -14,6 +13,7 @@ from orchestrator.core.errors import AgentError, OrchestrateError
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.fleet import Fleet, HostResults, fleet_of
+from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.checks_host import wanted_ports
 from orchestrator.preflight.checks_scheduler import ask_addresses, scheduler_address
@@ -55,7 +55,8 @@ def gather(
     """
 
     def look(agent: Agent) -> HostFacts:
-        found = _look(needs, agent, timeout, patience)
+        ahead = _clock_ahead(agent, fleet.scheduling)
+        found = _look(needs, agent, ahead, timeout, patience)
         if seen is not None:
             seen(agent.host)
         return found
@@ -85,9 +86,8 @@ def gather(
     )
 
 
-def _look(needs: Needs, agent: Agent, timeout: float, patience: float) -> HostFacts:
+def _look(needs: Needs, agent: Agent, ahead: float, timeout: float, patience: float) -> HostFacts:
     host = needs.host(agent.host)
-    ahead = _clock_ahead(agent)
     tools = None if needs.ascend is False else _ask(needs, host, agent, timeout)
     is_ascend = needs.ascend or (tools is not None and _has_any(tools))
     probe = agent.probe(
@@ -140,11 +140,11 @@ def _has_any(tools: ToolAnswers) -> bool:
     return tools.has_tool("hccn_tool") or tools.has_tool("npu-smi")
 
 
-def _clock_ahead(agent: Agent) -> float:
+def _clock_ahead(agent: Agent, scheduling: Scheduling) -> float:
     """By how much the host's clock is ahead, as little as what we measure allows."""
-    before = time.time()
+    before = scheduling.time()
     there = agent.clock()
-    return ClockOffset.of(before, there, time.time()).at_least()
+    return ClockOffset.of(before, there, scheduling.time()).at_least()
 
 
 def _ask(needs: Needs, host: Host, agent: Agent, timeout: float) -> ToolAnswers:

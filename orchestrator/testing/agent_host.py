@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.processes import identify, is_alive
-from orchestrator.core.codec import from_json, loads, to_json
+from orchestrator.agent.status_file import StatusFile
+from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, WorkerSpec
 from orchestrator.hosts.agent_client import Agent
@@ -158,7 +159,7 @@ class AgentHost:
         """End whatever a test has left running, by the recorded identities."""
         for path in self.workdir.runs.glob("*/status.json"):
             with contextlib.suppress(OSError, ValueError, KeyError):
-                status = loads(HostStatus, path.read_bytes())
+                status = StatusFile(path, self.workdir.runs).read()
                 for process in (status.supervisor, status.guardian):
                     if process is not None and is_alive(process):
                         os.kill(process.pid, signal.SIGKILL)

@@ -32,8 +32,9 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin yes
 PrintMotd no
-MaxStartups 2000:30:4000
 """
+# Of two lines sshd takes the first, so this one is left out where there is another.
+_ROOMY = "MaxStartups 2000:30:4000"
 
 
 def _find(program: str) -> str | None:
@@ -124,7 +125,10 @@ class Sshd:
 
     def _start(self, config: Sequence[str]) -> subprocess.Popen[bytes]:
         file = self.folder / "sshd_config"
-        file.write_text(_CONFIG.format(port=self.port, folder=self.folder) + "\n".join(config) + "\n")
+        lines = list(config)
+        if not any(line.startswith("MaxStartups") for line in lines):
+            lines.insert(0, _ROOMY)
+        file.write_text(_CONFIG.format(port=self.port, folder=self.folder) + "\n".join(lines) + "\n")
         log = self.folder / "sshd.log"
         # -D keeps it our child; sshd wants its absolute path, because it starts itself again per connection.
         argv = [*self._prefix, str(_find("sshd")), "-D", "-f", str(file), "-E", str(log)]

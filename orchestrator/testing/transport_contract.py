@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import signal
@@ -164,6 +165,61 @@ class TransportContract:
             channel.close_stdin()
             assert channel.read(1) == b""
             assert channel.wait(20) == 0
+
+    def test_who_does_not_wait_is_told(self, transport: Transport) -> None:
+        told = threading.Event()
+        with transport.open(program("echo")) as channel:
+            channel.timeout = 20
+            channel.on_readable(told.set)
+            found = b""
+            for part in (b"one\n", b"two\n" * 10_000, b"three\n"):
+                channel.write(part)
+                expected = found + part
+                while len(found) < len(expected):
+                    assert told.wait(20)
+                    told.clear()
+                    while (piece := channel.read_ready(1 << 16)) is not None:
+                        assert 0 < len(piece) <= 1 << 16
+                        found += piece
+                assert found == expected
+            # Reading in the other way does not keep anybody from being told afterwards.
+            channel.write(b"four\n")
+            assert exactly(channel, 5) == b"four\n"
+            assert channel.read_ready(10) is None
+            told.clear()
+            channel.close_stdin()
+            assert told.wait(20) and channel.read_ready(10) == b""
+
+    def test_many_are_told_without_a_thread_for_each(self, transport: Transport) -> None:
+        with contextlib.ExitStack() as stack:
+            channels = [stack.enter_context(transport.open(program("hang"))) for _ in range(6)]
+            for channel in channels:
+                channel.timeout = 20
+                line_of(channel)
+            before, told = threading.active_count(), threading.Semaphore(0)
+            for channel in channels:
+                channel.on_readable(told.release)
+                assert channel.read_ready(10) is None
+            assert threading.active_count() <= before + 1
+            while told.acquire(blocking=False):
+                pass
+            for channel in channels:
+                channel.close_stdin()
+            for _ in channels:
+                assert told.acquire(timeout=20)
+
+    def test_who_does_not_wait_is_told_of_a_close(self, transport: Transport) -> None:
+        told = threading.Event()
+        channel = transport.open(program("hang"))
+        channel.timeout = 20
+        line_of(channel)
+        channel.on_readable(told.set)
+        assert channel.read_ready(10) is None
+        told.clear()
+        channel.close()
+        assert told.wait(20)
+        with pytest.raises(TransportError, match="closed"):
+            channel.read_ready(10)
 
     def test_run_has_a_deadline_for_all_of_it(self, transport: Transport) -> None:
         with pytest.raises(CommandTimeout, match=r"0.4 s"):

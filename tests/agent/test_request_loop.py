@@ -18,9 +18,8 @@ import pytest
 
 from orchestrator.agent.processes import is_alive
 from orchestrator.agent.request_loop import serve
-from orchestrator.core.codec import loads, to_json
+from orchestrator.core.codec import to_json
 from orchestrator.core.protocol import BEAT, BEAT_SECONDS, SILENCE_SECONDS
-from orchestrator.core.records import HostStatus
 from orchestrator.testing.agent_host import RUN, AgentHost, sh
 
 AGENT = (
@@ -90,7 +89,7 @@ def test_a_supervisor_keeps_none_of_the_sessions_descriptors(host: AgentHost) ->
     assert all(answer["ok"] for answer in answers(stdout)), stderr
     assert os.read(read, 1) == b""
     os.close(read)
-    status = loads(HostStatus, host.run_dir().status.read_bytes())
+    status = host.status()
     assert is_alive(status.supervisor) and is_alive(status.guardian)
 
 

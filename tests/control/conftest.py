@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.control.watch import Watch
-from tests.control.judged import Clock, FakeHost, rank, watch
+from tests.control.judged import START, FakeHost, rank, watch
+from tests.hosts.push_host import Hands
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> Hands:
+    return Hands(START)
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def hosts() -> tuple[FakeHost, FakeHost]:
 
 
 @pytest.fixture
-def watched(clock: Clock, hosts: tuple[FakeHost, FakeHost]) -> Iterator[Watch]:
+def watched(clock: Hands, hosts: tuple[FakeHost, FakeHost]) -> Iterator[Watch]:
     made = watch(clock, *hosts)
     yield made
     made.close()

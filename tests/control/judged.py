@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 from orchestrator.config.job import Timeouts
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.control.watch import Watch
-from orchestrator.core.ends import SCHEDULER, End, EndKind, StopReason
-from orchestrator.core.host_answers import Told
+from orchestrator.core.ends import SCHEDULER, End, EndKind
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState
+from tests.hosts.push_host import Hands, HandScheduling, PushFleet, PushHost
 
 START = 1000.0
 KINDS = {"stopped": EndKind.STOPPED, "lost": EndKind.LOST}
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def rank(number: int, state: str = "running", **fields: Any) -> RankStatus:
@@ -61,47 +50,15 @@ def view(host: str, *ranks: RankStatus, phase: str = "committed", **fields: Any)
     return HostView(status=status(host, *ranks, phase=phase), **{"last_contact": START, **fields})
 
 
-class FakeHost:
-    """The agent of a host: it says `status`, or fails with `error`; `told` are the reasons of its stops."""
+class FakeHost(PushHost):
+    """A host of this run: what it says, in ranks."""
 
     def __init__(self, name: str, *ranks: RankStatus, **fields: Any) -> None:
-        self.name = name
-        self.error: Exception | None = None
-        self.asked = 0
-        self.told: list[StopReason] = []
-        self.dropped = 0
-        self.says(*ranks, **fields)
+        super().__init__(name, status(name, *ranks, **fields))
 
     def says(self, *ranks: RankStatus, **fields: Any) -> None:
-        """What it answers from now on."""
-        self.error = None
-        self.said = status(self.name, *ranks, **fields)
-
-    def status(self, run_id: str, *, world_size: int, timeout: float) -> HostStatus:
-        assert run_id == "r1" and world_size % 2 == 0
-        self.asked += 1
-        if self.error is not None:
-            raise self.error
-        return self.said
-
-    def stop(self, run_id: str, reason: StopReason, *, timeout: float) -> Told:
-        assert run_id == "r1"
-        self.told.append(reason)
-        return Told("stopping")
-
-
-class FakeFleet:
-    """Agents of these hosts."""
-
-    def __init__(self, *hosts: FakeHost) -> None:
-        self._by_name = {host.name: host for host in hosts}
-        self.hosts: Mapping[str, Any] = {name: SimpleNamespace(name=name) for name in self._by_name}
-
-    def agent(self, name: str) -> FakeHost:
-        return self._by_name[name]
-
-    def drop(self, name: str) -> None:
-        self._by_name[name].dropped += 1
+        """What holds from now on; who watches is told."""
+        self.tells(status(self.name, *ranks, **fields))
 
 
 def record(*hosts: FakeHost, task: str = "command", created: float = START) -> RunRecord:
@@ -116,13 +73,16 @@ def record(*hosts: FakeHost, task: str = "command", created: float = START) -> R
     )
 
 
-def watch(clock: Clock, *hosts: FakeHost, task: str = "command", **timeouts: float) -> Watch:
+def watch(clock: Hands, *hosts: FakeHost, task: str = "command", **timeouts: float) -> Watch:
+    for host in hosts:
+        host.hands = clock
     limits = Timeouts(**{"unreachable": 60.0, "lost": 600.0, "start": 600.0, "grace": 10.0, **timeouts})
-    return Watch(record(*hosts, task=task), FakeFleet(*hosts), limits, clock=clock, steady=clock)  # type: ignore[arg-type]
+    fleet: Any = PushFleet(*hosts)
+    return Watch(record(*hosts, task=task), fleet, limits, scheduling=HandScheduling(clock))
 
 
 def round_of(watch: Watch) -> RunRecord:
-    """One round, with all the time that answers need."""
+    """One round: all that has been said is taken, and judged."""
     return watch.step(patience=10.0)
 
 
@@ -130,10 +90,10 @@ def states(run: RunRecord) -> list[str]:
     return [str(item.state) for item in run.ranks()]
 
 
-def pass_time(clock: Clock, watched: Watch, seconds: float, step: float = 5.0) -> RunRecord:
-    """Rounds until so much time is over."""
+def pass_time(clock: Hands, watched: Watch, seconds: float, step: float = 5.0) -> RunRecord:
+    """Rounds until so much time is over; hosts that answer let hear of themselves."""
     end = clock.now + seconds
     while clock.now < end:
-        clock.now += step
+        clock.passes(step)
         round_of(watched)
     return watched.record

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.sentences import cause_sentence, end_sentence
-from orchestrator.control.cause import cause_of, fold_run, victims_of
+from orchestrator.control.cause import cause_of, victims_of
 from orchestrator.control.run_record import Cause, HostView
+from orchestrator.control.run_tally import fold_run
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
 from orchestrator.core.records import RankStatus
 from orchestrator.core.states import RunState
@@ -310,10 +311,26 @@ def test_an_offset_is_known_by_half_the_way_and_ages() -> None:
     assert (offset.seconds, offset.error, offset.ours(103.5)) == (3.0, 0.5, 100.5)
     assert offset.at_least() == 2.5 and ClockOffset.of(100.0, 100.9, 101.0).at_least() == 0.0
     assert ClockOffset.of(100.0, 90.0, 101.0).at_least() == -10.0
-    rough = ClockOffset(9.0, 0.6, 102.0)
+    rough = ClockOffset(3.4, 0.6, 102.0)
     assert offset.or_newer(rough) is offset
+    # Both cannot be true: a clock was set.
+    assert offset.or_newer(ClockOffset(9.0, 0.6, 102.0)).seconds == 9.0
     exact = ClockOffset(3.1, 0.1, 102.0)
     assert offset.or_newer(exact) is exact
     assert offset.or_newer(ClockOffset(9.0, 0.6, 5000.0)).seconds == 9.0
     # A clock of ours that was set back makes no error negative.
     assert ClockOffset.of(101.0, 100.0, 100.0).error == 0.0
+
+
+def test_what_a_host_says_makes_its_offset_more_exact() -> None:
+    offset = ClockOffset.of(before=100.0, there=103.5, after=101.0)  # 2.5 to 3.5 ahead
+    assert offset.heard(104.0, 101.5) is offset  # at least 2.5: nothing new
+    better = offset.heard(104.8, 101.5)  # at least 3.3
+    assert (
+        better is not None
+        and better.seconds == pytest.approx(3.4, abs=1e-3)
+        and better.error == pytest.approx(0.1, abs=1e-3)
+    )
+    # Whatever a message's way takes, the true offset stays within.
+    assert better.heard(110.0, 115.0) is better
+    assert offset.heard(120.0, 101.5) is None and offset.heard(50.0, 101.5) is None  # a clock was set

@@ -15,16 +15,14 @@ from orchestrator.core.errors import AgentError, AuthenticationError, ConnectErr
 from orchestrator.core.states import RunState
 from tests.control.judged import (
     START,
-    Clock,
-    FakeFleet,
     FakeHost,
     pass_time,
     rank,
-    record,
     round_of,
     states,
     watch,
 )
+from tests.hosts.push_host import Hands, HandScheduling, PushFleet
 
 NO_ROUTE = ConnectError("no route to host", where="b")
 NO_LOGIN = AuthenticationError("no key was accepted", where="b")
@@ -37,7 +35,7 @@ def refused() -> ConnectError:
 
 
 def test_a_host_that_refuses_connections_for_longer_than_unreachable_is_lost_and_ends_the_run(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     round_of(watched)
@@ -56,7 +54,7 @@ def test_a_host_that_refuses_connections_for_longer_than_unreachable_is_lost_and
 
 
 def test_a_lost_host_that_comes_back_is_told_to_stop_and_the_run_has_failed_all_the_same(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     round_of(watched)
@@ -72,7 +70,7 @@ def test_a_lost_host_that_comes_back_is_told_to_stop_and_the_run_has_failed_all_
     assert (run.state, run.cause) == (RunState.FAILED, cause)
 
 
-def test_a_host_that_has_never_answered_is_lost_by_the_time_of_the_watch(clock: Clock) -> None:
+def test_a_host_that_has_never_answered_is_lost_by_the_time_of_the_watch(clock: Hands) -> None:
     a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b")
     b.error = refused()
     watched = watch(clock, a, b)
@@ -85,7 +83,7 @@ def test_a_host_that_has_never_answered_is_lost_by_the_time_of_the_watch(clock: 
 
 
 def test_without_a_second_sign_it_takes_until_lost_and_the_record_says_that_it_waits(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     round_of(watched)
@@ -103,7 +101,7 @@ def test_without_a_second_sign_it_takes_until_lost_and_the_record_says_that_it_w
 
 
 def test_a_refused_login_is_never_a_loss(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     """The agent with the key is gone, or a certificate has run out."""
     a, b = hosts
@@ -119,7 +117,7 @@ def test_a_refused_login_is_never_a_loss(
 
 
 def test_a_run_that_has_failed_ends_though_a_host_lets_nobody_in(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     round_of(watched)
@@ -131,7 +129,7 @@ def test_a_run_that_has_failed_ends_though_a_host_lets_nobody_in(
 
 
 def test_a_management_network_that_is_away_ends_nothing(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     round_of(watched)
@@ -146,39 +144,38 @@ def test_a_management_network_that_is_away_ends_nothing(
 def test_a_monitor_that_slept_has_seen_nothing(hosts: tuple[FakeHost, FakeHost]) -> None:
     """It wakes on a train: for a minute nobody answers. Its steady clock stood still, or did not."""
     for steady_too in (False, True):
-        wall, steady = Clock(), Clock()
+        hands = Hands(START)
         a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b", rank(2), rank(3))
-        limits = Timeouts(unreachable=60.0, lost=90.0, start=600.0)
-        watched = Watch(record(a, b), FakeFleet(a, b), limits, clock=wall, steady=steady)  # type: ignore[arg-type]
+        watched = watch(hands, a, b, lost=90.0)
         try:
             round_of(watched)
             b.error = refused()
             for _ in range(10):
-                wall.now, steady.now = wall.now + 5, steady.now + 5
+                hands.passes(5)
                 round_of(watched)
-            wall.now += 9 * 3600
-            steady.now += 9 * 3600 if steady_too else 0
+            hands.wall += 9 * 3600
+            hands.now += 9 * 3600 if steady_too else 0
             for _ in range(11):
                 run = round_of(watched)
-                wall.now, steady.now = wall.now + 5, steady.now + 5
+                hands.passes(5)
             assert run.cause is None and a.told == [] and run.hosts["b"].silent <= 55
             b.error = None
             for _ in range(4):
                 run = round_of(watched)
-                wall.now, steady.now = wall.now + 5, steady.now + 5
+                hands.passes(5)
             assert states(run) == ["running"] * 4 and b.told == []
         finally:
             watched.close()
 
 
-def test_a_training_that_goes_on_elsewhere_loses_no_host(clock: Clock) -> None:
+def test_a_training_that_goes_on_elsewhere_loses_no_host(clock: Hands) -> None:
     """Its ranks cannot make a step without each other: the host that refuses us works."""
     a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b", rank(2), rank(3))
     watched = watch(clock, a, b, task="finetune")
 
     def train(rounds: int, step: int = 0) -> RunRecord:
         for number in range(rounds):
-            clock.now += 5
+            clock.passes(5)
             done = {"step": step + number // 2}
             a.says(rank(0, progress=done), rank(1, progress=done))
             round_of(watched)
@@ -200,7 +197,7 @@ def test_a_training_that_goes_on_elsewhere_loses_no_host(clock: Clock) -> None:
 
 @pytest.mark.parametrize("kind", ["damaged", "newer", "foreign"])
 def test_a_status_that_cannot_be_read_is_no_loss(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch, kind: str
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch, kind: str
 ) -> None:
     a, b = hosts
     b.error = AgentError("status.json is damaged", kind=kind, where="b")
@@ -213,7 +210,7 @@ def test_a_status_that_cannot_be_read_is_no_loss(
 
 
 def test_a_host_lost_when_the_run_ended_is_stopped_when_it_is_back(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     round_of(watched)
@@ -233,7 +230,7 @@ def test_a_host_lost_when_the_run_ended_is_stopped_when_it_is_back(
 
 
 def test_another_monitor_goes_on_stopping_what_is_left(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     round_of(watched)
@@ -242,9 +239,9 @@ def test_another_monitor_goes_on_stopping_what_is_left(
     a.says(rank(0, "stopped"), rank(1, "stopped"), phase="over")
     over = round_of(watched)
     b.error = None
-    fleet: Any = FakeFleet(a, b)
+    fleet: Any = PushFleet(a, b)
     asked = a.asked
-    again = Watch(over, fleet, Timeouts(), clock=clock, steady=clock)
+    again = Watch(over, fleet, Timeouts(), scheduling=HandScheduling(clock))
     try:
         round_of(again)
         assert b.told and a.asked == asked
@@ -253,7 +250,7 @@ def test_another_monitor_goes_on_stopping_what_is_left(
 
 
 def test_a_host_that_vanishes_while_all_are_stopped_makes_no_failure_of_it(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     round_of(watched)

@@ -14,6 +14,7 @@ from orchestrator.core.errors import AgentError, OrchestrateError, PreflightErro
 from orchestrator.core.host_answers import Prepared, Sha256, Told
 from orchestrator.core.records import Manifest
 from orchestrator.hosts.fleet import HostResults
+from orchestrator.hosts.scheduling import SYSTEM
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
 from tests.config.support import inventory, job
@@ -51,6 +52,8 @@ class FakeAgent:
 
 class FakeFleet:
     """Agents that are there; one after the other."""
+
+    scheduling = SYSTEM
 
     def __init__(self, agents: Iterable[FakeAgent]) -> None:
         self.agents = {agent.host: agent for agent in agents}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import itertools
 from typing import Any
 
 import pytest
@@ -12,13 +12,9 @@ from orchestrator.config.job import Timeouts
 from orchestrator.control.watch import Watch, look_once
 from orchestrator.core.ends import StopKind, StopReason
 from orchestrator.core.errors import ConnectError
-from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RunState
-from orchestrator.testing.waiting import eventually
 from tests.control.judged import (
     START,
-    Clock,
-    FakeFleet,
     FakeHost,
     pass_time,
     rank,
@@ -28,13 +24,14 @@ from tests.control.judged import (
     states,
     watch,
 )
+from tests.hosts.push_host import Hands, HandScheduling, PushFleet
 
 BECAUSE = StopReason.requested("because")
 NO_ROUTE = ConnectError("no route to host", where="b")
 
 
 def test_a_run_from_its_start_to_its_good_end(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     a.says(rank(0, "starting"), rank(1, "pending"), phase="started")
@@ -45,22 +42,38 @@ def test_a_run_from_its_start_to_its_good_end(
     a.says(rank(0, "succeeded"), rank(1, "succeeded"), phase="over")
     assert round_of(watched).state is RunState.RUNNING
     b.says(rank(2, "succeeded"), rank(3, "succeeded"), phase="over")
-    clock.now += 7
+    clock.passes(7)
     run = round_of(watched)
     assert (run.state, run.exit_code, run.ended) == (RunState.SUCCEEDED, 0, START + 7)
     assert run.cause is None and run.victims == () and a.told == b.told == []
 
 
-def test_a_host_that_is_over_is_not_asked_again(hosts: tuple[FakeHost, FakeHost], watched: Watch) -> None:
+def test_a_host_that_is_over_is_not_asked_again(
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
     a, b = hosts
     a.says(rank(0, "succeeded"), rank(1, "succeeded"), phase="over")
-    for _ in range(3):
+    pass_time(clock, watched, 120)
+    assert a.asked == 1 and b.asked == 4  # to tell, then whenever two beats of 15 s were missed
+    a.error = NO_ROUTE
+    run = pass_time(clock, watched, 120)
+    assert a.asked == 1 and not run.hosts["a"].error
+
+
+def test_nobody_is_asked_again_while_it_pushes(
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
+    a, b = hosts
+    for _ in range(60):
         round_of(watched)
-    assert (a.asked, b.asked) == (1, 3)
+        clock.passes(5)
+        a.beat()
+        b.beat()
+    assert (a.asked, b.asked) == (1, 1) and states(watched.record) == ["running"] * 4
 
 
 def test_the_first_rank_that_fails_ends_all_ranks_on_all_hosts(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     failed = rank(3, "failed", ended=START + 1, exit_code=1, tail=("Error: x",))
@@ -69,37 +82,40 @@ def test_the_first_rank_that_fails_ends_all_ranks_on_all_hosts(
     assert run.cause is not None and (run.cause.host, run.cause.rank) == ("b", 3)
     assert run.cause.end.tail == ("Error: x",)
     assert run.state is RunState.RUNNING  # not over before its last worker is
-    assert a.told == []  # those who were asked in this round learn of it in the next
-    round_of(watched)
     assert [stop_sentence(reason) for reason in a.told] == [
         "rank 3 on b exited with code 1"
     ] and b.told == []  # that host stops already
     a.says(rank(0, "stopped", ended=START + 3), rank(1, "succeeded", ended=START), phase="over")
     b.says(rank(2, "stopped", ended=START + 2), failed, phase="over")
-    clock.now += 5
+    clock.passes(5)
     run = round_of(watched)
     assert (run.state, run.exit_code, run.ended) == (RunState.FAILED, 1, START + 5)
     assert run.victims == (0, 2)
 
 
-def test_a_cause_once_found_stays(clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch) -> None:
+def test_a_cause_once_found_stays(clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch) -> None:
     a, b = hosts
     b.says(rank(2), rank(3, "failed", ended=START + 2, signal=9), phase="stopping")
     cause = round_of(watched).cause
     a.says(rank(0, "failed", ended=START + 9, exit_code=1), rank(1), phase="stopping")
-    clock.now += 10
+    clock.passes(10)
     assert round_of(watched).cause == cause
 
 
-def test_a_gang_is_told_to_stop_until_it_does(hosts: tuple[FakeHost, FakeHost], watched: Watch) -> None:
+def test_a_gang_is_told_to_stop_until_it_does(
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
+) -> None:
     a, _ = hosts
     watched.stop(BECAUSE)
     watched.stop(StopReason.requested("another reason"))
-    for _ in range(2):
+    for _ in range(3):
         round_of(watched)
+        clock.passes(2)
+    assert a.told == [BECAUSE]
+    pass_time(clock, watched, 5)
     assert a.told == [BECAUSE, BECAUSE]
     a.says(rank(0), rank(1), phase="stopping")
-    round_of(watched)
+    pass_time(clock, watched, 20)
     assert len(a.told) == 2
 
 
@@ -141,7 +157,7 @@ def test_a_host_that_stops_and_has_stopped_no_rank_yet_stops_nobody_else(
 
 
 def test_a_host_that_cannot_be_reached_is_unreachable_and_nothing_is_claimed_of_it(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     round_of(watched)
@@ -156,7 +172,7 @@ def test_a_host_that_cannot_be_reached_is_unreachable_and_nothing_is_claimed_of_
 
 
 def test_a_host_that_answers_again_is_as_if_nothing_had_been(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     a, b = hosts
     round_of(watched)
@@ -170,17 +186,17 @@ def test_a_host_that_answers_again_is_as_if_nothing_had_been(
     assert states(run)[2:] == ["unreachable"] * 2 and run.cause is None and a.told == []
 
 
-def test_a_host_that_tells_of_the_ranks_of_another_is_not_believed(clock: Clock) -> None:
+def test_a_host_that_tells_of_the_ranks_of_another_is_not_believed(clock: Hands) -> None:
     a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b", rank(2), rank(3))
     placed = {"a": frozenset({0, 1}), "b": frozenset({2, 3})}
-    fleet: Any = FakeFleet(a, b)
-    watched = Watch(record(a, b), fleet, Timeouts(), placed=placed, clock=clock, steady=clock)
+    fleet: Any = PushFleet(a, b)
+    watched = Watch(record(a, b), fleet, Timeouts(), placed=placed, scheduling=HandScheduling(clock))
     try:
         round_of(watched)
         b.says(rank(0, "failed", exit_code=1), rank(1, "failed", exit_code=1), phase="over")
-        clock.now += 1
+        clock.passes(1)
         run = round_of(watched)
-        assert run.cause is None and run.hosts["b"].error == "b: told of other ranks than its own"
+        assert run.cause is None and "expected the host's own ranks" in run.hosts["b"].error
         assert states(run) == ["running", "running", "unreachable", "unreachable"]
     finally:
         watched.close()
@@ -210,7 +226,7 @@ def test_what_ended_and_nobody_asked_for_is_a_failure_with_its_cause(
 
 
 def test_the_cause_is_found_again_from_what_slower_hosts_tell(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
     """The victim's host answers first; the culprit's a turn later."""
     a, b = hosts
@@ -228,9 +244,9 @@ def test_the_cause_is_found_again_from_what_slower_hosts_tell(
 
 
 def test_a_host_that_fails_is_asked_less_and_less_often(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
-    a, b = hosts
+    _, b = hosts
     b.error = NO_ROUTE
     asked = []
     for _ in range(60):
@@ -238,44 +254,36 @@ def test_a_host_that_fails_is_asked_less_and_less_often(
         round_of(watched)
         if b.asked > before:
             asked.append(clock.now - START)
-        clock.now += 1
-    assert asked == [0, 2, 6, 14, 29, 44, 59]  # 2, 4, 8, then 15 s apart
-    assert a.asked == 60
+        clock.passes(1)
+    # 2, 4, 8, then 15 s apart, a fifth of it more or less, and looked at once a second
+    gaps = [after - before for before, after in itertools.pairwise(asked)]
+    for gap, due in zip(gaps, [2, 4, 8, 15, 15, 15, 15], strict=False):
+        assert 0.8 * due <= gap <= 1.2 * due + 1, gaps
+    assert len(gaps) >= 4
 
 
-class Deaf(FakeHost):
-    """A host whose answers do not come until it is let go."""
-
-    def __init__(self, name: str, *ranks: Any) -> None:
-        super().__init__(name, *ranks)
-        self.may_answer = threading.Event()
-
-    def status(self, run_id: str, **args: Any) -> HostStatus:
-        assert self.may_answer.wait(30.0)
-        return super().status(run_id, **args)
-
-
-def test_a_host_that_keeps_its_answer_holds_up_nobody(clock: Clock) -> None:
-    a, b = FakeHost("a", rank(0), rank(1)), Deaf("b", rank(2), rank(3))
+def test_a_host_that_keeps_its_answer_holds_up_nobody(clock: Hands) -> None:
+    """It is asked, and takes what is written; the others are heard and told meanwhile."""
+    a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b", rank(2), rank(3))
     watched = watch(clock, a, b)
     try:
-        for _ in range(3):
-            run = watched.step(patience=0.05)
-        assert a.asked == 3 and states(run) == ["running", "running"]
+        round_of(watched)
+        b.is_deaf = True
+        run = pass_time(clock, watched, 40)  # twice its beat, and some
+        assert states(run) == ["running"] * 4 and not run.hosts["b"].error
         a.says(rank(0, "failed", exit_code=1), rank(1), phase="committed")
-        watched.step(patience=0.05)
-        run = watched.step(patience=0.05)
-        assert run.cause is not None and a.told
-        b.may_answer.set()
-        eventually(lambda: states(watched.step(patience=0.05))[2:] == ["running"] * 2)
-        eventually(lambda: watched.step(patience=0.05) and b.told)
-        assert b.asked >= 2  # the one question that waited, and the next, with the order to stop
+        run = round_of(watched)
+        assert run.cause is not None and a.told and not b.told
+        run = pass_time(clock, watched, 10)
+        assert "within 10 s" in run.hosts["b"].error
+        b.is_deaf = False
+        run = pass_time(clock, watched, 20)
+        assert not run.hosts["b"].error and b.told
     finally:
-        b.may_answer.set()
         watched.close()
 
 
-def test_a_training_whose_ranks_make_no_step_in_time_fails_and_names_them(clock: Clock) -> None:
+def test_a_training_whose_ranks_make_no_step_in_time_fails_and_names_them(clock: Hands) -> None:
     a = FakeHost("a", rank(0, progress={"step": 1}), rank(1))
     b = FakeHost("b", rank(2), rank(3, "succeeded"))
     watched = watch(clock, a, b, task="finetune")
@@ -289,22 +297,22 @@ def test_a_training_whose_ranks_make_no_step_in_time_fails_and_names_them(clock:
 
 
 def test_other_tasks_have_no_deadline_for_their_first_step(
-    clock: Clock, hosts: tuple[FakeHost, FakeHost], watched: Watch
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:
-    clock.now = START + 10_000
+    clock.passes(10_000)
     assert round_of(watched).cause is None
 
 
-def test_a_scheduler_that_outlives_its_ranks_is_ended_after_the_grace_period(clock: Clock) -> None:
+def test_a_scheduler_that_outlives_its_ranks_is_ended_after_the_grace_period(clock: Hands) -> None:
     a = FakeHost("a", rank(0, "succeeded"), rank(1, "succeeded"), scheduler=scheduler())
     watched = watch(clock, a)
     try:
         round_of(watched)
-        clock.now += 10
+        clock.passes(10)
         round_of(watched)
         round_of(watched)
         assert a.told == []
-        clock.now += 1
+        clock.passes(1)
         round_of(watched)
         round_of(watched)
         assert a.told == [StopReason(StopKind.RANKS_DONE)]
@@ -315,7 +323,7 @@ def test_a_scheduler_that_outlives_its_ranks_is_ended_after_the_grace_period(clo
         watched.close()
 
 
-def test_a_scheduler_waits_for_ranks_of_hosts_that_have_not_answered(clock: Clock) -> None:
+def test_a_scheduler_waits_for_ranks_of_hosts_that_have_not_answered(clock: Hands) -> None:
     a, b = FakeHost("a", rank(0, "succeeded"), rank(1, "succeeded"), scheduler=scheduler()), FakeHost("b")
     b.error = NO_ROUTE
     watched = watch(clock, a, b)
@@ -329,19 +337,19 @@ def test_a_scheduler_waits_for_ranks_of_hosts_that_have_not_answered(clock: Cloc
 def test_looking_once_judges_and_stops_nobody(hosts: tuple[FakeHost, FakeHost]) -> None:
     a, b = hosts
     b.says(rank(2), rank(3, "failed", ended=START, exit_code=1), phase="stopping")
-    run = look_once(record(a, b), FakeFleet(a, b), Timeouts())  # type: ignore[arg-type]
+    run = look_once(record(a, b), PushFleet(a, b), Timeouts())  # type: ignore[arg-type]
     assert run.cause is not None and run.cause.rank == 3
     assert a.told == b.told == [] and (a.asked, b.asked) == (1, 1)
 
 
-def test_a_bug_that_one_host_finds_ends_no_watch(clock: Clock, hosts: tuple[FakeHost, FakeHost]) -> None:
+def test_a_bug_that_one_host_finds_ends_no_watch(clock: Hands, hosts: tuple[FakeHost, FakeHost]) -> None:
     a, b = hosts
     watched = watch(clock, a, b)
     try:
         round_of(watched)
         b.error = KeyError("no such key")
         for _ in range(3):
-            clock.now += 5
+            clock.passes(5)
             run = round_of(watched)
         assert states(run) == ["running", "running", "unreachable", "unreachable"]
         assert "internal error: KeyError('no such key')" in run.hosts["b"].error

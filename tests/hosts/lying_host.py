@@ -71,6 +71,20 @@ class LyingChannel(Channel):
         self._lie = boot
         self._left = b""
         self._is_booted = False
+        self._tell: Callable[[], None] = lambda: None
+
+    def on_readable(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+        tell()
+
+    def read_ready(self, size: int) -> bytes | None:
+        """What it sends without waiting to be read; time passes as it drips."""
+        if self.closed:
+            raise self._closed_error()
+        self._left = self._left or next(self._lie.pieces, b"")
+        if not self._left and self._lie.then == _HANG:
+            return None
+        return self.read(size)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self.closed:
@@ -82,6 +96,7 @@ class LyingChannel(Channel):
         while not self._asked.left and (request := self._asked.header()) is not None:
             self._asked.take(self._asked.left)
             self._lie, self._left = self._answer(request), b""
+            self._tell()
 
     def read(self, size: int) -> bytes:
         if self.closed:

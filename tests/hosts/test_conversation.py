@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -160,11 +160,38 @@ def test_what_is_done_with_an_answer_is_not_the_hosts_time() -> None:
         clock.now += 1000.0  # a slow disk here
 
 
-def test_events_wait_within_a_bound() -> None:
-    events = b"".join(frame({"event": "step", "data": number}) for number in range(900))
-    session, _ = session_over(Lie(iter([events + answer(result=1)])), Clock())
+def events(count: int, size: int = 1) -> bytes:
+    return b"".join(frame({"event": "step", "data": f"{number:0{size}}"}) for number in range(count))
+
+
+def test_events_before_an_answer_are_kept_within_a_bound() -> None:
+    session, _ = session_over(Lie(iter([events(900) + answer(result=1)])), Clock())
     assert [result for result, _ in session.stream("clock", {}, Limits())] == [1]
-    assert [event.data for event in session.events] == list(range(900 - 256, 900))
+    heard = [session.heard() for _ in range(4)]
+    assert [len(part) for part in heard] == [256, 256, 256, 132]
+    assert [each.data for part in heard for each in part if isinstance(each, Event)] == [
+        str(number) for number in range(900)
+    ]
+    session, channel = session_over(Lie(iter([events(1001) + answer(result=1)])), Clock())
+    with pytest.raises(AnswerError, match="1000 events in place of an answer"):
+        list(session.stream("clock", {}, Limits()))
+    assert channel.closed
+
+
+def test_a_host_that_floods_costs_itself_and_no_memory() -> None:
+    """Ten thousand events at once are no flood; two a millisecond, without end, or megabytes of them, are."""
+    for part, most in ((events(500), 21_000), (events(50, 60_000), 600)):
+        clock, taken = Clock(), 0
+        session, channel = session_over(Lie(itertools.repeat(part)), clock)
+        session.allow(Limits(1 << 23, items=1 << 20, answers=20_000, total=1 << 25))
+        session._channel.write(b'{"id": 1, "verb": "any"}\n')  # it begins
+        with pytest.raises(AnswerError, match="floods us"):
+            while True:
+                found = session.heard()
+                assert 0 < len(found) <= 256
+                taken += len(found)
+        assert most / 2 < taken < most and channel.closed
+        assert channel.given < 1 << 26
 
 
 class Host:
@@ -192,35 +219,78 @@ class Host:
         return 0
 
 
-def test_who_listens_hears_at_once_and_holds_up_no_request() -> None:
-    host, heard = Host(), []
-    session = Session(
-        host.transport, python="p", workdir="w", bundle=Bundle(b"", "0"), timeout=20.0, on_event=heard.append
-    )
+def heard_by(session: Session) -> tuple[threading.Event, list[Any]]:
+    """Whether something is there, and what has been taken."""
+    told = threading.Event()
+    session.on_readable(told.set)
+    return told, []
 
-    def listen() -> None:
-        with contextlib.suppress(TransportError):  # when it is closed
-            session.listen(30.0)
 
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
+def take(session: Session, told: threading.Event, heard: list[Any]) -> list[Any]:
+    """All that is there, once somebody has told of it."""
+    assert told.wait(20)
+    told.clear()
+    while found := session.heard():
+        heard += found
+    return heard
+
+
+def test_what_is_said_unasked_is_heard_without_waiting_and_holds_up_no_request() -> None:
+    host = Host()
+    session = Session(host.transport, python="p", workdir="w", bundle=Bundle(b"", "0"), timeout=20.0)
+    told, heard = heard_by(session)
     eventually(lambda: host.send is not None, what="started")
     host.send(frame({"event": "end", "data": 1}))
-    eventually(lambda: heard == [Event("end", 1)], what="the event")
+    eventually(lambda: take(session, told, heard) == [Event("end", 1)], what="the event")
+    assert session.heard() == []
     host.hold.set()
     for number in range(1, 20):
         found = list(session.stream("read_log", {}, Limits(data=3, answers=2)))
         assert found == [(number, b"a\nb"), (None, b"")]
+        take(session, told, heard)  # who reads an answer tells what came with it
     assert [event.data for event in heard[1:]] == [number for number in range(1, 20) for _ in (1, 2)]
     session.close()
-    listener.join(10)
-    assert not listener.is_alive()
 
 
-def test_a_listener_that_is_cut_off_says_so() -> None:
+def test_an_answer_that_nobody_waits_for_comes_with_the_rest() -> None:
+    sent: list[bytes] = []
+    session, channel = session_over(
+        Lie(iter([frame({"event": "a"}) + answer(result=5) + frame({"event": "b"})])), Clock()
+    )
+    told, heard = heard_by(session)
+    session.begin("clock", {}, Limits())
+    assert take(session, told, heard) == [Event("a", None), Answer(5, 0, False), Event("b", None)]
+    assert not channel.closed and not sent
+
+
+def test_a_refusal_that_nobody_waits_for_leaves_the_session_as_it_is() -> None:
+    refusal = frame({"id": 1, "ok": False, "error": {"what": "no", "kind": "unknown_verb"}})
+    session, channel = session_over(Lie(iter([refusal])), Clock())
+    session.begin("watch", {}, Limits())
+    (found,) = session.heard()
+    assert isinstance(found, AgentError) and found.kind == "unknown_verb" and not channel.closed
+
+
+def test_an_answer_that_does_not_come_is_late_and_other_requests_do_not_wait_for_it() -> None:
+    clock = Clock()
+    session, channel = session_over(Lie(iter([])), clock)
+    session.begin("status", {}, Limits(), timeout=5.0)
+    assert session.heard() == []
+    clock.now += 6
+    with pytest.raises(CommandTimeout, match="no whole answer to `status` within 5 s"):
+        session.heard()
+    assert channel.closed
+    with pytest.raises(TransportError):
+        list(session.stream("clock", {}, Limits()))
+
+
+def test_who_is_cut_off_hears_of_it() -> None:
     host = Host()
     session = Session(host.transport, python="p", workdir="w", bundle=Bundle(b"", "0"), timeout=20.0)
-    session.listen(0.01)  # nothing is said, and that is no error
+    told, _ = heard_by(session)
+    assert told.wait(20) and session.heard() == []  # nothing is said, and that is no error
+    told.clear()
     host.transport.break_connection()
+    assert told.wait(20)
     with pytest.raises(TransportError):
-        session.listen(20.0)
+        session.heard()

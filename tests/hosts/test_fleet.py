@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.config.inventory import Host
 from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, TransportError
 from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.fleet import Fleet, HostResults
+from orchestrator.hosts.fleet import Fleet, HostResults, fan_out_of
 from orchestrator.hosts.local_transport import LocalTransport
+from orchestrator.hosts.scheduling import Pool, Scheduling, Signal
 
 NAMES = ("host1", "host2", "host3")
 
@@ -80,6 +82,84 @@ def test_a_part_shares_the_sessions_and_leaves_them_open(fleet: Fleet) -> None:
     with fleet.part(["host2"]) as part:
         assert list(part.hosts) == ["host2"] and part.agent("host2") is kept
     assert kept.list_runs() == []
+
+
+class OneThread(Scheduling):
+    """All in the thread that asks, by a clock that only pauses move on."""
+
+    def __init__(self) -> None:
+        self.now, self.pools = 1000.0, []  # type: tuple[float, list[int]]
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def signal(self) -> Signal:
+        raise AssertionError("one after the other, nobody waits for anybody")
+
+    def pool(self, workers: int) -> Pool:
+        self.pools.append(workers)
+        return OneThreadPool()
+
+
+class OneThreadPool(Pool):
+    def submit(self, work: Callable[..., Any], *args: Any) -> None:
+        work(*args)
+
+    def each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        return [work(item) for item in items]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_fleet_has_its_pool_and_its_clock_from_its_scheduling(tmp_path: Path) -> None:
+    scheduling, threads = OneThread(), set()
+    hosts = [
+        Host(name=name, address="127.0.0.1", transport="local", workdir=str(tmp_path / name))
+        for name in NAMES
+    ]
+    transports = {name: LocalTransport(name) for name in NAMES}
+
+    def work(agent: Agent) -> str:
+        threads.add(threading.current_thread())
+        scheduling.sleep(3600)  # more than any agent is given for an answer, were it not this clock's
+        return str(agent.list_runs())
+
+    with Fleet(hosts, transports, scheduling=scheduling) as fleet:
+        assert list(fleet.each(work).values) == list(NAMES)
+        assert fleet.begin(work, "host2").result(0) == ("[]", None)
+        with fleet.part(["host3", "host1"]) as part:
+            assert part.scheduling is scheduling
+            assert list(part.each(work).values) == ["host3", "host1"]
+        fleet.drop("host1")
+        assert fleet.agent("host1").list_runs() == []
+    assert threads == {threading.current_thread()}
+    assert scheduling.pools == [3, 2]
+
+
+def test_work_that_has_not_begun_is_cancelled_with_the_fleet(tmp_path: Path) -> None:
+    hosts = [
+        Host(name=name, address="127.0.0.1", transport="local", workdir=str(tmp_path / name))
+        for name in NAMES
+    ]
+    gate = threading.Event()
+    fleet = Fleet(hosts, {name: LocalTransport(name) for name in NAMES}, fan_out=1)
+    first = fleet.begin(lambda agent: gate.wait(20), "host1")
+    second = fleet.begin(lambda agent: agent.list_runs(), "host2")
+    assert not first.done()
+    fleet.close()
+    assert second.cancelled()
+    gate.set()
+    assert first.done() or first.result(20) is not None
+
+
+def test_threads_are_a_constant_at_most_however_many_hosts_there_are() -> None:
+    assert [fan_out_of(hosts) for hosts in (0, 1, 16, 64, 128, 1000, 100_000)] == [1, 1, 16, 64, 72, 126, 128]
 
 
 def test_errors_of_hosts_fold_into_the_gravest() -> None:

@@ -23,6 +23,7 @@ from orchestrator.core import errors
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
 from tests.hosts import lying_host
 from tests.hosts.lying_host import CALLS, HONEST, READY, Clock, Lie, LyingChannel, agent_of, boot_lie, lie
+from tests.hosts.push_host import HandScheduling
 
 CASES = int(os.environ.get("LYING_HOSTS", "3000"))
 FIRST = int(os.environ.get("LYING_HOSTS_FROM", "0"))
@@ -157,7 +158,8 @@ def test_a_host_that_lies_costs_that_host_alone() -> None:
             "far": session(random.Random(case), clock),
             "near": LyingChannel(clock, Lie(iter([READY])), _honest_status),
         }
-        watch = Watch(_record(), _Fleet(channels, clock), Timeouts(), clock=clock)  # type: ignore[arg-type]
+        fleet: Any = _Fleet(channels, clock)
+        watch = Watch(_record(), fleet, Timeouts(), scheduling=HandScheduling())
         try:
             record = watch.step(patience=10.0)
         finally:
@@ -173,6 +175,9 @@ def test_a_host_that_lies_costs_that_host_alone() -> None:
 
 
 def _honest_status(request: dict[str, Any]) -> Lie:
+    if request["verb"] == "watch":
+        refusal = {"what": "the agent knows no verb `watch`", "kind": "unknown_verb"}
+        return Lie(iter([lying_host._frames(request["id"], [None], [b""], ok=False, error=refusal)]))
     answers = [lying_host.to_json(lying_host.status(rank=1))]
     return Lie(iter([lying_host._frames(request["id"], answers, [b""])]))
 
@@ -191,3 +196,5 @@ class _Fleet:
 
     def drop(self, name: str) -> None:
         self._agents[name].close()
+
+    end_session = drop

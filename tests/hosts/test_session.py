@@ -173,10 +173,10 @@ def test_an_idle_session_lets_its_agent_know_that_somebody_is_here(tmp_path: Pat
     session.beat()
     assert sent == [BEAT]
     assert agent.missing([]) == []  # a beat is no question
-    session._asking.acquire()  # somebody asks: that is heard
+    session._writing.acquire()  # somebody asks: that is heard
     now[0] *= 3
     session.beat()
-    session._asking.release()
+    session._writing.release()
     assert sent.count(BEAT) == 1
     session.close()
     now[0] *= 3

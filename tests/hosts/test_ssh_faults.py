@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,12 @@ import pytest
 
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.core.errors import AuthenticationError, ConnectError, PreflightError, TransportError
-from orchestrator.hosts.fleet import agent_over, fleet_of
+from orchestrator.hosts.fleet import Fleet, agent_over, fan_out_of, fleet_of
 from orchestrator.hosts.ssh.channel import _StdoutBuffer
 from orchestrator.hosts.ssh.client_config import Asked, Settings
-from orchestrator.hosts.ssh.connection import SshTransport, retried
+from orchestrator.hosts.ssh.connection import SshTransport
+from orchestrator.hosts.ssh.host_route import Way
+from orchestrator.hosts.ssh.logins import Logins, Patience, group_of, retried
 from orchestrator.hosts.ssh.packets import Packets
 from orchestrator.hosts.ssh.private_keys import KeyLogin
 from orchestrator.hosts.ssh.ssh_errors import Dropped
@@ -33,32 +36,86 @@ from orchestrator.testing.transport_hosts import Target
 SETTINGS = Settings(hostname="h", user="root", port=22)
 
 
-def test_what_is_dropped_is_tried_again_and_not_all_at_once() -> None:
-    pauses: list[float] = []
-    tries = iter([Dropped("one"), Dropped("two"), None])
+class DroppingHost:
+    """A host of which each try of a connection takes `seconds`, and fails with the next of `errors`."""
 
-    def connect() -> Any:
-        if error := next(tries):
-            raise error
+    def __init__(self, *errors: Exception, seconds: float = 0.1) -> None:
+        self.errors, self.seconds, self.now = list(errors), seconds, 0.0
+        self.tries: list[bool] = []
+        self.pauses: list[float] = []
+
+    def connect(self, again: bool) -> str:
+        self.tries.append(again)
+        self.now += self.seconds
+        if self.errors:
+            raise self.errors.pop(0)
         return "link"
 
-    assert retried(connect, pauses.append, random.Random(1).uniform) == "link"
-    assert len(pauses) == 2 and 0 < pauses[0] < 2 and 1 < pauses[1] < 6
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
 
-    def never() -> Any:
-        raise Dropped("full")
+    def link(self, budget: float = 30.0) -> str:
+        between = random.Random(1).uniform
+        return retried(self.connect, budget, self.pause, between, lambda: self.now)
 
-    pauses.clear()
+
+def test_what_is_dropped_is_tried_again_and_not_all_at_once() -> None:
+    host = DroppingHost(Dropped("one"), Dropped("two"))
+    assert host.link() == "link"
+    assert host.tries == [False, True, True]
+    assert len(host.pauses) == 2 and 0.3 < host.pauses[0] < 1.5 and 0.5 < host.pauses[1] < 3
+
+
+def test_tries_end_with_their_number_or_with_the_time() -> None:
+    host = DroppingHost(*[Dropped("full")] * 9)
     with pytest.raises(Dropped):
-        retried(never, pauses.append)
-    assert len(pauses) == 2
+        host.link()
+    assert len(host.tries) == 6 and host.now < 30
+    slow = DroppingHost(*[Dropped("full")] * 9, seconds=4.0)
+    with pytest.raises(Dropped):
+        slow.link(budget=10.0)
+    assert len(slow.tries) == 2 and slow.now < 10
 
-    def refused() -> Any:
-        raise ConnectError("connection refused")
 
+def test_what_is_refused_is_not_tried_again() -> None:
+    host = DroppingHost(ConnectError("connection refused"))
     with pytest.raises(ConnectError):
-        retried(refused, pauses.append)
-    assert len(pauses) == 2
+        host.link()
+    assert host.tries == [False]
+
+
+def test_patience_counts_from_the_last_sign_of_life() -> None:
+    patience = Patience(10.0)
+    assert not any(patience.waited(1.0, 1.0, heard=0.0) for _ in range(9))
+    assert not any(patience.waited(1.0, 1.0, heard=1.0) for _ in range(10))
+    assert patience.waited(1.0, 1.0, heard=1.0)
+
+
+def test_patience_is_not_spent_by_a_machine_that_is_busy_itself() -> None:
+    patience = Patience(10.0)
+    assert not any(patience.waited(60.0, 1.0, heard=0.0) for _ in range(4))
+    assert patience.waited(60.0, 1.0, heard=0.0)
+
+
+def test_patience_ends_with_a_host_that_drips() -> None:
+    patience, turns = Patience(10.0), 0
+    while not patience.waited(1.0, 1.0, heard=float(turns)):
+        turns += 1
+    assert turns == 39
+
+
+def test_hosts_behind_one_server_share_a_pace() -> None:
+    jump = Way(Asked("jump"), SETTINGS)
+    behind = [Way(Asked(name), replace(SETTINGS, hostname=name), jump) for name in ("a", "b")]
+    other = Way(Asked("c"), SETTINGS, Way(Asked("x"), replace(SETTINGS, hostname="x")))
+    proxied = [Way(Asked(name), replace(SETTINGS, proxy_command="ssh -W %h:%p door")) for name in ("d", "e")]
+    assert group_of(behind[0]) == group_of(behind[1]) != group_of(other)
+    assert group_of(proxied[0]) == group_of(proxied[1])
+    assert group_of(jump) is None is group_of(Way(Asked("far"), replace(SETTINGS, hostname="far")))
+    logins = Logins()
+    assert logins.gate(group_of(behind[0])) is logins.gate(group_of(behind[1]))
+    assert logins.gate(group_of(behind[0])) is not logins.gate(None)
 
 
 @contextmanager
@@ -113,15 +170,16 @@ def test_a_connection_that_maxstartups_dropped_is_made_all_the_same(target: Targ
 @pytest.mark.parametrize(
     ("said", "tries", "error"),
     [
-        (b"Exceeded MaxStartups\r\n", 3, "closed the connection at once: Exceeded MaxStartups"),
-        (b"", 3, "closed the connection at once"),
+        (b"Exceeded MaxStartups\r\n", 6, "closed the connection at once: Exceeded MaxStartups"),
+        (b"", 6, "closed the connection at once"),
+        (b"SSH-2.0-busy\r\n", 6, "closed the connection during the handshake"),
         (b"HTTP/1.1 400 \x1b[31mBad\r\n", 1, r"it said: HTTP/1.1 400 \\x1b\[31mBad"),
         (b"x" * 100_000, 1, "one: "),
     ],
 )
 def test_a_port_that_does_not_greet_as_ssh_does(said: bytes, tries: int, error: str, tmp_path: Path) -> None:
     pauses: list[float] = []
-    with greeting(said, said, said) as port, pytest.raises(ConnectError, match=error) as caught:
+    with greeting(*[said] * 6) as port, pytest.raises(ConnectError, match=error) as caught:
         transport_to(port, tmp_path, pauses).connect()
     assert len(pauses) == tries - 1
     assert type(caught.value) is ConnectError and len(str(caught.value)) < 1000
@@ -151,7 +209,7 @@ def test_a_login_that_times_out_is_not_one_that_is_refused() -> None:
     found = login(raised.value)
     assert type(found) is ConnectError and "no answer to the login in time" in str(found)
     gone = login(paramiko.AuthenticationException("transport shut down or saw EOF"), active=False)
-    assert type(gone) is ConnectError and "closed the connection during the login" in str(gone)
+    assert type(gone) is Dropped and "closed the connection during the login" in str(gone)
     refused = login(paramiko.AuthenticationException("Authentication failed."))
     assert type(refused) is AuthenticationError
     assert "none of 1 key(s)" in str(refused) and "the host says: Authorized users only." in str(refused)
@@ -190,6 +248,27 @@ def test_hanging_up_ends_a_connection_in_the_making_at_once(tmp_path: Path) -> N
         assert errors.keys() == {"h0", "h1", "h2"}
         for each in clients:
             each.close()
+
+
+@pytest.mark.sshd
+def test_many_hosts_of_a_server_that_takes_three_logins_at_once(target: Target, tmp_path: Path) -> None:
+    """Each of 24 hosts is logged in to, though the server drops all but three that knock together."""
+    with Sshd(tmp_path / "sshd", config=["MaxStartups 3:100:3"]) as server:
+        there = Target.on(server, tmp_path)
+        addresses = [f"127.0.0.{number}" for number in range(101, 125)]
+        known = server.known_hosts(addresses)
+        options = there.options.model_copy(update={"known_hosts": (str(known),), "connect_timeout": 20.0})
+        hosts = [
+            there.host.model_copy(update={"name": f"h{number}", "address": address, "workdir": str(tmp_path)})
+            for number, address in enumerate(addresses)
+        ]
+        logins = Logins()
+        transports = {host.name: SshTransport(host, options, logins=logins) for host in hosts}
+        before = threading.active_count()
+        with Fleet(hosts, transports) as fleet:
+            assert len(fleet.each(lambda agent: agent.list_runs()).raise_on_error()) == 24
+            threads = threading.active_count() - before
+        assert threads <= len(hosts) + fan_out_of(len(hosts)) + 3, "one of paramiko's each, and the pool's"
 
 
 @pytest.mark.sshd

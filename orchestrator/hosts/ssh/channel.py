@@ -12,7 +12,8 @@ import paramiko
 from paramiko.buffered_pipe import BufferedPipe
 
 from orchestrator.core.errors import TransportError
-from orchestrator.hosts.ssh.packets import NO_STATUS, Wire, send_signal
+from orchestrator.hosts.ssh.caretaker import CARETAKER
+from orchestrator.hosts.ssh.packets import NO_STATUS, Wire, give_room, send_signal
 from orchestrator.hosts.ssh.ssh_errors import broken, translate
 from orchestrator.hosts.transport import Channel, Deadline, StderrTail, command_line
 
@@ -34,7 +35,8 @@ class SshChannel(Channel):
         self._close_lock = threading.Lock()
         self._tail = StderrTail()
         channel.exit_status = NO_STATUS
-        channel.in_buffer = _StdoutBuffer()
+        self._unsaid = 0
+        channel.in_buffer = self._stdout = _StdoutBuffer()
         channel.in_stderr_buffer = _StderrBuffer(channel, self._tail)
         channel.exec_command(command_line(argv))
 
@@ -76,6 +78,25 @@ class SshChannel(Channel):
             raise self._gone(None)
         return data
 
+    def on_readable(self, tell: Callable[[], None]) -> None:
+        self._stdout.tell = tell
+        tell()
+
+    def read_ready(self, size: int) -> bytes | None:
+        if self._closed:
+            raise self._closed_error()
+        if not self._stdout.is_ready:
+            return None
+        # Not through the channel, which gives room back at once: while keys are renewed that would wait.
+        data: bytes = self._stdout.read(size)
+        self._unsaid += self._channel._check_add_window(len(data))  # type: ignore[attr-defined]
+        if self._unsaid and self._wire.clear_to_send.is_set():
+            unsaid, self._unsaid = self._unsaid, 0
+            self._quietly(lambda: give_room(self._channel, unsaid))
+        if not data and (self._closed or not self._ended_properly()):
+            raise self._gone(None)
+        return data
+
     def wait(self, timeout: float | None = None) -> int:
         if not self._channel.status_event.wait(timeout):
             raise self._timed_out(timeout)
@@ -95,12 +116,12 @@ class SshChannel(Channel):
         self._wake_everybody()
         if self._is_running() and not self._channel.status_event.is_set():
             # Not waited for: a hundred hosts that are hung up one after the other would be a hundred waits.
-            threading.Thread(target=self._let_go, name=f"last of {self.host}", daemon=True).start()
+            CARETAKER.when(self._channel.status_event.is_set, _HANG_UP_GRACE, self._let_go)
         else:
             self._quietly(self._channel.close)
 
-    def _let_go(self) -> None:
-        if not self._channel.status_event.wait(_HANG_UP_GRACE):
+    def _let_go(self, has_ended: bool) -> None:
+        if not has_ended:
             self._quietly(lambda: send_signal(self._channel, signal.SIGTERM))
         self._quietly(self._channel.close)
 
@@ -133,12 +154,33 @@ class SshChannel(Channel):
 
 
 class _StdoutBuffer(BufferedPipe):  # type: ignore[type-arg]
-    """What has come and nobody has read yet: not more than the host was given room for, about."""
+    """What has come and nobody has read yet: not more than the host was given room for, about.
+
+    `tell` is called when there is more of it, or its end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tell: Callable[[], None] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether reading waits for nothing."""
+        return bool(self._closed or self.read_ready())  # type: ignore[attr-defined]
 
     def feed(self, data: bytes | str) -> None:
         if len(self) > _MOST_UNREAD:
             raise paramiko.SSHException("the host sends more than it was given room for")
         super().feed(data)
+        self._say()
+
+    def close(self) -> None:
+        super().close()
+        self._say()
+
+    def _say(self) -> None:
+        if self.tell is not None:
+            self.tell()
 
 
 class _StderrBuffer(BufferedPipe):  # type: ignore[type-arg]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import random
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,10 +19,11 @@ from orchestrator.hosts.ssh.host_keys import HostKeyPolicy
 from orchestrator.hosts.ssh.host_route import Way, find_way
 from orchestrator.hosts.ssh.jump_hosts import JumpHosts, Lease
 from orchestrator.hosts.ssh.known_hosts import KnownHosts, user_files
+from orchestrator.hosts.ssh.logins import LOGINS, Logins, await_login_step, group_of, retried
 from orchestrator.hosts.ssh.packets import Wire
 from orchestrator.hosts.ssh.private_keys import KeyLogin
 from orchestrator.hosts.ssh.ssh_config import settings_of
-from orchestrator.hosts.ssh.ssh_errors import Dropped, broken, translate
+from orchestrator.hosts.ssh.ssh_errors import Dropped, broken, cut_off, translate
 from orchestrator.hosts.transport import Channel, Transport
 
 if TYPE_CHECKING:
@@ -32,29 +31,10 @@ if TYPE_CHECKING:
 
     from orchestrator.config.inventory import Host, SshOptions
 
-__all__ = ["SshTransport", "retried"]
+__all__ = ["SshTransport"]
 
 # A busy host answers TCP at once and takes its time for the handshake.
 _HANDSHAKE_PATIENCE = 3.0
-# The least and the most seconds before a second and a third try of what sshd's MaxStartups has dropped.
-_PAUSES = ((0.3, 1.5), (1.5, 5.0))
-
-
-def retried(
-    connect: Callable[[], _Link],
-    pause: Callable[[float], None] = time.sleep,
-    between: Callable[[float, float], float] = random.uniform,
-) -> _Link:
-    """`connect`, and twice more where the host has dropped the connection before it spoke.
-
-    sshd does that at random while many log in. All those that it drops must not come back at once.
-    """
-    for least, most in _PAUSES:
-        try:
-            return connect()
-        except Dropped:
-            pause(between(least, most))
-    return connect()
 
 
 class _Link:
@@ -85,7 +65,8 @@ class _Link:
 class SshTransport(Transport):
     """Unknown host keys are refused, logins ask nothing, and a jump host is shared by those behind it.
 
-    `pause` waits so many seconds before another try of a connection that the host has dropped.
+    `pause` waits so many seconds before another try of a connection that the host has dropped; `logins` says
+    how many may be under way.
     """
 
     def __init__(
@@ -95,6 +76,7 @@ class SshTransport(Transport):
         *,
         wire_class: type[Wire] = Wire,
         pause: Callable[[float], None] | None = None,
+        logins: Logins = LOGINS,
     ) -> None:
         super().__init__(host.name)
         self._inventory_host = host
@@ -104,6 +86,7 @@ class SshTransport(Transport):
         self._link: _Link | None = None
         self._closing = threading.Event()
         self._pause = pause or self._wait
+        self._logins = logins
         self._in_making: _Link | None = None
 
     def connect(self) -> None:
@@ -174,9 +157,9 @@ class SshTransport(Transport):
 
     def _open_link(self, way: Way, key: str | None) -> _Link:
         """Connect, through jump hosts where there are any."""
-        return retried(functools.partial(self._try_link, way, key), self._pause)
+        return retried(functools.partial(self._try_link, way, key), self._patience, self._pause)
 
-    def _try_link(self, way: Way, key: str | None) -> _Link:
+    def _try_link(self, way: Way, key: str | None, again: bool) -> _Link:
         link = _Link()
         try:
             if way.before is not None:
@@ -185,10 +168,15 @@ class SshTransport(Transport):
                 link.before = _JUMP_HOSTS.acquire(
                     (scope, way.before.key), functools.partial(self._open_jump, way.before)
                 )
-            self._in_making = link
-            if self._closing.is_set():
-                raise ConnectError("closed while it was connecting", where=self.host)
-            self._log_in(link, way, key)
+            with self._logins.gate(group_of(way)).turn(
+                again=again,
+                is_dropped=lambda error: isinstance(error, Dropped),
+                is_wanted=lambda: not self._closing.is_set(),
+            ):
+                self._in_making = link
+                if self._closing.is_set():
+                    raise self._closed()
+                self._log_in(link, way, key)
             return link
         except BaseException:
             link.hang_up()
@@ -219,10 +207,12 @@ class SshTransport(Transport):
         wire.banner_timeout = wire.auth_timeout = wire.channel_timeout = self._patience
         wire.prefer_host_keys(policy.known_kinds(), certificates=policy.has_authority())
         if link.is_closed:
-            raise ConnectError("closed while it was connecting", where=self.host)
-        try:
-            wire.start_client(timeout=self._patience)
-        except Exception as error:
+            raise self._closed()
+        agreed = threading.Event()
+        wire.start_client(agreed)
+        is_over = await_login_step(agreed, self._patience, lambda: wire.packetizer.heard)
+        if is_over and not wire.is_active():
+            error = wire.get_exception() or paramiko.SSHException("no handshake")
             raise self._no_handshake(link, error) from error
         if not wire.initial_kex_done:
             raise ConnectError("timed out in the handshake", where=self.host)
@@ -234,12 +224,15 @@ class SshTransport(Transport):
         """The error of a host with which no key could be agreed on, and what it said in its place."""
         assert link.wire is not None
         if self._closing.is_set():
-            return ConnectError("closed while it was connecting", where=self.host)
+            return self._closed()
         if link.proxy is not None and not link.wire.remote_version:
             return ConnectError(
                 link.proxy.said(), where=self.host, remedy="check ProxyCommand in the ssh config"
             )
-        return link.wire.packetizer.why(self.host) or error
+        return link.wire.packetizer.why(self.host) or cut_off(self.host, error) or error
+
+    def _closed(self) -> ConnectError:
+        return ConnectError("closed while it was connecting", where=self.host)
 
     def _socket(self, link: _Link, way: Way) -> socket.socket | paramiko.Channel:
         settings = way.settings

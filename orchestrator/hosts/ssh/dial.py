@@ -9,10 +9,10 @@ import shlex
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Callable
 
 from orchestrator.core.errors import ConnectError
+from orchestrator.hosts.ssh.caretaker import CARETAKER
 from orchestrator.hosts.ssh.client_config import Settings
 from orchestrator.hosts.ssh.config_lines import Doubt
 from orchestrator.hosts.ssh.config_values import expand
@@ -20,6 +20,8 @@ from orchestrator.hosts.transport import StderrTail, words_of
 
 __all__ = ["ProxyProcess", "dial"]
 
+# What ignores SIGTERM for so long, in seconds, is left to the end of this process.
+_REAPED_WITHIN = 60.0
 _FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 
 
@@ -82,7 +84,8 @@ class ProxyProcess:
                 ours.close()
                 raise ConnectError(f"ProxyCommand does not start: {error}", where=host) from None
         self.socket = ours
-        threading.Thread(target=self._drain, name=f"proxy of {host}", daemon=True).start()
+        assert self._process.stderr is not None
+        CARETAKER.drain(self._process.stderr, self._tail.feed)
 
     def said(self) -> str:
         """What it said of why it ended, short."""
@@ -101,11 +104,4 @@ class ProxyProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self._process.poll() is None:
                 os.killpg(self._process.pid, signal.SIGTERM)
-        threading.Thread(target=self._process.wait, daemon=True).start()  # nobody waits for it
-
-    def _drain(self) -> None:
-        stream = self._process.stderr
-        assert stream is not None
-        with stream, contextlib.suppress(OSError, ValueError):
-            while data := os.read(stream.fileno(), 4096):
-                self._tail.feed(data)
+        CARETAKER.when(lambda: self._process.poll() is not None, _REAPED_WITHIN, lambda _: None)

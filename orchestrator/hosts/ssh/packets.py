@@ -6,6 +6,7 @@
 - AES-GCM first: one pass over the data where CTR with HMAC makes two.
 - Host certificates are asked for where an authority is known, and only there.
 - What a peer says before it is known to be the host is bounded.
+- Who waits for the handshake bounds it, by the last sign of progress; no thread keeps its time.
 - The reader thread wakes once a second, not ten times, while nothing happens.
 """
 
@@ -21,14 +22,19 @@ import time
 from typing import Any
 
 import paramiko
-from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
+from paramiko.common import (
+    MSG_CHANNEL_REQUEST,
+    cMSG_CHANNEL_REQUEST,
+    cMSG_CHANNEL_WINDOW_ADJUST,
+    cMSG_GLOBAL_REQUEST,
+)
 from paramiko.packet import Packetizer
 
 from orchestrator.core.errors import ConnectError
 from orchestrator.hosts.ssh.ssh_errors import Dropped
 from orchestrator.hosts.transport import words_of
 
-__all__ = ["NO_STATUS", "Packets", "Wire", "send_signal"]
+__all__ = ["NO_STATUS", "Packets", "Wire", "give_room", "send_signal"]
 
 NO_STATUS = 1 << 20
 """`exit_status` of a channel whose process has not ended; paramiko's own -1 is also death by SIGHUP."""
@@ -72,10 +78,14 @@ class Packets(Packetizer):
         except (EOFError, ConnectionError):
             self._was_dropped = True
             raise
+        self.heard = time.monotonic()
         self._greeting += data
         if len(self._greeting) > _LONGEST_GREETING:
             raise paramiko.SSHException("the host talks without end in place of a greeting")
         return data
+
+    def start_handshake(self, timeout: float) -> None:
+        """Nothing: paramiko starts a thread for each login, to end it after 15 s however busy both are."""
 
     def read_all(self, n: int, check_rekey: bool = False) -> Any:
         # How long a packet is, is the peer's word; no SSH has longer ones (OpenSSH: 256 KiB).
@@ -146,6 +156,8 @@ class Wire(paramiko.Transport):
             with contextlib.suppress(OSError):  # not connected any more
                 self.sock.shutdown(socket.SHUT_RDWR)
         self.close()
+        if self.completion_event is not None:  # paramiko leaves whoever waits for the handshake waiting
+            self.completion_event.set()
 
     def _ask(self) -> None:
         # paramiko's keepalive wants no reply, so that it never learns of a peer's death.
@@ -188,6 +200,15 @@ def send_signal(channel: paramiko.Channel, number: signal.Signals) -> None:
     request.add_boolean(False)
     request.add_string(number.name.removeprefix("SIG"))
     channel.transport._send_user_message(request)  # type: ignore[union-attr]
+
+
+def give_room(channel: paramiko.Channel, count: int) -> None:
+    """Let the host send so many bytes more (RFC 4254 §5.2)."""
+    message = paramiko.Message()
+    message.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
+    message.add_int(channel.remote_chanid)
+    message.add_int(count)
+    channel.transport._send_user_message(message)  # type: ignore[union-attr]
 
 
 def _handle_request(channel: paramiko.Channel, message: paramiko.Message) -> None:

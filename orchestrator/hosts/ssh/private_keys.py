@@ -14,6 +14,7 @@ import paramiko
 from orchestrator.core.errors import AuthenticationError, ConnectError
 from orchestrator.hosts.ssh.client_config import Asked, Settings, file_tokens
 from orchestrator.hosts.ssh.host_certificates import read_certificate
+from orchestrator.hosts.ssh.ssh_errors import Dropped
 from orchestrator.hosts.transport import words_of
 
 __all__ = ["KeyLogin"]
@@ -55,13 +56,14 @@ class KeyLogin:
                     raise self._unheard("no answer to the login in time") from error
                 if not transport.is_active():
                     if len(tried) == 1:  # a server that has had enough has refused several
-                        raise self._unheard("the host closed the connection during the login") from error
+                        what = "the host closed the connection during the login"
+                        raise self._unheard(what, Dropped) from error
                     break
         raise self._refused(len(tried), words_of(transport.get_banner() or b""))
 
-    def _unheard(self, what: str) -> ConnectError:
+    def _unheard(self, what: str, kind: type[ConnectError] = ConnectError) -> ConnectError:
         remedy = "is the line to it bad, or the host overloaded? see sshd's log there"
-        return ConnectError(what, where=self._host, remedy=remedy)
+        return kind(what, where=self._host, remedy=remedy)
 
     def _keys(self) -> Iterator[paramiko.PKey]:
         if not self._settings.pubkey_authentication:

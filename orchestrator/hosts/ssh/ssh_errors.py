@@ -23,7 +23,7 @@ from orchestrator.core.errors import (
     TransportError,
 )
 
-__all__ = ["Dropped", "WrongConfig", "broken", "translate"]
+__all__ = ["Dropped", "WrongConfig", "broken", "cut_off", "translate"]
 
 
 class WrongConfig(AuthenticationError):
@@ -33,7 +33,7 @@ class WrongConfig(AuthenticationError):
 
 
 class Dropped(ConnectError):
-    """The host took the connection and closed it before a word of SSH: another try may be welcome."""
+    """The host took the connection and closed it before anybody had logged in: another try may be welcome."""
 
 
 _UP = "is the host up, and the address and port right?"
@@ -79,6 +79,13 @@ def translate(error: BaseException, host: str, *, connected: bool) -> Orchestrat
                 found.refused = _is_refused(error)
             return found
     return (TransportError if connected else ConnectError)(_text(error), where=host)
+
+
+def cut_off(host: str, error: BaseException) -> Dropped | None:
+    """The error of a host that closed the connection during the handshake; None for anything else."""
+    if not isinstance(error, (EOFError, ConnectionError)):
+        return None
+    return Dropped(_text(error), where=host, remedy=_SERVER)
 
 
 def _of_host(error: OrchestrateError, host: str) -> OrchestrateError:

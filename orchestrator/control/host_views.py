@@ -1,0 +1,206 @@
+"""The views of a run's hosts: what each has said, kept as they say it, and what their silence means.
+
+A lie or a bug of one host costs that host: its ranks become unreachable, with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping
+
+from orchestrator.config.job import Timeouts
+from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.host_loss import Silence, StepPace, Surroundings, verdict
+from orchestrator.control.run_record import HostView, Waits
+from orchestrator.control.run_tally import RunTally
+from orchestrator.control.status_fold import folded, stale_since
+from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
+from orchestrator.core.push import Mark, Snapshot
+from orchestrator.core.records import HostStatus
+from orchestrator.hosts.clock_offset import ClockOffset
+from orchestrator.hosts.host_feed import HostFeed
+from orchestrator.hosts.host_link import Failed, Present, Said
+from orchestrator.hosts.scheduling import Scheduling
+
+__all__ = ["HostViews"]
+
+log = logging.getLogger(__name__)
+
+
+class HostViews:
+    """The hosts `views` of a run, of which those of `asked` are heard through `feed`.
+
+    `is_changed` is set when a view is another one, `is_relevant` when that is more than progress; who judges
+    the run takes them back. `unheard` are the hosts of which nothing has been heard yet.
+    """
+
+    def __init__(
+        self, views: Mapping[str, HostView], asked: Iterable[str], feed: HostFeed, scheduling: Scheduling
+    ) -> None:
+        self.views = dict(views)
+        self.tally = RunTally(self.views)
+        self.is_changed = self.is_relevant = False
+        self.unheard = {name: None for name in asked if not self.views[name].is_over}
+        self._feed, self._scheduling = feed, scheduling
+        self.since = scheduling.monotonic()  # the start of the watch, or when the monitor last woke
+        self._began = scheduling.time()
+        self._pace = StepPace(self.since)
+        self._marks: dict[str, Mark | None] = {}
+        self._contacts: dict[str, float] = {}
+        self._silences: dict[str, Silence] = {}
+        self._is_blind = False  # nobody answers
+        for name in asked:
+            if self.views[name].is_over:
+                feed.done(name)
+
+    @property
+    def any_silent(self) -> bool:
+        """Whether some host does not answer."""
+        return bool(self._silences)
+
+    def start_anew(self) -> None:
+        """The monitor slept: what did not happen meanwhile has no meaning."""
+        self.since = self._scheduling.monotonic()
+        self._pace.start_anew(self.since)
+        self._silences.clear()
+        self._feed.start_anew()
+
+    def take(self) -> None:
+        """Take all that hosts have said by now."""
+        for said in self._feed.take():
+            try:
+                self.fold(said)
+            except Exception as error:  # a bug that this host's words have found
+                log.exception("%s: its words cannot be taken", said.host)
+                self._fail(said.host, Failed(error, self.since))
+
+    def fold(self, said: Said) -> None:
+        """Take what a host has said, or that it could not be reached."""
+        name, what = said.host, said.what
+        self.unheard.pop(name, None)
+        view = self.views[name]
+        if view.is_over and not view.error:
+            return
+        if isinstance(what, Failed):
+            self._fail(name, what)
+            return
+        self._contacts[name] = self._scheduling.time()
+        self._silences.pop(name, None)
+        clock = self._clock(name, view, said)
+        status, mark, is_missing = view.status, self._marks.get(name), False
+        if not isinstance(what, Present):
+            status, mark, is_missing = folded(status, mark, what)
+        elif what.status is not None and (what.is_newest or status is None):
+            status = what.status
+        elif what.status is not None and what.status.is_over:
+            mark, is_missing = None, True  # its files say so: what it pushes must, too
+        if mark != self._marks.get(name):
+            self._marks[name] = mark
+            self._feed.has(name, mark)
+        if is_missing:
+            self._feed.again(name)
+        self._show(name, view, status, clock, self._stale(name, what, clock))
+
+    def _show(
+        self,
+        name: str,
+        view: HostView,
+        status: HostStatus | None,
+        clock: ClockOffset | None,
+        stale: float | None,
+    ) -> None:
+        """What is new of a host that has spoken; that it has is written down with what else is new."""
+        if status is view.status and clock is view.clock and stale == view.stale_since and not view.error:
+            return
+        new = HostView(status, self._contacts[name], clock=clock, stale_since=stale)
+        if status is not None and status is not view.status:
+            self._pace.note(new.ranks(), self._scheduling.monotonic())
+        self._set(name, new)
+        if new.is_over:
+            self._feed.done(name)
+
+    def _stale(self, name: str, what: object, clock: ClockOffset | None) -> float | None:
+        status = what.status if isinstance(what, (Snapshot, Present)) else None
+        if status is None:
+            is_unknown = isinstance(what, Present)
+            return self.views[name].stale_since if is_unknown else None
+        there = what.clock if isinstance(what, Snapshot) else status.clock
+        written = None if there is None else stale_since(status, there)
+        return written if written is None or clock is None else clock.ours(written)
+
+    def _clock(self, name: str, view: HostView, said: Said) -> ClockOffset | None:
+        """The offset of the host's clock, the more exact the more it says."""
+        known = view.clock
+        if said.clock is not None:
+            return said.clock if known is None else known.or_newer(said.clock)
+        there = getattr(said.what, "clock", None)
+        if there is None or known is None:
+            return known
+        better = known.heard(there, self._scheduling.time())
+        if better is None:
+            self._feed.measure(name)
+        return better or known
+
+    def _fail(self, name: str, failed: Failed) -> None:
+        view, error, now = self.views[name], failed.error, self._scheduling.monotonic()
+        ours = not isinstance(error, OrchestrateError)
+        if not isinstance(error, OrchestrateError):
+            error = TransportError(f"internal error: {error!r}", where=name)
+        last = self._contacts.get(name) or view.last_contact
+        view = dataclasses.replace(
+            view, last_contact=last, blind_since=view.blind_since or last or self._began
+        )
+        if isinstance(error, AgentError) and error.kind == "no_run":
+            self._silences.pop(name, None)
+            gone = f"{name}: nothing of this run is there (a launch that broke off, or a removed directory)"
+            view = dataclasses.replace(view, error=gone, lost=True, waits=Waits.NO_RUN, limit=None)
+        else:
+            before = self._silences.get(name)
+            # An attempt that began before the monitor slept says nothing of the time since.
+            since = before.since if before is not None else max(failed.begun, self.since)
+            self._silences[name] = Silence.of(error, since, now, ours=ours)
+            view = dataclasses.replace(view, error=str(error))
+        self._set(name, view)
+
+    def note_losses(self, task: str, timeouts: Timeouts, *, ending: bool) -> None:
+        """Which of the hosts that do not answer are lost; who was stays so until it answers."""
+        if not self._silences:
+            return
+        now, tally = self._scheduling.monotonic(), self.tally
+        was_blind, self._is_blind = self._is_blind, not tally.answering and tally.asked > 1
+        if was_blind and not self._is_blind:
+            # It was our own network: while nobody could be heard nothing was learnt of anybody.
+            self._silences = {
+                name: dataclasses.replace(silence, since=now, until=now)
+                for name, silence in self._silences.items()
+            }
+        around = Surroundings(
+            hosts=tally.asked,
+            answering=tally.answering,
+            steps=self._pace.steps(now, timeouts.unreachable, anybody=tally.reporting > 0),
+            in_step=task in TRAINING,
+            ending=ending,
+        )
+        for name, silence in self._silences.items():
+            view = self.views[name]
+            found = verdict(silence, around, timeouts)
+            lost = view.lost or found.lost
+            waits = Waits.NOTHING if lost else found.waits
+            if (view.lost, view.silent, view.waits, view.limit) != (
+                lost,
+                silence.seconds,
+                waits,
+                found.limit,
+            ):
+                self._set(
+                    name,
+                    dataclasses.replace(
+                        view, lost=lost, silent=silence.seconds, waits=waits, limit=found.limit
+                    ),
+                )
+
+    def _set(self, name: str, view: HostView) -> None:
+        self.views[name] = view
+        self.is_changed = True
+        self.is_relevant = self.tally.update(name, view) or self.is_relevant

@@ -1,0 +1,137 @@
+"""The tally of a run's hosts: how many ranks are in which state, kept as hosts change.
+
+So what is judged of a run costs by what has changed, not by how many hosts it has. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.control.cause import tells_of_failure
+from orchestrator.control.host_loss import step_of
+from orchestrator.control.run_record import HostView
+from orchestrator.core.ends import StopKind
+from orchestrator.core.states import RankState, RunState, fold
+
+__all__ = ["RunTally", "fold_run"]
+
+
+_RUNS = ("started", "committed")
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one host adds."""
+
+    states: Mapping[RankState, int]
+    is_over: bool
+    is_finished: bool
+    answers: bool
+    reports_steps: bool
+    without_step: int
+    is_notable: bool
+    by_hand: bool
+    stopped_apart: bool
+    runs: bool
+
+    @classmethod
+    def of(cls, view: HostView) -> _Part:
+        ranks = view.ranks()
+        stop = view.status.stop if view.status is not None else None
+        states = Counter(rank.state for rank in ranks)
+        is_seen = not view.error
+        running = [rank for rank in ranks if not rank.state.is_terminal] if is_seen else []
+        return cls(
+            states=states,
+            is_over=view.is_over,
+            is_finished=view.lost or view.is_over,
+            answers=is_seen and view.status is not None and not view.is_over,
+            reports_steps=any(step_of(rank) is not None for rank in running),
+            without_step=sum(not rank.progress for rank in running),
+            is_notable=tells_of_failure(view),
+            by_hand=stop is not None and stop.kind is StopKind.REQUESTED,
+            stopped_apart=stop is not None and states[RankState.STOPPED] > 0,
+            runs=is_seen and view.status is not None and view.status.phase in _RUNS,
+        )
+
+
+class RunTally:
+    """Of all hosts of a run; `update` is told of each host that has changed.
+
+    `notable` are the hosts that tell of a failure, `running` those that answer and whose workers run,
+    `stopped_apart` those whose workers somebody has stopped. `without_step` ranks run and have made none.
+    """
+
+    def __init__(self, hosts: Mapping[str, HostView]) -> None:
+        self._parts: dict[str, _Part] = {}
+        self.states: Counter[RankState] = Counter()
+        self.over = self.finished = self.answering = self.reporting = self.without_step = self.by_hand = 0
+        self.notable: dict[str, None] = {}
+        self.stopped_apart: dict[str, None] = {}
+        self.running: dict[str, None] = {}
+        for name, view in hosts.items():
+            self.update(name, view)
+
+    def update(self, name: str, view: HostView) -> bool:
+        """Whether that makes any difference here."""
+        part = _Part.of(view)
+        before = self._parts.get(name)
+        if before == part:
+            return False
+        self._parts[name] = part
+        if before is not None:
+            self._add(before, -1)
+        self._add(part, 1)
+        _put(self.notable, name, part.is_notable)
+        _put(self.stopped_apart, name, part.stopped_apart)
+        _put(self.running, name, part.runs)
+        return True
+
+    @property
+    def hosts(self) -> int:
+        return len(self._parts)
+
+    @property
+    def asked(self) -> int:
+        """The hosts that are not over."""
+        return len(self._parts) - self.over
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks are known of."""
+        return self.states.total()
+
+    def state(self, host_count: int, *, failed: bool) -> RunState:
+        """The run's state. It ends only when every host's part has ended or is lost; until then it runs."""
+        present = {state for state, count in self.states.items() if count}
+        if self.by_hand and RankState.LOST in present:
+            # That a host went away while all were being stopped makes no failure of it.
+            present = present - {RankState.LOST} | {RankState.STOPPED}
+        state = fold(present)
+        if self.hosts == host_count == self.finished:
+            return RunState.FAILED if failed else state
+        return RunState.STARTING if state is RunState.STARTING else RunState.RUNNING
+
+    def _add(self, part: _Part, sign: int) -> None:
+        for state, count in part.states.items():
+            self.states[state] += sign * count
+        self.over += sign * part.is_over
+        self.finished += sign * part.is_finished
+        self.answering += sign * part.answers
+        self.reporting += sign * part.reports_steps
+        self.without_step += sign * part.without_step
+        self.by_hand += sign * part.by_hand
+
+
+def fold_run(hosts: Mapping[str, HostView], host_count: int, *, failed: bool) -> RunState:
+    """The state of a run of so many hosts."""
+    return RunTally(hosts).state(host_count, failed=failed)
+
+
+def _put(names: dict[str, None], name: str, belongs: bool) -> None:
+    if belongs:
+        names[name] = None
+    else:
+        names.pop(name, None)

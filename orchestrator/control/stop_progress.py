@@ -1,0 +1,79 @@
+"""The progress of a stop: which hosts are over, which cannot be reached, and whether waiting has an end.
+
+Pure: the record goes in with the time, what is to be told comes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from orchestrator.control.run_record import HostView, RunRecord, Waits
+from orchestrator.core.errors import OrchestrateError, PreflightError, TransportError
+
+__all__ = ["MARGIN", "StopProgress"]
+
+# Beyond the grace period: for SIGKILL to be noticed, and for a host that is busy.
+MARGIN = 20.0
+
+
+@dataclass
+class StopProgress:
+    """Waits for the hosts of a run to be over, by records as they come; times are seconds of one clock.
+
+    It gives up `grace` and a margin after the last sign of progress. A host that does not answer is waited
+    for `patience` seconds, since it was seen not to.
+    """
+
+    grace: float
+    patience: float
+    now: float
+    over: set[str] = field(default_factory=set)
+    _deaf_since: dict[str, float] = field(default_factory=dict)
+    _ended: int = -1
+    _deadline: float = 0.0
+
+    def note(self, record: RunRecord, now: float) -> list[str]:
+        """Take in a record; the hosts that are over since the last one."""
+        self.now = now
+        news = [name for name, view in record.hosts.items() if name not in self.over and _is_over(view)]
+        self.over.update(news)
+        ended = sum(_ended(view) for view in record.hosts.values()) + len(self.over)
+        if ended > self._ended:
+            self._ended, self._deadline = ended, now + self.grace + MARGIN
+        deaf = {name for name, view in record.hosts.items() if view.error and name not in self.over}
+        self._deaf_since = {name: self._deaf_since.get(name, now) for name in deaf}
+        return news
+
+    def is_done(self, record: RunRecord) -> bool:
+        """Whether nothing is left to wait for, or it has been waited long enough."""
+        return self.now >= self._deadline or all(
+            name in self.over or self._is_given_up(name) for name in record.hosts
+        )
+
+    def errors(self, record: RunRecord) -> dict[str, OrchestrateError]:
+        """Why hosts are not over."""
+        left = {name: view for name, view in record.hosts.items() if name not in self.over}
+        return {name: self._error(name, view) for name, view in left.items()}
+
+    def _is_given_up(self, name: str) -> bool:
+        return name in self._deaf_since and self.now - self._deaf_since[name] >= self.patience
+
+    def _error(self, name: str, view: HostView) -> OrchestrateError:
+        if view.error:
+            return TransportError(view.error.removeprefix(f"{name}: "), where=name)
+        return PreflightError(f"workers still run after {self.grace:g} s of grace", where=name)
+
+
+def _is_over(view: HostView) -> bool:
+    return view.is_over or view.waits is Waits.NO_RUN
+
+
+def _ended(view: HostView) -> int:
+    """How many signs of an end the host has given."""
+    if view.status is None:
+        return 0
+    signs = sum(rank.state.is_terminal for rank in view.status.ranks)
+    return signs + (view.status.phase in _ENDING)
+
+
+_ENDING = ("stopping", "over")

@@ -1,0 +1,99 @@
+"""The link to one host of a watched run: what is known of its session, and what comes of it."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+
+from orchestrator.core.ends import StopReason
+from orchestrator.core.push import Mark, Pushed
+from orchestrator.core.records import HostStatus
+from orchestrator.hosts.clock_offset import ClockOffset
+from orchestrator.hosts.push_client import PushClient
+
+__all__ = ["Ask", "Failed", "Link", "Opened", "Present", "Said", "beat_seconds", "digest_seconds"]
+
+
+def beat_seconds(unreachable: float) -> float:
+    """How long a host may have nothing to say before it says so."""
+    return min(30.0, unreachable / 4)
+
+
+def digest_seconds(hosts: int, viewers: int = 0) -> float:
+    """How often a host tells of its steps: seldom where there are many, often while somebody looks."""
+    return max(0.5, hosts / 200) if viewers else max(2.0, hosts / 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The host is there: it has answered a question, with its `status` where that was the question.
+
+    `is_newest`: nothing is newer, since it does not push.
+    """
+
+    status: HostStatus | None = None
+    is_newest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It could not be reached, or what it says is none: an attempt that began at `begun` (monotonic)."""
+
+    error: Exception
+    begun: float
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one host has said, with the offset of its clock where that was measured with it."""
+
+    host: str
+    what: Pushed | Present | Failed
+    clock: ClockOffset | None = None
+
+
+class Ask(enum.StrEnum):
+    """What is asked on an open link, the most urgent first."""
+
+    STOP = "stop"
+    WATCH = "watch"
+    STATUS = "status"
+    CLOCK = "clock"
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """One host. Changed by who takes, but for `is_told`; jobs of the pools only tell their results."""
+
+    name: str
+    client: PushClient | None = None
+    is_opening: bool = False
+    is_writing: bool = False
+    is_told: bool = False  # it waits among those that can be read
+    is_broken: bool = False  # its agent is to be given up before another one is opened
+    is_done: bool = False
+    polls: bool = False
+    mark: Mark | None = None
+    wants: dict[Ask, StopReason | None] = field(default_factory=dict)
+    asked: Ask | None = None
+    asked_at: float = 0.0  # monotonic
+    before: float = 0.0  # our time just before a question whose answer tells the host's
+    last: dict[Ask, float] = field(default_factory=dict)
+    opened: float = -math.inf
+    heard: float = 0.0
+    measured: float = -math.inf
+    backoff: float = 0.0
+    due: float = 0.0
+    entry: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session that tells of the run as often as `every`, or `polls`."""
+
+    client: PushClient
+    before: float
+    every: float
+    polls: bool
+    status: HostStatus | None

@@ -1,0 +1,111 @@
+"""The jobs that open a host's session and ask over it: what may take its time, and is done in a pool."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from orchestrator.core.ends import StopReason
+from orchestrator.core.errors import AgentError
+from orchestrator.core.push import Mark
+from orchestrator.hosts.agent_client import Agent
+from orchestrator.hosts.host_link import Ask, Failed, Opened
+from orchestrator.hosts.push_client import PushClient
+from orchestrator.hosts.scheduling import Scheduling
+
+__all__ = ["PATIENCE", "Agents", "LinkJobs"]
+
+log = logging.getLogger(__name__)
+PATIENCE = 10.0
+
+
+class Agents(Protocol):
+    """What of a fleet is needed here."""
+
+    def agent(self, name: str) -> Agent: ...
+
+    def drop(self, name: str) -> None: ...
+
+    def end_session(self, name: str) -> None: ...
+
+
+class LinkJobs:
+    """For the hosts of one run. Nothing is raised: what fails is a result. Knows no link."""
+
+    def __init__(
+        self,
+        fleet: Agents,
+        run_id: str,
+        world_size: int,
+        placed: Mapping[str, frozenset[int]],
+        beat: float,
+        once: bool,
+        scheduling: Scheduling,
+    ) -> None:
+        self._fleet, self._run_id, self._world_size, self._placed = fleet, run_id, world_size, placed
+        self._beat, self._once, self._scheduling = beat, once, scheduling
+
+    def open(
+        self, name: str, is_broken: bool, mark: Mark | None, every: float, tell: Callable[[], None]
+    ) -> Opened | Failed:
+        """A session that tells of the run from `mark` on, or the status where it knows no `watch`.
+
+        `is_broken`: that of before is of no use. The connection under it may be: who has one needs no login.
+        """
+        begun = self._scheduling.monotonic()
+        try:
+            if is_broken:
+                self._fleet.end_session(name)
+            return self._opened(name, self._fleet.agent(name), mark, every, tell)
+        except Exception as error:
+            if not isinstance(error, AgentError):
+                self._drop(name)
+            return Failed(error, begun)
+
+    def question(
+        self, client: PushClient, ask: Ask, reason: StopReason | None, mark: Mark | None, every: float
+    ) -> Callable[[], None]:
+        """What sends a question; its answer comes as all else does."""
+        because = reason or StopReason.requested("")
+        asks: Mapping[Ask, Callable[..., None]] = {
+            Ask.STOP: functools.partial(client.begin_stop, because),
+            Ask.WATCH: functools.partial(client.begin_watch, mark, every, self._beat),
+            Ask.STATUS: client.begin_status,
+            Ask.CLOCK: client.begin_clock,
+        }
+        return functools.partial(asks[ask], timeout=PATIENCE)
+
+    def begin(self, ask: Callable[[], None], begun: float) -> Failed | None:
+        """Send a question of `question`."""
+        try:
+            ask()
+        except Exception as error:
+            return Failed(error, begun)
+        return None
+
+    def _opened(
+        self, name: str, agent: Agent, mark: Mark | None, every: float, tell: Callable[[], None]
+    ) -> Opened:
+        client, before, status = agent.pushes, self._scheduling.time(), None
+        client.expect(self._run_id, self._world_size, self._placed.get(name))
+        polls = self._once
+        try:
+            if not polls:
+                client.watch(mark, every=every, beat=self._beat, timeout=PATIENCE)
+        except AgentError as error:
+            if error.kind != "unknown_verb":
+                raise
+            polls = True
+        if polls:
+            before = self._scheduling.time()
+            status = client.status(timeout=PATIENCE)
+        client.on_readable(tell)
+        return Opened(client, before, every, polls, status)
+
+    def _drop(self, name: str) -> None:
+        try:
+            self._fleet.drop(name)
+        except Exception:
+            log.exception("%s cannot be hung up", name)

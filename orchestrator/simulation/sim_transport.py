@@ -1,0 +1,303 @@
+"""A simulated network: transports and channels whose bytes take virtual time, get lost, or never come.
+
+Below the real session: what it writes reaches a simulated host after the link's delay, and what the host says
+comes back in the same way, in order. A link may be silent (bytes wait, as in TCP, until it is not, or until
+the connection is given up), refuse connections or logins, or be slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestrator.core.errors import AuthenticationError, ConnectError, TransportError
+from orchestrator.hosts.transport import Channel, Transport
+from orchestrator.simulation.virtual_time import World
+
+if TYPE_CHECKING:
+    from orchestrator.simulation.sim_host import SimHost
+
+__all__ = ["Link", "SimChannel", "SimTransport", "Traffic"]
+
+# After so many seconds in which a peer that is asked says nothing, its connection is given up (hosts/ssh).
+_SILENCE = 30.0
+_QUEUE = 256 * 1024
+_ROUND_TRIPS = 6  # of TCP and SSH, until a login stands
+
+
+@dataclass
+class Traffic:
+    """What has gone over a network, of all hosts."""
+
+    connections: int = 0
+    asked: int = 0
+    told: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+
+
+@dataclass
+class Link:
+    """The way to a host: `delay` is for one direction, in seconds, `login` for an sshd to let us in.
+
+    `silences` counts the reasons for which no byte passes, `dead` says that the host is off, so that nothing
+    of a connection is left when it is there again.
+    """
+
+    delay: float = 0.0003
+    login: float = 0.15
+    bytes_per_s: float = 1e8
+    silences: int = 0
+    is_off: bool = False
+    refuses: bool = False  # connections: the host is there, its sshd is not
+    refuses_login: bool = False
+    channels: list[SimChannel] = field(default_factory=list)
+
+    @property
+    def is_silent(self) -> bool:
+        return self.is_off or self.silences > 0
+
+
+class SimTransport(Transport):
+    """The way from the control node to one simulated host; `timeout` is for a connection, in seconds."""
+
+    def __init__(self, host: SimHost, traffic: Traffic, *, timeout: float = 10.0) -> None:
+        super().__init__(host.name)
+        self._there = host
+        self._world = host.world
+        self._traffic = traffic
+        self._timeout = timeout
+        self._is_connected = False
+        self._channels: list[SimChannel] = []
+
+    def connect(self) -> None:
+        if self._is_connected:
+            return
+        link = self._there.link
+        self._traffic.connections += 1
+        if link.is_silent:
+            self._pause("a connection", self._timeout)
+            raise ConnectError("timed out", where=self.host, remedy="is the host up?")
+        self._pause("a connection", 2 * link.delay)
+        if link.refuses:
+            error = ConnectError("Connection refused", where=self.host, remedy="is its sshd running?")
+            error.refused = True
+            raise error
+        self._pause("a login", _ROUND_TRIPS * link.delay + link.login)
+        if link.is_silent:
+            self._pause("a login", self._timeout)
+            raise ConnectError("timed out", where=self.host, remedy="is the host up?")
+        if link.refuses_login:
+            raise AuthenticationError("Authentication failed.", where=self.host, remedy="check `user`")
+        self._is_connected = True
+
+    def close(self) -> None:
+        self._is_connected = False
+        for channel in self._channels:
+            channel.close()
+        self._channels.clear()
+
+    def broke(self) -> None:
+        """The connection is no more; what reads from it hears of that."""
+        self._is_connected = False
+        for channel in self._channels:
+            channel.break_off()
+        self._channels.clear()
+
+    def _open(self, argv: tuple[str, ...]) -> Channel:
+        if not self._is_connected:
+            raise self._not_connected()
+        channel = SimChannel(self.host, argv, self._there, self, self._traffic)
+        self._channels.append(channel)
+        return channel
+
+    def _pause(self, what: str, seconds: float) -> None:
+        self._world.park(f"{what} to {self.host}", seconds, told=lambda _: None)
+
+
+class SimChannel(Channel):
+    """One program on a simulated host and its streams."""
+
+    def __init__(
+        self, host: str, argv: tuple[str, ...], there: SimHost, transport: SimTransport, traffic: Traffic
+    ) -> None:
+        super().__init__(host, argv)
+        self._there = there
+        self._link = there.link
+        self._world: World = there.world
+        self._transport = transport
+        self._traffic = traffic
+        self._came = bytearray()
+        self._has_ended = self._is_broken = self._is_closed = False
+        self._reader: object | None = None
+        self._tell: Callable[[], None] | None = None
+        self._outward = self._inward = 0.0  # when the last byte of each direction arrives
+        self._held: list[tuple[bool, bytes]] = []  # on a silent link, with whether it is on its way to us
+        self._held_bytes = 0
+        self._link.channels.append(self)
+        self.program = there.begin(argv, self)
+        if self._link.is_silent:
+            self.fall_silent()
+
+    # The control node's end.
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._world.is_mine:
+            return  # the beats of real time, which is none here
+        self._require_open()
+        self._traffic.asked += 1
+        self._traffic.bytes_out += len(data)
+        if self._link.is_silent:
+            self._held.append((False, bytes(data)))
+            self._held_bytes += len(data)
+            if self._held_bytes > _QUEUE:
+                self._world.park(f"room to {self.host}", self.timeout, told=self._register)
+                self._require_open()
+                raise self._timed_out(self.timeout)
+            return
+        self._send(bytes(data))
+
+    def close_stdin(self) -> None:
+        self._world.after(self._link.delay, self.program.hung_up)
+
+    def read(self, size: int) -> bytes:
+        self._require_open()
+        if not self._came and not self._has_ended:
+            self._world.park(f"an answer of {self.host}", self.timeout, told=self._register)
+            self._reader = None
+        return self._taken(size)
+
+    def _taken(self, size: int) -> bytes:
+        if self._came:
+            data = bytes(self._came[:size])
+            del self._came[:size]
+            return data
+        if self._has_ended:
+            return b""
+        self._require_open()
+        raise self._timed_out(self.timeout)
+
+    def on_readable(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called whenever there is something to read, or nothing will come any more."""
+        self._tell = tell
+        if self._came or self._has_ended or self._is_broken or self._is_closed:
+            tell()
+
+    def read_ready(self, size: int) -> bytes | None:
+        """What has come, None where nothing has, b"" at the end. Raises TransportError as `read`."""
+        if not self._came and not self._has_ended:
+            self._require_open()
+            return None
+        return self._taken(size)
+
+    def wait(self, timeout: float | None = None) -> int:
+        return 0 if self._has_ended else -1
+
+    def stderr_bytes(self) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._forget()
+        # A host that cannot be reached hears of it later, or never.
+        if not self._link.is_silent:
+            self._world.after(self._link.delay, self.program.hung_up)
+        self._notify()
+
+    # The host's end.
+
+    def say(self, data: bytes) -> None:
+        """The program writes to its stdout."""
+        if self._is_broken or self._is_closed:
+            return
+        self._traffic.told += 1
+        if self._link.is_silent:
+            self._held.append((True, data))
+        else:
+            self._bring(data)
+
+    def end(self) -> None:
+        """The program has closed its stdout."""
+        self._world.after(max(0.0, self._inward - self._world.now) + self._link.delay, self._finish)
+
+    def break_off(self) -> None:
+        """The connection is gone."""
+        if not self._is_broken and not self._is_closed:
+            self._is_broken = True
+            self._forget()
+            self._notify()
+
+    # The link.
+
+    def fall_silent(self) -> None:
+        """Nothing passes any more; after a while the peer is given up."""
+        self._world.after(_SILENCE, self._give_up)
+
+    def come_back(self) -> None:
+        """What was sent meanwhile arrives."""
+        held, self._held, self._held_bytes = self._held, [], 0
+        for is_inward, data in held:
+            if is_inward:
+                self._bring(data)
+            else:
+                self._send(data)
+
+    def lose(self) -> None:
+        """The host no longer knows of this connection: it answers the next question with a reset."""
+        if not self._is_broken and not self._is_closed:
+            self._transport.broke()
+
+    def _give_up(self) -> None:
+        if self._link.is_silent:
+            self.lose()
+
+    def _send(self, data: bytes) -> None:
+        link = self._link
+        self._outward = max(self._outward, self._world.now + link.delay) + len(data) / link.bytes_per_s
+        self._world.after(self._outward - self._world.now, lambda: self._arrive(data))
+
+    def _arrive(self, data: bytes) -> None:
+        if self._link.is_off or self._is_broken:
+            return
+        self.program.feed(data)
+
+    def _bring(self, data: bytes) -> None:
+        link = self._link
+        self._inward = max(self._inward, self._world.now + link.delay) + len(data) / link.bytes_per_s
+        self._world.after(self._inward - self._world.now, lambda: self._receive(data))
+
+    def _receive(self, data: bytes) -> None:
+        if self._is_broken or self._is_closed:
+            return
+        if self._link.is_silent:
+            self._held.append((True, data))
+            return
+        self._traffic.bytes_in += len(data)
+        self._came += data
+        self._notify()
+
+    def _finish(self) -> None:
+        self._has_ended = True
+        self._notify()
+
+    def _register(self, token: object) -> None:
+        self._reader = token
+
+    def _notify(self) -> None:
+        if self._reader is not None:
+            self._world.wake(self._reader)
+        if self._tell is not None:
+            self._tell()
+
+    def _forget(self) -> None:
+        if self in self._link.channels:
+            self._link.channels.remove(self)
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise self._closed_error()
+        if self._is_broken:
+            raise TransportError("the connection broke", where=self.host)

@@ -1,0 +1,268 @@
+"""The answers of a simulated host's agent, verb by verb, as agent/verbs_*.py give them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.agent.request_loop import Answer
+from orchestrator.core.codec import DecodeError, from_json, to_json
+from orchestrator.core.ends import StopReason
+from orchestrator.core.errors import AgentError
+from orchestrator.core.push import Mark
+from orchestrator.core.records import Manifest, RunOnHost
+from orchestrator.simulation.sim_supervisor import SimRun, SimSupervisor
+
+if TYPE_CHECKING:
+    from orchestrator.simulation.sim_agent import SimAgent
+    from orchestrator.simulation.sim_host import SimHost
+
+__all__ = ["THINKING", "answers_to"]
+
+THINKING: Mapping[str, float] = {
+    "": 0.004,
+    "probe": 0.25,
+    "ask_tools": 0.3,
+    "prepare": 0.12,
+    "start": 0.03,
+    "undo": 0.1,
+}
+"""Seconds that a host takes for a verb; "" for any other."""
+
+Args = Mapping[str, Any]
+
+
+def answers_to(agent: SimAgent, verb: str, args: Args, body: bytes) -> Iterator[Answer]:
+    """The answers to one request. Raises AgentError and OSError as the verbs do."""
+    if verb not in _VERBS:
+        raise AgentError(f"the agent knows no verb `{verb}`", kind="unknown_verb")
+    yield from _VERBS[verb](agent, args, body)
+
+
+def _clock(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    yield Answer(agent.host.time())
+
+
+def _busy_devices(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    yield Answer(agent.host.busy_devices(args["devices"]))
+
+
+def _require_port(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    if args["port"] in agent.host.taken_ports:
+        raise AgentError(
+            f"port {args['port']} on {args['address']} cannot be used: Address already in use",
+            remedy="set networking.port to a free one, or leave it out to have one chosen",
+            kind="port_in_use",
+        )
+    yield Answer()
+
+
+def _addresses(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    host = agent.host
+    found = {name: [host.address] if name in (host.name, host.address) else [] for name in args["names"]}
+    own = [address for address in args["candidates"] if address == host.address]
+    own += [address for listed in found.values() for address in listed]
+    yield Answer(
+        {"found": found, "own": list(dict.fromkeys(own)), "network": f"{host.boot} net:[4026531840]"}
+    )
+
+
+def _probe(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    host = agent.host
+    yield Answer(
+        {
+            "hostname": host.name,
+            "pid": 4000,
+            "python": "3.10.12",
+            "executable": "/usr/bin/python3",
+            "workdir": host.workdir,
+            "free_bytes": host.free_bytes,
+            "writable": True,
+            "shared_place": "",
+            "clock": host.time(),
+            "busy_devices": host.busy_devices(args.get("devices", ())),
+            "locks_writable": True,
+            "packages": {name: host.packages.get(name, "1.0") for name in args.get("packages", ())},
+            "environment": {},
+            "environment_seen": bool(args.get("packages") or args.get("ascend")),
+            "environment_trouble": "",
+            "env_script_exists": True,
+            "missing_paths": [],
+            "port": host.free_port() if args.get("port_on") is not None else None,
+            "resolves_to": [host.address] if args.get("ascend") else [],
+            "cann": host.cann if args.get("ascend") else None,
+            "ascend": {} if args.get("ascend") else None,
+            "limits": {"open files": 65536, "processes": None},
+            "shm_free_bytes": 64 << 30,
+            "taken_ports": sorted(set(args.get("ports", ())) & host.taken_ports),
+        }
+    )
+
+
+def _ask_tools(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    answers = [agent.host.tool_says(call) for call in args["calls"]]
+    yield Answer({"answers": answers, "files": [agent.host.file_says(path) for path in args["files"]]})
+
+
+def _missing(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    yield Answer([sha256 for sha256 in args["hashes"] if sha256 not in agent.host.store])
+
+
+def _push(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    _require_space(agent.host, f"{agent.host.workdir}/store")
+    if hashlib.sha256(body).hexdigest() != args["sha256"]:
+        raise AgentError(f"a pushed file arrived damaged: {args['sha256'][:12]} expected", kind="damaged")
+    agent.host.store[args["sha256"]] = len(body)
+    yield Answer()
+
+
+def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    host = agent.host
+    bundle = json.loads(body)
+    manifest = from_json(Manifest, bundle["manifest"])
+    if manifest.run_id in host.runs:
+        raise AgentError(f"run {manifest.run_id} exists already", kind="run_exists")
+    if manifest.scheduler is not None and manifest.port is not None and manifest.port in host.taken_ports:
+        raise AgentError(f"port {manifest.port} cannot be used", kind="port_in_use")
+    _require_space(host, f"{host.workdir}/runs/{manifest.run_id}")
+    for item in manifest.inputs:
+        if item.sha256 not in host.store:
+            raise AgentError(f"{item.path} is not in the content store", kind="missing_input")
+    if busy := host.busy_devices(manifest.devices):
+        raise AgentError(f"device {busy[0]} is in use by another run", kind="device_busy")
+    files = {"worker.yaml": bundle["worker_config"]}
+    if bundle["rank_table"] is not None:
+        files["rank_table.json"] = bundle["rank_table"]
+    run = SimRun(manifest, files, host.gang_of(manifest))
+    host.runs[manifest.run_id] = run
+    run.supervisor = SimSupervisor(host, run)
+    yield Answer({"hashes": run.hashes, "run_dir": f"{host.workdir}/runs/{manifest.run_id}"})
+
+
+def _require_space(host: SimHost, path: str) -> None:
+    if host.is_full:
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+
+def _told(agent: SimAgent, verb: str, args: Args) -> Answer:
+    run = agent.host.run(args["run_id"])
+    supervisor = run.supervisor
+    if supervisor is not None and supervisor.is_alive:
+        if verb == "stop":
+            supervisor.stop(_reason_of(args), now=bool(args.get("now")))
+        else:
+            {"start": supervisor.start, "commit": supervisor.commit}[verb]()
+        return Answer(supervisor.answer())
+    if verb == "start":
+        raise AgentError("the supervisor does not answer: No such file or directory", kind="no_supervisor")
+    status = agent.host.status(run)
+    label = "" if status.failed_first is None else f"rank_{status.failed_first}"
+    return Answer({"phase": "over", "failed_first": label, "reason": ""})
+
+
+def _reason_of(args: Args) -> StopReason:
+    with contextlib.suppress(DecodeError, KeyError):
+        return from_json(StopReason, args["why"])
+    return StopReason.requested(str(args.get("reason", "stopped")))
+
+
+def _start(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    yield _told(agent, "start", args)
+
+
+def _commit(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    yield _told(agent, "commit", args)
+
+
+def _stop(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    yield _told(agent, "stop", args)
+
+
+def _undo(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    run = agent.host.runs.get(args["run_id"])
+    if run is not None and run.supervisor is not None and run.supervisor.is_alive:
+        run.supervisor.undo()
+    elif run is not None:
+        agent.host.discard(run)
+    yield Answer()
+
+
+def _status(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    status = agent.host.status(agent.host.run(args["run_id"]))
+    yield Answer(to_json(dataclasses.replace(status, clock=agent.host.time())))
+
+
+def _watch(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    said = args.get("since")
+    since = None if said is None else from_json(Mark, said)
+    every, beat = from_json(float, args["every"]), from_json(float, args["beat"])
+    yield Answer({"sequence": agent.watch(agent.host.run(args["run_id"]), since, every, beat)})
+
+
+def _list_runs(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    runs = [
+        RunOnHost(run.manifest, agent.host.status(run))
+        for run_id, run in agent.host.runs.items()
+        if args.get("run_id", "") in ("", run_id)
+    ]
+    yield Answer(to_json(runs))
+
+
+def _read_log(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    run = agent.host.run(args["run_id"])
+    data, offset = run.log(args["label"]), args["offset"]
+    if args["label"] not in run.logs:
+        yield Answer({"offset": 0, "size": 0})
+        return
+    start = max(0, len(data) + offset) if offset < 0 else min(offset, len(data))
+    found = {"offset": start, "size": len(data), "modified": agent.host.time()}
+    yield Answer(found, data[start : start + args["limit"]])
+
+
+def _list_plogs(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    agent.host.run(args["run_id"])
+    yield Answer({"files": [], "left": {}})
+
+
+def _disk_use(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    host = agent.host
+    runs = [{"run_id": run_id, "nbytes": 1 << 20} for run_id in host.runs]
+    yield Answer({"runs": runs, "store": sum(host.store.values())})
+
+
+def _remove_run(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    run = agent.host.run(args["run_id"])
+    if not agent.host.status(run).is_over:
+        raise AgentError("it has not ended", kind="not_over")
+    if not args["dry_run"]:
+        agent.host.discard(run)
+    yield Answer(1 << 20)
+
+
+_VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
+    "addresses": _addresses,
+    "ask_tools": _ask_tools,
+    "busy_devices": _busy_devices,
+    "clock": _clock,
+    "commit": _commit,
+    "disk_use": _disk_use,
+    "list_plogs": _list_plogs,
+    "list_runs": _list_runs,
+    "missing": _missing,
+    "prepare": _prepare,
+    "probe": _probe,
+    "push": _push,
+    "read_log": _read_log,
+    "remove_run": _remove_run,
+    "require_port": _require_port,
+    "start": _start,
+    "status": _status,
+    "stop": _stop,
+    "undo": _undo,
+    "watch": _watch,
+}

@@ -1,0 +1,282 @@
+"""A simulated run: the real monitor, watch and verdicts over a simulated cluster, in virtual time.
+
+The plan is a real one, of a real job and an inventory; the run's record is written to a real folder.
+Stretches in which the gang makes steps, every host answers and nothing else is due are jumped over.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.control.monitor import Monitor
+from orchestrator.control.run_record import Cause, RunRecord
+from orchestrator.control.runs import make_control_dir
+from orchestrator.core.paths import ControlDir
+from orchestrator.core.states import RunState
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.simulation.cluster import Cluster, Misfortune, SimAllocation
+from orchestrator.simulation.sim_transport import Traffic
+from orchestrator.simulation.virtual_time import EPOCH, Process, VirtualScheduling, World
+from orchestrator.simulation.workload import Workload
+
+__all__ = ["Cost", "Happening", "Outcome", "Simulation", "simulate"]
+
+_HOUR = 3600.0
+_LOOK = 5.0  # so often it is looked whether there is anything but steps
+_SETTLED = 60.0  # seconds after anything that had a date, before the next stretch is jumped over
+_LEAST_JUMP = 30.0
+_BEFORE = 2.0  # a jump ends so long before what is due
+
+
+class Timed(Misfortune, Protocol):
+    """A fault with its time, in seconds since the launch."""
+
+    @property
+    def time(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One thing that happened, `time` true seconds after the launch: what, on which host, to which rank."""
+
+    time: float
+    what: str
+    host: str = ""
+    rank: int | None = None
+
+    def __str__(self) -> str:
+        where = f" {self.host}" if self.host else ""
+        rank = "" if self.rank is None else f" rank {self.rank}"
+        return f"{self.time:12.3f}{where}{rank} {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the simulation took: seconds of this machine and of its CPU, and the most memory, in bytes.
+
+    `controller` is the CPU of what runs on a control node, `hosts` that of the simulated hosts and the
+    network; `jumped` are the true seconds that were passed over.
+    """
+
+    seconds: float
+    controller: float
+    hosts: float
+    memory: int
+    events: int
+    jumped: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a run. Times are true seconds since the launch; `seconds` were simulated.
+
+    `running` is when every rank ran, `ended` when the run was over; None where that never came. `orphans` are
+    workers that still run on hosts, by rank, though the run is over or was never begun.
+    """
+
+    record: RunRecord
+    seconds: float
+    running: float | None
+    ended: float | None
+    steps: int
+    happenings: tuple[Happening, ...]
+    orphans: tuple[int, ...]
+    traffic: Traffic
+    cost: Cost
+
+    @property
+    def state(self) -> RunState:
+        return self.record.state
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.record.exit_code
+
+    @property
+    def cause(self) -> Cause | None:
+        return self.record.cause
+
+    def trace(self) -> str:
+        """Everything that happened, a line each, without what differs from launch to launch."""
+        return "".join(f"{each}\n" for each in self.happenings).replace(self.record.run_id, "RUN")
+
+
+class Simulation:
+    """One run of a plan on simulated hosts, with faults. `run` is called once.
+
+    `folder` takes the state directory. `hours` is how much is simulated at most; it ends `after` seconds
+    after the run and its monitor. `jumps`: whether stretches without news are passed over. `limit` is in
+    seconds of real time.
+    """
+
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        folder: Path,
+        *,
+        workload: Workload | None = None,
+        faults: Iterable[Timed] = (),
+        hours: float = 24.0,
+        seed: int = 0,
+        jumps: bool = True,
+        after: float = 60.0,
+        limit: float = 600.0,
+    ) -> None:
+        self.world = World(seed=seed, limit=limit)
+        self.scheduling = VirtualScheduling(self.world)
+        self.happenings: list[Happening] = []
+        self.record: RunRecord | None = None
+        self.cluster = Cluster(
+            self.world, plan.hosts, workload or Workload(), ascend=plan.ascend, noted=self._note
+        )
+        self.cluster.warm({sha256: path.stat().st_size for sha256, path in plan.sources.items()})
+        self._plan = plan
+        self._folder = folder
+        self._faults = tuple(faults)
+        self._seconds = hours * _HOUR
+        self._jumps = jumps
+        self._after = after
+        self._control: ControlDir | None = None
+        self._monitor: Process | None = None
+        self._ended = self.scheduling.signal()
+        self._running: float | None = None
+        self._last_news = 0.0
+
+    def run(self) -> Outcome:
+        """The run from its launch to its end, or as far as the hours go."""
+        wall, cpu = time.monotonic(), time.process_time()
+        self.world.run(self._live)
+        assert self.record is not None
+        spent, hosts = time.process_time() - cpu, self.world.events_cpu
+        cost = Cost(
+            seconds=time.monotonic() - wall,
+            controller=max(0.0, spent - hosts),
+            hosts=hosts,
+            memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            events=self.world.events_done,
+            jumped=self.world.jumped,
+        )
+        return Outcome(
+            record=self.record,
+            seconds=self.world.true_now,
+            running=self._running,
+            ended=None if self.record.ended is None else self._since_launch(self.record.ended),
+            steps=max((gang.step() for gang in self.cluster.gangs.values()), default=0),
+            happenings=tuple(self.happenings),
+            orphans=tuple(sorted(process.rank for _, process in self.cluster.processes)),
+            traffic=self.cluster.traffic,
+            cost=cost,
+        )
+
+    def _live(self) -> None:
+        self._control = make_control_dir(self._plan, self._folder)
+        for fault in self._faults:
+            self.world.at(fault.time, lambda each=fault: self._befall(each))  # type: ignore[misc]
+        over = self.scheduling.signal()
+        self.world.at(self._seconds, over.set)
+        if self._jumps:
+            self.world.after(_LOOK, self._look)
+        self._watch(watch_only=False)
+        self.world.after(0.0, lambda: self._when_ended(over))
+        over.wait()
+
+    def _when_ended(self, over: Any) -> None:
+        """The simulation is over some time after the monitor has nothing more to do."""
+
+        def wait() -> None:
+            self._ended.wait()
+            self.scheduling.sleep(self._after)
+            over.set()
+
+        self.world.spawn("end", wait, Process("end"))
+
+    # The monitor.
+
+    def _watch(self, *, watch_only: bool) -> None:
+        process = Process("monitor")
+        self._monitor = process
+        scheduling = VirtualScheduling(self.world, process)
+        allocation = SimAllocation(self.cluster, scheduling, self._plan.ssh.connect_timeout)
+
+        def live() -> None:
+            assert self._control is not None
+            monitor = Monitor(self._control, allocation, scheduling=scheduling, told=self._told)
+            monitor.run(watch_only=watch_only)
+            self._ended.set()
+
+        self.world.spawn("monitor", live, process)
+
+    def _befall(self, fault: Timed) -> None:
+        self._last_news = self.world.true_now
+        if fault.kind != "monitor_kill":
+            self.cluster.apply(fault)
+            return
+        self._note("fault monitor_kill", "", None)
+        if self._monitor is not None and self._monitor.is_alive and not self._ended.is_set():
+            self.world.kill(self._monitor)
+            if fault.lasts is not None:
+                self.world.at(self.world.true_now + fault.lasts, lambda: self._watch(watch_only=True))
+
+    # What happens.
+
+    def _since_launch(self, clock: float) -> float:
+        """True seconds since the launch when the control node's clock showed this."""
+        return self.world.true_time(clock - EPOCH)
+
+    def _note(self, what: str, host: str, rank: int | None) -> None:
+        self.happenings.append(Happening(round(self.world.true_now, 3), what, host, rank))
+
+    def _told(self, record: RunRecord) -> None:
+        """The monitor has a new record: what is new in it."""
+        before, self.record = self.record, record
+        if before is None or before.phase != record.phase or before.state is not record.state:
+            self._note(f"{record.state}: {record.phase}", "", None)
+        cause = record.cause
+        if cause is not None and _named(cause) != _named(before.cause if before is not None else None):
+            sure = "" if cause.sure else ", not sure"
+            self._note(f"the cause is {cause.end.kind.value}{sure}", cause.host, cause.rank)
+        if self._running is None and record.state is RunState.RUNNING:
+            all_run = all(rank.state.value == "running" for rank in record.ranks())
+            self._running = self.world.true_now if all_run else None
+        known = before.hosts if before is not None else {}
+        for name, view in record.hosts.items():
+            old = known.get(name)
+            if view is old:
+                continue
+            if old is not None and (bool(view.error), view.lost) != (bool(old.error), old.lost):
+                self._note("lost" if view.lost else "unreachable" if view.error else "answers", name, None)
+            ended = {rank.rank for rank in old.ranks() if rank.end} if old is not None else set()
+            for rank in view.ranks():
+                if rank.end is not None and rank.rank not in ended:
+                    self._note(f"{rank.state} ({rank.end.kind.value})", name, rank.rank)
+
+    # Stretches without news.
+
+    def _look(self) -> None:
+        self.world.after(_LOOK, self._look)
+        record, date = self.record, self.world.next_date()
+        calm = record is not None and record.state is RunState.RUNNING and record.cause is None
+        if not calm or not self.cluster.is_calm or any(view.error for view in record.hosts.values()):  # type: ignore[union-attr]
+            self._last_news = self.world.true_now
+            return
+        since = max(self._last_news, self.world.last_date)
+        if date is None or self.world.true_now - since < _SETTLED:
+            return
+        seconds = date - self.world.true_now - _BEFORE
+        if seconds > _LEAST_JUMP:
+            self.world.jump(seconds)
+
+
+def _named(cause: Cause | None) -> object:
+    """What of a cause is news; its time and words become more exact all the while."""
+    return cause and (cause.host, cause.rank, cause.end.kind, cause.sure)
+
+
+def simulate(plan: LaunchPlan, folder: Path, **options: Any) -> Outcome:
+    """One run of a plan on simulated hosts; `options` are those of `Simulation`."""
+    return Simulation(plan, folder, **options).run()

@@ -1,0 +1,500 @@
+"""Virtual time: clocks, pauses and threads of a simulation, in which exactly one thread runs at any moment.
+
+Threads of the system hand on a baton. Who waits (`sleep`, `Signal.wait`, `Pool.each`, reading from a channel)
+parks; when all are parked the world goes on to its next event, and its clock with it. What happens depends on
+the events and the seed alone, so that the same seed gives the same day.
+
+Code that runs here may use locks of `threading`, but parks while it holds one only where none of its other
+threads wants that lock: the baton would be held by one who waits for ever. `stuck` seconds of real time after
+the last change of hands a simulation is ended with the place where that thread stands.
+
+Two kinds of events: those of `after` happen at a time of the clock that everybody here reads, those of `at`
+at a true time. The two differ by `jumped`: a stretch in which nothing new happens can be jumped over, and
+then what is due at a true time comes earlier on the clock, while timers and messages are left as they are.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import heapq
+import itertools
+import random
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from typing import Any, TypeVar
+
+from orchestrator.hosts.scheduling import Pool, Scheduling, Signal
+
+__all__ = [
+    "EPOCH",
+    "Deadlock",
+    "Event",
+    "Killed",
+    "Process",
+    "SimulationError",
+    "VirtualScheduling",
+    "World",
+]
+
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
+
+EPOCH = 1_800_000_000.0
+"""Seconds since the epoch when a simulation begins, by a clock that is right."""
+
+_STACK_BYTES = 512 * 1024
+_LOOKS = 256  # so many changes of hands lie between two looks at the real clock
+
+
+class SimulationError(RuntimeError):
+    """The simulation itself cannot go on."""
+
+
+class Deadlock(SimulationError):
+    """Everybody waits, and nothing will ever happen."""
+
+
+class Killed(BaseException):
+    """Raised wherever a thread of a killed process waits or asks for the time: it is no more."""
+
+
+class Event:
+    """Something that will happen, until it is cancelled."""
+
+    __slots__ = ("action", "time")
+
+    def __init__(self, time: float, action: Callable[[], None]) -> None:
+        self.time = time
+        self.action: Callable[[], None] | None = action
+
+    def cancel(self) -> None:
+        self.action = None
+
+
+class Process:
+    """Some of the world's threads that end together, as those of a process do; then `on_kill` is done."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_alive = True
+        self.on_kill: list[Callable[[], None]] = []
+
+    def require_alive(self) -> None:
+        if not self.is_alive:
+            raise Killed(self.name)
+
+
+class _Task:
+    """A thread of the world; `lock` is what it waits on while another has the baton."""
+
+    def __init__(self, name: str, process: Process) -> None:
+        self.name = name
+        self.process = process
+        self.lock = threading.Lock()
+        self.lock.acquire()
+        self.thread: threading.Thread | None = None
+        self.is_parked = self.was_woken = self.is_over = False
+        self.waits_for = ""
+
+
+class World:
+    """The events and the threads of one simulation. `run` is called once, by the thread that begins it.
+
+    `limit` and `stuck` are seconds of real time: for all of it, and without a change of hands.
+    """
+
+    def __init__(self, *, seed: int = 0, limit: float = 600.0, stuck: float = 60.0) -> None:
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.jumped = 0.0
+        self.last_date = 0.0  # the true time of the last event of `at`
+        self.events_done = 0
+        self.events_cpu = 0.0  # seconds of CPU that events took, as against the threads
+        self.lost_errors: list[BaseException] = []  # of submitted work, which nobody looked at
+        self._jumps: list[tuple[float, float]] = []
+        self._limit, self._stuck = limit, stuck
+        self._numbers = itertools.count()
+        self._timers: list[tuple[float, int, Event]] = []
+        self._dated: list[tuple[float, int, Event]] = []
+        self._ready: deque[_Task] = deque()
+        self._tasks: dict[_Task, None] = {}
+        self._main = _Task("main", Process("main"))
+        self._running = self._main
+        self._failure: BaseException | None = None
+        self._is_over = False
+        self._starter = threading.current_thread()
+        self._deadline = 0.0
+        self._hands = 0
+
+    # What happens when.
+
+    @property
+    def true_now(self) -> float:
+        """Seconds since the beginning, with those that were jumped over."""
+        return self.now + self.jumped
+
+    def true_time(self, time: float) -> float:
+        """The true time at which the clock showed `time`."""
+        return time + next((jumped for since, jumped in reversed(self._jumps) if since <= time), 0.0)
+
+    def after(self, seconds: float, action: Callable[[], None]) -> Event:
+        """Have something happen in so many seconds by the clock, behind what is due at that time already."""
+        event = Event(self.now + max(0.0, seconds), action)
+        heapq.heappush(self._timers, (event.time, next(self._numbers), event))
+        return event
+
+    def at(self, true_time: float, action: Callable[[], None]) -> Event:
+        """Have something happen at a true time; no jump passes it."""
+        event = Event(max(true_time, self.true_now), action)
+        heapq.heappush(self._dated, (event.time, next(self._numbers), event))
+        return event
+
+    def next_date(self) -> float | None:
+        """The true time of the next event of `at`."""
+        while self._dated and self._dated[0][2].action is None:
+            heapq.heappop(self._dated)
+        return self._dated[0][0] if self._dated else None
+
+    def jump(self, seconds: float) -> None:
+        """Pass over so many seconds, in which nothing that is due at a true time may lie."""
+        date = self.next_date()
+        if seconds <= 0 or (date is not None and date < self.true_now + seconds):
+            raise SimulationError(f"cannot jump over {seconds:g} s")
+        self.jumped += seconds
+        self._jumps.append((self.now, self.jumped))
+
+    def _next_event(self) -> None:
+        """Go on to what happens next."""
+        while self._timers and self._timers[0][2].action is None:
+            heapq.heappop(self._timers)
+        date = self.next_date()
+        if date is None and not self._timers:
+            raise Deadlock("nothing will happen any more; who waits: " + self._who_waits())
+        is_dated = date is not None and (not self._timers or date - self.jumped < self._timers[0][0])
+        when, _, event = heapq.heappop(self._dated if is_dated else self._timers)
+        self.now = max(self.now, when - self.jumped if is_dated else when)
+        action, event.action = event.action, None
+        self.events_done += 1
+        if self.events_done % _LOOKS == 0:
+            self._require_time()
+        if is_dated:
+            self.last_date = self.true_now
+        if action is not None:
+            begun = time.thread_time()
+            action()
+            self.events_cpu += time.thread_time() - begun
+
+    def _who_waits(self) -> str:
+        found = [f"{task.name} ({task.waits_for})" for task in [self._main, *self._tasks] if task.is_parked]
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        return ", ".join(found[:8]) + more
+
+    # Who runs.
+
+    @property
+    def process(self) -> Process:
+        """That of the thread which runs."""
+        return self._running.process
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the thread that asks has the baton: others may touch nothing here."""
+        return (self._running.thread or self._starter) is threading.current_thread()
+
+    def park(self, waits_for: str, timeout: float | None = None, *, told: Callable[[object], None]) -> bool:
+        """Have the running thread wait until it is woken; False where `timeout` seconds pass first.
+
+        `told` is given what `wake` takes.
+        """
+        task = self._running
+        task.process.require_alive()
+        task.is_parked, task.was_woken, task.waits_for = True, False, waits_for
+        told(task)
+        timer = None if timeout is None else self.after(timeout, lambda: self._resume(task, False))
+        self._hand_on(task)
+        if timer is not None:
+            timer.cancel()
+        task.process.require_alive()
+        return task.was_woken
+
+    def wake(self, token: object) -> None:
+        """Have one who parked go on, if it has not gone on already."""
+        assert isinstance(token, _Task)
+        self._resume(token, True)
+
+    def _resume(self, task: _Task, was_woken: bool) -> None:
+        if task.is_parked:
+            task.is_parked, task.was_woken = False, was_woken
+            self._ready.append(task)
+
+    def spawn(self, name: str, work: Callable[[], None], process: Process | None = None) -> None:
+        """Start a thread, of the running one's process or of another; it runs when its turn comes."""
+        process = process or self.process
+        process.require_alive()
+        task = _Task(name, process)
+        task.thread = threading.Thread(target=self._live, args=(task, work), name=name, daemon=True)
+        before = threading.stack_size(_STACK_BYTES)
+        try:
+            task.thread.start()
+        finally:
+            threading.stack_size(before)
+        self._tasks[task] = None
+        self._ready.append(task)
+
+    def kill(self, process: Process) -> None:
+        """End all threads of a process where they wait."""
+        if not process.is_alive:
+            return
+        process.is_alive = False
+        for task in list(self._tasks):
+            if task.process is process:
+                self._resume(task, False)
+        for action in process.on_kill:
+            action()
+
+    def _live(self, task: _Task, work: Callable[[], None]) -> None:
+        task.lock.acquire()
+        try:
+            task.process.require_alive()
+            work()
+        except Killed:
+            pass
+        except BaseException as error:
+            self._failure = self._failure or error
+        task.is_over = True
+        self._tasks.pop(task, None)
+        if not self._is_over:
+            self._hand_on(task)
+
+    def _hand_on(self, task: _Task) -> None:
+        """Give the baton to whoever is next, and wait for it unless this one is over."""
+        following = self._following()
+        if following is not task:
+            self._hands += 1
+            self._running = following
+            following.lock.release()
+            if not task.is_over:
+                task.lock.acquire()
+        if task is self._main and self._failure is not None:
+            raise self._failure
+
+    def _following(self) -> _Task:
+        try:
+            while not self._ready and self._failure is None:
+                self._next_event()
+        except BaseException as error:
+            self._failure = self._failure or error
+        if self._failure is not None:
+            self._main.is_parked = False
+            return self._main
+        return self._ready.popleft()
+
+    def _require_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise SimulationError(
+                f"{self._limit:g} s of real time are over at {self.true_now:.0f} s of the simulation"
+            )
+
+    # The whole.
+
+    def run(self, main: Callable[[], T]) -> T:
+        """What `main` returns or raises, once; then every other thread has ended."""
+        self._starter = threading.current_thread()
+        self._deadline = time.monotonic() + self._limit
+        watchdog_off = threading.Event()
+        watchdog = threading.Thread(target=self._watch, args=(watchdog_off,), name="watchdog", daemon=True)
+        watchdog.start()
+        try:
+            return main()
+        finally:
+            watchdog_off.set()
+            self._end()
+
+    def _end(self) -> None:
+        """Let every thread unwind, one after the other."""
+        self._is_over = True
+        for task in list(self._tasks):
+            task.process.is_alive = False
+        while self._tasks:
+            task = next(iter(self._tasks))
+            self._tasks.pop(task)
+            self._running = task
+            task.lock.release()
+            assert task.thread is not None
+            task.thread.join(self._stuck)
+        self._running = self._main
+
+    def _watch(self, off: threading.Event) -> None:
+        """End a simulation whose thread with the baton waits for something that nobody here will do."""
+        seen, since = (-1, -1), time.monotonic()
+        while not off.wait(min(1.0, self._stuck / 4)):
+            before, seen = seen, (self.events_done, self._hands)
+            if seen != before:
+                since = time.monotonic()
+            elif time.monotonic() - since > self._stuck:
+                self._abort(self._running)
+                return
+
+    def _abort(self, task: _Task) -> None:
+        frame = sys._current_frames().get((task.thread or self._starter).ident or 0)
+        where = "".join(traceback.format_stack(frame)[-3:]) if frame is not None else ""
+        held = f"{task.name} has held the baton for {self._stuck:g} s of real time"
+        self._failure = SimulationError(f"{held}; it stands at\n{where}")
+        if task is self._main:
+            _thread.interrupt_main()
+        else:
+            self._tasks.pop(task, None)
+            self._running = self._main
+            self._main.lock.release()
+
+
+class VirtualScheduling(Scheduling):
+    """The world's clock and threads, for one process of it; its clock is `offset` seconds wrong."""
+
+    def __init__(self, world: World, process: Process | None = None, *, offset: float = 0.0) -> None:
+        self.world = world
+        self.offset = offset
+        self._process = process
+
+    def time(self) -> float:
+        self._require_alive()
+        return EPOCH + self.offset + self.world.now
+
+    def monotonic(self) -> float:
+        self._require_alive()
+        return self.world.now
+
+    def sleep(self, seconds: float) -> None:
+        self.world.park(f"sleeps {seconds:g} s", seconds, told=lambda _: None)
+
+    def signal(self) -> Signal:
+        return _Signal(self.world)
+
+    def pool(self, workers: int) -> Pool:
+        return _Pool(self.world, max(1, workers))
+
+    def _require_alive(self) -> None:
+        if self._process is not None:
+            self._process.require_alive()
+
+
+class _Signal:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._is_set = False
+        self._waiting: list[object] = []
+
+    def set(self) -> None:
+        self._is_set = True
+        waiting, self._waiting = self._waiting, []
+        for token in waiting:
+            self._world.wake(token)
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self._is_set:
+            with self._registered() as told:
+                self._world.park("a signal", timeout, told=told)
+        return self._is_set
+
+    @contextlib.contextmanager
+    def _registered(self) -> Iterator[Callable[[object], None]]:
+        tokens: list[object] = []
+
+        def told(token: object) -> None:
+            tokens.append(token)
+            self._waiting.append(token)
+
+        try:
+            yield told
+        finally:
+            self._waiting = [token for token in self._waiting if token not in tokens]
+
+
+class _Pool(Pool):
+    """Threads of the world; each is started when there is work and none is idle."""
+
+    def __init__(self, world: World, workers: int) -> None:
+        self._world = world
+        self._workers = workers
+        self._started = 0
+        self._idle: deque[object] = deque()
+        self._work: deque[tuple[Callable[[], None], Callable[[], None]]] = deque()
+        self._is_closed = False
+
+    def submit(self, work: Callable[..., Any], *args: Any) -> None:
+        def run() -> None:
+            try:
+                work(*args)
+            except Exception as error:
+                self._world.lost_errors.append(error)
+
+        self._add(run, lambda: None)
+
+    def each(self, work: Callable[[A], B], items: Iterable[A]) -> list[B]:
+        chosen = list(items)
+        results: dict[int, B] = {}
+        errors: dict[int, BaseException] = {}
+        done = _Signal(self._world)
+
+        def run(number: int, item: A) -> None:
+            try:
+                results[number] = work(item)
+            except Exception as error:
+                errors[number] = error
+            finish()
+
+        def cancel(number: int) -> None:
+            errors[number] = CancelledError()
+            finish()
+
+        def finish() -> None:
+            if len(results) + len(errors) == len(chosen):
+                done.set()
+
+        for number, item in enumerate(chosen):
+            self._add(lambda n=number, i=item: run(n, i), lambda n=number: cancel(n))  # type: ignore[misc]
+        while chosen and not done.is_set():
+            done.wait()
+        if errors:
+            raise errors[min(errors)]
+        return [results[number] for number in range(len(chosen))]
+
+    def close(self) -> None:
+        self._is_closed = True
+        work, self._work = self._work, deque()
+        for _, cancel in work:
+            cancel()
+        while self._idle:
+            self._world.wake(self._idle.popleft())
+
+    def _add(self, run: Callable[[], None], cancel: Callable[[], None]) -> None:
+        if self._is_closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        self._work.append((run, cancel))
+        if self._idle:
+            self._world.wake(self._idle.popleft())
+        elif self._started < self._workers:
+            self._started += 1
+            self._world.spawn(f"worker {self._started}", self._serve)
+
+    def _serve(self) -> None:
+        while True:
+            while self._work:
+                run, _ = self._work.popleft()
+                run()
+            if self._is_closed:
+                return
+            self._world.park("work", told=self._idle.append)
