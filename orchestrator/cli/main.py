@@ -35,6 +35,7 @@ _VERBS = {
         "Turn a run YAML of MindFormers into a job.",
     ),
     "chaos": ("cmd_chaos", "Kill or freeze a worker of a run, or fill a disk, to see what comes of it."),
+    "simulate": ("cmd_simulate", "Run a job's control on simulated servers and faults, faster than time."),
     "collect-ckpt": ("cmd_collect_ckpt", "Combine a run's sharded checkpoint into one file."),
     "distribute-ckpt": ("cmd_distribute_ckpt", "Cut a whole checkpoint and send each host its ranks' part."),
     "checkpoint": ("cmd_checkpoint", "Look at, combine, split and compare checkpoints of this machine."),

@@ -215,11 +215,11 @@ class Cluster:
             self.world.at(self.world.true_now + fault.lasts, over)
 
     def _held(self, there: SimHost) -> Callable[[], None]:
-        """No rank of this host takes part any more; what undoes that."""
+        """No rank of this host takes part any more where others wait for it; what undoes that."""
         held = [
             (run.gang, process.rank)
             for run in there.runs.values()
-            if run.supervisor is not None and run.supervisor.is_alive
+            if run.supervisor is not None and run.supervisor.is_alive and len(run.manifest.hosts) > 1
             for process in run.supervisor.processes.values()
             if process.rank != SCHEDULER and process.is_running
         ]

@@ -76,7 +76,8 @@ class Outcome:
     """What became of a run. Times are true seconds since the launch; `seconds` were simulated.
 
     `running` is when every rank ran, `ended` when the run was over; None where that never came. `orphans` are
-    workers that still run on hosts, by rank, though the run is over or was never begun.
+    workers that still run on hosts, by rank, though the run is over or was never begun. `saved` is the last
+    of the `steps` that is in a complete save.
     """
 
     record: RunRecord
@@ -84,6 +85,7 @@ class Outcome:
     running: float | None
     ended: float | None
     steps: int
+    saved: int
     happenings: tuple[Happening, ...]
     orphans: tuple[int, ...]
     traffic: Traffic
@@ -166,6 +168,7 @@ class Simulation:
             seconds=self.world.true_now,
             running=self._running,
             ended=None if self.record.ended is None else self._since_launch(self.record.ended),
+            saved=max((gang.saved for gang in self.cluster.gangs.values()), default=0),
             steps=max((gang.step() for gang in self.cluster.gangs.values()), default=0),
             happenings=tuple(self.happenings),
             orphans=tuple(sorted(process.rank for _, process in self.cluster.processes)),
