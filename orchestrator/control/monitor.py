@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 _INTERVAL = 0.5
 _LEFTOVERS_INTERVAL = 2.0
 _LAST_WORD = 10.0
-# A turn waits at most so long for something to happen, and the next one begins no sooner than that later: what
-# a thousand hosts say at once is then taken together.
+# A turn waits at most so long for something to happen, and the next one begins no sooner than that later:
+# what a thousand hosts say at once is then taken together.
 _PATIENCE = 1.0
 _PACE = 0.1
 # Without a socket those who look on see what is on disk.
@@ -144,7 +144,8 @@ class Monitor:
     def _rest(self, begun: float, written: bool) -> float:
         """Seconds until the next turn, of one that began then."""
         if self._record.state.is_terminal:
-            return _LEFTOVERS_INTERVAL if self._record.needs_monitor_at(self._scheduling.time()) else _INTERVAL * (not written)
+            is_needed = self._record.needs_monitor_at(self._scheduling.time())
+            return _LEFTOVERS_INTERVAL if is_needed else _INTERVAL * (not written)
         return max(0.0, begun + (_PACE if written else _INTERVAL) - self._scheduling.monotonic())
 
     def _find_again(self, fleet: Fleet) -> None:
