@@ -181,7 +181,7 @@ def test_jumping_over_steps_changes_no_decision(runs: Runs, faults: Sequence[Fau
     assert sorted(map(str, with_jumps.pop())) == sorted(map(str, without.pop()))  # type: ignore[call-overload]
     assert with_jumps == without
     for one, other in zip(sorted(times), sorted(true_times), strict=True):  # type: ignore[call-overload]
-        assert abs(one - other) < 15.0  # as hosts tell of themselves in turns
+        assert abs(one - other) < 40.0  # within two beats and a margin a host that says nothing is noticed
 
 
 def test_ascend_hosts_are_checked_and_get_a_rank_table(tmp_path: Path) -> None:
