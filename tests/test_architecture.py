@@ -59,6 +59,7 @@ AGENT = [path for path in ORCHESTRATOR if path.parent.name in ON_HOSTS] + [ROOT 
 # Imports inside functions keep these off start-up; each says so in a comment where it stands.
 LATE = {
     "orchestrator/control/launch.py",
+    "orchestrator/control/monitor_lock.py",
     "orchestrator/control/runs.py",
     "orchestrator/api.py",
     "orchestrator/hosts/open_transport.py",

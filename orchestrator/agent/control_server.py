@@ -129,7 +129,7 @@ class ControlServer:
             request = json.loads(line)
             is_watch = request["verb"] == "watch"
             reply = self._watch(peer, request) if is_watch else self._answer(request)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             self._drop(peer)
             return
         peer.outbox = json.dumps(reply).encode() + b"\n"

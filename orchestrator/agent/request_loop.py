@@ -67,8 +67,8 @@ _VERBS = {
         "status",
         "stop",
         "undo",
-        "watch",
     ),
+    "run_watch": ("watch",),
 }
 _BLOCK = 1 << 16
 _MODULES: Dict[str, str] = {verb: module for module, verbs in _VERBS.items() for verb in verbs}

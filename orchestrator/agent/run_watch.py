@@ -18,15 +18,16 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Union
 
 from orchestrator.agent import control_socket, processes
 from orchestrator.agent import host_runs as runs
+from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.agent.status_feed import SHORTEST
-from orchestrator.core.codec import to_json
+from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.errors import AgentError
-from orchestrator.core.paths import RunDir
+from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.protocol import frame
 from orchestrator.core.push import OF_FILES, Beat, Gone, Mark, Pushed, Snapshot
 from orchestrator.core.records import HostStatus
 
-__all__ = ["RunWatch"]
+__all__ = ["RunWatch", "watch"]
 
 _BLOCK = 1 << 16
 _LONGEST = 1 << 26
@@ -40,6 +41,16 @@ _SHORT_PAUSE = 0.02
 _MISSED = 3
 # An earlier version's supervisor writes its status every second, and does not say so.
 _EARLIER_INTERVAL = 10.0
+
+
+def watch(request: Request) -> Iterator[Answer]:
+    """Tell what is new of a run from now on, see `core.push`; asked again, in another way."""
+    args = request.args
+    said = args.get("since")
+    since = None if said is None else from_json(Mark, said)
+    every, beat = from_json(float, args["every"]), from_json(float, args["beat"])
+    watched = RunWatch(runs.find(Workdir(request.root), args["run_id"]), every, beat)
+    yield Answer({"sequence": watched.open(since)}, watch=watched)
 
 
 class RunWatch:
@@ -69,7 +80,9 @@ class RunWatch:
         self._heard: Optional[float] = None
         self._sequence = OF_FILES
         self._told: Optional[HostStatus] = None
-        self._said = self._look_at = self._ended_at = clock()
+        # When the supervisor was seen to end, None while it is not.
+        self._ended_at: Optional[float] = None
+        self._said = self._look_at = clock()
         self._pause = _SHORT_PAUSE
 
     def open(self, since: Optional[Mark]) -> int:
@@ -152,7 +165,7 @@ class RunWatch:
             self._is_old = answer is None
             self.close()
             return None
-        self._heard = self._clock()
+        self._heard, self._ended_at = self._clock(), None
         sequence = answer.get("sequence")
         return sequence if isinstance(sequence, int) else None
 
@@ -197,6 +210,7 @@ class RunWatch:
         if has_ended or len(self._data) > _LONGEST:
             self.close()
             self._look_soon()
+            self._ended_at = self._clock()
         return lines
 
     def _take_lines(self) -> List[bytes]:
@@ -214,7 +228,7 @@ class RunWatch:
     def _look_soon(self) -> None:
         self._told = None
         self._pause = _SHORT_PAUSE
-        self._look_at = self._ended_at = self._clock()
+        self._look_at = self._clock()
 
     def _look(self) -> Iterator[Union[Pushed, Gone]]:
         now = self._clock()
@@ -233,13 +247,16 @@ class RunWatch:
         if lives and not self._is_old and self._link is None and self._connect(None) is not None:
             self._told = None
             return  # it tells all there is
+        if not lives and self._ended_at is None:
+            self._ended_at, self._pause = now, _SHORT_PAUSE
+            self._look_at = now + _SHORT_PAUSE
         if status.is_over:
             self._look_at = now + self._beat
-        elif not lives and not all(rank.state.is_terminal for rank in status.everyone()):
-            # Its supervisor was killed, and its guardian has not written yet what became of the ranks.
+        elif self._ended_at is not None and not all(rank.state.is_terminal for rank in status.everyone()):
+            # It was killed, and its guardian has not written yet what became of the ranks.
             if now - self._ended_at < self._patience:
                 return
-            status = dataclasses.replace(status, phase="stopping")
+            status = status if lives else dataclasses.replace(status, phase="stopping")
         yield from self._told_of(status, lives, time)
 
     def _told_of(self, status: HostStatus, lives: bool, time: float) -> Iterator[Pushed]:

@@ -20,6 +20,7 @@ __all__ = ["SHORTEST", "StatusFeed"]
 
 # Nobody is told anything more often: of seconds between two digests, or beats.
 SHORTEST = 0.05
+_LARGEST = 10**15
 _COMPARED = tuple(field.name for field in dataclasses.fields(RankStatus) if field.name != "progress")
 
 
@@ -160,8 +161,9 @@ def _host(status: HostStatus) -> Tuple[Any, ...]:
 
 
 def _step_of(rank: RankStatus) -> Optional[int]:
+    """Its step, if what a program of the user's wrote there can be one."""
     step = rank.progress.get("step")
-    return step if type(step) is int else None
+    return step if type(step) is int and 0 <= step < _LARGEST else None
 
 
 def _mark_of(rank: RankStatus) -> Any:

@@ -9,6 +9,7 @@ __all__ = ["StepPace"]
 
 _LEAST, _STEPS = 60.0, 5
 _KEPT = 33
+_LARGEST = 10**15
 
 
 class StepPace:
@@ -26,15 +27,19 @@ class StepPace:
         self._seconds: Deque[float] = deque(maxlen=_KEPT)
         self.median: Optional[float] = None
 
-    def note(self, progress: Mapping[str, Any], now: float) -> None:
+    def note(self, progress: Mapping[str, Any], now: float) -> bool:
+        """Whether this is another step than the one before."""
         step, written = progress.get("step"), progress.get("time")
-        if type(step) is not int or step == self._step:
-            return
-        time = float(written) if isinstance(written, (int, float)) else None
+        if type(step) is not int or step == self._step or not 0 <= step < _LARGEST:
+            return False
+        # What a program of the user's writes there may be anything.
+        is_time = isinstance(written, (int, float)) and abs(written) < _LARGEST
+        time = float(written) if is_time else None  # type: ignore[arg-type]
         if self._step is not None and step > self._step:
             self._learn(step - self._step, time, now)
         self._step, self._since, self._time = step, now, time
         self._is_last = step == progress.get("total_steps")
+        return True
 
     def forgive(self, now: float) -> None:
         """Count the time since the newest step from now on."""
@@ -54,6 +59,6 @@ class StepPace:
         seen = now - self._since
         written = time - self._time if time is not None and self._time is not None else seen
         # It is looked at every second or so: what differs by far more is no length of time.
-        is_sound = written >= 0 and abs(written - seen) <= 5.0 + seen / 2
+        is_sound = written > 0 and abs(written - seen) <= 5.0 + seen / 2
         self._seconds.append((written if is_sound else seen) / steps)
         self.median = sorted(self._seconds)[len(self._seconds) // 2]  # `statistics` takes long to load

@@ -40,6 +40,7 @@ _TICK = 1.0
 INTERVAL = 10.0
 # Of seconds between two turns: who slept longer than this did not run, and its workers may not have either.
 _SLEPT = 10.0
+_LONGEST_REASON = 1 << 16  # it is in the status of each rank
 
 
 class Supervisor:
@@ -261,5 +262,6 @@ def _as_told(status: HostStatus) -> HostStatus:
 def _reason_of(request: Dict[str, Any]) -> StopReason:
     """Why a stop is asked for; an earlier control node gives a sentence alone."""
     with contextlib.suppress(DecodeError, KeyError):
-        return from_json(StopReason, request["why"])
-    return StopReason.requested(str(request.get("reason", "stopped")))
+        why = from_json(StopReason, request["why"])
+        return dataclasses.replace(why, text=why.text[:_LONGEST_REASON])
+    return StopReason.requested(str(request.get("reason", "stopped"))[:_LONGEST_REASON])

@@ -232,8 +232,8 @@ class SupervisorState:
         status, pace = self.workers[rank], self._paces[rank]
         if status.state is not RankState.RUNNING:
             return
-        if status.progress:
-            pace.note(status.progress, now)
+        if status.progress and pace.note(status.progress, now):
+            self._held_up.pop(rank, None)  # it was, each time one looked, and went on in between
         since = pace.stalled_since(now)
         kind = None if since is None else StallKind.NO_STEP
         held_up = self._held_up.get(rank)

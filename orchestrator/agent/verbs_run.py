@@ -12,10 +12,8 @@ from orchestrator.agent import host_runs as runs
 from orchestrator.agent import plogs
 from orchestrator.agent.prepare_run import prepare as prepare_run
 from orchestrator.agent.request_loop import Answer, Request
-from orchestrator.agent.run_watch import RunWatch
 from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.paths import RunDir, Workdir
-from orchestrator.core.push import Mark
 from orchestrator.core.records import Manifest
 
 __all__ = [
@@ -31,7 +29,6 @@ __all__ = [
     "status",
     "stop",
     "undo",
-    "watch",
 ]
 
 
@@ -78,17 +75,6 @@ def _told(verb: str, request: Request) -> Answer:
 def status(request: Request) -> Iterator[Answer]:
     """What became of a run's part on this host."""
     yield Answer(to_json(dataclasses.replace(runs.status(_run(request)), clock=time.time())))
-
-
-def watch(request: Request) -> Iterator[Answer]:
-    """Tell what is new of a run from now on, see `core.push`; asked again, in another way."""
-    args = request.args
-    said = args.get("since")
-    since = None if said is None else from_json(Mark, said)
-    every, beat = from_json(float, args["every"]), from_json(float, args["beat"])
-    watched = RunWatch(_run(request), every, beat)
-    sequence = watched.open(since)
-    yield Answer({"sequence": sequence}, watch=watched)
 
 
 def list_runs(request: Request) -> Iterator[Answer]:

@@ -26,6 +26,7 @@ _TAIL_LINES = 20
 _TAIL_BYTES = 16384
 _FIRST_PORT, _PORTS = 20000, 10000  # below those that systems give out (net.ipv4.ip_local_port_range)
 _EVIDENCE_BYTES = 65536
+_DEEPEST = 4
 
 
 def tail_lines(path: Path, count: int = _TAIL_LINES) -> Tuple[str, ...]:
@@ -50,6 +51,14 @@ def _tail(path: Path, count: int = _TAIL_BYTES) -> bytes:
         return read_end(path, path.parent, count)
     except OSError:
         return b""
+
+
+def _is_flat(value: Any, depth: int) -> bool:
+    """Whether no value lies deeper: what a program writes there goes through others' hands."""
+    if not isinstance(value, (list, dict)):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_flat(each, depth - 1) for each in inner)
 
 
 def _fill(text: str, spec: WorkerSpec, run: RunDir, **more: object) -> str:
@@ -133,7 +142,8 @@ class Worker:
         if seen == self._seen:
             return {}
         self._seen = seen
-        return last_json_line(path)
+        line = last_json_line(path)
+        return {name: value for name, value in line.items() if _is_flat(value, _DEEPEST)}
 
     def _has_ended(self) -> bool:
         """Whether the process is a zombie; it stays one."""

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.sentences import host_note, watch_note
+from orchestrator.cli.sentences import host_note, sight_notes, watch_note
 from orchestrator.cli.terminal import output_encoding
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.worker_config import TRAINING
@@ -222,6 +222,7 @@ def live_view(record: RunRecord, *, now: float | None = None) -> RenderableType:
     parts: list[RenderableType] = [header(record, moment)]
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
+    parts += [Text(note, style="yellow", overflow="ellipsis", no_wrap=True) for note in sight_notes(record)]
     return Group(*parts, *progress_bar(record), cells(record))
 
 

@@ -13,7 +13,14 @@ from rich.text import Text
 
 from orchestrator.cli.live_view import cells, duration, header, progress_bar, progress_of
 from orchestrator.cli.render_ranks import MOST_RANKS, folded_view, ranks_view
-from orchestrator.cli.sentences import cause_sentence, end_sentence, ranks_text, stop_sentence, watch_note
+from orchestrator.cli.sentences import (
+    cause_sentence,
+    end_sentence,
+    ranks_text,
+    sight_notes,
+    stop_sentence,
+    watch_note,
+)
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.codec import to_json
@@ -93,6 +100,7 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     parts: list[RenderableType] = [header(record, moment)]
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
+    parts += [Text(note, style="yellow") for note in sight_notes(record)]
     if record.cause is not None:
         cause = _cause(record, most_tail=_TAIL_SHOWN if is_small else _TAIL_OF_MANY)
         cause.rstrip()

@@ -16,6 +16,7 @@ __all__ = [
     "end_sentence",
     "host_note",
     "ranks_text",
+    "sight_notes",
     "stop_sentence",
     "watch_note",
     "worker_name",
@@ -38,7 +39,8 @@ _WAITS = {
     Waits.NO_SIGN: "nothing else says that it is gone",
 }
 _MOST_MISSING = 16
-_STALE = 15.0
+# A monitor writes every ten seconds, and on a busy machine not to the second.
+_STALE = 30.0
 
 
 def worker_name(rank: int | None) -> str:
@@ -75,10 +77,46 @@ def watch_note(record: RunRecord) -> str:
         return (
             f"workers may be left on {fold(left)}, lost before the run ended; not stopped yet" if left else ""
         )
+    if record.elsewhere:
+        when = _clock(record.watched or record.updated)
+        return f"its monitor lives on {record.elsewhere}; this is what it wrote last, of {when}"
     if record.unwatched is None:
         return _stale_note(record)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.unwatched))
     return f"nobody has watched this run since {since}: its monitor has died; another one is started"
+
+
+def sight_notes(record: RunRecord) -> list[str]:
+    """Since when nothing is known of hosts of a run that goes on, a line for each reason."""
+    if record.state.is_terminal:
+        return []
+    blind: dict[str, list[str]] = {}
+    for name, view in record.hosts.items():
+        if view.error and not view.lost:
+            blind.setdefault(_BLIND.get(view.waits, "they do not answer"), []).append(name)
+    lines = []
+    for why, names in blind.items():
+        views = [record.hosts[name] for name in names]
+        since = min((view.blind_since or view.last_contact or record.created) for view in views)
+        lines.append(f"nothing is known of {fold(names)} since {_clock(since)}: {why}")
+    stale = {name: view.stale_since for name, view in record.hosts.items() if view.stale_since is not None}
+    if stale:
+        since = min(stale.values())
+        lines.append(f"{fold(stale)} answers, but its supervisor has written no status since {_clock(since)}")
+    return lines
+
+
+_BLIND = {
+    Waits.LOGIN: "logins are refused",
+    Waits.FAULT: "the fault is on this machine",
+    Waits.NO_HOST: "no host answers",
+}
+
+
+def _clock(moment: float) -> str:
+    """The time, with the day where that is another."""
+    when, today = time.localtime(moment), time.localtime()
+    return time.strftime("%H:%M:%S" if when[:3] == today[:3] else "%Y-%m-%d %H:%M:%S", when)
 
 
 def _stale_note(record: RunRecord) -> str:

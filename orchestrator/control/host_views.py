@@ -49,6 +49,7 @@ class HostViews:
         self._marks: dict[str, Mark | None] = {}
         self._contacts: dict[str, float] = {}
         self._silences: dict[str, Silence] = {}
+        self._failed: list[str] = []
         self._is_blind = False  # nobody answers
         for name in asked:
             if self.views[name].is_over:
@@ -58,6 +59,12 @@ class HostViews:
     def any_silent(self) -> bool:
         """Whether some host does not answer."""
         return bool(self._silences)
+
+    def measure_failed(self) -> None:
+        """Have the clocks measured of hosts that have failed anew: their ends are compared."""
+        failed, self._failed = self._failed, []
+        for name in failed:
+            self._feed.measure(name)
 
     def start_anew(self) -> None:
         """The monitor slept: what did not happen meanwhile has no meaning."""
@@ -116,7 +123,10 @@ class HostViews:
         new = HostView(status, self._contacts[name], clock=clock, stale_since=stale)
         if status is not None and status is not view.status:
             self._pace.note(new.ranks(), self._scheduling.monotonic())
+        had_failed = name in self.tally.notable
         self._set(name, new)
+        if name in self.tally.notable and not had_failed:
+            self._failed.append(name)
         if new.is_over:
             self._feed.done(name)
 

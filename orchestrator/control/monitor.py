@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 _INTERVAL = 0.5
 _LEFTOVERS_INTERVAL = 2.0
 _LAST_WORD = 10.0
-# A turn waits at most so long for something to happen, and the next one begins no sooner than that later: what
-# a thousand hosts say at once is then taken together.
-_PATIENCE = 1.0
+# A turn waits at most so long for something to happen. The next one begins no sooner than that later: what a
+# thousand hosts say at once is then taken together.
+_PATIENCE = 5.0
 _PACE = 0.1
 # Without a socket those who look on see what is on disk.
 _SEEN_ON_DISK = 1.0
@@ -39,8 +39,8 @@ class Monitor:
     """Launches and watches one run, and writes down what has changed.
 
     `allocation` are its hosts, by default those of its plan, which are always there. They are given back when
-    the run has ended. Time and threads are those of `scheduling`. `has_socket`: verbs can ask it (by threads
-    of their own, which `scheduling` does not know). `told` is told every record that is written.
+    the run has ended. Time and threads are those of `scheduling`; `told` is given every record. `has_socket`:
+    verbs can ask it (by threads of their own, which `scheduling` does not know).
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class Monitor:
         allocation: Allocation | None = None,
         *,
         scheduling: Scheduling = SYSTEM,
-        has_socket: bool = False,
         told: Callable[[RunRecord], None] = lambda record: None,
+        has_socket: bool = False,
     ) -> None:
         self._control = control
+        self._told = told
         self._scheduling = scheduling
         self._plan = read_plan(control.plan)
         self._allocation = allocation or StaticAllocation(self._plan.hosts, self._plan.ssh)
         self._record = dataclasses.replace(read_record(control), elsewhere="")
         self._writer = RecordWriter(control, clock=scheduling.monotonic)
-        self._told = told
         self._is_unwritten = False
         self._socket: MonitorSocket | None = None
         if has_socket:
@@ -144,7 +144,8 @@ class Monitor:
     def _rest(self, begun: float, written: bool) -> float:
         """Seconds until the next turn, of one that began then."""
         if self._record.state.is_terminal:
-            return _LEFTOVERS_INTERVAL if self._record.needs_monitor_at(self._scheduling.time()) else _INTERVAL * (not written)
+            is_needed = self._record.needs_monitor_at(self._scheduling.time())
+            return _LEFTOVERS_INTERVAL if is_needed else _INTERVAL * (not written)
         return max(0.0, begun + (_PACE if written else _INTERVAL) - self._scheduling.monotonic())
 
     def _find_again(self, fleet: Fleet) -> None:
@@ -183,10 +184,10 @@ class Monitor:
     def _write(self, record: RunRecord) -> None:
         """Keep and write the record. Raises OSError where that cannot be."""
         self._record = dataclasses.replace(record, watched=self._scheduling.time(), unwatched=None)
+        self._told(self._record)
         if self._socket is not None:
             self._socket.tell(self._record)
         self._writer.save(self._record)
-        self._told(self._record)
 
     def _save(self, record: RunRecord) -> bool:
         """As `_write`, but that the disk is full for a while ends no watch: the next turn writes again."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from types import TracebackType
 from typing import Any
 
 from orchestrator.agent import control_socket
-from orchestrator.control.monitor_socket import BEAT, FORMAT
 from orchestrator.control.record_journal import RecordReader
 from orchestrator.control.run_record import Replica, RunRecord
 from orchestrator.core.codec import DecodeError, from_json, parse, readable, to_json
@@ -23,8 +23,11 @@ from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError, OrchestrateError, PreflightError, TransportError
 from orchestrator.core.paths import ControlDir
 
-__all__ = ["Follower", "newest_record", "stop_by_monitor"]
+__all__ = ["BEAT", "FORMAT", "Follower", "newest_record", "stop_by_monitor"]
 
+FORMAT = 1
+# While there is nothing to tell, a monitor says so every so many seconds.
+BEAT = 3.0
 _BLOCK = 1 << 18
 _CONNECT = 5.0
 # A monitor that has said nothing for so long is none to wait for.
@@ -36,7 +39,7 @@ class _Line:
     """A conversation with a monitor: one request, lines of answers."""
 
     def __init__(self, control: ControlDir, request: Mapping[str, Any]) -> None:
-        self._connection = control_socket.connect(control.monitor_socket, _CONNECT)
+        self._connection = _connected(control)
         self._text = bytearray()
         try:
             self._connection.sendall(json.dumps({"format": FORMAT, **request}).encode() + b"\n")
@@ -74,6 +77,17 @@ class _Line:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _connected(control: ControlDir) -> socket.socket:
+    deadline = time.monotonic() + _CONNECT
+    while True:
+        try:
+            return control_socket.connect(control.monitor_socket, _CONNECT)
+        except BlockingIOError:  # many ask at once
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def newest_record(control: ControlDir) -> RunRecord | None:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from orchestrator.agent.processes import boot_id, identify, is_alive
 from orchestrator.core.codec import DecodeError, Stored, dumps, load
 from orchestrator.core.errors import TransportError
 from orchestrator.core.paths import ControlDir, atomic_write
@@ -84,6 +83,8 @@ class LivingMonitor:
 
 def note_monitor(control: ControlDir, pid: int) -> None:
     """Note that this process of this machine is the monitor. Raises OSError."""
+    from orchestrator.agent.processes import boot_id, identify
+
     process = identify(pid) or ProcessId(pid, 0, boot_id())
     note = MonitorNote(socket.gethostname(), process, time.time())
     atomic_write(control.monitor_note, dumps(note))
@@ -91,6 +92,8 @@ def note_monitor(control: ControlDir, pid: int) -> None:
 
 def forget_monitor(control: ControlDir) -> None:
     """This process is the monitor no more."""
+    from orchestrator.agent.processes import identify
+
     note = _note(control)
     if note is not None and note.is_here and note.process == identify(os.getpid()):
         for path in (control.monitor_socket, control.monitor_note):
@@ -107,15 +110,22 @@ def living_monitor(control: ControlDir, *, lock: Lock = fcntl.flock) -> LivingMo
 def noted_monitor(control: ControlDir, held: bool | None, pid: int | None = None) -> LivingMonitor | None:
     """What the note says, where the lock is held by process `pid`, or not, or nobody knows (None)."""
     note = _note(control)
-    if note is not None and not note.is_here:
-        if held is False and note.process.boot_id == boot_id():
+    if note is not None and (held is None or not note.is_here):
+        # Late: it brings ctypes along, and who only shows a run on its own machine does without.
+        from orchestrator.agent.processes import boot_id, is_alive
+
+        return _by_note(control, note, held, note.process.boot_id == boot_id(), is_alive(note.process))
+    return LivingMonitor(pid) if held and pid is not None else None
+
+
+def _by_note(
+    control: ControlDir, note: MonitorNote, held: bool | None, is_of_this_boot: bool, is_alive: bool
+) -> LivingMonitor | None:
+    if not note.is_here:
+        if held is False and is_of_this_boot:
             return None  # another container on the same kernel, whose locks are ours
         return LivingMonitor(note.process.pid, note.host, is_sure=bool(held) or _is_fresh(control))
-    if held:
-        return None if pid is None else LivingMonitor(pid)
-    if held is None and note is not None and is_alive(note.process):
-        return LivingMonitor(note.process.pid)
-    return None
+    return LivingMonitor(note.process.pid) if is_alive else None
 
 
 def monitor_pid(control: ControlDir) -> int | None:

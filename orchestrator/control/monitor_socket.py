@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from orchestrator.agent import control_socket
+from orchestrator.control.monitor_client import BEAT, FORMAT
 from orchestrator.control.record_changes import differences
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.stop_progress import StopProgress
@@ -35,12 +36,10 @@ from orchestrator.core.ends import StopReason
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 
-__all__ = ["BEAT", "FORMAT", "MonitorSocket", "Watched"]
+__all__ = ["MonitorSocket", "Watched"]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-BEAT = 3.0
 _LONGEST_REQUEST = 1 << 16
 _PATIENCE = 10.0  # for a request to be whole
 _SLOWEST = 30.0  # for an answer to be taken
@@ -86,6 +85,7 @@ class MonitorSocket:
             listener = control_socket.listen(self._path)
             try:
                 os.chmod(self._path, 0o600)
+                listener.listen(_MOST)  # many verbs may ask at once
             except OSError:
                 listener.close()
                 raise
@@ -118,6 +118,8 @@ class MonitorSocket:
     def close(self) -> None:
         """Give those who wait their last answer, and hang up."""
         with self._news:
+            if self._closing:
+                return
             self._closing = True
             self._news.notify_all()
         os.write(self._wake_write, b"x")

@@ -51,19 +51,21 @@ def stop_run(
     if record.state.is_terminal and not any(view.may_have_workers for view in record.hosts.values()):
         return record
     living = living_monitor(control)
+    if living is not None and record.state is not RunState.PREPARING:
+        found = stop_by_monitor(control, reason)
+        if found is not None:
+            return _result(*found)
     if living is not None and not living.is_here:
         error = elsewhere_error(control, living)
         if living.is_sure:
             raise error
         say(f"{error}; the hosts are told from here")
-    if record.state is RunState.PREPARING:
+    elif record.state is RunState.PREPARING:
         interrupt_launch(control)
-    elif living is not None and living.is_here:
-        found = stop_by_monitor(control, reason)
-        if found is not None:
-            return _result(*found)
-        if monitor_pid(control) is None:
-            say("the monitor died while it stopped the run; the hosts are told from here")
+    elif living is not None and living_monitor(control) is not None:
+        say("the run's monitor does not answer; the hosts are told from here")
+    elif living is not None and not read_record(control).state.is_terminal:
+        say("the run's monitor died while it stopped the run; the hosts are told from here")
     return _stop_from_here(control, reason, scheduling)
 
 

@@ -111,6 +111,7 @@ class Watch:
         if self._views.is_changed or now >= min(self._next_time(), self._judged + _LONGEST_WAIT):
             self.record = self._judge()
         self._tell_hosts()
+        self._views.measure_failed()  # only now: an order goes before a question
         return self.record
 
     def hear_all(self, patience: float) -> RunRecord:
@@ -118,8 +119,8 @@ class Watch:
         deadline = self._scheduling.monotonic() + patience
         while self._views.unheard and (left := deadline - self._scheduling.monotonic()) > 0:
             self._take()
-            if self._views.unheard and not self._signal.wait(left):
-                break
+            if self._views.unheard:
+                self._signal.wait(min(left, _LONGEST_WAIT))
             self._signal.clear()
             self._take()
         self.record = self._judge()

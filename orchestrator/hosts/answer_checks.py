@@ -56,7 +56,7 @@ def pushed_of(
     kind = _EVENTS.get(name)
     if kind is None:
         return None
-    told: Pushed = from_json(kind, _within_reach(made_visible(data)))
+    told: Pushed = from_json(kind, _cleaned(data))
     _require(0 <= told.sequence < LARGEST and 0 <= told.clock <= LATEST, "a sequence and a time")
     if isinstance(told, Snapshot):
         status = told.status
@@ -143,6 +143,18 @@ def made_visible(value: Any, keep: str = "", raw: Iterable[str] = ()) -> Any:
             for name, each in value.items()
         }
     return value
+
+
+def _cleaned(value: Any) -> Any:
+    """JSON both made visible and within reach, in one walk: of what hosts push there is much."""
+    kind = type(value)
+    if kind is str:
+        return value if value.isprintable() else visible(value.expandtabs(4))
+    if kind is dict:
+        return {visible(name): _cleaned(each) for name, each in value.items()}
+    if kind is list:
+        return [_cleaned(each) for each in value]
+    return _within_reach(value)
 
 
 def _within_reach(value: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -62,6 +63,8 @@ _SPARE = 32
 _MOST_SPARE = 96
 # One host in so many may be silent, and the others have the fleet's whole pace all the same.
 _SILENT_PART = 16
+# So often it is looked whether somebody else has connected to a host, in seconds.
+_LOOK = 0.02
 
 Outcome = tuple[T, None] | tuple[None, OrchestrateError]
 
@@ -104,7 +107,7 @@ class Fleet:
         self.scheduling = scheduling
         self._transports = transports
         self._agents: dict[str, Agent] = {}
-        self._locks = {name: Gate(Pace(1, 1, patience=math.inf), scheduling) for name in self.hosts}
+        self._locks = {name: threading.Lock() for name in self.hosts}
         self._starts = Gate(Pace(_STARTS, _STARTS), scheduling)
         self._fan_out = fan_out
         self._owns = True
@@ -114,15 +117,26 @@ class Fleet:
 
     def agent(self, name: str) -> Agent:
         """The agent of a host, connecting where that is needed."""
-        with self._locks[name].turn():
+        with self._held(name):
             if name not in self._agents:
                 self._agents[name] = self._connect(name)
             return self._agents[name]
 
     def new_agent(self, name: str) -> Agent:
         """One more agent on the same connection, the caller's to close; for bytes in parallel."""
-        with self._locks[name].turn():
+        with self._held(name):
             return self._connect(name)
+
+    @contextlib.contextmanager
+    def _held(self, name: str) -> Iterator[None]:
+        """One host, for one who connects to it. Waited for by the scheduling, which may be virtual."""
+        lock = self._locks[name]
+        while not lock.acquire(blocking=False):
+            self.scheduling.sleep(_LOOK)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _connect(self, name: str) -> Agent:
         if self._closed:
@@ -136,7 +150,7 @@ class Fleet:
 
     def drop(self, name: str) -> None:
         """Forget a broken agent, so that the next use connects anew."""
-        with self._locks[name].turn():
+        with self._held(name):
             agent = self._agents.pop(name, None)
             if agent is not None:
                 agent.close()
@@ -144,7 +158,7 @@ class Fleet:
 
     def end_session(self, name: str) -> None:
         """Forget a broken agent, and keep the connection if that lives: it takes no login to go on."""
-        with self._locks[name].turn():
+        with self._held(name):
             agent = self._agents.pop(name, None)
             if agent is not None:
                 agent.close()

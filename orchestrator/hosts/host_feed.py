@@ -46,8 +46,8 @@ _JITTER = 0.2
 # So long a session has to live before the next one is opened at once when it breaks.
 _SETTLED = 10.0
 _MARGIN = 5.0
-_AGAIN = 1.0  # between two requests of the same kind to one host
-_CLOCK_AGE = 600.0
+_AGAIN = 0.5  # between two requests of the same kind to one host
+_CLOCK_AGE = 120.0  # clocks drift apart by some 10 ms meanwhile
 _OPENERS, _DOUBTFUL, _WRITERS = 32, 16, 8
 
 
@@ -181,7 +181,9 @@ class HostFeed:
     def _begin_to_hear(self, link: Link, opened: Opened, said: list[Said]) -> None:
         link.client, link.before, link.polls = opened.client, opened.before, opened.polls
         link.opened = link.heard = link.last[Ask.WATCH] = self._scheduling.monotonic()
-        link.measured, link.is_broken = -math.inf, False
+        link.is_fresh, link.is_broken = True, False
+        # With what has come by now, the way of a message is known only roughly.
+        link.measure_at = link.opened + 1 + 2 * self._random.random()
         if opened.status is not None:
             said.append(self._polled(link, opened.status))
         elif link.mark is not None:
@@ -220,7 +222,7 @@ class HostFeed:
     def _take_reply(self, link: Link, reply: Reply, said: list[Said]) -> None:
         asked, link.asked = link.asked, None
         if asked is Ask.CLOCK:
-            link.measured = self._scheduling.monotonic()  # also where it could not be
+            link.measure_at = self._scheduling.monotonic() + _CLOCK_AGE  # also where it could not be
         if reply.error is not None:
             if asked is Ask.WATCH and reply.error.kind == "unknown_verb":
                 link.polls = True
@@ -238,12 +240,12 @@ class HostFeed:
 
     def _measured_by(self, link: Link, each: Pushed) -> ClockOffset | None:
         """The first snapshot of a session was made after it was asked for, and before now."""
-        if isinstance(each, Snapshot) and link.measured < 0 and link.asked is None:
+        was_fresh, link.is_fresh = link.is_fresh, False
+        if isinstance(each, Snapshot) and was_fresh and link.asked is None:
             return self._offset(link, each.clock)
         return None
 
     def _offset(self, link: Link, there: float) -> ClockOffset:
-        link.measured = self._scheduling.monotonic()
         return ClockOffset.of(link.before, there, self._scheduling.time())
 
     # What fails.
@@ -306,8 +308,7 @@ class HostFeed:
             return math.inf
         if link.polls:
             return link.heard + max(0.5, self._hosts / 50)
-        measured = link.measured if link.measured >= 0 else link.opened + PATIENCE - _CLOCK_AGE
-        return min(link.heard + self._quiet, measured + _CLOCK_AGE)
+        return min(link.heard + self._quiet, link.measure_at)
 
     def _set_timer(self, link: Link) -> None:
         """Each link has an entry no later than it is due; one too many does no harm."""

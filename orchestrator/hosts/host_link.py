@@ -82,7 +82,8 @@ class Link:
     last: dict[Ask, float] = field(default_factory=dict)
     opened: float = -math.inf
     heard: float = 0.0
-    measured: float = -math.inf
+    is_fresh: bool = False  # nothing has been said in this session
+    measure_at: float = math.inf
     backoff: float = 0.0
     due: float = 0.0
     entry: float = math.inf

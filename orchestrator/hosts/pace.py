@@ -9,7 +9,6 @@ that never answers holds up nobody but who waits for it. `Gate` lets threads in 
 from __future__ import annotations
 
 import contextlib
-import statistics
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -81,7 +80,7 @@ class Pace:
         if self._under_way.pop(ticket.number, None) is None:
             return
         self._took.append(now - ticket.began)
-        self.patience = max(self._least_patience, _HANGS * statistics.median(self._took))
+        self.patience = max(self._least_patience, _HANGS * sorted(self._took)[len(self._took) // 2])
         half = (now - ticket.began) / 2  # those that are dropped are so at once, and prove nothing
         found_room = sum(half <= now - began < self.patience for began in self._under_way.values())
         self._proven = max(self._proven, found_room + 1)

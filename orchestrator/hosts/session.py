@@ -248,6 +248,7 @@ class Session:
                     raise self._late(*self._later)
                 return None
             if not data:
+                self.close()
                 raise self._ended()
             self._talk.feed(data)
             if self._later is not None:

@@ -126,8 +126,12 @@ class Cluster:
 
     @property
     def is_calm(self) -> bool:
-        """Whether every gang makes steps, and nobody is in its way."""
-        return bool(self.gangs) and all(gang.is_moving for gang in self.gangs.values())
+        """Whether every gang makes steps, and every host says what it has to say.
+
+        That one does not is seen only after a while, and until then nothing else tells of it.
+        """
+        moves = bool(self.gangs) and all(gang.is_moving for gang in self.gangs.values())
+        return moves and not any(there.link.is_silent or there.lie for there in self.hosts.values())
 
     # The gang: who waits for one that does not come gives up some time.
 

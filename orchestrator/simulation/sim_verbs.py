@@ -256,7 +256,7 @@ def _disk_use(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 def _remove_run(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     run = agent.host.run(args["run_id"])
     if not agent.host.status(run).is_over:
-        raise AgentError("it has not ended", kind="not_over")
+        raise AgentError("it has not ended", kind="run_active")
     if not args["dry_run"]:
         agent.host.discard(run)
     yield Answer(1 << 20)

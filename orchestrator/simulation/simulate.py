@@ -18,6 +18,7 @@ from orchestrator.control.run_record import Cause, RunRecord
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
+from orchestrator.hosts.host_link import digest_seconds
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.simulation.cluster import Cluster, Misfortune, SimAllocation
 from orchestrator.simulation.sim_transport import Traffic
@@ -28,7 +29,6 @@ __all__ = ["Cost", "Happening", "Outcome", "Simulation", "simulate"]
 
 _HOUR = 3600.0
 _LOOK = 5.0  # so often it is looked whether there is anything but steps
-_SETTLED = 60.0  # seconds after anything that had a date, before the next stretch is jumped over
 _LEAST_JUMP = 30.0
 _BEFORE = 2.0  # a jump ends so long before what is due
 
@@ -60,7 +60,7 @@ class Cost:
     """What the simulation took: seconds of this machine and of its CPU, and the most memory, in bytes.
 
     `controller` is the CPU of what runs on a control node, `hosts` that of the simulated hosts and the
-    network; `jumped` are the true seconds that were passed over.
+    network, by the real time that each takes; `jumped` are the true seconds that were passed over.
     """
 
     seconds: float
@@ -142,6 +142,8 @@ class Simulation:
         self._faults = tuple(faults)
         self._seconds = hours * _HOUR
         self._jumps = jumps
+        # After anything that had a date every host tells twice of its steps before a stretch is passed over.
+        self._settled = 10.0 + 2 * digest_seconds(len(plan.hosts))
         self._after = after
         self._control: ControlDir | None = None
         self._monitor: Process | None = None
@@ -154,11 +156,12 @@ class Simulation:
         wall, cpu = time.monotonic(), time.process_time()
         self.world.run(self._live)
         assert self.record is not None
-        spent, hosts = time.process_time() - cpu, self.world.events_cpu
+        seconds, spent = time.monotonic() - wall, time.process_time() - cpu
+        share = min(1.0, self.world.events_seconds / seconds)
         cost = Cost(
-            seconds=time.monotonic() - wall,
-            controller=max(0.0, spent - hosts),
-            hosts=hosts,
+            seconds=seconds,
+            controller=spent * (1.0 - share),
+            hosts=spent * share,
             memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             events=self.world.events_done,
             jumped=self.world.jumped,
@@ -268,7 +271,7 @@ class Simulation:
             self._last_news = self.world.true_now
             return
         since = max(self._last_news, self.world.last_date)
-        if date is None or self.world.true_now - since < _SETTLED:
+        if date is None or self.world.true_now - since < self._settled:
             return
         seconds = date - self.world.true_now - _BEFORE
         if seconds > _LEAST_JUMP:

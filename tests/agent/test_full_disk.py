@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from orchestrator.core.ends import StopKind
 from orchestrator.core.errors import AgentError
-from orchestrator.testing.agent_host import RUN, AgentHost, sh
+from orchestrator.testing.agent_host import AgentHost, sh
 from orchestrator.testing.waiting import eventually
 
 pytestmark = [
@@ -68,13 +69,43 @@ def test_a_run_that_does_not_fit_is_not_half_made(small: AgentHost) -> None:
     assert not small.run_dir().root.exists()
 
 
-def test_a_run_outlives_a_disk_that_is_full_for_a_while(small: AgentHost, tmp_path: Path) -> None:
-    small.launch(sh(f"while [ ! -e '{tmp_path}/go' ]; do sleep 0.05; done"))
+def test_a_full_disk_keeps_no_supervisor_from_saying_what_becomes_of_a_run(
+    small: AgentHost, tmp_path: Path
+) -> None:
+    """To the end, whose tails fit the slot, and which its own file tells."""
+    small.launch(sh(f"while [ ! -e '{tmp_path}/go' ]; do sleep 0.05; done; exit 3"), sh("sleep 300"))
     eventually(lambda: small.status().phase == "committed")
-    filler = fill(small)
-    # It writes every second while it can; filled again for what it may have let go of meanwhile.
-    eventually(lambda: fill(small) and time.time() - small.status().updated > 1.5)
-    assert small.status(RUN).phase == "committed"
-    filler.unlink()
+    fill(small)
     (tmp_path / "go").touch()
-    assert [str(rank.state) for rank in small.wait_over().ranks] == ["succeeded"]
+    status = small.wait_over()
+    assert [str(rank.state) for rank in status.ranks] == ["failed", "stopped"]
+    end = status.ranks[0].end
+    assert end is not None and (end.exit_code, status.failed_first) == (3, 0)
+
+
+def test_what_fits_no_slot_of_a_full_disk_is_said_without_tails(small: AgentHost, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    line = "x" * 780
+    talk = f"i=0; while [ $i -lt 20 ]; do echo {line}; i=$((i+1)); done"
+    wait = f"while [ ! -e '{go}' ]; do sleep 0.05; done; exit 3"
+    small.launch(*[sh(f"{talk}; {wait}")] * 3)
+    eventually(
+        lambda: all(small.run_dir().attempt.log(f"rank_{rank}").stat().st_size > 15000 for rank in range(3))
+    )
+    fill(small)
+    go.touch()
+    status = small.wait_over()
+    assert {rank.end.exit_code for rank in status.ranks if rank.end and str(rank.state) == "failed"} == {3}
+    assert all(rank.end is not None and rank.end.tail == () for rank in status.ranks)
+    assert [path.name for path in small.run_dir().root.glob(".status*")] == []
+
+
+def test_the_obituary_is_written_on_a_full_disk_too(small: AgentHost) -> None:
+    small.launch(sh("sleep 300"))
+    supervisor = small.status().supervisor
+    fill(small)
+    assert supervisor is not None
+    os.kill(supervisor.pid, signal.SIGKILL)
+    status = small.wait_over()
+    assert status.stop is not None and status.stop.kind is StopKind.SUPERVISOR_ENDED
+    assert [str(rank.state) for rank in status.ranks] == ["failed"]

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
+from typing import Any
+
 import pytest
 
-from orchestrator.cli.sentences import cause_sentence, end_note, end_sentence, ranks_text, stop_sentence
-from orchestrator.control.run_record import Cause
+from orchestrator.cli.sentences import (
+    cause_sentence,
+    end_note,
+    end_sentence,
+    ranks_text,
+    sight_notes,
+    stop_sentence,
+    watch_note,
+)
+from orchestrator.control.run_record import Cause, HostView, RunRecord, Waits
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
+from orchestrator.core.records import HostStatus
+from orchestrator.core.states import RunState
 
 GONE = StopReason(StopKind.SUPERVISOR_GONE)
 KILLED = StopReason(StopKind.SUPERVISOR_ENDED, "b", end=End(EndKind.SIGNALLED, signal=9))
@@ -91,3 +105,36 @@ def test_the_cause_is_told_by_rank_and_host() -> None:
 def test_ranks_are_told_as_ranges() -> None:
     assert ranks_text((0, 1, 2, 7, SCHEDULER)) == "rank 0-2, 7, scheduler"
     assert ranks_text((SCHEDULER,)) == "scheduler" and ranks_text(()) == ""
+
+
+def view(name: str, **fields: Any) -> HostView:
+    return HostView(HostStatus("r1", "job", name, 0.0, ()), last_contact=1.0, **fields)
+
+
+def clock(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def test_since_when_hosts_are_not_seen_is_told_for_each_reason() -> None:
+    refused = {"error": "login refused", "waits": Waits.LOGIN}
+    hosts = {
+        "a1": view("a1", **refused, blind_since=200.0),
+        "a2": view("a2", **refused, blind_since=100.0),
+        "b": view("b", error="timed out", waits=Waits.NO_SIGN),
+        "c": view("c", error="timed out", lost=True),
+        "d": view("d", stale_since=300.0),
+        "e": view("e"),
+        "f": HostView(error="no route"),  # nobody ever saw it
+    }
+    record = RunRecord("r1", "job", "train", 0, 1.0, RunState.RUNNING, hosts=hosts)
+    assert sight_notes(record) == [
+        f"nothing is known of a[1-2] since {clock(100.0)}: logins are refused",
+        f"nothing is known of b,f since {clock(1.0)}: they do not answer",
+        f"d answers, but its supervisor has written no status since {clock(300.0)}",
+    ]
+    assert sight_notes(dataclasses.replace(record, state=RunState.STOPPED)) == []
+
+
+def test_that_the_monitor_lives_on_another_machine_is_told_with_the_time_of_what_is_shown() -> None:
+    record = RunRecord("r1", "job", "train", 0, 1.0, RunState.RUNNING, watched=5.0, elsewhere="far")
+    assert watch_note(record) == f"its monitor lives on far; this is what it wrote last, of {clock(5.0)}"

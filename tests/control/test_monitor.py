@@ -8,7 +8,7 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,30 +34,48 @@ from orchestrator.plan.make_plan import make_plan
 from orchestrator.testing.local_cluster import processes_with
 from tests.config.support import inventory, job
 from tests.control.judged import rank, status
+from tests.hosts.push_host import MemoryChannel, PushFleet, PushHost
 
 HOSTS = "hosts: [{name: 'n[1-2]', transport: local, devices: 0}]\n"
 JOB = "name: x\ntask: command\ndevices_per_host: 1\ncommand: ['true']\nnetworking: {mode: none}\n"
 
 
-@dataclass
-class ScriptedHost:
-    """An agent that does what its script says at each question, and notes what it is told."""
+class ScriptedHost(PushHost):
+    """An agent that does what its script says at each question, and notes what it is told.
 
-    host: str
-    script: Iterator[Callable[[], HostStatus]]
-    told: list[str] = field(default_factory=list)
+    It knows no `watch`, so that it is asked again and again.
+    """
+
+    def __init__(self, host: str, script: Iterator[Callable[[], HostStatus]]) -> None:
+        super().__init__(host)
+        self.host, self.script, self.knows_watch = host, script, False
+        self.heard: list[str] = []
 
     def status(self, run_id: str, **_: Any) -> HostStatus:
         return replace(next(self.script)(), run_id=run_id)
 
+    def _status(self, channel: MemoryChannel, number: int, args: dict[str, Any]) -> None:
+        try:
+            self.said = self.status(args["run_id"])
+        except AgentError as error:
+            self._refuse(channel, number, error)
+        except OrchestrateError:
+            channel.cut()
+        else:
+            super()._status(channel, number, args)
+
+    def _stop(self, channel: MemoryChannel, number: int, args: dict[str, Any]) -> None:
+        self.heard.append("stop")
+        super()._stop(channel, number, args)
+
     def stop(self, run_id: str, reason: StopReason, **_: Any) -> None:
-        self.told.append("stop")
+        self.heard.append("stop")
 
     def commit(self, run_id: str) -> None:
-        self.told.append("commit")
+        self.heard.append("commit")
 
     def undo(self, run_id: str) -> None:
-        self.told.append("undo")
+        self.heard.append("undo")
 
 
 class ScriptedFleet:
@@ -68,6 +86,7 @@ class ScriptedFleet:
 
     def __init__(self, *agents: ScriptedHost) -> None:
         self._agents = {agent.host: agent for agent in agents}
+        self._sessions = PushFleet(*agents)
         self.hosts: Mapping[str, Any] = {agent.host: SimpleNamespace(name=agent.host) for agent in agents}
 
     def fleet(self) -> Any:
@@ -76,11 +95,14 @@ class ScriptedFleet:
     def release(self) -> None:
         pass
 
-    def agent(self, name: str) -> ScriptedHost:
-        return self._agents[name]
+    def agent(self, name: str) -> Any:
+        return self._sessions.agent(name)
 
     def drop(self, name: str) -> None:
-        pass
+        self._sessions.drop(name)
+
+    def end_session(self, name: str) -> None:
+        self._sessions.end_session(name)
 
     def each(self, work: Callable[[Any], Any], hosts: Iterable[str] | None = None) -> HostResults[Any]:
         names = list(self._agents if hosts is None else hosts)
@@ -151,7 +173,7 @@ def test_a_record_that_cannot_be_written_for_a_while_ends_no_watch(tmp_path: Pat
     record = read_record(control)
     assert (record.state, record.exit_code) == (RunState.FAILED, 1)
     assert record.cause is not None and record.cause.end.exit_code == 7
-    assert second.told and record.watched > 0 and not away.exists()
+    assert second.heard and record.watched > 0 and not away.exists()
 
 
 def test_a_turn_that_breaks_off_ends_no_watch(tmp_path: Path) -> None:
@@ -177,7 +199,7 @@ def test_a_launch_left_between_start_and_commit_is_finished(tmp_path: Path) -> N
         for number, phase in enumerate(("started", "committed"))
     ]
     monitor(control, *hosts).run(watch_only=True)
-    assert [host.told for host in hosts] == [["commit"], ["commit"]]
+    assert [host.heard for host in hosts] == [["commit"], ["commit"]]
     assert read_record(control).state is RunState.SUCCEEDED
 
 
@@ -192,7 +214,7 @@ def test_a_launch_left_before_all_had_started_is_undone(
         ScriptedHost("n2", then(second)),
     ]
     monitor(control, *hosts).run(watch_only=True)
-    assert [host.told for host in hosts] == [["undo"], ["undo"]]
+    assert [host.heard for host in hosts] == [["undo"], ["undo"]]
     record = read_record(control)
     assert record.state is RunState.FAILED
     assert record.errors == (
@@ -284,7 +306,7 @@ def test_stop_names_the_host_that_vanished_and_not_the_one_that_obeyed() -> None
     fleet: Any = ScriptedFleet(near, far)
     errors = stop_everywhere(fleet, "r1", StopReason.requested("by me"), 0.1, time.monotonic() + 0.4)
     assert {name: str(error) for name, error in errors.items()} == {"n2": "n2: timed out"}
-    assert near.told == far.told == ["stop"]
+    assert near.heard == far.heard == ["stop"]
 
 
 def test_stop_names_the_host_whose_workers_outlive_the_grace() -> None:

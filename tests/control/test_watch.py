@@ -268,6 +268,7 @@ def test_a_host_that_keeps_its_answer_holds_up_nobody(clock: Hands) -> None:
     watched = watch(clock, a, b)
     try:
         round_of(watched)
+        pass_time(clock, watched, 5)  # its clock is measured soon after it is there
         b.is_deaf = True
         run = pass_time(clock, watched, 40)  # twice its beat, and some
         assert states(run) == ["running"] * 4 and not run.hosts["b"].error

@@ -15,11 +15,12 @@ from typing import Any
 
 from orchestrator.control import logs
 from orchestrator.core.codec import to_json
-from orchestrator.core.ends import StopReason
+from orchestrator.core.ends import End, EndKind, StopReason
 from orchestrator.core.errors import CommandTimeout, TransportError
 from orchestrator.core.host_answers import ShardRow, Size, TensorEntry
 from orchestrator.core.protocol import Receiver
-from orchestrator.core.records import HostStatus, Manifest, RankStatus, WorkerSpec
+from orchestrator.core.push import Beat, Change, Digest, Snapshot
+from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, WorkerSpec
 from orchestrator.core.states import RankState
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import Bundle
@@ -27,7 +28,19 @@ from orchestrator.hosts.session import Session
 from orchestrator.hosts.transport import Channel, Transport
 from orchestrator.transfer import small_files
 
-__all__ = ["CALLS", "HONEST", "Clock", "Lie", "LyingTransport", "agent_of", "boot_lie", "lie", "status"]
+__all__ = [
+    "CALLS",
+    "HONEST",
+    "Clock",
+    "Lie",
+    "LyingTransport",
+    "agent_of",
+    "boot_lie",
+    "lie",
+    "mutated",
+    "pushes",
+    "status",
+]
 
 RUN = "run-20260101-120000-abcd"
 SHARD = f"/w/runs/{RUN}/checkpoint/rank_0/m_rank_0-1_4.ckpt"
@@ -176,6 +189,23 @@ def status(run_id: str = RUN, **rank: Any) -> HostStatus:
     )
 
 
+def pushes() -> list[dict[str, Any]]:
+    """What an honest agent says to who watches."""
+    end = End(EndKind.EXITED, 1e9, exit_code=1, tail=("Error: x",), evidence=("y",))
+    told = [
+        Snapshot(3, 1e9, status(), ProcessId(7, 70, "boot")),
+        Digest(3, 1e9, 4, 5, {"0": 4}, 1.5, 0, {"step": 5, "loss": 1.25, "time": 1e9}),
+        Beat(3, 1e9),
+        Change(4, 1e9, "stopping", (RankStatus(0, 0, 0, RankState.FAILED, end=end),), failed_first=0),
+    ]
+    return [{"event": each.EVENT, "data": to_json(each)} for each in told]
+
+
+def mutated(rng: random.Random, value: Any) -> Any:
+    """The value with something wrong in it."""
+    return _mutated(rng, value)
+
+
 def _manifest() -> dict[str, Any]:
     worker = WorkerSpec("rank_0", 0, 0, 0, ("python",), {"A": "b"})
     manifest = Manifest(
@@ -266,6 +296,7 @@ HONEST: dict[str, Frames] = {
     "stop": [({"phase": "stopping", "failed_first": "rank_0", "reason": "r"}, b"")],
     "sweep_store": [(0, b"")],
     "undo": [(None, b"")],
+    "watch": [({"sequence": 3}, b"")],
 }
 
 
@@ -329,6 +360,7 @@ CALLS: dict[str, Callable[[Agent, Path], Any]] = {
     "stop": lambda agent, _: agent.stop(RUN, StopReason.requested("enough")),
     "sweep_store": lambda agent, _: agent.sweep_store([RUN], dry_run=True),
     "undo": lambda agent, _: agent.undo(RUN),
+    "watch": lambda agent, _: (agent.watch(RUN, None, every=2.0, beat=30.0), agent.heard()),
 }
 _MANIFEST = Manifest(run_id=RUN, job="j", host="far", created=1e9, workers=())
 

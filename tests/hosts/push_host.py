@@ -24,7 +24,7 @@ from orchestrator.hosts.scheduling import Pool, Scheduling
 from orchestrator.hosts.session import Session
 from orchestrator.hosts.transport import Channel, Transport
 
-__all__ = ["HandScheduling", "Hands", "PushFleet", "PushHost", "agent_over_memory"]
+__all__ = ["HandScheduling", "Hands", "MemoryChannel", "PushFleet", "PushHost", "agent_over_memory"]
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -7,6 +7,7 @@ LYING_HOSTS_FROM is the first seed.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import random
 import re
@@ -17,12 +18,27 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.job import Timeouts
-from orchestrator.control.run_record import RunRecord
+from orchestrator.control.cause import cause_of
+from orchestrator.control.run_record import HostView, RunRecord
+from orchestrator.control.run_tally import RunTally
+from orchestrator.control.status_fold import folded
 from orchestrator.control.watch import Watch
 from orchestrator.core import errors
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
 from tests.hosts import lying_host
-from tests.hosts.lying_host import CALLS, HONEST, READY, Clock, Lie, LyingChannel, agent_of, boot_lie, lie
+from tests.hosts.lying_host import (
+    CALLS,
+    HONEST,
+    READY,
+    Clock,
+    Lie,
+    LyingChannel,
+    agent_of,
+    boot_lie,
+    lie,
+    mutated,
+    pushes,
+)
 from tests.hosts.push_host import HandScheduling
 
 CASES = int(os.environ.get("LYING_HOSTS", "3000"))
@@ -132,6 +148,36 @@ def test_whatever_a_host_answers(tmp_path: Path) -> None:
     for path in folder.rglob("*"):
         assert path.parent == folder and names.fullmatch(path.name), path
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_whatever_a_host_pushes() -> None:
+    """Values of their types that can be shown, reckoned with and judged, or one documented error."""
+    honest, outcomes = pushes(), {"taken": 0, "ignored": 0, "lied": 0}
+    for case in range(FIRST, FIRST + CASES):
+        rng, clock = random.Random(case), Clock()
+        lies = [mutated(rng, each) if rng.random() < 0.5 else each for each in honest]
+        frames = b"".join(json.dumps(each).encode() + b"\n" for each in lies)
+        answered = lying_host._frames(1, [{"sequence": 3}], [b""])
+        channel = LyingChannel(clock, Lie(iter([READY])), lambda _, said=answered + frames: Lie(iter([said])))
+        agent = agent_of(channel, clock, TIMEOUT)
+        status, mark = None, None
+        try:
+            agent.pushes.expect(lying_host.RUN, 8, frozenset({0}))
+            agent.pushes.watch(None, every=2.0, beat=30.0)
+            told = agent.heard()
+        except Exception as error:
+            outcomes["lied"] += 1
+            require_documented(error)
+            assert isinstance(error, TransportError) and channel.closed, (case, error)
+            continue
+        outcomes["taken" if len(told) == len(honest) else "ignored"] += 1
+        for each in told:
+            require_shown(each)
+            status, mark, _ = folded(status, mark, each)
+        view = HostView(status, 1.0)
+        RunTally({"far": view}).state(1, failed=False)
+        cause_of({"far": view}, 2.0)
+    assert all(outcomes.values()), outcomes
 
 
 def test_whatever_a_host_says_before_its_agent() -> None:

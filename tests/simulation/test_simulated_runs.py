@@ -1,4 +1,4 @@
-"""Simulated runs: what the real monitor makes of faults in each phase, as it does with real hosts (tests/e2e)."""
+"""Simulated runs: what the real monitor makes of faults in each phase, as with real hosts (tests/e2e)."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_a_run_from_its_launch_to_its_good_end(runs: Runs) -> None:
         pytest.param([at(90, "freeze", rank=3, seconds=30)], 0, None, None, id="freeze for a while"),
         pytest.param([at(90, "hang", rank=3)], 1, (HOST, 3), EndKind.LOST, id="hang"),
         pytest.param([at(90, "reboot", host=HOST, seconds=100)], 1, (HOST, 2), EndKind.LOST, id="reboot"),
-        pytest.param([at(90, "reboot", host=HOST, seconds=15)], 1, (HOST, 2), EndKind.LOST, id="quick reboot"),
+        pytest.param([at(90, "reboot", host=HOST, seconds=15)], 1, (HOST, 2), EndKind.LOST, id="quick"),
         pytest.param([power_off(90)], 1, (HOST, 2), EndKind.LOST, id="power off"),
         pytest.param([power_off(90), back(800)], 1, (HOST, 2), EndKind.LOST, id="power off and back"),
         pytest.param([at(90, "partition", host=HOST, seconds=20)], 0, None, None, id="short partition"),
         pytest.param([at(90, "partition", host=HOST, seconds=200)], 0, None, None, id="long partition"),
         pytest.param(
-            [at(90, "partition", host=HOST, scope="all"), back(900)], 1, (HOST, 2), EndKind.LOST, id="vanished"
+            [at(90, "partition", host=HOST, scope="all"), back(900)], 1, (HOST, 2), EndKind.LOST, id="away"
         ),
         pytest.param([at(90, "refuse_login", host=HOST, seconds=200)], 0, None, None, id="refused login"),
         pytest.param([at(90, "slow", host=HOST, delay=3.0, factor=2.0)], 0, None, None, id="slow"),
@@ -181,7 +181,7 @@ def test_jumping_over_steps_changes_no_decision(runs: Runs, faults: Sequence[Fau
     assert sorted(map(str, with_jumps.pop())) == sorted(map(str, without.pop()))  # type: ignore[call-overload]
     assert with_jumps == without
     for one, other in zip(sorted(times), sorted(true_times), strict=True):  # type: ignore[call-overload]
-        assert abs(one - other) < 15.0  # as hosts tell of themselves in turns
+        assert abs(one - other) < 40.0  # within two beats and a margin a host that says nothing is noticed
 
 
 def test_ascend_hosts_are_checked_and_get_a_rank_table(tmp_path: Path) -> None:

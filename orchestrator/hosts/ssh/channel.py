@@ -122,11 +122,13 @@ class SshChannel(Channel):
 
     def _let_go(self, has_ended: bool) -> None:
         if not has_ended:
+            self._quietly(self._channel.shutdown_write)  # nothing the second time
             self._quietly(lambda: send_signal(self._channel, signal.SIGTERM))
         self._quietly(self._channel.close)
 
     def _wake_everybody(self) -> None:
-        self._quietly(self._channel.shutdown_write)
+        if self._wire.clear_to_send.is_set():  # else it would wait until the keys are renewed
+            self._quietly(self._channel.shutdown_write)
         self._channel.in_buffer.close()
         with self._channel.lock:
             self._channel.out_buffer_cv.notify_all()

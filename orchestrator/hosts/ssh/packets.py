@@ -7,6 +7,7 @@
 - Host certificates are asked for where an authority is known, and only there.
 - What a peer says before it is known to be the host is bounded.
 - Who waits for the handshake bounds it, by the last sign of progress; no thread keeps its time.
+- A packet is read with one system call where it can be, not with two.
 - The reader thread wakes once a second, not ten times, while nothing happens.
 """
 
@@ -40,10 +41,33 @@ NO_STATUS = 1 << 20
 """`exit_status` of a channel whose process has not ended; paramiko's own -1 is also death by SIGHUP."""
 
 _UNKNOWN_SIGNAL = -64
+_READ_AT_ONCE = 1 << 14
 _LONGEST_GREETING = 1 << 16
 _LONGEST_PACKET = 1 << 19
 # What sshd says to those for whom it has no room now.
 _FULL = re.compile(rb"\A\s*(Exceeded MaxStartups|Not allowed at this time)")
+
+
+class _Buffered:
+    """A socket that is read in large pieces: paramiko asks for the length of a packet, then for the rest.
+
+    Each is a system call, and a wait for the interpreter's lock among the threads of all connections.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        self.send = sock.send
+        self.close = sock.close
+        self._recv = sock.recv
+        self._data = b""
+        self._taken = 0
+
+    def recv(self, size: int) -> bytes:
+        taken = self._taken
+        if taken == len(self._data):
+            self._data, taken = self._recv(max(size, _READ_AT_ONCE)), 0
+        found = self._data[taken : taken + size]
+        self._taken = taken + len(found)
+        return found
 
 
 class Packets(Packetizer):
@@ -52,7 +76,7 @@ class Packets(Packetizer):
     REKEY_BYTES = 1 << 35
 
     def __init__(self, sock: Any) -> None:
-        super().__init__(sock)
+        super().__init__(_Buffered(sock))
         self.heard = time.monotonic()
         self._greeting = bytearray()
         self._was_dropped = False
@@ -168,6 +192,9 @@ class Wire(paramiko.Transport):
         question.add_string("keepalive@openssh.com")
         question.add_boolean(True)
         self._send_user_message(question)
+
+    def _parse_debug(self, message: paramiko.Message) -> None:
+        """Nothing: sshd sends one in each login, and paramiko writes it out byte by byte for a log."""
 
     def _send_user_message(self, data: paramiko.Message) -> None:
         # While keys are renewed, user messages wait until that is done. The reader thread must not wait: it

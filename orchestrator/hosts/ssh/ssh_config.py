@@ -31,12 +31,19 @@ def place_of(config_file: str) -> Place:
     Raises ConfigError where there is no such file.
     """
     path, usual = Path(config_file).expanduser(), _USER_FILE.expanduser()
-    if path.resolve() == usual.resolve():  # an inventory follows links
+    if _is_same(path, usual):  # an inventory follows links
         return Place(files=(path, _SYSTEM_FILE), is_usual=True)
     if not path.is_file():
         problem = Problem(str(path), "no such ssh config file", "check ssh.config_file in the inventory")
         raise ConfigError([problem])
     return Place(files=(path,), is_usual=False)
+
+
+def _is_same(path: Path, usual: Path) -> bool:
+    try:
+        return path == usual or path.samefile(usual)
+    except OSError:  # one of them is not there
+        return path.resolve() == usual.resolve()
 
 
 def settings_of(asked: Asked, config_file: str, ssh: str | None = "ssh") -> Settings:

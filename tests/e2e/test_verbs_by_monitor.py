@@ -1,0 +1,67 @@
+"""Verbs through the living monitor, and what they do when it dies or is on another machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.control.monitor_client import newest_record
+from orchestrator.control.monitor_process import monitor_pid
+from orchestrator.testing.local_cluster import Cluster
+from orchestrator.testing.waiting import eventually
+
+IGNORES_SIGTERM = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); {}"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster.local(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_stop_whose_monitor_is_killed_in_its_middle_goes_on_without_it(cluster: Cluster) -> None:
+    seconds = cluster.sleep[1]
+    program = IGNORES_SIGTERM.format(f"time.sleep({seconds})")
+    job = cluster.job(["{python}", "-c", program], timeouts={"grace": 4, "prepare": 60})
+    assert cluster.launch(job, "--detach").returncode == 0
+    (control,) = cluster.controls()
+    pid = eventually(lambda: monitor_pid(control))
+    argv = cluster.argv("stop")
+    with subprocess.Popen(
+        argv, env=cluster.env, cwd=cluster.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as stop:
+        eventually(lambda: b"a verb stops the run" in control.monitor_log.read_bytes(), what="the stop")
+        os.kill(pid, signal.SIGKILL)
+        out, err = stop.communicate(timeout=120)
+    assert (stop.returncode, out) == (0, f"{control.run_id} stopped\n"), err
+    assert err == (
+        "orchestrate: the run's monitor died while it stopped the run; the hosts are told from here\n"
+    )
+    assert cluster.status()["state"] == "stopped"
+
+
+def test_on_another_machine_with_the_same_home_verbs_say_where_the_monitor_lives(cluster: Cluster) -> None:
+    """This machine is the other one: the note says that the monitor is far away, and its socket is silent."""
+    assert cluster.launch(cluster.job(cluster.sleep), "--detach").returncode == 0
+    (control,) = cluster.controls()
+    note = json.loads(control.monitor_note.read_text())
+    process = {**note["process"], "boot_id": "00000000-1111-2222-3333-444444444444"}
+    control.monitor_note.write_text(json.dumps({**note, "host": "far", "process": process}))
+    control.monitor_socket.rename(control.root / "away.sock")
+    shown = cluster.run("status")
+    assert shown.returncode == 0 and "its monitor lives on far; this is what it wrote last" in shown.stdout
+    refused = cluster.run("stop")
+    assert refused.returncode == 3 and refused.stdout == ""
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(f"orchestrate: far: the monitor of {control.run_id} lives on this machine")
+    assert newest_record(control) is None and len(cluster.sleepers()) == 4
+    (control.root / "away.sock").rename(control.monitor_socket)
+    control.monitor_note.write_text(json.dumps(note))
+    assert cluster.run("stop").returncode == 0 and not cluster.sleepers()
