@@ -158,7 +158,7 @@ class Fleet:
 
     def end_session(self, name: str) -> None:
         """Forget a broken agent, and keep the connection if that lives: it takes no login to go on."""
-        with self._locks[name].turn():
+        with self._held(name):
             agent = self._agents.pop(name, None)
             if agent is not None:
                 agent.close()

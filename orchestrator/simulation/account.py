@@ -1,10 +1,10 @@
 """The account of a run's time: for what its hosts were used, from its launch to its end or to now. Pure.
 
-    starting     until the first step of an attempt begins: connecting, checks, import, compilation
+    starting     until an attempt has made its first step: connecting, checks, import, compilation
     productive   steps whose result was kept by a save, or that no failure has undone
     lost         steps that a failure has undone: those since the last complete save
     saving       writing checkpoints
-    waiting      all workers stand: a hang, a failure that is not noticed yet, the grace period of a stop
+    waiting      all workers stand, or wait for a slow one: a hang, a failure that is not noticed yet, a stop
     down         no attempt is there: until somebody launches again
 
 The parts add up to the whole.
@@ -22,18 +22,18 @@ __all__ = ["AttemptTimes", "TimeAccount", "account_of"]
 class AttemptTimes:
     """What became of the time of one attempt: seconds of one clock, None where it did not get there.
 
-    It was launched at `launched`, began its first step at `first`, and had ended everywhere at `ended`. Its
-    ranks worked until `stood`: steps and saves between `first` and `stood`, of which saves took `saving`
-    seconds. Of its `steps` the first `kept` are not undone.
+    It was launched at `launched`, had made its first step at `first`, and had ended everywhere at `ended`. In
+    between, steps took `working` seconds at their usual pace, and saves `saving`. Of its `steps` the first
+    `kept` are not undone.
     """
 
     launched: float
     first: float | None = None
-    stood: float | None = None
     ended: float | None = None
+    working: float = 0.0
+    saving: float = 0.0
     steps: int = 0
     kept: int = 0
-    saving: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +73,15 @@ def _of_one(attempt: AttemptTimes, limit: float) -> TimeAccount:
     launched = min(attempt.launched, limit)
     ended = _within(attempt.ended, launched, limit)
     first = _within(attempt.first, launched, ended)
-    stood = _within(attempt.stood, first, ended)
-    saving = min(max(attempt.saving, 0.0), stood - first)
-    working = stood - first - saving
+    saving = min(max(attempt.saving, 0.0), ended - first)
+    working = min(max(attempt.working, 0.0), ended - first - saving)
     kept = min(max(attempt.kept, 0), attempt.steps) / attempt.steps if attempt.steps > 0 else 0.0
     return TimeAccount(
         starting=first - launched,
         productive=working * kept,
         lost=working - working * kept,
         saving=saving,
-        waiting=ended - stood,
+        waiting=ended - first - saving - working,
         down=limit - ended,
     )
 

@@ -126,8 +126,12 @@ class Cluster:
 
     @property
     def is_calm(self) -> bool:
-        """Whether every gang makes steps, and nobody is in its way."""
-        return bool(self.gangs) and all(gang.is_moving for gang in self.gangs.values())
+        """Whether every gang makes steps, and every host says what it has to say.
+
+        That one does not is seen only after a while, and until then nothing else tells of it.
+        """
+        moves = bool(self.gangs) and all(gang.is_moving for gang in self.gangs.values())
+        return moves and not any(there.link.is_silent or there.lie for there in self.hosts.values())
 
     # The gang: who waits for one that does not come gives up some time.
 
@@ -215,11 +219,11 @@ class Cluster:
             self.world.at(self.world.true_now + fault.lasts, over)
 
     def _held(self, there: SimHost) -> Callable[[], None]:
-        """No rank of this host takes part any more; what undoes that."""
+        """No rank of this host takes part any more where others wait for it; what undoes that."""
         held = [
             (run.gang, process.rank)
             for run in there.runs.values()
-            if run.supervisor is not None and run.supervisor.is_alive
+            if run.supervisor is not None and run.supervisor.is_alive and len(run.manifest.hosts) > 1
             for process in run.supervisor.processes.values()
             if process.rank != SCHEDULER and process.is_running
         ]

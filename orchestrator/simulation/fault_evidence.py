@@ -6,7 +6,8 @@ It is judged from the schedule alone, and so by another way than the verdict its
 - an exit whose log only tells of the loss of a peer accuses nobody, and nobody is named for it;
 - a host that reboots or loses its power is named, with any of its ranks or none;
 - a host that cannot be seen may be named if the run fails, and need not be: its ranks may have gone on;
-- a rank that hangs or is frozen ends nobody, and nobody is named for it;
+- a rank that hangs ends nobody, and nobody is named for it; one that is frozen may be, by the scheduler that
+  no longer hears it;
 - whatever else really failed before the run had ended may be named as well: of two ranks that are killed in
   the same second either is right.
 """
@@ -78,16 +79,17 @@ def named_by(cause: Cause | None) -> Named | None:
 def expected(faults: Sequence[Fault], around: Circumstances) -> Expected:
     """What a run should come to that meets these faults, sorted by time, in its first attempt."""
     met = [fault for fault in faults if around.done is None or fault.time < around.done]
-    ends = [fault for fault in met if _ends_the_run(fault)]
+    is_early = any(fault.time < around.running for fault in met)
+    # Before all workers run a fault may find nobody, or keep the launch from becoming a run.
+    ends = [fault for fault in met if _ends_the_run(fault) and fault.time >= around.running]
     if not ends:
-        may_fail = any(map(_may_end_the_run, met))
+        may_fail = is_early or any(map(_may_end_the_run, met))
         return Expected(None if may_fail else False, frozenset(_nameable(met, around)))
-    first = ends[0]
-    over = _over_by(first, around)
+    over = _over_by(ends[0], around)
     met = [fault for fault in met if fault.time <= over]
     certain = [fault for fault in ends if fault.time <= over and _can_tell(fault, met, around)]
-    is_early = first.time < around.running or (around.done is not None and over >= around.done)
-    fails = True if certain and not is_early else None
+    is_late = around.done is not None and over >= around.done
+    fails = True if certain and not is_early and not is_late else None
     return Expected(fails, frozenset(_nameable(met, around)), bool(fails) and any(map(_is_own, certain)))
 
 
@@ -137,7 +139,7 @@ def _nameable(met: Sequence[Fault], around: Circumstances) -> Iterator[Named]:
         host = around.host_of(fault)
         if host is None or not _is_own(fault):
             continue
-        if fault.kind in ("kill", "exit") and fault.code != 0:
+        if fault.kind in ("kill", "freeze") or (fault.kind == "exit" and fault.code != 0):
             yield host, fault.rank
         elif _is_silent(fault) or fault.kind == "fill_disk":
             yield host, None

@@ -32,7 +32,7 @@ _FREE = 500 << 30
 _GONE = StopReason(StopKind.SUPERVISOR_GONE)
 _NOTICED = 10.0  # until a connection to a host that was away is known to be dead: the next question over it
 _FIRST_PORT = 30000
-_PACKAGES = {"mindspore": "2.4.10", "tokenizers": "0.20.3"}
+_PACKAGES = {"mindspore": "2.10.0", "tokenizers": "0.20.3"}
 
 
 class SimHost:
@@ -57,7 +57,6 @@ class SimHost:
         self.agents: list[Agent] = []
         self.taken_ports: set[int] = set()
         self.packages: Mapping[str, str] = _PACKAGES
-        self.cann: str | None = None
         self._gangs = gangs
         self._make_gang = make_gang
         self._booted = world.now

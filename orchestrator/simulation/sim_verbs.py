@@ -72,6 +72,24 @@ def _addresses(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     )
 
 
+# What a host's workers find of CANN, as `agent/cann.py` tells it of a whole toolkit.
+_CANN, _HOME = "8.3.RC1", "/usr/local/Ascend/ascend-toolkit/latest"
+_TBE = f"{_HOME}/opp/built-in/op_impl/ai_core/tbe"
+_TOOLKIT: dict[str, Any] = {
+    "modules": {
+        "hccl.sys_version": f"{_HOME}/python/site-packages/hccl/sys_version/__init__.py",
+        "te": f"{_HOME}/python/site-packages/te/__init__.py",
+        "tbe": f"{_HOME}/python/site-packages/tbe/__init__.py",
+    },
+    "variables": {
+        "PYTHONPATH": f"{_HOME}/python/site-packages:{_TBE}",
+        "LD_LIBRARY_PATH": f"{_HOME}/lib64",
+        "ASCEND_OPP_PATH": f"{_HOME}/opp",
+    },
+    "opp_kernel": True,
+}
+
+
 def _probe(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     host = agent.host
     yield Answer(
@@ -95,8 +113,8 @@ def _probe(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
             "missing_paths": [],
             "port": host.free_port() if args.get("port_on") is not None else None,
             "resolves_to": [host.address] if args.get("ascend") else [],
-            "cann": host.cann if args.get("ascend") else None,
-            "ascend": {} if args.get("ascend") else None,
+            "cann": _CANN if args.get("ascend") else None,
+            "ascend": _TOOLKIT if args.get("ascend") else None,
             "limits": {"open files": 65536, "processes": None},
             "shm_free_bytes": 64 << 30,
             "taken_ports": sorted(set(args.get("ports", ())) & host.taken_ports),
@@ -238,7 +256,7 @@ def _disk_use(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 def _remove_run(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     run = agent.host.run(args["run_id"])
     if not agent.host.status(run).is_over:
-        raise AgentError("it has not ended", kind="not_over")
+        raise AgentError("it has not ended", kind="run_active")
     if not args["dry_run"]:
         agent.host.discard(run)
     yield Answer(1 << 20)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SimWatch"]
 
+_TICK = 1.0
 _LOOK = 0.02  # from the end of a supervisor until its files are looked at
 
 
@@ -83,7 +84,8 @@ class SimWatch:
         wait = supervisor.feed.wait(self, now)
         pause = self._beat if wait is None else wait
         if self._run.gang.is_moving:
-            pause = min(pause, max(SHORTEST, self._digested + self._every - now))
+            due = self._digested + self._every - now
+            pause = min(pause, due if due > 0 else _TICK)  # no step since: the supervisor looks every second
         self._timer = self._host.world.after(max(SHORTEST, pause), self._turn)
 
     def _say_due(self) -> None:

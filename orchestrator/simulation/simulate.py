@@ -18,6 +18,7 @@ from orchestrator.control.run_record import Cause, RunRecord
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
+from orchestrator.hosts.host_link import digest_seconds
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.simulation.cluster import Cluster, Misfortune, SimAllocation
 from orchestrator.simulation.sim_transport import Traffic
@@ -28,7 +29,6 @@ __all__ = ["Cost", "Happening", "Outcome", "Simulation", "simulate"]
 
 _HOUR = 3600.0
 _LOOK = 5.0  # so often it is looked whether there is anything but steps
-_SETTLED = 60.0  # seconds after anything that had a date, before the next stretch is jumped over
 _LEAST_JUMP = 30.0
 _BEFORE = 2.0  # a jump ends so long before what is due
 
@@ -60,7 +60,7 @@ class Cost:
     """What the simulation took: seconds of this machine and of its CPU, and the most memory, in bytes.
 
     `controller` is the CPU of what runs on a control node, `hosts` that of the simulated hosts and the
-    network; `jumped` are the true seconds that were passed over.
+    network, by the real time that each takes; `jumped` are the true seconds that were passed over.
     """
 
     seconds: float
@@ -76,7 +76,8 @@ class Outcome:
     """What became of a run. Times are true seconds since the launch; `seconds` were simulated.
 
     `running` is when every rank ran, `ended` when the run was over; None where that never came. `orphans` are
-    workers that still run on hosts, by rank, though the run is over or was never begun.
+    workers that still run on hosts, by rank, though the run is over or was never begun. `saved` is the last
+    of the `steps` that is in a complete save.
     """
 
     record: RunRecord
@@ -84,6 +85,7 @@ class Outcome:
     running: float | None
     ended: float | None
     steps: int
+    saved: int
     happenings: tuple[Happening, ...]
     orphans: tuple[int, ...]
     traffic: Traffic
@@ -140,6 +142,8 @@ class Simulation:
         self._faults = tuple(faults)
         self._seconds = hours * _HOUR
         self._jumps = jumps
+        # After anything that had a date every host tells twice of its steps before a stretch is passed over.
+        self._settled = 10.0 + 2 * digest_seconds(len(plan.hosts))
         self._after = after
         self._control: ControlDir | None = None
         self._monitor: Process | None = None
@@ -152,11 +156,12 @@ class Simulation:
         wall, cpu = time.monotonic(), time.process_time()
         self.world.run(self._live)
         assert self.record is not None
-        spent, hosts = time.process_time() - cpu, self.world.events_cpu
+        seconds, spent = time.monotonic() - wall, time.process_time() - cpu
+        share = min(1.0, self.world.events_seconds / seconds)
         cost = Cost(
-            seconds=time.monotonic() - wall,
-            controller=max(0.0, spent - hosts),
-            hosts=hosts,
+            seconds=seconds,
+            controller=spent * (1.0 - share),
+            hosts=spent * share,
             memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             events=self.world.events_done,
             jumped=self.world.jumped,
@@ -166,6 +171,7 @@ class Simulation:
             seconds=self.world.true_now,
             running=self._running,
             ended=None if self.record.ended is None else self._since_launch(self.record.ended),
+            saved=max((gang.saved for gang in self.cluster.gangs.values()), default=0),
             steps=max((gang.step() for gang in self.cluster.gangs.values()), default=0),
             happenings=tuple(self.happenings),
             orphans=tuple(sorted(process.rank for _, process in self.cluster.processes)),
@@ -236,10 +242,10 @@ class Simulation:
         before, self.record = self.record, record
         if before is None or before.phase != record.phase or before.state is not record.state:
             self._note(f"{record.state}: {record.phase}", "", None)
-        if record.cause != (before.cause if before else None) and record.cause is not None:
-            end = record.cause.end
-            sure = "" if record.cause.sure else ", not sure"
-            self._note(f"the cause is {end.kind.value}{sure}", record.cause.host, record.cause.rank)
+        cause = record.cause
+        if cause is not None and _named(cause) != _named(before.cause if before is not None else None):
+            sure = "" if cause.sure else ", not sure"
+            self._note(f"the cause is {cause.end.kind.value}{sure}", cause.host, cause.rank)
         if self._running is None and record.state is RunState.RUNNING:
             all_run = all(rank.state.value == "running" for rank in record.ranks())
             self._running = self.world.true_now if all_run else None
@@ -248,7 +254,7 @@ class Simulation:
             old = known.get(name)
             if view is old:
                 continue
-            if old is not None and (view.error, view.lost) != (old.error, old.lost):
+            if old is not None and (bool(view.error), view.lost) != (bool(old.error), old.lost):
                 self._note("lost" if view.lost else "unreachable" if view.error else "answers", name, None)
             ended = {rank.rank for rank in old.ranks() if rank.end} if old is not None else set()
             for rank in view.ranks():
@@ -265,11 +271,16 @@ class Simulation:
             self._last_news = self.world.true_now
             return
         since = max(self._last_news, self.world.last_date)
-        if date is None or self.world.true_now - since < _SETTLED:
+        if date is None or self.world.true_now - since < self._settled:
             return
         seconds = date - self.world.true_now - _BEFORE
         if seconds > _LEAST_JUMP:
             self.world.jump(seconds)
+
+
+def _named(cause: Cause | None) -> object:
+    """What of a cause is news; its time and words become more exact all the while."""
+    return cause and (cause.host, cause.rank, cause.end.kind, cause.sure)
 
 
 def simulate(plan: LaunchPlan, folder: Path, **options: Any) -> Outcome:

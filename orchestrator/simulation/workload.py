@@ -58,6 +58,7 @@ class Gang:
         self._since: float | None = None
         self._milestone: Event | None = None
         self.is_done = False
+        self.saved = 0  # the last step of the last complete save
 
     @property
     def is_moving(self) -> bool:
@@ -189,6 +190,8 @@ class Gang:
     def _reach(self, what: str) -> None:
         self._milestone = None
         self.is_done = self.is_done or what == "done"
+        if what == "saved":
+            self.saved = self.step()
         for told in list(self.on_milestone):
             told(what)
         self._change()

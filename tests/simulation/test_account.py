@@ -15,8 +15,8 @@ attempts = st.builds(
     AttemptTimes,
     launched=st.floats(0, 1000),
     first=moments,
-    stood=moments,
     ended=moments,
+    working=st.floats(-5, 500),
     steps=st.integers(0, 50),
     kept=st.integers(-1, 60),
     saving=st.floats(-5, 500),
@@ -33,9 +33,9 @@ def test_the_parts_add_up_to_the_whole_and_none_is_negative(found: list[AttemptT
 
 
 def test_a_run_that_failed_and_was_launched_again() -> None:
-    """30 s to the first step; 100 steps of 2 s, a save of 10 s after every 40; it stands from 250 s on."""
-    first = AttemptTimes(launched=0, first=30, stood=250, ended=255, steps=100, kept=80, saving=20)
-    second = AttemptTimes(launched=855, first=885, stood=None, ended=None, steps=50, kept=50)
+    """30 s to the first step; 100 steps of 2 s, a save of 10 s after every 40; it ends 5 s later."""
+    first = AttemptTimes(launched=0, first=30, ended=255, working=200, saving=20, steps=100, kept=80)
+    second = AttemptTimes(launched=855, first=885, working=100, steps=50, kept=50)
     assert account_of([first, second], until=985) == TimeAccount(
         starting=60.0, productive=160.0 + 100.0, lost=40.0, saving=20.0, waiting=5.0, down=600.0
     )

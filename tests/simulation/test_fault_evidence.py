@@ -45,10 +45,10 @@ def test_what_hurts_nobody_ends_no_run(fault: Fault) -> None:
     assert judged(fault) == Expected(False)
 
 
-@pytest.mark.parametrize("kind", ["hang", "freeze"])
-def test_for_a_rank_that_stands_still_nobody_is_named(kind: str) -> None:
-    found = judged(Fault(500, kind, rank=0))  # type: ignore[arg-type]
-    assert not found.named and found.allows(None) and not found.allows(("a", 0))
+def test_for_a_rank_that_hangs_nobody_is_named_and_for_a_frozen_one_nobody_else() -> None:
+    hangs, frozen = judged(Fault(500, "hang", rank=0)), judged(Fault(500, "freeze", rank=0))
+    assert not hangs.named and hangs.allows(None) and not hangs.allows(("a", 0))
+    assert frozen.allows(("a", 0)) and frozen.allows(None) and not frozen.allows(("a", 1))
 
 
 def test_for_words_of_a_victim_nobody_is_named() -> None:

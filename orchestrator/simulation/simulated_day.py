@@ -1,0 +1,158 @@
+"""A simulated day: the attempts of one run on simulated hosts, and what became of the time.
+
+There is no restart yet, so a run that fails has ended. With `relaunch` a person launches it again after so
+long, from its last complete save where it saves, as often as it takes; each attempt is a run of its own. What
+still lasts of a fault meets the next attempt: a host without power, a link that is down, a full disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.core.states import RunState
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.simulation.account import AttemptTimes, TimeAccount, account_of
+from orchestrator.simulation.faults import FAULT_KEYS, Fault
+from orchestrator.simulation.simulate import Outcome, simulate
+from orchestrator.simulation.workload import Workload
+
+__all__ = ["LivedAttempt", "SimulatedDay", "faults_from", "simulated_day"]
+
+_MOST_ATTEMPTS = 1000
+Simulate = Callable[..., Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class LivedAttempt:
+    """One launch, `launched` seconds after the first one; it began behind step `resumed`.
+
+    Of its own steps the first `kept` are in a complete save, or not undone by a failure.
+    """
+
+    launched: float
+    resumed: int
+    kept: int
+    faults: tuple[Fault, ...]
+    outcome: Outcome
+    times: AttemptTimes
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it would be of no use to launch again: the work is done, or was refused without a fault."""
+        if self.outcome.state is RunState.SUCCEEDED:
+            return True
+        ended = self.outcome.ended
+        was_hurt = any(ended is None or fault.time <= ended for fault in self.faults)
+        return ended is not None and not self.outcome.record.has_started and not was_hurt
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedDay:
+    """All attempts in their order. `seconds` were simulated; the run is as far as `step`."""
+
+    attempts: tuple[LivedAttempt, ...]
+    seconds: float
+    step: int
+    account: TimeAccount
+
+
+def simulated_day(
+    plan: LaunchPlan,
+    folder: Path,
+    *,
+    workload: Workload,
+    faults: Sequence[Fault] = (),
+    hours: float = 24.0,
+    seed: int = 0,
+    relaunch: float | None = None,
+    simulate: Simulate = simulate,
+) -> SimulatedDay:
+    """Live through so many hours of the plan; state goes into `folder`, a folder for each attempt.
+
+    It ends before that when the work is done and, without `relaunch`, with the first failure.
+    """
+    limit = hours * 3600.0
+    attempts: list[LivedAttempt] = []
+    launched, step = 0.0, 0
+    while launched < limit and len(attempts) < _MOST_ATTEMPTS:
+        met = faults_from(faults, launched)
+        lived = _live(
+            simulate(
+                plan,
+                folder / str(len(attempts) + 1),
+                workload=_rest_of(workload, step),
+                faults=met,
+                hours=(limit - launched) / 3600.0,
+                seed=seed + len(attempts),
+            ),
+            workload,
+            launched,
+            step,
+            met,
+        )
+        attempts.append(lived)
+        step += lived.kept
+        if relaunch is None or lived.times.ended is None or lived.is_final:
+            break
+        launched = lived.times.ended + relaunch
+    last = attempts[-1]
+    is_over = last.times.ended is not None and (relaunch is None or last.is_final)
+    seconds = last.times.ended if is_over and last.times.ended is not None else limit
+    account = account_of([each.times for each in attempts], seconds)
+    return SimulatedDay(tuple(attempts), seconds, step, account)
+
+
+def _rest_of(workload: Workload, step: int) -> Workload:
+    return workload if workload.steps is None else dataclasses.replace(workload, steps=workload.steps - step)
+
+
+def _live(
+    outcome: Outcome, workload: Workload, launched: float, resumed: int, faults: tuple[Fault, ...]
+) -> LivedAttempt:
+    """What became of an attempt, on the day's clock."""
+    steps, every = outcome.steps, workload.save_every
+    is_undone = outcome.state.is_terminal and outcome.state is not RunState.SUCCEEDED
+    kept = outcome.saved if is_undone else steps
+    first = None
+    if steps and outcome.running is not None:
+        first = launched + outcome.running + workload.imports + workload.first_step
+    times = AttemptTimes(
+        launched=launched,
+        first=first,
+        ended=None if outcome.ended is None else launched + outcome.ended,
+        working=max(0, steps - 1) * workload.step,
+        saving=workload.save * (outcome.saved // every if every else 0),
+        steps=steps,
+        kept=kept,
+    )
+    return LivedAttempt(launched, resumed, kept, faults, outcome, times)
+
+
+def faults_from(faults: Sequence[Fault], start: float) -> tuple[Fault, ...]:
+    """What is to come `start` seconds after the first launch, and what still lasts then, by that clock."""
+    return tuple(sorted(_from(faults, start), key=lambda fault: fault.time))
+
+
+def _from(faults: Sequence[Fault], start: float) -> Iterator[Fault]:
+    for fault in faults:
+        if fault.time >= start:
+            yield dataclasses.replace(fault, time=fault.time - start)
+        elif _still_lasts(fault, faults, start):
+            left = None if math.isinf(fault.until) else fault.until - start
+            yield dataclasses.replace(fault, time=0.0, seconds=left)
+
+
+def _still_lasts(fault: Fault, faults: Sequence[Fault], start: float) -> bool:
+    """Whether a fault of a host has not ended by then; one of a rank has ended with its process."""
+    if fault.kind == "clock_jump":
+        return True
+    if FAULT_KEYS[fault.kind][:1] != ("host",) or fault.kind == "return" or fault.until <= start:
+        return False
+    return not any(
+        other.kind == "return" and other.host == fault.host and fault.time <= other.time < start
+        for other in faults
+    )

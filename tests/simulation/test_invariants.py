@@ -1,0 +1,93 @@
+"""What holds whatever befalls a run: fault schedules over a small cluster, drawn by hypothesis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.core.states import RankState, RunState
+from orchestrator.simulation.faults import Fault
+from orchestrator.simulation.workload import Workload
+from tests.simulation.simulated import Runs, plan_of
+
+HOSTS = ("node0001", "node0002", "node0003")
+LOAD = Workload(steps=60, save_every=25, save=10.0, peer_timeout=120.0)
+LEASE = 60.0  # `timeouts.prepare` of the plan
+
+on_rank = st.fixed_dictionaries(
+    {"kind": st.sampled_from(["kill", "exit", "freeze", "hang"]), "rank": st.integers(0, 5)}
+)
+on_host = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(
+            [
+                "fill_disk",
+                "reboot",
+                "power_off",
+                "partition",
+                "refuse_login",
+                "slow",
+                "clock_jump",
+                "lie",
+                "return",
+            ]
+        ),
+        "host": st.sampled_from(HOSTS),
+        "jump": st.sampled_from([-400.0, 3600.0]),
+        "lie": st.sampled_from(["no_answer", "other_ranks", "garbage"]),
+        "scope": st.sampled_from(["control", "all"]),
+    }
+)
+on_monitor = st.just({"kind": "monitor_kill"})
+# In the launch, which takes a second, and while the run makes steps.
+times = st.one_of(st.floats(0.05, 1.3), st.floats(2.0, 200.0))
+lasts = st.sampled_from([None, 3.0, 20.0, 90.0, 400.0])
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> tuple[Fault, ...]:
+    what = draw(st.lists(st.one_of(on_rank, on_host, on_monitor), max_size=4))
+    return tuple(Fault(time=draw(times), seconds=draw(lasts), **each) for each in what)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder = tmp_path_factory.mktemp("invariants")
+    return Runs(plan_of(folder), folder)
+
+
+@settings(
+    max_examples=30, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+@given(schedules())
+def test_every_run_ends_or_goes_on_and_nobody_is_left_behind(runs: Runs, faults: tuple[Fault, ...]) -> None:
+    simulation = runs.simulation(*faults, workload=LOAD, hours=2.0)
+    found = simulation.run()
+    away = {name for name, host in simulation.cluster.hosts.items() if host.link.is_silent or host.lie}
+    left = {there.name for there, _ in simulation.cluster.processes}
+    assert simulation.world.lost_errors == []
+    if found.state.is_terminal:
+        # Workers may be left only where nobody could tell them, and the record says so.
+        assert left <= away
+        assert left <= {name for name, view in found.record.hosts.items() if not view.is_over}
+        assert found.exit_code in (0, 1, 2, 3, 4, 5)
+        assert (found.exit_code == 0) is (found.state is RunState.SUCCEEDED)
+    elif found.state is RunState.PREPARING:
+        assert left == set()  # nobody took the launch up, and its leases are over
+    if found.exit_code == 0:
+        assert found.steps == LOAD.steps
+        assert all(rank.state is RankState.SUCCEEDED for rank in found.record.ranks())
+    if found.state is RunState.FAILED and found.record.errors:
+        assert found.steps == 0 and found.cause is None  # a launch that was refused has run nobody
+
+
+def test_a_workload_knows_its_steps_by_a_formula(tmp_path: Path) -> None:
+    found = Runs(plan_of(tmp_path, 1, 1), tmp_path)(
+        workload=Workload(steps=7, save_every=3, save=5.0, step=1.0)
+    )
+    # imports 8 s, the first step 20 s, six more, and two saves on the way
+    assert found.ended == pytest.approx(1 + 8 + 20 + 6 + 10, abs=1.5)
+    assert found.steps == 7 and found.exit_code == 0
