@@ -57,7 +57,9 @@ class Gang:
         self._moved = 0.0  # seconds of work that are done, up to `_since`
         self._since: float | None = None
         self._milestone: Event | None = None
+        self._minds_saves = True
         self.is_done = False
+        self.saves = 0  # that were lived through
 
     @property
     def is_moving(self) -> bool:
@@ -176,7 +178,7 @@ class Gang:
         found: list[tuple[float, str]] = []
         if load.steps is not None:
             found.append((self._work_at(load.steps), "done"))
-        if load.save_every is not None:
+        if load.save_every is not None and self._minds_saves:
             last = step // load.save_every * load.save_every
             if last and self._moved < self._work_at(last) + load.save - 1e-6:
                 found.append((self._work_at(last) + load.save, "saved"))
@@ -186,8 +188,14 @@ class Gang:
             due = self._world.true_now + (work - self._moved) * self._factor
             self._milestone = self._world.at(due, lambda: self._reach(what))
 
+    def mind_saves(self, does: bool) -> None:
+        """Whether saves are milestones: while nothing else happens, each is as the one before."""
+        self._minds_saves = does
+        self._change()
+
     def _reach(self, what: str) -> None:
         self._milestone = None
+        self.saves += what == "saved"
         self.is_done = self.is_done or what == "done"
         for told in list(self.on_milestone):
             told(what)
