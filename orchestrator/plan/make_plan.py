@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
@@ -33,16 +33,25 @@ __all__ = ["make_plan", "new_run_id"]
 _VERBS = {"predict": "predict", "chat": "serve-chat"}
 
 
-def new_run_id(job_name: str, now: float) -> str:
+def new_run_id(job_name: str, now: float, token: Callable[[int], str] = secrets.token_hex) -> str:
     """A name that sorts by time and that two launches in one second do not share."""
-    return f"{job_name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(2)}"
+    return f"{job_name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{token(2)}"
 
 
-def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> LaunchPlan:
-    """Plan one launch. Touches no host; reads the files it will ship. Raises ConfigError."""
+def make_plan(
+    job: Job,
+    inventory: Inventory,
+    *,
+    now: float | None = None,
+    token: Callable[[int], str] = secrets.token_hex,
+) -> LaunchPlan:
+    """Plan one launch. Touches no host; reads the files it will ship. Raises ConfigError.
+
+    `token` gives the hexadecimal digits of so many bytes, by which launches are told apart.
+    """
     created = time.time() if now is None else now
-    run_id = new_run_id(job.name, created)
-    attempt = Attempt(1, secrets.token_hex(8))
+    run_id = new_run_id(job.name, created, token)
+    attempt = Attempt(1, token(8))
     placements = place(job, inventory)
     written, job = job, job.with_replicas(len(placements))
     hosts = _hosts_of(placements, inventory)

@@ -219,7 +219,7 @@ class SimHost:
         if self.lie == "no_answer":
             return b"<html>502 Bad Gateway</html>\n"
         if self.lie == "flood":
-            return frame({**header, "result": {"filler": ["x" * 1000] * 20_000}})
+            return frame({**header, "result": {"filler": ["x" * 1000] * 9_000}})
         return {**header, **{key: self._twisted(header[key]) for key in ("result", "data") if key in header}}
 
     def _twisted(self, value: Any) -> Any:

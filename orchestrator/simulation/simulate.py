@@ -30,6 +30,7 @@ __all__ = ["Cost", "Happening", "Outcome", "Simulation", "simulate"]
 _HOUR = 3600.0
 _LOOK = 5.0  # so often it is looked whether there is anything but steps
 _LEAST_JUMP = 30.0
+_SAVES = 2
 _BEFORE = 2.0  # a jump ends so long before what is due
 
 
@@ -271,11 +272,21 @@ class Simulation:
             self._last_news = self.world.true_now
             return
         since = max(self._last_news, self.world.last_date)
-        if date is None or self.world.true_now - since < self._settled:
-            return
-        seconds = date - self.world.true_now - _BEFORE
+        if date is not None and self.world.true_now - since >= self._settled:
+            self._jump()
+
+    def _jump(self) -> None:
+        """To just before what is due next; over saves, too, once the monitor has seen how long they take."""
+        known = [gang for gang in self.cluster.gangs.values() if gang.saves >= _SAVES]
+        is_roomy = not any(there.is_full for there in self.cluster.hosts.values())
+        for gang in known if is_roomy else ():
+            gang.mind_saves(False)
+        date = self.world.next_date()
+        seconds = (date or 0.0) - self.world.true_now - _BEFORE
         if seconds > _LEAST_JUMP:
             self.world.jump(seconds)
+        for gang in known:
+            gang.mind_saves(True)
 
 
 def _named(cause: Cause | None) -> object:

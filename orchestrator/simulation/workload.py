@@ -57,8 +57,9 @@ class Gang:
         self._moved = 0.0  # seconds of work that are done, up to `_since`
         self._since: float | None = None
         self._milestone: Event | None = None
+        self._minds_saves = True
         self.is_done = False
-        self.saved = 0  # the last step of the last complete save
+        self.saves = 0  # that were lived through
 
     @property
     def is_moving(self) -> bool:
@@ -109,6 +110,16 @@ class Gang:
     def step(self) -> int:
         """The last step that all ranks have made; 0 before the first."""
         return self._steps(self._work())
+
+    @property
+    def saved(self) -> int:
+        """The step of the last save that all ranks have finished; 0 before the first."""
+        every, work = self.workload.save_every, self._work()
+        if every is None:
+            return 0
+        last = self._steps(work) // every * every
+        is_whole = last and work >= self._work_at(last) + self.workload.save - 1e-6
+        return last if is_whole else max(0, last - every)
 
     def progress(self, clock: float) -> dict[str, Any]:
         """The newest line of a rank's metrics, `clock` being its host's time; {} before the first step."""
@@ -177,7 +188,7 @@ class Gang:
         found: list[tuple[float, str]] = []
         if load.steps is not None:
             found.append((self._work_at(load.steps), "done"))
-        if load.save_every is not None:
+        if load.save_every is not None and self._minds_saves:
             last = step // load.save_every * load.save_every
             if last and self._moved < self._work_at(last) + load.save - 1e-6:
                 found.append((self._work_at(last) + load.save, "saved"))
@@ -187,11 +198,15 @@ class Gang:
             due = self._world.true_now + (work - self._moved) * self._factor
             self._milestone = self._world.at(due, lambda: self._reach(what))
 
+    def mind_saves(self, does: bool) -> None:
+        """Whether saves are milestones: while nothing else happens, each is as the one before."""
+        self._minds_saves = does
+        self._change()
+
     def _reach(self, what: str) -> None:
         self._milestone = None
+        self.saves += what == "saved"
         self.is_done = self.is_done or what == "done"
-        if what == "saved":
-            self.saved = self.step()
         for told in list(self.on_milestone):
             told(what)
         self._change()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 from pathlib import Path
 
 from orchestrator.config.inventory import Host, Inventory
@@ -33,7 +34,13 @@ def plan_of(folder: Path, hosts: int = 3, ranks: int = 2, *, ascend: bool = Fals
     job.write_text(JOB.format(ranks=ranks, target=target, mode=mode))
     first = Host(name="first", address="10.0.0.1", chip="910B" if ascend else None)
     inventory = Inventory(path=folder / "inventory.yaml", hosts=(first,))
-    return make_plan(load_job(job), synthetic_inventory(inventory, hosts, ranks), now=EPOCH)
+    token = random.Random(1)  # a plan that is the same in every process
+    return make_plan(
+        load_job(job),
+        synthetic_inventory(inventory, hosts, ranks),
+        now=EPOCH,
+        token=lambda count: token.randbytes(count).hex(),
+    )
 
 
 class Runs:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -156,6 +159,31 @@ def test_the_same_seed_gives_the_same_trace(runs: Runs) -> None:
     first, second = (runs(*faults, seed=5).trace() for _ in range(2))
     assert first == second
     assert first.count("\n") > 12
+
+
+_ONE_RUN = """
+import sys
+from pathlib import Path
+from tests.simulation.simulated import Fault, Runs, plan_of
+folder = Path(sys.argv[1])
+faults = Fault(time=60, kind="partition", host="node0003", seconds=90), Fault(time=170, kind="kill", rank=4)
+sys.stdout.write(Runs(plan_of(folder), folder)(*faults, seed=5).trace())
+"""
+
+
+def test_the_trace_is_the_same_in_every_process(tmp_path: Path) -> None:
+    traces = []
+    for hashes in ("1", "2"):  # the order of a set of texts is another in each
+        folder = tmp_path / hashes
+        folder.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", _ONE_RUN, str(folder)],
+            env={**os.environ, "PYTHONHASHSEED": hashes, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            check=True,
+        )
+        traces.append(done.stdout)
+    assert traces[0] == traces[1] and b"rank 4" in traces[0]
 
 
 def decisions(runs: Runs, faults: Sequence[Fault], *, jumps: bool) -> tuple[object, ...]:
