@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,7 @@ MB = 1_000_000
 RATE = 30  # MB a second, of one rank
 TAIL = 1000
 _READ = 1 << 16
-_LONGEST = 600.0
+_LONGEST = 120.0
 
 
 class Reader:
@@ -54,7 +55,7 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        self._thread = threading.Thread(target=self._read)
+        self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
@@ -85,6 +86,12 @@ class Reader:
             raise RuntimeError(f"exit code {self._process.returncode}")
         return Sample(self.last - self.begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
+    def close(self) -> None:
+        """End the process where the bench broke off while it read."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
 
 class Bench:
     """A run whose logs are as long as is wanted, and those who read them."""
@@ -92,6 +99,7 @@ class Bench:
     def __init__(self, loopback: Loopback, given: argparse.Namespace) -> None:
         self._loopback = loopback
         self._given = given
+        self._readers: list[Reader] = []
         inventory = loopback.inventory(loopback.folder, given.hosts)
         self._cluster = Cluster(loopback.folder, inventory)
         job = self._cluster.job(["sleep", "100000"], devices_per_host=1)
@@ -129,13 +137,15 @@ class Bench:
         return written // len(self._line)
 
     def _logs_of(self, *words: str) -> Reader:
-        return Reader(
-            self._cluster.argv("logs", self._run_id, *words), self._cluster.env, self._cluster.folder
-        )
+        return self._reader(self._cluster.argv("logs", self._run_id, *words), self._cluster.env)
 
     def _tail_of(self) -> Reader:
         words = ["-F", str(self._loopback.config), self._loopback.addresses[0], "tail", "-n", "1", "-f"]
-        return Reader(["ssh", *words, str(self._logs[0])], dict(os.environ), self._cluster.folder)
+        return self._reader(["ssh", *words, str(self._logs[0])], dict(os.environ))
+
+    def _reader(self, argv: Sequence[str], env: dict[str, str]) -> Reader:
+        self._readers.append(Reader(argv, env, self._cluster.folder))
+        return self._readers[-1]
 
     def round(self) -> None:
         """Everything once."""
@@ -168,6 +178,8 @@ class Bench:
         return Sample(wall, ended.cpu, ended.peak)
 
     def close(self) -> None:
+        for reader in self._readers:
+            reader.close()
         self._cluster.run("stop", self._run_id)
         self._cluster.close()
 
@@ -240,6 +252,8 @@ def main() -> int:
     if reason := why_no_sshd():
         print(f"cannot measure: {reason}", file=sys.stderr)
         return 1
+    # Also where it is told to end: a run and a server are not to be left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         try:
