@@ -24,7 +24,10 @@ def command(run: str | None, output: Path | None, as_json: bool) -> int:
 
     With --json one list of them; with --output too, what was written is told as data.
     """
-    answers = collect_answers(meant_run(run, started=True))
+    control = meant_run(run, started=True)
+    answers = collect_answers(control)
+    if not answers:
+        click.echo(f"orchestrate: {control.run_id}: no prompt has been answered", err=True)
     if output is None and as_json:
         print_json(answers)
         return 0

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from orchestrator.core.errors import OrchestrateError
+from orchestrator.core.errors import OrchestrateError, UsageError
 from orchestrator.core.paths import ControlDir
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import fleet_of
@@ -22,10 +22,16 @@ _NAMES = re.compile(r"rank_\d+\.jsonl", re.ASCII)
 def collect_answers(control: ControlDir) -> list[dict[str, Any]]:
     """Every answer there is so far: one object a prompt, by `index`.
 
-    Raises HostsFailed or the error of a host that could not be reached, OrchestrateError where an answer file
-    cannot be read.
+    Raises UsageError where the run's task makes none, HostsFailed or the error of a host that could not be
+    reached, OrchestrateError where an answer file cannot be read.
     """
     plan = read_plan(control.plan)
+    if plan.task != "predict":
+        what = f"{plan.run_id} is a run of task {plan.task}: only those of task predict write answers"
+        remedies = {"chat": "orchestrate chat", "command": "orchestrate logs has what the program printed"}
+        raise UsageError(
+            what, remedy=remedies.get(plan.task, "orchestrate collect-ckpt has what was trained")
+        )
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         found = fleet.each(lambda agent: answers_of(agent, plan.run_id))
     found.raise_on_error()

@@ -84,7 +84,11 @@ def make_plan(job: Job, inventory: Inventory, *, now: float | None = None) -> La
         ascend=job.device_target == "Ascend",
         uses_rank_table=has_table,
         timeouts=job.timeouts,
-        notes=(*_replicas(written, job), *shipment.notes, *(() if meets else _unused_networking(job))),
+        notes=(
+            *_replicas(written, job),
+            *shipment.notes,
+            *(_second_program(job) if meets else _unused_networking(job)),
+        ),
         attempt=attempt,
     )
 
@@ -94,6 +98,19 @@ def _replicas(written: Job, job: Job) -> tuple[str, ...]:
     if count == written.parallel.data_parallel or job.task == "command":
         return ()
     return (f"parallel.data_parallel is left out: it is {count}, what the other degrees leave of the ranks",)
+
+
+def _second_program(job: Job) -> tuple[str, ...]:
+    """That a program which knows nothing of MindSpore's scheduler is started as one, too, unasked."""
+    if job.task != "command" or not job.networking.has_scheduler or job.says("networking", "mode"):
+        return ()
+    left_out = "networking.mode is left out"
+    if not job.says("device_target"):
+        left_out += f", and device_target, which is {job.device_target} then"
+    what = f"{left_out}: {job.networking.mode} runs the command once more, as MindSpore's scheduler (MS_ROLE "
+    return (
+        f"{what}MS_SCHED, rank 0); a program without mindspore's init() needs networking: {{mode: none}}",
+    )
 
 
 def _unused_networking(job: Job) -> tuple[str, ...]:
