@@ -127,6 +127,8 @@ def _static_table(
 ) -> str | None:
     """The rank table by the inventory alone; None where only the hosts can tell the devices' addresses."""
     on_cpus = job.device_target == "CPU"
+    if not on_cpus and all(host.transport == "local" and is_loopback(host.address) for host in hosts[:2]):
+        _refuse_stand_ins(job, inventory, hosts)
     if len(hosts) > 1 and any(placement.device_ip is None for placement in placements):
         if on_cpus:
             where = job.where("networking", "mode")
@@ -137,6 +139,15 @@ def _static_table(
     intra_roce = job.env.get("HCCL_INTRA_ROCE_ENABLE") == "1"
     source = str(inventory.path)
     return launch_table(placements, hosts, source=source, intra_roce=intra_roce, on_cpus=on_cpus)
+
+
+def _refuse_stand_ins(job: Job, inventory: Inventory, hosts: Sequence[Host]) -> None:
+    """Processes of one machine as several Ascend servers: no rank table can say that."""
+    if len(hosts) > 1:
+        here = f"{len(hosts)} hosts of {inventory.path} are this machine"
+        what = f"{job.networking.mode} is for Ascend servers, and {here}"
+        remedy = "to try the job here: --set device_target=CPU, or --set networking.mode=none"
+        raise ConfigError([Problem(job.where("networking", "mode"), what, remedy)])
 
 
 def _hosts_of(placements: Sequence[Placement], inventory: Inventory) -> tuple[Host, ...]:

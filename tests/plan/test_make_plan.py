@@ -200,6 +200,18 @@ def test_a_rank_table_on_cpus_without_addresses(tmp_path: Path) -> None:
     ]
 
 
+def test_hosts_that_are_this_machine_are_no_ascend_servers(tmp_path: Path) -> None:
+    hosts = "transport: local\ndefaults: {devices: 0-1}\nhosts: [{name: a}, {name: b}]\n"
+    for text in ("networking: {mode: rank_table}\n", "device_target: Ascend\n"):
+        (line,) = lines_of(tmp_path, lambda text=text: plan(tmp_path, COMMAND + text, hosts))  # type: ignore[misc]
+        assert line.endswith(
+            "networking.mode: rank_table is for Ascend servers, and 2 hosts of hosts.yaml are this machine"
+            " (to try the job here: --set device_target=CPU, or --set networking.mode=none)"
+        )
+    one = COMMAND + "networking: {mode: rank_table}\nhost_count: 1\n"
+    assert plan(tmp_path, one, hosts).uses_rank_table  # an Ascend server may be this machine
+
+
 def test_addresses_of_one_machine_may_stand_in_a_table_that_no_hccl_reads(tmp_path: Path) -> None:
     text = TRAIN + "networking: {mode: rank_table}\ndevice_target: CPU\n"
     hosts = HOSTS.replace("10.0.0.", "127.0.0.")
