@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import gc
 import importlib
 import os
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 
 from model.cli.shared_options import guarded
-from orchestrator.core.visible_text import escape_what_streams_lack
+from orchestrator.core.visible_text import escape_what_streams_lack, visible
 
 # What each verb does; its module is imported when it is the one that was asked for.
 _VERBS = {
@@ -45,10 +46,24 @@ def _parser(prog: str = "python -m model", only: str = "") -> argparse.ArgumentP
     return parser
 
 
+def _unknown_verb(words: Sequence[str], prog: str) -> str:
+    """What to say of a first word that is no verb; nothing where it may be one."""
+    name = words[0] if words else "-"
+    if name.startswith("-") or name in _VERBS:
+        return ""
+    near = difflib.get_close_matches(name[:100], _VERBS, n=2, cutoff=0.6)
+    near += [verb for verb in _VERBS if name in verb.split("-") and verb not in near]
+    meant = f" (did you mean {' or '.join(f'`{verb}`' for verb in near)}?)" if near else ""
+    return f"no such verb `{visible(name[:100])}`{meant}; all of them: {prog} --help"
+
+
 def main(argv: Sequence[str] | None = None, prog: str = "python -m model") -> int:
     escape_what_streams_lack()
-    parsed: list[argparse.Namespace] = []
     words = sys.argv[1:] if argv is None else argv
+    if unknown := _unknown_verb(words, prog):
+        print(f"error: {unknown}", file=sys.stderr)
+        return 2
+    parsed: list[argparse.Namespace] = []
 
     def parse(_: argparse.Namespace) -> None:
         gc.disable()  # what is imported stays: to look for garbage in it is a sixth of the time

@@ -24,7 +24,10 @@ def command(run: str | None, output: Path | None, as_json: bool) -> int:
 
     With --json one list of them; with --output too, what was written is told as data.
     """
-    with collect_answers(meant_run(run, started=True)) as answers:
+    control = meant_run(run, started=True)
+    with collect_answers(control) as answers:
+        if not len(answers):
+            click.echo(f"orchestrate: {control.run_id}: no prompt has been answered", err=True)
         if output is not None:
             _write(answers, output)
             if as_json:

@@ -77,7 +77,9 @@ def command(
     else:
         console = Console(soft_wrap=True, highlight=False)
         if made is not None:
-            console.print(estimate_view(loaded.name, network, workload, made, limit, device))
+            console.print(
+                estimate_view(loaded.name, network, workload, made, limit, device, width=console.width)
+            )
         if wanted:
             console.print(suggestions_view(workload, found))
     if problems:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +14,7 @@ from rich.table import Table
 
 from orchestrator.agent.worker_environment import SCHEDULER_HOST
 from orchestrator.cli.render_rank_table import print_whole, servers_view
-from orchestrator.cli.terminal import Console, headed
+from orchestrator.cli.terminal import Console, headed, wrapped
 from orchestrator.config.host_ranges import fold
 from orchestrator.core.records import Manifest, WorkerSpec
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -33,32 +35,67 @@ def print_plan(plan: LaunchPlan) -> None:
     console = Console(soft_wrap=True, highlight=False)
     at = fold(host.address for host in plan.hosts)
     console.print(f"run {plan.run_id}: {plan.world_size} ranks on {len(plan.hosts)} hosts", markup=False)
-    console.print(f"at {at}\n", markup=False)
+    _print_wrapped(console, f"at {at}")
+    for line in _ways(plan):
+        _print_wrapped(console, line)
+    console.print()
     console.print(headed("placement", ": each device with its rank's place as data.model.stage"))
     print_whole(_grid(plan))
     for note in _notes(plan):
-        console.print(note)
+        _print_wrapped(console, note)
     first = plan.manifests[plan.master.name]
     console.print(headed("\nfiles on every host", ", besides manifest.json"))
     for line in _files(plan, first):
-        console.print(f"  {line}", markup=False)
+        _print_wrapped(console, f"  {line}")
     if first.scheduler is not None:
         port = first.port or "chosen at launch"
-        console.print(headed("\nscheduler", f" on {_scheduler(plan)}, port {port}"))
+        console.print(headed("\nscheduler", f" on {plan.master.name}, port {port}"))
+        if meeting := _meeting(plan):
+            _print_wrapped(console, f"  {meeting}")
         console.print(f"  the same command, with MS_ROLE={first.scheduler.env['MS_ROLE']}", markup=False)
     worker = first.workers[0]
     console.print(headed(f"\nrank {worker.rank}", f" on {plan.master.name} (the other ranks alike)"))
-    console.print(f"  {shlex.join(worker.argv)}", markup=False)
+    _print_command(console, worker.argv)
     for name, value in _shown(worker).items():
-        console.print(f"  {name}={value}", markup=False)
+        _print_wrapped(console, f"  {name}={value}")
     for name, value in sorted(worker.default_env.items()):
-        console.print(f"  {name}={value}  (unless the host sets it)", markup=False)
+        _print_wrapped(console, f"  {name}={value}  (unless the host sets it)")
     _print_table(console, plan)
     for note in plan.notes:
-        console.print(f"\nnote: {note}", markup=False)
+        _print_wrapped(console, f"\nnote: {note}")
     for warning in plan.warnings:
-        console.print(f"\nwarning: {warning}", markup=False)
+        _print_wrapped(console, f"\nwarning: {warning}")
     console.print("\nnothing was changed (--dry-run)")
+
+
+def _print_wrapped(console: Console, text: str) -> None:
+    for line in wrapped(text, console.width):
+        console.print(line, markup=False)
+
+
+def _print_command(console: Console, argv: Sequence[str]) -> None:
+    """A command as a shell takes it: where it is too long, over lines that end in a backslash."""
+    held = " "
+    for word in map(shlex.quote, argv):
+        if held.strip() and len(held) + len(word) + 3 > console.width:
+            console.print(f"{held} \\", markup=False)
+            held = "   "
+        held += f" {word}"
+    console.print(held, markup=False)
+
+
+def _ways(plan: LaunchPlan) -> Iterator[str]:
+    """How workers are run on the hosts: Python, folder and environment, hosts with the same as ranges."""
+    by_way: dict[str, list[str]] = {}
+    for host in plan.hosts:
+        script = host.env_script or "none"
+        # Of a shared inventory the folder of each host differs in its name alone.
+        workdir = re.sub(rf"(?<=/){re.escape(host.name)}(?=/|$)", "{name}", host.workdir)
+        by_way.setdefault(f"python {host.python}, workdir {workdir}, env_script {script}", []).append(
+            host.name
+        )
+    for way, names in by_way.items():
+        yield way if len(by_way) == 1 else f"{fold(names)}: {way}"
 
 
 def _print_table(console: Console, plan: LaunchPlan) -> None:
@@ -70,7 +107,7 @@ def _print_table(console: Console, plan: LaunchPlan) -> None:
         print_whole(servers_view(table))
         doubts = warnings_of(validate(table, chip=chip_of_hosts(plan.hosts)))
         for doubt in problems_of("rank_table.json", doubts):
-            console.print(f"warning: {doubt}", markup=False)
+            _print_wrapped(console, f"warning: {doubt}")
     elif plan.uses_rank_table:
         console.print(
             headed("\nrank_table.json", " is made at launch, of the addresses that hccn_tool names on")
@@ -114,7 +151,16 @@ def plan_data(plan: LaunchPlan) -> dict[str, Any]:
         "job": plan.job_name,
         "task": plan.task,
         "world_size": plan.world_size,
-        "hosts": [{"name": host.name, "address": host.address} for host in plan.hosts],
+        "hosts": [
+            {
+                "name": host.name,
+                "address": host.address,
+                "python": host.python,
+                "workdir": host.workdir,
+                "env_script": host.env_script,
+            }
+            for host in plan.hosts
+        ],
         "placement": [asdict(item) for item in plan.placements],
         "rank_table": json.loads(plan.rank_table) if plan.rank_table is not None else None,
         "rank_table_sha256": _sha256(plan.rank_table) if plan.rank_table is not None else None,
@@ -160,8 +206,9 @@ def _shown(worker: WorkerSpec) -> dict[str, str]:
     return dict(sorted(env.items()))
 
 
-def _scheduler(plan: LaunchPlan) -> str:
+def _meeting(plan: LaunchPlan) -> str:
+    """Where the scheduler listens, if that is asked at launch; else the environment below says it."""
     host = plan.master
     if plan.manifests[host.name].workers[0].env.get("MS_SCHED_HOST") != SCHEDULER_HOST:
-        return host.name
-    return f"{host.name}, at the IP address that {host.address} means there, which is asked at launch"
+        return ""
+    return f"at the IP address that {host.address} means there, which is asked at launch"

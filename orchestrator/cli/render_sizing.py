@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.terminal import wrapped
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.sizing.device_memory import PoolRoom
 from orchestrator.sizing.estimate import Estimate, StageEstimate, Workload
@@ -17,6 +18,7 @@ from orchestrator.sizing.suggest import Suggestion
 __all__ = ["estimate_view", "suggestions_view"]
 
 _GIB = 2**30
+_LABEL = 25  # columns before what a line says
 
 
 def estimate_view(
@@ -26,8 +28,10 @@ def estimate_view(
     made: Estimate,
     limit: int | None,
     hbm: int | None = None,
+    *,
+    width: int = 80,
 ) -> RenderableType:
-    """Memory of a rank of each stage and what HCCL needs beside it, traffic, bubble."""
+    """Memory of a rank of each stage and what HCCL needs beside it, traffic, bubble; `width` in columns."""
     cut = workload.cut
     lines = [
         f"{name}: {_count(network.parameter_count)} parameters over {cut.world_size} ranks, "
@@ -46,7 +50,9 @@ def estimate_view(
         fits = f"fits, {_size(free)} to spare" if free >= 0 else f"does not fit, {_size(-free)} too much"
         after.append(f"memory of a device       {_size(limit)}: {fits}")
     after.extend(_outside_the_pool(workload, made, limit, hbm))
-    return Group(Text("\n".join(lines)), _stage_table(made), Text("\n".join(after)))
+    head = [part for line in lines for part in wrapped(line, width)]
+    rest = [part for line in after for part in wrapped(line, width, _LABEL)]
+    return Group(Text("\n".join(head)), _stage_table(made), Text("\n".join(rest)))
 
 
 def _attention(network: NetworkConfig, workload: Workload) -> str:

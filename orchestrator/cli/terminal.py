@@ -7,6 +7,7 @@ characters are written as escapes, in whatever cell or line they stand.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterable
 from typing import IO, Any, cast
 
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from orchestrator.core.visible_text import RawStream, visible_lines
 
-__all__ = ["Console", "headed", "output_encoding"]
+__all__ = ["Console", "headed", "output_encoding", "wrapped"]
 
 
 def output_encoding() -> str | None:
@@ -28,6 +29,26 @@ def output_encoding() -> str | None:
 def headed(head: str, rest: str) -> Text:
     """A line whose beginning is bold; no text is read for markup."""
     return Text.assemble((visible_lines(head), "bold"), visible_lines(rest))
+
+
+def wrapped(text: str, width: int, indent: int | None = None) -> list[str]:
+    """The lines of a text, broken between words where they are longer than a screen is wide.
+
+    What goes on begins `indent` columns in, without it two more than its line. A word stays in one piece.
+    """
+    lines: list[str] = []
+    for line in text.split("\n"):
+        column = len(line) - len(line.lstrip()) + 2 if indent is None else indent
+        broken = textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=" " * column,
+            break_long_words=False,
+            break_on_hyphens=False,
+            replace_whitespace=False,
+        )
+        lines += broken or [""]
+    return lines
 
 
 class Console(rich_console.Console):

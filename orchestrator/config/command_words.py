@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from orchestrator.config.yaml_messages import show
 
-__all__ = ["FILLED", "script_of", "unknown_placeholders"]
+__all__ = ["FILLED", "script_of", "script_on_hosts", "unknown_placeholders"]
 
 # Filled in on each host, in `command` and nowhere else.
 FILLED = ("python", "rank", "run_dir")
@@ -54,20 +54,33 @@ def script_of(command: Sequence[str]) -> int | None:
 
     None where there is none, as after `-c` and `-m`, or where it is a program of the hosts.
     """
+    index = _script(command)
+    if index is None or command[index].startswith(("/", "{")):
+        return None
+    return index
+
+
+def script_on_hosts(command: Sequence[str]) -> str | None:
+    """The script, or the program without one, where it is an absolute path, which is the hosts'."""
+    index = _script(command)
+    word = command[index if index is not None else 0] if command else ""
+    return word if word.startswith("/") and "{" not in word else None
+
+
+def _script(command: Sequence[str]) -> int | None:
     if not command:
         return None
     program = command[0]
     name = PurePosixPath(program).name
     takes_word = next((words for known, words in _TAKES_WORD.items() if known.fullmatch(name)), None)
     if takes_word is None:
-        is_here = not program.startswith(("/", "{")) and ("/" in program or program.endswith(_SUFFIXES))
-        return 0 if is_here else None
+        return 0 if "/" in program or program.endswith(_SUFFIXES) else None
     index = 1
     while index < len(command):
         word = command[index]
         if _NO_SCRIPT.fullmatch(word):
             return None
         if not word.startswith(("-", "+")):
-            return None if word.startswith(("/", "{")) else index
+            return index
         index += 2 if word in takes_word else 1
     return None

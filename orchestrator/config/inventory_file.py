@@ -32,7 +32,7 @@ from orchestrator.config.inventory_bounds import MOST_DEVICES, too_many
 from orchestrator.config.inventory_kinds import read_any_inventory
 from orchestrator.config.schema import Check
 from orchestrator.config.yaml_messages import Invalid, nearest, show
-from orchestrator.config.yaml_reader import Loc, YamlFile, read_source
+from orchestrator.config.yaml_reader import MAX_TOLD, Loc, YamlFile, read_source
 from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import AssumedWarning, ConfigError, Problem, UsageError
 
@@ -244,6 +244,8 @@ class _Loader:
 
     def _refuse(self, loc: Loc, what: str, remedy: str = "") -> None:
         self.problems.append(self.file.problem(loc, what, remedy))
+        if len(self.problems) > MAX_TOLD:
+            raise self.file.too_many(self.problems[:MAX_TOLD])
 
     def _here(self, text: str) -> Path:
         """A path on this machine; relative ones start at the inventory file."""
@@ -320,6 +322,7 @@ class _Loader:
     ) -> dict[str, tuple[str, ...]]:
         """Every group as host names; a group may hold other groups."""
         names = {host.name for host in hosts}
+        self._known_hosts = f"hosts: {fold(names)}"
         resolved: dict[str, tuple[str, ...]] = {}
         for group in written:
             if group == "all" or group in names or group.startswith(("!", "@")) or set(group) & set(",[] "):
@@ -349,9 +352,8 @@ class _Loader:
             elif item in names:
                 members[item] = None
             elif inner not in written and item in written[group]:
-                known = [*names, *(other for other in written if other != group)]
-                near = nearest(inner, known)
-                remedy = near if near.startswith("did") else f"hosts: {fold(names)}"
+                near = nearest(inner, [*names, *(other for other in written if other != group)])
+                remedy = near if near.startswith("did") else self._known_hosts
                 self._refuse(("groups", group), f"no host or group {show(item)}", remedy)
         return members
 

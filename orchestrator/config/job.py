@@ -165,6 +165,10 @@ class Job(Frozen):
         """`file:line: key` for messages about this job."""
         return self._file.where(loc) if self._file else dotted(loc)
 
+    def says(self, *loc: str) -> bool:
+        """Whether this key was written, rather than filled in."""
+        return self._file is not None and self._file.get(loc) is not None
+
     def with_replicas(self, ranks: int) -> Job:
         """This job on so many ranks: a data_parallel left out is what the other degrees leave of them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -49,16 +50,27 @@ def show(value: object) -> str:
 
 
 _LONGEST_WORD = 100  # no key has half as many letters, and the search takes the longer the longer the word
+_MOST_COMPARED = 200
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?`, or the known words where none is near."""
     words = sorted(known)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6) if len(word) <= _LONGEST_WORD else []
+    close = difflib.get_close_matches(word, _likely(word, words), n=1, cutoff=0.6)
     if close:
         return f"did you mean `{close[0]}`?"
     listed = ", ".join(words[:25]) + (", ..." if len(words) > 25 else "")
     return f"known: {listed}" if words else ""
+
+
+def _likely(word: str, words: list[str]) -> list[str]:
+    """Those that are compared letter by letter: of thousands, such as hosts' names, the most alike."""
+    if len(word) > _LONGEST_WORD:
+        return []
+    if len(words) <= _MOST_COMPARED:
+        return words
+    alike = (known for known in words if known[:1] == word[:1] and abs(len(known) - len(word)) < 3)
+    return list(islice(alike, _MOST_COMPARED))
 
 
 def _expected(noun: str, remedy: str = "") -> Callable[[Any, dict[str, Any]], tuple[str, str]]:

@@ -112,6 +112,10 @@ class YamlFile:
         told = [*self.problems, *(problem for _, problem in found)]
         return ConfigError([*told, *self._more()] if len(kept) > MAX_TOLD else told)
 
+    def too_many(self, problems: list[Problem]) -> ConfigError:
+        """The error with as many problems as are told, and that there are more."""
+        return ConfigError([*problems, *self._more()])
+
     def _more(self) -> tuple[Problem, ...]:
         return (Problem(self.name, f"more than {MAX_TOLD} problems", "is it the right file?"),)
 

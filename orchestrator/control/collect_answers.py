@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from orchestrator.core.errors import AgentError
+from orchestrator.core.errors import AgentError, UsageError
 from orchestrator.core.paths import ControlDir
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import fleet_of
@@ -84,10 +84,16 @@ class Answers:
 def collect_answers(control: ControlDir) -> Answers:
     """Every answer there is so far.
 
-    Raises HostsFailed or the error of a host that could not be reached, AgentError where an answer file
-    cannot be read.
+    Raises UsageError where the run's task makes none, HostsFailed or the error of a host that could not be
+    reached, AgentError where an answer file cannot be read.
     """
     plan = read_plan(control.plan)
+    if plan.task != "predict":
+        what = f"{plan.run_id} is a run of task {plan.task}: only those of task predict write answers"
+        remedies = {"chat": "orchestrate chat", "command": "orchestrate logs has what the program printed"}
+        raise UsageError(
+            what, remedy=remedies.get(plan.task, "orchestrate collect-ckpt has what was trained")
+        )
     answers = Answers(control.root)
     try:
         for host in plan.hosts:

@@ -13,6 +13,7 @@ from orchestrator.control.monitor_process import cannot_write, spawn_monitor
 from orchestrator.control.runs import interrupt_launch, make_control_dir
 from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.plan.complete_plan import complete_plan
+from orchestrator.plan.hosts_here import require_what_is_here
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.plan.needed_hosts import inventory_for
@@ -27,12 +28,17 @@ def plan_launch(
     *,
     accept_new_host_keys: bool = False,
 ) -> tuple[Job, LaunchPlan]:
-    """Read both files and plan; touches no host. Raises ConfigError with every problem found."""
+    """Read both files and plan; touches no host. Raises ConfigError with every problem found.
+
+    PreflightError, or HostsFailed: hosts that are this machine lack what they need.
+    """
     job = load_job(job_path, overrides)
     inventory = inventory_for(job, inventory_path)
     if accept_new_host_keys:
         inventory = inventory.accepting_new_host_keys()
-    return job, make_plan(job, inventory, now=time.time())
+    plan = make_plan(job, inventory, now=time.time())
+    require_what_is_here(plan)
+    return job, plan
 
 
 def discover_devices(plan: LaunchPlan) -> LaunchPlan:

@@ -19,6 +19,7 @@ __all__ = [
     "TOKENIZER",
     "beside_data",
     "beside_weights",
+    "is_tokenizer",
     "made_with_another",
     "made_with_template",
     "recorded_tokenizer",
@@ -118,6 +119,16 @@ def same_ids(one: Path, other: Path) -> bool:
     mine, its = (dict(_ids(read_small_json(path, _LARGEST_TOKENIZER))) for path in (one, other))
     shared = mine.keys() & its.keys()
     return bool(shared) and all(mine[token] == its[token] for token in shared)
+
+
+def is_tokenizer(path: Path) -> bool:
+    """Whether a file is a `tokenizer.json` of Hugging Face's tokenizers: JSON with a vocabulary.
+
+    Also where it is too large to be looked into. Raises OSError.
+    """
+    if path.stat().st_size > _LARGEST_TOKENIZER:
+        return True
+    return next(_ids(read_small_json(path, _LARGEST_TOKENIZER)), None) is not None
 
 
 def _ids(table: Any) -> Iterator[Any]:

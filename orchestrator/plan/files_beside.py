@@ -27,6 +27,7 @@ from orchestrator.formats.tokenizer_files import (
     TOKENIZER,
     beside_data,
     beside_weights,
+    is_tokenizer,
     made_with_another,
     made_with_template,
     recorded_tokenizer,
@@ -37,6 +38,7 @@ from orchestrator.formats.tokenizer_files import (
 __all__ = ["FilesBeside"]
 
 _LARGEST_CONFIG = 1 << 20
+_MAKE_TOKENIZER = "name the file of Hugging Face's tokenizers, which has a `model` with a `vocab`"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ class FilesBeside:
     def problems(self) -> Iterator[Problem]:
         """What does not belong together: the job's network and tokenizer, its weights, its data."""
         yield from self._other_network()
-        yield from self._other_tokenizer()
+        mine = self._mine()
+        if mine is not None and not is_tokenizer(mine):
+            yield Problem(self._where_tokenizer(), plain(f"{mine} is no tokenizer.json"), _MAKE_TOKENIZER)
+        else:
+            yield from self._other_tokenizer()
 
     def notes(self) -> Iterator[str]:
         """What is assumed or doubtful, a line each."""
@@ -176,12 +182,15 @@ class FilesBeside:
         path = self._here(data.tokenizer) if data and data.tokenizer else self.tokenizer
         return path if path is not None and path.is_file() else None
 
+    def _where_tokenizer(self) -> str:
+        named = self.job.data is not None and self.job.data.tokenizer is not None
+        return self.job.where("data", "tokenizer") if named else self.job.where("checkpoint", "load")
+
     def _other_tokenizer(self) -> Iterator[Problem]:
         job, mine = self.job, self._mine()
         if mine is None:
             return
-        named = job.data is not None and job.data.tokenizer is not None
-        where = job.where("data", "tokenizer") if named else job.where("checkpoint", "load")
+        where = self._where_tokenizer()
         remedy = "take one tokenizer for weights and data: name the tokenizer.json that belongs to them"
         of_weights = self._of_weights(TOKENIZER)
         if of_weights is not None and not same_ids(mine, of_weights):

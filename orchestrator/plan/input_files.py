@@ -105,7 +105,7 @@ def ship(job: Job, *, hosts_are_here: bool = False) -> tuple[Shipment, dict[str,
     Raises ConfigError: files that cannot be read or do not belong together, see `files_beside`.
     """
     shipment = Shipment()
-    _check_texts(job)
+    shipment.notes += _check_texts(job)
     if job.task == "command":
         _ship_command(job, shipment)
         sent = {item.path: item for item in shipment.inputs}
@@ -140,19 +140,25 @@ def _as_seen_there(job: Job, shipment: Shipment, file: Path) -> str:
     return f"inputs/tokenizer/{file.name}"
 
 
-def _check_texts(job: Job) -> None:
-    """Whether the records and prompts that are here can be read, by the readers of the workers."""
+def _check_texts(job: Job) -> list[str]:
+    """A note on what is not read of the records that are here, by the readers of the workers.
+
+    Raises ConfigError: they, or the prompts, cannot be read.
+    """
+    notes = []
     section, key = "data", "path"
     try:
         data = job.local_path(job.data.path) if job.data and job.data.path else None
         if job.data and data is not None and data.is_file() and data.suffix != ".mindrecord":
-            check_records(data, job.data.limit)
+            unread = check_records(data, job.data.limit).words()
+            notes += [plain(f"{data}: {unread}")] if unread else []
         section, key = "predict", "prompts_file"
         file = job.local_path(job.predict.prompts_file) if job.predict and job.predict.prompts_file else None
         if file is not None and file.is_file():
             check_prompts(file)
     except RecordFileError as error:
         raise _refusal(job.where(section, key), f"{error.where}: {error.what}", error.remedy) from None
+    return notes
 
 
 def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None:

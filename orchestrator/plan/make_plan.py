@@ -93,7 +93,11 @@ def make_plan(
         ascend=job.device_target == "Ascend",
         uses_rank_table=has_table,
         timeouts=job.timeouts,
-        notes=(*_replicas(written, job), *shipment.notes, *(() if meets else _unused_networking(job))),
+        notes=(
+            *_replicas(written, job),
+            *shipment.notes,
+            *(_second_program(job) if meets else _unused_networking(job)),
+        ),
         attempt=attempt,
     )
 
@@ -103,6 +107,19 @@ def _replicas(written: Job, job: Job) -> tuple[str, ...]:
     if count == written.parallel.data_parallel or job.task == "command":
         return ()
     return (f"parallel.data_parallel is left out: it is {count}, what the other degrees leave of the ranks",)
+
+
+def _second_program(job: Job) -> tuple[str, ...]:
+    """That a program which knows nothing of MindSpore's scheduler is started as one, too, unasked."""
+    if job.task != "command" or not job.networking.has_scheduler or job.says("networking", "mode"):
+        return ()
+    left_out = "networking.mode is left out"
+    if not job.says("device_target"):
+        left_out += f", and device_target, which is {job.device_target} then"
+    what = f"{left_out}: {job.networking.mode} runs the command once more, as MindSpore's scheduler (MS_ROLE "
+    return (
+        f"{what}MS_SCHED, rank 0); a program without mindspore's init() needs networking: {{mode: none}}",
+    )
 
 
 def _unused_networking(job: Job) -> tuple[str, ...]:
@@ -119,6 +136,8 @@ def _static_table(
 ) -> str | None:
     """The rank table by the inventory alone; None where only the hosts can tell the devices' addresses."""
     on_cpus = job.device_target == "CPU"
+    if not on_cpus and all(host.transport == "local" and is_loopback(host.address) for host in hosts[:2]):
+        _refuse_stand_ins(job, inventory, hosts)
     if len(hosts) > 1 and any(placement.device_ip is None for placement in placements):
         if on_cpus:
             where = job.where("networking", "mode")
@@ -129,6 +148,15 @@ def _static_table(
     intra_roce = job.env.get("HCCL_INTRA_ROCE_ENABLE") == "1"
     source = str(inventory.path)
     return launch_table(placements, hosts, source=source, intra_roce=intra_roce, on_cpus=on_cpus)
+
+
+def _refuse_stand_ins(job: Job, inventory: Inventory, hosts: Sequence[Host]) -> None:
+    """Processes of one machine as several Ascend servers: no rank table can say that."""
+    if len(hosts) > 1:
+        here = f"{len(hosts)} hosts of {inventory.path} are this machine"
+        what = f"{job.networking.mode} is for Ascend servers, and {here}"
+        remedy = "to try the job here: --set device_target=CPU, or --set networking.mode=none"
+        raise ConfigError([Problem(job.where("networking", "mode"), what, remedy)])
 
 
 def _hosts_of(placements: Sequence[Placement], inventory: Inventory) -> tuple[Host, ...]:

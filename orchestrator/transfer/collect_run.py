@@ -45,6 +45,7 @@ __all__ = [
     "default_output",
     "dry_run",
     "format_of",
+    "no_empty_folder",
 ]
 
 T = TypeVar("T")
@@ -250,7 +251,10 @@ def collect_run(
     Raises what `collect` raises.
     """
     options, report = options or CopyOptions(), report or Report()
-    with _opened(control, wanted, options.via_hosts, Spool(_existing(output))) as run:
+    with (
+        no_empty_folder(output),
+        _opened(control, wanted, options.via_hosts, Spool(_existing(output))) as run,
+    ):
         # A stream takes a core for itself: more of them would only be in each other's way.
         streams = 2 if len(run.hosts) < (os.cpu_count() or 1) else 1
         options = replace(options, streams_per_host=streams)
@@ -270,6 +274,24 @@ def collect_run(
                     report.say(line)
             put = replace(put, written=(*put.written, *sorted(folder.iterdir())))
     return replace(collected, beside=put)
+
+
+@contextmanager
+def no_empty_folder(output: Path) -> Iterator[None]:
+    """Take away the folders that were made for an output of which, in the end, nothing came."""
+    existing = _existing(output)
+    try:
+        yield
+    finally:
+        for folder in output.absolute().parents:
+            if folder == existing:
+                break
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:  # something is in it, or it is not ours to take away
+                break
 
 
 def _existing(output: Path) -> Path:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli.cmd_launch import command
+from orchestrator.cli.cmd_plan import command as plan
 from tests.plan.test_make_plan import TRAIN
 
 HOSTS = "transport: local\ndefaults: {devices: 0-1}\nhosts: [{name: a}, {name: b}]\n"
 COMMAND = "name: c\ntask: command\ndevices_per_host: 2\ncommand: [hostname]\nenv: {OMP_NUM_THREADS: 1}\n"
+ROOT = Path(__file__).parents[2]
 SECRETS = ("s3cr3t-value", "/s3cr3t/lib", "http://s3cr3t")
 
 
@@ -39,3 +43,42 @@ def test_no_value_of_the_jobs_environment_is_printed(
     if options:
         env = json.loads(printed)["first_worker"]["env"]
         assert (env["MY_OWN"], env["RANK_ID"]) == ("***", "0")
+
+
+def test_the_lines_of_a_dry_run_fit_a_screen_and_say_how_workers_run(tmp_path: Path) -> None:
+    text = TRAIN + "checkpoint: {load: model/" + "w" * 40 + ".ckpt}\n"
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / ("w" * 40 + ".ckpt")).write_text("w")
+    (tmp_path / "model" / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+    lines = dry_run(tmp_path, text).splitlines()
+    too_long = [line for line in lines if len(line) > 80 and len(line.split()) > 1]
+    assert too_long == []
+    told = " ".join(" ".join(lines).split())
+    assert f"python {sys.executable}, workdir" in told
+    assert "/{name}, env_script none" in told  # the folders of both hosts, in one line
+    data = json.loads(dry_run(tmp_path, text, "--json"))
+    assert [host["python"] for host in data["hosts"]] == [sys.executable] * 2
+    assert data["hosts"][0]["workdir"].endswith("/a") and data["hosts"][0]["env_script"] is None
+
+
+def test_a_long_command_is_one_that_a_shell_takes(tmp_path: Path) -> None:
+    words = [f"--option-{number}={'x' * 20} y" for number in range(9)]
+    text = COMMAND.replace("[hostname]", json.dumps(["{python}", "-m", "json.tool", *words]))
+    printed = dry_run(tmp_path, text)
+    begin = printed.index("'{python}'")
+    command = printed[begin : printed.index("\n  DEVICE_ID")]
+    assert all(len(line) <= 80 for line in command.splitlines())
+    assert shlex.split(command.replace("\\\n", "")) == ["{python}", "-m", "json.tool", *words]
+
+
+@pytest.mark.parametrize("name", ["finetune_65b", "pretrain_176b", "finetune_7.1b", "predict_7.1b"])
+def test_the_lines_of_a_plan_fit_a_screen(name: str) -> None:
+    words = [
+        str(ROOT / "jobs" / f"{name}.yaml"),
+        "--hbm",
+        "32GB",
+        *(["--suggest"] if name == "finetune_65b" else []),
+    ]
+    done = CliRunner().invoke(plan, words, standalone_mode=False, env={"COLUMNS": "80"})
+    assert max(map(len, done.stdout.rstrip().splitlines())) <= 80, done.stdout
+    assert "HCCL's buffers" in done.stdout

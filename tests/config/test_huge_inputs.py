@@ -174,3 +174,13 @@ def test_host_ranges(text: str) -> None:
 @pytest.mark.parametrize("text", ["npu[1-3,7]", "a,b[01-20]", "x[1-2]y[1-3],z"])
 def test_the_size_of_a_range_is_that_of_its_names(text: str) -> None:
     assert size(text) == len(expand(text))
+
+
+def test_names_that_no_host_has(tmp_path: Path) -> None:
+    """Each costs a search among all names for the one that was meant."""
+    path = tmp_path / "hosts.yaml"
+    unknown = "".join(f"    - xpu{number:05d}\n" for number in range(9000))
+    path.write_text(
+        f"defaults: {{devices: 0-1}}\nhosts: [{{name: 'npu[00001-09000]'}}]\ngroups:\n  half:\n{unknown}"
+    )
+    within_bounds(lambda: load_inventory(path), ConfigError)

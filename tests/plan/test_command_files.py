@@ -11,7 +11,7 @@ from orchestrator.config.job_file import load_job
 from orchestrator.plan.make_plan import make_plan
 from tests.config.support import inventory, job, lines_of
 
-JOB = "name: own\ntask: command\ndevices_per_host: 2\n"
+JOB = "name: own\ntask: command\nnetworking: {mode: none}\ndevices_per_host: 2\n"
 ROOT = Path(__file__).parents[2]
 
 
@@ -60,7 +60,7 @@ def refused(folder: Path, rest: str) -> list[str]:
     ],
 )
 def test_a_script_that_no_host_would_have(tmp_path: Path, rest: str, line: str) -> None:
-    number = 5 if rest.startswith("sync") else 4
+    number = 6 if rest.startswith("sync") else 5
     assert refused(tmp_path, rest) == [f"job.yaml:{number}: {line}"]
 
 

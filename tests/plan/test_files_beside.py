@@ -86,6 +86,29 @@ def test_else_that_beside_the_mindrecord(tmp_path: Path) -> None:
     assert told_tokenizer(made) == "inputs/data/tokenizer.json"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not JSON",
+        "{}",
+        '["a"]',
+        '{"model": {"vocab": {}}}',
+        '{"model": {"vocab": {"a": 0}',
+        "version https://git-lfs",
+    ],
+    ids=["empty", "text", "bare", "list", "no-tokens", "torn", "pointer"],
+)
+def test_a_tokenizer_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.json").write_text(text)
+    named = TRAIN.replace("data.json", "data.json, tokenizer: mine.json")
+    (line,) = lines_of(tmp_path, lambda: plan(tmp_path, named))
+    assert line.startswith("job.yaml:6: data.tokenizer: mine.json is no tokenizer.json")
+    (weights(tmp_path) / "tokenizer.json").write_text(text)
+    (line,) = lines_of(tmp_path, lambda: plan(tmp_path, TRAIN + LOAD))
+    assert "checkpoint.load: weights/tokenizer.json is no tokenizer.json" in line
+
+
 def test_else_the_job_is_refused(tmp_path: Path) -> None:
     folder = weights(tmp_path)
     tokenizer(tmp_path / "tokenizer.json", "a")  # of records in plain text it says nothing

@@ -148,7 +148,23 @@ def test_one_rank_gets_no_table_and_no_port_whatever_the_mode(tmp_path: Path, mo
 def test_who_asks_for_no_networking_is_told_nothing_of_it(tmp_path: Path) -> None:
     text = COMMAND.replace("devices_per_host: 2", "devices_per_host: 1")
     assert plan(tmp_path, text + "networking: {mode: none}\nhost_count: 1\n").notes == ()
-    assert plan(tmp_path).notes == ()
+    assert plan(tmp_path, TRAIN).notes == ()
+
+
+def test_a_command_that_is_started_as_scheduler_too_is_told_so_unless_it_asks_for_it(tmp_path: Path) -> None:
+    (note,) = plan(tmp_path).notes
+    assert note.startswith("networking.mode is left out, and device_target, which is CPU then: dynamic runs")
+    assert note.endswith("needs networking: {mode: none}")
+    (note,) = plan(tmp_path, COMMAND + "device_target: Ascend\n").notes
+    assert note.startswith("networking.mode is left out: rank_table runs the command once more")
+    for mode in ("dynamic", "rank_table", "legacy_rank_table", "none"):
+        assert plan(tmp_path, COMMAND + f"networking: {{mode: {mode}}}\n").notes == ()
+
+
+def test_keys_of_the_records_that_nobody_reads_are_told(tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text('[{"instruction": "a", "output": "b", "id": 1, "rating": 5}]')
+    made = make_plan(job(tmp_path, TRAIN), inventory(tmp_path, HOSTS))
+    assert made.notes == (f"{tmp_path}/data.json: not read: 'id' of 1 records, 'rating' of 1 records",)
 
 
 def test_rank_table_networking(tmp_path: Path) -> None:
@@ -182,6 +198,18 @@ def test_a_rank_table_on_cpus_without_addresses(tmp_path: Path) -> None:
         "job.yaml:9: networking.mode: rank_table needs the devices' addresses, which hosts without NPUs"
         " cannot tell (give `device_ips:` in hosts.yaml, or use mode dynamic)"
     ]
+
+
+def test_hosts_that_are_this_machine_are_no_ascend_servers(tmp_path: Path) -> None:
+    hosts = "transport: local\ndefaults: {devices: 0-1}\nhosts: [{name: a}, {name: b}]\n"
+    for text in ("networking: {mode: rank_table}\n", "device_target: Ascend\n"):
+        (line,) = lines_of(tmp_path, lambda text=text: plan(tmp_path, COMMAND + text, hosts))  # type: ignore[misc]
+        assert line.endswith(
+            "networking.mode: rank_table is for Ascend servers, and 2 hosts of hosts.yaml are this machine"
+            " (to try the job here: --set device_target=CPU, or --set networking.mode=none)"
+        )
+    one = COMMAND + "networking: {mode: rank_table}\nhost_count: 1\n"
+    assert plan(tmp_path, one, hosts).uses_rank_table  # an Ascend server may be this machine
 
 
 def test_addresses_of_one_machine_may_stand_in_a_table_that_no_hccl_reads(tmp_path: Path) -> None:
@@ -254,8 +282,9 @@ def test_absolute_paths_are_the_hosts_own(tmp_path: Path) -> None:
 
 
 def test_what_belongs_to_the_weights_is_shipped_with_them(tmp_path: Path) -> None:
-    for name in ("w.ckpt", "config.yaml", "tokenizer.json"):
+    for name in ("w.ckpt", "config.yaml"):
         (tmp_path / name).write_text(name)
+    (tmp_path / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
     made = plan(tmp_path, TRAIN + "checkpoint: {load: w.ckpt}\n")
     shipped = {item.path for item in made.manifests["npu1"].inputs}
     assert {f"inputs/load/{name}" for name in ("w.ckpt", "config.yaml", "tokenizer.json")} <= shipped

@@ -19,6 +19,7 @@ from orchestrator.core.errors import (
     TransportError,
 )
 from orchestrator.transfer.collect import Collection, collect
+from orchestrator.transfer.collect_run import no_empty_folder
 from tests.checkpoint.support import bloom, random, save_run
 
 HOW = ("rate", "streams_per_host", "segment_bytes", "durable", "free")
@@ -327,3 +328,16 @@ def test_plain_data_parallel_without_strategies(tmp_path):
         collect(source, ["a"], Collection({}, 2), tmp_path / "o.ckpt")
     collect(source, ["a"], Collection({}, 2, replicated=True), tmp_path / "o.ckpt")
     assert read_ckpt(tmp_path / "o.ckpt")["empty"].dims == (0, 2)
+
+
+def test_where_nothing_is_collected_no_folder_is_left(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for output in (tmp_path / "mine" / "new" / "deep" / "x.ckpt", tmp_path / "mine" / "x.ckpt"):
+        with pytest.raises(ZeroDivisionError), no_empty_folder(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            raise ZeroDivisionError
+    assert list((tmp_path / "mine").iterdir()) == []  # which had been there
+    with no_empty_folder(tmp_path / "new" / "x.ckpt"):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / ".x.ckpt.journal").write_text("to go on from")
+    assert (tmp_path / "new" / ".x.ckpt.journal").exists()

@@ -41,6 +41,20 @@ def test_bad_jobs_are_one_line(tmp_path, capsys, sections, message):
     assert message in refused(capsys, "train", "--config", str(path))
 
 
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("prepere-data", "no such verb `prepere-data` (did you mean `prepare-data`?)"),
+        ("data", "did you mean `prepare-data`"),
+        ("x" * 5000, f"no such verb `{'x' * 100}`; all of them: python -m model --help"),
+        ("\x1b[2J", "no such verb `\\x1b[2J`"),
+    ],
+    ids=["near", "part", "long", "escape"],
+)
+def test_an_unknown_verb_is_one_line(capsys, verb, said):
+    assert said in refused(capsys, verb, "--config", "x")
+
+
 @pytest.mark.parametrize(("verb", "task"), [("train", "finetune"), ("predict", "predict")])
 def test_a_network_that_contradicts_what_lies_beside_its_weights_is_refused(tmp_path, capsys, verb, task):
     for name in ("w.ckpt", "tokenizer.json"):

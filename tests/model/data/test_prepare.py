@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore.mindrecord import FileWriter
 
+from model.__main__ import main
 from model.config.load_config import load_config
 from model.config.prompt_templates import wrap
 from model.config.settings import load_settings
@@ -110,6 +111,16 @@ def test_processes_and_shards_give_the_same_rows(prepared, here, tmp_path):
     expected = as_mindformers_reads(prepared[0] / "dataset.mindrecord")
     np.testing.assert_array_equal(as_mindformers_reads(*files), expected)
     np.testing.assert_array_equal(read_rows(tmp_path / "out", CONFIG), expected)
+
+
+def test_what_was_prepared_is_told_as_data(here, tmp_path, capsys):
+    words = ["prepare-data", "--input", str(DEMO), "--output", str(tmp_path / "out"), "--seq-length", "65"]
+    words += ["--tokenizer", str(here.tokenizer), "--limit", "5", "--workers", "0", "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    file = tmp_path / "out" / "dataset.mindrecord"
+    assert told["files"] == [str(file)] and told["bytes"] == file.stat().st_size
+    assert (told["records"], told["rows"], told["seq_length"], told["bad"]) == (5, 5, 65, [])
 
 
 def test_packed_rows_hold_every_record_once(here, prepared, tmp_path):

@@ -243,6 +243,21 @@ def test_the_command_line_needs_no_mindspore_and_no_torch(tmp_path):
     assert done.stdout == f"{tmp_path / 'x.ckpt'}: 37 tensors under MindSpore's names\n"
 
 
+def test_what_was_converted_is_told_as_data(tmp_path, capsys):
+    write_hf(tmp_path / "hf", shards=2)
+    # Hugging Face's form has query, key and value of a block as one tensor.
+    for source, target, names, tensors in (
+        ("hf", "x.ckpt", "mindspore", 37),
+        ("x.ckpt", "back", "huggingface", 29),
+    ):
+        assert main(["convert", str(tmp_path / source), str(tmp_path / target), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["path"], told["names"], told["tensors"]) == (str(tmp_path / target), names, tensors)
+        made = tmp_path / target
+        files = list(made.iterdir()) if made.is_dir() else [made]
+        assert told["bytes"] == sum(file.stat().st_size for file in files)
+
+
 def test_bad_conversions_are_one_line(tmp_path, capsys):
     assert main(["convert", str(tmp_path / "none"), str(tmp_path / "x.ckpt")]) == 2
     out, err = capsys.readouterr()
