@@ -143,9 +143,11 @@ class Monitor:
 
     def _rest(self, begun: float, written: bool) -> float:
         """Seconds until the next turn, of one that began then."""
-        if self._record.state.is_terminal:
-            return _LEFTOVERS_INTERVAL if self._record.needs_monitor_at(self._scheduling.time()) else _INTERVAL * (not written)
-        return max(0.0, begun + (_PACE if written else _INTERVAL) - self._scheduling.monotonic())
+        if not self._record.state.is_terminal:
+            return max(0.0, begun + (_PACE if written else _INTERVAL) - self._scheduling.monotonic())
+        if self._record.needs_monitor_at(self._scheduling.time()):
+            return _LEFTOVERS_INTERVAL
+        return 0.0 if written else _INTERVAL
 
     def _find_again(self, fleet: Fleet) -> None:
         """Finish or undo a launch whose monitor died in its middle. A run that has started is watched on."""
