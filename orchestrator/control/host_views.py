@@ -88,6 +88,8 @@ class HostViews:
         self.unheard.pop(name, None)
         view = self.views[name]
         if view.is_over and not view.error:
+            if said.clock is not None and said.clock != view.clock:  # its ends are compared with others'
+                self._set(name, dataclasses.replace(view, clock=self._clock(name, view, said)))
             return
         if isinstance(what, Failed):
             self._fail(name, what)

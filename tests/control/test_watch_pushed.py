@@ -289,3 +289,17 @@ def test_hosts_that_never_answer_hold_up_no_other(clock: Hands) -> None:
         assert sum(bool(host.told) for host in hosts) == 94
     finally:
         watched.close()
+
+
+def test_the_clock_of_a_host_that_fails_is_measured(clock: Hands, hosts: Pair, watched: Watch) -> None:
+    """Though it was measured before, and though its part is over."""
+    _, b = hosts
+    round_of(watched)
+    clock.passes(0.5)
+    b.ahead = 0.25
+    failed = rank(3, "failed", ended=clock.wall, exit_code=1)
+    b.says(rank(2, "stopped", ended=clock.wall), failed, phase="over")
+    round_of(watched)
+    run = round_of(watched)
+    offset = run.hosts["b"].clock
+    assert offset is not None and (offset.seconds, offset.measured) == (pytest.approx(0.25), clock.wall)
