@@ -37,16 +37,18 @@ class Caretaker:
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._awaited: list[_Awaited] = []
-        self._ears: list[tuple[IO[bytes], Callable[[bytes], None]]] = []
+        self._ears: list[tuple[IO[bytes], Callable[[bytes], None], threading.Event]] = []
         self._thread: threading.Thread | None = None
         self._wake_end = -1
 
-    def drain(self, stream: IO[bytes], feed: Callable[[bytes], None]) -> None:
-        """Read `stream` to its end, hand what comes to `feed`, and close it then."""
+    def drain(self, stream: IO[bytes], feed: Callable[[bytes], None]) -> threading.Event:
+        """Read `stream` to its end, hand what comes to `feed`, close it, and set the event then."""
+        ended = threading.Event()
         os.set_blocking(stream.fileno(), False)
         with self._lock:
-            self._ears.append((stream, feed))
+            self._ears.append((stream, feed, ended))
             self._wake()
+        return ended
 
     def when(self, is_over: Callable[[], bool], seconds: float, then: Callable[[bool], None]) -> None:
         """`then` with True once `is_over` says so, with False after so many seconds."""
@@ -84,7 +86,7 @@ class Caretaker:
             with self._lock:
                 self._awaited += left
 
-    def _hear(self, stream: IO[bytes], feed: Callable[[bytes], None]) -> None:
+    def _hear(self, stream: IO[bytes], feed: Callable[[bytes], None], ended: threading.Event) -> None:
         data = b""
         with contextlib.suppress(OSError):
             data = os.read(stream.fileno(), _BLOCK)
@@ -93,6 +95,7 @@ class Caretaker:
             return
         self._selector.unregister(stream)
         stream.close()
+        ended.set()
 
     def _has_ended(self, awaited: _Awaited) -> bool:
         is_over = awaited.is_over()

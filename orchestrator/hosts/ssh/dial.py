@@ -85,12 +85,13 @@ class ProxyProcess:
                 raise ConnectError(f"ProxyCommand does not start: {error}", where=host) from None
         self.socket = ours
         assert self._process.stderr is not None
-        CARETAKER.drain(self._process.stderr, self._tail.feed)
+        self._is_drained = CARETAKER.drain(self._process.stderr, self._tail.feed)
 
     def said(self) -> str:
         """What it said of why it ended, short."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(0.5)
+            self._is_drained.wait(0.5)  # not for ever: a child may have stderr open
         words = words_of(bytes(self._tail))
         code = self._process.poll()
         ended = "" if code is None else f" ended with exit code {code}"
