@@ -57,6 +57,11 @@ def test_for_words_of_a_victim_nobody_is_named() -> None:
     assert found.allows(None) and not found.allows(("c", 4))
 
 
+def test_who_fails_after_a_victim_may_find_a_run_that_has_ended() -> None:
+    found = judged(Fault(500, "exit", rank=4, lines=VICTIM), Fault(530, "kill", rank=0))
+    assert not found.suffices and found.allows(None) and found.allows(("a", 0))
+
+
 def test_an_exit_without_an_error_is_no_failure() -> None:
     assert not judged(Fault(500, "exit", rank=4, code=0)).suffices
 
