@@ -21,7 +21,8 @@ from orchestrator.hosts.session import Session
 from orchestrator.hosts.transport import Transport
 from orchestrator.simulation.cluster import Cluster
 from orchestrator.simulation.sim_transport import SimTransport
-from orchestrator.simulation.virtual_time import VirtualScheduling, World
+from orchestrator.simulation.virtual_scheduling import VirtualScheduling
+from orchestrator.simulation.virtual_time import World
 from orchestrator.simulation.workload import Workload
 from orchestrator.testing.waiting import eventually
 

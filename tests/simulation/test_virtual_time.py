@@ -8,12 +8,12 @@ from concurrent.futures import CancelledError
 
 import pytest
 
+from orchestrator.simulation.virtual_scheduling import VirtualScheduling
 from orchestrator.simulation.virtual_time import (
     EPOCH,
     Deadlock,
     Process,
     SimulationError,
-    VirtualScheduling,
     World,
 )
 
