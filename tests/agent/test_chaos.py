@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.processes import is_alive
+from orchestrator.agent.status_file import StatusFile
 from orchestrator.core.ends import EndKind
 from orchestrator.core.errors import AgentError
 from orchestrator.core.records import ProcessId
@@ -110,12 +112,12 @@ def test_a_pid_that_is_used_again_is_left_alone(host: AgentHost, agent: Agent) -
     os.kill(supervisor.pid, signal.SIGSTOP)  # it would write the record anew
     bystander = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
-        path, ours = host.run_dir().status, process_of(host, 0)
-        path.write_text(
-            path.read_text()
-            .replace(f'"pid":{ours.pid}', f'"pid":{bystander.pid}')
-            .replace(f'"pid": {ours.pid}', f'"pid": {bystander.pid}')
-        )
+        file = StatusFile(host.run_dir().status, host.workdir.runs)
+        before = file.read()
+        (rank,) = before.ranks
+        assert rank.process is not None
+        taken = dataclasses.replace(rank.process, pid=bystander.pid)
+        file.write(dataclasses.replace(before, ranks=(dataclasses.replace(rank, process=taken),)))
         assert process_of(host, 0).pid == bystander.pid
         with pytest.raises(AgentError, match="rank 0 does not run on this host"):
             agent.inject(RUN, "kill", 0, None)
