@@ -140,7 +140,7 @@ def failed_at_512_ranks(hosts: int = 64) -> RunRecord:
             for rank in range(host * 8, host * 8 + 8)
         )
         name = f"npu{host:03d}"
-        views[name] = HostView(HostStatus("run", "job", name, 0.0, ranks))
+        views[name] = HostView(HostStatus("run", "job", name, 0.0, ranks, phase="over"))
     made = RunRecord(
         "run", "job", "finetune", hosts * 8, 0.0, RunState.FAILED, "failed", ended=9.0, hosts=views
     )
@@ -180,7 +180,13 @@ def test_a_launch_that_came_to_nothing_has_no_rows_of_ranks() -> None:
 def test_what_has_ended_has_no_time_left() -> None:
     made = record(1, step=11, total_steps=31, time=30.0, first={"step": 1, "time": 10.0})  # type: ignore[arg-type]
     assert "left" in drawn(live_view(made))
-    assert "left" not in drawn(live_view(dataclasses.replace(made, state=RunState.FAILED, ended=9.0)))
+    views = {
+        name: dataclasses.replace(view, status=dataclasses.replace(view.status, phase="over"))
+        for name, view in made.hosts.items()
+        if view.status is not None
+    }
+    made = dataclasses.replace(made, state=RunState.FAILED, ended=9.0, hosts=views)
+    assert "left" not in drawn(live_view(made))
 
 
 @pytest.mark.parametrize("name", ["demo", "finetune_65b", "x" * 50, "y" * 70])
