@@ -282,7 +282,9 @@ def test_a_dry_run_shows_the_table_and_what_may_be_wrong_with_it(folder: Path) -
     out = CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False).stdout
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "n2 2-3 0.2.0 0.3.0" in lines
-    assert "each model-parallel group spans 2 hosts: they exchange activations over the network" in " ".join(lines)
+    assert "each model-parallel group spans 2 hosts: they exchange activations over the network" in " ".join(
+        lines
+    )
     assert "10.0.0.2 2-3 0-1 192.168.2.[1-2]" in lines
     assert "the same command, with MS_ROLE=MS_SCHED" in lines
     assert "192.168.0.0/21 is for the servers' boards [reserved-subnet]" in out
