@@ -7,9 +7,6 @@ from typing import Any
 
 import click
 
-from orchestrator.config.job_fields import duration
-from orchestrator.config.yaml_messages import Invalid
-
 __all__ = ["RATE", "ByteSize", "Duration", "byte_size"]
 
 _UNITS = ("kB", "MB", "GB", "TB")
@@ -53,6 +50,10 @@ class Duration(click.ParamType[float]):
         self._least, self._most = least, most
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        # Not at start-up: it brings YAML in, which few commands need.
+        from orchestrator.config.job_fields import duration
+        from orchestrator.config.yaml_messages import Invalid
+
         try:
             seconds = float(duration(str(value)))
         except Invalid as error:

@@ -16,7 +16,8 @@ from orchestrator.core.states import RankState
 from orchestrator.simulation.sim_agent import SimAgent, SimProgram
 from orchestrator.simulation.sim_supervisor import SimProcess, SimRun
 from orchestrator.simulation.sim_transport import Link
-from orchestrator.simulation.virtual_time import EPOCH, World
+from orchestrator.simulation.timeline import EPOCH
+from orchestrator.simulation.virtual_time import World
 from orchestrator.simulation.workload import Gang
 from orchestrator.testing.standin_facts import host_facts
 from orchestrator.testing.standin_tools import answers as tool_answers

@@ -20,7 +20,7 @@ from orchestrator.core.ends import SCHEDULER, StopReason, label_of
 from orchestrator.core.log_signatures import telling_lines
 from orchestrator.core.records import HostStatus, Manifest
 from orchestrator.core.states import RankState
-from orchestrator.simulation.virtual_time import Event
+from orchestrator.simulation.timeline import Event
 from orchestrator.simulation.workload import Gang
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from orchestrator.agent.status_feed import SHORTEST
 from orchestrator.core.codec import to_json
 from orchestrator.core.errors import AgentError
 from orchestrator.core.push import OF_FILES, Beat, Digest, Gone, Mark, Pushed, Snapshot
-from orchestrator.simulation.virtual_time import Event
+from orchestrator.simulation.timeline import Event
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_host import SimHost

@@ -22,8 +22,9 @@ from orchestrator.hosts.host_link import digest_seconds
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.simulation.cluster import Cluster, Misfortune, SimAllocation
 from orchestrator.simulation.sim_transport import Traffic
+from orchestrator.simulation.timeline import EPOCH
 from orchestrator.simulation.virtual_scheduling import VirtualScheduling
-from orchestrator.simulation.virtual_time import EPOCH, Process, World
+from orchestrator.simulation.virtual_time import Process, World
 from orchestrator.simulation.workload import Workload
 
 __all__ = ["Cost", "Happening", "Outcome", "Simulation", "simulate"]

@@ -9,7 +9,8 @@ from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 from orchestrator.hosts.scheduling import Pool, Scheduling, Signal
-from orchestrator.simulation.virtual_time import EPOCH, Process, World
+from orchestrator.simulation.timeline import EPOCH
+from orchestrator.simulation.virtual_time import Process, World
 
 __all__ = ["VirtualScheduling"]
 

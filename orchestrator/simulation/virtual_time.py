@@ -7,17 +7,11 @@ the events and the seed alone, so that the same seed gives the same day.
 Code that runs here may use locks of `threading`, but parks while it holds one only where none of its other
 threads wants that lock: the baton would be held by one who waits for ever. `stuck` seconds of real time after
 the last change of hands a simulation is ended with the place where that thread stands.
-
-Two kinds of events: those of `after` happen at a time of the clock that everybody here reads, those of `at`
-at a true time. The two differ by `jumped`: a stretch in which nothing new happens can be jumped over, and
-then what is due at a true time comes earlier on the clock, while timers and messages are left as they are.
 """
 
 from __future__ import annotations
 
 import _thread
-import heapq
-import itertools
 import random
 import sys
 import threading
@@ -27,29 +21,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = [
-    "EPOCH",
-    "Deadlock",
-    "Event",
-    "Killed",
-    "Process",
-    "SimulationError",
-    "World",
-]
+from orchestrator.simulation.timeline import SimulationError, Timeline
+
+__all__ = ["Deadlock", "Killed", "Process", "World"]
 
 A = TypeVar("A")
 B = TypeVar("B")
 T = TypeVar("T")
 
-EPOCH = 1_800_000_000.0
-"""Seconds since the epoch when a simulation begins, by a clock that is right."""
-
 _STACK_BYTES = 512 * 1024
 _LOOKS = 256  # so many changes of hands lie between two looks at the real clock
-
-
-class SimulationError(RuntimeError):
-    """The simulation itself cannot go on."""
 
 
 class Deadlock(SimulationError):
@@ -58,19 +39,6 @@ class Deadlock(SimulationError):
 
 class Killed(BaseException):
     """Raised wherever a thread of a killed process waits or asks for the time: it is no more."""
-
-
-class Event:
-    """Something that will happen, until it is cancelled."""
-
-    __slots__ = ("action", "time")
-
-    def __init__(self, time: float, action: Callable[[], None]) -> None:
-        self.time = time
-        self.action: Callable[[], None] | None = action
-
-    def cancel(self) -> None:
-        self.action = None
 
 
 class Process:
@@ -99,25 +67,17 @@ class _Task:
         self.waits_for = ""
 
 
-class World:
+class World(Timeline):
     """The events and the threads of one simulation. `run` is called once, by the thread that begins it.
 
     `limit` and `stuck` are seconds of real time: for all of it, and without a change of hands.
     """
 
     def __init__(self, *, seed: int = 0, limit: float = 600.0, stuck: float = 60.0) -> None:
+        super().__init__()
         self.random = random.Random(seed)
-        self.now = 0.0
-        self.jumped = 0.0
-        self.last_date = 0.0  # the true time of the last event of `at`
-        self.events_done = 0
-        self.events_seconds = 0.0  # of real time that events took, as against the threads
         self.lost_errors: list[BaseException] = []  # of submitted work, which nobody looked at
-        self._jumps: list[tuple[float, float]] = []
         self._limit, self._stuck = limit, stuck
-        self._numbers = itertools.count()
-        self._timers: list[tuple[float, int, Event]] = []
-        self._dated: list[tuple[float, int, Event]] = []
         self._ready: deque[_Task] = deque()
         self._tasks: dict[_Task, None] = {}
         self._main = _Task("main", Process("main"))
@@ -128,63 +88,15 @@ class World:
         self._deadline = 0.0
         self._hands = 0
 
-    # What happens when.
+    # What happens next.
 
-    @property
-    def true_now(self) -> float:
-        """Seconds since the beginning, with those that were jumped over."""
-        return self.now + self.jumped
-
-    def true_time(self, time: float) -> float:
-        """The true time at which the clock showed `time`."""
-        return time + next((jumped for since, jumped in reversed(self._jumps) if since <= time), 0.0)
-
-    def after(self, seconds: float, action: Callable[[], None]) -> Event:
-        """Have something happen in so many seconds by the clock, behind what is due at that time already."""
-        event = Event(self.now + max(0.0, seconds), action)
-        heapq.heappush(self._timers, (event.time, next(self._numbers), event))
-        return event
-
-    def at(self, true_time: float, action: Callable[[], None]) -> Event:
-        """Have something happen at a true time; no jump passes it."""
-        event = Event(max(true_time, self.true_now), action)
-        heapq.heappush(self._dated, (event.time, next(self._numbers), event))
-        return event
-
-    def next_date(self) -> float | None:
-        """The true time of the next event of `at`."""
-        while self._dated and self._dated[0][2].action is None:
-            heapq.heappop(self._dated)
-        return self._dated[0][0] if self._dated else None
-
-    def jump(self, seconds: float) -> None:
-        """Pass over so many seconds, in which nothing that is due at a true time may lie."""
-        date = self.next_date()
-        if seconds <= 0 or (date is not None and date < self.true_now + seconds):
-            raise SimulationError(f"cannot jump over {seconds:g} s")
-        self.jumped += seconds
-        self._jumps.append((self.now, self.jumped))
-
-    def _next_event(self) -> None:
-        """Go on to what happens next."""
-        while self._timers and self._timers[0][2].action is None:
-            heapq.heappop(self._timers)
-        date = self.next_date()
-        if date is None and not self._timers:
+    def _go_on(self) -> None:
+        """Go on to what happens next, as long as there is time and anything to come."""
+        if not self.has_events():
             raise Deadlock("nothing will happen any more; who waits: " + self._who_waits())
-        is_dated = date is not None and (not self._timers or date - self.jumped < self._timers[0][0])
-        when, _, event = heapq.heappop(self._dated if is_dated else self._timers)
-        self.now = max(self.now, when - self.jumped if is_dated else when)
-        action, event.action = event.action, None
-        self.events_done += 1
         if self.events_done % _LOOKS == 0:
             self._require_time()
-        if is_dated:
-            self.last_date = self.true_now
-        if action is not None:
-            begun = time.perf_counter()  # a thread's own CPU costs a system call
-            action()
-            self.events_seconds += time.perf_counter() - begun
+        self.next_event()
 
     def _who_waits(self) -> str:
         found = [f"{task.name} ({task.waits_for})" for task in [self._main, *self._tasks] if task.is_parked]
@@ -283,7 +195,7 @@ class World:
     def _following(self) -> _Task:
         try:
             while not self._ready and self._failure is None:
-                self._next_event()
+                self._go_on()
         except BaseException as error:
             self._failure = self._failure or error
         if self._failure is not None:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.simulation.virtual_time import Event, World
+from orchestrator.simulation.timeline import Event
+from orchestrator.simulation.virtual_time import World
 
 __all__ = ["Gang", "Workload"]
 

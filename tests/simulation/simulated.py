@@ -13,7 +13,7 @@ from orchestrator.plan.make_plan import make_plan
 from orchestrator.simulation.cluster import synthetic_inventory
 from orchestrator.simulation.faults import Fault
 from orchestrator.simulation.simulate import Outcome, Simulation
-from orchestrator.simulation.virtual_time import EPOCH
+from orchestrator.simulation.timeline import EPOCH
 from orchestrator.simulation.workload import Workload
 
 JOB = """\

@@ -8,14 +8,9 @@ from concurrent.futures import CancelledError
 
 import pytest
 
+from orchestrator.simulation.timeline import EPOCH, SimulationError
 from orchestrator.simulation.virtual_scheduling import VirtualScheduling
-from orchestrator.simulation.virtual_time import (
-    EPOCH,
-    Deadlock,
-    Process,
-    SimulationError,
-    World,
-)
+from orchestrator.simulation.virtual_time import Deadlock, Process, World
 
 
 def test_a_day_of_sleep_takes_no_time() -> None:
