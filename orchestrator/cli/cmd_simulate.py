@@ -87,7 +87,7 @@ def command(
     """
     if fault_file is not None and mtbf is not None:
         raise UsageError("two sources of faults", remedy="give --faults or --mtbf")
-    scaled = scaled_plan(job, inventory, hosts)
+    scaled = scaled_plan(job, inventory, hosts, seed=seed)
     faults = _faults(scaled.ranks, fault_file, mtbf, hours * 3600.0, seed)
     for note in scaled.notes:
         click.echo(f"orchestrate: note: {note}", err=True)

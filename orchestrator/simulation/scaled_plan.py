@@ -7,6 +7,7 @@ With a number of hosts, each is as the first of the job's hosts, has a name and 
 from __future__ import annotations
 
 import dataclasses
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from orchestrator.plan.needed_hosts import inventory_for
 from orchestrator.plan.placement import hosts_of
 from orchestrator.rank_table.table import is_loopback
 from orchestrator.simulation.cluster import synthetic_inventory
+from orchestrator.simulation.timeline import EPOCH
 from orchestrator.simulation.workload import Workload
 
 __all__ = ["ScaledPlan", "scaled_plan"]
@@ -50,8 +52,13 @@ class ScaledPlan:
         )
 
 
-def scaled_plan(job_path: Path, inventory_path: Path | None, hosts: int | None) -> ScaledPlan:
-    """The plan of this job on its own hosts, or on so many. Raises ConfigError and UsageError."""
+def scaled_plan(
+    job_path: Path, inventory_path: Path | None, hosts: int | None, *, seed: int = 0
+) -> ScaledPlan:
+    """The plan of this job on its own hosts, or on so many. Raises ConfigError and UsageError.
+
+    It is made when the simulation begins; what tells launches apart is drawn from the seed.
+    """
     job, notes = load_job(job_path), []
     if hosts is None:
         inventory = _apart(inventory_for(job, inventory_path))
@@ -65,7 +72,8 @@ def scaled_plan(job_path: Path, inventory_path: Path | None, hosts: int | None) 
         notes.append(f"{fold(host.name for host in inventory.hosts)}: {after}")
         job, changed = _on_all(job, hosts)
         notes += changed
-    plan = make_plan(job, inventory)
+    drawn = random.Random(seed)
+    plan = make_plan(job, inventory, now=EPOCH, token=lambda size: drawn.randbytes(size).hex())
     ranks: dict[str, tuple[int, ...]] = {}
     for placement in plan.placements:
         ranks[placement.host] = (*ranks.get(placement.host, ()), placement.rank)

@@ -287,7 +287,7 @@ def test_a_dry_run_shows_the_table_and_what_may_be_wrong_with_it(folder: Path) -
     )
     assert "10.0.0.2 2-3 0-1 192.168.2.[1-2]" in lines
     assert "the same command, with MS_ROLE=MS_SCHED" in lines
-    assert "192.168.0.0/21 is for the servers' boards [reserved-subnet]" in out
+    assert "192.168.0.0/21 is for the servers' boards [reserved-subnet]" in " ".join(lines)
     data = json.loads(CliRunner().invoke(cli, [*words, "--json"], standalone_mode=False).stdout)
     assert [item["mp"] for item in data["placement"]] == [0, 1, 2, 3]
     assert data["rank_table"]["server_list"][1]["server_id"] == "10.0.0.2"

@@ -67,7 +67,7 @@ def test_a_host_is_waited_for_longer_than_its_script(patience: float) -> None:
 
     needs = Needs(hosts=(Host(name="a", env_script="/opt/env.sh"),), ascend=False)
     agent: Agent = Here()  # type: ignore[assignment]
-    _look(needs, agent, 10.0, patience)
+    _look(needs, agent, ahead=0.0, timeout=10.0, patience=patience)
     assert told["patience"] == patience and told["timeout"] >= patience + 30
 
 

@@ -142,15 +142,15 @@ def test_a_pool_that_leaves_too_little_is_told_with_what_to_do() -> None:
     done = plan("finetune_65b", *old, "--hbm", "32GB")
     assert done.return_value == 0  # the pool may never grow so far
     assert (
-        "HCCL's buffers           1.56 GiB of a rank (stage 0), outside MindSpore's memory: "
-        "world, data, model, tied, 2 × 200 MB each\n"
-        "whole device             32.00 GiB: max_device_memory leaves HCCL 576.00 MiB too little; use "
-        "max_device_memory: 30GB or HCCL_BUFFSIZE: 64\n"
-    ) in done.output
+        "HCCL's buffers 1.56 GiB of a rank (stage 0), outside MindSpore's memory: "
+        "world, data, model, tied, 2 × 200 MB each "
+        "whole device 32.00 GiB: max_device_memory leaves HCCL 576.00 MiB too little; use "
+        "max_device_memory: 30GB or HCCL_BUFFSIZE: 64 "
+    ) in " ".join([*done.output.split(), ""])
     done = plan("pretrain_176b", *old, "--hbm", "32GB")  # needs 30.2 GiB: 30GB is no way out
-    assert "leaves HCCL 176.00 MiB too little; use HCCL_BUFFSIZE: 128\n" in done.output
+    assert "leaves HCCL 176.00 MiB too little; use HCCL_BUFFSIZE: 128" in " ".join(done.output.split())
     done = plan("finetune_65b", *old)
-    assert "whole device             must have more than 32.56 GiB; --hbm judges it\n" in done.output
+    assert "whole device must have more than 32.56 GiB; --hbm judges it" in " ".join(done.output.split())
 
 
 def test_ranks_that_fit_only_without_their_buffers_fail() -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import re
 
@@ -137,7 +138,7 @@ task: finetune
 devices_per_host: 4
 parallel: {data_parallel: 2, model_parallel: 2, pipeline_stage: 2, optimizer_shard: true}
 model: {preset: tiny}
-data: {path: /data.json, tokenizer: /tokenizer.json}
+data: {path: data.json, tokenizer: tokenizer.json}
 train: {steps: 9}
 checkpoint: {load: whole.ckpt, distribute: true, resume: true}
 """
@@ -146,6 +147,9 @@ checkpoint: {load: whole.ckpt, distribute: true, resume: true}
 def test_a_job_that_resumes_gets_its_parts_of_the_optimizer_and_the_step(tmp_path):
     values, inventory, *_ = made(tmp_path)
     (tmp_path / "job.yaml").write_text(TUNE)
+    (tmp_path / "data.json").write_text('[{"instruction": "a", "input": "", "output": "b"}]')
+    vocabulary = {"model": {"type": "BPE", "vocab": {f"t{number}": number for number in range(64)}}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(vocabulary))
     job = load_job(tmp_path / "job.yaml")
     placements = place(job, inventory)
     moments = {f"adam_m.{name}": value + 1 for name, value in values.items()}
