@@ -28,6 +28,7 @@ class _Part:
     states: Mapping[RankState, int]
     is_over: bool
     is_finished: bool
+    is_unheard: bool
     answers: bool
     reports_steps: bool
     without_step: int
@@ -47,6 +48,7 @@ class _Part:
             states=states,
             is_over=view.is_over,
             is_finished=view.lost or view.is_over,
+            is_unheard=is_seen and view.status is None and not view.lost,
             answers=is_seen and view.status is not None and not view.is_over,
             reports_steps=any(step_of(rank) is not None for rank in running),
             without_step=sum(not rank.progress for rank in running),
@@ -68,6 +70,7 @@ class RunTally:
         self._parts: dict[str, _Part] = {}
         self.states: Counter[RankState] = Counter()
         self.over = self.finished = self.answering = self.reporting = self.without_step = self.by_hand = 0
+        self.unheard = 0
         self.notable: dict[str, None] = {}
         self.stopped_apart: dict[str, None] = {}
         self.running: dict[str, None] = {}
@@ -104,7 +107,10 @@ class RunTally:
         return self.states.total()
 
     def state(self, host_count: int, *, failed: bool) -> RunState:
-        """The run's state. It ends only when every host's part has ended or is lost; until then it runs."""
+        """The run's state. It ends only when every host's part has ended or is lost; until then it runs.
+
+        It starts until every host has told of its ranks, or cannot be asked.
+        """
         present = {state for state, count in self.states.items() if count}
         if self.by_hand and RankState.LOST in present:
             # That a host went away while all were being stopped makes no failure of it.
@@ -112,13 +118,15 @@ class RunTally:
         state = fold(present)
         if self.hosts == host_count == self.finished:
             return RunState.FAILED if failed else state
-        return RunState.STARTING if state is RunState.STARTING else RunState.RUNNING
+        is_known = self.hosts == host_count and not self.unheard
+        return RunState.RUNNING if is_known and state is not RunState.STARTING else RunState.STARTING
 
     def _add(self, part: _Part, sign: int) -> None:
         for state, count in part.states.items():
             self.states[state] += sign * count
         self.over += sign * part.is_over
         self.finished += sign * part.is_finished
+        self.unheard += sign * part.is_unheard
         self.answering += sign * part.answers
         self.reporting += sign * part.reports_steps
         self.without_step += sign * part.without_step

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 # Between two looks at the hosts that are not over: soon at first, and not often where it takes long.
 _SHORTEST, _LONGEST, _GROWTH = 0.1, 2.0, 1.6
 _PATIENCE = 10.0
+_LOOKS, _INTERVAL = 20, 0.1
 
 
 def stop_run(
@@ -62,11 +63,20 @@ def stop_run(
         say(f"{error}; the hosts are told from here")
     elif record.state is RunState.PREPARING:
         interrupt_launch(control)
-    elif living is not None and living_monitor(control) is not None:
+    elif living is not None and _stays(control, scheduling):
         say("the run's monitor does not answer; the hosts are told from here")
     elif living is not None and not read_record(control).state.is_terminal:
         say("the run's monitor died while it stopped the run; the hosts are told from here")
     return _stop_from_here(control, reason, scheduling)
+
+
+def _stays(control: ControlDir, scheduling: Scheduling) -> bool:
+    """Whether the monitor is there after its line has ended: one that is killed takes a moment to go."""
+    for _ in range(_LOOKS):
+        if living_monitor(control) is None:
+            return False
+        scheduling.sleep(_INTERVAL)
+    return True
 
 
 def _result(record: RunRecord, errors: dict[str, OrchestrateError]) -> RunRecord:

@@ -13,6 +13,9 @@ import pytest
 import yaml
 
 from orchestrator.control.monitor_process import monitor_pid
+from orchestrator.control.run_record import read_record
+from orchestrator.core.errors import RunNotFound
+from orchestrator.core.states import RunState
 from orchestrator.testing.local_cluster import Cluster, Result
 from orchestrator.testing.waiting import eventually
 
@@ -183,5 +186,8 @@ def _has_come_to(cluster: Cluster, phase: str) -> bool:
     if phase == "prepared":
         # The phase is short: to have come a little further will do.
         return any(cluster.folder.glob("hosts/*/runs/*/status.json"))
-    text = cluster.controls()[0].record.read_text()
-    return f'"phase": "{phase}"' in text or '"state": "running"' in text
+    try:
+        record = read_record(cluster.controls()[0])
+    except RunNotFound:
+        return False  # it is just being made
+    return record.phase == phase or record.state is RunState.RUNNING

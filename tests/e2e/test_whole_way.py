@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from model.__main__ import main
-from orchestrator.core.codec import loads
-from orchestrator.core.records import HostStatus
+from orchestrator.agent.status_file import StatusFile
 from orchestrator.testing.local_cluster import Cluster
 from orchestrator.testing.ssh_cluster import inventory_of
 from orchestrator.testing.sshd import Sshd, why_no_sshd
@@ -106,7 +105,7 @@ def shards(cluster: Cluster, step: int) -> list[Path]:
 def kill_a_rank(cluster: Cluster) -> None:
     """SIGKILL for rank 5, by its recorded process."""
     (path,) = cluster.folder.glob("hosts/node3/runs/*/status.json")
-    ranks = loads(HostStatus, path.read_bytes()).ranks
+    ranks = StatusFile(path, path.parent.parent).read().ranks
     process = next(rank.process for rank in ranks if rank.rank == 5)
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)
