@@ -65,3 +65,21 @@ def test_on_another_machine_with_the_same_home_verbs_say_where_the_monitor_lives
     (control.root / "away.sock").rename(control.monitor_socket)
     control.monitor_note.write_text(json.dumps(note))
     assert cluster.run("stop").returncode == 0 and not cluster.sleepers()
+
+
+def test_a_monitor_that_hangs_holds_up_no_stop_and_what_the_hosts_say_counts(cluster: Cluster) -> None:
+    assert cluster.launch(cluster.job(cluster.sleep), "--detach").returncode == 0
+    (control,) = cluster.controls()
+    pid = eventually(lambda: monitor_pid(control))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        stopped = cluster.run("stop")
+        assert (stopped.returncode, stopped.stdout) == (0, f"{control.run_id} stopped\n"), stopped.stderr
+        assert stopped.stderr == (
+            "orchestrate: the run's monitor does not answer; the hosts are told from here\n"
+            f"orchestrate: the run's monitor (process {pid}) hangs, and cannot note that the run has ended\n"
+        )
+        assert not cluster.sleepers()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: cluster.status()["state"] == "stopped", what="the record's end")
