@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from orchestrator.control.monitor_client import newest_record, stop_by_monitor
 from orchestrator.control.monitor_lock import elsewhere_error, living_monitor
-from orchestrator.control.monitor_process import monitor_pid, watched_again
+from orchestrator.control.monitor_process import cannot_write, monitor_pid, watched_again
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import interrupt_launch
 from orchestrator.control.stop_progress import MARGIN
@@ -86,14 +86,18 @@ def _stop_from_here(
         errors = stop_everywhere(fleet, plan.run_id, reason, plan.timeouts.grace, deadline, scheduling)
         seen = look_once(read_record(control), fleet, plan.timeouts)
         if living_monitor(control) is None:
-            write_record(control, seen)
+            try:
+                write_record(control, seen)
+            except OSError as error:
+                say(f"{cannot_write(control, error)}; what the hosts say counts")
     if errors:
         watched_again(control, read_record(control), at_once=True)
         raise HostsFailed.of(errors)
     record = _settled(control, scheduling.monotonic() + patience, scheduling)
     if seen.state.is_terminal and not record.state.is_terminal:
         # What the hosts say counts. The record is the monitor's to write, as long as it lives.
-        say(f"the run's monitor{_process(control)} hangs, and cannot note that the run has ended")
+        if (pid := monitor_pid(control)) is not None:
+            say(f"the run's monitor (process {pid}) is busy, or hangs: it has not noted the end of the run")
         return seen
     return watched_again(control, record)
 
@@ -145,11 +149,6 @@ def _settled(control: ControlDir, deadline: float, scheduling: Scheduling) -> Ru
     # The last it says may be on disk alone: it ends then.
     on_disk = read_record(control)
     return on_disk if told is None or on_disk.state.is_terminal else told
-
-
-def _process(control: ControlDir) -> str:
-    pid = monitor_pid(control)
-    return "" if pid is None else f" (process {pid})"
 
 
 def _tell(agent: Agent, run_id: str, reason: StopReason) -> None:
