@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.options import DIFFERENT, json_option, print_json
+from orchestrator.cli.units import Number
 from orchestrator.core.errors import CheckpointError
 
 __all__ = ["diff_command", "inspect_command", "verify_command"]
@@ -90,7 +91,7 @@ def verify_command(path: Path, strategy: Path | None, step: int | None, as_json:
 @click.argument("b", type=_PATH)
 @click.option(
     "--atol",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     metavar="X",
     help="Values may be X apart, whatever their types. Default: the same bits.",
 )

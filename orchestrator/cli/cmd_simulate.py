@@ -9,7 +9,7 @@ import click
 
 from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.render_simulation import day_data, day_lines
-from orchestrator.cli.units import Duration
+from orchestrator.cli.units import Duration, Number
 from orchestrator.config.host_ranges import MAX_HOSTS
 from orchestrator.core.errors import UsageError
 from orchestrator.simulation.fault_rates import drawn_faults
@@ -19,7 +19,7 @@ from orchestrator.simulation.simulated_day import simulated_day
 
 __all__ = ["command"]
 
-_MOST_HOURS = 24 * 366
+_LEAST_HOURS, _MOST_HOURS = 0.001, 24 * 366
 
 
 @click.command("simulate")
@@ -33,7 +33,7 @@ _MOST_HOURS = 24 * 366
 )
 @click.option(
     "--hours",
-    type=click.FloatRange(0, _MOST_HOURS, min_open=True),
+    type=Number(_LEAST_HOURS, _MOST_HOURS),
     default=24.0,
     show_default=True,
     help="How long.",

@@ -125,7 +125,7 @@ def _stale_note(record: RunRecord) -> str:
     if not is_watched or time.time() - record.watched < _STALE:
         return ""
     when = time.strftime("%H:%M:%S", time.localtime(record.watched))
-    return f"this is of {when}: the monitor could write nothing since then (is this machine's disk full?)"
+    return f"this is of {when}: the monitor has written nothing since then (full disk, or does it hang?)"
 
 
 def end_sentence(end: End) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import click
 
-__all__ = ["RATE", "ByteSize", "Duration", "byte_size"]
+__all__ = ["RATE", "ByteSize", "Duration", "Number", "byte_size"]
 
 _UNITS = ("kB", "MB", "GB", "TB")
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?", re.ASCII)
@@ -39,6 +40,16 @@ class ByteSize(click.ParamType[int]):
         if not size:
             self.fail(f"{value!r} is no size; write 5GB, 500MB or a number of bytes", param, ctx)
         return size
+
+
+class Number(click.FloatRange):
+    """A number between bounds. `nan` lies between any, to click, and is none here."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
 
 
 class Duration(click.ParamType[float]):

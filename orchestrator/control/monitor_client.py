@@ -29,7 +29,7 @@ FORMAT = 1
 # While there is nothing to tell, a monitor says so every so many seconds.
 BEAT = 3.0
 _BLOCK = 1 << 18
-_CONNECT = 5.0
+_CONNECT = 5.0  # also for its first answer: one that hangs is still connected to, by the kernel
 # A monitor that has said nothing for so long is none to wait for.
 _SILENT = 5 * BEAT
 _AGAIN = 1.0
@@ -94,7 +94,7 @@ def newest_record(control: ControlDir) -> RunRecord | None:
     """The record as the living monitor has it; None where none answers."""
     try:
         with contextlib.closing(_Line(control, {"verb": "record"})) as line:
-            found = line.next(_SILENT)
+            found = line.next(_CONNECT)
             return None if found is None else _record_in(found)
     except (OSError, DecodeError):
         return None

@@ -179,7 +179,7 @@ class MonitorSocket:
         elif verb == "follow":
             every = from_json(float, request.get("every", 1.0))
             with self._viewed():
-                self._follow(connection, max(_FASTEST, every))
+                self._follow(connection, min(max(_FASTEST, every), BEAT))
         elif verb == "stop":
             self._stop(connection, from_json(StopReason, request.get("reason")))
         else:

@@ -181,8 +181,10 @@ class RecordWriter:
 
     def _is_ours(self) -> bool:
         """Whether what is on disk is what this writer wrote; another may have, who found no monitor."""
-        if self._file is not None and not os.fstat(self._file).st_nlink:
-            return False
+        if self._file is not None:
+            found = os.fstat(self._file)
+            if not found.st_nlink or found.st_size < self._size:
+                return False  # removed, or cut: what is written behind a gap counts for nothing
         return _identity_of(self._control) == self._identity
 
     def _has_other_hosts(self, record: RunRecord) -> bool:

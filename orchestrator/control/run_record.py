@@ -284,6 +284,8 @@ def _journal(control: ControlDir) -> Journal:
         return Journal.of(read_safely(control.journal, control.runs, RunRecord.LARGEST))
     except FileNotFoundError:
         return Journal()
+    except OSError as error:  # a link, a pipe: the snapshot is there all the same
+        return Journal(problem=f"{error.strerror}: what it may say does not count")
 
 
 class Replica:

@@ -19,7 +19,7 @@ from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Timeouts
 from orchestrator.control.monitor_client import newest_record
 from orchestrator.control.monitor_lock import living_monitor
-from orchestrator.control.monitor_process import monitor_pid, watched_again
+from orchestrator.control.monitor_process import cannot_write, monitor_pid, watched_again
 from orchestrator.control.run_record import RunRecord, failed_launch, new_record, read_record, write_record
 from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir, state_root
@@ -291,7 +291,10 @@ def current_record(control: ControlDir) -> RunRecord:
         if living_monitor(control) is not None or (last := read_record(control)).state.is_terminal:
             return read_record(control)
         record = dataclasses.replace(record, watched=last.watched or last.updated)
-        write_record(control, record)
+        try:
+            write_record(control, record)
+        except OSError as error:
+            raise cannot_write(control, error) from error
     return watched_again(control, record)
 
 

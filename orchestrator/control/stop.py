@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from orchestrator.control.monitor_client import stop_by_monitor
+from orchestrator.control.monitor_client import newest_record, stop_by_monitor
 from orchestrator.control.monitor_lock import elsewhere_error, living_monitor
-from orchestrator.control.monitor_process import monitor_pid, watched_again
+from orchestrator.control.monitor_process import cannot_write, monitor_pid, watched_again
 from orchestrator.control.run_record import RunRecord, read_record, write_record
-from orchestrator.control.runs import interrupt_launch, newest_known
+from orchestrator.control.runs import interrupt_launch
 from orchestrator.control.stop_progress import MARGIN
 from orchestrator.control.watch import look_once
 from orchestrator.core.ends import StopReason
@@ -47,12 +47,13 @@ def stop_run(
     all the same, and the run's monitor goes on trying there. `say` is told in a line what is out of the
     ordinary: a monitor that dies in the middle, or lives on another machine.
     """
-    record = newest_known(control)
+    told = newest_record(control)
+    record = told or read_record(control)
     # A host that was lost may be back, with workers that nobody could tell that their run is over.
     if record.state.is_terminal and not any(view.may_have_workers for view in record.hosts.values()):
         return record
     living = living_monitor(control)
-    if living is not None and record.state is not RunState.PREPARING:
+    if living is not None and told is not None and record.state is not RunState.PREPARING:
         found = stop_by_monitor(control, reason)
         if found is not None:
             return _result(*found)
@@ -67,7 +68,7 @@ def stop_run(
         say("the run's monitor does not answer; the hosts are told from here")
     elif living is not None and not read_record(control).state.is_terminal:
         say("the run's monitor died while it stopped the run; the hosts are told from here")
-    return _stop_from_here(control, reason, scheduling)
+    return _stop_from_here(control, reason, say, scheduling)
 
 
 def _stays(control: ControlDir, scheduling: Scheduling) -> bool:
@@ -85,18 +86,30 @@ def _result(record: RunRecord, errors: dict[str, OrchestrateError]) -> RunRecord
     return record
 
 
-def _stop_from_here(control: ControlDir, reason: StopReason, scheduling: Scheduling) -> RunRecord:
+def _stop_from_here(
+    control: ControlDir, reason: StopReason, say: Callable[[str], None], scheduling: Scheduling
+) -> RunRecord:
     plan = read_plan(control.plan)
     patience = plan.timeouts.grace + MARGIN
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         deadline = scheduling.monotonic() + patience
         errors = stop_everywhere(fleet, plan.run_id, reason, plan.timeouts.grace, deadline, scheduling)
+        seen = look_once(read_record(control), fleet, plan.timeouts)
         if living_monitor(control) is None:
-            write_record(control, look_once(read_record(control), fleet, plan.timeouts))
+            try:
+                write_record(control, seen)
+            except OSError as error:
+                say(f"{cannot_write(control, error)}; what the hosts say counts")
     if errors:
         watched_again(control, read_record(control), at_once=True)
         raise HostsFailed.of(errors)
-    return watched_again(control, _settled(control, scheduling.monotonic() + patience, scheduling))
+    record = _settled(control, scheduling.monotonic() + patience, scheduling)
+    if seen.state.is_terminal and not record.state.is_terminal:
+        # What the hosts say counts. The record is the monitor's to write, as long as it lives.
+        if (pid := monitor_pid(control)) is not None:
+            say(f"the run's monitor (process {pid}) is busy, or hangs: it has not noted the end of the run")
+        return seen
+    return watched_again(control, record)
 
 
 def stop_everywhere(
@@ -133,16 +146,19 @@ def stop_everywhere(
 
 
 def _settled(control: ControlDir, deadline: float, scheduling: Scheduling) -> RunRecord:
-    """The record once the monitor has noticed the end."""
-    record = newest_known(control)
+    """The record once the monitor has noticed the end; one that does not answer is not waited for."""
+    told = newest_record(control)
     while (
-        not record.state.is_terminal
+        told is not None
+        and not told.state.is_terminal
         and monitor_pid(control) is not None
         and scheduling.monotonic() < deadline
     ):
         scheduling.sleep(_SHORTEST)
-        record = newest_known(control)
-    return record
+        told = newest_record(control)
+    # The last it says may be on disk alone: it ends then.
+    on_disk = read_record(control)
+    return on_disk if told is None or on_disk.state.is_terminal else told
 
 
 def _tell(agent: Agent, run_id: str, reason: StopReason) -> None:

@@ -282,7 +282,7 @@ def test_a_record_that_grows_old_under_a_living_monitor_is_not_shown_as_fresh() 
         return RunRecord("r1", "job", "command", 1, 0.0, state, watched=time.time() - seconds_ago)
 
     assert watch_note(written(1)) == watch_note(written(60, RunState.PREPARING)) == ""
-    assert "the monitor could write nothing since then" in watch_note(written(60))
+    assert "the monitor has written nothing since then" in watch_note(written(60))
 
 
 def test_what_is_left_on_a_lost_host_needs_a_monitor_for_a_day() -> None:

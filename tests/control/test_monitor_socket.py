@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from orchestrator.agent import control_socket
-from orchestrator.control.monitor_client import Follower, newest_record, stop_by_monitor
+from orchestrator.control.monitor_client import BEAT, Follower, newest_record, stop_by_monitor
 from orchestrator.control.monitor_socket import MonitorSocket
 from orchestrator.control.run_record import RunRecord, write_record
 from orchestrator.core.ends import StopReason
@@ -325,3 +325,20 @@ def test_a_link_in_the_place_of_the_socket_is_not_followed(control: ControlDir, 
     control.monitor_socket.symlink_to(tmp_path / "other")
     assert newest_record(control) is None
     other.close()
+
+
+def test_who_wants_to_hear_seldom_hears_all_the_same_that_the_monitor_lives(
+    control: ControlDir, server: MonitorSocket
+) -> None:
+    """Else it would be taken for one that hangs; and no clock of the system goes up to any number."""
+    server.tell(run_of(2))
+    with contextlib.ExitStack() as stack:
+        lines = []
+        for every in (b"60", b"1e300"):
+            link = stack.enter_context(control_socket.connect(control.monitor_socket, 5.0 + BEAT))
+            link.sendall(b'{"verb": "follow", "every": %s}\n' % every)
+            lines.append(link.makefile("rb"))
+        for line in lines:
+            assert "record" in json.loads(line.readline())
+        for line in lines:
+            assert json.loads(line.readline()) == {"format": 1}

@@ -385,3 +385,33 @@ def test_a_record_whose_files_are_the_same_is_not_read_again(
 def test_a_journal_of_nothing_says_nothing() -> None:
     assert Journal.of(b"") == Journal() == Journal.of(b"{")
     assert Journal.of(header_line("a")) == Journal("a")
+
+
+def test_a_journal_that_was_cut_behind_its_writer_is_not_written_on_behind_a_gap(tmp_path: Path) -> None:
+    control, record = control_in(tmp_path), run_of(2)
+    writer = RecordWriter(control)
+    writer.save(record)
+    writer.save(dataclasses.replace(record, phase="p1"))
+    os.truncate(control.journal, control.journal.stat().st_size - 7)
+    writer.save(dataclasses.replace(record, phase="p2"))
+    assert read_record(control).phase == "p2"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_lies_in_the_place_of_a_journal_costs_what_it_said_and_no_more(
+    tmp_path: Path, kind: str
+) -> None:
+    control, record = control_in(tmp_path), run_of(2)
+    writer = RecordWriter(control)
+    writer.save(record)
+    writer.save(dataclasses.replace(record, phase="p1"))
+    writer.close()
+    control.journal.unlink()
+    if kind == "link":
+        control.journal.symlink_to(control.record)
+    elif kind == "pipe":
+        os.mkfifo(control.journal)
+    else:
+        control.journal.mkdir()
+    with pytest.warns(AssumedWarning, match=r"record\.journal: it is a .*does not count"):
+        assert read_record(control).phase == record.phase

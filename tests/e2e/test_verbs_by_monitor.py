@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -65,3 +66,49 @@ def test_on_another_machine_with_the_same_home_verbs_say_where_the_monitor_lives
     (control.root / "away.sock").rename(control.monitor_socket)
     control.monitor_note.write_text(json.dumps(note))
     assert cluster.run("stop").returncode == 0 and not cluster.sleepers()
+
+
+@pytest.mark.root
+def test_a_full_state_directory_is_named_and_keeps_nobody_from_stopping(cluster: Cluster) -> None:
+    cluster.state.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(cluster.state)]
+    if subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    filler = cluster.state / "filler"
+    try:
+        assert cluster.launch(cluster.job(cluster.sleep), "--detach").returncode == 0
+        cluster.kill_monitor()
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        stopped = cluster.run("stop")
+        (control,) = cluster.controls()
+        assert (stopped.returncode, stopped.stdout) == (0, f"{control.run_id} stopped\n"), stopped.stderr
+        assert "No space left on device (free space there" in stopped.stderr and not cluster.sleepers()
+        shown = cluster.run("status")
+        assert shown.returncode == 4 and str(control.root) in shown.stderr
+        filler.unlink()
+        assert cluster.status()["state"] == "stopped"
+    finally:
+        filler.unlink(missing_ok=True)
+        cluster.close()
+        subprocess.run(["umount", "-l", str(cluster.state)], check=True)
+
+
+def test_a_monitor_that_hangs_holds_up_no_stop_and_what_the_hosts_say_counts(cluster: Cluster) -> None:
+    assert cluster.launch(cluster.job(cluster.sleep), "--detach").returncode == 0
+    (control,) = cluster.controls()
+    pid = eventually(lambda: monitor_pid(control))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        stopped = cluster.run("stop")
+        assert (stopped.returncode, stopped.stdout) == (0, f"{control.run_id} stopped\n"), stopped.stderr
+        assert stopped.stderr == (
+            "orchestrate: the run's monitor does not answer; the hosts are told from here\n"
+            f"orchestrate: the run's monitor (process {pid}) is busy, or hangs: "
+            "it has not noted the end of the run\n"
+        )
+        assert not cluster.sleepers()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: cluster.status()["state"] == "stopped", what="the record's end")

@@ -1,13 +1,14 @@
 import json
 import re
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from orchestrator.checkpoint.files.tensor_files import read_ckpt, write_ckpt
 from orchestrator.cli.cmd_checkpoint import command
-from orchestrator.cli.units import ByteSize, byte_size
+from orchestrator.cli.units import ByteSize, Number, byte_size
 from orchestrator.core.errors import CheckpointError
 from tests.transfer.test_inspect import saved
 
@@ -158,3 +159,11 @@ def test_combine_falls_back_to_an_older_step_with_a_word_where_shards_are_cut(tm
     assert "is newer but not complete" in text and "epoch 1 step 9 was taken" in text
     assert f"{old.shard(0, step=10)}: is damaged" in text
     assert f"{tmp_path}/a.ckpt: step 9, 10 tensors" in text
+
+
+def test_a_number_between_bounds_is_a_number() -> None:
+    """What is no number is not below its bound either: a tolerance of that kind finds no difference."""
+    assert Number(min=0).convert("1e-3", None, None) == 1e-3
+    for text in ("nan", "NaN", "-nan", "-1", "x"):
+        with pytest.raises(click.BadParameter):
+            Number(min=0).convert(text, None, None)
