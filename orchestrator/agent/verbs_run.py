@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from typing import Iterator
@@ -14,6 +13,7 @@ from orchestrator.agent.prepare_run import prepare as prepare_run
 from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.paths import RunDir, Workdir
+from orchestrator.core.record_class import replace
 from orchestrator.core.records import Manifest
 
 __all__ = [
@@ -74,7 +74,7 @@ def _told(verb: str, request: Request) -> Answer:
 
 def status(request: Request) -> Iterator[Answer]:
     """What became of a run's part on this host."""
-    yield Answer(to_json(dataclasses.replace(runs.status(_run(request)), clock=time.time())))
+    yield Answer(to_json(replace(runs.status(_run(request)), clock=time.time())))
 
 
 def list_runs(request: Request) -> Iterator[Answer]:
