@@ -58,6 +58,10 @@ ON_HOSTS = ("agent", "core", "formats")
 AGENT = [path for path in ORCHESTRATOR if path.parent.name in ON_HOSTS] + [ROOT / "orchestrator/__init__.py"]
 # Imports inside functions keep these off start-up; each says so in a comment where it stands.
 LATE = {
+    "orchestrator/agent/content_store.py",
+    "orchestrator/agent/verbs_host.py",
+    "orchestrator/agent/worker.py",
+    "orchestrator/core/paths.py",
     "orchestrator/control/launch.py",
     "orchestrator/control/monitor_lock.py",
     "orchestrator/control/runs.py",

@@ -31,7 +31,12 @@ from orchestrator.hosts.transport import Channel, Deadline, Transport, command_l
 __all__ = ["BOOT", "QUIET", "Bundle", "agent_argv", "agent_bundle", "open_agent"]
 
 # The agent, and what it imports.
-_SHARED = ("__init__.py", "core/*.py", "formats/*.py", "agent/*.py")
+_SHARED = (
+    "__init__.py",
+    "core/*.py",
+    *(f"formats/{name}.py" for name in ("__init__", "ckpt_index", "protobuf", "safetensors_index")),
+    "agent/*.py",
+)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import os
 import sys
+import zipfile
 from pathlib import Path
 from typing import IO
 
@@ -142,6 +145,17 @@ def test_the_bundle_depends_on_the_sources_alone() -> None:
     first = agent_bundle()
     agent_bundle.cache_clear()
     assert agent_bundle() == first
+
+
+def test_the_bundle_holds_all_that_is_imported_in_it() -> None:
+    with zipfile.ZipFile(io.BytesIO(agent_bundle().data)) as archive:
+        held = {name.removesuffix(".py").replace("/", ".") for name in archive.namelist()}
+        texts = {name: archive.read(name).decode() for name in archive.namelist()}
+    for name, text in texts.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("orchestrator."):
+                modules = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                assert modules & held, f"{name} imports {node.module}"
 
 
 def test_sessions_leave_no_process_behind(tmp_path: Path) -> None:
