@@ -8,6 +8,7 @@ it) and, if the supervisor was killed, writes down what became of the run.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -35,6 +36,8 @@ def spawn(manifest: Manifest, run: RunDir, workdir: Workdir) -> None:
 
     Raises AgentError with the supervisor's own words where it cannot get ready, when both are gone again.
     """
+    # Else each of the three processes copies, page by page, what a look for garbage goes through.
+    gc.freeze()
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
