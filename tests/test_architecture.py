@@ -56,8 +56,14 @@ FLOOR_OF = {
 }
 ON_HOSTS = ("agent", "core", "formats")
 AGENT = [path for path in ORCHESTRATOR if path.parent.name in ON_HOSTS] + [ROOT / "orchestrator/__init__.py"]
+# What the Python that runs this has, and what later ones have in the place of `_sha256`.
+STDLIB = sys.stdlib_module_names | {"_sha2"}
 # Imports inside functions keep these off start-up; each says so in a comment where it stands.
 LATE = {
+    "orchestrator/agent/content_store.py",
+    "orchestrator/agent/verbs_host.py",
+    "orchestrator/agent/worker.py",
+    "orchestrator/core/paths.py",
     "orchestrator/control/launch.py",
     "orchestrator/control/monitor_lock.py",
     "orchestrator/control/runs.py",
@@ -155,7 +161,7 @@ def test_the_agent_is_stdlib_only_and_old_python(path: Path) -> None:
         if first == "orchestrator":
             assert not rest or rest[0] in ON_HOSTS, module
         else:
-            assert first in sys.stdlib_module_names, module
+            assert first in STDLIB, module
 
 
 def test_foreign_libraries_have_one_door_each() -> None:

@@ -6,10 +6,18 @@ A small file that a person wants on this host, replaced whole and read back.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterable, List
+
+try:
+    # What `hashlib` is made of, since 3.12 and before: without OpenSSL.
+    from _sha2 import sha256 as _small_sha256  # type: ignore[import-not-found]
+except ImportError:
+    try:
+        from _sha256 import sha256 as _small_sha256  # type: ignore[import-not-found]
+    except ImportError:
+        from hashlib import sha256 as _small_sha256
 
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import atomic_write, replacing
@@ -18,10 +26,24 @@ from orchestrator.core.records import Input
 __all__ = [
     "Store",
     "put_file",
+    "sha256_of",
 ]
 
 _CHUNK = 1 << 20
 _FICLONE = 0x40049409  # linux/fs.h; ioctl_ficlone(2)
+
+
+def _sha256() -> Any:
+    # Late: OpenSSL's takes long to load, and many launches bring no file. Of large files it is the fast one.
+    import hashlib
+
+    return hashlib.sha256()
+
+
+def sha256_of(data: bytes) -> str:
+    """The SHA-256 of a small file, in hexadecimal."""
+    digest: str = _small_sha256(data).hexdigest()
+    return digest
 
 
 class Store:
@@ -44,7 +66,7 @@ class Store:
     def receive(self, sha256: str, size: int, stream: BinaryIO) -> None:
         """Take `size` bytes from the stream; raises AgentError where they are short or have another hash."""
         self.root.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
+        digest = _sha256()
         with replacing(self.root / sha256, mode=0o400) as file:
             left = size
             while left:
@@ -65,7 +87,7 @@ class Store:
         """
         target = run_root / item.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
+        digest = _sha256()
         try:
             with open(self.root / item.sha256, "rb") as source, open(target, "wb") as copy:
                 is_shared = _share_blocks(source, copy)
@@ -97,7 +119,7 @@ def put_file(path: str, stream: BinaryIO, *, size: int, sha256: str) -> Dict[str
     Returns the path and the SHA-256 of what is on the disk then. Raises AgentError; the old file stays.
     """
     data = stream.read(size)
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if sha256_of(data) != sha256:
         raise AgentError("the file arrived damaged", kind="damaged")
     target = Path(os.path.expanduser(path)).absolute()
     if target.is_dir():
@@ -109,4 +131,4 @@ def put_file(path: str, stream: BinaryIO, *, size: int, sha256: str) -> Dict[str
         raise AgentError(
             f"{target} cannot be written: {error.strerror}", remedy="choose another place with --to"
         ) from error
-    return {"path": str(target), "sha256": hashlib.sha256(found).hexdigest()}
+    return {"path": str(target), "sha256": sha256_of(found)}

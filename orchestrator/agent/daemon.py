@@ -8,13 +8,12 @@ it) and, if the supervisor was killed, writes down what became of the run.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import gc
 import json
 import os
 import signal
 import sys
 import time
-import traceback
 from typing import Any, Dict, NoReturn, Optional
 
 from orchestrator.agent import processes
@@ -25,6 +24,7 @@ from orchestrator.core.codec import DecodeError
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir
+from orchestrator.core.record_class import replace
 from orchestrator.core.records import Manifest, RankStatus
 from orchestrator.core.states import RankState
 
@@ -36,6 +36,8 @@ def spawn(manifest: Manifest, run: RunDir, workdir: Workdir) -> None:
 
     Raises AgentError with the supervisor's own words where it cannot get ready, when both are gone again.
     """
+    # Else each of the three processes copies, page by page, what a look for garbage goes through.
+    gc.freeze()
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -82,7 +84,7 @@ def _detach(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord)
         os._exit(0)
     except BaseException as error:
         word.say(AgentError(f"the supervisor cannot start: {error}"))
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())  # and without importing `traceback`
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)
@@ -146,7 +148,7 @@ def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord)
         Supervisor(manifest, run, guardian=processes.identify(guardian)).run(ready=word.say)
     except BaseException as error:
         word.say(AgentError(f"the supervisor cannot start: {error}"))
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())  # and without importing `traceback`
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)
@@ -167,12 +169,12 @@ def _write_obituary(run: RunDir, reason: StopReason) -> None:
         if rank.state.is_terminal:
             return rank
         ended = End(EndKind.SUPERVISOR_ENDED, now, reason=reason)
-        return dataclasses.replace(rank, state=RankState.FAILED, end=ended, stalled=None, stalled_since=None)
+        return replace(rank, state=RankState.FAILED, end=ended, stalled=None, stalled_since=None)
 
     first = status.failed_first
     if first is None:
         first = next((rank.rank for rank in status.ranks if not rank.state.is_terminal), None)
-    over = dataclasses.replace(
+    over = replace(
         status,
         ranks=tuple(end(rank) for rank in status.ranks),
         scheduler=end(status.scheduler) if status.scheduler else None,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
-import shutil
 import socket
 import sys
 import time
@@ -58,7 +56,7 @@ def probe(
     return {
         "hostname": socket.gethostname(),
         "pid": os.getpid(),
-        "python": platform.python_version(),
+        "python": sys.version.split()[0],
         "executable": sys.executable,
         "workdir": str(workdir.root),
         "free_bytes": _free_bytes(workdir.root),
@@ -116,7 +114,8 @@ def _existing(path: Path) -> Path:
 
 
 def _free_bytes(path: Path) -> int:
-    return shutil.disk_usage(_existing(path)).free
+    found = os.statvfs(_existing(path))
+    return found.f_bavail * found.f_frsize
 
 
 def _is_writable(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import math
 import os
@@ -20,6 +19,7 @@ from orchestrator.core.codec import DecodeError, NewerFormat, Stored, load
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir
+from orchestrator.core.record_class import replace
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, RunOnHost
 from orchestrator.core.safe_open import open_safely, own_folders, require_own_folder
 from orchestrator.core.states import RankState
@@ -74,12 +74,12 @@ def status(run: RunDir) -> HostStatus:
     """
     found = _recorded(run)
     if processes.is_alive(found.supervisor) or processes.is_alive(found.guardian):
-        return dataclasses.replace(found, phase="stopping") if found.is_over else found
+        return replace(found, phase="stopping") if found.is_over else found
     # The guardian writes the last word just before it goes: look again before concluding.
     found = found if found.is_over else _recorded(run)
     if found.is_over:
         return found
-    return dataclasses.replace(
+    return replace(
         found,
         ranks=tuple(_lost(rank) for rank in found.ranks),
         scheduler=_lost(found.scheduler) if found.scheduler else None,
@@ -106,7 +106,7 @@ def _lost(rank: RankStatus) -> RankStatus:
     if rank.state.is_terminal:
         return rank
     end = End(EndKind.LOST, reason=_GONE)
-    return dataclasses.replace(rank, state=RankState.LOST, end=end, stalled=None, stalled_since=None)
+    return replace(rank, state=RankState.LOST, end=end, stalled=None, stalled_since=None)
 
 
 def list_runs(workdir: Workdir, wanted: str = "") -> List[RunOnHost]:

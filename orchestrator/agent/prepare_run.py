@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Dict, Optional
 
 from orchestrator.agent import daemon, host_probe
-from orchestrator.agent.content_store import Store
+from orchestrator.agent.content_store import Store, sha256_of
 from orchestrator.core.codec import dumps
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import Workdir, atomic_write
@@ -51,5 +50,5 @@ def prepare(
     hashes = {}
     for path in (attempt.worker_config, attempt.rank_table):
         if path.exists():
-            hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            hashes[path.name] = sha256_of(path.read_bytes())
     return {"hashes": hashes, "run_dir": str(run.root)}

@@ -33,13 +33,9 @@ __all__ = [
 _VERBS = {
     "verbs_chaos": ("inject",),
     "verbs_data": (
-        "index",
         "missing",
         "push",
         "put_file",
-        "read_segments",
-        "shards",
-        "sum_segments",
     ),
     "verbs_host": (
         "addresses",
@@ -54,19 +50,27 @@ _VERBS = {
         "remove_run",
         "sweep_store",
     ),
-    "verbs_run": (
+    "verbs_logs": (
         "chat",
-        "commit",
         "list_plogs",
-        "list_runs",
-        "prepare",
         "read_log",
         "read_plog",
         "small_files",
+    ),
+    "verbs_run": (
+        "commit",
+        "list_runs",
+        "prepare",
         "start",
         "status",
         "stop",
         "undo",
+    ),
+    "verbs_shards": (
+        "index",
+        "read_segments",
+        "shards",
+        "sum_segments",
     ),
     "run_watch": ("watch",),
 }

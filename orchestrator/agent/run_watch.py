@@ -8,7 +8,6 @@ the agent looks at the files, every `every` seconds and at once where something 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import select
@@ -25,6 +24,7 @@ from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.protocol import frame
 from orchestrator.core.push import OF_FILES, Beat, Gone, Mark, Pushed, Snapshot
+from orchestrator.core.record_class import replace
 from orchestrator.core.records import HostStatus
 
 __all__ = ["RunWatch", "watch"]
@@ -256,7 +256,7 @@ class RunWatch:
             # It was killed, and its guardian has not written yet what became of the ranks.
             if now - self._ended_at < self._patience:
                 return
-            status = status if lives else dataclasses.replace(status, phase="stopping")
+            status = status if lives else replace(status, phase="stopping")
         yield from self._told_of(status, lives, time)
 
     def _told_of(self, status: HostStatus, lives: bool, time: float) -> Iterator[Pushed]:
@@ -273,7 +273,7 @@ class RunWatch:
 
 
 def _news_of(status: HostStatus) -> HostStatus:
-    return dataclasses.replace(status, updated=0.0, clock=None)
+    return replace(status, updated=0.0, clock=None)
 
 
 def _is_stale(status: HostStatus, time: float) -> bool:

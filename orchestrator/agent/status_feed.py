@@ -8,11 +8,11 @@ whatever has happened in between, and a subscriber that never asks costs nothing
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any, Dict, Hashable, Optional, Tuple
 
 from orchestrator.core.push import Beat, Change, Digest, Mark, Pushed, Snapshot
+from orchestrator.core.record_class import fields
 from orchestrator.core.records import HostStatus, ProcessId, RankStatus
 from orchestrator.core.states import RankState
 
@@ -21,7 +21,7 @@ __all__ = ["SHORTEST", "StatusFeed"]
 # Nobody is told anything more often: of seconds between two digests, or beats.
 SHORTEST = 0.05
 _LARGEST = 10**15
-_COMPARED = tuple(field.name for field in dataclasses.fields(RankStatus) if field.name != "progress")
+_COMPARED = tuple(field.name for field in fields(RankStatus) if field.name != "progress")
 
 
 class _Subscriber:

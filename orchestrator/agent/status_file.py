@@ -17,7 +17,6 @@ format (those before there were numbers: a damaged file).
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from typing import Any, Iterator, List, Optional, Tuple
 
 from orchestrator.core.codec import DecodeError, NewerFormat, from_json, loads, parse, to_json
 from orchestrator.core.paths import replacing
+from orchestrator.core.record_class import dataclass
 from orchestrator.core.records import HostStatus
 from orchestrator.core.safe_open import open_safely, read_safely
 
@@ -45,7 +45,7 @@ _LOOKS, _PAUSE = 5, 0.005
 _SHORT = 200
 
 
-@dataclasses.dataclass
+@dataclass
 class _Place:
     """Where the next status goes: a slot of the file with this inode, and how far each has been written."""
 

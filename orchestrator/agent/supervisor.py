@@ -9,8 +9,6 @@ processes. A wake without news costs some system calls and writes nothing.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import json
 import os
 import selectors
@@ -21,6 +19,7 @@ from typing import Any, Callable, Dict, Iterable, Optional
 
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
+from orchestrator.agent.content_store import sha256_of
 from orchestrator.agent.control_server import ControlServer
 from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.status_file import StatusFile
@@ -30,6 +29,7 @@ from orchestrator.core.codec import DecodeError, from_json, to_json
 from orchestrator.core.ends import StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir
+from orchestrator.core.record_class import replace
 from orchestrator.core.records import Event, HostStatus, Manifest, ProcessId
 from orchestrator.core.states import RankState
 
@@ -161,7 +161,7 @@ class Supervisor:
             self._written, self._written_at = news, now
 
     def _status(self) -> HostStatus:
-        return dataclasses.replace(
+        return replace(
             self.state.status(self._wall_clock()),
             supervisor=self._identity,
             guardian=self._guardian,
@@ -227,7 +227,7 @@ class Supervisor:
         found = {}
         for path in (attempt.worker_config, attempt.rank_table):
             with contextlib.suppress(FileNotFoundError):
-                found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+                found[path.name] = sha256_of(path.read_bytes())
         return found
 
     def _on_start(self, _: Dict[str, Any]) -> None:
@@ -256,12 +256,12 @@ class Supervisor:
 
 def _as_told(status: HostStatus) -> HostStatus:
     """Over means that the devices are free, and the guardian still holds them: the agent tells it then."""
-    return dataclasses.replace(status, phase="stopping") if status.is_over else status
+    return replace(status, phase="stopping") if status.is_over else status
 
 
 def _reason_of(request: Dict[str, Any]) -> StopReason:
     """Why a stop is asked for; an earlier control node gives a sentence alone."""
     with contextlib.suppress(DecodeError, KeyError):
         why = from_json(StopReason, request["why"])
-        return dataclasses.replace(why, text=why.text[:_LONGEST_REASON])
+        return replace(why, text=why.text[:_LONGEST_REASON])
     return StopReason.requested(str(request.get("reason", "stopped"))[:_LONGEST_REASON])

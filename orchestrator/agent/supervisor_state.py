@@ -16,13 +16,12 @@ to carry out, in order, and is told of their results in the same way.
 
 from __future__ import annotations
 
-import dataclasses
 import signal
-from dataclasses import dataclass
 from typing import Dict, Iterable, List, Optional, Tuple, Union
 
 from orchestrator.agent.step_pace import StepPace
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
+from orchestrator.core.record_class import dataclass, replace
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, StallKind, WorkerSpec
 from orchestrator.core.states import RankState
 
@@ -277,14 +276,14 @@ class SupervisorState:
         )
         if ended.rank in self._signalled:
             reason = self._signalled[ended.rank]
-            return dataclasses.replace(end, kind=EndKind.STOPPED, reason=reason), RankState.STOPPED
+            return replace(end, kind=EndKind.STOPPED, reason=reason), RankState.STOPPED
         if -ended.code in _CRASHES and ended.was_done:
-            end = dataclasses.replace(end, kind=EndKind.CRASHED_WHEN_DONE, tail=(), evidence=())
+            end = replace(end, kind=EndKind.CRASHED_WHEN_DONE, tail=(), evidence=())
             return end, RankState.SUCCEEDED
         return end, RankState.FAILED if ended.code else RankState.SUCCEEDED
 
     def _update(self, rank: int, **changes: object) -> None:
-        self.workers[rank] = dataclasses.replace(self.workers[rank], **changes)  # type: ignore[arg-type]
+        self.workers[rank] = replace(self.workers[rank], **changes)  # type: ignore[arg-type]
 
 
 def _status_of(spec: WorkerSpec) -> RankStatus:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import signal
 import stat
 import subprocess
@@ -149,7 +148,8 @@ def _limit(which: int) -> Optional[int]:
 
 def _free_shared_memory() -> Optional[int]:
     try:
-        return shutil.disk_usage("/dev/shm").free
+        found = os.statvfs("/dev/shm")
+        return found.f_bavail * found.f_frsize
     except OSError:
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from orchestrator.agent import ascend_tools, host_probe
+from orchestrator.agent import host_probe
 from orchestrator.agent.addresses import address_facts
 from orchestrator.agent.device_locks import busy_devices as busy_of
 from orchestrator.agent.request_loop import Answer, Request
@@ -54,6 +54,8 @@ def busy_devices(request: Request) -> Iterator[Answer]:
 
 def ask_tools(request: Request) -> Iterator[Answer]:
     """All calls, then all files, as they say it."""
+    from orchestrator.agent import ascend_tools  # late: a launch does not ask them
+
     args = request.args
     answers = ascend_tools.ask_tools(args["calls"], timeout=args["tool_timeout"], parallel=args["parallel"])
     yield Answer({"answers": answers, "files": [ascend_tools.read_text(path) for path in args["files"]]})

@@ -15,7 +15,6 @@ from orchestrator.agent import processes
 from orchestrator.agent.supervisor_state import Exit
 from orchestrator.agent.worker_environment import PLOG_PATH, process_environment, with_env_script
 from orchestrator.core.codec import DecodeError, parse
-from orchestrator.core.log_signatures import telling_lines
 from orchestrator.core.paths import RunDir
 from orchestrator.core.records import Manifest, ProcessId, WorkerSpec
 from orchestrator.core.safe_open import read_end
@@ -51,6 +50,12 @@ def _tail(path: Path, count: int = _TAIL_BYTES) -> bytes:
         return read_end(path, path.parent, count)
     except OSError:
         return b""
+
+
+def _evidence(log: Path) -> Tuple[str, ...]:
+    from orchestrator.core.log_signatures import telling_lines  # late: most workers end well
+
+    return telling_lines(_tail(log, _EVIDENCE_BYTES).decode("utf-8", "replace"))
 
 
 def _is_flat(value: Any, depth: int) -> bool:
@@ -121,7 +126,7 @@ class Worker:
             ended,
             was_done=self._run.attempt.done(self._spec.label).exists(),
             tail=tail_lines(log) if code else (),
-            evidence=telling_lines(_tail(log, _EVIDENCE_BYTES).decode("utf-8", "replace")) if code else (),
+            evidence=_evidence(log) if code else (),
         )
 
     def send(self, number: int) -> bool:

@@ -15,7 +15,6 @@ This module is part of the agent: stdlib only, Python 3.8.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import math
@@ -39,6 +38,7 @@ from typing import (
     get_type_hints,
 )
 
+from orchestrator.core.record_class import MISSING, fields, is_dataclass
 from orchestrator.core.safe_open import read_safely
 from orchestrator.core.visible_text import visible
 
@@ -158,7 +158,7 @@ def from_json(kind: Type[T], data: Any) -> T:
 
 
 def _field_names(kind: Any) -> Tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))
+    return tuple(field.name for field in fields(kind))
 
 
 _names: Callable[[Any], Tuple[str, ...]] = functools.lru_cache(maxsize=None)(_field_names)
@@ -182,7 +182,7 @@ def _decoder(kind: Any) -> _Decoder:
         return _sequence(args[0], list)
     if origin is not None:
         return _mapping(*args)
-    if dataclasses.is_dataclass(kind):
+    if is_dataclass(kind):
         return _object(kind)
     if hasattr(kind, "model_validate"):
         return _model(kind)
@@ -313,19 +313,17 @@ def _mapping(key: Any, value: Any) -> _Decoder:
 
 def _object(kind: Any) -> _Decoder:
     hints = get_type_hints(kind)
-    fields = [field.name for field in dataclasses.fields(kind) if field.init]
+    names = [field.name for field in fields(kind) if field.init]
     readers: Dict[str, _Decoder] = {}
     required = [
-        field.name
-        for field in dataclasses.fields(kind)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING
     ]
 
     upgrade = getattr(kind, "upgrade", _same)
 
     def decode(data: Any) -> Any:
         if not readers:  # only now: two dataclasses may hold each other
-            readers.update((name, _decoder(hints[name])) for name in fields)
+            readers.update((name, _decoder(hints[name])) for name in names)
         known = {}
         for name, value in _entries(upgrade(data) if isinstance(data, abc.Mapping) else data):
             if name in readers:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Tuple
+
+from orchestrator.core.record_class import dataclass
 
 __all__ = ["SCHEDULER", "UNASKED", "End", "EndKind", "StopKind", "StopReason", "label_of", "rank_of_label"]
 

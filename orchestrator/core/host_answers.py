@@ -8,8 +8,9 @@ This module is part of the agent: stdlib only, Python 3.8.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import ClassVar, Mapping, Optional, Pattern, Tuple, Type, TypeVar
+
+from orchestrator.core.record_class import dataclass, field
 
 __all__ = [
     "Addresses",

@@ -16,8 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["AttemptDir", "ControlDir", "RunDir", "Workdir", "atomic_write", "replacing", "state_root"]
 
 _CURRENT = "current"
+# As `tempfile` does, whose import is much of an agent's start: `random`, and by `shutil` four compressions.
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
@@ -36,7 +36,8 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
 
     So a reader sees the old bytes or the new ones, never a part. A link at `path` is itself replaced.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=str(path.parent))
+    temporary = str(path.parent / f".{path.name}.{os.urandom(8).hex()}")
+    handle = os.open(temporary, _NEW, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -99,6 +100,8 @@ class _Attempts:
 
     def discard(self, number: Optional[int]) -> None:
         """Remove an attempt, so that the newest of the others is in force; if there is none, the run."""
+        import shutil  # late: an agent that starts a run removes none
+
         others = [other for other in self._numbers() if other != number]
         if others:
             self.put_in_force(others[-1])

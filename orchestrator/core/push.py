@@ -23,10 +23,10 @@ This module is part of the agent: stdlib only, Python 3.8.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Tuple, Union
 
 from orchestrator.core.ends import StopReason
+from orchestrator.core.record_class import dataclass, field
 from orchestrator.core.records import HostStatus, ProcessId, RankStatus
 
 __all__ = ["OF_FILES", "Beat", "Change", "Digest", "Gone", "Mark", "Pushed", "Snapshot"]

@@ -1,4 +1,4 @@
-"""What is written to disk about a run and read back by another process, as frozen dataclasses.
+"""What is written to disk about a run and read back by another process, as frozen
 
 On a host: `Manifest` (what to run), `HostStatus` (what became of it), a row of `events.jsonl` (`Event`) and
 what is in the lock of a device (`LockNote`), as `core.codec` writes them.
@@ -8,11 +8,11 @@ This module is part of the agent: stdlib only, Python 3.8.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Tuple
 
 from orchestrator.core.codec import Stored
 from orchestrator.core.ends import End, StopReason, earlier_end, earlier_reason, label_of, rank_of_label
+from orchestrator.core.record_class import dataclass, field
 from orchestrator.core.states import RankState
 
 __all__ = [

@@ -1,23 +1,15 @@
-"""The start of an agent on a host: one zip file, taken in once a version, and the program that starts it.
-
-The zip has the same bytes for the same sources, so that its hash can name it.
-"""
+"""The start of an agent on a host: the program that takes in its zip, once a version, and starts it."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import json
 import time
-import zipfile
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-import orchestrator
 from orchestrator.core.errors import (
     AnswerError,
     CommandTimeout,
@@ -25,39 +17,11 @@ from orchestrator.core.errors import (
     PreflightError,
     TransportError,
 )
+from orchestrator.hosts.agent_zip import Bundle, agent_bundle, compiled_modules
 from orchestrator.hosts.conversation import shown
 from orchestrator.hosts.transport import Channel, Deadline, Transport, command_line, words_of
 
 __all__ = ["BOOT", "QUIET", "Bundle", "agent_argv", "agent_bundle", "open_agent"]
-
-# The agent, and what it imports.
-_SHARED = ("__init__.py", "core/*.py", "formats/*.py", "agent/*.py")
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """A file to push, with its content hash."""
-
-    data: bytes
-    sha256: str
-
-
-@cache
-def agent_bundle() -> Bundle:
-    """The zip of the agent and of what it imports."""
-    root = Path(orchestrator.__file__).parent
-    sources = sorted(path for pattern in _SHARED for path in root.glob(pattern))
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sources:
-            # A fixed time and mode: the hash must depend on the sources alone.
-            entry = zipfile.ZipInfo(f"orchestrator/{path.relative_to(root).as_posix()}", _EPOCH)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, path.read_bytes())
-    data = buffer.getvalue()
-    return Bundle(data, hashlib.sha256(data).hexdigest())
-
 
 _MAGIC = b"orchestrate-agent "
 # What a chatty shell start-up file may print before us.
@@ -179,8 +143,9 @@ class _Boot:
                 raise _OtherShell from None  # it has read what was meant for the agent
         if word == "need":
             channel.timeout = self.timeout
-            for start in range(0, len(self.bundle.data), _PIECE):
-                channel.write(self.bundle.data[start : start + _PIECE])
+            data = self.bundle.data + compiled_modules(rest)
+            for start in range(0, len(data), _PIECE):
+                channel.write(data[start : start + _PIECE])
             word, rest = lines.word(Deadline(self.timeout, self.clock))
         _require_ready(word, rest, channel.host)
         return lines.rest
@@ -307,13 +272,16 @@ class _Lines:
 # command line stays constant. The file is written under its hash and never again.
 # zipimport compiles every module at each start, and twice, once only to tell its file name: most of the
 # agent's start. So the compiled modules are kept beside the zip, for each version of Python, with a checksum.
+# A host whose Python is of the version that we run on gets them with the zip.
 BOOT = """
 import sys
 def say(*words):
     sys.stdout.write(" ".join(("orchestrate-agent",) + words) + "\\n"); sys.stdout.flush()
 if sys.version_info < (3, 8):
     say("old", sys.version.split()[0]); sys.exit(0)
-import json, os
+import json, marshal, os
+from _frozen_importlib_external import MAGIC_NUMBER
+fresh = {}
 try:
     # What hashlib is made of, since 3.12 and before: without OpenSSL, which takes longer to load.
     from _sha2 import sha256
@@ -331,9 +299,11 @@ try:
         return sha256(data).hexdigest() == ask["sha256"]
     if not os.path.exists(path) or not is_meant(open(path, "rb").read()):
         os.makedirs(folder, exist_ok=True)
-        say("need")
+        say("need", MAGIC_NUMBER.hex())
         data = stdin.read(ask["size"])
-        if not is_meant(data):
+        size, checksum = stdin.readline().decode().split()
+        packed = stdin.read(int(size))
+        if not is_meant(data) or sha256(packed).hexdigest() != checksum:
             raise OSError("the agent arrived damaged")
         part = "%s.%d" % (path, os.getpid())
         try:
@@ -343,11 +313,13 @@ try:
         except OSError:
             os.path.exists(part) and os.remove(part)
             raise
+        if packed:
+            from zlib import decompress
+            fresh = marshal.loads(decompress(packed))
 except OSError as error:
     say("error", json.dumps("%s: %s" % (folder, error.strerror or error))); sys.exit(0)
 say("ready")
-import marshal, zipimport
-from _frozen_importlib_external import MAGIC_NUMBER
+import zipimport
 cache = "%s.%s" % (path[:-4], MAGIC_NUMBER.hex())
 def keep(name, data):
     part = os.path.join(cache, "%s.%d" % (name, os.getpid()))
@@ -370,9 +342,9 @@ class Importer(zipimport.zipimporter):
                 return marshal.loads(data[32:])
         except OSError:
             pass
-        code = zipimport.zipimporter.get_code(self, name)
-        keep(name, marshal.dumps(code))
-        return code
+        data = fresh.pop(name, None) or marshal.dumps(zipimport.zipimporter.get_code(self, name))
+        keep(name, data)
+        return marshal.loads(data)
 sys.path_hooks.insert(0, Importer)
 sys.path.insert(0, path)
 from orchestrator.agent.request_loop import main

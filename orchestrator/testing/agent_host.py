@@ -19,7 +19,7 @@ from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, WorkerSpec
 from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.boot import agent_bundle
+from orchestrator.hosts.agent_zip import agent_bundle
 from orchestrator.hosts.conversation import Limits
 from orchestrator.hosts.local_transport import LocalTransport
 from orchestrator.hosts.session import Payload, Session

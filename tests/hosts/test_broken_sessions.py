@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.core.errors import AnswerError, PreflightError, TransportError
 from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.boot import agent_bundle
+from orchestrator.hosts.agent_zip import agent_bundle
 from orchestrator.hosts.conversation import Limits
 from orchestrator.hosts.fake_transport import FakeTransport, Program
 from orchestrator.hosts.local_transport import LocalTransport

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.core.errors import AgentError, OrchestrateError
 from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.boot import agent_bundle
+from orchestrator.hosts.agent_zip import agent_bundle
 from orchestrator.hosts.local_transport import LocalTransport
 from orchestrator.hosts.push_content import ContentFile, Pushed, push_missing
 from orchestrator.hosts.session import Session

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import io
+import marshal
 import os
 import sys
+import zipfile
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +19,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, PreflightError, TransportError
 from orchestrator.core.protocol import BEAT, BEAT_SECONDS
 from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.boot import Bundle, agent_bundle
+from orchestrator.hosts.agent_zip import Bundle, agent_bundle, compiled_modules
 from orchestrator.hosts.fake_transport import FakeTransport
 from orchestrator.hosts.fleet import Fleet, HostResults, error_lines
 from orchestrator.hosts.local_transport import LocalTransport
@@ -142,6 +147,34 @@ def test_the_bundle_depends_on_the_sources_alone() -> None:
     first = agent_bundle()
     agent_bundle.cache_clear()
     assert agent_bundle() == first
+
+
+def test_a_host_of_our_python_compiles_nothing_that_a_launch_needs(tmp_path: Path) -> None:
+    agent = agent_with(tmp_path)
+    agent.probe()
+    agent.close()
+    kept = list((tmp_path / "work/agent").glob("*/orchestrator.agent.*"))
+    assert "orchestrator.agent.host_probe" in {path.name for path in kept}
+    for path in kept:
+        data = path.read_bytes()
+        assert hashlib.sha256(data[32:]).digest() == data[:32]
+        # Compiled there it would have the name of the zip in it.
+        assert marshal.loads(data[32:]).co_filename == f"{path.name.replace('.', '/')}.py"
+
+
+def test_another_python_gets_no_compiled_modules() -> None:
+    assert compiled_modules("00") == b"0 %s\n" % hashlib.sha256(b"").hexdigest().encode()
+
+
+def test_the_bundle_holds_all_that_is_imported_in_it() -> None:
+    with zipfile.ZipFile(io.BytesIO(agent_bundle().data)) as archive:
+        held = {name.removesuffix(".py").replace("/", ".") for name in archive.namelist()}
+        texts = {name: archive.read(name).decode() for name in archive.namelist()}
+    for name, text in texts.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("orchestrator."):
+                modules = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                assert modules & held, f"{name} imports {node.module}"
 
 
 def test_sessions_leave_no_process_behind(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.core.codec import to_json
 from orchestrator.core.errors import AgentError
 from orchestrator.core.records import Manifest, WorkerSpec
-from orchestrator.hosts.boot import agent_bundle
+from orchestrator.hosts.agent_zip import agent_bundle
 from orchestrator.hosts.conversation import Limits
 from orchestrator.hosts.local_transport import LocalTransport
 from orchestrator.hosts.session import Session

@@ -1,0 +1,84 @@
+"""What a host gets of the agent: one zip file, and its modules compiled for the Python that runs here.
+
+The zip has the same bytes for the same sources, so that its hash can name it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import marshal
+import threading
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import MAGIC_NUMBER
+from pathlib import Path
+
+import orchestrator
+
+__all__ = ["Bundle", "agent_bundle", "compiled_modules"]
+
+# The agent, and what it imports.
+_SHARED = (
+    "__init__.py",
+    "core/*.py",
+    *(f"formats/{name}.py" for name in ("__init__", "ckpt_index", "protobuf", "safetensors_index")),
+    "agent/*.py",
+)
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A file to push, with its content hash."""
+
+    data: bytes
+    sha256: str
+
+
+@cache
+def agent_bundle() -> Bundle:
+    """The zip of the agent and of what it imports."""
+    root = Path(orchestrator.__file__).parent
+    sources = sorted(path for pattern in _SHARED for path in root.glob(pattern))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sources:
+            # A fixed time and mode: the hash must depend on the sources alone.
+            entry = zipfile.ZipInfo(f"orchestrator/{path.relative_to(root).as_posix()}", _EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, path.read_bytes())
+    data = buffer.getvalue()
+    return Bundle(data, hashlib.sha256(data).hexdigest())
+
+
+# What no launch imports need not be compiled for one.
+_RARE = {"ascend_tools", "disk_space", "host_answers", "log_signatures", "plogs", "shard_ranges"}
+_RARE |= {"chat_relay", "verbs_chaos", "verbs_disk", "verbs_logs", "verbs_shards"}
+_compiling = threading.Lock()
+
+
+def compiled_modules(version: str) -> bytes:
+    """The agent's modules as a host's Python would compile them, if it is of our version; what BOOT reads.
+
+    To compile them is a tenth of all that the first launch costs a host, so it is done once for all of them.
+    """
+    with _compiling:
+        data = _compile_all() if version == MAGIC_NUMBER.hex() else b""
+    return b"%d %s\n%b" % (len(data), hashlib.sha256(data).hexdigest().encode(), data)
+
+
+@cache
+def _compile_all() -> bytes:
+    root = Path(orchestrator.__file__).parents[1]
+    found = {}
+    for path in (
+        path for room in ("core", "agent") for path in sorted(root.glob(f"orchestrator/{room}/*.py"))
+    ):
+        if path.stem not in _RARE and not path.stem.startswith("__"):
+            where = path.relative_to(root)
+            code = compile(path.read_bytes(), where.as_posix(), "exec", dont_inherit=True)
+            found[".".join(where.with_suffix("").parts)] = marshal.dumps(code)
+    return zlib.compress(marshal.dumps(found), 1)
