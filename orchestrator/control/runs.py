@@ -135,7 +135,8 @@ def _several(name: str | None, runs: Sequence[ControlDir], are_active: bool) -> 
     which = f"{', '.join(listed[:_MOST_LISTED])}{more}"
     if name is None:
         return RunNotFound(f"{len(runs)} runs are active: {which}", remedy="name the one that you mean")
-    what = f"{len(runs)} {'active ' if are_active else ''}runs"
+    count = len(runs)
+    what = f"{count} active runs" if are_active else f"{count} runs, none of them known to be active"
     return RunNotFound(f"`{visible(name)}` fits {what}: {which}", remedy="give more of the name")
 
 

@@ -100,7 +100,7 @@ def test_the_name_of_a_job_with_several_runs_lists_them(runs: Runs) -> None:
     names = [runs.add("train", RunState.FAILED) for _ in range(2)]
     with pytest.raises(RunNotFound) as error:
         runs.find("train")
-    assert all(name in str(error.value) for name in names)
+    assert all(name in str(error.value) for name in names) and "none of them" in str(error.value)
 
 
 def test_a_verb_that_looks_takes_the_newest_run_of_a_job(runs: Runs) -> None:
