@@ -42,7 +42,7 @@ def _parser(prog: str = "python -m model", only: str = "") -> argparse.ArgumentP
         if name == only or only not in _VERBS:
             verb = importlib.import_module(f"model.cli.cmd_{name.replace('-', '_')}")
             verb.configure(own)
-            own.set_defaults(run=verb.run)
+            own.set_defaults(run=verb.run, refuse=own.error)
     return parser
 
 
@@ -70,7 +70,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m model") -> in
         parser = _parser(prog, words[0] if words else "")
         gc.freeze()
         gc.enable()
-        parsed.append(parser.parse_args(words))
+        options, unknown = parser.parse_known_args(words)
+        if unknown:  # said by the verb, whose options it shows: the whole knows those of none
+            options.refuse(f"unrecognized arguments: {visible(' '.join(unknown))}")
+        parsed.append(options)
 
     # Guarded, too: a verb's module may need what only a worker has.
     code = guarded(parse, argparse.Namespace())

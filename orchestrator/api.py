@@ -87,12 +87,13 @@ def runs() -> list[Run]:
     return known.known_runs()
 
 
-def find(run: Run | str | None = None, *, started: bool = False) -> Run:
+def find(run: Run | str | None = None, *, started: bool = False, newest: bool = False) -> Run:
     """The run that is meant; with `started` rather one that has had workers than a launch that was refused.
 
-    Raises RunNotFound where there is none, or more than one.
+    With `newest` the name of a job whose runs have all ended means the newest of them. Raises RunNotFound
+    where there is none, or more than one.
     """
-    return run if isinstance(run, Run) else known.find_run(run, started=started)
+    return run if isinstance(run, Run) else known.find_run(run, started=started, newest=newest)
 
 
 def is_active(run: Run | str) -> bool:

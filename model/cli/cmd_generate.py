@@ -13,7 +13,8 @@ from orchestrator.config.worker_config import Decoding
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_files(parser)
     add_device(parser)
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the question, without a template")
+    help_text = "the question; it is put into the template that the model's config names"
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help=help_text)
     parser.add_argument("--input", default="", metavar="TEXT", help="further context for the question")
     add_sampling(parser)
     parser.add_argument("--num-beams", type=int, default=1, metavar="N", help="search with N beams")

@@ -282,7 +282,9 @@ def _weight_map(index: Path) -> dict[str, str]:
     except (ValueError, RecursionError, TypeError, AttributeError):
         pairs = {}
     if not pairs:
-        raise CheckpointError("is no index of weights", where=str(index), remedy="download it again")
+        others = "name a .ckpt, .safetensors or .bin file, or their folder"
+        remedy = "download it again" if ".index." in index.name else others
+        raise CheckpointError("is no index of weights", where=str(index), remedy=remedy)
     for file in pairs.values():
         # A name and no path: an index from elsewhere must not reach out of its folder.
         if not isinstance(file, str) or Path(file).name != file or not file:

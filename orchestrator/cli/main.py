@@ -54,7 +54,8 @@ def cli(debug: bool) -> None:
     """Run MindSpore jobs on many Ascend servers over SSH.
 
     RUN is a run's name, the beginning of it, or the name of its job. Without it the active run is meant;
-    where none is active, verbs that look at a run or take from it mean the newest, and say so.
+    where none is active, verbs that look at a run or take from it mean the newest, and say so. A job's name
+    means the same among the runs of that job.
 
     Exit codes: 0 done (also where the reader of the output has closed it), 1 the run failed, 2 usage,
     configuration or a file that cannot be used, 3 hosts unreachable, 4 a host is not fit or refused,

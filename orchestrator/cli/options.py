@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from orchestrator.core.errors import RunNotFound
+
 if TYPE_CHECKING:
     from orchestrator.api import Run
 
@@ -46,14 +48,23 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 def meant_run(run: str | None, *, started: bool = False) -> Run:
     """The run that a verb is to look at; without a name the active one, else the newest, which is said.
 
-    With `started` the newest that has had workers, for verbs that read what those have written.
+    A job's name means the same among the runs of that job. With `started` the newest that has had workers,
+    for verbs that read what those have written.
     """
     # Late: verbs that look at no run have these options, too, and it brings in most of the project.
     from orchestrator import api
 
-    found = api.find(run, started=started)
-    if run is None and not api.is_active(found):
-        which = "the newest that started" if started and found.root != api.find(None).root else "the newest"
+    which = "the newest that started" if started else "the newest"
+    if run is not None:
+        try:
+            return api.find(run, started=started)
+        except RunNotFound:
+            found = api.find(run, started=started, newest=True)  # a job's name, or it is raised again
+        click.echo(f"orchestrate: no run of {run} is active; this is {which}: {found.run_id}", err=True)
+        return found
+    found = api.find(None, started=started)
+    if not api.is_active(found):
+        which = which if started and found.root != api.find(None).root else "the newest"
         click.echo(f"orchestrate: no run is active; this is {which}: {found.run_id}", err=True)
     return found
 

@@ -34,7 +34,9 @@ def print_plan(plan: LaunchPlan) -> None:
     """Print hosts, placement, files and the first worker's command; no value of the job's `env`."""
     console = Console(soft_wrap=True, highlight=False)
     at = fold(host.address for host in plan.hosts)
-    console.print(f"run {plan.run_id}: {plan.world_size} ranks on {len(plan.hosts)} hosts", markup=False)
+    ranks, hosts = plan.world_size, len(plan.hosts)
+    size = f"{ranks} rank{'s' * (ranks > 1)} on {hosts} host{'s' * (hosts > 1)}"
+    console.print(f"run {plan.run_id}: {size}", markup=False)
     _print_wrapped(console, f"at {at}")
     for line in _ways(plan):
         _print_wrapped(console, line)
@@ -89,11 +91,10 @@ def _ways(plan: LaunchPlan) -> Iterator[str]:
     by_way: dict[str, list[str]] = {}
     for host in plan.hosts:
         script = host.env_script or "none"
-        # Of a shared inventory the folder of each host differs in its name alone.
-        workdir = re.sub(rf"(?<=/){re.escape(host.name)}(?=/|$)", "{name}", host.workdir)
-        by_way.setdefault(f"python {host.python}, workdir {workdir}, env_script {script}", []).append(
-            host.name
-        )
+        way = f"python {host.python}, workdir {host.workdir}, env_script {script}"
+        # Of a shared inventory the paths of each host differ in its name alone.
+        way = re.sub(rf"(?<=/){re.escape(host.name)}(?=[/,]|$)", "{name}", way)
+        by_way.setdefault(way, []).append(host.name)
     for way, names in by_way.items():
         yield way if len(by_way) == 1 else f"{fold(names)}: {way}"
 

@@ -322,7 +322,7 @@ class _Loader:
     ) -> dict[str, tuple[str, ...]]:
         """Every group as host names; a group may hold other groups."""
         names = {host.name for host in hosts}
-        self._known_hosts = f"hosts: {fold(names)}"
+        self._known_hosts = f"hosts: {fold(names) or 'none that can be read'}"
         resolved: dict[str, tuple[str, ...]] = {}
         for group in written:
             if group == "all" or group in names or group.startswith(("!", "@")) or set(group) & set(",[] "):

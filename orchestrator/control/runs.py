@@ -73,12 +73,15 @@ def survey_runs(root: Path | None = None) -> tuple[list[ControlDir], list[str]]:
     return [control for _, control in sorted(found, key=lambda item: item[0])], others
 
 
-def find_run(name: str | None, root: Path | None = None, *, started: bool = False) -> ControlDir:
+def find_run(
+    name: str | None, root: Path | None = None, *, started: bool = False, newest: bool = False
+) -> ControlDir:
     """The run of this name or of this unique beginning; of several the one that is active.
 
     Without a name the run that is active or, where none is, the newest; with `started` the newest of those
-    that ever started workers, if there is one: a launch that was refused has nothing to read. Raises
-    RunNotFound, which lists the runs that it could be.
+    that ever started workers, if there is one: a launch that was refused has nothing to read. With `newest`
+    the name of a job means the same among that job's runs. Raises RunNotFound, which lists the runs that it
+    could be.
     """
     runs, others = survey_runs(root)
     if not runs and name is None:
@@ -89,7 +92,8 @@ def find_run(name: str | None, root: Path | None = None, *, started: bool = Fals
         return exact[0]
     matches = [run for run in runs if name is None or run.run_id.startswith(name)]
     # A job's name is meant as such: `demo` is not the beginning of `demo2`.
-    matches = [run for run in matches if _OF_JOB.sub("", run.run_id) == name] or matches
+    of_job = [run for run in matches if _OF_JOB.sub("", run.run_id) == name]
+    matches = of_job or matches
     if not matches:
         for line in others:
             if f"/{name}: " in line:
@@ -102,7 +106,7 @@ def find_run(name: str | None, root: Path | None = None, *, started: bool = Fals
         return active[0]
     if active:
         raise _several(name, active, True)
-    return _of_ended(name, matches, started)
+    return _of_ended(None if newest and of_job else name, matches, started)
 
 
 def _of_ended(name: str | None, matches: Sequence[ControlDir], started: bool) -> ControlDir:
@@ -131,7 +135,8 @@ def _several(name: str | None, runs: Sequence[ControlDir], are_active: bool) -> 
     which = f"{', '.join(listed[:_MOST_LISTED])}{more}"
     if name is None:
         return RunNotFound(f"{len(runs)} runs are active: {which}", remedy="name the one that you mean")
-    what = f"{len(runs)} {'active ' if are_active else ''}runs"
+    count = len(runs)
+    what = f"{count} active runs" if are_active else f"{count} runs, none of them known to be active"
     return RunNotFound(f"`{visible(name)}` fits {what}: {which}", remedy="give more of the name")
 
 

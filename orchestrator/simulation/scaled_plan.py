@@ -20,7 +20,6 @@ from orchestrator.config.worker_config import TRAINING
 from orchestrator.core.errors import UsageError
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
-from orchestrator.plan.needed_hosts import inventory_for
 from orchestrator.plan.placement import hosts_of
 from orchestrator.rank_table.table import is_loopback
 from orchestrator.simulation.cluster import synthetic_inventory
@@ -55,14 +54,18 @@ class ScaledPlan:
 def scaled_plan(
     job_path: Path, inventory_path: Path | None, hosts: int | None, *, seed: int = 0
 ) -> ScaledPlan:
-    """The plan of this job on its own hosts, or on so many. Raises ConfigError and UsageError.
+    """The plan of this job on its own hosts, made up without an inventory, or on so many.
 
-    It is made when the simulation begins; what tells launches apart is drawn from the seed.
+    It is made when the simulation begins; what tells launches apart is drawn from the seed. Raises
+    ConfigError and UsageError.
     """
     job, notes = load_job(job_path), []
-    if hosts is None:
-        inventory = _apart(inventory_for(job, inventory_path))
+    written = None if hosts is not None else _written(inventory_path)
+    if written is not None:
+        inventory = _apart(written)
     else:
+        if hosts is None:
+            hosts = job.host_count or max(1, job.parallel.world_size // job.devices_per_host)
         if not 0 < hosts <= MAX_HOSTS:
             raise UsageError(f"{hosts:,} hosts cannot be simulated", remedy=f"1 to {MAX_HOSTS:,} can")
         like = _like(job, inventory_path)
@@ -80,6 +83,16 @@ def scaled_plan(
     return ScaledPlan(job, plan, ranks, tuple(notes))
 
 
+def _written(path: Path | None) -> Inventory | None:
+    """The inventory of this path, or of the places where one may lie; None where none is named or there."""
+    try:
+        return load_inventory(path)
+    except UsageError:
+        if path is not None:
+            raise
+        return None
+
+
 def _apart(inventory: Inventory) -> Inventory:
     """Hosts that are folders of this machine, or its loopback addresses, as servers of their own."""
     hosts = []
@@ -93,11 +106,8 @@ def _apart(inventory: Inventory) -> Inventory:
 
 def _like(job: Job, path: Path | None) -> Inventory:
     """An inventory of which the job's first host is the first; a made-up host where none is written."""
-    try:
-        found = load_inventory(path)
-    except UsageError:
-        if path is not None:
-            raise
+    found = _written(path)
+    if found is None:
         devices = tuple(Device(id=number) for number in range(job.devices_per_host))
         chip: Chip | None = "910B" if job.device_target == "Ascend" else None
         made_up = Host(name="host", address="127.0.0.1", devices=devices, chip=chip)

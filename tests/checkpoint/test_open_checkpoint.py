@@ -85,6 +85,12 @@ def changed(folder, change):
     return path
 
 
+def test_records_in_place_of_a_checkpoint_are_not_to_be_downloaded_again(tmp_path):
+    (tmp_path / "records.json").write_text('[{"instruction": "a", "output": "b"}]')
+    with pytest.raises(CheckpointError, match=r"records.json: is no index of weights \(name a .ckpt, "):
+        open_checkpoint(tmp_path / "records.json")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[2]
 SECRETS = ("s3cr3t-value", "/s3cr3t/lib", "http://s3cr3t")
 
 
-def dry_run(folder: Path, text: str, *options: str) -> str:
+def dry_run(folder: Path, text: str, *options: str, hosts: str = HOSTS) -> str:
     (folder / "data.json").write_text('[{"instruction": "a", "output": "b"}]')
-    (folder / "hosts.yaml").write_text(HOSTS)
+    (folder / "hosts.yaml").write_text(hosts)
     (folder / "job.yaml").write_text(text)
     argv = [str(folder / "job.yaml"), "-i", str(folder / "hosts.yaml"), "--dry-run", *options]
     done = CliRunner().invoke(command, argv, standalone_mode=False)
@@ -59,6 +59,19 @@ def test_the_lines_of_a_dry_run_fit_a_screen_and_say_how_workers_run(tmp_path: P
     data = json.loads(dry_run(tmp_path, text, "--json"))
     assert [host["python"] for host in data["hosts"]] == [sys.executable] * 2
     assert data["hosts"][0]["workdir"].endswith("/a") and data["hosts"][0]["env_script"] is None
+
+
+def test_hosts_whose_paths_differ_in_their_names_alone_share_a_line(tmp_path: Path) -> None:
+    """The twelve stand-in servers had a line of three screen lines each, before anything else."""
+    hosts = (
+        "defaults: {devices: 0-1, python: '/opt/{name}/python', workdir: '/data/{name}', "
+        "env_script: '/opt/{name}/set_env.sh'}\nhosts: [{name: 'n[01-12]', address: '10.0.0.[1-12]'}]\n"
+    )
+    told = " ".join(dry_run(tmp_path, COMMAND, hosts=hosts).split())
+    assert "python /opt/{name}/python, workdir /data/{name}, env_script /opt/{name}/set_env.sh" in told
+    assert told.count("workdir") == 1
+    one = dry_run(tmp_path, COMMAND + "host_count: 1\n", hosts=hosts)
+    assert "2 ranks on 1 host\n" in one
 
 
 def test_a_long_command_is_one_that_a_shell_takes(tmp_path: Path) -> None:

@@ -28,6 +28,13 @@ def test_a_folder_model_of_the_users_does_not_hide_ours(tmp_path: Path) -> None:
     assert (verb.returncode, verb.stderr) == (2, "error: no.ckpt: there is no such checkpoint file\n")
 
 
+def test_an_option_that_a_verb_lacks_is_answered_with_its_own(tmp_path: Path) -> None:
+    """`model generate --template` printed the list of all verbs, and none of the options of this one."""
+    done = run(tmp_path, "model", "generate", "--checkpoint", "a.ckpt", "--prompt", "hello", "--templat", "x")
+    assert done.returncode == 2 and "usage: orchestrate model generate " in done.stderr
+    assert "--max-new-tokens" in done.stderr and "unrecognized arguments: --templat x" in done.stderr
+
+
 def test_what_a_worker_needs_and_is_not_there_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['mindspore'] = None\n")
     (tmp_path / "whole.ckpt").write_bytes(b"")

@@ -33,8 +33,8 @@ class Runs:
         write_record(control, RunRecord(name, job, "train", 1, 0.0, state, hosts={"h": view}))
         return name
 
-    def find(self, name: str | None = None, *, started: bool = False) -> str:
-        return find_run(name, self.root, started=started).run_id
+    def find(self, name: str | None = None, *, started: bool = False, newest: bool = False) -> str:
+        return find_run(name, self.root, started=started, newest=newest).run_id
 
 
 @pytest.fixture
@@ -100,7 +100,23 @@ def test_the_name_of_a_job_with_several_runs_lists_them(runs: Runs) -> None:
     names = [runs.add("train", RunState.FAILED) for _ in range(2)]
     with pytest.raises(RunNotFound) as error:
         runs.find("train")
-    assert all(name in str(error.value) for name in names)
+    assert all(name in str(error.value) for name in names) and "none of them" in str(error.value)
+
+
+def test_a_verb_that_looks_takes_the_newest_run_of_a_job(runs: Runs) -> None:
+    """The second launch of a job made `status JOB` and `collect-ckpt JOB` refuse."""
+    runs.add("train", RunState.SUCCEEDED)
+    newest = runs.add("train", RunState.FAILED)
+    refused = runs.add("train", RunState.FAILED, started=False)
+    runs.add("other", RunState.SUCCEEDED)
+    assert runs.find("train", newest=True) == refused
+    assert runs.find("train", newest=True, started=True) == newest
+    for begin in ("tra", "train-20261126"):  # the beginning of a name is no job
+        with pytest.raises(RunNotFound, match="fits"):
+            runs.find(begin, newest=True)
+    both = [runs.add("train", RunState.RUNNING) for _ in range(2)]
+    with pytest.raises(RunNotFound, match=both[0]):
+        runs.find("train", newest=True)
 
 
 def test_the_name_of_a_job_is_not_the_beginning_of_another(runs: Runs) -> None:

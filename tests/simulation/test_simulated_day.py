@@ -117,6 +117,18 @@ def test_as_many_hosts_as_are_asked_for_and_what_is_changed_is_told() -> None:
     assert scaled.notes[1] == "parallel.data_parallel is 5 on 10 ranks, not 2"
 
 
+@pytest.mark.parametrize(("name", "hosts"), [("demo", 2), ("finetune_65b", 12)])
+def test_without_an_inventory_the_hosts_of_the_job_are_made_up(
+    name: str, hosts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked for an inventory, and for the data of real servers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ORCHESTRATE_INVENTORY", raising=False)
+    scaled = scaled_plan(ROOT / f"jobs/{name}.yaml", None, None)
+    assert len(scaled.ranks) == hosts
+    assert [note.endswith(": made up") for note in scaled.notes] == [True]
+
+
 def test_two_sources_of_faults_are_refused() -> None:
     said = simulate(JOB, "-i", LOCAL, "--mtbf", "3h", "--faults", "none.yaml")
     assert "two sources of faults" in str(said.exception)

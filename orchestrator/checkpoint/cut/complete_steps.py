@@ -70,7 +70,11 @@ def choose_step(
     failed = failed or {}
     saved = _by_step(listed, failed)
     if not saved:
-        raise CheckpointError(f"no checkpoints on {', '.join(listed) or 'any host'}")
+        raise CheckpointError(
+            f"no checkpoints on {', '.join(listed) or 'any host'}",
+            remedy="the bundled model saves every `checkpoint.save_steps` steps and at the end; "
+            "a program of yours, as checkpoint/rank_<r>/<prefix>-<epoch>_<step>.ckpt",
+        )
     wanted = [at for at in sorted(saved, reverse=True) if step is None or at[1] == step]
     if not wanted:
         raise CheckpointError(f"no rank has saved step {step}", remedy=f"saved are: {_steps(saved)}")

@@ -86,14 +86,16 @@ class Packets(Packetizer):
         said = words_of(bytes(self._greeting))
         if self._greeting.startswith(b"SSH-") or b"\nSSH-" in self._greeting:
             return None
+        other = "if that is not the server's sshd, check address, port and what lies between, such as a proxy"
         if not self._was_dropped:
-            return ConnectError(f"it does not greet as SSH does: {said}", where=host) if said else None
+            what = f"it does not greet as SSH does: {said}"
+            return ConnectError(what, where=host, remedy=other) if said else None
         if not said or _FULL.search(self._greeting):
             what = f"the host closed the connection at once{said and f': {said}'}"
             return Dropped(
                 what, where=host, remedy="too many connections at once: see sshd's MaxStartups there"
             )
-        return ConnectError(f"the host closed the connection; it said: {said}", where=host)
+        return ConnectError(f"the host closed the connection; it said: {said}", where=host, remedy=other)
 
     def _read_timeout(self, timeout: float) -> bytes:
         # Up to the greeting. paramiko bounds neither how long a line is nor how long lines may come.
