@@ -58,7 +58,7 @@ class Progress:
 def progress_of(record: RunRecord) -> Progress | None:
     """The run's progress, or None while no rank has reported a step."""
     reports = [
-        (rank.progress, view)
+        (rank.progress, rank, view)
         for view in record.hosts.values()
         for rank in view.ranks()
         if rank.progress.get("step") is not None
@@ -66,27 +66,31 @@ def progress_of(record: RunRecord) -> Progress | None:
     if not reports:
         return None
     # Of the ranks of a host one tells its numbers, the others their step alone: of equals it is that one.
-    slowest, host = min(reports, key=lambda report: (int(report[0]["step"]), report[0].get("loss") is None))
+    slowest, rank, host = min(
+        reports, key=lambda report: (int(report[0]["step"]), report[0].get("loss") is None)
+    )
     step, total = int(slowest["step"]), int(slowest.get("total_steps") or 0)
-    telling = [report for report, _ in reports if report.get("loss") is not None]
+    telling = [report for report, _, _ in reports if report.get("loss") is not None]
     told = min(telling, key=lambda report: int(report["step"]), default=slowest)
     loss, lr, speed = told.get("loss"), told.get("lr"), told.get("tokens_per_s")
     pace = _pace(slowest)
     goes_on = not record.state.is_terminal
-    idle = _idle(record, slowest, host, pace) if goes_on and (not total or step < total) else None
+    idle = _idle(record, rank, host, pace) if goes_on and (not total or step < total) else None
     if idle is not None:
         return Progress(step, total, loss, lr, None, None, idle)
     remaining = (total - step) * pace if total and pace is not None and goes_on else None
     return Progress(step, total, loss, lr, speed, remaining)
 
 
-def _idle(record: RunRecord, report: Mapping[str, Any], host: HostView, pace: float | None) -> float | None:
-    """How many seconds old a rank's last report is, where the next one is long overdue."""
+def _idle(record: RunRecord, rank: RankStatus, host: HostView, pace: float | None) -> float | None:
+    """How many seconds old a rank's last report is, where the next one is long overdue or will not come."""
+    report = rank.progress
     if "time" not in report or record.state is not RunState.RUNNING:
         return None
     last = report["time"] if host.clock is None else host.clock.ours(report["time"])
     idle = float(record.updated - last)
-    return idle if idle > max(_LEAST_IDLE, _IDLE_STEPS * (pace or 0.0)) else None
+    is_overdue = rank.stalled is not None or idle > max(_LEAST_IDLE, _IDLE_STEPS * (pace or 0.0))
+    return idle if is_overdue else None
 
 
 def _pace(report: Mapping[str, Any]) -> float | None:

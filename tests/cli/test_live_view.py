@@ -75,6 +75,12 @@ def test_a_rank_that_makes_no_steps_any_more_has_no_speed_and_no_time_left() -> 
     stale = drawn(live_view(dataclasses.replace(made, updated=330.0), now=0.0))
     assert "step 11/31  loss 0.5000  no new step seen for 5m 00s" in stale
     assert "left" not in stale and "tokens/s" not in stale
+    assert fresh.hosts["npu001"].status is not None
+    first, second = fresh.hosts["npu001"].status.ranks
+    stopped = dataclasses.replace(first, stalled=StallKind.STOPPED, stalled_since=131.0)
+    status = dataclasses.replace(fresh.hosts["npu001"].status, ranks=(stopped, second))
+    stalled = dataclasses.replace(fresh, hosts={"npu001": dataclasses.replace(ahead, status=status)})
+    assert "no new step seen for 55s" in drawn(live_view(stalled, now=0.0))
 
 
 def with_progress(made: RunRecord, *progresses: dict[str, Any]) -> RunRecord:

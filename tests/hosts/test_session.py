@@ -15,11 +15,11 @@ from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, Pref
 from orchestrator.core.protocol import BEAT, BEAT_SECONDS
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import Bundle, agent_bundle
-from orchestrator.hosts.fake_transport import FakeTransport
 from orchestrator.hosts.fleet import Fleet, HostResults, error_lines
 from orchestrator.hosts.local_transport import LocalTransport
 from orchestrator.hosts.session import Session
 from orchestrator.testing.waiting import eventually
+from tests.hosts.scripted_transport import ScriptedTransport
 
 
 def agent_with(tmp_path: Path, python: str = sys.executable, bundle: Bundle | None = None) -> Agent:
@@ -87,7 +87,7 @@ def test_workdir_that_cannot_be_made(tmp_path: Path) -> None:
         agent_with(tmp_path)
 
 
-def in_process(tmp_path: Path) -> FakeTransport:
+def in_process(tmp_path: Path) -> ScriptedTransport:
     """A host whose agent runs in a thread here; its name is the first word it is asked for."""
 
     def program(argv: list[str], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> int:
@@ -97,7 +97,7 @@ def in_process(tmp_path: Path) -> FakeTransport:
         serve(str(tmp_path / "work"), stdin, stdout)  # type: ignore[arg-type]
         return 0
 
-    return FakeTransport("far", program)
+    return ScriptedTransport("far", program)
 
 
 def host_named(name: str) -> Host:
@@ -116,7 +116,7 @@ def test_a_broken_connection_is_an_error_and_the_next_call_makes_a_new_one(tmp_p
 
 
 def test_one_host_that_is_down_hides_no_other(tmp_path: Path) -> None:
-    down = FakeTransport("down", lambda *_: 0, down=True)
+    down = ScriptedTransport("down", lambda *_: 0, down=True)
     hosts = [host_named("far"), host_named("down")]
     with Fleet(hosts, {"far": in_process(tmp_path), "down": down}) as fleet:
         answers = fleet.each(lambda agent: agent.list_runs())
