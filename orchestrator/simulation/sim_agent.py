@@ -124,7 +124,7 @@ class SimAgent(SimProgram):
 
     def _fail(self, what: str) -> None:
         self._word("error", json.dumps(f"{self.host.workdir}/agent: {what}"))
-        self.hung_up()
+        self.host.world.after(_START, self.hung_up)
 
     def _word(self, *words: str) -> None:
         line = " ".join(("orchestrate-agent", *words)).encode() + b"\n"
