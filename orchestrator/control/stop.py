@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from orchestrator.control.monitor_client import stop_by_monitor
-from orchestrator.control.monitor_lock import elsewhere_error, living_monitor
-from orchestrator.control.monitor_process import monitor_pid, watched_again
+from orchestrator.control.monitor_lock import LivingMonitor, elsewhere_error, living_monitor
+from orchestrator.control.monitor_process import watched_again
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import interrupt_launch, newest_known
 from orchestrator.control.stop_progress import MARGIN
@@ -22,9 +23,9 @@ from orchestrator.core.states import RunState
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.hosts.scheduling import SYSTEM, Scheduling
-from orchestrator.plan.launch_plan import read_plan
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 
-__all__ = ["stop_everywhere", "stop_run"]
+__all__ = ["Ways", "stop_everywhere", "stop_run"]
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +34,25 @@ _SHORTEST, _LONGEST, _GROWTH = 0.1, 2.0, 1.6
 _PATIENCE = 10.0
 
 
+@dataclass(frozen=True)
+class Ways:
+    """The ways from here to a run: to its monitor, to its hosts, and to another monitor for it."""
+
+    living: Callable[[ControlDir], LivingMonitor | None] = living_monitor
+    by_monitor: Callable[[ControlDir, StopReason], tuple[RunRecord, dict[str, OrchestrateError]] | None] = (
+        stop_by_monitor
+    )
+    fleet: Callable[[LaunchPlan], Fleet] = lambda plan: fleet_of(plan.hosts, plan.ssh)
+    watched_again: Callable[..., RunRecord] = watched_again
+    scheduling: Scheduling = SYSTEM
+
+
 def stop_run(
     control: ControlDir,
     reason: StopReason,
     *,
     say: Callable[[str], None] = log.warning,
-    scheduling: Scheduling = SYSTEM,
+    ways: Ways | None = None,
 ) -> RunRecord:
     """Stop the run and return its record once every reachable host has none of its workers left.
 
@@ -46,13 +60,14 @@ def stop_run(
     all the same, and the run's monitor goes on trying there. `say` is told in a line what is out of the
     ordinary: a monitor that dies in the middle, or lives on another machine.
     """
+    ways = ways or Ways()
     record = newest_known(control)
     # A host that was lost may be back, with workers that nobody could tell that their run is over.
     if record.state.is_terminal and not any(view.may_have_workers for view in record.hosts.values()):
         return record
-    living = living_monitor(control)
+    living = ways.living(control)
     if living is not None and record.state is not RunState.PREPARING:
-        found = stop_by_monitor(control, reason)
+        found = ways.by_monitor(control, reason)
         if found is not None:
             return _result(*found)
     if living is not None and not living.is_here:
@@ -62,11 +77,11 @@ def stop_run(
         say(f"{error}; the hosts are told from here")
     elif record.state is RunState.PREPARING:
         interrupt_launch(control)
-    elif living is not None and living_monitor(control) is not None:
+    elif living is not None and ways.living(control) is not None:
         say("the run's monitor does not answer; the hosts are told from here")
     elif living is not None and not read_record(control).state.is_terminal:
         say("the run's monitor died while it stopped the run; the hosts are told from here")
-    return _stop_from_here(control, reason, scheduling)
+    return _stop_from_here(control, reason, ways)
 
 
 def _result(record: RunRecord, errors: dict[str, OrchestrateError]) -> RunRecord:
@@ -75,18 +90,19 @@ def _result(record: RunRecord, errors: dict[str, OrchestrateError]) -> RunRecord
     return record
 
 
-def _stop_from_here(control: ControlDir, reason: StopReason, scheduling: Scheduling) -> RunRecord:
-    plan = read_plan(control.plan)
+def _stop_from_here(control: ControlDir, reason: StopReason, ways: Ways) -> RunRecord:
+    plan, scheduling = read_plan(control.plan), ways.scheduling
     patience = plan.timeouts.grace + MARGIN
-    with fleet_of(plan.hosts, plan.ssh) as fleet:
+    with ways.fleet(plan) as fleet:
         deadline = scheduling.monotonic() + patience
         errors = stop_everywhere(fleet, plan.run_id, reason, plan.timeouts.grace, deadline, scheduling)
-        if living_monitor(control) is None:
-            write_record(control, look_once(read_record(control), fleet, plan.timeouts))
+        if ways.living(control) is None:
+            found = look_once(read_record(control), fleet, plan.timeouts, scheduling=scheduling)
+            write_record(control, found)
     if errors:
-        watched_again(control, read_record(control), at_once=True)
+        ways.watched_again(control, read_record(control), at_once=True)
         raise HostsFailed.of(errors)
-    return watched_again(control, _settled(control, scheduling.monotonic() + patience, scheduling))
+    return ways.watched_again(control, _settled(control, scheduling.monotonic() + patience, ways))
 
 
 def stop_everywhere(
@@ -122,15 +138,14 @@ def stop_everywhere(
     return errors
 
 
-def _settled(control: ControlDir, deadline: float, scheduling: Scheduling) -> RunRecord:
+def _settled(control: ControlDir, deadline: float, ways: Ways) -> RunRecord:
     """The record once the monitor has noticed the end."""
     record = newest_known(control)
-    while (
-        not record.state.is_terminal
-        and monitor_pid(control) is not None
-        and scheduling.monotonic() < deadline
-    ):
-        scheduling.sleep(_SHORTEST)
+    while not record.state.is_terminal and ways.scheduling.monotonic() < deadline:
+        living = ways.living(control)
+        if living is None or not living.is_here:
+            break
+        ways.scheduling.sleep(_SHORTEST)
         record = newest_known(control)
     return record
 

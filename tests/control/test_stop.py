@@ -125,6 +125,17 @@ def test_a_monitor_gives_up_so_long_after_the_last_sign_of_progress() -> None:
     assert (str(error), error.exit_code) == ("h3: workers still run after 2 s of grace", 4)
 
 
+def test_a_host_that_says_nothing_of_the_stop_is_not_said_to_run() -> None:
+    record = over(run_of(2), "h0")
+    progress = StopProgress(grace=2.0, patience=5.0, now=0.0)
+    progress.note(record, 0.0)
+    progress.note(record, 2.0 + MARGIN)
+    assert progress.is_done(record)
+    error = progress.errors(record)["h1"]
+    assert str(error) == f"h1: told to stop, it has said nothing of that within {2 + MARGIN:g} s"
+    assert error.exit_code == 3
+
+
 @pytest.mark.parametrize("since", [0.0, 3.0])
 def test_a_host_that_is_not_reached_is_given_a_while_and_no_more(since: float) -> None:
     record = over(run_of(2), "h0")
