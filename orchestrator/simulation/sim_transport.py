@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.core.errors import AuthenticationError, ConnectError, TransportError
+from orchestrator.core.protocol import SILENCE_SECONDS
 from orchestrator.hosts.transport import Channel, StderrTail, Transport
 from orchestrator.simulation.virtual_time import World
 
@@ -221,8 +222,9 @@ class SimChannel(Channel):
             return
         self._is_closed = True
         self._forget()
-        # A host that cannot be reached hears of it later, or never.
-        if not self._link.is_silent:
+        if self._link.is_silent:
+            self._miss_beats()
+        else:
             self._hang_up()
         self._notify()
 
@@ -253,7 +255,12 @@ class SimChannel(Channel):
         if not self._is_broken and not self._is_closed:
             self._is_broken = True
             self._forget()
+            self._miss_beats()
             self._notify()
+
+    def _miss_beats(self) -> None:
+        """Nobody tells the host of the end: its agent ends once it has heard nothing for so long."""
+        self._world.after(SILENCE_SECONDS, self.program.hung_up)
 
     # The link.
 

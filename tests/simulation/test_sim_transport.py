@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.config.inventory import Host
 from orchestrator.core.errors import CommandTimeout, ConnectError, TransportError
+from orchestrator.core.protocol import SILENCE_SECONDS
 from orchestrator.hosts.scheduling import Signal
 from orchestrator.hosts.transport import Transport
 from orchestrator.simulation.cluster import Cluster
@@ -201,6 +202,30 @@ def test_a_broken_connection_is_an_error_and_the_next_call_makes_a_new_one() -> 
             assert isinstance(broken.errors["far"], TransportError)
             assert fleet.each(lambda agent: agent.list_runs()).values == {"far": []}
             assert cluster.traffic.connections == 2
+
+    cluster.world.run(live)
+
+
+@pytest.mark.parametrize("how", ["closed", "given up"])
+def test_an_agent_of_which_nobody_took_leave_ends_after_the_silence(how: str) -> None:
+    """As that of tests/agent/test_ending.py: neither before that, nor while somebody is there."""
+    cluster = small_cluster("far")
+    there, scheduling = cluster.hosts["far"], VirtualScheduling(cluster.world)
+
+    def live() -> None:
+        fleet = cluster.fleet(scheduling, timeout=10.0)
+        fleet.each(lambda agent: agent.list_runs())
+        scheduling.sleep(2 * SILENCE_SECONDS)  # the session's beats are heard
+        assert len(there.agents) == 1
+        there.silence(1)
+        scheduling.sleep(5.0)
+        if how == "closed":
+            fleet.close()
+        scheduling.sleep(SILENCE_SECONDS - 10.0)
+        assert len(there.agents) == 1
+        scheduling.sleep(60.0)
+        assert there.agents == []
+        fleet.close()
 
     cluster.world.run(live)
 
