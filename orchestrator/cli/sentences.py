@@ -121,9 +121,11 @@ def stall_notes(record: RunRecord) -> list[str]:
                 found.setdefault(rank.stalled, []).append((ours, rank.rank, name))
     lines = []
     for kind in sorted(found, key=list(_STALLS).index):
-        since, ranks, hosts = zip(*found[kind], strict=True)
-        where = f"{ranks_text(ranks, _MOST_STALLED)} on {fold(dict.fromkeys(hosts))}"
-        lines.append(f"{where}: {_STALLS[kind]} since {_clock(min(since))}")
+        stalled = found[kind]
+        ranks = ranks_text(tuple(rank for _, rank, _ in stalled), _MOST_STALLED)
+        hosts = fold(dict.fromkeys(name for _, _, name in stalled))
+        since = _clock(min(moment for moment, _, _ in stalled))
+        lines.append(f"{ranks} on {hosts}: {_STALLS[kind]} since {since}")
     return lines
 
 

@@ -69,7 +69,8 @@ class StopProgress:
             return TransportError(
                 f"told to stop, it has said nothing of that within {self._waited:g} s", where=name
             )
-        return PreflightError(f"workers still run after {self.grace:g} s of grace", where=name)
+        what = f"workers ran when it was last heard, and {self.grace:g} s of grace are over"
+        return PreflightError(what, where=name)
 
 
 def _is_over(view: HostView) -> bool:

@@ -122,7 +122,10 @@ def test_a_monitor_gives_up_so_long_after_the_last_sign_of_progress() -> None:
     progress.note(record, moment + limit)
     assert progress.is_done(record)
     error = progress.errors(record)["h3"]
-    assert (str(error), error.exit_code) == ("h3: workers still run after 2 s of grace", 4)
+    assert (str(error), error.exit_code) == (
+        "h3: workers ran when it was last heard, and 2 s of grace are over",
+        4,
+    )
 
 
 def test_a_host_that_says_nothing_of_the_stop_is_not_said_to_run() -> None:

@@ -125,7 +125,8 @@ def test_a_host_that_vanishes_meanwhile_is_named_alone(few: Runs) -> None:
     )
     stop = Stop(simulation)
     found = simulation.run()
-    assert {name: error.exit_code for name, error in stop.errors.items()} == {NAMES[7]: 3}
+    [(name, error)] = stop.errors.items()
+    assert name == NAMES[7] and "still run" not in str(error)  # nobody has seen that
     states = states_of(simulation, stop)
     assert states.pop(NAMES[7]) in DEAD and set(states.values()) == {RankState.STOPPED}
     assert found.orphans == ()
