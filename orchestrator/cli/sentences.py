@@ -124,8 +124,8 @@ def stall_notes(record: RunRecord) -> list[str]:
         stalled = found[kind]
         ranks = ranks_text(tuple(rank for _, rank, _ in stalled), _MOST_STALLED)
         hosts = fold(dict.fromkeys(name for _, _, name in stalled))
-        since = _clock(min(moment for moment, _, _ in stalled))
-        lines.append(f"{ranks} on {hosts}: {_STALLS[kind]} since {since}")
+        first = min(moment for moment, _, _ in stalled)
+        lines.append(f"{ranks} on {hosts}: {_STALLS[kind]} since {_clock(first)}")
     return lines
 
 
