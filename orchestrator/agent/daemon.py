@@ -25,10 +25,10 @@ from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.record_class import replace
-from orchestrator.core.records import Manifest, RankStatus
+from orchestrator.core.records import HostStatus, Manifest, RankStatus
 from orchestrator.core.states import RankState
 
-__all__ = ["spawn"]
+__all__ = ["obituary", "spawn"]
 
 
 def spawn(manifest: Manifest, run: RunDir, workdir: Workdir) -> None:
@@ -161,9 +161,13 @@ def _write_obituary(run: RunDir, reason: StopReason) -> None:
         status = file.read()
     except (OSError, DecodeError):
         return
-    if status.is_over:
-        return
-    now = time.time()
+    if not status.is_over:
+        with contextlib.suppress(OSError):
+            file.write(obituary(status, reason, time.time()), urgent=True)
+
+
+def obituary(status: HostStatus, reason: StopReason, now: float) -> HostStatus:
+    """What is over with the supervisor, whose last word this status was; pure."""
 
     def end(rank: RankStatus) -> RankStatus:
         if rank.state.is_terminal:
@@ -174,7 +178,7 @@ def _write_obituary(run: RunDir, reason: StopReason) -> None:
     first = status.failed_first
     if first is None:
         first = next((rank.rank for rank in status.ranks if not rank.state.is_terminal), None)
-    over = replace(
+    return replace(
         status,
         ranks=tuple(end(rank) for rank in status.ranks),
         scheduler=end(status.scheduler) if status.scheduler else None,
@@ -183,5 +187,3 @@ def _write_obituary(run: RunDir, reason: StopReason) -> None:
         failed_first=first,
         stop=reason,
     )
-    with contextlib.suppress(OSError):
-        file.write(over, urgent=True)

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.sentences import host_note, sight_notes, watch_note
+from orchestrator.cli.sentences import host_note, sight_notes, stall_notes, watch_note
 from orchestrator.cli.terminal import output_encoding
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.worker_config import TRAINING
@@ -41,6 +41,8 @@ __all__ = [
 class Progress:
     """Where the slowest rank is; `tokens_per_s` is of the whole run; `remaining` in seconds.
 
+    `loss` and `lr` are of the slowest one that tells them: they are never of an earlier step than `step`.
+
     `idle`: for so many seconds it has made no step, far longer than one takes; then it has no speed.
     """
 
@@ -56,33 +58,39 @@ class Progress:
 def progress_of(record: RunRecord) -> Progress | None:
     """The run's progress, or None while no rank has reported a step."""
     reports = [
-        (rank.progress, view)
+        (rank.progress, rank, view)
         for view in record.hosts.values()
         for rank in view.ranks()
         if rank.progress.get("step") is not None
     ]
     if not reports:
         return None
-    slowest, host = min(reports, key=lambda report: int(report[0]["step"]))
+    # Of the ranks of a host one tells its numbers, the others their step alone: of equals it is that one.
+    slowest, rank, host = min(
+        reports, key=lambda report: (int(report[0]["step"]), report[0].get("loss") is None)
+    )
     step, total = int(slowest["step"]), int(slowest.get("total_steps") or 0)
+    telling = [report for report, _, _ in reports if report.get("loss") is not None]
+    told = min(telling, key=lambda report: int(report["step"]), default=slowest)
+    loss, lr, speed = told.get("loss"), told.get("lr"), told.get("tokens_per_s")
     pace = _pace(slowest)
     goes_on = not record.state.is_terminal
-    idle = _idle(record, slowest, host, pace) if goes_on and (not total or step < total) else None
+    idle = _idle(record, rank, host, pace) if goes_on and (not total or step < total) else None
     if idle is not None:
-        return Progress(step, total, slowest.get("loss"), slowest.get("lr"), None, None, idle)
+        return Progress(step, total, loss, lr, None, None, idle)
     remaining = (total - step) * pace if total and pace is not None and goes_on else None
-    return Progress(
-        step, total, slowest.get("loss"), slowest.get("lr"), slowest.get("tokens_per_s"), remaining
-    )
+    return Progress(step, total, loss, lr, speed, remaining)
 
 
-def _idle(record: RunRecord, report: Mapping[str, Any], host: HostView, pace: float | None) -> float | None:
-    """How many seconds old a rank's last report is, where the next one is long overdue."""
+def _idle(record: RunRecord, rank: RankStatus, host: HostView, pace: float | None) -> float | None:
+    """How many seconds old a rank's last report is, where the next one is long overdue or will not come."""
+    report = rank.progress
     if "time" not in report or record.state is not RunState.RUNNING:
         return None
     last = report["time"] if host.clock is None else host.clock.ours(report["time"])
     idle = float(record.updated - last)
-    return idle if idle > max(_LEAST_IDLE, _IDLE_STEPS * (pace or 0.0)) else None
+    is_overdue = rank.stalled is not None or idle > max(_LEAST_IDLE, _IDLE_STEPS * (pace or 0.0))
+    return idle if is_overdue else None
 
 
 def _pace(report: Mapping[str, Any]) -> float | None:
@@ -137,6 +145,9 @@ class PlainReport:
         self._say("run", f"{record.run_id}: {record.phase}")
         if note := watch_note(record):
             self._say("watch", note)
+        stalls = stall_notes(record)
+        if stalls or self._said.get("stalls"):
+            self._say("stalls", "\n".join(stalls) or "all ranks go on again")
         for name, view in record.hosts.items():
             if view.error or name in self._said:
                 self._say(name, f"{name}: {host_note(view, counting=False) or 'reachable again'}")
@@ -222,7 +233,8 @@ def live_view(record: RunRecord, *, now: float | None = None) -> RenderableType:
     parts: list[RenderableType] = [header(record, moment)]
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
-    parts += [Text(note, style="yellow", overflow="ellipsis", no_wrap=True) for note in sight_notes(record)]
+    notes = [*sight_notes(record), *stall_notes(record)]
+    parts += [Text(note, style="yellow", overflow="ellipsis", no_wrap=True) for note in notes]
     return Group(*parts, *progress_bar(record), cells(record))
 
 

@@ -18,6 +18,7 @@ from orchestrator.cli.sentences import (
     end_sentence,
     ranks_text,
     sight_notes,
+    stall_notes,
     stop_sentence,
     watch_note,
 )
@@ -100,7 +101,7 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     parts: list[RenderableType] = [header(record, moment)]
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
-    parts += [Text(note, style="yellow") for note in sight_notes(record)]
+    parts += [Text(note, style="yellow") for note in (*sight_notes(record), *stall_notes(record))]
     if record.cause is not None:
         cause = _cause(record, most_tail=_TAIL_SHOWN if is_small else _TAIL_OF_MANY)
         cause.rstrip()

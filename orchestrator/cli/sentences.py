@@ -8,7 +8,8 @@ from orchestrator.config.host_ranges import fold
 from orchestrator.control.run_record import Cause, HostView, RunRecord, Waits
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
 from orchestrator.core.number_ranges import fold_numbers
-from orchestrator.core.states import RunState
+from orchestrator.core.records import StallKind
+from orchestrator.core.states import RankState, RunState
 
 __all__ = [
     "cause_sentence",
@@ -17,6 +18,7 @@ __all__ = [
     "host_note",
     "ranks_text",
     "sight_notes",
+    "stall_notes",
     "stop_sentence",
     "watch_note",
     "worker_name",
@@ -106,6 +108,34 @@ def sight_notes(record: RunRecord) -> list[str]:
     return lines
 
 
+def stall_notes(record: RunRecord) -> list[str]:
+    """Which ranks run and do not go on, where, and since when: a line for each way."""
+    if record.state.is_terminal:
+        return []
+    found: dict[StallKind, list[tuple[float, int, str]]] = {}
+    for name, view in record.hosts.items():
+        for rank in view.ranks():
+            if rank.stalled is not None and rank.state is RankState.RUNNING:
+                since = rank.stalled_since or record.updated
+                ours = since if view.clock is None else view.clock.ours(since)
+                found.setdefault(rank.stalled, []).append((ours, rank.rank, name))
+    lines = []
+    for kind in sorted(found, key=list(_STALLS).index):
+        stalled = found[kind]
+        ranks = ranks_text(tuple(rank for _, rank, _ in stalled), _MOST_STALLED)
+        hosts = fold(dict.fromkeys(name for _, _, name in stalled))
+        first = min(moment for moment, _, _ in stalled)
+        lines.append(f"{ranks} on {hosts}: {_STALLS[kind]} since {_clock(first)}")
+    return lines
+
+
+# Those who are stopped or blocked come first: the others may only wait for them.
+_STALLS = {
+    StallKind.STOPPED: "stopped by a signal or a debugger",
+    StallKind.BLOCKED: "blocked in the kernel (a disk or a file system that hangs?)",
+    StallKind.NO_STEP: "no new step",
+}
+_MOST_STALLED = 8
 _BLIND = {
     Waits.LOGIN: "logins are refused",
     Waits.FAULT: "the fault is on this machine",

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from orchestrator.control.monitor_process import cannot_write
-from orchestrator.control.monitor_socket import MonitorSocket
+from orchestrator.control.monitor_socket import MonitorSocket, Watched
 from orchestrator.control.record_journal import RecordWriter
 from orchestrator.control.run_record import RunRecord, failed_launch, read_record
 from orchestrator.control.start import check_hosts, start_run
@@ -21,7 +22,7 @@ from orchestrator.hosts.fleet import Fleet, error_lines
 from orchestrator.hosts.scheduling import SYSTEM, Scheduling
 from orchestrator.plan.launch_plan import read_plan, write_plan
 
-__all__ = ["Monitor"]
+__all__ = ["Monitor", "Verbs"]
 
 log = logging.getLogger(__name__)
 _INTERVAL = 0.5
@@ -35,12 +36,25 @@ _PACE = 0.1
 _SEEN_ON_DISK = 1.0
 
 
+class Verbs(Protocol):
+    """What verbs ask: the socket, or what stands for it where there is none."""
+
+    def open(self) -> bool: ...
+
+    def tell(self, record: RunRecord) -> None: ...
+
+    def attend(self, watch: Watched | None) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Monitor:
     """Launches and watches one run, and writes down what has changed.
 
     `allocation` are its hosts, by default those of its plan, which are always there. They are given back when
     the run has ended. Time and threads are those of `scheduling`. `has_socket`: verbs can ask it (by threads
-    of their own, which `scheduling` does not know). `told` is given every record.
+    of their own, which `scheduling` does not know); `verbs` stands for that socket. `told` is given every
+    record.
     """
 
     def __init__(
@@ -50,6 +64,7 @@ class Monitor:
         *,
         scheduling: Scheduling = SYSTEM,
         has_socket: bool = False,
+        verbs: Verbs | None = None,
         told: Callable[[RunRecord], None] = lambda record: None,
     ) -> None:
         self._control = control
@@ -60,7 +75,7 @@ class Monitor:
         self._writer = RecordWriter(control, clock=scheduling.monotonic)
         self._told = told
         self._is_unwritten = False
-        self._socket: MonitorSocket | None = None
+        self._socket = verbs
         if has_socket:
             timeouts = self._plan.timeouts
             self._socket = MonitorSocket(control, grace=timeouts.grace, connect=timeouts.connect)

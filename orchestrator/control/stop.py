@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from orchestrator.control.monitor_client import newest_record, stop_by_monitor
-from orchestrator.control.monitor_lock import elsewhere_error, living_monitor
-from orchestrator.control.monitor_process import cannot_write, monitor_pid, watched_again
+from orchestrator.control.monitor_lock import LivingMonitor, elsewhere_error, living_monitor
+from orchestrator.control.monitor_process import cannot_write, watched_again
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import interrupt_launch
 from orchestrator.control.stop_progress import MARGIN
@@ -22,16 +23,30 @@ from orchestrator.core.states import RunState
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.hosts.scheduling import SYSTEM, Scheduling
-from orchestrator.plan.launch_plan import read_plan
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 
-__all__ = ["stop_everywhere", "stop_run"]
+__all__ = ["Ways", "stop_everywhere", "stop_run"]
 
 log = logging.getLogger(__name__)
 
 # Between two looks at the hosts that are not over: soon at first, and not often where it takes long.
 _SHORTEST, _LONGEST, _GROWTH = 0.1, 2.0, 1.6
 _PATIENCE = 10.0
-_LOOKS, _INTERVAL = 20, 0.1
+_LOOKS = 20
+
+
+@dataclass(frozen=True)
+class Ways:
+    """The ways from here to a run: to its monitor, to its hosts, and to another monitor for it."""
+
+    living: Callable[[ControlDir], LivingMonitor | None] = living_monitor
+    newest: Callable[[ControlDir], RunRecord | None] = newest_record
+    by_monitor: Callable[[ControlDir, StopReason], tuple[RunRecord, dict[str, OrchestrateError]] | None] = (
+        stop_by_monitor
+    )
+    fleet: Callable[[LaunchPlan], Fleet] = lambda plan: fleet_of(plan.hosts, plan.ssh)
+    watched_again: Callable[..., RunRecord] = watched_again
+    scheduling: Scheduling = SYSTEM
 
 
 def stop_run(
@@ -39,7 +54,7 @@ def stop_run(
     reason: StopReason,
     *,
     say: Callable[[str], None] = log.warning,
-    scheduling: Scheduling = SYSTEM,
+    ways: Ways | None = None,
 ) -> RunRecord:
     """Stop the run and return its record once every reachable host has none of its workers left.
 
@@ -47,14 +62,15 @@ def stop_run(
     all the same, and the run's monitor goes on trying there. `say` is told in a line what is out of the
     ordinary: a monitor that dies in the middle, or lives on another machine.
     """
-    told = newest_record(control)
+    ways = ways or Ways()
+    told = ways.newest(control)
     record = told or read_record(control)
     # A host that was lost may be back, with workers that nobody could tell that their run is over.
     if record.state.is_terminal and not any(view.may_have_workers for view in record.hosts.values()):
         return record
-    living = living_monitor(control)
+    living = ways.living(control)
     if living is not None and told is not None and record.state is not RunState.PREPARING:
-        found = stop_by_monitor(control, reason)
+        found = ways.by_monitor(control, reason)
         if found is not None:
             return _result(*found)
     if living is not None and not living.is_here:
@@ -64,19 +80,19 @@ def stop_run(
         say(f"{error}; the hosts are told from here")
     elif record.state is RunState.PREPARING:
         interrupt_launch(control)
-    elif living is not None and _stays(control, scheduling):
+    elif living is not None and _stays(control, ways):
         say("the run's monitor does not answer; the hosts are told from here")
     elif living is not None and not read_record(control).state.is_terminal:
         say("the run's monitor died while it stopped the run; the hosts are told from here")
-    return _stop_from_here(control, reason, say, scheduling)
+    return _stop_from_here(control, reason, say, ways)
 
 
-def _stays(control: ControlDir, scheduling: Scheduling) -> bool:
+def _stays(control: ControlDir, ways: Ways) -> bool:
     """Whether the monitor is there after its line has ended: one that is killed takes a moment to go."""
     for _ in range(_LOOKS):
-        if living_monitor(control) is None:
+        if ways.living(control) is None:
             return False
-        scheduling.sleep(_INTERVAL)
+        ways.scheduling.sleep(_SHORTEST)
     return True
 
 
@@ -87,29 +103,30 @@ def _result(record: RunRecord, errors: dict[str, OrchestrateError]) -> RunRecord
 
 
 def _stop_from_here(
-    control: ControlDir, reason: StopReason, say: Callable[[str], None], scheduling: Scheduling
+    control: ControlDir, reason: StopReason, say: Callable[[str], None], ways: Ways
 ) -> RunRecord:
-    plan = read_plan(control.plan)
+    plan, scheduling = read_plan(control.plan), ways.scheduling
     patience = plan.timeouts.grace + MARGIN
-    with fleet_of(plan.hosts, plan.ssh) as fleet:
+    with ways.fleet(plan) as fleet:
         deadline = scheduling.monotonic() + patience
         errors = stop_everywhere(fleet, plan.run_id, reason, plan.timeouts.grace, deadline, scheduling)
-        seen = look_once(read_record(control), fleet, plan.timeouts)
-        if living_monitor(control) is None:
+        seen = look_once(read_record(control), fleet, plan.timeouts, scheduling=scheduling)
+        if ways.living(control) is None:
             try:
                 write_record(control, seen)
             except OSError as error:
                 say(f"{cannot_write(control, error)}; what the hosts say counts")
     if errors:
-        watched_again(control, read_record(control), at_once=True)
+        ways.watched_again(control, read_record(control), at_once=True)
         raise HostsFailed.of(errors)
-    record = _settled(control, scheduling.monotonic() + patience, scheduling)
+    record = _settled(control, scheduling.monotonic() + patience, ways)
     if seen.state.is_terminal and not record.state.is_terminal:
         # What the hosts say counts. The record is the monitor's to write, as long as it lives.
-        if (pid := monitor_pid(control)) is not None:
-            say(f"the run's monitor (process {pid}) is busy, or hangs: it has not noted the end of the run")
+        if (living := ways.living(control)) is not None and living.is_here:
+            who = f"the run's monitor (process {living.pid})"
+            say(f"{who} is busy, or hangs: it has not noted the end of the run")
         return seen
-    return watched_again(control, record)
+    return ways.watched_again(control, record)
 
 
 def stop_everywhere(
@@ -145,17 +162,15 @@ def stop_everywhere(
     return errors
 
 
-def _settled(control: ControlDir, deadline: float, scheduling: Scheduling) -> RunRecord:
+def _settled(control: ControlDir, deadline: float, ways: Ways) -> RunRecord:
     """The record once the monitor has noticed the end; one that does not answer is not waited for."""
-    told = newest_record(control)
-    while (
-        told is not None
-        and not told.state.is_terminal
-        and monitor_pid(control) is not None
-        and scheduling.monotonic() < deadline
-    ):
-        scheduling.sleep(_SHORTEST)
-        told = newest_record(control)
+    told = ways.newest(control)
+    while told is not None and not told.state.is_terminal and ways.scheduling.monotonic() < deadline:
+        living = ways.living(control)
+        if living is None or not living.is_here:
+            break
+        ways.scheduling.sleep(_SHORTEST)
+        told = ways.newest(control)
     # The last it says may be on disk alone: it ends then.
     on_disk = read_record(control)
     return on_disk if told is None or on_disk.state.is_terminal else told

@@ -39,7 +39,7 @@ class StopProgress:
         self.over.update(news)
         ended = sum(_ended(view) for view in record.hosts.values()) + len(self.over)
         if ended > self._ended:
-            self._ended, self._deadline = ended, now + self.grace + MARGIN
+            self._ended, self._deadline = ended, now + self._waited
         deaf = {name for name, view in record.hosts.items() if view.error and name not in self.over}
         self._deaf_since = {name: self._deaf_since.get(name, now) for name in deaf}
         return news
@@ -55,13 +55,22 @@ class StopProgress:
         left = {name: view for name, view in record.hosts.items() if name not in self.over}
         return {name: self._error(name, view) for name, view in left.items()}
 
+    @property
+    def _waited(self) -> float:
+        return self.grace + MARGIN
+
     def _is_given_up(self, name: str) -> bool:
         return name in self._deaf_since and self.now - self._deaf_since[name] >= self.patience
 
     def _error(self, name: str, view: HostView) -> OrchestrateError:
         if view.error:
             return TransportError(view.error.removeprefix(f"{name}: "), where=name)
-        return PreflightError(f"workers still run after {self.grace:g} s of grace", where=name)
+        if not _ended(view):  # nobody knows whether it has heard of that
+            return TransportError(
+                f"told to stop, it has said nothing of that within {self._waited:g} s", where=name
+            )
+        what = f"workers ran when it was last heard, and {self.grace:g} s of grace are over"
+        return PreflightError(what, where=name)
 
 
 def _is_over(view: HostView) -> bool:

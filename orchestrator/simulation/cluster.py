@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from orchestrator.config.inventory import Device, Host, Inventory, SshOptions
-from orchestrator.core.ends import SCHEDULER
+from orchestrator.core.ends import SCHEDULER, StopKind, StopReason
 from orchestrator.core.records import Manifest
 from orchestrator.hosts.allocation import AllocationState
 from orchestrator.hosts.fleet import Fleet
@@ -288,6 +288,16 @@ class _Waiting:
         ]
 
 
+def _kill_supervisor(cluster: Cluster, there: SimHost, fault: Misfortune) -> None:
+    for supervisor in there.supervisors:
+        supervisor.die()
+
+
+def _kill_guardian(cluster: Cluster, there: SimHost, fault: Misfortune) -> None:
+    for supervisor in there.supervisors:
+        supervisor.stop(StopReason(StopKind.GUARDIAN_ENDED))
+
+
 def _fill_disk(cluster: Cluster, there: SimHost, fault: Misfortune) -> Callable[[], None]:
     there.is_full = True
     return lambda: setattr(there, "is_full", False)
@@ -334,6 +344,8 @@ def _lie(cluster: Cluster, there: SimHost, fault: Misfortune) -> Callable[[], No
 
 
 _HOST_FAULTS: Mapping[str, Callable[[Cluster, SimHost, Misfortune], Callable[[], None] | None]] = {
+    "kill_supervisor": _kill_supervisor,
+    "kill_guardian": _kill_guardian,
     "fill_disk": _fill_disk,
     "reboot": _reboot,
     "power_off": _reboot,

@@ -95,8 +95,13 @@ def expected(faults: Sequence[Fault], around: Circumstances) -> Expected:
     return Expected(fails, frozenset(_nameable(met, around)), bool(fails) and own)
 
 
+_OF_THE_PARENTS = ("kill_supervisor", "kill_guardian")
+
+
 def _ends_the_run(fault: Fault) -> bool:
-    return fault.kind in ("kill", "reboot", "power_off") or (fault.kind == "exit" and fault.code != 0)
+    if fault.kind == "exit":
+        return fault.code != 0
+    return fault.kind in ("kill", *_OF_THE_PARENTS, "reboot", "power_off")
 
 
 def _may_end_the_run(fault: Fault) -> bool:
@@ -143,5 +148,5 @@ def _nameable(met: Sequence[Fault], around: Circumstances) -> Iterator[Named]:
             continue
         if fault.kind in ("kill", "freeze") or (fault.kind == "exit" and fault.code != 0):
             yield host, fault.rank
-        elif _is_silent(fault) or fault.kind == "fill_disk":
+        elif _is_silent(fault) or fault.kind in ("fill_disk", *_OF_THE_PARENTS):
             yield host, None

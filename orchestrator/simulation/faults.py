@@ -29,6 +29,8 @@ Kind = Literal[
     "exit",
     "freeze",
     "hang",
+    "kill_supervisor",
+    "kill_guardian",
     "fill_disk",
     "reboot",
     "power_off",
@@ -60,6 +62,10 @@ _KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "freeze": ("rank", ("seconds",)),
     # The rank makes no step any more, but ends at SIGTERM.
     "hang": ("rank", ("seconds",)),
+    # SIGKILL to the host's supervisor: its guardian ends the workers, and says so.
+    "kill_supervisor": ("host", ()),
+    # SIGKILL to the supervisor's parent: the supervisor stops the workers.
+    "kill_guardian": ("host", ()),
     # The file system of the host's workdir has no space: who saves there fails.
     "fill_disk": ("host", ("seconds",)),
     # All processes of the host are gone; it answers again after `seconds`, with another boot.

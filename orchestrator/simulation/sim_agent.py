@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.request_loop import Answer
 from orchestrator.core.errors import AgentError
-from orchestrator.core.protocol import SILENCE_SECONDS, Receiver, frame
+from orchestrator.core.protocol import Receiver, frame
 from orchestrator.core.push import Mark
 from orchestrator.simulation.sim_verbs import THINKING, answers_to
 from orchestrator.simulation.sim_watch import SimWatch
@@ -56,13 +56,11 @@ class SimAgent(SimProgram):
         self._header: dict[str, Any] | None = None
         self._body = bytearray()
         self._is_busy = False
-        self._heard = host.world.now
         host.agents.append(self)
 
     def feed(self, data: bytes) -> None:
         if not self.is_alive:
             return
-        self._heard = self.host.world.now
         if self._boot is not None:
             self._boot += data
             self._go_on_booting()
@@ -124,7 +122,7 @@ class SimAgent(SimProgram):
 
     def _fail(self, what: str) -> None:
         self._word("error", json.dumps(f"{self.host.workdir}/agent: {what}"))
-        self.hung_up()
+        self.host.world.after(_START, self.hung_up)
 
     def _word(self, *words: str) -> None:
         line = " ".join(("orchestrate-agent", *words)).encode() + b"\n"
@@ -175,8 +173,3 @@ class SimAgent(SimProgram):
     def _say(self, header: Mapping[str, Any] | bytes, data: bytes = b"") -> None:
         if self.is_alive:
             self._channel.say((header if isinstance(header, bytes) else frame(dict(header))) + data)
-
-    def require_heard(self) -> None:
-        """End where nothing was heard for so long that the control node must be gone."""
-        if self.host.world.now - self._heard > SILENCE_SECONDS:
-            self.hung_up()

@@ -14,7 +14,7 @@ from orchestrator.core.protocol import frame
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus
 from orchestrator.core.states import RankState
 from orchestrator.simulation.sim_agent import SimAgent, SimProgram
-from orchestrator.simulation.sim_supervisor import SimProcess, SimRun
+from orchestrator.simulation.sim_supervisor import SimProcess, SimRun, SimSupervisor
 from orchestrator.simulation.sim_transport import Link
 from orchestrator.simulation.timeline import EPOCH
 from orchestrator.simulation.virtual_time import World
@@ -158,6 +158,12 @@ class SimHost:
             phase="over",
             stop=_GONE,
         )
+
+    @property
+    def supervisors(self) -> list[SimSupervisor]:
+        """Those that live."""
+        known = [run.supervisor for run in self.runs.values() if run.supervisor is not None]
+        return [supervisor for supervisor in known if supervisor.is_alive]
 
     def process(self, rank: int) -> SimProcess | None:
         """The worker of this rank that runs here."""

@@ -13,10 +13,11 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.agent.daemon import obituary
 from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.supervisor import INTERVAL
 from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorState
-from orchestrator.core.ends import SCHEDULER, StopReason, label_of
+from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.log_signatures import telling_lines
 from orchestrator.core.records import HostStatus, Manifest
 from orchestrator.core.states import RankState
@@ -267,6 +268,16 @@ class SimSupervisor:
         for process in self.processes.values():
             if process.is_running:
                 process.vanish()
+
+    def die(self) -> None:
+        """It is killed: its guardian ends the workers, and says in its place what has become of them."""
+        self.vanish()
+        end = End(EndKind.SIGNALLED, self._host.time(), signal=signal.SIGKILL)
+        reason = StopReason(StopKind.SUPERVISOR_ENDED, self._run.manifest.host, end=end)
+        if self._run.status is not None:
+            self._run.status = obituary(self._run.status, reason, self._host.time())
+        for told in list(self.on_change):
+            told()
 
     def _leave(self) -> None:
         self.is_alive = False

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.core.errors import AuthenticationError, ConnectError, TransportError
-from orchestrator.hosts.transport import Channel, Transport
+from orchestrator.core.protocol import SILENCE_SECONDS
+from orchestrator.hosts.transport import Channel, StderrTail, Transport
 from orchestrator.simulation.virtual_time import World
 
 if TYPE_CHECKING:
@@ -130,7 +131,11 @@ class SimChannel(Channel):
         self._traffic = traffic
         self._came = bytearray()
         self._has_ended = self._is_broken = self._is_closed = False
+        self._is_shut = False
+        self._exit_code: int | None = None
+        self._stderr = StderrTail()
         self._reader: object | None = None
+        self._waiting: list[object] = []
         self._tell: Callable[[], None] | None = None
         self._outward = self._inward = 0.0  # when the last byte of each direction arrives
         self._held: list[tuple[bool, bytes]] = []  # on a silent link, with whether it is on its way to us
@@ -148,6 +153,8 @@ class SimChannel(Channel):
         self._require_open()
         self._traffic.asked += 1
         self._traffic.bytes_out += len(data)
+        if self._has_ended:
+            raise TransportError(f"`{self.argv[0]}` no longer reads its input", where=self.host)
         if self._link.is_silent:
             self._held.append((False, bytes(data)))
             self._held_bytes += len(data)
@@ -159,7 +166,14 @@ class SimChannel(Channel):
         self._send(bytes(data))
 
     def close_stdin(self) -> None:
-        self._world.after(self._link.delay, self.program.hung_up)
+        if not self._is_shut:
+            self._is_shut = True
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """The program sees the end of its stdin, behind what was written to it."""
+        arrives = max(self._outward, self._world.now + self._link.delay)
+        self._world.after(arrives - self._world.now, self.program.hung_up)
 
     def read(self, size: int) -> bytes:
         self._require_open()
@@ -192,19 +206,26 @@ class SimChannel(Channel):
         return self._taken(size)
 
     def wait(self, timeout: float | None = None) -> int:
-        return 0 if self._has_ended else -1
+        if not self._has_ended:
+            self._require_open()
+            self._world.park(f"the end of {self.argv[0]} on {self.host}", timeout, told=self._waiting.append)
+        if self._has_ended and self._exit_code is not None:
+            return self._exit_code
+        self._require_open()
+        raise self._timed_out(timeout)
 
     def stderr_bytes(self) -> bytes:
-        return b""
+        return bytes(self._stderr)
 
     def close(self) -> None:
         if self._is_closed:
             return
         self._is_closed = True
         self._forget()
-        # A host that cannot be reached hears of it later, or never.
-        if not self._link.is_silent:
-            self._world.after(self._link.delay, self.program.hung_up)
+        if self._link.is_silent:
+            self._miss_beats()
+        else:
+            self._hang_up()
         self._notify()
 
     # The host's end.
@@ -219,16 +240,27 @@ class SimChannel(Channel):
         else:
             self._bring(data)
 
-    def end(self) -> None:
-        """The program has closed its stdout."""
-        self._world.after(max(0.0, self._inward - self._world.now) + self._link.delay, self._finish)
+    def complain(self, data: bytes) -> None:
+        """The program writes to its stderr."""
+        self._stderr.feed(data)
+
+    def end(self, code: int = 0) -> None:
+        """The program has ended, and its stdout with it."""
+        if self._exit_code is None:
+            self._exit_code = code
+            self._world.after(max(0.0, self._inward - self._world.now) + self._link.delay, self._finish)
 
     def break_off(self) -> None:
         """The connection is gone."""
         if not self._is_broken and not self._is_closed:
             self._is_broken = True
             self._forget()
+            self._miss_beats()
             self._notify()
+
+    def _miss_beats(self) -> None:
+        """Nobody tells the host of the end: its agent ends once it has heard nothing for so long."""
+        self._world.after(SILENCE_SECONDS, self.program.hung_up)
 
     # The link.
 
@@ -289,6 +321,10 @@ class SimChannel(Channel):
     def _notify(self) -> None:
         if self._reader is not None:
             self._world.wake(self._reader)
+        if self._has_ended or self._is_broken or self._is_closed:
+            waiting, self._waiting = self._waiting, []
+            for token in waiting:
+                self._world.wake(token)
         if self._tell is not None:
             self._tell()
 

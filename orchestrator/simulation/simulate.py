@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.control.monitor import Monitor
+from orchestrator.control.monitor_lock import LivingMonitor
 from orchestrator.control.run_record import Cause, RunRecord
 from orchestrator.control.runs import make_control_dir
+from orchestrator.control.stop import Ways
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 from orchestrator.hosts.host_link import digest_seconds
@@ -23,6 +25,7 @@ from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.simulation.cluster import Cluster, Misfortune, SimAllocation
 from orchestrator.simulation.sim_transport import Traffic
 from orchestrator.simulation.timeline import EPOCH
+from orchestrator.simulation.verb_line import VerbLine
 from orchestrator.simulation.virtual_scheduling import VirtualScheduling
 from orchestrator.simulation.virtual_time import Process, World
 from orchestrator.simulation.workload import Workload
@@ -150,6 +153,8 @@ class Simulation:
         self._after = after
         self._control: ControlDir | None = None
         self._monitor: Process | None = None
+        self._verbs: list[tuple[float, Callable[[ControlDir, Ways], None]]] = []
+        self.line: VerbLine | None = None
         self._ended = self.scheduling.signal()
         self._running: float | None = None
         self._last_news = 0.0
@@ -190,6 +195,8 @@ class Simulation:
         self.world.at(self._seconds, over.set)
         if self._jumps:
             self.world.after(_LOOK, self._look)
+        for date, verb in self._verbs:
+            self.world.at(date, lambda each=verb: self._give(each))  # type: ignore[misc]
         self._watch(watch_only=False)
         self.world.after(0.0, lambda: self._when_ended(over))
         over.wait()
@@ -209,12 +216,14 @@ class Simulation:
     def _watch(self, *, watch_only: bool) -> None:
         process = Process("monitor")
         self._monitor = process
+        self.line = line = VerbLine(self._plan.timeouts)
+        process.on_kill.append(line.close)
         scheduling = VirtualScheduling(self.world, process)
         allocation = SimAllocation(self.cluster, scheduling, self._plan.ssh.connect_timeout)
 
         def live() -> None:
             assert self._control is not None
-            monitor = Monitor(self._control, allocation, scheduling=scheduling, told=self._told)
+            monitor = Monitor(self._control, allocation, scheduling=scheduling, verbs=line, told=self._told)
             monitor.run(watch_only=watch_only)
             self._ended.set()
 
@@ -230,6 +239,38 @@ class Simulation:
             self.world.kill(self._monitor)
             if fault.lasts is not None:
                 self.world.at(self.world.true_now + fault.lasts, lambda: self._watch(watch_only=True))
+
+    # What people do.
+
+    def at(self, time: float, verb: Callable[[ControlDir, Ways], None]) -> None:
+        """Have somebody give a verb so many seconds after the launch. What it raises ends the simulation."""
+        self._verbs.append((time, verb))
+
+    def _give(self, verb: Callable[[ControlDir, Ways], None]) -> None:
+        self._last_news = self.world.true_now
+        process = Process("verb")
+        scheduling = VirtualScheduling(self.world, process)
+        timeout = self._plan.ssh.connect_timeout
+        ways = Ways(
+            living=lambda control: LivingMonitor(1) if self.line is not None and self.line.is_open else None,
+            newest=lambda control: self.line.newest() if self.line is not None else None,
+            by_monitor=lambda control, reason: self.line.stop(reason, scheduling) if self.line else None,
+            fleet=lambda plan: self.cluster.fleet(scheduling, timeout=timeout),
+            watched_again=self._watched_again,
+            scheduling=scheduling,
+        )
+
+        def live() -> None:
+            assert self._control is not None
+            verb(self._control, ways)
+
+        self.world.spawn("verb", live, process)
+
+    def _watched_again(self, control: ControlDir, record: RunRecord, *, at_once: bool = False) -> RunRecord:
+        lives = self._monitor is not None and self._monitor.is_alive and not self._ended.is_set()
+        if record.needs_monitor_at(self.scheduling.time()) and not lives:
+            self._watch(watch_only=True)
+        return record
 
     # What happens.
 

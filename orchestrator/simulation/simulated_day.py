@@ -23,6 +23,7 @@ from orchestrator.simulation.workload import Workload
 __all__ = ["LivedAttempt", "SimulatedDay", "faults_from", "simulated_day"]
 
 _MOST_ATTEMPTS = 1000
+_AT_ONCE = ("return", "kill_supervisor", "kill_guardian")  # of hosts, and nothing of them lasts
 Simulate = Callable[..., Outcome]
 
 
@@ -150,7 +151,7 @@ def _still_lasts(fault: Fault, faults: Sequence[Fault], start: float) -> bool:
     """Whether a fault of a host has not ended by then; one of a rank has ended with its process."""
     if fault.kind == "clock_jump":
         return True
-    if FAULT_KEYS[fault.kind][:1] != ("host",) or fault.kind == "return" or fault.until <= start:
+    if FAULT_KEYS[fault.kind][:1] != ("host",) or fault.kind in _AT_ONCE or fault.until <= start:
         return False
     return not any(
         other.kind == "return" and other.host == fault.host and fault.time <= other.time < start

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import CommandTimeout, TransportError
+from orchestrator.hosts.scheduling import Signal
 from orchestrator.hosts.transport import Channel, Transport
 
 
@@ -68,6 +69,11 @@ def program(*words: str) -> list[str]:
 
 
 class TransportContract:
+    """What every transport does. `signal`: a flag that is waited for by the transport's own clock."""
+
+    def signal(self, transport: Transport) -> Signal:
+        return threading.Event()
+
     def test_argv_arrives_word_by_word(self, transport: Transport) -> None:
         result = transport.run(program("show", *ODD_WORDS), timeout=20)
         assert result.stdout.decode() == repr(ODD_WORDS)
@@ -167,7 +173,7 @@ class TransportContract:
             assert channel.wait(20) == 0
 
     def test_who_does_not_wait_is_told(self, transport: Transport) -> None:
-        told = threading.Event()
+        told = self.signal(transport)
         with transport.open(program("echo")) as channel:
             channel.timeout = 20
             channel.on_readable(told.set)
@@ -209,7 +215,7 @@ class TransportContract:
                 assert told.acquire(timeout=20)
 
     def test_who_does_not_wait_is_told_of_a_close(self, transport: Transport) -> None:
-        told = threading.Event()
+        told = self.signal(transport)
         channel = transport.open(program("hang"))
         channel.timeout = 20
         line_of(channel)

@@ -1,4 +1,4 @@
-"""A program with one verb per test: run as a script by real transports, called as `main` by the fake one."""
+"""A program with one verb per test: a script of real transports, a thread (`main`) of a scripted one."""
 
 from __future__ import annotations
 

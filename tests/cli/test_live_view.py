@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import time
+from typing import Any
 
 import pytest
 from rich.console import RenderableType
 
-from orchestrator.cli.live_view import PlainReport, duration, live_view, progress_of
+from orchestrator.cli.live_view import PlainReport, duration, live_view, progress_line, progress_of
 from orchestrator.cli.render_report import print_report
 from orchestrator.cli.render_run import record_json, runs_table, status_view, summary_data
 from orchestrator.cli.terminal import Console
 from orchestrator.control.run_record import Cause, HostView, RunRecord, failed_launch
+from orchestrator.control.status_fold import folded
 from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
-from orchestrator.core.records import HostStatus, RankStatus
+from orchestrator.core.push import Digest, Mark
+from orchestrator.core.records import HostStatus, ProcessId, RankStatus, StallKind
 from orchestrator.core.states import RankState, RunState
 from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.preflight.report import Level, Report, Result
@@ -71,6 +75,82 @@ def test_a_rank_that_makes_no_steps_any_more_has_no_speed_and_no_time_left() -> 
     stale = drawn(live_view(dataclasses.replace(made, updated=330.0), now=0.0))
     assert "step 11/31  loss 0.5000  no new step seen for 5m 00s" in stale
     assert "left" not in stale and "tokens/s" not in stale
+    assert fresh.hosts["npu001"].status is not None
+    first, second = fresh.hosts["npu001"].status.ranks
+    stopped = dataclasses.replace(first, stalled=StallKind.STOPPED, stalled_since=131.0)
+    status = dataclasses.replace(fresh.hosts["npu001"].status, ranks=(stopped, second))
+    stalled = dataclasses.replace(fresh, hosts={"npu001": dataclasses.replace(ahead, status=status)})
+    assert "no new step seen for 55s" in drawn(live_view(stalled, now=0.0))
+
+
+def with_progress(made: RunRecord, *progresses: dict[str, Any]) -> RunRecord:
+    """The record in which the ranks, in their order, are so far."""
+    left, hosts = iter(progresses), {}
+    for name, view in made.hosts.items():
+        assert view.status is not None
+        ranks = tuple(dataclasses.replace(rank, progress=next(left)) for rank in view.status.ranks)
+        hosts[name] = dataclasses.replace(view, status=dataclasses.replace(view.status, ranks=ranks))
+    return dataclasses.replace(made, hosts=hosts)
+
+
+@pytest.mark.parametrize(
+    ("steps", "step", "loss"),
+    [
+        pytest.param([(11, None), (11, 0.5), (11, None), (11, 0.7)], 11, 0.5, id="all alike"),
+        pytest.param([(10, None), (12, 0.4), (11, None), (11, 0.5)], 10, 0.5, id="the slowest tells none"),
+        pytest.param([(11, None), (11, None), (11, None), (11, None)], 11, None, id="nobody tells one"),
+        pytest.param([(9, 0.9), (50, 0.1), (9, None), (50, None)], 9, 0.9, id="the slowest tells one"),
+    ],
+)
+def test_the_loss_is_of_the_slowest_rank_that_tells_one(
+    steps: list[tuple[int, float | None]], step: int, loss: float | None
+) -> None:
+    """Of a digest one rank of a host has its numbers, whichever reports first; the others have their step."""
+    line = {"total_steps": 31, "time": 30.0, "first": {"step": 1, "time": 10.0}}
+    numbers = [{"step": made} if own is None else {"step": made, "loss": own} for made, own in steps]
+    progress = progress_of(with_progress(record(2), *({**line, **each} for each in numbers)))
+    assert progress is not None and (progress.step, progress.loss) == (step, loss)
+
+
+def test_pushed_digests_give_a_loss_a_speed_and_the_time_left() -> None:
+    """From before the first step on; the second of the host's ranks is the one that tells its numbers."""
+    made = record(1)
+    view = made.hosts["npu001"]
+    mark = Mark(ProcessId(1, 2, "boot"), 7)
+    status = view.status
+    for number in range(1, 4):
+        numbers = {"step": 10 * number, "total_steps": 100, "loss": 1.0 / number, "time": 20.0 * number}
+        numbers |= {"tokens_per_s": 900.0, "first": {"step": 10, "time": 20.0}}
+        digest = Digest(7, 20.0 * number + 1.0, 10 * number, 10 * number, rank=1, numbers=numbers)
+        status, _, is_missing = folded(status, mark, digest)
+        assert not is_missing
+    view = dataclasses.replace(view, status=status)
+    shown = progress_line(progress_of(dataclasses.replace(made, updated=62.0, hosts={"npu001": view})))  # type: ignore[arg-type]
+    assert shown == "step 30/100  loss 0.3333  900 tokens/s  2m 20s left"
+
+
+def test_who_stands_still_is_shown_in_every_view() -> None:
+    made = with_progress(record(2), *[{"step": 4, "total_steps": 9}] * 4)
+    view = made.hosts["npu002"]
+    assert view.status is not None
+    ranks = view.status.ranks
+    stopped = dataclasses.replace(ranks[1], stalled=StallKind.STOPPED, stalled_since=1100.0)
+    view = dataclasses.replace(
+        view,
+        status=dataclasses.replace(view.status, ranks=(ranks[0], stopped)),
+        clock=ClockOffset(100.0, 0.1, 0.0),
+    )
+    made, before = dataclasses.replace(made, hosts={**made.hosts, "npu002": view}), made
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1000.0))
+    line = f"rank 3 on npu002: stopped by a signal or a debugger since {since}"
+    assert line in drawn(live_view(made, now=0.0)).splitlines()
+    assert line in drawn(status_view(made)).splitlines()
+    out = io.StringIO()
+    report = PlainReport(out, clock=lambda: 0.0)
+    for each in (before, made, made, before):
+        report.show(each)
+    said = out.getvalue().splitlines()
+    assert said == ["run: running", "step 4/9", line, "all ranks go on again"]
 
 
 def test_that_nobody_watches_is_the_second_line() -> None:

@@ -14,13 +14,15 @@ from orchestrator.cli.sentences import (
     end_sentence,
     ranks_text,
     sight_notes,
+    stall_notes,
     stop_sentence,
     watch_note,
 )
 from orchestrator.control.run_record import Cause, HostView, RunRecord, Waits
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
-from orchestrator.core.records import HostStatus
-from orchestrator.core.states import RunState
+from orchestrator.core.records import HostStatus, RankStatus, StallKind
+from orchestrator.core.states import RankState, RunState
+from orchestrator.hosts.clock_offset import ClockOffset
 
 GONE = StopReason(StopKind.SUPERVISOR_GONE)
 KILLED = StopReason(StopKind.SUPERVISOR_ENDED, "b", end=End(EndKind.SIGNALLED, signal=9))
@@ -133,6 +135,30 @@ def test_since_when_hosts_are_not_seen_is_told_for_each_reason() -> None:
         f"d answers, but its supervisor has written no status since {clock(300.0)}",
     ]
     assert sight_notes(dataclasses.replace(record, state=RunState.STOPPED)) == []
+
+
+def test_ranks_that_stand_still_are_told_by_their_ways_who_may_be_waited_for_first() -> None:
+    def stalled(first: int, *kinds: StallKind | None, **fields: Any) -> HostView:
+        ranks = tuple(
+            RankStatus(first + n, n, n, RankState.RUNNING, stalled=kind, stalled_since=200.0 + first + n)
+            for n, kind in enumerate(kinds)
+        )
+        return HostView(HostStatus("r1", "job", "x", 0.0, ranks), last_contact=1.0, **fields)
+
+    step, stop, block = StallKind.NO_STEP, StallKind.STOPPED, StallKind.BLOCKED
+    hosts = {
+        "a1": stalled(0, step, step),
+        "a2": stalled(2, step, stop),
+        "b": stalled(4, block, None, clock=ClockOffset(4.0, 0.1, 0.0)),
+        "c": stalled(6, step, step, error="timed out"),  # what it was is not what it is
+    }
+    record = RunRecord("r1", "job", "train", 8, 1.0, RunState.RUNNING, hosts=hosts)
+    assert stall_notes(record) == [
+        f"rank 3 on a2: stopped by a signal or a debugger since {clock(203.0)}",
+        f"rank 4 on b: blocked in the kernel (a disk or a file system that hangs?) since {clock(200.0)}",
+        f"rank 0-2 on a[1-2]: no new step since {clock(200.0)}",
+    ]
+    assert stall_notes(dataclasses.replace(record, state=RunState.FAILED)) == []
 
 
 def test_that_the_monitor_lives_on_another_machine_is_told_with_the_time_of_what_is_shown() -> None:

@@ -122,7 +122,21 @@ def test_a_monitor_gives_up_so_long_after_the_last_sign_of_progress() -> None:
     progress.note(record, moment + limit)
     assert progress.is_done(record)
     error = progress.errors(record)["h3"]
-    assert (str(error), error.exit_code) == ("h3: workers still run after 2 s of grace", 4)
+    assert (str(error), error.exit_code) == (
+        "h3: workers ran when it was last heard, and 2 s of grace are over",
+        4,
+    )
+
+
+def test_a_host_that_says_nothing_of_the_stop_is_not_said_to_run() -> None:
+    record = over(run_of(2), "h0")
+    progress = StopProgress(grace=2.0, patience=5.0, now=0.0)
+    progress.note(record, 0.0)
+    progress.note(record, 2.0 + MARGIN)
+    assert progress.is_done(record)
+    error = progress.errors(record)["h1"]
+    assert str(error) == f"h1: told to stop, it has said nothing of that within {2 + MARGIN:g} s"
+    assert error.exit_code == 3
 
 
 @pytest.mark.parametrize("since", [0.0, 3.0])

@@ -15,10 +15,10 @@ from orchestrator.core.errors import AnswerError, PreflightError, TransportError
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.agent_zip import agent_bundle
 from orchestrator.hosts.conversation import Limits
-from orchestrator.hosts.fake_transport import FakeTransport, Program
 from orchestrator.hosts.local_transport import LocalTransport
 from orchestrator.hosts.session import Session
 from orchestrator.hosts.transport import Transport
+from tests.hosts.scripted_transport import Program, ScriptedTransport
 from tests.old_pythons import python_of
 
 READY = b"orchestrate-agent ready\n"
@@ -38,7 +38,7 @@ def start(transport: Transport, workdir: Path, python: str = sys.executable) -> 
     return Agent(session_of(transport, workdir, python))
 
 
-def saying(*after_ready: bytes, boot: bytes = READY) -> FakeTransport:
+def saying(*after_ready: bytes, boot: bytes = READY) -> ScriptedTransport:
     """A host whose agent answers every request with the next of these texts, and ends after the last."""
 
     def program(argv: list[str], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> int:
@@ -51,7 +51,7 @@ def saying(*after_ready: bytes, boot: bytes = READY) -> FakeTransport:
         stderr.write(b"first line\nlast words\n")
         return 1
 
-    transport = FakeTransport("far", program)
+    transport = ScriptedTransport("far", program)
     transport.connect()
     return transport
 
@@ -158,7 +158,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_call(tmp_path: Path) -> Non
         return 0
 
     hangs_up: Program = program
-    transport = FakeTransport("far", hangs_up)
+    transport = ScriptedTransport("far", hangs_up)
     transport.connect()
     with pytest.raises(TransportError, match="the connection broke"):
         start(transport, tmp_path).clock()

@@ -14,10 +14,10 @@ from orchestrator.core.errors import AgentError, AnswerError, CommandTimeout, Tr
 from orchestrator.core.protocol import ProtocolError, Receiver, frame
 from orchestrator.hosts.boot import Bundle
 from orchestrator.hosts.conversation import Answer, Conversation, Event, Limits
-from orchestrator.hosts.fake_transport import FakeTransport
 from orchestrator.hosts.session import Session
 from orchestrator.testing.waiting import eventually
 from tests.hosts.lying_host import READY, Clock, Lie, LyingChannel, LyingTransport
+from tests.hosts.scripted_transport import ScriptedTransport
 
 
 def asked(limits: Limits = Limits()) -> Conversation:  # noqa: B008 (frozen)
@@ -200,7 +200,7 @@ class Host:
     def __init__(self) -> None:
         self.send: Any = None
         self.hold = threading.Event()
-        self.transport = FakeTransport("far", self._run)
+        self.transport = ScriptedTransport("far", self._run)
         self.transport.connect()
 
     def _run(self, argv: Any, stdin: Any, stdout: Any, stderr: Any) -> int:

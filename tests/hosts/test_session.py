@@ -10,18 +10,14 @@ import os
 import sys
 import zipfile
 from pathlib import Path
-from typing import IO
 
 import pytest
 
-from orchestrator.agent.request_loop import serve
-from orchestrator.config.inventory import Host
-from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, PreflightError, TransportError
+from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, PreflightError
 from orchestrator.core.protocol import BEAT, BEAT_SECONDS
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.agent_zip import Bundle, agent_bundle, compiled_modules
-from orchestrator.hosts.fake_transport import FakeTransport
-from orchestrator.hosts.fleet import Fleet, HostResults, error_lines
+from orchestrator.hosts.fleet import HostResults, error_lines
 from orchestrator.hosts.local_transport import LocalTransport
 from orchestrator.hosts.session import Session
 from orchestrator.testing.waiting import eventually
@@ -90,45 +86,6 @@ def test_workdir_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "work").write_text("a file")
     with pytest.raises(PreflightError, match="cannot use the workdir"):
         agent_with(tmp_path)
-
-
-def in_process(tmp_path: Path) -> FakeTransport:
-    """A host whose agent runs in a thread here; its name is the first word it is asked for."""
-
-    def program(argv: list[str], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> int:
-        for _ in ("for a shell", "the program", "what it is asked"):
-            stdin.readline()
-        stdout.write(b"orchestrate-agent ready\n")
-        serve(str(tmp_path / "work"), stdin, stdout)  # type: ignore[arg-type]
-        return 0
-
-    return FakeTransport("far", program)
-
-
-def host_named(name: str) -> Host:
-    return Host(name=name, address="127.0.0.1", transport="local")
-
-
-def test_a_broken_connection_is_an_error_and_the_next_call_makes_a_new_one(tmp_path: Path) -> None:
-    transport = in_process(tmp_path)
-    with Fleet([host_named("far")], {"far": transport}) as fleet:
-        assert fleet.each(lambda agent: agent.list_runs()).values == {"far": []}
-        transport.break_connection()
-        broken = fleet.each(lambda agent: agent.list_runs())
-        assert isinstance(broken.errors["far"], TransportError)
-        assert fleet.each(lambda agent: agent.list_runs()).values == {"far": []}
-        assert transport.connects == 2
-
-
-def test_one_host_that_is_down_hides_no_other(tmp_path: Path) -> None:
-    down = FakeTransport("down", lambda *_: 0, down=True)
-    hosts = [host_named("far"), host_named("down")]
-    with Fleet(hosts, {"far": in_process(tmp_path), "down": down}) as fleet:
-        answers = fleet.each(lambda agent: agent.list_runs())
-    assert answers.values == {"far": []}
-    assert isinstance(answers.errors["down"], ConnectError)
-    with pytest.raises(ConnectError):
-        answers.raise_on_error()
 
 
 def test_equal_errors_of_many_hosts_are_told_once() -> None:

@@ -65,6 +65,8 @@ def test_a_host_without_power_refuses_launches_until_it_returns(tmp_path: Path) 
 def test_what_still_lasts_meets_the_next_attempt() -> None:
     faults = (
         Fault(10, "kill", rank=0),
+        Fault(15, "kill_supervisor", host="a"),
+        Fault(16, "kill_guardian", host="b"),
         Fault(20, "partition", host="a", seconds=100),
         Fault(30, "power_off", host="b"),
         Fault(40, "fill_disk", host="c", seconds=5),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.ends import EndKind
+from orchestrator.core.ends import EndKind, StopKind
 from orchestrator.core.states import RankState, RunState
 from orchestrator.simulation.faults import Fault
 from orchestrator.simulation.workload import Workload
@@ -49,6 +49,12 @@ def test_a_run_from_its_launch_to_its_good_end(runs: Runs) -> None:
         pytest.param([at(90, "freeze", rank=3)], 1, (HOST, 3), EndKind.LOST, id="freeze"),
         pytest.param([at(90, "freeze", rank=3, seconds=30)], 0, None, None, id="freeze for a while"),
         pytest.param([at(90, "hang", rank=3)], 1, (HOST, 3), EndKind.LOST, id="hang"),
+        pytest.param(
+            [at(90, "kill_supervisor", host=HOST)], 1, (HOST, 2), EndKind.SUPERVISOR_ENDED, id="supervisor"
+        ),
+        pytest.param(
+            [at(90, "kill_guardian", host=HOST)], 1, (HOST, None), EndKind.SUPERVISOR_ENDED, id="guardian"
+        ),
         pytest.param([at(90, "reboot", host=HOST, seconds=100)], 1, (HOST, 2), EndKind.LOST, id="reboot"),
         pytest.param([at(90, "reboot", host=HOST, seconds=15)], 1, (HOST, 2), EndKind.LOST, id="quick"),
         pytest.param([power_off(90)], 1, (HOST, 2), EndKind.LOST, id="power off"),
@@ -81,6 +87,20 @@ def test_a_fault_while_the_run_makes_steps(
     assert (named and (named.host, named.rank)) == cause
     assert (named and named.end.kind) == kind
     assert found.record.state.is_terminal and found.orphans == ()
+
+
+def test_what_a_host_says_when_its_supervisor_or_guardian_was_killed(runs: Runs) -> None:
+    """As the real ones of tests/agent/test_full_disk.py and test_ending.py."""
+    expected = {
+        "kill_supervisor": (StopKind.SUPERVISOR_ENDED, RankState.FAILED),
+        "kill_guardian": (StopKind.GUARDIAN_ENDED, RankState.STOPPED),
+    }
+    for kind, (why, state) in expected.items():
+        simulation = runs.simulation(at(90, kind, host=HOST))
+        status = simulation.run().record.hosts[HOST].status
+        assert status is not None and status.is_over and status.stop is not None
+        assert status.stop.kind is why and {rank.state for rank in status.ranks} == {state}
+        assert simulation.cluster.hosts[HOST].busy_devices(range(8)) == []
 
 
 @pytest.mark.parametrize("lie", ["no_answer", "other_ranks", "other_run", "garbage", "flood"])

@@ -7,21 +7,21 @@ from typing import IO
 import pytest
 
 from orchestrator.core.errors import ConnectError, TransportError
-from orchestrator.hosts.fake_transport import FakeTransport
 from orchestrator.hosts.transport import Transport
 from orchestrator.testing.transport_contract import TransportContract, line_of, program
 from orchestrator.testing.transport_program import main
+from tests.hosts.scripted_transport import ScriptedTransport
 
 
-class TestFakeTransport(TransportContract):
+class TestScriptedTransport(TransportContract):
     @pytest.fixture
     def transport(self) -> Iterator[Transport]:
-        with FakeTransport("ghost", main) as transport:
+        with ScriptedTransport("ghost", main) as transport:
             yield transport
 
 
 def test_down() -> None:
-    host = FakeTransport("ghost", main, down=True)
+    host = ScriptedTransport("ghost", main, down=True)
     with pytest.raises(ConnectError):
         host.connect()
     host.down = False
@@ -31,7 +31,7 @@ def test_down() -> None:
 
 
 def test_a_broken_connection_is_never_a_silent_end() -> None:
-    with FakeTransport("ghost", main) as host:
+    with ScriptedTransport("ghost", main) as host:
         reading, waiting = host.open(program("hang")), host.open(program("hang"))
         assert line_of(reading) == b"hello\n"
         with ThreadPoolExecutor(2) as threads:
@@ -50,7 +50,7 @@ def test_a_program_that_raises_ends_like_an_interpreter() -> None:
     def program_with_a_bug(argv: list[str], stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> int:
         raise ValueError("a bug")
 
-    with FakeTransport("ghost", program_with_a_bug) as host:
+    with ScriptedTransport("ghost", program_with_a_bug) as host:
         result = host.run(["anything"])
     assert result.exit_code == 1
     assert result.stderr.decode().endswith("ValueError: a bug\n")

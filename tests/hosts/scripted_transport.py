@@ -1,4 +1,7 @@
-"""A transport whose hosts are threads of this process, for tests of everything above it."""
+"""A scripted transport: its host is a thread of this process that says what a test has it say.
+
+For peers whose bytes or timing no agent has; whole hosts are simulated (orchestrator/simulation).
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from orchestrator.core.errors import ConnectError, TransportError
 from orchestrator.hosts.transport import Channel, Deadline, StderrTail, Transport
 
 __all__ = [
-    "FakeTransport",
     "Pipe",
     "Program",
+    "ScriptedTransport",
     "reading_end",
     "writing_end",
 ]
@@ -128,7 +131,7 @@ Program: TypeAlias = Callable[[list[str], IO[bytes], IO[bytes], IO[bytes]], int]
 """`program(argv, stdin, stdout, stderr) -> exit code`, negative for death by a signal."""
 
 
-class FakeTransport(Transport):
+class ScriptedTransport(Transport):
     """A host on which every command is a call of `program` in a thread of its own.
 
     `down` makes connect() fail; break_connection() cuts what is open until connect() is called again. The
@@ -144,7 +147,7 @@ class FakeTransport(Transport):
         self._lock = threading.Lock()
         self._connected = False
         self._broken = False
-        self._channels: list[_FakeChannel] = []
+        self._channels: list[_ScriptedChannel] = []
 
     def connect(self) -> None:
         with self._lock:
@@ -176,12 +179,12 @@ class FakeTransport(Transport):
                 raise self._not_connected()
             if self._broken:
                 raise _broken_error(self.host)
-            channel = _FakeChannel(self.host, argv, self.program)
+            channel = _ScriptedChannel(self.host, argv, self.program)
             self._channels = [known for known in self._channels if not known.closed] + [channel]
         return channel
 
 
-class _FakeChannel(Channel):
+class _ScriptedChannel(Channel):
     def __init__(self, host: str, argv: tuple[str, ...], program: Program) -> None:
         super().__init__(host, argv)
         self.closed = False
