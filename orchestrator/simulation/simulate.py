@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,7 +116,7 @@ class Simulation:
 
     `folder` takes the state directory. `hours` is how much is simulated at most; it ends `after` seconds
     after the run and its monitor. `jumps`: whether stretches without news are passed over. `limit` is in
-    seconds of real time.
+    seconds of real time. `told` hears each record of the monitor, in the middle of its work.
     """
 
     def __init__(
@@ -131,6 +131,7 @@ class Simulation:
         jumps: bool = True,
         after: float = 60.0,
         limit: float = 600.0,
+        told: Callable[[RunRecord], None] = lambda record: None,
     ) -> None:
         self.world = World(seed=seed, limit=limit)
         self.scheduling = VirtualScheduling(self.world)
@@ -148,6 +149,7 @@ class Simulation:
         # After anything that had a date every host tells twice of its steps before a stretch is passed over.
         self._settled = 10.0 + 2 * digest_seconds(len(plan.hosts))
         self._after = after
+        self._told_too = told
         self._control: ControlDir | None = None
         self._monitor: Process | None = None
         self._ended = self.scheduling.signal()
@@ -263,6 +265,7 @@ class Simulation:
             for rank in view.ranks():
                 if rank.end is not None and rank.rank not in ended:
                     self._note(f"{rank.state} ({rank.end.kind.value})", name, rank.rank)
+        self._told_too(record)
 
     # Stretches without news.
 
