@@ -7,6 +7,8 @@ and whose processes can be killed all at once; its workdir is a small file syste
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -37,6 +39,7 @@ WHY_NOT = why_no_sshd() or (
 )
 _NET = f"10.213.{80 + os.getpid() % 150}"  # two of these tests may run at a time
 _FAR, _OURS = f"{_NET}.2", f"{_NET}.1"
+_NUMBERS = itertools.count()
 _WORKER = str(Path(gang_worker.__file__))
 
 
@@ -47,11 +50,11 @@ def _ip(*words: str) -> str:
 class RealHosts:
     """The hosts, and what befalls `far` and the ranks."""
 
-    def __init__(self, folder: Path, space: str, link: str, disk: Path) -> None:
+    def __init__(self, folder: Path, space: str, disk: Path) -> None:
         self.folder = folder
         self.gang = folder / "gang"
         self.gang.mkdir()
-        self._space, self._link, self._disk = space, link, disk
+        self._space, self._disk = space, disk
         self._prefix = ["ip", "netns", "exec", space]
         self._sshd = Sshd(folder / "far", prefix=self._prefix, address=_FAR)
         self._is_off = False
@@ -59,7 +62,7 @@ class RealHosts:
 
     def inventory(self) -> dict[str, Any]:
         known = self._sshd.known_hosts([_FAR])
-        ssh = {"known_hosts": [str(known)], "config_file": str(self.folder / "ssh_config")}
+        ssh = {"connect_timeout": 2, "known_hosts": [str(known)], "config_file": str(self.folder / "ssh_config")}
         far = {
             "name": "far",
             "address": _FAR,
@@ -93,7 +96,7 @@ class RealHosts:
         """Have it happen now, as `Cluster.apply` of the simulation does."""
         {
             "kill": self._kill,
-            "partition": lambda fault: _ip("link", "set", self._link, "down"),
+            "partition": lambda fault: self._set_link("down"),
             "power_off": self._power_off,
             "fill_disk": self._fill_disk,
             "return": self._return,
@@ -107,7 +110,7 @@ class RealHosts:
 
     def _power_off(self, fault: Fault) -> None:
         """The link first; then nobody there lives to see another end."""
-        _ip("link", "set", self._link, "down")
+        self._set_link("down")
         self._is_off = True
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in _ip("netns", "pids", self._space).split():
@@ -126,7 +129,10 @@ class RealHosts:
             self._is_off = False
             self._sshd.stop()
             self._sshd = Sshd(self.folder / "far", prefix=self._prefix, address=_FAR, port=self._sshd.port)
-        _ip("link", "set", self._link, "up")
+        self._set_link("up")
+
+    def _set_link(self, state: str) -> None:
+        _ip("-n", self._space, "link", "set", "inside", state)
 
     # One run.
 
@@ -168,7 +174,8 @@ class RealHosts:
 @contextlib.contextmanager
 def real_hosts(folder: Path) -> Iterator[RealHosts]:
     """The two hosts, for one run. Skips the test where this machine does not allow them."""
-    space, link = f"real{os.getpid()}", f"re{os.getpid() % 100000}"
+    number = next(_NUMBERS)
+    space, link = f"real{os.getpid()}-{number}", f"re{os.getpid() % 100000}-{number}"
     disk = folder / "disk"
     disk.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
@@ -182,11 +189,15 @@ def real_hosts(folder: Path) -> Iterator[RealHosts]:
         except subprocess.CalledProcessError as error:
             pytest.skip(f"not allowed here: {error.stderr}")
         _ip("link", "add", link, "type", "veth", "peer", "name", "inside", "netns", space)
+        stack.callback(_ip, "link", "delete", link)
         _ip("addr", "add", f"{_OURS}/24", "dev", link)
         _ip("link", "set", link, "up")
         _ip("-n", space, "addr", "add", f"{_FAR}/24", "dev", "inside")
         _ip("-n", space, "link", "set", "inside", "up")
         _ip("-n", space, "link", "set", "lo", "up")
-        hosts = RealHosts(folder, space, link, disk)
+        # Known for good: who is away answers nothing, and nobody says in its place that it is not there.
+        mac = json.loads(_ip("-j", "-n", space, "link", "show", "inside"))[0]["address"]
+        _ip("neigh", "replace", _FAR, "lladdr", mac, "dev", link, "nud", "permanent")
+        hosts = RealHosts(folder, space, disk)
         stack.callback(hosts.close)
         yield hosts

@@ -34,7 +34,7 @@ ALL = bool(os.environ.get("REALITY"))
 WORLD = 4
 TRIES = 3 if ALL else 2
 LIMIT = 150.0
-TIMEOUTS = {"unreachable": 4, "lost": 8, "grace": 2, "prepare": 12, "connect": 2}
+TIMEOUTS = {"unreachable": 4, "grace": 2, "prepare": 12, "connect": 2}
 
 
 def _steps(record: RunRecord) -> int:
@@ -65,7 +65,7 @@ MOMENTS: dict[str, Callable[[RunRecord], bool]] = {
 class Case:
     """Faults with their moments, each after the one before. After SIGTERM a rank lives for `term` seconds.
 
-    `is_race`: both ranks of `far` fail at the same time, so that either may be the first.
+    So many seconds after it fell silent a host is `lost`. `is_race`: both ranks of `far` fail at the same time, so that either may be the first.
     """
 
     faults: Sequence[tuple[str, Fault]]
@@ -73,6 +73,7 @@ class Case:
     term: float = 0.0
     is_quick: bool = False
     is_race: bool = False
+    lost: float = 8.0
 
 
 def fault(kind: str, **keys: object) -> Fault:
@@ -98,12 +99,12 @@ CASES = {
     **{f"vanish-{moment}": Case([(moment, SILENT)]) for moment in LAUNCHING},
     "vanish-running": Case([("running", SILENT)]),
     "vanish-stopping": Case([("running", KILLED), ("stopping", SILENT)], term=1.0),
-    "return-running": Case([("running", SILENT), ("unreachable", BACK)], steps=150),
+    "return-running": Case([("running", SILENT), ("unreachable", BACK)], steps=150, lost=60.0),
     "return-ended": Case([("running", SILENT), ("ended", BACK)]),
     **{f"off-{moment}": Case([(moment, OFF)]) for moment in LAUNCHING},
     "off-running": Case([("running", OFF)]),
     "off-stopping": Case([("running", KILLED), ("stopping", OFF)], term=1.0),
-    "reboot-running": Case([("running", OFF), ("unreachable", BACK)]),
+    "reboot-running": Case([("running", OFF), ("unreachable", BACK)], lost=60.0),
     "reboot-ended": Case([("running", OFF), ("ended", BACK)]),
 }
 
@@ -145,19 +146,20 @@ class Episode:
         self._strike, self._clock = strike, clock
         self._began: float | None = None
         self._ended: float | None = None
-        self._is_launched = not case.steps
+        self._is_from_running = bool(case.steps)
         self.record: RunRecord | None = None
 
     def told(self, record: RunRecord) -> bool:
         """Whether everything has happened that is compared."""
         self.record = record
-        if self._began is None and not self._is_launched and _runs(record):
+        if self._began is None and self._is_from_running and _runs(record):
             self._began = self._clock()
         if record.state.is_terminal and self._ended is None:
             self._ended = self._clock()
         if self._left and MOMENTS[self._left[0][0]](record):
             self._strike(self._left.pop(0)[1])
-            self._began = self._clock() if self._began is None else self._began
+            if self._began is None and not self._is_from_running:
+                self._began = self._clock()
             return False
         is_waited_for = any(view.may_have_workers for view in record.hosts.values()) and bool(self._back)
         return record.state.is_terminal and not self._left and not is_waited_for
@@ -193,7 +195,7 @@ def plan_of(hosts: RealHosts, case: Case) -> LaunchPlan:
         "devices_per_host": 2,
         "command": hosts.command(WORLD, case.steps, case.term),
         "networking": {"mode": "none"},
-        "timeouts": TIMEOUTS,
+        "timeouts": {**TIMEOUTS, "lost": case.lost},
     }
     job.write_text(yaml.safe_dump(keys))
     return make_plan(load_job(job), load_inventory(inventory))
