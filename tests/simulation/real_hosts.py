@@ -125,11 +125,11 @@ class RealHosts:
                         pass
 
     def _return(self, fault: Fault) -> None:
+        self._set_link("up")
         if self._is_off:
             self._is_off = False
             self._sshd.stop()
             self._sshd = Sshd(self.folder / "far", prefix=self._prefix, address=_FAR, port=self._sshd.port)
-        self._set_link("up")
 
     def _set_link(self, state: str) -> None:
         _ip("-n", self._space, "link", "set", "inside", state)
