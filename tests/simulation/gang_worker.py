@@ -2,7 +2,7 @@
 
 It needs nothing but Python. As in training a step ends when all ranks have made it, so that one that is dead
 or stands still holds up all: each leaves its last step in a file of FOLDER, which all hosts share here as
-they share a network of devices elsewhere. After every `SAVE_EVERY` steps it saves into its own host's run folder.
+they share a network of devices elsewhere. After every `SAVE_EVERY` steps it saves into its host's run folder.
 """
 
 from __future__ import annotations

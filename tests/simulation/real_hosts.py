@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,11 @@ class RealHosts:
 
     def inventory(self) -> dict[str, Any]:
         known = self._sshd.known_hosts([_FAR])
-        ssh = {"connect_timeout": 2, "known_hosts": [str(known)], "config_file": str(self.folder / "ssh_config")}
+        ssh = {
+            "connect_timeout": 2,
+            "known_hosts": [str(known)],
+            "config_file": str(self.folder / "ssh_config"),
+        }
         far = {
             "name": "far",
             "address": _FAR,
@@ -183,7 +186,9 @@ def real_hosts(folder: Path) -> Iterator[RealHosts]:
             _ip("netns", "add", space)
             stack.callback(_ip, "netns", "delete", space)
             subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(disk)], check=True, capture_output=True
+                ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(disk)],
+                check=True,
+                capture_output=True,
             )
             stack.callback(subprocess.run, ["umount", "-l", str(disk)], check=True)
         except subprocess.CalledProcessError as error:

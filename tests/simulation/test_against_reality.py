@@ -65,7 +65,9 @@ MOMENTS: dict[str, Callable[[RunRecord], bool]] = {
 class Case:
     """Faults with their moments, each after the one before. After SIGTERM a rank lives for `term` seconds.
 
-    So many seconds after it fell silent a host is `lost`. `is_race`: both ranks of `far` fail at the same time, so that either may be the first.
+    So many seconds after it fell silent a host is `lost`. `is_race`: both ranks of `far` fail at the same
+    time, so that either may be the first.
+    It is not `is_timed` where TCP takes seconds more or less to tell that a host has forgotten a connection.
     """
 
     faults: Sequence[tuple[str, Fault]]
@@ -73,6 +75,7 @@ class Case:
     term: float = 0.0
     is_quick: bool = False
     is_race: bool = False
+    is_timed: bool = True
     lost: float = 8.0
 
 
@@ -80,7 +83,9 @@ def fault(kind: str, **keys: object) -> Fault:
     return Fault(time=0.0, kind=kind, **keys)  # type: ignore[arg-type]
 
 
-OFF, SILENT, FULL, BACK = (fault(kind, host="far") for kind in ("power_off", "partition", "fill_disk", "return"))
+OFF, SILENT, FULL, BACK = (
+    fault(kind, host="far") for kind in ("power_off", "partition", "fill_disk", "return")
+)
 AWAY = fault("partition", host="far", scope="all")
 KILLED = fault("kill", rank=2)
 LAUNCHING = ("before", "checked", "prepared", "started")
@@ -89,7 +94,9 @@ CASES = {
     "nothing": Case((), steps=12, is_quick=True),
     "kill-running": Case([("running", KILLED)], is_quick=True),
     "kill-started": Case([("started", KILLED)], is_quick=True),
-    "kill-stopping": Case([("running", KILLED), ("stopping", fault("kill", rank=1))], term=1.0, is_quick=True),
+    "kill-stopping": Case(
+        [("running", KILLED), ("stopping", fault("kill", rank=1))], term=1.0, is_quick=True
+    ),
     "full-before": Case([("before", FULL)], is_quick=True),
     "full-checked": Case([("checked", FULL)], is_quick=True),
     "full-prepared": Case([("prepared", FULL)], is_race=True),
@@ -104,7 +111,7 @@ CASES = {
     **{f"off-{moment}": Case([(moment, OFF)]) for moment in LAUNCHING},
     "off-running": Case([("running", OFF)]),
     "off-stopping": Case([("running", KILLED), ("stopping", OFF)], term=1.0),
-    "reboot-running": Case([("running", OFF), ("unreachable", BACK)], lost=60.0),
+    "reboot-running": Case([("running", OFF), ("unreachable", BACK)], lost=60.0, is_timed=False),
     "reboot-ended": Case([("running", OFF), ("ended", BACK)]),
 }
 
@@ -262,6 +269,6 @@ def test_what_is_simulated_is_what_happens(name: str, tmp_path: Path) -> None:
         real.append(found.seconds)
         print(f"\n{name}: {found}\nsimulated {expected}")
         # Only time may be the machine's fault.
-        if are_near(found.seconds, expected.seconds):
+        if are_near(found.seconds, expected.seconds) or not case.is_timed:
             return
     assert are_near(sorted(real)[len(real) // 2], expected.seconds), (real, expected.seconds)

@@ -66,7 +66,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 @settings(
-    max_examples=CASES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=CASES,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )
 @given(schedules())
 def test_every_run_ends_or_goes_on_and_nobody_is_left_behind(runs: Runs, faults: tuple[Fault, ...]) -> None:
@@ -98,7 +102,7 @@ def launches(draw: st.DrawFn) -> tuple[Fault, ...]:
         st.fixed_dictionaries({"kind": st.sampled_from(kinds), "host": st.sampled_from(HOSTS)}), on_monitor
     )
     what = draw(st.lists(on_launch, min_size=1, max_size=3))
-    times = st.floats(0.05, 1.5)
+    times = st.one_of(st.floats(0.05, 1.5), st.floats(1.0, 4.0))
     lasts = st.sampled_from([0.3, 3.0, 20.0, 90.0])
     return tuple(Fault(time=draw(times), seconds=draw(lasts), **each) for each in what)
 
