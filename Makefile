@@ -70,6 +70,8 @@ test-long: $(INSTALLED) $(OLDEST)/.installed  ## the oldest MindSpore, and every
 	LYING_HOSTS=100000 $(BIN)/python -m pytest tests/hosts/test_lying_hosts.py
 	ANY_INPUT=200000 $(BIN)/python -m pytest tests/test_any_input.py
 	SSH_CONFIGS=2000 $(BIN)/python -m pytest tests/hosts/test_ssh_config.py
+	VERDICTS=2000 $(BIN)/python -m pytest --numprocesses $(JOBS) tests/simulation/test_verdicts.py tests/simulation/test_invariants.py
+	REALITY=1 $(BIN)/python -m pytest tests/simulation/test_against_reality.py
 	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/parallel/test_strategies.py
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt

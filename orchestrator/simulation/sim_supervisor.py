@@ -118,7 +118,8 @@ class SimProcess:
         if not self.is_running or (self.is_frozen and code != -signal.SIGKILL):
             return
         log = self._run.logs.setdefault(label_of(self.rank), [])
-        log.extend(lines)
+        if not self._host.is_full:  # its last words find no room either
+            log.extend(lines)
         self.end = Exit(
             self.rank,
             code,

@@ -25,6 +25,7 @@ __all__ = ["Link", "SimChannel", "SimTransport", "Traffic"]
 _SILENCE = 30.0
 _QUEUE = 256 * 1024
 _ROUND_TRIPS = 6  # of TCP and SSH, until a login stands
+_RETRANSMISSION = 0.2  # after which TCP sends again what is not acknowledged; each time after twice as long
 
 
 @dataclass
@@ -70,9 +71,15 @@ class SimTransport(Transport):
         self._traffic = traffic
         self._timeout = timeout
         self._is_connected = False
+        self._boot = ""
+        self._unanswered: float | None = None  # since then bytes wait that nobody has acknowledged
         self._channels: list[SimChannel] = []
 
     def connect(self) -> None:
+        if self._is_connected and self._boot != self._there.boot and not self._there.link.is_silent:
+            # It stands as far as we know; the host has forgotten it, and says so to the next bytes it gets.
+            self._pause("a connection of before", self._until_sent_again())
+            self.broke()
         if self._is_connected:
             return
         link = self._there.link
@@ -92,6 +99,20 @@ class SimTransport(Transport):
         if link.refuses_login:
             raise AuthenticationError("Authentication failed.", where=self.host, remedy="check `user`")
         self._is_connected = True
+        self._boot, self._unanswered = self._there.boot, None
+
+    def _until_sent_again(self) -> float:
+        """Seconds until TCP sends the next time what waits for an acknowledgement."""
+        waited = 0.0 if self._unanswered is None else self._world.now - self._unanswered
+        due, again = 0.0, _RETRANSMISSION
+        while due < waited:
+            due, again = due + again, 2 * again
+        return due - waited
+
+    def unanswered(self, are: bool) -> None:
+        """Bytes were sent on a silent link, or have arrived after all."""
+        if not are or self._unanswered is None:
+            self._unanswered = self._world.now if are else None
 
     def close(self) -> None:
         self._is_connected = False
@@ -156,6 +177,7 @@ class SimChannel(Channel):
         if self._has_ended:
             raise TransportError(f"`{self.argv[0]}` no longer reads its input", where=self.host)
         if self._link.is_silent:
+            self._transport.unanswered(True)
             self._held.append((False, bytes(data)))
             self._held_bytes += len(data)
             if self._held_bytes > _QUEUE:
@@ -270,6 +292,7 @@ class SimChannel(Channel):
 
     def come_back(self) -> None:
         """What was sent meanwhile arrives."""
+        self._transport.unanswered(False)
         held, self._held, self._held_bytes = self._held, [], 0
         for is_inward, data in held:
             if is_inward:

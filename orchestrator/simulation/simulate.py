@@ -119,7 +119,7 @@ class Simulation:
 
     `folder` takes the state directory. `hours` is how much is simulated at most; it ends `after` seconds
     after the run and its monitor. `jumps`: whether stretches without news are passed over. `limit` is in
-    seconds of real time.
+    seconds of real time. `told` hears each record of the monitor, in the middle of its work.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class Simulation:
         jumps: bool = True,
         after: float = 60.0,
         limit: float = 600.0,
+        told: Callable[[RunRecord], None] = lambda record: None,
     ) -> None:
         self.world = World(seed=seed, limit=limit)
         self.scheduling = VirtualScheduling(self.world)
@@ -151,6 +152,7 @@ class Simulation:
         # After anything that had a date every host tells twice of its steps before a stretch is passed over.
         self._settled = 10.0 + 2 * digest_seconds(len(plan.hosts))
         self._after = after
+        self._told_too = told
         self._control: ControlDir | None = None
         self._monitor: Process | None = None
         self._verbs: list[tuple[float, Callable[[ControlDir, Ways], None]]] = []
@@ -304,6 +306,7 @@ class Simulation:
             for rank in view.ranks():
                 if rank.end is not None and rank.rank not in ended:
                     self._note(f"{rank.state} ({rank.end.kind.value})", name, rank.rank)
+        self._told_too(record)
 
     # Stretches without news.
 

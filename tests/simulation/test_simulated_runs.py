@@ -116,7 +116,7 @@ def test_a_host_without_room_fails_at_its_next_save(runs: Runs) -> None:
     load = Workload(steps=100, save_every=40, save=20.0)
     found = runs(at(80, "fill_disk", host=HOST), workload=load)
     assert found.exit_code == 1 and found.cause is not None and found.cause.host == HOST
-    assert "No space left on device" in "".join(found.cause.end.tail)
+    assert found.cause.end.tail == ()  # its last words find no room either: as test_against_reality has it
     assert found.steps == 40
 
 
