@@ -17,7 +17,7 @@ from orchestrator.control.monitor import Monitor
 from orchestrator.control.run_record import Cause, RunRecord
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.paths import ControlDir
-from orchestrator.core.states import RunState
+from orchestrator.core.states import RankState, RunState
 from orchestrator.hosts.host_link import digest_seconds
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.simulation.cluster import Cluster, Misfortune, SimAllocation
@@ -250,7 +250,8 @@ class Simulation:
             sure = "" if cause.sure else ", not sure"
             self._note(f"the cause is {cause.end.kind.value}{sure}", cause.host, cause.rank)
         if self._running is None and record.state is RunState.RUNNING:
-            all_run = all(rank.state.value == "running" for rank in record.ranks())
+            ranks = (rank for view in record.hosts.values() for rank in view.ranks())
+            all_run = all(rank.state is RankState.RUNNING for rank in ranks)
             self._running = self.world.true_now if all_run else None
         known = before.hosts if before is not None else {}
         for name, view in record.hosts.items():
