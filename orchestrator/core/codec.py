@@ -329,9 +329,8 @@ def _mapping(key: Any, value: Any) -> _Decoder:
     are_texts = key is str and value is str
 
     def decode(data: Any) -> Any:
-        if are_texts and type(data) is dict and _TEXT.issuperset(map(type, data)):
-            if _TEXT.issuperset(map(type, data.values())):
-                return dict(data)
+        if are_texts and type(data) is dict and _TEXT.issuperset(map(type, (*data, *data.values()))):
+            return dict(data)
         found = {}
         for name, item in _entries(data):
             try:

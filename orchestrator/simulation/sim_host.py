@@ -53,6 +53,7 @@ class SimHost:
         self.is_full = False
         self.answers_late = 0.0
         self.lie: str | None = None
+        self.told: float | None = None  # the real time when it was first told to stop
         self.store: dict[str, int] = {}
         self.agent_versions: set[str] = set()
         self.runs: dict[str, SimRun] = {}

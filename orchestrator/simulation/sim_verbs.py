@@ -8,6 +8,7 @@ import errno
 import functools
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +220,7 @@ def _commit(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _stop(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    agent.host.told = agent.host.told or time.perf_counter()
     yield _told(agent, "stop", args)
 
 

@@ -93,7 +93,7 @@ class Gang:
         """This rank has ended."""
         self._joined.discard(rank)
         if not self.is_moving and not self.is_done:
-            # Those who wait for the first step wait in vain from now on; who is told already looks by himself.
+            # Who waits for the first step waits in vain from now on; who knows that already looks himself.
             self._stall(self.on_leave if self._is_stall_told else self.on_stall)
         self._change()
 
