@@ -47,6 +47,8 @@ name: scale
 task: pretrain
 hosts: all
 devices_per_host: 8
+device_target: Ascend
+networking: {mode: rank_table}
 parallel: {model_parallel: 8}
 model: {preset: 7.1b}
 data: {path: /data/corpus.json, tokenizer: /data/tokenizer.json, seq_length: 2048}
@@ -259,7 +261,7 @@ def simulated(count: int, minutes: float) -> Scale | str:
         job, inventory = Path(folder) / "job.yaml", Path(folder) / "inventory.yaml"
         faults = Path(folder) / "faults.yaml"
         job.write_text(SIMULATED_JOB)
-        inventory.write_text("hosts:\n  - {name: like, address: 10.9.9.9, devices: 0-7}\n")
+        inventory.write_text("hosts:\n  - {name: like, address: 10.9.9.9, devices: 0-7, chip: 910B}\n")
         when = minutes * 60 - 30
         faults.write_text(f"faults:\n  - {{time: {when:g}s, kind: exit, rank: 7, code: 1}}\n")
         argv = [sys.executable, "-m", "orchestrator", "simulate", str(job), "-i", str(inventory)]

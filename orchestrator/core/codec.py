@@ -148,7 +148,10 @@ def to_json(value: Any) -> Any:
         return {str(name): to_json(item) for name, item in value.items()}
     names = _names(kind)
     if names:
-        return {name: to_json(getattr(value, name)) for name in names}
+        found = {name: getattr(value, name) for name in names}
+        if _AS_IS.issuperset(map(type, found.values())):
+            return found
+        return {name: to_json(item) for name, item in found.items()}
     return _rare_to_json(value)
 
 
