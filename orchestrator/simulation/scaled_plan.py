@@ -7,6 +7,7 @@ With a number of hosts, each is as the first of the job's hosts, has a name and 
 from __future__ import annotations
 
 import dataclasses
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from orchestrator.plan.needed_hosts import inventory_for
 from orchestrator.plan.placement import hosts_of
 from orchestrator.rank_table.table import is_loopback
 from orchestrator.simulation.cluster import synthetic_inventory
+from orchestrator.simulation.timeline import EPOCH
 from orchestrator.simulation.workload import Workload
 
 __all__ = ["ScaledPlan", "scaled_plan"]
@@ -65,7 +67,9 @@ def scaled_plan(job_path: Path, inventory_path: Path | None, hosts: int | None) 
         notes.append(f"{fold(host.name for host in inventory.hosts)}: {after}")
         job, changed = _on_all(job, hosts)
         notes += changed
-    plan = make_plan(job, inventory)
+    # No launch of this machine, and the same in each process: even the digits of a time are bytes on the way.
+    token = random.Random(0)
+    plan = make_plan(job, inventory, now=EPOCH, token=lambda count: token.randbytes(count).hex())
     ranks: dict[str, tuple[int, ...]] = {}
     for placement in plan.placements:
         ranks[placement.host] = (*ranks.get(placement.host, ()), placement.rank)
