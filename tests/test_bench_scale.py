@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.scale import Scale, as_data, from_costs, goals, per_host
+from bench.scale import Scale, as_data, from_attempts, goals, per_host
 from bench.scale_figures import PICTURES_OF_THE_PAGE, drawn, read_rows, table
 
 REAL = Scale(
@@ -31,13 +31,13 @@ def test_the_cost_of_a_host_is_without_what_one_launch_costs() -> None:
     assert per_host(Scale(64, simulated=False), 1.44) is None
 
 
-def test_two_lengths_of_a_simulation_tell_the_launch_from_the_watch() -> None:
-    short = {"controller": 4.0 + 0.03 * 300, "jumped": 0.0, "memory": 1}
-    long = {"controller": 4.0 + 0.03 * 700, "jumped": 200.0, "memory": 2}
-    row = from_costs(1000, 300.0, short, long)
-    assert row.simulated and row.monitor_cpu == pytest.approx(3.0) and row.launch_cpu == pytest.approx(4.0)
-    nothing = from_costs(1000, 300.0, {**short, "jumped": 0.0}, {**long, "jumped": 600.0})
-    assert nothing.monitor_cpu is None and nothing.launch_cpu is None
+def test_what_simulated_attempts_tell_becomes_a_row() -> None:
+    steady = {"controller_launch_cpu": 4.0, "controller_watch_share": 0.03, "memory": 5, "told": None}
+    row = from_attempts(1000, steady, {**steady, "told": 1.5})
+    assert row.simulated and row.monitor_cpu == pytest.approx(3.0) and row.launch_cpu == 4.0
+    assert (row.told, row.monitor_memory) == (1.5, 5)
+    nothing = from_attempts(1000, {**steady, "controller_watch_share": None}, steady)
+    assert nothing.monitor_cpu is None and nothing.told is None
 
 
 def test_only_what_was_measured_is_held_against_its_goal() -> None:

@@ -9,6 +9,7 @@ whatever has happened in between, and a subscriber that never asks costs nothing
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any, Dict, Hashable, Optional, Tuple
 
 from orchestrator.core.push import Beat, Change, Digest, Mark, Pushed, Snapshot
@@ -21,7 +22,8 @@ __all__ = ["SHORTEST", "StatusFeed"]
 # Nobody is told anything more often: of seconds between two digests, or beats.
 SHORTEST = 0.05
 _LARGEST = 10**15
-_COMPARED = tuple(field.name for field in fields(RankStatus) if field.name != "progress")
+# All of a rank but its progress.
+_compared = operator.attrgetter(*(f.name for f in fields(RankStatus) if f.name != "progress"))
 
 
 class _Subscriber:
@@ -153,7 +155,7 @@ def _differ(old: Optional[RankStatus], new: Optional[RankStatus]) -> bool:
     """Whether there is more to tell than progress."""
     if old is None or new is None:
         return old is not new
-    return any(getattr(old, name) != getattr(new, name) for name in _COMPARED)
+    return bool(_compared(old) != _compared(new))
 
 
 def _host(status: HostStatus) -> Tuple[Any, ...]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from orchestrator.core.errors import ToolOutputError
 from orchestrator.core.host_answers import ToolText, ToolTexts
@@ -148,6 +148,8 @@ class ToolAnswer:
     text: str = ""
     exit_code: int | None = None
     failure: str = ""
+    # What parsers have made of it: a dozen checks read the same answer of each of many hosts.
+    _read: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, call: Call, said: ToolText) -> ToolAnswer:
@@ -163,7 +165,10 @@ class ToolAnswer:
             what = f"{' '.join(self.call)} was ended by signal {-self.exit_code}"
             raise ToolOutputError(what, remedy=self._by_hand)
         try:
-            return parser(self.text)
+            if parser not in self._read:
+                self._read[parser] = parser(self.text)
+            found: T = self._read[parser]
+            return found
         except ToolOutputError as error:
             raise ToolOutputError(error.what, remedy=error.remedy or self._by_hand) from None
 

@@ -196,6 +196,9 @@ def _attempt_data(attempt: LivedAttempt) -> dict[str, Any]:
             for each in outcome.happenings
         ],
         "controller_cpu": cost.controller,
+        "controller_launch_cpu": cost.launch,
+        "controller_watch_share": cost.watch,
+        "told": cost.told,
         "hosts_cpu": cost.hosts,
         "memory": cost.memory,
         "seconds_of_real_time": cost.seconds,

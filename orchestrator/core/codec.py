@@ -137,10 +137,35 @@ def parse(text: Union[str, bytes]) -> Any:
 
 def to_json(value: Any) -> Any:
     """The value as `json` can write it."""
-    if isinstance(value, (str, int, float)) or value is None:
+    kind = type(value)
+    if kind in _AS_IS:
+        return value
+    if kind in (tuple, list):
+        return list(value) if _AS_IS.issuperset(map(type, value)) else [to_json(item) for item in value]
+    if kind is dict:
+        if _TEXT.issuperset(map(type, value)) and _AS_IS.issuperset(map(type, value.values())):
+            return dict(value)
+        return {str(name): to_json(item) for name, item in value.items()}
+    names = _names(kind)
+    if names:
+        found = {name: getattr(value, name) for name in names}
+        if _AS_IS.issuperset(map(type, found.values())):
+            return found
+        return {name: to_json(item) for name, item in found.items()}
+    return _rare_to_json(value)
+
+
+# Of what is written most is of these types, or a collection of nothing else.
+_TEXT = frozenset((str,))
+_AS_IS = frozenset((str, int, float, bool, type(None)))
+
+
+def _rare_to_json(value: Any) -> Any:
+    """As `to_json`, of what is seldom written."""
+    if isinstance(value, (str, int, float)):
         return value
     if hasattr(value, "__dataclass_fields__"):
-        return {name: to_json(getattr(value, name)) for name in _names(type(value))}
+        return {}  # one without fields
     if isinstance(value, abc.Mapping):
         return {str(name): to_json(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -158,6 +183,9 @@ def from_json(kind: Type[T], data: Any) -> T:
 
 
 def _field_names(kind: Any) -> Tuple[str, ...]:
+    """The fields of a dataclass; of another type none, as of a text, though it be a dataclass too."""
+    if issubclass(kind, (str, int, float)) or not is_dataclass(kind):
+        return ()
     return tuple(field.name for field in fields(kind))
 
 
@@ -267,6 +295,8 @@ def _sequence(item: Any, make: Callable[[Any], Any]) -> _Decoder:
     def decode(data: Any) -> Any:
         if not isinstance(data, (list, tuple)):
             raise DecodeError(f"expected a list, got {_shown(data)}")
+        if item is str and _TEXT.issuperset(map(type, data)):
+            return make(data)
         found: List[Any] = []
         try:
             for value in data:
@@ -290,7 +320,7 @@ def _fixed(args: Any) -> _Decoder:
 
 
 def _entries(data: Any) -> Any:
-    if not isinstance(data, abc.Mapping):
+    if type(data) is not dict and not isinstance(data, abc.Mapping):  # the latter alone takes long
         raise DecodeError(f"expected an object, got {_shown(data)}")
     return data.items()
 
@@ -299,7 +329,11 @@ def _mapping(key: Any, value: Any) -> _Decoder:
     """A key is a text in JSON, also one that is a number."""
     read_key, inner = _decimal if key is int else _decoder(key), _decoder(value)
 
+    are_texts = key is str and value is str
+
     def decode(data: Any) -> Any:
+        if are_texts and type(data) is dict and _TEXT.issuperset(map(type, (*data, *data.values()))):
+            return dict(data)
         found = {}
         for name, item in _entries(data):
             try:
@@ -319,16 +353,20 @@ def _object(kind: Any) -> _Decoder:
         field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING
     ]
 
-    upgrade = getattr(kind, "upgrade", _same)
+    upgrade = getattr(kind, "upgrade", None)
 
     def decode(data: Any) -> Any:
         if not readers:  # only now: two dataclasses may hold each other
             readers.update((name, _decoder(hints[name])) for name in names)
+        entries = _entries(data)
+        if upgrade is not None:
+            entries = _entries(upgrade(data))
         known = {}
-        for name, value in _entries(upgrade(data) if isinstance(data, abc.Mapping) else data):
-            if name in readers:
+        for name, value in entries:
+            reader = readers.get(name)
+            if reader is not None:
                 try:
-                    known[name] = readers[name](value)
+                    known[name] = reader(value)
                 except DecodeError as error:
                     raise error.within(f".{name}") from None
         for name in required:
@@ -337,10 +375,6 @@ def _object(kind: Any) -> _Decoder:
         return kind(**known)
 
     return decode
-
-
-def _same(data: Any) -> Any:
-    return data
 
 
 def _model(kind: Any) -> _Decoder:

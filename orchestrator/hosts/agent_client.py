@@ -14,7 +14,7 @@ from re import Pattern
 from typing import Any, TypeVar
 
 from orchestrator.agent.shard_ranges import parse_name
-from orchestrator.core.codec import DecodeError, from_json, to_json
+from orchestrator.core.codec import DecodeError, from_json
 from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AnswerError
 from orchestrator.core.host_answers import (
@@ -48,6 +48,7 @@ from orchestrator.hosts.answer_checks import (
     status_of,
 )
 from orchestrator.hosts.conversation import Limits, shown
+from orchestrator.hosts.launch_bundle import launch_bundle
 from orchestrator.hosts.push_client import PushClient, Reply, stop_args
 from orchestrator.hosts.session import Payload, Session
 
@@ -163,8 +164,8 @@ class Agent:
         self, manifest: Manifest, worker_config: str, rank_table: str | None, *, timeout: float | None = None
     ) -> Prepared:
         """Make the run's directory and its supervisor, which holds the devices."""
-        bundle = {"manifest": to_json(manifest), "worker_config": worker_config, "rank_table": rank_table}
-        return self._ask(Prepared, "prepare", payload=json.dumps(bundle).encode(), timeout=timeout)
+        bundle = launch_bundle(manifest, worker_config, rank_table)
+        return self._ask(Prepared, "prepare", payload=bundle, timeout=timeout)
 
     def start(self, run_id: str) -> Told:
         """Start the workers, as far as their import."""

@@ -87,15 +87,32 @@ class LaunchPlan(Stored):
 def write_plan(path: Path, plan: LaunchPlan) -> None:
     """Write with mode 0600: a job's environment may hold secrets."""
     sources = {sha256: source.absolute() for sha256, source in plan.sources.items()}
-    atomic_write(path, dumps(dataclasses.replace(plan, sources=sources)))
+    # Each manifest has the names of all hosts: of a thousand that is a million names, which are here already.
+    manifests = _with_hosts(plan.manifests, _names(plan), ())
+    atomic_write(path, dumps(dataclasses.replace(plan, sources=sources, manifests=manifests)))
 
 
 def read_plan(path: Path) -> LaunchPlan:
     """The plan as it was written. Raises RunNotFound where it cannot be read, say by a newer version."""
     try:
-        return load(LaunchPlan, path, path.parent)
+        plan = load(LaunchPlan, path, path.parent)
+        return dataclasses.replace(plan, manifests=_with_hosts(plan.manifests, (), _names(plan)))
     except (OSError, DecodeError) as error:
         raise unreadable(path, error) from error
+
+
+def _names(plan: LaunchPlan) -> tuple[str, ...]:
+    return tuple(host.name for host in plan.hosts)
+
+
+def _with_hosts(
+    manifests: dict[str, Manifest], before: tuple[str, ...], after: tuple[str, ...]
+) -> dict[str, Manifest]:
+    """Those that name `before` as the run's hosts name `after`."""
+    return {
+        name: dataclasses.replace(manifest, hosts=after) if manifest.hosts == before else manifest
+        for name, manifest in manifests.items()
+    }
 
 
 def unreadable(path: Path, error: Exception) -> RunNotFound:

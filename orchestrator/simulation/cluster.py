@@ -140,6 +140,7 @@ class Cluster:
         gang = Gang(self.world, self.workload, ranks)
         watch = _Waiting(self, gang, manifest.run_id)
         gang.on_stall.append(watch.begin)
+        gang.on_leave.append(watch.begin)
         gang.on_move.append(watch.end)
         return gang
 
@@ -273,8 +274,10 @@ class _Waiting:
     def _miss(self, number: int) -> None:
         """The scheduler hears no heartbeat of ranks that are dead or stopped; one that hangs has one."""
         silent = self._missing(hung=False) if number == self._stall else []
+        if not silent:
+            return
         for there, process in self._cluster.members(self._run_id):
-            if silent and process.rank == SCHEDULER and process.is_running and there.is_on:
+            if process.rank == SCHEDULER and process.is_running and there.is_on:
                 named = f"The node: {silent[0]} is timed out. It may exit with exception, "
                 process.exit(1, (named + "please check this node's log.",))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ class SimHost:
         self.is_full = False
         self.answers_late = 0.0
         self.lie: str | None = None
+        self.told: float | None = None  # the real time when it was first told to stop
         self.store: dict[str, int] = {}
         self.agent_versions: set[str] = set()
         self.runs: dict[str, SimRun] = {}
@@ -66,12 +68,12 @@ class SimHost:
         self._tools: dict[str, dict[str, Any]] = {}
         self._files: dict[str, str] = {}
         if ascend:
-            facts = host_facts(index, "910B", max([device.id for device in host.devices], default=7) + 1)
-            self._tools = {
-                call: {"text": said.text, "exit_code": said.exit_code, "failure": ""}
-                for call, said in tool_answers(facts)
-            }
-            self._files = {host.hccn_conf: hccn_conf(facts)}
+            count = max([device.id for device in host.devices], default=7) + 1
+            addresses = {device.id: device.ip for device in host.devices if device.ip}
+            self._tools, conf = _tools_of(
+                index, tuple(_address(index, id_, addresses) for id_ in range(count))
+            )
+            self._files = {host.hccn_conf: conf}
 
     # What it is.
 
@@ -242,6 +244,30 @@ class SimHost:
         elif "ranks" in twisted:
             twisted["ranks"] = [{**rank, "rank": rank["rank"] + 1} for rank in twisted["ranks"]]
         return {**value, "status": twisted} if status is not value else twisted
+
+
+def _address(index: int, device: int, known: Mapping[int, str]) -> str:
+    """That of the inventory, or one of its own."""
+    return known.get(device) or f"10.{20 + index // 250}.{index % 250}.{1 + device}"
+
+
+@functools.lru_cache(maxsize=4096)
+def _tools_of(index: int, addresses: tuple[str, ...]) -> tuple[dict[str, dict[str, Any]], str]:
+    """What the tools of such a host say, by their calls, and its hccn.conf; the same at each launch."""
+    facts = host_facts(index % 250, "910B", len(addresses))
+    facts = dataclasses.replace(
+        facts,
+        devices=tuple(
+            dataclasses.replace(device, ip=ip, gateway=gateway, netdetect=gateway)
+            for device, ip in zip(facts.devices, addresses, strict=True)
+            for gateway in [".".join([*ip.split(".")[:2], "255", "254"])]
+        ),
+    )
+    tools: dict[str, dict[str, Any]] = {
+        call: {"text": said.text, "exit_code": said.exit_code, "failure": ""}
+        for call, said in tool_answers(facts)
+    }
+    return tools, hccn_conf(facts)
 
 
 def _lost(rank: RankStatus) -> RankStatus:

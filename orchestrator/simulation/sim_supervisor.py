@@ -8,9 +8,8 @@ ends what is left when it goes.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.daemon import obituary
@@ -40,10 +39,10 @@ _FULL = ("Traceback (most recent call last):", "OSError: [Errno 28] No space lef
 class SimRun:
     """A run's folder on a simulated host: what was sent, what the supervisor wrote, and the logs."""
 
-    def __init__(self, manifest: Manifest, files: dict[str, str], gang: Gang) -> None:
+    def __init__(self, manifest: Manifest, hashes: Mapping[str, str], gang: Gang) -> None:
         self.manifest = manifest
         self.gang = gang
-        self.hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
+        self.hashes = hashes  # of the files that were sent
         self.status: HostStatus | None = None
         self.supervisor: SimSupervisor | None = None
         self.logs: dict[str, list[str]] = {}
@@ -256,10 +255,15 @@ class SimSupervisor:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
-        if self.is_alive and not self._run.gang.is_moving and not self._run.gang.is_done:
-            self._stall = self._host.world.after(_STALL_LOOK, self._look_at_stall)
+        gang, now = self._run.gang, self._host.world.now
+        if self.is_alive and not gang.is_moving and not gang.is_done:
+            since = gang.stalled if now < gang.stalled + _STALL_LOOK else now
+            self._stall = self._host.world.after(since + _STALL_LOOK - now, self._look_at_stall)
 
     def _look_at_stall(self) -> None:
+        if self._host.world.now + 1e-6 < self._run.gang.stalled + _STALL_LOOK:
+            self._mind_stall()  # another rank has ended meanwhile
+            return
         self.step()
         self._mind_stall()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -141,8 +143,7 @@ def _push(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     host = agent.host
-    bundle = json.loads(body)
-    manifest = from_json(Manifest, bundle["manifest"])
+    manifest, hashes = _opened(body)
     if manifest.run_id in host.runs:
         raise AgentError(f"run {manifest.run_id} exists already", kind="run_exists")
     if manifest.scheduler is not None and manifest.port is not None and manifest.port in host.taken_ports:
@@ -153,13 +154,34 @@ def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
             raise AgentError(f"{item.path} is not in the content store", kind="missing_input")
     if busy := host.busy_devices(manifest.devices):
         raise AgentError(f"device {busy[0]} is in use by another run", kind="device_busy")
-    files = {"worker.yaml": bundle["worker_config"]}
-    if bundle["rank_table"] is not None:
-        files["rank_table.json"] = bundle["rank_table"]
-    run = SimRun(manifest, files, host.gang_of(manifest))
+    run = SimRun(manifest, hashes, host.gang_of(manifest))
     host.runs[manifest.run_id] = run
     run.supervisor = SimSupervisor(host, run)
     yield Answer({"hashes": run.hashes, "run_dir": f"{host.workdir}/runs/{manifest.run_id}"})
+
+
+def _opened(body: bytes) -> tuple[Manifest, Mapping[str, str]]:
+    """The manifest of a bundle, and the hashes of its files: these are the same on all hosts."""
+    # No text in JSON has a quote that is not escaped: the last such key is the bundle's own.
+    own, key, common = body.rpartition(b', "worker_config": ')
+    manifest = from_json(Manifest, json.loads(own + b"}")["manifest"])
+    manifest = dataclasses.replace(manifest, hosts=_once(manifest.hosts))
+    return manifest, _hashes_of(key[2:] + common)
+
+
+@functools.lru_cache(maxsize=4)
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    """One tuple for all that are equal: each of a thousand manifests names all hosts."""
+    return names
+
+
+@functools.lru_cache(maxsize=2)
+def _hashes_of(common: bytes) -> Mapping[str, str]:
+    bundle = json.loads(b"{" + common)
+    files = {"worker.yaml": bundle["worker_config"], "rank_table.json": bundle["rank_table"]}
+    return {
+        name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items() if text is not None
+    }
 
 
 def _require_space(host: SimHost, path: str) -> None:
@@ -198,6 +220,7 @@ def _commit(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _stop(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    agent.host.told = agent.host.told or time.perf_counter()
     yield _told(agent, "stop", args)
 
 

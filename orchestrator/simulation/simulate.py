@@ -19,7 +19,7 @@ from orchestrator.control.run_record import Cause, RunRecord
 from orchestrator.control.runs import make_control_dir
 from orchestrator.control.stop import Ways
 from orchestrator.core.paths import ControlDir
-from orchestrator.core.states import RunState
+from orchestrator.core.states import RankState, RunState
 from orchestrator.hosts.host_link import digest_seconds
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.simulation.cluster import Cluster, Misfortune, SimAllocation
@@ -66,7 +66,10 @@ class Cost:
     """What the simulation took: seconds of this machine and of its CPU, and the most memory, in bytes.
 
     `controller` is the CPU of what runs on a control node, `hosts` that of the simulated hosts and the
-    network, by the real time that each takes; `jumped` are the true seconds that were passed over.
+    network, by the real time that each takes; `jumped` are the true seconds that were passed over. Of the
+    controller's, `launch` was until every rank ran, and `watch` is what it took since for each second that
+    was not passed over. `told` are the real seconds, of both, from the first fault until every host that was
+    told to stop had been. None: that never came.
     """
 
     seconds: float
@@ -75,6 +78,9 @@ class Cost:
     memory: int
     events: int
     jumped: float
+    launch: float | None = None
+    watch: float | None = None
+    told: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +166,27 @@ class Simulation:
         self._ended = self.scheduling.signal()
         self._running: float | None = None
         self._last_news = 0.0
+        self._begun = (0.0, 0.0)
+        self._first_fault = 0.0  # real time
+        self._at_running: tuple[float, float] | None = None  # the controller's CPU, and the clock
 
     def run(self) -> Outcome:
         """The run from its launch to its end, or as far as the hours go."""
-        wall, cpu = time.monotonic(), time.process_time()
+        self._begun = _clocks()
         self.world.run(self._live)
         assert self.record is not None
-        seconds, spent = time.monotonic() - wall, time.process_time() - cpu
-        share = min(1.0, self.world.events_seconds / seconds)
+        controller, spent = self._controller(), time.process_time() - self._begun[1]
+        launch, watch = None, None
+        if self._at_running is not None:
+            launch, since = self._at_running
+            watch = (controller - launch) / max(1.0, self.world.now - since)
         cost = Cost(
-            seconds=seconds,
-            controller=spent * (1.0 - share),
-            hosts=spent * share,
+            seconds=time.perf_counter() - self._begun[0],
+            controller=controller,
+            hosts=spent - controller,
+            launch=launch,
+            watch=watch,
+            told=self._seconds_until_told(),
             memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             events=self.world.events_done,
             jumped=self.world.jumped,
@@ -188,6 +203,15 @@ class Simulation:
             traffic=self.cluster.traffic,
             cost=cost,
         )
+
+    def _controller(self) -> float:
+        """Its CPU until now."""
+        seconds, spent = (now - begun for now, begun in zip(_clocks(), self._begun, strict=True))
+        return spent * (1.0 - min(1.0, self.world.events_seconds / seconds))
+
+    def _seconds_until_told(self) -> float | None:
+        told = [there.told for there in self.cluster.hosts.values() if there.told is not None]
+        return max(told) - self._first_fault if told and self._first_fault else None
 
     def _live(self) -> None:
         self._control = make_control_dir(self._plan, self._folder)
@@ -233,6 +257,7 @@ class Simulation:
 
     def _befall(self, fault: Timed) -> None:
         self._last_news = self.world.true_now
+        self._first_fault = self._first_fault or time.perf_counter()
         if fault.kind != "monitor_kill":
             self.cluster.apply(fault)
             return
@@ -293,8 +318,11 @@ class Simulation:
             sure = "" if cause.sure else ", not sure"
             self._note(f"the cause is {cause.end.kind.value}{sure}", cause.host, cause.rank)
         if self._running is None and record.state is RunState.RUNNING:
-            all_run = all(rank.state.value == "running" for rank in record.ranks())
-            self._running = self.world.true_now if all_run else None
+            ranks = (rank for view in record.hosts.values() for rank in view.ranks())
+            all_run = all(rank.state is RankState.RUNNING for rank in ranks)
+            if all_run:
+                self._running = self.world.true_now
+                self._at_running = (self._controller(), self.world.now)
         known = before.hosts if before is not None else {}
         for name, view in record.hosts.items():
             old = known.get(name)
@@ -333,6 +361,11 @@ class Simulation:
             self.world.jump(seconds)
         for gang in known:
             gang.mind_saves(True)
+
+
+def _clocks() -> tuple[float, float]:
+    """Real time, and this process's CPU."""
+    return time.perf_counter(), time.process_time()
 
 
 def _named(cause: Cause | None) -> object:

@@ -6,7 +6,8 @@ the events and the seed alone, so that the same seed gives the same day.
 
 Code that runs here may use locks of `threading`, but parks while it holds one only where none of its other
 threads wants that lock: the baton would be held by one who waits for ever. `stuck` seconds of real time after
-the last change of hands a simulation is ended with the place where that thread stands.
+the last change of hands, in which that thread waited or did nothing but work, a simulation is ended with the
+place where it stands.
 """
 
 from __future__ import annotations
@@ -239,13 +240,20 @@ class World(Timeline):
         self._running = self._main
 
     def _watch(self, off: threading.Event) -> None:
-        """End a simulation whose thread with the baton waits for something that nobody here will do."""
-        seen, since = (-1, -1), time.monotonic()
+        """End a simulation whose thread with the baton waits for something that nobody here will do.
+
+        On a busy machine real time alone says nothing: a thread that works uses the CPU. One that has used
+        as many seconds of it goes round in circles.
+        """
+        seen, since, used = (-1, -1), time.monotonic(), time.process_time()
         while not off.wait(min(1.0, self._stuck / 4)):
             before, seen = seen, (self.events_done, self._hands)
             if seen != before:
-                since = time.monotonic()
-            elif time.monotonic() - since > self._stuck:
+                since, used = time.monotonic(), time.process_time()
+                continue
+            worked = time.process_time() - used
+            is_idle = worked < self._stuck / 60
+            if time.monotonic() - since > self._stuck and (is_idle or worked > self._stuck):
                 self._abort(self._running)
                 return
 

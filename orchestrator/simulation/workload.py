@@ -7,6 +7,7 @@ made) are events, at true times.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,12 +43,19 @@ class Workload:
 
 
 class Gang:
-    """Where all ranks of a run are. Times are true; `on_milestone` is told `save`, `saved` or `done`."""
+    """Where all ranks of a run are. Times are true; `on_milestone` is told `save`, `saved` or `done`.
+
+    `on_stall` is told once when the ranks begin to wait, `on_leave` of every rank that ends while they do;
+    `stalled` is the clock at the last of either.
+    """
 
     def __init__(self, world: World, workload: Workload, ranks: int) -> None:
         self.workload = workload
         self.on_milestone: list[Callable[[str], None]] = []
         self.on_stall: list[Callable[[], None]] = []
+        self.on_leave: list[Callable[[], None]] = []
+        self.stalled = -math.inf
+        self._is_stall_told = False
         self.on_move: list[Callable[[], None]] = []
         self._world = world
         self._ranks = ranks
@@ -85,8 +93,8 @@ class Gang:
         """This rank has ended."""
         self._joined.discard(rank)
         if not self.is_moving and not self.is_done:
-            for told in list(self.on_stall):  # those who wait for the first step wait in vain from now on
-                told()
+            # Who waits for the first step waits in vain from now on; who knows that already looks himself.
+            self._stall(self.on_leave if self._is_stall_told else self.on_stall)
         self._change()
 
     def hold(self, rank: int) -> None:
@@ -179,8 +187,17 @@ class Gang:
         if moves:
             self._plan()
         if moves != was_moving:
-            for told in list(self.on_move if moves else self.on_stall):
+            if not moves:
+                self._stall(self.on_stall)
+                return
+            self._is_stall_told = False
+            for told in list(self.on_move):
                 told()
+
+    def _stall(self, whom: list[Callable[[], None]]) -> None:
+        self.stalled, self._is_stall_told = self._world.now, True
+        for told in list(whom):
+            told()
 
     def _plan(self) -> None:
         """Have the next milestone happen."""

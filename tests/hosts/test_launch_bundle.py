@@ -1,0 +1,24 @@
+"""The bundle of a launch is the JSON that agents of every version read."""
+
+import json
+
+import pytest
+
+from orchestrator.core.codec import from_json, to_json
+from orchestrator.core.records import Manifest, WorkerSpec
+from orchestrator.hosts.launch_bundle import launch_bundle
+
+WORKER = WorkerSpec("rank_0", 0, 0, 0, ("python", "-c", 'print(", \\"worker_config\\": ")'))
+
+
+@pytest.mark.parametrize("size", [0, 10, 100_000], ids=str)
+@pytest.mark.parametrize("table", [None, '{"version": "1.0"}'], ids=["no table", "table"])
+def test_a_bundle_is_one_object_of_json(size: int, table: str | None) -> None:
+    manifest = Manifest("r1", "job", "h1", 1.0, (WORKER,), hosts=("h1", "h2"))
+    config = "a: 'é'\n" + "x" * size
+    sent = launch_bundle(manifest, config, table)
+    whole = sent if isinstance(sent, bytes) else b"".join(sent)
+    assert len(sent) == len(whole)
+    expected = {"manifest": to_json(manifest), "worker_config": config, "rank_table": table}
+    assert whole == json.dumps(expected).encode()
+    assert from_json(Manifest, json.loads(whole)["manifest"]) == manifest
