@@ -118,8 +118,8 @@ class RunTally:
         state = fold(present)
         if self.hosts == host_count == self.finished:
             return RunState.FAILED if failed else state
-        is_known = self.hosts == host_count and not self.unheard
-        return RunState.RUNNING if is_known and state is not RunState.STARTING else RunState.STARTING
+        is_starting = state is RunState.STARTING or self.unheard > 0
+        return RunState.STARTING if is_starting else RunState.RUNNING
 
     def _add(self, part: _Part, sign: int) -> None:
         for state, count in part.states.items():

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SimAgent", "SimProgram"]
 
-_START = 0.25  # seconds from its first byte until an agent listens
+# The version of the simulated Python: not that of this process, so that nothing compiled is sent.
+_PYTHON = "00000000"
+_START = 0.1  # seconds from its first byte until an agent listens
 
 
 class SimProgram:
@@ -106,11 +108,12 @@ class SimAgent(SimProgram):
                 if self.host.is_full:
                     self._fail("No space left on device")
                     return
-                self._word("need")
+                self._word("need", _PYTHON)
         if self._ask["sha256"] not in self.host.agent_versions:
-            if len(self._boot) < self._ask["size"]:
+            data, newline, rest = self._zip_and_modules()
+            if not newline:
                 return
-            data, self._boot = bytes(self._boot[: self._ask["size"]]), self._boot[self._ask["size"] :]
+            self._boot = rest
             if hashlib.sha256(data).hexdigest() != self._ask["sha256"]:
                 self._fail("the agent arrived damaged")
                 return
@@ -119,6 +122,18 @@ class SimAgent(SimProgram):
         self._word("ready")
         self._receiver.feed(rest)
         self._take_requests()
+
+    def _zip_and_modules(self) -> tuple[bytes, bytes, bytearray]:
+        """The zip, the line behind it, and what follows; no line until it is whole.
+
+        The line tells of modules that are compiled for our version of Python: of none, for another one.
+        """
+        assert self._boot is not None and self._ask is not None
+        size = self._ask["size"]
+        line, newline, rest = self._boot[size:].partition(b"\n")
+        if newline and not line.startswith(b"0 "):
+            raise ValueError(f"compiled modules for Python {_PYTHON}: {bytes(line[:80])!r}")
+        return bytes(self._boot[:size]), bytes(newline), rest
 
     def _fail(self, what: str) -> None:
         self._word("error", json.dumps(f"{self.host.workdir}/agent: {what}"))

@@ -2,7 +2,8 @@
 simulated ones, under the same monitor.
 
 State, exit code, ends, cause and what is left behind must be equal, and times within 20 % or half a second.
-REALITY=1 takes every case; without it those that a change is most likely to break. A host that is off and
+REALITY=1 takes every case, on a machine that does nothing else; without it those that a change is most
+likely to break, and no times: other tests run beside them. A host that is off and
 comes back has the same boot id here, because the kernel is this machine's.
 """
 
@@ -32,7 +33,7 @@ from tests.simulation.real_hosts import WHY_NOT, RealHosts, real_hosts
 
 ALL = bool(os.environ.get("REALITY"))
 WORLD = 4
-TRIES = 3 if ALL else 2
+TRIES = 3 if ALL else 1
 LIMIT = 150.0
 TIMEOUTS = {"unreachable": 4, "grace": 2, "prepare": 12, "connect": 2}
 
@@ -269,6 +270,6 @@ def test_what_is_simulated_is_what_happens(name: str, tmp_path: Path) -> None:
         real.append(found.seconds)
         print(f"\n{name}: {found}\nsimulated {expected}")
         # Only time may be the machine's fault.
-        if are_near(found.seconds, expected.seconds) or not case.is_timed:
+        if not ALL or not case.is_timed or are_near(found.seconds, expected.seconds):
             return
     assert are_near(sorted(real)[len(real) // 2], expected.seconds), (real, expected.seconds)
