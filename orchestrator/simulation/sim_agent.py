@@ -113,7 +113,7 @@ class SimAgent(SimProgram):
             data, newline, rest = self._zip_and_modules()
             if not newline:
                 return
-            self._boot = rest
+            self._boot = bytearray(rest)
             if hashlib.sha256(data).hexdigest() != self._ask["sha256"]:
                 self._fail("the agent arrived damaged")
                 return
@@ -123,17 +123,17 @@ class SimAgent(SimProgram):
         self._receiver.feed(rest)
         self._take_requests()
 
-    def _zip_and_modules(self) -> tuple[bytes, bytes, bytearray]:
+    def _zip_and_modules(self) -> tuple[bytes, bytes, bytes]:
         """The zip, the line behind it, and what follows; no line until it is whole.
 
         The line tells of modules that are compiled for our version of Python: of none, for another one.
         """
         assert self._boot is not None and self._ask is not None
         size = self._ask["size"]
-        line, newline, rest = self._boot[size:].partition(b"\n")
+        line, newline, rest = bytes(self._boot[size:]).partition(b"\n")
         if newline and not line.startswith(b"0 "):
             raise ValueError(f"compiled modules for Python {_PYTHON}: {bytes(line[:80])!r}")
-        return bytes(self._boot[:size]), bytes(newline), rest
+        return bytes(self._boot[:size]), newline, rest
 
     def _fail(self, what: str) -> None:
         self._word("error", json.dumps(f"{self.host.workdir}/agent: {what}"))
