@@ -16,6 +16,7 @@ from orchestrator.simulation.fault_rates import drawn_faults
 from orchestrator.simulation.faults import Fault, Ranks, read_faults
 from orchestrator.simulation.scaled_plan import scaled_plan
 from orchestrator.simulation.simulated_day import simulated_day
+from orchestrator.simulation.timeline import OutOfTime
 
 __all__ = ["command"]
 
@@ -92,15 +93,18 @@ def command(
     for note in scaled.notes:
         click.echo(f"orchestrate: note: {note}", err=True)
     with tempfile.TemporaryDirectory(prefix="orchestrate-simulate-") as folder:
-        day = simulated_day(
-            scaled.plan,
-            Path(folder),
-            workload=scaled.workload(step),
-            faults=faults,
-            hours=hours,
-            seed=seed,
-            relaunch=relaunch,
-        )
+        try:
+            day = simulated_day(
+                scaled.plan,
+                Path(folder),
+                workload=scaled.workload(step),
+                faults=faults,
+                hours=hours,
+                seed=seed,
+                relaunch=relaunch,
+            )
+        except OutOfTime as error:
+            raise UsageError(str(error), remedy="take fewer hosts, or fewer hours") from error
     counts = (len(scaled.ranks), sum(map(len, scaled.ranks.values())))
     if as_json:
         print_json(day_data(day, *counts, seed))

@@ -74,7 +74,7 @@ class Monitor:
         self._record = dataclasses.replace(read_record(control), elsewhere="")
         self._writer = RecordWriter(control, clock=scheduling.monotonic)
         self._told = told
-        self._is_unwritten = False
+        self._is_unwritten = self._has_started = False
         self._socket = verbs
         if has_socket:
             timeouts = self._plan.timeouts
@@ -97,7 +97,9 @@ class Monitor:
                 else:
                     self._launch(fleet)
             except KeyboardInterrupt:
-                if not watch_only:
+                if self._has_started:
+                    self._note_start()  # it came too late to undo anything: the run goes on
+                elif not watch_only:
                     self._fail(Interrupted("the launch was interrupted and has been undone"))
                 return
             except Exception as error:
@@ -120,6 +122,10 @@ class Monitor:
         self._plan = check_hosts(self._plan, fleet, self._report, self._warn)
         write_plan(self._control.plan, self._plan)
         start_run(self._plan, fleet, self._report)
+        self._has_started = True
+        self._note_start()
+
+    def _note_start(self) -> None:
         self._save(dataclasses.replace(self._record, state=RunState.STARTING, phase="starting"))
 
     def _granted(self) -> Fleet:

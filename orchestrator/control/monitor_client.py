@@ -139,11 +139,13 @@ class Follower:
             line, replica = self._line, self._replica
             if line is None:
                 return None
+            if replica is not None and replica.record.state.is_terminal:
+                return replica.record  # with it the monitor hangs up
             while (data := line.next(max(0.0, deadline - time.monotonic()))) is not None:
                 self._heard = time.monotonic()
                 if replica is not None and data.get("set"):
                     replica.apply(data["set"])
-                if replica is None or replica.record.state.is_terminal or self._heard >= deadline:
+                if replica is None or replica.record.state.is_terminal:
                     break
             if time.monotonic() - self._heard > _SILENT:
                 raise TimeoutError

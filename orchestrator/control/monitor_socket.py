@@ -45,6 +45,7 @@ _PATIENCE = 10.0  # for a request to be whole
 _SLOWEST = 30.0  # for an answer to be taken
 _MOST = 64
 _FASTEST = 0.1
+_TURN = 12.0  # a turn of a healthy watch is at most five seconds away, and one that is woken at once
 # Once the last host is over, for the run to be judged; at the end of the monitor, for its last answers.
 _LAST_WORD = 5.0
 
@@ -60,10 +61,14 @@ class Watched(Protocol):
 
 
 class MonitorSocket:
-    """Listens for verbs; `tell` has the newest record. `grace` and `connect` are the run's timeouts."""
+    """Listens for verbs; `tell` has the newest record. `grace` and `connect` are the run's timeouts.
 
-    def __init__(self, control: ControlDir, *, grace: float, connect: float) -> None:
+    A watch that is woken and tells nothing for `turn` seconds hangs.
+    """
+
+    def __init__(self, control: ControlDir, *, grace: float, connect: float, turn: float = _TURN) -> None:
         self._path = control.monitor_socket
+        self._turn = turn
         self._grace, self._patience = grace, connect + 5.0
         self._news = threading.Condition()
         self._record: RunRecord | None = None
@@ -234,8 +239,12 @@ class MonitorSocket:
         watch.stop(reason)
         watch.wake()
         progress = StopProgress(self._grace, self._patience, time.monotonic())
-        told, is_last = time.monotonic(), False
+        before, begun = version, time.monotonic()
+        told, is_last = begun, False
         while True:
+            if version == before and time.monotonic() - begun > self._turn:
+                log.warning("the watch takes no turn: the stop is left to who asked")
+                return
             over = progress.note(record, time.monotonic())
             if over or time.monotonic() - told >= BEAT:
                 _send(connection, {"over": over})

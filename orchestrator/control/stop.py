@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 _SHORTEST, _LONGEST, _GROWTH = 0.1, 2.0, 1.6
 _PATIENCE = 10.0
 _LOOKS = 20
+_PATIENCE_WITHOUT_SOCKET = 3.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,10 @@ def _stop_from_here(
             except OSError as error:
                 say(f"{cannot_write(control, error)}; what the hosts say counts")
     if errors:
-        ways.watched_again(control, read_record(control), at_once=True)
+        try:
+            ways.watched_again(control, read_record(control), at_once=True)
+        except OrchestrateError as error:
+            say(str(error))
         raise HostsFailed.of(errors)
     record = _settled(control, scheduling.monotonic() + patience, ways)
     if seen.state.is_terminal and not record.state.is_terminal:
@@ -164,11 +168,14 @@ def stop_everywhere(
 
 def _settled(control: ControlDir, deadline: float, ways: Ways) -> RunRecord:
     """The record once the monitor has noticed the end; one that does not answer is not waited for."""
+    blind = ways.scheduling.monotonic() + _PATIENCE_WITHOUT_SOCKET
     told = ways.newest(control)
-    while told is not None and not told.state.is_terminal and ways.scheduling.monotonic() < deadline:
+    while not (told or read_record(control)).state.is_terminal and ways.scheduling.monotonic() < deadline:
         living = ways.living(control)
         if living is None or not living.is_here:
             break
+        if told is None and ways.scheduling.monotonic() > blind:
+            break  # it has no socket, or hangs
         ways.scheduling.sleep(_SHORTEST)
         told = ways.newest(control)
     # The last it says may be on disk alone: it ends then.

@@ -108,9 +108,11 @@ class Watch:
         self._take()
         self._wait(patience)
         now = self._scheduling.monotonic()
-        if self._views.is_changed or now >= min(self._next_time(), self._judged + _LONGEST_WAIT):
-            self.record = self._judge()
-        self._tell_hosts()
+        try:
+            if self._views.is_changed or now >= min(self._next_time(), self._judged + _LONGEST_WAIT):
+                self.record = self._judge()
+        finally:
+            self._tell_hosts()  # a stop that was asked for reaches the hosts whatever judging has come to
         self._views.measure_failed()  # only now: an order goes before a question
         return self.record
 

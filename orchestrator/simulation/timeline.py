@@ -12,7 +12,7 @@ import itertools
 import time
 from collections.abc import Callable
 
-__all__ = ["EPOCH", "Event", "SimulationError", "Timeline"]
+__all__ = ["EPOCH", "Event", "OutOfTime", "SimulationError", "Timeline"]
 
 EPOCH = 1_800_000_000.0
 """Seconds since the epoch when a simulation begins, by a clock that is right."""
@@ -20,6 +20,10 @@ EPOCH = 1_800_000_000.0
 
 class SimulationError(RuntimeError):
     """The simulation itself cannot go on."""
+
+
+class OutOfTime(SimulationError):
+    """So much real time as a simulation is given is over."""
 
 
 class Event:

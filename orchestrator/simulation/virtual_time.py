@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-from orchestrator.simulation.timeline import SimulationError, Timeline
+from orchestrator.simulation.timeline import OutOfTime, SimulationError, Timeline
 
 __all__ = ["Deadlock", "Killed", "Process", "World"]
 
@@ -206,7 +206,7 @@ class World(Timeline):
 
     def _require_time(self) -> None:
         if time.monotonic() > self._deadline:
-            raise SimulationError(
+            raise OutOfTime(
                 f"{self._limit:g} s of real time are over at {self.true_now:.0f} s of the simulation"
             )
 

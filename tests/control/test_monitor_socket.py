@@ -342,3 +342,51 @@ def test_who_wants_to_hear_seldom_hears_all_the_same_that_the_monitor_lives(
             assert "record" in json.loads(line.readline())
         for line in lines:
             assert json.loads(line.readline()) == {"format": 1}
+
+
+def test_a_stop_that_the_watch_does_not_take_up_is_left_to_who_asked(control: ControlDir) -> None:
+    """Its threads answered as if it lived, and in the end accused hosts that nobody had told."""
+    server = MonitorSocket(control, grace=30.0, connect=0.1, turn=0.2)
+    assert server.open()
+    try:
+        server.tell(run_of(2))
+        server.attend(watch := FakeWatch())
+        assert stop_by_monitor(control, BECAUSE) is None
+        assert watch.reasons == [BECAUSE]
+    finally:
+        server.close()
+
+
+def test_a_view_that_draws_slowly_is_shown_the_newest(control: ControlDir, server: MonitorSocket) -> None:
+    """It took a line at each look, and fell behind by what drawing took."""
+    record = run_of(2)
+    server.tell(record)
+    with Follower(control, 0.1) as follower:
+        follower.newest()
+        for number in range(20):
+            server.tell(dataclasses.replace(record, phase=f"phase {number}"))
+            time.sleep(0.11)
+        told = len(server_lines(follower))
+        assert told > 5 and follower.newest(0.0).phase == "phase 19"
+
+
+def server_lines(follower: Follower) -> list[bytes]:
+    """What waits in its socket, once the last of it is there."""
+    assert follower._line is not None
+    connection = follower._line._connection
+
+    def waiting() -> bytes:
+        connection.settimeout(1.0)
+        return connection.recv(1 << 20, socket.MSG_PEEK)
+
+    return eventually(lambda: found if b"phase 19" in (found := waiting()) else b"").splitlines()
+
+
+def test_an_end_that_is_on_no_disk_is_told_to_who_comes_then(
+    control: ControlDir, server: MonitorSocket
+) -> None:
+    write_record(control, run_of(2))
+    server.tell(dataclasses.replace(run_of(2), state=RunState.STOPPED, ended=5.0))
+    with Follower(control, 0.1) as follower:
+        assert follower.newest().state is RunState.STOPPED
+        assert follower.newest().state is RunState.STOPPED
