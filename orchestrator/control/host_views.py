@@ -48,6 +48,7 @@ class HostViews:
         self._pace = StepPace(self.since)
         self._marks: dict[str, Mark | None] = {}
         self._contacts: dict[str, float] = {}
+        self._heard_at: dict[str, float] = {}
         self._silences: dict[str, Silence] = {}
         self._failed: list[str] = []
         self._is_blind = False  # nobody answers
@@ -95,6 +96,7 @@ class HostViews:
             self._fail(name, what)
             return
         self._contacts[name] = self._scheduling.time()
+        self._heard_at[name] = self._scheduling.monotonic()
         self._silences.pop(name, None)
         clock = self._clock(name, view, said)
         status, mark, is_missing = view.status, self._marks.get(name), False
@@ -104,6 +106,8 @@ class HostViews:
             status = what.status
         elif what.status is not None and what.status.is_over:
             mark, is_missing = None, True  # its files say so: what it pushes must, too
+        elif what.status is not None and _differ(what.status, status):
+            is_missing = True  # what it pushes does not reach us
         if mark != self._marks.get(name):
             self._marks[name] = mark
             self._feed.has(name, mark)
@@ -180,7 +184,9 @@ class HostViews:
         if not self._silences:
             return
         now, tally = self._scheduling.monotonic(), self.tally
-        was_blind, self._is_blind = self._is_blind, not tally.answering and tally.asked > 1
+        # While many are asked again after a break, nobody knows yet of most whether they answer.
+        answering = sum(self._answers_lately(name, now - timeouts.unreachable) for name in self._heard_at)
+        was_blind, self._is_blind = self._is_blind, not answering and tally.asked > 1
         if was_blind and not self._is_blind:
             # It was our own network: while nobody could be heard nothing was learnt of anybody.
             self._silences = {
@@ -189,7 +195,7 @@ class HostViews:
             }
         around = Surroundings(
             hosts=tally.asked,
-            answering=tally.answering,
+            answering=answering,
             steps=self._pace.steps(now, timeouts.unreachable, anybody=tally.reporting > 0),
             in_step=task in TRAINING,
             ending=ending,
@@ -212,7 +218,19 @@ class HostViews:
                     ),
                 )
 
+    def _answers_lately(self, name: str, since: float) -> bool:
+        view = self.views[name]
+        return self._heard_at[name] >= since and not (view.error or view.is_over or view.status is None)
+
     def _set(self, name: str, view: HostView) -> None:
         self.views[name] = view
         self.is_changed = True
         self.is_relevant = self.tally.update(name, view) or self.is_relevant
+
+
+def _differ(there: HostStatus, known: HostStatus | None) -> bool:
+    """Whether a status says something else than is known, but for what is only progress."""
+    if known is None:
+        return False
+    states = [[(rank.rank, rank.state) for rank in status.everyone()] for status in (there, known)]
+    return (there.phase, there.failed_first) != (known.phase, known.failed_first) or states[0] != states[1]

@@ -1,4 +1,4 @@
-"""What is written to disk about a run and read back by another process, as frozen
+"""What is written to disk about a run and read back by another process, as frozen dataclasses.
 
 On a host: `Manifest` (what to run), `HostStatus` (what became of it), a row of `events.jsonl` (`Event`) and
 what is in the lock of a device (`LockNote`), as `core.codec` writes them.

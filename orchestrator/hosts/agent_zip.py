@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import MAGIC_NUMBER
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import orchestrator
 
@@ -72,13 +72,12 @@ def compiled_modules(version: str) -> bytes:
 
 @cache
 def _compile_all() -> bytes:
-    root = Path(orchestrator.__file__).parents[1]
     found = {}
-    for path in (
-        path for room in ("core", "agent") for path in sorted(root.glob(f"orchestrator/{room}/*.py"))
-    ):
-        if path.stem not in _RARE and not path.stem.startswith("__"):
-            where = path.relative_to(root)
-            code = compile(path.read_bytes(), where.as_posix(), "exec", dont_inherit=True)
-            found[".".join(where.with_suffix("").parts)] = marshal.dumps(code)
+    # Of the zip, not of the files: they may be those of another version by now.
+    with zipfile.ZipFile(io.BytesIO(agent_bundle().data)) as archive:
+        for where in map(PurePosixPath, archive.namelist()):
+            is_meant = where.parent.name in ("core", "agent") and where.stem not in _RARE
+            if is_meant and not where.stem.startswith("__"):
+                code = compile(archive.read(str(where)), str(where), "exec", dont_inherit=True, optimize=0)
+                found[".".join(where.with_suffix("").parts)] = marshal.dumps(code)
     return zlib.compress(marshal.dumps(found), 1)

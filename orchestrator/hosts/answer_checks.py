@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -105,10 +106,16 @@ _COUNTS = ("step", "total_steps")
 _NUMBERS = ("loss", "lr", "grad_norm", "tokens_per_s", "step_time_s", "time", "loss_scale", "mfu", "skipped")
 
 
+# Of what a worker tells besides: so many names, and of a text so much.
+_MOST_NAMES, _LONGEST_TEXT = 64, 1000
+
+
 def _progress(data: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in data.items() if _can_be_shown(name, value)}
+    shown_ones = (name for name, value in data.items() if _can_be_shown(name, value))
+    kept = {name: data[name] for name in itertools.islice(shown_ones, _MOST_NAMES)}
     if isinstance(data.get("first"), Mapping):
-        kept["first"] = {name: value for name, value in data["first"].items() if _can_be_shown(name, value)}
+        first = data["first"]
+        kept["first"] = {name: first[name] for name in (*_COUNTS, *_NUMBERS) if _is_told(name, first)}
     return kept
 
 
@@ -119,7 +126,12 @@ def _can_be_shown(name: str, value: Any) -> bool:
         # A loss may be NaN, and is to be seen then; a time or a rate may not.
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return is_number and (abs(value) < LARGEST or name in ("loss", "grad_norm"))
-    return name != "first"
+    is_small = isinstance(value, (int, float)) or (isinstance(value, str) and len(value) <= _LONGEST_TEXT)
+    return name != "first" and len(name) <= _LONGEST_TEXT and (value is None or is_small)
+
+
+def _is_told(name: str, data: Mapping[str, Any]) -> bool:
+    return name in data and _can_be_shown(name, data[name])
 
 
 def is_tensor(entry: TensorEntry) -> bool:

@@ -294,18 +294,28 @@ stdin = sys.stdin.buffer
 ask = json.loads(stdin.readline())
 folder = os.path.join(os.path.expanduser(ask["workdir"]), "agent")
 path = os.path.join(folder, ask["sha256"] + ".pyz")
+def take_own(where):
+    # What lies in it is run: it must be nobody else's.
+    os.makedirs(where, 0o700, exist_ok=True)
+    seen = os.lstat(where)
+    if seen.st_uid != os.geteuid() or seen.st_mode & 0o170000 != 0o040000:
+        raise OSError("it is not a folder of this account")
+    if seen.st_mode & 0o22:
+        os.chmod(where, 0o700)
+def part_of(name):
+    return "%s.%s" % (name, os.urandom(8).hex())  # hosts may share the folder
 try:
     def is_meant(data):
         return sha256(data).hexdigest() == ask["sha256"]
+    take_own(folder)
     if not os.path.exists(path) or not is_meant(open(path, "rb").read()):
-        os.makedirs(folder, exist_ok=True)
         say("need", MAGIC_NUMBER.hex())
         data = stdin.read(ask["size"])
         size, checksum = stdin.readline().decode().split()
         packed = stdin.read(int(size))
         if not is_meant(data) or sha256(packed).hexdigest() != checksum:
             raise OSError("the agent arrived damaged")
-        part = "%s.%d" % (path, os.getpid())
+        part = part_of(path)
         try:
             with open(part, "wb") as file:
                 file.write(data)
@@ -321,29 +331,36 @@ except OSError as error:
 say("ready")
 import zipimport
 cache = "%s.%s" % (path[:-4], MAGIC_NUMBER.hex())
+try:
+    take_own(cache)
+except OSError:
+    cache = ""  # full, or not ours: it is compiled anew
 def keep(name, data):
-    part = os.path.join(cache, "%s.%d" % (name, os.getpid()))
+    part = part_of(os.path.join(cache, name))
     try:
-        os.makedirs(cache, exist_ok=True)
         with open(part, "wb") as file:
             file.write(sha256(data).digest() + data)
         os.replace(part, os.path.join(cache, name))
     except OSError:
-        os.path.exists(part) and os.remove(part)
+        try:
+            os.remove(part)
+        except OSError:
+            pass
 class Importer(zipimport.zipimporter):
     def get_filename(self, name):
         last = os.path.join(self.archive, self.prefix + name.rpartition(".")[2])
         return os.path.join(last, "__init__.py") if self.is_package(name) else last + ".py"
     def get_code(self, name):
         try:
-            with open(os.path.join(cache, name), "rb") as file:
+            with open(os.path.join(cache, name) if cache else "", "rb") as file:
                 data = file.read()
             if sha256(data[32:]).digest() == data[:32]:
                 return marshal.loads(data[32:])
         except OSError:
             pass
         data = fresh.pop(name, None) or marshal.dumps(zipimport.zipimporter.get_code(self, name))
-        keep(name, data)
+        if cache:
+            keep(name, data)
         return marshal.loads(data)
 sys.path_hooks.insert(0, Importer)
 sys.path.insert(0, path)

@@ -27,7 +27,7 @@ __all__ = ["SimAgent", "SimProgram"]
 
 # The version of the simulated Python: not that of this process, so that nothing compiled is sent.
 _PYTHON = "00000000"
-_START = 0.1  # seconds from its first byte until an agent listens
+_START = 0.25  # seconds from its first byte until an agent listens
 
 
 class SimProgram:

@@ -71,6 +71,10 @@ class Lie:
     drip: float = 0.0
 
 
+# What stands for the agent: one that says `ready` and `need` gets it all the same.
+ZIP = b"agent"
+
+
 class LyingChannel(Channel):
     """Reads and writes of one session; `answer` makes a lie of each request."""
 
@@ -102,7 +106,7 @@ class LyingChannel(Channel):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self.closed:
             raise self._closed_error()
-        if not self._is_booted:
+        if not self._is_booted or bytes(data).startswith(ZIP):
             return
         self._asked.feed(bytes(data))
         self._asked.take(self._asked.left)
@@ -164,7 +168,7 @@ class LyingTransport(Transport):
 
 
 def agent_of(channel: LyingChannel, clock: Clock, timeout: float = 10.0) -> Agent:
-    bundle = Bundle(b"agent", SHA)
+    bundle = Bundle(ZIP, SHA)
     session = Session(
         LyingTransport(channel), python="p", workdir="~/w", bundle=bundle, timeout=timeout, clock=clock
     )
