@@ -8,11 +8,14 @@ import pytest
 
 from orchestrator.cli.sentences import end_sentence, host_note, stop_sentence
 from orchestrator.config.job import Timeouts
-from orchestrator.control.run_record import RunRecord, Waits
+from orchestrator.control.host_views import HostViews
+from orchestrator.control.run_record import HostView, RunRecord, Waits
 from orchestrator.control.watch import Watch
 from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError, AuthenticationError, ConnectError
-from orchestrator.core.states import RunState
+from orchestrator.core.records import HostStatus, RankStatus
+from orchestrator.core.states import RankState, RunState
+from orchestrator.hosts.host_link import Failed, Present, Said
 from tests.control.judged import (
     START,
     FakeHost,
@@ -270,3 +273,39 @@ def test_a_host_where_nothing_of_the_run_is_there_is_lost_at_once(
     run = round_of(watched)
     assert run.hosts["b"].lost and run.cause is not None
     assert run.cause.end.message.startswith("b: nothing of this run is there")
+
+
+class _Silent:
+    """A feed that says nothing by itself."""
+
+    def take(self) -> list[Said]:
+        return []
+
+    def has(self, name: str, mark: object) -> None: ...
+
+    def done(self, name: str) -> None: ...
+
+
+def test_hosts_that_have_not_been_asked_again_yet_do_not_count_as_answering() -> None:
+    """All connections break at once, the hosts are asked again in turn, and the first ones have failed."""
+    scheduling = HandScheduling()
+    status = HostStatus("r1", "job", "a", 0.0, (RankStatus(0, 0, 0, RankState.RUNNING),), phase="committed")
+    views = HostViews(
+        {name: HostView(status) for name in "abc"},
+        "abc",
+        _Silent(),  # type: ignore[arg-type]
+        scheduling,
+    )
+    for name in "abc":
+        views.fold(Said(name, Present()))
+    timeouts = Timeouts()
+    scheduling.hands.passes(10.0)
+    views.fold(Said("a", Failed(ConnectError("no route", where="a"), scheduling.monotonic())))
+    scheduling.hands.passes(timeouts.unreachable + 1)
+    views.fold(Said("a", Failed(ConnectError("no route", where="a"), scheduling.monotonic())))
+    views.note_losses("train", timeouts, ending=False)
+    assert not views.views["a"].lost and views.views["a"].waits is Waits.NO_HOST
+    for name in "bc":  # they are there after all, so that it is no matter of our network
+        views.fold(Said(name, Present()))
+    views.note_losses("train", timeouts, ending=False)
+    assert views.views["a"].waits is not Waits.NO_HOST

@@ -88,6 +88,32 @@ def test_workdir_that_cannot_be_made(tmp_path: Path) -> None:
         agent_with(tmp_path)
 
 
+def test_what_is_run_lies_in_a_folder_that_nobody_else_may_write(tmp_path: Path) -> None:
+    folder = tmp_path / "work/agent"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    agent_with(tmp_path).close()
+    [cache] = (path for path in folder.iterdir() if path.is_dir())
+    assert [path.stat().st_mode & 0o22 for path in (folder, cache)] == [0, 0]
+    [code] = cache.glob("orchestrator.core.errors")
+    elsewhere = tmp_path / "elsewhere"
+    cache.rename(elsewhere)
+    cache.symlink_to(elsewhere)
+    code.write_bytes(b"what another account has left")
+    agent = agent_with(tmp_path)  # compiled anew, and nothing of it kept behind the link
+    assert agent.clock() > 0 and code.read_bytes() == b"what another account has left"
+    agent.close()
+
+
+@pytest.mark.root
+def test_an_agent_in_another_accounts_folder_is_not_run(tmp_path: Path) -> None:
+    folder = tmp_path / "work/agent"
+    folder.mkdir(parents=True)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(PreflightError, match="not a folder of this account"):
+        agent_with(tmp_path)
+
+
 def test_equal_errors_of_many_hosts_are_told_once() -> None:
     refused = {f"npu{n:03d}": ConnectError("connection refused", where=f"npu{n:03d}") for n in range(1, 12)}
     results: HostResults[None] = HostResults(
