@@ -118,7 +118,7 @@ class RunTally:
         state = fold(present)
         if self.hosts == host_count == self.finished:
             return RunState.FAILED if failed else state
-        is_starting = state is RunState.STARTING or self.unheard > 0
+        is_starting = state is RunState.STARTING or (self.unheard > 0 and not self.finished)
         return RunState.STARTING if is_starting else RunState.RUNNING
 
     def _add(self, part: _Part, sign: int) -> None:

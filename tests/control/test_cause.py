@@ -50,6 +50,14 @@ def test_a_run_of_which_a_host_has_never_answered_goes_on() -> None:
     assert fold_run({"a": over, "b": HostView(error="gone", lost=True)}, 2, failed=True) is RunState.FAILED
 
 
+def test_a_run_starts_until_every_host_has_told_of_its_ranks() -> None:
+    """`launch --detach` returned, and `status` showed some of the hosts."""
+    runs = view("a", rank(0, "running"))
+    assert fold_run({"a": runs, "b": HostView()}, 2, failed=False) is RunState.STARTING
+    assert fold_run({"a": runs, "b": HostView(error="no route")}, 2, failed=False) is RunState.RUNNING
+    assert fold_run({"a": runs, "b": view("b", rank(1, "running"))}, 2, failed=False) is RunState.RUNNING
+
+
 def test_the_rest_of_a_failed_run_has_succeeded_and_yet_it_failed() -> None:
     hosts = {"a": view("a", rank(0, "succeeded"), phase="over")}
     assert fold_run(hosts, 1, failed=True) is RunState.FAILED
