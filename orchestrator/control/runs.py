@@ -42,7 +42,6 @@ __all__ = [
     "is_active",
     "known_runs",
     "make_control_dir",
-    "newest_known",
     "rediscover",
     "survey_runs",
 ]
@@ -268,11 +267,6 @@ def _record_again(plan: LaunchPlan, fleet: Fleet, root: Path | None) -> None:
     os.utime(control.plan, ns=(when, when))
     with fleet.part(host.name for host in plan.hosts) as part:
         write_record(control, _looked_at(new_record(plan), part, plan.timeouts))
-
-
-def newest_known(control: ControlDir) -> RunRecord:
-    """The record as the living monitor has it or, where none answers, as it is on disk; no host is asked."""
-    return newest_record(control) or read_record(control)
 
 
 def current_record(control: ControlDir) -> RunRecord:

@@ -20,6 +20,7 @@ from orchestrator.core.records import ProcessId
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.testing.agent_host import RUN, AgentHost, sh
 from orchestrator.testing.waiting import eventually
+from tests.agent.small_disk import host_on_small_disk
 
 WAITS = sh("echo up > up.$RANK_ID.$$; while :; do sleep 0.05; done")
 
@@ -139,21 +140,8 @@ def test_the_disk_of_everything_is_filled_for_a_stated_time_only(host: AgentHost
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[AgentHost]:
     """A host whose workdir is on a file system of eight megabytes."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("this machine lets nobody mount")
-    try:
-        host = AgentHost(disk / "work")
-        try:
-            yield host
-        finally:
-            host.close()
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+    with host_on_small_disk(tmp_path / "disk", "8m") as host:
+        yield host
 
 
 def free_on(host: AgentHost) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from orchestrator.core.ends import StopKind
 from orchestrator.core.errors import AgentError
 from orchestrator.testing.agent_host import AgentHost, sh
 from orchestrator.testing.waiting import eventually
+from tests.agent.small_disk import host_on_small_disk
 
 pytestmark = [
     pytest.mark.root,
@@ -25,21 +25,8 @@ pytestmark = [
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[AgentHost]:
     """A host whose workdir is on a file system of one megabyte."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("this machine lets nobody mount")
-    try:
-        host = AgentHost(disk / "work")
-        try:
-            yield host
-        finally:
-            host.close()
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+    with host_on_small_disk(tmp_path / "disk", "1m") as host:
+        yield host
 
 
 def fill(host: AgentHost) -> Path:

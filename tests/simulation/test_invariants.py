@@ -53,6 +53,16 @@ times = st.one_of(st.floats(0.05, 1.3), st.floats(2.0, 200.0))
 lasts = st.sampled_from([None, 3.0, 20.0, 90.0, 400.0])
 
 
+# The same cases each time, however long one takes.
+tried = settings(
+    max_examples=CASES,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
 @st.composite
 def schedules(draw: st.DrawFn) -> tuple[Fault, ...]:
     what = draw(st.lists(st.one_of(on_rank, on_host, on_monitor), max_size=4))
@@ -65,13 +75,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(plan_of(folder), folder)
 
 
-@settings(
-    max_examples=CASES,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@tried
 @given(schedules())
 def test_every_run_ends_or_goes_on_and_nobody_is_left_behind(runs: Runs, faults: tuple[Fault, ...]) -> None:
     simulation = runs.simulation(*faults, workload=LOAD, hours=2.0)
@@ -113,13 +117,7 @@ def test_all_are_started_or_none_and_no_orphan_outlives_the_leases(runs: Runs) -
     partly: list[object] = []
     orphaned: list[object] = []
 
-    @settings(
-        max_examples=CASES,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @tried
     @given(launches())
     def judge(faults: tuple[Fault, ...]) -> None:
         simulation = runs.simulation(*faults, workload=Workload(peer_timeout=120.0), hours=0.2)
