@@ -28,7 +28,7 @@ FLOORS = {
         ("ascend",),
         ("rank_table", "sizing"),
         ("plan",),
-        ("preflight",),
+        ("diagnosis", "preflight"),
         ("control",),
         ("testing", "transfer"),
         ("simulation",),

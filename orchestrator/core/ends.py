@@ -13,10 +13,24 @@ from typing import Any, Mapping, Optional, Tuple
 
 from orchestrator.core.record_class import dataclass
 
-__all__ = ["SCHEDULER", "UNASKED", "End", "EndKind", "StopKind", "StopReason", "label_of", "rank_of_label"]
+__all__ = [
+    "SAVED_EXIT",
+    "SCHEDULER",
+    "UNASKED",
+    "End",
+    "EndKind",
+    "StopKind",
+    "StopReason",
+    "label_of",
+    "rank_of_label",
+]
 
 # The rank of the process that is none: MindSpore's scheduler.
 SCHEDULER = -1
+
+# With this a worker ends that was told to by SIGTERM and has saved before: EX_TEMPFAIL of sysexits.h, "the
+# user is invited to retry".
+SAVED_EXIT = 75
 
 
 def label_of(rank: int) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "Input",
     "LockNote",
     "Manifest",
+    "Phase",
     "ProcessId",
     "RankStatus",
     "RunOnHost",
@@ -115,12 +116,37 @@ class StallKind(str, enum.Enum):
         return self.value
 
 
+class Phase(str, enum.Enum):
+    """What a worker says that it is doing, by lines of its metrics that have `phase` in the place of `step`:
+
+        {"phase": "compile", "time": 1700000000.0, "can": ["stacks", "save"]}
+        {"phase": "save", "step": 100, "time": …}   {"phase": "step", "saved": 100, "time": …}
+
+    `can` is what the worker announces: `stacks`, that SIGUSR1 makes it write the stacks of its threads to its
+    log; `save`, that SIGTERM makes it save a checkpoint, together with all others, and end with
+    `ends.SAVED_EXIT`. `saved` is the step of a checkpoint that is whole. A worker that says nothing of
+    phases has none.
+    """
+
+    IMPORT = "import"
+    INIT = "init"
+    COMPILE = "compile"
+    STEP = "step"
+    SAVE = "save"
+    EVALUATE = "evaluate"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 @dataclass(frozen=True)
 class RankStatus:
     """One worker as its supervisor sees it, or the run's scheduler. Times are of that host's clock.
 
-    `end` is set once it has ended. `progress` is the newest line of its metrics, with the first beside it.
-    `stalled` is set while it runs and does not go on, `stalled_since` is when it was last seen to.
+    `end` is set once it has ended. `progress` is the newest line of its metrics that has a step, with the
+    first beside it. `stalled` is set while it runs and does not go on, `stalled_since` is when it was last
+    seen to. `phase` is the last that it reported, None where it reports none; `can` what it has announced,
+    and `saved` the step of its newest whole checkpoint of this attempt.
     """
 
     rank: int
@@ -133,6 +159,10 @@ class RankStatus:
     progress: Mapping[str, Any] = field(default_factory=dict)
     stalled: Optional[StallKind] = None
     stalled_since: Optional[float] = None
+    phase: Optional[Phase] = None
+    phase_since: Optional[float] = None
+    can: Tuple[str, ...] = ()
+    saved: Optional[int] = None
 
     @property
     def label(self) -> str:
