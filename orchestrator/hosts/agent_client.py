@@ -48,6 +48,7 @@ from orchestrator.hosts.answer_checks import (
     status_of,
 )
 from orchestrator.hosts.conversation import Limits, shown
+from orchestrator.hosts.evidence_client import EvidenceClient
 from orchestrator.hosts.launch_bundle import launch_bundle
 from orchestrator.hosts.push_client import PushClient, Reply, stop_args
 from orchestrator.hosts.session import Payload, Session
@@ -71,7 +72,7 @@ _RUN_TEXT = 1 << 26
 _PIECE = 1 << 20
 
 
-class Agent:
+class Agent(EvidenceClient):
     """The agent of one host, asked from any number of threads, one question at a time.
 
     Every method raises TransportError where the host cannot be reached (AnswerError where its answer is none,
