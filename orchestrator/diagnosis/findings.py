@@ -6,6 +6,7 @@ A finding has a time, give or take an error; two of the same host are told apart
 from __future__ import annotations
 
 import dataclasses
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,20 @@ from orchestrator.diagnosis.evidence import Certainty, Culprit, DiskRoom, HostEv
 from orchestrator.diagnosis.kernel_signatures import KernelFault, OomKill, kernel_faults, oom_kills
 from orchestrator.diagnosis.scene import Scene, Told, code_in, ended_by, lines_of
 
-__all__ = ["Finding", "Weight", "earliest", "faults_around", "host_losses", "own_failures", "with_device_fault"]
+__all__ = [
+    "Finding",
+    "Weight",
+    "culprits_of",
+    "doubted",
+    "earliest",
+    "faults_around",
+    "first_of",
+    "host_losses",
+    "own_failures",
+    "place_of",
+    "rank_of",
+    "with_device_fault",
+]
 
 
 class Weight:
@@ -55,7 +69,61 @@ class Finding:
 
 def earliest(findings: Sequence[Finding]) -> list[Finding]:
     """Those of which none was surely before."""
-    return [each for each in findings if not any(other.is_before(each) for other in findings)]
+    # Of a host whose clock is one only the first count, so that this takes hosts and not ranks squared.
+    firsts: dict[str, float] = {}
+    for each in findings:
+        if each.culprit is not None and each.time is not None:
+            firsts[each.culprit.host] = min(each.time, firsts.get(each.culprit.host, each.time))
+    near = [each for each in findings if each.time is None or each.culprit is None or each.time <= firsts[each.culprit.host]]
+    leaders = list({(each.culprit.host, each.time): each for each in near if each.culprit is not None}.values())
+    return [each for each in near if not any(other.is_before(each) for other in leaders)]
+
+
+def rank_of(found: Finding) -> int:
+    assert found.culprit is not None and found.culprit.rank is not None
+    return found.culprit.rank
+
+
+def first_of(findings: Sequence[Finding]) -> Finding | None:
+    """The earliest. Several that may be the earliest, of which none says more: suspects, and nobody is named,
+    unless they say the same: what fails alike everywhere has one cause."""
+    near = earliest(findings)
+    if not near:
+        return None
+    first = min(near, key=lambda each: (each.time is None, each.time or 0.0, place_of(each.culprit)))
+    if len(near) == 1:
+        return first
+    others = [each for each in near if each is not first]
+    if all(each.kind == first.kind and _text(each) == _text(first) for each in others) and _text(first):
+        return dataclasses.replace(first, suspects=culprits_of(others))
+    if len({each.culprit.host for each in near if each.culprit is not None}) == 1:
+        return dataclasses.replace(doubted(first), suspects=culprits_of(others))
+    kinds = {each.kind for each in near}
+    return Finding(
+        kinds.pop() if len(kinds) == 1 else "unknown",
+        None,
+        tuple(proof for each in near for proof in each.proofs),
+        certainty=Certainty.UNKNOWN,
+        suspects=culprits_of(near),
+    )
+
+
+def place_of(culprit: Culprit | None) -> tuple[int, str]:
+    return (-1, "") if culprit is None else (-1 if culprit.rank is None else culprit.rank, culprit.host)
+
+
+def _text(found: Finding) -> str:
+    """What it says, without its numbers; empty where it is only an end."""
+    said = [proof.text for proof in found.proofs if proof.source != "end"]
+    return re.sub(r"[\d.:]+", "", said[0]) if said else ""
+
+
+def culprits_of(findings: Sequence[Finding]) -> tuple[Culprit, ...]:
+    return tuple(each.culprit for each in findings if each.culprit is not None)
+
+
+def doubted(found: Finding) -> Finding:
+    return dataclasses.replace(found, certainty=Certainty.LIKELY) if found.certainty is Certainty.SURE else found
 
 
 # Ranks.
