@@ -64,6 +64,7 @@ LATE = {
     "orchestrator/agent/verbs_host.py",
     "orchestrator/agent/worker.py",
     "orchestrator/core/paths.py",
+    "orchestrator/control/cause.py",
     "orchestrator/control/launch.py",
     "orchestrator/control/monitor_lock.py",
     "orchestrator/control/runs.py",

@@ -1,0 +1,191 @@
+"""The scene of a failure: a case with what each rank's own lines say of it, and who is where. Pure.
+
+A line that a rank's log has counts only for what it says of that rank. What it says of others is in
+`diagnosis/accusations`.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.core.ends import EndKind
+from orchestrator.core.log_signatures import Meaning, last_word, signature_of, telling_signature
+from orchestrator.core.signature_table import Signature
+from orchestrator.core.states import RankState
+from orchestrator.diagnosis.evidence import Case, Culprit, HostEvidence, LogLine, Proof, RankEvidence
+
+__all__ = ["RUN_LOG", "Scene", "Told", "code_in"]
+
+# The log of what HCCL hears from others: what stands there is no error of the rank that wrote it.
+RUN_LOG = "plog/run"
+_FROM_SHELL = 128  # a shell ends with this and the number of the signal that ended its program
+_MOST_LINES = 2000
+_CODE = re.compile(r"\b(E[A-Z0-9]\d{4})\b|\b(?:error[ _]code\D{0,5}|result ?= ?|ret\[|failed: )(\d{6})\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a rank's own lines say of it: the row of the table that decides, the line, and when that was."""
+
+    row: Signature | None
+    line: LogLine | None = None
+    time: float | None = None
+
+    @property
+    def meaning(self) -> Meaning | None:
+        return None if self.row is None else self.row.meaning
+
+    @property
+    def is_culprit(self) -> bool:
+        """Whether it says outright that it failed by itself."""
+        return self.row is not None and self.row.meaning is Meaning.CULPRIT and not self.row.is_soft
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A case, its ranks by number and by place, and what each has told."""
+
+    case: Case
+    ranks: Mapping[int, RankEvidence] = field(init=False)
+    told: Mapping[int, Told] = field(init=False)
+    by_place: Mapping[tuple[str, int], int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        ranks = {rank.rank: rank for rank in sorted(self.case.ranks, key=lambda rank: rank.rank)}
+        places = {(rank.host, rank.device): number for number, rank in ranks.items() if rank.device is not None}
+        object.__setattr__(self, "ranks", ranks)
+        object.__setattr__(self, "told", {number: _told(rank) for number, rank in ranks.items()})
+        object.__setattr__(self, "by_place", places)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the run has one rank only: whatever peer its log speaks of is none of the run's."""
+        return len([number for number in self.ranks if number >= 0]) <= 1 >= self.case.world_size
+
+    def host(self, name: str) -> HostEvidence:
+        return self.case.hosts.get(name) or HostEvidence(name)
+
+    def culprit(self, rank: int) -> Culprit:
+        found = self.ranks[rank]
+        return Culprit(found.host, rank, found.device)
+
+    def at(self, address: str, device: str | int | None = None) -> Culprit | None:
+        """Whom an address of a host or device means, with HCCL's device number where it is a host's."""
+        address = address.strip()
+        known = self.case.addresses.get(address)
+        if known is None:
+            names = set(self.case.hosts) | {rank.host for rank in self.ranks.values()}
+            known = (address, None) if address in names else None
+        if known is None:
+            return None
+        host, number = known
+        if number is None and device is not None and str(device).strip().isdecimal():
+            number = int(device)
+        return Culprit(host, None if number is None else self.by_place.get((host, number)), number)
+
+    def by_rank(self, culprit: Culprit) -> int | None:
+        """The rank that is meant, where it is known."""
+        if culprit.rank is not None or culprit.device is None:
+            return culprit.rank
+        return self.by_place.get((culprit.host, culprit.device))
+
+    def of_meaning(self, meaning: Meaning) -> list[int]:
+        return [number for number, told in self.told.items() if told.meaning is meaning]
+
+    def victims(self) -> list[int]:
+        """The ranks whose first error is that they have noticed another's end, or waited for it in vain."""
+        return self.of_meaning(Meaning.VICTIM)
+
+    def silent(self) -> list[int]:
+        """The ranks that had not ended, and say nothing that tells of a failure."""
+        return [
+            number
+            for number, rank in self.ranks.items()
+            if number >= 0 and self.told[number].row is None and rank.state in _UNENDED
+        ]
+
+    def proof(self, rank: int, line: LogLine | None) -> tuple[Proof, ...]:
+        """The line as a proof; where there is none, how the rank ended."""
+        where = self.ranks[rank]
+        if line is not None:
+            return (Proof(where.host, rank, line.source, line.text.strip()),)
+        return (Proof(where.host, rank, "end", _end_text(where)),)
+
+
+_UNENDED = frozenset({RankState.STOPPED, RankState.RUNNING, RankState.STARTING, RankState.LOST, RankState.UNREACHABLE})
+
+
+def lines_of(rank: RankEvidence) -> Sequence[LogLine]:
+    """What there is of its logs: what was gathered, else what its supervisor has kept."""
+    if rank.lines:
+        return rank.lines[:_MOST_LINES]
+    end = rank.end
+    return [LogLine("worker", text) for text in (end.evidence or end.tail)] if end is not None else ()
+
+
+def ended_by(rank: RankEvidence) -> int | None:
+    """The signal that ended it, also where a shell tells of it by its exit code; None where none did."""
+    end = rank.end
+    if end is None or rank.state is not RankState.FAILED:
+        return None
+    if end.signal is not None:
+        return end.signal
+    code = (end.exit_code or 0) - _FROM_SHELL
+    return code if code in _SIGNALS else None
+
+
+_SIGNALS = frozenset(
+    {signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+)
+
+
+def code_in(line: str) -> str:
+    """The code of a line, as `EI0006` or `507015`; empty where it has none."""
+    found = _CODE.search(line)
+    return (found[1] or found[2]) if found is not None else ""
+
+
+def _told(rank: RankEvidence) -> Told:
+    """Of its logs each tells its first error. Its own error counts before what it noticed of others, for which
+    of two logs was first is not known; an error that may follow from another's failure comes last."""
+    found = [told for source in _by_source(lines_of(rank)) if (told := _first(rank, source)).row is not None]
+    return min(found, key=_order, default=Told(None))
+
+
+def _order(told: Told) -> tuple[int, int]:
+    row, line = told.row, told.line
+    assert row is not None and line is not None
+    rank = {Meaning.CULPRIT: 4 if row.is_soft else 0, Meaning.BETWEEN: 2, Meaning.VICTIM: 3}[row.meaning]
+    # Of two errors of its own the one of CANN lies deeper than what Python makes of it.
+    return rank, 0 if line.source.startswith("plog") else 1
+
+
+def _by_source(lines: Sequence[LogLine]) -> Iterator[list[LogLine]]:
+    sources = dict.fromkeys(line.source for line in lines if line.source != RUN_LOG)
+    for source in sources:
+        yield [line for line in lines if line.source == source]
+
+
+def _first(rank: RankEvidence, lines: Sequence[LogLine]) -> Told:
+    telling = [line for line in lines if signature_of(line.text) is not None or last_word(line.text)]
+    row, text = telling_signature([line.text for line in (*telling[:60], *telling[60:][-4:])])
+    if row is None:
+        return Told(None)
+    line = next(line for line in telling if line.text.startswith(text))
+    return Told(row, line, rank.time if line.time is None else line.time)
+
+
+def _end_text(rank: RankEvidence) -> str:
+    """How a rank ended, in a few words that need no translation."""
+    end = rank.end
+    if end is None:
+        return str(rank.state)
+    if end.kind is EndKind.NOT_STARTED:
+        return end.message
+    number = ended_by(rank) if end.signal is None else end.signal
+    if number is not None:
+        return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    return f"exit code {end.exit_code}" if end.exit_code is not None else str(end.kind.value)
