@@ -63,7 +63,9 @@ def do_all(pieces: Mapping[str, Callable[[], Any]], seconds: float) -> Done:
 
 def _note(done: Done, name: str, output: bytearray) -> None:
     try:
-        answer = json.loads(bytes(output)) if len(output) <= _MOST_BYTES else {"problem": "more than is taken"}
+        answer = (
+            json.loads(bytes(output)) if len(output) <= _MOST_BYTES else {"problem": "more than is taken"}
+        )
     except ValueError:
         answer = {"problem": "it broke off"}
     if "problem" in answer:

@@ -178,7 +178,7 @@ def _read_kmsg(path: str) -> str:
 
 
 def _of_kmsg(text: str, booted: float) -> Iterator[Line]:
-    """https://www.kernel.org/doc/Documentation/ABI/testing/dev-kmsg: what programs have put there is left out."""
+    """Format: Documentation/ABI/testing/dev-kmsg of Linux. What programs have put there is left out."""
     for record in text.splitlines():
         found = _KMSG.match(record)
         if found is not None and int(found[1]) >> 3 == 0:
@@ -202,7 +202,7 @@ def _stored(sources: Sources, since: float, now: float, unread: List[str]) -> Li
     if found:
         return found
     problems = [f"journalctl: {problem}"] if problem else []
-    has_read = not problem and text
+    has_read = bool(text) and not problem
     for path in sources.files:
         try:
             data = read_end(Path(path), Path(path).parent, _MOST_BYTES)

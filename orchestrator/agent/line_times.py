@@ -31,11 +31,11 @@ def time_of(line: str) -> Optional[float]:
         return None
     *numbers, milli, micro, zone = found.groups()
     fraction = int(milli or 0) / 1e3 + int(micro or 0) / 1e6
-    fields = (*map(int, numbers), 0, 0, -1)
+    year, month, day, hour, minute, second = map(int, numbers)
     try:
         if zone is None:
-            return time.mktime(fields) + fraction
-        return calendar.timegm(fields) - _ahead(zone) + fraction
+            return time.mktime((year, month, day, hour, minute, second, 0, 0, -1)) + fraction
+        return calendar.timegm((year, month, day, hour, minute, second)) - _ahead(zone) + fraction
     except (ValueError, OverflowError):
         return None
 
@@ -46,14 +46,15 @@ def syslog_time(line: str, now: float) -> Optional[float]:
     found = _SYSLOG.match(line)
     if found is None:
         return time_of(line[:40])
-    month, day, *clock = found.groups()
+    month, *numbers = found.groups()
+    day, hour, minute, second = map(int, numbers)
     if month not in _MONTHS:
         return None
     year = time.localtime(now).tm_year
     for candidate in (year, year - 1):
-        fields = (candidate, _MONTHS.index(month) + 1, int(day), *map(int, clock), 0, 0, -1)
+        number = _MONTHS.index(month) + 1
         try:
-            moment = time.mktime(fields)
+            moment = time.mktime((candidate, number, day, hour, minute, second, 0, 0, -1))
         except (ValueError, OverflowError):
             return None
         if moment <= now + _DAY:

@@ -140,4 +140,3 @@ def _lines(data: bytes, *, begins: bool, ends: bool = True) -> List[str]:
 
 def _excerpt(source: str, line: str) -> Excerpt:
     return {"source": source, "text": line.rstrip()[:_WIDTH], "time": time_of(line)}
-

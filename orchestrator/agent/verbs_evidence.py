@@ -147,11 +147,17 @@ class _Look:
         return lambda: worker_lines(self._run.attempt.log(label), self._run.runs, source)
 
     def _plogs_of(self, label: str) -> Callable[[], Any]:
-        return lambda: plog_lines(self._run, label) or plog_lines_of(self._plog_folder(label), self._pid(label))
+        return lambda: (
+            plog_lines(self._run, label) or plog_lines_of(self._plog_folder(label), self._pid(label))
+        )
 
     def _plog_folder(self, label: str) -> Path:
         """Where CANN writes the logs of a process that is not told to write them into the run."""
-        own = [worker.env for worker in self._manifest.workers if worker.label == label] if self._manifest else []
+        own = (
+            [worker.env for worker in self._manifest.workers if worker.label == label]
+            if self._manifest
+            else []
+        )
         named = next((env[PLOG_PATH] for env in own if PLOG_PATH in env), os.environ.get(PLOG_PATH))
         return Path(named or os.path.expanduser("~/ascend/log"))
 
@@ -215,7 +221,11 @@ class _Look:
         calls = [["npu-smi", "info", "-t", "health", "-i", npu, "-c", chip] for npu, chip in places]
         answers = ask_tools(calls, timeout=_OF_A_TOOL)
         told = [
-            {"device": device, "lines": answer["text"].splitlines()[:_MOST_ROWS], "failure": answer["failure"]}
+            {
+                "device": device,
+                "lines": answer["text"].splitlines()[:_MOST_ROWS],
+                "failure": answer["failure"],
+            }
             for device, answer in zip(self._devices, answers)
         ]
         return {"answers": told}

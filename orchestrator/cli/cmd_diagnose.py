@@ -46,7 +46,11 @@ def command(run: str | None, bundle: Path | None, as_json: bool) -> int:
         written = None if bundle is None else write_bundle(bundle, control, plan, found, data, fleet)
     if as_json:
         if written is not None:
-            data["bundle"] = {"path": str(written.path), "masked": written.masked, "left_out": written.left_out}
+            data["bundle"] = {
+                "path": str(written.path),
+                "masked": written.masked,
+                "left_out": written.left_out,
+            }
         print_json(data)
     else:
         Console(soft_wrap=True).print(diagnosis_text(found, lang))

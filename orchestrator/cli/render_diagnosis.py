@@ -249,7 +249,7 @@ def bundle_lines(bundle: Bundle) -> Sequence[str]:
 
 
 def diagnosis_data(diagnosis: Diagnosis, lang: str) -> dict[str, Any]:
-    """The diagnosis for `--json`; names and remedies in the language of the locale, kinds and keys in none."""
+    """The diagnosis for `--json`: names and remedies in the language of the locale, all else in none."""
     record, say, cause = diagnosis.record, _Words(lang), diagnosis.cause
     data: dict[str, Any] = {
         "run_id": record.run_id,

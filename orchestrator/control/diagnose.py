@@ -35,7 +35,7 @@ class Diagnosis:
 
     @property
     def is_well(self) -> bool:
-        """Whether the run goes on, and nothing says that it does not: no rank is known to be stalled, nobody blamed."""
+        """Whether the run goes on: no rank is known to be stalled, and nobody is blamed."""
         is_unknown = self.cause is None or self.cause.certainty is Certainty.UNKNOWN
         is_stalled = any(rank.stalled is not None for rank in self.record.ranks())
         return not self.record.state.is_terminal and is_unknown and not is_stalled

@@ -93,8 +93,11 @@ def gather(
         return _Told(_measured(agent, now), status, found, problem)
 
     answers = fleet.each(ask)
-    views = {name: record.hosts.get(name, HostView()) for name in dict.fromkeys([*fleet.hosts, *record.hosts])}
-    hosts, ranks = {}, []
+    views = {
+        name: record.hosts.get(name, HostView()) for name in dict.fromkeys([*fleet.hosts, *record.hosts])
+    }
+    hosts: dict[str, HostEvidence] = {}
+    ranks: list[RankEvidence] = []
     for name, view in views.items():
         told = answers.values.get(name)
         if told is None:
@@ -177,7 +180,7 @@ def _measured(agent: Agent, now: Callable[[], float]) -> ClockOffset:
 
 
 def _clock_of(recorded: ClockOffset | None, now: ClockOffset) -> tuple[ClockOffset, str]:
-    """The offset for what has happened: the more exact one, but that of the record where a clock was set since."""
+    """The offset for what has happened: the more exact one, or that of before a clock was set."""
     if recorded is None:
         return now, ""
     since = max(0.0, now.measured - recorded.measured)
@@ -202,9 +205,7 @@ def _host(name: str, view: HostView, told: _Told, problem: str) -> HostEvidence:
         kernel=tuple(kernel),
         oom_kills=found.kills_in_groups,
         memory_limit=found.memory_limit,
-        disks=tuple(
-            DiskRoom(disk.path, disk.free, disk.total, disk.free_inodes) for disk in found.disks
-        ),
+        disks=tuple(DiskRoom(disk.path, disk.free, disk.total, disk.free_inodes) for disk in found.disks),
         devices=devices,
         unread=(*filter(None, [told.problem, problem]), *found.unread, *problems),
     )
@@ -240,7 +241,10 @@ def _devices(chips: Sequence[ChipHealth]) -> tuple[tuple[DeviceHealth, ...], lis
 
 
 def _tool_failure(failure: str) -> str:
-    words = {"timeout": "no answer in time (the driver or the device hangs)", "skipped": "not asked after that"}
+    words = {
+        "timeout": "no answer in time (the driver or the device hangs)",
+        "skipped": "not asked after that",
+    }
     return words.get(failure, failure)
 
 

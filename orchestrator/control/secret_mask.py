@@ -22,7 +22,9 @@ __all__ = ["SecretMask"]
 
 _SHORTEST = 6  # so many characters are searched for everywhere
 _SHORTEST_WORD = 3  # so many as a word of its own
-_COMMON = re.compile(r"\d+|true|false|yes|none|null|off|info|debug|warn|error|auto|bf16|fp16|fp32", re.IGNORECASE)
+_COMMON = re.compile(
+    r"\d+|true|false|yes|none|null|off|info|debug|warn|error|auto|bf16|fp16|fp32", re.IGNORECASE
+)
 _BESIDE = rb"[\"']?\s{0,4}[=:]\s{0,4}[\"']?"
 _CUT = 4  # so much of a value that was cut is not left either
 
@@ -50,21 +52,21 @@ class SecretMask:
                     beside.append((name, text.encode("utf-8", "surrogateescape")))
         self.beside = tuple(dict.fromkeys(name for name, _ in beside))
         self._forms = forms
-        self._words = {text: name for name, text in words}
+        self._words = {word: name for name, word in words}
         literals = [re.escape(form) for form in sorted(forms, key=len, reverse=True)]
-        literals += [rb"(?<![A-Za-z0-9_])" + re.escape(text) + rb"(?![A-Za-z0-9_])" for _, text in words]
+        literals += [rb"(?<![A-Za-z0-9_])" + re.escape(word) + rb"(?![A-Za-z0-9_])" for _, word in words]
         self._beside: dict[str, str] = {}
-        for number, (name, text) in enumerate(beside):
+        for number, (name, short) in enumerate(beside):
             self._beside[f"b{number}"] = name
             key = re.escape(name.encode())
             literals.append(
-                b"(?P<b%d>(?<![A-Za-z0-9_])%s%s%s)(?![A-Za-z0-9_])" % (number, key, _BESIDE, re.escape(text))
+                b"(?P<b%d>(?<![A-Za-z0-9_])%s%s%s)(?![A-Za-z0-9_])" % (number, key, _BESIDE, re.escape(short))
             )
         self._pattern = re.compile(b"|".join(literals)) if literals else None
-        # Without one of these in it, nothing has to be masked: a search for each is far faster than the pattern.
+        # Without one of these nothing has to be masked: to search for each is far faster than the pattern.
         self._needles = [*forms, *self._words, *(name.encode() for name in self.beside)]
         longest = [len(form) for form in (*forms, *self._words)]
-        longest += [len(name.encode()) + 11 + len(text) for name, text in beside]
+        longest += [len(name.encode()) + 11 + len(short) for name, short in beside]
         self._longest = max(longest, default=0) + 2  # with what is looked at before and behind it
 
     def stream(self, chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -111,7 +111,9 @@ def write_bundle(
             bundle.files, bundle.nbytes = writer.files, file.tell()
             _require_clean(file, mask)
     except OSError as error:
-        raise UsageError(f"{error.strerror or error}", where=str(path), remedy="choose another file") from error
+        raise UsageError(
+            f"{error.strerror or error}", where=str(path), remedy="choose another file"
+        ) from error
     bundle.masked, bundle.beside = mask.masked, mask.beside
     return bundle
 
@@ -125,9 +127,10 @@ def _require_ours(path: Path) -> None:
     except OSError as error:
         raise UsageError(error.strerror or str(error), where=str(path)) from error
     try:
-        with os.fdopen(open_safely(path, path.parent), "rb") as file, tarfile.open(
-            fileobj=file, mode="r|gz"
-        ) as archive:
+        with (
+            os.fdopen(open_safely(path, path.parent), "rb") as file,
+            tarfile.open(fileobj=file, mode="r|gz") as archive,
+        ):
             first = archive.next()
             data = archive.extractfile(first) if first is not None and first.size < 1 << 20 else None
             said = json.loads(data.read()) if data is not None else {}
@@ -245,9 +248,7 @@ def _end_of(path: Path, below: Path) -> Iterator[bytes]:
 # What hosts have.
 
 
-def _add_hosts(
-    writer: _Writer, bundle: Bundle, plan: LaunchPlan, diagnosis: Diagnosis, fleet: Fleet
-) -> None:
+def _add_hosts(writer: _Writer, bundle: Bundle, plan: LaunchPlan, diagnosis: Diagnosis, fleet: Fleet) -> None:
     labels = {name: labels_of(plan, None, name).get(name, []) for name in fleet.hosts}
     for name, manifest in plan.manifests.items():
         if manifest.scheduler is not None and name in labels:
@@ -288,7 +289,8 @@ class _OfHost:
         self._add_plogs()
         if found is not None:
             lines = [
-                line.text if line.time is None else f"{_stamp(line.time)} {line.text}" for line in found.kernel
+                line.text if line.time is None else f"{_stamp(line.time)} {line.text}"
+                for line in found.kernel
             ]
             self._writer.add_lines(self._name("dmesg"), lines)
             known = to_json(found)
@@ -338,7 +340,7 @@ class _OfHost:
             self._leave(f"CANN's logs: {error.what}")
             return
         used: set[str] = set()
-        others = sum(listed.left.values())
+        others = sum(map(int, listed.left.values()))
         for file in listed.files:
             match = _PLOG.fullmatch(file.path)
             name = _plog_name(match) if match is not None and match["label"] in self._labels else ""
@@ -362,7 +364,9 @@ class _OfHost:
     def _add_tools(self) -> None:
         calls = [["npu-smi", "info"], ["npu-smi", "info", "-m"]]
         devices = sorted({each.device_id for each in self._plan.placements if each.host == self._agent.host})
-        calls += [["npu-smi", "info", "-t", kind, "-i", str(npu)] for kind in ("health", "ecc") for npu in devices]
+        calls += [
+            ["npu-smi", "info", "-t", kind, "-i", str(npu)] for kind in ("health", "ecc") for npu in devices
+        ]
         texts = self._agent.ask_tools(calls, [], tool_timeout=10.0, parallel=4, timeout=120.0)
         lines: list[str] = []
         for call, said in zip(calls, texts.answers, strict=True):

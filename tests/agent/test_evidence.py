@@ -1,4 +1,4 @@
-"""What a host finds of a run: logs, the kernel's lines, memory of control groups, disks, devices; in bounds."""
+"""What a host finds of a run: logs, the kernel's lines, memory of control groups, disks, devices."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ OOM = "Out of memory: Killed process 6033 (python) total-vm:1kB, anon-rss:1kB"
     [
         ("[ERROR] ME(7:1,MainProcess):2025-03-10-09:40:38.720.000 [a.py:1] x", "2025-03-10 09:40:38.720"),
         ("[ERROR] HCCL(7,python3):2025-01-24-11:24:07.908.424 [c.cc:9][1] x", "2025-01-24 11:24:07.908424"),
-        ("EI0006: [PID: 1] 2025-04-08-18:07:20.444.436 Getting socket times out", "2025-04-08 18:07:20.444436"),
+        (
+            "EI0006: [PID: 1] 2025-04-08-18:07:20.444.436 Getting socket times out",
+            "2025-04-08 18:07:20.444436",
+        ),
         ("2025-04-08 18:07:20,123 INFO x", "2025-04-08 18:07:20.123"),
     ],
     ids=["mindspore", "cann", "code", "logging"],
@@ -150,7 +153,9 @@ def test_a_flood_of_one_kind_does_not_hide_the_others(tmp_path: Path) -> None:
     path = kmsg(tmp_path / "kmsg", (BOOTED, "boot"), (NOW - 250, "x"), *flood, (NOW - 100, OOM))
     found = look(NOW - 300, Sources(path, (), refuses))
     assert OOM in [line.text for line in found.lines] and len(found.lines) == 6
-    many = [(NOW - 200 + at, f"EXT4-fs error (device {'abcdefghij' [at % 10]}{'x' * at})") for at in range(150)]
+    many = [
+        (NOW - 200 + at, f"EXT4-fs error (device {'abcdefghij'[at % 10]}{'x' * at})") for at in range(150)
+    ]
     found = look(NOW - 300, Sources(kmsg(tmp_path / "many", (BOOTED, "b"), *many, *many), (), refuses))
     assert len(found.lines) <= 240
 
@@ -180,7 +185,8 @@ def test_lines_that_matter(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["usb 1-1: new device", "EDAC MC: Ver: 3.0.0", "[ascend] [drv_pcie] [INFO] [probe 1] begin", "eth0: up"]
+    "line",
+    ["usb 1-1: new device", "EDAC MC: Ver: 3.0.0", "[ascend] [drv_pcie] [INFO] [probe 1] begin", "eth0: up"],
 )
 def test_lines_that_do_not(line: str) -> None:
     assert not matters(line)
@@ -198,7 +204,10 @@ def version_2(root: Path, kills: int, host: int = 0) -> dict[str, str]:
     """A session's group with a limit, in a slice, below the root that counts nothing."""
     put(root / "proc/self/cgroup", "0::/user.slice/session-5.scope\n")
     put(root / "proc/vmstat", f"nr_free_pages 1\noom_kill {host}\n")
-    for folder, count, limit in (("user.slice", kills, "max"), ("user.slice/session-5.scope", kills, "104857600")):
+    for folder, count, limit in (
+        ("user.slice", kills, "max"),
+        ("user.slice/session-5.scope", kills, "104857600"),
+    ):
         put(root / "cgroup" / folder / "memory.events", f"low 0\nhigh 0\nmax 9\noom 3\noom_kill {count}\n")
         put(root / "cgroup" / folder / "memory.max", f"{limit}\n")
     return {"proc": str(root / "proc"), "cgroups": str(root / "cgroup")}
@@ -220,7 +229,9 @@ def run(tmp_path: Path) -> RunDir:
     return made
 
 
-@pytest.mark.parametrize(("version", "limit"), [(version_2, 104857600), (version_1, 2097152)], ids=["v2", "v1"])
+@pytest.mark.parametrize(
+    ("version", "limit"), [(version_2, 104857600), (version_1, 2097152)], ids=["v2", "v1"]
+)
 def test_kills_are_those_since_the_launch(run: RunDir, tmp_path: Path, version: Any, limit: int) -> None:
     where = version(tmp_path, 2)
     cgroup_memory.note_counts(run.attempt, **where)
@@ -291,7 +302,7 @@ def test_a_log_that_is_a_link_or_a_pipe_is_not_read(run: RunDir, tmp_path: Path)
     run.attempt.log("rank_0").symlink_to(secret)
     os.mkfifo(run.attempt.log("rank_1"))
     for label in ("rank_0", "rank_1"):
-        with pytest.raises(OSError, match="symbolic link|named pipe"):
+        with pytest.raises(OSError, match=r"symbolic link|named pipe"):
             worker_lines(run.attempt.log(label), run.runs, "worker")
 
 
@@ -300,7 +311,9 @@ def test_canns_own_logs_tell_at_both_ends(run: RunDir) -> None:
     error = "[ERROR] HCCL(7,python3):2025-01-24-11:24:07.908.424 [comm.cc:9][1] "
     info = "[INFO] HCCL(7,python3):2025-01-24-11:24:07.908.424 [comm.cc:9][1] x\n"
     put(folder / "debug/plog/plog-7_2025.log", f"{error}first\n" + info * 9000 + f"{error}crimer rank [3]\n")
-    trace = "[INFO] HCCL(7,p):2025-01-24-11:24:07.1 [HCCL_TRACE]SetupAgent rankNum[16], rank[8], phydevId[0]\n"
+    trace = (
+        "[INFO] HCCL(7,p):2025-01-24-11:24:07.1 [HCCL_TRACE]SetupAgent rankNum[16], rank[8], phydevId[0]\n"
+    )
     put(folder / "run/plog/plog-7_2025.log", trace + info)
     put(run.attempt.plogs / "rank_1/debug/plog/plog-8_2025.log", f"{error}of another rank\n")
     found = plog_lines(run, "rank_0")
@@ -321,7 +334,12 @@ def test_what_hangs_costs_its_own_answer_and_no_other() -> None:
 
     began = time.monotonic()
     done = do_all(
-        {"good": lambda: {"a": [1, "x"]}, "hangs": lambda: time.sleep(60), "fails": fails, "bug": lambda: 1 / 0},
+        {
+            "good": lambda: {"a": [1, "x"]},
+            "hangs": lambda: time.sleep(60),
+            "fails": fails,
+            "bug": lambda: 1 / 0,
+        },
         0.7,
     )
     assert time.monotonic() - began < 5
@@ -369,7 +387,10 @@ def test_an_attempt_that_is_not_in_force_is_found_by_its_number(host: AgentHost)
 
 def test_logs_of_a_folder_that_all_share_are_told_apart_by_process(tmp_path: Path) -> None:
     put(tmp_path / "debug/plog/plog-7_2025.log", "[ERROR] HCCL(7,p):2025-01-24-11:24:07.1 [c.cc:9][1] mine\n")
-    put(tmp_path / "debug/plog/plog-77_2025.log", "[ERROR] HCCL(77,p):2025-01-24-11:24:07.1 [c.cc:9][1] other\n")
+    put(
+        tmp_path / "debug/plog/plog-77_2025.log",
+        "[ERROR] HCCL(77,p):2025-01-24-11:24:07.1 [c.cc:9][1] other\n",
+    )
     (line,) = plog_lines_of(tmp_path, 7)
     assert line["source"] == "plog/debug" and line["text"].endswith("mine")
     assert plog_lines_of(tmp_path / "none", 7) == []

@@ -1,4 +1,4 @@
-"""`orchestrate diagnose`: what is told of a cause, in two languages and as data, and a real run from end to end."""
+"""`orchestrate diagnose`: what is told of a cause, in two languages and as data; a real run."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ def test_a_cause_is_told_with_its_evidence_and_what_to_do() -> None:
     assert "  a, rank 0, worker | peer lost \\x1b[31m" in lines
     assert any("rank 0-1, 3, scheduler" in line for line in lines)
     assert f"What to do: {KINDS[KIND].remedy_en}" in lines
-    assert "Before: b was the cause of 2 of the 14 runs before this one, 1 of them its device 1 (r9, r7)" in lines
+    assert (
+        "Before: b was the cause of 2 of the 14 runs before this one, 1 of them its device 1 (r9, r7)"
+        in lines
+    )
     assert "To go on: orchestrate resume r1" in lines
     assert "  [a-b]: dmesg: denied" in lines or "  a,b: dmesg: denied" in lines, lines
 
@@ -172,8 +175,6 @@ def test_a_real_run_that_fails_is_diagnosed_and_packed(local: Cluster) -> None:
         files = {each.name: archive.extractfile(each).read() for each in archive.getmembers()}  # type: ignore[union-attr]
     assert b"<env TOKEN>" in files[f"{data['run_id']}/host2/rank-2.txt"]
     assert not any(secret.encode() in content for content in files.values())
-    chinese = local.run("diagnose")
-    assert chinese.returncode == 0 and "Cause: " in chinese.stdout
     local.env.update(LC_ALL="zh_CN.UTF-8", PYTHONIOENCODING="utf-8")
     told = local.run("diagnose")
     assert told.returncode == 0 and "原因: " in told.stdout and "no such layer" in told.stdout

@@ -23,7 +23,9 @@ RUN = "r1"
 NAMES = ("a", "b")
 
 
-def plan_of(*, env: Mapping[str, str] | None = None, ascend: bool = False, table: str | None = None) -> LaunchPlan:
+def plan_of(
+    *, env: Mapping[str, str] | None = None, ascend: bool = False, table: str | None = None
+) -> LaunchPlan:
     """Two hosts of two ranks, each on the device of its local number."""
     hosts = tuple(
         Host(name=name, address=f"10.0.0.{at + 1}", devices=(Device(id=0), Device(id=1)))

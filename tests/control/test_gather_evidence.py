@@ -72,7 +72,11 @@ def test_hosts_are_asked_for_their_own_ranks_and_devices() -> None:
 def test_of_a_host_that_is_away_stands_what_was_last_known() -> None:
     end = End(EndKind.EXITED, START - 5, exit_code=1, tail=("last",), evidence=("EI0006: x", "last"))
     known = view_of(
-        "b", dataclasses.replace(rank(2), state=RankState.FAILED, end=end), rank(3), error="no route", lost=True
+        "b",
+        dataclasses.replace(rank(2), state=RankState.FAILED, end=end),
+        rank(3),
+        error="no route",
+        lost=True,
     )
     result = gathered(record_of({**views(), "b": known}), {**two_hosts(), "b": None})
     host, ranks = result.case.hosts["b"], {each.rank: each for each in result.case.ranks}
@@ -164,8 +168,14 @@ def test_a_stop_by_hand_is_known_as_such() -> None:
 def test_addresses_lead_to_hosts_and_devices() -> None:
     table = {
         "server_list": [
-            {"server_id": "51.38.67.1", "device": [{"device_id": "0", "device_ip": "172.16.0.1", "rank_id": "0"}]},
-            {"server_id": "51.38.67.2", "device": [{"device_id": "1", "device_ip": "172.16.0.2", "rank_id": "3"}]},
+            {
+                "server_id": "51.38.67.1",
+                "device": [{"device_id": "0", "device_ip": "172.16.0.1", "rank_id": "0"}],
+            },
+            {
+                "server_id": "51.38.67.2",
+                "device": [{"device_id": "1", "device_ip": "172.16.0.2", "rank_id": "3"}],
+            },
         ]
     }
     found = addresses_of(plan_of(table=json.dumps(table)))
@@ -183,7 +193,9 @@ def test_an_address_that_several_have_is_nobodys() -> None:
 # The history, and all of it together.
 
 
-def recorded_run(root: Path, number: int, host: str = "b", *, sure: bool = True, local: int = 0) -> ControlDir:
+def recorded_run(
+    root: Path, number: int, host: str = "b", *, sure: bool = True, local: int = 0
+) -> ControlDir:
     """A run that has failed by a rank of this host."""
     plan = dataclasses.replace(plan_of(), run_id=f"old-{number}", created=START + number)
     control = make_control_dir(plan, root)
@@ -220,7 +232,12 @@ def test_the_history_takes_a_bounded_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("state", "is_judged"),
-    [(RunState.FAILED, True), (RunState.RUNNING, True), (RunState.SUCCEEDED, False), (RunState.PREPARING, False)],
+    [
+        (RunState.FAILED, True),
+        (RunState.RUNNING, True),
+        (RunState.SUCCEEDED, False),
+        (RunState.PREPARING, False),
+    ],
     ids=str,
 )
 def test_what_is_judged(tmp_path: Path, state: RunState, is_judged: bool) -> None:

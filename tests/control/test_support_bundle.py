@@ -1,4 +1,4 @@
-"""The support bundle: FaultDiag's layout, nothing of the job's `env:` in it, and no file of others replaced."""
+"""The support bundle: FaultDiag's layout, nothing of the job's `env:` in it, no file of others replaced."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ from tests.control.evident import RUN, FakeAgent, FakeFleet, found_of, plan_of, 
 from tests.control.judged import START, rank, status
 
 SECRET = 'hf_"Zq/8+ä9\\tok en'
-ENV = {"HF_TOKEN": SECRET, "PIN": "a1b2", "RETRIES": "3", "PEM": "-----BEGIN-----\nMIIEvQIBADANBg\n-----END-----"}
+ENV = {
+    "HF_TOKEN": SECRET,
+    "PIN": "a1b2",
+    "RETRIES": "3",
+    "PEM": "-----BEGIN-----\nMIIEvQIBADANBg\n-----END-----",
+}
 
 
 def forms(text: str) -> dict[str, bytes]:
@@ -99,9 +104,7 @@ def test_lines_of_a_value_of_several_are_masked_too() -> None:
 def test_what_is_short_or_common_is_masked_beside_its_name_only() -> None:
     mask = SecretMask([("RETRIES", "3"), ("PIN", "a1b2"), ("MODE", "debug")])
     text = b"step 3 of 3, debug; RETRIES=3 'MODE': 'debug' PIN a1b2 xa1b2x\n"
-    assert mask.of_bytes(text) == (
-        b"step 3 of 3, debug; <env RETRIES> '<env MODE>' PIN <env PIN> xa1b2x\n"
-    )
+    assert mask.of_bytes(text) == (b"step 3 of 3, debug; <env RETRIES> '<env MODE>' PIN <env PIN> xa1b2x\n")
     assert set(mask.beside) == {"RETRIES", "MODE"}
 
 
