@@ -34,10 +34,13 @@ _WIDTH = 400
 _MOST_JUDGED = 64
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]{0,16}[A-Za-z]")
-# What others put before a line of a process: `[rank1]:`, `(WorkerDict pid=7)`.
-_PREFIX = re.compile(r"(?:\[rank\d{1,7}\]:|\([\w. -]{1,60} pid=\d{1,9}[^()\n]{0,60}\)) ?")
-# What may stand before a code where a program writes an error: headers of plogs, of MindSpore, torch and vLLM, the
-# name of an exception or of an error, and nothing that reads like a sentence.
+# What others put before a line of a process: `[rank1]:`, `(Worker pid=7)`, `ERROR 09-24 20:59:57 [x.py:790]`.
+_PREFIX = re.compile(
+    r"(?:(?:\[rank\d{1,7}\]:|\([\w. -]{1,60} pid=\d{1,9}[^()\n]{0,60}\)) ?){0,2}"
+    r"(?:(?:ERROR|WARNING|INFO) [\d-]{5,10} [\d:.,]{8,15} \[[^\]]{1,80}\] )?"
+)
+# What may stand before a code where a program writes an error: headers of plogs, of MindSpore, torch, vLLM,
+# the name of an exception or of an error, and nothing that reads like a sentence.
 _HEADER = re.compile(
     r"\s+|\[[^\]]{0,160}\]|[A-Z_]{1,16}\([^()]{0,80}\)|\([^()]{0,160}\)|[\w.]{0,60}(?:Error|Exception|ErrMsg)\b:?|"
     r"(?:ERROR|WARNING|WARN|INFO|CRITICAL|FATAL|Error)\b|[\d:.,+/T|-]+|"
@@ -56,7 +59,8 @@ _WAITED_FOR = re.compile(
     r"\b(?:connection (?:to|with)|lost|peer) rank:? ?(\d{1,7})\b|\bdst_rank\[(\d{1,7})\]"
 )
 _ACCUSED = re.compile(
-    r"\b(?:[Nn]ode:?|worker) ?(\d{1,7}) is (?:the first one )?timed out\b|\bTime out nodes are \['?(\d{1,7})\b"
+    r"\b(?:[Nn]ode:?|worker) ?(\d{1,7}) is (?:the first one )?timed out\b|"
+    r"\bTime out nodes are \['?(\d{1,7})\b"
 )
 
 
@@ -90,7 +94,7 @@ def meaning_of(lines: Iterable[str]) -> Optional[Meaning]:
 
 
 def telling_signature(lines: Iterable[str]) -> Tuple[Optional[Signature], str]:
-    """The row of the table that decides what the lines of one process mean, and the line that it was found in."""
+    """The row of the table that decides what the lines of one process mean, and where it was found."""
     return _telling(_bounded(lines))
 
 
@@ -115,10 +119,13 @@ def signature_of(line: str) -> Optional[Signature]:
         if not any(word in lower for word in row.words):
             continue
         found = re.search(row.pattern, line)  # compiled when it is first needed, and kept by `re`
-        if found is not None and not (row.is_code and not is_formal(line, found.start())):
-            if _OPEN_QUOTE.search(line, 0, found.start()) is None:
-                return row
+        if found is not None and _is_said(row, line, found.start()):
+            return row
     return None
+
+
+def _is_said(row: Signature, line: str, start: int) -> bool:
+    return (not row.is_code or is_formal(line, start)) and _OPEN_QUOTE.search(line, 0, start) is None
 
 
 def last_word(line: str) -> str:
@@ -175,5 +182,7 @@ def _bounded(lines: Iterable[str]) -> Tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _ranks(pattern: Pattern[str], lines: Tuple[str, ...]) -> Tuple[int, ...]:
-    found = [group for line in lines for match in pattern.finditer(bare(line)) for group in match.groups() if group]
+    found = [
+        group for line in lines for match in pattern.finditer(bare(line)) for group in match.groups() if group
+    ]
     return tuple(dict.fromkeys(map(int, found)))

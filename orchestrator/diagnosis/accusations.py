@@ -1,8 +1,8 @@
-"""What ranks say of others: HCCL's votes, pairs of a link that failed, whom they waited for, lists of ranks. Pure.
+"""What ranks say of others: HCCL's votes, both ends of a link that failed, whom they waited for. Pure.
 
 Wordings are those of HCCL's heartbeat.cc, task_exception_handler.cc, hccl_socket_manager.cc and error codes
-(HCOMM, CANN 8 and 9), and of MindSpore's scheduler. A line is believed only where a program writes its errors,
-and none makes a cause that is sure: any program can print it.
+(HCOMM, CANN 8 and 9), and of MindSpore's scheduler. A line is believed only where a program writes its
+errors, and none makes a cause that is sure: any program can print it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Accusation:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A rank says that what it has in common with another failed: a link, or the arguments of an operation."""
+    """A rank says that what it has in common with another failed: a link, or an operation's arguments."""
 
     speaker: int
     here: Culprit
@@ -44,7 +44,8 @@ class Pair:
 _WIDTH = 4000
 _LOCATION = re.compile(r"\bCluster Exception Location ?\[IP/ID\] ?: ?\[([^\]/]{1,128})/(\d{1,5})\](.*)")
 _CRIMER = re.compile(
-    r"(?:\blocal rank ?\[[^]]*\] ?[:：] ?)?\bcrimer rank ?\[([^\]/]{1,128})/(\d{1,5})\](?: ?status ?\[([^]]{0,32})\])?"
+    r"(?:\blocal rank ?\[[^]]*\] ?[:：] ?)?"
+    r"\bcrimer rank ?\[([^\]/]{1,128})/(\d{1,5})\](?: ?status ?\[([^]]{0,32})\])?"
 )
 _HEADER_ROW = "LINK_ERROR_INFO"
 _LINK_ROW = re.compile(
@@ -53,10 +54,13 @@ _LINK_ROW = re.compile(
 _DST_RANK = re.compile(r"\bdstRank \(server ([^,()]{1,128}), device ID (\d{1,5})\)")
 _UNCONNECTED = re.compile(r"\bunconnected ranks: ?\"?\[([\d, ]{0,4000})")
 _CQE_CODE = re.compile(
-    r"\bLocal information: server ([^,]{1,128}), device ID (\d{1,5}), device IP ([^,. ]{1,40}(?:\.[\d.]{1,40})?)\.? ?"
+    r"\bLocal information: server ([^,]{1,128}), device ID (\d{1,5}), "
+    r"device IP ([^,. ]{1,40}(?:\.[\d.]{1,40})?)\.? ?"
     r"Peer information: server ([^,]{1,128}), device ID (\d{1,5})(?:, device IP ([\da-fA-F.:]{1,64}))?"
 )
-_CQE_LINE = re.compile(r"localInfo\{.{0,200}?deviceIp\[([^]]{1,64})\]\}.{0,40}?remoteIP\{.{0,200}?deviceIp\[([^]]{1,64})\]\}")
+_CQE_LINE = re.compile(
+    r"localInfo\{.{0,200}?deviceIp\[([^]]{1,64})\]\}.{0,40}?remoteIP\{.{0,200}?deviceIp\[([^]]{1,64})\]\}"
+)
 _CQE_OLD = re.compile(r"\bcqe err status\[\d+\].{0,80}?\bip:\[([^]]{1,64})\]")
 _SDMA = re.compile(r"\bRemote rank: ?\[(\d{1,7})\]")
 _ARGUMENTS = re.compile(r"\blocal rank \[?(\d{1,7})\]?, remote rank \[?(\d{1,7})\b")
@@ -218,7 +222,7 @@ def operations(scene: Scene) -> dict[str, dict[str, list[int]]]:
 
 
 def _formal_lines(scene: Scene) -> Iterator[tuple[int, LogLine, str]]:
-    """Lines that may tell of others. Of a rank that failed by an error of its own program only CANN's logs."""
+    """Lines that may tell of others. Of a rank that failed by an error of its program only CANN's logs."""
     for number, rank in scene.ranks.items():
         row = scene.told[number].row
         is_program = row is not None and row.kind == "program_error"

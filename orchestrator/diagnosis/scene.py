@@ -55,7 +55,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         ranks = {rank.rank: rank for rank in sorted(self.case.ranks, key=lambda rank: rank.rank)}
-        places = {(rank.host, rank.device): number for number, rank in ranks.items() if rank.device is not None}
+        places = {
+            (rank.host, rank.device): number for number, rank in ranks.items() if rank.device is not None
+        }
         object.__setattr__(self, "ranks", ranks)
         object.__setattr__(self, "told", {number: _told(rank) for number, rank in ranks.items()})
         object.__setattr__(self, "by_place", places)
@@ -115,7 +117,9 @@ class Scene:
         return (Proof(where.host, rank, "end", _end_text(where)),)
 
 
-_UNENDED = frozenset({RankState.STOPPED, RankState.RUNNING, RankState.STARTING, RankState.LOST, RankState.UNREACHABLE})
+_UNENDED = frozenset(
+    {RankState.STOPPED, RankState.RUNNING, RankState.STARTING, RankState.LOST, RankState.UNREACHABLE}
+)
 
 
 def lines_of(rank: RankEvidence) -> Sequence[LogLine]:
@@ -138,7 +142,15 @@ def ended_by(rank: RankEvidence) -> int | None:
 
 
 _SIGNALS = frozenset(
-    {signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+    {
+        signal.SIGKILL,
+        signal.SIGTERM,
+        signal.SIGSEGV,
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+    }
 )
 
 
@@ -149,8 +161,8 @@ def code_in(line: str) -> str:
 
 
 def _told(rank: RankEvidence) -> Told:
-    """Of its logs each tells its first error. Its own error counts before what it noticed of others, for which
-    of two logs was first is not known; an error that may follow from another's failure comes last."""
+    """Of its logs each tells its first error. Its own error counts before what it noticed of others, for of
+    two logs nobody knows which was first; an error that may follow from another's failure comes last."""
     found = [told for source in _by_source(lines_of(rank)) if (told := _first(rank, source)).row is not None]
     return min(found, key=_order, default=Told(None))
 

@@ -16,7 +16,8 @@ from orchestrator.core.states import RankState
 from orchestrator.diagnosis import accusations
 from orchestrator.diagnosis.accusations import Accusation, Pair
 from orchestrator.diagnosis.evidence import Certainty, Culprit, Proof
-from orchestrator.diagnosis.findings import Finding, own_failures, place_of, rank_of
+from orchestrator.diagnosis.failures import own_failures
+from orchestrator.diagnosis.finding import Finding, place_of, rank_of
 from orchestrator.diagnosis.scene import RUN_LOG, Scene, lines_of
 
 __all__ = [
@@ -57,7 +58,9 @@ def other_operations(scene: Scene) -> Finding | None:
     for calls in accusations.operations(scene).values():
         if len(calls) > 1:
             groups = sorted(calls.values(), key=len)
-            few = groups[0] if len(groups[0]) < len(groups[1]) else [rank for ranks in groups for rank in ranks]
+            few = (
+                groups[0] if len(groups[0]) < len(groups[1]) else [rank for ranks in groups for rank in ranks]
+            )
             proofs = tuple(
                 Proof(scene.ranks[ranks[0]].host, ranks[0], "plog", f"rank {ranks[0]}: {call}")
                 for call, ranks in calls.items()
@@ -89,7 +92,9 @@ def voted(scene: Scene) -> Finding | None:
     chosen = stuck or quiet or by_named
     most = max(map(len, chosen.values()))
     top = [named for named, each in chosen.items() if len(each) == most]
-    proofs = tuple(proof for named in top for one in chosen[named][:2] for proof in scene.proof(one.speaker, one.line))
+    proofs = tuple(
+        proof for named in top for one in chosen[named][:2] for proof in scene.proof(one.speaker, one.line)
+    )
     if len(top) > 1:
         return Finding("unknown", None, proofs, certainty=_UNKNOWN, suspects=tuple(top))
     kind = "rank_stuck" if any(one.kind == "rank_stuck" for one in chosen[top[0]]) else chosen[top[0]][0].kind
@@ -186,7 +191,7 @@ def is_failed(scene: Scene) -> bool:
 
 
 def _fewest_steps(scene: Scene, quiet: Sequence[int]) -> list[int]:
-    """Those of the silent that made fewer steps than every other rank of the run; none where steps do not tell."""
+    """The silent one that made fewer steps than every other rank of the run; none where steps do not tell."""
     steps = {number: rank.step for number, rank in scene.ranks.items() if number >= 0}
     if any(step is None for step in steps.values()) or not steps:
         return []
@@ -244,4 +249,8 @@ def waited_for(scene: Scene) -> Finding | None:
 def _noticed_a_loss(scene: Scene, culprit: Culprit) -> bool:
     rank = scene.by_rank(culprit)
     told = None if rank is None else scene.told[rank]
-    return told is not None and told.row is not None and (told.meaning, told.row.kind) == (Meaning.VICTIM, "rank_lost")
+    return (
+        told is not None
+        and told.row is not None
+        and (told.meaning, told.row.kind) == (Meaning.VICTIM, "rank_lost")
+    )
