@@ -12,7 +12,7 @@ import itertools
 import re
 from typing import Iterable, List, Optional, Pattern, Tuple
 
-from orchestrator.core.signature_table import SIGNATURES, Meaning, Signature
+from orchestrator.core.signature_table import SIGNATURES, STEMS, Meaning, Signature
 
 __all__ = [
     "Meaning",
@@ -115,6 +115,8 @@ def signature_of(line: str) -> Optional[Signature]:
     """The row of the table that fits a line, None where none does: what it quotes is not what it says."""
     line = bare(line)
     lower = line.lower()
+    if line.isascii() and not any(stem in lower for stem in STEMS):
+        return None  # almost every line of a log
     for row in SIGNATURES:
         if not any(word in lower for word in row.words):
             continue

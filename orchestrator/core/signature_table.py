@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple, Tuple
 
-__all__ = ["SIGNATURES", "Meaning", "Signature"]
+__all__ = ["SIGNATURES", "STEMS", "Meaning", "Signature"]
 
 
 class Meaning(enum.Enum):
@@ -60,6 +60,36 @@ def _numbers(kind: str, meaning: Meaning, *numbers: int, is_soft: bool = False) 
 def _text(kind: str, meaning: Meaning, source: str, pattern: str, *words: str) -> Signature:
     return Signature(kind, meaning, words, pattern, source)
 
+
+# One of these is in each word of each row that is of ASCII: most lines have none, and are looked at no more.
+STEMS: Tuple[str, ...] = (
+    *("ei0", "ej0", "el0", "ee1", "e300", "507", "207", "107", "err", "mem", "enough", "alloc", "listen"),
+    *(
+        "in use",
+        "space",
+        "quota",
+        "put/",
+        "read-only",
+        "stale",
+        "heartbeat",
+        "reason=",
+        "abnormal",
+        "there is a",
+    ),
+    *(
+        "aicpu",
+        "execute failed",
+        "dataset",
+        "exception",
+        "strategy",
+        "socket",
+        "timeout",
+        "timed",
+        "time out",
+    ),
+    *("peer", "remote rank", "register", "taskexec", "ttp", "sigterm", "stuck", "crimer", "pipe", "lost"),
+    *("connection",),
+)
 
 # The first row that fits a line counts.
 SIGNATURES: Tuple[Signature, ...] = (

@@ -82,7 +82,7 @@ def _faults(scene: Scene, host: str) -> list[KernelFault]:
 
 def _of_fault(scene: Scene, host: str, fault: KernelFault) -> Finding | None:
     """A kernel's fault, where it touches a rank: its device or process, or a host that has gone quiet."""
-    ranks = [rank for rank in scene.ranks.values() if rank.host == host]
+    ranks = scene.by_host[host]
     proofs = (kernel_proof(host, fault),)
     if fault.device is not None:
         rank = scene.by_place.get((host, fault.device))
@@ -90,7 +90,7 @@ def _of_fault(scene: Scene, host: str, fault: KernelFault) -> Finding | None:
     own = [rank.rank for rank in ranks if fault.pid is not None and rank.pid == fault.pid]
     if own:
         return Finding(fault.kind, scene.culprit(own[0]), proofs)
-    is_quiet = any(rank.rank in scene.silent() or scene.told[rank.rank].meaning is None for rank in ranks)
+    is_quiet = any(rank.rank in scene.silent or scene.told[rank.rank].meaning is None for rank in ranks)
     if not is_quiet or (fault.kind == "blocked_in_kernel" and not fault.name.startswith("python")):
         return None
     return Finding(fault.kind, Culprit(host), proofs, certainty=Certainty.LIKELY)

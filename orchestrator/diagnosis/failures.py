@@ -88,13 +88,10 @@ def _memory_finding(scene: Scene, rank: RankEvidence, kill: OomKill, certainty: 
 
 def _killed(scene: Scene, rank: RankEvidence, host: HostEvidence) -> Finding:
     """SIGKILL: of memory where its cgroup says so, or its kernel of a process that may be this one."""
-    killed = [
-        other
-        for other in scene.ranks.values()
-        if other.host == rank.host and ended_by(other) == signal.SIGKILL
-    ]
+    beside = scene.by_host[rank.host]
+    killed = [other for other in beside if ended_by(other) == signal.SIGKILL]
     kills = oom_kills(host.kernel)
-    known = {other.pid for other in scene.ranks.values() if other.host == rank.host}
+    known = {other.pid for other in beside}
     if host.oom_kills and not any(kill.pid in known for kill in kills):
         limit = "" if host.memory_limit is None else f", limit {host.memory_limit} bytes"
         proof = Proof(rank.host, rank.rank, "cgroup", f"oom_kill {host.oom_kills}{limit}")
@@ -130,9 +127,8 @@ def _without_a_word(scene: Scene, rank: RankEvidence) -> Finding:
 def host_losses(scene: Scene) -> list[Finding]:
     """Hosts that are gone, were restarted, or lost their supervisor; why, where the host tells of it."""
     found = []
-    for name in sorted({rank.host for rank in scene.ranks.values()} | set(scene.case.hosts)):
+    for name, ranks in sorted(scene.by_host.items()):
         host = scene.host(name)
-        ranks = [rank for rank in scene.ranks.values() if rank.host == name]
         orphans = [rank for rank in ranks if rank.state is RankState.LOST]
         unasked = _unasked(ranks)
         kind = _loss(host, bool(orphans)) or _UNASKED_KINDS.get(

@@ -169,7 +169,7 @@ def _ended_without_a_word(scene: Scene) -> Finding | None:
     vague = [each for each in own if each.weight != Weight.PLAIN and rank_of(each) != SCHEDULER]
     vague = vague or [each for each in own if each.weight != Weight.PLAIN]
     found = first_of(vague)
-    return doubted(found) if found is not None and scene.victims() else found
+    return doubted(found) if found is not None and scene.victims else found
 
 
 # Nobody.
@@ -181,7 +181,7 @@ def _stopped(scene: Scene) -> Finding | None:
 
 def _nobody(scene: Scene) -> Finding:
     """Nothing suffices: the suspects, as far as there are some, and what the first victims say."""
-    silent, victims = scene.silent(), scene.victims()
+    silent, victims = scene.silent, scene.victims
     told = sorted(
         victims or scene.of_meaning(Meaning.BETWEEN), key=lambda number: scene.ranks[number].time or 0.0
     )

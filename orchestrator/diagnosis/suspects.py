@@ -158,14 +158,14 @@ def _of_waits(scene: Scene, named: Culprit, said: Sequence[Accusation]) -> Findi
 
 def waited_for_alone(scene: Scene) -> Finding | None:
     """The one rank that is waited for and is silent."""
-    quiet = set(scene.silent())
+    quiet = set(scene.silent)
     ends = {named: said for named, said in _chain_ends(scene).items() if scene.by_rank(named) in quiet}
     return _of_waits(scene, *next(iter(ends.items()))) if len(ends) == 1 else None
 
 
 def silent(scene: Scene) -> Finding | None:
     """The one rank that says nothing where others wait, or that made fewer steps than all others."""
-    victims, quiet = scene.victims(), scene.silent()
+    victims, quiet = scene.victims, scene.silent
     if len(quiet) > 1:
         quiet = _fewest_steps(scene, quiet)
     if len(quiet) != 1 or (not victims and not _hangs(scene, quiet[0])):
@@ -202,11 +202,11 @@ def _fewest_steps(scene: Scene, quiet: Sequence[int]) -> list[int]:
 
 def late(scene: Scene) -> Finding | None:
     """Where all waited, and for longer than they wait: those who ended last had come last."""
-    victims = [scene.ranks[number] for number in scene.victims() if number >= 0]
+    victims = [scene.ranks[number] for number in scene.victims if number >= 0]
     times = [(rank.time, rank) for rank in victims if rank.time is not None]
     if len(times) < 2 or len(times) != len(scene.ranks) - (SCHEDULER in scene.ranks):
         return None
-    limit = _timeout(scene, _missed_kind(scene, scene.victims()))
+    limit = _timeout(scene, _missed_kind(scene, scene.victims))
     first, first_rank = min(times, key=lambda each: each[0])
     last = [(time, rank) for time, rank in times if time - first - rank.error - first_rank.error > limit]
     if not last:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from orchestrator.core.log_signatures import Meaning, signature_of
-from orchestrator.core.signature_table import SIGNATURES
+from orchestrator.core.signature_table import SIGNATURES, STEMS
 from orchestrator.diagnosis.device_codes import Level, fault_of, level_of
 from orchestrator.diagnosis.evidence import DeviceHealth, KernelLine
 from orchestrator.diagnosis.kernel_signatures import kernel_faults, oom_kills
@@ -215,3 +215,9 @@ def test_codes_of_devices_have_levels() -> None:
     assert fault_of(DeviceHealth(0, "Warning", ("80E01809",))) is None
     assert fault_of(DeviceHealth(0, "Warning", ("81078605",))) is None
     assert fault_of(DeviceHealth(0, "OK")) is None
+
+
+def test_every_word_of_the_table_has_a_stem() -> None:
+    words = [word for row in SIGNATURES for word in row.words if word.isascii()]
+    assert [word for word in words if not any(stem in word for stem in STEMS)] == []
+    assert [stem for stem in STEMS if not any(stem in word for word in words)] == []
