@@ -108,7 +108,7 @@ def cause_of(hosts: Hosts, now: float) -> Cause | None:
 
 
 def case_of(hosts: Hosts, now: float) -> Case:
-    """What the hosts have told so far, as evidence for the judge: ends and the lines that supervisors keep."""
+    """What the hosts have told so far, as evidence for the judge: ends, and lines that supervisors keep."""
     return Case(
         tuple(_evidence(name, view, rank, now) for name, view in hosts.items() for rank in _everyone(view)),
         {name: HostEvidence(name, reachable=not view.error, lost=view.lost) for name, view in hosts.items()},
@@ -118,8 +118,8 @@ def case_of(hosts: Hosts, now: float) -> Case:
 
 
 def kind_of(cause: Cause) -> str:
-    """The kind of failure, a row of `diagnosis.signatures.KINDS`, as far as the log of the one that failed tells
-    it; empty where it does not."""
+    """The kind of failure, of `diagnosis.signatures.KINDS`, as far as the log of the one that failed tells;
+    empty where it does not."""
     row, _ = telling_signature(_words(cause.end))
     return "" if row is None or row.meaning is not Meaning.CULPRIT else row.kind
 
@@ -296,7 +296,9 @@ def _suspect(hosts: Hosts, victims: Sequence[_Failure], now: float) -> Cause | N
     if found.culprit is None or found.culprit.rank not in members:
         return None
     name, view, rank = members[found.culprit.rank]
-    is_stopped = rank.state is RankState.STOPPED and meaning_of(_words(rank.end or _NO_END)) is Meaning.CULPRIT
+    is_stopped = (
+        rank.state is RankState.STOPPED and meaning_of(_words(rank.end or _NO_END)) is Meaning.CULPRIT
+    )
     time = _ours(view, rank.end, now) if is_stopped else victims[0].time
     return Cause(name, rank.rank, _suspected(rank, found.proofs[0].text if found.proofs else ""), time)
 

@@ -76,8 +76,9 @@ class Digest:
     `low` and `high` are their lowest and highest step, `steps` those of the ranks that are not at `high`, by
     rank as text; 0 is the step of one that has made none yet. `seconds` is the median time of a step, None
     until there are two. `rank` is the host's first rank that reports, `numbers` the newest line of its
-    metrics, with its first one beside it as in a status. `compute` has, by rank as text, the seconds of a step
-    that a rank itself computes, without its waiting for others: the median of its last ten, where it says so.
+    metrics, with its first one beside it as in a status. `compute` has, by rank as text, the seconds of a
+    step that a rank itself computes, without its waiting for others: the median of its last ten, where it
+    says so.
     """
 
     EVENT = "digest"

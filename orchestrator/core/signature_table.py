@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple, Tuple
 
-__all__ = ["SIGNATURES", "Meaning", "Signature"]
+__all__ = ["SIGNATURES", "STEMS", "Meaning", "Signature"]
 
 
 class Meaning(enum.Enum):
@@ -46,12 +46,12 @@ _MS = "MindSpore 2.10"
 
 
 def _code(kind: str, meaning: Meaning, code: str, text: str = "", is_soft: bool = False) -> Signature:
-    """`EI0006: …`, `EI0006: [PID: 7] 2025-…`, `Get_Socket_Timeout(EI0006): …`, `EE9999[PID: 7] … (EE9999): …`"""
+    """`EI0006: …`, `EI0006: [PID: 7] 2025-…`, `Get_Socket_Timeout(EI0006): …`, `EE9999[PID: 7] …`"""
     return Signature(kind, meaning, (code.lower(),), rf"\b{code}[:)\[]{text}", _HCOMM, True, is_soft)
 
 
 def _numbers(kind: str, meaning: Meaning, *numbers: int, is_soft: bool = False) -> Signature:
-    """`ret[507015]`, `error code is 507015`, `error_code=507015`, `runtime result = 107020`, `failed: 507033`"""
+    """`ret[507015]`, `error code is 507015`, `error_code=507015`, `result = 107020`, `failed: 507033`"""
     words = tuple(map(str, numbers))
     pattern = rf"(?:ret\[|error[ _]code(?: is|:|=| =)|result ?=|failed:) ?(?:{'|'.join(words)})\b"
     return Signature(kind, meaning, words, pattern, _RT, is_soft=is_soft)
@@ -60,6 +60,36 @@ def _numbers(kind: str, meaning: Meaning, *numbers: int, is_soft: bool = False) 
 def _text(kind: str, meaning: Meaning, source: str, pattern: str, *words: str) -> Signature:
     return Signature(kind, meaning, words, pattern, source)
 
+
+# One of these is in each word of each row that is of ASCII: most lines have none, and are looked at no more.
+STEMS: Tuple[str, ...] = (
+    *("ei0", "ej0", "el0", "ee1", "e300", "507", "207", "107", "err", "mem", "enough", "alloc", "listen"),
+    *(
+        "in use",
+        "space",
+        "quota",
+        "put/",
+        "read-only",
+        "stale",
+        "heartbeat",
+        "reason=",
+        "abnormal",
+        "there is a",
+    ),
+    *(
+        "aicpu",
+        "execute failed",
+        "dataset",
+        "exception",
+        "strategy",
+        "socket",
+        "timeout",
+        "timed",
+        "time out",
+    ),
+    *("peer", "remote rank", "register", "taskexec", "ttp", "sigterm", "stuck", "crimer", "pipe", "lost"),
+    *("connection",),
+)
 
 # The first row that fits a line counts.
 SIGNATURES: Tuple[Signature, ...] = (
@@ -115,8 +145,9 @@ SIGNATURES: Tuple[Signature, ...] = (
         "device_out_of_memory",
         _C,
         "torch_npu; MindSpore 2.10",
-        r"(?i)\bNPU out of memory\b|\bOutOfMemoryError\b|- Memory not enough:|\bmemory isn't enough and alloc failed\b|"
-        r"\bis more than total mem size\b|\bDevice memory not enough\b|\bMemory not enough: (?:alloc|current)",
+        r"(?i)\bNPU out of memory\b|\bOutOfMemoryError\b|- Memory not enough:|"
+        r"\bmemory isn't enough and alloc failed\b|\bis more than total mem size\b|"
+        r"\bDevice memory not enough\b|\bMemory not enough: (?:alloc|current)",
         "out of memory",
         "outofmemory",
         "not enough",
@@ -159,7 +190,8 @@ SIGNATURES: Tuple[Signature, ...] = (
         "disk_full",
         _C,
         "ENOSPC and EDQUOT of glibc",
-        r"\[Errno (?:28|122)\]|\bNo space left on device\b|\bDisk quota exceeded\b|设备上没有空间|没有剩余空间|超出磁盘限额",
+        r"\[Errno (?:28|122)\]|\bNo space left on device\b|\bDisk quota exceeded\b|"
+        r"设备上没有空间|没有剩余空间|超出磁盘限额",
         "errno 28",
         "errno 122",
         "no space left",
@@ -215,7 +247,8 @@ SIGNATURES: Tuple[Signature, ...] = (
         r"\breason=\[?(?:(?:aicore|vector core|aicpu|fftsplus task|task) (?:exception|trap)|aicore timeout|"
         r"vector core timeout)|\bThe (?:aicore|vector core) execution is abnormal\b|"
         r"\bthere is (?:an? )?(?:exception of )?(?:fftsplus )?(?:aicore|aivec|aivector|sdma) error\b|"
-        r"\bexception during AICPU execution\b|\b(?:Aicpu|Aicore) kernel execute failed\b|\[fftsplus sdma error\]",
+        r"\bexception during AICPU execution\b|\b(?:Aicpu|Aicore) kernel execute failed\b|"
+        r"\[fftsplus sdma error\]",
         "reason=",
         "execution is abnormal",
         "there is a",
@@ -229,7 +262,8 @@ SIGNATURES: Tuple[Signature, ...] = (
         "program_error",
         _C,
         "MindSpore 2.10",
-        r"^(?:\w+\.)*\w*Error: For ['`]\w|\bGeneratorDataset subprocess worker may be killed or exit abnormally\b|"
+        r"^(?:\w+\.)*\w*Error: For ['`]\w|"
+        r"\bGeneratorDataset subprocess worker may be killed or exit abnormally\b|"
         r"\bException thrown from (?:dataset pipeline|user defined Python function)\b|"
         r"\bError: the strategy is\b",
         "error: for",
@@ -244,7 +278,7 @@ SIGNATURES: Tuple[Signature, ...] = (
         "rank_missing",
         _V,
         "HCCL's hccl_socket_manager.cc, p2p_mgmt.cc; torch's socket.cpp",
-        r"\bLINK_ERROR_INFO\b|\bwait socket establish timeout\b|\bconnected p2p timeout\b|"
+        r"LINK_ERROR_INFO|\bwait socket establish timeout\b|\bconnected p2p timeout\b|"
         r"\bclient socket has timed out\b",
         "link_error_info",
         "socket establish",

@@ -1,8 +1,8 @@
-"""What ranks say of others: HCCL's votes, pairs of a link that failed, whom they waited for, lists of ranks. Pure.
+"""What ranks say of others: HCCL's votes, both ends of a link that failed, whom they waited for. Pure.
 
 Wordings are those of HCCL's heartbeat.cc, task_exception_handler.cc, hccl_socket_manager.cc and error codes
-(HCOMM, CANN 8 and 9), and of MindSpore's scheduler. A line is believed only where a program writes its errors,
-and none makes a cause that is sure: any program can print it.
+(HCOMM, CANN 8 and 9), and of MindSpore's scheduler. A line is believed only where a program writes its
+errors, and none makes a cause that is sure: any program can print it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.core.ends import SCHEDULER
-from orchestrator.core.log_signatures import Meaning, accused_by, bare, is_formal, signature_of, waited_for_by
+from orchestrator.core.log_signatures import Meaning, accused_by, is_formal, waited_for_by
 from orchestrator.diagnosis.evidence import Culprit, LogLine
-from orchestrator.diagnosis.scene import RUN_LOG, Scene, lines_of
+from orchestrator.diagnosis.scene import Said, Scene
 
 __all__ = ["Accusation", "Pair", "operations", "pairs", "scheduler_says", "tls_minority", "votes", "waits"]
 
@@ -31,7 +31,7 @@ class Accusation:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A rank says that what it has in common with another failed: a link, or the arguments of an operation."""
+    """A rank says that what it has in common with another failed: a link, or an operation's arguments."""
 
     speaker: int
     here: Culprit
@@ -40,11 +40,10 @@ class Pair:
     line: LogLine
 
 
-# Lists of ranks can be long.
-_WIDTH = 4000
 _LOCATION = re.compile(r"\bCluster Exception Location ?\[IP/ID\] ?: ?\[([^\]/]{1,128})/(\d{1,5})\](.*)")
 _CRIMER = re.compile(
-    r"(?:\blocal rank ?\[[^]]*\] ?[:：] ?)?\bcrimer rank ?\[([^\]/]{1,128})/(\d{1,5})\](?: ?status ?\[([^]]{0,32})\])?"
+    r"(?:\blocal rank ?\[[^]]*\] ?[:：] ?)?"
+    r"\bcrimer rank ?\[([^\]/]{1,128})/(\d{1,5})\](?: ?status ?\[([^]]{0,32})\])?"
 )
 _HEADER_ROW = "LINK_ERROR_INFO"
 _LINK_ROW = re.compile(
@@ -53,10 +52,13 @@ _LINK_ROW = re.compile(
 _DST_RANK = re.compile(r"\bdstRank \(server ([^,()]{1,128}), device ID (\d{1,5})\)")
 _UNCONNECTED = re.compile(r"\bunconnected ranks: ?\"?\[([\d, ]{0,4000})")
 _CQE_CODE = re.compile(
-    r"\bLocal information: server ([^,]{1,128}), device ID (\d{1,5}), device IP ([^,. ]{1,40}(?:\.[\d.]{1,40})?)\.? ?"
+    r"\bLocal information: server ([^,]{1,128}), device ID (\d{1,5}), "
+    r"device IP ([^,. ]{1,40}(?:\.[\d.]{1,40})?)\.? ?"
     r"Peer information: server ([^,]{1,128}), device ID (\d{1,5})(?:, device IP ([\da-fA-F.:]{1,64}))?"
 )
-_CQE_LINE = re.compile(r"localInfo\{.{0,200}?deviceIp\[([^]]{1,64})\]\}.{0,40}?remoteIP\{.{0,200}?deviceIp\[([^]]{1,64})\]\}")
+_CQE_LINE = re.compile(
+    r"localInfo\{.{0,200}?deviceIp\[([^]]{1,64})\]\}.{0,40}?remoteIP\{.{0,200}?deviceIp\[([^]]{1,64})\]\}"
+)
 _CQE_OLD = re.compile(r"\bcqe err status\[\d+\].{0,80}?\bip:\[([^]]{1,64})\]")
 _SDMA = re.compile(r"\bRemote rank: ?\[(\d{1,7})\]")
 _ARGUMENTS = re.compile(r"\blocal rank \[?(\d{1,7})\]?, remote rank \[?(\d{1,7})\b")
@@ -71,7 +73,7 @@ _STATUS = {"STUCK": "rank_stuck", "LOST": "rank_lost"}
 def votes(scene: Scene) -> list[Accusation]:
     """What HCCL's heartbeat and MindSpore's scheduler say of ranks, each of each speaker once."""
     found: dict[tuple[int, Culprit], Accusation] = {}
-    for speaker, line, text in _formal_lines(scene):
+    for speaker, line, text, _ in _formal_lines(scene):
         for named, kind in _voted(scene, text):
             said = (speaker, named)
             if scene.by_rank(named) != speaker and (said not in found or kind == "rank_stuck"):
@@ -96,8 +98,7 @@ def _voted(scene: Scene, text: str) -> Iterator[tuple[Culprit, str]]:
 def scheduler_says(scene: Scene) -> list[Accusation]:
     """The ranks whose heartbeat MindSpore's scheduler no longer heard."""
     found = []
-    for speaker, line, text in _formal_lines(scene):
-        row = signature_of(text)
+    for speaker, line, text, row in _formal_lines(scene):
         if row is None or row.kind != "rank_lost" or row.meaning is not Meaning.VICTIM:
             continue
         for rank in accused_by([text])[:1]:
@@ -109,20 +110,22 @@ def scheduler_says(scene: Scene) -> list[Accusation]:
 def waits(scene: Scene) -> list[Accusation]:
     """For whom the victims have waited in vain, or whose end they have noticed."""
     found: dict[tuple[int, Culprit], Accusation] = {}
-    for speaker in scene.victims():
-        kind, in_table = "rank_stuck", False
-        for line in lines_of(scene.ranks[speaker]):
-            text = bare(line.text, _WIDTH)
-            row = signature_of(text)
-            in_table = in_table or _HEADER_ROW in text
-            if row is not None and row.meaning is Meaning.VICTIM:
-                kind = row.kind
-                names = list(_waited_for(scene, text))
-            else:
-                names = list(_from_table(scene, text)) if in_table else []
-            for named in names:
-                if scene.by_rank(named) != speaker:
-                    found.setdefault((speaker, named), Accusation(speaker, named, kind, line))
+    victims, in_table = set(scene.victims), set()
+    kinds: dict[int, str] = {}
+    for speaker, line, text, row in scene.said:
+        if speaker not in victims:
+            continue
+        if _HEADER_ROW in text:
+            in_table.add(speaker)
+        if row is not None and row.meaning is Meaning.VICTIM:
+            kinds[speaker] = row.kind
+            names = list(_waited_for(scene, text))
+        else:
+            names = list(_from_table(scene, text)) if speaker in in_table else []
+        for named in names:
+            if scene.by_rank(named) != speaker:
+                kind = kinds.get(speaker, "rank_stuck")
+                found.setdefault((speaker, named), Accusation(speaker, named, kind, line))
     return list(found.values())
 
 
@@ -155,8 +158,7 @@ def _from_table(scene: Scene, text: str) -> Iterator[Culprit]:
 def pairs(scene: Scene, kind: str) -> list[Pair]:
     """Both ends of what failed between two: `link_fault` or `collective_mismatch`."""
     found: dict[tuple[int, Culprit, Culprit], Pair] = {}
-    for speaker, line, text in _formal_lines(scene):
-        row = signature_of(text)
+    for speaker, line, text, row in _formal_lines(scene):
         if row is None or row.kind != kind or row.meaning is not Meaning.BETWEEN:
             continue
         ends = _mismatched(scene, text) if kind == "collective_mismatch" else _linked(scene, speaker, text)
@@ -191,8 +193,7 @@ def _mismatched(scene: Scene, text: str) -> tuple[Culprit, Culprit] | None:
 
 def tls_minority(scene: Scene) -> tuple[list[Culprit], int, LogLine] | None:
     """The devices whose TLS switch is unlike most others', by EI0016, the speaker and its line."""
-    for speaker, line, text in _formal_lines(scene):
-        row = signature_of(text)
+    for speaker, line, text, row in _formal_lines(scene):
         if row is not None and row.kind == "tls_mismatch":
             lists = {word: _TLS_RANK.findall(ranks) for word, ranks in _TLS.findall(text)}
             fewer = min(lists.values(), key=len, default=[])
@@ -205,23 +206,20 @@ def tls_minority(scene: Scene) -> tuple[list[Culprit], int, LogLine] | None:
 def operations(scene: Scene) -> dict[str, dict[str, list[int]]]:
     """By communicator, which collective operation each rank waited in: {group: {AllReduce: [0, 2]}}."""
     found: dict[str, dict[str, list[int]]] = {}
-    for speaker in scene.victims():
-        for line in lines_of(scene.ranks[speaker]):
-            text = bare(line.text, _WIDTH)
-            row = signature_of(text)
+    unheard = set(scene.victims)
+    for speaker, _, text, row in scene.said:
+        if speaker in unheard:
             tag = _OPERATION.search(text) if row is not None and row.kind == "rank_stuck" else None
             if tag is not None and tag[1] not in _OF_TWO:
                 ranks = found.setdefault(tag[2], {}).setdefault(tag[1], [])
-                ranks.extend([] if speaker in ranks else [speaker])
-                break
+                ranks.append(speaker)
+                unheard.discard(speaker)
     return found
 
 
-def _formal_lines(scene: Scene) -> Iterator[tuple[int, LogLine, str]]:
-    """Lines that may tell of others. Of a rank that failed by an error of its own program only CANN's logs."""
-    for number, rank in scene.ranks.items():
-        row = scene.told[number].row
-        is_program = row is not None and row.kind == "program_error"
-        for line in lines_of(rank):
-            if not is_program or line.source.startswith("plog") or line.source == RUN_LOG:
-                yield number, line, bare(line.text, _WIDTH)
+def _formal_lines(scene: Scene) -> Iterator[Said]:
+    """Lines that may tell of others. Of a rank that failed by an error of its program only CANN's logs."""
+    for said in scene.said:
+        row = scene.told[said.speaker].row
+        if row is None or row.kind != "program_error" or said.line.source.startswith("plog"):
+            yield said

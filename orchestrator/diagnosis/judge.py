@@ -7,12 +7,12 @@ In this order are named
    that;
 2. a fault of a device or of a kernel that touches a rank;
 3. a rank that was made to end, and had told of an error of its own;
-4. whom HCCL's heartbeat or MindSpore's scheduler accuses, or the link or the operation that two have in common;
+4. whom HCCL's heartbeat or MindSpore's scheduler accuses, or the link or operation that two have in common;
 5. the one for which the others waited; an end that says nothing; the one rank that is silent; the one that
    came too late.
 
-1 and 2 are sure where nothing contradicts; what only others say is likely at most. Where two may be it, nobody
-is named and both are suspects.
+1 and 2 are sure where nothing contradicts; what only others say is likely at most. Where two may be it,
+nobody is named and both are suspects.
 """
 
 from __future__ import annotations
@@ -25,19 +25,10 @@ from orchestrator.core.ends import SCHEDULER
 from orchestrator.core.log_signatures import Meaning, bare
 from orchestrator.core.states import RankState
 from orchestrator.diagnosis import accusations, suspects
+from orchestrator.diagnosis.circumstances import faults_around, with_device_fault
 from orchestrator.diagnosis.evidence import Case, Cause, Certainty, Culprit
-from orchestrator.diagnosis.findings import (
-    Finding,
-    Weight,
-    culprits_of,
-    doubted,
-    faults_around,
-    first_of,
-    host_losses,
-    own_failures,
-    rank_of,
-    with_device_fault,
-)
+from orchestrator.diagnosis.failures import host_losses, own_failures
+from orchestrator.diagnosis.finding import Finding, Weight, culprits_of, doubted, first_of, rank_of
 from orchestrator.diagnosis.scene import Scene
 
 __all__ = ["judge"]
@@ -82,7 +73,9 @@ def _cause(scene: Scene, found: Finding) -> Cause:
     ended = [number for number, rank in scene.ranks.items() if rank.state not in _NO_VICTIM]
     own = culprit.rank if culprit is not None else None
     victims = tuple(number for number in ended if number >= 0 and number != own)
-    others = tuple(suspect for suspect in dict.fromkeys(found.suspects) if suspect != culprit)[:_MOST_SUSPECTS]
+    others = tuple(suspect for suspect in dict.fromkeys(found.suspects) if suspect != culprit)[
+        :_MOST_SUSPECTS
+    ]
     proofs = tuple(dict.fromkeys(found.proofs))[:_MOST_PROOFS]
     return Cause(found.kind, found.certainty, culprit, proofs, victims, others, found.code)
 
@@ -127,7 +120,7 @@ def _gap(loss: Finding, said: Finding) -> float:
 
 
 def _fault(scene: Scene) -> Finding | None:
-    """A device or kernel that has a fault. Of several that whose rank is accused or waited for, then the gravest."""
+    """A device or kernel that has a fault. Of several that whose rank is accused or waited for."""
     faults = faults_around(scene)
     sure = [fault for fault in faults if fault.certainty is Certainty.SURE] or faults
     if len(sure) <= 1:
@@ -176,7 +169,7 @@ def _ended_without_a_word(scene: Scene) -> Finding | None:
     vague = [each for each in own if each.weight != Weight.PLAIN and rank_of(each) != SCHEDULER]
     vague = vague or [each for each in own if each.weight != Weight.PLAIN]
     found = first_of(vague)
-    return doubted(found) if found is not None and scene.victims() else found
+    return doubted(found) if found is not None and scene.victims else found
 
 
 # Nobody.
@@ -188,8 +181,10 @@ def _stopped(scene: Scene) -> Finding | None:
 
 def _nobody(scene: Scene) -> Finding:
     """Nothing suffices: the suspects, as far as there are some, and what the first victims say."""
-    silent, victims = scene.silent(), scene.victims()
-    told = sorted(victims or scene.of_meaning(Meaning.BETWEEN), key=lambda number: scene.ranks[number].time or 0.0)
+    silent, victims = scene.silent, scene.victims
+    told = sorted(
+        victims or scene.of_meaning(Meaning.BETWEEN), key=lambda number: scene.ranks[number].time or 0.0
+    )
     proofs = tuple(proof for number in told[:3] for proof in scene.proof(number, scene.told[number].line))
     seen = [number for number in silent if scene.ranks[number].state is not RankState.UNREACHABLE]
     quiet = tuple(scene.culprit(number) for number in (seen if victims else ()))

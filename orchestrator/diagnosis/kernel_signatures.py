@@ -1,4 +1,4 @@
-"""The signatures of kernel logs: who was killed for want of memory, which processor, memory, disk or device failed.
+"""The signatures of kernel logs: who was killed for want of memory; which processor, disk or device failed.
 
 Wordings are those of Linux 4 to 6 and of Ascend's driver, as MindCluster's FaultDiag knows them
 (component/ascend-faultdiag, kg-config.json, entries OS*).
@@ -37,17 +37,23 @@ class KernelFault:
 
 
 _KILLED = re.compile(
-    r"(?P<cgroup>[Mm]emory cgroup )?[Oo]ut of memory: Kill(?:ed)? process (?P<pid>\d{1,9})(?: \((?P<name>[^)]{0,64})\))?"
-    r"|\boom-kill:constraint=(?P<memcg>CONSTRAINT_MEMCG\b)?.{0,400}?\btask=(?P<task>[^,]{0,64}),pid=(?P<id>\d{1,9})"
+    r"(?P<cgroup>[Mm]emory cgroup )?[Oo]ut of memory: Kill(?:ed)? process (?P<pid>\d{1,9})"
+    r"(?: \((?P<name>[^)]{0,64})\))?|"
+    r"\boom-kill:constraint=(?P<memcg>CONSTRAINT_MEMCG\b)?.{0,400}?"
+    r"\btask=(?P<task>[^,]{0,64}),pid=(?P<id>\d{1,9})"
 )
 _BLOCKED = re.compile(r"\btask (?P<name>\S{1,64}):(?P<pid>\d{1,9}) blocked for more than \d+ seconds")
 _DEVICE = re.compile(r"\b(?:device|dev_?id|devid|logicDevid)[ =:\[(]{1,3}(\d{1,3})\b")
 # What Ascend's driver says of a device that no longer answers.
-_DEVICE_LOST = re.compile(r"\bHeartbeat lost!|\bDevice irq not resp|\bDevice is abnormal\b|\bpcivnic_net_timeout\b")
+_DEVICE_LOST = re.compile(
+    r"\bHeartbeat lost!|\bDevice irq not resp|\bDevice is abnormal\b|\bpcivnic_net_timeout\b"
+)
 _HOST = re.compile(
     r"\bhard LOCKUP\b|\bself-detected stall on CPU\b|\bUE memory (?:scrubbing|read|write) error\b|"
-    r"\bbegin to process userspace SEA exception\b|\bARM processor error\b|\bUncorrected (?:hardware )?(?:memory )?error\b|"
-    r"PCIe Bus Error: severity=Uncorrected|\bMachine [Cc]heck [Ee]xception\b|\bKernel panic\b|\berror_type: 16\b"
+    r"\bbegin to process userspace SEA exception\b|\bARM processor error\b|"
+    r"\bUncorrected (?:hardware )?(?:memory )?error\b|"
+    r"PCIe Bus Error: severity=Uncorrected|\bMachine [Cc]heck [Ee]xception\b|\bKernel panic\b|"
+    r"\berror_type: 16\b"
 )
 _DISK = re.compile(
     r"\b(?:EXT[234]-fs|XFS|BTRFS) ?(?:\([^)]{0,40}\))?:? ?(?:error|critical|Corruption)|\bI/O error\b|"

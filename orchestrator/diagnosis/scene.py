@@ -8,21 +8,32 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from orchestrator.core.ends import EndKind
-from orchestrator.core.log_signatures import Meaning, last_word, signature_of, telling_signature
+from orchestrator.core.log_signatures import (
+    Meaning,
+    bare,
+    last_exception,
+    signature_of,
+    telling_signature,
+    tells_of_exceptions,
+)
 from orchestrator.core.signature_table import Signature
 from orchestrator.core.states import RankState
 from orchestrator.diagnosis.evidence import Case, Culprit, HostEvidence, LogLine, Proof, RankEvidence
 
-__all__ = ["RUN_LOG", "Scene", "Told", "code_in"]
+__all__ = ["RUN_LOG", "Said", "Scene", "Told", "code_in", "ended_by", "lines_of"]
 
 # The log of what HCCL hears from others: what stands there is no error of the rank that wrote it.
 RUN_LOG = "plog/run"
 _FROM_SHELL = 128  # a shell ends with this and the number of the signal that ended its program
 _MOST_LINES = 2000
+# Lists of ranks can be long.
+_WIDTH = 4000
 _CODE = re.compile(r"\b(E[A-Z0-9]\d{4})\b|\b(?:error[ _]code\D{0,5}|result ?= ?|ret\[|failed: )(\d{6})\b")
 
 
@@ -33,6 +44,7 @@ class Told:
     row: Signature | None
     line: LogLine | None = None
     time: float | None = None
+    exception: LogLine | None = None  # the last one, where no row fits
 
     @property
     def meaning(self) -> Meaning | None:
@@ -44,23 +56,43 @@ class Told:
         return self.row is not None and self.row.meaning is Meaning.CULPRIT and not self.row.is_soft
 
 
+class Said(NamedTuple):
+    """A line of a rank: as it is, without its colours, and what row fits it."""
+
+    speaker: int
+    line: LogLine
+    text: str
+    row: Signature | None
+
+
 @dataclass(frozen=True)
 class Scene:
     """A case, its ranks by number and by place, and what each has told."""
 
     case: Case
-    ranks: Mapping[int, RankEvidence] = field(init=False)
-    told: Mapping[int, Told] = field(init=False)
-    by_place: Mapping[tuple[str, int], int] = field(init=False)
 
-    def __post_init__(self) -> None:
-        ranks = {rank.rank: rank for rank in sorted(self.case.ranks, key=lambda rank: rank.rank)}
-        places = {(rank.host, rank.device): number for number, rank in ranks.items() if rank.device is not None}
-        object.__setattr__(self, "ranks", ranks)
-        object.__setattr__(self, "told", {number: _told(rank) for number, rank in ranks.items()})
-        object.__setattr__(self, "by_place", places)
+    @cached_property
+    def ranks(self) -> Mapping[int, RankEvidence]:
+        """The ranks in order, the scheduler first."""
+        return {rank.rank: rank for rank in sorted(self.case.ranks, key=lambda rank: rank.rank)}
 
-    @property
+    @cached_property
+    def by_place(self) -> Mapping[tuple[str, int], int]:
+        """The rank on each device of each host."""
+        return {
+            (rank.host, rank.device): number for number, rank in self.ranks.items() if rank.device is not None
+        }
+
+    @cached_property
+    def told(self) -> Mapping[int, Told]:
+        """What each rank has told of itself."""
+        found: dict[int, dict[str, list[Said]]] = {number: {} for number in self.ranks}
+        for said in self.said:
+            if said.line.source != RUN_LOG and (said.row is not None or tells_of_exceptions(said.text)):
+                found[said.speaker].setdefault(said.line.source, []).append(said)
+        return {number: _told(self.ranks[number], sources.values()) for number, sources in found.items()}
+
+    @cached_property
     def is_alone(self) -> bool:
         """Whether the run has one rank only: whatever peer its log speaks of is none of the run's."""
         return len([number for number in self.ranks if number >= 0]) <= 1 >= self.case.world_size
@@ -95,10 +127,29 @@ class Scene:
     def of_meaning(self, meaning: Meaning) -> list[int]:
         return [number for number, told in self.told.items() if told.meaning is meaning]
 
+    @cached_property
     def victims(self) -> list[int]:
         """The ranks whose first error is that they have noticed another's end, or waited for it in vain."""
         return self.of_meaning(Meaning.VICTIM)
 
+    @cached_property
+    def said(self) -> list[Said]:
+        """All lines of all ranks, with the rows of the table that fit them."""
+        return [
+            Said(number, line, bare(line.text, _WIDTH), signature_of(line.text))
+            for number, rank in self.ranks.items()
+            for line in lines_of(rank)
+        ]
+
+    @cached_property
+    def by_host(self) -> Mapping[str, Sequence[RankEvidence]]:
+        """The ranks of each host, and no rank of hosts that have none."""
+        found: dict[str, list[RankEvidence]] = {name: [] for name in self.case.hosts}
+        for rank in self.ranks.values():
+            found.setdefault(rank.host, []).append(rank)
+        return found
+
+    @cached_property
     def silent(self) -> list[int]:
         """The ranks that had not ended, and say nothing that tells of a failure."""
         return [
@@ -115,7 +166,9 @@ class Scene:
         return (Proof(where.host, rank, "end", _end_text(where)),)
 
 
-_UNENDED = frozenset({RankState.STOPPED, RankState.RUNNING, RankState.STARTING, RankState.LOST, RankState.UNREACHABLE})
+_UNENDED = frozenset(
+    {RankState.STOPPED, RankState.RUNNING, RankState.STARTING, RankState.LOST, RankState.UNREACHABLE}
+)
 
 
 def lines_of(rank: RankEvidence) -> Sequence[LogLine]:
@@ -138,7 +191,15 @@ def ended_by(rank: RankEvidence) -> int | None:
 
 
 _SIGNALS = frozenset(
-    {signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+    {
+        signal.SIGKILL,
+        signal.SIGTERM,
+        signal.SIGSEGV,
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+    }
 )
 
 
@@ -148,11 +209,17 @@ def code_in(line: str) -> str:
     return (found[1] or found[2]) if found is not None else ""
 
 
-def _told(rank: RankEvidence) -> Told:
-    """Of its logs each tells its first error. Its own error counts before what it noticed of others, for which
-    of two logs was first is not known; an error that may follow from another's failure comes last."""
-    found = [told for source in _by_source(lines_of(rank)) if (told := _first(rank, source)).row is not None]
-    return min(found, key=_order, default=Told(None))
+def _told(rank: RankEvidence, sources: Collection[Sequence[Said]]) -> Told:
+    """Of its logs each tells its first error. Its own error counts before what it noticed of others, for of
+    two logs nobody knows which was first; an error that may follow from another's failure comes last."""
+    found = [told for telling in sources if (told := _first(rank, telling)).row is not None]
+    ended = [_raised(telling) for telling in sources]
+    return min(found, key=_order, default=Told(None, exception=next(filter(None, ended), None)))
+
+
+def _raised(telling: Sequence[Said]) -> LogLine | None:
+    text = last_exception(said.line.text for said in telling)
+    return next((said.line for said in telling if text and said.line.text == text), None)
 
 
 def _order(told: Told) -> tuple[int, int]:
@@ -163,18 +230,12 @@ def _order(told: Told) -> tuple[int, int]:
     return rank, 0 if line.source.startswith("plog") else 1
 
 
-def _by_source(lines: Sequence[LogLine]) -> Iterator[list[LogLine]]:
-    sources = dict.fromkeys(line.source for line in lines if line.source != RUN_LOG)
-    for source in sources:
-        yield [line for line in lines if line.source == source]
-
-
-def _first(rank: RankEvidence, lines: Sequence[LogLine]) -> Told:
-    telling = [line for line in lines if signature_of(line.text) is not None or last_word(line.text)]
-    row, text = telling_signature([line.text for line in (*telling[:60], *telling[60:][-4:])])
+def _first(rank: RankEvidence, telling: Sequence[Said]) -> Told:
+    lines = [said.line for said in (*telling[:60], *telling[60:][-4:])]
+    row, text = telling_signature([line.text for line in lines])
     if row is None:
         return Told(None)
-    line = next(line for line in telling if line.text.startswith(text))
+    line = next(line for line in lines if line.text.startswith(text))
     return Told(row, line, rank.time if line.time is None else line.time)
 
 

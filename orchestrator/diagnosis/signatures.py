@@ -1,7 +1,7 @@
 """The kinds of failure: their names, what is at fault, and the remedy, in English and Chinese. Data only.
 
-Which lines of logs tell of which kind is in `core/signature_table`, kernel lines in `diagnosis/kernel_signatures`,
-codes of devices in `diagnosis/device_codes`.
+Which lines of logs tell of which kind is in `core/signature_table`, which of kernels in
+`diagnosis/kernel_signatures`, which codes of devices in `diagnosis/device_codes`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,20 @@ KINDS: dict[str, Kind] = {
         "find out who killed it (dmesg, audit, a clean-up script), then go on",
         "查明是谁终止了它（dmesg、审计日志、清理脚本）后继续",
     ),
+    "run_directory_removed": Kind(
+        _H,
+        "the run's directory was removed on the host",
+        "该主机上的运行目录被删除",
+        "find out who removed it (a clean-up script?), then go on",
+        "查明是谁删除的（清理脚本？）后继续",
+    ),
+    "launch_lapsed": Kind(
+        _P,
+        "the launch broke off before every host had started",
+        "启动在所有主机就绪前中断",
+        "launch again; see why the control node went away meanwhile",
+        "重新启动；检查控制节点当时为何中断",
+    ),
     "host_fault": Kind(
         _H,
         "the host's processor, memory or bus has a fault",
@@ -71,14 +85,14 @@ KINDS: dict[str, Kind] = {
         _H,
         "the process is blocked in the kernel",
         "进程阻塞在内核中（D 状态）",
-        "see which disk, file system or device hangs (dmesg); kill -9 does not help, a restart of the host may be needed",
+        "see which disk, file system or device hangs (dmesg); kill -9 does not help, a restart may",
         "检查是哪块磁盘、文件系统或设备挂起（dmesg）；kill -9 无效，可能需要重启主机",
     ),
     "host_out_of_memory": Kind(
         _H,
         "out of memory: the kernel killed the process",
         "主机内存不足，进程被内核终止（OOM）",
-        "use fewer data workers, smaller buffers or fewer ranks on the host, or end what else uses its memory",
+        "use fewer data workers, smaller buffers or fewer ranks there, or end what else uses its memory",
         "减少数据处理进程、缓冲区或该主机上的进程数，或停止占用内存的其他程序",
     ),
     "cgroup_out_of_memory": Kind(
@@ -92,7 +106,7 @@ KINDS: dict[str, Kind] = {
         _H,
         "out of memory: an allocation on the host failed",
         "主机内存分配失败",
-        "use fewer data workers or smaller buffers; see what else uses memory, and the limits (ulimit -v, cgroup)",
+        "use fewer data workers or smaller buffers; see what else uses memory, and ulimit -v",
         "减少数据处理进程或缓冲区；检查其他占用内存的程序及限制（ulimit -v、cgroup）",
     ),
     "shared_memory_full": Kind(
@@ -113,7 +127,7 @@ KINDS: dict[str, Kind] = {
         _H,
         "the disk or its file system has a fault",
         "磁盘或文件系统故障",
-        "see dmesg and the state of the disk (smartctl), check the file system or the mount; go on on a spare",
+        "see dmesg and smartctl, check the file system or the mount; go on on a spare",
         "查看 dmesg 与磁盘状态（smartctl），检查文件系统或挂载；换用备用主机后继续",
     ),
     # Devices and links.
@@ -121,7 +135,7 @@ KINDS: dict[str, Kind] = {
         _D,
         "the device has a fault",
         "NPU 故障",
-        "do without the device or host until an operator has reset or replaced it (npu-smi info -t health -i N -c C)",
+        "do without it until an operator has reset or replaced it (npu-smi info -t health -i N -c C)",
         "在运维复位或更换之前不要使用该设备或主机（npu-smi info -t health -i N -c C）",
     ),
     "device_lost": Kind(
@@ -135,23 +149,23 @@ KINDS: dict[str, Kind] = {
         _D,
         "the device's memory (HBM) has a fault",
         "NPU 内存（HBM）多比特 ECC 错误",
-        "start again; if it happens twice in 24 h on this device, or its isolated pages are full, have it replaced",
+        "start again; if it happens twice in 24 h, or the isolated pages are full, have it replaced",
         "重新启动；若同一设备 24 小时内再次发生或隔离页已满，则更换",
     ),
     "device_out_of_memory": Kind(
         _J,
         "out of memory of the device",
         "NPU 显存不足",
-        "use a smaller batch, more sharding or recomputation (`orchestrate plan --suggest`), or end what else uses "
-        "the device",
+        "use a smaller batch, more sharding or recomputation (`orchestrate plan --suggest`), or end what "
+        "else uses the device",
         "减小 batch、增加切分或重计算（`orchestrate plan --suggest`），或停止占用该设备的其他进程",
     ),
     "device_task_failed": Kind(
         _D,
         "a task failed on the device",
         "NPU 上的任务执行异常",
-        "start again; if the same device fails again, run without it; if another one does, it is the operator: see "
-        "its plog",
+        "start again; if the same device fails again, run without it; if another one does, it is the "
+        "operator: see its plog",
         "重新启动；若同一设备再次失败则去掉它；若换设备仍失败则为算子问题，查看 plog",
     ),
     "device_in_use": Kind(
@@ -188,7 +202,7 @@ KINDS: dict[str, Kind] = {
         _H,
         "a port is taken",
         "端口被占用",
-        "end the process that holds it (ss -ltnp), or reserve HCCL's ports (net.ipv4.ip_local_reserved_ports)",
+        "end the process that holds it (ss -ltnp), or reserve HCCL's (net.ipv4.ip_local_reserved_ports)",
         "结束占用端口的进程（ss -ltnp），或保留 HCCL 端口（net.ipv4.ip_local_reserved_ports）",
         wait=10.0,
     ),
@@ -224,7 +238,7 @@ KINDS: dict[str, Kind] = {
         _J,
         "ranks called different collective operations",
         "各进程的集合通信调用不一致",
-        "the same code, settings and number of samples on all ranks? Look for branches that depend on the rank",
+        "are code, settings and number of samples the same on all ranks? Look for branches by rank",
         "检查各进程的代码、配置和样本数是否一致，是否有依赖 rank 的分支",
     ),
     "resources_used_up": Kind(

@@ -16,7 +16,8 @@ from orchestrator.core.states import RankState
 from orchestrator.diagnosis import accusations
 from orchestrator.diagnosis.accusations import Accusation, Pair
 from orchestrator.diagnosis.evidence import Certainty, Culprit, Proof
-from orchestrator.diagnosis.findings import Finding, own_failures, place_of, rank_of
+from orchestrator.diagnosis.failures import own_failures
+from orchestrator.diagnosis.finding import Finding, place_of, rank_of
 from orchestrator.diagnosis.scene import RUN_LOG, Scene, lines_of
 
 __all__ = [
@@ -57,7 +58,9 @@ def other_operations(scene: Scene) -> Finding | None:
     for calls in accusations.operations(scene).values():
         if len(calls) > 1:
             groups = sorted(calls.values(), key=len)
-            few = groups[0] if len(groups[0]) < len(groups[1]) else [rank for ranks in groups for rank in ranks]
+            few = (
+                groups[0] if len(groups[0]) < len(groups[1]) else [rank for ranks in groups for rank in ranks]
+            )
             proofs = tuple(
                 Proof(scene.ranks[ranks[0]].host, ranks[0], "plog", f"rank {ranks[0]}: {call}")
                 for call, ranks in calls.items()
@@ -89,7 +92,9 @@ def voted(scene: Scene) -> Finding | None:
     chosen = stuck or quiet or by_named
     most = max(map(len, chosen.values()))
     top = [named for named, each in chosen.items() if len(each) == most]
-    proofs = tuple(proof for named in top for one in chosen[named][:2] for proof in scene.proof(one.speaker, one.line))
+    proofs = tuple(
+        proof for named in top for one in chosen[named][:2] for proof in scene.proof(one.speaker, one.line)
+    )
     if len(top) > 1:
         return Finding("unknown", None, proofs, certainty=_UNKNOWN, suspects=tuple(top))
     kind = "rank_stuck" if any(one.kind == "rank_stuck" for one in chosen[top[0]]) else chosen[top[0]][0].kind
@@ -153,21 +158,30 @@ def _of_waits(scene: Scene, named: Culprit, said: Sequence[Accusation]) -> Findi
 
 def waited_for_alone(scene: Scene) -> Finding | None:
     """The one rank that is waited for and is silent."""
-    quiet = set(scene.silent())
+    quiet = set(scene.silent)
     ends = {named: said for named, said in _chain_ends(scene).items() if scene.by_rank(named) in quiet}
     return _of_waits(scene, *next(iter(ends.items()))) if len(ends) == 1 else None
 
 
 def silent(scene: Scene) -> Finding | None:
     """The one rank that says nothing where others wait, or that made fewer steps than all others."""
-    victims, quiet = scene.victims(), scene.silent()
+    victims, quiet = scene.victims, scene.silent
     if len(quiet) > 1:
         quiet = _fewest_steps(scene, quiet)
     if len(quiet) != 1 or (not victims and not _hangs(scene, quiet[0])):
         return None
     kind = _missed_kind(scene, victims)
     proofs = tuple(proof for number in victims[:3] for proof in scene.proof(number, scene.told[number].line))
-    return Finding(kind, scene.culprit(quiet[0]), proofs, certainty=_LIKELY)
+    return Finding(kind, scene.culprit(quiet[0]), (*_steps_made(scene, quiet[0]), *proofs), certainty=_LIKELY)
+
+
+def _steps_made(scene: Scene, rank: int) -> tuple[Proof, ...]:
+    """That it made fewer steps than others, where it did."""
+    own = scene.ranks[rank]
+    steps = [other.step for other in scene.ranks.values() if other.step is not None]
+    if own.step is None or own.step >= max(steps):
+        return ()
+    return (Proof(own.host, rank, "steps", f"step {own.step}, others {max(steps)}"),)
 
 
 def _missed_kind(scene: Scene, victims: Sequence[int]) -> str:
@@ -186,7 +200,7 @@ def is_failed(scene: Scene) -> bool:
 
 
 def _fewest_steps(scene: Scene, quiet: Sequence[int]) -> list[int]:
-    """Those of the silent that made fewer steps than every other rank of the run; none where steps do not tell."""
+    """The silent one that made fewer steps than every other rank of the run; none where steps do not tell."""
     steps = {number: rank.step for number, rank in scene.ranks.items() if number >= 0}
     if any(step is None for step in steps.values()) or not steps:
         return []
@@ -197,11 +211,11 @@ def _fewest_steps(scene: Scene, quiet: Sequence[int]) -> list[int]:
 
 def late(scene: Scene) -> Finding | None:
     """Where all waited, and for longer than they wait: those who ended last had come last."""
-    victims = [scene.ranks[number] for number in scene.victims() if number >= 0]
+    victims = [scene.ranks[number] for number in scene.victims if number >= 0]
     times = [(rank.time, rank) for rank in victims if rank.time is not None]
     if len(times) < 2 or len(times) != len(scene.ranks) - (SCHEDULER in scene.ranks):
         return None
-    limit = _timeout(scene, _missed_kind(scene, scene.victims()))
+    limit = _timeout(scene, _missed_kind(scene, scene.victims))
     first, first_rank = min(times, key=lambda each: each[0])
     last = [(time, rank) for time, rank in times if time - first - rank.error - first_rank.error > limit]
     if not last:
@@ -244,4 +258,8 @@ def waited_for(scene: Scene) -> Finding | None:
 def _noticed_a_loss(scene: Scene, culprit: Culprit) -> bool:
     rank = scene.by_rank(culprit)
     told = None if rank is None else scene.told[rank]
-    return told is not None and told.row is not None and (told.meaning, told.row.kind) == (Meaning.VICTIM, "rank_lost")
+    return (
+        told is not None
+        and told.row is not None
+        and (told.meaning, told.row.kind) == (Meaning.VICTIM, "rank_lost")
+    )

@@ -1,10 +1,11 @@
 """The corpus of failures as values: `corpus/*.yaml` read into cases, with what is expected of each.
 
-Of a case: `ranks`, a list of groups: `r` (3, or 0-3, each a rank of its own), `host`, `time` by the host's clock,
-`exit`, `signal` or `kind`, `state` (failed where one of these is given), `device` and `pid` of the first (0 and
-1000 + rank where left out; the device counts per host), `step`, `phase`, `log`, `plog`, `run` (lines, or `at` and
-`text`); `hosts`, with the fields of HostEvidence; `clock`, by how much a host's is `ahead` and the `error` of that;
-`addresses`, each a host or [host, device]; `expect`, the kind and the culprit, or the suspects.
+Of a case: `ranks`, a list of groups: `r` (3, or 0-3, each a rank of its own), `host`, `time` by the host's
+clock, `exit`, `signal` or `kind`, `state` (failed where one of these is given), `device` and `pid` of the
+first (0 and 1000 + rank where left out; the device counts per host), `step`, `phase`, `log`, `plog`, `run`
+(lines, or `at` and `text`); `hosts`, with the fields of HostEvidence; `clock`, by how much a host's is
+`ahead` and the `error` of that; `addresses`, each a host or [host, device]; `expect`, the kind and the
+culprit, or the suspects.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Example:
     is_published: bool
     victim_first: bool
     is_unknown: bool
+    is_later: bool  # not gathered before the signatures were written
 
     def complaint(self, cause: Cause) -> str:
         """What is wrong with this verdict; empty where nothing is."""
@@ -72,7 +74,11 @@ class Example:
 
 def read_corpus() -> list[Example]:
     """Every case of every file, in their order."""
-    return [_example(data) for path in sorted(CORPUS.glob("*.yaml")) for data in yaml.safe_load(path.read_text("utf-8"))]
+    return [
+        _example(data, path.name >= "09")
+        for path in sorted(CORPUS.glob("*.yaml"))
+        for data in yaml.safe_load(path.read_text("utf-8"))
+    ]
 
 
 def _is_among(named: Data, found: Sequence[Culprit]) -> bool:
@@ -89,7 +95,7 @@ def _is_meant(named: Data, culprit: Culprit) -> bool:
     return named["rank"] == "any" or culprit.rank == named["rank"]
 
 
-def _example(data: Data) -> Example:
+def _example(data: Data, is_later: bool) -> Example:
     hosts = data.get("hosts", {})
     ranks = tuple(rank for group in _devices(data["ranks"]) for rank in _group(group, data.get("clock", {})))
     names = {rank.host for rank in ranks} | set(hosts)
@@ -107,6 +113,7 @@ def _example(data: Data) -> Example:
         bool(data.get("published")),
         data.get("first") == "victim",
         bool(data.get("unknown")),
+        is_later,
     )
 
 
@@ -136,7 +143,9 @@ def _group(group: Data, clocks: Mapping[str, Data]) -> Iterator[RankEvidence]:
     state = RankState(group.get("state", "failed" if fails else "stopped"))
     time = group["time"] - ahead
     lines = tuple(
-        LogLine(source, line, None) if isinstance(line, str) else LogLine(source, line["text"], line["at"] - ahead)
+        LogLine(source, line, None)
+        if isinstance(line, str)
+        else LogLine(source, line["text"], line["at"] - ahead)
         for key, source in _SOURCES.items()
         for line in group.get(key, ())
     )
@@ -164,7 +173,9 @@ def _end(group: Data, state: RankState, time: float) -> End | None:
     reason = None
     if state is RankState.STOPPED:
         reason = StopReason(StopKind(group.get("stop", "worker_failed")))
-    return End(kind, time, group.get("exit"), group.get("signal"), message=group.get("message", ""), reason=reason)
+    return End(
+        kind, time, group.get("exit"), group.get("signal"), message=group.get("message", ""), reason=reason
+    )
 
 
 def _host(name: str, data: Data) -> HostEvidence:

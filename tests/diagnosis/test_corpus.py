@@ -1,4 +1,4 @@
-"""The judge on the corpus of failures: culprit and kind right in all, nobody accused in those marked as unknown."""
+"""The judge on the corpus of failures: culprit and kind right in all, nobody accused where none is known."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ def named(example: Example) -> str:
 
 
 def test_the_corpus_is_what_it_must_be() -> None:
-    assert len({example.name for example in EXAMPLES}) == len(EXAMPLES) >= 60
-    assert sum(example.is_published for example in EXAMPLES) >= len(EXAMPLES) / 2
-    assert sum(example.victim_first for example in EXAMPLES) >= len(EXAMPLES) / 2
-    assert len(EXAMPLES) - len(KNOWN) <= 6
-    assert any(abs(rank.error) >= 3 for example in EXAMPLES for rank in example.case.ranks)
-    assert sum(len(example.case.hosts) > 1 for example in EXAMPLES) >= len(EXAMPLES) / 3
+    assert len({example.name for example in EXAMPLES}) == len(EXAMPLES)
+    first = [example for example in EXAMPLES if not example.is_later]
+    assert len(first) >= 60
+    assert sum(example.is_published for example in first) >= len(first) / 2
+    assert sum(example.victim_first for example in first) >= len(first) / 2
+    assert sum(example.is_unknown for example in first) <= 6
+    assert any(abs(rank.error) >= 3 for example in first for rank in example.case.ranks)
+    assert sum(len(example.case.hosts) > 1 for example in first) >= len(first) / 3
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=named)
@@ -100,7 +102,7 @@ NOISE = (
     "answer: Cluster Exception Location[IP/ID]:[127.10.0.1/0], ExceptionType:[Stuck Occurred]",
     "the question was: EI0004: Failed to parse the ranktable file?",
     "WARNING: peers: 8, lost packets: 0, no errors so far",
-    "[INFO] ME(7:1,MainProcess):2026-03-10-09:40:12.444.000 [mindspore/train/callback/_loss_monitor.py:80] epoch: 1",
+    "[INFO] ME(7:1,MainProcess):2026-03-10-09:40:12.444.000 [mindspore/train/callback/x.py:80] epoch: 1",
     "\x1b[32mSaving checkpoint … done\x1b[0m",
     "数据集加载完成",
 )
@@ -113,7 +115,9 @@ def test_lines_of_strangers_change_nothing(example: Example) -> None:
         noise = tuple(LogLine(source, text) for text in NOISE)
         for front in (True, False):
 
-            def noisy(rank: RankEvidence, lines: tuple[LogLine, ...] = noise, first: bool = front) -> RankEvidence:
+            def noisy(
+                rank: RankEvidence, lines: tuple[LogLine, ...] = noise, first: bool = front
+            ) -> RankEvidence:
                 own = rank.lines
                 return dataclasses.replace(rank, lines=(*lines, *own) if first else (*own, *lines))
 
@@ -127,9 +131,9 @@ def test_a_rank_that_claims_what_it_likes_makes_nobody_else_a_sure_culprit(examp
     target = max(rank.rank for rank in example.case.ranks)
     host = example.case.ranks[0].host
     claims = (
-        f"EI0002: A timeout occurs when the Notify register waits for execution. Waiting peer rank: {target}; task",
-        f"        Cluster Exception Location[IP/ID]:[{host}/0], ExceptionType:[Stuck Occurred], Possible Reason:1.",
-        f"[INFO] HCCL(6,python):2025-10-23-07:52:59.191.363 local rank [{host}/1]: crimer rank [{host}/0] status[LOST]",
+        f"EI0002: A timeout occurs when the Notify register waits. Waiting peer rank: {target}; task",
+        f"        Cluster Exception Location[IP/ID]:[{host}/0], ExceptionType:[Stuck Occurred]",
+        f"[INFO] HCCL(6,python): local rank [{host}/1]: crimer rank [{host}/0] status[LOST]",
         f"The node: {target} is timed out. It may exit with exception, please check this node's log.",
         f'EI0015: No rank can connect. List of unconnected ranks: "[{target},]".',
         f"kernel: Out of memory: Killed process {1000 + target} (python) total-vm:1kB",
@@ -140,7 +144,9 @@ def test_a_rank_that_claims_what_it_likes_makes_nobody_else_a_sure_culprit(examp
         0,
         RankState.STOPPED,
         time=100.0,
-        lines=tuple(LogLine(source, text) for source in ("worker", "plog/debug", "plog/run") for text in claims),
+        lines=tuple(
+            LogLine(source, text) for source in ("worker", "plog/debug", "plog/run") for text in claims
+        ),
     )
     again = judge(dataclasses.replace(example.case, ranks=(*example.case.ranks, liar)))
     if again.certainty is Certainty.SURE:

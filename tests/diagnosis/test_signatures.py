@@ -1,4 +1,4 @@
-"""The table of signatures: each row found by its words, each kind named in both languages, codes old and new."""
+"""The table of signatures: rows found by their words, kinds named in both languages, codes old and new."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from orchestrator.core.log_signatures import Meaning, signature_of
-from orchestrator.core.signature_table import SIGNATURES
+from orchestrator.core.signature_table import SIGNATURES, STEMS
 from orchestrator.diagnosis.device_codes import Level, fault_of, level_of
 from orchestrator.diagnosis.evidence import DeviceHealth, KernelLine
 from orchestrator.diagnosis.kernel_signatures import kernel_faults, oom_kills
@@ -52,9 +52,17 @@ C, V, B = Meaning.CULPRIT, Meaning.VICTIM, Meaning.BETWEEN
         (f"{PID}Get_Socket_Timeout(EI0006): Getting socket times out.", "rank_missing", V),
         (f"{PID}Communication_Error_Get_Socket(EI0006): Getting socket times out.", "rank_missing", V),
         (f"[rank1]: EI0006: {PID}Getting socket times out.", "rank_missing", V),
-        (f"(EngineCore_DP0 pid=22) ERROR 09-24 20:59:57 [core.py:790] EI0006: {PID}Getting", "rank_missing", V),
+        (
+            f"(EngineCore_DP0 pid=22) ERROR 09-24 20:59:57 [core.py:790] EI0006: {PID}Getting",
+            "rank_missing",
+            V,
+        ),
         ("\x1b[31mEI0006\x1b[0m: Getting socket times out.", "rank_missing", V),
-        ("EI0009: Transport init error. Reason: [Create][DestLink]Create Dest error! createLink", "rank_missing", V),
+        (
+            "EI0009: Transport init error. Reason: [Create][DestLink]Create Dest error! createLink",
+            "rank_missing",
+            V,
+        ),
         (
             "EI0009: Device 3 transport init error. Reason: The network port is down.",
             "network_port_down",
@@ -62,22 +70,38 @@ C, V, B = Meaning.CULPRIT, Meaning.VICTIM, Meaning.BETWEEN
         ),
         (f"{PID}Execution Error ROCE CQE(EI0013): An error CQE occurred", "link_fault", B),
         (f"{PID}Execution_Error_SDMA(EI0012): SDMA memory copy task exception", "link_fault", B),
-        ("[ERROR] RecentErrMsg: " + PID + "Memory_Allocation_Failure(EL0004): Failed", "device_out_of_memory", C),
+        (
+            "[ERROR] RecentErrMsg: " + PID + "Memory_Allocation_Failure(EL0004): Failed",
+            "device_out_of_memory",
+            C,
+        ),
         (PID + "Device_Absent/Abnormal(EL0001): Device not found or invalid.", "device_lost", C),
         ("RuntimeError: EJ0002: " + PID + "The network port is down.", "network_port_down", C),
-        ("EI0008: The HCCL versions are inconsistent. The local 8.0, while the remote 8.1.", "version_mismatch", C),
+        (
+            "EI0008: The HCCL versions are inconsistent. The local 8.0, while the remote 8.1.",
+            "version_mismatch",
+            C,
+        ),
         ("E30003: The number of started NN processes exceeds the limit.", "resources_used_up", C),
         ("E30008: AI CPU operator execution time out.", "device_task_failed", C),
         # Numbers of the runtime.
         ("RuntimeError: call aclnnMatmul failed, error code is 507015", "device_task_failed", C),
         ("EZ9903: [PID: 6388] rtGeneralCtrl failed, runtime error code: 507035", "device_task_failed", C),
         ("hrtMemcpy failed, ret[507013]", "device_task_failed", C),
-        ("wait for compute device to finish failed, runtime result = 107020.[FUNC:ReportCallError]", "rank_stuck", V),
+        (
+            "wait for compute device to finish failed, runtime result = 107020.[FUNC:ReportCallError]",
+            "rank_stuck",
+            V,
+        ),
         ("UCEError error occurs when execute, error_code=507054", "device_memory_fault", C),
         ("SuspectRemoteError error occurs when execute, error_code=507057", "rank_stuck", V),
         ("error code is 5070150", None, None),
         ("loss 507015", None, None),
-        ("rtStreamSynchronize execute failed, reason=[fftsplus timeout][FUNC:FuncErrorReason]", "rank_stuck", V),
+        (
+            "rtStreamSynchronize execute failed, reason=[fftsplus timeout][FUNC:FuncErrorReason]",
+            "rank_stuck",
+            V,
+        ),
         ("rtDeviceSynchronize execute failed, reason=[aicore exception][FUNC:F]", "device_task_failed", C),
         ("rtDeviceSynchronizeWithTimeout execution failed, reason=aicore exception", "device_task_failed", C),
         # Memory, disks.
@@ -94,16 +118,31 @@ C, V, B = Meaning.CULPRIT, Meaning.VICTIM, Meaning.BETWEEN
         ("sample 3: 'EI0006: Getting socket times out'", None, None),
         ('{"text": "EI0006: Getting socket times out"}', None, None),
         ("the answer is EI0006: Getting socket times out", None, None),
-        ("document: Cluster Exception Location[IP/ID]:[10.0.0.2/1], ExceptionType:[Stuck Occurred]", None, None),
+        (
+            "document: Cluster Exception Location[IP/ID]:[10.0.0.2/1], ExceptionType:[Stuck Occurred]",
+            None,
+            None,
+        ),
     ],
 )
-def test_a_line_is_of_a_kind_whatever_its_wording(line: str, kind: str | None, meaning: Meaning | None) -> None:
+def test_a_line_is_of_a_kind_whatever_its_wording(
+    line: str, kind: str | None, meaning: Meaning | None
+) -> None:
     row = signature_of(line)
-    assert (None, None) == (kind, meaning) if row is None else (row.kind, row.meaning) == (kind, meaning)
+    assert (kind, meaning) == (None, None) if row is None else (row.kind, row.meaning) == (kind, meaning)
 
 
 def test_any_line_is_judged_in_no_time() -> None:
-    lines = ["E" * 5000, "(" * 5000, "[" * 400, "A " * 2500, "1:" * 2500, "EI0006" * 900, "reason=" * 800, "'" * 4000]
+    lines = [
+        "E" * 5000,
+        "(" * 5000,
+        "[" * 400,
+        "A " * 2500,
+        "1:" * 2500,
+        "EI0006" * 900,
+        "reason=" * 800,
+        "'" * 4000,
+    ]
     lines += [f"{start} EI0006: x" for start in ("A" * 390, "a." * 190, "A a" * 120, "[]" * 190, "() " * 120)]
     began = time.perf_counter()
     for line in lines:
@@ -114,11 +153,23 @@ def test_any_line_is_judged_in_no_time() -> None:
 @pytest.mark.parametrize(
     ("line", "pid", "in_cgroup"),
     [
-        ("Mar 15 03:40:50 h kernel: Out of memory: Kill process 6033 (java) score 367 or sacrifice child", 6033, False),
+        (
+            "Mar 15 03:40:50 h kernel: Out of memory: Kill process 6033 (java) score 367 or sacrifice child",
+            6033,
+            False,
+        ),
         ("[2059991.49] Out of memory: Killed process 25315 (python3) total-vm:53312244kB", 25315, False),
         ("[9.1] Memory cgroup out of memory: Killed process 7101 (python) total-vm:1kB", 7101, True),
-        ("[9.1] oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=x,task=python,pid=71,uid=0", 71, True),
-        ("[9.1] oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,task=python3,pid=72,uid=0", 72, False),
+        (
+            "[9.1] oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=x,task=python,pid=71,uid=0",
+            71,
+            True,
+        ),
+        (
+            "[9.1] oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,task=python3,pid=72,uid=0",
+            72,
+            False,
+        ),
     ],
 )
 def test_who_was_killed_for_want_of_memory(line: str, pid: int, in_cgroup: bool) -> None:
@@ -130,7 +181,11 @@ def test_who_was_killed_for_want_of_memory(line: str, pid: int, in_cgroup: bool)
 @pytest.mark.parametrize(
     ("line", "kind", "device"),
     [
-        ("[ascend] [ERROR] [drv_soft_fault] [heart_beat_judge 318] Heartbeat lost! (device=1; old_count=1)", "device_lost", 1),
+        (
+            "[ascend] [ERROR] [drv_soft_fault] [x 318] Heartbeat lost! (device=1; old_count=1)",
+            "device_lost",
+            1,
+        ),
         ("[ascend] [ERROR] [drv_pcie] [x 1] Device irq not resp (dev_id=6)", "device_lost", 6),
         ("[  293.039556] NMI watchdog: Watchdog detected hard LOCKUP on cpu 34", "host_fault", None),
         ("EDAC MC0: 1 UE memory read error on CPU_SrcID#0", "host_fault", None),
@@ -160,3 +215,9 @@ def test_codes_of_devices_have_levels() -> None:
     assert fault_of(DeviceHealth(0, "Warning", ("80E01809",))) is None
     assert fault_of(DeviceHealth(0, "Warning", ("81078605",))) is None
     assert fault_of(DeviceHealth(0, "OK")) is None
+
+
+def test_every_word_of_the_table_has_a_stem() -> None:
+    words = [word for row in SIGNATURES for word in row.words if word.isascii()]
+    assert [word for word in words if not any(stem in word for stem in STEMS)] == []
+    assert [stem for stem in STEMS if not any(stem in word for word in words)] == []
