@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
 from collections.abc import Iterator
 
@@ -57,6 +59,7 @@ def command(
     Lines of one rank keep their order. Control characters are shown as escapes. With --json an object a line.
     """
     wanted = parse_ranks(ranks) if ranks else None
+    _share_memory()
     control = meant_run(run, started=True)
     batches = api.log_batches(
         control,
@@ -80,6 +83,19 @@ def command(
             if batch is not None:
                 printer.show(batch)
     return 0
+
+
+# <malloc.h>
+_M_ARENA_MAX = -8
+
+
+def _share_memory() -> None:
+    """Have all threads take memory from one place, before there are any.
+
+    glibc gives each of them its own, which keeps what was freed there: twice the memory, for many hosts.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library may have none such
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _flushing(batches: Iterator[LogBatch | None], out: RawStream) -> Iterator[LogBatch | None]:
