@@ -4,9 +4,9 @@
     python [OPTIONS] python_stacks.py FILE -m MODULE [ARGUMENTS]
     python [OPTIONS] python_stacks.py FILE -c TEXT [ARGUMENTS]
 
-A worker that is `python [OPTIONS] SCRIPT …` is started so by its supervisor (`python_program`), which finds in
-FILE what is announced. `__main__`, sys.argv, sys.path, sys.orig_argv, exit codes and tracebacks are those that
-the program has without this. Where it takes SIGUSR1 for something else, the announcement is taken back.
+A worker that is `python [OPTIONS] SCRIPT …` is started so by its supervisor (`python_program`), which finds
+in FILE what is announced. `__main__`, sys.argv, sys.path, sys.orig_argv, exit codes and tracebacks are those
+that the program has without this. Where it takes SIGUSR1 for something else, the announcement is taken back.
 This file runs by itself, under any Python, also one that is far older than ours: hence its plain syntax.
 """
 
@@ -47,7 +47,7 @@ def main():
 
 def _announce(path):
     # type: (str) -> None
-    """Have SIGUSR1 write the stacks to stderr, and say so in this file; without either all goes on as well."""
+    """Have SIGUSR1 write the stacks to stderr, and say so in this file; without either all goes on."""
     try:
         import faulthandler  # late: none is needed, and an old Python has none
 

@@ -1,8 +1,8 @@
 """The verb that tells where the ranks of a run are: their stacks, by themselves, by py-spy, or by the kernel.
 
 Only processes of the run are looked at, by their recorded identity. SIGUSR1 goes to those alone that have
-announced what they do at it, and catch it still: any other it would kill. Whatever does not answer is not waited
-for.
+announced what they do at it, and catch it still: any other it would kill. Whatever does not answer is not
+waited for.
 """
 
 from __future__ import annotations
