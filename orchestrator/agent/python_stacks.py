@@ -103,21 +103,24 @@ def _new_main(path):
     sys.modules["__main__"] = module
     names = vars(module)
     names["__builtins__"] = globals()["__builtins__"]
-    if path is not None:
-        from importlib.machinery import SourceFileLoader  # late: only a script has a file
+    from importlib import machinery  # late: an old Python has other ones
 
-        names.update(__file__=path, __cached__=None, __loader__=SourceFileLoader("__main__", path))
+    if path is None:
+        names["__loader__"] = machinery.BuiltinImporter
+    else:
+        loader = machinery.SourceFileLoader("__main__", path)
+        names.update(__file__=path, __cached__=None, __loader__=loader)
     return names
 
 
 def _run_script(path, arguments):
     # type: (str, list[str]) -> None
-    if pkgutil.get_importer(path) is not None:  # a folder or a zip with a `__main__.py`
-        _enter(path, [path] + arguments)
+    name = os.path.join(os.getcwd(), path) if sys.version_info >= (3, 9) else path
+    if pkgutil.get_importer(name) is not None:  # a folder or a zip with a `__main__.py`
+        _enter(name, [path] + arguments)
         sys.modules["__main__"] = types.ModuleType("__main__")
         runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
         return
-    name = os.path.join(os.getcwd(), path) if sys.version_info >= (3, 9) else path
     _enter(os.path.dirname(os.path.realpath(path)), [path] + arguments)
     try:
         with open(name, "rb") as file:

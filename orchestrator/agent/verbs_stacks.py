@@ -172,7 +172,8 @@ def _state_of(rank: RankStatus) -> str:
     if rank.process is None:
         return ""
     home = f"/proc/{rank.process.pid}"
-    lines = [line for line in _read(f"{home}/status").splitlines() if line.startswith("State:")]
+    told = _read(f"{home}/status").splitlines()
+    lines = [" ".join(line.split()) for line in told if line.startswith("State:")]
     for name in ("wchan", "syscall"):
         text = _read(f"{home}/{name}").strip()
         if text and text != "0":

@@ -46,7 +46,7 @@ COMMAND = {"task": "command"}
         (["torchrun", "a.py"], None),
         ([], None),
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(words or ["as it is"]),
 )  # fmt: skip
 def test_which_programs_are_started_by_way_of_the_wrapper(argv: list[str], wrapped: list[str] | None) -> None:
     assert with_stacks(argv, WRAPPER, FILE) == wrapped
@@ -235,7 +235,7 @@ def test_ranks_show_where_they_are_and_nobody_is_hurt(host: AgentHost) -> None:
     assert all(line.startswith(("Current", "Thread", "  ")) for line in found["0"].text.splitlines())
     assert {found[rank].how for rank in ("1", "2", "3", "4")} <= {"kernel", "py-spy"}
     assert all(each.state.startswith("State:") and "threads: " in each.state for each in found.values())
-    assert "State:\tT" in found["4"].state or "State: T" in found["4"].state.replace("    ", " ")
+    assert found["4"].state.startswith("State: T (stopped)\n")
     eventually(lambda: host.status().ranks[4].stalled == "stopped", timeout=5.0)
     os.kill(frozen.pid, signal.SIGCONT)
     assert all(is_alive(rank.process) for rank in host.status().ranks)
@@ -253,7 +253,7 @@ def test_a_program_that_is_not_to_be_touched_is_started_as_it_is(host: AgentHost
     assert stacks_of(host)["0"].how in ("kernel", "py-spy")
 
 
-def test_a_spy_that_is_installed_is_asked_and_one_that_hangs_is_not_waited_for(
+def test_a_spy_that_is_installed_is_asked_and_one_that_may_not_look_is_done_without(
     host: AgentHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "bin"
@@ -269,7 +269,7 @@ def test_a_spy_that_is_installed_is_asked_and_one_that_hangs_is_not_waited_for(
         found, process = stacks_of(spied)["0"], spied.status().ranks[0].process
         assert process is not None
         assert (found.how, found.text) == ("py-spy", f"Process {process.pid}: python\n    f (a.py:3)\n")
-        spy.write_text("#!/bin/sh\nsleep 300 & sleep 300\n")
+        spy.write_text("#!/bin/sh\necho 'Permission Denied'; exit 1\n")
         assert stacks_of(spied)["0"].how == "kernel"
     finally:
         spied.close()
