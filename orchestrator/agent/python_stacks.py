@@ -4,7 +4,7 @@
     python [OPTIONS] python_stacks.py FILE -m MODULE [ARGUMENTS]
     python [OPTIONS] python_stacks.py FILE -c TEXT [ARGUMENTS]
 
-A worker that is `python [OPTIONS] SCRIPT …` is started so by its supervisor (`python_program`), which finds
+A worker that is `python [OPTIONS] SCRIPT` is started so by its supervisor (`python_program`), which finds
 in FILE what is announced. `__main__`, sys.argv, sys.path, sys.orig_argv, exit codes and tracebacks are those
 that the program has without this. Where it takes SIGUSR1 for something else, the announcement is taken back.
 This file runs by itself, under any Python, also one that is far older than ours: hence its plain syntax.
@@ -35,7 +35,7 @@ def main():
     _announce(announced)
     _hide_this_file()
     if form == "-m":
-        _enter(os.getcwd(), ["-m"] + arguments)
+        _enter(os.getcwd() if sys.version_info >= (3, 7) else "", ["-m"] + arguments)
         sys.modules["__main__"] = types.ModuleType("__main__")
         runpy._run_module_as_main(what)  # type: ignore[attr-defined]  # what Python itself does for -m
     elif form == "-c":
@@ -103,20 +103,22 @@ def _new_main(path):
     sys.modules["__main__"] = module
     names = vars(module)
     names["__builtins__"] = globals()["__builtins__"]
-    from importlib import machinery  # late: an old Python has other ones
+    if path is not None:
+        names["__file__"] = path
+    if sys.version_info >= (3, 3):
+        from importlib import machinery  # late: an older Python has none
 
-    if path is None:
-        names["__loader__"] = machinery.BuiltinImporter
-    else:
-        loader = machinery.SourceFileLoader("__main__", path)
-        names.update(__file__=path, __cached__=None, __loader__=loader)
+        loader = machinery.BuiltinImporter if path is None else machinery.SourceFileLoader("__main__", path)
+        names["__loader__"] = loader
+        names.update({} if path is None else {"__cached__": None})
     return names
 
 
 def _run_script(path, arguments):
     # type: (str, list[str]) -> None
     name = os.path.join(os.getcwd(), path) if sys.version_info >= (3, 9) else path
-    if pkgutil.get_importer(name) is not None:  # a folder or a zip with a `__main__.py`
+    # A folder or a zip with a `__main__.py`.
+    if os.path.isdir(name) or type(pkgutil.get_importer(name)).__name__ == "zipimporter":
         _enter(name, [path] + arguments)
         sys.modules["__main__"] = types.ModuleType("__main__")
         runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
