@@ -66,6 +66,7 @@ LATE = {
     "orchestrator/agent/supervisor.py",
     "orchestrator/agent/worker.py",
     "orchestrator/core/paths.py",
+    "orchestrator/control/cause.py",
     "orchestrator/control/launch.py",
     "orchestrator/control/monitor_lock.py",
     "orchestrator/control/runs.py",

@@ -7,8 +7,8 @@ waited for one in vain, or that MindSpore itself ended because of that. In this 
 2. a rank of which MindSpore's scheduler says that it no longer answers, where it has not failed by itself and
    nobody else did but by an exit that says nothing,
 3. of what failed by itself the first,
-4. where only victims are left: a host that is lost; a rank that we stopped and whose log has a culprit's
-   error; the one rank for which the others waited. The last two are said not to be sure;
+4. where only victims are left: a host that is lost; whom the judge of all evidence would name from what the
+   hosts have told so far (`diagnosis.judge`), said not to be sure;
 5. nobody, with the ranks that reported.
 """
 
@@ -22,15 +22,27 @@ from dataclasses import dataclass
 
 from orchestrator.control.run_record import Cause, HostView
 from orchestrator.core.ends import UNASKED, End, EndKind, StopKind, StopReason
-from orchestrator.core.log_signatures import Meaning, accused_by, meaning_of, waited_for_by
+from orchestrator.core.log_signatures import Meaning, accused_by, meaning_of, telling_signature
 from orchestrator.core.records import RankStatus
 from orchestrator.core.states import RankState
+from orchestrator.diagnosis.evidence import Case, HostEvidence, LogLine, RankEvidence
 
-__all__ = ["cause_of", "first_failure", "refined", "tells_of_failure", "victims_of", "was_stopped_by_hand"]
+__all__ = [
+    "case_of",
+    "cause_of",
+    "first_failure",
+    "kind_of",
+    "refined",
+    "tells_of_failure",
+    "victims_of",
+    "was_stopped_by_hand",
+]
 
 Hosts = Mapping[str, HostView]
 # How a process ends that was ended by MindSpore, or by an error of a library, for what another rank did.
 _PASSIVE_SIGNALS = frozenset({signal.SIGTERM, signal.SIGABRT})
+# What tells of another as well: of who is gone, or of what two have in common.
+_NOTICED = frozenset({Meaning.VICTIM, Meaning.BETWEEN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,7 @@ class _Failure:
     @property
     def is_victim(self) -> bool:
         """Whether it has only noticed the end of another, by its own words."""
-        return self.weight == 1 and meaning_of(_words(self.end)) is Meaning.VICTIM
+        return self.weight == 1 and meaning_of(_words(self.end)) in _NOTICED
 
     @property
     def is_vague(self) -> bool:
@@ -89,10 +101,27 @@ def cause_of(hosts: Hosts, now: float) -> Cause | None:
     loss = None if was_stopped_by_hand(hosts) else next(_losses(hosts, now), None)
     if loss is not None or not victims:
         return loss and dataclasses.replace(loss, reporters=reporters)
-    suspect = _stopped_culprit(hosts, now) or _waited_for(hosts, victims, now)
+    suspect = _suspect(hosts, victims, now)
     if suspect is not None:
         return dataclasses.replace(suspect, sure=False, reporters=reporters)
     return Cause("", None, victims[0].end, victims[0].time, sure=False, reporters=reporters)
+
+
+def case_of(hosts: Hosts, now: float) -> Case:
+    """What the hosts have told so far, as evidence for the judge: ends, and lines that supervisors keep."""
+    return Case(
+        tuple(_evidence(name, view, rank, now) for name, view in hosts.items() for rank in _everyone(view)),
+        {name: HostEvidence(name, reachable=not view.error, lost=view.lost) for name, view in hosts.items()},
+        world_size=sum(len(view.status.ranks) for view in hosts.values() if view.status is not None),
+        stopped_by_hand=was_stopped_by_hand(hosts),
+    )
+
+
+def kind_of(cause: Cause) -> str:
+    """The kind of failure, of `diagnosis.signatures.KINDS`, as far as the log of the one that failed tells;
+    empty where it does not."""
+    row, _ = telling_signature(_words(cause.end))
+    return "" if row is None or row.meaning is not Meaning.CULPRIT else row.kind
 
 
 def first_failure(hosts: Hosts, now: float) -> Cause | None:
@@ -207,6 +236,32 @@ def _losses(hosts: Hosts, now: float) -> Iterator[Cause]:
             yield Cause(name, lost[0].rank if lost else None, end, view.last_contact or now)
 
 
+_NO_END = End(EndKind.DESCRIBED)
+
+
+def _everyone(view: HostView) -> Iterator[RankStatus]:
+    if view.status is not None:
+        yield from view.ranks()
+        yield from [view.status.scheduler] if view.status.scheduler is not None else []
+
+
+def _evidence(host: str, view: HostView, rank: RankStatus, now: float) -> RankEvidence:
+    step = rank.progress.get("step")
+    return RankEvidence(
+        rank.rank,
+        host,
+        rank.device_id if rank.device_id >= 0 else None,
+        rank.state,
+        rank.end,
+        _ours(view, rank.end, now) if rank.end is not None else view.last_contact,
+        view.clock.error if view.clock is not None else math.inf,
+        rank.process.pid if rank.process is not None else None,
+        str(rank.phase or ""),
+        step if isinstance(step, int) else None,
+        tuple(LogLine("worker", text) for text in _words(rank.end)) if rank.end is not None else (),
+    )
+
+
 def _members(hosts: Hosts) -> dict[int, tuple[str, HostView, RankStatus]]:
     """Each rank with its host, and with what its host has last said of it."""
     return {
@@ -232,32 +287,20 @@ def _accused(hosts: Hosts, now: float) -> Iterator[Cause]:
             yield Cause(name, accused, _suspected(rank, line), _ours(view, speaker.end, now))
 
 
-def _stopped_culprit(hosts: Hosts, now: float) -> Cause | None:
-    """A rank that was made to end for what others reported, and had told of an error of its own."""
-    for name, view, rank in _members(hosts).values():
-        if rank.state is RankState.STOPPED and rank.end is not None:
-            lines = _words(rank.end)
-            if meaning_of(lines) is Meaning.CULPRIT:
-                line = next(line for line in lines if meaning_of([line]) is Meaning.CULPRIT)
-                return Cause(name, rank.rank, _suspected(rank, line), _ours(view, rank.end, now))
-    return None
+def _suspect(hosts: Hosts, victims: Sequence[_Failure], now: float) -> Cause | None:
+    """Whom the evidence so far leads to; nobody where it does not lead to one rank."""
+    from orchestrator.diagnosis.judge import judge  # late: only where nobody failed by himself
 
-
-def _waited_for(hosts: Hosts, victims: Sequence[_Failure], now: float) -> Cause | None:
-    """The end of the chain of those who wait for each other, where that is one rank."""
+    found = judge(case_of(hosts, now))
     members = _members(hosts)
-    waiting = {
-        number
-        for number, (_, _, rank) in members.items()
-        if rank.end is not None and meaning_of(_words(rank.end)) is Meaning.VICTIM
-    }
-    named = {rank: _words(each.end) for each in victims for rank in waited_for_by(_words(each.end))}
-    chain_ends = [rank for rank in named if rank in members and rank not in waiting]
-    if len(chain_ends) != 1:
+    if found.culprit is None or found.culprit.rank not in members:
         return None
-    name, _, rank = members[chain_ends[0]]
-    line = next(line for line in named[rank.rank] if rank.rank in waited_for_by([line]))
-    return Cause(name, rank.rank, _suspected(rank, line), victims[0].time)
+    name, view, rank = members[found.culprit.rank]
+    is_stopped = (
+        rank.state is RankState.STOPPED and meaning_of(_words(rank.end or _NO_END)) is Meaning.CULPRIT
+    )
+    time = _ours(view, rank.end, now) if is_stopped else victims[0].time
+    return Cause(name, rank.rank, _suspected(rank, found.proofs[0].text if found.proofs else ""), time)
 
 
 def _suspected(rank: RankStatus, line: str) -> End:

@@ -1,100 +1,158 @@
-"""Log signatures: which lines of MindSpore, HCCL, CANN and Python say that a process failed by itself, and
-which only that it has noticed the end of another.
+"""Log signatures at work: which lines of MindSpore, HCCL, CANN and Python say that a process failed by
+itself, and which only that it has noticed the end of another.
 
-Codes and texts are those of HCOMM's `docs/en/error_codes`, CANN's `rt_error_codes.h` and MindSpore 2.10
-(`libmindspore_cluster`, `train/callback`). A host keeps the lines, the control node judges them.
+The table itself is in `core/signature_table`. A host keeps the lines, the control node judges them.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 
 from __future__ import annotations
 
-import enum
 import functools
 import itertools
 import re
 from typing import Iterable, List, Optional, Pattern, Tuple
 
-__all__ = ["Meaning", "accused_by", "meaning_of", "telling_lines", "waited_for_by"]
+from orchestrator.core.signature_table import SIGNATURES, STEMS, Meaning, Signature
+
+__all__ = [
+    "Meaning",
+    "accused_by",
+    "bare",
+    "is_formal",
+    "last_word",
+    "meaning_of",
+    "signature_of",
+    "telling_lines",
+    "telling_signature",
+    "waited_for_by",
+]
 
 _LINES = 200
 _MOST = 8
+_MOST_OF_A_ROW = 2
 _WIDTH = 400
 _MOST_JUDGED = 64
 
-
-class Meaning(enum.Enum):
-    """What a line says of the process that wrote it."""
-
-    CULPRIT = "it failed by itself"
-    VICTIM = "it has noticed that another rank is gone, or has waited for one in vain"
-
-
-# Runtime errors, as in `ret[507015]`, `error code is 507015`, `runtime result = 107020`.
-_RESULT = r"(?:ret\[|error[ _]code(?: is|=)|result ?=) ?"
-_CULPRITS = (
-    # Wrong settings, no resources, no memory, a port that is down or taken.
-    r"\b(?:EI00(?:01|03|04|05|07|08|10|11|14|16|17|19|20)|EJ000[12]|EL0004|E3000[38])[:)]",
-    r"\bEI0009[:)].*network port is down",
-    _RESULT + r"(?:20700[14]|207018|507010|50701[35678]|507033|507035|50705[34]|507899|507901)\b",
-    r"\bMemory not enough\b|\b[Oo]ut of memory\b|\bNo space left on device\b",
+_COLOURS = re.compile(r"\x1b\[[0-9;?]{0,16}[A-Za-z]")
+# What others put before a line of a process: `[rank1]:`, `(Worker pid=7)`, `ERROR 09-24 20:59:57 [x.py:790]`.
+_PREFIX = re.compile(
+    r"(?:(?:\[rank\d{1,7}\]:|\([\w. -]{1,60} pid=\d{1,9}[^()\n]{0,60}\)) ?){0,2}"
+    r"(?:(?:ERROR|WARNING|INFO) [\d-]{5,10} [\d:.,]{8,15} \[[^\]]{1,80}\] )?"
 )
-_VICTIMS = (
-    r"\bEI(?:0002|0006|0009|0015)[:)]",
-    _RESULT + r"(?:107020|107022|50704[67]|507057)\b",
-    r"\bWaiting peer rank: ?\d+|\bfrom remote rank \[\d+\]",
-    r"\b(?:SuspectRemoteError|ForceStopError) error occurs\b|\bEnter mindio ttp exit process\b",
-    r"\bKill this process with SIGTERM\b",
-    r"\b[Nn]ode:? ?\w+ is (?:the first one )?timed out\b|\bHeartbeat [Ll]ost Occurred\b",
-    r"(?i)\bconnection (?:reset|closed|aborted) by (?:the )?(?:remote )?peer\b|\bbroken pipe\b",
-    r"(?i)\bpeer(?: rank)?(?:[: ]+\d+)?(?: \w+){0,2} (?:lost|gone|dead|disconnected)\b|\bpeer lost\b",
-    r"(?i)\blost (?:the |its )?(?:connection (?:to|with) )?(?:the |its )?(?:peer|rank \d+)\b",
-    r"(?i)\bconnection (?:to|with) (?:the )?(?:peer|rank)(?: \d+)? (?:is |was )?(?:lost|closed|reset)\b",
+# What may stand before a code where a program writes an error: headers of plogs, of MindSpore, torch, vLLM,
+# the name of an exception or of an error, and nothing that reads like a sentence.
+_HEADER = re.compile(
+    r"\s+|\[[^\]]{0,160}\]|[A-Z_]{1,16}\([^()]{0,80}\)|\([^()]{0,160}\)|[\w.]{0,60}(?:Error|Exception|ErrMsg)\b:?|"
+    r"(?:ERROR|WARNING|WARN|INFO|CRITICAL|FATAL|Error)\b|[\d:.,+/T|-]+|"
+    r"[A-Z][\w/]{0,60}(?: [A-Z]\w{0,20}){0,6}\("
 )
+_OPEN_QUOTE = re.compile(r"(?:^|[\s:=(\[{,])(['\"])(?:(?!\1).)*$")
+_LAST_WORD = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception)\b(?::|$)")
 # What is wrong in a program or its data, whatever was logged before it.
 _PROGRAM_ERROR = re.compile(
     r"(?:\w+\.)*(?:Value|Type|Key|Index|Import|ModuleNotFound|FileNotFound|Assertion|Attribute|Name|Memory|Syntax|"
-    r"ZeroDivision|NotImplemented|UnicodeDecode|UnicodeEncode|Permission|Recursion)Error\b"
+    r"Indentation|ZeroDivision|NotImplemented|UnicodeDecode|UnicodeEncode|Permission|IsADirectory|NotADirectory|"
+    r"Recursion|UnboundLocal)Error\b"
 )
-_LAST_WORD = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception)\b(?::|$)")
-_CULPRIT = re.compile("|".join(f"(?:{text})" for text in _CULPRITS))
-_VICTIM = [re.compile(text) for text in _VICTIMS]
 _WAITED_FOR = re.compile(
-    r"\bWaiting peer rank: ?(\d{1,7})\b|\bfrom remote rank \[(\d{1,7})\]|"
-    r"\b(?:connection (?:to|with)|lost) rank (\d{1,7})\b"
+    r"\bWaiting peer rank: ?(\d{1,7})\b|\bfrom remote rank:? ?\[(\d{1,7})\]|"
+    r"\b(?:connection (?:to|with)|lost|peer) rank:? ?(\d{1,7})\b|\bdst_rank\[(\d{1,7})\]"
 )
-_ACCUSED = re.compile(r"\b[Nn]ode:? ?(\d{1,7}) is (?:the first one )?timed out\b")
+_ACCUSED = re.compile(
+    r"\b(?:[Nn]ode:?|worker) ?(\d{1,7}) is (?:the first one )?timed out\b|"
+    r"\bTime out nodes are \['?(\d{1,7})\b"
+)
 
 
 def telling_lines(text: str) -> Tuple[str, ...]:
-    """Of the last lines of a log those that say who failed, the first few, and its last exception."""
+    """Of the last lines of a log those that say who failed, the first few, and its last exception.
+
+    Of lines that say the same the first two are kept.
+    """
     found: List[str] = []
-    last_word = ""
+    rows: List[Signature] = []
+    last = ""
     for line in text.splitlines()[-_LINES:]:
         line = line[:_WIDTH]
-        if _LAST_WORD.match(line):
-            last_word = line
-        if len(found) < _MOST and _meaning(line) is not None:
-            found.append(line)
-    return (*found, *([last_word] if last_word and last_word not in found else []))
+        last = line if last_word(line) else last
+        if len(found) < _MOST:
+            row = signature_of(line)
+            if row is not None and rows.count(row) < _MOST_OF_A_ROW:
+                rows.append(row)
+                found.append(line)
+    return (*found, *([last] if last and last not in found else []))
 
 
 def meaning_of(lines: Iterable[str]) -> Optional[Meaning]:
     """What the lines of one process say of it; None where they do not tell.
 
-    Its first error counts: what follows from it is logged later. A last exception that speaks of the program
-    itself counts before all.
+    Its first error counts: what follows from it is logged later, but for one that may itself follow from
+    another. A last exception that speaks of the program itself counts before all.
     """
-    return _meaning_of(_bounded(lines))
+    row, _ = telling_signature(lines)
+    return None if row is None else row.meaning
+
+
+def telling_signature(lines: Iterable[str]) -> Tuple[Optional[Signature], str]:
+    """The row of the table that decides what the lines of one process mean, and where it was found."""
+    return _telling(_bounded(lines))
 
 
 @functools.lru_cache(maxsize=4096)  # a run of many ranks is judged every second
-def _meaning_of(lines: Tuple[str, ...]) -> Optional[Meaning]:
-    first, last_word = None, ""
+def _telling(lines: Tuple[str, ...]) -> Tuple[Optional[Signature], str]:
+    first, said, last = None, "", ""
     for line in lines:
-        if _LAST_WORD.match(line):
-            last_word = line
-        first = first or _meaning(line)
-    return Meaning.CULPRIT if _PROGRAM_ERROR.match(last_word) else first
+        last = line if last_word(line) else last
+        row = None if first is not None and not first.is_soft else signature_of(line)
+        if row is not None and (first is None or (row.meaning is Meaning.CULPRIT and not row.is_soft)):
+            first, said = row, line
+    if last and _is_program_error(last):
+        return _program_error_of(last), last
+    return first, said
+
+
+def signature_of(line: str) -> Optional[Signature]:
+    """The row of the table that fits a line, None where none does: what it quotes is not what it says."""
+    line = bare(line)
+    lower = line.lower()
+    if line.isascii() and not any(stem in lower for stem in STEMS):
+        return None  # almost every line of a log
+    for row in SIGNATURES:
+        if not any(word in lower for word in row.words):
+            continue
+        found = re.search(row.pattern, line)  # compiled when it is first needed, and kept by `re`
+        if found is not None and _is_said(row, line, found.start()):
+            return row
+    return None
+
+
+def _is_said(row: Signature, line: str, start: int) -> bool:
+    return (not row.is_code or is_formal(line, start)) and _OPEN_QUOTE.search(line, 0, start) is None
+
+
+def last_word(line: str) -> str:
+    """The line as far as it is the last one of a Python traceback: `ValueError: …`; else empty."""
+    line = bare(line)
+    prefix = _PREFIX.match(line)
+    line = line[prefix.end() :] if prefix is not None else line
+    return line if _LAST_WORD.match(line) else ""
+
+
+def bare(line: str, width: int = _WIDTH) -> str:
+    """A line without its colours, cut to what a host keeps, or to another width."""
+    line = line[:width]
+    return _COLOURS.sub("", line) if "\x1b" in line else line
+
+
+def is_formal(line: str, start: int) -> bool:
+    """Whether what starts there stands where a program writes an error: behind headers and nothing else."""
+    position = 0
+    while position < start:
+        found = _HEADER.match(line, position)
+        if found is None or found.end() == position:
+            return False
+        position = found.end()
+    return True
 
 
 def waited_for_by(lines: Iterable[str]) -> Tuple[int, ...]:
@@ -107,10 +165,16 @@ def accused_by(lines: Iterable[str]) -> Tuple[int, ...]:
     return _ranks(_ACCUSED, _bounded(lines))
 
 
-def _meaning(line: str) -> Optional[Meaning]:
-    if _CULPRIT.search(line):
-        return Meaning.CULPRIT
-    return Meaning.VICTIM if any(each.search(line) for each in _VICTIM) else None
+_PROGRAM = Signature("program_error", Meaning.CULPRIT, (), _PROGRAM_ERROR.pattern, "CPython 3")
+_MEMORY = _PROGRAM._replace(kind="host_memory_error")
+
+
+def _is_program_error(line: str) -> bool:
+    return _PROGRAM_ERROR.match(last_word(line)) is not None
+
+
+def _program_error_of(line: str) -> Signature:
+    return _MEMORY if "MemoryError" in line.partition(":")[0] else _PROGRAM
 
 
 def _bounded(lines: Iterable[str]) -> Tuple[str, ...]:
@@ -120,5 +184,7 @@ def _bounded(lines: Iterable[str]) -> Tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _ranks(pattern: Pattern[str], lines: Tuple[str, ...]) -> Tuple[int, ...]:
-    found = [group for line in lines for match in pattern.finditer(line) for group in match.groups() if group]
+    found = [
+        group for line in lines for match in pattern.finditer(bare(line)) for group in match.groups() if group
+    ]
     return tuple(dict.fromkeys(map(int, found)))
