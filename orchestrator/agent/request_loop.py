@@ -37,6 +37,7 @@ _VERBS = {
         "push",
         "put_file",
     ),
+    "verbs_evidence": ("evidence",),
     "verbs_host": (
         "addresses",
         "ask_tools",

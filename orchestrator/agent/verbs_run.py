@@ -7,6 +7,7 @@ import time
 from typing import Iterator
 
 from orchestrator.agent import host_runs as runs
+from orchestrator.agent.cgroup_memory import note_counts
 from orchestrator.agent.prepare_run import prepare as prepare_run
 from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.codec import from_json, to_json
@@ -29,14 +30,15 @@ def prepare(request: Request) -> Iterator[Answer]:
     """Make the run's directory and its supervisor, which holds the devices."""
     bundle = json.loads(request.payload.read())
     manifest = from_json(Manifest, bundle["manifest"])
-    yield Answer(
-        prepare_run(
-            Workdir(request.root),
-            manifest,
-            worker_config=bundle["worker_config"],
-            rank_table=bundle["rank_table"],
-        )
+    workdir = Workdir(request.root)
+    prepared = prepare_run(
+        workdir,
+        manifest,
+        worker_config=bundle["worker_config"],
+        rank_table=bundle["rank_table"],
     )
+    note_counts(workdir.run(manifest.run_id).attempt)
+    yield Answer(prepared)
 
 
 def start(request: Request) -> Iterator[Answer]:

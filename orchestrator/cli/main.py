@@ -27,6 +27,7 @@ _VERBS = {
     "launch": ("cmd_launch", "Start a job on its hosts and follow it."),
     "status": ("cmd_status", "Show where a run is: state, ranks, loss, cause of failure."),
     "logs": ("cmd_logs", "Print what the workers of a run wrote."),
+    "diagnose": ("cmd_diagnose", "Say why a run failed or hangs: cause, evidence, remedy."),
     "attach": ("cmd_attach", "Follow a run that was launched before."),
     "stop": ("cmd_stop", "End every worker of a run on every host."),
     "plan": ("cmd_plan", "Estimate memory, traffic and bubble of a job; propose layouts."),

@@ -37,7 +37,6 @@ from orchestrator.core.host_answers import (
 )
 from orchestrator.core.push import Mark, Pushed
 from orchestrator.core.records import HostStatus, Manifest, RunOnHost
-from orchestrator.hosts.agent_questions import AgentQuestions
 from orchestrator.hosts.answer_checks import (
     LARGEST,
     LATEST,
@@ -49,6 +48,7 @@ from orchestrator.hosts.answer_checks import (
     status_of,
 )
 from orchestrator.hosts.conversation import Limits
+from orchestrator.hosts.evidence_client import EvidenceClient
 from orchestrator.hosts.launch_bundle import launch_bundle
 from orchestrator.hosts.push_client import PushClient, Reply, stop_args
 from orchestrator.hosts.session import Payload, Session
@@ -71,7 +71,7 @@ _STACKS_TEXT = 1 << 24
 _PIECE = 1 << 20
 
 
-class Agent(AgentQuestions):
+class Agent(EvidenceClient):
     """The agent of one host, asked from any number of threads, one question at a time.
 
     Every method raises TransportError where the host cannot be reached (AnswerError where its answer is none,

@@ -42,6 +42,7 @@ THINKING: Mapping[str, float] = {
 """Seconds that a host takes for a verb; "" for any other."""
 
 Args = Mapping[str, Any]
+_LOG_END = 30
 
 
 def answers_to(agent: SimAgent, verb: str, args: Args, body: bytes) -> Iterator[Answer]:
@@ -303,6 +304,38 @@ def _list_plogs(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     yield Answer({"files": [], "left": {}})
 
 
+def _evidence(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    """Of its faults a simulated host knows the restart, the full disk, and what its ranks have logged."""
+    host, run = agent.host, agent.host.run(args["run_id"])
+    status = host.status(run)
+    lives = run.supervisor is not None and run.supervisor.is_alive
+    disk = {"use": "workdir", "path": host.workdir, "total": 1 << 40}
+    yield Answer(
+        {
+            "launched": run.manifest.created,
+            "boot_id": host.boot,
+            "launched_boot_id": status.supervisor.boot_id if status.supervisor is not None else "",
+            "supervisor_lives": lives,
+            "guardian_lives": lives,
+            "logs": {
+                label: [{"text": line, "source": _source(label)} for line in lines[-_LOG_END:]]
+                for label, lines in run.logs.items()
+            },
+            "kernel": [],
+            "kills_in_groups": 0,
+            "kills_on_host": 0,
+            "memory_limit": None,
+            "disks": [{**disk, "free": 0 if host.is_full else host.free_bytes}],
+            "chips": [],
+            "unread": [],
+        }
+    )
+
+
+def _source(label: str) -> str:
+    return "scheduler" if label == "scheduler" else "worker"
+
+
 def _disk_use(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     host = agent.host
     runs = [{"run_id": run_id, "nbytes": 1 << 20} for run_id in host.runs]
@@ -325,6 +358,7 @@ _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
     "clock": _clock,
     "commit": _commit,
     "disk_use": _disk_use,
+    "evidence": _evidence,
     "list_plogs": _list_plogs,
     "list_runs": _list_runs,
     "missing": _missing,

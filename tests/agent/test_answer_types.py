@@ -19,7 +19,7 @@ def keys_of(kind: Any) -> set[str]:
 
 
 def test_the_client_has_a_method_for_each_verb() -> None:
-    assert set(_MODULES) <= {name for name in vars(Agent) if not name.startswith("_")}
+    assert set(_MODULES) <= {name for name in dir(Agent) if not name.startswith("_")}
 
 
 def test_what_is_told_of_a_host_is_all_that_is_known_of_it(host: AgentHost) -> None:

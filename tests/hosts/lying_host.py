@@ -281,6 +281,26 @@ HONEST: dict[str, Frames] = {
     "clock": [(1e9, b"")],
     "commit": [({"phase": "committed", "failed_first": "", "reason": ""}, b"")],
     "disk_use": [({"runs": [{"run_id": RUN, "nbytes": 4096}], "store": 8192}, b"")],
+    "evidence": [
+        (
+            {
+                "launched": 1e9,
+                "boot_id": "boot",
+                "launched_boot_id": "boot",
+                "supervisor_lives": True,
+                "guardian_lives": False,
+                "logs": {"rank_0": [{"text": "ValueError: x", "source": "worker", "time": 1e9}]},
+                "kernel": [{"text": "Out of memory: Killed process 7 (python)", "time": 1e9}],
+                "kills_in_groups": 1,
+                "kills_on_host": 1,
+                "memory_limit": 1 << 30,
+                "disks": [{"use": "workdir", "path": "/w", "free": 1, "total": 9, "free_inodes": 3}],
+                "chips": [{"device": 0, "lines": ["Health Status : OK"], "failure": ""}],
+                "unread": ["device health: npu-smi is not there"],
+            },
+            b"",
+        )
+    ],
     "index": [([to_json(TensorEntry("a.w", (Size(2), Size(3)), "Float32", ((Size(9), Size(24)),)))], b"")],
     "list_plogs": [
         ({"files": [{"path": "rank_0/debug/plog/plog-1.log", "size": 9}], "left": {"rank_0": 1}}, b"")
@@ -356,6 +376,9 @@ CALLS: dict[str, Callable[[Agent, Path], Any]] = {
     "clock": lambda agent, _: agent.clock(),
     "commit": lambda agent, _: agent.commit(RUN),
     "disk_use": lambda agent, _: agent.disk_use(),
+    "evidence": lambda agent, _: agent.evidence(
+        RUN, labels=["rank_0"], devices=[0], seconds=5.0, timeout=10.0
+    ),
     "index": lambda agent, _: agent.index(SHARD),
     "list_plogs": _copied_plogs,
     "list_runs": lambda agent, _: agent.list_runs(),

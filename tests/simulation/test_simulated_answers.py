@@ -71,6 +71,7 @@ def conversation(session: Session, pause: Any) -> Iterator[tuple[str, Any]]:
     yield ask("watch", run_id=RUN, since=None, every=1.0, beat=5.0)
     yield ask("list_runs")
     yield ask("list_plogs", run_id=RUN)
+    yield ask("evidence", run_id=RUN, seconds=10.0)
     yield ask("read_log", run_id=RUN, label="rank_3", offset=0, limit=10)
     yield ask("remove_run", run_id=RUN, dry_run=True)
     yield ask("stop", run_id=RUN, reason="enough", why={"kind": "requested", "text": "enough"})
@@ -133,6 +134,7 @@ def simulated() -> list[tuple[str, Any]]:
 _OPEN = {
     "probe": {"packages", "environment", "limits", "shm_free_bytes", "taken_ports", "missing_paths", "pid"},
     "addresses": {"network", "own"},
+    "evidence": {"logs", "kernel", "disks", "unread", "kills_in_groups", "kills_on_host", "memory_limit"},
 }
 
 

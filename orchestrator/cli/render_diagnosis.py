@@ -1,0 +1,283 @@
+"""A diagnosis as text, in English or Chinese, and as data."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from orchestrator.cli.live_view import duration
+from orchestrator.cli.sentences import cause_sentence, ranks_text, stop_sentence
+from orchestrator.cli.units import byte_size
+from orchestrator.config.host_ranges import fold
+from orchestrator.control.diagnose import Diagnosis
+from orchestrator.control.support_bundle import Bundle
+from orchestrator.core.codec import to_json
+from orchestrator.core.ends import SCHEDULER, label_of
+from orchestrator.core.states import RunState
+from orchestrator.core.visible_text import visible
+from orchestrator.diagnosis.evidence import Cause, Certainty, Culprit, Proof
+from orchestrator.diagnosis.signatures import KINDS
+
+__all__ = ["bundle_lines", "diagnosis_data", "diagnosis_text", "language"]
+
+_MOST_PROOFS = 8
+_MOST_SUSPECTS = 8
+_MOST_SPANS = 8
+_MOST_UNREAD = 6
+_MOST_NAMED = 3
+_LINE = 160
+_CHINESE = "\u4e2d"
+
+_WORDS: Mapping[str, tuple[str, str]] = {
+    "cause": ("Cause", "原因"),
+    "sure": ("How sure", "确定程度"),
+    "evidence": ("Evidence", "证据"),
+    "victims": ("Only noticed it, or were ended for it", "仅受其影响的进程"),
+    "suspects": ("Suspects", "可疑对象"),
+    "remedy": ("What to do", "处理建议"),
+    "before": ("Before", "历史"),
+    "next": ("To go on", "继续运行"),
+    "unread": ("Not looked at", "未能读取"),
+    "unknown": ("not known: the evidence does not suffice", "无法确定：证据不足"),
+    "well": ("nothing says that this run does not go on", "没有迹象表明该任务异常"),
+    "succeeded": ("it succeeded: there is nothing to diagnose", "任务已成功，无需诊断"),
+    "stopped": ("it was stopped", "任务已被停止"),
+    "not_started": ("no worker was started", "没有启动任何进程"),
+    "scheduler": ("the scheduler", "调度进程"),
+    "rank": ("rank", "进程 rank"),
+    "device": ("device", "设备"),
+    "host": ("host", "主机"),
+    "more": ("and {} more", "另有 {} 条"),
+    "kernel": ("kernel", "内核"),
+}
+_CERTAINTY = {
+    Certainty.SURE: ("certain: it is said outright", "确定：有直接证据"),
+    Certainty.LIKELY: ("likely: what others say leads to it alone", "很可能：其他证据都指向它"),
+    Certainty.UNKNOWN: ("not known", "无法确定"),
+}
+
+
+def language(environ: Mapping[str, str] = os.environ, encoding: str | None = None) -> str:
+    """`zh` where the locale is a Chinese one (POSIX: LC_ALL, else LC_MESSAGES, else LANG), else `en`.
+
+    Also `en` where the output's encoding has no Chinese characters.
+    """
+    names = (environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+    locale = next((name for name in names if name), "")
+    try:
+        _CHINESE.encode(encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return "en"
+    return "zh" if locale.lower().startswith("zh") else "en"
+
+
+def diagnosis_text(diagnosis: Diagnosis, lang: str) -> Text:
+    """The cause in a line, how sure it is and on what evidence, who only noticed it, and what to do."""
+    record, say = diagnosis.record, _Words(lang)
+    took = duration((record.ended or record.updated) - record.created)
+    text = Text(f"{record.run_id} {record.state} ({took})\n")
+    if diagnosis.cause is None or diagnosis.is_well:
+        _add(text, say, "cause" if record.state is RunState.FAILED else "", _without_cause(diagnosis, say))
+        for line in record.errors[:_MOST_PROOFS]:
+            text.append(f"  | {_cut(line)}\n")
+    else:
+        _add_cause(text, say, diagnosis, diagnosis.cause)
+    unread = list(_unread(diagnosis))
+    if unread:
+        _add(text, say, "unread", "")
+        for line in unread[:_MOST_UNREAD]:
+            text.append(f"  {_cut(line)}\n")
+        if len(unread) > _MOST_UNREAD:
+            text.append(f"  {say('more').format(len(unread) - _MOST_UNREAD)}\n")
+    text.rstrip()
+    return text
+
+
+class _Words:
+    """The words of one language."""
+
+    def __init__(self, lang: str) -> None:
+        self.lang = lang
+
+    def __call__(self, name: str) -> str:
+        return _WORDS[name][self.lang == "zh"]
+
+    def kind(self, cause: Cause) -> str:
+        found = KINDS.get(cause.kind)
+        if found is None:
+            return cause.kind
+        return found.name_zh if self.lang == "zh" else found.name_en
+
+    def remedy(self, cause: Cause) -> str:
+        found = KINDS.get(cause.kind)
+        if found is None:
+            return ""
+        return found.remedy_zh if self.lang == "zh" else found.remedy_en
+
+    def certainty(self, cause: Cause) -> str:
+        return _CERTAINTY[cause.certainty][self.lang == "zh"]
+
+    def who(self, culprit: Culprit) -> str:
+        """`node3, rank 17, device 1`."""
+        parts = [culprit.host]
+        if culprit.rank == SCHEDULER:
+            parts.append(self("scheduler"))
+        elif culprit.rank is not None:
+            parts.append(f"{self('rank')} {culprit.rank}")
+        if culprit.device is not None:
+            parts.append(f"{self('device')} {culprit.device}")
+        return ", ".join(filter(None, parts))
+
+
+def _add(text: Text, say: _Words, name: str, rest: str, style: str = "") -> None:
+    head = f"{say(name)}: " if name else ""
+    text.append(head, style=f"bold {style}".strip())
+    text.append(f"{rest}\n", style=style)
+
+
+def _add_cause(text: Text, say: _Words, diagnosis: Diagnosis, cause: Cause) -> None:
+    _add(text, say, "cause", cause_line(cause, say.lang), "red")
+    _add(text, say, "sure", say.certainty(cause))
+    if cause.proofs:
+        _add(text, say, "evidence", "")
+        for proof in cause.proofs[:_MOST_PROOFS]:
+            text.append(f"  {_proof(proof, say)}\n")
+        if len(cause.proofs) > _MOST_PROOFS:
+            text.append(f"  {say('more').format(len(cause.proofs) - _MOST_PROOFS)}\n")
+    if cause.suspects:
+        names = [say.who(each) for each in cause.suspects[:_MOST_SUSPECTS]]
+        rest = len(cause.suspects) - len(names)
+        _add(text, say, "suspects", "; ".join([*names, *[say("more").format(rest)] * bool(rest)]))
+    if cause.victims:
+        _add(text, say, "victims", ranks_text(cause.victims, most=_MOST_SPANS))
+    if remedy := say.remedy(cause):
+        _add(text, say, "remedy", remedy)
+    for line in _history(diagnosis, cause, say):
+        _add(text, say, "before", line)
+    _add(text, say, "next", _resume(diagnosis))
+
+
+def cause_line(cause: Cause, lang: str) -> str:
+    """`out of device memory: node3, rank 17, device 1 (EL0004)`."""
+    say = _Words(lang)
+    who = say.who(cause.culprit) if cause.culprit is not None else ""
+    what = say.kind(cause)
+    if cause.certainty is Certainty.UNKNOWN and what == cause.kind:
+        what = say("unknown")
+    code = f" ({cause.code})" if cause.code and cause.code not in what else ""
+    return f"{what}: {who}{code}" if who else f"{what}{code}"
+
+
+def _proof(proof: Proof, say: _Words) -> str:
+    where = [proof.host] if proof.host else []
+    if proof.rank is not None:
+        where.append(say.who(Culprit(rank=proof.rank)))
+    where.append(say("kernel") if proof.source == "kernel" else proof.source)
+    return f"{', '.join(filter(None, where))} | {_cut(proof.text)}"
+
+
+def _history(diagnosis: Diagnosis, cause: Cause, say: _Words) -> Iterator[str]:
+    """How often it was the cause before, where it was."""
+    history, culprit = diagnosis.history, cause.culprit
+    if culprit is None or not history.of_host:
+        return
+    names = ", ".join(history.of_host[:_MOST_NAMED])
+    device = say.who(Culprit(device=culprit.device)) if culprit.device is not None else ""
+    count, of_device = len(history.of_host), len(history.of_device)
+    if say.lang == "zh":
+        of = f"，其中 {of_device} 次为{device}" if device and of_device else ""
+        yield f"此前 {history.runs} 次任务中，{culprit.host} 有 {count} 次是原因{of}（{names}）"
+    else:
+        of = f", {of_device} of them its {device}" if device and of_device else ""
+        runs = f"{history.runs} run{'s' * (history.runs != 1)}"
+        yield f"{culprit.host} was the cause of {count} of the {runs} before this one{of} ({names})"
+
+
+def _without_cause(diagnosis: Diagnosis, say: _Words) -> str:
+    record = diagnosis.record
+    if record.state is RunState.SUCCEEDED:
+        return say("succeeded")
+    if record.state is RunState.STOPPED:
+        stops = [view.status.stop for view in record.hosts.values() if view.status is not None]
+        why = next((stop_sentence(stop) for stop in stops if stop is not None), "")
+        return f"{say('stopped')}: {why}" if why else say("stopped")
+    if not record.has_started and record.state.is_terminal:
+        return say("not_started")
+    if record.cause is not None:
+        return cause_sentence(record.cause)
+    return say("well")
+
+
+def _unread(diagnosis: Diagnosis) -> Iterator[str]:
+    """What could not be looked at, the same of several hosts once."""
+    by_line: dict[str, list[str]] = {}
+    for host, lines in diagnosis.unread.items():
+        for line in lines:
+            by_line.setdefault(line, []).append(host)
+    for line, hosts in by_line.items():
+        yield f"{fold(hosts)}: {line}"
+
+
+def _resume(diagnosis: Diagnosis) -> str:
+    """The command that goes on; a run that hangs holds its hosts until it is stopped."""
+    name = diagnosis.record.run_id
+    resume = f"orchestrate resume {name}"
+    return resume if diagnosis.record.state.is_terminal else f"orchestrate stop {name} && {resume}"
+
+
+def _cut(line: str) -> str:
+    line = visible(line.strip())
+    return line if len(line) <= _LINE else f"{line[: _LINE - 3]}..."
+
+
+def bundle_lines(bundle: Bundle) -> Sequence[str]:
+    """What is told of a bundle, a line each: what was left out, what was masked."""
+    lines = [f"{bundle.path}: {bundle.files} files, {byte_size(bundle.nbytes)}"]
+    count = sum(bundle.masked.values())
+    names = ", ".join(bundle.masked)
+    lines.append(f"masked: {count} occurrence(s) of values of env{f' ({names})' if names else ''}")
+    if bundle.beside:
+        lines.append(
+            f"values of {', '.join(bundle.beside)} are too short or common: masked beside their names only"
+        )
+    lines += [f"left out: {line}" for line in bundle.left_out]
+    return lines
+
+
+def diagnosis_data(diagnosis: Diagnosis, lang: str) -> dict[str, Any]:
+    """The diagnosis for `--json`: names and remedies in the language of the locale, all else in none."""
+    record, say, cause = diagnosis.record, _Words(lang), diagnosis.cause
+    data: dict[str, Any] = {
+        "run_id": record.run_id,
+        "state": str(record.state),
+        "attempt": record.attempts[-1].number,
+        "exit_code": record.exit_code,
+        "cause": None,
+        "errors": list(record.errors),
+        "unread": {host: list(lines) for host, lines in diagnosis.unread.items()},
+        "unreachable": {host: str(error) for host, error in diagnosis.errors.items()},
+        "resume": _resume(diagnosis) if diagnosis.cause is not None and not diagnosis.is_well else None,
+    }
+    if cause is not None and not diagnosis.is_well:
+        data["cause"] = {
+            **_finite(to_json(cause)),
+            "name": say.kind(cause),
+            "sentence": cause_line(cause, lang),
+            "remedy": say.remedy(cause),
+            "victims": [label_of(rank) for rank in cause.victims],
+        }
+        data["history"] = to_json(diagnosis.history)
+    return data
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return {name: _finite(each) for name, each in value.items()} if isinstance(value, dict) else value
