@@ -10,14 +10,14 @@ Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.host_answers import RankStacks
 from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.core.visible_text import visible
 
-__all__ = ["Frame", "StackGroup", "folded_stacks", "frames_of", "suspects", "told_stacks"]
+__all__ = ["Frame", "StackFold", "StackGroup", "frames_of", "suspects", "told_stacks"]
 
 # `  File "/x/train.py", line 88 in load` (faulthandler), `    load (train.py:88)` (py-spy).
 _FAULTHANDLER = re.compile(r'\s+File "(?P<file>[^"]{1,1000})", line (?P<line>\d{1,9}) in (?P<name>.{1,200})')
@@ -36,7 +36,8 @@ _WAITS = re.compile(
 _LIBRARY = frozenset(
     {"threading.py", "selectors.py", "socket.py", "queue.py", "connection.py", "subprocess.py", "popen_fork.py"}
 )
-_MOST_LINES, _LONGEST_LINE = 2000, 400
+_MOST_LINES, _LONGEST_LINE, _LONGEST_WORD = 500, 400, 40
+_MOST_FRAMES = 64  # the innermost
 _MOST_TOLD = 1 << 22  # characters of the whole file
 _LONGEST_DETAIL = 120
 
@@ -82,25 +83,40 @@ def frames_of(stacks: RankStacks) -> tuple[Frame, ...]:
     threads = [thread for thread in _threads(_lines(stacks.text)) if thread]
     for thread in threads:
         if thread[-1].name in _MAIN:
-            return thread
+            return thread[:_MOST_FRAMES]
     if threads:
-        return threads[-1]
+        return threads[-1][:_MOST_FRAMES]
     words = (_NUMBERS.sub("#", line.strip()) for line in _lines(stacks.state or stacks.text))
-    return tuple(Frame(line) for line in words if line)
+    return tuple(Frame(line) for line in words if line)[:_MOST_FRAMES]
 
 
-def folded_stacks(ranks: Mapping[int, RankStacks]) -> list[StackGroup]:
-    """Groups of ranks with the same stacks, the largest first, of equal ones that with the lowest rank."""
-    alike: dict[tuple[object, ...], list[int]] = {}
-    frames = {rank: frames_of(stacks) for rank, stacks in sorted(ranks.items())}
-    for rank, own in frames.items():
-        alike.setdefault(tuple((frame.name, frame.file) for frame in own), []).append(rank)
-    groups = [
-        StackGroup(tuple(same), ranks[first].how, frames[first], ranks[first].text, ranks[first].state)
-        for same in alike.values()
-        for first in same[:1]
-    ]
-    return sorted(groups, key=lambda group: (-len(group.ranks), group.ranks[0]))
+class StackFold:
+    """Groups of ranks with the same stacks, made as these come. Of a group one text is kept, while there is
+    room: what a thousand hosts tell is not."""
+
+    def __init__(self) -> None:
+        self._ranks: dict[tuple[object, ...], list[int]] = {}
+        self._first: dict[tuple[object, ...], tuple[tuple[Frame, ...], RankStacks]] = {}
+        self._room = _MOST_TOLD
+
+    def add(self, rank: int, stacks: RankStacks) -> None:
+        frames = frames_of(stacks)
+        key = tuple((frame.name, frame.file) for frame in frames)
+        ranks = self._ranks.setdefault(key, [])
+        ranks.append(rank)
+        if len(ranks) == 1:
+            text, state = ("\n".join(_lines(each)) for each in (stacks.text, stacks.state))
+            self._room -= len(text) + len(state)
+            kept = RankStacks(stacks.how[:_LONGEST_WORD], text, state) if self._room > 0 else RankStacks(stacks.how[:_LONGEST_WORD])
+            self._first[key] = (frames, kept)
+
+    def groups(self) -> list[StackGroup]:
+        """The largest first, of equal ones that with the lowest rank."""
+        found = []
+        for key, ranks in self._ranks.items():
+            frames, first = self._first[key]
+            found.append(StackGroup(tuple(sorted(ranks)), first.how, frames, first.text, first.state))
+        return sorted(found, key=lambda group: (-len(group.ranks), group.ranks[0]))
 
 
 def suspects(groups: Sequence[StackGroup]) -> tuple[int, ...]:
@@ -129,7 +145,7 @@ def told_stacks(groups: Sequence[StackGroup], silent: Iterable[str], when: str) 
     room = _MOST_TOLD
     for group in groups:
         count = "1 rank" if len(group.ranks) == 1 else f"{len(group.ranks)} ranks"
-        lines = [f"{count}: {fold_numbers(group.ranks)} (from {visible(group.how)[:40]})", ""]
+        lines = [f"{count}: {fold_numbers(group.ranks)} (from {visible(group.how)})", ""]
         lines += [visible(line) for line in (*_lines(group.text), *_lines(group.state))]
         part = "\n" + "\n".join(lines).rstrip() + "\n"
         if len(part) > room:

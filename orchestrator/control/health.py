@@ -68,6 +68,7 @@ class RunHealth:
         self._has_phases = False
         self._looked = -math.inf
         self._asked: float | None = None
+        self._ask_again = 0.0
         self._unsure: dict[str, None] = {}  # hosts that have not answered since then
         self._to_ask: list[str] = []
         self._hang: Finding | None = None
@@ -118,9 +119,13 @@ class RunHealth:
     def start_anew(self, now: float) -> None:
         """Nothing could be seen for a while: what did not happen meanwhile has no meaning."""
         self._anew, self._stepped, self._asked = now, None, None
-        self._unsure.clear()
 
     # What is not well.
+
+    @property
+    def hosts(self) -> list[str]:
+        """Those with ranks that can be seen."""
+        return [host for host, ranks in self._of_host.items() if ranks]
 
     @property
     def hang(self) -> Finding | None:
@@ -131,7 +136,7 @@ class RunHealth:
         """When there may be something to judge (of the clock of `now`)."""
         times = []
         if self._hang is None and self._asked is not None:
-            times += [] if self._unsure else [-math.inf]  # all have answered
+            times.append(self._ask_again if self._unsure else -math.inf)  # all have answered
         elif self._hang is None and self._expects_steps:
             times.append(self._last_move + self._limit())
         if self._hang is None and self._order:
@@ -251,7 +256,6 @@ class RunHealth:
     def _move(self, seen: SeenRank, now: float) -> None:
         seen.moved = self._moved = now
         self._asked = None
-        self._unsure.clear()
         if self._hang is not None:
             self._ended.append(self._hang)
             self._hang = None
@@ -276,11 +280,16 @@ class RunHealth:
 
     def _mind_hang(self, now: float, time: float) -> None:
         moved = self._last_move
-        if self._hang is not None or not self._expects_steps or now - moved < self._limit():
+        if self._hang is not None:
+            return
+        if not self._expects_steps or now - moved < self._limit():
+            self._asked = None
             return
         if self._asked is None:
-            self._asked = now
-            self._unsure = {host: None for host, ranks in self._of_host.items() if ranks}
+            self._asked, self._ask_again = now, now
+            self._unsure = dict.fromkeys(self.hosts)
+        if self._unsure and now >= self._ask_again:
+            self._ask_again = now + _LOOK
             self._to_ask = list(self._unsure)
         if self._unsure:
             return

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from orchestrator.config.job import Timeouts
 from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.health_watch import HealthWatch
 from orchestrator.control.host_loss import Silence, StepPace, Surroundings, verdict
 from orchestrator.control.run_record import HostView, Waits
 from orchestrator.control.run_tally import RunTally
@@ -20,7 +21,7 @@ from orchestrator.core.push import Mark, Snapshot
 from orchestrator.core.records import HostStatus
 from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.host_feed import HostFeed
-from orchestrator.hosts.host_link import Failed, Present, Said
+from orchestrator.hosts.host_link import Failed, Present, Said, Stacks
 from orchestrator.hosts.scheduling import Scheduling
 
 __all__ = ["HostViews"]
@@ -36,13 +37,18 @@ class HostViews:
     """
 
     def __init__(
-        self, views: Mapping[str, HostView], asked: Iterable[str], feed: HostFeed, scheduling: Scheduling
+        self,
+        views: Mapping[str, HostView],
+        asked: Iterable[str],
+        feed: HostFeed,
+        health: HealthWatch,
+        scheduling: Scheduling,
     ) -> None:
         self.views = dict(views)
         self.tally = RunTally(self.views)
         self.is_changed = self.is_relevant = False
         self.unheard = {name: None for name in asked if not self.views[name].is_over}
-        self._feed, self._scheduling = feed, scheduling
+        self._feed, self._health, self._scheduling = feed, health, scheduling
         self.since = scheduling.monotonic()  # the start of the watch, or when the monitor last woke
         self._began = scheduling.time()
         self._pace = StepPace(self.since)
@@ -72,6 +78,7 @@ class HostViews:
         self.since = self._scheduling.monotonic()
         self._pace.start_anew(self.since)
         self._silences.clear()
+        self._health.start_anew()
         self._feed.start_anew()
 
     def take(self) -> None:
@@ -86,8 +93,12 @@ class HostViews:
     def fold(self, said: Said) -> None:
         """Take what a host has said, or that it could not be reached."""
         name, what = said.host, said.what
-        self.unheard.pop(name, None)
         view = self.views[name]
+        if isinstance(what, Stacks):
+            self._health.stacks(name, what, view)
+            self.is_changed = True
+            return
+        self.unheard.pop(name, None)
         if view.is_over and not view.error:
             if said.clock is not None and said.clock != view.clock:  # its ends are compared with others'
                 self._set(name, dataclasses.replace(view, clock=self._clock(name, view, said)))
@@ -114,6 +125,7 @@ class HostViews:
         if is_missing:
             self._feed.again(name)
         self._show(name, view, status, clock, self._stale(name, what, clock))
+        self._health.told(name, what, self.views[name])
 
     def _show(
         self,
@@ -225,6 +237,7 @@ class HostViews:
     def _set(self, name: str, view: HostView) -> None:
         self.views[name] = view
         self.is_changed = True
+        self._health.see(name, view)
         self.is_relevant = self.tally.update(name, view) or self.is_relevant
 
 

@@ -49,7 +49,7 @@ _SETTLED = 10.0
 _MARGIN = 5.0
 _AGAIN = 0.5  # between two requests of the same kind to one host
 _CLOCK_AGE = 1800.0  # what matters is measured when it does: where ranks fail, or a clock jumps
-_OPENERS, _DOUBTFUL, _WRITERS, _STACKERS = 64, 32, 8, 32
+_OPENERS, _DOUBTFUL, _WRITERS, _STACKERS = 64, 32, 8, 64
 
 
 class HostFeed:
@@ -93,6 +93,11 @@ class HostFeed:
         self._stacks: deque[tuple[str, Stacks]] = deque()
         for link in self._links.values():
             self._set_timer(link)
+
+    @property
+    def every(self) -> float:
+        """How often hosts tell of their steps, in seconds."""
+        return self._every
 
     # What is asked of it. All of this returns at once.
 
