@@ -220,9 +220,11 @@ class RunHealth:
 
     def _note_phase(self, rank: RankStatus, seen: SeenRank, now: float) -> None:
         before = seen.status
-        if rank.phase is before.phase:
+        is_another = rank.phase is not before.phase
+        if not is_another and rank.phase_since == before.phase_since:
             return
-        if before.phase is not None and before.phase in LEARNT:
+        # Between two of the same, one behind the other, there may have been steps.
+        if is_another and before.phase is not None and before.phase in LEARNT:
             self._limits.learn_phase(before.phase, rank.rank, self._took(rank, before, now - seen.phase_at))
         seen.phase_at, seen.phase_step = now, seen.step or 0
         self._move(seen, now)
