@@ -22,7 +22,7 @@ _DOES = {
     Phase.EVALUATE: "evaluating",
 }
 _MOST_RANKS = 8  # ranges of them in a line
-_MOST_LINES = 4  # of findings of one kind, on a screen of 24
+_MOST_LINES = 3  # of findings of one kind, on a screen of 24
 # That a hang has ended is said for so long.
 _SAID_FOR = 300.0
 
