@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.cli.sentences import clock_text, duration, ranks_text
 from orchestrator.config.host_ranges import fold
-from orchestrator.control.findings import Finding, FindingKind
+from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.records import Phase
 from orchestrator.core.states import RankState

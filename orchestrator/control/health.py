@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from orchestrator.config.job import Health
-from orchestrator.control.findings import Finding, FindingKind
+from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.seen_ranks import Does, Doing, SeenRank, most, odd_ones
 from orchestrator.control.step_limits import LEARNT, StepLimits
 from orchestrator.core.records import Phase, RankStatus, StallKind

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from orchestrator.config.job import Health
 from orchestrator.config.worker_config import TRAINING
-from orchestrator.control.findings import Finding
+from orchestrator.control.health_findings import Finding
 from orchestrator.control.hang_stacks import StackFold, suspects, told_stacks
 from orchestrator.control.health import RunHealth
 from orchestrator.control.run_record import HostView, RunRecord

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.control.findings import Finding
+from orchestrator.control.health_findings import Finding
 from orchestrator.control.record_changes import Change, Journal, apply_changes
 from orchestrator.core.codec import DecodeError, Stored, dumps, from_json, unpacked
 from orchestrator.core.ends import End, EndKind, rank_of_label

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from statistics import median_low
 
 from orchestrator.config.job import Health
-from orchestrator.control.findings import Finding, FindingKind
+from orchestrator.control.health_findings import Finding, FindingKind
 
 __all__ = ["Stragglers"]
 

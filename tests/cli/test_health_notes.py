@@ -13,7 +13,7 @@ import pytest
 from orchestrator.cli.health_notes import health_notes, phase_note
 from orchestrator.cli.live_view import PlainReport, live_view, progress_of
 from orchestrator.cli.render_run import record_json, status_view
-from orchestrator.control.findings import Finding, FindingKind
+from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.records import Phase, StallKind

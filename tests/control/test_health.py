@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config.job import Health
-from orchestrator.control.findings import Finding, FindingKind
+from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.health import RunHealth
 from orchestrator.control.step_limits import StepLimits
 from orchestrator.core.records import Phase, RankStatus, StallKind

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config.job import Health, Timeouts
-from orchestrator.control.findings import FindingKind
+from orchestrator.control.health_findings import FindingKind
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.watch import Watch
 from orchestrator.core.codec import to_json

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from orchestrator.config.job import Health
-from orchestrator.control.findings import Finding, FindingKind
+from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.stragglers import Stragglers
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.config.job import Health
 from orchestrator.core.errors import ConfigError
 from orchestrator.plan.complete_plan import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
