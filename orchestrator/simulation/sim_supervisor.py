@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.daemon import obituary
 from orchestrator.agent.status_feed import StatusFeed
+from orchestrator.agent.stop_grace import SAVE
 from orchestrator.agent.supervisor import INTERVAL
 from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorState
-from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason, label_of
+from orchestrator.core.codec import to_json
+from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.log_signatures import telling_lines
-from orchestrator.core.records import HostStatus, Manifest
+from orchestrator.core.records import Claim, HostStatus, Manifest
 from orchestrator.core.states import RankState
 from orchestrator.simulation.timeline import Event
 from orchestrator.simulation.workload import Gang
@@ -82,6 +84,8 @@ class SimProcess:
             self._kept.append(number)
         elif not self._run.gang.workload.is_deaf and not self.is_ending:
             self.is_ending = True
+            if self.rank != SCHEDULER and SAVE in self._run.gang.workload.can and self._run.gang.leave_with_save():
+                return True  # it ends with all others, when they have saved
             load = self._run.gang.workload
             self._host.world.after(load.term, lambda: self.exit(-number))
         return True
@@ -91,15 +95,22 @@ class SimProcess:
         if self.is_running and not self.is_frozen:
             self.is_frozen = True
             self._hold()
+            self._be_looked_at(_TICK, 2 * _TICK)
 
     def thaw(self) -> None:
         """As SIGCONT."""
         if self.is_frozen:
             self.is_frozen = False
             self._release()
+            self._be_looked_at(_TICK)
             kept, self._kept = self._kept, []
             for number in kept:
                 self.signal(number)
+
+    def _be_looked_at(self, *seconds: float) -> None:
+        """Its supervisor looks at the states of processes once a second."""
+        for late in seconds:
+            self._host.world.after(late, lambda: self._run.supervisor and self._run.supervisor.step())
 
     def hang(self) -> None:
         """It makes no step any more, and ends by signals as before."""
@@ -162,6 +173,8 @@ class SimSupervisor:
         self.guardian = host.new_process()
         self.processes: dict[int, SimProcess] = {}
         self.is_alive = True
+        self.claim: Claim | None = None
+        self._is_ticking = False
         self.on_change: list[Callable[[], None]] = []
         self._host = host
         self._run = run
@@ -173,6 +186,7 @@ class SimSupervisor:
         self._stall: Event | None = None
         self.feed = StatusFeed(self.identity, self._status())
         run.gang.on_milestone.append(self._on_milestone)
+        run.gang.on_move.append(self._on_move)
         run.gang.on_stall.append(self._mind_stall)
         self.step()
 
@@ -181,6 +195,7 @@ class SimSupervisor:
     def start(self) -> None:
         self._woken = self._host.world.now
         self._carry_out(self.state.start(self._woken))
+        self._on_move()
         self.step()
 
     def commit(self) -> None:
@@ -189,7 +204,7 @@ class SimSupervisor:
 
     def stop(self, reason: StopReason, *, now: bool = False) -> None:
         self._carry_out(self.state.stop(reason, self._host.world.now))
-        if now:
+        if now or reason.now:
             self._carry_out(self.state.kill())
         self.step()
 
@@ -202,7 +217,10 @@ class SimSupervisor:
         message = failed[0].end.message if failed and failed[0].end else ""
         first = self.state.failed_first
         label = "" if first is None else label_of(first)
-        return {"phase": self.state.phase, "failed_first": label, "reason": message}
+        answer = {"phase": self.state.phase, "failed_first": label, "reason": message}
+        if self.state.grace is not None:
+            answer.update(grace=self.state.grace, saves=self.state.saves)
+        return answer if self.claim is None else {**answer, "claim": to_json(self.claim)}
 
     # What it does.
 
@@ -220,8 +238,15 @@ class SimSupervisor:
         self._publish()
         if self.state.has_ended:
             self._finish()
+        elif self.state.needs_ticks and not self._is_ticking:
+            self._is_ticking = True
+            self._host.world.after(_TICK, self._tick)
         for told in list(self.on_change):
             told()
+
+    def _tick(self) -> None:
+        self._is_ticking = False
+        self.step()
 
     def refresh(self) -> None:
         """As if the turns had been made that happen once a second, in which nothing but steps is new."""
@@ -239,7 +264,7 @@ class SimSupervisor:
         status = self._status()
         # Over means that the devices are free: the agent tells that, when the guardian is gone.
         told = dataclasses.replace(status, phase="stopping") if status.is_over else status
-        self.feed.observe(told, self.state.step_seconds)
+        self.feed.observe(told, self.state.step_seconds, self.state.compute)
         self._run.status = status
 
     def _status(self) -> HostStatus:
@@ -248,6 +273,7 @@ class SimSupervisor:
             supervisor=self.identity,
             guardian=self.guardian,
             interval=INTERVAL,
+            claim=self.claim,
         )
 
     def _mind_stall(self) -> None:
@@ -290,6 +316,7 @@ class SimSupervisor:
             if event is not None:
                 event.cancel()
         self._run.gang.on_milestone.remove(self._on_milestone)
+        self._run.gang.on_move.remove(self._on_move)
         self._run.gang.on_stall.remove(self._mind_stall)
 
     def _read_progress(self) -> None:
@@ -298,11 +325,17 @@ class SimSupervisor:
         for rank, process in self.processes.items():
             if process.is_running:
                 self.state.report_process(rank, "T" if process.is_frozen else "S", now)
-        progress = self._run.gang.progress(self._host.time())
-        if progress:
-            for rank in self.state.workers:
-                if rank != SCHEDULER and self.state.is_running(rank):
-                    self.state.report_progress(rank, dict(progress))
+        gang, clock = self._run.gang, self._host.time()
+        progress = gang.progress(clock, self._host.name)
+        has_phases = gang.workload.has_phases
+        for rank in self.state.workers:
+            if rank == SCHEDULER or not self.state.is_running(rank):
+                continue
+            if has_phases:
+                lines = [gang.phase(rank, clock), *([dict(progress)] if progress else [])]
+                self.state.report_lines(rank, lines, now, clock)
+            elif progress:
+                self.state.report_progress(rank, dict(progress))
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -319,12 +352,20 @@ class SimSupervisor:
         if len(self._ended) == 1:
             self._host.world.after(_REAPED, self.step)
 
+    def _on_move(self) -> None:
+        """The ranks begin, or go on: those that tell of phases say so, which is read within a second."""
+        if self._run.gang.workload.has_phases:
+            self._host.world.after(_TICK, self.step)
+
     def _on_milestone(self, what: str) -> None:
         """The gang has come to a save, or to its end."""
         load, world = self._run.gang.workload, self._host.world
+        self._on_move()
         for rank, process in self.processes.items():
             late = world.random.random() * load.spread
-            if what == "done" and rank == SCHEDULER:
+            if what == "left" and rank != SCHEDULER:
+                world.after(late, lambda p=process: p.exit(SAVED_EXIT))  # type: ignore[misc]
+            elif what == "done" and rank == SCHEDULER:
                 world.after(2 * load.spread, lambda p=process: p.exit(0, was_done=True))  # type: ignore[misc]
             elif what == "done":
                 world.after(late, lambda p=process: p.exit(0, was_done=True))  # type: ignore[misc]
@@ -339,7 +380,8 @@ class SimSupervisor:
         if self._deadline is not None:
             self._deadline.cancel()
         manifest = self._run.manifest
-        limits = {"prepared": manifest.lease, "started": manifest.lease, "stopping": manifest.grace}
+        grace = manifest.grace if self.state.grace is None else self.state.grace
+        limits = {"prepared": manifest.lease, "started": manifest.lease, "stopping": grace}
         if self._phase in limits:
             self._deadline = self._host.world.after(limits[self._phase] + 0.001, self._on_deadline)
 

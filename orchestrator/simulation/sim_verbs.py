@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.request_loop import Answer
+from orchestrator.agent.run_claim import admitted
+from orchestrator.agent.stop_grace import STACKS
 from orchestrator.core.codec import DecodeError, from_json, to_json
-from orchestrator.core.ends import StopReason
+from orchestrator.core.ends import SCHEDULER, StopReason
 from orchestrator.core.errors import AgentError
+from orchestrator.core.host_answers import RankStacks, StacksAnswer
 from orchestrator.core.push import Mark
 from orchestrator.core.records import Manifest, RunOnHost
-from orchestrator.simulation.sim_supervisor import SimRun, SimSupervisor
+from orchestrator.simulation.sim_supervisor import SimProcess, SimRun, SimSupervisor
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_agent import SimAgent
@@ -32,6 +35,7 @@ THINKING: Mapping[str, float] = {
     "ask_tools": 0.3,
     "prepare": 0.12,
     "start": 0.03,
+    "stacks": 0.5,
     "undo": 0.1,
 }
 """Seconds that a host takes for a verb; "" for any other."""
@@ -193,6 +197,7 @@ def _told(agent: SimAgent, verb: str, args: Args) -> Answer:
     run = agent.host.run(args["run_id"])
     supervisor = run.supervisor
     if supervisor is not None and supervisor.is_alive:
+        supervisor.claim = admitted(supervisor.claim, args.get("claim"))
         if verb == "stop":
             supervisor.stop(_reason_of(args), now=bool(args.get("now")))
         else:
@@ -227,6 +232,7 @@ def _stop(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 def _undo(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     run = agent.host.runs.get(args["run_id"])
     if run is not None and run.supervisor is not None and run.supervisor.is_alive:
+        run.supervisor.claim = admitted(run.supervisor.claim, args.get("claim"))
         run.supervisor.undo()
     elif run is not None:
         agent.host.discard(run)
@@ -265,6 +271,32 @@ def _read_log(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     yield Answer(found, data[start : start + args["limit"]])
 
 
+def _stacks(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    """A rank that hangs is where nobody else is, and who waits for it is in a collective."""
+    run = agent.host.run(args["run_id"])
+    processes = {} if run.supervisor is None else run.supervisor.processes
+    ranks = {
+        str(rank): _stacks_of(run, process)
+        for rank, process in processes.items()
+        if process.is_running and rank != SCHEDULER
+    }
+    yield Answer(to_json(StacksAnswer(ranks)))
+
+
+def _stacks_of(run: SimRun, process: SimProcess) -> RankStacks:
+    if process.is_frozen:
+        return RankStacks("kernel", state="State: T (stopped)\nwchan: do_signal_stop\n")
+    state = "State: S (sleeping)\nwchan: futex_wait_queue\n"
+    if STACKS not in run.gang.workload.can:
+        return RankStacks("kernel", state=state)
+    if process.is_hung:
+        inner = '  File "data.py", line 12 in read'
+    else:
+        inner = f'  File "collectives.py", line {30 if run.gang.is_moving else 40} in all_reduce'
+    text = f'Current thread 0x1 (most recent call first):\n{inner}\n  File "train.py", line 7 in <module>\n'
+    return RankStacks("faulthandler", text, state)
+
+
 def _list_plogs(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     agent.host.run(args["run_id"])
     yield Answer({"files": [], "left": {}})
@@ -301,6 +333,7 @@ _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
     "read_log": _read_log,
     "remove_run": _remove_run,
     "require_port": _require_port,
+    "stacks": _stacks,
     "start": _start,
     "status": _status,
     "stop": _stop,
