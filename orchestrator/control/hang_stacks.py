@@ -126,6 +126,7 @@ def suspects(groups: Sequence[StackGroup]) -> tuple[int, ...]:
     stacks (`kernel`) it is not known where it is: it is never unlike others that could.
     """
     known = [group for group in groups if group.how != "kernel" and group.frames]
+    known = known or [group for group in groups if group.frames]
     if len(known) < 2:
         return ()
     outside = [group for group in known if not group.waits]

@@ -248,6 +248,8 @@ class RunHealth:
         if step > self._high:
             if self._stepped is not None:
                 self._limits.learn_step(now - self._stepped, step - self._high)
+            elif self._limits.interval is None and (span := _span(rank)) is not None:
+                self._limits.guess_step(span)
             self._stepped = now
         idle = now - self._last_move
         if not self._has_phases and self._high >= 0 and idle > self._rules.floor:
@@ -361,6 +363,15 @@ class RunHealth:
             *(Finding(silent, since, host=host) for host, since in self._stale.items()),
             *(_of_ranks(silent, host, ranks) for host, ranks in by_host.items()),
         ]
+
+
+def _span(rank: RankStatus) -> float | None:
+    """The seconds between the first and the newest line of its metrics, where these are two."""
+    first, made = rank.progress.get("first"), rank.progress
+    if not isinstance(first, Mapping) or made.get("step") == first.get("step"):
+        return None
+    span = made.get("time", 0.0) - first.get("time", math.inf)
+    return span if 0 < span < _LARGEST else None
 
 
 def _of_ranks(kind: FindingKind, host: str, ranks: list[tuple[RankStatus, float]]) -> Finding:

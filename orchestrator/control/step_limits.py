@@ -16,8 +16,7 @@ LEARNT = (Phase.COMPILE, Phase.SAVE, Phase.EVALUATE)
 """The phases of which a run has more than one, so that the next is as the last."""
 
 _STEPS, _SAVES = 5.0, 2.0
-# So many intervals between new steps have to be seen before their median counts, and so many are kept.
-_KNOWN, _KEPT = 3, 33
+_KEPT = 33  # intervals between new steps
 # Hosts tell of their steps now and then: what is no older than so many of these is no silence.
 _TELLINGS = 2.5
 
@@ -32,6 +31,7 @@ class StepLimits:
         self._lasts: dict[Phase, dict[int, float]] = {phase: {} for phase in LEARNT}
         self._longest: dict[Phase, float] = {}
         self._gap = 0.0
+        self._guess: float | None = None
         self.interval: float | None = None
         """The median of seconds between two new steps of the run, as they are told; None: not known yet."""
 
@@ -42,8 +42,12 @@ class StepLimits:
         counts. But what comes as often as hosts tell of it comes more often: then a step's time counts.
         """
         self._intervals.append(seconds if seconds > 2 * self.every else seconds / max(1, steps))
-        if len(self._intervals) >= _KNOWN:
-            self.interval = sorted(self._intervals)[len(self._intervals) // 2]
+        self.interval = sorted(self._intervals)[len(self._intervals) // 2]
+
+    def guess_step(self, seconds: float) -> None:
+        """So long lies between the first and the newest step of a rank, of which no others were seen: no longer
+        is the interval, until it is known better."""
+        self._guess = seconds
 
     def learn_phase(self, phase: Phase, rank: int, seconds: float) -> None:
         """A rank was in a phase of `LEARNT` for so long. Of the last ones of all ranks the longest counts."""
@@ -65,7 +69,10 @@ class StepLimits:
         if phase in LEARNT:
             last = self._longest.get(phase)
             return self._rules.first if last is None else max(floor, _SAVES * last)
-        if phase not in (None, Phase.STEP) or self.interval is None:
+        if phase not in (None, Phase.STEP) or (self.interval is None and self._guess is None):
             return self._rules.first
         save = self._longest.get(Phase.SAVE, 0.0)
-        return max(floor, _STEPS * self.interval, _SAVES * save, _SAVES * self._gap)
+        least = max(floor, _SAVES * save, _SAVES * self._gap)
+        if self.interval is not None:
+            return max(least, _STEPS * self.interval)
+        return max(least, min(self._rules.first, _STEPS * (self._guess or 0.0)))

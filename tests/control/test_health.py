@@ -595,3 +595,15 @@ def test_what_is_due_is_due_once() -> None:
     assert ranks.health.due() <= ranks.now
     ranks.judge()
     assert ranks.kinds == ["hang"] and ranks.health.due() == math.inf
+
+
+def test_two_lines_at_once_tell_that_more_lines_come_than_one() -> None:
+    """A program that is quick, and hangs before anything else was told of it; then one that a new monitor meets."""
+    for span, limit in ((3.0, 60.0), (40.0, 200.0), (90_000.0, 1800.0)):
+        ranks = Ranks()
+        first = {"step": 1, "time": WALL - span}
+        ranks.set(progress={"step": 50, "time": WALL, "first": first})
+        ranks.passes(limit - 5, tick=5)
+        assert ranks.first == {}
+        ranks.passes(10, tick=5)
+        assert ranks.kinds == ["hang"]
