@@ -23,6 +23,7 @@ from orchestrator.cli.sentences import (
     watch_note,
 )
 from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.health_findings import FindingKind
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import SCHEDULER, End, EndKind, label_of
@@ -156,7 +157,7 @@ def _run_row(record: RunRecord) -> dict[str, str]:
         "HOSTS": str(len(record.hosts)),
         "RANKS": str(record.world_size),
         "STEP": f"{progress.step}{total}" if progress else "",
-        "NOTE": _unwatched(record),
+        "NOTE": _note(record),
     }
 
 
@@ -196,8 +197,11 @@ def summary_data(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _unwatched(record: RunRecord) -> str:
-    """That a run's monitor had died; who lists the runs starts another."""
+def _note(record: RunRecord) -> str:
+    """That a run hangs, or that its monitor had died; who lists the runs starts another."""
+    hang = next((each for each in record.health if each.kind is FindingKind.HANG), None)
+    if hang is not None and not record.state.is_terminal:
+        return f"hangs since {time.strftime('%m-%d %H:%M', time.localtime(hang.since))}"
     if record.unwatched is None:
         return ""
     return f"unwatched since {time.strftime('%m-%d %H:%M', time.localtime(record.unwatched))}"

@@ -59,6 +59,7 @@ class RunHealth:
         # Those that report steps and have not made their last one, who moved last at the end.
         self._order: OrderedDict[int, None] = OrderedDict()
         self._held_up: dict[str, dict[int, tuple[RankStatus, float]]] = {}
+        self._offsets: dict[str, float | None] = {}
         self._stale: dict[str, float] = {}
         self._blind: dict[str, None] = {}
         self._steps: dict[int, int] = {}  # of all ranks that were ever seen
@@ -77,8 +78,9 @@ class RunHealth:
 
     # What hosts say.
 
-    def heard(self, host: str, ranks: Iterable[RankStatus], now: float, *, offset: float = 0.0) -> None:
-        """The ranks of a host as they are now; its clock is ahead of ours by `offset`."""
+    def heard(self, host: str, ranks: Iterable[RankStatus], now: float, *, offset: float | None = None) -> None:
+        """The ranks of a host as they are now; its clock is ahead of ours by `offset`, None: nobody knows."""
+        self._offsets[host] = offset
         if host in self._stale:
             return  # old news
         if host in self._blind:
@@ -87,7 +89,7 @@ class RunHealth:
         for rank in ranks:
             seen = self._ranks.get(rank.rank)
             if seen is None or seen.status is not rank:
-                self._take(host, rank, seen, now, offset)
+                self._take(host, rank, seen, now)
 
     def answered(self, host: str) -> None:
         """It was asked whether anything is new, and has said all that is."""
@@ -172,8 +174,8 @@ class RunHealth:
     def _last_move(self) -> float:
         return max(self._moved, self._anew)
 
-    def _take(self, host: str, rank: RankStatus, seen: SeenRank | None, now: float, offset: float) -> None:
-        self._mind_stall(host, rank, offset)
+    def _take(self, host: str, rank: RankStatus, seen: SeenRank | None, now: float) -> None:
+        self._mind_stall(host, rank)
         if rank.state is not RankState.RUNNING:
             self._drop(rank.rank)
             return
@@ -208,10 +210,10 @@ class RunHealth:
         self._held_up.pop(host, None)
         self._unsure.pop(host, None)
 
-    def _mind_stall(self, host: str, rank: RankStatus, offset: float) -> None:
+    def _mind_stall(self, host: str, rank: RankStatus) -> None:
         """Of the states that a host tells of; that no step came we know better, who see all hosts."""
         if rank.stalled in _STALLS and rank.state is RankState.RUNNING:
-            since = (rank.stalled_since or 0.0) - offset
+            since = (rank.stalled_since or 0.0) - (self._offsets.get(host) or 0.0)
             known = self._held_up.setdefault(host, {})
             if rank.rank not in known or known[rank.rank][0].stalled is not rank.stalled:
                 known[rank.rank] = (rank, since)
@@ -300,13 +302,22 @@ class RunHealth:
         ranks = odd_ones(self._ranks, (rank for held_up in self._held_up.values() for rank in held_up))
         hang = Finding(
             FindingKind.HANG,
-            time - (now - moved),
+            min(time - (now - moved), self._last_line()),
             phase=most(self._ranks[rank].status.phase for rank in ranks or self._ranks),
             seconds=now - moved,
             blind=(*self._blind, *self._stale),
             phases=self._has_phases,
         )
         self._hang = self._placed(hang, ranks)
+
+    def _last_line(self) -> float:
+        """When the newest step of all ranks was written, as far as that is known: also before we looked on."""
+        times = []
+        for seen in self._ranks.values():
+            written, offset = seen.status.progress.get("time"), self._offsets.get(seen.host)
+            if seen.step is not None and offset is not None and isinstance(written, (int, float)):
+                times.append(written - offset)
+        return max((each for each in times if each > 0), default=math.inf)
 
     def _placed(self, finding: Finding, ranks: tuple[int, ...]) -> Finding:
         """The finding that names these ranks."""

@@ -86,7 +86,7 @@ class HealthWatch:
             self._stragglers.forget(name)
         elif view.status is not None:
             self._health.stale(name, view.stale_since, now)
-            offset = 0.0 if view.clock is None else view.clock.seconds
+            offset = None if view.clock is None else view.clock.seconds
             self._health.heard(name, view.status.ranks, now, offset=offset)
 
     def told(self, name: str, what: Pushed | Present, view: HostView) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.cli.health_notes import health_notes, phase_note
 from orchestrator.cli.live_view import PlainReport, live_view, progress_of
-from orchestrator.cli.render_run import record_json, status_view
+from orchestrator.cli.render_run import record_json, runs_table, status_view
 from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.codec import from_json, to_json
@@ -215,3 +215,11 @@ def test_findings_are_kept_and_records_of_before_have_none() -> None:
     assert (again.health, again.recovered, again.step_interval) == (run.health, run.recovered, 2.0)
     earlier = {key: value for key, value in to_json(run).items() if key not in ("health", "recovered", "step_interval")}
     assert from_json(RunRecord, earlier).health == ()
+
+
+def test_the_list_of_runs_says_who_hangs() -> None:
+    run = dataclasses.replace(made(health=(HANG,)), run_id="demo-1")
+    lines = drawn(runs_table([run], 80)).splitlines()
+    assert time.strftime("hangs since %m-%d %H:%M", time.localtime(HANG.since)) in lines[1]
+    over = dataclasses.replace(run, state=RunState.FAILED, ended=NOW)
+    assert "hangs" not in drawn(runs_table([over], 80))
