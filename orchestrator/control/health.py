@@ -134,6 +134,11 @@ class RunHealth:
         """That no rank makes steps, while none does."""
         return self._hang
 
+    def is_held_up(self, now: float) -> bool:
+        """Whether those that can be seen save, evaluate or compile, for no longer than may be."""
+        phases = [does for does, count in self._does.items() if count and does in LEARNT]
+        return any(now - self._last_move < self._limit_of(phase) for phase in phases)
+
     def due(self) -> float:
         """When there may be something to judge (of the clock of `now`)."""
         times = []
@@ -315,9 +320,10 @@ class RunHealth:
         times = []
         for seen in self._ranks.values():
             written, offset = seen.status.progress.get("time"), self._offsets.get(seen.host)
-            if seen.step is not None and offset is not None and isinstance(written, (int, float)):
+            is_time = isinstance(written, (int, float)) and written >= (seen.status.started or 0.0)
+            if seen.step is not None and offset is not None and is_time:
                 times.append(written - offset)
-        return max((each for each in times if each > 0), default=math.inf)
+        return max(times, default=math.inf)
 
     def _placed(self, finding: Finding, ranks: tuple[int, ...]) -> Finding:
         """The finding that names these ranks."""

@@ -117,6 +117,11 @@ class HealthWatch:
 
     # What holds.
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the ranks that can be seen are where no steps are made: that they make none is then no sign."""
+        return self._health.is_held_up(self._scheduling.monotonic())
+
     def due(self) -> float:
         """When there may be something to judge though no host has said anything."""
         if not self._rules.enabled:

@@ -208,7 +208,9 @@ class HostViews:
         around = Surroundings(
             hosts=tally.asked,
             answering=answering,
-            steps=self._pace.steps(now, timeouts.unreachable, anybody=tally.reporting > 0),
+            steps=self._pace.steps(
+                now, timeouts.unreachable, anybody=tally.reporting > 0 and not self._health.is_held_up
+            ),
             in_step=task in TRAINING,
             ending=ending,
         )

@@ -210,3 +210,12 @@ def test_a_host_that_is_off_is_not_accused(plan: LaunchPlan, tmp_path: Path) -> 
     assert seen.outcome.cause is not None and seen.outcome.cause.host == HOST
     named = {rank for found in seen.last.values() for rank in found.ranks}
     assert not named & {2, 3}
+
+
+def test_a_host_that_is_away_while_all_save_is_not_lost(plan: LaunchPlan, tmp_path: Path) -> None:
+    """That no steps are made is no second sign then. It was one, and the run was ended."""
+    short = plan.timeouts.model_copy(update={"unreachable": 60.0, "lost": 900.0})
+    load = Workload(steps=100, save_every=50, save=300.0, has_phases=True)
+    away = at(150, "partition", host=HOST, seconds=250.0)
+    seen = Seen(dataclasses.replace(plan, timeouts=short), tmp_path, load, away)
+    assert seen.outcome.exit_code == 0 and seen.first == {}
