@@ -1,4 +1,4 @@
-"""The notes for people on how well a run goes: what its ranks do, who hangs, is silent or slow, since when."""
+"""The notes for people on how well a run goes: what its ranks do, who hangs, is silent or slow."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _DOES = {
     Phase.SAVE: "saving a checkpoint",
     Phase.EVALUATE: "evaluating",
 }
-_MOST_RANKS = 8  # ranges of them in a line
-_MOST_LINES = 3  # of findings of one kind, on a screen of 24
+_MOST_RANKS = 5  # ranges of them in a line
+_MOST_LINES = 2  # of findings of one kind, on a screen of 24
 # That a hang has ended is said for so long.
 _SAID_FOR = 300.0
 
@@ -120,7 +120,8 @@ def _silent(found: Finding) -> str:
 
 
 def _straggler(found: Finding) -> str:
-    return f"{_who(found)}: computes {found.factor or 1:.1f}x as long as its peers since {clock_text(found.since)}"
+    factor = f"{found.factor or 1:.1f}x"
+    return f"{_who(found)}: computes {factor} as long as its peers since {clock_text(found.since)}"
 
 
 def _recovered(hang: Finding) -> str:

@@ -113,7 +113,7 @@ def _pace(report: Mapping[str, Any]) -> float | None:
 
 _EVERY = 5.0
 _LEAST_IDLE, _IDLE_STEPS = 60.0, 5.0
-# The same where the monitor knows how far apart new steps are; how often hosts tell of them is hosts.host_link's.
+# The same where the monitor knows how far apart new steps are; hosts tell of them as `hosts.host_link` says.
 _LEAST_SEEN, _SEEN_STEPS = 10.0, 3.0
 _TOLD_EVERY, _HOSTS_A_SECOND = 2.0, 50.0
 

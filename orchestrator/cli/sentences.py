@@ -106,7 +106,9 @@ def sight_notes(record: RunRecord) -> list[str]:
     stale = {name: view.stale_since for name, view in record.hosts.items() if view.stale_since is not None}
     if stale:
         since = min(stale.values())
-        lines.append(f"{fold(stale)} answers, but its supervisor has written no status since {clock_text(since)}")
+        lines.append(
+            f"{fold(stale)} answers, but its supervisor has written no status since {clock_text(since)}"
+        )
     return lines
 
 

@@ -100,8 +100,8 @@ class Timeouts(Frozen):
 
 
 class Health(Frozen):
-    """When it is said that the ranks of a run hang, or that one is slow; nothing is ended for it. Times are in
-    seconds, or texts such as 90s or 30m. `health: off` is short for `enabled: false`."""
+    """When it is said that the ranks of a run hang, or that one is slow; nothing is ended for it. Times are
+    in seconds, or texts such as 90s or 30m. `health: off` is short for `enabled: false`."""
 
     enabled: Flag = Field(default=True, description="whether steps and phases are judged at all")
     floor: Span = Field(

@@ -1,4 +1,4 @@
-"""The stacks of a hang: those of all ranks folded into groups that are alike, and whose are unlike the others'.
+"""The stacks of a hang: those of all ranks, folded into groups that are alike, and whose are unlike others'.
 
 Ranks that hang together wait in the same collective; who does not is why. Stacks are alike when the main
 thread is in the same functions: addresses, threads, numbers of lines and folders differ without meaning. They
@@ -34,7 +34,15 @@ _WAITS = re.compile(
 )
 # Where a program waits says less than who has it wait.
 _LIBRARY = frozenset(
-    {"threading.py", "selectors.py", "socket.py", "queue.py", "connection.py", "subprocess.py", "popen_fork.py"}
+    {
+        "threading.py",
+        "selectors.py",
+        "socket.py",
+        "queue.py",
+        "connection.py",
+        "subprocess.py",
+        "popen_fork.py",
+    }
 )
 _MOST_LINES, _LONGEST_LINE, _LONGEST_WORD = 500, 400, 40
 _MOST_FRAMES = 64  # the innermost
@@ -86,6 +94,8 @@ def frames_of(stacks: RankStacks) -> tuple[Frame, ...]:
             return thread[:_MOST_FRAMES]
     if threads:
         return threads[-1][:_MOST_FRAMES]
+    if stacks.how != "kernel":
+        return ()
     words = (_NUMBERS.sub("#", line.strip()) for line in _lines(stacks.state or stacks.text))
     return tuple(Frame(line) for line in words if line)[:_MOST_FRAMES]
 
@@ -107,7 +117,11 @@ class StackFold:
         if len(ranks) == 1:
             text, state = ("\n".join(_lines(each)) for each in (stacks.text, stacks.state))
             self._room -= len(text) + len(state)
-            kept = RankStacks(stacks.how[:_LONGEST_WORD], text, state) if self._room > 0 else RankStacks(stacks.how[:_LONGEST_WORD])
+            kept = (
+                RankStacks(stacks.how[:_LONGEST_WORD], text, state)
+                if self._room > 0
+                else RankStacks(stacks.how[:_LONGEST_WORD])
+            )
             self._first[key] = (frames, kept)
 
     def groups(self) -> list[StackGroup]:

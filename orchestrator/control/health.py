@@ -23,7 +23,7 @@ from dataclasses import replace
 
 from orchestrator.config.job import Health
 from orchestrator.control.health_findings import Finding, FindingKind
-from orchestrator.control.seen_ranks import Does, Doing, SeenRank, most, odd_ones
+from orchestrator.control.seen_ranks import Does, Doing, SeenRank, finding_of, most, odd_ones, span_of
 from orchestrator.control.step_limits import LEARNT, StepLimits
 from orchestrator.core.records import Phase, RankStatus, StallKind
 from orchestrator.core.states import RankState
@@ -64,7 +64,7 @@ class RunHealth:
         self._blind: dict[str, None] = {}
         self._steps: dict[int, int] = {}  # of all ranks that were ever seen
         self._high = -1
-        self._moved = self._anew = now
+        self._moved = self._anew = self._together = now
         self._stepped: float | None = None  # when the newest step was seen, if only steps came since
         self._has_phases = False
         self._looked = -math.inf
@@ -78,7 +78,9 @@ class RunHealth:
 
     # What hosts say.
 
-    def heard(self, host: str, ranks: Iterable[RankStatus], now: float, *, offset: float | None = None) -> None:
+    def heard(
+        self, host: str, ranks: Iterable[RankStatus], now: float, *, offset: float | None = None
+    ) -> None:
         """The ranks of a host as they are now; its clock is ahead of ours by `offset`, None: nobody knows."""
         self._offsets[host] = offset
         if host in self._stale:
@@ -136,7 +138,7 @@ class RunHealth:
 
     def is_held_up(self, now: float) -> bool:
         """Whether those that can be seen save, evaluate or compile, for no longer than may be."""
-        phases = [does for does, count in self._does.items() if count and does in LEARNT]
+        phases = [each for each, count in self._does.items() if count and each in (*LEARNT, Doing.FIRST)]
         return any(now - self._last_move < self._limit_of(phase) for phase in phases)
 
     def due(self) -> float:
@@ -148,7 +150,7 @@ class RunHealth:
             times.append(self._last_move + self._limit())
         if self._hang is None and self._order:
             first = self._ranks[next(iter(self._order))]
-            silent = max(first.moved, self._anew) + self._limits.of(Phase.STEP)
+            silent = self._alone_since(first) + self._limits.of(Phase.STEP)
             times.append(max(silent, self._looked + _LOOK))
         return min(times, default=math.inf) + _LATER
 
@@ -192,7 +194,7 @@ class RunHealth:
             self._does[seen.does] -= 1
             self._note_phase(rank, seen, now)
         self._note_step(rank, seen, now)
-        seen.note(rank)
+        seen.note(rank, self._limits.known(rank.rank))
         self._does[seen.does] += 1
         self._has_phases = self._has_phases or rank.phase is not None
         if seen.step is None or seen.does is Doing.LAST:
@@ -230,8 +232,10 @@ class RunHealth:
         is_another = rank.phase is not before.phase
         if not is_another and rank.phase_since == before.phase_since:
             return
-        # Between two of the same, one behind the other, there may have been steps.
-        if is_another and before.phase is not None and before.phase in LEARNT:
+        # Between two of the same, one behind the other, there may have been steps. The first compilation is
+        # of the whole program: a later one is not as that was.
+        is_known = is_another and (before.phase is not Phase.COMPILE or seen.phase_step > 0)
+        if is_known and before.phase is not None and before.phase in LEARNT:
             self._limits.learn_phase(before.phase, rank.rank, self._took(rank, before, now - seen.phase_at))
         seen.phase_at, seen.phase_step = now, seen.step or 0
         self._move(seen, now)
@@ -255,7 +259,7 @@ class RunHealth:
         if step > self._high:
             if self._stepped is not None:
                 self._limits.learn_step(now - self._stepped, step - self._high)
-            elif self._limits.interval is None and (span := _span(rank)) is not None:
+            elif self._limits.interval is None and (span := span_of(rank)) is not None:
                 self._limits.guess_step(span)
             self._stepped = now
         idle = now - self._last_move
@@ -265,6 +269,10 @@ class RunHealth:
         self._move(seen, now)
 
     def _move(self, seen: SeenRank, now: float) -> None:
+        if now - self._last_move > 2 * max(self._limits.every, self._limits.interval or 0.0):
+            self._together = (
+                now  # all stood still: who tells of it a little later is no later than the others
+            )
         seen.moved = self._moved = now
         self._asked = None
         if self._hang is not None:
@@ -316,7 +324,7 @@ class RunHealth:
         self._hang = self._placed(hang, ranks)
 
     def _last_line(self) -> float:
-        """When the newest step of all ranks was written, as far as that is known: also before we looked on."""
+        """When the newest step of all ranks was written, where that is known: also before we looked on."""
         times = []
         for seen in self._ranks.values():
             written, offset = seen.status.progress.get("time"), self._offsets.get(seen.host)
@@ -347,7 +355,7 @@ class RunHealth:
         least = self._limits.of(Phase.STEP)
         for rank in self._order:  # who moved longest ago comes first
             seen = self._ranks[rank]
-            idle = now - max(seen.moved, self._anew)
+            idle = now - self._alone_since(seen)
             if idle < least:
                 break
             if idle >= self._limit_of(seen.does) and self._is_behind(rank):
@@ -357,8 +365,11 @@ class RunHealth:
         """Whether others have gone on since: by more than lies between two hosts that tell of the same."""
         seen = self._ranks[rank]
         apart = max(self._rules.floor / 2, 2 * self._limits.every)
-        moved = max(seen.moved, self._anew)
-        return seen.step is not None and seen.step < self._high and self._last_move - moved > apart
+        is_behind = seen.step is not None and seen.step < self._high
+        return is_behind and self._last_move - self._alone_since(seen) > apart
+
+    def _alone_since(self, seen: SeenRank) -> float:
+        return max(seen.moved, self._anew, self._together)
 
     def _stalls(self) -> list[Finding]:
         found = []
@@ -366,7 +377,7 @@ class RunHealth:
             for stall, kind in _STALLS.items():
                 those = [(rank, since) for rank, since in ranks.values() if rank.stalled is stall]
                 if those:
-                    found.append(_of_ranks(kind, host, those))
+                    found.append(finding_of(kind, host, those))
         return found
 
     def _silences(self) -> list[Finding]:
@@ -378,27 +389,5 @@ class RunHealth:
         silent = FindingKind.SILENT
         return [
             *(Finding(silent, since, host=host) for host, since in self._stale.items()),
-            *(_of_ranks(silent, host, ranks) for host, ranks in by_host.items()),
+            *(finding_of(silent, host, ranks) for host, ranks in by_host.items()),
         ]
-
-
-def _span(rank: RankStatus) -> float | None:
-    """The seconds between the first and the newest line of its metrics, where these are two."""
-    first, made = rank.progress.get("first"), rank.progress
-    if not isinstance(first, Mapping) or made.get("step") == first.get("step"):
-        return None
-    span = made.get("time", 0.0) - first.get("time", math.inf)
-    return span if 0 < span < _LARGEST else None
-
-
-def _of_ranks(kind: FindingKind, host: str, ranks: list[tuple[RankStatus, float]]) -> Finding:
-    """What is to be said of these ranks of a host, each since its time."""
-    first = ranks[0][0]
-    return Finding(
-        kind,
-        min(since for _, since in ranks),
-        tuple(sorted(rank.rank for rank, _ in ranks)),
-        host,
-        first.device_id if len(ranks) == 1 else None,
-        phase=first.phase,
-    )

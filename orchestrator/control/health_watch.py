@@ -1,4 +1,4 @@
-"""The watch over a run's health: what hosts say goes in, findings come out, and at a hang stacks are asked for.
+"""The watch over a run's health: what hosts say goes in, findings come out; at a hang stacks are asked for.
 
 What is judged is pure (`health`, `stragglers`); here are the clocks, the questions to hosts, which nobody
 waits for, and the file that keeps the stacks.
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from orchestrator.config.job import Health
 from orchestrator.config.worker_config import TRAINING
-from orchestrator.control.health_findings import Finding
 from orchestrator.control.hang_stacks import StackFold, suspects, told_stacks
 from orchestrator.control.health import RunHealth
+from orchestrator.control.health_findings import Finding
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.control.step_limits import StepLimits
 from orchestrator.control.stragglers import Stragglers
@@ -119,7 +119,7 @@ class HealthWatch:
 
     @property
     def is_held_up(self) -> bool:
-        """Whether the ranks that can be seen are where no steps are made: that they make none is then no sign."""
+        """Whether the ranks that can be seen are where no steps are made: none is then no sign."""
         return self._health.is_held_up(self._scheduling.monotonic())
 
     def due(self) -> float:

@@ -85,7 +85,11 @@ class HostViews:
         """Take all that hosts have said by now."""
         for said in self._feed.take():
             try:
-                self.fold(said)
+                if isinstance(said.what, Stacks):
+                    self._health.stacks(said.host, said.what, self.views[said.host])
+                    self.is_changed = True
+                else:
+                    self.fold(said)
             except Exception as error:  # a bug that this host's words have found
                 log.exception("%s: its words cannot be taken", said.host)
                 self._fail(said.host, Failed(error, self.since))
@@ -94,10 +98,6 @@ class HostViews:
         """Take what a host has said, or that it could not be reached."""
         name, what = said.host, said.what
         view = self.views[name]
-        if isinstance(what, Stacks):
-            self._health.stacks(name, what, view)
-            self.is_changed = True
-            return
         self.unheard.pop(name, None)
         if view.is_over and not view.error:
             if said.clock is not None and said.clock != view.clock:  # its ends are compared with others'

@@ -6,6 +6,7 @@ Pure: seconds go in, of whatever clock.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 
 from orchestrator.config.job import Health
 from orchestrator.core.records import Phase
@@ -30,6 +31,7 @@ class StepLimits:
         self._intervals: deque[float] = deque(maxlen=_KEPT)
         self._lasts: dict[Phase, dict[int, float]] = {phase: {} for phase in LEARNT}
         self._longest: dict[Phase, float] = {}
+        self._known: dict[int, set[Phase]] = {}
         self._gap = 0.0
         self._guess: float | None = None
         self.interval: float | None = None
@@ -45,19 +47,24 @@ class StepLimits:
         self.interval = sorted(self._intervals)[len(self._intervals) // 2]
 
     def guess_step(self, seconds: float) -> None:
-        """So long lies between the first and the newest step of a rank, of which no others were seen: no longer
-        is the interval, until it is known better."""
+        """So long lies between the first and the newest step of a rank, and no others were seen: no longer is
+        the interval, until it is known better."""
         self._guess = seconds
 
     def learn_phase(self, phase: Phase, rank: int, seconds: float) -> None:
         """A rank was in a phase of `LEARNT` for so long. Of the last ones of all ranks the longest counts."""
         lasts = self._lasts[phase]
+        self._known.setdefault(rank, set()).add(phase)
         was_longest = lasts.get(rank) == self._longest.get(phase)
         lasts[rank] = seconds
         if seconds >= self._longest.get(phase, 0.0):
             self._longest[phase] = seconds
         elif was_longest:
             self._longest[phase] = max(lasts.values())
+
+    def known(self, rank: int) -> Container[Phase]:
+        """The phases of `LEARNT` that a rank has been through."""
+        return self._known.get(rank, frozenset())
 
     def learn_gap(self, seconds: float) -> None:
         """Workers that tell no phases made no step for so long, and then went on: a save, say."""

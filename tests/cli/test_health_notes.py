@@ -1,4 +1,4 @@
-"""How well a run goes, in every view: its phase, hangs with suspects, who is slow, and no number that is stale."""
+"""How well a run goes, in every view: phases, hangs with suspects, who is slow, and no number that is stale."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ from orchestrator.hosts.clock_offset import ClockOffset
 from tests.cli.test_live_view import drawn, record
 
 NOW = 100_000.0
-PROGRESS = {"step": 11, "total_steps": 31, "time": NOW - 5, "first": {"step": 1, "time": NOW - 25}, "loss": 0.5}
+PROGRESS = {
+    "step": 11,
+    "total_steps": 31,
+    "time": NOW - 5,
+    "first": {"step": 1, "time": NOW - 25},
+    "loss": 0.5,
+}
 
 
 def clock(moment: float) -> str:
@@ -42,7 +48,7 @@ def made(hosts: int = 2, *, phases: str = "", since: float = NOW - 70, **fields:
         )
         views[name] = dataclasses.replace(view, status=dataclasses.replace(view.status, ranks=ranks))
     return dataclasses.replace(
-        run, hosts=views, **{"updated": NOW, "watched": NOW, "step_interval": 2.0, **fields}
+        run, hosts=views, **{"updated": NOW, "watched": time.time(), "step_interval": 2.0, **fields}
     )
 
 
@@ -111,7 +117,11 @@ def test_a_hang_is_shown_with_its_suspect_and_what_to_do() -> None:
     data = json.loads(json.dumps(record_json(run)))
     assert data["health"][0]["kind"] == "hang" and data["health"][0]["ranks"] == [3]
     summary = data["summary"]
-    assert (summary["tokens_per_s"], summary["seconds_left"], summary["seconds_without_step"]) == (None, None, 250.0)
+    assert (summary["tokens_per_s"], summary["seconds_left"], summary["seconds_without_step"]) == (
+        None,
+        None,
+        250.0,
+    )
     assert any("suspect: rank 3" in line for line in summary["not_well"])
 
 
@@ -162,7 +172,9 @@ def test_who_is_slow_or_silent_is_named_with_host_and_device() -> None:
 def test_a_screen_of_24_lines_holds_all_of_it() -> None:
     slow = [Finding(FindingKind.STRAGGLER, NOW, (n,), f"npu{n:03d}", 1, factor=2.0) for n in range(30)]
     silent = [Finding(FindingKind.SILENT, NOW, (40 + n,), f"npu{n:03d}") for n in range(30)]
-    hang = dataclasses.replace(HANG, ranks=tuple(range(0, 200, 2)), host="", blind=("npu009",), phases=False)
+    hang = dataclasses.replace(
+        HANG, ranks=tuple(range(0, 200, 2)), host="", device=None, blind=("npu009",), phases=False
+    )
     run = made(64, health=(hang, *slow, *silent), phases="v" * 128)
     for view in (live_view(run, now=NOW), status_view(run)):
         lines = drawn(view).splitlines()
@@ -213,7 +225,11 @@ def test_findings_are_kept_and_records_of_before_have_none() -> None:
     run = made(health=(HANG,), recovered=(dataclasses.replace(HANG, ended=NOW),))
     again = from_json(RunRecord, to_json(run))
     assert (again.health, again.recovered, again.step_interval) == (run.health, run.recovered, 2.0)
-    earlier = {key: value for key, value in to_json(run).items() if key not in ("health", "recovered", "step_interval")}
+    earlier = {
+        key: value
+        for key, value in to_json(run).items()
+        if key not in ("health", "recovered", "step_interval")
+    }
     assert from_json(RunRecord, earlier).health == ()
 
 

@@ -95,9 +95,9 @@ def test_of_whom_only_the_kernel_tells_nobody_knows_where_it_is() -> None:
     assert len(groups_of(kernel, RankStacks("kernel", "", "99 S futex_wait_queue_me 0xffff8888\n"))) == 1
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "no stacks\n", "  File broken\n", "\x00\x1b[2J" * 1000], ids=str)
+@pytest.mark.parametrize("text", ["", "\n\n", "no stacks\n", "  File broken\n", "\x00\x1b[2J\n"], ids=ascii)
 def test_what_is_no_stack_is_nobodys(text: str) -> None:
-    assert suspects(groups_of(RankStacks("faulthandler", text[:20]), waits())) == ()
+    assert suspects(groups_of(RankStacks("faulthandler", text), waits())) == ()
 
 
 def test_what_is_kept_tells_each_group_once_and_shows_control_characters() -> None:

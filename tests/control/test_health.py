@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.config.job import Health
-from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.health import RunHealth
+from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.step_limits import StepLimits
 from orchestrator.core.records import Phase, RankStatus, StallKind
 from orchestrator.core.states import RankState
@@ -21,7 +21,7 @@ EVERY = 2.0  # hosts tell of their steps
 
 
 class Ranks:
-    """Four ranks on two hosts and who judges them. `now` is seconds of a steady clock; hosts tell each 2 s."""
+    """Four ranks on two hosts, and who judges them; `now` is of a steady clock, in seconds."""
 
     def __init__(self, *, trains: bool = True, world: int = 4, per_host: int = 2, **rules: Any) -> None:
         self.now = 0.0
@@ -124,6 +124,7 @@ def test_no_step_of_anybody_for_the_floor_is_a_hang_since_the_last_step() -> Non
 
 def test_a_hang_is_taken_back_by_one_new_step() -> None:
     ranks = Ranks()
+    ranks.phase(Phase.STEP)
     ranks.steps(100)
     ranks.passes(100)
     assert ranks.kinds == ["hang"]
@@ -600,7 +601,7 @@ def test_what_is_due_is_due_once() -> None:
 
 
 def test_two_lines_at_once_tell_that_more_lines_come_than_one() -> None:
-    """A program that is quick, and hangs before anything else was told of it; then one that a new monitor meets."""
+    """A program that is quick, and hangs before more was told of it; then one that a new monitor meets."""
     for span, limit in ((3.0, 60.0), (40.0, 200.0), (90_000.0, 1800.0)):
         ranks = Ranks()
         first = {"step": 1, "time": WALL - span}

@@ -233,7 +233,9 @@ def test_a_manifest_says_what_its_host_does(tmp_path: Path) -> None:
     assert {item.run_id for item in made.manifests.values()} == {made.run_id}
 
 
-def test_the_rules_of_health_are_in_the_plan_and_where_they_are_not_the_usual_in_the_manifest(tmp_path: Path) -> None:
+def test_the_rules_of_health_are_in_the_plan_and_where_they_are_not_the_usual_in_the_manifest(
+    tmp_path: Path,
+) -> None:
     made = plan(tmp_path, COMMAND + "health: {floor: 30}\n")
     assert made.health.floor == 30.0 and made.manifests["npu1"].launch["health"]["floor"] == 30.0
     usual = plan(tmp_path, COMMAND)

@@ -32,7 +32,9 @@ def at(time: float, kind: str, **more: Any) -> Fault:
 def plan(tmp_path_factory: pytest.TempPathFactory) -> LaunchPlan:
     """Three hosts of two ranks each."""
     made = plan_of(tmp_path_factory.mktemp("plan"))
-    return dataclasses.replace(made, timeouts=made.timeouts.model_copy(update={"unreachable": 120.0, "start": 7200.0}))
+    return dataclasses.replace(
+        made, timeouts=made.timeouts.model_copy(update={"unreachable": 120.0, "start": 7200.0})
+    )
 
 
 class Seen:
@@ -52,7 +54,14 @@ class Seen:
         self.last: dict[FindingKind, Finding] = {}
         self._told = told
         self.simulation = Simulation(
-            plan, folder, workload=workload, faults=faults, hours=hours, jumps=False, limit=100.0, told=self.take
+            plan,
+            folder,
+            workload=workload,
+            faults=faults,
+            hours=hours,
+            jumps=False,
+            limit=100.0,
+            told=self.take,
         )
         before(self.simulation)
         self.outcome: Outcome = self.simulation.run()
@@ -114,7 +123,8 @@ def test_a_network_that_is_away_for_minutes_is_no_alarm(
 
 def test_a_network_that_is_away_again_and_again_is_no_alarm(plan: LaunchPlan, tmp_path: Path) -> None:
     away = [
-        at(90 + 50 * number, "partition", host=f"node000{1 + number % 3}", seconds=45.0) for number in range(12)
+        at(90 + 50 * number, "partition", host=f"node000{1 + number % 3}", seconds=45.0)
+        for number in range(12)
     ]
     seen = Seen(plan, tmp_path, Workload(steps=350, has_phases=True), *away)
     assert seen.outcome.exit_code == 0 and seen.first == {}
