@@ -328,8 +328,9 @@ class RunHealth:
         times = []
         for seen in self._ranks.values():
             written, offset = seen.status.progress.get("time"), self._offsets.get(seen.host)
-            is_time = isinstance(written, (int, float)) and written >= (seen.status.started or 0.0)
-            if seen.step is not None and offset is not None and is_time:
+            if seen.step is None or offset is None or not isinstance(written, (int, float)):
+                continue
+            if written >= (seen.status.started or 0.0):
                 times.append(written - offset)
         return max(times, default=math.inf)
 

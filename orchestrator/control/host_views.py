@@ -97,6 +97,7 @@ class HostViews:
     def fold(self, said: Said) -> None:
         """Take what a host has said, or that it could not be reached."""
         name, what = said.host, said.what
+        assert not isinstance(what, Stacks)  # they say nothing of what it is
         view = self.views[name]
         self.unheard.pop(name, None)
         if view.is_over and not view.error:
