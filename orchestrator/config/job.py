@@ -162,7 +162,10 @@ class Job(Frozen):
     )
     networking: Networking
     timeouts: Timeouts = Timeouts()
-    health: Annotated[Health, Check(fields.off, before=True)] = Field(default_factory=Health)
+    health: Annotated[Health, Check(fields.off, before=True)] = Field(
+        default_factory=Health,
+        description="when it is said that the ranks hang, or that one is slow, which ends nothing; `off`: never",
+    )
 
     _file: YamlFile | None = PrivateAttr(default=None)
     _path: Path | None = PrivateAttr(default=None)

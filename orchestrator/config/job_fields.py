@@ -97,7 +97,7 @@ def duration(value: Any) -> Any:
 
 
 Duration = Annotated[float, Check(duration, "duration, such as 90s or 3h", before=True), Limits(ge=0, le=3e8)]
-Span = Annotated[float, Limits(gt=0, le=3e8), Check(duration, "duration, such as 90s or 3h", before=True)]
+Span = Annotated[float, Limits(gt=0), Check(duration, "duration, such as 90s or 3h", before=True)]
 Text = Annotated[str, Check(_text)]
 FileName = Annotated[str, Check(_file_name, "part of a file name")]
 FilePath = Annotated[str, Check(_file_path, "path")]

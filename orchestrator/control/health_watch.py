@@ -42,7 +42,8 @@ _NEWS = 0.25
 
 
 class HealthWatch:
-    """Of one run. `see`, `told`, `stacks` and `start_anew` are given what happens, `judged` says what holds.
+    """Of one run of this `task`. `see`, `told`, `stacks` and `start_anew` are given what happens, `judged` says
+    what holds.
 
     `stages` has the pipeline stage of each rank; `stacks_file` is where the stacks of a hang are kept, None:
     nowhere. `every` is how often hosts tell of their steps.
@@ -51,18 +52,18 @@ class HealthWatch:
     def __init__(
         self,
         rules: Health,
-        record: RunRecord,
         feed: HostFeed,
         scheduling: Scheduling,
         *,
-        stages: Mapping[int, int],
-        stacks_file: Path | None,
+        task: str = "",
+        stages: Mapping[int, int] | None = None,
+        stacks_file: Path | None = None,
     ) -> None:
         self._rules, self._feed, self._scheduling, self._stacks_file = rules, feed, scheduling, stacks_file
-        self._limits = StepLimits(rules, feed.every)
-        is_training = record.task in TRAINING
-        self._health = RunHealth(rules, self._limits, trains=is_training, now=scheduling.monotonic())
-        self._stragglers = Stragglers(rules, stages)
+        self._limits = StepLimits(rules, feed.every if rules.enabled else 0.0)
+        now = scheduling.monotonic()
+        self._health = RunHealth(rules, self._limits, trains=task in TRAINING, now=now)
+        self._stragglers = Stragglers(rules, stages or {})
         self._judged_stragglers = -math.inf
         self._slow: tuple[Finding, ...] = ()
         # Hosts whose stacks are waited for, until when, and what has come.

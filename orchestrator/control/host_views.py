@@ -9,7 +9,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 
-from orchestrator.config.job import Timeouts
+from orchestrator.config.job import Health, Timeouts
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.health_watch import HealthWatch
 from orchestrator.control.host_loss import Silence, StepPace, Surroundings, verdict
@@ -41,14 +41,15 @@ class HostViews:
         views: Mapping[str, HostView],
         asked: Iterable[str],
         feed: HostFeed,
-        health: HealthWatch,
         scheduling: Scheduling,
+        health: HealthWatch | None = None,
     ) -> None:
         self.views = dict(views)
         self.tally = RunTally(self.views)
         self.is_changed = self.is_relevant = False
         self.unheard = {name: None for name in asked if not self.views[name].is_over}
-        self._feed, self._health, self._scheduling = feed, health, scheduling
+        self._feed, self._scheduling = feed, scheduling
+        self._health = health or HealthWatch(Health(enabled=False), feed, scheduling)
         self.since = scheduling.monotonic()  # the start of the watch, or when the monitor last woke
         self._began = scheduling.time()
         self._pace = StepPace(self.since)

@@ -78,13 +78,13 @@ class Watch:
         views = {name: record.hosts.get(name, HostView()) for name in (*record.hosts, *fleet.hosts)}
         self._health = HealthWatch(
             Health(enabled=False) if once else health or Health(),
-            record,
             self._feed,
             scheduling,
-            stages=stages or {},
+            task=record.task,
+            stages=stages,
             stacks_file=stacks_file,
         )
-        self._views = HostViews(views, fleet.hosts, self._feed, self._health, scheduling)
+        self._views = HostViews(views, fleet.hosts, self._feed, scheduling, self._health)
         self._hosts, self._tally = self._views.views, self._views.tally
         self._awake = AwakeClock(scheduling.monotonic, scheduling.time)
         self._stop_reason: StopReason | None = None

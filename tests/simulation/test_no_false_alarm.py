@@ -104,15 +104,18 @@ def test_a_command_without_metrics_is_no_alarm(plan: LaunchPlan, tmp_path: Path)
     assert seen.outcome.exit_code == 0 and seen.first == {}
 
 
+ALL = ["node0001", "node0002", "node0003"]
+
+
 @pytest.mark.parametrize(
-    "hosts",
+    ("hosts", "seconds", "has_phases"),
     [
-        pytest.param([HOST], id="one"),
-        pytest.param(["node0001", "node0002", "node0003"], id="all"),
+        pytest.param([HOST], 80.0, True, id="one"),
+        pytest.param([HOST], 400.0, False, id="one, for long"),
+        pytest.param(ALL, 80.0, False, id="all"),
+        pytest.param(ALL, 400.0, True, id="all, for long"),
     ],
 )
-@pytest.mark.parametrize("seconds", [80.0, 400.0], ids="{:g}".format)
-@pytest.mark.parametrize("has_phases", [True, False], ids=["phases", "none"])
 def test_a_network_that_is_away_for_minutes_is_no_alarm(
     plan: LaunchPlan, tmp_path: Path, hosts: list[str], seconds: float, has_phases: bool
 ) -> None:
