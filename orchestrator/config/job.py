@@ -164,7 +164,7 @@ class Job(Frozen):
     timeouts: Timeouts = Timeouts()
     health: Annotated[Health, Check(fields.off, before=True)] = Field(
         default_factory=Health,
-        description="when it is said that the ranks hang, or that one is slow, which ends nothing; `off`: never",
+        description="when it is said that the ranks hang, or that one is slow, which ends nothing; or `off`",
     )
 
     _file: YamlFile | None = PrivateAttr(default=None)

@@ -42,11 +42,11 @@ _NEWS = 0.25
 
 
 class HealthWatch:
-    """Of one run of this `task`. `see`, `told`, `stacks` and `start_anew` are given what happens, `judged` says
-    what holds.
+    """Of one run of this `task`. `see`, `told`, `stacks` and `start_anew` are given what happens, `judged`
+    says what holds.
 
     `stages` has the pipeline stage of each rank; `stacks_file` is where the stacks of a hang are kept, None:
-    nowhere. `every` is how often hosts tell of their steps.
+    nowhere.
     """
 
     def __init__(

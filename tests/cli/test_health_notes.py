@@ -1,4 +1,4 @@
-"""How well a run goes, in every view: phases, hangs with suspects, who is slow, and no number that is stale."""
+"""How well a run goes, in every view: phases, hangs with suspects, who is slow, no stale number."""
 
 from __future__ import annotations
 
