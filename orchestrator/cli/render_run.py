@@ -11,19 +11,20 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.live_view import cells, duration, header, progress_bar, progress_of
+from orchestrator.cli.health_notes import health_notes, phase_of
+from orchestrator.cli.live_view import cells, header, notes, progress_bar, progress_of
 from orchestrator.cli.render_ranks import MOST_RANKS, folded_view, ranks_view
 from orchestrator.cli.sentences import (
     cause_sentence,
+    duration,
     end_sentence,
     ranks_text,
     saved_note,
-    sight_notes,
-    stall_notes,
     stop_sentence,
     watch_note,
 )
 from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.health_findings import FindingKind
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import SCHEDULER, End, EndKind, label_of
@@ -104,7 +105,7 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     parts: list[RenderableType] = [header(record, moment)]
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
-    parts += [Text(note, style="yellow") for note in (*sight_notes(record), *stall_notes(record))]
+    parts += [Text(note, style=style) for note, style in notes(record)]
     if record.cause is not None:
         cause = _cause(record, most_tail=_TAIL_SHOWN if is_small else _TAIL_OF_MANY)
         cause.rstrip()
@@ -161,7 +162,7 @@ def _run_row(record: RunRecord) -> dict[str, str]:
         "HOSTS": str(len(record.hosts)),
         "RANKS": str(record.world_size),
         "STEP": f"{progress.step}{total}" if progress else "",
-        "NOTE": _unwatched(record),
+        "NOTE": _note(record),
     }
 
 
@@ -175,7 +176,7 @@ def _width(rows: list[dict[str, str]], columns: list[str]) -> int:
 
 def summary_data(record: RunRecord) -> dict[str, Any]:
     """What one asks first about a run, as data: state, step, loss, and the cause as a sentence."""
-    progress = progress_of(record)
+    progress, does = progress_of(record), phase_of(record)
     return {
         "run_id": record.run_id,
         "job": record.job,
@@ -190,6 +191,10 @@ def summary_data(record: RunRecord) -> dict[str, Any]:
         "total_steps": progress.total_steps if progress else None,
         "loss": progress.loss if progress else None,
         "tokens_per_s": progress.tokens_per_s if progress else None,
+        "seconds_left": progress.remaining if progress else None,
+        "seconds_without_step": progress.idle if progress else None,
+        "doing": None if does is None else to_json(does),
+        "not_well": health_notes(record),
         "cause": cause_sentence(record.cause) if record.cause is not None else None,
         "exit_code": record.exit_code,
         "unwatched": record.unwatched,
@@ -197,8 +202,11 @@ def summary_data(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _unwatched(record: RunRecord) -> str:
-    """That a run's monitor had died; who lists the runs starts another."""
+def _note(record: RunRecord) -> str:
+    """That a run hangs, or that its monitor had died; who lists the runs starts another."""
+    hang = next((each for each in record.health if each.kind is FindingKind.HANG), None)
+    if hang is not None and not record.state.is_terminal:
+        return f"hangs since {time.strftime('%m-%d %H:%M', time.localtime(hang.since))}"
     if record.unwatched is None:
         return ""
     return f"unwatched since {time.strftime('%m-%d %H:%M', time.localtime(record.unwatched))}"

@@ -13,6 +13,8 @@ from orchestrator.core.states import RankState, RunState
 
 __all__ = [
     "cause_sentence",
+    "clock_text",
+    "duration",
     "end_note",
     "end_sentence",
     "host_note",
@@ -81,7 +83,7 @@ def watch_note(record: RunRecord) -> str:
             f"workers may be left on {fold(left)}, lost before the run ended; not stopped yet" if left else ""
         )
     if record.elsewhere:
-        when = _clock(record.watched or record.updated)
+        when = clock_text(record.watched or record.updated)
         return f"its monitor lives on {record.elsewhere}; this is what it wrote last, of {when}"
     if record.unwatched is None:
         return _stale_note(record)
@@ -101,22 +103,30 @@ def sight_notes(record: RunRecord) -> list[str]:
     for why, names in blind.items():
         views = [record.hosts[name] for name in names]
         since = min((view.blind_since or view.last_contact or record.created) for view in views)
-        lines.append(f"nothing is known of {fold(names)} since {_clock(since)}: {why}")
+        lines.append(f"nothing is known of {fold(names)} since {clock_text(since)}: {why}")
     stale = {name: view.stale_since for name, view in record.hosts.items() if view.stale_since is not None}
     if stale:
         since = min(stale.values())
-        lines.append(f"{fold(stale)} answers, but its supervisor has written no status since {_clock(since)}")
+        lines.append(
+            f"{fold(stale)} answers, but its supervisor has written no status since {clock_text(since)}"
+        )
     return lines
 
 
 def stall_notes(record: RunRecord) -> list[str]:
-    """Which ranks run and do not go on, where, and since when: a line for each way."""
+    """Which ranks run and do not go on, where, and since when: a line for each way.
+
+    That no step came is for who sees all hosts to say: a supervisor's word for it counts where nobody does.
+    """
     if record.state.is_terminal:
         return []
+    is_watched = bool(record.watched) and record.unwatched is None
     found: dict[StallKind, list[tuple[float, int, str]]] = {}
     for name, view in record.hosts.items():
         for rank in view.ranks():
-            if rank.stalled is not None and rank.state is RankState.RUNNING:
+            if rank.stalled is None or (rank.stalled is StallKind.NO_STEP and is_watched):
+                continue
+            if rank.state is RankState.RUNNING:
                 since = rank.stalled_since or record.updated
                 ours = since if view.clock is None else view.clock.ours(since)
                 found.setdefault(rank.stalled, []).append((ours, rank.rank, name))
@@ -126,7 +136,7 @@ def stall_notes(record: RunRecord) -> list[str]:
         ranks = ranks_text(tuple(rank for _, rank, _ in stalled), _MOST_STALLED)
         hosts = fold(dict.fromkeys(name for _, _, name in stalled))
         first = min(moment for moment, _, _ in stalled)
-        lines.append(f"{ranks} on {hosts}: {_STALLS[kind]} since {_clock(first)}")
+        lines.append(f"{ranks} on {hosts}: {_STALLS[kind]} since {clock_text(first)}")
     return lines
 
 
@@ -144,10 +154,22 @@ _BLIND = {
 }
 
 
-def _clock(moment: float) -> str:
+def clock_text(moment: float) -> str:
     """The time, with the day where that is another."""
     when, today = time.localtime(moment), time.localtime()
     return time.strftime("%H:%M:%S" if when[:3] == today[:3] else "%Y-%m-%d %H:%M:%S", when)
+
+
+def duration(seconds: float) -> str:
+    """`7s`, `3m 07s`, `2h 05m`, `1d 02h`."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
 
 
 def _stale_note(record: RunRecord) -> str:

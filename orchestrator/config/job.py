@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from orchestrator.agent.worker_environment import WITH_SCHEDULER, WITH_TABLE
 from orchestrator.config import job_fields as fields
-from orchestrator.config.job_fields import Count, EnvName, FileName, Flag, Positive, Text
+from orchestrator.config.job_fields import Count, EnvName, FileName, Flag, Positive, Span, Text
 from orchestrator.config.job_rules import broken_rules
 from orchestrator.config.schema import Check, Limits, key
 from orchestrator.config.worker_config import (
@@ -34,7 +34,7 @@ from orchestrator.config.yaml_messages import Invalid
 from orchestrator.config.yaml_reader import MAX_TOLD, YamlFile, dotted
 from orchestrator.families.registry import hub_names
 
-__all__ = ["Job", "JobCheckpoint", "Networking", "Timeouts"]
+__all__ = ["Health", "Job", "JobCheckpoint", "Networking", "Timeouts"]
 
 
 class Frozen(BaseModel):
@@ -103,6 +103,28 @@ class Timeouts(Frozen):
     )
 
 
+class Health(Frozen):
+    """When it is said that the ranks of a run hang, or that one is slow; nothing is ended for it. Times are
+    in seconds, or texts such as 90s or 30m. `health: off` is short for `enabled: false`."""
+
+    enabled: Flag = Field(default=True, description="whether steps and phases are judged at all")
+    floor: Span = Field(
+        default=60.0,
+        description="a run hangs that makes no new step for so long, for five times as long as steps usually "
+        "are apart, and for twice as long as its last save took",
+    )
+    first: Span = Field(
+        default=1800.0,
+        description="the same before a first step, and in a first save, evaluation or compilation",
+    )
+    straggler: Annotated[float, Limits(gt=1)] = Field(
+        default=1.3,
+        description="a rank is named whose own computing takes so many times as long as the median of its "
+        "peers does",
+    )
+    steps: Count = Field(default=10, description="for so many steps")
+
+
 class Job(Frozen):
     """One job. Sections that its task does not use are null."""
 
@@ -144,6 +166,10 @@ class Job(Frozen):
     )
     networking: Networking
     timeouts: Timeouts = Timeouts()
+    health: Annotated[Health, Check(fields.off, before=True)] = Field(
+        default_factory=Health,
+        description="when it is said that the ranks hang, or that one is slow, which ends nothing; or `off`",
+    )
 
     _file: YamlFile | None = PrivateAttr(default=None)
     _path: Path | None = PrivateAttr(default=None)

@@ -145,7 +145,16 @@ class Monitor:
             name: frozenset(worker.rank for worker in manifest.workers)
             for name, manifest in self._plan.manifests.items()
         }
-        watch = Watch(self._record, fleet, self._plan.timeouts, placed=placed, scheduling=self._scheduling)
+        watch = Watch(
+            self._record,
+            fleet,
+            self._plan.timeouts,
+            placed=placed,
+            scheduling=self._scheduling,
+            health=self._plan.health,
+            stages={item.rank: item.pp for item in self._plan.placements},
+            stacks_file=self._control.hang_stacks,
+        )
         if self._socket is not None:
             self._socket.attend(watch)
         written = True

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.control.health_findings import Finding
 from orchestrator.control.record_changes import Change, Journal, apply_changes
 from orchestrator.core.codec import DecodeError, Stored, dumps, from_json, unpacked
 from orchestrator.core.ends import End, EndKind, rank_of_label
@@ -144,7 +145,8 @@ class RunRecord(Stored):
     found to be doubtful, a line each. `watched` is when a monitor last wrote it; `unwatched` is set by who
     finds that none lives: since then nobody has watched the run. `elsewhere` is set by who finds that the
     monitor lives on another machine, to its name. The last of `attempts` is in force: it is as far as the
-    run.
+    run. `health` is what is not well now, or was when the run ended; `recovered` are the last hangs that went
+    on; `step_interval` are the seconds that usually lie between two new steps, where that is known.
     """
 
     # 2: who does not know of attempts would write the record back without them. 3: what has changed since is
@@ -171,6 +173,9 @@ class RunRecord(Stored):
     watched: float = 0.0
     unwatched: float | None = None
     elsewhere: str = ""
+    health: tuple[Finding, ...] = ()
+    recovered: tuple[Finding, ...] = ()
+    step_interval: float | None = None
 
     def __post_init__(self) -> None:
         *before, last = self.attempts or (AttemptRecord(),)

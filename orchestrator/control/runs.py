@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.inventory import Inventory
-from orchestrator.config.job import Timeouts
+from orchestrator.config.job import Health, Timeouts
 from orchestrator.control.monitor_client import newest_record
 from orchestrator.control.monitor_lock import living_monitor
 from orchestrator.control.monitor_process import cannot_write, monitor_pid, watched_again
@@ -239,6 +239,7 @@ def _plan_again(inventory: Inventory, manifests: Mapping[str, Manifest]) -> Laun
         ascend=False,
         uses_rank_table=False,
         timeouts=Timeouts.model_validate(launch.get("timeouts", {})),
+        health=Health.model_validate(launch.get("health", {})),
         attempt=first.attempt,
     )
 

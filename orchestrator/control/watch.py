@@ -11,10 +11,12 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
-from orchestrator.config.job import Timeouts
+from orchestrator.config.job import Health, Timeouts
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.cause import cause_of, first_failure, refined, victims_of
+from orchestrator.control.health_watch import HealthWatch
 from orchestrator.control.host_loss import AwakeClock
 from orchestrator.control.host_views import HostViews
 from orchestrator.control.run_record import Cause, HostView, RunRecord
@@ -41,7 +43,8 @@ class Watch:
 
     `placed` are the ranks of each host, where that is known: a host that tells of others is not believed.
     `stop`, `wake` and `set_viewers` may be called from any thread, all else from one. `once`: the hosts are
-    asked for their status once, and nobody is told to stop.
+    asked for their status once, and nobody is told to stop. `health` are the rules for what is said of ranks,
+    `stages` their pipeline stages; `stacks_file` keeps the stacks of a hang.
     """
 
     def __init__(
@@ -53,6 +56,9 @@ class Watch:
         placed: Mapping[str, frozenset[int]] | None = None,
         scheduling: Scheduling = SYSTEM,
         once: bool = False,
+        health: Health | None = None,
+        stages: Mapping[int, int] | None = None,
+        stacks_file: Path | None = None,
     ) -> None:
         self.record = record
         self._timeouts, self._scheduling, self._once = timeouts, scheduling, once
@@ -70,7 +76,15 @@ class Watch:
             once=once,
         )
         views = {name: record.hosts.get(name, HostView()) for name in (*record.hosts, *fleet.hosts)}
-        self._views = HostViews(views, fleet.hosts, self._feed, scheduling)
+        self._health = HealthWatch(
+            Health(enabled=False) if once else health or Health(),
+            self._feed,
+            scheduling,
+            task=record.task,
+            stages=stages,
+            stacks_file=stacks_file,
+        )
+        self._views = HostViews(views, fleet.hosts, self._feed, scheduling, self._health)
         self._hosts, self._tally = self._views.views, self._views.tally
         self._awake = AwakeClock(scheduling.monotonic, scheduling.time)
         self._stop_reason: StopReason | None = None
@@ -191,7 +205,14 @@ class Watch:
             times.append(self._told_at + _TOLD_AGAIN)
         if self._views.any_silent:
             times.append(self._judged + _SILENT_EVERY)
+        if self._goes_on:
+            times.append(self._health.due())
         return min(times, default=math.inf)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether steps are to be expected: nobody ends the run."""
+        return not self.record.state.is_terminal and self._stop_reason is None
 
     def _may_be_overdue(self) -> bool:
         is_training = self.record.task in TRAINING and not self.record.state.is_terminal
@@ -210,6 +231,8 @@ class Watch:
             self._stop_all_or_none()
             state = tally.state(self._host_count, failed=cause is not None)
             record = dataclasses.replace(record, cause=cause, state=state, phase=str(state))
+            if self._goes_on and not state.is_terminal:
+                record = self._health.judged(record)
         now = self._scheduling.time()
         hosts = dict(self._hosts) if self._views.is_changed else hosts
         record = dataclasses.replace(record, hosts=hosts, updated=now)

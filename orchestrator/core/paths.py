@@ -231,6 +231,8 @@ class ControlDir(_Attempts):
         # What has changed since.
         self.journal = root / "record.journal"
         self.monitor_log = root / "monitor.log"
+        # Where all ranks were in their programs when none of them made steps any more, at the last.
+        self.hang_stacks = root / "hang_stacks.txt"
         # Held with flock by the run's monitor while it lives.
         self.monitor_lock = root / "monitor.lock"
         # On which machine that is, and where it listens there.

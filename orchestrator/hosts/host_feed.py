@@ -31,12 +31,13 @@ from orchestrator.hosts.host_link import (
     Opened,
     Present,
     Said,
+    Stacks,
     beat_seconds,
     digest_seconds,
 )
 from orchestrator.hosts.link_jobs import PATIENCE, Agents, LinkJobs
 from orchestrator.hosts.push_client import Reply
-from orchestrator.hosts.scheduling import SYSTEM, Scheduling, Signal
+from orchestrator.hosts.scheduling import SYSTEM, Pool, Scheduling, Signal
 
 __all__ = ["HostFeed"]
 
@@ -48,7 +49,7 @@ _SETTLED = 10.0
 _MARGIN = 5.0
 _AGAIN = 0.5  # between two requests of the same kind to one host
 _CLOCK_AGE = 1800.0  # what matters is measured when it does: where ranks fail, or a clock jumps
-_OPENERS, _DOUBTFUL, _WRITERS = 64, 32, 8
+_OPENERS, _DOUBTFUL, _WRITERS, _STACKERS = 64, 32, 8, 64
 
 
 class HostFeed:
@@ -88,8 +89,15 @@ class HostFeed:
         self._openers = scheduling.pool(min(_OPENERS, count))
         self._doubtful = scheduling.pool(min(_DOUBTFUL, count))
         self._writers = scheduling.pool(min(_WRITERS, count))
+        self._stackers: Pool | None = None  # until a run hangs
+        self._stacks: deque[tuple[str, Stacks]] = deque()
         for link in self._links.values():
             self._set_timer(link)
+
+    @property
+    def every(self) -> float:
+        """How often hosts tell of their steps, in seconds."""
+        return self._every
 
     # What is asked of it. All of this returns at once.
 
@@ -104,6 +112,17 @@ class HostFeed:
     def measure(self, name: str) -> None:
         """The offset of this host's clock is not known well."""
         self._want(name, Ask.CLOCK)
+
+    def confirm(self, name: str) -> None:
+        """Have this host say that it is there and all that is new; what it answers is told as `Present`."""
+        self._want(name, Ask.STATUS)
+
+    def ask_stacks(self, names: Iterable[str]) -> None:
+        """Ask these hosts where their ranks are; each answers once with `Stacks`, whenever it can."""
+        if self._stackers is None:
+            self._stackers = self._scheduling.pool(min(_STACKERS, max(1, self._hosts)))
+        for name in names:
+            self._stackers.submit(self._stacks_job, name)
 
     def has(self, name: str, mark: Mark | None) -> None:
         """The last that is known of this host: what its next subscription goes on from."""
@@ -143,12 +162,15 @@ class HostFeed:
         return self._timers[0][0] if self._timers else math.inf
 
     def close(self) -> None:
-        for pool in (self._openers, self._doubtful, self._writers):
-            pool.close()
+        for pool in (self._openers, self._doubtful, self._writers, self._stackers):
+            if pool is not None:
+                pool.close()
 
     def take(self) -> list[Said]:
         """What hosts have said by now, and the beginning of what is due. Never waits for a host."""
         said: list[Said] = []
+        while self._stacks:
+            said.append(Said(*self._stacks.popleft()))
         while self._done:
             self._take_result(*self._done.popleft(), said)
         for _ in range(len(self._told)):
@@ -362,6 +384,10 @@ class HostFeed:
     def _open_job(self, link: Link, is_broken: bool, mark: Mark | None, every: float) -> None:
         result = self._jobs.open(link.name, is_broken, mark, every, lambda: self._tell(link))
         self._done.append((link, result))
+        self._signal.set()
+
+    def _stacks_job(self, name: str) -> None:
+        self._stacks.append((name, self._jobs.stacks(name)))
         self._signal.set()
 
     def _ask_job(self, link: Link, ask: Callable[[], None], begun: float) -> None:

@@ -6,12 +6,12 @@ As a file it is what the monitor of a run, a process of its own, starts from; la
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.agent.worker_environment import starts_by_table_alone
 from orchestrator.config.inventory import Host, SshOptions
-from orchestrator.config.job import Timeouts
+from orchestrator.config.job import Health, Timeouts
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, load
 from orchestrator.core.errors import RunNotFound
 from orchestrator.core.paths import atomic_write
@@ -56,6 +56,7 @@ class LaunchPlan(Stored):
     timeouts: Timeouts
     notes: tuple[str, ...] = ()
     attempt: Attempt = FIRST
+    health: Health = field(default_factory=Health)
 
     @property
     def master(self) -> Host:

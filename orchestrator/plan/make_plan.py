@@ -16,7 +16,7 @@ from orchestrator.agent.worker_environment import (
     worker_environment,
 )
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
-from orchestrator.config.job import Job
+from orchestrator.config.job import Health, Job
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
@@ -99,6 +99,7 @@ def make_plan(
             *(_second_program(job) if meets else _unused_networking(job)),
         ),
         attempt=attempt,
+        health=job.health,
     )
 
 
@@ -210,7 +211,8 @@ def _manifest(
 
 def _launch_facts(job: Job) -> dict[str, Any]:
     """What a control node that never saw this launch needs to watch and collect the run."""
-    return {"task": job.task, "timeouts": job.timeouts.model_dump(), "prefix": job.checkpoint.prefix}
+    facts = {"task": job.task, "timeouts": job.timeouts.model_dump(), "prefix": job.checkpoint.prefix}
+    return facts if job.health == Health() else {**facts, "health": job.health.model_dump()}
 
 
 def _scheduler_host(hosts: Sequence[Host]) -> str:
