@@ -11,6 +11,7 @@ import re
 from typing import ClassVar, Mapping, Optional, Pattern, Tuple, Type, TypeVar
 
 from orchestrator.core.record_class import dataclass, field
+from orchestrator.core.records import Claim
 
 __all__ = [
     "Addresses",
@@ -29,12 +30,14 @@ __all__ = [
     "Prepared",
     "Probe",
     "PutFile",
+    "RankStacks",
     "RunId",
     "RunUse",
     "Sha256",
     "ShardName",
     "ShardRow",
     "Size",
+    "StacksAnswer",
     "TensorEntry",
     "Told",
     "ToolText",
@@ -120,11 +123,18 @@ _NONE = Size(0)
 
 @dataclass(frozen=True)
 class Told:
-    """What a supervisor was told, it has: its phase then, the worker that failed first and why."""
+    """What a supervisor was told, it has: its phase then, the worker that failed first and why.
+
+    `grace` are the seconds that workers have which are made to end, `saves` whether that is for a checkpoint.
+    `claim` is the highest that it knows.
+    """
 
     phase: str
     failed_first: str = ""
     reason: str = ""
+    grace: Optional[float] = None
+    saves: bool = False
+    claim: Optional[Claim] = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +206,25 @@ class Injected:
     seconds: Optional[float] = None
     filled: Size = _NONE
     free: Size = _NONE
+
+
+@dataclass(frozen=True)
+class RankStacks:
+    """Where one rank's process was. `how` says from whom `text` is: `faulthandler`, it wrote its stacks to its
+    log; `py-spy`, that looked into it; `kernel`, neither could be had. `state` is what /proc tells of it: what
+    its threads do, and in which function of the kernel they wait. Either may be empty. Lines end in \\n.
+    """
+
+    how: str
+    text: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class StacksAnswer:
+    """The stacks of the ranks that run on a host, by rank as text."""
+
+    ranks: Mapping[str, RankStacks] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

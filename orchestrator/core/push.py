@@ -27,7 +27,7 @@ from typing import Any, Mapping, Optional, Tuple, Union
 
 from orchestrator.core.ends import StopReason
 from orchestrator.core.record_class import dataclass, field
-from orchestrator.core.records import HostStatus, ProcessId, RankStatus
+from orchestrator.core.records import Claim, HostStatus, ProcessId, RankStatus
 
 __all__ = ["OF_FILES", "Beat", "Change", "Digest", "Gone", "Mark", "Pushed", "Snapshot"]
 
@@ -67,6 +67,8 @@ class Change:
     scheduler: Optional[RankStatus] = None
     failed_first: Optional[int] = None
     stop: Optional[StopReason] = None
+    grace: Optional[float] = None
+    claim: Optional[Claim] = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ class Digest:
     `low` and `high` are their lowest and highest step, `steps` those of the ranks that are not at `high`, by
     rank as text; 0 is the step of one that has made none yet. `seconds` is the median time of a step, None
     until there are two. `rank` is the host's first rank that reports, `numbers` the newest line of its
-    metrics, with its first one beside it as in a status. `compute` has, by rank as text, the seconds of a step
-    that a rank itself computes, without its waiting for others: the median of its last ten, where it says so.
+    metrics, with its first one beside it as in a status. `compute` has, by rank as text, the seconds of a
+    step that a rank itself computes, without its waiting for others: the median of its last ten, where it
+    says so.
     """
 
     EVENT = "digest"

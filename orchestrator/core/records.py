@@ -18,6 +18,7 @@ from orchestrator.core.states import RankState
 __all__ = [
     "FIRST",
     "Attempt",
+    "Claim",
     "Event",
     "HostStatus",
     "Input",
@@ -41,6 +42,17 @@ class Attempt:
 
 
 FIRST = Attempt()  # of a run of an older version, the only one
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right of one control node to act on a run: whoever comes with the highest epoch has it.
+
+    `holder` says who that is, for people and to tell two of the same epoch apart.
+    """
+
+    epoch: int
+    holder: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,12 +115,13 @@ class Manifest(Stored):
     hosts: Tuple[str, ...] = ()
     launch: Mapping[str, Any] = field(default_factory=dict)
     attempt: Attempt = FIRST
+    failure_grace: float = 2.0
 
 
 class StallKind(str, enum.Enum):
     """Why a worker that runs does not go on, as far as its supervisor alone can see."""
 
-    NO_STEP = "no_step"  # none since max(60 s, 5 of its median steps)
+    NO_STEP = "no_step"  # none since max(60 s, 5 of its median steps), in no phase without steps
     STOPPED = "stopped"  # by a signal or a debugger: process state T or t
     BLOCKED = "blocked"  # in the kernel, where no signal reaches it: process state D
 
@@ -180,7 +193,8 @@ class HostStatus(Stored):
 
     `clock` is the host's time when its agent read the file. Within `interval` seconds the supervisor writes
     it again, also where nothing has changed: one whose `updated` is older than three of them has fallen
-    silent. Earlier versions, which wrote it every second, did not say so.
+    silent. Earlier versions, which wrote it every second, did not say so. While workers are made to end,
+    `grace` are the seconds that they have for that. `claim` is the highest that a control node has acted with.
     """
 
     FORMAT = 3  # two slots, see agent/status_file.py; what is in them is as in format 2
@@ -198,6 +212,8 @@ class HostStatus(Stored):
     stop: Optional[StopReason] = None
     clock: Optional[float] = None
     interval: Optional[float] = None
+    grace: Optional[float] = None
+    claim: Optional[Claim] = None
 
     @classmethod
     def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:

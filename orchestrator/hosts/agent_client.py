@@ -11,12 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from re import Pattern
-from typing import Any, TypeVar
+from typing import Any
 
 from orchestrator.agent.shard_ranges import parse_name
-from orchestrator.core.codec import DecodeError, from_json
 from orchestrator.core.ends import StopReason
-from orchestrator.core.errors import AnswerError
 from orchestrator.core.host_answers import (
     Addresses,
     ChatEvent,
@@ -32,12 +30,14 @@ from orchestrator.core.host_answers import (
     Sha256,
     ShardRow,
     Size,
+    StacksAnswer,
     TensorEntry,
     Told,
     ToolTexts,
 )
 from orchestrator.core.push import Mark, Pushed
 from orchestrator.core.records import HostStatus, Manifest, RunOnHost
+from orchestrator.hosts.agent_questions import AgentQuestions
 from orchestrator.hosts.answer_checks import (
     LARGEST,
     LATEST,
@@ -45,19 +45,18 @@ from orchestrator.hosts.answer_checks import (
     is_tensor,
     made_visible,
     run_of,
+    stacks_of,
     status_of,
 )
-from orchestrator.hosts.conversation import Limits, shown
+from orchestrator.hosts.conversation import Limits
 from orchestrator.hosts.launch_bundle import launch_bundle
 from orchestrator.hosts.push_client import PushClient, Reply, stop_args
 from orchestrator.hosts.session import Payload, Session
 
 __all__ = ["Agent", "Ranges"]
 
-T = TypeVar("T")
 Ranges = Sequence[tuple[int, int]]
 
-_SMALL = Limits()
 # What a probe finds, and which question it must be a part of.
 _PROBED = {
     "busy_devices": "devices",
@@ -67,11 +66,12 @@ _PROBED = {
 }
 _TOOL_TEXT = 2 << 20
 _RUN_TEXT = 1 << 26
+_STACKS_TEXT = 1 << 24
 # A file of a run comes in pieces of at most so many bytes.
 _PIECE = 1 << 20
 
 
-class Agent:
+class Agent(AgentQuestions):
     """The agent of one host, asked from any number of threads, one question at a time.
 
     Every method raises TransportError where the host cannot be reached (AnswerError where its answer is none,
@@ -79,12 +79,8 @@ class Agent:
     """
 
     def __init__(self, session: Session) -> None:
-        self.host = session.host
+        super().__init__(session)
         self.pushes = PushClient(session)
-        self._session = session
-
-    def close(self) -> None:
-        self._session.close()
 
     def watch(self, run_id: str, since: Mark | None, *, every: float, beat: float) -> int:
         """Have the agent tell of a run unasked, which `heard` takes; the sequence it has. See core.push."""
@@ -208,6 +204,15 @@ class Agent:
         part, data = self._ask_for_data(LogPart, "read_log", limit, **args)
         self._expect((offset < 0 or part.offset <= offset) and part.size < LARGEST, "a part of a log")
         return part, data
+
+    def stacks(self, run_id: str, *, timeout: float = 30.0) -> StacksAnswer:
+        """Where in their program the run's ranks are there, as they tell it themselves or the system does."""
+        limits = Limits(_STACKS_TEXT)
+        (result, _), *_ = self._stream("stacks", limits, timeout=timeout, run_id=run_id)
+        try:
+            return stacks_of(result)
+        except ValueError as error:
+            raise self._none(error) from None
 
     def list_plogs(self, run_id: str) -> PlogList:
         """CANN's own logs of a run. Those that can be none are in `left`, under no label."""
@@ -346,51 +351,6 @@ class Agent:
         )
         self._expect(len(sums) == len(segments), f"{len(segments)} sums")
         return sums
-
-    # How all of them ask.
-
-    def _ask(
-        self,
-        kind: type[T],
-        verb: str,
-        *,
-        limits: Limits = _SMALL,
-        raw: tuple[str, ...] | None = (),
-        payload: Payload = b"",
-        timeout: float | None = None,
-        **args: Any,
-    ) -> T:
-        """One answer, made of its type; texts made visible but for those at the keys `raw` (None: all)."""
-        (result, _), *_ = self._stream(verb, limits, payload=payload, timeout=timeout, **args)
-        return self._made(kind, result if raw is None else made_visible(result, raw=raw))
-
-    def _ask_for_data(self, kind: type[T] | None, verb: str, most: int, **args: Any) -> tuple[T, bytes]:
-        limits = Limits(data=most)
-        (result, data), *_ = self._stream(verb, limits, **args)
-        return (None if kind is None else self._made(kind, result)), bytes(data)  # type: ignore[return-value]
-
-    def _do(self, verb: str, *, payload: Payload = b"", timeout: float | None = None, **args: Any) -> None:
-        """A request whose answer says nothing but that it is done."""
-        for _ in self._stream(verb, _SMALL, payload=payload, timeout=timeout, **args):
-            pass
-
-    def _stream(
-        self, verb: str, limits: Limits, *, payload: Payload = b"", timeout: float | None = None, **args: Any
-    ) -> Iterator[tuple[Any, memoryview]]:
-        return self._session.stream(verb, args, limits, payload=payload, timeout=timeout)
-
-    def _made(self, kind: type[T], data: Any) -> T:
-        try:
-            return from_json(kind, data)
-        except DecodeError as error:
-            raise self._none(error) from None
-
-    def _expect(self, fits: bool, what: str) -> None:
-        if not fits:
-            raise self._none(f"expected {what}")
-
-    def _none(self, why: object) -> AnswerError:
-        return self._session.refuse(f"sent an answer that is none: {shown(why, 200)}")
 
 
 def _many(count: int) -> Limits:
