@@ -160,9 +160,7 @@ def is_active(control: ControlDir) -> bool:
         return False
 
 
-def make_control_dir(
-    plan: LaunchPlan, root: Path | None = None, claim: Claim | None = None
-) -> ControlDir:
+def make_control_dir(plan: LaunchPlan, root: Path | None = None, claim: Claim | None = None) -> ControlDir:
     """Create a run's directory on the control node, with its plan and a first record.
 
     With the `claim` of who launches it, unless another one is given.

@@ -294,11 +294,12 @@ def _disk_use(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _remove_run(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    run = agent.host.run(args["run_id"])
-    if not agent.host.status(run).is_over:
+    run: SimRun | None = agent.host.run(args["run_id"])
+    if run is not None and not agent.host.status(run).is_over:
         raise AgentError("it has not ended", kind="run_active")
-    while not args["dry_run"] and (run := agent.host.runs.get(args["run_id"])) is not None:
+    while run is not None and not args["dry_run"]:
         agent.host.discard(run)
+        run = agent.host.runs.get(args["run_id"])
     yield Answer(1 << 20)
 
 

@@ -72,7 +72,9 @@ def test_a_failed_run_goes_on_as_its_second_attempt(failed: tuple[Cluster, Contr
     run_dir = cluster.run_dirs()[0]
     lines = cluster.run("logs", "--rank", "0").stdout
     assert lines == f"[rank 0] second, restarted 1 times in {run_dir}\n"  # an empty folder of its own
-    assert cluster.run("logs", "--attempt", "1").stdout.splitlines() == [f"[rank {n}] first" for n in range(4)]
+    assert cluster.run("logs", "--attempt", "1").stdout.splitlines() == [
+        f"[rank {n}] first" for n in range(4)
+    ]
     curve = [(row["attempt"], row["step"], row["loss"]) for row in metrics(control)]
     assert curve == [(1, 1, 9), (1, 2, 8), (2, 3, 6), (2, 4, 5)]
     none = cluster.run("logs", "--attempt", "3")
@@ -85,7 +87,9 @@ def test_a_failed_run_goes_on_as_its_second_attempt(failed: tuple[Cluster, Contr
     assert cluster.run_dirs() == [] and not control.root.exists()
 
 
-def test_a_second_attempt_that_cannot_begin_leaves_the_first_in_force(failed: tuple[Cluster, ControlDir]) -> None:
+def test_a_second_attempt_that_cannot_begin_leaves_the_first_in_force(
+    failed: tuple[Cluster, ControlDir],
+) -> None:
     cluster, control = failed
     before = cluster.status()
     plan = second_of(control)
@@ -115,7 +119,11 @@ def test_another_control_node_watches_until_it_takes_over(tmp_path: Path) -> Non
         cluster.env = theirs
         assert cluster.run("runs", "--rediscover", "-i", cluster.inventory).returncode == 0
         refused = cluster.run("stop")
-        assert refused.returncode == 4 and "is held by" in refused.stderr and str(cluster.state) in refused.stderr
+        assert (
+            refused.returncode == 4
+            and "is held by" in refused.stderr
+            and str(cluster.state) in refused.stderr
+        )
         assert set(cluster.states().values()) == {"running"}
         (other,) = ControlDir(tmp_path / "other/orchestrate/runs").root.iterdir()
         said: list[str] = []

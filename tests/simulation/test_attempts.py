@@ -23,6 +23,7 @@ from orchestrator.core.errors import HostsFailed, OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Attempt
 from orchestrator.core.states import RunState
+from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.simulation.cluster import SimAllocation
 from orchestrator.simulation.faults import Fault
@@ -82,6 +83,9 @@ class Lived:
         """Somebody has the next attempt started, and its monitor watches it."""
 
         def begin(control: ControlDir, ways: Ways) -> None:
+            monitor = self.simulation._monitor
+            if where is None and monitor is not None and monitor.is_alive:
+                self.simulation.world.kill(monitor)  # as `start_next_attempt` ends it
             control = where or control
             put_next_in_force(control, read_record(control), plan, ways.scheduling.time())
             self.monitor(control, ways, watch_only=False)
@@ -89,7 +93,8 @@ class Lived:
         self.at(time, begin)
 
     def monitor(self, control: ControlDir, ways: Ways, *, watch_only: bool) -> None:
-        allocation = SimAllocation(self.cluster, ways.scheduling, self.plan.ssh.connect_timeout)
+        names = [host.name for host in read_plan(control.plan).hosts]
+        allocation = Some(self.cluster, ways.scheduling, 5.0, names=tuple(names))
         Monitor(
             control,
             allocation,
@@ -118,6 +123,16 @@ class Lived:
             found.append(run)
             run = run.before
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Some(SimAllocation):
+    """Some of the hosts of the cluster."""
+
+    names: tuple[str, ...] = ()
+
+    def fleet(self) -> Fleet:
+        return super().fleet().part(self.names)
 
 
 def attempt_of(plan: LaunchPlan, number: int, token: str, run_id: str = "") -> LaunchPlan:
@@ -242,7 +257,10 @@ def test_a_second_control_node_takes_over_and_the_first_is_refused(plan: LaunchP
 
 def without_monitor(ways: Ways) -> Ways:
     return dataclasses.replace(
-        ways, living=lambda control: None, newest=lambda control: None, watched_again=lambda _, record, **__: record
+        ways,
+        living=lambda control: None,
+        newest=lambda control: None,
+        watched_again=lambda _, record, **__: record,
     )
 
 
@@ -259,7 +277,9 @@ def test_who_only_watches_stops_nobody(plan: LaunchPlan, tmp_path: Path) -> None
 def test_a_control_node_that_comes_back_late_harms_nobody(plan: LaunchPlan, tmp_path: Path) -> None:
     """It was away while another took the run over, which failed there and went on as its second attempt."""
     away = Fault(time=40.0, kind="monitor_kill", seconds=260.0)
-    lived = Lived(plan, tmp_path / "first", away, Fault(time=100.0, kind="exit", rank=1, code=3), workload=LONG)
+    lived = Lived(
+        plan, tmp_path / "first", away, Fault(time=100.0, kind="exit", rank=1, code=3), workload=LONG
+    )
     other = watcher(plan, tmp_path / "second")
     lived.at(60.0, taking_over(lived, other))
     lived.go_on(150.0, attempt_of(plan, 2, "two"), other)
