@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 from orchestrator.agent import attempt_guard, daemon, host_probe
-from orchestrator.agent.content_store import Store, sha256_of
+from orchestrator.agent.content_store import Store, sha256_of, sha256_of_file
+from orchestrator.core.attempt_files import make_way
 from orchestrator.core.claims import NO_CLAIM
 from orchestrator.core.codec import dumps
 from orchestrator.core.errors import AgentError
@@ -23,8 +24,6 @@ from orchestrator.core.records import Claim, Input, Manifest
 from orchestrator.core.safe_open import open_safely, require_folder
 
 __all__ = ["prepare"]
-
-_BLOCK = 1 << 20
 
 
 def prepare(
@@ -92,8 +91,6 @@ def _place_inputs(store: Store, run: RunDir, manifest: Manifest) -> None:
         if not is_first:
             if _is_there(run, item):
                 continue
-            from orchestrator.core.attempt_files import make_way  # late: few runs have a second attempt
-
             make_way(run, number, item.path)
         store.place(item, run.root)
 
@@ -112,10 +109,5 @@ def _is_there(run: RunDir, item: Input) -> bool:
         handle = open_safely(run.root / item.path, run.runs)
     except OSError:
         return False
-    import hashlib  # late: it is slow to load, and a first attempt compares nothing
-
-    digest = hashlib.sha256()
     with os.fdopen(handle, "rb") as file:
-        for block in iter(lambda: file.read(_BLOCK), b""):
-            digest.update(block)
-    return digest.hexdigest() == item.sha256
+        return sha256_of_file(file) == item.sha256

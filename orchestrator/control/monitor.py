@@ -218,10 +218,14 @@ class Monitor:
         number, now = self._record.attempts[-1].number, self._scheduling.time()
         record = came_to_nothing(self._control, self._record, error_lines(error), error.exit_code, now)
         deadline = self._scheduling.monotonic() + _LAST_WORD
+        is_taken_back = record.attempts[-1].number != number
+        if is_taken_back:
+            with contextlib.suppress(OSError):  # the record says which it is
+                self._control.put_in_force(record.attempts[-1].number)
         with contextlib.suppress(KeyboardInterrupt):
             while not (written := self._save(record)) and self._scheduling.monotonic() < deadline:
                 self._scheduling.sleep(_INTERVAL)
-            if written and record.attempts[-1].number != number:
+            if is_taken_back and written:
                 self._control.discard(number)
 
     def _write(self, record: RunRecord) -> None:

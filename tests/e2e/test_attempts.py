@@ -18,6 +18,7 @@ from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Attempt
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.testing.local_cluster import Cluster
+from orchestrator.testing.waiting import eventually
 
 PROGRAM = """\
 cd "$PWD"
@@ -102,7 +103,8 @@ def test_a_second_attempt_that_cannot_begin_leaves_the_first_in_force(
     *_, record = watch(control)
     assert record.attempts[-1].number == 1 and record.refused is not None
     assert record.refused.exit_code == 4 and "host2" in record.refused.errors[0]
-    assert not control.folder_of(2).exists() and control.in_force == 1
+    assert control.in_force == 1
+    eventually(lambda: not control.folder_of(2).exists())
     after = cluster.status()
     for key in ("state", "cause", "victims", "ended", "exit_code"):
         assert after[key] == before[key], key
