@@ -250,7 +250,7 @@ class Monitor:
 
 
 def _plan_in_force(control: ControlDir, record: RunRecord) -> LaunchPlan:
-    """The plan of the attempt that the record is of, which counts: who wrote both may have been ended between."""
+    """The plan of the attempt that the record is of, which counts: who wrote both may have died between."""
     number = record.attempts[-1].number
     if control.in_force not in (None, number) and control.plan_of(number).exists():
         control.put_in_force(number)

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Timeouts
 from orchestrator.control.attempts import came_to_nothing, with_hosts_before
+from orchestrator.control.found_runs import highest_claim, newest_attempt, tell_what_is_over
 from orchestrator.control.monitor_client import newest_record
 from orchestrator.control.monitor_lock import living_monitor
 from orchestrator.control.monitor_process import cannot_write, monitor_pid, watched_again
-from orchestrator.control.found_runs import highest_claim, newest_attempt, tell_what_is_over
 from orchestrator.control.run_claim import address_of, first_claim
 from orchestrator.control.run_claim import take_over as take_run_over
 from orchestrator.control.run_record import RunRecord, new_record, read_record, write_record

@@ -20,15 +20,17 @@ from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.testing.local_cluster import Cluster
 from orchestrator.testing.waiting import eventually
 
+FIRST = r'{"step": 1, "loss": 9}\n{"step": 2, "loss": 8}\n{"step": 3, "loss": 7}\n'
+SECOND = r'{"step": 3, "loss": 6}\n{"phase": "save", "step": 3}\n{"step": 4, "loss": 5}\n'
 PROGRAM = """\
 cd "$PWD"
 if [ "$ORCHESTRATE_ATTEMPT" = 1 ]; then
-    printf '{"step": 1, "loss": 9}\n{"step": 2, "loss": 8}\n{"step": 3, "loss": 7}\n' > metrics/rank_{rank}.jsonl
+    printf 'FIRST' > metrics/rank_{rank}.jsonl
     echo first of {rank} > checkpoint/{rank}; echo first
     if [ $RANK_ID = 1 ]; then sleep 1; exit 3; fi
     exec SLEEP
 fi
-printf '{"step": 3, "loss": 6}\n{"phase": "save", "step": 3}\n{"step": 4, "loss": 5}\n' > metrics/rank_{rank}.jsonl
+printf 'SECOND' > metrics/rank_{rank}.jsonl
 echo "second, restarted $TORCHELASTIC_RESTART_COUNT times in $PWD"; ls checkpoint
 """
 
@@ -37,7 +39,9 @@ echo "second, restarted $TORCHELASTIC_RESTART_COUNT times in $PWD"; ls checkpoin
 def failed(tmp_path: Path) -> Iterator[tuple[Cluster, ControlDir]]:
     """A run of which rank 1 has failed."""
     cluster = Cluster.local(tmp_path)
-    job = cluster.job(["sh", "-c", PROGRAM.replace("SLEEP", " ".join(cluster.sleep))])
+    program = PROGRAM.replace("SLEEP", " ".join(cluster.sleep))
+    program = program.replace("FIRST", FIRST).replace("SECOND", SECOND)
+    job = cluster.job(["sh", "-c", program])
     assert cluster.launch(job).returncode == 1
     yield cluster, cluster.controls()[0]
     cluster.close()

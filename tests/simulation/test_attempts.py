@@ -1,4 +1,4 @@
-"""Attempts of simulated runs: another one begins, a second control node takes over, a late one and a lost host return."""
+"""Attempts of simulated runs: one more begins, a second control node takes over, who was away comes back."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_run_that_has_failed_goes_on_as_its_second_attempt(plan: LaunchPlan, t
 def test_a_launch_that_comes_to_nothing_leaves_the_record_as_it_was(
     plan: LaunchPlan, tmp_path: Path, after: float
 ) -> None:
-    """A host loses its power in the middle, also between start and commit; then it is back, and all goes well."""
+    """A host loses its power in the middle, also between start and commit; once it is back, all goes well."""
     off = Fault(time=GOES_ON + after, kind="power_off", host="node0002", seconds=60.0)
     lived = Lived(plan, tmp_path, FAILURE, off)
     kept: list[RunRecord] = []
@@ -297,7 +297,7 @@ def test_a_control_node_that_comes_back_late_harms_nobody(plan: LaunchPlan, tmp_
 
 
 def test_two_control_nodes_do_not_both_have_the_next_attempt(plan: LaunchPlan, tmp_path: Path) -> None:
-    """At the same moment: the hosts take one of them, by its claim, and nothing of the first attempt is lost."""
+    """At the same moment: the hosts take one of them, by its claim."""
     lived = Lived(plan, tmp_path / "first", FAILURE, workload=LONG)
     other = watcher(plan, tmp_path / "second")
     lived.at(40.0, taking_over(lived, other))
