@@ -10,6 +10,7 @@ from typing import Protocol
 
 from orchestrator.control.attempts import came_to_nothing
 from orchestrator.control.fence import Fence, FleetOf
+from orchestrator.control.found_runs import free_of_what_is_over
 from orchestrator.control.monitor_process import cannot_write
 from orchestrator.control.monitor_socket import MonitorSocket, Watched
 from orchestrator.control.record_journal import RecordWriter
@@ -132,7 +133,13 @@ class Monitor:
             self._report("ending what is left of attempts before")
             self._fence.close_in()
             self._record = self._fence.noted(self._record)
-        self._plan = check_hosts(self._plan, fleet, self._report, self._warn)
+        self._plan = check_hosts(
+            self._plan,
+            fleet,
+            self._report,
+            self._warn,
+            free=lambda hosts: free_of_what_is_over(fleet, hosts, self._control.runs),
+        )
         write_plan(self._control.plan, self._plan)
         start_run(self._plan, fleet, self._report)
         self._has_started = True

@@ -216,6 +216,33 @@ def test_a_lost_host_that_returns_learns_that_its_attempt_is_over(plan: LaunchPl
     assert lived.cluster.hosts["node0003"].busy_devices([0, 1]) == []
 
 
+def test_the_launch_of_another_run_frees_a_host_of_one_that_has_ended(
+    plan: LaunchPlan, tmp_path: Path
+) -> None:
+    """Its monitor is dead, so that nobody else tells the host that has come back."""
+    gone = Fault(time=FAILS, kind="partition", host="node0003", seconds=300.0)
+    dead = Fault(time=300.0, kind="monitor_kill")
+    lived = Lived(
+        plan, tmp_path, gone, Fault(time=FAILS + 1, kind="exit", rank=1, code=3), dead, workload=LONG
+    )
+    other = make_control_dir(attempt_of(plan, 1, "other", "other-run"), tmp_path)
+    lived.at(360.0, lambda control, ways: lived.monitor(other, ways, watch_only=False))
+    record = lived.run()
+    assert lived.errors == [] and record.state is RunState.FAILED
+    assert read_record(other).state is RunState.RUNNING, read_record(other).errors
+    runs = {
+        run.manifest.run_id
+        for there, _ in lived.cluster.processes
+        for run in there.runs.values()
+        if _lives(run)
+    }
+    assert runs == {"other-run"}
+
+
+def _lives(run: SimRun) -> bool:
+    return run.supervisor is not None and run.supervisor.is_alive
+
+
 def watcher(plan: LaunchPlan, folder: Path) -> ControlDir:
     """A second control node, which knows the run from its hosts."""
     return make_control_dir(plan, folder, NO_CLAIM)
