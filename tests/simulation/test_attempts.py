@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.control.monitor import Monitor
 from orchestrator.control.next_attempt import put_next_in_force
 from orchestrator.control.run_claim import take_over
-from orchestrator.control.run_record import RunRecord, read_record
+from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import make_control_dir
 from orchestrator.control.stop import Ways, stop_run
 from orchestrator.core.claims import NO_CLAIM
@@ -216,27 +216,26 @@ def test_a_lost_host_that_returns_learns_that_its_attempt_is_over(plan: LaunchPl
     assert lived.cluster.hosts["node0003"].busy_devices([0, 1]) == []
 
 
-def test_the_launch_of_another_run_frees_a_host_of_one_that_has_ended(
+def test_the_launch_of_another_run_frees_hosts_of_one_that_has_ended(
     plan: LaunchPlan, tmp_path: Path
 ) -> None:
-    """Its monitor is dead, so that nobody else tells the host that has come back."""
-    gone = Fault(time=FAILS, kind="partition", host="node0003", seconds=300.0)
-    dead = Fault(time=300.0, kind="monitor_kill")
-    lived = Lived(
-        plan, tmp_path, gone, Fault(time=FAILS + 1, kind="exit", rank=1, code=3), dead, workload=LONG
-    )
+    """Nobody has told the hosts: the record says that the run has ended, and its monitor is dead."""
+    lived = Lived(plan, tmp_path, Fault(time=FAILS, kind="monitor_kill", seconds=1e5), workload=LONG)
     other = make_control_dir(attempt_of(plan, 1, "other", "other-run"), tmp_path)
-    lived.at(360.0, lambda control, ways: lived.monitor(other, ways, watch_only=False))
-    record = lived.run()
-    assert lived.errors == [] and record.state is RunState.FAILED
+
+    def end(control: ControlDir, ways: Ways) -> None:
+        now, record = ways.scheduling.time(), read_record(control)
+        write_record(control, dataclasses.replace(record, state=RunState.FAILED, ended=now, exit_code=1))
+
+    lived.at(100.0, end)
+    lived.at(120.0, lambda control, ways: lived.monitor(other, ways, watch_only=False))
+    lived.run()
+    assert lived.errors == []
     assert read_record(other).state is RunState.RUNNING, read_record(other).errors
-    runs = {
-        run.manifest.run_id
-        for there, _ in lived.cluster.processes
-        for run in there.runs.values()
-        if _lives(run)
+    hosts = lived.cluster.hosts.values()
+    assert {run.manifest.run_id for there in hosts for run in there.runs.values() if _lives(run)} == {
+        "other-run"
     }
-    assert runs == {"other-run"}
 
 
 def _lives(run: SimRun) -> bool:
