@@ -67,6 +67,11 @@ def second_of(control: ControlDir, token: str = "two") -> LaunchPlan:
 
 def test_a_failed_run_goes_on_as_its_second_attempt(failed: tuple[Cluster, ControlDir]) -> None:
     cluster, control = failed
+    mine, theirs = cluster.env, {**cluster.env, "XDG_STATE_HOME": str(cluster.folder / "other")}
+    cluster.env = theirs
+    rediscover = ("runs", "--rediscover", "-i", cluster.inventory)
+    assert "attempt 2" not in cluster.run(*rediscover).stdout
+    cluster.env = mine
     start_next_attempt(control, second_of(control))
     *_, record = watch(control)
     assert (str(record.state), record.exit_code) == ("succeeded", 0), record
@@ -85,6 +90,9 @@ def test_a_failed_run_goes_on_as_its_second_attempt(failed: tuple[Cluster, Contr
     none = cluster.run("logs", "--attempt", "3")
     assert none.returncode == 2 and "has attempts 1 to 2, and no attempt 3" in none.stderr
     assert (run_dir / "attempts/1/checkpoint/0").read_text() == "first of 0\n"
+    cluster.env = theirs
+    assert "attempt 2" in cluster.run(*rediscover).stdout  # another control node follows
+    cluster.env = mine
     shown = cluster.run("status").stdout
     assert "attempt 1 failed after" in shown and "rank 1 on host1 exited with code 3" in shown
     assert "attempt 2 is in force" in shown and "attempt 2" in cluster.run("runs").stdout
