@@ -59,6 +59,8 @@ _VERBS = {
         "small_files",
     ),
     "verbs_run": (
+        "bury",
+        "claim",
         "commit",
         "list_runs",
         "prepare",

@@ -131,6 +131,7 @@ class SupervisorState:
             failed_first=self.failed_first,
             stop=self.stop_reason,
             grace=self.grace,
+            attempt=self._manifest.attempt,
         )
 
     def start(self, now: float) -> List[Action]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Iterator
 
-from orchestrator.agent import host_runs as runs
+from orchestrator.agent import attempt_guard
 from orchestrator.agent import shard_ranges as ckpt_read
 from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.paths import Workdir
@@ -15,7 +15,7 @@ __all__ = ["index", "read_segments", "shards", "sum_segments"]
 
 def shards(request: Request) -> Iterator[Answer]:
     """The files there are, without looking into them."""
-    run = runs.find(Workdir(request.root), request.args["run_id"])
+    run = attempt_guard.reading(Workdir(request.root), request.args)
     yield Answer(ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False))
 
 

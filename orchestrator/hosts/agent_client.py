@@ -14,6 +14,8 @@ from re import Pattern
 from typing import Any
 
 from orchestrator.agent.shard_ranges import parse_name
+from orchestrator.core.claims import Tombstone
+from orchestrator.core.codec import to_json
 from orchestrator.core.ends import StopReason
 from orchestrator.core.host_answers import (
     Addresses,
@@ -36,7 +38,7 @@ from orchestrator.core.host_answers import (
     ToolTexts,
 )
 from orchestrator.core.push import Mark, Pushed
-from orchestrator.core.records import HostStatus, Manifest, RunOnHost
+from orchestrator.core.records import Claim, HostStatus, Manifest, RunOnHost
 from orchestrator.hosts.answer_checks import (
     LARGEST,
     LATEST,
@@ -161,7 +163,7 @@ class Agent(EvidenceClient):
     ) -> Prepared:
         """Make the run's directory and its supervisor, which holds the devices."""
         bundle = launch_bundle(manifest, worker_config, rank_table)
-        return self._ask(Prepared, "prepare", payload=bundle, timeout=timeout)
+        return self._ask(Prepared, "prepare", payload=bundle, timeout=timeout, run_id=manifest.run_id)
 
     def start(self, run_id: str) -> Told:
         """Start the workers, as far as their import."""
@@ -178,6 +180,21 @@ class Agent(EvidenceClient):
     def undo(self, run_id: str) -> None:
         """Take a launch back."""
         self._do("undo", run_id=run_id)
+
+    def claim(self, run_id: str, take: Claim | None = None) -> Claim:
+        """Who may act on the run, after `take` was taken. AgentError, kind `claim`, where that is too old."""
+        args = {} if take is None else {"take": to_json(take)}
+        return self._ask(Claim, "claim", run_id=run_id, **args)
+
+    def bury(self, stone: Tombstone, *, timeout: float | None = None) -> HostStatus:
+        """End what runs of an attempt that is over, or of one before; what became of it."""
+        limits = Limits(1 << 23, items=1 << 20)
+        args = {"run_id": stone.run_id, "stone": to_json(stone)}
+        data = self._ask(dict[str, Any], "bury", limits=limits, timeout=timeout, **args)
+        try:
+            return status_of(data, stone.run_id, MOST_RANKS)
+        except ValueError as error:
+            raise self._none(error) from None
 
     def status(
         self, run_id: str, *, world_size: int = MOST_RANKS, timeout: float | None = None
