@@ -18,13 +18,13 @@ from orchestrator.agent.status_file import StatusFile
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, load
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
-from orchestrator.core.paths import RunDir, Workdir
+from orchestrator.core.paths import AttemptDir, RunDir, Workdir
 from orchestrator.core.record_class import replace
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, RunOnHost
 from orchestrator.core.safe_open import open_safely, own_folders, require_own_folder
 from orchestrator.core.states import RankState
 
-__all__ = ["find", "list_runs", "read_log", "small_files", "status", "tell", "undo"]
+__all__ = ["attempt_of", "find", "list_runs", "read_log", "small_files", "status", "tell", "undo"]
 
 _S = TypeVar("_S", bound=Stored)
 _LARGEST_SMALL_FILE = 16 << 30
@@ -210,14 +210,23 @@ def read_log(run: RunDir, label: str, offset: int, limit: int) -> Dict[str, Any]
         return {"data": file.read(limit), "offset": start, "size": size, "modified": found.st_mtime}
 
 
-def small_files(run: RunDir, folder: str, known: str = "") -> Iterator[Tuple[str, bytes]]:
-    """Name and content of every file right in one of the run's folders; AgentError for a link or a pipe.
+def attempt_of(run: RunDir, number: Optional[int]) -> AttemptDir:
+    """The folders of an attempt; None is that in force. A run of an older version has only its first."""
+    if number is None or run.number is None or number == run.number:
+        return run.attempt
+    return AttemptDir(run.attempts / str(int(number)))
+
+
+def small_files(
+    run: RunDir, folder: str, known: str = "", attempt: Optional[int] = None
+) -> Iterator[Tuple[str, bytes]]:
+    """Name and content of every file right in a folder of the run, or of an attempt; AgentError: a link, a pipe.
 
     A content comes in pieces, one after another under the same name; that of a file whose name does not fit
     the pattern `known` is left out, and one empty piece tells of it.
     """
     wanted = re.compile(known)
-    for path in sorted(run.attempt.folder(folder).glob("*")):
+    for path in sorted(attempt_of(run, attempt).folder(folder).glob("*")):
         if path.is_symlink() or not path.is_dir():
             if known and not wanted.fullmatch(path.name):
                 yield path.name, b""

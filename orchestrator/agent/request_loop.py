@@ -67,10 +67,14 @@ _VERBS = {
         "undo",
     ),
     "verbs_shards": (
+        "check_shard",
         "index",
+        "place_shards",
         "read_segments",
+        "saved",
         "shards",
         "sum_segments",
+        "tell_step",
     ),
     "run_watch": ("watch",),
 }

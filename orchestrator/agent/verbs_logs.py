@@ -35,7 +35,8 @@ def read_plog(request: Request) -> Iterator[Answer]:
 def small_files(request: Request) -> Iterator[Answer]:
     """The files of one of the run's folders, piece by piece: strategies, or what belongs to the model."""
     args = request.args
-    for name, data in runs.small_files(_run(request), args["folder"], args.get("known", "")):
+    found = runs.small_files(_run(request), args["folder"], args.get("known", ""), args.get("attempt"))
+    for name, data in found:
         yield Answer(name, data, more=True)
     yield Answer()
 

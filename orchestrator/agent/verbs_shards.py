@@ -1,27 +1,64 @@
-"""The verbs that find and read the shards of a run's checkpoint."""
+"""The verbs that find, check, read and place the shards of a run's checkpoint."""
 
 from __future__ import annotations
 
 import zlib
-from typing import Iterator
+from typing import Iterator, Tuple
 
 from orchestrator.agent import host_runs as runs
+from orchestrator.agent import saved_steps
 from orchestrator.agent import shard_ranges as ckpt_read
 from orchestrator.agent.request_loop import Answer, Request
-from orchestrator.core.paths import Workdir
+from orchestrator.core.codec import from_json
+from orchestrator.core.paths import RunDir, Workdir
+from orchestrator.core.records import Load
+from orchestrator.formats.told_step import write_told_step
 
-__all__ = ["index", "read_segments", "shards", "sum_segments"]
+__all__ = [
+    "check_shard",
+    "index",
+    "place_shards",
+    "read_segments",
+    "saved",
+    "shards",
+    "sum_segments",
+    "tell_step",
+]
 
 
 def shards(request: Request) -> Iterator[Answer]:
-    """The files there are, without looking into them."""
-    run = runs.find(Workdir(request.root), request.args["run_id"])
-    yield Answer(ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False))
+    """The files that the attempt in force has, without looking into them."""
+    yield Answer(ckpt_read.list_shards(str(_run(request).attempt.checkpoint), follow_links=False))
+
+
+def saved(request: Request) -> Iterator[Answer]:
+    """The same of all attempts."""
+    yield Answer(list(saved_steps.saved(_run(request))))
 
 
 def index(request: Request) -> Iterator[Answer]:
     """Where in this file which tensor is."""
     yield Answer(list(ckpt_read.index_shard(request.args["path"])))
+
+
+def check_shard(request: Request) -> Iterator[Answer]:
+    """Whether a file is whole; it is read from its beginning to its end where it has a checksum."""
+    args = request.args
+    yield Answer(saved_steps.check_shard(args["path"], args["identity"], hashed=args["hashed"]))
+
+
+def place_shards(request: Request) -> Iterator[Answer]:
+    """Put shards of earlier attempts where this one loads them from; the step is where it goes on."""
+    args, run = request.args, _run(request)
+    saved_steps.place(run, args["number"], from_json(Tuple[Load, ...], args["loads"]))
+    write_told_step(run.root, *args["origin"], back=True)
+    yield Answer()
+
+
+def tell_step(request: Request) -> Iterator[Answer]:
+    """Note which is the newest step that is complete over all hosts."""
+    write_told_step(_run(request).root, request.args["attempt"], request.args["step"])
+    yield Answer()
 
 
 def read_segments(request: Request) -> Iterator[Answer]:
@@ -37,3 +74,7 @@ def sum_segments(request: Request) -> Iterator[Answer]:
     args = request.args
     segments = ckpt_read.read_segments(args["segments"], args["identities"])
     yield Answer([zlib.crc32(data) for data in segments])
+
+
+def _run(request: Request) -> RunDir:
+    return runs.find(Workdir(request.root), request.args["run_id"])

@@ -28,6 +28,7 @@ _VERBS = {
     "status": ("cmd_status", "Show where a run is: state, ranks, loss, cause of failure."),
     "logs": ("cmd_logs", "Print what the workers of a run wrote."),
     "attach": ("cmd_attach", "Follow a run that was launched before."),
+    "resume": ("cmd_resume", "Go on with a run that has ended, from its newest complete step."),
     "stop": ("cmd_stop", "End every worker of a run on every host."),
     "plan": ("cmd_plan", "Estimate memory, traffic and bubble of a job; propose layouts."),
     "import-mindformers": (

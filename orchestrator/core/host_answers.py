@@ -34,6 +34,7 @@ __all__ = [
     "RunId",
     "RunUse",
     "Sha256",
+    "ShardCheck",
     "ShardName",
     "ShardRow",
     "Size",
@@ -103,7 +104,8 @@ class ShardName(_Text):
 
     # No control characters; those that are none but cannot be shown either are escaped where it is shown.
     FORM = re.compile(
-        r"(?!.*[\x00-\x1f\x7f-\x9f])(?:/(?!\.\.?/)[^/]+)*/checkpoint/(?:rank_\d{1,7}/)?"
+        r"(?!.*[\x00-\x1f\x7f-\x9f])(?:/(?!\.\.?/)[^/]+)*/checkpoint/"
+        r"(?:ttp_saved_checkpoints-step_\d{1,12}/)?(?:rank_\d{1,7}/)?"
         r"[^/.-][^/]*\.(?:ckpt|safetensors)"
     )
     IS = "the path of a shard"
@@ -237,7 +239,10 @@ class PutFile:
 
 @dataclass(frozen=True)
 class ShardRow:
-    """A checkpoint of one rank; `identity` is size, time of change and inode number of its file."""
+    """A checkpoint of one rank; `identity` is size, time of change and inode number of its file.
+
+    `attempt` is set where those of all attempts are listed.
+    """
 
     rank: Size
     epoch: Size
@@ -245,6 +250,18 @@ class ShardRow:
     rerun: Size
     path: ShardName
     identity: Tuple[int, int, int]
+    attempt: Size = _NONE
+
+
+@dataclass(frozen=True)
+class ShardCheck:
+    """A shard that is whole as far as can be seen: `summed`, by a checksum; else by its structure alone.
+
+    `sha256` is that of its bytes, where it was asked for.
+    """
+
+    summed: bool
+    sha256: Optional[Sha256] = None
 
 
 @dataclass(frozen=True)

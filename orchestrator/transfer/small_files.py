@@ -29,7 +29,8 @@ _MODEL = re.compile(
     r"config\.(yaml|json)|generation_config\.json|tokenizer\.(json|model)|tokenizer_config\.json"
     r"|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)"
 )
-KNOWN: Mapping[str, re.Pattern[str]] = {"strategy": _STRATEGY, "model": _MODEL}
+# Beside the shards of each host is what belongs to the model, too.
+KNOWN: Mapping[str, re.Pattern[str]] = {"strategy": _STRATEGY, "model": _MODEL, "checkpoint": _MODEL}
 _IN_MEMORY = 1 << 20
 _MOST_OF_A_HOST = 4 << 30
 
@@ -97,11 +98,18 @@ class Gathered:
 
 
 def gather(
-    fleet: Fleet, run_id: str, folder: str, here: Callable[[str], RunDir | None], spool: Spool
+    fleet: Fleet,
+    run_id: str,
+    folder: str,
+    here: Callable[[str], RunDir | None],
+    spool: Spool,
+    *,
+    attempt: int | None = None,
 ) -> Gathered:
     """The known files in this folder of the run; `here` gives its directory on a host that is this machine.
 
-    A host that is gone, or has the run no more, may not be needed: whether it is, `collect` finds out.
+    Of the attempt in force, or of `attempt`. A host that is gone, or has the run no more, may not be needed:
+    whether it is, `collect` finds out.
     """
     known = KNOWN[folder]
     found = Gathered()
@@ -109,7 +117,7 @@ def gather(
     errors: dict[str, OrchestrateError] = {}
 
     def fetch(agent: Agent) -> tuple[dict[str, SmallFile], int]:
-        return spool.take(agent.small_files(run_id, folder, known, total=_MOST_OF_A_HOST))
+        return spool.take(agent.small_files(run_id, folder, known, total=_MOST_OF_A_HOST, attempt=attempt))
 
     far = []
     for host in fleet.hosts:
@@ -118,7 +126,7 @@ def gather(
             if run is None:
                 far.append(host)
                 continue
-            pieces = runs.small_files(run, folder, known.pattern)
+            pieces = runs.small_files(run, folder, known.pattern, attempt)
             taken[host] = spool.take(_named(pieces, known))
         except AgentError as error:
             errors[host] = error
