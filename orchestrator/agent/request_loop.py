@@ -58,6 +58,8 @@ _VERBS = {
         "small_files",
     ),
     "verbs_run": (
+        "bury",
+        "claim",
         "commit",
         "list_runs",
         "prepare",

@@ -5,15 +5,13 @@ This module is part of the agent: stdlib only, Python 3.8.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, Sequence, Tuple
 
-from orchestrator.agent.host_runs import attempt_of
 from orchestrator.agent.shard_ranges import Row, identity_of, index_shard, list_shards
 from orchestrator.core.errors import AgentError, CheckpointError
 from orchestrator.core.paths import RunDir
@@ -24,25 +22,16 @@ from orchestrator.formats.shard_sum import Sum, read_sum, sum_of
 
 __all__ = ["check_shard", "place", "saved"]
 
-_NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _PLACE = re.compile(r"(?:rank_\d{1,7}/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
 _CHUNK = 1 << 20
 
 
 def saved(run: RunDir) -> Iterator[Row]:
     """The shards of every attempt, as `list_shards` has them, each with the number of its `attempt`."""
-    for number in _numbers(run):
-        folder = attempt_of(run, number).checkpoint
+    for number in run.numbers() or [1]:  # a run of an older version has only its first
+        folder = run.pinned(number).attempt.checkpoint
         for row in list_shards(str(folder), follow_links=False):
             yield {**row, "attempt": number}
-
-
-def _numbers(run: RunDir) -> List[int]:
-    if run.number is None:
-        return [1]
-    with contextlib.suppress(FileNotFoundError):
-        return sorted(int(name) for name in os.listdir(run.attempts) if _NUMBER.fullmatch(name))
-    return []
 
 
 def check_shard(path: str, identity: Sequence[int], *, hashed: bool) -> Dict[str, Any]:

@@ -56,6 +56,7 @@ class Supervisor:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._run = run
+        self._manifest = manifest
         self._clock = clock
         self._wall_clock = wall_clock
         self._guardian = guardian
@@ -104,8 +105,9 @@ class Supervisor:
             server.close()
         if self._got_sigterm:
             processes.kill_descendants()
-        if self.state.phase == "undone":
-            self._run.discard(self._run.number)
+        # What is undone the guardian removes, once what the workers have left behind writes no more.
+        if self.state.phase == "undone" and self._guardian is None:
+            self._run.discard(self._manifest.attempt.number, self._manifest.attempt.token)
         else:
             self._run.control_socket.unlink(missing_ok=True)
 

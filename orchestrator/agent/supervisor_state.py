@@ -107,6 +107,7 @@ class SupervisorState:
             phase=self.phase,
             failed_first=self.failed_first,
             stop=self.stop_reason,
+            attempt=self._manifest.attempt,
         )
 
     def start(self, now: float) -> List[Action]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Iterator
 
+from orchestrator.agent import attempt_guard, plogs
 from orchestrator.agent import chat_relay as chatting
 from orchestrator.agent import host_runs as runs
-from orchestrator.agent import plogs
 from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.paths import RunDir, Workdir
 
@@ -35,8 +35,7 @@ def read_plog(request: Request) -> Iterator[Answer]:
 def small_files(request: Request) -> Iterator[Answer]:
     """The files of one of the run's folders, piece by piece: strategies, or what belongs to the model."""
     args = request.args
-    found = runs.small_files(_run(request), args["folder"], args.get("known", ""), args.get("attempt"))
-    for name, data in found:
+    for name, data in runs.small_files(_run(request), args["folder"], args.get("known", "")):
         yield Answer(name, data, more=True)
     yield Answer()
 
@@ -50,4 +49,4 @@ def chat(request: Request) -> Iterator[Answer]:
 
 
 def _run(request: Request) -> RunDir:
-    return runs.find(Workdir(request.root), request.args["run_id"])
+    return attempt_guard.reading(Workdir(request.root), request.args)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import zlib
 from typing import Iterator, Tuple
 
+from orchestrator.agent import attempt_guard, saved_steps
 from orchestrator.agent import host_runs as runs
-from orchestrator.agent import saved_steps
 from orchestrator.agent import shard_ranges as ckpt_read
 from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.codec import from_json
-from orchestrator.core.paths import RunDir, Workdir
+from orchestrator.core.paths import Workdir
 from orchestrator.core.records import Load
 from orchestrator.formats.told_step import write_told_step
 
@@ -27,13 +27,15 @@ __all__ = [
 
 
 def shards(request: Request) -> Iterator[Answer]:
-    """The files that the attempt in force has, without looking into them."""
-    yield Answer(ckpt_read.list_shards(str(_run(request).attempt.checkpoint), follow_links=False))
+    """The files that an attempt has, without looking into them."""
+    run = attempt_guard.reading(Workdir(request.root), request.args)
+    yield Answer(ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False))
 
 
 def saved(request: Request) -> Iterator[Answer]:
     """The same of all attempts."""
-    yield Answer(list(saved_steps.saved(_run(request))))
+    run = runs.find(Workdir(request.root), request.args["run_id"])
+    yield Answer(list(saved_steps.saved(run)))
 
 
 def index(request: Request) -> Iterator[Answer]:
@@ -49,7 +51,7 @@ def check_shard(request: Request) -> Iterator[Answer]:
 
 def place_shards(request: Request) -> Iterator[Answer]:
     """Put shards of earlier attempts where this one loads them from; the step is where it goes on."""
-    args, run = request.args, _run(request)
+    args, run = request.args, attempt_guard.acting(Workdir(request.root), request.args)
     saved_steps.place(run, args["number"], from_json(Tuple[Load, ...], args["loads"]))
     write_told_step(run.root, *args["origin"], back=True)
     yield Answer()
@@ -57,7 +59,8 @@ def place_shards(request: Request) -> Iterator[Answer]:
 
 def tell_step(request: Request) -> Iterator[Answer]:
     """Note which is the newest step that is complete over all hosts."""
-    write_told_step(_run(request).root, request.args["attempt"], request.args["step"])
+    run = attempt_guard.acting(Workdir(request.root), request.args)
+    write_told_step(run.root, request.args["number"], request.args["step"])
     yield Answer()
 
 
@@ -75,6 +78,3 @@ def sum_segments(request: Request) -> Iterator[Answer]:
     segments = ckpt_read.read_segments(args["segments"], args["identities"])
     yield Answer([zlib.crc32(data) for data in segments])
 
-
-def _run(request: Request) -> RunDir:
-    return runs.find(Workdir(request.root), request.args["run_id"])

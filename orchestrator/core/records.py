@@ -209,6 +209,7 @@ class HostStatus(Stored):
     it again, also where nothing has changed: one whose `updated` is older than three of them has fallen
     silent. Earlier versions, which wrote it every second, did not say so. While workers are made to end,
     `grace` are the seconds that they have for that. `claim` is the highest that a control node has acted with.
+    `attempt` is the one it is of.
     """
 
     FORMAT = 3  # two slots, see agent/status_file.py; what is in them is as in format 2
@@ -228,6 +229,7 @@ class HostStatus(Stored):
     interval: Optional[float] = None
     grace: Optional[float] = None
     claim: Optional[Claim] = None
+    attempt: Attempt = FIRST
 
     @classmethod
     def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -276,8 +278,15 @@ class LockNote(Stored):
 
 @dataclass(frozen=True)
 class RunOnHost:
-    """A run as its files on a host tell it, or the `problem` that they cannot be read."""
+    """A run as its files on a host tell it, or the `problem` that they cannot be read.
+
+    `manifest` is that of the attempt in force. `epoch` and `holder` are of the run's claim, as far as the host
+    knows of one. `over` is the number of the last attempt that is over for good, 0 where nobody has said so.
+    """
 
     manifest: Optional[Manifest] = None
     status: Optional[HostStatus] = None
     problem: str = ""
+    epoch: int = 0
+    holder: str = ""
+    over: int = 0

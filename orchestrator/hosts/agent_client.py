@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from re import Pattern
 from typing import Any
 
+from orchestrator.core.claims import Tombstone
+from orchestrator.core.codec import to_json
 from orchestrator.core.ends import StopReason
 from orchestrator.core.host_answers import (
     Addresses,
@@ -34,7 +36,7 @@ from orchestrator.core.host_answers import (
     ToolTexts,
 )
 from orchestrator.core.push import Mark, Pushed
-from orchestrator.core.records import HostStatus, Manifest, RunOnHost
+from orchestrator.core.records import Attempt, Claim, HostStatus, Manifest, RunOnHost
 from orchestrator.hosts.answer_checks import (
     LARGEST,
     LATEST,
@@ -159,7 +161,7 @@ class Agent(ShardQuestions):
     ) -> Prepared:
         """Make the run's directory and its supervisor, which holds the devices."""
         bundle = launch_bundle(manifest, worker_config, rank_table)
-        return self._ask(Prepared, "prepare", payload=bundle, timeout=timeout)
+        return self._ask(Prepared, "prepare", payload=bundle, timeout=timeout, run_id=manifest.run_id)
 
     def start(self, run_id: str) -> Told:
         """Start the workers, as far as their import."""
@@ -176,6 +178,21 @@ class Agent(ShardQuestions):
     def undo(self, run_id: str) -> None:
         """Take a launch back."""
         self._do("undo", run_id=run_id)
+
+    def claim(self, run_id: str, take: Claim | None = None) -> Claim:
+        """Who may act on the run, after `take` was taken. AgentError, kind `claim`, where that is too old."""
+        args = {} if take is None else {"take": to_json(take)}
+        return self._ask(Claim, "claim", run_id=run_id, **args)
+
+    def bury(self, stone: Tombstone, *, timeout: float | None = None) -> HostStatus:
+        """End what runs of an attempt that is over, or of one before; what became of it."""
+        limits = Limits(1 << 23, items=1 << 20)
+        args = {"run_id": stone.run_id, "stone": to_json(stone)}
+        data = self._ask(dict[str, Any], "bury", limits=limits, timeout=timeout, **args)
+        try:
+            return status_of(data, stone.run_id, MOST_RANKS)
+        except ValueError as error:
+            raise self._none(error) from None
 
     def status(
         self, run_id: str, *, world_size: int = MOST_RANKS, timeout: float | None = None
@@ -232,17 +249,17 @@ class Agent(ShardQuestions):
         known: Pattern[str],
         *,
         total: int = 1 << 28,
-        attempt: int | None = None,
+        attempt: Attempt | None = None,
     ) -> Iterator[tuple[str | None, bytes]]:
         """Name and content of each file in a folder of the run, in pieces: one name's follow one another.
 
         The name is None, once for each file, and nothing of the content there, where it is not one of the
-        `known` ones. All of them together have `total` bytes at most. Of the attempt in force, or of another.
+        `known` ones. All of them together have `total` bytes at most. Of `attempt`, where one is named.
         """
         pieces = 20_000 + total // _PIECE
         limits = Limits(data=min(total, _PIECE), answers=pieces, total=total, together=True)
         before, args = "", dict[str, Any](run_id=run_id, folder=folder, known=known.pattern)
-        args |= {} if attempt is None else {"attempt": attempt}
+        args |= {} if attempt is None else {"attempt": to_json(attempt)}
         for result, data in self._stream("small_files", limits, **args):
             if result is None:
                 continue

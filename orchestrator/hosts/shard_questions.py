@@ -20,7 +20,7 @@ class ShardQuestions(AgentQuestions):
     """Which shards there are, whether they are whole, and their way to the next attempt."""
 
     def shards(self, run_id: str, *, timeout: float | None = None) -> tuple[ShardRow, ...]:
-        """The files that the attempt in force has, without looking into them."""
+        """The files that an attempt has, without looking into them: that in force, unless another is addressed."""
         return self._rows("shards", run_id, timeout)
 
     def saved(self, run_id: str, *, timeout: float | None = None) -> tuple[ShardRow, ...]:
@@ -61,6 +61,6 @@ class ShardQuestions(AgentQuestions):
             "place_shards", timeout=timeout, run_id=run_id, number=number, loads=placed, origin=list(origin)
         )
 
-    def tell_step(self, run_id: str, attempt: int, step: int) -> None:
-        """Tell the host the newest step that is complete over all hosts, which `keep` leaves there."""
-        self._do("tell_step", run_id=run_id, attempt=attempt, step=step)
+    def tell_step(self, run_id: str, number: int, step: int) -> None:
+        """Tell the host the newest step, of attempt `number`, that is complete over all hosts: it stays there."""
+        self._do("tell_step", run_id=run_id, number=number, step=step)

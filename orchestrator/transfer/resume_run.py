@@ -19,7 +19,7 @@ from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.control.next_attempt import start_next_attempt
 from orchestrator.core.errors import CheckpointError, TransportError
 from orchestrator.core.paths import ControlDir
-from orchestrator.core.records import Input
+from orchestrator.core.records import Attempt, Input
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.bulk_channel import BulkAgents
 from orchestrator.hosts.fleet import Fleet, fleet_of
@@ -87,13 +87,13 @@ class _Content:
 
 def _model_files(fleet: Fleet, found: Resumption, step: CheckedStep) -> dict[str, list[Input]]:
     """Configuration and tokenizer, beside the shards where each host's workers look for them."""
-    number, run_id = step.step.attempt.number, found.plan.run_id
+    attempt, run_id = Attempt(step.step.attempt.number), found.plan.run_id
     names = [host.name for host in found.plan.hosts]
     with tempfile.TemporaryDirectory(dir=found.control.root, prefix=".resume-") as spooled:
         files: dict[str, SmallFile] = {}
         with fleet.part({host for host, _ in step.files}) as part:
             for kind in ("checkpoint", "model"):
-                gathered = gather(part, run_id, kind, lambda host: None, Spool(), attempt=number)
+                gathered = gather(part, run_id, kind, lambda host: None, Spool(), attempt=attempt)
                 files.update(gathered.files)
         contents = {file.sha256: _spooled(file, Path(spooled) / file.sha256) for file in files.values()}
         if contents:

@@ -22,6 +22,7 @@ from orchestrator.checkpoint.shard_index import Shard, ShardFile, ShardIndex
 from orchestrator.core.errors import OrchestrateError, RunNotFound, TransportError
 from orchestrator.core.host_answers import ShardCheck
 from orchestrator.core.paths import ControlDir
+from orchestrator.core.records import Attempt
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
@@ -57,13 +58,10 @@ class CheckedStep:
 
 def plans_of(control: ControlDir) -> dict[int, LaunchPlan]:
     """The plan of each attempt that is known here."""
-    if control.number is None:
-        return {1: read_plan(control.plan)}
-    folders = [path for path in control.attempts.glob("*") if path.name.isdecimal()]
     plans = {}
-    for folder in folders:
+    for number in control.numbers() or [1]:
         try:
-            plans[int(folder.name)] = read_plan(folder / "plan.json")
+            plans[number] = read_plan(control.plan_of(number))
         except RunNotFound:
             continue  # of an attempt that came to nothing
     return plans
@@ -102,7 +100,7 @@ def _saved(
 ) -> SavedAttempt:
     strategies = {}
     if files:
-        found = gather(fleet, run_id, "strategy", lambda host: None, Spool(), attempt=number)
+        found = gather(fleet, run_id, "strategy", lambda host: None, Spool(), attempt=Attempt(number))
         strategies = parsed_strategies(found.files)
     ranks = [each.rank for rows in files.values() for each in rows]
     return SavedAttempt(

@@ -18,6 +18,7 @@ from orchestrator.checkpoint.companion_files import SmallFile
 from orchestrator.checkpoint.files.strategy_files import Strategy, parse_strategy
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
 from orchestrator.core.paths import RunDir
+from orchestrator.core.records import Attempt
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 
@@ -104,7 +105,7 @@ def gather(
     here: Callable[[str], RunDir | None],
     spool: Spool,
     *,
-    attempt: int | None = None,
+    attempt: Attempt | None = None,
 ) -> Gathered:
     """The known files in this folder of the run; `here` gives its directory on a host that is this machine.
 
@@ -126,7 +127,7 @@ def gather(
             if run is None:
                 far.append(host)
                 continue
-            pieces = runs.small_files(run, folder, known.pattern, attempt)
+            pieces = runs.small_files(run, folder, known.pattern)
             taken[host] = spool.take(_named(pieces, known))
         except AgentError as error:
             errors[host] = error
