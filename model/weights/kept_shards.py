@@ -1,4 +1,4 @@
-"""The shards of a rank that are kept: the newest few over all attempts of a run, and what it could go on from."""
+"""The shards of a rank that are kept: the newest few over all attempts of a run, and what it goes on from."""
 
 from __future__ import annotations
 

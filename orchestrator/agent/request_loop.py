@@ -71,6 +71,7 @@ _VERBS = {
     "verbs_shards": (
         "check_shard",
         "index",
+        "iterations",
         "place_shards",
         "read_segments",
         "saved",

@@ -1,4 +1,4 @@
-"""What the attempts of a run have saved on this host, whether a shard is whole, and its way to the next attempt.
+"""What the attempts of a run have saved on this host: whether it is whole, and its way to the next attempt.
 
 This module is part of the agent: stdlib only, Python 3.8.
 """
@@ -35,7 +35,7 @@ def saved(run: RunDir) -> Iterator[Row]:
 
 
 def check_shard(path: str, identity: Sequence[int], *, hashed: bool) -> Dict[str, Any]:
-    """What `ShardCheck` says of a file. CheckpointError: damaged, cut, or not the file any more that was meant."""
+    """What `ShardCheck` says of a file. CheckpointError: damaged, cut, or not the file that was meant."""
     _require_same(path, identity)
     for _ in index_shard(path):
         pass

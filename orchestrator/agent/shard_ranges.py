@@ -2,9 +2,9 @@
 
 Shards are named `<prefix>_rank_<rank>[_<rerun>]-<epoch>_<step>.ckpt` (MindFormers), or without the rank in a
 folder `rank_<rank>` (MindSpore's own callback); `.safetensors` as well. A second run into one folder adds the
-rerun number. What MindSpore saves at the end of its life has `_breakpoint` behind the step (CheckpointConfig's
-`exception_save`), or is in a folder `ttp_saved_checkpoints-step_<n>` with those of the ranks
-(train/callback/_train_fault_tolerance.py), whose name has a `_tmp` behind it until all of it is there.
+rerun number. What MindSpore saves at the end of its life has `_breakpoint` behind the step
+(CheckpointConfig's `exception_save`), or is in a folder `ttp_saved_checkpoints-step_<n>` with those of the
+ranks (train/callback/_train_fault_tolerance.py), whose name has a `_tmp` behind it until all of it is there.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 
@@ -54,9 +54,10 @@ def parse_name(path: str) -> Row:
 def list_shards(folder: str, *, follow_links: bool = True) -> List[Row]:
     """The shards in `folder` and its `rank_<r>` folders, by rank, epoch, step; none where it is missing.
 
-    With those that were saved at the end of a life, once all of them are there. Each row is that of `parse_name` with the file's `identity`. CheckpointError where what has the name of a
-    shard, or of such a folder, is none. So is a link unless they are followed, as in a folder that a person
-    has named; in that of a run they are not, and to leave one out would be silent.
+    With those that were saved at the end of a life, once all of them are there. Each row is that of
+    `parse_name` with the file's `identity`. CheckpointError where what has the name of a shard, or of such a
+    folder, is none. So is a link unless they are followed, as in a folder that a person has named; in that of
+    a run they are not, and to leave one out would be silent.
     """
     try:
         paths = _paths(folder, follow_links)

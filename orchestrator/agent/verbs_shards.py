@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from typing import Iterator, Tuple
+from typing import Iterator
 
-from orchestrator.agent import attempt_guard, saved_steps
+from orchestrator.agent import attempt_guard, iteration_folders, saved_steps
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent import shard_ranges as ckpt_read
 from orchestrator.agent.request_loop import Answer, Request
@@ -17,6 +17,7 @@ from orchestrator.formats.told_step import write_told_step
 __all__ = [
     "check_shard",
     "index",
+    "iterations",
     "place_shards",
     "read_segments",
     "saved",
@@ -38,6 +39,12 @@ def saved(request: Request) -> Iterator[Answer]:
     yield Answer(list(saved_steps.saved(run)))
 
 
+def iterations(request: Request) -> Iterator[Answer]:
+    """What an attempt has saved in the form of MindFormers' checkpoint 2.0."""
+    run = attempt_guard.reading(Workdir(request.root), request.args)
+    yield Answer(iteration_folders.list_iterations(str(run.attempt.checkpoint)))
+
+
 def index(request: Request) -> Iterator[Answer]:
     """Where in this file which tensor is."""
     yield Answer(list(ckpt_read.index_shard(request.args["path"])))
@@ -52,7 +59,7 @@ def check_shard(request: Request) -> Iterator[Answer]:
 def place_shards(request: Request) -> Iterator[Answer]:
     """Put shards of earlier attempts where this one loads them from; the step is where it goes on."""
     args, run = request.args, attempt_guard.acting(Workdir(request.root), request.args)
-    saved_steps.place(run, args["number"], from_json(Tuple[Load, ...], args["loads"]))
+    saved_steps.place(run, args["number"], [from_json(Load, load) for load in args["loads"]])
     write_told_step(run.root, *args["origin"], back=True)
     yield Answer()
 
@@ -77,4 +84,3 @@ def sum_segments(request: Request) -> Iterator[Answer]:
     args = request.args
     segments = ckpt_read.read_segments(args["segments"], args["identities"])
     yield Answer([zlib.crc32(data) for data in segments])
-

@@ -61,9 +61,9 @@ def command(
 ) -> int:
     """Go on with a run that has ended, as its next attempt, and follow it.
 
-    A training goes on from its newest step that is complete over all hosts: with its optimizer and in its data.
-    On the same hosts nothing is moved; to other hosts go the shards that they lack, from replicas; on fewer the
-    layout changes and the global batch stays. The exit code is the run's.
+    A training goes on from its newest step that is complete over all hosts, with its optimizer and in its
+    data. On the same hosts nothing is moved; to other hosts go the shards that they lack, from replicas; on
+    fewer the layout changes and the global batch stays. The exit code is the run's.
     """
     control = meant_run(run)
     changes = Changes(inventory, hosts, overrides, job, step, accept_new_host_keys)
@@ -86,14 +86,20 @@ _NOTHING = "nothing was moved or started (--dry-run)"
 def _lines(found: Resumption) -> list[str]:
     """What is done, a line each."""
     plan, moves = found.plan, found.moves
-    size = f"{plan.world_size} rank{'s' * (plan.world_size > 1)} on {fold([host.name for host in plan.hosts])}"
+    size = (
+        f"{plan.world_size} rank{'s' * (plan.world_size > 1)} on {fold([host.name for host in plan.hosts])}"
+    )
     if found.step is None:
         return [f"{plan.run_id}: attempt {plan.attempt.number} begins anew, {size}"]
     attempt, step = found.at
-    lines = [f"{plan.run_id}: attempt {plan.attempt.number} goes on from step {step} of attempt {attempt}, {size}"]
+    lines = [
+        f"{plan.run_id}: attempt {plan.attempt.number} goes on from step {step} of attempt {attempt}, {size}"
+    ]
     if moves.anew:
         read = sum(moves.collected.values())
-        lines.append(f"another layout: {byte_size(read)} are read from {fold(list(moves.collected))} and cut anew")
+        lines.append(
+            f"another layout: {byte_size(read)} are read from {fold(list(moves.collected))} and cut anew"
+        )
     if moves.in_place:
         ranks = fold_numbers(moves.in_place)
         lines.append(f"rank {ranks}: the shard is there, nothing moves")

@@ -58,8 +58,8 @@ class JobCheckpoint(CheckpointOptions):
 class JobSource:
     """What a job was read from: its file as it was then, and what the command line changed of it.
 
-    It is kept with a run's plan, so that the run can go on when the file has changed or is gone. Like the plan
-    it may hold secrets.
+    It is kept with a run's plan, so that the run can go on when the file has changed or is gone. Like the
+    plan it may hold secrets.
     """
 
     path: Path

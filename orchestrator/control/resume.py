@@ -1,6 +1,7 @@
-"""What a run goes on as: its job with what is changed of it, on the hosts there are, in a layout that fits them.
+"""What a run goes on as: its job with what is changed of it, on the hosts there are, in a layout that fits.
 
-Nothing here touches a host. Which step it goes on from, and the way of its shards, is `transfer.resume_run`'s.
+
+Nothing here touches a host. Which step it goes on from is `transfer.plan_resume`'s matter.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _NO_LIMIT = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a person changes for the next attempt; `hosts` as in a job, `job` a file for a run that kept none."""
+    """What a person changes for the next attempt; `job` is a file for a run that has kept none."""
 
     inventory: Path | None = None
     hosts: str = ""
@@ -59,8 +60,11 @@ class NextJob:
     notes: tuple[str, ...] = ()
 
 
-def require_ended(record: RunRecord, before: LaunchPlan, wanted: NextJob) -> None:
-    """Raise UsageError for a run that goes on already, never began, or has nothing left to do."""
+def require_ended(record: RunRecord, before: LaunchPlan, wanted: NextJob, step: int | None = None) -> None:
+    """Raise UsageError for a run that goes on already, never began, or has nothing left to do.
+
+    Who names a `step` means it: from there there is something to do.
+    """
     run_id = record.run_id
     if not record.state.is_terminal:
         remedy = f"watch it with `orchestrate attach {run_id}`, or end it first: `orchestrate stop {run_id}`"
@@ -69,7 +73,7 @@ def require_ended(record: RunRecord, before: LaunchPlan, wanted: NextJob) -> Non
         raise UsageError(
             f"{run_id} has never started: there is nothing to go on with", remedy="launch its job again"
         )
-    if record.state is RunState.SUCCEEDED and not _has_more(before, wanted.job):
+    if record.state is RunState.SUCCEEDED and step is None and not _has_more(before, wanted.job):
         train = _config(before).get("train") or {}
         done = f"all its {train['steps']} steps" if train.get("steps") else "all that it was to do"
         remedy = f"to train on: `orchestrate resume {run_id} --set train.steps=N`, with N above that"
@@ -126,7 +130,7 @@ def _inventory(before: LaunchPlan, changes: Changes) -> Inventory:
 
 
 def _on_hosts(job: Job, changes: Changes, inventory: Inventory) -> Job:
-    """The job on the hosts that are named, or on those it had: groups of the old inventory mean nothing now."""
+    """The job on the hosts that are named, or on those it had: groups of their inventory mean nothing now."""
     if changes.hosts:
         return job.model_copy(update={"hosts": (changes.hosts,), "host_count": None})
     if changes.inventory is None and not {"hosts", "host_count"} & changes.keys:
@@ -167,7 +171,7 @@ def _fitted(
         if _fits(found.with_replicas(world), hosts):
             return found, [f"the layout of {world} ranks: {', '.join(words)}"]
     raise UsageError(
-        f"no layout of {world} ranks keeps the global batch of {batch} records, so that the run would be another",
+        f"no layout of {world} ranks keeps the global batch of {batch} records",
         remedy="take other hosts, or set the layout by hand: --set parallel.data_parallel=… "
         f"--set train.batch_size=…, whose product is {batch}",
     )

@@ -21,6 +21,8 @@ __all__ = [
     "DiskUse",
     "FileName",
     "Injected",
+    "IterationList",
+    "IterationRow",
     "Label",
     "LogPart",
     "MindSporeAsks",
@@ -251,6 +253,28 @@ class ShardRow:
     path: ShardName
     identity: Tuple[int, int, int]
     attempt: Size = _NONE
+
+
+@dataclass(frozen=True)
+class IterationRow:
+    """One iteration of MindFormers' checkpoint 2.0 as a host has it: its tensor files, whole and not.
+
+    `common`: its common.json can be read. `named` are the files that its metadata.json names, if it is there.
+    """
+
+    iteration: Size
+    files: Tuple[FileName, ...] = ()
+    damaged: Tuple[FileName, ...] = ()
+    common: bool = False
+    named: Optional[Tuple[FileName, ...]] = None
+
+
+@dataclass(frozen=True)
+class IterationList:
+    """All iterations that a host has, and the one that the tracker there says to be the latest."""
+
+    tracker: Optional[Size] = None
+    iterations: Tuple[IterationRow, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The newest step that is complete over all hosts, as the monitor has told a host: `complete_step.json` of a run.
+"""The newest step that is complete over all hosts, as the monitor has told it: `complete_step.json` of a run.
 
 Who removes old shards removes neither it nor what is newer: only the monitor sees all hosts.
 This module is part of the agent: stdlib only, Python 3.8.
@@ -32,7 +32,7 @@ def read_told_step(run: Path) -> Optional[Tuple[int, int]]:
 
 
 def write_told_step(run: Path, attempt: int, step: int, *, back: bool = False) -> None:
-    """Note it down, unless a newer one is told already. With `back` the older one counts: a person went back."""
+    """Note it down, unless a newer one is told already. With `back` this one counts: a person went back."""
     told = read_told_step(run)
     if back or told is None or told < (attempt, step):
         atomic_write(run / _NAME, json.dumps({"format": 1, "attempt": attempt, "step": step}))

@@ -55,7 +55,15 @@ def agent_bundle() -> Bundle:
 
 
 # What no launch imports need not be compiled for one.
-_RARE = {"ascend_tools", "disk_space", "host_answers", "log_signatures", "plogs", "saved_steps", "shard_ranges"}
+_RARE = {
+    "ascend_tools",
+    "disk_space",
+    "host_answers",
+    "log_signatures",
+    "plogs",
+    "saved_steps",
+    "shard_ranges",
+}
 _RARE |= {"chat_relay", "verbs_chaos", "verbs_disk", "verbs_logs", "verbs_shards"}
 _compiling = threading.Lock()
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from orchestrator.agent.shard_ranges import parse_name
 from orchestrator.core.codec import to_json
-from orchestrator.core.host_answers import ShardCheck, ShardRow
-from orchestrator.core.records import Load
+from orchestrator.core.host_answers import IterationList, ShardCheck, ShardRow
+from orchestrator.core.records import Attempt, Load
 from orchestrator.hosts.agent_questions import AgentQuestions
 from orchestrator.hosts.conversation import Limits
 
@@ -20,7 +20,7 @@ class ShardQuestions(AgentQuestions):
     """Which shards there are, whether they are whole, and their way to the next attempt."""
 
     def shards(self, run_id: str, *, timeout: float | None = None) -> tuple[ShardRow, ...]:
-        """The files that an attempt has, without looking into them: that in force, unless another is addressed."""
+        """The files of the attempt in force, or of the one that is addressed, without looking into them."""
         return self._rows("shards", run_id, timeout)
 
     def saved(self, run_id: str, *, timeout: float | None = None) -> tuple[ShardRow, ...]:
@@ -28,6 +28,11 @@ class ShardQuestions(AgentQuestions):
         rows = self._rows("saved", run_id, timeout)
         self._expect(all(row.attempt for row in rows), "the number of an attempt")
         return rows
+
+    def iterations(self, run_id: str, attempt: Attempt, *, timeout: float | None = None) -> IterationList:
+        """What an attempt has saved in the form of MindFormers' checkpoint 2.0."""
+        args = {"run_id": run_id, "attempt": to_json(attempt)}
+        return self._ask(IterationList, "iterations", limits=_MANY_ROWS, timeout=timeout, **args)
 
     def _rows(self, verb: str, run_id: str, timeout: float | None) -> tuple[ShardRow, ...]:
         rows = self._ask(tuple[ShardRow, ...], verb, limits=_MANY_ROWS, timeout=timeout, run_id=run_id)
@@ -62,5 +67,5 @@ class ShardQuestions(AgentQuestions):
         )
 
     def tell_step(self, run_id: str, number: int, step: int) -> None:
-        """Tell the host the newest step, of attempt `number`, that is complete over all hosts: it stays there."""
+        """Tell the host the newest step, of attempt `number`, that is complete over all hosts."""
         self._do("tell_step", run_id=run_id, number=number, step=step)

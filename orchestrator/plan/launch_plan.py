@@ -31,8 +31,8 @@ class LaunchPlan(Stored):
     """What a launch will do. `manifests` lack only the scheduler's port where it is ours to choose.
 
     It is the plan of one attempt; `notes` are what of the job has no effect here. `job` is what it was made
-    of, None in a plan of an earlier version. `origin` is the (attempt, step) that the attempt goes on from, (0,
-    0) where it begins anew; `loads` are, by host, the shards that are there already.
+    of, None in a plan of an earlier version. `origin` is the (attempt, step) that the attempt goes on from,
+    (0, 0) where it begins anew; `loads` are, by host, the shards that are there already.
     """
 
     # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.

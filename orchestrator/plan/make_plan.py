@@ -51,8 +51,8 @@ def make_plan(
     """Plan one launch. Touches no host; reads the files it will ship. Raises ConfigError.
 
     `token` gives the hexadecimal digits of so many bytes, by which launches are told apart. Of a run that
-    goes on `run_id` and `number` name the attempt, and `load` the folder whose shards its workers resume from,
-    as they see it.
+    goes on `run_id` and `number` name the attempt, and `load` the folder whose shards its workers resume
+    from, as they see it.
     """
     created = time.time() if now is None else now
     run_id = run_id or new_run_id(job.name, created, token)

@@ -1,4 +1,4 @@
-"""The plan of a run's next attempt: the same run on hosts that may be others, and what must not have changed."""
+"""The plan of a run's next attempt: the same run on hosts that may be others, and what must be as it was."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from orchestrator.config.job import Job
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.core.records import WorkerSpec
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
 
 __all__ = ["LOAD", "load_folder", "next_plan", "saved_layout"]
 
 LOAD = "load"
+# https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 # What a rank's shard depends on, of `parallel`.
 _LAYOUT = ("data_parallel", "model_parallel", "pipeline_stage", "optimizer_shard")
 # The folders of inputs that the command line chooses.
@@ -42,9 +45,9 @@ def next_plan(
 ) -> LaunchPlan:
     """Plan the attempt after `before`. Touches no host; reads the files it will ship.
 
-    A training goes on from shards in `load_folder`, whose `origin` is for who chooses them to say; `fresh`: it
-    begins anew, as any other task does. `overrides` are those of this attempt. Raises ConfigError: what `make_plan` does; another network or
-    other data than the run has had.
+    A training goes on from shards in `load_folder`; their `origin` says who chooses them. `fresh`: it begins
+    anew, as any other task does. `overrides` are those of this attempt. Raises ConfigError: what `make_plan`
+    does; another network or other data than the run has had.
     """
     number = before.attempt.number + 1
     resumes = job.task in TRAINING and not fresh
@@ -61,10 +64,27 @@ def next_plan(
         token=token,
         load=load_folder(number) if resumes else "",
     )
-    if resumes and (problems := [*_other_network(before, plan, job), *_other_inputs(before, plan, overrides)]):
+    if resumes and (
+        problems := [*_other_network(before, plan, job), *_other_inputs(before, plan, overrides)]
+    ):
         raise ConfigError(problems)
+    if job.task == "command":
+        plan = _restarted(plan, number - 1)
     notes = [*plan.notes, *(_changed_notes(before, plan) if resumes else [])]
     return dataclasses.replace(plan, origin=None if resumes else (0, 0), notes=tuple(notes))
+
+
+def _restarted(plan: LaunchPlan, count: int) -> LaunchPlan:
+    """With the variable by which programs for torchrun know that they were started before."""
+
+    def told(worker: WorkerSpec) -> WorkerSpec:
+        return dataclasses.replace(worker, env={_RESTARTS: str(count), **worker.env})
+
+    manifests = {
+        name: dataclasses.replace(manifest, workers=tuple(map(told, manifest.workers)))
+        for name, manifest in plan.manifests.items()
+    }
+    return dataclasses.replace(plan, manifests=manifests)
 
 
 def saved_layout(plan: LaunchPlan) -> tuple[Any, ...]:
@@ -87,7 +107,9 @@ def _other_network(before: LaunchPlan, plan: LaunchPlan, job: Job) -> list[Probl
         was, now = ((config.get(at[0]) or {}).get(at[1]) for config in (old, new))
         if old and was != now:
             what = f"is {now!r}, but the run has trained with {was!r}"
-            problems.append(Problem(job.where(*at), what, "leave it, or launch a new run from its checkpoint"))
+            problems.append(
+                Problem(job.where(*at), what, "leave it, or launch a new run from its checkpoint")
+            )
     return problems
 
 

@@ -26,6 +26,7 @@ from orchestrator.core.records import Load
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.plan.next_plan import next_plan, saved_layout
+from orchestrator.transfer.program_checkpoints import newest_checkpoint, telling
 from orchestrator.transfer.saved_attempts import (
     CheckedStep,
     assembled,
@@ -79,17 +80,22 @@ def plan_resume(control: ControlDir, changes: Changes) -> Resumption:
     """
     record, before = current_record(control), read_plan(control.plan)
     wanted = next_job(before, changes)
-    require_ended(record, before, wanted)
+    require_ended(record, before, wanted, changes.step)
     trains = wanted.job.task in TRAINING
     if changes.step and not trains:
-        raise UsageError(f"task {wanted.job.task} has no steps of ours to go on from", remedy="leave out --step")
+        raise UsageError(
+            f"task {wanted.job.task} has no steps of ours to go on from", remedy="leave out --step"
+        )
     fresh = not trains or changes.step == 0
     plan = next_plan(before, wanted.job, wanted.inventory, fresh=fresh, overrides=changes.overrides)
-    notes = (*wanted.notes, *plan.notes)
-    if fresh:
-        return Resumption(control, before, plan, wanted.job, plan.hosts, notes=notes)
+    notes: tuple[str, ...] = (*wanted.notes, *plan.notes)
     plans = plans_of(control)
     hosts = _all_hosts(plans, plan)
+    if wanted.job.task == "command" and changes.step is None:
+        plan, lines = _told_to_program(plan, plans, hosts)
+        notes = (*notes, *lines)
+    if fresh:
+        return Resumption(control, before, plan, wanted.job, plan.hosts, notes=notes)
     with fleet_of(hosts, plan.ssh) as fleet:
         attempts, silent = gather_saved(fleet, plan.run_id, plans)
         placed = {item.rank: item.host for item in plan.placements}
@@ -104,18 +110,36 @@ def plan_resume(control: ControlDir, changes: Changes) -> Resumption:
         whole = assembled(fleet, step)
     _require_network(wanted.job, whole)
     _require_steps_left(wanted.job, step, plan.run_id)
-    moves = _moves_in_place(step, placed) if step.sources is not None else _moves_anew(wanted.job, plan, step, whole)
+    moves = (
+        _moves_in_place(step, placed)
+        if step.sources is not None
+        else _moves_anew(wanted.job, plan, step, whole)
+    )
     told = (*notes, *silent, *step.step.notes(), *_unsummed(step))
     plan = dataclasses.replace(plan, origin=step.step.at, loads=_loads(step, placed))
     return Resumption(control, before, plan, wanted.job, hosts, step, moves, told)
+
+
+def _told_to_program(
+    plan: LaunchPlan, plans: Mapping[int, LaunchPlan], hosts: Sequence[Host]
+) -> tuple[LaunchPlan, list[str]]:
+    """The plan whose processes know which checkpoint of theirs is whole, if one is; and lines on it."""
+    with fleet_of(hosts, plan.ssh) as fleet:
+        attempts, silent = gather_saved(fleet, plan.run_id, plans)
+        found = newest_checkpoint(fleet, plan.run_id, attempts)
+    if found is None:
+        return plan, silent
+    where = f"attempts/{found.attempt}/checkpoint"
+    line = f"the newest whole checkpoint is of step {found.step}, in {where}: ORCHESTRATE_CHECKPOINT says so"
+    return telling(plan, found), [*silent, *found.notes, line]
 
 
 def _unsummed(step: CheckedStep) -> list[str]:
     if not step.unsummed:
         return []
     return [
-        f"{step.unsummed} of {len(step.checks)} shards have no checksum: they are whole by their structure, as far "
-        "as that tells"
+        f"{step.unsummed} of {len(step.checks)} shards have no checksum: they are whole as far as their "
+        "structure tells"
     ]
 
 
@@ -170,7 +194,7 @@ def _moves_in_place(step: CheckedStep, placed: Mapping[int, str]) -> Moves:
 
 
 def _moves_anew(job: Job, plan: LaunchPlan, step: CheckedStep, whole: Assembled) -> Moves:
-    """Every slice is read once, and each host gets those of its ranks; frames of the files are not counted."""
+    """Every slice is read once, and each host gets those of its ranks. Without the frames of files."""
     parallel, specs = job.parallel, [tensor.spec for tensor in whole.tensors]
     cut = NetworkCut(
         network_of(job).family,

@@ -60,12 +60,14 @@ def resume(found: Resumption, progress: Progress | None = None) -> ControlDir:
     return found.control
 
 
-def _moved(
-    fleet: Fleet, found: Resumption, step: CheckedStep, progress: Progress
-) -> dict[str, list[Input]]:
+def _moved(fleet: Fleet, found: Resumption, step: CheckedStep, progress: Progress) -> dict[str, list[Input]]:
     """What each host places from its store, once it is there."""
     inputs = _model_files(fleet, found, step)
-    brought = _anew(fleet, found, step, progress) if step.sources is None else _replicas(fleet, found, step, progress)
+    brought = (
+        _anew(fleet, found, step, progress)
+        if step.sources is None
+        else _replicas(fleet, found, step, progress)
+    )
     for host, items in brought.items():
         inputs.setdefault(host, []).extend(items)
     return inputs
@@ -179,9 +181,7 @@ class _StepFiles(RunFiles):
         return files
 
 
-def _anew(
-    fleet: Fleet, found: Resumption, step: CheckedStep, progress: Progress
-) -> dict[str, list[Input]]:
+def _anew(fleet: Fleet, found: Resumption, step: CheckedStep, progress: Progress) -> dict[str, list[Input]]:
     """The step put together here and cut for the new layout; each host gets what its ranks load."""
     saved, plan = step.step.attempt, found.plan
     hosts = sorted({host for host, _ in step.files})

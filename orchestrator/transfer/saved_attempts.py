@@ -30,7 +30,7 @@ from orchestrator.transfer.small_files import Spool, gather, parsed_strategies
 
 __all__ = ["CheckedStep", "Place", "assembled", "choose_checked", "gather_saved", "plans_of"]
 
-# A disk that stands still this long has failed; a shard of many gigabytes is read from its beginning to its end.
+# A disk that stands still this long has failed; a shard of many gigabytes is read to its end.
 _LIST_TIMEOUT = 300.0
 _CHECK_TIMEOUT = 3600.0
 
@@ -123,8 +123,8 @@ def choose_checked(
 ) -> CheckedStep:
     """The newest step that is complete and whole, or `step`, and which file each rank of `placed` takes.
 
-    `same_layout` are the attempts whose shards those ranks can load as they are. CheckpointError, or the error
-    of the first damaged file: there is none.
+    `same_layout` are the attempts whose shards those ranks can load as they are. CheckpointError, or the
+    error of the first damaged file: there is none.
     """
     alike = frozenset(same_layout)
     known: dict[Place, ShardCheck] = {}
@@ -194,7 +194,7 @@ def _checked(
 
 
 def assembled(fleet: Fleet, chosen: CheckedStep) -> Assembled:
-    """The tensors of the step, of which no byte is read: that its shards agree on them. CheckpointError: not."""
+    """The tensors of the step, no byte of which is read. CheckpointError: its shards do not fit together."""
     index = ShardIndex()
     by_host: dict[str, list[tuple[int, str]]] = {}
     for rank, (host, path) in chosen.step.choice.files.items():

@@ -15,7 +15,15 @@ from orchestrator.checkpoint.files.strategy_files import Strategy
 from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.core.errors import CheckpointError
 
-__all__ = ["AttemptStep", "Copies", "SavedAttempt", "choose_newest", "copies_of", "same_slices", "sources_for"]
+__all__ = [
+    "AttemptStep",
+    "Copies",
+    "SavedAttempt",
+    "choose_newest",
+    "copies_of",
+    "same_slices",
+    "sources_for",
+]
 
 Copies = Mapping[int, Mapping[str, ShardFile]]
 """By rank, and by the host that has it, the file of one step."""
@@ -58,7 +66,7 @@ class AttemptStep:
         return self.attempt.number, self.choice.step
 
     def notes(self) -> list[str]:
-        """What was passed over, a line each: attempts, steps, and files that are damaged or cannot be read."""
+        """What was passed over, a line each: attempts, steps, and files that are damaged or unreadable."""
         return [*(f"attempt {number}: {why}" for number, why in self.without.items()), *self.choice.notes()]
 
 
@@ -131,7 +139,7 @@ def copies_of(chosen: AttemptStep) -> dict[int, dict[str, ShardFile]]:
 
 
 def same_slices(rank: int, strategies: Mapping[int, Strategy]) -> tuple[int, ...]:
-    """The ranks whose shards are equal to this one's: of each parameter and its moments they hold the same."""
+    """The ranks whose shards equal this one's: of each parameter and its moments they hold the same."""
     known = next((each for other, each in strategies.items() if rank in stage_ranks(other, each)), None)
     if known is None:
         return (rank,)
