@@ -20,16 +20,18 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.control import runs as known
+from orchestrator.control.attempts import plan_of_record
 from orchestrator.control.monitor_client import Follower
 from orchestrator.control.monitor_process import watched_again
+from orchestrator.control.run_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.core.ends import SCHEDULER, StopReason, label_of
 from orchestrator.core.errors import UsageError
 from orchestrator.core.paths import ControlDir as Run
-from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+from orchestrator.plan.launch_plan import LaunchPlan
 
 if TYPE_CHECKING:
     import fabric
@@ -63,6 +65,7 @@ __all__ = [
     "log_batches",
     "logs",
     "may_live_on",
+    "metrics",
     "plan",
     "plan_resume",
     "record",
@@ -211,10 +214,13 @@ def watch(run: Run | str | None = None, *, interval: float = 0.2, waits: bool = 
             record = follower.newest(None if waits else 0.0)
 
 
-def attach(run: Run | str | None = None) -> Run:
-    """Make sure that a run which has not ended has a monitor."""
+def attach(run: Run | str | None = None, *, take_over: bool = False) -> Run:
+    """Make sure that a run which has not ended has a monitor.
+
+    With `take_over` this control node acts on the run from now on, and no other does.
+    """
     control = find(run)
-    known.attach(control)
+    known.attach(control, take_over=take_over)
     return control
 
 
@@ -227,20 +233,22 @@ def log_batches(
     follow: bool = False,
     tail: int | None = None,
     block: int = 1 << 20,
+    attempt: int | None = None,
 ) -> Iterator[LogBatch | None]:
     """What the workers wrote, many lines at a time as they come: of all ranks, of these, or of one host.
 
     Or of the scheduler. None comes where there is nothing just now. Lines of one worker keep their order;
     about `block` bytes of a log are read at a time, or less. With `follow` it goes on until the run has
-    ended; `tail` begins so many lines before the end of each log.
-    Raises UsageError where no rank fits.
+    ended; `tail` begins so many lines before the end of each log. `attempt` is by default the one in force.
+    Raises UsageError where no rank fits, or there is no such attempt.
     """
     from orchestrator.control.log_stream import iter_batches
     from orchestrator.control.logs import labels_of
     from orchestrator.hosts.fleet import fleet_of
 
     control = find(run, started=True)
-    launched = read_plan(control.plan)
+    record = read_record(control)
+    launched = plan_of_record(control, record, attempt)
     if scheduler:
         labels = {name: [label_of(SCHEDULER)] for name, one in launched.manifests.items() if one.scheduler}
     else:
@@ -252,10 +260,12 @@ def log_batches(
         )
 
     def is_over() -> bool:
-        return not follow or known.current_record(control).state.is_terminal
+        newest = known.current_record(control) if follow else record
+        return newest.state.is_terminal or newest.attempts[-1].number != launched.attempt.number or not follow
 
     hosts = [member for member in launched.hosts if member.name in labels]
     with fleet_of(hosts, launched.ssh) as fleet:
+        fleet.address(address_of(record, launched.attempt.number))
         yield from iter_batches(launched.run_id, fleet, labels, tail=tail, block=block, is_over=is_over)
 
 
@@ -267,11 +277,14 @@ def logs(
     scheduler: bool = False,
     follow: bool = False,
     tail: int | None = None,
+    attempt: int | None = None,
 ) -> Iterator[LogLine]:
     """`log_batches`, line by line. A line of more than 64 kB to 1 MB comes in pieces (`goes_on`)."""
     from orchestrator.control.log_stream import iter_lines
 
-    batches = log_batches(run, ranks=ranks, host=host, scheduler=scheduler, follow=follow, tail=tail)
+    batches = log_batches(
+        run, ranks=ranks, host=host, scheduler=scheduler, follow=follow, tail=tail, attempt=attempt
+    )
     yield from iter_lines(batches)
 
 
@@ -288,6 +301,14 @@ def folded_logs(
 
     batches = log_batches(run, ranks=ranks, host=host, follow=follow, tail=tail, block=FOLDED_BLOCK)
     yield from fold_lines(batches)
+
+
+def metrics(run: Run | str | None = None, *, rank: int = 0) -> list[dict[str, Any]]:
+    """What a rank has told of its steps, by step, over all attempts: the newest that has made a step counts."""
+    from orchestrator.control.metrics_curve import curve_of
+
+    control = find(run, started=True)
+    return curve_of(control, read_record(control), rank)
 
 
 def stop(

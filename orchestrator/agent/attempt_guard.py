@@ -1,6 +1,6 @@
 """The guard of a run's attempts on a host: which one a request means, who may act on it, and what is over.
 
-A request names the attempt that it means (`attempt`: number and token), on whose claim it acts (`claim`) and,
+A request names the attempt that it means (`meant`: number and token), on whose claim it acts (`claim`) and,
 where the run has ended, that it has (`over`: how). A supervisor that still runs an attempt that is over by
 that, the named one or one before, is ended by whichever request comes first; `tombstone.json` says so from
 then on. A request without these, of an earlier version, means the attempt in force.
@@ -22,7 +22,7 @@ from orchestrator.core.codec import DecodeError, dumps, from_json, load, to_json
 from orchestrator.core.ends import StopKind, StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir, atomic_write
-from orchestrator.core.records import Attempt, Claim, HostStatus, Manifest
+from orchestrator.core.records import Attempt, Claim, HostStatus, Manifest, ProcessId
 from orchestrator.core.safe_open import require_own_folder
 
 __all__ = [
@@ -52,7 +52,7 @@ _quiet: Set[Tuple[str, int]] = set()
 
 def attempt_in(args: Mapping[str, Any]) -> Optional[Attempt]:
     """The attempt that a request means, where it says so. Raises DecodeError."""
-    said = args.get("attempt")
+    said = args.get("meant")
     return None if said is None else from_json(Attempt, said)
 
 
@@ -159,10 +159,10 @@ def bury(run: RunDir, stone: Tombstone) -> HostStatus:
     take_claim(run, stone.claim)
     _keep(run, stone)
     if _lives(run):
-        host_runs.end_and_wait(run, _stop(stone), _grace(run) + _MARGIN)
-    deadline = time.monotonic() + _MARGIN
-    while _lives(run) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        _order_end(run, stone)
+        _wait_for_end(run, _grace(run) + _MARGIN)
+    if _lives(run):
+        _kill(run)
     if _lives(run):
         raise AgentError(
             f"attempt {number} of run {run.root.name} does not end",
@@ -190,10 +190,28 @@ def _order_end(run: RunDir, stone: Tombstone) -> None:
     try:
         control_socket.ask(run.control_socket, _stop(stone), timeout=_SHORT)
     except AgentError as error:
-        supervisor = host_runs.recorded(run).supervisor
-        if error.kind == "no_supervisor" and supervisor is not None and processes.is_alive(supervisor):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(supervisor.pid, signal.SIGKILL)
+        if error.kind == "no_supervisor":
+            _kill_process(host_runs.recorded(run).supervisor)
+
+
+def _kill(run: RunDir) -> None:
+    """By their recorded identity: the supervisor first, for its guardian ends what is left of the workers."""
+    found = host_runs.recorded(run)
+    for process in (found.supervisor, found.guardian):
+        _kill_process(process)
+        _wait_for_end(run, _SHORT)
+
+
+def _kill_process(process: Optional[ProcessId]) -> None:
+    if process is not None and processes.is_alive(process):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def _wait_for_end(run: RunDir, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while _lives(run) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def known_tombstone(run: RunDir) -> Optional[Tombstone]:

@@ -25,7 +25,6 @@ from orchestrator.core.safe_open import open_safely, own_folders, require_own_fo
 from orchestrator.core.states import RankState
 
 __all__ = [
-    "end_and_wait",
     "find",
     "list_runs",
     "read_log",
@@ -207,13 +206,13 @@ def undo(workdir: Workdir, run_id: str, meant: Optional[Attempt] = None, **reque
     number, token = (run.number, "") if meant is None else (meant.number, meant.token)
     if meant is not None and newest is not None and (newest != number or not run.is_of(number, token)):
         return
-    end_and_wait(run, {**request, "verb": "undo"}, timeout=10.0)
+    _end_and_wait(run, {**request, "verb": "undo"}, timeout=10.0)
     # Its guardian removes it, unless it had ended before it was told.
     if meant is not None or run.number == number:
         run.discard(number, token)
 
 
-def end_and_wait(run: RunDir, request: Dict[str, Any], timeout: float) -> None:
+def _end_and_wait(run: RunDir, request: Dict[str, Any], timeout: float) -> None:
     """Tell the supervisor to stop or undo; returns when it and its guardian are gone, by force if need be."""
     with contextlib.suppress(AgentError, ProcessLookupError):
         before = recorded(run)

@@ -39,6 +39,9 @@ def parse_ranks(text: str) -> list[int]:
     is_flag=True,
     help="When each line was read, in front of it; with <: when it had been written at the latest.",
 )
+@click.option(
+    "--attempt", type=click.IntRange(min=1), metavar="N", help="Of this attempt. Default: the one in force."
+)
 @click.option("--fold", is_flag=True, help="Print equal lines of several ranks once, behind all of them.")
 @json_option
 def command(
@@ -49,6 +52,7 @@ def command(
     tail: int | None,
     scheduler: bool,
     timestamps: bool,
+    attempt: int | None,
     fold: bool,
     as_json: bool,
 ) -> int:
@@ -65,6 +69,7 @@ def command(
         scheduler=scheduler,
         follow=follow,
         tail=tail,
+        attempt=attempt,
         **({"block": FOLDED_BLOCK} if fold else {}),
     )
     out = RawStream(sys.stdout)

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.attempt_notes import attempt_name, attempt_notes, without_attempts
 from orchestrator.cli.live_view import cells, duration, header, progress_bar, progress_of
 from orchestrator.cli.render_ranks import MOST_RANKS, folded_view, ranks_view
 from orchestrator.cli.sentences import (
@@ -45,7 +46,8 @@ def summary(record: RunRecord, control: ControlDir) -> Text:
     """How the run ended, and what to do next."""
     took = duration((record.ended or time.time()) - record.created)
     text = Text()
-    text.append(f"{record.run_id} {record.state} after {took}\n")
+    which = f" ({name})" if (name := attempt_name(record)) else ""
+    text.append(f"{record.run_id}{which} {record.state} after {took}\n")
     if record.cause is not None:
         text.append_text(_cause(record))
     elif record.state is RunState.SUCCEEDED and record.task in TRAINING:
@@ -99,6 +101,7 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     moment = record.ended or time.time()
     is_small = record.world_size <= MOST_RANKS
     parts: list[RenderableType] = [header(record, moment)]
+    parts += [Text(note, style="dim") for note in attempt_notes(record)]
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
     parts += [Text(note, style="yellow") for note in (*sight_notes(record), *stall_notes(record))]
@@ -156,7 +159,7 @@ def _run_row(record: RunRecord) -> dict[str, str]:
         "HOSTS": str(len(record.hosts)),
         "RANKS": str(record.world_size),
         "STEP": f"{progress.step}{total}" if progress else "",
-        "NOTE": _unwatched(record),
+        "NOTE": ", ".join(filter(None, [attempt_name(record), _unwatched(record)])),
     }
 
 
@@ -189,6 +192,7 @@ def summary_data(record: RunRecord) -> dict[str, Any]:
         "exit_code": record.exit_code,
         "unwatched": record.unwatched,
         "errors": list(record.errors),
+        **({"attempt": record.attempts[-1].number} if attempt_name(record) else {}),
     }
 
 
@@ -201,7 +205,7 @@ def _unwatched(record: RunRecord) -> str:
 
 def record_json(record: RunRecord) -> dict[str, Any]:
     """The record for `--json`, its summary on top; beside the ends are the labels and sentences of old."""
-    data: dict[str, Any] = {"summary": summary_data(record), **to_json(record)}
+    data: dict[str, Any] = {"summary": summary_data(record), **without_attempts(to_json(record))}
     data["victims"] = [label_of(rank) for rank in record.victims]
     if record.cause is not None:
         cause, end = record.cause, record.cause.end

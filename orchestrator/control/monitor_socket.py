@@ -33,6 +33,7 @@ from orchestrator.control.run_record import RunRecord
 from orchestrator.control.stop_progress import StopProgress
 from orchestrator.core.codec import DecodeError, from_json, parse, to_json
 from orchestrator.core.ends import StopReason
+from orchestrator.core.errors import OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 
@@ -58,6 +59,9 @@ class Watched(Protocol):
     def wake(self) -> None: ...
 
     def set_viewers(self, count: int) -> None: ...
+
+    @property
+    def refusals(self) -> Mapping[str, OrchestrateError]: ...
 
 
 class MonitorSocket:
@@ -249,13 +253,13 @@ class MonitorSocket:
             if over or time.monotonic() - told >= BEAT:
                 _send(connection, {"over": over})
                 told = time.monotonic()
-            if progress.is_done(record):
+            if progress.is_done(record) or watch.refusals:
                 break
             if is_last:
                 return  # the monitor ends before the run does; who asked sees that, and goes on alone
             is_last = self._closing
             version, record = self._newest(version, 0.5)
-        errors = progress.errors(record)
+        errors = {**watch.refusals} or progress.errors(record)
         deadline = time.monotonic() + _LAST_WORD
         while not (errors or record.state.is_terminal or self._closing) and time.monotonic() < deadline:
             version, record = self._newest(version, 0.5)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from orchestrator.control.monitor_client import newest_record, stop_by_monitor
 from orchestrator.control.monitor_lock import LivingMonitor, elsewhere_error, living_monitor
 from orchestrator.control.monitor_process import cannot_write, watched_again
+from orchestrator.control.run_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import interrupt_launch
 from orchestrator.control.stop_progress import MARGIN
@@ -109,6 +110,7 @@ def _stop_from_here(
     plan, scheduling = read_plan(control.plan), ways.scheduling
     patience = plan.timeouts.grace + MARGIN
     with ways.fleet(plan) as fleet:
+        fleet.address(address_of(read_record(control)))
         deadline = scheduling.monotonic() + patience
         errors = stop_everywhere(fleet, plan.run_id, reason, plan.timeouts.grace, deadline, scheduling)
         seen = look_once(read_record(control), fleet, plan.timeouts, scheduling=scheduling)

@@ -19,7 +19,7 @@ from orchestrator.control.host_loss import AwakeClock
 from orchestrator.control.host_views import HostViews
 from orchestrator.control.run_record import Cause, HostView, RunRecord
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
-from orchestrator.core.errors import RunFailed
+from orchestrator.core.errors import OrchestrateError, RunFailed
 from orchestrator.core.states import RankState
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.host_feed import HostFeed
@@ -101,6 +101,11 @@ class Watch:
         """So many look at the run: while there are any, hosts tell of their steps more often."""
         self._viewers = count
         self._signal.set()
+
+    @property
+    def refusals(self) -> Mapping[str, OrchestrateError]:
+        """Why hosts do not take a stop from this control node."""
+        return self._feed.refusals
 
     # From one.
 

@@ -79,10 +79,10 @@ def give_back(run: RunDir, number: int, before: int) -> None:
                 os.replace(kept, run.root / kept.relative_to(replaced))
     with contextlib.suppress(FileNotFoundError):
         run.control_socket.unlink()
-    with contextlib.suppress(FileNotFoundError):
-        _same_file(old / run.status.name, run.status)
-    if (old / run.events.name).exists():
-        os.replace(old / run.events.name, run.events)
+    for path in (run.status, run.events):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(old / path.name, path)
+            os.unlink(old / path.name)  # there still where both were names of one file
 
 
 def _same_file(old: Path, new: Path) -> None:
@@ -97,7 +97,7 @@ def _same_file(old: Path, new: Path) -> None:
         return
     os.rename(link, new)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(link)  # where both were names of one file already, rename(2) does nothing
+        os.unlink(link)  # there still where both were names of one file: rename(2) does nothing then
 
 
 def _paths(path: Path) -> List[str]:

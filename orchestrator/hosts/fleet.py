@@ -127,6 +127,15 @@ class Fleet:
         """From now on whoever asks about one of these runs over this fleet means that attempt of it."""
         self._addresses.update({address.run_id: address for address in addresses})
 
+    @property
+    def addresses(self) -> tuple[RunAddress, ...]:
+        return tuple(self._addresses.values())
+
+    def addressed(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments of a request as a host of this fleet gets them."""
+        address = self._addresses.get(args.get("run_id", ""))
+        return args if address is None else address.added_to(args)
+
     def agent(self, name: str) -> Agent:
         """The agent of a host, connecting where that is needed."""
         with self._held(name):

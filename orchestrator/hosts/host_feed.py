@@ -77,6 +77,7 @@ class HostFeed:
         now = scheduling.monotonic()
         self._links = {name: Link(name, heard=now, due=now) for name in names}
         self._hosts = len(self._links)
+        self.refusals: dict[str, OrchestrateError] = {}  # of stops that hosts do not take from us
         self._every = digest_seconds(self._hosts)
         self._random = random.Random(run_id)  # so that hosts do not come all at once
         self._told: deque[Link] = deque()
@@ -231,6 +232,9 @@ class HostFeed:
         if reply.error is not None:
             if asked is Ask.WATCH and reply.error.kind == "unknown_verb":
                 link.polls = True
+            elif asked is Ask.STOP and reply.error.kind == "claim":
+                self.refusals[link.name] = reply.error  # it is there, and another control node acts
+                said.append(Said(link.name, Present()))
             elif asked not in (Ask.CLOCK, Ask.KEEP):
                 said.append(Said(link.name, Failed(reply.error, link.asked_at)))
         elif isinstance(reply.value, HostStatus):

@@ -30,7 +30,7 @@ class RunAddress:
         """The arguments of a request; those of another run, or of none, as they are."""
         if args.get("run_id") != self.run_id:
             return args
-        own = {"attempt": to_json(self.attempt)}
+        own: dict[str, Any] = {"meant": to_json(self.attempt)}
         if self.claim.epoch:  # who only watches has none
             own["claim"] = to_json(self.claim)
         if self.over is not None:

@@ -125,7 +125,9 @@ class Session:
         """
         with self._asking:
             try:
-                self._send(self._talk.ask(verb, self._addressed(args), len(payload), limits), payload, timeout)
+                self._send(
+                    self._talk.ask(verb, self._addressed(args), len(payload), limits), payload, timeout
+                )
                 deadline, more = Deadline(timeout or self._timeout, self._clock), True
                 while more:
                     answer = self._answer(verb, deadline)

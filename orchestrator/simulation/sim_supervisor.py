@@ -45,6 +45,7 @@ class SimRun:
         self.hashes = hashes  # of the files that were sent
         self.status: HostStatus | None = None
         self.supervisor: SimSupervisor | None = None
+        self.before: SimRun | None = None  # the attempt in whose place this one is
         self.logs: dict[str, list[str]] = {}
         self.metrics: dict[int, list[str]] = {}
 
