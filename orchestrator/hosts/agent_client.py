@@ -259,7 +259,7 @@ class Agent(ShardQuestions):
         pieces = 20_000 + total // _PIECE
         limits = Limits(data=min(total, _PIECE), answers=pieces, total=total, together=True)
         before, args = "", dict[str, Any](run_id=run_id, folder=folder, known=known.pattern)
-        args |= {} if attempt is None else {"attempt": to_json(attempt)}
+        args |= {} if attempt is None else {"meant": to_json(attempt)}
         for result, data in self._stream("small_files", limits, **args):
             if result is None:
                 continue

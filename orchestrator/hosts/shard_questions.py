@@ -31,7 +31,7 @@ class ShardQuestions(AgentQuestions):
 
     def iterations(self, run_id: str, attempt: Attempt, *, timeout: float | None = None) -> IterationList:
         """What an attempt has saved in the form of MindFormers' checkpoint 2.0."""
-        args = {"run_id": run_id, "attempt": to_json(attempt)}
+        args = {"run_id": run_id, "meant": to_json(attempt)}
         return self._ask(IterationList, "iterations", limits=_MANY_ROWS, timeout=timeout, **args)
 
     def _rows(self, verb: str, run_id: str, timeout: float | None) -> tuple[ShardRow, ...]:

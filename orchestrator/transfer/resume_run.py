@@ -24,6 +24,7 @@ from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.bulk_channel import BulkAgents
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.hosts.push_content import ContentFile, push_missing
+from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.next_plan import load_folder
 from orchestrator.preflight.gather_facts import look_at_hosts
 from orchestrator.preflight.host_facts import needs_of
@@ -40,9 +41,15 @@ _SEND_TIMEOUT = 300.0
 _SEGMENT = 4 << 20
 
 
-def resume(found: Resumption, progress: Progress | None = None) -> ControlDir:
+def resume(
+    found: Resumption,
+    progress: Progress | None = None,
+    *,
+    start: Callable[[ControlDir, LaunchPlan], None] = start_next_attempt,
+) -> ControlDir:
     """Bring each host what it lacks, and hand the next attempt to a monitor; its record tells how it goes.
 
+    `start` is given the complete plan.
     Raises what keeps a host from running the job, before anything is moved; TransportError and AgentError
     where something cannot be moved. What has been moved by then stays in the hosts' stores.
     """
@@ -56,7 +63,7 @@ def resume(found: Resumption, progress: Progress | None = None) -> ControlDir:
             for name, manifest in plan.manifests.items()
         }
         plan = dataclasses.replace(plan, manifests=manifests)
-    start_next_attempt(found.control, plan)
+    start(found.control, plan)
     return found.control
 
 
