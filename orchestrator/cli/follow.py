@@ -13,6 +13,7 @@ from orchestrator.api import Run
 from orchestrator.cli.live_view import PlainReport, live_view
 from orchestrator.cli.options import print_json
 from orchestrator.cli.render_run import record_json, summary
+from orchestrator.cli.sentences import go_on_note
 from orchestrator.cli.terminal import Console
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.runs import interrupt_launch
@@ -57,6 +58,8 @@ def follow(
         console.print(live_view(record))
     if record.state.is_terminal:
         console.print(summary(record, control), highlight=False, soft_wrap=True)
+        if line := go_on_note(record):
+            click.echo(line)
     else:
         click.echo(f"{control.run_id} is {record.state}; follow it with: orchestrate attach {control.run_id}")
     for line in record.errors:

@@ -17,6 +17,7 @@ __all__ = [
     "duration",
     "end_note",
     "end_sentence",
+    "go_on_note",
     "host_note",
     "ranks_text",
     "saved_note",
@@ -89,6 +90,13 @@ def watch_note(record: RunRecord) -> str:
         return _stale_note(record)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.unwatched))
     return f"nobody has watched this run since {since}: its monitor has died; another one is started"
+
+
+def go_on_note(record: RunRecord) -> str:
+    """How a run that has ended before its time goes on; empty where it has not, or never began."""
+    if record.state not in (RunState.FAILED, RunState.STOPPED) or not record.has_started:
+        return ""
+    return f"Go on with it: orchestrate resume {record.run_id}"
 
 
 def sight_notes(record: RunRecord) -> list[str]:

@@ -34,7 +34,7 @@ from orchestrator.config.yaml_messages import Invalid
 from orchestrator.config.yaml_reader import MAX_TOLD, YamlFile, dotted
 from orchestrator.families.registry import hub_names
 
-__all__ = ["Health", "Job", "JobCheckpoint", "Networking", "Timeouts"]
+__all__ = ["Health", "Job", "JobCheckpoint", "JobSource", "Networking", "Timeouts"]
 
 
 class Frozen(BaseModel):
@@ -52,6 +52,19 @@ class JobCheckpoint(CheckpointOptions):
         "`load` is a file of whole tensors on the control node: each host gets only the slices that its "
         "ranks load, with `resume: true` those of the optimizer too",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class JobSource:
+    """What a job was read from: its file as it was then, and what the command line changed of it.
+
+    It is kept with a run's plan, so that the run can go on when the file has changed or is gone. Like the
+    plan it may hold secrets.
+    """
+
+    path: Path
+    text: str
+    overrides: tuple[str, ...] = ()
 
 
 class Networking(Frozen):
@@ -173,6 +186,7 @@ class Job(Frozen):
 
     _file: YamlFile | None = PrivateAttr(default=None)
     _path: Path | None = PrivateAttr(default=None)
+    _source: JobSource | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -190,6 +204,11 @@ class Job(Frozen):
     def path(self) -> Path | None:
         """The file that the job was read from."""
         return self._path
+
+    @property
+    def source(self) -> JobSource | None:
+        """What the job was read from."""
+        return self._source
 
     def where(self, *loc: str | int) -> str:
         """`file:line: key` for messages about this job."""
@@ -228,7 +247,7 @@ class Job(Frozen):
             return None
         return (self._path.parent if self._path else Path()) / self.checkpoint.load
 
-    def attach(self, file: YamlFile, path: Path) -> Job:
+    def attach(self, file: YamlFile, path: Path, source: JobSource | None = None) -> Job:
         """This job, knowing where it was written."""
-        self._file, self._path = file, path
+        self._file, self._path, self._source = file, path, source
         return self

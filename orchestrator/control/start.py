@@ -94,6 +94,7 @@ def start_run(
     try:
         report("preparing")
         _verify(plan, _prepared(plan, fleet, sleep or fleet.scheduling.sleep, chance))
+        _place_shards(plan, fleet)
         report("starting")
         fleet.each(lambda agent: _start(plan, agent)).raise_on_error()
         fleet.each(lambda agent: agent.commit(plan.run_id)).raise_on_error()
@@ -103,6 +104,19 @@ def start_run(
             report("undoing")
         fleet.each(lambda agent: agent.undo(plan.run_id))
         raise
+
+
+def _place_shards(plan: LaunchPlan, fleet: Fleet) -> None:
+    """What an attempt goes on from is on hosts already, in the folders of attempts before."""
+    number, origin = plan.attempt.number, plan.origin
+    if origin is None:
+        return
+
+    def place(agent: Agent) -> None:
+        loads = plan.loads.get(agent.host, ())
+        agent.place_shards(plan.run_id, number, loads, origin, timeout=plan.timeouts.prepare)
+
+    fleet.each(place).raise_on_error()
 
 
 def _busy_devices(agent: Agent, host: Host) -> list[int]:

@@ -90,6 +90,7 @@ class Watch:
         self._stop_reason: StopReason | None = None
         self._told: dict[str, float] = {}
         self._told_at = -math.inf
+        self._kept = (0, 0)
         self._done_since: float | None = None
         self._viewers = self._shown_to = 0
         self._is_woken = self._must_tell = self._must_hurry = self._was_notable = False
@@ -135,6 +136,7 @@ class Watch:
             if self._views.is_changed or now >= min(self._next_time(), self._judged + _LONGEST_WAIT):
                 self.record = self._judge()
         finally:
+            self._tell_complete_step()
             self._tell_hosts()  # a stop that was asked for reaches the hosts whatever judging has come to
         self._views.measure_failed()  # only now: an order goes before a question
         return self.record
@@ -305,6 +307,21 @@ class Watch:
         return Cause(host, first.rank, end, now)
 
     # Telling.
+
+    def _tell_complete_step(self) -> None:
+        """Once every rank has saved a step, hosts may remove what is older, and must keep it."""
+        step = self._tally.saved_step(self._host_count)
+        number = self.record.attempts[-1].number
+        if (
+            step is None
+            or self._once
+            or (number, step) <= self._kept
+            or self._tally.ranks < self.record.world_size
+        ):
+            return
+        self._kept = (number, step)
+        for name in self._tally.running:
+            self._feed.keep(name, number, step)
 
     def _tell_hosts(self) -> None:
         """Have the hosts whose workers run stop them; again those that still do after a while."""

@@ -21,6 +21,8 @@ __all__ = [
     "DiskUse",
     "FileName",
     "Injected",
+    "IterationList",
+    "IterationRow",
     "Label",
     "LogPart",
     "MindSporeAsks",
@@ -34,6 +36,7 @@ __all__ = [
     "RunId",
     "RunUse",
     "Sha256",
+    "ShardCheck",
     "ShardName",
     "ShardRow",
     "Size",
@@ -103,7 +106,8 @@ class ShardName(_Text):
 
     # No control characters; those that are none but cannot be shown either are escaped where it is shown.
     FORM = re.compile(
-        r"(?!.*[\x00-\x1f\x7f-\x9f])(?:/(?!\.\.?/)[^/]+)*/checkpoint/(?:rank_\d{1,7}/)?"
+        r"(?!.*[\x00-\x1f\x7f-\x9f])(?:/(?!\.\.?/)[^/]+)*/checkpoint/"
+        r"(?:ttp_saved_checkpoints-step_\d{1,12}/)?(?:rank_\d{1,7}/)?"
         r"[^/.-][^/]*\.(?:ckpt|safetensors)"
     )
     IS = "the path of a shard"
@@ -239,7 +243,10 @@ class PutFile:
 
 @dataclass(frozen=True)
 class ShardRow:
-    """A checkpoint of one rank; `identity` is size, time of change and inode number of its file."""
+    """A checkpoint of one rank; `identity` is size, time of change and inode number of its file.
+
+    `attempt` is set where those of all attempts are listed.
+    """
 
     rank: Size
     epoch: Size
@@ -247,6 +254,40 @@ class ShardRow:
     rerun: Size
     path: ShardName
     identity: Tuple[int, int, int]
+    attempt: Size = _NONE
+
+
+@dataclass(frozen=True)
+class IterationRow:
+    """One iteration of MindFormers' checkpoint 2.0 as a host has it: its tensor files, whole and not.
+
+    `common`: its common.json can be read. `named` are the files that its metadata.json names, if it is there.
+    """
+
+    iteration: Size
+    files: Tuple[FileName, ...] = ()
+    damaged: Tuple[FileName, ...] = ()
+    common: bool = False
+    named: Optional[Tuple[FileName, ...]] = None
+
+
+@dataclass(frozen=True)
+class IterationList:
+    """All iterations that a host has, and the one that the tracker there says to be the latest."""
+
+    tracker: Optional[Size] = None
+    iterations: Tuple[IterationRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShardCheck:
+    """A shard that is whole as far as can be seen: `summed`, by a checksum; else by its structure alone.
+
+    `sha256` is that of its bytes, where it was asked for.
+    """
+
+    summed: bool
+    sha256: Optional[Sha256] = None
 
 
 @dataclass(frozen=True)

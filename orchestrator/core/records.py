@@ -22,6 +22,7 @@ __all__ = [
     "Event",
     "HostStatus",
     "Input",
+    "Load",
     "LockNote",
     "Manifest",
     "Phase",
@@ -71,6 +72,19 @@ class Input:
     path: str
     sha256: str
     executable: bool = False
+
+
+@dataclass(frozen=True)
+class Load:
+    """A shard of an earlier attempt that a rank of the next one loads, on its own host: no byte of it moves.
+
+    `path` is below the attempt's `load`, `source` that of the file on the host, whose `identity` is size, time
+    of change and inode number.
+    """
+
+    path: str
+    source: str
+    identity: Tuple[int, int, int]
 
 
 @dataclass(frozen=True)

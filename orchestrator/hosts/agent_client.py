@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from re import Pattern
 from typing import Any
 
-from orchestrator.agent.shard_ranges import parse_name
 from orchestrator.core.claims import Tombstone
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import StopReason
@@ -30,7 +29,6 @@ from orchestrator.core.host_answers import (
     Probe,
     PutFile,
     Sha256,
-    ShardRow,
     Size,
     StacksAnswer,
     TensorEntry,
@@ -38,7 +36,7 @@ from orchestrator.core.host_answers import (
     ToolTexts,
 )
 from orchestrator.core.push import Mark, Pushed
-from orchestrator.core.records import Claim, HostStatus, Manifest, RunOnHost
+from orchestrator.core.records import Attempt, Claim, HostStatus, Manifest, RunOnHost
 from orchestrator.hosts.answer_checks import (
     LARGEST,
     LATEST,
@@ -54,6 +52,7 @@ from orchestrator.hosts.evidence_client import EvidenceClient
 from orchestrator.hosts.launch_bundle import launch_bundle
 from orchestrator.hosts.push_client import PushClient, Reply, stop_args
 from orchestrator.hosts.session import Payload, Session
+from orchestrator.hosts.shard_questions import ShardQuestions
 
 __all__ = ["Agent", "Ranges"]
 
@@ -73,7 +72,7 @@ _STACKS_TEXT = 1 << 24
 _PIECE = 1 << 20
 
 
-class Agent(EvidenceClient):
+class Agent(EvidenceClient, ShardQuestions):
     """The agent of one host, asked from any number of threads, one question at a time.
 
     Every method raises TransportError where the host cannot be reached (AnswerError where its answer is none,
@@ -245,16 +244,23 @@ class Agent(EvidenceClient):
         return self._ask_for_data(None, "read_plog", limit, run_id=run_id, path=path, limit=limit)[1]
 
     def small_files(
-        self, run_id: str, folder: str, known: Pattern[str], *, total: int = 1 << 28
+        self,
+        run_id: str,
+        folder: str,
+        known: Pattern[str],
+        *,
+        total: int = 1 << 28,
+        attempt: Attempt | None = None,
     ) -> Iterator[tuple[str | None, bytes]]:
         """Name and content of each file in a folder of the run, in pieces: one name's follow one another.
 
         The name is None, once for each file, and nothing of the content there, where it is not one of the
-        `known` ones. All of them together have `total` bytes at most.
+        `known` ones. All of them together have `total` bytes at most. Of `attempt`, where one is named.
         """
         pieces = 20_000 + total // _PIECE
         limits = Limits(data=min(total, _PIECE), answers=pieces, total=total, together=True)
         before, args = "", dict[str, Any](run_id=run_id, folder=folder, known=known.pattern)
+        args |= {} if attempt is None else {"meant": to_json(attempt)}
         for result, data in self._stream("small_files", limits, **args):
             if result is None:
                 continue
@@ -309,15 +315,6 @@ class Agent(EvidenceClient):
         return self._ask(Injected, "inject", timeout=60.0, **args)
 
     # A run's checkpoint.
-
-    def shards(self, run_id: str, *, timeout: float | None = None) -> tuple[ShardRow, ...]:
-        """The files there are, without looking into them."""
-        limits = Limits(_RUN_TEXT, items=1 << 21)
-        rows = self._ask(tuple[ShardRow, ...], "shards", limits=limits, timeout=timeout, run_id=run_id)
-        for row in rows:
-            said = {name: getattr(row, name) for name in ("rank", "rerun", "epoch", "step", "path")}
-            self._expect(parse_name(row.path) == said, "numbers as in a shard's name")
-        return rows
 
     def index(self, path: str, *, timeout: float | None = None) -> tuple[TensorEntry, ...]:
         """Where in this file which tensor is."""

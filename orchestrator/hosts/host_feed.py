@@ -106,6 +106,11 @@ class HostFeed:
         """Have this host end its workers, if it can be asked."""
         self._want(name, Ask.STOP, reason)
 
+    def keep(self, name: str, attempt: int, step: int) -> None:
+        """Have this host keep the newest step that is complete over all hosts, and what is newer."""
+        self._links[name].wants.pop(Ask.KEEP, None)  # an older one
+        self._want(name, Ask.KEEP, (attempt, step))
+
     def again(self, name: str) -> None:
         """Something of what this host has said was missed: ask for what it has."""
         self._want(name, Ask.WATCH)
@@ -252,7 +257,7 @@ class HostFeed:
             elif asked is Ask.STOP and reply.error.kind == "claim":
                 self.refusals[link.name] = reply.error  # it is there, and another control node acts
                 said.append(Said(link.name, Present()))
-            elif asked is not Ask.CLOCK:
+            elif asked not in (Ask.CLOCK, Ask.KEEP):
                 said.append(Said(link.name, Failed(reply.error, link.asked_at)))
         elif isinstance(reply.value, HostStatus):
             said.append(self._polled(link, reply.value))
@@ -347,7 +352,7 @@ class HostFeed:
         pool = self._doubtful if link.backoff else self._openers
         pool.submit(self._open_job, link, link.is_broken, link.mark, self._every)
 
-    def _want(self, name: str, ask: Ask, reason: StopReason | None = None) -> None:
+    def _want(self, name: str, ask: Ask, reason: StopReason | tuple[int, int] | None = None) -> None:
         link = self._links[name]
         if not link.is_done or ask in (Ask.STOP, Ask.CLOCK):
             link.wants.setdefault(ask, reason)

@@ -78,6 +78,7 @@ class Ask(enum.StrEnum):
     STOP = "stop"
     WATCH = "watch"
     STATUS = "status"
+    KEEP = "keep"
     CLOCK = "clock"
 
 
@@ -94,7 +95,7 @@ class Link:
     is_done: bool = False
     polls: bool = False
     mark: Mark | None = None
-    wants: dict[Ask, StopReason | None] = field(default_factory=dict)
+    wants: dict[Ask, StopReason | tuple[int, int] | None] = field(default_factory=dict)
     asked: Ask | None = None
     asked_at: float = 0.0  # monotonic
     before: float = 0.0  # our time just before a question whose answer tells the host's

@@ -68,14 +68,21 @@ class LinkJobs:
             return Failed(error, begun)
 
     def question(
-        self, client: PushClient, ask: Ask, reason: StopReason | None, mark: Mark | None, every: float
+        self,
+        client: PushClient,
+        ask: Ask,
+        reason: StopReason | tuple[int, int] | None,
+        mark: Mark | None,
+        every: float,
     ) -> Callable[[], None]:
-        """What sends a question; its answer comes as all else does."""
-        because = reason or StopReason.requested("")
+        """What sends a question; its answer comes as all else does. Of KEEP the reason is (attempt, step)."""
+        because = reason if isinstance(reason, StopReason) else StopReason.requested("")
+        number, step = reason if isinstance(reason, tuple) else (0, 0)
         asks: Mapping[Ask, Callable[..., None]] = {
             Ask.STOP: functools.partial(client.begin_stop, because),
             Ask.WATCH: functools.partial(client.begin_watch, mark, every, self._beat),
             Ask.STATUS: client.begin_status,
+            Ask.KEEP: functools.partial(client.begin_tell_step, number, step),
             Ask.CLOCK: client.begin_clock,
         }
         return functools.partial(asks[ask], timeout=PATIENCE)

@@ -107,6 +107,11 @@ class PushClient:
         args = stop_args(self._run_id, reason)
         self._begin("stop", lambda data: from_json(Told, made_visible(data)), args, timeout)
 
+    def begin_tell_step(self, number: int, step: int, *, timeout: float) -> None:
+        """Tell the newest step, of attempt `number`, that is complete over all hosts."""
+        args = {"run_id": self._run_id, "number": number, "step": step}
+        self._begin("tell_step", lambda data: None, args, timeout)
+
     def begin_clock(self, *, timeout: float) -> None:
         """Ask for the host's time."""
         self._begin("clock", _time, {}, timeout)

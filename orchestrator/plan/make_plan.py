@@ -44,14 +44,19 @@ def make_plan(
     *,
     now: float | None = None,
     token: Callable[[int], str] = secrets.token_hex,
+    run_id: str = "",
+    number: int = 1,
+    load: str = "",
 ) -> LaunchPlan:
     """Plan one launch. Touches no host; reads the files it will ship. Raises ConfigError.
 
-    `token` gives the hexadecimal digits of so many bytes, by which launches are told apart.
+    `token` gives the hexadecimal digits of so many bytes, by which launches are told apart. Of a run that
+    goes on `run_id` and `number` name the attempt, and `load` the folder whose shards its workers resume
+    from, as they see it.
     """
     created = time.time() if now is None else now
-    run_id = new_run_id(job.name, created, token)
-    attempt = Attempt(1, token(8))
+    run_id = run_id or new_run_id(job.name, created, token)
+    attempt = Attempt(number, token(8))
     placements = place(job, inventory)
     written, job = job, job.with_replicas(len(placements))
     hosts = _hosts_of(placements, inventory)
@@ -61,6 +66,8 @@ def make_plan(
         _require_reachable_master(hosts, inventory)
     shipment, config = ship(job, hosts_are_here=all(host.transport == "local" for host in hosts))
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
+    if load and isinstance(options := config.get("checkpoint"), dict):
+        config["checkpoint"] = {**options, "load": load, "resume": True}
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
     manifests = {
         host.name: _manifest(
@@ -100,6 +107,7 @@ def make_plan(
         ),
         attempt=attempt,
         health=job.health,
+        job=job.source,
     )
 
 
