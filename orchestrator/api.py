@@ -18,18 +18,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.control import runs as known
+from orchestrator.control.attempts import plan_of_record
 from orchestrator.control.monitor_client import Follower
 from orchestrator.control.monitor_process import watched_again
+from orchestrator.control.run_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.core.ends import SCHEDULER, StopReason, label_of
 from orchestrator.core.errors import UsageError
 from orchestrator.core.paths import ControlDir as Run
-from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+from orchestrator.plan.launch_plan import LaunchPlan
 
 if TYPE_CHECKING:
     import fabric
@@ -40,10 +42,12 @@ if TYPE_CHECKING:
     from orchestrator.control.log_fold import FoldedLine
     from orchestrator.control.log_stream import LogBatch, LogLine
     from orchestrator.control.remove_runs import Removal
+    from orchestrator.control.resume import Changes
     from orchestrator.preflight.report import Report
     from orchestrator.transfer.collect import Collected, Collection
     from orchestrator.transfer.collect_run import DryRun
     from orchestrator.transfer.distribute import Progress
+    from orchestrator.transfer.plan_resume import Resumption
 
 __all__ = [
     "Planned",
@@ -61,9 +65,12 @@ __all__ = [
     "log_batches",
     "logs",
     "may_live_on",
+    "metrics",
     "plan",
+    "plan_resume",
     "record",
     "remove",
+    "resume",
     "runs",
     "start",
     "status",
@@ -166,6 +173,24 @@ def launch(
     return start(plan(job, inventory, overrides, accept_new_host_keys=accept_new_host_keys))
 
 
+def plan_resume(run: Run | str | None = None, changes: Changes | None = None) -> Resumption:
+    """What the next attempt of a run that has ended would be: from which step, and which bytes move for it.
+
+    Raises UsageError for a run that cannot go on, CheckpointError where no step is complete.
+    """
+    from orchestrator.control.resume import Changes
+    from orchestrator.transfer.plan_resume import plan_resume as planned
+
+    return planned(find(run), changes or Changes())
+
+
+def resume(found: Resumption, progress: Progress | None = None) -> Run:
+    """Do what was planned: move the bytes, and have a monitor start the attempt, which `watch` follows."""
+    from orchestrator.transfer.resume_run import resume as begin
+
+    return begin(found, progress)
+
+
 def status(run: Run | str | None = None) -> RunRecord:
     """Where the run is now, by its monitor or, where that is gone, by the hosts."""
     return known.current_record(find(run))
@@ -189,10 +214,13 @@ def watch(run: Run | str | None = None, *, interval: float = 0.2, waits: bool = 
             record = follower.newest(None if waits else 0.0)
 
 
-def attach(run: Run | str | None = None) -> Run:
-    """Make sure that a run which has not ended has a monitor."""
+def attach(run: Run | str | None = None, *, take_over: bool = False) -> Run:
+    """Make sure that a run which has not ended has a monitor.
+
+    With `take_over` this control node acts on the run from now on, and no other does.
+    """
     control = find(run)
-    known.attach(control)
+    known.attach(control, take_over=take_over)
     return control
 
 
@@ -205,20 +233,22 @@ def log_batches(
     follow: bool = False,
     tail: int | None = None,
     block: int = 1 << 20,
+    attempt: int | None = None,
 ) -> Iterator[LogBatch | None]:
     """What the workers wrote, many lines at a time as they come: of all ranks, of these, or of one host.
 
     Or of the scheduler. None comes where there is nothing just now. Lines of one worker keep their order;
     about `block` bytes of a log are read at a time, or less. With `follow` it goes on until the run has
-    ended; `tail` begins so many lines before the end of each log.
-    Raises UsageError where no rank fits.
+    ended; `tail` begins so many lines before the end of each log. `attempt` is by default the one in force.
+    Raises UsageError where no rank fits, or there is no such attempt.
     """
     from orchestrator.control.log_stream import iter_batches
     from orchestrator.control.logs import labels_of
     from orchestrator.hosts.fleet import fleet_of
 
     control = find(run, started=True)
-    launched = read_plan(control.plan)
+    record = read_record(control)
+    launched = plan_of_record(control, record, attempt)
     if scheduler:
         labels = {name: [label_of(SCHEDULER)] for name, one in launched.manifests.items() if one.scheduler}
     else:
@@ -230,10 +260,12 @@ def log_batches(
         )
 
     def is_over() -> bool:
-        return not follow or known.current_record(control).state.is_terminal
+        newest = known.current_record(control) if follow else record
+        return newest.state.is_terminal or newest.attempts[-1].number != launched.attempt.number or not follow
 
     hosts = [member for member in launched.hosts if member.name in labels]
     with fleet_of(hosts, launched.ssh) as fleet:
+        fleet.address(address_of(record, launched.attempt.number))
         yield from iter_batches(launched.run_id, fleet, labels, tail=tail, block=block, is_over=is_over)
 
 
@@ -245,11 +277,14 @@ def logs(
     scheduler: bool = False,
     follow: bool = False,
     tail: int | None = None,
+    attempt: int | None = None,
 ) -> Iterator[LogLine]:
     """`log_batches`, line by line. A line of more than 64 kB to 1 MB comes in pieces (`goes_on`)."""
     from orchestrator.control.log_stream import iter_lines
 
-    batches = log_batches(run, ranks=ranks, host=host, scheduler=scheduler, follow=follow, tail=tail)
+    batches = log_batches(
+        run, ranks=ranks, host=host, scheduler=scheduler, follow=follow, tail=tail, attempt=attempt
+    )
     yield from iter_lines(batches)
 
 
@@ -268,20 +303,32 @@ def folded_logs(
     yield from fold_lines(batches)
 
 
+def metrics(run: Run | str | None = None, *, rank: int = 0) -> list[dict[str, Any]]:
+    """What a rank has told of its steps, by step, over all attempts: the newest that made a step counts."""
+    from orchestrator.control.metrics_curve import curve_of
+
+    control = find(run, started=True)
+    return curve_of(control, read_record(control), rank)
+
+
 def stop(
     run: Run | str | None = None,
     reason: str = "stopped through the Python interface",
     *,
     say: Callable[[str], None] | None = None,
+    now: bool = False,
 ) -> RunRecord:
     """End every worker: SIGTERM, the job's grace period, SIGKILL. The record once nothing is left.
+
+    Ranks that announced it save a checkpoint first, for which they get the time that steps and saves took;
+    with `now` nobody gets any.
 
     Stopping what has ended is no error. Raises the errors of hosts that could not be reached; the others are
     stopped all the same. `say` is told what is out of the ordinary, a line each; without it that is logged.
     """
     from orchestrator.control.stop import stop_run
 
-    reasoned = StopReason.requested(reason)
+    reasoned = replace(StopReason.requested(reason), now=now)
     return stop_run(find(run), reasoned) if say is None else stop_run(find(run), reasoned, say=say)
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
@@ -24,6 +26,7 @@ from orchestrator.core.paths import RunDir
 # Each verb imports this module: what one of them needs it brings in itself.
 if TYPE_CHECKING:
     from model.config.settings import Settings, Worker
+    from model.phases import Phases
 
 __all__ = [
     "TOKENIZER",
@@ -150,9 +153,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the job's worker.yaml")
 
 
-def run_as_worker(args: argparse.Namespace, work: Callable[[Settings, Worker], None]) -> None:
-    """Do `work`, or what a scheduler does where the environment says that this process is one."""
+def run_as_worker(args: argparse.Namespace, work: Callable[[Settings, Worker, Phases], None]) -> None:
+    """Do `work`, or what a scheduler does where the environment says that this process is one.
+
+    `work` is given the phases to report. SIGUSR1 shows the stacks of all threads, from here on.
+    """
+    # To the log, and also while native code runs; the process goes on.
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True, chain=False)
     from model.config.settings import Worker, load_settings
+    from model.phases import STACKS, Phase, Phases
 
     # The checks need no MindSpore, which takes seconds to import.
     settings, worker = load_settings(args.config), Worker.from_environment(os.environ)
@@ -161,8 +170,11 @@ def run_as_worker(args: argparse.Namespace, work: Callable[[Settings, Worker], N
         from model.parallel.distributed import serve_scheduler  # late, as above
 
         return serve_scheduler(settings, worker)
+    phases = Phases(Path(), worker.rank)
+    phases.announce(STACKS)
+    phases.enter(Phase.IMPORT)
     with marked_done(worker.rank):
-        work(located(settings), worker)
+        work(located(settings), worker, phases)
 
 
 def located(settings: Settings) -> Settings:

@@ -25,6 +25,7 @@ from model.inference.generate import text_pieces
 from model.inference.load_model import Model, open_rank
 from model.inference.sampling import Sampling
 from model.parallel.distributed import GroupBroadcast
+from model.phases import Phase, Phases
 
 __all__ = [
     "Alone",
@@ -179,10 +180,12 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def serve_chat(settings: Settings, worker: Worker, home: Path) -> None:
+def serve_chat(settings: Settings, worker: Worker, home: Path, phases: Phases) -> None:
     """Serve `chat.sock` in `home` on rank 0; the other ranks compute along. Returns only by a signal."""
+    phases.enter(Phase.INIT)
     sampling = Sampling.said_by(settings.chat)
     model, session = open_rank(settings, worker, batch=1)
+    phases.enter(Phase.EVALUATE)  # which lasts: it waits for questions, and answers them
     broadcast = GroupBroadcast(session.place.rank, session.groups.model) if session.groups.model else Alone()
     server = ChatServer(replies(model, sampling), broadcast)
     if session.place.rank == 0:

@@ -14,6 +14,7 @@ from model.data.records import Prompt, load_prompts
 from model.errors import ModelError
 from model.inference.load_model import Model, checkpoint_of, open_rank
 from model.inference.sampling import Sampling
+from model.phases import Phase, Phases
 
 __all__ = [
     "Answer",
@@ -48,18 +49,19 @@ class Answer:
     seconds: float
 
 
-def predict(settings: Settings, worker: Worker, home: Path) -> Iterator[Answer]:
+def predict(settings: Settings, worker: Worker, home: Path, phases: Phases) -> Iterator[Answer]:
     """Answer this replica's prompts into `answers/rank_<r>.jsonl`, one line each as they are done.
 
     Replica d takes every data_parallel-th prompt from the d-th on. The ranks of a model group compute
     the same answers; the first of them writes, the others give and write none.
     """
+    phases.enter(Phase.INIT)
     options = settings.predict
     checkpoint_of(settings)  # what is missing is reported before what is in the prompts
     prompts, sampling = read_prompts(options.prompts, options.prompts_file), Sampling.said_by(options)
     model, session = open_rank(settings, worker, options.batch_size)
     mine = list(enumerate(prompts))[session.place.dp :: session.strategy.data_parallel]
-    answers = _answers(mine, model, sampling, options.batch_size)
+    answers = _answers(mine, model, sampling, options.batch_size, phases)
     if session.place.mp > 0:
         for _ in answers:
             pass
@@ -74,10 +76,12 @@ def predict(settings: Settings, worker: Worker, home: Path) -> Iterator[Answer]:
 
 
 def _answers(
-    prompts: Sequence[tuple[int, Prompt]], model: Model, sampling: Sampling, batch: int
+    prompts: Sequence[tuple[int, Prompt]], model: Model, sampling: Sampling, batch: int, phases: Phases
 ) -> Iterator[Answer]:
     tokenizer, template = model.tokenizer, model.config.prompt_template
     for start in range(0, len(prompts), batch):
+        # The first answers compile. Every later batch says that it has begun: these are no steps.
+        phases.enter(Phase.EVALUATE if start else Phase.COMPILE)
         part = prompts[start : start + batch]
         started = time.monotonic()
         texts = [conversation(prompt.history, prompt.text, prompt.input, template) for _, prompt in part]

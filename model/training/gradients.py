@@ -61,10 +61,11 @@ class Accumulator(nn.Cell):
 
 
 class ReduceAccumulated(nn.Cell):
-    """(loss, scale) -> (loss, norm, pieces) of the global batch; its gradients replace the own sums.
+    """(loss, scale, stop) -> (loss, norm, stops, pieces) of the global batch, as `ReduceGradients`.
 
-    One after the other and in place: a result would be held beside the sums up to the next step. Only what
-    `ReduceGradients` gives in pieces is a result: it is small, and of another shape.
+    The gradients of the global batch replace the own sums, one after the other and in place: a result would
+    be held beside the sums up to the next step. Only what `ReduceGradients` gives in pieces is a result: it
+    is small, and of another shape.
     """
 
     def __init__(self, accumulator: Accumulator, reduce: ReduceGradients) -> None:
@@ -72,35 +73,38 @@ class ReduceAccumulated(nn.Cell):
         self.sums = accumulator.sums
         self.reduce = reduce
 
-    def results(self, loss: Any, scale: Any) -> tuple[Any, Any, tuple[Any, ...]]:
-        """Loss, norm, and of every parameter the gradient, or where it is cut the own piece."""
-        loss, norm, pieces = self(loss, scale)
+    def results(self, loss: Any, scale: Any, stop: Any) -> tuple[Any, Any, Any, tuple[Any, ...]]:
+        """Loss, norm, stops, and of every parameter the gradient, or where it is cut the own piece."""
+        loss, norm, stops, pieces = self(loss, scale, stop)
         if not pieces:
-            return loss, norm, self.sums
+            return loss, norm, stops, self.sums
         rest = iter(pieces)
         cut = self.reduce.in_pieces
-        return loss, norm, tuple(next(rest) if cut[n] else item for n, item in enumerate(self.sums))
+        return loss, norm, stops, tuple(next(rest) if cut[n] else item for n, item in enumerate(self.sums))
 
-    def construct(self, loss: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def construct(
+        self, loss: Tensor, scale: Tensor, stop: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         done: Any = True
         for index in range(len(self.sums)):
             done = ops.assign(self.sums[index], ops.depend(self.sums[index], done) / scale)
-        loss, norm, reduced = self.reduce(ops.depend(loss, done), self.sums)
+        loss, norm, stops, reduced = self.reduce(ops.depend(loss, done), self.sums, stop)
         pieces: tuple[Tensor, ...] = ()
         for index in range(len(self.sums)):
             if self.reduce.in_pieces[index]:
                 pieces += (reduced[index],)
             elif self.reduce.changes[index]:
                 done = ops.depend(done, ops.assign(self.sums[index], reduced[index]))
-        return loss, ops.depend(norm, done), pieces
+        return loss, ops.depend(norm, done), stops, pieces
 
 
 class ReduceGradients(nn.Cell):
-    """(loss, float32 gradients) of one rank -> (loss, norm, gradients) of the global batch.
+    """(loss, float32 gradients, stop) of one rank -> (loss, norm, stops, gradients) of the global batch.
 
     Summed over the data group; that of the tied table over the first and the last stage too. The norm is that
     of all parameters of all stages, each counted once; it is the same number on every rank, and no finite
     one if any gradient of any rank is not: the flag of an overflow. `loss` is 0 on all but the last stage.
+    `stop` is 1 on a rank that asks all to stop after this step, else 0; `stops` is how many ask.
 
     Where the data group shares out the moments of a parameter and the device has a reduce-scatter, a replica
     gets only the piece of the gradient, along axis 0, that it updates (`in_pieces`).
@@ -140,15 +144,23 @@ class ReduceGradients(nn.Cell):
         self.squares = weighted_squares_of([math.prod(shape) for shape in held], shares)
         self.loss_share = 1.0 / strategy.model_parallel
 
-    def construct(self, loss: Tensor, grads: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def construct(
+        self, loss: Tensor, grads: tuple[Tensor, ...], stop: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         over_replicas = self.over_the_sequence(self.sum_over_replicas(grads))
         summed: tuple[Tensor, ...] = ()
         for index in range(len(over_replicas)):
             grad = over_replicas[index]
             summed += (self.sum_of_ties(grad) if self.is_tied[index] else grad,)
-        own = ops.stack((ops.reshape(loss, ()) * self.loss_share, self.squares(summed)))
+        own = ops.stack((ops.reshape(loss, ()) * self.loss_share, self.squares(summed), stop))
         total = self.all_reduce(own)
-        return ops.reshape(total[:1], ()), ops.reshape(ops.sqrt(total[1:]), ()), summed
+        norm = ops.reshape(ops.sqrt(total[1:2]), ())
+        return ops.reshape(total[:1], ()), norm, ops.reshape(total[2:], ()), summed
+
+    @property
+    def is_in_one_buffer(self) -> bool:
+        """Whether all gradients travel at once, see `BUCKET_VALUES`."""
+        return len(self.sum_over_replicas.buckets) == 1
 
     def over_the_sequence(self, grads: Any) -> Any:
         """Sum over the model group what its ranks have computed from parts of the sequence."""

@@ -13,7 +13,7 @@ from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["MetricsFile", "StepRecord", "flops_per_token", "utilisation"]
 
-_DIGITS = {"tokens_per_s": 1, "step_time_s": 4, "mfu": 4}
+_DIGITS = {"tokens_per_s": 1, "step_time_s": 4, "mfu": 4, "compute_s": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class StepRecord:
     loss_scale: float | None = None  # where there is one
     skipped: bool = False  # the gradients overflowed, the weights are as before
     mfu: float | None = None  # model FLOPs utilisation, where the device's peak is known
+    compute_s: float | None = None  # until this rank waited for the others, where that can be told
 
 
 def flops_per_token(config: NetworkConfig) -> float:

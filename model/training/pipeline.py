@@ -8,7 +8,7 @@ stages are those of `parallel.p2p`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from model.parallel.mesh import Place, Strategy
 from model.parallel.p2p import Incoming, Link
 from model.parallel.pipeline_schedule import Action, Work, schedule
 from model.training.gradients import Accumulator, ReduceAccumulated, ReduceGradients
-from model.training.step import Results, scalar, split, tensors
+from model.training.step import Results, never, scalar, split, tensors
 from orchestrator.families.network_config import NetworkConfig
 
 __all__ = ["FirstBackward", "Forward", "LastBackward", "MiddleBackward", "Pipeline", "Stage"]
@@ -177,7 +177,7 @@ class Pipeline:
         self.compiled: set[tuple[int, ...]] = set()  # for activations of these shapes
         network.set_train()  # a gradient function does not pass it on
 
-    def gradients(self, batch: Batch, scale: float) -> Results:
+    def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
         """Loss, norm and gradients of the global batch, which all stages compute together.
 
         The shapes of the batch are the same on all ranks.
@@ -194,7 +194,11 @@ class Pipeline:
         for action in schedule(self.stage.place.pp, stages, self.parts, link.receives_early):
             step.do(action)
         link.finish()
-        return self.reduced.results(step.loss, step.scale), step.born
+        results = self.reduced.results(step.loss, step.scale, scalar(float(asked())))
+        return Results(*results, step.born)
+
+    def graph(self, batch: Batch, scale: float) -> Hashable:
+        return batch.tokens.shape
 
     def compile(self, step: StepState) -> None:
         """Compile all that `step` runs, and run nothing.
@@ -212,7 +216,7 @@ class Pipeline:
             self.backward.compile(x, labels, weights, step.scale)
         else:
             self.backward.compile(x, activations)
-        self.reduced.compile(step.loss, step.scale)
+        self.reduced.compile(step.loss, step.scale, scalar(0.0))
         self.compiled.add(step.shape)
 
 

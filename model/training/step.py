@@ -6,9 +6,10 @@ Also the loss scale, the factor on the loss that keeps float16 gradients away fr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
@@ -23,6 +24,7 @@ from model.training.gradients import Accumulator, ReduceAccumulated, ReduceGradi
 from model.training.optimizer import AdamW
 
 __all__ = [
+    "BatchInTwo",
     "GradientSource",
     "LossScale",
     "MicroBatches",
@@ -31,13 +33,28 @@ __all__ = [
     "TrainStep",
     "WholeBatch",
     "loss_scale_of",
+    "never",
     "scalar",
     "split",
     "tensors",
 ]
 
-# ((loss, norm, gradients) of the global batch, flags of numbers that were born not finite on this rank)
-Results: TypeAlias = tuple[tuple[Any, Any, tuple[Any, ...]], list[Any]]
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a source of gradients gives: `loss`, `norm` and `gradients` are those of the global batch.
+
+    `stops` is how many ranks ask all to stop after this step. `born` are flags of numbers that were born not
+    finite on this rank. `computed` is the time (`time.monotonic`) when this rank was done with its own part
+    and began to wait for the others; None where the two cannot be told apart.
+    """
+
+    loss: Any
+    norm: Any
+    stops: Any
+    gradients: tuple[Any, ...]
+    born: list[Any]
+    computed: float | None = None
 
 
 def scalar(value: float) -> Tensor:
@@ -108,13 +125,24 @@ class StepResult:
     skipped: bool  # not updated, and a smaller loss scale may help
     origins: tuple[int, ...] = ()  # the ranks where a number that is not finite was born, if that is known
     saturated: bool = False  # a number overflowed, and was replaced by the largest that there is
+    stops: bool = False  # a rank asks all to stop after this step; seen by all of them
+    computed: float | None = None  # when this rank began to wait for the others, if that is known
+
+
+def never() -> bool:
+    """Nobody asks for a stop."""
+    return False
 
 
 class GradientSource(Protocol):
     """What computes the gradients of a batch; called on all ranks together."""
 
-    def gradients(self, batch: Batch, scale: float) -> Results:
-        """(loss, norm, gradients) of the global batch; and flags of numbers born not finite here."""
+    def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
+        """The sums over all ranks. `asked`: whether this rank asks all to stop after this step."""
+        ...
+
+    def graph(self, batch: Batch, scale: float) -> Hashable:
+        """Which compiled graph that takes: another one is compiled first."""
         ...
 
 
@@ -140,6 +168,28 @@ class ScaledLoss(nn.Cell):
         return (loss if scale is None else loss * scale), loss
 
 
+class OwnGradients(nn.Cell):
+    """(tokens, labels, weights, scale) -> (loss, born, float32 gradients) of this rank's batch.
+
+    `born` is NaN where the loss is not finite, else 0; it is there when the gradients are.
+    """
+
+    def __init__(self, network: nn.Cell, parameters: ms.ParameterTuple) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = ops.value_and_grad(ScaledLoss(network), None, parameters, has_aux=True)
+        network.set_train()  # a gradient function does not pass it on
+
+    def construct(
+        self, tokens: Tensor, labels: Tensor, weights: Tensor, scale: Tensor | None
+    ) -> tuple[Any, ...]:
+        (_, own), grads = self.backward(tokens, labels, weights, scale)
+        unscaled: tuple[Tensor, ...] = ()
+        for grad in grads:
+            grad = ops.cast(grad, ms.float32)
+            unscaled += (grad if scale is None else grad / scale,)
+        return own, ops.depend(own - own, unscaled), unscaled
+
+
 class WholeBatch(nn.Cell):
     """A batch in one graph."""
 
@@ -151,29 +201,69 @@ class WholeBatch(nn.Cell):
         dropout_seed: DropoutSeed | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
-        self.backward = ops.value_and_grad(ScaledLoss(network), None, parameters, has_aux=True)
+        self.own = OwnGradients(network, parameters)
         self.reduce = reduce
         self.dropout_seed = dropout_seed
-        network.set_train()  # a gradient function does not pass it on
 
     def construct(
-        self, tokens: Tensor, labels: Tensor, weights: Tensor, scale: Tensor | None
+        self, tokens: Tensor, labels: Tensor, weights: Tensor, scale: Tensor | None, stop: Tensor
     ) -> tuple[Any, ...]:
-        (_, own), grads = self.backward(tokens, labels, weights, scale)
-        unscaled: tuple[Tensor, ...] = ()
-        for grad in grads:
-            grad = ops.cast(grad, ms.float32)
-            unscaled += (grad if scale is None else grad / scale,)
-        loss, norm, reduced = self.reduce(own, unscaled)
-        return loss, norm, reduced, own - own  # NaN where the own loss is not finite
+        own, born, grads = self.own(tokens, labels, weights, scale)
+        return (*self.reduce(own, grads, stop), born)
 
-    def gradients(self, batch: Batch, scale: float) -> Results:
-        if self.dropout_seed:
-            self.dropout_seed.next_step()
-            self.dropout_seed.choose()
-        # None is compiled as such: a factor of 1 costs one more pass over all gradients.
-        loss, norm, grads, born = self(*tensors(batch), None if scale == 1.0 else scalar(scale))
-        return (loss, norm, tuple(grads)), [born]
+    def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
+        _choose_masks(self.dropout_seed)
+        loss, norm, stops, grads, born = self(*tensors(batch), _factor(scale), scalar(float(asked())))
+        return Results(loss, norm, stops, tuple(grads), [born])
+
+    def graph(self, batch: Batch, scale: float) -> Hashable:
+        return batch.tokens.shape, scale == 1.0
+
+
+class BatchInTwo:
+    """A batch in two graphs, of which the first waits for nobody: so its time is this rank's own.
+
+    Between the two all gradients are held, and the second holds their buffers beside them: for a network
+    whose gradients fit in one.
+    """
+
+    def __init__(
+        self,
+        network: nn.Cell,
+        parameters: ms.ParameterTuple,
+        reduce: ReduceGradients,
+        dropout_seed: DropoutSeed | None = None,
+    ) -> None:
+        self.own, self.reduce = OwnGradients(network, parameters), reduce
+        self.dropout_seed = dropout_seed
+
+    def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
+        _choose_masks(self.dropout_seed)
+        own, born, grads = self.own(*tensors(batch), _factor(scale))
+        computed = _is_there(born)
+        # Mutable: a plain tuple of tensors would be taken for constants and compiled anew.
+        loss, norm, stops, reduced = self.reduce(own, ms.mutable(tuple(grads)), scalar(float(asked())))
+        return Results(loss, norm, stops, tuple(reduced), [born], computed)
+
+    def graph(self, batch: Batch, scale: float) -> Hashable:
+        return batch.tokens.shape, scale == 1.0
+
+
+def _choose_masks(dropout_seed: DropoutSeed | None) -> None:
+    if dropout_seed:
+        dropout_seed.next_step()
+        dropout_seed.choose()
+
+
+def _factor(scale: float) -> Tensor | None:
+    # None is compiled as such: a factor of 1 costs one more pass over all gradients.
+    return None if scale == 1.0 else scalar(scale)
+
+
+def _is_there(value: Tensor) -> float:
+    """The time (of `time.monotonic`) when the device has computed it, which is waited for."""
+    value.asnumpy()
+    return time.monotonic()
 
 
 class MicroBatch(nn.Cell):
@@ -190,7 +280,10 @@ class MicroBatch(nn.Cell):
 
 
 class MicroBatches:
-    """A batch in `parts` micro batches of equal size, one graph run for each."""
+    """A batch in `parts` micro batches of equal size, one graph run for each.
+
+    `waits_for_none`: nothing in these graphs waits for another rank, so that their time is this rank's own.
+    """
 
     def __init__(
         self,
@@ -199,14 +292,15 @@ class MicroBatches:
         reduce: ReduceGradients,
         parts: int,
         dropout_seed: DropoutSeed | None = None,
+        waits_for_none: bool = False,
     ) -> None:
-        self.parts, self.dropout_seed = parts, dropout_seed
+        self.parts, self.dropout_seed, self.waits_for_none = parts, dropout_seed, waits_for_none
         self.accumulator = Accumulator(parameters)
         self.micro = MicroBatch(network, parameters, self.accumulator)
         network.set_train()  # a gradient function does not pass it on
         self.reduced = ReduceAccumulated(self.accumulator, reduce)
 
-    def gradients(self, batch: Batch, scale: float) -> Results:
+    def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
         self.accumulator.clear()
         if self.dropout_seed:
             self.dropout_seed.next_step()
@@ -215,8 +309,13 @@ class MicroBatches:
             if self.dropout_seed:
                 self.dropout_seed.choose(number)
             losses.append(self.micro(*tensors(part), scalar(scale)))
-        results = self.reduced.results(sum(losses[1:], losses[0]), scalar(scale))
-        return results, [loss - loss for loss in losses]
+        loss = sum(losses[1:], losses[0])
+        computed = _is_there(loss) if self.waits_for_none else None
+        results = self.reduced.results(loss, scalar(scale), scalar(float(asked())))
+        return Results(*results, [loss - loss for loss in losses], computed)
+
+    def graph(self, batch: Batch, scale: float) -> Hashable:
+        return batch.tokens.shape
 
 
 class TrainStep:
@@ -224,6 +323,8 @@ class TrainStep:
 
     `gather` gives every rank's copy of a small array, in rank order; `alone` where there is one rank.
     `register` is given where an overflow leaves finite numbers: it is read once a step, on all ranks.
+    `asked` says whether this rank asks all to stop; `summed` is called when a step's sums over all ranks are
+    there, which is at the same time on all of them.
     """
 
     def __init__(
@@ -235,27 +336,40 @@ class TrainStep:
         loss_scale: LossScale | None = None,
         gather: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
         register: Register | None = None,
+        asked: Callable[[], bool] = never,
+        summed: Callable[[], None] = lambda: None,
     ) -> None:
         self.source, self.optimizer, self.clip, self.register = source, optimizer, clip, register
         self.loss_scale = loss_scale or LossScale()
         self.gather = gather or alone
+        self.asked, self.summed = asked, summed
+        self.graphs: set[Hashable] = set()  # that were compiled
+
+    def compiles(self, batch: Batch) -> bool:
+        """Whether the step of this batch begins with compiling, as the first one does."""
+        return self.source.graph(batch, self.loss_scale.value) not in self.graphs
 
     def __call__(self, batch: Batch, rate: float) -> StepResult:
         """Compute the batch and, where all its numbers are finite, update the weights."""
         scale = self.loss_scale.value
         if self.register:
             self.register.clear()
-        (loss, norm, grads), born = self.source.gradients(batch, scale)
-        loss, norm = float(loss.asnumpy()), float(norm.asnumpy())
+        found = self.source.gradients(batch, scale, self.asked)
+        loss, norm, stops = (float(one.asnumpy()) for one in (found.loss, found.norm, found.stops))
+        self.summed()
+        self.graphs.add(self.source.graph(batch, scale))
         saturated = self._ranks(self.register.is_set()) if self.register else ()
         updated = math.isfinite(loss) and math.isfinite(norm) and not saturated
         if updated:
             # Mutable: a plain tuple of tensors would be taken for constants and compiled anew.
-            self.optimizer(ms.mutable(grads), scalar(rate), scalar(clip_factor(norm, self.clip)))
+            factor = clip_factor(norm, self.clip)
+            self.optimizer(ms.mutable(found.gradients), scalar(rate), scalar(factor))
         skipped = not updated and self.loss_scale.can_shrink
         self.loss_scale.update(not updated)
-        origins = () if updated or skipped else saturated or self._origins(born)
-        return StepResult(loss, norm, scale, updated, skipped, origins, bool(saturated))
+        origins = () if updated or skipped else saturated or self._origins(found.born)
+        return StepResult(
+            loss, norm, scale, updated, skipped, origins, bool(saturated), stops > 0, found.computed
+        )
 
     def _origins(self, born: list[Any]) -> tuple[int, ...]:
         """The ranks with a flag that is not 0."""

@@ -27,6 +27,7 @@ from model.parallel.distributed import Session, check_same_on_all_ranks, open_se
 from model.parallel.mesh import stored_value
 from model.parallel.p2p import open_link
 from model.parallel.sequence import cut_sequence
+from model.phases import SAVE, Phase, Phases
 from model.training.gradients import ReduceGradients
 from model.training.metrics import MetricsFile, StepRecord, utilisation
 from model.training.optimizer import AdamW, rate_at
@@ -35,6 +36,7 @@ from model.training.pipeline import Pipeline, Stage
 from model.training.resume import start_weights
 from model.training.sharded_optimizer import ShardedAdamW
 from model.training.step import (
+    BatchInTwo,
     GradientSource,
     LossScale,
     MicroBatches,
@@ -43,6 +45,7 @@ from model.training.step import (
     WholeBatch,
     loss_scale_of,
 )
+from model.training.stop_request import StopRequest
 from model.weights.checkpoint import Progress, save_shard, steps_of, write_strategy_file
 from orchestrator.config.worker_config import Train
 from orchestrator.families.network_config import NetworkConfig
@@ -86,9 +89,13 @@ def gradient_source(
         barrier = partial(session.gather, np.zeros(1, np.float32))
         stage = Stage(strategy, place, config, link, barrier, dropout_seed)
         return Pipeline(network, parameters, reduce, stage, parts)
+    # Its own computing waits for no other rank, so that how long it takes can be told.
+    is_alone = session.groups.data is not None and session.groups.model is None
     if parts > 1:
-        return MicroBatches(network, parameters, reduce, parts, dropout_seed)
-    return WholeBatch(network, parameters, reduce, dropout_seed)
+        return MicroBatches(network, parameters, reduce, parts, dropout_seed, is_alone)
+    apart = is_alone and reduce.is_in_one_buffer
+    kind: Callable[..., GradientSource] = BatchInTwo if apart else WholeBatch
+    return kind(network, parameters, reduce, dropout_seed)
 
 
 def _dropout_base(train: Train, session: Session) -> tuple[int, ...]:
@@ -110,13 +117,27 @@ def optimizer_for(train: Train, session: Session, parameters: Sequence[ms.Parame
 
 
 class Trainer:
-    """Data, network, optimizer and compiled step of one rank; files go below `home`."""
+    """Data, network, optimizer and compiled step of one rank; files go below `home`.
+
+    `stop` listens for SIGTERM once the first step is summed up, and is asked in every later one. Without one
+    the signal does what it did before.
+    """
 
     def __init__(
-        self, settings: Settings, config: NetworkConfig, session: Session, dataset: Dataset, home: Path
+        self,
+        settings: Settings,
+        config: NetworkConfig,
+        session: Session,
+        dataset: Dataset,
+        home: Path,
+        *,
+        phases: Phases | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         self.settings, self.session, self.dataset, self.home = settings, session, dataset, home
         self.config = config
+        self.phases, self.stop = phases or Phases(), stop or StopRequest()
+        self.stopped: int | None = None  # the step after which all stopped, and which is saved
         train = settings.train
         ms.set_seed(train.seed + session.place.dp)
         network = build(config, session.strategy, session.place, session.groups)
@@ -133,7 +154,14 @@ class Trainer:
             loss_scale=loss_scale,
             gather=session.gather,
             register=overflow_register(config.compute_dtype),
+            asked=lambda: self.stop.asked,
+            summed=self._listen if stop else lambda: None,
         )
+
+    def _listen(self) -> None:
+        """All ranks come here within a moment, the first time with something that is worth to be saved."""
+        self.stop.listen()
+        self.phases.announce(SAVE)
 
     def _resume(self, progress: Progress, loss_scale: LossScale) -> int:
         """The steps already done; ModelError where this job cannot go on from there."""
@@ -182,18 +210,31 @@ class Trainer:
                 _write_once(self.home / folder / name, content, rank)
 
     def run(self, report: Callable[[StepRecord], None]) -> None:
-        """Train to the last step; every step is reported and written to metrics/rank_<r>.jsonl."""
+        """Train to the last step; every step is reported and written to metrics/rank_<r>.jsonl.
+
+        Where a rank was asked to stop, all save after the same step, and return with it as `stopped`.
+        """
         save_steps = self.settings.checkpoint.save_steps
         with MetricsFile(self.home, self.session.place.rank) as metrics:
             for step in range(self.done + 1, self.total_steps + 1):
-                record = self.step(step)
+                record, stops = self.step(step)
                 metrics.append(record)
                 report(record)
-                if step == self.total_steps or (save_steps and step % save_steps == 0):
+                is_last = step == self.total_steps
+                if stops or is_last or (save_steps and step % save_steps == 0):
                     self.save(step)
+                if stops and not is_last:
+                    self.stop.agree()
+                    # Who left before the others have saved would take away what they still need.
+                    self.session.gather(np.zeros(1, np.float32))
+                    self.stopped = step
+                    return
 
-    def step(self, step: int) -> StepRecord:
-        """One optimizer step on all replicas; TrainingError where its loss is no finite number."""
+    def step(self, step: int) -> tuple[StepRecord, bool]:
+        """One optimizer step on all replicas, and whether a rank asks all to stop.
+
+        Raises TrainingError where its loss is no finite number.
+        """
         start = time.monotonic()
         train, place = self.settings.train, self.session.place
         batch = self.dataset.batch(
@@ -207,13 +248,19 @@ class Trainer:
             end=train.lr_end,
             shape=train.lr_schedule,
         )
-        result = self.train_step(batch, rate)
+        compiles = self.train_step.compiles(batch)
+        if compiles:
+            self.phases.enter(Phase.COMPILE)
+        with self.stop.during_step():
+            result = self.train_step(batch, rate)
         if not (result.updated or result.skipped):
             raise self._failure(step, result)
         seconds = time.monotonic() - start
+        if compiles:
+            self.phases.enter(Phase.STEP)
         tokens = self.global_batch * batch.tokens.shape[1]
         speed, devices = tokens / seconds, self.session.strategy.world_size
-        return StepRecord(
+        record = StepRecord(
             step=step,
             total_steps=self.total_steps,
             loss=result.loss,
@@ -225,7 +272,9 @@ class Trainer:
             loss_scale=result.loss_scale if train.loss_scale else None,
             skipped=result.skipped,
             mfu=utilisation(self.config, speed, devices, train.device_tflops),
+            compute_s=None if compiles or result.computed is None else result.computed - start,
         )
+        return record, result.stops
 
     def _failure(self, step: int, result: StepResult) -> TrainingError:
         what = f"step {step} gave a loss of {result.loss} and a gradient norm of {result.norm}"
@@ -242,7 +291,8 @@ class Trainer:
         return f"the last checkpoint is of step {saved[-1]}" if saved else "no checkpoint was saved before"
 
     def save(self, step: int) -> Path:
-        """Write this rank's shard."""
+        """Write this rank's shard, and say so in the metrics once it is whole."""
+        self.phases.enter(Phase.SAVE, step=step)
         options = self.settings.checkpoint
         progress = Progress(self.dataset.epoch(step, self.global_batch), step)
         scale = self.train_step.loss_scale
@@ -253,7 +303,7 @@ class Trainer:
             stored_value(item, session.strategy, session.groups.model)
             for item in (*self.weights, *self.moments)
         ]
-        return save_shard(
+        path = save_shard(
             self.home / "checkpoint",
             options.prefix,
             self.session.place.rank,
@@ -261,6 +311,8 @@ class Trainer:
             progress,
             options.keep,
         )
+        self.phases.enter(Phase.STEP, saved=step)
+        return path
 
 
 def _write_once(path: Path, content: bytes, rank: int) -> None:
@@ -273,11 +325,21 @@ def _write_once(path: Path, content: bytes, rank: int) -> None:
     part.replace(path)
 
 
-def train(settings: Settings, worker: Worker, home: Path, report: Callable[[StepRecord], None]) -> Trainer:
+def train(
+    settings: Settings,
+    worker: Worker,
+    home: Path,
+    report: Callable[[StepRecord], None],
+    *,
+    phases: Phases | None = None,
+    stop: StopRequest | None = None,
+) -> Trainer:
     """The whole task on this rank: data, checks with the other ranks, training, shard.
 
-    What can be wrong with the input is found before the ranks connect.
+    What can be wrong with the input is found before the ranks connect. `phases` and `stop` as of Trainer.
     """
+    phases = phases or Phases()
+    phases.enter(Phase.INIT)
     config = settings.network()
     strategy_of(settings, worker).check_network(config)
     if settings.checkpoint.load is not None:
@@ -293,7 +355,7 @@ def train(settings: Settings, worker: Worker, home: Path, report: Callable[[Step
         "what overflowing numbers become": repr(saturates(current_device())).encode(),
     }
     check_same_on_all_ranks(session, facts)
-    trainer = Trainer(settings, config, session, dataset, home)
+    trainer = Trainer(settings, config, session, dataset, home, phases=phases, stop=stop)
     trainer.write_descriptions(config, tokenizer)
     trainer.run(report)
     return trainer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from model.errors import ModelError
 from model.parallel.mesh import Place, Strategy, cut, full_shape, layout_of, stored_shape
+from model.weights.kept_shards import remove_old, shards_in
 from model.weights.state_dict import check_names
 from orchestrator.checkpoint.cut.coverage import is_weight
 from orchestrator.checkpoint.cut.own_names import under_own_names
@@ -55,13 +55,15 @@ class Progress:
 def save_shard(
     folder: Path, prefix: str, rank: int, parameters: Sequence[ms.Parameter], progress: Progress, keep: int
 ) -> Path:
-    """Write `<folder>/rank_<r>/<prefix>_rank_<r>-<epoch>_<step>.ckpt`; only the newest `keep` stay."""
+    """Write `<folder>/rank_<r>/<prefix>_rank_<r>-<epoch>_<step>.ckpt` with its checksum beside it.
+
+    Of the older ones only the newest stay, `keep` of them in all; see `kept_shards`.
+    """
     home = folder / f"rank_{rank}"
     home.mkdir(parents=True, exist_ok=True)
     path = home / f"{prefix}_rank_{rank}-{progress.epoch}_{progress.step}.ckpt"
-    write_ckpt(path, _contents(parameters, progress))
-    for old in _shards(home)[:-keep]:
-        old.unlink(missing_ok=True)
+    write_ckpt(path, _contents(parameters, progress), with_sum=True)
+    remove_old(folder, rank, keep)
     return path
 
 
@@ -93,30 +95,20 @@ def _to_array(tensor: Tensor) -> Array:
 
 def steps_of(folder: Path, rank: int) -> list[int]:
     """The steps of which `<folder>/rank_<r>` holds a shard, rising."""
-    return [_step_of(path) for path in _shards(folder / f"rank_{rank}")]
+    return [step for step, _ in shards_in(folder / f"rank_{rank}")]
 
 
 def shard_of_step(folder: Path, rank: int, step: int) -> Path:
     """The shard of one of `steps_of`."""
-    return next(path for path in _shards(folder / f"rank_{rank}") if _step_of(path) == step)
-
-
-def _step_of(path: Path) -> int:
-    return int(path.stem.rpartition("_")[2])
-
-
-def _shards(home: Path) -> list[Path]:
-    """The shards of one rank, oldest step first."""
-    steps = [(re.search(r"-(\d+)_(\d+)\.ckpt$", path.name), path) for path in home.glob("*.ckpt")]
-    return [path for _, path in sorted((int(match[2]), path) for match, path in steps if match)]
+    return next(path for found, path in shards_in(folder / f"rank_{rank}") if found == step)
 
 
 def newest_shard(folder: Path, rank: int) -> Path:
     """The shard with the highest step in `<folder>/rank_<r>`; ModelError where there is none."""
-    found = _shards(folder / f"rank_{rank}")
+    found = shards_in(folder / f"rank_{rank}")
     if not found:
         raise ModelError("holds no shard of this rank", where=str(folder / f"rank_{rank}"))
-    return found[-1]
+    return found[-1][1]
 
 
 def write_strategy_file(

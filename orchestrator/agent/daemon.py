@@ -30,6 +30,9 @@ from orchestrator.core.states import RankState
 
 __all__ = ["obituary", "spawn"]
 
+# With this a supervisor ends that has taken its launch back; above those of Python and of shells' own.
+_UNDONE = 64
+
 
 def spawn(manifest: Manifest, run: RunDir, workdir: Workdir) -> None:
     """Start guardian and supervisor; returns when the devices are locked and the supervisor listens.
@@ -117,13 +120,14 @@ def _guard(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord) 
         _supervise(manifest, run, guardian, word)
     status = _reap_until(supervisor)
     everything_ended = processes.kill_descendants()
-    if os.WIFSIGNALED(status) or os.WEXITSTATUS(status):
+    is_undone = os.WIFEXITED(status) and os.WEXITSTATUS(status) == _UNDONE
+    if is_undone or not run.status.exists():
+        # Only now: what was still writing while the supervisor ended is dead.
+        run.discard(manifest.attempt.number, manifest.attempt.token)
+    elif os.WIFSIGNALED(status) or os.WEXITSTATUS(status):
         killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         end = End(EndKind.EXITED if killed_by is None else EndKind.SIGNALLED, time.time(), signal=killed_by)
-        _write_obituary(run, StopReason(StopKind.SUPERVISOR_ENDED, manifest.host, end=end))
-    elif not run.status.exists():
-        # Undone. What was still writing while the supervisor removed the directory is dead now.
-        run.discard(manifest.attempt.number)
+        _write_obituary(run, manifest, StopReason(StopKind.SUPERVISOR_ENDED, manifest.host, end=end))
     os._exit(0 if everything_ended else 1)
 
 
@@ -145,7 +149,10 @@ def _reap_until(child: int) -> int:
 
 def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord) -> NoReturn:
     try:
-        Supervisor(manifest, run, guardian=processes.identify(guardian)).run(ready=word.say)
+        supervisor = Supervisor(manifest, run, guardian=processes.identify(guardian))
+        supervisor.run(ready=word.say)
+        if supervisor.state.phase == "undone":
+            os._exit(_UNDONE)
     except BaseException as error:
         word.say(AgentError(f"the supervisor cannot start: {error}"))
         sys.excepthook(*sys.exc_info())  # and without importing `traceback`
@@ -154,14 +161,14 @@ def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord)
     os._exit(0)
 
 
-def _write_obituary(run: RunDir, reason: StopReason) -> None:
-    """Say in `status.json` what the supervisor can no longer say."""
+def _write_obituary(run: RunDir, manifest: Manifest, reason: StopReason) -> None:
+    """Say in `status.json` what the supervisor can no longer say, if it had said anything of this attempt."""
     file = StatusFile(run.status, run.runs)
     try:
         status = file.read()
     except (OSError, DecodeError):
         return
-    if not status.is_over:
+    if not status.is_over and status.attempt == manifest.attempt:
         with contextlib.suppress(OSError):
             file.write(obituary(status, reason, time.time()), urgent=True)
 

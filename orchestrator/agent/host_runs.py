@@ -15,16 +15,26 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, TypeVar
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
 from orchestrator.agent.status_file import StatusFile
+from orchestrator.core.claims import KeptClaim, Tombstone
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, load
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.record_class import replace
-from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, RunOnHost
+from orchestrator.core.records import Attempt, HostStatus, Manifest, ProcessId, RankStatus, RunOnHost
 from orchestrator.core.safe_open import open_safely, own_folders, require_own_folder
 from orchestrator.core.states import RankState
 
-__all__ = ["find", "list_runs", "read_log", "small_files", "status", "tell", "undo"]
+__all__ = [
+    "find",
+    "list_runs",
+    "read_log",
+    "recorded",
+    "small_files",
+    "status",
+    "tell",
+    "undo",
+]
 
 _S = TypeVar("_S", bound=Stored)
 _LARGEST_SMALL_FILE = 16 << 30
@@ -72,11 +82,11 @@ def status(run: RunDir) -> HostStatus:
 
     Over means that nothing of the run is left and its devices are free, so not while its guardian lives.
     """
-    found = _recorded(run)
+    found = recorded(run)
     if processes.is_alive(found.supervisor) or processes.is_alive(found.guardian):
         return replace(found, phase="stopping") if found.is_over else found
     # The guardian writes the last word just before it goes: look again before concluding.
-    found = found if found.is_over else _recorded(run)
+    found = found if found.is_over else recorded(run)
     if found.is_over:
         return found
     return replace(
@@ -88,8 +98,24 @@ def status(run: RunDir) -> HostStatus:
     )
 
 
-def _recorded(run: RunDir) -> HostStatus:
-    return _read(StatusFile(run.status, run.runs).read, run.status, run)
+def recorded(run: RunDir) -> HostStatus:
+    """The last status that was written of the attempt that is meant.
+
+    Raises AgentError, kind `no_run`, where none was: while it is being made, or was only half made.
+    """
+    number = run.number
+    if number is None:
+        return _read_status(run.status, run)
+    if number != run.in_force:
+        return _read_status(run.kept_status(number), run)
+    found = _read_status(run.status, run)
+    if found.attempt.number == number:
+        return found
+    return _read_status(run.kept_status(number), run)
+
+
+def _read_status(path: Path, run: RunDir) -> HostStatus:
+    return _read(StatusFile(path, run.runs).read, path, run)
 
 
 def _read(read: Callable[[], _S], path: Path, run: RunDir) -> _S:
@@ -119,17 +145,29 @@ def list_runs(workdir: Workdir, wanted: str = "") -> List[RunOnHost]:
 
 
 def _on_host(run: RunDir) -> Optional[RunOnHost]:
-    try:
-        path = run.attempt.manifest
-        manifest = _read(lambda: load(Manifest, path, run.runs), path, run)
-        return RunOnHost(manifest, status(run))
-    except AgentError as error:
-        if error.kind != "no_run":
-            return RunOnHost(problem=error.what)
+    before = [run.pinned(number) for number in reversed(run.numbers()) if number != run.in_force]
+    for each in (run, *before):  # of an attempt that is only half there the one before counts
+        try:
+            path = each.attempt.manifest
+            manifest = _read(lambda path=path: load(Manifest, path, run.runs), path, run)  # type: ignore[misc]
+            return _with_claim(run, RunOnHost(manifest, status(each)))
+        except AgentError as error:
+            if error.kind != "no_run":
+                return RunOnHost(problem=error.what)
     with contextlib.suppress(OSError):
         if time.time() - run.root.stat().st_mtime > _SETTLED:
             return RunOnHost(problem=f"{run.root}: half a run, without manifest or status: passed over")
     return None
+
+
+def _with_claim(run: RunDir, found: RunOnHost) -> RunOnHost:
+    """With who may act on the run, and what of it is over, as far as this host was told."""
+    with contextlib.suppress(OSError, DecodeError):
+        claim = load(KeptClaim, run.claim, run.runs).claim
+        found = replace(found, epoch=claim.epoch, holder=claim.holder)
+    with contextlib.suppress(OSError, DecodeError):
+        found = replace(found, over=load(Tombstone, run.tombstone, run.runs).attempt.number)
+    return found
 
 
 def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
@@ -140,10 +178,10 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
     """
     try:
         return control.ask(run.control_socket, request)
-    except AgentError:
-        if request["verb"] not in ("commit", "stop", "undo"):
+    except AgentError as error:
+        if request["verb"] not in ("commit", "stop", "undo") or error.kind == "claim":
             raise
-    found = _recorded(run)
+    found = recorded(run)
     # It may be on its way out just now, and then there is nobody left to tell.
     if not _wait_for_end(found.supervisor, 2.0):
         raise AgentError("the supervisor lives but does not answer", remedy=f"see {run.supervisor_log}")
@@ -154,23 +192,29 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
     return {"phase": "over", "failed_first": label, "reason": ""}
 
 
-def undo(workdir: Workdir, run_id: str) -> None:
-    """Take the newest launch of a run back, as far as there is one."""
+def undo(workdir: Workdir, run_id: str, meant: Optional[Attempt] = None, **request: Any) -> None:
+    """Take a launch back, as far as there is one: that of the attempt that is meant, or the newest.
+
+    Of another attempt nothing is touched. `request` is what its supervisor is told besides.
+    """
     try:
         run = _run_dir(workdir, run_id)
     except AgentError:
         return
-    number = run.number
-    _end_and_wait(run, {"verb": "undo"}, timeout=10.0)
-    # The supervisor removes it itself, unless it had ended before it was told.
-    if run.number == number:
-        run.discard(number)
+    newest = next(reversed(run.numbers()), None)
+    number, token = (run.number, "") if meant is None else (meant.number, meant.token)
+    if meant is not None and newest is not None and (newest != number or not run.is_of(number, token)):
+        return
+    _end_and_wait(run, {**request, "verb": "undo"}, timeout=10.0)
+    # Its guardian removes it, unless it had ended before it was told.
+    if meant is not None or run.number == number:
+        run.discard(number, token)
 
 
 def _end_and_wait(run: RunDir, request: Dict[str, Any], timeout: float) -> None:
     """Tell the supervisor to stop or undo; returns when it and its guardian are gone, by force if need be."""
     with contextlib.suppress(AgentError, ProcessLookupError):
-        before = _recorded(run)
+        before = recorded(run)
         with contextlib.suppress(AgentError):
             tell(run, request)
         # The supervisor first: its guardian then ends what is left of the workers.

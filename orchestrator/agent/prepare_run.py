@@ -1,54 +1,118 @@
-"""The prepare phase on one host: directory, files, rank table, locks, supervisor; or nothing at all."""
+"""The prepare phase on one host: directory, files, rank table, locks, supervisor; or nothing at all.
+
+A run's first attempt makes its directory. A later one is made in it, or, on a host that never had the run,
+makes it too; what fails then leaves the attempts before as they were, byte for byte. What the later attempt
+brings (`inputs/`, `code/`, files of the working directory) replaces only what has other bytes, and what it
+replaces is kept until the attempt is discarded.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+import contextlib
+import os
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional
 
-from orchestrator.agent import daemon, host_probe
-from orchestrator.agent.content_store import Store, sha256_of
+from orchestrator.agent import attempt_guard, daemon, host_probe
+from orchestrator.agent.content_store import Store, sha256_of, sha256_of_file
+from orchestrator.core.attempt_files import make_way
+from orchestrator.core.claims import NO_CLAIM
 from orchestrator.core.codec import dumps
 from orchestrator.core.errors import AgentError
-from orchestrator.core.paths import Workdir, atomic_write
-from orchestrator.core.records import Manifest
+from orchestrator.core.paths import AttemptDir, RunDir, Workdir
+from orchestrator.core.records import Claim, Input, Manifest
+from orchestrator.core.safe_open import open_safely, require_folder
 
 __all__ = ["prepare"]
 
 
 def prepare(
-    workdir: Workdir, manifest: Manifest, *, worker_config: str, rank_table: Optional[str]
+    workdir: Workdir,
+    manifest: Manifest,
+    *,
+    worker_config: str,
+    rank_table: Optional[str],
+    claim: Claim = NO_CLAIM,
 ) -> Dict[str, Any]:
-    """Make a run ready to start on this host; what fails leaves no trace.
+    """Make an attempt of a run ready to start on this host; what fails leaves no trace.
 
-    Returns the SHA-256 of the files that must be the same on every host, read back from disk.
+    Returns the SHA-256 of the files that must be the same on every host, read back from disk. Raises
+    AgentError: kind `run_exists` where the attempt has been here already, `still_running` where one before
+    it runs, `newer_attempt` where a later one is in force, `claim` where another control node acts.
     """
     if manifest.scheduler is not None and manifest.port is not None:
         # Its own name for it: `address` may be a name that means nothing, or something else, on this host.
         host_probe.require_port(
             manifest.scheduler.env.get("MS_SCHED_HOST") or manifest.address, manifest.port
         )
-    run, number = workdir.run(manifest.run_id), manifest.attempt.number
-    answers = manifest.launch.get("task") == "predict"
+    run, mine = workdir.run(manifest.run_id), manifest.attempt
+    if mine.number > 1:
+        # In this order: who may not act clears nothing away.
+        attempt_guard.require_claim(workdir, manifest.run_id, claim)
+        attempt_guard.require_room(workdir, manifest.run_id, mine)
+    files = {"manifest.json": dumps(manifest), "worker.yaml": worker_config}
+    if rank_table is not None:
+        files["rank_table.json"] = rank_table
+    is_there = mine.number > 1 and os.path.lexists(run.root)
+    attempt = _made(run, manifest, files, is_there)
     try:
-        attempt = run.make(number, answers=answers, rank_table=rank_table is not None)
-    except FileExistsError:
-        raise AgentError(f"run {manifest.run_id} exists already", kind="run_exists") from None
-    except BaseException:
-        run.discard(number)
-        raise
-    try:
-        atomic_write(attempt.manifest, dumps(manifest))
-        atomic_write(attempt.worker_config, worker_config)
-        if rank_table is not None:
-            atomic_write(attempt.rank_table, rank_table)
-        store = Store(workdir.store)
-        for item in manifest.inputs:
-            store.place(item, run.root)
+        attempt_guard.take_claim(run, claim)
+        _place_inputs(Store(workdir.store), run, manifest)
         daemon.spawn(manifest, run, workdir)
     except BaseException:
-        run.discard(number)
+        run.discard(mine.number, mine.token)
         raise
     hashes = {}
     for path in (attempt.worker_config, attempt.rank_table):
         if path.exists():
             hashes[path.name] = sha256_of(path.read_bytes())
     return {"hashes": hashes, "run_dir": str(run.root)}
+
+
+def _made(run: RunDir, manifest: Manifest, files: Mapping[str, str], is_there: bool) -> AttemptDir:
+    """The tree of the attempt; what fails leaves no trace."""
+    mine = manifest.attempt
+    try:
+        return run.make(
+            mine.number,
+            mine.token,
+            answers=manifest.launch.get("task") == "predict",
+            rank_table="rank_table.json" in files,
+            files=files,
+        )
+    except FileExistsError:
+        which = f"attempt {mine.number} of run" if is_there else "run"
+        raise AgentError(f"{which} {manifest.run_id} exists already", kind="run_exists") from None
+    except BaseException:
+        if not is_there or run.numbers()[-1:] == [mine.number]:
+            run.discard(mine.number, mine.token)
+        raise
+
+
+def _place_inputs(store: Store, run: RunDir, manifest: Manifest) -> None:
+    number = manifest.attempt.number
+    is_first = len(run.numbers()) < 2
+    for item in manifest.inputs:
+        if not is_first:
+            if _is_there(run, item):
+                continue
+            make_way(run, number, item.path)
+        store.place(item, run.root)
+
+
+def _is_there(run: RunDir, item: Input) -> bool:
+    """Whether the run has these very bytes at that place. AgentError where the way there is a link."""
+    folder = run.root
+    try:
+        for name in Path(item.path).parts[:-1]:
+            folder = folder / name
+            with contextlib.suppress(FileNotFoundError):
+                require_folder(folder)
+    except OSError as error:
+        raise AgentError(f"{folder}: {error.strerror}", kind="foreign") from error
+    try:
+        handle = open_safely(run.root / item.path, run.runs)
+    except OSError:
+        return False
+    with os.fdopen(handle, "rb") as file:
+        return sha256_of_file(file) == item.sha256

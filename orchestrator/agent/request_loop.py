@@ -59,6 +59,8 @@ _VERBS = {
         "small_files",
     ),
     "verbs_run": (
+        "bury",
+        "claim",
         "commit",
         "list_runs",
         "prepare",
@@ -68,11 +70,17 @@ _VERBS = {
         "undo",
     ),
     "verbs_shards": (
+        "check_shard",
         "index",
+        "iterations",
+        "place_shards",
         "read_segments",
+        "saved",
         "shards",
         "sum_segments",
+        "tell_step",
     ),
+    "verbs_stacks": ("stacks",),
     "run_watch": ("watch",),
 }
 _BLOCK = 1 << 16

@@ -15,7 +15,7 @@ import socket
 import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Union
 
-from orchestrator.agent import control_socket, processes
+from orchestrator.agent import attempt_guard, control_socket, processes
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.agent.status_feed import SHORTEST
@@ -49,7 +49,7 @@ def watch(request: Request) -> Iterator[Answer]:
     said = args.get("since")
     since = None if said is None else from_json(Mark, said)
     every, beat = from_json(float, args["every"]), from_json(float, args["beat"])
-    watched = RunWatch(runs.find(Workdir(request.root), args["run_id"]), every, beat)
+    watched = RunWatch(attempt_guard.in_force(Workdir(request.root), args), every, beat)
     yield Answer({"sequence": watched.open(since)}, watch=watched)
 
 

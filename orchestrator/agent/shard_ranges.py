@@ -2,7 +2,9 @@
 
 Shards are named `<prefix>_rank_<rank>[_<rerun>]-<epoch>_<step>.ckpt` (MindFormers), or without the rank in a
 folder `rank_<rank>` (MindSpore's own callback); `.safetensors` as well. A second run into one folder adds the
-rerun number.
+rerun number. What MindSpore saves at the end of its life has `_breakpoint` behind the step
+(CheckpointConfig's `exception_save`), or is in a folder `ttp_saved_checkpoints-step_<n>` with those of the
+ranks (train/callback/_train_fault_tolerance.py), whose name has a `_tmp` behind it until all of it is there.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 
@@ -24,11 +26,11 @@ __all__ = ["Range", "Row", "identity_of", "index_shard", "list_shards", "parse_n
 Range = Tuple[int, int]
 Row = Dict[str, Any]
 
-_WITH_RANK = re.compile(
-    r".+_rank_(?P<rank>\d+)(?:_(?P<rerun>\d+))?-(?P<epoch>\d+)_(?P<step>\d+)\.(?:ckpt|safetensors)"
-)
-_WITHOUT_RANK = re.compile(r".+?(?:_(?P<rerun>\d+))?-(?P<epoch>\d+)_(?P<step>\d+)\.(?:ckpt|safetensors)")
+_END = r"-(?P<epoch>\d+)_(?P<step>\d+)(?:_breakpoint)?\.(?:ckpt|safetensors)"
+_WITH_RANK = re.compile(r".+_rank_(?P<rank>\d+)(?:_(?P<rerun>\d+))?" + _END)
+_WITHOUT_RANK = re.compile(r".+?(?:_(?P<rerun>\d+))?" + _END)
 _FOLDER = re.compile(r"rank_(\d+)")
+_LAST_WORDS = re.compile(r"ttp_saved_checkpoints-step_\d{1,12}", re.ASCII)
 
 
 def parse_name(path: str) -> Row:
@@ -52,20 +54,13 @@ def parse_name(path: str) -> Row:
 def list_shards(folder: str, *, follow_links: bool = True) -> List[Row]:
     """The shards in `folder` and its `rank_<r>` folders, by rank, epoch, step; none where it is missing.
 
-    Each row is that of `parse_name` with the file's `identity`. CheckpointError where what has the name of a
-    shard, or of such a folder, is none. So is a link unless they are followed, as in a folder that a person
-    has named; in that of a run they are not, and to leave one out would be silent.
+    With those that were saved at the end of a life, once all of them are there. Each row is that of
+    `parse_name` with the file's `identity`. CheckpointError where what has the name of a shard, or of such a
+    folder, is none. So is a link unless they are followed, as in a folder that a person has named; in that of
+    a run they are not, and to leave one out would be silent.
     """
-    paths: List[str] = []
     try:
-        require_folder(Path(folder), follow_links=follow_links)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if _FOLDER.fullmatch(entry.name) and entry.is_dir():
-                    require_folder(Path(entry.path), follow_links=follow_links)
-                    paths += [os.path.join(entry.path, name) for name in os.listdir(entry.path)]
-                else:
-                    paths.append(entry.path)
+        paths = _paths(folder, follow_links)
         rows = [row for row in map(parse_name, paths) if row and _identify(row, follow_links)]
     except FileNotFoundError:
         return []
@@ -73,6 +68,22 @@ def list_shards(folder: str, *, follow_links: bool = True) -> List[Row]:
         where = visible(str(error.filename or folder))
         raise CheckpointError(f"cannot be read: {error.strerror or error}", where=where) from error
     return sorted(rows, key=lambda row: [row[key] for key in ("rank", "epoch", "step", "rerun", "path")])
+
+
+def _paths(folder: str, follow_links: bool, *, inner: bool = False) -> List[str]:
+    """Every path that could be that of a shard."""
+    paths: List[str] = []
+    require_folder(Path(folder), follow_links=follow_links)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _FOLDER.fullmatch(entry.name) and entry.is_dir():
+                require_folder(Path(entry.path), follow_links=follow_links)
+                paths += [os.path.join(entry.path, name) for name in os.listdir(entry.path)]
+            elif not inner and _LAST_WORDS.fullmatch(entry.name) and entry.is_dir():
+                paths += _paths(entry.path, follow_links, inner=True)
+            else:
+                paths.append(entry.path)
+    return paths
 
 
 def index_shard(path: str) -> Iterator[Entry]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Iterator
 
-from orchestrator.agent import disk_space
+from orchestrator.agent import attempt_guard, disk_space
 from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.codec import to_json
 from orchestrator.core.paths import Workdir
@@ -19,8 +19,9 @@ def disk_use(request: Request) -> Iterator[Answer]:
 
 def remove_run(request: Request) -> Iterator[Answer]:
     """Remove a run that is over, or say what that would free."""
-    args = request.args
-    yield Answer(disk_space.remove_run(Workdir(request.root), args["run_id"], dry_run=args["dry_run"]))
+    args, workdir = request.args, Workdir(request.root)
+    attempt_guard.require_claim(workdir, args["run_id"], attempt_guard.claim_in(args))
+    yield Answer(disk_space.remove_run(workdir, args["run_id"], dry_run=args["dry_run"]))
 
 
 def sweep_store(request: Request) -> Iterator[Answer]:

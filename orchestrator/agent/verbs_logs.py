@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Iterator
 
+from orchestrator.agent import attempt_guard, plogs
 from orchestrator.agent import chat_relay as chatting
 from orchestrator.agent import host_runs as runs
-from orchestrator.agent import plogs
 from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.paths import RunDir, Workdir
 
@@ -49,4 +49,4 @@ def chat(request: Request) -> Iterator[Answer]:
 
 
 def _run(request: Request) -> RunDir:
-    return runs.find(Workdir(request.root), request.args["run_id"])
+    return attempt_guard.reading(Workdir(request.root), request.args)

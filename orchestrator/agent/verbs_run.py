@@ -6,16 +6,20 @@ import json
 import time
 from typing import Iterator
 
+from orchestrator.agent import attempt_guard
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent.cgroup_memory import note_counts
 from orchestrator.agent.prepare_run import prepare as prepare_run
 from orchestrator.agent.request_loop import Answer, Request
+from orchestrator.core.claims import Tombstone
 from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.record_class import replace
-from orchestrator.core.records import Manifest
+from orchestrator.core.records import Claim, Manifest
 
 __all__ = [
+    "bury",
+    "claim",
     "commit",
     "list_runs",
     "prepare",
@@ -36,6 +40,7 @@ def prepare(request: Request) -> Iterator[Answer]:
         manifest,
         worker_config=bundle["worker_config"],
         rank_table=bundle["rank_table"],
+        claim=attempt_guard.claim_in(request.args),
     )
     note_counts(workdir.run(manifest.run_id).attempt)
     yield Answer(prepared)
@@ -58,12 +63,16 @@ def stop(request: Request) -> Iterator[Answer]:
 
 def undo(request: Request) -> Iterator[Answer]:
     """Take a launch back; a run that is not there is as undone as can be."""
-    runs.undo(Workdir(request.root), request.args["run_id"])
+    args, workdir = request.args, Workdir(request.root)
+    meant, claim = attempt_guard.attempt_in(args), attempt_guard.claim_in(args)
+    told = {"claim": args["claim"]} if "claim" in args else {}
+    attempt_guard.require_claim(workdir, args["run_id"], claim)
+    runs.undo(workdir, args["run_id"], meant, **told)
     yield Answer()
 
 
 def _told(verb: str, request: Request) -> Answer:
-    run = runs.find(Workdir(request.root), request.args["run_id"])
+    run = attempt_guard.acting(Workdir(request.root), request.args)
     return Answer(runs.tell(run, {"verb": verb, **request.args}))
 
 
@@ -77,5 +86,21 @@ def list_runs(request: Request) -> Iterator[Answer]:
     yield Answer(to_json(runs.list_runs(Workdir(request.root), request.args.get("run_id", ""))))
 
 
+def claim(request: Request) -> Iterator[Answer]:
+    """Let who asks act on the run from now on; without an `epoch` only who may."""
+    run = runs.find(Workdir(request.root), request.args["run_id"])
+    wanted = request.args.get("take")
+    if wanted is not None:
+        attempt_guard.take_claim(run, from_json(Claim, wanted), must_keep=True)
+    yield Answer(to_json(attempt_guard.known_claim(run)))
+
+
+def bury(request: Request) -> Iterator[Answer]:
+    """End what still runs of an attempt that is over, or of one before it; what became of it."""
+    run = runs.find(Workdir(request.root), request.args["run_id"])
+    found = attempt_guard.bury(run, from_json(Tombstone, request.args["stone"]))
+    yield Answer(to_json(replace(found, clock=time.time())))
+
+
 def _run(request: Request) -> RunDir:
-    return runs.find(Workdir(request.root), request.args["run_id"])
+    return attempt_guard.in_force(Workdir(request.root), request.args)

@@ -1,27 +1,74 @@
-"""The verbs that find and read the shards of a run's checkpoint."""
+"""The verbs that find, check, read and place the shards of a run's checkpoint."""
 
 from __future__ import annotations
 
 import zlib
 from typing import Iterator
 
+from orchestrator.agent import attempt_guard, iteration_folders, saved_steps
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent import shard_ranges as ckpt_read
 from orchestrator.agent.request_loop import Answer, Request
+from orchestrator.core.codec import from_json
 from orchestrator.core.paths import Workdir
+from orchestrator.core.records import Load
+from orchestrator.formats.told_step import write_told_step
 
-__all__ = ["index", "read_segments", "shards", "sum_segments"]
+__all__ = [
+    "check_shard",
+    "index",
+    "iterations",
+    "place_shards",
+    "read_segments",
+    "saved",
+    "shards",
+    "sum_segments",
+    "tell_step",
+]
 
 
 def shards(request: Request) -> Iterator[Answer]:
-    """The files there are, without looking into them."""
-    run = runs.find(Workdir(request.root), request.args["run_id"])
+    """The files that an attempt has, without looking into them."""
+    run = attempt_guard.reading(Workdir(request.root), request.args)
     yield Answer(ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False))
+
+
+def saved(request: Request) -> Iterator[Answer]:
+    """The same of all attempts."""
+    run = runs.find(Workdir(request.root), request.args["run_id"])
+    yield Answer(list(saved_steps.saved(run)))
+
+
+def iterations(request: Request) -> Iterator[Answer]:
+    """What an attempt has saved in the form of MindFormers' checkpoint 2.0."""
+    run = attempt_guard.reading(Workdir(request.root), request.args)
+    yield Answer(iteration_folders.list_iterations(str(run.attempt.checkpoint)))
 
 
 def index(request: Request) -> Iterator[Answer]:
     """Where in this file which tensor is."""
     yield Answer(list(ckpt_read.index_shard(request.args["path"])))
+
+
+def check_shard(request: Request) -> Iterator[Answer]:
+    """Whether a file is whole; it is read from its beginning to its end where it has a checksum."""
+    args = request.args
+    yield Answer(saved_steps.check_shard(args["path"], args["identity"], hashed=args["hashed"]))
+
+
+def place_shards(request: Request) -> Iterator[Answer]:
+    """Put shards of earlier attempts where this one loads them from; the step is where it goes on."""
+    args, run = request.args, attempt_guard.acting(Workdir(request.root), request.args)
+    saved_steps.place(run, args["number"], [from_json(Load, load) for load in args["loads"]])
+    write_told_step(run.root, *args["origin"], back=True)
+    yield Answer()
+
+
+def tell_step(request: Request) -> Iterator[Answer]:
+    """Note which is the newest step that is complete over all hosts."""
+    run = attempt_guard.acting(Workdir(request.root), request.args)
+    write_told_step(run.root, request.args["number"], request.args["step"])
+    yield Answer()
 
 
 def read_segments(request: Request) -> Iterator[Answer]:

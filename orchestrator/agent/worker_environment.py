@@ -17,6 +17,7 @@ __all__ = [
     "OF_EACH_RANK",
     "PLOG_PATH",
     "RESERVED",
+    "RESTARTS",
     "SCHEDULER_HOST",
     "TOLD",
     "WITH_SCHEDULER",
@@ -42,6 +43,9 @@ PLOG_PATH = "ASCEND_PROCESS_LOG_PATH"
 
 # Ours, not MindSpore's: the number of the attempt, so that a program knows whether it was started before.
 ATTEMPT = "ORCHESTRATE_ATTEMPT"
+
+# As torchrun has it: how often the job has been started before.
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 RESERVED = frozenset(
     {
@@ -152,6 +156,8 @@ def worker_environment(
         "DEVICE_ID": str(device_id),
         ATTEMPT: str(attempt),
     }
+    if attempt > 1:
+        table[RESTARTS] = str(attempt - 1)
     if mode in WITH_TABLE:
         table["RANK_TABLE_FILE"] = "{run_dir}/rank_table.json"
     if mode in WITH_SCHEDULER:

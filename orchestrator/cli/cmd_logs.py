@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
 from collections.abc import Iterator
 
@@ -39,6 +41,9 @@ def parse_ranks(text: str) -> list[int]:
     is_flag=True,
     help="When each line was read, in front of it; with <: when it had been written at the latest.",
 )
+@click.option(
+    "--attempt", type=click.IntRange(min=1), metavar="N", help="Of this attempt. Default: the one in force."
+)
 @click.option("--fold", is_flag=True, help="Print equal lines of several ranks once, behind all of them.")
 @json_option
 def command(
@@ -49,6 +54,7 @@ def command(
     tail: int | None,
     scheduler: bool,
     timestamps: bool,
+    attempt: int | None,
     fold: bool,
     as_json: bool,
 ) -> int:
@@ -57,6 +63,7 @@ def command(
     Lines of one rank keep their order. Control characters are shown as escapes. With --json an object a line.
     """
     wanted = parse_ranks(ranks) if ranks else None
+    _share_memory()
     control = meant_run(run, started=True)
     batches = api.log_batches(
         control,
@@ -65,6 +72,7 @@ def command(
         scheduler=scheduler,
         follow=follow,
         tail=tail,
+        attempt=attempt,
         **({"block": FOLDED_BLOCK} if fold else {}),
     )
     out = RawStream(sys.stdout)
@@ -80,6 +88,19 @@ def command(
             if batch is not None:
                 printer.show(batch)
     return 0
+
+
+# <malloc.h>
+_M_ARENA_MAX = -8
+
+
+def _share_memory() -> None:
+    """Have all threads take memory from one place, before there are any.
+
+    glibc gives each of them its own, which keeps what was freed there: twice the memory, for many hosts.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library may have none such
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _flushing(batches: Iterator[LogBatch | None], out: RawStream) -> Iterator[LogBatch | None]:

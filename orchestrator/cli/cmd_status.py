@@ -12,6 +12,7 @@ from orchestrator import api
 from orchestrator.cli.options import json_option, meant_run, print_json, run_argument
 from orchestrator.cli.render_run import record_json, status_view
 from orchestrator.cli.scroll_view import ScrollView, keys_of_terminal
+from orchestrator.cli.sentences import go_on_note
 from orchestrator.cli.terminal import Console
 from orchestrator.control.run_record import RunRecord
 
@@ -39,6 +40,8 @@ def command(run: str | None, watch: bool, every_rank: bool, as_json: bool) -> in
     if watch and not record.state.is_terminal:
         record = _watch(control, record, console, every_rank)
     console.print(status_view(record, every_rank=every_rank), highlight=False)
+    if line := go_on_note(record):
+        click.echo(line)
     return record.exit_code or 0
 
 

@@ -13,6 +13,7 @@ from orchestrator.api import Run
 from orchestrator.cli.live_view import PlainReport, live_view
 from orchestrator.cli.options import print_json
 from orchestrator.cli.render_run import record_json, summary
+from orchestrator.cli.sentences import go_on_note
 from orchestrator.cli.terminal import Console
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.runs import interrupt_launch
@@ -22,27 +23,43 @@ from orchestrator.core.states import RunState
 __all__ = ["follow", "interrupted"]
 
 
-def follow(control: Run, *, until_started: bool = False, warn: bool = False, as_json: bool = False) -> int:
+def follow(
+    control: Run,
+    *,
+    until_started: bool = False,
+    warn: bool = False,
+    as_json: bool = False,
+    attempt: int | None = None,
+) -> int:
     """Show the run until it has ended (or started) and return its exit code.
 
     With `warn` what the checks before the start doubted goes to stderr, once, as soon as it is known. With
     `as_json` nothing is shown but the record at the end. Ctrl-C undoes a launch that is under way and
-    detaches from a run that has started.
+    detaches from a run that has started. `attempt` is the one that was launched, if it is known: where it
+    comes to nothing, that is told and its exit code returned.
     """
     console = Console()
     records = _records(control, until_started, warn)
+    launched = attempt or read_record(control).attempts[-1].number
     is_live = console.is_terminal and not as_json
     try:
         record = _follow_live(records, console) if is_live else _follow_plainly(records, quiet=as_json)
     except KeyboardInterrupt:
         return interrupted(control)
+    refused = record.refused if record.refused and record.refused.number == launched else None
     if as_json:
         print_json(record_json(record))
-        return record.exit_code or 0
+        return (refused or record).exit_code or 0
+    if refused is not None:  # another attempt came to nothing, so that the one before is in force again
+        for line in refused.errors:
+            click.echo(f"orchestrate: {line}", err=True)
+        return refused.exit_code
     if is_live and not record.errors and not until_started:
         console.print(live_view(record))
     if record.state.is_terminal:
         console.print(summary(record, control), highlight=False, soft_wrap=True)
+        if line := go_on_note(record):
+            click.echo(line)
     else:
         click.echo(f"{control.run_id} is {record.state}; follow it with: orchestrate attach {control.run_id}")
     for line in record.errors:

@@ -13,12 +13,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.sentences import host_note, sight_notes, stall_notes, watch_note
+from orchestrator.cli.health_notes import health_notes, phase_note
+from orchestrator.cli.sentences import duration, host_note, sight_notes, stall_notes, watch_note
 from orchestrator.cli.terminal import output_encoding
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.run_record import HostView, RunRecord
-from orchestrator.core.records import RankStatus
+from orchestrator.core.records import RankStatus, StallKind
 from orchestrator.core.states import RankState, RunState
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "duration",
     "header",
     "live_view",
+    "notes",
     "progress_bar",
     "progress_line",
     "progress_of",
@@ -89,8 +91,16 @@ def _idle(record: RunRecord, rank: RankStatus, host: HostView, pace: float | Non
         return None
     last = report["time"] if host.clock is None else host.clock.ours(report["time"])
     idle = float(record.updated - last)
-    is_overdue = rank.stalled is not None or idle > max(_LEAST_IDLE, _IDLE_STEPS * (pace or 0.0))
-    return idle if is_overdue else None
+    is_held_up = rank.stalled in (StallKind.STOPPED, StallKind.BLOCKED)
+    return idle if is_held_up or idle > _expected(record, pace) else None
+
+
+def _expected(record: RunRecord, pace: float | None) -> float:
+    """Seconds within which the next step should be seen: hosts tell of theirs now and then."""
+    if record.step_interval is None:
+        return max(_LEAST_IDLE, _IDLE_STEPS * (pace or 0.0))
+    told = max(_TOLD_EVERY, len(record.hosts) / _HOSTS_A_SECOND)
+    return max(_LEAST_SEEN, _SEEN_STEPS * max(told, record.step_interval))
 
 
 def _pace(report: Mapping[str, Any]) -> float | None:
@@ -101,20 +111,11 @@ def _pace(report: Mapping[str, Any]) -> float | None:
     return float((report["time"] - first["time"]) / (report["step"] - first["step"]))
 
 
-def duration(seconds: float) -> str:
-    """`7s`, `3m 07s`, `2h 05m`, `1d 02h`."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
-
-
 _EVERY = 5.0
 _LEAST_IDLE, _IDLE_STEPS = 60.0, 5.0
+# The same where the monitor knows how far apart new steps are; hosts tell of them as `hosts.host_link` says.
+_LEAST_SEEN, _SEEN_STEPS = 10.0, 3.0
+_TOLD_EVERY, _HOSTS_A_SECOND = 2.0, 50.0
 
 
 def progress_line(progress: Progress) -> str:
@@ -139,12 +140,20 @@ class PlainReport:
         self._out = out
         self._clock = clock
         self._said: dict[str, str] = {}
+        self._not_well: list[str] = []
         self._last_progress = (0, -_EVERY)
 
     def show(self, record: RunRecord) -> None:
         self._say("run", f"{record.run_id}: {record.phase}")
         if note := watch_note(record):
             self._say("watch", note)
+        if does := phase_note(record, counting=False):
+            self._say("phase", does)
+        health = health_notes(record, counting=False)
+        for note in health:
+            if note not in self._not_well:
+                self._write(note)
+        self._not_well = health
         stalls = stall_notes(record)
         if stalls or self._said.get("stalls"):
             self._say("stalls", "\n".join(stalls) or "all ranks go on again")
@@ -233,9 +242,15 @@ def live_view(record: RunRecord, *, now: float | None = None) -> RenderableType:
     parts: list[RenderableType] = [header(record, moment)]
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
-    notes = [*sight_notes(record), *stall_notes(record)]
-    parts += [Text(note, style="yellow", overflow="ellipsis", no_wrap=True) for note in notes]
+    parts += [Text(note, overflow="ellipsis", no_wrap=True, style=style) for note, style in notes(record)]
     return Group(*parts, *progress_bar(record), cells(record))
+
+
+def notes(record: RunRecord) -> list[tuple[str, str]]:
+    """What its ranks do but steps, and what is not well, each with a style."""
+    does = [note] if (note := phase_note(record)) else []
+    not_well = (*sight_notes(record), *health_notes(record), *stall_notes(record))
+    return [*((note, "cyan") for note in does), *((note, "yellow") for note in not_well)]
 
 
 def progress_bar(record: RunRecord) -> list[RenderableType]:

@@ -29,6 +29,7 @@ _VERBS = {
     "logs": ("cmd_logs", "Print what the workers of a run wrote."),
     "diagnose": ("cmd_diagnose", "Say why a run failed or hangs: cause, evidence, remedy."),
     "attach": ("cmd_attach", "Follow a run that was launched before."),
+    "resume": ("cmd_resume", "Go on with a run that has ended, from its newest complete step."),
     "stop": ("cmd_stop", "End every worker of a run on every host."),
     "plan": ("cmd_plan", "Estimate memory, traffic and bubble of a job; propose layouts."),
     "import-mindformers": (

@@ -11,18 +11,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.live_view import cells, duration, header, progress_bar, progress_of
+from orchestrator.cli.attempt_notes import attempt_name, attempt_notes, without_attempts
+from orchestrator.cli.health_notes import health_notes, phase_of
+from orchestrator.cli.live_view import cells, header, notes, progress_bar, progress_of
 from orchestrator.cli.render_ranks import MOST_RANKS, folded_view, ranks_view
 from orchestrator.cli.sentences import (
     cause_sentence,
+    duration,
     end_sentence,
     ranks_text,
-    sight_notes,
-    stall_notes,
+    saved_note,
     stop_sentence,
     watch_note,
 )
 from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.health_findings import FindingKind
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import SCHEDULER, End, EndKind, label_of
@@ -45,9 +48,12 @@ def summary(record: RunRecord, control: ControlDir) -> Text:
     """How the run ended, and what to do next."""
     took = duration((record.ended or time.time()) - record.created)
     text = Text()
-    text.append(f"{record.run_id} {record.state} after {took}\n")
+    which = f" ({name})" if (name := attempt_name(record)) else ""
+    text.append(f"{record.run_id}{which} {record.state} after {took}\n")
     if record.cause is not None:
         text.append_text(_cause(record))
+    elif note := saved_note(record):
+        text.append(f"{note}\n")
     elif record.state is RunState.SUCCEEDED and record.task in TRAINING:
         text.append(f"Next: orchestrate collect-ckpt {record.run_id}\n")
     elif record.errors:
@@ -99,13 +105,16 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     moment = record.ended or time.time()
     is_small = record.world_size <= MOST_RANKS
     parts: list[RenderableType] = [header(record, moment)]
+    parts += [Text(note, style="dim") for note in attempt_notes(record)]
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
-    parts += [Text(note, style="yellow") for note in (*sight_notes(record), *stall_notes(record))]
+    parts += [Text(note, style=style) for note, style in notes(record)]
     if record.cause is not None:
         cause = _cause(record, most_tail=_TAIL_SHOWN if is_small else _TAIL_OF_MANY)
         cause.rstrip()
         parts += [cause, Text("")]
+    if note := saved_note(record):
+        parts.append(Text(note))
     parts += [Text(line, style="red") for line in record.errors[:_MOST_LINES]]
     if len(record.errors) > _MOST_LINES:
         parts.append(Text(f"and {len(record.errors) - _MOST_LINES} more: `--json` has them all", style="red"))
@@ -156,7 +165,7 @@ def _run_row(record: RunRecord) -> dict[str, str]:
         "HOSTS": str(len(record.hosts)),
         "RANKS": str(record.world_size),
         "STEP": f"{progress.step}{total}" if progress else "",
-        "NOTE": _unwatched(record),
+        "NOTE": ", ".join(filter(None, [attempt_name(record), _note(record)])),
     }
 
 
@@ -170,7 +179,7 @@ def _width(rows: list[dict[str, str]], columns: list[str]) -> int:
 
 def summary_data(record: RunRecord) -> dict[str, Any]:
     """What one asks first about a run, as data: state, step, loss, and the cause as a sentence."""
-    progress = progress_of(record)
+    progress, does = progress_of(record), phase_of(record)
     return {
         "run_id": record.run_id,
         "job": record.job,
@@ -185,15 +194,23 @@ def summary_data(record: RunRecord) -> dict[str, Any]:
         "total_steps": progress.total_steps if progress else None,
         "loss": progress.loss if progress else None,
         "tokens_per_s": progress.tokens_per_s if progress else None,
+        "seconds_left": progress.remaining if progress else None,
+        "seconds_without_step": progress.idle if progress else None,
+        "doing": None if does is None else to_json(does),
+        "not_well": health_notes(record),
         "cause": cause_sentence(record.cause) if record.cause is not None else None,
         "exit_code": record.exit_code,
         "unwatched": record.unwatched,
         "errors": list(record.errors),
+        **({"attempt": record.attempts[-1].number} if attempt_name(record) else {}),
     }
 
 
-def _unwatched(record: RunRecord) -> str:
-    """That a run's monitor had died; who lists the runs starts another."""
+def _note(record: RunRecord) -> str:
+    """That a run hangs, or that its monitor had died; who lists the runs starts another."""
+    hang = next((each for each in record.health if each.kind is FindingKind.HANG), None)
+    if hang is not None and not record.state.is_terminal:
+        return f"hangs since {time.strftime('%m-%d %H:%M', time.localtime(hang.since))}"
     if record.unwatched is None:
         return ""
     return f"unwatched since {time.strftime('%m-%d %H:%M', time.localtime(record.unwatched))}"
@@ -201,7 +218,7 @@ def _unwatched(record: RunRecord) -> str:
 
 def record_json(record: RunRecord) -> dict[str, Any]:
     """The record for `--json`, its summary on top; beside the ends are the labels and sentences of old."""
-    data: dict[str, Any] = {"summary": summary_data(record), **to_json(record)}
+    data: dict[str, Any] = {"summary": summary_data(record), **without_attempts(to_json(record))}
     data["victims"] = [label_of(rank) for rank in record.victims]
     if record.cause is not None:
         cause, end = record.cause, record.cause.end

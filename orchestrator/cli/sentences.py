@@ -6,17 +6,21 @@ import time
 
 from orchestrator.config.host_ranges import fold
 from orchestrator.control.run_record import Cause, HostView, RunRecord, Waits
-from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
+from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason
 from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.core.records import StallKind
 from orchestrator.core.states import RankState, RunState
 
 __all__ = [
     "cause_sentence",
+    "clock_text",
+    "duration",
     "end_note",
     "end_sentence",
+    "go_on_note",
     "host_note",
     "ranks_text",
+    "saved_note",
     "sight_notes",
     "stall_notes",
     "stop_sentence",
@@ -95,12 +99,19 @@ def watch_note(record: RunRecord) -> str:
             f"workers may be left on {fold(left)}, lost before the run ended; not stopped yet" if left else ""
         )
     if record.elsewhere:
-        when = _clock(record.watched or record.updated)
+        when = clock_text(record.watched or record.updated)
         return f"its monitor lives on {record.elsewhere}; this is what it wrote last, of {when}"
     if record.unwatched is None:
         return _stale_note(record)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.unwatched))
     return f"nobody has watched this run since {since}: its monitor has died; another one is started"
+
+
+def go_on_note(record: RunRecord) -> str:
+    """How a run that has ended before its time goes on; empty where it has not, or never began."""
+    if record.state not in (RunState.FAILED, RunState.STOPPED) or not record.has_started:
+        return ""
+    return f"Go on with it: orchestrate resume {record.run_id}"
 
 
 def sight_notes(record: RunRecord) -> list[str]:
@@ -115,22 +126,30 @@ def sight_notes(record: RunRecord) -> list[str]:
     for why, names in blind.items():
         views = [record.hosts[name] for name in names]
         since = min((view.blind_since or view.last_contact or record.created) for view in views)
-        lines.append(f"nothing is known of {fold(names)} since {_clock(since)}: {why}")
+        lines.append(f"nothing is known of {fold(names)} since {clock_text(since)}: {why}")
     stale = {name: view.stale_since for name, view in record.hosts.items() if view.stale_since is not None}
     if stale:
         since = min(stale.values())
-        lines.append(f"{fold(stale)} answers, but its supervisor has written no status since {_clock(since)}")
+        lines.append(
+            f"{fold(stale)} answers, but its supervisor has written no status since {clock_text(since)}"
+        )
     return lines
 
 
 def stall_notes(record: RunRecord) -> list[str]:
-    """Which ranks run and do not go on, where, and since when: a line for each way."""
+    """Which ranks run and do not go on, where, and since when: a line for each way.
+
+    That no step came is for who sees all hosts to say: a supervisor's word for it counts where nobody does.
+    """
     if record.state.is_terminal:
         return []
+    is_watched = bool(record.watched) and record.unwatched is None
     found: dict[StallKind, list[tuple[float, int, str]]] = {}
     for name, view in record.hosts.items():
         for rank in view.ranks():
-            if rank.stalled is not None and rank.state is RankState.RUNNING:
+            if rank.stalled is None or (rank.stalled is StallKind.NO_STEP and is_watched):
+                continue
+            if rank.state is RankState.RUNNING:
                 since = rank.stalled_since or record.updated
                 ours = since if view.clock is None else view.clock.ours(since)
                 found.setdefault(rank.stalled, []).append((ours, rank.rank, name))
@@ -140,7 +159,7 @@ def stall_notes(record: RunRecord) -> list[str]:
         ranks = ranks_text(tuple(rank for _, rank, _ in stalled), _MOST_STALLED)
         hosts = fold(dict.fromkeys(name for _, _, name in stalled))
         first = min(moment for moment, _, _ in stalled)
-        lines.append(f"{ranks} on {hosts}: {_STALLS[kind]} since {_clock(first)}")
+        lines.append(f"{ranks} on {hosts}: {_STALLS[kind]} since {clock_text(first)}")
     return lines
 
 
@@ -158,10 +177,22 @@ _BLIND = {
 }
 
 
-def _clock(moment: float) -> str:
+def clock_text(moment: float) -> str:
     """The time, with the day where that is another."""
     when, today = time.localtime(moment), time.localtime()
     return time.strftime("%H:%M:%S" if when[:3] == today[:3] else "%Y-%m-%d %H:%M:%S", when)
+
+
+def duration(seconds: float) -> str:
+    """`7s`, `3m 07s`, `2h 05m`, `1d 02h`."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
 
 
 def _stale_note(record: RunRecord) -> str:
@@ -193,7 +224,8 @@ def end_sentence(end: End) -> str:
 def end_note(end: End) -> str:
     """What a table says beside a worker's state. That a stopped one got a signal is no news."""
     if end.kind is EndKind.STOPPED:
-        return stop_sentence(end.reason)
+        saved = "" if end.saved is None else f"saved step {end.saved}"
+        return ", ".join(filter(None, [stop_sentence(end.reason), saved]))
     if end.kind is EndKind.CRASHED_WHEN_DONE:
         return f"crashed at its exit (signal {end.signal}), after its work was done"
     parts = [f"signal {end.signal}"] if end.signal else []
@@ -204,6 +236,19 @@ def end_note(end: End) -> str:
     elif end.message or end.reason:
         parts.append(end.message or stop_sentence(end.reason))
     return ", ".join(parts)
+
+
+def saved_note(record: RunRecord) -> str:
+    """Which step the ranks of a run saved that was stopped; empty where none did."""
+    ends = [rank.end for rank in record.ranks() if rank.end is not None and rank.end.exit_code == SAVED_EXIT]
+    stopped = [end for end in ends if end.kind is EndKind.STOPPED]
+    if record.state is not RunState.STOPPED or not stopped:
+        return ""
+    steps = sorted({end.saved for end in stopped if end.saved is not None})
+    if len(stopped) < record.world_size or len(steps) != 1:
+        told = f", of step {', '.join(map(str, steps))}" if steps else ""
+        return f"{len(stopped)} of {record.world_size} ranks saved a checkpoint when they were stopped{told}"
+    return f"Saved step {steps[0]} when it was stopped"
 
 
 def stop_sentence(reason: StopReason | None) -> str:

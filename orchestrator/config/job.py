@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from orchestrator.agent.worker_environment import WITH_SCHEDULER, WITH_TABLE
 from orchestrator.config import job_fields as fields
-from orchestrator.config.job_fields import Count, EnvName, FileName, Flag, Positive, Text
+from orchestrator.config.job_fields import Count, EnvName, FileName, Flag, Positive, Span, Text
 from orchestrator.config.job_rules import broken_rules
 from orchestrator.config.schema import Check, Limits, key
 from orchestrator.config.worker_config import (
@@ -34,7 +34,7 @@ from orchestrator.config.yaml_messages import Invalid
 from orchestrator.config.yaml_reader import MAX_TOLD, YamlFile, dotted
 from orchestrator.families.registry import hub_names
 
-__all__ = ["Job", "JobCheckpoint", "Networking", "Timeouts"]
+__all__ = ["Health", "Job", "JobCheckpoint", "JobSource", "Networking", "Timeouts"]
 
 
 class Frozen(BaseModel):
@@ -52,6 +52,19 @@ class JobCheckpoint(CheckpointOptions):
         "`load` is a file of whole tensors on the control node: each host gets only the slices that its "
         "ranks load, with `resume: true` those of the optimizer too",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class JobSource:
+    """What a job was read from: its file as it was then, and what the command line changed of it.
+
+    It is kept with a run's plan, so that the run can go on when the file has changed or is gone. Like the
+    plan it may hold secrets.
+    """
+
+    path: Path
+    text: str
+    overrides: tuple[str, ...] = ()
 
 
 class Networking(Frozen):
@@ -87,6 +100,10 @@ class Timeouts(Frozen):
         default=1800.0, description="until every rank of a training job has made its first step"
     )
     grace: Positive = Field(default=10.0, description="between SIGTERM and SIGKILL of a worker")
+    failure_grace: Positive = Field(
+        default=2.0,
+        description="the same for the others of one that has failed; if they save what they have, `grace`",
+    )
     unreachable: Positive = Field(
         default=120.0,
         description="until a host that does not answer is lost, which ends the run, where another sign says "
@@ -97,6 +114,28 @@ class Timeouts(Frozen):
         description="until a host that does not answer is lost without another sign; one that refuses our "
         "login never is",
     )
+
+
+class Health(Frozen):
+    """When it is said that the ranks of a run hang, or that one is slow; nothing is ended for it. Times are
+    in seconds, or texts such as 90s or 30m. `health: off` is short for `enabled: false`."""
+
+    enabled: Flag = Field(default=True, description="whether steps and phases are judged at all")
+    floor: Span = Field(
+        default=60.0,
+        description="a run hangs that makes no new step for so long, for five times as long as steps usually "
+        "are apart, and for twice as long as its last save took",
+    )
+    first: Span = Field(
+        default=1800.0,
+        description="the same before a first step, and in a first save, evaluation or compilation",
+    )
+    straggler: Annotated[float, Limits(gt=1)] = Field(
+        default=1.3,
+        description="a rank is named whose own computing takes so many times as long as the median of its "
+        "peers does",
+    )
+    steps: Count = Field(default=10, description="for so many steps")
 
 
 class Job(Frozen):
@@ -140,9 +179,14 @@ class Job(Frozen):
     )
     networking: Networking
     timeouts: Timeouts = Timeouts()
+    health: Annotated[Health, Check(fields.off, before=True)] = Field(
+        default_factory=Health,
+        description="when it is said that the ranks hang, or that one is slow, which ends nothing; or `off`",
+    )
 
     _file: YamlFile | None = PrivateAttr(default=None)
     _path: Path | None = PrivateAttr(default=None)
+    _source: JobSource | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -160,6 +204,11 @@ class Job(Frozen):
     def path(self) -> Path | None:
         """The file that the job was read from."""
         return self._path
+
+    @property
+    def source(self) -> JobSource | None:
+        """What the job was read from."""
+        return self._source
 
     def where(self, *loc: str | int) -> str:
         """`file:line: key` for messages about this job."""
@@ -198,7 +247,7 @@ class Job(Frozen):
             return None
         return (self._path.parent if self._path else Path()) / self.checkpoint.load
 
-    def attach(self, file: YamlFile, path: Path) -> Job:
+    def attach(self, file: YamlFile, path: Path, source: JobSource | None = None) -> Job:
         """This job, knowing where it was written."""
-        self._file, self._path = file, path
+        self._file, self._path, self._source = file, path, source
         return self

@@ -21,6 +21,7 @@ __all__ = [
     "Flag",
     "NotNegative",
     "Positive",
+    "Span",
     "Text",
     "WholeNotNegative",
     "above_0",
@@ -31,6 +32,7 @@ __all__ = [
     "jit_level",
     "loss_scale",
     "memory",
+    "off",
     "one_or_more",
     "preset",
     "with_target",
@@ -95,6 +97,7 @@ def duration(value: Any) -> Any:
 
 
 Duration = Annotated[float, Check(duration, "duration, such as 90s or 3h", before=True), Limits(ge=0, le=3e8)]
+Span = Annotated[float, Limits(gt=0), Check(duration, "duration, such as 90s or 3h", before=True)]
 Text = Annotated[str, Check(_text)]
 FileName = Annotated[str, Check(_file_name, "part of a file name")]
 FilePath = Annotated[str, Check(_file_path, "path")]
@@ -116,6 +119,13 @@ def one_or_more(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and not value:
         raise Invalid("is empty", "name a group, a host range, or all")
     return value
+
+
+def off(value: Any) -> Any:
+    """A section that is written as `off`, or as on."""
+    if value is False or value == "off":
+        return {"enabled": False}
+    return {} if value is True or value == "on" else value
 
 
 def argv(value: Any) -> Any:

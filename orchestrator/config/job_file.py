@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from orchestrator.config.file_kinds import refuse_other
 from orchestrator.config.inventory_hostfile import as_lines, is_hostfile
-from orchestrator.config.job import Job
+from orchestrator.config.job import Job, JobSource
 from orchestrator.config.job_fields import is_path
 from orchestrator.config.yaml_messages import plain
 from orchestrator.config.yaml_reader import MAX_TOLD, Loc, YamlFile, parse_yaml, read_source
 from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError, Problem
 
-__all__ = ["load_job"]
+__all__ = ["load_job", "load_job_again"]
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
@@ -24,19 +25,33 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     Raises ConfigError with every problem: `file:line: key`, or `--set key` for what an override brought in.
     """
     path = Path(path)
-    file = _read(path)
+    raw = read_source(path)
+    source = JobSource(path.absolute(), raw.decode("utf-8-sig", "replace"), tuple(overrides))
+    return _checked(_parsed(path, raw), path, source)
+
+
+def load_job_again(source: JobSource, overrides: Sequence[str] = ()) -> Job:
+    """The job of a run as it was launched, with further `overrides`. Raises what `load_job` does.
+
+    The files that it names are those that are there now, relative to where it was.
+    """
+    file = parse_yaml(str(source.path), source.text.encode())
+    again = replace(source, overrides=(*source.overrides, *overrides))
+    return _checked(file, source.path, again)
+
+
+def _checked(file: YamlFile, path: Path, source: JobSource) -> Job:
     refuse_other(str(path), file.data, "job")
-    file.override(overrides)
+    file.override(source.overrides)
     file.as_text(("env",), ("command",), ("predict", "prompts"))
-    job = validate(file, Job).attach(file, path)
+    job = validate(file, Job).attach(file, path, source)
     missing = list(islice(_missing_files(job, file), MAX_TOLD))
     if missing:
         raise ConfigError(missing)
     return job
 
 
-def _read(path: Path) -> YamlFile:
-    raw = read_source(path)
+def _parsed(path: Path, raw: bytes) -> YamlFile:
     try:
         return parse_yaml(str(path), raw)
     except ConfigError:

@@ -13,7 +13,8 @@ from typing import Literal
 
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.yaml_messages import nearest, show
-from orchestrator.control.run_record import RunRecord
+from orchestrator.control.run_claim import address_of
+from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.core.errors import UsageError
 from orchestrator.core.host_answers import Injected
 from orchestrator.core.paths import ControlDir
@@ -97,5 +98,6 @@ def inject_fault(control: ControlDir, fault: ChosenFault) -> Injected:
     """Have the host inject it; what it did. Raises TransportError, or AgentError where the host refuses."""
     plan = read_plan(control.plan)
     with fleet_of([host for host in plan.hosts if host.name == fault.host], plan.ssh) as fleet:
+        fleet.address(address_of(read_record(control)))
         found = fleet.each(lambda agent: agent.inject(plan.run_id, fault.kind, fault.rank, fault.seconds))
     return found.raise_on_error()[fault.host]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+from orchestrator.control.run_claim import address_of
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.runs import current_record
 from orchestrator.core.errors import AgentError, UsageError
@@ -85,6 +86,7 @@ class Chat:
         if record.state.is_terminal:
             raise UsageError(f"{control.run_id} has {record.state}", remedy="launch its job again")
         self._fleet: Fleet = fleet_of([self._plan.master], self._plan.ssh)
+        self._fleet.address(address_of(record))
         self.usage = Usage(0, 0.0)
 
     def ask(self, messages: Sequence[Message]) -> Generator[str, None, None]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from orchestrator.control.run_claim import address_of
+from orchestrator.control.run_record import read_record
 from orchestrator.core.errors import AgentError, UsageError
 from orchestrator.core.paths import ControlDir
 from orchestrator.hosts.agent_client import Agent
@@ -99,6 +101,7 @@ def collect_answers(control: ControlDir) -> Answers:
         for host in plan.hosts:
             answers.add(host.name, ())  # the order of the hosts is that of the inventory
         with fleet_of(plan.hosts, plan.ssh) as fleet:
+            fleet.address(address_of(read_record(control)))
             fleet.each(lambda agent: answers.add(agent.host, lines_of(agent, plan.run_id))).raise_on_error()
     except BaseException:
         answers.close()

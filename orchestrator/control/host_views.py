@@ -9,8 +9,9 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 
-from orchestrator.config.job import Timeouts
+from orchestrator.config.job import Health, Timeouts
 from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.health_watch import HealthWatch
 from orchestrator.control.host_loss import Silence, StepPace, Surroundings, verdict
 from orchestrator.control.run_record import HostView, Waits
 from orchestrator.control.run_tally import RunTally
@@ -20,7 +21,7 @@ from orchestrator.core.push import Mark, Snapshot
 from orchestrator.core.records import HostStatus
 from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.host_feed import HostFeed
-from orchestrator.hosts.host_link import Failed, Present, Said
+from orchestrator.hosts.host_link import Failed, Present, Said, Stacks
 from orchestrator.hosts.scheduling import Scheduling
 
 __all__ = ["HostViews"]
@@ -36,13 +37,19 @@ class HostViews:
     """
 
     def __init__(
-        self, views: Mapping[str, HostView], asked: Iterable[str], feed: HostFeed, scheduling: Scheduling
+        self,
+        views: Mapping[str, HostView],
+        asked: Iterable[str],
+        feed: HostFeed,
+        scheduling: Scheduling,
+        health: HealthWatch | None = None,
     ) -> None:
         self.views = dict(views)
         self.tally = RunTally(self.views)
         self.is_changed = self.is_relevant = False
         self.unheard = {name: None for name in asked if not self.views[name].is_over}
         self._feed, self._scheduling = feed, scheduling
+        self._health = health or HealthWatch(Health(enabled=False), feed, scheduling)
         self.since = scheduling.monotonic()  # the start of the watch, or when the monitor last woke
         self._began = scheduling.time()
         self._pace = StepPace(self.since)
@@ -72,13 +79,18 @@ class HostViews:
         self.since = self._scheduling.monotonic()
         self._pace.start_anew(self.since)
         self._silences.clear()
+        self._health.start_anew()
         self._feed.start_anew()
 
     def take(self) -> None:
         """Take all that hosts have said by now."""
         for said in self._feed.take():
             try:
-                self.fold(said)
+                if isinstance(said.what, Stacks):
+                    self._health.stacks(said.host, said.what, self.views[said.host])
+                    self.is_changed = True
+                else:
+                    self.fold(said)
             except Exception as error:  # a bug that this host's words have found
                 log.exception("%s: its words cannot be taken", said.host)
                 self._fail(said.host, Failed(error, self.since))
@@ -86,8 +98,9 @@ class HostViews:
     def fold(self, said: Said) -> None:
         """Take what a host has said, or that it could not be reached."""
         name, what = said.host, said.what
-        self.unheard.pop(name, None)
+        assert not isinstance(what, Stacks)  # they say nothing of what it is
         view = self.views[name]
+        self.unheard.pop(name, None)
         if view.is_over and not view.error:
             if said.clock is not None and said.clock != view.clock:  # its ends are compared with others'
                 self._set(name, dataclasses.replace(view, clock=self._clock(name, view, said)))
@@ -114,6 +127,7 @@ class HostViews:
         if is_missing:
             self._feed.again(name)
         self._show(name, view, status, clock, self._stale(name, what, clock))
+        self._health.told(name, what, self.views[name])
 
     def _show(
         self,
@@ -196,7 +210,9 @@ class HostViews:
         around = Surroundings(
             hosts=tally.asked,
             answering=answering,
-            steps=self._pace.steps(now, timeouts.unreachable, anybody=tally.reporting > 0),
+            steps=self._pace.steps(
+                now, timeouts.unreachable, anybody=tally.reporting > 0 and not self._health.is_held_up
+            ),
             in_step=task in TRAINING,
             ending=ending,
         )
@@ -225,6 +241,7 @@ class HostViews:
     def _set(self, name: str, view: HostView) -> None:
         self.views[name] = view
         self.is_changed = True
+        self._health.see(name, view)
         self.is_relevant = self.tally.update(name, view) or self.is_relevant
 
 

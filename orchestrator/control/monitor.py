@@ -8,19 +8,23 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from orchestrator.control.attempts import came_to_nothing
+from orchestrator.control.fence import Fence, FleetOf
+from orchestrator.control.found_runs import free_of_what_is_over
 from orchestrator.control.monitor_process import cannot_write
 from orchestrator.control.monitor_socket import MonitorSocket, Watched
 from orchestrator.control.record_journal import RecordWriter
-from orchestrator.control.run_record import RunRecord, failed_launch, read_record
+from orchestrator.control.run_claim import address_of
+from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.start import check_hosts, start_run
 from orchestrator.control.watch import Watch
 from orchestrator.core.errors import AgentError, Interrupted, OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 from orchestrator.hosts.allocation import WAITED_FOR, Allocation, StaticAllocation
-from orchestrator.hosts.fleet import Fleet, error_lines
+from orchestrator.hosts.fleet import Fleet, error_lines, fleet_of
 from orchestrator.hosts.scheduling import SYSTEM, Scheduling
-from orchestrator.plan.launch_plan import read_plan, write_plan
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 
 __all__ = ["Monitor", "Verbs"]
 
@@ -54,7 +58,7 @@ class Monitor:
     `allocation` are its hosts, by default those of its plan, which are always there. They are given back when
     the run has ended. Time and threads are those of `scheduling`. `has_socket`: verbs can ask it (by threads
     of their own, which `scheduling` does not know); `verbs` stands for that socket. `told` is given every
-    record.
+    record; `fleet_of` connects to hosts of attempts before.
     """
 
     def __init__(
@@ -66,12 +70,15 @@ class Monitor:
         has_socket: bool = False,
         verbs: Verbs | None = None,
         told: Callable[[RunRecord], None] = lambda record: None,
+        fleet_of: FleetOf = fleet_of,
     ) -> None:
         self._control = control
         self._scheduling = scheduling
-        self._plan = read_plan(control.plan)
-        self._allocation = allocation or StaticAllocation(self._plan.hosts, self._plan.ssh)
         self._record = dataclasses.replace(read_record(control), elsewhere="")
+        self._plan = _plan_in_force(control, self._record)
+        self._fleet_of = fleet_of
+        self._fence: Fence | None = None
+        self._allocation = allocation or StaticAllocation(self._plan.hosts, self._plan.ssh)
         self._writer = RecordWriter(control, clock=scheduling.monotonic)
         self._told = told
         self._is_unwritten = self._has_started = False
@@ -92,6 +99,9 @@ class Monitor:
                 self._socket.tell(self._record)
             try:
                 fleet = stack.enter_context(self._granted())
+                fleet.address(address_of(self._record))
+                self._fence = Fence(self._control, self._record, fleet, self._fleet_of, self._scheduling)
+                stack.callback(self._fence.close)
                 if watch_only:
                     self._find_again(fleet)
                 else:
@@ -119,7 +129,17 @@ class Monitor:
 
     def _launch(self, fleet: Fleet) -> None:
         """Until the run has started its record and plan must be written: else nobody could find it again."""
-        self._plan = check_hosts(self._plan, fleet, self._report, self._warn)
+        if self._fence is not None and not self._fence.is_down:
+            self._report("ending what is left of attempts before")
+            self._fence.close_in()
+            self._record = self._fence.noted(self._record)
+        self._plan = check_hosts(
+            self._plan,
+            fleet,
+            self._report,
+            self._warn,
+            free=lambda hosts: free_of_what_is_over(fleet, hosts, self._control.runs),
+        )
         write_plan(self._control.plan, self._plan)
         start_run(self._plan, fleet, self._report)
         self._has_started = True
@@ -145,7 +165,16 @@ class Monitor:
             name: frozenset(worker.rank for worker in manifest.workers)
             for name, manifest in self._plan.manifests.items()
         }
-        watch = Watch(self._record, fleet, self._plan.timeouts, placed=placed, scheduling=self._scheduling)
+        watch = Watch(
+            self._record,
+            fleet,
+            self._plan.timeouts,
+            placed=placed,
+            scheduling=self._scheduling,
+            health=self._plan.health,
+            stages={item.rank: item.pp for item in self._plan.placements},
+            stacks_file=self._control.hang_stacks,
+        )
         if self._socket is not None:
             self._socket.attend(watch)
         written = True
@@ -153,7 +182,12 @@ class Monitor:
             while self._record.needs_monitor_at(self._scheduling.time()) or not written:
                 begun = self._scheduling.monotonic()
                 with _logged("a turn of the watch broke off"):
-                    written = self._save(watch.step(_PATIENCE))
+                    record = watch.step(_PATIENCE)
+                    if self._fence is not None and not self._fence.is_down:
+                        record = watch.record = self._fence.step(record)
+                    if record.state.is_terminal and not self._record.state.is_terminal:
+                        fleet.address(address_of(record))  # from now on it is over wherever it is met
+                    written = self._save(record)
                 self._scheduling.sleep(self._rest(begun, written))
         except KeyboardInterrupt:
             log.info("the monitor was told to end; the run goes on")
@@ -197,11 +231,18 @@ class Monitor:
 
     def _fail(self, error: OrchestrateError) -> None:
         """Write down why nothing was started, as soon as there is room for it."""
-        record = failed_launch(self._record, error_lines(error), error.exit_code, self._scheduling.time())
+        number, now = self._record.attempts[-1].number, self._scheduling.time()
+        record = came_to_nothing(self._control, self._record, error_lines(error), error.exit_code, now)
         deadline = self._scheduling.monotonic() + _LAST_WORD
+        is_taken_back = record.attempts[-1].number != number
+        if is_taken_back:
+            with contextlib.suppress(OSError):  # the record says which it is
+                self._control.put_in_force(record.attempts[-1].number)
         with contextlib.suppress(KeyboardInterrupt):
-            while not self._save(record) and self._scheduling.monotonic() < deadline:
+            while not (written := self._save(record)) and self._scheduling.monotonic() < deadline:
                 self._scheduling.sleep(_INTERVAL)
+            if is_taken_back and written:
+                self._control.discard(number)
 
     def _write(self, record: RunRecord) -> None:
         """Keep and write the record. Raises OSError where that cannot be."""
@@ -222,6 +263,14 @@ class Monitor:
             return False
         self._is_unwritten = False
         return True
+
+
+def _plan_in_force(control: ControlDir, record: RunRecord) -> LaunchPlan:
+    """The plan of the attempt that the record is of, which counts: who wrote both may have died between."""
+    number = record.attempts[-1].number
+    if control.in_force not in (None, number) and control.plan_of(number).exists():
+        control.put_in_force(number)
+    return read_plan(control.plan)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,15 +28,16 @@ from orchestrator.control.monitor_lock import (
     starting_alone,
 )
 from orchestrator.control.run_record import RunRecord, read_record, write_record
-from orchestrator.core.errors import AssumedWarning, OrchestrateError, PreflightError
+from orchestrator.core.errors import AssumedWarning, OrchestrateError, PreflightError, UsageError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.safe_open import open_safely
 from orchestrator.core.states import RunState
 
-__all__ = ["cannot_write", "monitor_pid", "spawn_monitor", "watched_again"]
+__all__ = ["cannot_write", "end_monitor", "monitor_pid", "spawn_monitor", "watched_again"]
 
 # So long after a monitor was started no other is, unless a person asks for it.
 _PAUSE = 5.0
+_PATIENCE = 20.0
 
 
 def spawn_monitor(control: ControlDir, *, watch_only: bool = False, lock: Lock = fcntl.flock) -> None:
@@ -90,6 +92,24 @@ def _begin(control: ControlDir, handle: int, watch_only: bool) -> None:
     assert monitor.stdin is not None
     with contextlib.suppress(BrokenPipeError), monitor.stdin:  # one that is dead already is found later
         monitor.stdin.write(b"go\n")
+
+
+def end_monitor(control: ControlDir) -> None:
+    """End the monitor of a run, if one lives; it undoes a launch that is under way.
+
+    That of a run that has ended may live on, to stop what is left on hosts that were lost. Raises
+    TransportError where it lives on another machine, UsageError where it does not end.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    living = living_monitor(control)
+    if living is not None and not living.is_here and living.is_sure:
+        raise elsewhere_error(control, living)
+    while (pid := monitor_pid(control)) is not None:
+        if time.monotonic() > deadline:
+            raise UsageError(f"the monitor of run {control.run_id} does not end", remedy="try again")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.1)
 
 
 def watched_again(

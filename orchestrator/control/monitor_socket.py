@@ -5,7 +5,8 @@ a line of JSON, an answer one line or, until the line that says `done`, more:
 
     {"verb": "record"}                           {"record": {…}}
     {"verb": "follow", "every": seconds}         {"record": {…}}, then {"set": [changes]} as in the journal
-    {"verb": "stop", "reason": {…}}              {"over": [hosts]} as they are, {"done": true, "errors": …}
+    {"verb": "stop", "reason": {…}}              {"over": [hosts]} as they are, {"done": true, "errors": …},
+                                               {"saving": seconds} that ranks have for a checkpoint
 
 Each line says the `format`; while there is nothing to tell an empty one comes every few seconds, so that both
 sides notice the end of the other. Who reads slowly gets what it has missed as one change, and who does not
@@ -33,6 +34,7 @@ from orchestrator.control.run_record import RunRecord
 from orchestrator.control.stop_progress import StopProgress
 from orchestrator.core.codec import DecodeError, from_json, parse, to_json
 from orchestrator.core.ends import StopReason
+from orchestrator.core.errors import OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 
@@ -58,6 +60,9 @@ class Watched(Protocol):
     def wake(self) -> None: ...
 
     def set_viewers(self, count: int) -> None: ...
+
+    @property
+    def refusals(self) -> Mapping[str, OrchestrateError]: ...
 
 
 class MonitorSocket:
@@ -240,22 +245,25 @@ class MonitorSocket:
         watch.wake()
         progress = StopProgress(self._grace, self._patience, time.monotonic())
         before, begun = version, time.monotonic()
-        told, is_last = begun, False
+        told, is_last, saving = begun, False, 0.0
         while True:
             if version == before and time.monotonic() - begun > self._turn:
                 log.warning("the watch takes no turn: the stop is left to who asked")
                 return
             over = progress.note(record, time.monotonic())
+            if progress.saving is not None and progress.saving != saving and not reason.now:
+                saving = progress.saving
+                _send(connection, {"saving": saving})
             if over or time.monotonic() - told >= BEAT:
                 _send(connection, {"over": over})
                 told = time.monotonic()
-            if progress.is_done(record):
+            if progress.is_done(record) or watch.refusals:
                 break
             if is_last:
                 return  # the monitor ends before the run does; who asked sees that, and goes on alone
             is_last = self._closing
             version, record = self._newest(version, 0.5)
-        errors = progress.errors(record)
+        errors = {**watch.refusals} or progress.errors(record)
         deadline = time.monotonic() + _LAST_WORD
         while not (errors or record.state.is_terminal or self._closing) and time.monotonic() < deadline:
             version, record = self._newest(version, 0.5)

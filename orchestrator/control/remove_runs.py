@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.agent.disk_space import bytes_below, remove_folder
 from orchestrator.config.inventory import Host, SshOptions
-from orchestrator.control.monitor_lock import elsewhere_error, living_monitor, monitor_pid
+from orchestrator.control.attempts import with_hosts_before
+from orchestrator.control.monitor_process import end_monitor
+from orchestrator.control.run_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.runs import current_record
 from orchestrator.core.errors import AgentError, OrchestrateError, RunNotFound, UsageError
@@ -19,13 +17,13 @@ from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.hosts.run_address import RunAddress
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 
 __all__ = ["Removal", "Use", "disk_use", "old_runs", "remove_on_hosts", "remove_runs"]
 
 # A run of a hundred thousand files takes a while to be gone.
 _PATIENCE = 600.0
-_MONITOR_PATIENCE = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +88,16 @@ def remove_runs(
             yield Removal(control.run_id, here=_remove_here(control, dry_run))
         return
     begun = []
+    addresses: dict[str, RunAddress] = {}
     for control, record in zip(runs, records, strict=True):
         if record.has_started:
-            begun.append((control, read_plan(control.plan)))
+            begun.append((control, with_hosts_before(control, read_plan(control.plan))))
+            addresses[control.run_id] = address_of(record)
         else:  # its launch was refused before any host had something of it
             yield Removal(control.run_id, here=_remove_here(control, dry_run))
     for (hosts, ssh), controls in _by_hosts(begun):
         with fleet_of(hosts, ssh) as fleet:
+            fleet.address(*(addresses[control.run_id] for control in controls))
             gone: list[str] = []
             for control in controls:
                 removal = remove_on_hosts(fleet, control, dry_run)
@@ -119,20 +120,6 @@ def _over(control: ControlDir, here_only: bool) -> RunRecord:
             f"run {control.run_id} is {record.state}", remedy=f"`orchestrate stop {control.run_id}` ends it"
         )
     return record
-
-
-def _end_monitor(control: ControlDir) -> None:
-    """The monitor of a run that has ended may live on, to stop what is left on hosts that were lost."""
-    deadline = time.monotonic() + _MONITOR_PATIENCE
-    living = living_monitor(control)
-    if living is not None and not living.is_here and living.is_sure:
-        raise elsewhere_error(control, living)
-    while (pid := monitor_pid(control)) is not None:
-        if time.monotonic() > deadline:
-            raise UsageError(f"the monitor of run {control.run_id} does not end", remedy="try again")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        time.sleep(0.1)
 
 
 def _by_hosts(
@@ -177,7 +164,7 @@ def _sweep(fleet: Fleet, without: Sequence[str], dry_run: bool) -> dict[str, int
 def _remove_here(control: ControlDir, dry_run: bool) -> int:
     nbytes = bytes_below(control.root)
     if not dry_run:
-        _end_monitor(control)
+        end_monitor(control)
         remove_folder(control.root)
     return nbytes
 
@@ -191,7 +178,7 @@ def disk_use(runs: Sequence[ControlDir]) -> Use:
     readable = []
     for control in runs:
         try:
-            readable.append((control, read_plan(control.plan)))
+            readable.append((control, with_hosts_before(control, read_plan(control.plan))))
         except RunNotFound as error:
             errors[control.run_id] = error
     for (hosts, ssh), _ in _by_hosts(readable):

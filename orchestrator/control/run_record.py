@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.control.health_findings import Finding
 from orchestrator.control.record_changes import Change, Journal, apply_changes
+from orchestrator.core.claims import NO_CLAIM
 from orchestrator.core.codec import DecodeError, Stored, dumps, from_json, unpacked
 from orchestrator.core.ends import End, EndKind, rank_of_label
 from orchestrator.core.errors import AssumedWarning
 from orchestrator.core.paths import ControlDir, atomic_write
-from orchestrator.core.records import HostStatus, RankStatus
+from orchestrator.core.records import Claim, HostStatus, RankStatus
 from orchestrator.core.safe_open import read_safely
 from orchestrator.core.states import RankState, RunState
 from orchestrator.hosts.clock_offset import ClockOffset
@@ -26,6 +28,7 @@ __all__ = [
     "AttemptRecord",
     "Cause",
     "HostView",
+    "Refused",
     "Replica",
     "RunRecord",
     "Waits",
@@ -127,13 +130,32 @@ class HostView:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One start of all workers; its plan, with its ports and its rank table, is in `attempts/<number>/`."""
+    """One start of all workers; its plan, with its ports and its rank table, is in `attempts/<number>/`.
+
+    Once another one has followed: its `cause`, the steps that it made, its hosts, and of these those that are
+    `left`, on which it may still run, since nobody has been able to ask them.
+    """
 
     number: int = 1
     token: str = ""
     state: RunState = RunState.PREPARING
     started: float | None = None
     ended: float | None = None
+    cause: Cause | None = None
+    first_step: int | None = None
+    last_step: int | None = None
+    hosts: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A launch of another attempt that came to nothing, so that the one before is in force; why."""
+
+    number: int
+    errors: tuple[str, ...] = ()
+    exit_code: int = 2
+    time: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -144,7 +166,9 @@ class RunRecord(Stored):
     found to be doubtful, a line each. `watched` is when a monitor last wrote it; `unwatched` is set by who
     finds that none lives: since then nobody has watched the run. `elsewhere` is set by who finds that the
     monitor lives on another machine, to its name. The last of `attempts` is in force: it is as far as the
-    run.
+    run. `health` is what is not well now, or was when the run ended; `recovered` are the last hangs that went
+    on; `step_interval` are the seconds that usually lie between two new steps, where that is known. `claim`
+    is ours, with epoch 0 where this control node only watches.
     """
 
     # 2: who does not know of attempts would write the record back without them. 3: what has changed since is
@@ -171,6 +195,11 @@ class RunRecord(Stored):
     watched: float = 0.0
     unwatched: float | None = None
     elsewhere: str = ""
+    health: tuple[Finding, ...] = ()
+    recovered: tuple[Finding, ...] = ()
+    step_interval: float | None = None
+    claim: Claim = NO_CLAIM
+    refused: Refused | None = None
 
     def __post_init__(self) -> None:
         *before, last = self.attempts or (AttemptRecord(),)
@@ -194,7 +223,10 @@ class RunRecord(Stored):
         if not self.state.is_terminal:
             return True
         recent = self.ended is not None and now < self.ended + LEFT_FOR
-        return recent and any(view.may_have_workers for view in self.hosts.values())
+        return recent and (
+            any(view.may_have_workers for view in self.hosts.values())
+            or any(attempt.left for attempt in self.attempts[:-1])
+        )
 
     @property
     def has_started(self) -> bool:
@@ -207,8 +239,8 @@ class RunRecord(Stored):
         return sorted(found, key=lambda rank: rank.rank)
 
 
-def new_record(plan: LaunchPlan) -> RunRecord:
-    """The record of a run that nobody has started yet."""
+def new_record(plan: LaunchPlan, claim: Claim = NO_CLAIM) -> RunRecord:
+    """The record of a run that nobody has started yet, or of one that was found on its hosts."""
     return RunRecord(
         run_id=plan.run_id,
         job=plan.job_name,
@@ -218,6 +250,7 @@ def new_record(plan: LaunchPlan) -> RunRecord:
         updated=plan.created,
         hosts={host.name: HostView() for host in plan.hosts},
         attempts=(AttemptRecord(plan.attempt.number, plan.attempt.token),),
+        claim=claim,
     )
 
 

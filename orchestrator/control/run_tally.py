@@ -36,6 +36,7 @@ class _Part:
     by_hand: bool
     stopped_apart: bool
     runs: bool
+    saved: int | None
 
     @classmethod
     def of(cls, view: HostView) -> _Part:
@@ -56,6 +57,9 @@ class _Part:
             by_hand=stop is not None and stop.kind is StopKind.REQUESTED,
             stopped_apart=stop is not None and states[RankState.STOPPED] > 0,
             runs=is_seen and view.status is not None and view.status.phase in _RUNS,
+            saved=min((rank.saved for rank in ranks if rank.saved is not None), default=None)
+            if all(rank.saved is not None for rank in ranks)
+            else None,
         )
 
 
@@ -74,6 +78,7 @@ class RunTally:
         self.notable: dict[str, None] = {}
         self.stopped_apart: dict[str, None] = {}
         self.running: dict[str, None] = {}
+        self._saved: dict[str, int] = {}
         for name, view in hosts.items():
             self.update(name, view)
 
@@ -90,6 +95,9 @@ class RunTally:
         _put(self.notable, name, part.is_notable)
         _put(self.stopped_apart, name, part.stopped_apart)
         _put(self.running, name, part.runs)
+        self._saved.pop(name, None)
+        if part.saved is not None:
+            self._saved[name] = part.saved
         return True
 
     @property
@@ -105,6 +113,10 @@ class RunTally:
     def ranks(self) -> int:
         """How many ranks are known of."""
         return self.states.total()
+
+    def saved_step(self, host_count: int) -> int | None:
+        """The newest step of which every rank of so many hosts has saved its shard; None: there is none."""
+        return min(self._saved.values()) if len(self._saved) == host_count > 0 else None
 
     def state(self, host_count: int, *, failed: bool) -> RunState:
         """The run's state. It ends only when every host's part has ended or is lost; until then it runs.

@@ -11,19 +11,24 @@ import os
 import re
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.inventory import Inventory
-from orchestrator.config.job import Timeouts
+from orchestrator.config.job import Health, Timeouts
+from orchestrator.control.attempts import came_to_nothing, next_record, with_hosts_before
+from orchestrator.control.found_runs import highest_claim, newest_attempt, tell_what_is_over
 from orchestrator.control.monitor_client import newest_record
 from orchestrator.control.monitor_lock import living_monitor
 from orchestrator.control.monitor_process import cannot_write, monitor_pid, watched_again
-from orchestrator.control.run_record import RunRecord, failed_launch, new_record, read_record, write_record
+from orchestrator.control.run_claim import address_of, first_claim
+from orchestrator.control.run_claim import take_over as take_run_over
+from orchestrator.control.run_record import RunRecord, new_record, read_record, write_record
+from orchestrator.core.claims import NO_CLAIM
 from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir, state_root
-from orchestrator.core.records import Manifest
+from orchestrator.core.records import Claim, Manifest, RunOnHost
 from orchestrator.core.safe_open import open_safely, own_folders
 from orchestrator.core.states import RunState
 from orchestrator.core.visible_text import visible
@@ -155,11 +160,14 @@ def is_active(control: ControlDir) -> bool:
         return False
 
 
-def make_control_dir(plan: LaunchPlan, root: Path | None = None) -> ControlDir:
-    """Create a run's directory on the control node, with its plan and a first record."""
+def make_control_dir(plan: LaunchPlan, root: Path | None = None, claim: Claim | None = None) -> ControlDir:
+    """Create a run's directory on the control node, with its plan and a first record.
+
+    With the `claim` of who launches it, unless another one is given.
+    """
     control = ControlDir((root or state_root()) / "runs" / plan.run_id)
     control.make(plan.attempt.number)
-    write_record(control, new_record(plan))
+    write_record(control, new_record(plan, claim or first_claim(control)))
     # Last: a directory counts as a run once it has its plan.
     write_plan(control.plan, plan)
     return control
@@ -182,7 +190,10 @@ def interrupt_launch(control: ControlDir, *, begun: bool = True) -> None:
     record = read_record(control)
     if monitor_pid(control) is None and record.state is RunState.PREPARING:
         # It was caught before it could begin, and so before it could say anything.
-        write_record(control, failed_launch(record, ["the launch was interrupted"], Interrupted.exit_code))
+        lines = ["the launch was interrupted"]
+        write_record(control, came_to_nothing(control, record, lines, Interrupted.exit_code, time.time()))
+        if len(record.attempts) > 1:
+            control.discard(record.attempts[-1].number)
 
 
 def rediscover(
@@ -192,32 +203,65 @@ def rediscover(
 
     Returns a line on each thing among a host's runs that cannot be read, and which hosts failed.
     """
-    known = {run.run_id for run in known_runs(root)}
+    known = {run.run_id: run for run in known_runs(root)}
     # Late: most commands ask no host, and people wait for them.
     from orchestrator.hosts.allocation import StaticAllocation
 
     with StaticAllocation(inventory.hosts, inventory.ssh).fleet() as fleet:
         answers = fleet.each(lambda agent: agent.list_runs())
-        found: dict[str, dict[str, Manifest]] = {}
+        found: dict[str, dict[str, RunOnHost]] = {}
         others: list[str] = []
         for host, runs in answers.values.items():
             for run in runs:
                 if run.problem:
                     others.append(f"{host}: {run.problem}")
-                elif run.manifest and run.manifest.run_id not in known:
-                    found.setdefault(run.manifest.run_id, {})[host] = run.manifest
+                elif run.manifest:
+                    found.setdefault(run.manifest.run_id, {})[host] = run
         plans = []
-        for run_id, manifests in found.items():
+        for run_id, there in found.items():
+            ours = known.get(run_id)
+            others += tell_what_is_over(fleet, there, None if ours is None else _readable(ours))
             try:
-                plans.append(_plan_again(inventory, manifests))
+                if ours is not None:
+                    _follow_newest(ours, there, inventory, fleet)
+                else:
+                    plans.append(_plan_again(inventory, newest_attempt(there)))
             except ValueError as error:  # pydantic's, of a launch that was none
                 others.append(f"{run_id}: its manifest cannot be read: {str(error).splitlines()[0]}")
         for plan in sorted(plans, key=lambda plan: plan.created):
-            _record_again(plan, fleet, root)
+            _record_again(plan, highest_claim(found[plan.run_id]), fleet, root)
     return others, answers.errors
 
 
-def _plan_again(inventory: Inventory, manifests: Mapping[str, Manifest]) -> LaunchPlan:
+def _readable(control: ControlDir) -> RunRecord | None:
+    with contextlib.suppress(RunNotFound):
+        return read_record(control)
+    return None
+
+
+def _follow_newest(
+    control: ControlDir, there: Mapping[str, RunOnHost], known: Inventory | LaunchPlan, fleet: Fleet
+) -> None:
+    """Where another control node has begun a later attempt of a run, its record here is of that one.
+
+    `known` has the hosts. A run whose monitor lives here is left to that.
+    """
+    record, manifests = _readable(control), newest_attempt(there)
+    if record is None or not manifests or monitor_pid(control) is not None:
+        return
+    plan = _plan_again(known, manifests)
+    if plan.attempt.number <= record.attempts[-1].number or control.in_force is None:
+        return
+    control.folder_of(plan.attempt.number).mkdir(mode=0o700, exist_ok=True)
+    write_plan(control.plan_of(plan.attempt.number), plan)
+    record = next_record(record, plan, time.time())
+    with fleet.part(host.name for host in plan.hosts) as part:
+        part.address(address_of(record))
+        write_record(control, _looked_at(record, part, plan.timeouts))
+    control.put_in_force(plan.attempt.number)
+
+
+def _plan_again(inventory: Inventory | LaunchPlan, manifests: Mapping[str, Manifest]) -> LaunchPlan:
     """What can be known of a launch from the manifests it left; enough to watch, stop and collect it."""
     first = next(iter(manifests.values()))
     launch: Mapping[str, Any] = first.launch
@@ -239,6 +283,7 @@ def _plan_again(inventory: Inventory, manifests: Mapping[str, Manifest]) -> Laun
         ascend=False,
         uses_rank_table=False,
         timeouts=Timeouts.model_validate(launch.get("timeouts", {})),
+        health=Health.model_validate(launch.get("health", {})),
         attempt=first.attempt,
     )
 
@@ -261,12 +306,16 @@ def _placements_again(manifests: Mapping[str, Manifest]) -> tuple[Placement, ...
     return tuple(sorted(placements, key=lambda placement: placement.rank))
 
 
-def _record_again(plan: LaunchPlan, fleet: Fleet, root: Path | None) -> None:
-    control = make_control_dir(plan, root)
+def _record_again(plan: LaunchPlan, held: Claim, fleet: Fleet, root: Path | None) -> None:
+    control = ControlDir((root or state_root()) / "runs" / plan.run_id)
+    # What this control node held before it forgot all is still its own; of others it only watches.
+    claim = held if held.holder == first_claim(control).holder else NO_CLAIM
+    make_control_dir(plan, root, claim)
     when = int(plan.created * 1e9)
     os.utime(control.plan, ns=(when, when))
     with fleet.part(host.name for host in plan.hosts) as part:
-        write_record(control, _looked_at(new_record(plan), part, plan.timeouts))
+        part.address(address_of(new_record(plan, claim)))
+        write_record(control, _looked_at(new_record(plan, claim), part, plan.timeouts))
 
 
 def current_record(control: ControlDir) -> RunRecord:
@@ -286,6 +335,7 @@ def current_record(control: ControlDir) -> RunRecord:
         from orchestrator.hosts.allocation import StaticAllocation
 
         with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
+            fleet.address(address_of(record))
             record = _looked_at(record, fleet, plan.timeouts)
         if living_monitor(control) is not None or (last := read_record(control)).state.is_terminal:
             return read_record(control)
@@ -303,6 +353,28 @@ def _looked_at(record: RunRecord, fleet: Fleet, timeouts: Timeouts) -> RunRecord
     return look_once(record, fleet, timeouts)
 
 
-def attach(control: ControlDir) -> RunRecord:
-    """Make sure that a run which has not ended has a monitor; the record, with whether it had none."""
+def attach(
+    control: ControlDir, *, take_over: bool = False, say: Callable[[str], None] = lambda line: None
+) -> RunRecord:
+    """Make sure that a run which has not ended has a monitor; the record, with whether it had none.
+
+    With `take_over` this control node acts on the run from now on, and no other does. `say` is told in a line
+    of each host that could not be told: it learns of it when it is first asked something.
+    """
+    if take_over:
+        from orchestrator.hosts.allocation import StaticAllocation
+
+        plan = with_hosts_before(control, read_plan(control.plan))
+        with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
+            for error in take_run_over(control, fleet).values():
+                say(str(error))
+            told = fleet.each(lambda agent: agent.list_runs()).values
+            there = {
+                host: run
+                for host, runs in told.items()
+                for run in runs
+                if run.manifest is not None and run.manifest.run_id == control.run_id
+            }
+            if there:
+                _follow_newest(control, there, plan, fleet)
     return watched_again(control, read_record(control), at_once=True)

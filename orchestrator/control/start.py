@@ -35,14 +35,20 @@ def check_hosts(
     fleet: Fleet,
     report: Callable[[str], None],
     warn: Callable[[Sequence[str]], None],
+    free: Callable[[Sequence[str]], None] = lambda hosts: None,
 ) -> LaunchPlan:
     """Look at every host of the plan; the plan, on free devices and with what only the hosts could tell.
 
     `report` is told the phase as it begins; `warn` what is doubtful, even where the launch is refused.
+    `free` may end what is over on hosts of which devices are busy.
     Raises what keeps any host from running the job.
     """
     report("connecting")
     busy = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]))
+    if taken := [name for name, devices in busy.values.items() if devices]:
+        free(taken)
+        again = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]), taken)
+        busy.values.update(again.values)
     plan = on_free_devices(plan, busy.values)
     needs = needs_of(plan)
     # A host that did not answer is not waited for again.
@@ -88,6 +94,7 @@ def start_run(
     try:
         report("preparing")
         _verify(plan, _prepared(plan, fleet, sleep or fleet.scheduling.sleep, chance))
+        _place_shards(plan, fleet)
         report("starting")
         fleet.each(lambda agent: _start(plan, agent)).raise_on_error()
         fleet.each(lambda agent: agent.commit(plan.run_id)).raise_on_error()
@@ -97,6 +104,19 @@ def start_run(
             report("undoing")
         fleet.each(lambda agent: agent.undo(plan.run_id))
         raise
+
+
+def _place_shards(plan: LaunchPlan, fleet: Fleet) -> None:
+    """What an attempt goes on from is on hosts already, in the folders of attempts before."""
+    number, origin = plan.attempt.number, plan.origin
+    if origin is None:
+        return
+
+    def place(agent: Agent) -> None:
+        loads = plan.loads.get(agent.host, ())
+        agent.place_shards(plan.run_id, number, loads, origin, timeout=plan.timeouts.prepare)
+
+    fleet.each(place).raise_on_error()
 
 
 def _busy_devices(agent: Agent, host: Host) -> list[int]:

@@ -11,15 +11,17 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
-from orchestrator.config.job import Timeouts
+from orchestrator.config.job import Health, Timeouts
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.cause import cause_of, first_failure, refined, victims_of
+from orchestrator.control.health_watch import HealthWatch
 from orchestrator.control.host_loss import AwakeClock
 from orchestrator.control.host_views import HostViews
 from orchestrator.control.run_record import Cause, HostView, RunRecord
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
-from orchestrator.core.errors import RunFailed
+from orchestrator.core.errors import OrchestrateError, RunFailed
 from orchestrator.core.states import RankState
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.host_feed import HostFeed
@@ -41,7 +43,8 @@ class Watch:
 
     `placed` are the ranks of each host, where that is known: a host that tells of others is not believed.
     `stop`, `wake` and `set_viewers` may be called from any thread, all else from one. `once`: the hosts are
-    asked for their status once, and nobody is told to stop.
+    asked for their status once, and nobody is told to stop. `health` are the rules for what is said of ranks,
+    `stages` their pipeline stages; `stacks_file` keeps the stacks of a hang.
     """
 
     def __init__(
@@ -53,6 +56,9 @@ class Watch:
         placed: Mapping[str, frozenset[int]] | None = None,
         scheduling: Scheduling = SYSTEM,
         once: bool = False,
+        health: Health | None = None,
+        stages: Mapping[int, int] | None = None,
+        stacks_file: Path | None = None,
     ) -> None:
         self.record = record
         self._timeouts, self._scheduling, self._once = timeouts, scheduling, once
@@ -70,15 +76,24 @@ class Watch:
             once=once,
         )
         views = {name: record.hosts.get(name, HostView()) for name in (*record.hosts, *fleet.hosts)}
-        self._views = HostViews(views, fleet.hosts, self._feed, scheduling)
+        self._health = HealthWatch(
+            Health(enabled=False) if once else health or Health(),
+            self._feed,
+            scheduling,
+            task=record.task,
+            stages=stages,
+            stacks_file=stacks_file,
+        )
+        self._views = HostViews(views, fleet.hosts, self._feed, scheduling, self._health)
         self._hosts, self._tally = self._views.views, self._views.tally
         self._awake = AwakeClock(scheduling.monotonic, scheduling.time)
         self._stop_reason: StopReason | None = None
         self._told: dict[str, float] = {}
         self._told_at = -math.inf
+        self._kept = (0, 0)
         self._done_since: float | None = None
         self._viewers = self._shown_to = 0
-        self._is_woken = self._must_tell = self._was_notable = False
+        self._is_woken = self._must_tell = self._must_hurry = self._was_notable = False
         self._judged = -math.inf
         if record.state.is_terminal:
             self.stop(_reason_for_leftovers(record))
@@ -87,7 +102,11 @@ class Watch:
 
     def stop(self, reason: StopReason) -> None:
         """Have every host that is not over stop its workers, again and again until it is."""
-        self._stop_reason = self._stop_reason or reason
+        before = self._stop_reason
+        self._must_hurry = self._must_hurry or (reason.now and before is not None)
+        self._stop_reason = (
+            reason if before is None else dataclasses.replace(before, now=before.now or reason.now)
+        )
         self._must_tell = True
         self._signal.set()
 
@@ -101,6 +120,11 @@ class Watch:
         self._viewers = count
         self._signal.set()
 
+    @property
+    def refusals(self) -> Mapping[str, OrchestrateError]:
+        """Why hosts do not take a stop from this control node."""
+        return self._feed.refusals
+
     # From one.
 
     def step(self, patience: float = 1.0) -> RunRecord:
@@ -112,6 +136,7 @@ class Watch:
             if self._views.is_changed or now >= min(self._next_time(), self._judged + _LONGEST_WAIT):
                 self.record = self._judge()
         finally:
+            self._tell_complete_step()
             self._tell_hosts()  # a stop that was asked for reaches the hosts whatever judging has come to
         self._views.measure_failed()  # only now: an order goes before a question
         return self.record
@@ -187,7 +212,14 @@ class Watch:
             times.append(self._told_at + _TOLD_AGAIN)
         if self._views.any_silent:
             times.append(self._judged + _SILENT_EVERY)
+        if self._goes_on:
+            times.append(self._health.due())
         return min(times, default=math.inf)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether steps are to be expected: nobody ends the run."""
+        return not self.record.state.is_terminal and self._stop_reason is None
 
     def _may_be_overdue(self) -> bool:
         is_training = self.record.task in TRAINING and not self.record.state.is_terminal
@@ -206,6 +238,8 @@ class Watch:
             self._stop_all_or_none()
             state = tally.state(self._host_count, failed=cause is not None)
             record = dataclasses.replace(record, cause=cause, state=state, phase=str(state))
+            if self._goes_on and not state.is_terminal:
+                record = self._health.judged(record)
         now = self._scheduling.time()
         hosts = dict(self._hosts) if self._views.is_changed else hosts
         record = dataclasses.replace(record, hosts=hosts, updated=now)
@@ -274,8 +308,28 @@ class Watch:
 
     # Telling.
 
+    def _tell_complete_step(self) -> None:
+        """Once every rank has saved a step, hosts may remove what is older, and must keep it."""
+        step = self._tally.saved_step(self._host_count)
+        number = self.record.attempts[-1].number
+        if (
+            step is None
+            or self._once
+            or (number, step) <= self._kept
+            or self._tally.ranks < self.record.world_size
+        ):
+            return
+        self._kept = (number, step)
+        for name in self._tally.running:
+            self._feed.keep(name, number, step)
+
     def _tell_hosts(self) -> None:
         """Have the hosts whose workers run stop them; again those that still do after a while."""
+        if self._must_hurry and self._stop_reason is not None and not self._once:
+            self._must_hurry = False
+            for name, view in self._hosts.items():
+                if view.status is not None and view.status.phase == "stopping" and not view.error:
+                    self._feed.stop(name, self._stop_reason)
         reason, now = self._stop_reason, self._scheduling.monotonic()
         is_time = self._must_tell or now >= self._told_at + _TOLD_AGAIN
         if reason is None or self._once or not is_time or not self._tally.running:

@@ -95,6 +95,7 @@ class StopReason:
     """Why: what a person said (`text`), or which rank of which host failed and how.
 
     Of any other kind `host` is set where a part of the run was ended there first, and the rest with it.
+    `now`: without any grace, also where they are ending already.
     """
 
     kind: StopKind
@@ -102,6 +103,7 @@ class StopReason:
     rank: Optional[int] = None
     end: Optional[End] = None
     text: str = ""
+    now: bool = False
 
     @classmethod
     def requested(cls, text: str) -> StopReason:
@@ -115,7 +117,8 @@ class End:
     `phase` and `step` are the last that it reported, `message` is what the system said, `tail` the last lines
     of its log, `evidence` those lines near its end that tell who failed and who only noticed. `missing` are
     ranks that lack what it lacked, of `expected`; `seconds` is a limit that was reached. `reason` says why it
-    was stopped, or how its supervisor ended.
+    was stopped, or how its supervisor ended. `saved` is the step of the checkpoint that it left when it was
+    told to end, see `SAVED_EXIT`.
     """
 
     kind: EndKind
@@ -131,6 +134,7 @@ class End:
     expected: int = 0
     seconds: float = 0.0
     evidence: Tuple[str, ...] = ()
+    saved: Optional[int] = None
 
 
 def earlier_reason(text: str) -> Optional[Mapping[str, Any]]:

@@ -11,6 +11,7 @@ import re
 from typing import ClassVar, Mapping, Optional, Pattern, Tuple, Type, TypeVar
 
 from orchestrator.core.record_class import dataclass, field
+from orchestrator.core.records import Claim
 
 __all__ = [
     "Addresses",
@@ -20,6 +21,8 @@ __all__ = [
     "DiskUse",
     "FileName",
     "Injected",
+    "IterationList",
+    "IterationRow",
     "Label",
     "LogPart",
     "MindSporeAsks",
@@ -29,12 +32,15 @@ __all__ = [
     "Prepared",
     "Probe",
     "PutFile",
+    "RankStacks",
     "RunId",
     "RunUse",
     "Sha256",
+    "ShardCheck",
     "ShardName",
     "ShardRow",
     "Size",
+    "StacksAnswer",
     "TensorEntry",
     "Told",
     "ToolText",
@@ -100,7 +106,8 @@ class ShardName(_Text):
 
     # No control characters; those that are none but cannot be shown either are escaped where it is shown.
     FORM = re.compile(
-        r"(?!.*[\x00-\x1f\x7f-\x9f])(?:/(?!\.\.?/)[^/]+)*/checkpoint/(?:rank_\d{1,7}/)?"
+        r"(?!.*[\x00-\x1f\x7f-\x9f])(?:/(?!\.\.?/)[^/]+)*/checkpoint/"
+        r"(?:ttp_saved_checkpoints-step_\d{1,12}/)?(?:rank_\d{1,7}/)?"
         r"[^/.-][^/]*\.(?:ckpt|safetensors)"
     )
     IS = "the path of a shard"
@@ -120,11 +127,18 @@ _NONE = Size(0)
 
 @dataclass(frozen=True)
 class Told:
-    """What a supervisor was told, it has: its phase then, the worker that failed first and why."""
+    """What a supervisor was told, it has: its phase then, the worker that failed first and why.
+
+    `grace` are the seconds that workers have which are made to end, `saves` whether that is for a checkpoint.
+    `claim` is the highest that it knows.
+    """
 
     phase: str
     failed_first: str = ""
     reason: str = ""
+    grace: Optional[float] = None
+    saves: bool = False
+    claim: Optional[Claim] = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +213,27 @@ class Injected:
 
 
 @dataclass(frozen=True)
+class RankStacks:
+    """Where one rank's process was, in lines.
+
+    `how` says from whom `text` is: `faulthandler`, it wrote its stacks to its log; `py-spy`, that looked into
+    it; `kernel`, neither could be had. `state` is what /proc tells of it: what its threads do, and in which
+    function of the kernel they wait. Either may be empty.
+    """
+
+    how: str
+    text: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class StacksAnswer:
+    """The stacks of the ranks that run on a host, by rank as text."""
+
+    ranks: Mapping[str, RankStacks] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class PutFile:
     """Where a file was put, and the hash of what was read back from there."""
 
@@ -208,7 +243,10 @@ class PutFile:
 
 @dataclass(frozen=True)
 class ShardRow:
-    """A checkpoint of one rank; `identity` is size, time of change and inode number of its file."""
+    """A checkpoint of one rank; `identity` is size, time of change and inode number of its file.
+
+    `attempt` is set where those of all attempts are listed.
+    """
 
     rank: Size
     epoch: Size
@@ -216,6 +254,40 @@ class ShardRow:
     rerun: Size
     path: ShardName
     identity: Tuple[int, int, int]
+    attempt: Size = _NONE
+
+
+@dataclass(frozen=True)
+class IterationRow:
+    """One iteration of MindFormers' checkpoint 2.0 as a host has it: its tensor files, whole and not.
+
+    `common`: its common.json can be read. `named` are the files that its metadata.json names, if it is there.
+    """
+
+    iteration: Size
+    files: Tuple[FileName, ...] = ()
+    damaged: Tuple[FileName, ...] = ()
+    common: bool = False
+    named: Optional[Tuple[FileName, ...]] = None
+
+
+@dataclass(frozen=True)
+class IterationList:
+    """All iterations that a host has, and the one that the tracker there says to be the latest."""
+
+    tracker: Optional[Size] = None
+    iterations: Tuple[IterationRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShardCheck:
+    """A shard that is whole as far as can be seen: `summed`, by a checksum; else by its structure alone.
+
+    `sha256` is that of its bytes, where it was asked for.
+    """
+
+    summed: bool
+    sha256: Optional[Sha256] = None
 
 
 @dataclass(frozen=True)

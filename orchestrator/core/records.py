@@ -18,9 +18,11 @@ from orchestrator.core.states import RankState
 __all__ = [
     "FIRST",
     "Attempt",
+    "Claim",
     "Event",
     "HostStatus",
     "Input",
+    "Load",
     "LockNote",
     "Manifest",
     "Phase",
@@ -44,6 +46,17 @@ FIRST = Attempt()  # of a run of an older version, the only one
 
 
 @dataclass(frozen=True)
+class Claim:
+    """The right of one control node to act on a run: whoever comes with the highest epoch has it.
+
+    `holder` says who that is, for people and to tell two of the same epoch apart.
+    """
+
+    epoch: int
+    holder: str = ""
+
+
+@dataclass(frozen=True)
 class ProcessId:
     """A process for good: pids are used again, a pid with its start time and boot is not."""
 
@@ -59,6 +72,19 @@ class Input:
     path: str
     sha256: str
     executable: bool = False
+
+
+@dataclass(frozen=True)
+class Load:
+    """A shard of an earlier attempt that a rank of the next one loads, on its own host: no byte of it moves.
+
+    `path` is below the attempt's `load`, `source` that of the file on the host, whose `identity` is size, time
+    of change and inode number.
+    """
+
+    path: str
+    source: str
+    identity: Tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -103,12 +129,13 @@ class Manifest(Stored):
     hosts: Tuple[str, ...] = ()
     launch: Mapping[str, Any] = field(default_factory=dict)
     attempt: Attempt = FIRST
+    failure_grace: float = 2.0
 
 
 class StallKind(str, enum.Enum):
     """Why a worker that runs does not go on, as far as its supervisor alone can see."""
 
-    NO_STEP = "no_step"  # none since max(60 s, 5 of its median steps)
+    NO_STEP = "no_step"  # none since max(60 s, 5 of its median steps), in no phase without steps
     STOPPED = "stopped"  # by a signal or a debugger: process state T or t
     BLOCKED = "blocked"  # in the kernel, where no signal reaches it: process state D
 
@@ -180,7 +207,9 @@ class HostStatus(Stored):
 
     `clock` is the host's time when its agent read the file. Within `interval` seconds the supervisor writes
     it again, also where nothing has changed: one whose `updated` is older than three of them has fallen
-    silent. Earlier versions, which wrote it every second, did not say so.
+    silent. Earlier versions, which wrote it every second, did not say so. While workers are made to end,
+    `grace` are the seconds that they have for that. `claim` is the highest with which anybody has acted.
+    `attempt` is the one it is of.
     """
 
     FORMAT = 3  # two slots, see agent/status_file.py; what is in them is as in format 2
@@ -198,6 +227,9 @@ class HostStatus(Stored):
     stop: Optional[StopReason] = None
     clock: Optional[float] = None
     interval: Optional[float] = None
+    grace: Optional[float] = None
+    claim: Optional[Claim] = None
+    attempt: Attempt = FIRST
 
     @classmethod
     def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -246,8 +278,15 @@ class LockNote(Stored):
 
 @dataclass(frozen=True)
 class RunOnHost:
-    """A run as its files on a host tell it, or the `problem` that they cannot be read."""
+    """A run as its files on a host tell it, or the `problem` that they cannot be read.
+
+    `manifest` is that of the attempt in force, `epoch` and `holder` those of the claim, as far as the host
+    knows one. `over` is the number of the last attempt that is over for good, 0 where nobody has said so.
+    """
 
     manifest: Optional[Manifest] = None
     status: Optional[HostStatus] = None
     problem: str = ""
+    epoch: int = 0
+    holder: str = ""
+    over: int = 0

@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator.core.errors import CheckpointError
 from orchestrator.formats import protobuf as wire
 
-__all__ = ["ITEM_SIZES", "crc_matches", "index_buffer", "index_ckpt", "map_file"]
+__all__ = ["ITEM_SIZES", "crc_matches", "has_crc", "index_buffer", "index_ckpt", "map_file"]
 
 ITEM_SIZES = {
     "Bool": 1,
@@ -166,6 +166,11 @@ def _content_size(buffer: wire.Buffer) -> int:
     size = len(buffer)
     has_trailer = bytes(buffer[max(0, size - TRAILER_SIZE) : size - TRAILER_SIZE + len(TRAILER)]) == TRAILER
     return size - TRAILER_SIZE if has_trailer else size
+
+
+def has_crc(buffer: wire.Buffer) -> bool:
+    """Whether the file carries a checksum of its own."""
+    return _content_size(buffer) != len(buffer)
 
 
 def crc_matches(buffer: wire.Buffer) -> bool:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from re import Pattern
-from typing import Any, TypeVar
+from typing import Any
 
-from orchestrator.agent.shard_ranges import parse_name
-from orchestrator.core.codec import DecodeError, from_json
+from orchestrator.core.claims import Tombstone
+from orchestrator.core.codec import to_json
 from orchestrator.core.ends import StopReason
-from orchestrator.core.errors import AnswerError
 from orchestrator.core.host_answers import (
     Addresses,
     ChatEvent,
@@ -30,14 +29,14 @@ from orchestrator.core.host_answers import (
     Probe,
     PutFile,
     Sha256,
-    ShardRow,
     Size,
+    StacksAnswer,
     TensorEntry,
     Told,
     ToolTexts,
 )
 from orchestrator.core.push import Mark, Pushed
-from orchestrator.core.records import HostStatus, Manifest, RunOnHost
+from orchestrator.core.records import Attempt, Claim, HostStatus, Manifest, RunOnHost
 from orchestrator.hosts.answer_checks import (
     LARGEST,
     LATEST,
@@ -45,20 +44,20 @@ from orchestrator.hosts.answer_checks import (
     is_tensor,
     made_visible,
     run_of,
+    stacks_of,
     status_of,
 )
-from orchestrator.hosts.conversation import Limits, shown
+from orchestrator.hosts.conversation import Limits
 from orchestrator.hosts.evidence_client import EvidenceClient
 from orchestrator.hosts.launch_bundle import launch_bundle
 from orchestrator.hosts.push_client import PushClient, Reply, stop_args
 from orchestrator.hosts.session import Payload, Session
+from orchestrator.hosts.shard_questions import ShardQuestions
 
 __all__ = ["Agent", "Ranges"]
 
-T = TypeVar("T")
 Ranges = Sequence[tuple[int, int]]
 
-_SMALL = Limits()
 # What a probe finds, and which question it must be a part of.
 _PROBED = {
     "busy_devices": "devices",
@@ -68,11 +67,12 @@ _PROBED = {
 }
 _TOOL_TEXT = 2 << 20
 _RUN_TEXT = 1 << 26
+_STACKS_TEXT = 1 << 24
 # A file of a run comes in pieces of at most so many bytes.
 _PIECE = 1 << 20
 
 
-class Agent(EvidenceClient):
+class Agent(EvidenceClient, ShardQuestions):
     """The agent of one host, asked from any number of threads, one question at a time.
 
     Every method raises TransportError where the host cannot be reached (AnswerError where its answer is none,
@@ -80,12 +80,8 @@ class Agent(EvidenceClient):
     """
 
     def __init__(self, session: Session) -> None:
-        self.host = session.host
+        super().__init__(session)
         self.pushes = PushClient(session)
-        self._session = session
-
-    def close(self) -> None:
-        self._session.close()
 
     def watch(self, run_id: str, since: Mark | None, *, every: float, beat: float) -> int:
         """Have the agent tell of a run unasked, which `heard` takes; the sequence it has. See core.push."""
@@ -166,7 +162,7 @@ class Agent(EvidenceClient):
     ) -> Prepared:
         """Make the run's directory and its supervisor, which holds the devices."""
         bundle = launch_bundle(manifest, worker_config, rank_table)
-        return self._ask(Prepared, "prepare", payload=bundle, timeout=timeout)
+        return self._ask(Prepared, "prepare", payload=bundle, timeout=timeout, run_id=manifest.run_id)
 
     def start(self, run_id: str) -> Told:
         """Start the workers, as far as their import."""
@@ -183,6 +179,21 @@ class Agent(EvidenceClient):
     def undo(self, run_id: str) -> None:
         """Take a launch back."""
         self._do("undo", run_id=run_id)
+
+    def claim(self, run_id: str, take: Claim | None = None) -> Claim:
+        """Who may act on the run, after `take` was taken. AgentError, kind `claim`, where that is too old."""
+        args = {} if take is None else {"take": to_json(take)}
+        return self._ask(Claim, "claim", run_id=run_id, **args)
+
+    def bury(self, stone: Tombstone, *, timeout: float | None = None) -> HostStatus:
+        """End what runs of an attempt that is over, or of one before; what became of it."""
+        limits = Limits(1 << 23, items=1 << 20)
+        args = {"run_id": stone.run_id, "stone": to_json(stone)}
+        data = self._ask(dict[str, Any], "bury", limits=limits, timeout=timeout, **args)
+        try:
+            return status_of(data, stone.run_id, MOST_RANKS)
+        except ValueError as error:
+            raise self._none(error) from None
 
     def status(
         self, run_id: str, *, world_size: int = MOST_RANKS, timeout: float | None = None
@@ -210,6 +221,15 @@ class Agent(EvidenceClient):
         self._expect((offset < 0 or part.offset <= offset) and part.size < LARGEST, "a part of a log")
         return part, data
 
+    def stacks(self, run_id: str, *, timeout: float = 30.0) -> StacksAnswer:
+        """Where in their program the run's ranks are there, as they tell it themselves or the system does."""
+        limits = Limits(_STACKS_TEXT)
+        (result, _), *_ = self._stream("stacks", limits, timeout=timeout, run_id=run_id)
+        try:
+            return stacks_of(result)
+        except ValueError as error:
+            raise self._none(error) from None
+
     def list_plogs(self, run_id: str) -> PlogList:
         """CANN's own logs of a run. Those that can be none are in `left`, under no label."""
         found = self._ask(PlogList, "list_plogs", run_id=run_id)
@@ -224,16 +244,23 @@ class Agent(EvidenceClient):
         return self._ask_for_data(None, "read_plog", limit, run_id=run_id, path=path, limit=limit)[1]
 
     def small_files(
-        self, run_id: str, folder: str, known: Pattern[str], *, total: int = 1 << 28
+        self,
+        run_id: str,
+        folder: str,
+        known: Pattern[str],
+        *,
+        total: int = 1 << 28,
+        attempt: Attempt | None = None,
     ) -> Iterator[tuple[str | None, bytes]]:
         """Name and content of each file in a folder of the run, in pieces: one name's follow one another.
 
         The name is None, once for each file, and nothing of the content there, where it is not one of the
-        `known` ones. All of them together have `total` bytes at most.
+        `known` ones. All of them together have `total` bytes at most. Of `attempt`, where one is named.
         """
         pieces = 20_000 + total // _PIECE
         limits = Limits(data=min(total, _PIECE), answers=pieces, total=total, together=True)
         before, args = "", dict[str, Any](run_id=run_id, folder=folder, known=known.pattern)
+        args |= {} if attempt is None else {"meant": to_json(attempt)}
         for result, data in self._stream("small_files", limits, **args):
             if result is None:
                 continue
@@ -289,15 +316,6 @@ class Agent(EvidenceClient):
 
     # A run's checkpoint.
 
-    def shards(self, run_id: str, *, timeout: float | None = None) -> tuple[ShardRow, ...]:
-        """The files there are, without looking into them."""
-        limits = Limits(_RUN_TEXT, items=1 << 21)
-        rows = self._ask(tuple[ShardRow, ...], "shards", limits=limits, timeout=timeout, run_id=run_id)
-        for row in rows:
-            said = {name: getattr(row, name) for name in ("rank", "rerun", "epoch", "step", "path")}
-            self._expect(parse_name(row.path) == said, "numbers as in a shard's name")
-        return rows
-
     def index(self, path: str, *, timeout: float | None = None) -> tuple[TensorEntry, ...]:
         """Where in this file which tensor is."""
         limits = Limits(_RUN_TEXT, items=1 << 21)
@@ -347,51 +365,6 @@ class Agent(EvidenceClient):
         )
         self._expect(len(sums) == len(segments), f"{len(segments)} sums")
         return sums
-
-    # How all of them ask.
-
-    def _ask(
-        self,
-        kind: type[T],
-        verb: str,
-        *,
-        limits: Limits = _SMALL,
-        raw: tuple[str, ...] | None = (),
-        payload: Payload = b"",
-        timeout: float | None = None,
-        **args: Any,
-    ) -> T:
-        """One answer, made of its type; texts made visible but for those at the keys `raw` (None: all)."""
-        (result, _), *_ = self._stream(verb, limits, payload=payload, timeout=timeout, **args)
-        return self._made(kind, result if raw is None else made_visible(result, raw=raw))
-
-    def _ask_for_data(self, kind: type[T] | None, verb: str, most: int, **args: Any) -> tuple[T, bytes]:
-        limits = Limits(data=most)
-        (result, data), *_ = self._stream(verb, limits, **args)
-        return (None if kind is None else self._made(kind, result)), bytes(data)  # type: ignore[return-value]
-
-    def _do(self, verb: str, *, payload: Payload = b"", timeout: float | None = None, **args: Any) -> None:
-        """A request whose answer says nothing but that it is done."""
-        for _ in self._stream(verb, _SMALL, payload=payload, timeout=timeout, **args):
-            pass
-
-    def _stream(
-        self, verb: str, limits: Limits, *, payload: Payload = b"", timeout: float | None = None, **args: Any
-    ) -> Iterator[tuple[Any, memoryview]]:
-        return self._session.stream(verb, args, limits, payload=payload, timeout=timeout)
-
-    def _made(self, kind: type[T], data: Any) -> T:
-        try:
-            return from_json(kind, data)
-        except DecodeError as error:
-            raise self._none(error) from None
-
-    def _expect(self, fits: bool, what: str) -> None:
-        if not fits:
-            raise self._none(f"expected {what}")
-
-    def _none(self, why: object) -> AnswerError:
-        return self._session.refuse(f"sent an answer that is none: {shown(why, 200)}")
 
 
 def _many(count: int) -> Limits:

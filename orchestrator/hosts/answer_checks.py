@@ -5,23 +5,35 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from orchestrator.core.codec import from_json
 from orchestrator.core.ends import SCHEDULER
-from orchestrator.core.host_answers import Label, RunId, TensorEntry
+from orchestrator.core.host_answers import Label, RankStacks, RunId, StacksAnswer, TensorEntry
 from orchestrator.core.push import Beat, Change, Digest, Pushed, Snapshot
 from orchestrator.core.records import HostStatus, RankStatus, RunOnHost
 from orchestrator.core.visible_text import visible
 from orchestrator.formats.ckpt_index import ITEM_SIZES
 from orchestrator.hosts.conversation import shown
 
-__all__ = ["LARGEST", "LATEST", "MOST_RANKS", "is_tensor", "made_visible", "pushed_of", "run_of", "status_of"]
+__all__ = [
+    "LARGEST",
+    "LATEST",
+    "MOST_RANKS",
+    "is_tensor",
+    "made_visible",
+    "pushed_of",
+    "run_of",
+    "stacks_of",
+    "status_of",
+]
 
 LATEST = 1e11  # seconds since the epoch: the year 5138
 LARGEST = 1e15
 MOST_RANKS = 10**7
+_LONGEST_STACKS = 1 << 17  # characters; agents send less
+_MOST_WORDS, _LONGEST_WORD = 16, 64  # of what a worker announces
 
 
 def status_of(data: Any, run_id: str, world_size: int) -> HostStatus:
@@ -40,6 +52,9 @@ def _checked(
     _require(all(0 <= rank < world_size for rank in numbers), f"ranks from 0 to {world_size - 1}")
     _require(len(set(numbers)) == len(numbers), "each rank once")
     _require(scheduler is None or scheduler.rank == SCHEDULER, "a scheduler that is no rank")
+    words = [rank.can for rank in ranks]
+    _require(all(len(can) <= _MOST_WORDS for can in words), f"{_MOST_WORDS} words or fewer")
+    _require(all(len(word) <= _LONGEST_WORD for can in words for word in can), "short words")
     # A program of the user's may write what it likes into its metrics: what cannot be shown is left out.
     return tuple(dataclasses.replace(rank, progress=_progress(rank.progress)) for rank in ranks)
 
@@ -70,15 +85,20 @@ def pushed_of(
         ranks = _checked(told.ranks, told.scheduler, world_size)
         _require(all(rank.rank in own for rank in ranks), "the host's own ranks")
         return dataclasses.replace(told, ranks=ranks)
-    if isinstance(told, Digest):
-        _require(0 <= told.low <= told.high < LARGEST, "a lowest and a highest step")
-        _require(told.seconds is None or 0 <= told.seconds < LARGEST, "the seconds of a step")
-        steps = told.steps
-        _require(all(rank.isdecimal() and int(rank) in own for rank in steps), "the host's own ranks")
-        _require(all(told.low <= step <= told.high for step in steps.values()), "steps between the two")
-        _require(told.rank is None or told.rank in own, "the host's own ranks")
-        return dataclasses.replace(told, numbers=_progress(told.numbers))
-    return told
+    return _checked_digest(told, own) if isinstance(told, Digest) else told
+
+
+def _checked_digest(told: Digest, own: Container[int]) -> Digest:
+    _require(0 <= told.low <= told.high < LARGEST, "a lowest and a highest step")
+    _require(told.seconds is None or 0 <= told.seconds < LARGEST, "the seconds of a step")
+    steps = told.steps
+    _require(all(rank.isdecimal() and int(rank) in own for rank in steps), "the host's own ranks")
+    _require(all(told.low <= step <= told.high for step in steps.values()), "steps between the two")
+    _require(told.rank is None or told.rank in own, "the host's own ranks")
+    compute = told.compute
+    _require(all(rank.isdecimal() and int(rank) in own for rank in compute), "the host's own ranks")
+    _require(all(0 <= seconds < LARGEST for seconds in compute.values()), "the seconds of a step")
+    return dataclasses.replace(told, numbers=_progress(told.numbers))
 
 
 def run_of(data: Any) -> RunOnHost:
@@ -94,6 +114,22 @@ def run_of(data: Any) -> RunOnHost:
         return RunOnHost(run.manifest, status_of(made_visible(data.get("status")), run_id, MOST_RANKS))
     except ValueError as error:
         return RunOnHost(problem=f"a run that cannot be read: {shown(error, 200)}")
+
+
+def stacks_of(data: Any) -> StacksAnswer:
+    """The stacks that JSON stands for, their lines made visible. Raises ValueError where it cannot be."""
+    told = from_json(StacksAnswer, data)
+    _require(all(Label.FORM.fullmatch(f"rank_{rank}") for rank in told.ranks), "the numbers of ranks")
+    texts = [text for each in told.ranks.values() for text in (each.text, each.state)]
+    _require(all(len(text) <= _LONGEST_STACKS for text in texts), f"{_LONGEST_STACKS} characters or fewer")
+    shown_ones = {
+        rank: RankStacks(
+            made_visible(each.how), *(made_visible(t, keep="\n") for t in (each.text, each.state))
+        )
+        for rank, each in told.ranks.items()
+    }
+    _require(all(len(each.how) <= _LONGEST_WORD for each in shown_ones.values()), "a short word")
+    return StacksAnswer(shown_ones)
 
 
 def _require(fits: bool, what: str) -> None:

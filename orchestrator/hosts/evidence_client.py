@@ -6,16 +6,14 @@ More than an honest agent says of one thing is none of an answer; see `agent_cli
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.core.found_evidence import FoundEvidence, FoundLine
 from orchestrator.core.host_answers import Label
+from orchestrator.hosts.agent_questions import AgentQuestions
 from orchestrator.hosts.answer_checks import LARGEST, LATEST
 from orchestrator.hosts.conversation import Limits
 
 __all__ = ["EvidenceClient"]
-
-T = TypeVar("T")
 
 _TEXT = 24 << 20
 _MOST_LOGS = 1024
@@ -23,14 +21,8 @@ _MOST_LINES = 600
 _WIDEST = 4000  # a line whose control characters have been made visible
 
 
-class EvidenceClient:
-    """Asks for evidence, by the methods of who has the session."""
-
-    if TYPE_CHECKING:
-
-        def _ask(self, kind: type[T], verb: str, **args: Any) -> T: ...
-
-        def _expect(self, fits: bool, what: str) -> None: ...
+class EvidenceClient(AgentQuestions):
+    """Asks for evidence."""
 
     def evidence(
         self,

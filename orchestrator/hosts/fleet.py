@@ -17,6 +17,7 @@ from orchestrator.hosts.boot import QUIET, agent_bundle
 from orchestrator.hosts.descriptors import require_descriptors
 from orchestrator.hosts.open_transport import open_transport
 from orchestrator.hosts.pace import Gate, Pace
+from orchestrator.hosts.run_address import RunAddress
 from orchestrator.hosts.scheduling import SYSTEM, Scheduling
 from orchestrator.hosts.session import Session
 from orchestrator.hosts.transport import Transport
@@ -75,7 +76,12 @@ def fan_out_of(hosts: int) -> int:
 
 
 def agent_over(
-    transport: Transport, host: Host, *, scheduling: Scheduling = SYSTEM, quiet: float = QUIET
+    transport: Transport,
+    host: Host,
+    *,
+    scheduling: Scheduling = SYSTEM,
+    quiet: float = QUIET,
+    addresses: Mapping[str, RunAddress] | None = None,
 ) -> Agent:
     """An agent started over this transport, which must be connected; `quiet` as for `boot.open_agent`."""
     session = Session(
@@ -86,6 +92,7 @@ def agent_over(
         quiet=quiet,
         clock=scheduling.monotonic,
     )
+    session.addresses = {} if addresses is None else addresses
     return Agent(session)
 
 
@@ -114,6 +121,20 @@ class Fleet:
         self._closed = False
         self._pool = scheduling.pool(fan_out or fan_out_of(len(self.hosts)))
         self._begun: set[Future[Outcome[Any]]] = set()
+        self._addresses: dict[str, RunAddress] = {}
+
+    def address(self, *addresses: RunAddress) -> None:
+        """From now on whoever asks about one of these runs over this fleet means that attempt of it."""
+        self._addresses.update({address.run_id: address for address in addresses})
+
+    @property
+    def addresses(self) -> tuple[RunAddress, ...]:
+        return tuple(self._addresses.values())
+
+    def addressed(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments of a request as a host of this fleet gets them."""
+        address = self._addresses.get(args.get("run_id", ""))
+        return args if address is None else address.added_to(args)
 
     def agent(self, name: str) -> Agent:
         """The agent of a host, connecting where that is needed."""
@@ -146,7 +167,13 @@ class Fleet:
         with self._starts.turn(is_wanted=lambda: not self._closed):
             # Where agents take long because all hosts are busy, a silent one is no sign of another shell.
             quiet = max(QUIET, self._starts.patience)
-            return agent_over(transport, self.hosts[name], scheduling=self.scheduling, quiet=quiet)
+            return agent_over(
+                transport,
+                self.hosts[name],
+                scheduling=self.scheduling,
+                quiet=quiet,
+                addresses=self._addresses,
+            )
 
     def drop(self, name: str) -> None:
         """Forget a broken agent, so that the next use connects anew."""
@@ -193,6 +220,7 @@ class Fleet:
         hosts = [self.hosts[name] for name in names]
         part = Fleet(hosts, self._transports, fan_out=self._fan_out, scheduling=self.scheduling)
         part._agents, part._locks, part._starts, part._owns = self._agents, self._locks, self._starts, False
+        part._addresses = self._addresses
         return part
 
     def close(self) -> None:

@@ -31,12 +31,13 @@ from orchestrator.hosts.host_link import (
     Opened,
     Present,
     Said,
+    Stacks,
     beat_seconds,
     digest_seconds,
 )
 from orchestrator.hosts.link_jobs import PATIENCE, Agents, LinkJobs
 from orchestrator.hosts.push_client import Reply
-from orchestrator.hosts.scheduling import SYSTEM, Scheduling, Signal
+from orchestrator.hosts.scheduling import SYSTEM, Pool, Scheduling, Signal
 
 __all__ = ["HostFeed"]
 
@@ -48,7 +49,7 @@ _SETTLED = 10.0
 _MARGIN = 5.0
 _AGAIN = 0.5  # between two requests of the same kind to one host
 _CLOCK_AGE = 1800.0  # what matters is measured when it does: where ranks fail, or a clock jumps
-_OPENERS, _DOUBTFUL, _WRITERS = 64, 32, 8
+_OPENERS, _DOUBTFUL, _WRITERS, _STACKERS = 64, 32, 8, 64
 
 
 class HostFeed:
@@ -77,6 +78,7 @@ class HostFeed:
         now = scheduling.monotonic()
         self._links = {name: Link(name, heard=now, due=now) for name in names}
         self._hosts = len(self._links)
+        self.refusals: dict[str, OrchestrateError] = {}  # of stops that hosts do not take from us
         self._every = digest_seconds(self._hosts)
         self._random = random.Random(run_id)  # so that hosts do not come all at once
         self._told: deque[Link] = deque()
@@ -88,14 +90,26 @@ class HostFeed:
         self._openers = scheduling.pool(min(_OPENERS, count))
         self._doubtful = scheduling.pool(min(_DOUBTFUL, count))
         self._writers = scheduling.pool(min(_WRITERS, count))
+        self._stackers: Pool | None = None  # until a run hangs
+        self._stacks: deque[tuple[str, Stacks]] = deque()
         for link in self._links.values():
             self._set_timer(link)
+
+    @property
+    def every(self) -> float:
+        """How often hosts tell of their steps, in seconds."""
+        return self._every
 
     # What is asked of it. All of this returns at once.
 
     def stop(self, name: str, reason: StopReason) -> None:
         """Have this host end its workers, if it can be asked."""
         self._want(name, Ask.STOP, reason)
+
+    def keep(self, name: str, attempt: int, step: int) -> None:
+        """Have this host keep the newest step that is complete over all hosts, and what is newer."""
+        self._links[name].wants.pop(Ask.KEEP, None)  # an older one
+        self._want(name, Ask.KEEP, (attempt, step))
 
     def again(self, name: str) -> None:
         """Something of what this host has said was missed: ask for what it has."""
@@ -104,6 +118,17 @@ class HostFeed:
     def measure(self, name: str) -> None:
         """The offset of this host's clock is not known well."""
         self._want(name, Ask.CLOCK)
+
+    def confirm(self, name: str) -> None:
+        """Have this host say that it is there and all that is new; what it answers is told as `Present`."""
+        self._want(name, Ask.STATUS)
+
+    def ask_stacks(self, names: Iterable[str]) -> None:
+        """Ask these hosts where their ranks are; each answers once with `Stacks`, whenever it can."""
+        if self._stackers is None:
+            self._stackers = self._scheduling.pool(min(_STACKERS, max(1, self._hosts)))
+        for name in names:
+            self._stackers.submit(self._stacks_job, name)
 
     def has(self, name: str, mark: Mark | None) -> None:
         """The last that is known of this host: what its next subscription goes on from."""
@@ -143,12 +168,15 @@ class HostFeed:
         return self._timers[0][0] if self._timers else math.inf
 
     def close(self) -> None:
-        for pool in (self._openers, self._doubtful, self._writers):
-            pool.close()
+        for pool in (self._openers, self._doubtful, self._writers, self._stackers):
+            if pool is not None:
+                pool.close()
 
     def take(self) -> list[Said]:
         """What hosts have said by now, and the beginning of what is due. Never waits for a host."""
         said: list[Said] = []
+        while self._stacks:
+            said.append(Said(*self._stacks.popleft()))
         while self._done:
             self._take_result(*self._done.popleft(), said)
         for _ in range(len(self._told)):
@@ -226,7 +254,10 @@ class HostFeed:
         if reply.error is not None:
             if asked is Ask.WATCH and reply.error.kind == "unknown_verb":
                 link.polls = True
-            elif asked is not Ask.CLOCK:
+            elif asked is Ask.STOP and reply.error.kind == "claim":
+                self.refusals[link.name] = reply.error  # it is there, and another control node acts
+                said.append(Said(link.name, Present()))
+            elif asked not in (Ask.CLOCK, Ask.KEEP):
                 said.append(Said(link.name, Failed(reply.error, link.asked_at)))
         elif isinstance(reply.value, HostStatus):
             said.append(self._polled(link, reply.value))
@@ -321,7 +352,7 @@ class HostFeed:
         pool = self._doubtful if link.backoff else self._openers
         pool.submit(self._open_job, link, link.is_broken, link.mark, self._every)
 
-    def _want(self, name: str, ask: Ask, reason: StopReason | None = None) -> None:
+    def _want(self, name: str, ask: Ask, reason: StopReason | tuple[int, int] | None = None) -> None:
         link = self._links[name]
         if not link.is_done or ask in (Ask.STOP, Ask.CLOCK):
             link.wants.setdefault(ask, reason)
@@ -362,6 +393,10 @@ class HostFeed:
     def _open_job(self, link: Link, is_broken: bool, mark: Mark | None, every: float) -> None:
         result = self._jobs.open(link.name, is_broken, mark, every, lambda: self._tell(link))
         self._done.append((link, result))
+        self._signal.set()
+
+    def _stacks_job(self, name: str) -> None:
+        self._stacks.append((name, self._jobs.stacks(name)))
         self._signal.set()
 
     def _ask_job(self, link: Link, ask: Callable[[], None], begun: float) -> None:

@@ -7,12 +7,23 @@ import math
 from dataclasses import dataclass, field
 
 from orchestrator.core.ends import StopReason
+from orchestrator.core.host_answers import StacksAnswer
 from orchestrator.core.push import Mark, Pushed
 from orchestrator.core.records import HostStatus
 from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.push_client import PushClient
 
-__all__ = ["Ask", "Failed", "Link", "Opened", "Present", "Said", "beat_seconds", "digest_seconds"]
+__all__ = [
+    "Ask",
+    "Failed",
+    "Link",
+    "Opened",
+    "Present",
+    "Said",
+    "Stacks",
+    "beat_seconds",
+    "digest_seconds",
+]
 
 
 def beat_seconds(unreachable: float) -> float:
@@ -45,11 +56,19 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Stacks:
+    """Where the host's ranks are in their programs, or in `error` why that could not be had."""
+
+    answer: StacksAnswer | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """What one host has said, with the offset of its clock where that was measured with it."""
 
     host: str
-    what: Pushed | Present | Failed
+    what: Pushed | Present | Failed | Stacks
     clock: ClockOffset | None = None
 
 
@@ -59,6 +78,7 @@ class Ask(enum.StrEnum):
     STOP = "stop"
     WATCH = "watch"
     STATUS = "status"
+    KEEP = "keep"
     CLOCK = "clock"
 
 
@@ -75,7 +95,7 @@ class Link:
     is_done: bool = False
     polls: bool = False
     mark: Mark | None = None
-    wants: dict[Ask, StopReason | None] = field(default_factory=dict)
+    wants: dict[Ask, StopReason | tuple[int, int] | None] = field(default_factory=dict)
     asked: Ask | None = None
     asked_at: float = 0.0  # monotonic
     before: float = 0.0  # our time just before a question whose answer tells the host's

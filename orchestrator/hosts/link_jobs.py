@@ -11,7 +11,7 @@ from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.push import Mark
 from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.host_link import Ask, Failed, Opened
+from orchestrator.hosts.host_link import Ask, Failed, Opened, Stacks
 from orchestrator.hosts.push_client import PushClient
 from orchestrator.hosts.scheduling import Scheduling
 
@@ -19,12 +19,15 @@ __all__ = ["PATIENCE", "Agents", "LinkJobs"]
 
 log = logging.getLogger(__name__)
 PATIENCE = 10.0
+_STACKS_PATIENCE = 30.0  # they are asked of each rank, and some say nothing
 
 
 class Agents(Protocol):
     """What of a fleet is needed here."""
 
     def agent(self, name: str) -> Agent: ...
+
+    def new_agent(self, name: str) -> Agent: ...
 
     def drop(self, name: str) -> None: ...
 
@@ -65,14 +68,21 @@ class LinkJobs:
             return Failed(error, begun)
 
     def question(
-        self, client: PushClient, ask: Ask, reason: StopReason | None, mark: Mark | None, every: float
+        self,
+        client: PushClient,
+        ask: Ask,
+        reason: StopReason | tuple[int, int] | None,
+        mark: Mark | None,
+        every: float,
     ) -> Callable[[], None]:
-        """What sends a question; its answer comes as all else does."""
-        because = reason or StopReason.requested("")
+        """What sends a question; its answer comes as all else does. Of KEEP the reason is (attempt, step)."""
+        because = reason if isinstance(reason, StopReason) else StopReason.requested("")
+        number, step = reason if isinstance(reason, tuple) else (0, 0)
         asks: Mapping[Ask, Callable[..., None]] = {
             Ask.STOP: functools.partial(client.begin_stop, because),
             Ask.WATCH: functools.partial(client.begin_watch, mark, every, self._beat),
             Ask.STATUS: client.begin_status,
+            Ask.KEEP: functools.partial(client.begin_tell_step, number, step),
             Ask.CLOCK: client.begin_clock,
         }
         return functools.partial(asks[ask], timeout=PATIENCE)
@@ -84,6 +94,17 @@ class LinkJobs:
         except Exception as error:
             return Failed(error, begun)
         return None
+
+    def stacks(self, name: str) -> Stacks:
+        """Where the ranks are, asked of an agent of its own: the open link is for what is urgent."""
+        try:
+            agent = self._fleet.new_agent(name)
+            try:
+                return Stacks(agent.stacks(self._run_id, timeout=_STACKS_PATIENCE))
+            finally:
+                agent.close()
+        except Exception as error:
+            return Stacks(error=str(error))
 
     def _opened(
         self, name: str, agent: Agent, mark: Mark | None, every: float, tell: Callable[[], None]

@@ -107,6 +107,11 @@ class PushClient:
         args = stop_args(self._run_id, reason)
         self._begin("stop", lambda data: from_json(Told, made_visible(data)), args, timeout)
 
+    def begin_tell_step(self, number: int, step: int, *, timeout: float) -> None:
+        """Tell the newest step, of attempt `number`, that is complete over all hosts."""
+        args = {"run_id": self._run_id, "number": number, "step": step}
+        self._begin("tell_step", lambda data: None, args, timeout)
+
     def begin_clock(self, *, timeout: float) -> None:
         """Ask for the host's time."""
         self._begin("clock", _time, {}, timeout)
@@ -165,7 +170,8 @@ def _watch_args(run_id: str, since: Mark | None, every: float, beat: float) -> d
 def stop_args(run_id: str, reason: StopReason) -> dict[str, Any]:
     """The arguments of `stop`. A supervisor of an earlier version understands a text alone."""
     text = reason.text or reason.kind.replace("_", " ")
-    return {"run_id": run_id, "reason": text, "why": to_json(reason)}
+    now = {"now": True} if reason.now else {}
+    return {"run_id": run_id, "reason": text, "why": to_json(reason), **now}
 
 
 def _time(data: Any) -> float:

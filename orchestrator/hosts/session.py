@@ -17,6 +17,7 @@ from orchestrator.core.errors import AgentError, AnswerError, CommandTimeout, Tr
 from orchestrator.core.protocol import BEAT, BEAT_SECONDS
 from orchestrator.hosts.boot import QUIET, Bundle, open_agent
 from orchestrator.hosts.conversation import Answer, Conversation, Event, Limits
+from orchestrator.hosts.run_address import RunAddress
 from orchestrator.hosts.scheduling import SYSTEM
 from orchestrator.hosts.transport import Deadline, Transport
 
@@ -72,6 +73,7 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.host = transport.host
+        self.addresses: Mapping[str, RunAddress] = {}  # by run
         self._events: deque[Event] = deque()
         self._timeout = timeout
         self._clock = clock
@@ -123,7 +125,9 @@ class Session:
         """
         with self._asking:
             try:
-                self._send(self._talk.ask(verb, args, len(payload), limits), payload, timeout)
+                self._send(
+                    self._talk.ask(verb, self._addressed(args), len(payload), limits), payload, timeout
+                )
                 deadline, more = Deadline(timeout or self._timeout, self._clock), True
                 while more:
                     answer = self._answer(verb, deadline)
@@ -157,7 +161,7 @@ class Session:
         self._asking.acquire()
         self._later = (verb, Deadline(timeout or self._timeout, self._clock))
         try:
-            self._send(self._talk.ask(verb, args, 0, limits), b"", timeout)
+            self._send(self._talk.ask(verb, self._addressed(args), 0, limits), b"", timeout)
         except BaseException:
             self._end_later()
             self.close()
@@ -196,6 +200,11 @@ class Session:
         """The error of an answer that is not what was asked for; nothing more is asked of this agent."""
         self.close()
         return self._talk.broken(what)
+
+    def _addressed(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With which attempt is meant and on whose claim, where somebody has said so."""
+        address = self.addresses.get(args.get("run_id", ""))
+        return args if address is None else address.added_to(args)
 
     def _send(self, header: bytes, payload: Payload, timeout: float | None) -> None:
         with self._writing:

@@ -6,16 +6,16 @@ As a file it is what the monitor of a run, a process of its own, starts from; la
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.agent.worker_environment import starts_by_table_alone
 from orchestrator.config.inventory import Host, SshOptions
-from orchestrator.config.job import Timeouts
+from orchestrator.config.job import Health, JobSource, Timeouts
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, load
 from orchestrator.core.errors import RunNotFound
 from orchestrator.core.paths import atomic_write
-from orchestrator.core.records import FIRST, Attempt, Manifest
+from orchestrator.core.records import FIRST, Attempt, Load, Manifest
 from orchestrator.plan.placement import Placement
 
 __all__ = ["TABLE_ALONE", "LaunchPlan", "read_plan", "unreadable", "write_plan"]
@@ -30,7 +30,9 @@ TABLE_ALONE = (
 class LaunchPlan(Stored):
     """What a launch will do. `manifests` lack only the scheduler's port where it is ours to choose.
 
-    It is the plan of one attempt; `notes` are what of the job has no effect here.
+    It is the plan of one attempt; `notes` are what of the job has no effect here. `job` is what it was made
+    of, None in a plan of an earlier version. `origin` is the (attempt, step) that the attempt goes on from,
+    (0, 0) where it begins anew; `loads` are, by host, the shards that are there already.
     """
 
     # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.
@@ -56,6 +58,10 @@ class LaunchPlan(Stored):
     timeouts: Timeouts
     notes: tuple[str, ...] = ()
     attempt: Attempt = FIRST
+    health: Health = field(default_factory=Health)
+    job: JobSource | None = None
+    origin: tuple[int, int] | None = None
+    loads: dict[str, tuple[Load, ...]] = field(default_factory=dict)
 
     @property
     def master(self) -> Host:

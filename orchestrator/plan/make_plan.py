@@ -16,7 +16,7 @@ from orchestrator.agent.worker_environment import (
     worker_environment,
 )
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
-from orchestrator.config.job import Job
+from orchestrator.config.job import Health, Job
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
@@ -44,14 +44,19 @@ def make_plan(
     *,
     now: float | None = None,
     token: Callable[[int], str] = secrets.token_hex,
+    run_id: str = "",
+    number: int = 1,
+    load: str = "",
 ) -> LaunchPlan:
     """Plan one launch. Touches no host; reads the files it will ship. Raises ConfigError.
 
-    `token` gives the hexadecimal digits of so many bytes, by which launches are told apart.
+    `token` gives the hexadecimal digits of so many bytes, by which launches are told apart. Of a run that
+    goes on `run_id` and `number` name the attempt, and `load` the folder whose shards its workers resume
+    from, as they see it.
     """
     created = time.time() if now is None else now
-    run_id = new_run_id(job.name, created, token)
-    attempt = Attempt(1, token(8))
+    run_id = run_id or new_run_id(job.name, created, token)
+    attempt = Attempt(number, token(8))
     placements = place(job, inventory)
     written, job = job, job.with_replicas(len(placements))
     hosts = _hosts_of(placements, inventory)
@@ -61,6 +66,8 @@ def make_plan(
         _require_reachable_master(hosts, inventory)
     shipment, config = ship(job, hosts_are_here=all(host.transport == "local" for host in hosts))
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
+    if load and isinstance(options := config.get("checkpoint"), dict):
+        config["checkpoint"] = {**options, "load": load, "resume": True}
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
     manifests = {
         host.name: _manifest(
@@ -99,6 +106,8 @@ def make_plan(
             *(_second_program(job) if meets else _unused_networking(job)),
         ),
         attempt=attempt,
+        health=job.health,
+        job=job.source,
     )
 
 
@@ -199,6 +208,7 @@ def _manifest(
         lock_dir=host.lock_dir,
         env_script=host.env_script,
         grace=job.timeouts.grace,
+        failure_grace=job.timeouts.failure_grace,
         lease=job.timeouts.prepare,
         world_size=len(placements),
         hosts=tuple(host.name for host in hosts),
@@ -209,7 +219,8 @@ def _manifest(
 
 def _launch_facts(job: Job) -> dict[str, Any]:
     """What a control node that never saw this launch needs to watch and collect the run."""
-    return {"task": job.task, "timeouts": job.timeouts.model_dump(), "prefix": job.checkpoint.prefix}
+    facts = {"task": job.task, "timeouts": job.timeouts.model_dump(), "prefix": job.checkpoint.prefix}
+    return facts if job.health == Health() else {**facts, "health": job.health.model_dump()}
 
 
 def _scheduler_host(hosts: Sequence[Host]) -> str:

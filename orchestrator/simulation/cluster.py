@@ -14,7 +14,7 @@ from orchestrator.hosts.allocation import AllocationState
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.simulation.sim_host import SimHost
-from orchestrator.simulation.sim_supervisor import SimProcess
+from orchestrator.simulation.sim_process import SimProcess
 from orchestrator.simulation.sim_transport import SimTransport, Traffic
 from orchestrator.simulation.virtual_time import World
 from orchestrator.simulation.workload import Gang, Workload
@@ -144,12 +144,13 @@ class Cluster:
         gang.on_move.append(watch.end)
         return gang
 
-    def members(self, run_id: str) -> list[tuple[SimHost, SimProcess]]:
-        """The processes of a run, living or not, that a supervisor has started."""
+    def members(self, run_id: str, gang: Gang | None = None) -> list[tuple[SimHost, SimProcess]]:
+        """The processes of a run, or of one attempt (`gang`), living or not, that were started."""
         found = []
         for there in self.hosts.values():
             run = there.runs.get(run_id)
-            if run is not None and run.supervisor is not None:
+            is_meant = run is not None and (gang is None or run.gang is gang)
+            if run is not None and is_meant and run.supervisor is not None:
                 found += [(there, process) for process in run.supervisor.processes.values()]
         return found
 
@@ -265,7 +266,7 @@ class _Waiting:
             return
         world, load = self._cluster.world, self._cluster.workload
         lines = self._cluster.victim_lines(missing[0])
-        for there, process in self._cluster.members(self._run_id):
+        for there, process in self._cluster.members(self._run_id, self._gang):
             waits = process.rank != SCHEDULER and process.is_running and process.rank not in missing
             if waits and there.is_on:
                 late = world.random.random() * load.spread
@@ -276,14 +277,14 @@ class _Waiting:
         silent = self._missing(hung=False) if number == self._stall else []
         if not silent:
             return
-        for there, process in self._cluster.members(self._run_id):
+        for there, process in self._cluster.members(self._run_id, self._gang):
             if process.rank == SCHEDULER and process.is_running and there.is_on:
                 named = f"The node: {silent[0]} is timed out. It may exit with exception, "
                 process.exit(1, (named + "please check this node's log.",))
 
     def _missing(self, *, hung: bool = True) -> list[int]:
         """The ranks that do not take part."""
-        members = {process.rank: process for _, process in self._cluster.members(self._run_id)}
+        members = {process.rank: process for _, process in self._cluster.members(self._run_id, self._gang)}
         return [
             rank
             for rank in self._gang.absent

@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.inventory import Host
+from orchestrator.core.claims import Tombstone
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.protocol import frame
-from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus
+from orchestrator.core.records import Claim, HostStatus, Manifest, ProcessId, RankStatus
 from orchestrator.core.states import RankState
 from orchestrator.simulation.sim_agent import SimAgent, SimProgram
-from orchestrator.simulation.sim_supervisor import SimProcess, SimRun, SimSupervisor
+from orchestrator.simulation.sim_process import SimProcess, SimRun
+from orchestrator.simulation.sim_supervisor import SimSupervisor
 from orchestrator.simulation.sim_transport import Link
 from orchestrator.simulation.timeline import EPOCH
 from orchestrator.simulation.virtual_time import World
@@ -56,7 +58,9 @@ class SimHost:
         self.told: float | None = None  # the real time when it was first told to stop
         self.store: dict[str, int] = {}
         self.agent_versions: set[str] = set()
-        self.runs: dict[str, SimRun] = {}
+        self.runs: dict[str, SimRun] = {}  # the attempt in force of each
+        self.claims: dict[str, Claim] = {}
+        self.stones: dict[str, Tombstone] = {}
         self.agents: list[Agent] = []
         self.taken_ports: set[int] = set()
         self.packages: Mapping[str, str] = _PACKAGES
@@ -139,7 +143,13 @@ class SimHost:
         return self._gangs[name]
 
     def discard(self, run: SimRun) -> None:
-        self.runs.pop(run.manifest.run_id, None)
+        """Undo one attempt, or remove the run."""
+        if self.runs.get(run.manifest.run_id) is not run:
+            return
+        if run.before is not None:
+            self.runs[run.manifest.run_id] = run.before
+        else:
+            del self.runs[run.manifest.run_id]
 
     def status(self, run: SimRun) -> HostStatus:
         """As agent/host_runs.py tells it of a run's files and the processes that live."""

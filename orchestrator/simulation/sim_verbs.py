@@ -13,12 +13,26 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.request_loop import Answer
+from orchestrator.agent.run_claim import admitted
+from orchestrator.agent.stop_grace import STACKS
+from orchestrator.core.claims import NO_CLAIM, Tombstone
 from orchestrator.core.codec import DecodeError, from_json, to_json
-from orchestrator.core.ends import StopReason
+from orchestrator.core.ends import SCHEDULER, StopReason
 from orchestrator.core.errors import AgentError
+from orchestrator.core.host_answers import RankStacks, StacksAnswer
 from orchestrator.core.push import Mark
 from orchestrator.core.records import Manifest, RunOnHost
-from orchestrator.simulation.sim_supervisor import SimRun, SimSupervisor
+from orchestrator.simulation.sim_attempts import (
+    bury,
+    in_force,
+    is_meant,
+    reading,
+    require_room,
+    take_claim,
+    told_of,
+)
+from orchestrator.simulation.sim_process import SimProcess, SimRun
+from orchestrator.simulation.sim_supervisor import SimSupervisor
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_agent import SimAgent
@@ -32,6 +46,7 @@ THINKING: Mapping[str, float] = {
     "ask_tools": 0.3,
     "prepare": 0.12,
     "start": 0.03,
+    "stacks": 0.5,
     "undo": 0.1,
 }
 """Seconds that a host takes for a verb; "" for any other."""
@@ -145,8 +160,10 @@ def _push(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     host = agent.host
     manifest, hashes = _opened(body)
-    if manifest.run_id in host.runs:
-        raise AgentError(f"run {manifest.run_id} exists already", kind="run_exists")
+    before = host.runs.get(manifest.run_id)
+    require_room(host, before, manifest)
+    before = host.runs.get(manifest.run_id)
+    take_claim(host, manifest.run_id, args)
     if manifest.scheduler is not None and manifest.port is not None and manifest.port in host.taken_ports:
         raise AgentError(f"port {manifest.port} cannot be used", kind="port_in_use")
     _require_space(host, f"{host.workdir}/runs/{manifest.run_id}")
@@ -156,6 +173,7 @@ def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     if busy := host.busy_devices(manifest.devices):
         raise AgentError(f"device {busy[0]} is in use by another run", kind="device_busy")
     run = SimRun(manifest, hashes, host.gang_of(manifest))
+    run.before = before
     host.runs[manifest.run_id] = run
     run.supervisor = SimSupervisor(host, run)
     yield Answer({"hashes": run.hashes, "run_dir": f"{host.workdir}/runs/{manifest.run_id}"})
@@ -191,9 +209,11 @@ def _require_space(host: SimHost, path: str) -> None:
 
 
 def _told(agent: SimAgent, verb: str, args: Args) -> Answer:
-    run = agent.host.run(args["run_id"])
+    run = in_force(agent.host, args)
+    take_claim(agent.host, args["run_id"], args)
     supervisor = run.supervisor
     if supervisor is not None and supervisor.is_alive:
+        supervisor.claim = admitted(supervisor.claim, args.get("claim"))
         if verb == "stop":
             supervisor.stop(_reason_of(args), now=bool(args.get("now")))
         else:
@@ -227,7 +247,11 @@ def _stop(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _undo(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     run = agent.host.runs.get(args["run_id"])
+    take_claim(agent.host, args["run_id"], args)
+    if run is not None and not is_meant(run, args):
+        run = None
     if run is not None and run.supervisor is not None and run.supervisor.is_alive:
+        run.supervisor.claim = admitted(run.supervisor.claim, args.get("claim"))
         run.supervisor.undo()
     elif run is not None:
         agent.host.discard(run)
@@ -235,7 +259,7 @@ def _undo(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _status(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    status = agent.host.status(agent.host.run(args["run_id"]))
+    status = agent.host.status(in_force(agent.host, args))
     yield Answer(to_json(dataclasses.replace(status, clock=agent.host.time())))
 
 
@@ -243,12 +267,12 @@ def _watch(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     said = args.get("since")
     since = None if said is None else from_json(Mark, said)
     every, beat = from_json(float, args["every"]), from_json(float, args["beat"])
-    yield Answer({"sequence": agent.watch(agent.host.run(args["run_id"]), since, every, beat)})
+    yield Answer({"sequence": agent.watch(in_force(agent.host, args), since, every, beat)})
 
 
 def _list_runs(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     runs = [
-        RunOnHost(run.manifest, agent.host.status(run))
+        told_of(agent.host, RunOnHost(run.manifest, agent.host.status(run)))
         for run_id, run in agent.host.runs.items()
         if args.get("run_id", "") in ("", run_id)
     ]
@@ -256,7 +280,7 @@ def _list_runs(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _read_log(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    run = agent.host.run(args["run_id"])
+    run = reading(agent.host, args)
     data, offset = run.log(args["label"]), args["offset"]
     if args["label"] not in run.logs:
         yield Answer({"offset": 0, "size": 0})
@@ -264,6 +288,32 @@ def _read_log(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     start = max(0, len(data) + offset) if offset < 0 else min(offset, len(data))
     found = {"offset": start, "size": len(data), "modified": agent.host.time()}
     yield Answer(found, data[start : start + args["limit"]])
+
+
+def _stacks(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    """A rank that hangs is where nobody else is, and who waits for it is in a collective."""
+    run = agent.host.run(args["run_id"])
+    processes = {} if run.supervisor is None else run.supervisor.processes
+    ranks = {
+        str(rank): _stacks_of(run, process)
+        for rank, process in processes.items()
+        if process.is_running and rank != SCHEDULER
+    }
+    yield Answer(to_json(StacksAnswer(ranks)))
+
+
+def _stacks_of(run: SimRun, process: SimProcess) -> RankStacks:
+    if process.is_frozen:
+        return RankStacks("kernel", state="State: T (stopped)\nwchan: do_signal_stop\n")
+    state = "State: S (sleeping)\nwchan: futex_wait_queue\n"
+    if STACKS not in run.gang.workload.can:
+        return RankStacks("kernel", state=state)
+    if process.is_hung:
+        inner = '  File "data.py", line 12 in read'
+    else:
+        inner = f'  File "collectives.py", line {30 if run.gang.is_moving else 40} in all_reduce'
+    text = f'Current thread 0x1 (most recent call first):\n{inner}\n  File "train.py", line 7 in <module>\n'
+    return RankStacks("faulthandler", text, state)
 
 
 def _list_plogs(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
@@ -310,17 +360,33 @@ def _disk_use(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _remove_run(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    run = agent.host.run(args["run_id"])
-    if not agent.host.status(run).is_over:
+    run: SimRun | None = agent.host.run(args["run_id"])
+    if run is not None and not agent.host.status(run).is_over:
         raise AgentError("it has not ended", kind="run_active")
-    if not args["dry_run"]:
+    while run is not None and not args["dry_run"]:
         agent.host.discard(run)
+        run = agent.host.runs.get(args["run_id"])
     yield Answer(1 << 20)
+
+
+def _claim(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    agent.host.run(args["run_id"])
+    if args.get("take") is not None:
+        take_claim(agent.host, args["run_id"], {"claim": args["take"]})
+    yield Answer(to_json(agent.host.claims.get(args["run_id"], NO_CLAIM)))
+
+
+def _bury(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    run = agent.host.run(args["run_id"])
+    bury(agent.host, run, from_json(Tombstone, args["stone"]))
+    yield Answer(to_json(dataclasses.replace(agent.host.status(run), clock=agent.host.time())))
 
 
 _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
     "addresses": _addresses,
     "ask_tools": _ask_tools,
+    "bury": _bury,
+    "claim": _claim,
     "busy_devices": _busy_devices,
     "clock": _clock,
     "commit": _commit,
@@ -335,6 +401,7 @@ _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
     "read_log": _read_log,
     "remove_run": _remove_run,
     "require_port": _require_port,
+    "stacks": _stacks,
     "start": _start,
     "status": _status,
     "stop": _stop,

@@ -53,12 +53,12 @@ class VerbLine:
         while True:
             was_open, record = self.is_open, self._newest
             progress.note(record, scheduling.monotonic())
-            if progress.is_done(record):
+            if progress.is_done(record) or watch.refusals:
                 break
             if not was_open:
                 return None
             scheduling.sleep(_LOOK)
-        errors = progress.errors(record)
+        errors = {**watch.refusals} or progress.errors(record)
         deadline = scheduling.monotonic() + _LAST_WORD
         while not (errors or self._newest.state.is_terminal) and scheduling.monotonic() < deadline:
             if not self.is_open:

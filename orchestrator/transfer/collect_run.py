@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.agent import host_runs as runs
 from orchestrator.agent import shard_ranges as ckpt_read
+from orchestrator.agent.attempt_guard import reading
 from orchestrator.checkpoint.atomic import mapped_errors
 from orchestrator.checkpoint.companion_files import BesideOutput, SmallFile
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
@@ -29,6 +29,8 @@ from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.config.inventory import SshOptions
 from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.control.logs import copy_logs
+from orchestrator.control.run_claim import address_of
+from orchestrator.control.run_record import read_record
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
 from orchestrator.core.paths import ControlDir, RunDir, Workdir
 from orchestrator.hosts.agent_client import Agent
@@ -102,6 +104,9 @@ class RunFiles:
         if known.user and workdir.startswith("~/"):
             workdir = f"~{known.user}{workdir[1:]}"
         run = Workdir(workdir).run(self._run_id)
+        address = self._fleet.addressed({"run_id": self._run_id})
+        if "meant" in address:
+            run = run.pinned(address["meant"]["number"])
         folder, name = os.path.split(file.path)
         rank = f"rank_{file.rank}"
         path = str(run.attempt.checkpoint / (rank if os.path.basename(folder) == rank else "") / name)
@@ -160,7 +165,8 @@ class RunFiles:
 
     def _run_dir(self, host: str) -> RunDir:
         try:
-            return runs.find(Workdir(self._fleet.hosts[host].workdir), self._run_id)
+            workdir = Workdir(self._fleet.hosts[host].workdir)
+            return reading(workdir, self._fleet.addressed({"run_id": self._run_id}))
         except AgentError as error:
             raise AgentError(error.what, where=host, remedy=error.remedy, kind=error.kind) from error
 
@@ -303,6 +309,7 @@ def _existing(output: Path) -> Path:
 def _opened(control: ControlDir, wanted: Collection, via_hosts: bool, spool: Spool) -> Iterator[_Run]:
     plan = read_plan(control.plan)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
+        fleet.address(address_of(read_record(control)))
         files = RunFiles(fleet, plan.run_id, plan.ssh, via_hosts=via_hosts)
         try:
             strategies, model = files.small_files("strategy", spool), files.small_files("model", spool)

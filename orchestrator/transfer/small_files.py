@@ -18,6 +18,7 @@ from orchestrator.checkpoint.companion_files import SmallFile
 from orchestrator.checkpoint.files.strategy_files import Strategy, parse_strategy
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
 from orchestrator.core.paths import RunDir
+from orchestrator.core.records import Attempt
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 
@@ -29,7 +30,8 @@ _MODEL = re.compile(
     r"config\.(yaml|json)|generation_config\.json|tokenizer\.(json|model)|tokenizer_config\.json"
     r"|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)"
 )
-KNOWN: Mapping[str, re.Pattern[str]] = {"strategy": _STRATEGY, "model": _MODEL}
+# Beside the shards of each host is what belongs to the model, too.
+KNOWN: Mapping[str, re.Pattern[str]] = {"strategy": _STRATEGY, "model": _MODEL, "checkpoint": _MODEL}
 _IN_MEMORY = 1 << 20
 _MOST_OF_A_HOST = 4 << 30
 
@@ -97,11 +99,18 @@ class Gathered:
 
 
 def gather(
-    fleet: Fleet, run_id: str, folder: str, here: Callable[[str], RunDir | None], spool: Spool
+    fleet: Fleet,
+    run_id: str,
+    folder: str,
+    here: Callable[[str], RunDir | None],
+    spool: Spool,
+    *,
+    attempt: Attempt | None = None,
 ) -> Gathered:
     """The known files in this folder of the run; `here` gives its directory on a host that is this machine.
 
-    A host that is gone, or has the run no more, may not be needed: whether it is, `collect` finds out.
+    Of the attempt in force, or of `attempt`. A host that is gone, or has the run no more, may not be needed:
+    whether it is, `collect` finds out.
     """
     known = KNOWN[folder]
     found = Gathered()
@@ -109,7 +118,7 @@ def gather(
     errors: dict[str, OrchestrateError] = {}
 
     def fetch(agent: Agent) -> tuple[dict[str, SmallFile], int]:
-        return spool.take(agent.small_files(run_id, folder, known, total=_MOST_OF_A_HOST))
+        return spool.take(agent.small_files(run_id, folder, known, total=_MOST_OF_A_HOST, attempt=attempt))
 
     far = []
     for host in fleet.hosts:

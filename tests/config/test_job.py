@@ -95,6 +95,13 @@ WRONG = {
     JOB + "networking: {mode: [none]}\n": "job.yaml:10: networking.mode: expected one of rank_table,"
     " dynamic, legacy_rank_table, none; got a list (did you mean `none`?)",
     JOB + "timeouts: {grace: 0}\n": "job.yaml:10: timeouts.grace: must be greater than 0, got 0",
+    JOB + "health: {floor: 0}\n": "job.yaml:10: health.floor: must be greater than 0, got 0",
+    JOB + "health: {first: soon}\n": "job.yaml:10: health.first: expected a duration such as 90s, 10m or 3h,"
+    " got 'soon'",
+    JOB + "health: {straggler: 1}\n": "job.yaml:10: health.straggler: must be greater than 1, got 1",
+    JOB + "health: {steps: 0}\n": "job.yaml:10: health.steps: must be greater than 0, got 0",
+    JOB + "health: {flor: 3}\n": "job.yaml:10: health.flor: unknown key (did you mean `floor`?)",
+    JOB + "health: never\n": "job.yaml:10: health: expected a mapping of keys to values, got 'never'",
     JOB + "checkpoint: {keep: 0}\n": "job.yaml:10: checkpoint.keep: must be greater than 0, got 0",
     JOB + "env: {RANK_ID: 3}\n": "job.yaml:10: env.RANK_ID: is set by the orchestrator for every rank"
     " (remove it)",
@@ -249,6 +256,25 @@ def test_levels_and_determinism_of_an_ascend(tmp_path: Path) -> None:
     assert found.jit_level == "O0" and found.train is not None and found.train.deterministic
     plain = job(tmp_path, JOB)
     assert plain.jit_level is None and plain.train is not None and not plain.train.deterministic
+
+
+@pytest.mark.parametrize(
+    ("text", "enabled", "floor", "first"),
+    [
+        pytest.param("", True, 60.0, 1800.0, id="absent"),
+        pytest.param("health: {floor: 90, first: 1h30m}\n", True, 90.0, 5400.0, id="durations"),
+        pytest.param("health: off\n", False, 60.0, 1800.0, id="off"),
+        pytest.param("health: false\n", False, 60.0, 1800.0, id="false"),
+        pytest.param("health: on\n", True, 60.0, 1800.0, id="on"),
+        pytest.param("health: {enabled: false, floor: 2m}\n", False, 120.0, 1800.0, id="not enabled"),
+    ],
+)
+def test_when_a_run_is_said_to_hang(
+    tmp_path: Path, text: str, enabled: bool, floor: float, first: float
+) -> None:
+    health = job(tmp_path, COMMAND + text).health
+    assert (health.enabled, health.floor, health.first) == (enabled, floor, first)
+    assert (health.straggler, health.steps) == (1.3, 10)
 
 
 def test_a_job_never_changes(tmp_path: Path) -> None:

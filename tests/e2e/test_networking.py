@@ -51,7 +51,7 @@ def environments(cluster: Cluster) -> list[dict[str, str]]:
 
 def losses(cluster: Cluster) -> dict[str, list[float]]:
     return {
-        path.stem: [json.loads(line)["loss"] for line in path.read_text().splitlines()]
+        path.stem: [json.loads(line)["loss"] for line in path.read_text().splitlines() if "loss" in line]
         for path in cluster.folder.glob("hosts/*/runs/*/metrics/rank_*.jsonl")
     }
 

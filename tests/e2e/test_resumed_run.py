@@ -60,7 +60,7 @@ def last_shards(checkpoint: Path) -> dict[int, bytes]:
 def losses(home: Path, rank: int) -> dict[int, float]:
     """By step."""
     lines = map(json.loads, (home / f"metrics/rank_{rank}.jsonl").read_text().splitlines())
-    return {line["step"]: line["loss"] for line in lines}
+    return {line["step"]: line["loss"] for line in lines if "phase" not in line}
 
 
 def test_a_training_goes_on_in_another_layout(cluster: Cluster) -> None:
@@ -91,4 +91,4 @@ def test_a_run_goes_on_from_an_earlier_runs_shards(cluster: Cluster) -> None:
     assert second.returncode == 0, second.stdout + second.stderr
     run = home_of(cluster, "second")
     assert last_shards(run / "checkpoint") == expected
-    assert (run / "metrics/rank_1.jsonl").read_text().startswith('{"step": 4,')
+    assert list(losses(run, 1)) == [4, 5, 6]

@@ -159,7 +159,7 @@ def test_four_ranks_train_it_as_one_does(tmp_path: Path) -> None:
     losses, wholes = [], []
     for folder, last in ((alone, 0), (four, 3)):
         lines = (folder / f"metrics/rank_{last}.jsonl").read_text().splitlines()
-        losses.append([json.loads(line)["loss"] for line in lines])
+        losses.append([json.loads(line)["loss"] for line in lines if "phase" not in line])
         write(plan_combine(folder / "checkpoint", folder / "strategy"), folder / "whole.ckpt")
         wholes.append({name: tensor.array() for name, tensor in read_ckpt(folder / "whole.ckpt").items()})
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)

@@ -17,10 +17,10 @@ from orchestrator.control import logs
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import End, EndKind, StopReason
 from orchestrator.core.errors import CommandTimeout, TransportError
-from orchestrator.core.host_answers import ShardRow, Size, TensorEntry
+from orchestrator.core.host_answers import ShardRow, Size, StacksAnswer, TensorEntry
 from orchestrator.core.protocol import Receiver
 from orchestrator.core.push import Beat, Change, Digest, Snapshot
-from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, WorkerSpec
+from orchestrator.core.records import HostStatus, Manifest, Phase, ProcessId, RankStatus, WorkerSpec
 from orchestrator.core.states import RankState
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import Bundle
@@ -181,6 +181,10 @@ def status(run_id: str = RUN, **rank: Any) -> HostStatus:
         "local_rank": 0,
         "device_id": 0,
         "state": RankState.RUNNING,
+        "phase": Phase.STEP,
+        "phase_since": 1e9,
+        "can": ("stacks", "save"),
+        "saved": 2,
         **rank,
     }
     return HostStatus(
@@ -198,7 +202,7 @@ def pushes() -> list[dict[str, Any]]:
     end = End(EndKind.EXITED, 1e9, exit_code=1, tail=("Error: x",), evidence=("y",))
     told = [
         Snapshot(3, 1e9, status(), ProcessId(7, 70, "boot")),
-        Digest(3, 1e9, 4, 5, {"0": 4}, 1.5, 0, {"step": 5, "loss": 1.25, "time": 1e9}),
+        Digest(3, 1e9, 4, 5, {"0": 4}, 1.5, 0, {"step": 5, "loss": 1.25, "time": 1e9}, {"0": 1.25}),
         Beat(3, 1e9),
         Change(4, 1e9, "stopping", (RankStatus(0, 0, 0, RankState.FAILED, end=end),), failed_first=0),
     ]
@@ -315,6 +319,12 @@ HONEST: dict[str, Frames] = {
     "shards": [([to_json(ShardRow(*map(Size, (0, 1, 4, 0)), SHARD, (99, 10**18, 5)))], b"")],  # type: ignore[arg-type]
     "small_files": [("ckpt_strategy_rank_0.ckpt", b"x"), ("ckpt_strategy_rank_1.ckpt", b"y"), (None, b"")],
     "sum_segments": [([7, 8], b"")],
+    "stacks": [
+        (
+            {"ranks": {"0": {"how": "faulthandler", "text": "Thread 0x1:\n  File 'a.py'\n", "state": "S\n"}}},
+            b"",
+        )
+    ],
     "start": [({"phase": "started", "failed_first": "", "reason": ""}, b"")],
     "status": [(to_json(status()), b"")],
     "stop": [({"phase": "stopping", "failed_first": "rank_0", "reason": "r"}, b"")],
@@ -329,6 +339,11 @@ def _segments(agent: Agent) -> list[tuple[bytes, int]]:
     segments = [(SHARD, [(0, 60), (80, 40)]), (SHARD, [(0, 50)])]
     found = agent.read_segments(buffer, segments, {SHARD: (99, 10**18, 5)}, timeout=10.0)
     return [(bytes(data), crc) for data, crc in found]
+
+
+def _lines(told: StacksAnswer) -> dict[str, list[str]]:
+    """As they are shown: line by line."""
+    return {rank: f"{each.how}\n{each.text}\n{each.state}".split("\n") for rank, each in told.ranks.items()}
 
 
 def _copied_files(agent: Agent, folder: Path) -> list[str]:
@@ -379,6 +394,7 @@ CALLS: dict[str, Callable[[Agent, Path], Any]] = {
     "require_port": lambda agent, _: agent.require_port("10.0.0.1", 8118),
     "shards": lambda agent, _: agent.shards(RUN),
     "small_files": _copied_files,
+    "stacks": lambda agent, _: _lines(agent.stacks(RUN)),
     "start": lambda agent, _: agent.start(RUN),
     "sum_segments": lambda agent, _: agent.sum_segments(
         [(SHARD, [(0, 60), (80, 40)]), (SHARD, [(0, 50)])], {SHARD: (99, 10**18, 5)}, timeout=10.0

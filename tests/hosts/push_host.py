@@ -333,6 +333,12 @@ class PushFleet:
             self._agents[name] = agent_over_memory(self._by_name[name])
         return self._agents[name]
 
+    def new_agent(self, name: str) -> Agent:
+        """One more, the caller's to close."""
+        if (error := self._by_name[name].error) is not None:
+            raise error
+        return agent_over_memory(self._by_name[name])
+
     def drop(self, name: str) -> None:
         self._by_name[name].dropped += 1
         self.end_session(name)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.config.job import Health
 from orchestrator.core.errors import ConfigError
 from orchestrator.plan.complete_plan import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
@@ -230,6 +231,15 @@ def test_a_manifest_says_what_its_host_does(tmp_path: Path) -> None:
     assert (manifest.env_script, manifest.lock_dir, manifest.grace) == ("/opt/env.sh", "/run/lock/x", 3)
     assert (manifest.world_size, manifest.hosts) == (4, ("npu1", "npu2"))
     assert {item.run_id for item in made.manifests.values()} == {made.run_id}
+
+
+def test_the_rules_of_health_are_in_the_plan_and_where_they_are_not_the_usual_in_the_manifest(
+    tmp_path: Path,
+) -> None:
+    made = plan(tmp_path, COMMAND + "health: {floor: 30}\n")
+    assert made.health.floor == 30.0 and made.manifests["npu1"].launch["health"]["floor"] == 30.0
+    usual = plan(tmp_path, COMMAND)
+    assert usual.health == Health() and "health" not in usual.manifests["npu1"].launch
 
 
 def test_bundled_workers_get_code_data_and_configuration(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from orchestrator.core.errors import CheckpointError
 from orchestrator.formats.ckpt_index import crc_matches, index_buffer, map_file
 from orchestrator.formats.protobuf import bytes_field, varint, varint_field
 from orchestrator.formats.safetensors_index import CODES, safetensors_entries
+from orchestrator.formats.shard_sum import SummedFile, write_sum
 
 __all__ = [
     "PIECE_LIMIT",
@@ -86,14 +87,18 @@ def write_ckpt(
     tensors: Iterable[tuple[str, Array | Tensor | str]],
     *,
     piece_limit: int = PIECE_LIMIT,
+    with_sum: bool = False,
 ) -> None:
     """Write a file that `mindspore.load_checkpoint` reads; atomic, mode 0600, one tensor in memory at a time.
 
-    A tensor of more than `piece_limit` bytes is written in several pieces. CheckpointError: a type that has
-    no name in the format, a name that occurs twice, a disk that is full.
+    A tensor of more than `piece_limit` bytes is written in several pieces. `with_sum`: its checksum is put
+    beside it, before it is there. CheckpointError: a type that has no name in the format, a name that occurs
+    twice, a disk that is full.
     """
     seen = set[str]()
     with replacing(Path(path)) as file:
+        output = SummedFile(file)
+        write = output.write if with_sum else file.write
         for name, value in tensors:
             if name in seen:
                 raise CheckpointError(f"{name} occurs twice", where=str(path))
@@ -101,8 +106,10 @@ def write_ckpt(
             tensor = value if isinstance(value, Tensor) else Tensor.of(value)
             data = memoryview(tensor.data)
             for start, stop in _cuts(tensor.nbytes, piece_limit):
-                file.write(_frame(tensor.spec(name), stop - start))
-                file.write(data[start:stop])
+                write(_frame(tensor.spec(name), stop - start))
+                write(data[start:stop])
+        if with_sum:
+            write_sum(path, output.sum)
 
 
 def lay_out_ckpt(specs: Sequence[Spec], piece_limit: int = PIECE_LIMIT) -> FileLayout:

@@ -239,7 +239,7 @@ from argparse import Namespace
 from pathlib import Path
 from model.cli.shared_options import run_as_worker
 
-def work(settings, worker):
+def work(settings, worker, phases):
     print(os.environ["GLOG_v"], "mindspore" in sys.modules)
 
 run_as_worker(Namespace(config=Path("worker.yaml")), work)

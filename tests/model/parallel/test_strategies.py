@@ -163,6 +163,12 @@ def test_all_ranks_report_the_same_numbers(found, chosen):
             np.testing.assert_array_equal(found[rank][name], found[0][name])
 
 
+def test_all_ranks_hear_in_the_same_step_that_one_asks_to_stop(found, chosen):
+    expected = [number % 3 == 1 for number in range(STEPS)]
+    for rank in range(np.prod(chosen["degrees"])):
+        assert found[rank][f"{chosen['name']}/stops"].tolist() == expected
+
+
 def collected(folder, world_size):
     """The shards of all ranks as one table of whole tensors."""
     strategies = {

@@ -50,6 +50,7 @@ ALONE = Strategy(vocab_size=33)
 # The vocabulary has padding; all kinds of groups are there.
 LAYERS = Strategy(2, 2, 1, optimizer_shard=True, vocab_size=33, use_seq_parallel=True)
 STAGES = Strategy(2, 2, 3, vocab_size=33)
+REPLICAS = Strategy(2, 1, 1, optimizer_shard=True, vocab_size=33)
 
 Graph = tuple[nn.Cell, tuple[Any, ...]]
 GRAPHS: dict[str, Callable[[], Graph]] = {}
@@ -127,41 +128,56 @@ def batch() -> tuple[ms.Tensor, ...]:
 
 @graph("step, float16, seeded dropout, recompute")
 def step_half() -> Graph:
-    return Rank.of({**HALF, "attention_dropout_rate": 0.1}, recompute=True).source(), (*batch(), floats())
+    source = Rank.of({**HALF, "attention_dropout_rate": 0.1}, recompute=True).source()
+    return source, (*batch(), floats(), floats())
 
 
 @graph("step, bfloat16, flash attention and its dropout")
 def step_flash() -> Graph:
-    return Rank.of({**BRAIN, **FLASH, "attention_dropout_rate": 0.1}).source(), (*batch(), None)
+    source = Rank.of({**BRAIN, **FLASH, "attention_dropout_rate": 0.1}).source()
+    return source, (*batch(), None, floats())
 
 
 @graph("step, float32, fast_gelu, without dropout")
 def step_full() -> Graph:
-    return Rank.of({**FULL, **WITHOUT_DROPOUT, "hidden_act": "fast_gelu"}).source(), (*batch(), None)
+    source = Rank.of({**FULL, **WITHOUT_DROPOUT, "hidden_act": "fast_gelu"}).source()
+    return source, (*batch(), None, floats())
 
 
 @graph("step, float16, flash attention, every group, cut sequence and vocabulary")
 def step_layers() -> Graph:
     rank = Rank.of({**HALF, **FLASH, "attention_dropout_rate": 0.0}, LAYERS)
-    return rank.source(), (*batch(), floats())
+    return rank.source(), (*batch(), floats(), floats())
 
 
 @graph("step, bfloat16, flash attention and its dropout, every group")
 def step_layers_bfloat16() -> Graph:
     rank = Rank.of({**BRAIN, **FLASH, "attention_dropout_rate": 0.1}, LAYERS)
-    return rank.source(), (*batch(), floats())
+    return rank.source(), (*batch(), floats(), floats())
 
 
 @graph("step, float32, every group")
 def step_layers_full() -> Graph:
-    return Rank.of({**FULL, **WITHOUT_DROPOUT}, LAYERS).source(), (*batch(), None)
+    return Rank.of({**FULL, **WITHOUT_DROPOUT}, LAYERS).source(), (*batch(), None, floats())
+
+
+@graph("step of replicas, float16, before the sums over ranks")
+def step_replicas() -> Graph:
+    return Rank.of({**HALF, "attention_dropout_rate": 0.1}, REPLICAS).source().own, (*batch(), floats())
+
+
+@graph("the sums over replicas")
+def reduce_replicas() -> Graph:
+    rank = Rank.of(HALF, REPLICAS)
+    grads = tuple(floats(*item.shape) for item in rank.parameters)
+    return rank.reduce, (floats(), ms.mutable(grads), floats())
 
 
 @graph("the sums over ranks of a stage, its tied table and shared moments")
 def reduce_stage() -> Graph:
     shared = replace(STAGES, optimizer_shard=True, use_seq_parallel=True)
     rank = Rank.of(HALF, shared, 2)
-    return ReduceAccumulated(Accumulator(rank.parameters), rank.reduce), (floats(), floats())
+    return ReduceAccumulated(Accumulator(rank.parameters), rank.reduce), (floats(), floats(), floats())
 
 
 @graph("an overflow register is cleared")
@@ -181,14 +197,14 @@ def micro_batch() -> Graph:
 
 @graph("the sums over ranks of micro batches")
 def reduce() -> Graph:
-    return Rank.of(HALF, gradient_accumulation=2).source().reduced, (floats(), floats())
+    return Rank.of(HALF, gradient_accumulation=2).source().reduced, (floats(), floats(), floats())
 
 
 @graph("the sums over ranks of micro batches, every group, cut sequence")
 def reduce_layers() -> Graph:
     rank = Rank.of(HALF, LAYERS)
     accumulator = Accumulator(rank.parameters)
-    return ReduceAccumulated(accumulator, rank.reduce), (floats(), floats())
+    return ReduceAccumulated(accumulator, rank.reduce), (floats(), floats(), floats())
 
 
 def stage(number: int, overrides: dict[str, Any]) -> Rank:

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml
 
 from orchestrator.core.paths import RunDir
 
-__all__ = ["launch", "run_alone", "start", "tails", "write_job"]
+__all__ = ["MODEL", "launch", "run_alone", "running", "start", "tails", "write_job"]
 
 ROOT = Path(__file__).parents[3]
 MODEL = (sys.executable, "-m", "model")
@@ -76,6 +77,15 @@ def start(
     folder: Path, command: Sequence[str], ranks: int, timeout: float = 400, **more: str
 ) -> dict[str, int | None]:
     """Run the command as a scheduler and N ranks until all have ended or one has failed: exit codes."""
+    with running(folder, command, ranks, **more) as started:
+        return _wait(folder, started, time.monotonic() + timeout)
+
+
+@contextmanager
+def running(
+    folder: Path, command: Sequence[str], ranks: int, **more: str
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """The command as a scheduler and N ranks, by label; what still runs in the end is killed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -88,7 +98,7 @@ def start(
             own = {"MS_NODE_ID": str(rank), "RANK_ID": str(rank), "DEVICE_ID": str(rank)}
             env = {**shared, **own, "RANK_SIZE": str(ranks), "MS_ROLE": "MS_WORKER"}
             started[f"rank_{rank}"] = _start(folder, command, f"rank_{rank}", env)
-        return _wait(folder, started, time.monotonic() + timeout)
+        yield started
     finally:
         for process in started.values():
             if process.poll() is None:

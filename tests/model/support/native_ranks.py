@@ -95,7 +95,7 @@ def update(rank: int, kind: str, found: dict[str, Any]) -> None:
     reduce = ReduceGradients(weights, SMALL, place, groups)
     optimizer = ShardedAdamW(weights, SMALL, place, groups.data)
     values = ms.mutable(tuple(ms.Tensor(grad) for grad in grads))
-    _, norm, reduced = reduce(ms.Tensor(0.0), values)
+    _, norm, _, reduced = reduce(ms.Tensor(0.0), values, ms.Tensor(0.0))
     optimizer(ms.mutable(reduced), ms.Tensor(0.1), ms.Tensor(0.5))
     found[f"{kind}/norm"] = norm.asnumpy()
     for grad, sum_, weight in zip(grads, reduced, weights, strict=True):

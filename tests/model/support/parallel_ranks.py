@@ -51,17 +51,20 @@ def batch_of(step: int, strategy: Strategy, dp: int) -> Batch:
 
 @dataclass
 class Rank:
-    """One rank's network and step in one case."""
+    """One rank's network and step in one case; the last of them asks all to stop in some steps."""
 
     session: Session
     network: nn.Cell
     step: TrainStep
+    asks: bool = False
 
     def train(self, first: int, steps: int) -> list[StepResult]:
         strategy, place = self.session.strategy, self.session.place
-        return [
-            self.step(batch_of(number, strategy, place.dp), 0.01) for number in range(first, first + steps)
-        ]
+        last, results = place.rank == strategy.world_size - 1, []
+        for number in range(first, first + steps):
+            self.asks = last and number % 3 == 1
+            results.append(self.step(batch_of(number, strategy, place.dp), 0.01))
+        return results
 
     @property
     def weights(self) -> list[ms.Parameter]:
@@ -80,7 +83,9 @@ def prepare(case: dict[str, Any], session: Session, config: BloomConfig) -> Rank
     optimizer = optimizer_for(train, session, list(network.trainable_params()))
     settings = Settings(parallel=parallel, train=train)
     source = gradient_source(settings, config, session, network, optimizer.parameters)
-    return Rank(session, network, TrainStep(source, optimizer, clip=0.5, gather=session.gather))
+    rank = Rank(session, network, TrainStep(source, optimizer, clip=0.5, gather=session.gather))
+    rank.step.asked = lambda: rank.asks
+    return rank
 
 
 def run_case(case: dict[str, Any], worker: Worker, folder: Path, found: dict[str, Any]) -> None:
@@ -98,7 +103,7 @@ def run_case(case: dict[str, Any], worker: Worker, folder: Path, found: dict[str
     session = Session(strategy, place, start_groups(strategy, place))
     with stand_ins() if case.get("native") else nullcontext():
         rank = prepare(case, session, load_config("tiny", SHAPE))
-    (_, _, grads), _ = rank.step.source.gradients(batch_of(0, strategy, place.dp), 1.0)
+    grads = rank.step.source.gradients(batch_of(0, strategy, place.dp), 1.0).gradients
     for item, grad in zip(rank.weights, grads, strict=True):
         found[f"{name}/grad/{item.name}"] = grad.asnumpy().copy()  # else the next steps' would be seen
     if case.get("logits"):
@@ -106,6 +111,7 @@ def run_case(case: dict[str, Any], worker: Worker, folder: Path, found: dict[str
     results = rank.train(0, case["steps"])
     found[f"{name}/loss"] = np.array([result.loss for result in results])
     found[f"{name}/norm"] = np.array([result.norm for result in results])
+    found[f"{name}/stops"] = np.array([result.stops for result in results])
     if case.get("save"):
         save_and_resume(rank, folder / name, case["steps"], f"{name}/", found)
     if case.get("broken"):

@@ -14,7 +14,7 @@ from mindspore import nn, ops
 from model.devices.device import Device
 from model.errors import TrainingError
 from model.training.overflow import Doubled, OverflowRegister, StatusGraph, overflow_register, saturates
-from model.training.step import LossScale, TrainStep, scalar
+from model.training.step import LossScale, Results, TrainStep, scalar
 
 
 class Hardware:
@@ -112,11 +112,15 @@ class Source:
     def __init__(self, hardware, bad):
         self.hardware, self.bad, self.step = hardware, bad, 0
 
-    def gradients(self, batch, scale):
+    def gradients(self, batch, scale, asked):
         self.step += 1
         if self.step == self.bad:
             self.hardware.overflow()
-        return (scalar(2.5), scalar(1.0), (ms.Tensor(np.float32([1.0])),)), [scalar(0.0)]
+        gradients = (ms.Tensor(np.float32([1.0])),)
+        return Results(scalar(2.5), scalar(1.0), scalar(0.0), gradients, [scalar(0.0)])
+
+    def graph(self, batch, scale):
+        return None
 
 
 class Updates:

@@ -115,10 +115,8 @@ def part_of(strategy, place):
 
 def whole():
     network, parameters, reduce, dropout_seed = part_of(Strategy(), Place(0, 0, 0, 0))
-    (loss, _, grads), _ = MicroBatches(network, parameters, reduce, PARTS, dropout_seed).gradients(
-        batch(), 1.0
-    )
-    return float(loss.asnumpy()), named(parameters, grads)
+    found = MicroBatches(network, parameters, reduce, PARTS, dropout_seed).gradients(batch(), 1.0)
+    return float(found.loss.asnumpy()), named(parameters, found.gradients)
 
 
 def without_dropout():
@@ -188,7 +186,7 @@ def two_stages(link_of=Mailbox, compiled=False):
                 rank.step.do(rank.actions.popleft())
     for rank in ranks:
         rank.pipeline.stage.link.finish()
-        rank.pipeline.reduced(rank.step.loss, scalar(1.0))
+        rank.pipeline.reduced(rank.step.loss, scalar(1.0), scalar(0.0))
     return Ran(
         float(ranks[1].step.loss.asnumpy()),
         [named(rank.pipeline.parameters, rank.pipeline.accumulator.sums) for rank in ranks],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from model.inference.evaluate import evaluate
 from model.network.build import build
 from model.training.metrics import StepRecord
 from model.training.resume import common_step
+from model.training.stop_request import StopRequest
 from model.training.trainer import train
 from model.weights.checkpoint import load_whole, newest_shard, steps_of
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
@@ -41,11 +43,31 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def run(folder: Path, **sections: Any) -> list[StepRecord]:
+class Told(StopRequest):
+    """A request that comes while step `after` + 1 is computed, without a signal."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def listen(self) -> None:
+        pass
+
+    def also(self, report: Callable[[StepRecord], None]) -> Callable[[StepRecord], None]:
+        def both(record: StepRecord) -> None:
+            self.asked = record.step >= self.after
+            report(record)
+
+        return both
+
+
+def run(folder: Path, stop: Told | None = None, **sections: Any) -> list[StepRecord]:
     """One rank in this process, with OPTIONS."""
     merged = {name: {**values, **sections.pop(name, {})} for name, values in OPTIONS.items()}
     seen: list[StepRecord] = []
-    train(load_settings(write_job(folder, **merged, **sections)), Worker(), folder, seen.append)
+    settings = load_settings(write_job(folder, **merged, **sections))
+    report = seen.append if stop is None else stop.also(seen.append)
+    train(settings, Worker(), folder, report, stop=stop)
     return seen
 
 
@@ -80,6 +102,21 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(whole, tmp_path):
     assert whole.records[0].loss_scale < whole.records[-1].loss_scale
     last = newest_shard(tmp_path / "rest/checkpoint", 0)
     assert last.read_bytes() == whole.checkpoint.read_bytes()
+
+
+@pytest.mark.parametrize("after", [1, 2, 5], ids=["not saved", "saved just then", "the last step"])
+def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not_been(whole, tmp_path, after):
+    seen = run(tmp_path / "first", Told(after))
+    assert [record.step for record in seen] == list(range(1, after + 2))
+    assert steps_of(tmp_path / "first/checkpoint", 0) == {1: [2], 2: [3], 5: [3, 6]}[after]
+    if after < 5:
+        load = {"load": str(tmp_path / "first/checkpoint"), "resume": True}
+        seen += run(tmp_path / "rest", checkpoint=load)
+    for first, second in zip(whole.records, seen, strict=True):
+        assert (first.step, first.loss, first.lr) == (second.step, second.loss, second.lr)
+        assert (first.grad_norm, first.loss_scale) == (second.grad_norm, second.loss_scale)
+    home = tmp_path / ("first" if after == 5 else "rest")
+    assert newest_shard(home / "checkpoint", 0).read_bytes() == whole.checkpoint.read_bytes()
 
 
 def test_what_cannot_be_resumed_says_why(whole, tmp_path):

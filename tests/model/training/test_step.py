@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from model.network.dropout import seed_dropout
 from model.parallel.mesh import Groups, Place, Strategy
 from model.training.gradients import ReduceGradients, clip_factor
 from model.training.optimizer import AdamW
-from model.training.step import LossScale, MicroBatches, TrainStep, WholeBatch, split
+from model.training.step import BatchInTwo, LossScale, MicroBatches, TrainStep, WholeBatch, split
 
 SHAPE = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 32, "seq_length": 8}
 CONFIG = load_config("tiny", SHAPE)
@@ -23,7 +25,7 @@ def batch(rows=4, seed=0):
     return Batch(ids[:, :-1], ids[:, 1:], weights / weights.sum())
 
 
-def step(config=CONFIG, recompute=False, parts=1, **options):
+def step(config=CONFIG, recompute=False, parts=1, kind=WholeBatch, **options):
     network = build(config)
     initialise(network, config, 3, Strategy(), Place(0, 0, 0, 0))
     dropout_seed = seed_dropout(network, (5,)) if recompute else None
@@ -35,7 +37,7 @@ def step(config=CONFIG, recompute=False, parts=1, **options):
         return TrainStep(
             MicroBatches(network, optimizer.parameters, reduce, parts, dropout_seed), optimizer, **options
         )
-    return TrainStep(WholeBatch(network, optimizer.parameters, reduce, dropout_seed), optimizer, **options)
+    return TrainStep(kind(network, optimizer.parameters, reduce, dropout_seed), optimizer, **options)
 
 
 def weights(train_step):
@@ -58,9 +60,41 @@ def test_micro_batches_and_recompute_change_nothing(plain):
     np.testing.assert_allclose([r.norm for r in other], [r.norm for r in plain], rtol=1e-4)
     assert plain[0].norm > 0.5 and all(r.updated for r in plain)
     # Every step starts from nothing, and the loss scale is out of what it gives.
-    first = [grad.asnumpy().copy() for grad in train_step.source.gradients(batch(), 1.0)[0][2]]
-    for one, two in zip(first, train_step.source.gradients(batch(), 64.0)[0][2], strict=True):
+    first = [grad.asnumpy().copy() for grad in train_step.source.gradients(batch(), 1.0).gradients]
+    for one, two in zip(first, train_step.source.gradients(batch(), 64.0).gradients, strict=True):
         np.testing.assert_allclose(two.asnumpy(), one, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", [WholeBatch, BatchInTwo, MicroBatches], ids=lambda kind: kind.__name__)
+def test_a_request_to_stop_goes_through_the_sum_and_changes_nothing_else(plain, kind):
+    parts = 2 if kind is MicroBatches else 1
+    train_step = step(clip=0.5, parts=parts, kind=kind)
+    asks = iter([False, True, False])
+    train_step.asked = lambda: next(asks)
+    summed = []
+    train_step.summed = lambda: summed.append(len(summed))
+    results = run(train_step)
+    assert [result.stops for result in results] == [False, True, False] and summed == [0, 1, 2]
+    np.testing.assert_allclose([r.loss for r in results], [r.loss for r in plain], rtol=1e-5)
+    np.testing.assert_allclose([r.norm for r in results], [r.norm for r in plain], rtol=1e-4)
+
+
+def test_the_time_of_the_own_part_is_told_where_it_is_apart():
+    begin = time.monotonic()
+    (result,) = run(step(kind=BatchInTwo), steps=1)
+    assert begin < result.computed < time.monotonic()
+    (result,) = run(step(), steps=1)
+    assert result.computed is None
+
+
+def test_a_step_that_compiles_is_known_before_it_does():
+    train_step = step(loss_scale=LossScale(2.0, window=1))
+    seen = []
+    for rows in (4, 4, 2):
+        seen.append(train_step.compiles(batch(rows)))
+        train_step(batch(rows), 0.01)
+    train_step.loss_scale.value = 1.0  # a graph without the factor
+    assert [*seen, train_step.compiles(batch(2))] == [True, False, True, True]
 
 
 def test_an_overflow_skips_the_step_and_halves_the_scale():

@@ -37,8 +37,9 @@ class FinishedRun:
     folder: Path
 
     def metrics(self, rank: int) -> list[dict[str, Any]]:
+        """The lines that tell of a step."""
         lines = (self.folder / f"metrics/rank_{rank}.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        return [found for found in map(json.loads, lines) if "phase" not in found]
 
     def losses(self, rank: int) -> list[float]:
         return [line["loss"] for line in self.metrics(rank)]

@@ -58,8 +58,9 @@ def test_only_the_newest_are_kept(tmp_path):
     weights = list(network(1).get_parameters())
     for step in (8, 9, 10):  # 10 sorts before 9 as a text
         save_shard(tmp_path, "demo", 0, weights, Progress(1, step), keep=2)
+    kept = ("demo_rank_0-1_9.ckpt", "demo_rank_0-1_10.ckpt")
     names = {path.name for path in (tmp_path / "rank_0").iterdir()}
-    assert names == {"demo_rank_0-1_9.ckpt", "demo_rank_0-1_10.ckpt"}
+    assert names == {*kept, *(f"{name}.sum" for name in kept)}
     assert newest_shard(tmp_path, 0).name == "demo_rank_0-1_10.ckpt"
     with pytest.raises(ModelError, match="rank_1: holds no shard of this rank"):
         newest_shard(tmp_path, 1)
@@ -133,7 +134,7 @@ def test_a_full_disk_leaves_the_shard_before(tmp_path):
             save_shard(tmp_path, "demo", 0, weights, Progress(1, 2), keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [path.name for path in first.parent.iterdir()] == [first.name]
+    assert sorted(path.name for path in first.parent.iterdir()) == [first.name, f"{first.name}.sum"]
     assert first.read_bytes() == before
 
 

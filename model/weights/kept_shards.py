@@ -1,0 +1,91 @@
+"""The shards of a rank that are kept: the newest few over all attempts of a run, and what it goes on from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.core.paths import RunDir
+from orchestrator.formats.shard_sum import sum_path
+from orchestrator.formats.told_step import read_told_step
+
+__all__ = ["remove_old", "shards_in"]
+
+_NAME = re.compile(r"-(\d+)_(\d+)\.ckpt$")
+_RANK = re.compile(r"rank_\d+")
+_ATTEMPT = re.compile(r"[1-9]\d{0,8}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Saved:
+    attempt: int
+    step: int
+    path: Path
+
+
+def shards_in(home: Path) -> list[tuple[int, Path]]:
+    """The shards of one rank's folder by their step, the oldest first."""
+    found = [(_NAME.search(path.name), path) for path in home.glob("*.ckpt")]
+    return sorted((int(match[2]), path) for match, path in found if match)
+
+
+def remove_old(folder: Path, rank: int, keep: int) -> None:
+    """Remove this rank's shards but for the newest `keep`, counted over the attempts of the run.
+
+    `folder` is the run's `checkpoint`. Neither the newest step that is complete over all hosts goes, nor
+    what is newer: the monitor has told which that is. As long as it has told nothing, the last but one is
+    taken for it, of which every rank has saved its shard: none makes a step before all have made the one
+    before. Ranks that earlier attempts had on this host and this one has not are the lowest rank's to see to.
+    """
+    run = RunDir(folder.parent)
+    number = run.number or 1
+    told = read_told_step(run.root)
+    _remove(_of_rank(run, folder, number, rank), keep, told)
+    if number > 1 and rank == min(_ranks_in(folder), default=rank):
+        others = {other for old in _earlier(run, number) for other in _ranks_in(old)} - _ranks_in(folder)
+        newest = shards_in(folder / f"rank_{rank}")[-keep:]
+        for other in others if len(newest) == keep and told is not None else ():
+            # Of an attempt in another layout: once as many steps of this one are there, none of it counts.
+            _remove(_of_rank(run, folder, number, other), 0, told)
+    if number > 1 and told is not None and told[0] == number:
+        # What it started from: links to shards of an earlier attempt, or what was brought here.
+        for _, path in shards_in(run.attempts / str(number) / "load" / f"rank_{rank}"):
+            _unlink(path)
+
+
+def _remove(saved: list[_Saved], keep: int, told: tuple[int, int] | None) -> None:
+    older = saved[: max(0, len(saved) - keep)]
+    if told is None:
+        told = (saved[-2].attempt, saved[-2].step) if len(saved) > 1 else (0, 0)
+    for each in older:
+        if (each.attempt, each.step) < told:
+            _unlink(each.path)
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    sum_path(path).unlink(missing_ok=True)
+
+
+def _of_rank(run: RunDir, folder: Path, number: int, rank: int) -> list[_Saved]:
+    """All of its shards, the oldest first."""
+    folders = {number: folder}
+    for old in _earlier(run, number):
+        folders[int(old.parent.name)] = old
+    return sorted(
+        _Saved(attempt, step, path)
+        for attempt, home in folders.items()
+        for step, path in shards_in(home / f"rank_{rank}")
+    )
+
+
+def _earlier(run: RunDir, number: int) -> list[Path]:
+    """The checkpoint folders of the attempts before this one; no link is taken for one."""
+    found = [path for path in run.attempts.glob("*") if _ATTEMPT.fullmatch(path.name)]
+    folders = [path / "checkpoint" for path in found if int(path.name) < number and not path.is_symlink()]
+    return [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
+
+
+def _ranks_in(folder: Path) -> set[int]:
+    return {int(path.name[5:]) for path in folder.glob("rank_*") if _RANK.fullmatch(path.name)}

@@ -1,0 +1,41 @@
+"""The search for a checkpoint that MindSpore writes at the end of a life, when another rank has failed.
+
+While it is written its folder is called `ttp_saved_checkpoints-step_<n>_tmp`, and is renamed when it is whole
+(mindspore/train/callback/_train_fault_tolerance.py, `_get_ckpt_dir`, `_save_checkpoint_on_failure`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from pathlib import Path
+from typing import Deque, Tuple
+
+__all__ = ["is_last_save_written"]
+
+_BEING_WRITTEN = re.compile(r"ttp_saved_checkpoints-step_\d{1,15}_tmp", re.ASCII)
+_DEEPEST, _MOST = 6, 5000
+
+
+def is_last_save_written(folder: Path) -> bool:
+    """Whether such a folder is below this one; no link is followed, and not everything is looked at."""
+    left: Deque[Tuple[str, int]] = deque([(str(folder), 0)])
+    seen = 0
+    while left:
+        where, depth = left.popleft()
+        try:
+            with os.scandir(where) as entries:
+                for entry in entries:
+                    seen += 1
+                    if seen > _MOST:
+                        return False
+                    if not entry.is_dir(follow_symlinks=False):
+                        continue
+                    if _BEING_WRITTEN.fullmatch(entry.name):
+                        return True
+                    if depth < _DEEPEST:
+                        left.append((entry.path, depth + 1))
+        except OSError:
+            continue
+    return False

@@ -1,0 +1,129 @@
+"""What the attempts of a run have saved on this host: whether it is whole, and its way to the next attempt.
+
+This module is part of the agent: stdlib only, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, Dict, Iterator, Sequence, Tuple
+
+from orchestrator.agent.shard_ranges import Row, identity_of, index_shard, list_shards
+from orchestrator.core.errors import AgentError, CheckpointError
+from orchestrator.core.paths import RunDir
+from orchestrator.core.records import Load
+from orchestrator.core.safe_open import open_safely, require_folder, require_regular
+from orchestrator.formats.ckpt_index import crc_matches, has_crc, map_file
+from orchestrator.formats.shard_sum import Sum, read_sum, sum_of
+
+__all__ = ["check_shard", "place", "saved"]
+
+_PLACE = re.compile(r"(?:rank_\d{1,7}/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
+_CHUNK = 1 << 20
+
+
+def saved(run: RunDir) -> Iterator[Row]:
+    """The shards of every attempt, as `list_shards` has them, each with the number of its `attempt`."""
+    for number in run.numbers() or [1]:  # a run of an older version has only its first
+        folder = run.pinned(number).attempt.checkpoint
+        for row in list_shards(str(folder), follow_links=False):
+            yield {**row, "attempt": number}
+
+
+def check_shard(path: str, identity: Sequence[int], *, hashed: bool) -> Dict[str, Any]:
+    """What `ShardCheck` says of a file. CheckpointError: damaged, cut, or not the file that was meant."""
+    _require_same(path, identity)
+    for _ in index_shard(path):
+        pass
+    expected = read_sum(path)
+    summed = expected is not None or _by_own_crc(path)
+    if expected is not None and expected != _found(path, expected):
+        raise CheckpointError("the checksum beside it does not fit: the file is damaged", where=path)
+    answer: Dict[str, Any] = {"summed": summed, "sha256": _sha256_of(path) if hashed else None}
+    _require_same(path, identity)
+    return answer
+
+
+def _found(path: str, expected: Sum) -> Sum:
+    """The checksum of the file; where it has another length, that is told without reading it."""
+    size = os.stat(path).st_size
+    return sum_of(path) if size == expected.size else Sum(size, 0)
+
+
+def _by_own_crc(path: str) -> bool:
+    """Whether the file carries a checksum of its own, which fits; CheckpointError where it does not."""
+    if not path.endswith(".ckpt"):
+        return False
+    with map_file(path) as buffer:
+        if not has_crc(buffer):
+            return False
+        if not crc_matches(buffer):
+            raise CheckpointError("the checksum does not fit: the file is damaged", where=path)
+    return True
+
+
+def _require_same(path: str, identity: Sequence[int]) -> None:
+    try:
+        status = require_regular(Path(path))
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror or error}", where=path) from error
+    if identity_of(status) != list(identity):
+        raise CheckpointError("has changed since it was listed", where=path, remedy="try again")
+
+
+def _sha256_of(path: str) -> str:
+    digest = hashlib.sha256()
+    try:
+        with os.fdopen(open_safely(Path(path), Path(path).parent), "rb") as file:
+            for block in iter(lambda: file.read(_CHUNK), b""):
+                digest.update(block)
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror or error}", where=path) from error
+    return digest.hexdigest()
+
+
+def place(run: RunDir, number: int, loads: Sequence[Load]) -> None:
+    """Put shards of earlier attempts where those of this one are loaded from: a second name of the same file.
+
+    Where the file system has no hard links they are copied. AgentError: such a file is not there any more, or
+    is another one by now.
+    """
+    if number != run.number:
+        raise AgentError(f"attempt {number} is not in force here", kind="other_attempt")
+    for load in loads:
+        source, target = _places(run, number, load)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            require_folder(target.parent)
+            _link(source, target)
+            is_same = identity_of(require_regular(target))[:2] == list(load.identity)[:2]
+        except OSError as error:
+            where = error.filename or load.source
+            raise AgentError(f"{where}: {error.strerror or error}", kind="missing_shard") from error
+        if not is_same:
+            target.unlink()
+            raise AgentError(f"{load.source} has changed since it was listed", kind="missing_shard")
+
+
+def _places(run: RunDir, number: int, load: Load) -> Tuple[Path, Path]:
+    source = Path(load.source)
+    inside = os.path.realpath(source).startswith(os.path.realpath(run.root) + os.sep)
+    if not inside or not _PLACE.fullmatch(load.path):
+        raise AgentError(f"{load.source}: is no shard of this run", kind="foreign")
+    return source, run.attempts / str(number) / "load" / load.path
+
+
+def _link(source: Path, target: Path) -> None:
+    require_regular(source)
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one that cannot
+        part = target.with_name(f".{target.name}")
+        shutil.copy2(source, part)
+        os.replace(part, target)

@@ -1,0 +1,127 @@
+"""The attempts of a run in its record: the next one put in force, or taken back as if it had never been.
+
+Pure, but for the record of the attempt before, which is kept beside that one's plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from orchestrator.control.host_loss import step_of
+from orchestrator.control.run_record import AttemptRecord, HostView, Refused, RunRecord, failed_launch
+from orchestrator.core.codec import DecodeError, dumps, load
+from orchestrator.core.errors import UsageError
+from orchestrator.core.paths import ControlDir, atomic_write
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+
+__all__ = [
+    "came_to_nothing",
+    "finished",
+    "keep_record",
+    "next_record",
+    "plan_of_record",
+    "with_hosts_before",
+    "with_news_of",
+]
+
+
+def finished(record: RunRecord) -> AttemptRecord:
+    """The attempt in force, which is over, with what is to be remembered of it."""
+    ranks = record.ranks()
+    steps = [step for rank in ranks if (step := step_of(rank)) is not None]
+    begun = [first for rank in ranks if isinstance(first := _first(rank.progress), int)]
+    left = tuple(name for name, view in record.hosts.items() if view.may_have_workers)
+    return dataclasses.replace(
+        record.attempts[-1],
+        cause=record.cause,
+        first_step=min(begun, default=None),
+        last_step=max(steps, default=None),
+        hosts=tuple(record.hosts),
+        left=left,
+    )
+
+
+def _first(progress: object) -> object:
+    first = progress.get("first") if isinstance(progress, dict) else None
+    return first.get("step") if isinstance(first, dict) else None
+
+
+def next_record(record: RunRecord, plan: LaunchPlan, now: float) -> RunRecord:
+    """The record of a run that has ended, with the attempt of this plan in force, which nobody started."""
+    begun = AttemptRecord(
+        plan.attempt.number,
+        plan.attempt.token,
+        started=now,
+        hosts=tuple(host.name for host in plan.hosts),
+    )
+    return RunRecord(
+        run_id=record.run_id,
+        job=record.job,
+        task=plan.task,
+        world_size=plan.world_size,
+        created=record.created,
+        updated=now,
+        hosts={host.name: HostView() for host in plan.hosts},
+        attempts=(*record.attempts[:-1], finished(record), begun),
+        watched=now,
+        claim=record.claim,
+    )
+
+
+def keep_record(control: ControlDir, record: RunRecord) -> None:
+    """Keep the record as it is when the attempt in force is over and another one is to follow."""
+    atomic_write(control.kept_record(record.attempts[-1].number), dumps(record))
+
+
+def came_to_nothing(
+    control: ControlDir, record: RunRecord, lines: Sequence[str], exit_code: int, now: float
+) -> RunRecord:
+    """The record of a launch that came to nothing: of a first attempt that, of a later one that of before.
+
+    That one is as it was when the attempt before was over, but for `refused`, which has what is to be told.
+    """
+    if len(record.attempts) < 2:
+        return failed_launch(record, lines, exit_code, now)
+    number = record.attempts[-2].number
+    path = control.kept_record(number)
+    try:
+        before = load(RunRecord, path, control.runs)
+    except (OSError, DecodeError):
+        return failed_launch(record, lines, exit_code, now)  # it cannot be told how it was before
+    refused = Refused(record.attempts[-1].number, tuple(lines), exit_code, now)
+    return dataclasses.replace(
+        before, claim=record.claim, refused=refused, watched=now, unwatched=None, elsewhere=""
+    )
+
+
+def with_news_of(record: RunRecord, number: int, left: Sequence[str]) -> RunRecord:
+    """The record with the hosts on which an attempt that is over may still run."""
+    attempts = tuple(
+        dataclasses.replace(each, left=tuple(left)) if each.number == number else each
+        for each in record.attempts
+    )
+    return dataclasses.replace(record, attempts=attempts)
+
+
+def plan_of_record(control: ControlDir, record: RunRecord, number: int | None = None) -> LaunchPlan:
+    """The plan of an attempt of this record, by default of the one in force.
+
+    Raises UsageError where the run has no such attempt, RunNotFound where its plan cannot be read.
+    """
+    known = [attempt.number for attempt in record.attempts]
+    wanted = known[-1] if number is None else number
+    if wanted not in known:
+        which = f"attempts 1 to {known[-1]}" if len(known) > 1 else "one attempt"
+        raise UsageError(f"run {record.run_id} has {which}, and no attempt {wanted}")
+    return read_plan(control.plan_of(wanted))
+
+
+def with_hosts_before(control: ControlDir, plan: LaunchPlan) -> LaunchPlan:
+    """The plan with the hosts of all other attempts behind its own: wherever the run has left something."""
+    hosts = {host.name: host for host in plan.hosts}
+    for number in control.numbers():
+        if number != plan.attempt.number and control.plan_of(number).exists():
+            for host in read_plan(control.plan_of(number)).hosts:
+                hosts.setdefault(host.name, host)
+    return dataclasses.replace(plan, hosts=tuple(hosts.values()))

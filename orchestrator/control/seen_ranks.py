@@ -1,0 +1,99 @@
+"""The ranks of a run that can be seen: what each of them does, and who is unlike the others."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
+from typing import TypeVar
+
+from orchestrator.control.health_findings import Finding, FindingKind
+from orchestrator.control.step_limits import LEARNT
+from orchestrator.core.records import Phase, RankStatus
+
+__all__ = ["Does", "Doing", "SeenRank", "finding_of", "most", "odd_ones", "span_of"]
+
+T = TypeVar("T")
+_LARGEST = 10**15
+
+
+class Doing(enum.Enum):
+    """What a rank does for which there is no phase."""
+
+    LAST = "last"  # it has made its last step
+    FIRST = "first"  # it is in its first save, evaluation or second compilation: how long is that?
+
+
+Does = Phase | Doing | None
+
+
+class SeenRank:
+    """One that runs, on a host that answers. `moved` is when it made a step or began a phase, at the last."""
+
+    __slots__ = ("does", "host", "moved", "phase_at", "phase_step", "status", "step")
+
+    def __init__(self, host: str, status: RankStatus, now: float) -> None:
+        self.host, self.status = host, status
+        self.step: int | None = None
+        self.moved = self.phase_at = now
+        self.phase_step = 0  # the step at which its phase began
+        self.does: Does = None
+
+    def note(self, status: RankStatus, known: Container[Phase]) -> None:
+        """What it is now; `known` are the phases of which it has had one.
+
+        The save of one that makes steps meanwhile is over, or holds up nobody.
+        """
+        self.status, phase = status, status.phase
+        if phase in LEARNT and (self.step or 0) > self.phase_step + 1:
+            phase = Phase.STEP
+        is_last = self.step is not None and self.step == status.progress.get("total_steps")
+        self.does = Doing.LAST if is_last and phase in (None, Phase.STEP) else phase
+        if phase in LEARNT and phase not in known:
+            self.does = Doing.FIRST
+
+
+def odd_ones(ranks: Mapping[int, SeenRank], held_up: Iterable[int]) -> tuple[int, ...]:
+    """Who is unlike the others: stopped or blocked, else behind in steps, else in another phase.
+
+    None where those would be half of them or more.
+    """
+    if found := tuple(sorted(held_up)):
+        return found
+    steps = {rank: seen.step for rank, seen in ranks.items() if seen.step is not None}
+    high = max(steps.values(), default=0)
+    behind = [rank for rank, step in steps.items() if step < high]
+    if behind and 2 * len(behind) < len(steps):
+        return tuple(sorted(behind))
+    usual = most(seen.does for seen in ranks.values())
+    others = [rank for rank, seen in ranks.items() if seen.does is not usual]
+    return tuple(sorted(others)) if 2 * len(others) < len(ranks) else ()
+
+
+def most(values: Iterable[T]) -> T | None:
+    """The most common of them; None of none."""
+    counted = Counter(values).most_common(1)
+    return counted[0][0] if counted else None
+
+
+def span_of(rank: RankStatus) -> float | None:
+    """The seconds between the first and the newest line of its metrics, where these are two."""
+    first, made = rank.progress.get("first"), rank.progress
+    if not isinstance(first, Mapping) or made.get("step") == first.get("step"):
+        return None
+    span = made.get("time", 0.0) - first.get("time", math.inf)
+    return span if 0 < span < _LARGEST else None
+
+
+def finding_of(kind: FindingKind, host: str, ranks: list[tuple[RankStatus, float]]) -> Finding:
+    """What is to be said of these ranks of a host, each since its time."""
+    first = ranks[0][0]
+    return Finding(
+        kind,
+        min(since for _, since in ranks),
+        tuple(sorted(rank.rank for rank, _ in ranks)),
+        host,
+        first.device_id if len(ranks) == 1 else None,
+        phase=first.phase,
+    )

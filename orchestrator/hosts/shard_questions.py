@@ -1,0 +1,71 @@
+"""The questions to an agent about what the attempts of a run have saved, see `agent_client`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.agent.shard_ranges import parse_name
+from orchestrator.core.codec import to_json
+from orchestrator.core.host_answers import IterationList, ShardCheck, ShardRow
+from orchestrator.core.records import Attempt, Load
+from orchestrator.hosts.agent_questions import AgentQuestions
+from orchestrator.hosts.conversation import Limits
+
+__all__ = ["ShardQuestions"]
+
+_MANY_ROWS = Limits(1 << 26, items=1 << 21)
+
+
+class ShardQuestions(AgentQuestions):
+    """Which shards there are, whether they are whole, and their way to the next attempt."""
+
+    def shards(self, run_id: str, *, timeout: float | None = None) -> tuple[ShardRow, ...]:
+        """The files of the attempt in force, or of the one that is addressed, without looking into them."""
+        return self._rows("shards", run_id, timeout)
+
+    def saved(self, run_id: str, *, timeout: float | None = None) -> tuple[ShardRow, ...]:
+        """The same of all attempts."""
+        rows = self._rows("saved", run_id, timeout)
+        self._expect(all(row.attempt for row in rows), "the number of an attempt")
+        return rows
+
+    def iterations(self, run_id: str, attempt: Attempt, *, timeout: float | None = None) -> IterationList:
+        """What an attempt has saved in the form of MindFormers' checkpoint 2.0."""
+        args = {"run_id": run_id, "meant": to_json(attempt)}
+        return self._ask(IterationList, "iterations", limits=_MANY_ROWS, timeout=timeout, **args)
+
+    def _rows(self, verb: str, run_id: str, timeout: float | None) -> tuple[ShardRow, ...]:
+        rows = self._ask(tuple[ShardRow, ...], verb, limits=_MANY_ROWS, timeout=timeout, run_id=run_id)
+        for row in rows:
+            said = {name: getattr(row, name) for name in ("rank", "rerun", "epoch", "step", "path")}
+            self._expect(parse_name(row.path) == said, "numbers as in a shard's name")
+        return rows
+
+    def check_shard(
+        self, path: str, identity: Sequence[int], *, hashed: bool = False, timeout: float | None = None
+    ) -> ShardCheck:
+        """Whether a file is whole; AgentError where it is not. `hashed`: the SHA-256 of its bytes, too."""
+        found = self._ask(
+            ShardCheck, "check_shard", timeout=timeout, path=path, identity=list(identity), hashed=hashed
+        )
+        self._expect(hashed == (found.sha256 is not None), "a hash where it was asked for")
+        return found
+
+    def place_shards(
+        self,
+        run_id: str,
+        number: int,
+        loads: Sequence[Load],
+        origin: tuple[int, int],
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Put shards of earlier attempts where attempt `number` loads them; `origin` is (attempt, step)."""
+        placed = to_json(tuple(loads))
+        self._do(
+            "place_shards", timeout=timeout, run_id=run_id, number=number, loads=placed, origin=list(origin)
+        )
+
+    def tell_step(self, run_id: str, number: int, step: int) -> None:
+        """Tell the host the newest step, of attempt `number`, that is complete over all hosts."""
+        self._do("tell_step", run_id=run_id, number=number, step=step)

@@ -1,0 +1,147 @@
+"""The plan of a run's next attempt: the same run on hosts that may be others, and what must be as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.config.inventory import Inventory
+from orchestrator.config.job import Job
+from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.yaml_reader import parse_yaml
+from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.core.records import WorkerSpec
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.plan.make_plan import make_plan
+
+__all__ = ["LOAD", "load_folder", "next_plan", "saved_layout"]
+
+LOAD = "load"
+# https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+# What a rank's shard depends on, of `parallel`.
+_LAYOUT = ("data_parallel", "model_parallel", "pipeline_stage", "optimizer_shard")
+# The folders of inputs that the command line chooses.
+_FOLDERS = {"data.path": "data", "data.tokenizer": "tokenizer", "model.preset": "preset"}
+# Of the inputs: the bundled code may be a newer one, and what was loaded is loaded no more.
+_MAY_DIFFER = ("code/", "inputs/load/")
+
+
+def load_folder(number: int) -> str:
+    """Where the ranks of an attempt find the shards that they go on from, in the run's directory."""
+    return f"attempts/{number}/{LOAD}"
+
+
+def next_plan(
+    before: LaunchPlan,
+    job: Job,
+    inventory: Inventory,
+    *,
+    fresh: bool = False,
+    overrides: Sequence[str] = (),
+    token: Callable[[int], str] = secrets.token_hex,
+) -> LaunchPlan:
+    """Plan the attempt after `before`. Touches no host; reads the files it will ship.
+
+    A training goes on from shards in `load_folder`; their `origin` says who chooses them. `fresh`: it begins
+    anew, as any other task does. `overrides` are those of this attempt. Raises ConfigError: what `make_plan`
+    does; another network or other data than the run has had.
+    """
+    number = before.attempt.number + 1
+    resumes = job.task in TRAINING and not fresh
+    if resumes:
+        # What it began with is in the shards.
+        options = dataclasses.replace(job.checkpoint, load=None, resume=None, distribute=False)
+        job = job.model_copy(update={"checkpoint": options})
+    plan = make_plan(
+        job,
+        inventory,
+        now=before.created,
+        run_id=before.run_id,
+        number=number,
+        token=token,
+        load=load_folder(number) if resumes else "",
+    )
+    if resumes and (
+        problems := [*_other_network(before, plan, job), *_other_inputs(before, plan, overrides)]
+    ):
+        raise ConfigError(problems)
+    if job.task == "command":
+        plan = _restarted(plan, number - 1)
+    notes = [*plan.notes, *(_changed_notes(before, plan) if resumes else [])]
+    return dataclasses.replace(plan, origin=None if resumes else (0, 0), notes=tuple(notes))
+
+
+def _restarted(plan: LaunchPlan, count: int) -> LaunchPlan:
+    """With the variable by which programs for torchrun know that they were started before."""
+
+    def told(worker: WorkerSpec) -> WorkerSpec:
+        return dataclasses.replace(worker, env={_RESTARTS: str(count), **worker.env})
+
+    manifests = {
+        name: dataclasses.replace(manifest, workers=tuple(map(told, manifest.workers)))
+        for name, manifest in plan.manifests.items()
+    }
+    return dataclasses.replace(plan, manifests=manifests)
+
+
+def saved_layout(plan: LaunchPlan) -> tuple[Any, ...]:
+    """What the shards of an attempt are cut by; equal ones have equal shards, rank by rank."""
+    parallel = _config(plan).get("parallel") or {}
+    return (plan.world_size, *(parallel.get(key) for key in _LAYOUT))
+
+
+def _config(plan: LaunchPlan) -> Mapping[str, Any]:
+    if not plan.worker_config:
+        return {}  # of a run that was found again
+    return parse_yaml("worker.yaml", plan.worker_config.encode()).data
+
+
+def _other_network(before: LaunchPlan, plan: LaunchPlan, job: Job) -> list[Problem]:
+    """The shards are of one network, and so is what it was trained on."""
+    old, new = _config(before), _config(plan)
+    problems = []
+    for at in (("model", "overrides"), ("model", "preset"), ("data", "seq_length"), ("data", "template")):
+        was, now = ((config.get(at[0]) or {}).get(at[1]) for config in (old, new))
+        if old and was != now:
+            what = f"is {now!r}, but the run has trained with {was!r}"
+            problems.append(
+                Problem(job.where(*at), what, "leave it, or launch a new run from its checkpoint")
+            )
+    return problems
+
+
+def _other_inputs(before: LaunchPlan, plan: LaunchPlan, overrides: Sequence[str]) -> list[Problem]:
+    """Files that the run was given, and that are others now under the same name."""
+    was, now = _inputs(before), _inputs(plan)
+    changed = [path for path in was if path in now and was[path] != now[path]]
+    chosen = {_FOLDERS.get(text.partition("=")[0].strip(), "") for text in overrides}
+    problems = []
+    for path in changed:
+        section = path.split("/")[1] if path.count("/") > 1 else path
+        if section not in chosen:
+            what = "is not what the run was given: the file has changed since"
+            remedy = "put it back, or choose it with --set (data.path=… and so on) if it is meant"
+            problems.append(Problem(str(plan.sources.get(now[path], path)), what, remedy))
+    return problems
+
+
+def _inputs(plan: LaunchPlan) -> dict[str, str]:
+    items = {item.path: item.sha256 for manifest in plan.manifests.values() for item in manifest.inputs}
+    return {path: sha256 for path, sha256 in items.items() if not path.startswith(_MAY_DIFFER)}
+
+
+def _changed_notes(before: LaunchPlan, plan: LaunchPlan) -> list[str]:
+    """What else of the worker's configuration is another one than before, a line each."""
+    old, new = _config(before), _config(plan)
+    notes = []
+    for section in ("train", "parallel", "data"):
+        was, now = old.get(section) or {}, new.get(section) or {}
+        notes += [
+            f"{section}.{key} is {value}, of the attempt before {was[key]}"
+            for key, value in now.items()
+            if key in was and was[key] != value and (key != "tokenizer" or value is not None)
+        ]
+    return notes

@@ -1,0 +1,232 @@
+"""The plan of a run's next attempt: which step it goes on from, and which bytes have to move for it.
+
+Nothing is moved here: hosts are asked what they have, and whether it is whole. What is on a rank's own host
+already stays where it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.checkpoint.assemble import Assembled
+from orchestrator.checkpoint.copy_plan import rank_outputs
+from orchestrator.checkpoint.cut.coverage import is_weight
+from orchestrator.checkpoint.cut.network_cut import NetworkCut
+from orchestrator.config.inventory import Host
+from orchestrator.config.job import Job
+from orchestrator.config.job_network import network_of
+from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.resume import Changes, next_job, require_ended
+from orchestrator.control.runs import current_record
+from orchestrator.core.errors import CheckpointError, ConfigError, UsageError
+from orchestrator.core.paths import ControlDir
+from orchestrator.core.records import Load
+from orchestrator.hosts.fleet import fleet_of
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+from orchestrator.plan.next_plan import next_plan, saved_layout
+from orchestrator.transfer.program_checkpoints import newest_checkpoint, telling
+from orchestrator.transfer.saved_attempts import (
+    CheckedStep,
+    assembled,
+    choose_checked,
+    gather_saved,
+    plans_of,
+)
+
+__all__ = ["Moves", "Resumption", "plan_resume", "shard_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What has to be moved, in bytes by host. `in_place` are the ranks whose host has their shard.
+
+    `collected` is read from each host, `sent` goes to each; `anew`: in another layout, so that the step is
+    put together here, and cut again.
+    """
+
+    in_place: tuple[int, ...] = ()
+    collected: Mapping[str, int] = field(default_factory=dict)
+    sent: Mapping[str, int] = field(default_factory=dict)
+    anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What going on with a run means; `step` is None where it begins anew."""
+
+    control: ControlDir
+    before: LaunchPlan
+    plan: LaunchPlan
+    job: Job
+    hosts: tuple[Host, ...]
+    step: CheckedStep | None = None
+    moves: Moves = Moves()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def at(self) -> tuple[int, int]:
+        """(attempt, step) that it goes on from; (0, 0): from the beginning."""
+        return self.step.step.at if self.step is not None else (0, 0)
+
+
+def plan_resume(control: ControlDir, changes: Changes) -> Resumption:
+    """Plan the next attempt of a run: asks its hosts what they have, and moves nothing.
+
+    `changes.step` is the step to go on from, by default the newest that is complete over all hosts; 0: from
+    the beginning. Raises UsageError for a run that cannot go on, ConfigError for what does not fit the run,
+    CheckpointError where no step is complete, with what lacks where.
+    """
+    record, before = current_record(control), read_plan(control.plan)
+    wanted = next_job(before, changes)
+    require_ended(record, before, wanted, changes.step)
+    trains = wanted.job.task in TRAINING
+    if changes.step and not trains:
+        raise UsageError(
+            f"task {wanted.job.task} has no steps of ours to go on from", remedy="leave out --step"
+        )
+    fresh = not trains or changes.step == 0
+    plan = next_plan(before, wanted.job, wanted.inventory, fresh=fresh, overrides=changes.overrides)
+    notes: tuple[str, ...] = (*wanted.notes, *plan.notes)
+    plans = plans_of(control)
+    hosts = _all_hosts(plans, plan)
+    if wanted.job.task == "command" and changes.step is None:
+        plan, lines = _told_to_program(plan, plans, hosts)
+        notes = (*notes, *lines)
+    if fresh:
+        return Resumption(control, before, plan, wanted.job, plan.hosts, notes=notes)
+    with fleet_of(hosts, plan.ssh) as fleet:
+        attempts, silent = gather_saved(fleet, plan.run_id, plans)
+        placed = {item.rank: item.host for item in plan.placements}
+        alike = [number for number, one in plans.items() if saved_layout(one) == saved_layout(plan)]
+        try:
+            step = choose_checked(fleet, attempts, placed=placed, same_layout=alike, step=changes.step)
+        except CheckpointError as error:
+            what = f"{error.what}{'; ' if silent else ''}{'; '.join(silent)}"
+            begin = f"`orchestrate resume {plan.run_id} --step 0` begins anew"
+            remedy = f"{error.remedy}; {begin}" if error.remedy else begin
+            raise CheckpointError(what, where=error.where, remedy=remedy) from None
+        whole = assembled(fleet, step)
+    _require_network(wanted.job, whole)
+    _require_steps_left(wanted.job, step, plan.run_id)
+    moves = (
+        _moves_in_place(step, placed)
+        if step.sources is not None
+        else _moves_anew(wanted.job, plan, step, whole)
+    )
+    told = (*notes, *silent, *step.step.notes(), *_unsummed(step))
+    plan = dataclasses.replace(plan, origin=step.step.at, loads=_loads(step, placed))
+    return Resumption(control, before, plan, wanted.job, hosts, step, moves, told)
+
+
+def _told_to_program(
+    plan: LaunchPlan, plans: Mapping[int, LaunchPlan], hosts: Sequence[Host]
+) -> tuple[LaunchPlan, list[str]]:
+    """The plan whose processes know which checkpoint of theirs is whole, if one is; and lines on it."""
+    with fleet_of(hosts, plan.ssh) as fleet:
+        attempts, silent = gather_saved(fleet, plan.run_id, plans)
+        found = newest_checkpoint(fleet, plan.run_id, attempts)
+    if found is None:
+        return plan, silent
+    where = f"attempts/{found.attempt}/checkpoint"
+    line = f"the newest whole checkpoint is of step {found.step}, in {where}: ORCHESTRATE_CHECKPOINT says so"
+    return telling(plan, found), [*silent, *found.notes, line]
+
+
+def _unsummed(step: CheckedStep) -> list[str]:
+    if not step.unsummed:
+        return []
+    return [
+        f"{step.unsummed} of {len(step.checks)} shards have no checksum: they are whole as far as their "
+        "structure tells"
+    ]
+
+
+def _all_hosts(plans: Mapping[int, LaunchPlan], plan: LaunchPlan) -> tuple[Host, ...]:
+    """Those of all attempts, and of the next; of one name as the newest knows it."""
+    hosts = {host.name: host for number in sorted(plans) for host in plans[number].hosts}
+    hosts.update({host.name: host for host in plan.hosts})
+    return tuple(hosts.values())
+
+
+def _require_network(job: Job, whole: Assembled) -> None:
+    """The tensors that were saved must be those of the job's network, with its shapes."""
+    try:
+        network = network_of(job)
+    except ConfigError:
+        return  # one that only the hosts know: its workers compare
+    saved = {tensor.spec.name: tensor.spec.dims for tensor in whole.tensors if is_weight(tensor.spec.name)}
+    expected = network.shapes()
+    wrong = [name for name in {**expected, **saved} if saved.get(name) != expected.get(name)]
+    if wrong:
+        first = wrong[0]
+        what = f"{first} is {saved.get(first)} in the shards, and {expected.get(first)} in the job's network"
+        raise CheckpointError(what, remedy=f"see {job.where('model')}")
+
+
+def _product(dims: Sequence[int]) -> int:
+    product = 1
+    for size in dims:
+        product *= size
+    return product
+
+
+def _require_steps_left(job: Job, step: CheckedStep, run_id: str) -> None:
+    steps, done = job.train.steps if job.train else None, step.step.at[1]
+    if steps is not None and done >= steps:
+        remedy = f"`orchestrate resume {run_id} --set train.steps=N` trains on"
+        raise UsageError(f"step {done} is saved, and the job has {steps}: nothing is left", remedy=remedy)
+
+
+def _moves_in_place(step: CheckedStep, placed: Mapping[int, str]) -> Moves:
+    """What goes from host to host where each rank's shard is there as it is; replicas on one host go once."""
+    in_place, sent, read = [], dict[str, int](), dict[str, int]()
+    seen = set()
+    for rank, (host, file) in (step.sources or {}).items():
+        if placed[rank] == host:
+            in_place.append(rank)
+        elif (placed[rank], host, file.path) not in seen:
+            seen.add((placed[rank], host, file.path))
+            sent[placed[rank]] = sent.get(placed[rank], 0) + file.identity[0]
+            read[host] = read.get(host, 0) + file.identity[0]
+    return Moves(tuple(in_place), read, sent)
+
+
+def _moves_anew(job: Job, plan: LaunchPlan, step: CheckedStep, whole: Assembled) -> Moves:
+    """Every slice is read once, and each host gets those of its ranks. Without the frames of files."""
+    parallel, specs = job.parallel, [tensor.spec for tensor in whole.tensors]
+    cut = NetworkCut(
+        network_of(job).family,
+        parallel.data_parallel,
+        parallel.model_parallel,
+        parallel.pipeline_stage,
+        parallel.optimizer_shard,
+    )
+    read: dict[str, int] = {}
+    for tensor in whole.tensors:
+        for part in tensor.slices:
+            host = min((holder.host for holder in part.holders), key=lambda name: read.get(name, 0))
+            nbytes = _product([stop - start for start, stop in part.region]) * tensor.spec.item_size
+            read[host] = read.get(host, 0) + nbytes
+    outputs = rank_outputs(whole, cut.strategies(specs))
+    sent: dict[str, dict[object, int]] = {}
+    for item in plan.placements:
+        output = outputs[item.rank]
+        sent.setdefault(item.host, {})[output.tensors] = output.nbytes
+    return Moves((), read, {host: sum(sizes.values()) for host, sizes in sent.items()}, anew=True)
+
+
+def shard_name(rank: int, step: CheckedStep) -> str:
+    """A shard below the folder that an attempt loads from, as its worker looks for it."""
+    choice = step.step.choice
+    return f"rank_{rank}/checkpoint_rank_{rank}-{choice.epoch}_{choice.step}.ckpt"
+
+
+def _loads(step: CheckedStep, placed: Mapping[int, str]) -> dict[str, tuple[Load, ...]]:
+    loads: dict[str, list[Load]] = {}
+    for rank, (host, file) in (step.sources or {}).items():
+        if placed[rank] == host:
+            size, changed, inode = file.identity
+            loads.setdefault(host, []).append(Load(shard_name(rank, step), file.path, (size, changed, inode)))
+    return {host: tuple(found) for host, found in loads.items()}

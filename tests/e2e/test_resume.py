@@ -1,0 +1,125 @@
+"""A training that is killed and goes on by one command: on its hosts, on a spare, on fewer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.testing.local_cluster import Cluster, eventually
+
+ROOT = Path(__file__).parents[2]
+STEPS = 16
+# Saved before it was killed, by both ranks.
+SAVED = 4
+
+pytestmark = pytest.mark.mindspore
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three hosts; two of them have finished a run, and had another one that a killed rank ended."""
+    cluster = Cluster.local(tmp_path_factory.mktemp("resume"), hosts=3, devices="0")
+    whole = cluster.launch(training(cluster, "whole"))
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    with cluster.launching(training(cluster, "broken")) as launch:
+        eventually(lambda: steps_made(cluster) > SAVED, what="steps")
+        hosts = cluster.status("broken")["hosts"]
+        os.kill(hosts["host2"]["status"]["ranks"][0]["process"]["pid"], signal.SIGKILL)
+        said, _ = launch.communicate(timeout=120)
+    assert launch.returncode == 1
+    assert f"Go on with it: orchestrate resume {run_id(cluster)}" in said
+    yield cluster
+    cluster.close()
+
+
+def training(cluster: Cluster, name: str) -> Path:
+    """Two replicas, one on each of two hosts."""
+    job = {
+        "name": name,
+        "task": "finetune",
+        "hosts": "host[1-2]",
+        "devices_per_host": 1,
+        "parallel": {"data_parallel": 2},
+        "model": {"preset": "tiny", "overrides": {"num_layers": 2}},
+        "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
+        "train": {"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2},
+        "checkpoint": {"save_steps": 2, "keep": 20},
+        "env": {"OMP_NUM_THREADS": 1},
+    }
+    path = cluster.folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return path
+
+
+def run_id(cluster: Cluster, name: str = "broken") -> str:
+    return str(cluster.status(name)["run_id"])
+
+
+def steps_made(cluster: Cluster) -> int:
+    found = list(cluster.folder.glob("hosts/host2/runs/broken-*/metrics/rank_1.jsonl"))
+    return max((step for path in found for step in losses(path)), default=0)
+
+
+def losses(path: Path) -> dict[int, float]:
+    """By step; lines that tell of phases have none."""
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def of_attempt(
+    cluster: Cluster, host: str, attempt: int, rank: int, name: str = "broken"
+) -> dict[int, float]:
+    home = cluster.folder / "hosts" / host / "runs" / run_id(cluster, name)
+    return losses(home / f"attempts/{attempt}/metrics/rank_{rank}.jsonl")
+
+
+def undisturbed(cluster: Cluster, *, after: int) -> dict[int, float]:
+    return {step: loss for step, loss in of_attempt(cluster, "host1", 1, 0, "whole").items() if step > after}
+
+
+def test_on_the_same_hosts_nothing_moves_and_nothing_differs(cluster: Cluster) -> None:
+    dry = cluster.run("resume", "broken", "--dry-run", "--json")
+    assert dry.returncode == 0, dry.stderr
+    told = json.loads(dry.stdout)
+    assert told["in_place"] == [0, 1] and told["bytes_sent"] == {} and told["from"]["attempt"] == 1
+    step = told["from"]["step"]
+    assert step >= SAVED and step % 2 == 0
+    first = of_attempt(cluster, "host1", 1, 0)
+    done = cluster.run("resume", "broken")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"attempt 2 goes on from step {step} of attempt 1" in done.stdout
+    for host, rank in (("host1", 0), ("host2", 1)):
+        found = of_attempt(cluster, host, 2, rank)
+        assert found == undisturbed(cluster, after=step)
+    assert of_attempt(cluster, "host1", 1, 0) == first  # of the first attempt nothing is touched
+    again = cluster.run("resume", "broken")
+    assert again.returncode == 2 and f"done all its {STEPS} steps" in again.stderr
+
+
+def test_on_a_spare_it_goes_on_from_replicas(cluster: Cluster) -> None:
+    shutil.rmtree(cluster.folder / "hosts/host1/runs" / run_id(cluster))  # its disk was replaced
+    words = ("resume", "broken", "--step", str(SAVED), "-i", cluster.inventory, "--hosts", "host[2-3]")
+    told = json.loads(cluster.run(*words, "--dry-run", "--json").stdout)
+    assert told["from"] == {"attempt": 2, "step": SAVED} or told["from"] == {"attempt": 1, "step": SAVED}
+    assert told["in_place"] == [0] and list(told["bytes_sent"]) == ["host3"]
+    done = cluster.run(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for host, rank in (("host2", 0), ("host3", 1)):
+        assert of_attempt(cluster, host, 3, rank) == undisturbed(cluster, after=SAVED)
+
+
+def test_on_one_host_the_layout_is_another_and_the_batch_the_same(cluster: Cluster) -> None:
+    done = cluster.run("resume", "broken", "--step", str(SAVED), "--hosts", "host3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "train.batch_size=8" in done.stderr
+    found = of_attempt(cluster, "host3", 4, 0)
+    assert found == pytest.approx(undisturbed(cluster, after=SAVED), rel=1e-5)
+    shown = cluster.run("resume", "broken", "--step", "5")
+    assert shown.returncode == 2 and "no rank has saved step 5" in shown.stderr
