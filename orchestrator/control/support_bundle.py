@@ -218,6 +218,8 @@ def _add_ours(
     writer.add_json("record.json", to_json(diagnosis.record))
     writer.add_json("plan.json", _without_values(to_json(plan)))
     writer.add("monitor.log", _end_of(control.monitor_log, control.runs))
+    if diagnosis.stacks is not None:
+        writer.add("stacks.txt", _end_of(diagnosis.stacks, control.runs))
 
 
 def _without_values(plan: Any) -> Any:
