@@ -80,6 +80,7 @@ LATE = {
     "orchestrator/cli/copy_progress.py",
     "orchestrator/cli/main.py",
     "orchestrator/cli/options.py",
+    "orchestrator/cli/sentences.py",
     "orchestrator/cli/units.py",
 }
 

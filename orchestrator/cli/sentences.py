@@ -57,12 +57,27 @@ def worker_name(rank: int | None) -> str:
 
 
 def cause_sentence(cause: Cause) -> str:
-    """`rank 3 on b exited with code 1`; where the evidence does not suffice, that it does not."""
+    """`rank 3 on b exited with code 1: out of memory of the device`, where its log says so much; where the
+    evidence does not suffice, that it does not."""
     if not cause.sure and cause.rank is None:
         how = end_sentence(cause.end)
         return f"not known: {ranks_text(cause.reporters[:1])} {how} first, and tells of the loss of another"
     sentence = " ".join(filter(None, [worker_name(cause.rank), "on", cause.host, end_sentence(cause.end)]))
-    return sentence if cause.sure else f"not certain, probably {sentence}"
+    if not cause.sure:
+        return f"not certain, probably {sentence}"
+    return ": ".join(filter(None, [sentence, _kind_name(cause)]))
+
+
+def _kind_name(cause: Cause) -> str:
+    """What its log says that went wrong: `no space left on the disk`; empty where it does not."""
+    end = cause.end
+    if end.kind not in (EndKind.EXITED, EndKind.SIGNALLED) or not (end.evidence or end.tail):
+        return ""
+    from orchestrator.control.cause import kind_of  # late: of a run that failed alone
+    from orchestrator.diagnosis.signatures import KINDS
+
+    kind = kind_of(cause)
+    return KINDS[kind].name_en if kind in KINDS else ""
 
 
 def host_note(view: HostView, *, counting: bool = True) -> str:

@@ -19,11 +19,13 @@ __all__ = [
     "accused_by",
     "bare",
     "is_formal",
+    "last_exception",
     "last_word",
     "meaning_of",
     "signature_of",
     "telling_lines",
     "telling_signature",
+    "tells_of_exceptions",
     "waited_for_by",
 ]
 
@@ -47,11 +49,16 @@ _HEADER = re.compile(
     r"[A-Z][\w/]{0,60}(?: [A-Z]\w{0,20}){0,6}\("
 )
 _OPEN_QUOTE = re.compile(r"(?:^|[\s:=(\[{,])(['\"])(?:(?!\1).)*$")
-_LAST_WORD = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception)\b(?::|$)")
+_IGNORED = "Exception ignored "
+_CHAINED = (
+    "During handling of the above exception, another exception occurred",
+    "The above exception was the direct cause of the following exception",
+)
+_LAST_WORD = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception)\b(?::|$)|(?:\w+\.)+\w*error: ")
 # What is wrong in a program or its data, whatever was logged before it.
 _PROGRAM_ERROR = re.compile(
     r"(?:\w+\.)*(?:Value|Type|Key|Index|Import|ModuleNotFound|FileNotFound|Assertion|Attribute|Name|Memory|Syntax|"
-    r"Indentation|ZeroDivision|NotImplemented|UnicodeDecode|UnicodeEncode|Permission|IsADirectory|NotADirectory|"
+    r"Indentation|FloatingPoint|Overflow|JSONDecode|ZeroDivision|NotImplemented|UnicodeDecode|UnicodeEncode|Permission|IsADirectory|NotADirectory|"
     r"Recursion|UnboundLocal)Error\b"
 )
 _WAITED_FOR = re.compile(
@@ -71,16 +78,16 @@ def telling_lines(text: str) -> Tuple[str, ...]:
     """
     found: List[str] = []
     rows: List[Signature] = []
-    last = ""
+    last = _LastWord()
     for line in text.splitlines()[-_LINES:]:
         line = line[:_WIDTH]
-        last = line if last_word(line) else last
+        last.see(line)
         if len(found) < _MOST:
             row = signature_of(line)
             if row is not None and rows.count(row) < _MOST_OF_A_ROW:
                 rows.append(row)
                 found.append(line)
-    return (*found, *([last] if last and last not in found else []))
+    return (*found, *([last.line] if last.line and last.line not in found else []))
 
 
 def meaning_of(lines: Iterable[str]) -> Optional[Meaning]:
@@ -100,14 +107,14 @@ def telling_signature(lines: Iterable[str]) -> Tuple[Optional[Signature], str]:
 
 @functools.lru_cache(maxsize=4096)  # a run of many ranks is judged every second
 def _telling(lines: Tuple[str, ...]) -> Tuple[Optional[Signature], str]:
-    first, said, last = None, "", ""
+    first, said, last = None, "", _LastWord()
     for line in lines:
-        last = line if last_word(line) else last
+        last.see(line)
         row = None if first is not None and not first.is_soft else signature_of(line)
         if row is not None and (first is None or (row.meaning is Meaning.CULPRIT and not row.is_soft)):
             first, said = row, line
-    if last and _is_program_error(last):
-        return _program_error_of(last), last
+    if _is_program_error(last.line):
+        return _program_error_of(last.line), last.line
     return first, said
 
 
@@ -136,6 +143,41 @@ def last_word(line: str) -> str:
     prefix = _PREFIX.match(line)
     line = line[prefix.end() :] if prefix is not None else line
     return line if _LAST_WORD.match(line) else ""
+
+
+class _LastWord:
+    """The last exception of a log, as its lines are seen one after the other.
+
+    What Python only ignores is none. What was raised while another's loss was handled follows from that loss,
+    which remains the last word.
+    """
+
+    def __init__(self) -> None:
+        self.line = ""
+        self._is_ignored = self._follows = False
+
+    def see(self, line: str) -> None:
+        if _IGNORED in line:
+            self._is_ignored = True
+        elif line.startswith(_CHAINED):
+            row = signature_of(self.line) if self.line else None
+            self._follows = row is not None and row.meaning is not Meaning.CULPRIT
+        elif last_word(line):
+            self.line = self.line if self._is_ignored or self._follows else line
+            self._is_ignored = self._follows = False
+
+
+def tells_of_exceptions(line: str) -> bool:
+    """Whether a line must be kept for what the last exception of a log is."""
+    return _IGNORED in line or line.startswith(_CHAINED) or bool(last_word(line))
+
+
+def last_exception(lines: Iterable[str]) -> str:
+    """The last exception that a process tells of, whatever it is of; empty where there is none."""
+    last = _LastWord()
+    for line in lines:
+        last.see(line)
+    return last.line
 
 
 def bare(line: str, width: int = _WIDTH) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import signal
 from collections.abc import Sequence
 
@@ -114,11 +115,22 @@ def _without_a_word(scene: Scene, rank: RankEvidence) -> Finding:
     if rank.end is not None and rank.end.exit_code == SAVED_EXIT:
         return _finding(scene, rank, "terminated", "", Weight.VAGUE, Told(None))
     if number is None or number == signal.SIGINT:
-        return _finding(scene, rank, "exited", "", Weight.VAGUE, Told(None))
+        return _raised(scene, rank)
     if number == signal.SIGTERM:
         return _finding(scene, rank, "terminated", "", Weight.VAGUE, Told(None))
     weight = Weight.VAGUE if number == signal.SIGABRT else Weight.PLAIN
     return _finding(scene, rank, "crashed", "", weight, Told(None))
+
+
+# The library and not the program has raised what speaks of these.
+_OF_LIBRARIES = re.compile(r"(?i)hccl|\bacl|NPU function error|ascend|kernel_graph|DistBackendError")
+
+
+def _raised(scene: Scene, rank: RankEvidence) -> Finding:
+    """An end by an exception of which the table knows nothing, or by an exit code alone."""
+    line = scene.told[rank.rank].exception
+    kind = "exited" if line is None or _OF_LIBRARIES.search(line.text) else "program_error"
+    return _finding(scene, rank, kind, "", Weight.VAGUE, Told(None, line))
 
 
 # Hosts.

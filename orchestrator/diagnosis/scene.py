@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from orchestrator.core.ends import EndKind
-from orchestrator.core.log_signatures import Meaning, bare, last_word, signature_of, telling_signature
+from orchestrator.core.log_signatures import (
+    Meaning,
+    bare,
+    last_exception,
+    signature_of,
+    telling_signature,
+    tells_of_exceptions,
+)
 from orchestrator.core.signature_table import Signature
 from orchestrator.core.states import RankState
 from orchestrator.diagnosis.evidence import Case, Culprit, HostEvidence, LogLine, Proof, RankEvidence
@@ -37,6 +44,7 @@ class Told:
     row: Signature | None
     line: LogLine | None = None
     time: float | None = None
+    exception: LogLine | None = None  # the last one, where no row fits
 
     @property
     def meaning(self) -> Meaning | None:
@@ -80,7 +88,7 @@ class Scene:
         """What each rank has told of itself."""
         found: dict[int, dict[str, list[Said]]] = {number: {} for number in self.ranks}
         for said in self.said:
-            if said.line.source != RUN_LOG and (said.row is not None or last_word(said.text)):
+            if said.line.source != RUN_LOG and (said.row is not None or tells_of_exceptions(said.text)):
                 found[said.speaker].setdefault(said.line.source, []).append(said)
         return {number: _told(self.ranks[number], sources.values()) for number, sources in found.items()}
 
@@ -201,11 +209,17 @@ def code_in(line: str) -> str:
     return (found[1] or found[2]) if found is not None else ""
 
 
-def _told(rank: RankEvidence, sources: Iterable[Sequence[Said]]) -> Told:
+def _told(rank: RankEvidence, sources: Collection[Sequence[Said]]) -> Told:
     """Of its logs each tells its first error. Its own error counts before what it noticed of others, for of
     two logs nobody knows which was first; an error that may follow from another's failure comes last."""
     found = [told for telling in sources if (told := _first(rank, telling)).row is not None]
-    return min(found, key=_order, default=Told(None))
+    ended = [_raised(telling) for telling in sources]
+    return min(found, key=_order, default=Told(None, exception=next(filter(None, ended), None)))
+
+
+def _raised(telling: Sequence[Said]) -> LogLine | None:
+    text = last_exception(said.line.text for said in telling)
+    return next((said.line for said in telling if text and said.line.text == text), None)
 
 
 def _order(told: Told) -> tuple[int, int]:

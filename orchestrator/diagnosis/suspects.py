@@ -172,7 +172,16 @@ def silent(scene: Scene) -> Finding | None:
         return None
     kind = _missed_kind(scene, victims)
     proofs = tuple(proof for number in victims[:3] for proof in scene.proof(number, scene.told[number].line))
-    return Finding(kind, scene.culprit(quiet[0]), proofs, certainty=_LIKELY)
+    return Finding(kind, scene.culprit(quiet[0]), (*_steps_made(scene, quiet[0]), *proofs), certainty=_LIKELY)
+
+
+def _steps_made(scene: Scene, rank: int) -> tuple[Proof, ...]:
+    """That it made fewer steps than others, where it did."""
+    own = scene.ranks[rank]
+    steps = [other.step for other in scene.ranks.values() if other.step is not None]
+    if own.step is None or own.step >= max(steps):
+        return ()
+    return (Proof(own.host, rank, "steps", f"step {own.step}, others {max(steps)}"),)
 
 
 def _missed_kind(scene: Scene, victims: Sequence[int]) -> str:

@@ -102,6 +102,10 @@ def test_the_cause_is_told_by_rank_and_host() -> None:
     end = End(EndKind.SIGNALLED, signal=9)
     assert cause_sentence(Cause("b", 3, end, 0.0)) == "rank 3 on b was killed by signal 9"
     assert cause_sentence(Cause("b", SCHEDULER, end, 0.0)) == "scheduler on b was killed by signal 9"
+    full = End(EndKind.EXITED, exit_code=1, evidence=("OSError: [Errno 28] No space left on device",))
+    assert cause_sentence(Cause("b", 3, full, 0.0)) == (
+        "rank 3 on b exited with code 1: no space left on the disk"
+    )
 
 
 def test_ranks_are_told_as_ranges() -> None:

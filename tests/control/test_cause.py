@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.sentences import cause_sentence, end_sentence
-from orchestrator.control.cause import cause_of, victims_of
+from orchestrator.control.cause import case_of, cause_of, kind_of, victims_of
 from orchestrator.control.run_record import Cause, HostView
 from orchestrator.control.run_tally import fold_run
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
@@ -284,6 +284,32 @@ def test_a_host_that_was_restarted_goes_before_the_exits_that_it_caused() -> Non
     }
     cause = cause_of(hosts, NOW)
     assert cause is not None and (cause.host, cause.rank) == ("b", 2)
+
+
+def test_who_tells_of_a_link_is_not_the_cause_while_the_peer_failed() -> None:
+    line = (
+        "EI0013: [PID: 7] 2025 An error CQE occurred during operator execution. Local information: server a"
+    )
+    speaks = view("a", rank(0, "failed", ended=100.0, exit_code=1, evidence=(line,)), rank(1, "stopped"))
+    peer = view("b", rank(2, "failed", ended=101.0, exit_code=1, tail=("KeyError: 'x'",)), rank(3, "stopped"))
+    cause = cause_of({"a": speaks, "b": peer}, NOW)
+    assert cause is not None and (cause.rank, cause.sure, cause.reporters) == (2, True, (0,))
+    assert kind_of(cause) == "program_error"
+    alone = cause_of({"a": speaks, "b": view("b", rank(2, "stopped"), rank(3, "stopped"))}, NOW)
+    assert alone is not None and (alone.rank, alone.sure) == (None, False)
+
+
+def test_what_hosts_have_told_is_a_case_for_the_judge() -> None:
+    lost = view("b", rank(2), rank(3, "stopped"), error="b: no route", lost=True, clock=clock(-1.0, 0.5))
+    a = view("a", victim(0, 101.0), rank(1, progress={"step": 7}), clock=clock(1.0))
+    assert a.status is not None
+    a = dataclasses.replace(a, status=dataclasses.replace(a.status, scheduler=scheduler()))
+    case = case_of({"a": a, "b": lost}, NOW)
+    first, second, told, third, _ = case.ranks
+    assert (first.rank, first.time, first.error, first.lines[0].text) == (0, 100.0, 0.05, PEER_8)
+    assert (second.step, second.device, told.rank, told.device) == (7, 1, SCHEDULER, None)
+    assert (str(third.state), case.hosts["b"].lost, case.hosts["a"].lost) == ("lost", True, False)
+    assert case.world_size == 4 and not case.stopped_by_hand
 
 
 def test_the_only_rank_of_a_run_has_no_peer_in_it() -> None:

@@ -68,6 +68,30 @@ def test_the_first_error_counts_and_the_programs_own_before_all() -> None:
     assert meaning_of(telling_lines(log)) is Meaning.CULPRIT
 
 
+RAISED = "Traceback (most recent call last):"
+HANDLED = "During handling of the above exception, another exception occurred:"
+
+
+@pytest.mark.parametrize(
+    ("log", "meaning"),
+    [
+        # What is raised while the loss of a peer is handled follows from that.
+        ((RAISED, VICTIMS[9], "", HANDLED, "", RAISED, CULPRITS[8]), Meaning.VICTIM),
+        ((RAISED, "RuntimeError: x", "", HANDLED, "", RAISED, CULPRITS[8]), Meaning.CULPRIT),
+        ((RAISED, CULPRITS[8], "", HANDLED, "", RAISED, VICTIMS[9]), Meaning.VICTIM),
+        # What Python ignores, at its end say, is no error.
+        ((VICTIMS[0], "Exception ignored in: <function x>", RAISED, "TypeError: no"), Meaning.VICTIM),
+        (("Exception ignored in: <function x>", RAISED, "TypeError: no"), None),
+        (("Exception ignored in: <function x>", RAISED, "TypeError: no", CULPRITS[8]), Meaning.CULPRIT),
+        # What may follow from another error gives way to one that does not.
+        (("launch failed, error code is 207001", "error code is 507018"), Meaning.CULPRIT),
+    ],
+)
+def test_which_exception_is_the_last_word(log: tuple[str, ...], meaning: Meaning | None) -> None:
+    assert meaning_of(log) is meaning
+    assert meaning_of(telling_lines("\n".join(log))) is meaning
+
+
 def test_old_lines_of_a_long_log_say_nothing_of_its_end() -> None:
     log = "\n".join([VICTIMS[9], *(f"step {number}" for number in range(300)), "RuntimeError: overflow"])
     assert telling_lines(log) == ("RuntimeError: overflow",)

@@ -50,6 +50,7 @@ class Example:
     is_published: bool
     victim_first: bool
     is_unknown: bool
+    is_later: bool  # not gathered before the signatures were written
 
     def complaint(self, cause: Cause) -> str:
         """What is wrong with this verdict; empty where nothing is."""
@@ -74,7 +75,7 @@ class Example:
 def read_corpus() -> list[Example]:
     """Every case of every file, in their order."""
     return [
-        _example(data)
+        _example(data, path.name >= "09")
         for path in sorted(CORPUS.glob("*.yaml"))
         for data in yaml.safe_load(path.read_text("utf-8"))
     ]
@@ -94,7 +95,7 @@ def _is_meant(named: Data, culprit: Culprit) -> bool:
     return named["rank"] == "any" or culprit.rank == named["rank"]
 
 
-def _example(data: Data) -> Example:
+def _example(data: Data, is_later: bool) -> Example:
     hosts = data.get("hosts", {})
     ranks = tuple(rank for group in _devices(data["ranks"]) for rank in _group(group, data.get("clock", {})))
     names = {rank.host for rank in ranks} | set(hosts)
@@ -112,6 +113,7 @@ def _example(data: Data) -> Example:
         bool(data.get("published")),
         data.get("first") == "victim",
         bool(data.get("unknown")),
+        is_later,
     )
 
 
