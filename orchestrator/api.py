@@ -304,7 +304,7 @@ def folded_logs(
 
 
 def metrics(run: Run | str | None = None, *, rank: int = 0) -> list[dict[str, Any]]:
-    """What a rank has told of its steps, by step, over all attempts: the newest that has made a step counts."""
+    """What a rank has told of its steps, by step, over all attempts: the newest that made a step counts."""
     from orchestrator.control.metrics_curve import curve_of
 
     control = find(run, started=True)

@@ -66,7 +66,7 @@ def claim_in(args: Mapping[str, Any]) -> Claim:
 
 
 def reading(workdir: Workdir, args: Mapping[str, Any]) -> RunDir:
-    """The run of a request that reads what an attempt wrote; AgentError, kind `no_run`, where it is not here."""
+    """The run of a request that reads what an attempt wrote; AgentError, kind `no_run`, where that is not."""
     run, meant = _found(workdir, args)
     if meant is None:
         return run

@@ -27,6 +27,7 @@ __all__ = [
     "Store",
     "put_file",
     "sha256_of",
+    "sha256_of_file",
 ]
 
 _CHUNK = 1 << 20
@@ -44,6 +45,15 @@ def sha256_of(data: bytes) -> str:
     """The SHA-256 of a small file, in hexadecimal."""
     digest: str = _small_sha256(data).hexdigest()
     return digest
+
+
+def sha256_of_file(file: BinaryIO) -> str:
+    """The SHA-256 of a file of any size, in hexadecimal."""
+    digest = _sha256()
+    for block in iter(lambda: file.read(_CHUNK), b""):
+        digest.update(block)
+    found: str = digest.hexdigest()
+    return found
 
 
 class Store:

@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, TypeVar
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
 from orchestrator.agent.status_file import StatusFile
+from orchestrator.core.claims import KeptClaim, Tombstone
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, load
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
@@ -161,8 +162,6 @@ def _on_host(run: RunDir) -> Optional[RunOnHost]:
 
 def _with_claim(run: RunDir, found: RunOnHost) -> RunOnHost:
     """With who may act on the run, and what of it is over, as far as this host was told."""
-    from orchestrator.core.claims import KeptClaim, Tombstone  # late: most sessions look at one run
-
     with contextlib.suppress(OSError, DecodeError):
         claim = load(KeptClaim, run.claim, run.runs).claim
         found = replace(found, epoch=claim.epoch, holder=claim.holder)

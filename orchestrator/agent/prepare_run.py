@@ -11,20 +11,19 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Mapping, Optional
 
 from orchestrator.agent import attempt_guard, daemon, host_probe
-from orchestrator.agent.content_store import Store, sha256_of
+from orchestrator.agent.content_store import Store, sha256_of, sha256_of_file
+from orchestrator.core.attempt_files import make_way
 from orchestrator.core.claims import NO_CLAIM
 from orchestrator.core.codec import dumps
 from orchestrator.core.errors import AgentError
-from orchestrator.core.paths import RunDir, Workdir
+from orchestrator.core.paths import AttemptDir, RunDir, Workdir
 from orchestrator.core.records import Claim, Input, Manifest
 from orchestrator.core.safe_open import open_safely, require_folder
 
 __all__ = ["prepare"]
-
-_BLOCK = 1 << 20
 
 
 def prepare(
@@ -48,31 +47,16 @@ def prepare(
         )
     run, mine = workdir.run(manifest.run_id), manifest.attempt
     if mine.number > 1:
+        # In this order: who may not act clears nothing away.
+        attempt_guard.require_claim(workdir, manifest.run_id, claim)
         attempt_guard.require_room(workdir, manifest.run_id, mine)
     files = {"manifest.json": dumps(manifest), "worker.yaml": worker_config}
     if rank_table is not None:
         files["rank_table.json"] = rank_table
     is_there = mine.number > 1 and os.path.lexists(run.root)
-    if is_there:
+    attempt = _made(run, manifest, files, is_there)
+    try:
         attempt_guard.take_claim(run, claim)
-    try:
-        attempt = run.make(
-            mine.number,
-            mine.token,
-            answers=manifest.launch.get("task") == "predict",
-            rank_table=rank_table is not None,
-            files=files,
-        )
-    except FileExistsError:
-        which = f"attempt {mine.number} of run" if is_there else "run"
-        raise AgentError(f"{which} {manifest.run_id} exists already", kind="run_exists") from None
-    except BaseException:
-        if not is_there or run.numbers()[-1:] == [mine.number]:
-            run.discard(mine.number, mine.token)
-        raise
-    try:
-        if not is_there:
-            attempt_guard.take_claim(run, claim)
         _place_inputs(Store(workdir.store), run, manifest)
         daemon.spawn(manifest, run, workdir)
     except BaseException:
@@ -85,6 +69,26 @@ def prepare(
     return {"hashes": hashes, "run_dir": str(run.root)}
 
 
+def _made(run: RunDir, manifest: Manifest, files: Mapping[str, str], is_there: bool) -> AttemptDir:
+    """The tree of the attempt; what fails leaves no trace."""
+    mine = manifest.attempt
+    try:
+        return run.make(
+            mine.number,
+            mine.token,
+            answers=manifest.launch.get("task") == "predict",
+            rank_table="rank_table.json" in files,
+            files=files,
+        )
+    except FileExistsError:
+        which = f"attempt {mine.number} of run" if is_there else "run"
+        raise AgentError(f"{which} {manifest.run_id} exists already", kind="run_exists") from None
+    except BaseException:
+        if not is_there or run.numbers()[-1:] == [mine.number]:
+            run.discard(mine.number, mine.token)
+        raise
+
+
 def _place_inputs(store: Store, run: RunDir, manifest: Manifest) -> None:
     number = manifest.attempt.number
     is_first = len(run.numbers()) < 2
@@ -92,8 +96,6 @@ def _place_inputs(store: Store, run: RunDir, manifest: Manifest) -> None:
         if not is_first:
             if _is_there(run, item):
                 continue
-            from orchestrator.core.attempt_files import make_way  # late: few runs have a second attempt
-
             make_way(run, number, item.path)
         store.place(item, run.root)
 
@@ -112,10 +114,5 @@ def _is_there(run: RunDir, item: Input) -> bool:
         handle = open_safely(run.root / item.path, run.runs)
     except OSError:
         return False
-    import hashlib  # late: it is slow to load, and a first attempt compares nothing
-
-    digest = hashlib.sha256()
     with os.fdopen(handle, "rb") as file:
-        for block in iter(lambda: file.read(_BLOCK), b""):
-            digest.update(block)
-    return digest.hexdigest() == item.sha256
+        return sha256_of_file(file) == item.sha256

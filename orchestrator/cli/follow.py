@@ -35,8 +35,8 @@ def follow(
 
     With `warn` what the checks before the start doubted goes to stderr, once, as soon as it is known. With
     `as_json` nothing is shown but the record at the end. Ctrl-C undoes a launch that is under way and
-    detaches from a run that has started. `attempt` is the one that was launched, if it is known: where it comes
-    to nothing, that is told and its exit code returned.
+    detaches from a run that has started. `attempt` is the one that was launched, if it is known: where it
+    comes to nothing, that is told and its exit code returned.
     """
     console = Console()
     records = _records(control, until_started, warn)

@@ -48,7 +48,7 @@ def _first(progress: object) -> object:
 
 
 def next_record(record: RunRecord, plan: LaunchPlan, now: float) -> RunRecord:
-    """The record of a run that has ended, with the attempt of this plan in force, which nobody has started."""
+    """The record of a run that has ended, with the attempt of this plan in force, which nobody started."""
     begun = AttemptRecord(
         plan.attempt.number,
         plan.attempt.token,

@@ -43,8 +43,8 @@ def stone_of(record: RunRecord, attempt: AttemptRecord, now: float) -> Tombstone
 class Fence:
     """The attempts of a run before the one in force, as far as they may still run somewhere.
 
-    `fleet` are the hosts of the attempt in force; `fleet_of` makes connections to others. While a launch is under
-    way all hosts of the attempt before are asked, later those that have not answered.
+    `fleet` are the hosts of the attempt in force; `fleet_of` makes connections to others. While a launch is
+    under way all hosts of the attempt before are asked, later those that have not answered.
     """
 
     def __init__(

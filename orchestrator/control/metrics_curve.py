@@ -34,7 +34,7 @@ def joined(attempts: Iterable[tuple[int, Iterable[Mapping[str, Any]]]]) -> list[
 
 
 def rows_of(pieces: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The lines of a metrics file that have a step; others, and one that is just being written, are passed over."""
+    """The lines of a metrics file that have a step; others, and one that is cut, are passed over."""
     rest = b""
     for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")
@@ -54,9 +54,10 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def curve_of(control: ControlDir, record: RunRecord, rank: int = 0) -> list[dict[str, Any]]:
-    """What this rank has told of its steps in all attempts. Raises the errors of hosts, UsageError: no such rank.
+    """What this rank has told of its steps in all attempts.
 
-    An attempt whose host has nothing of it any more is left out.
+    Raises the errors of hosts, and UsageError where there is no such rank. An attempt whose host has nothing
+    of it any more is left out.
     """
     curves: list[tuple[int, Sequence[Mapping[str, Any]]]] = []
     found = False

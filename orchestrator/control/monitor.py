@@ -10,6 +10,7 @@ from typing import Protocol
 
 from orchestrator.control.attempts import came_to_nothing
 from orchestrator.control.fence import Fence, FleetOf
+from orchestrator.control.found_runs import free_of_what_is_over
 from orchestrator.control.monitor_process import cannot_write
 from orchestrator.control.monitor_socket import MonitorSocket, Watched
 from orchestrator.control.record_journal import RecordWriter
@@ -132,7 +133,13 @@ class Monitor:
             self._report("ending what is left of attempts before")
             self._fence.close_in()
             self._record = self._fence.noted(self._record)
-        self._plan = check_hosts(self._plan, fleet, self._report, self._warn)
+        self._plan = check_hosts(
+            self._plan,
+            fleet,
+            self._report,
+            self._warn,
+            free=lambda hosts: free_of_what_is_over(fleet, hosts, self._control.runs),
+        )
         write_plan(self._control.plan, self._plan)
         start_run(self._plan, fleet, self._report)
         self._has_started = True
@@ -218,10 +225,14 @@ class Monitor:
         number, now = self._record.attempts[-1].number, self._scheduling.time()
         record = came_to_nothing(self._control, self._record, error_lines(error), error.exit_code, now)
         deadline = self._scheduling.monotonic() + _LAST_WORD
+        is_taken_back = record.attempts[-1].number != number
+        if is_taken_back:
+            with contextlib.suppress(OSError):  # the record says which it is
+                self._control.put_in_force(record.attempts[-1].number)
         with contextlib.suppress(KeyboardInterrupt):
             while not (written := self._save(record)) and self._scheduling.monotonic() < deadline:
                 self._scheduling.sleep(_INTERVAL)
-            if written and record.attempts[-1].number != number:
+            if is_taken_back and written:
                 self._control.discard(number)
 
     def _write(self, record: RunRecord) -> None:
@@ -246,7 +257,7 @@ class Monitor:
 
 
 def _plan_in_force(control: ControlDir, record: RunRecord) -> LaunchPlan:
-    """The plan of the attempt that the record is of, which counts: who wrote both may have been ended between."""
+    """The plan of the attempt that the record is of, which counts: who wrote both may have died between."""
     number = record.attempts[-1].number
     if control.in_force not in (None, number) and control.plan_of(number).exists():
         control.put_in_force(number)

@@ -97,8 +97,8 @@ def _begin(control: ControlDir, handle: int, watch_only: bool) -> None:
 def end_monitor(control: ControlDir) -> None:
     """End the monitor of a run, if one lives; it undoes a launch that is under way.
 
-    That of a run that has ended may live on, to stop what is left on hosts that were lost. Raises TransportError
-    where it lives on another machine, UsageError where it does not end.
+    That of a run that has ended may live on, to stop what is left on hosts that were lost. Raises
+    TransportError where it lives on another machine, UsageError where it does not end.
     """
     deadline = time.monotonic() + _PATIENCE
     living = living_monitor(control)

@@ -1,4 +1,4 @@
-"""The claim of this control node on a run: who we are, what we ask on it, and how another one's is taken over."""
+"""The claim of this control node on a run: who we are, what we ask on it, how one is taken over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONGEST = 200
 
 
 def here(control: ControlDir) -> str:
-    """How this control node is called where it holds a claim: the account, the machine, the state directory."""
+    """How this control node is called where it has a claim: the account, the machine, the state directory."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # an account without a name

@@ -131,8 +131,8 @@ class HostView:
 class AttemptRecord:
     """One start of all workers; its plan, with its ports and its rank table, is in `attempts/<number>/`.
 
-    Once another one has followed, `cause`, the steps that it made, its hosts, and of these those that are `left`:
-    on which it may still run, since nobody has been able to ask them.
+    Once another one has followed: its `cause`, the steps that it made, its hosts, and of these those that are
+    `left`, on which it may still run, since nobody has been able to ask them.
     """
 
     number: int = 1
@@ -149,7 +149,7 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A launch of another attempt that came to nothing, so that the one before is in force: what was told of it."""
+    """A launch of another attempt that came to nothing, so that the one before is in force; why."""
 
     number: int
     errors: tuple[str, ...] = ()

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Timeouts
-from orchestrator.control.attempts import came_to_nothing, with_hosts_before
+from orchestrator.control.attempts import came_to_nothing, next_record, with_hosts_before
+from orchestrator.control.found_runs import highest_claim, newest_attempt, tell_what_is_over
 from orchestrator.control.monitor_client import newest_record
 from orchestrator.control.monitor_lock import living_monitor
 from orchestrator.control.monitor_process import cannot_write, monitor_pid, watched_again
-from orchestrator.control.found_runs import highest_claim, newest_attempt, tell_what_is_over
 from orchestrator.control.run_claim import address_of, first_claim
 from orchestrator.control.run_claim import take_over as take_run_over
 from orchestrator.control.run_record import RunRecord, new_record, read_record, write_record
@@ -203,7 +203,7 @@ def rediscover(
 
     Returns a line on each thing among a host's runs that cannot be read, and which hosts failed.
     """
-    known = {run.run_id for run in known_runs(root)}
+    known = {run.run_id: run for run in known_runs(root)}
     # Late: most commands ask no host, and people wait for them.
     from orchestrator.hosts.allocation import StaticAllocation
 
@@ -219,11 +219,13 @@ def rediscover(
                     found.setdefault(run.manifest.run_id, {})[host] = run
         plans = []
         for run_id, there in found.items():
-            others += tell_what_is_over(fleet, there)
-            if run_id in known:
-                continue
+            ours = known.get(run_id)
+            others += tell_what_is_over(fleet, there, None if ours is None else _readable(ours))
             try:
-                plans.append(_plan_again(inventory, newest_attempt(there)))
+                if ours is not None:
+                    _follow_newest(ours, there, inventory, fleet)
+                else:
+                    plans.append(_plan_again(inventory, newest_attempt(there)))
             except ValueError as error:  # pydantic's, of a launch that was none
                 others.append(f"{run_id}: its manifest cannot be read: {str(error).splitlines()[0]}")
         for plan in sorted(plans, key=lambda plan: plan.created):
@@ -231,7 +233,35 @@ def rediscover(
     return others, answers.errors
 
 
-def _plan_again(inventory: Inventory, manifests: Mapping[str, Manifest]) -> LaunchPlan:
+def _readable(control: ControlDir) -> RunRecord | None:
+    with contextlib.suppress(RunNotFound):
+        return read_record(control)
+    return None
+
+
+def _follow_newest(
+    control: ControlDir, there: Mapping[str, RunOnHost], known: Inventory | LaunchPlan, fleet: Fleet
+) -> None:
+    """Where another control node has begun a later attempt of a run, its record here is of that one.
+
+    `known` has the hosts. A run whose monitor lives here is left to that.
+    """
+    record, manifests = _readable(control), newest_attempt(there)
+    if record is None or not manifests or monitor_pid(control) is not None:
+        return
+    plan = _plan_again(known, manifests)
+    if plan.attempt.number <= record.attempts[-1].number or control.in_force is None:
+        return
+    control.folder_of(plan.attempt.number).mkdir(mode=0o700, exist_ok=True)
+    write_plan(control.plan_of(plan.attempt.number), plan)
+    record = next_record(record, plan, time.time())
+    with fleet.part(host.name for host in plan.hosts) as part:
+        part.address(address_of(record))
+        write_record(control, _looked_at(record, part, plan.timeouts))
+    control.put_in_force(plan.attempt.number)
+
+
+def _plan_again(inventory: Inventory | LaunchPlan, manifests: Mapping[str, Manifest]) -> LaunchPlan:
     """What can be known of a launch from the manifests it left; enough to watch, stop and collect it."""
     first = next(iter(manifests.values()))
     launch: Mapping[str, Any] = first.launch
@@ -337,4 +367,13 @@ def attach(
         with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
             for error in take_run_over(control, fleet).values():
                 say(str(error))
+            told = fleet.each(lambda agent: agent.list_runs()).values
+            there = {
+                host: run
+                for host, runs in told.items()
+                for run in runs
+                if run.manifest is not None and run.manifest.run_id == control.run_id
+            }
+            if there:
+                _follow_newest(control, there, plan, fleet)
     return watched_again(control, read_record(control), at_once=True)

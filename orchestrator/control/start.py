@@ -35,14 +35,20 @@ def check_hosts(
     fleet: Fleet,
     report: Callable[[str], None],
     warn: Callable[[Sequence[str]], None],
+    free: Callable[[Sequence[str]], None] = lambda hosts: None,
 ) -> LaunchPlan:
     """Look at every host of the plan; the plan, on free devices and with what only the hosts could tell.
 
     `report` is told the phase as it begins; `warn` what is doubtful, even where the launch is refused.
+    `free` may end what is over on hosts of which devices are busy.
     Raises what keeps any host from running the job.
     """
     report("connecting")
     busy = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]))
+    if taken := [name for name, devices in busy.values.items() if devices]:
+        free(taken)
+        again = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]), taken)
+        busy.values.update(again.values)
     plan = on_free_devices(plan, busy.values)
     needs = needs_of(plan)
     # A host that did not answer is not waited for again.

@@ -51,7 +51,7 @@ def keep(run: RunDir, number: int) -> None:
 
 
 def make_way(run: RunDir, number: int, path: str) -> None:
-    """Attempt `number` is about to put a file at `path` in the run: what is there is kept until it is discarded.
+    """Attempt `number` is about to put a file at `path` in the run: what is there is kept until that goes.
 
     Raises OSError.
     """

@@ -1,10 +1,10 @@
 """The claim of one control node on a run as a host keeps it, and the tombstone of an attempt that is over.
 
 The control node that launches a run holds its claim with epoch 1; who takes it over has the next epoch. Every
-host keeps the highest that it has seen beside the run, in `claim.json`, and refuses who acts with a lower one.
+host keeps the highest that it has seen, in `claim.json` beside the run, and refuses who acts with a lower.
 
 A tombstone (`tombstone.json`) says that an attempt of a run, and with it all before, is over for good, by the
-word of who held the claim: a host that was away while the run ended finds out by it, from whoever comes first.
+word of who held the claim: a host that was away while the run ended finds out by whoever comes first.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 

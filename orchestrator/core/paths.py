@@ -261,9 +261,9 @@ class RunDir(_Attempts):
     ) -> AttemptDir:
         """Make the tree of an attempt, with the first one on a host that of the run, and put it in force.
 
-        It is there with all of its `files`, or not at all. What the attempt before has in the run's directory,
-        its status above all, is kept in that one's folder. Raises FileExistsError where the attempt is already
-        there, or, for number 1, the run.
+        It is there with all of its `files`, or not at all. What the attempt before has in the directory of
+        the run, its status above all, is kept in the folder of that one. Raises FileExistsError where the
+        attempt is already there, or, for number 1, the run.
         """
         self.runs.mkdir(parents=True, exist_ok=True)
         if number == 1:

@@ -280,8 +280,8 @@ class LockNote(Stored):
 class RunOnHost:
     """A run as its files on a host tell it, or the `problem` that they cannot be read.
 
-    `manifest` is that of the attempt in force. `epoch` and `holder` are of the run's claim, as far as the host
-    knows of one. `over` is the number of the last attempt that is over for good, 0 where nobody has said so.
+    `manifest` is that of the attempt in force, `epoch` and `holder` those of the claim, as far as the host
+    knows one. `over` is the number of the last attempt that is over for good, 0 where nobody has said so.
     """
 
     manifest: Optional[Manifest] = None

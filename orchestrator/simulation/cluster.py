@@ -145,7 +145,7 @@ class Cluster:
         return gang
 
     def members(self, run_id: str, gang: Gang | None = None) -> list[tuple[SimHost, SimProcess]]:
-        """The processes of a run, living or not, that a supervisor has started; with `gang` of one attempt."""
+        """The processes of a run, or of one attempt (`gang`), living or not, that were started."""
         found = []
         for there in self.hosts.values():
             run = there.runs.get(run_id)

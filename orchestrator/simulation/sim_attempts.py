@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ def _end_what_is_over(host: SimHost, run: SimRun, meant: Attempt, args: Mapping[
 
 
 def bury(host: SimHost, run: SimRun, stone: Tombstone) -> None:
-    """End what runs of an attempt that is over; unlike a real host it does not wait for it."""
+    """End what runs of an attempt that is over, which takes no time here."""
     here = run.manifest.attempt
     is_other = here.number == stone.attempt.number and stone.attempt.token not in ("", here.token)
     if here.number > stone.attempt.number or is_other:
@@ -75,6 +76,9 @@ def bury(host: SimHost, run: SimRun, stone: Tombstone) -> None:
     host.stones[stone.run_id] = stone
     if run.supervisor is not None and run.supervisor.is_alive:
         run.supervisor.stop(StopReason.requested(f"the run is over: {stone.state}"), now=True)
+        for process in run.supervisor.processes.values():
+            process.exit(-signal.SIGKILL)
+        run.supervisor.step()
 
 
 def take_claim(host: SimHost, run_id: str, args: Mapping[str, Any]) -> None:

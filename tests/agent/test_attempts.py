@@ -1,4 +1,4 @@
-"""A run's later attempts on one host: what they take over, and that their undoing touches nobody else's bytes."""
+"""A later attempt of a run on one host: what it takes over, and that its undoing touches no other's bytes."""
 
 from __future__ import annotations
 

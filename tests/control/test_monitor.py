@@ -95,6 +95,11 @@ class ScriptedFleet:
     def release(self) -> None:
         pass
 
+    addresses: tuple[Any, ...] = ()
+
+    def address(self, *addresses: Any) -> None:
+        pass
+
     def agent(self, name: str) -> Any:
         return self._sessions.agent(name)
 

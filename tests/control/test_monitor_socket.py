@@ -22,6 +22,7 @@ from orchestrator.control.monitor_client import BEAT, Follower, newest_record, s
 from orchestrator.control.monitor_socket import MonitorSocket
 from orchestrator.control.run_record import RunRecord, write_record
 from orchestrator.core.ends import StopReason
+from orchestrator.core.errors import OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RankState, RunState
 from orchestrator.testing.waiting import eventually
@@ -37,6 +38,7 @@ class FakeWatch:
         self.reasons: list[StopReason] = []
         self.viewers: list[int] = []
         self.woken = 0
+        self.refusals: dict[str, OrchestrateError] = {}
         self._on_stop = on_stop
 
     def stop(self, reason: StopReason) -> None:

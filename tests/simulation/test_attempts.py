@@ -1,4 +1,4 @@
-"""Attempts of simulated runs: another one begins, a second control node takes over, a late one and a lost host return."""
+"""Attempts of simulated runs: one more begins, a second control node takes over, who was away comes back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.control.monitor import Monitor
 from orchestrator.control.next_attempt import put_next_in_force
 from orchestrator.control.run_claim import take_over
-from orchestrator.control.run_record import RunRecord, read_record
+from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import make_control_dir
 from orchestrator.control.stop import Ways, stop_run
 from orchestrator.core.claims import NO_CLAIM
@@ -176,7 +176,7 @@ def test_a_run_that_has_failed_goes_on_as_its_second_attempt(plan: LaunchPlan, t
 def test_a_launch_that_comes_to_nothing_leaves_the_record_as_it_was(
     plan: LaunchPlan, tmp_path: Path, after: float
 ) -> None:
-    """A host loses its power in the middle, also between start and commit; then it is back, and all goes well."""
+    """A host loses its power in the middle, also between start and commit; once it is back, all goes well."""
     off = Fault(time=GOES_ON + after, kind="power_off", host="node0002", seconds=60.0)
     lived = Lived(plan, tmp_path, FAILURE, off)
     kept: list[RunRecord] = []
@@ -214,6 +214,32 @@ def test_a_lost_host_that_returns_learns_that_its_attempt_is_over(plan: LaunchPl
     assert lived.both == [] or max(lived.both) - (FAILS + 400) <= CONTACT
     assert {there.name for there, _ in lived.cluster.processes} == {"node0001", "node0002"}
     assert lived.cluster.hosts["node0003"].busy_devices([0, 1]) == []
+
+
+def test_the_launch_of_another_run_frees_hosts_of_one_that_has_ended(
+    plan: LaunchPlan, tmp_path: Path
+) -> None:
+    """Nobody has told the hosts: the record says that the run has ended, and its monitor is dead."""
+    lived = Lived(plan, tmp_path, Fault(time=FAILS, kind="monitor_kill", seconds=1e5), workload=LONG)
+    other = make_control_dir(attempt_of(plan, 1, "other", "other-run"), tmp_path)
+
+    def end(control: ControlDir, ways: Ways) -> None:
+        now, record = ways.scheduling.time(), read_record(control)
+        write_record(control, dataclasses.replace(record, state=RunState.FAILED, ended=now, exit_code=1))
+
+    lived.at(100.0, end)
+    lived.at(120.0, lambda control, ways: lived.monitor(other, ways, watch_only=False))
+    lived.run()
+    assert lived.errors == []
+    assert read_record(other).state is RunState.RUNNING, read_record(other).errors
+    hosts = lived.cluster.hosts.values()
+    assert {run.manifest.run_id for there in hosts for run in there.runs.values() if _lives(run)} == {
+        "other-run"
+    }
+
+
+def _lives(run: SimRun) -> bool:
+    return run.supervisor is not None and run.supervisor.is_alive
 
 
 def watcher(plan: LaunchPlan, folder: Path) -> ControlDir:
@@ -297,7 +323,7 @@ def test_a_control_node_that_comes_back_late_harms_nobody(plan: LaunchPlan, tmp_
 
 
 def test_two_control_nodes_do_not_both_have_the_next_attempt(plan: LaunchPlan, tmp_path: Path) -> None:
-    """At the same moment: the hosts take one of them, by its claim, and nothing of the first attempt is lost."""
+    """At the same moment: the hosts take one of them, by its claim."""
     lived = Lived(plan, tmp_path / "first", FAILURE, workload=LONG)
     other = watcher(plan, tmp_path / "second")
     lived.at(40.0, taking_over(lived, other))
