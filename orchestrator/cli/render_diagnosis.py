@@ -134,8 +134,8 @@ class _Words:
 
 
 def _add(text: Text, say: _Words, name: str, rest: str, style: str = "") -> None:
-    head = f"{say(name)}: " if name else ""
-    text.append(head, style=f"bold {style}".strip())
+    if name:
+        text.append(f"{say(name)}:{' ' if rest else ''}", style=f"bold {style}".strip())
     text.append(f"{rest}\n", style=style)
 
 
