@@ -42,12 +42,10 @@ if TYPE_CHECKING:
     from orchestrator.control.log_fold import FoldedLine
     from orchestrator.control.log_stream import LogBatch, LogLine
     from orchestrator.control.remove_runs import Removal
-    from orchestrator.control.resume import Changes
     from orchestrator.preflight.report import Report
     from orchestrator.transfer.collect import Collected, Collection
     from orchestrator.transfer.collect_run import DryRun
     from orchestrator.transfer.distribute import Progress
-    from orchestrator.transfer.plan_resume import Resumption
 
 __all__ = [
     "Planned",
@@ -67,10 +65,8 @@ __all__ = [
     "may_live_on",
     "metrics",
     "plan",
-    "plan_resume",
     "record",
     "remove",
-    "resume",
     "runs",
     "start",
     "status",
@@ -171,24 +167,6 @@ def launch(
 ) -> Run:
     """`plan` and `start`. How the launch goes, `watch` tells."""
     return start(plan(job, inventory, overrides, accept_new_host_keys=accept_new_host_keys))
-
-
-def plan_resume(run: Run | str | None = None, changes: Changes | None = None) -> Resumption:
-    """What the next attempt of a run that has ended would be: from which step, and which bytes move for it.
-
-    Raises UsageError for a run that cannot go on, CheckpointError where no step is complete.
-    """
-    from orchestrator.control.resume import Changes
-    from orchestrator.transfer.plan_resume import plan_resume as planned
-
-    return planned(find(run), changes or Changes())
-
-
-def resume(found: Resumption, progress: Progress | None = None) -> Run:
-    """Do what was planned: move the bytes, and have a monitor start the attempt, which `watch` follows."""
-    from orchestrator.transfer.resume_run import resume as begin
-
-    return begin(found, progress)
 
 
 def status(run: Run | str | None = None) -> RunRecord:

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from orchestrator import api
 from orchestrator.cli.bars import DistributionBar
 from orchestrator.cli.follow import follow
 from orchestrator.cli.options import json_option, meant_run, print_json, run_argument, set_option
@@ -16,7 +15,8 @@ from orchestrator.config.host_ranges import fold
 from orchestrator.control.resume import Changes
 from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.core.visible_text import visible
-from orchestrator.transfer.plan_resume import Resumption
+from orchestrator.transfer.plan_resume import Resumption, plan_resume
+from orchestrator.transfer.resume_run import resume
 
 __all__ = ["command"]
 
@@ -67,7 +67,7 @@ def command(
     """
     control = meant_run(run)
     changes = Changes(inventory, hosts, overrides, job, step, accept_new_host_keys)
-    found = api.plan_resume(control, changes)
+    found = plan_resume(control, changes)
     for note in found.notes:
         click.echo(f"orchestrate: note: {visible(note)}", err=True)
     if dry_run:
@@ -76,7 +76,7 @@ def command(
     for line in _lines(found) if not as_json else ():
         click.echo(line)
     with DistributionBar() as bar:
-        api.resume(found, bar.show)
+        resume(found, bar.show)
     return follow(control, until_started=detach, warn=True, as_json=as_json)
 
 

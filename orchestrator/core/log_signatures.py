@@ -58,7 +58,7 @@ _LAST_WORD = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception)\b(?::|$)|(?:\w+\.)+\w
 # What is wrong in a program or its data, whatever was logged before it.
 _PROGRAM_ERROR = re.compile(
     r"(?:\w+\.)*(?:Value|Type|Key|Index|Import|ModuleNotFound|FileNotFound|Assertion|Attribute|Name|Memory|Syntax|"
-    r"Indentation|ZeroDivision|NotImplemented|UnicodeDecode|UnicodeEncode|Permission|IsADirectory|NotADirectory|"
+    r"Indentation|FloatingPoint|Overflow|JSONDecode|ZeroDivision|NotImplemented|UnicodeDecode|UnicodeEncode|Permission|IsADirectory|NotADirectory|"
     r"Recursion|UnboundLocal)Error\b"
 )
 _WAITED_FOR = re.compile(

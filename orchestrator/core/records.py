@@ -78,8 +78,8 @@ class Input:
 class Load:
     """A shard of an earlier attempt that a rank of the next one loads, on its own host: no byte of it moves.
 
-    `path` is below the attempt's `load`, `source` that of the file on the host, whose `identity` is size, time
-    of change and inode number.
+    `path` is below the attempt's `load`, `source` that of the file on the host, whose `identity` is size,
+    time of change and inode number.
     """
 
     path: str

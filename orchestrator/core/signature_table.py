@@ -53,7 +53,8 @@ def _code(kind: str, meaning: Meaning, code: str, text: str = "", is_soft: bool 
 def _numbers(kind: str, meaning: Meaning, *numbers: int, is_soft: bool = False) -> Signature:
     """`ret[507015]`, `error code is 507015`, `error_code=507015`, `result = 107020`, `failed: 507033`"""
     words = tuple(map(str, numbers))
-    pattern = rf"(?:ret\[|error[ _]code(?: is|:|=| =)|result ?=|failed:) ?(?:{'|'.join(words)})\b"
+    before = r"(?i)\b(?:\w*ret(?:urn)?|\w*code|\w*errno|result|failed)\b[^\d\n]{0,10}"
+    pattern = rf"{before}(?:{'|'.join(words)})\b"
     return Signature(kind, meaning, words, pattern, _RT, is_soft=is_soft)
 
 
@@ -88,7 +89,7 @@ STEMS: Tuple[str, ...] = (
         "time out",
     ),
     *("peer", "remote rank", "register", "taskexec", "ttp", "sigterm", "stuck", "crimer", "pipe", "lost"),
-    *("connection",),
+    *("connection", "initialization", "open device", "e10", "e19", "e40"),
 )
 
 # The first row that fits a line counts.
@@ -227,11 +228,19 @@ SIGNATURES: Tuple[Signature, ...] = (
     ),
     _numbers("device_lost", _C, 507010),
     _numbers("device_lost", _C, 507051, 507901, is_soft=True),
-    _numbers("device_unavailable", _C, 207004),
+    _numbers("device_unavailable", _C, 107001, 207004),
     _numbers("device_unavailable", _C, 507033, is_soft=True),
     _numbers("device_memory_fault", _C, 507053, 507054),
     _numbers("device_memory_fault", _C, 507055, is_soft=True),
     _text("device_memory_fault", _C, _MS, r"\bUCEError error occurs\b", "uceerror"),
+    Signature(
+        "device_unavailable",
+        _C,
+        ("initialization failed", "open device"),
+        r"\bAscend kernel runtime initialization failed\b|\bopen device \d+ failed\b",
+        _MS,
+        is_soft=True,
+    ),
     # What ran on a device failed there.
     _numbers(
         "device_task_failed",
@@ -270,6 +279,15 @@ SIGNATURES: Tuple[Signature, ...] = (
         "generatordataset",
         "exception thrown from",
         "the strategy is",
+    ),
+    Signature(
+        "program_error",
+        _C,
+        ("e10", "e19", "e40"),
+        r"\bE(?:10|19|40)\d{3}[:)\[]",
+        "CANN's graph engine and operator compiler",
+        is_code=True,
+        is_soft=True,
     ),
     # Who waited in vain while links were made.
     _code("rank_missing", _V, "EI0006"),

@@ -51,6 +51,7 @@ _LINK_ROW = re.compile(
 )
 _DST_RANK = re.compile(r"\bdstRank \(server ([^,()]{1,128}), device ID (\d{1,5})\)")
 _UNCONNECTED = re.compile(r"\bunconnected ranks: ?\"?\[([\d, ]{0,4000})")
+_GROUP_SIZE = re.compile(r"\brankSize\[(\d{1,7})\]")
 _CQE_CODE = re.compile(
     r"\bLocal information: server ([^,]{1,128}), device ID (\d{1,5}), "
     r"device IP ([^,. ]{1,40}(?:\.[\d.]{1,40})?)\.? ?"
@@ -130,7 +131,10 @@ def waits(scene: Scene) -> list[Accusation]:
 
 
 def _waited_for(scene: Scene, text: str) -> Iterator[Culprit]:
-    for rank in waited_for_by([text]):
+    size = _GROUP_SIZE.search(text)
+    # In a communicator of some ranks only they have numbers of their own.
+    is_of_all = size is None or int(size[1]) >= scene.case.world_size
+    for rank in waited_for_by([text]) if is_of_all else ():
         if rank in scene.ranks:
             yield scene.culprit(rank)
     for server, device in _DST_RANK.findall(text):

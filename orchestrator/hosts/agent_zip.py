@@ -25,6 +25,7 @@ _SHARED = (
     "__init__.py",
     "core/*.py",
     *(f"formats/{name}.py" for name in ("__init__", "ckpt_index", "protobuf", "safetensors_index")),
+    *(f"formats/{name}.py" for name in ("shard_sum", "told_step")),
     "agent/*.py",
 )
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
+from orchestrator.core.ends import End, EndKind
 from orchestrator.core.log_signatures import Meaning
 from orchestrator.core.states import RankState
-from orchestrator.diagnosis.evidence import Case, Cause, Certainty, LogLine, RankEvidence
+from orchestrator.diagnosis.evidence import Case, Cause, Certainty, HostEvidence, LogLine, RankEvidence
 from orchestrator.diagnosis.judge import judge
 from orchestrator.diagnosis.scene import Scene
 from orchestrator.diagnosis.signatures import KINDS
@@ -151,3 +152,91 @@ def test_a_rank_that_claims_what_it_likes_makes_nobody_else_a_sure_culprit(examp
     again = judge(dataclasses.replace(example.case, ranks=(*example.case.ranks, liar)))
     if again.certainty is Certainty.SURE:
         assert again.culprit == found.culprit
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_healthy_host_is_not_accused_for_one_that_is_gone(seed: int) -> None:
+    """Whoever noticed it: by an error of a victim, an exit without a word, a crash; before or after."""
+    rng = random.Random(seed)
+    words = [
+        text
+        for example in EXAMPLES
+        for rank, told in Scene(example.case).told.items()
+        if told.meaning is Meaning.VICTIM and rank >= 0 and told.line is not None
+        for text in [told.line.text]
+    ]
+    gone = [RankEvidence(number, "gone", number, RankState.LOST, None, 100.0, 1.0) for number in (0, 1)]
+    ranks = [
+        RankEvidence(
+            number,
+            f"h{number % 3}",
+            number,
+            rng.choice([RankState.FAILED, RankState.FAILED, RankState.STOPPED]),
+            rng.choice(
+                [End(EndKind.EXITED, exit_code=1), End(EndKind.SIGNALLED, signal=rng.choice([6, 9, 11, 15]))]
+            ),
+            rng.uniform(98.5, 170.0),
+            1.0,
+            lines=(LogLine("worker", rng.choice(words)),) if rng.random() < 0.7 else (),
+        )
+        for number in range(2, 8)
+    ]
+    hosts = {"gone": HostEvidence("gone", reachable=False, lost=True)}
+    cause = judge(Case((*ranks, *gone), hosts, 8))
+    assert cause.culprit is not None and (cause.kind, cause.culprit.host) == ("host_lost", "gone")
+
+
+LINES = sorted({line.text for example in EXAMPLES for rank in example.case.ranks for line in rank.lines})
+HOSTS = [host for example in EXAMPLES for _, host in sorted(example.case.hosts.items())]
+ENDS = [rank.end for example in EXAMPLES for rank in example.case.ranks if rank.end is not None]
+PLACES = {"127.0.0.1": ("h0", None), "127.10.0.2": ("h1", 1), "10.0.0.2": ("h9", 3), "": ("h0", None)}
+
+
+def drawn(seed: int) -> Case:
+    """Pieces of all cases thrown together, with gaps."""
+    rng = random.Random(seed)
+    hosts = {f"h{number}": dataclasses.replace(rng.choice(HOSTS), name=f"h{number}") for number in range(3)}
+    ranks = []
+    for number in rng.sample(range(-1, 12), rng.randint(0, 10)):
+        state = rng.choice(list(RankState))
+        lines = tuple(
+            LogLine(rng.choice(["worker", "plog/debug", "plog/run"]), cut, rng.choice([None, 50.0]))
+            for text in rng.sample(LINES, rng.randint(0, 4))
+            for cut in [text[: rng.randint(0, len(text))] if rng.random() < 0.2 else text]
+        )
+        ranks.append(
+            RankEvidence(
+                number,
+                f"h{rng.randint(0, 3)}",
+                rng.choice([None, number]),
+                state,
+                rng.choice(ENDS) if state.is_terminal and rng.random() < 0.9 else None,
+                rng.choice([None, 100.0 + rng.random(), 2000.0]),
+                rng.choice([0.0, 0.1, 5.0, float("inf")]),
+                rng.choice([None, 25315]),
+                step=rng.choice([None, 1, 2]),
+                lines=lines,
+            )
+        )
+    return Case(tuple(ranks), hosts, rng.randint(0, 12), rng.random() < 0.1, PLACES)
+
+
+def test_any_evidence_is_judged_and_nobody_is_sure_without_a_word_of_his_own() -> None:
+    count = dict.fromkeys(Certainty, 0)
+    for seed in range(400):
+        case = drawn(seed)
+        cause = judge(case)
+        count[cause.certainty] += 1
+        assert cause.kind in KINDS and (cause.certainty is not Certainty.UNKNOWN or cause.culprit is None)
+        if cause.certainty is not Certainty.SURE or cause.culprit is None:
+            continue
+        assert any(
+            proof.host == cause.culprit.host and proof.rank in (None, cause.culprit.rank)
+            for proof in cause.proofs
+        ), (seed, cause)
+        states = {rank.rank: rank.state for rank in case.ranks}
+        assert cause.culprit.rank is None or states[cause.culprit.rank] is not RankState.SUCCEEDED, (
+            seed,
+            cause,
+        )
+    assert min(count.values()) > 20, count

@@ -95,6 +95,15 @@ C, V, B = Meaning.CULPRIT, Meaning.VICTIM, Meaning.BETWEEN
         ),
         ("UCEError error occurs when execute, error_code=507054", "device_memory_fault", C),
         ("SuspectRemoteError error occurs when execute, error_code=507057", "rank_stuck", V),
+        (
+            "Call aclrtSetDevice failed, ret[107001]. Got device count[8] and device id[9]",
+            "device_unavailable",
+            C,
+        ),
+        ("Call rt api rtMemcpyAsync failed, ret: 507015", "device_task_failed", C),
+        ("Malloc device memory failed, size[1024], ret[207001], Device 0", "device_out_of_memory", C),
+        ("Sync stream error! retcode=0x7150050, errorCode = 507018", "device_task_failed", C),
+        ("E40021: [PID: 9] 2025-08-26 Failed to compile Op [MatMul1].", "program_error", C),
         ("error code is 5070150", None, None),
         ("loss 507015", None, None),
         (

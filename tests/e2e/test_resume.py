@@ -29,10 +29,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     whole = cluster.launch(training(cluster, "whole"))
     assert whole.returncode == 0, whole.stdout + whole.stderr
     with cluster.launching(training(cluster, "broken")) as launch:
-        eventually(lambda: steps_made(cluster) > SAVED, what="steps")
+        eventually(lambda: steps_made(cluster) > SAVED, timeout=300, what="steps")
         hosts = cluster.status("broken")["hosts"]
         os.kill(hosts["host2"]["status"]["ranks"][0]["process"]["pid"], signal.SIGKILL)
-        said, _ = launch.communicate(timeout=120)
+        said, _ = launch.communicate(timeout=300)
     assert launch.returncode == 1
     assert f"Go on with it: orchestrate resume {run_id(cluster)}" in said
     yield cluster
