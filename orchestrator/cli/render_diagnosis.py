@@ -28,6 +28,7 @@ _MOST_SUSPECTS = 8
 _MOST_SPANS = 8
 _MOST_UNREAD = 6
 _MOST_NAMED = 3
+_MOST_GROUPS = 8
 _LINE = 160
 # Kinds of failure of which the stacks of the ranks tell more.
 _WITH_STACKS = frozenset({"hang", "rank_stuck", "rank_late", "blocked_in_kernel", "collective_mismatch"})
@@ -42,6 +43,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "before": ("Before", "历史"),
     "next": ("To go on", "继续运行"),
     "stacks": ("Stacks of all ranks", "所有进程的堆栈"),
+    "stacks_now": ("Where the ranks are now", "各进程当前位置"),
     "unread": ("Not looked at", "未能读取"),
     "unknown": ("not known: the evidence does not suffice", "无法确定：证据不足"),
     "well": ("nothing says that this run does not go on", "没有迹象表明该任务异常"),
@@ -73,6 +75,10 @@ def diagnosis_text(diagnosis: Diagnosis, lang: str) -> Text:
             text.append(f"  | {_cut(line)}\n")
     else:
         _add_cause(text, say, diagnosis, diagnosis.cause)
+    if diagnosis.stacks_now:
+        _add(text, say, "stacks_now", "")
+        for line in _stack_lines(diagnosis, say):
+            text.append(f"  {line}\n")
     unread = list(_unread(diagnosis))
     if unread:
         _add(text, say, "unread", "")
@@ -201,6 +207,16 @@ def _without_cause(diagnosis: Diagnosis, say: _Words) -> str:
     return say("well")
 
 
+def _stack_lines(diagnosis: Diagnosis, say: _Words) -> Iterator[str]:
+    """A line for each group of ranks whose stacks are alike."""
+    groups = diagnosis.stacks_now
+    for group in groups[:_MOST_GROUPS]:
+        where = group.where or next(iter(group.state.splitlines()), "?")
+        yield f"{ranks_text(group.ranks, most=_MOST_SPANS)}: {_cut(where)} ({visible(group.how)})"
+    if len(groups) > _MOST_GROUPS:
+        yield say("more").format(len(groups) - _MOST_GROUPS)
+
+
 def _unread(diagnosis: Diagnosis) -> Iterator[str]:
     """What could not be looked at, the same of several hosts once."""
     by_line: dict[str, list[str]] = {}
@@ -247,6 +263,10 @@ def diagnosis_data(diagnosis: Diagnosis, lang: str) -> dict[str, Any]:
         "exit_code": record.exit_code,
         "cause": None,
         "errors": list(record.errors),
+        "stacks_now": [
+            {"ranks": list(group.ranks), "how": group.how, "where": group.where, "text": group.text}
+            for group in diagnosis.stacks_now
+        ],
         "unread": {host: list(lines) for host, lines in diagnosis.unread.items()},
         "unreachable": {host: str(error) for host, error in diagnosis.errors.items()},
         "resume": _resume(diagnosis) if diagnosis.cause is not None and not diagnosis.is_well else None,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.control.cause_history import History, history_of
 from orchestrator.control.gather_evidence import Gathered, gather
+from orchestrator.control.hang_stacks import StackFold, StackGroup
 from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.runs import current_record
@@ -30,7 +31,8 @@ class Diagnosis:
     """`cause` is None where nothing has failed, or no worker was ever started: then the record says why.
 
     `unread` are what could not be looked at, by host; `errors` of hosts that could not be asked at all. In
-    `stacks` are those of all ranks, as of the last hang, where there was one.
+    the file `stacks` are those of all ranks as of the last hang, where there was one; `stacks_now` are those
+    of a run that goes on, where nothing says outright why it should not.
     """
 
     record: RunRecord
@@ -40,6 +42,7 @@ class Diagnosis:
     errors: Mapping[str, OrchestrateError] = field(default_factory=dict)
     gathered: Gathered | None = None
     stacks: Path | None = None
+    stacks_now: tuple[StackGroup, ...] = ()
 
     @property
     def is_well(self) -> bool:
@@ -86,7 +89,20 @@ def diagnose(
         gathered.errors,
         gathered,
         control.hang_stacks if control.hang_stacks.is_file() else None,
+        _stacks_now(record, cause, fleet),
     )
+
+
+def _stacks_now(record: RunRecord, cause: Cause, fleet: Fleet) -> tuple[StackGroup, ...]:
+    """Where the ranks are, of a run that goes on; equal ones together. Who cannot tell is left out."""
+    if record.state.is_terminal or cause.certainty is Certainty.SURE:
+        return ()
+    fold = StackFold()
+    for answer in fleet.each(lambda agent: agent.stacks(record.run_id)).values.values():
+        for rank, stacks in answer.ranks.items():
+            if rank.isdecimal():
+                fold.add(int(rank), stacks)
+    return tuple(fold.groups())
 
 
 # What the monitor has seen of ranks that run, by how much it says: the kind of failure, and the words of it.

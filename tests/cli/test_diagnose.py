@@ -16,6 +16,7 @@ from orchestrator.cli.sentences import cause_sentence
 from orchestrator.cli.terminal import language
 from orchestrator.control.cause_history import History
 from orchestrator.control.diagnose import Diagnosis
+from orchestrator.control.hang_stacks import Frame, StackGroup
 from orchestrator.control.run_record import Cause as RecordedCause
 from orchestrator.control.support_bundle import Bundle
 from orchestrator.core.ends import SCHEDULER, End, EndKind
@@ -123,6 +124,17 @@ def test_a_launch_that_came_to_nothing_says_why() -> None:
     record = dataclasses.replace(record_of({}), errors=("a: no such host",))
     lines = text_of(Diagnosis(record))
     assert lines[1] == "Cause: no worker was started" and "  | a: no such host" in lines
+
+
+def test_where_the_ranks_are_is_told_of_a_run_that_goes_on() -> None:
+    groups = (
+        StackGroup((0, 1, 2), "faulthandler", (Frame("all_reduce", "hccl.py", 10),), "File ...", ""),
+        StackGroup((3,), "kernel", (), "", "State: D"),
+    )
+    found = diagnosis(Cause("hang", Certainty.UNKNOWN), RunState.RUNNING, stacks_now=groups)
+    lines = text_of(found)
+    assert lines[-2:] == ["  rank 0-2: all_reduce (hccl.py:10) (faulthandler)", "  rank 3: State: D (kernel)"]
+    assert diagnosis_data(found, "en")["stacks_now"][0]["ranks"] == [0, 1, 2]
 
 
 def test_data_has_what_the_text_has() -> None:

@@ -19,7 +19,7 @@ from orchestrator.control.run_record import Cause as RecordedCause
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
 from orchestrator.core.found_evidence import ChipHealth, FileSystem, FoundLine
-from orchestrator.core.host_answers import Size
+from orchestrator.core.host_answers import RankStacks, Size
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import StallKind
 from orchestrator.core.states import RankState, RunState
@@ -353,3 +353,26 @@ def test_attempts_before_count_also_those_of_this_run(tmp_path: Path) -> None:
     write_record(control, dataclasses.replace(record, attempts=(first, AttemptRecord(2))))
     found = history_of(Culprit("b", 2, 0), without="old-1", root=tmp_path)
     assert (found.attempts, found.of_host, found.of_device) == (1, ("old-1",), ("old-1",))
+
+
+def test_stacks_are_asked_for_where_a_run_goes_on_and_nobody_is_sure(tmp_path: Path) -> None:
+    def stack(function: str) -> RankStacks:
+        return RankStacks(
+            "faulthandler", f'Thread 0x1 (most recent call first):\n  File "a.py", line 7 in {function}'
+        )
+
+    control = make_control_dir(plan_of(), tmp_path)
+    first = FakeAgent(
+        "a", status("a", rank(0), rank(1)), found_of(), stacks={"0": stack("f"), "1": stack("g")}
+    )
+    fleet = cast(Fleet, FakeFleet({"a": first, "b": two_hosts()["b"]}))
+
+    def asked(state: RunState, cause: Cause) -> list[tuple[int, ...]]:
+        record = record_of(views(), state)
+        found = diagnose(control, plan_of(), fleet, lambda case: cause, record=record)
+        return [group.ranks for group in found.stacks_now]
+
+    assert asked(RunState.RUNNING, UNKNOWN) == [(0,), (1,)]
+    assert (
+        asked(RunState.FAILED, UNKNOWN) == asked(RunState.RUNNING, Cause("disk_full", Certainty.SURE)) == []
+    )
