@@ -178,8 +178,8 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
     """
     try:
         return control.ask(run.control_socket, request)
-    except AgentError as error:
-        if request["verb"] not in ("commit", "stop", "undo") or error.kind == "claim":
+    except AgentError:
+        if request["verb"] not in ("commit", "stop", "undo"):
             raise
     found = recorded(run)
     # It may be on its way out just now, and then there is nobody left to tell.
@@ -192,10 +192,10 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
     return {"phase": "over", "failed_first": label, "reason": ""}
 
 
-def undo(workdir: Workdir, run_id: str, meant: Optional[Attempt] = None, **request: Any) -> None:
+def undo(workdir: Workdir, run_id: str, meant: Optional[Attempt] = None) -> None:
     """Take a launch back, as far as there is one: that of the attempt that is meant, or the newest.
 
-    Of another attempt nothing is touched. `request` is what its supervisor is told besides.
+    Of another attempt nothing is touched.
     """
     try:
         run = _run_dir(workdir, run_id)
@@ -205,7 +205,7 @@ def undo(workdir: Workdir, run_id: str, meant: Optional[Attempt] = None, **reque
     number, token = (run.number, "") if meant is None else (meant.number, meant.token)
     if meant is not None and newest is not None and (newest != number or not run.is_of(number, token)):
         return
-    _end_and_wait(run, {**request, "verb": "undo"}, timeout=10.0)
+    _end_and_wait(run, {"verb": "undo"}, timeout=10.0)
     # Its guardian removes it, unless it had ended before it was told.
     if meant is not None or run.number == number:
         run.discard(number, token)

@@ -141,7 +141,6 @@ class StatusFeed:
             status.failed_first,
             status.stop,
             status.grace,
-            status.claim,
         )
 
     def _digest(self, clock: float) -> Optional[Digest]:
@@ -172,7 +171,7 @@ def _differ(old: Optional[RankStatus], new: Optional[RankStatus]) -> bool:
 
 
 def _host(status: HostStatus) -> Tuple[Any, ...]:
-    return (status.phase, status.failed_first, status.stop, status.grace, status.claim)
+    return (status.phase, status.failed_first, status.stop, status.grace)
 
 
 def _step_of(rank: RankStatus) -> Optional[int]:

@@ -21,7 +21,6 @@ from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
 from orchestrator.agent.content_store import sha256_of
 from orchestrator.agent.control_server import ControlServer
-from orchestrator.agent.run_claim import admitted
 from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.status_file import StatusFile
 from orchestrator.agent.stop_grace import STACKS
@@ -32,7 +31,7 @@ from orchestrator.core.ends import StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir
 from orchestrator.core.record_class import replace
-from orchestrator.core.records import Claim, Event, HostStatus, Manifest, ProcessId
+from orchestrator.core.records import Event, HostStatus, Manifest, ProcessId
 from orchestrator.core.states import RankState
 
 __all__ = ["INTERVAL", "Supervisor"]
@@ -43,8 +42,6 @@ INTERVAL = 10.0
 # Of seconds between two turns: who slept longer than this did not run, and its workers may not have either.
 _SLEPT = 10.0
 _LONGEST_REASON = 1 << 16  # it is in the status of each rank
-# What only the control node may ask that has the claim on the run.
-_ACTING = frozenset({"start", "commit", "stop", "undo"})
 
 
 class Supervisor:
@@ -65,7 +62,6 @@ class Supervisor:
         self._wall_clock = wall_clock
         self._guardian = guardian
         self._prepared = self._hashes()
-        self._claim: Optional[Claim] = None
         self._identity = processes.identify(os.getpid())
         self.state = SupervisorState(manifest, clock())
         self.feed = StatusFeed(self._identity, self._status())
@@ -183,7 +179,6 @@ class Supervisor:
             supervisor=self._identity,
             guardian=self._guardian,
             interval=INTERVAL,
-            claim=self._claim,
         )
 
     def _on_sigterm(self, *_: object) -> None:
@@ -232,12 +227,9 @@ class Supervisor:
 
     def _answer_to(self, request: Dict[str, Any]) -> Dict[str, Any]:
         try:
-            verb = self._requests[request["verb"]]
-            if request["verb"] in _ACTING:
-                self._claim = admitted(self._claim, request.get("claim"))
-            verb(request)
+            self._requests[request["verb"]](request)
         except AgentError as error:
-            return {"refused": error.what, "remedy": error.remedy, "kind": error.kind, **self._told_claim()}
+            return {"refused": error.what, "remedy": error.remedy, "kind": error.kind}
         self._publish()  # who asks for the status next finds what it was told
         return self._answer()
 
@@ -249,10 +241,7 @@ class Supervisor:
         answer: Dict[str, Any] = {"phase": self.state.phase, "failed_first": label, "reason": message}
         if self.state.grace is not None:
             answer.update(grace=self.state.grace, saves=self.state.saves)
-        return {**answer, **self._told_claim()}
-
-    def _told_claim(self) -> Dict[str, Any]:
-        return {} if self._claim is None else {"claim": to_json(self._claim)}
+        return answer
 
     def _hashes(self) -> Dict[str, str]:
         """Of the files that must be the same on every host."""

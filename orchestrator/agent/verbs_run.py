@@ -65,9 +65,8 @@ def undo(request: Request) -> Iterator[Answer]:
     """Take a launch back; a run that is not there is as undone as can be."""
     args, workdir = request.args, Workdir(request.root)
     meant, claim = attempt_guard.attempt_in(args), attempt_guard.claim_in(args)
-    told = {"claim": args["claim"]} if "claim" in args else {}
     attempt_guard.require_claim(workdir, args["run_id"], claim)
-    runs.undo(workdir, args["run_id"], meant, **told)
+    runs.undo(workdir, args["run_id"], meant)
     yield Answer()
 
 

@@ -59,7 +59,6 @@ def _with_change(status: HostStatus, told: Change) -> HostStatus:
         failed_first=told.failed_first,
         stop=told.stop,
         grace=told.grace,
-        claim=told.claim,
     )
 
 

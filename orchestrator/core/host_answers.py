@@ -11,7 +11,6 @@ import re
 from typing import ClassVar, Mapping, Optional, Pattern, Tuple, Type, TypeVar
 
 from orchestrator.core.record_class import dataclass, field
-from orchestrator.core.records import Claim
 
 __all__ = [
     "Addresses",
@@ -130,7 +129,6 @@ class Told:
     """What a supervisor was told, it has: its phase then, the worker that failed first and why.
 
     `grace` are the seconds that workers have which are made to end, `saves` whether that is for a checkpoint.
-    `claim` is the highest that it knows.
     """
 
     phase: str
@@ -138,7 +136,6 @@ class Told:
     reason: str = ""
     grace: Optional[float] = None
     saves: bool = False
-    claim: Optional[Claim] = None
 
 
 @dataclass(frozen=True)

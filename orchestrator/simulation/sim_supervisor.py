@@ -16,9 +16,8 @@ from orchestrator.agent.daemon import obituary
 from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.supervisor import INTERVAL
 from orchestrator.agent.supervisor_state import Action, Start, SupervisorState
-from orchestrator.core.codec import to_json
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason, label_of
-from orchestrator.core.records import Claim, HostStatus
+from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RankState
 from orchestrator.simulation.sim_process import TICK, SimProcess, SimRun
 from orchestrator.simulation.timeline import Event
@@ -42,7 +41,6 @@ class SimSupervisor:
         self.guardian = host.new_process()
         self.processes: dict[int, SimProcess] = {}
         self.is_alive = True
-        self.claim: Claim | None = None
         self._is_ticking = False
         self.on_change: list[Callable[[], None]] = []
         self._host = host
@@ -89,7 +87,7 @@ class SimSupervisor:
         answer: dict[str, Any] = {"phase": self.state.phase, "failed_first": label, "reason": message}
         if self.state.grace is not None:
             answer.update(grace=self.state.grace, saves=self.state.saves)
-        return answer if self.claim is None else {**answer, "claim": to_json(self.claim)}
+        return answer
 
     # What it does.
 
@@ -142,7 +140,6 @@ class SimSupervisor:
             supervisor=self.identity,
             guardian=self.guardian,
             interval=INTERVAL,
-            claim=self.claim,
         )
 
     def _mind_stall(self) -> None:

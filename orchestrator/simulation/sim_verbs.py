@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.request_loop import Answer
-from orchestrator.agent.run_claim import admitted
 from orchestrator.agent.stop_grace import STACKS
 from orchestrator.core.claims import NO_CLAIM, Tombstone
 from orchestrator.core.codec import DecodeError, from_json, to_json
@@ -213,7 +212,6 @@ def _told(agent: SimAgent, verb: str, args: Args) -> Answer:
     take_claim(agent.host, args["run_id"], args)
     supervisor = run.supervisor
     if supervisor is not None and supervisor.is_alive:
-        supervisor.claim = admitted(supervisor.claim, args.get("claim"))
         if verb == "stop":
             supervisor.stop(_reason_of(args), now=bool(args.get("now")))
         else:
@@ -251,7 +249,6 @@ def _undo(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     if run is not None and not is_meant(run, args):
         run = None
     if run is not None and run.supervisor is not None and run.supervisor.is_alive:
-        run.supervisor.claim = admitted(run.supervisor.claim, args.get("claim"))
         run.supervisor.undo()
     elif run is not None:
         agent.host.discard(run)
