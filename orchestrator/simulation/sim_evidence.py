@@ -11,7 +11,7 @@ from orchestrator.core.ends import SCHEDULER, label_of
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_host import SimHost
-    from orchestrator.simulation.sim_supervisor import SimRun
+    from orchestrator.simulation.sim_process import SimRun
 
 __all__ = ["found_of"]
 
