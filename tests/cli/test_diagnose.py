@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from orchestrator.core.errors import ConnectError
 from orchestrator.core.states import RunState
 from orchestrator.diagnosis.evidence import Cause, Certainty, Culprit, Proof
 from orchestrator.diagnosis.signatures import KINDS
-from orchestrator.testing.local_cluster import Cluster
+from orchestrator.testing.local_cluster import Cluster, eventually
 from tests.control.evident import record_of, view_of
 from tests.control.judged import START, rank
 
@@ -202,3 +203,46 @@ def test_the_one_line_of_status_and_launch_has_the_same_words(monkeypatch: pytes
     assert cause_sentence(cause) == f"rank 2 on b exited with code 1: {KINDS['disk_full'].name_en}"
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert cause_sentence(cause).endswith(f": {KINDS['disk_full'].name_zh}")
+
+
+@pytest.fixture
+def memory_group(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A control group for memory, of either version, and the name of the file for its limit."""
+    name = f"orchestrate-{os.getpid()}"
+    for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(root, name)
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        if (group / limit).exists():
+            yield group, limit
+            eventually(lambda group=group: not (group / "cgroup.procs").read_text(), what="an empty group")
+            group.rmdir()
+            return
+        group.rmdir()
+    pytest.skip("no control group for memory can be made here")
+
+
+@pytest.mark.root
+def test_a_worker_that_takes_more_memory_than_its_group_has(
+    local: Cluster, memory_group: tuple[Path, str]
+) -> None:
+    group, limit = memory_group
+    script = local.folder / "train.py"
+    script.write_text(
+        "import os, time\n"
+        "if os.environ['RANK_ID'] == '1':\n"
+        f"    open('{group}/{limit}', 'w').write('60000000')\n"
+        f"    open('{group}/cgroup.procs', 'w').write(str(os.getpid()))\n"
+        "    taken = []\n"
+        "    while True:\n"
+        "        taken.append(bytearray(5_000_000))\n"
+        "time.sleep(300)\n"
+    )
+    assert local.launch(local.job(["{python}", str(script)])).returncode == 1
+    data = json.loads(local.run("diagnose", "--json").stdout)
+    cause = data["cause"]
+    assert cause["kind"] == "cgroup_out_of_memory" and cause["certainty"] == "sure", cause
+    assert cause["culprit"]["host"] == "host1" and cause["culprit"]["rank"] == 1
+    assert any("out of memory" in proof["text"] for proof in cause["proofs"])
