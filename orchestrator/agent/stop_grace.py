@@ -31,8 +31,11 @@ _TFT_SAVES = re.compile(r"\b(?:TTP|UCE|ARF) ?: ?1\b")
 
 
 def will_save(reason: StopReason, ranks: Iterable[RankStatus]) -> bool:
-    """Whether these ranks, which run, answer a stop by a checkpoint."""
-    return reason.kind not in _WITHOUT_SAVE and any(SAVE in rank.can and rank.progress for rank in ranks)
+    """Whether these ranks, which run, answer a stop by a checkpoint: not if one of them does not go on."""
+    running = list(ranks)
+    if reason.kind in _WITHOUT_SAVE or any(rank.stalled is not None for rank in running):
+        return False
+    return any(SAVE in rank.can and rank.progress for rank in running)
 
 
 def grace_of(

@@ -12,7 +12,7 @@ from orchestrator.agent.last_save import is_last_save_written
 from orchestrator.agent.stop_grace import grace_of, saves_at_its_end
 from orchestrator.agent.supervisor_state import Signal, SupervisorState
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, EndKind, StopKind, StopReason
-from orchestrator.core.records import Manifest, RankStatus, WorkerSpec
+from orchestrator.core.records import Manifest, RankStatus, StallKind, WorkerSpec
 from orchestrator.core.states import RankState
 from tests.agent.test_supervisor_state import BY_HAND, GRACE, Machine, manifest
 
@@ -93,6 +93,13 @@ def test_how_long_workers_are_let_live(
 def test_who_has_made_no_step_has_nothing_to_save() -> None:
     ranks = [RankStatus(0, 0, 0, RankState.RUNNING, can=("save",))]
     assert grace_of(manifest(), BY_HAND, ranks, None, None) == GRACE
+
+
+@pytest.mark.parametrize("stalled", list(StallKind))
+def test_where_one_does_not_go_on_nobody_can_save(stalled: StallKind) -> None:
+    ranks = [RankStatus(0, 0, 0, RankState.RUNNING, progress={"step": 3}, can=("save",)) for _ in range(2)]
+    ranks.append(dataclasses.replace(ranks[0], stalled=stalled))
+    assert grace_of(manifest(), BY_HAND, ranks, 1.0, 30.0) == GRACE
 
 
 @pytest.mark.parametrize(
