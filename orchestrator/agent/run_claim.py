@@ -27,7 +27,7 @@ def admitted(known: Optional[Claim], said: Any) -> Optional[Claim]:
     Raises AgentError, kind `claim`, where who asks may not act.
     """
     asked = None if said is None else _claim_in(said)
-    if asked is None:
+    if asked is None or asked.epoch == 0:  # who only watches, as far as it knows
         if known is not None and known.epoch > FIRST_EPOCH:
             raise _refusal(known)
         return known
@@ -43,7 +43,7 @@ def _claim_in(said: Any) -> Claim:
         claim = from_json(Claim, said)
     except DecodeError as error:
         raise AgentError(f"what was sent is no claim on a run: {error}", kind="claim") from None
-    if not FIRST_EPOCH <= claim.epoch < _LATEST_EPOCH or len(claim.holder) > _LONGEST_HOLDER:
+    if not 0 <= claim.epoch < _LATEST_EPOCH or len(claim.holder) > _LONGEST_HOLDER:
         raise AgentError("what was sent is no claim on a run: out of bounds", kind="claim")
     return claim
 
