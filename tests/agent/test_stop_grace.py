@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from orchestrator.agent.last_save import is_last_save_written
+from orchestrator.agent.last_save import is_last_save_written, is_set_to_save
 from orchestrator.agent.stop_grace import grace_of, saves_at_its_end
 from orchestrator.agent.supervisor_state import Signal, SupervisorState
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, EndKind, StopKind, StopReason
@@ -160,6 +162,15 @@ def test_a_checkpoint_that_is_written_at_the_end_of_a_life_is_found(tmp_path: Pa
     whole.rename(folder / "ttp_saved_checkpoints-step_12_tmp")
     assert is_last_save_written(tmp_path)
     assert not is_last_save_written(tmp_path / "nothing")
+
+
+def test_what_the_script_of_a_host_has_set_is_found_in_the_process() -> None:
+    for value, saves in (("{TTP:1}", True), ("{TTP:0}", False)):
+        env = {**os.environ, "MS_ENABLE_TFT": value}
+        with subprocess.Popen(["sleep", "60"], env=env) as process:
+            assert is_set_to_save(process.pid) is saves
+            process.kill()
+    assert not is_set_to_save(process.pid)
 
 
 @pytest.mark.parametrize("code", [SAVED_EXIT, -signal.SIGTERM])
