@@ -39,6 +39,7 @@ __all__ = [
     "tensors",
 ]
 
+
 @dataclass(frozen=True, slots=True)
 class Results:
     """What a source of gradients gives: `loss`, `norm` and `gradients` are those of the global batch.
