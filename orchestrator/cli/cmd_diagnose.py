@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from orchestrator.cli.options import json_option, meant_run, print_json, run_argument
-from orchestrator.cli.render_diagnosis import bundle_lines, diagnosis_data, diagnosis_text, language
-from orchestrator.cli.terminal import Console, output_encoding
+from orchestrator.cli.render_diagnosis import bundle_lines, diagnosis_data, diagnosis_text
+from orchestrator.cli.terminal import Console, language
 from orchestrator.control.diagnose import diagnose
 from orchestrator.control.support_bundle import write_bundle
 from orchestrator.core.errors import HostsFailed
@@ -39,7 +38,7 @@ def command(run: str | None, bundle: Path | None, as_json: bool) -> int:
     """
     control = meant_run(run)
     plan = read_plan(control.plan)
-    lang = language(os.environ, output_encoding())
+    lang = language()
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         found = diagnose(control, plan, fleet, judge)
         data = diagnosis_data(found, lang)

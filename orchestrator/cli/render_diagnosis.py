@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,15 +21,17 @@ from orchestrator.core.visible_text import visible
 from orchestrator.diagnosis.evidence import Cause, Certainty, Culprit, Proof
 from orchestrator.diagnosis.signatures import KINDS
 
-__all__ = ["bundle_lines", "diagnosis_data", "diagnosis_text", "language"]
+__all__ = ["bundle_lines", "diagnosis_data", "diagnosis_text"]
 
 _MOST_PROOFS = 8
 _MOST_SUSPECTS = 8
 _MOST_SPANS = 8
 _MOST_UNREAD = 6
 _MOST_NAMED = 3
+_MOST_GROUPS = 8
 _LINE = 160
-_CHINESE = "\u4e2d"
+# Kinds of failure of which the stacks of the ranks tell more.
+_WITH_STACKS = frozenset({"hang", "rank_stuck", "rank_late", "blocked_in_kernel", "collective_mismatch"})
 
 _WORDS: Mapping[str, tuple[str, str]] = {
     "cause": ("Cause", "原因"),
@@ -41,6 +42,8 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "remedy": ("What to do", "处理建议"),
     "before": ("Before", "历史"),
     "next": ("To go on", "继续运行"),
+    "stacks": ("Stacks of all ranks", "所有进程的堆栈"),
+    "stacks_now": ("Where the ranks are now", "各进程当前位置"),
     "unread": ("Not looked at", "未能读取"),
     "unknown": ("not known: the evidence does not suffice", "无法确定：证据不足"),
     "well": ("nothing says that this run does not go on", "没有迹象表明该任务异常"),
@@ -61,20 +64,6 @@ _CERTAINTY = {
 }
 
 
-def language(environ: Mapping[str, str] = os.environ, encoding: str | None = None) -> str:
-    """`zh` where the locale is a Chinese one (POSIX: LC_ALL, else LC_MESSAGES, else LANG), else `en`.
-
-    Also `en` where the output's encoding has no Chinese characters.
-    """
-    names = (environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
-    locale = next((name for name in names if name), "")
-    try:
-        _CHINESE.encode(encoding or "utf-8")
-    except (UnicodeEncodeError, LookupError):
-        return "en"
-    return "zh" if locale.lower().startswith("zh") else "en"
-
-
 def diagnosis_text(diagnosis: Diagnosis, lang: str) -> Text:
     """The cause in a line, how sure it is and on what evidence, who only noticed it, and what to do."""
     record, say = diagnosis.record, _Words(lang)
@@ -86,6 +75,10 @@ def diagnosis_text(diagnosis: Diagnosis, lang: str) -> Text:
             text.append(f"  | {_cut(line)}\n")
     else:
         _add_cause(text, say, diagnosis, diagnosis.cause)
+    if diagnosis.stacks_now:
+        _add(text, say, "stacks_now", "")
+        for line in _stack_lines(diagnosis, say):
+            text.append(f"  {line}\n")
     unread = list(_unread(diagnosis))
     if unread:
         _add(text, say, "unread", "")
@@ -159,6 +152,8 @@ def _add_cause(text: Text, say: _Words, diagnosis: Diagnosis, cause: Cause) -> N
     for line in _history(diagnosis, cause, say):
         _add(text, say, "before", line)
     _add(text, say, "next", _resume(diagnosis))
+    if diagnosis.stacks is not None and cause.kind in _WITH_STACKS:
+        _add(text, say, "stacks", str(diagnosis.stacks))
 
 
 def cause_line(cause: Cause, lang: str) -> str:
@@ -185,16 +180,16 @@ def _history(diagnosis: Diagnosis, cause: Cause, say: _Words) -> Iterator[str]:
     history, culprit = diagnosis.history, cause.culprit
     if culprit is None or not history.of_host:
         return
-    names = ", ".join(history.of_host[:_MOST_NAMED])
+    names = ", ".join(list(dict.fromkeys(history.of_host))[:_MOST_NAMED])
     device = say.who(Culprit(device=culprit.device)) if culprit.device is not None else ""
     count, of_device = len(history.of_host), len(history.of_device)
     if say.lang == "zh":
         of = f"，其中 {of_device} 次为{device}" if device and of_device else ""
-        yield f"此前 {history.runs} 次任务中，{culprit.host} 有 {count} 次是原因{of}（{names}）"
+        yield f"此前 {history.attempts} 次运行中，{culprit.host} 有 {count} 次是原因{of}（{names}）"
     else:
         of = f", {of_device} of them its {device}" if device and of_device else ""
-        runs = f"{history.runs} run{'s' * (history.runs != 1)}"
-        yield f"{culprit.host} was the cause of {count} of the {runs} before this one{of} ({names})"
+        attempts = f"{history.attempts} attempt{'s' * (history.attempts != 1)}"
+        yield f"{culprit.host} was the cause of {count} of the {attempts} before this one{of} ({names})"
 
 
 def _without_cause(diagnosis: Diagnosis, say: _Words) -> str:
@@ -210,6 +205,16 @@ def _without_cause(diagnosis: Diagnosis, say: _Words) -> str:
     if record.cause is not None:
         return cause_sentence(record.cause)
     return say("well")
+
+
+def _stack_lines(diagnosis: Diagnosis, say: _Words) -> Iterator[str]:
+    """A line for each group of ranks whose stacks are alike."""
+    groups = diagnosis.stacks_now
+    for group in groups[:_MOST_GROUPS]:
+        where = group.where or next(iter(group.state.splitlines()), "?")
+        yield f"{ranks_text(group.ranks, most=_MOST_SPANS)}: {_cut(where)} ({visible(group.how)})"
+    if len(groups) > _MOST_GROUPS:
+        yield say("more").format(len(groups) - _MOST_GROUPS)
 
 
 def _unread(diagnosis: Diagnosis) -> Iterator[str]:
@@ -258,6 +263,10 @@ def diagnosis_data(diagnosis: Diagnosis, lang: str) -> dict[str, Any]:
         "exit_code": record.exit_code,
         "cause": None,
         "errors": list(record.errors),
+        "stacks_now": [
+            {"ranks": list(group.ranks), "how": group.how, "where": group.where, "text": group.text}
+            for group in diagnosis.stacks_now
+        ],
         "unread": {host: list(lines) for host, lines in diagnosis.unread.items()},
         "unreachable": {host: str(error) for host, error in diagnosis.errors.items()},
         "resume": _resume(diagnosis) if diagnosis.cause is not None and not diagnosis.is_well else None,
@@ -271,6 +280,7 @@ def diagnosis_data(diagnosis: Diagnosis, lang: str) -> dict[str, Any]:
             "victims": [label_of(rank) for rank in cause.victims],
         }
         data["history"] = to_json(diagnosis.history)
+        data["stacks"] = None if diagnosis.stacks is None else str(diagnosis.stacks)
     return data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from orchestrator.cli.terminal import language
 from orchestrator.config.host_ranges import fold
 from orchestrator.control.run_record import Cause, HostView, RunRecord, Waits
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason
@@ -77,7 +78,9 @@ def _kind_name(cause: Cause) -> str:
     from orchestrator.diagnosis.signatures import KINDS
 
     kind = kind_of(cause)
-    return KINDS[kind].name_en if kind in KINDS else ""
+    if kind not in KINDS:
+        return ""
+    return KINDS[kind].name_zh if language() == "zh" else KINDS[kind].name_en
 
 
 def host_note(view: HostView, *, counting: bool = True) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.control.run_record import RunRecord, read_record
+from orchestrator.control.run_record import Cause, RunRecord, read_record
 from orchestrator.control.runs import known_runs
 from orchestrator.core.errors import RunNotFound
 from orchestrator.diagnosis.evidence import Culprit
@@ -20,12 +20,11 @@ _SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Of the last `runs` before this one, those whose cause was the host, and those where it was this device.
-
-    By their names, the newest first.
+    """Of the last `attempts` before this one, of all runs, those whose cause was the host, and those where it
+    was this device: by the names of their runs, the newest first, a run with several attempts several times.
     """
 
-    runs: int = 0
+    attempts: int = 0
     of_host: tuple[str, ...] = ()
     of_device: tuple[str, ...] = ()
 
@@ -39,30 +38,36 @@ def history_of(
     seconds: float = _SECONDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> History:
-    """Look through the newest `most` runs but the one `without`, for at most so many seconds."""
+    """Look through the newest `most` runs, for at most so many seconds; of `without` through what was before
+    the attempt in force."""
     if culprit is None or not culprit.host:
         return History()
     until, count = clock() + seconds, 0
     of_host, of_device = [], []
-    for control in [run for run in reversed(known_runs(root)) if run.run_id != without][:most]:
+    for control in list(reversed(known_runs(root)))[:most]:
         if clock() > until:
             break
         try:
             record = read_record(control)
         except RunNotFound:
             continue
-        count += 1
-        if record.cause is None or not record.cause.sure or record.cause.host != culprit.host:
-            continue
-        of_host.append(control.run_id)
-        if culprit.device is not None and _device_of(record) == culprit.device:
-            of_device.append(control.run_id)
+        causes = _causes(record)[int(control.run_id == without) :]
+        count += len(causes)
+        for cause in causes:
+            if cause is not None and cause.sure and cause.host == culprit.host:
+                of_host.append(control.run_id)
+                if culprit.device is not None and _device_of(record, cause) == culprit.device:
+                    of_device.append(control.run_id)
     return History(count, tuple(of_host), tuple(of_device))
 
 
-def _device_of(record: RunRecord) -> int | None:
-    """The device of the rank that was the cause."""
-    assert record.cause is not None
-    view = record.hosts.get(record.cause.host)
+def _causes(record: RunRecord) -> list[Cause | None]:
+    """Those of all attempts, the newest first."""
+    return [record.cause, *(attempt.cause for attempt in reversed(record.attempts[:-1]))]
+
+
+def _device_of(record: RunRecord, cause: Cause) -> int | None:
+    """The device of the rank that was the cause, as far as it is still on that host."""
+    view = record.hosts.get(cause.host)
     ranks = view.status.ranks if view is not None and view.status is not None else ()
-    return next((rank.device_id for rank in ranks if rank.rank == record.cause.rank), None)
+    return next((rank.device_id for rank in ranks if rank.rank == cause.rank), None)

@@ -18,8 +18,6 @@ import json
 import os
 import re
 import tarfile
-import tempfile
-import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.worker_environment import OF_EACH_RANK, RESERVED
+from orchestrator.control.bundle_writer import BundleWriter
 from orchestrator.control.diagnose import Diagnosis
 from orchestrator.control.logs import labels_of
 from orchestrator.control.secret_mask import SecretMask
@@ -51,13 +50,13 @@ _BLOCK = 1 << 20
 _MOST_OF_A_LOG = 64 << 20
 _MOST_OF_A_PLOG = 20 << 20
 _MOST_OF_A_HOST = 512 << 20
-_MOST = 4 << 30  # FaultDiag takes 5 GB
 _OURS = RESERVED | OF_EACH_RANK | {"MASTER_ADDR", "MASTER_PORT"}
 _PLOG = re.compile(
     r"(?P<label>rank_\d{1,7}|scheduler)/(?P<kind>debug|run)/(?P<folder>plog|device-(?P<device>\d{1,4}))/"
     r"(?:plog|device)-(?P<pid>\d{1,10})_(?P<stamp>\d{1,20})\.log",
     re.ASCII,
 )
+_LEFT_OUT = "<left out>"
 _CODE_FOLDER = "{run_dir}/code:"
 
 
@@ -100,7 +99,7 @@ def write_bundle(
     try:
         with replacing(path) as file:
             with tarfile.open(fileobj=file, mode="w:gz", format=tarfile.PAX_FORMAT) as archive:
-                writer = _Writer(archive, mask, control.run_id, path.parent)
+                writer = BundleWriter(archive, mask, control.run_id, path.parent)
                 head = {"made_by": _MADE_BY, "format": _FORMAT, "run_id": control.run_id}
                 writer.add_json("bundle.json", {**head, "made": time.time(), "hosts": list(fleet.hosts)})
                 _add_ours(writer, control, plan, diagnosis, told)
@@ -159,72 +158,34 @@ def _require_clean(file: Any, mask: SecretMask) -> None:
         )
 
 
-class _Writer:
-    """Puts masked files into the archive, from any thread, one after the other."""
-
-    def __init__(self, archive: tarfile.TarFile, mask: SecretMask, run_id: str, folder: Path) -> None:
-        self.files = 0
-        self._archive, self._mask, self._folder = archive, mask, folder
-        self._lock = threading.Lock()
-        self._root = run_id if self.is_clean(run_id) else "run"
-        self._left = _MOST
-
-    def is_clean(self, name: str) -> bool:
-        """Whether no value of `env:` is in a name."""
-        with self._lock:
-            return not self._mask.occurrences([name.encode()])
-
-    def add_json(self, name: str, value: Any) -> None:
-        """Every text of it is masked as one: what was cut in the middle of a value is, too."""
-        with self._lock:
-            masked = self._mask.of_json(value)
-        self.add(name, [json.dumps(masked, indent=1).encode()])
-
-    def add_lines(self, name: str, lines: Iterable[str]) -> None:
-        with self._lock:
-            masked = [self._mask.of_text(line) for line in lines]
-        self.add(name, ["".join(f"{line}\n" for line in masked).encode("utf-8", "backslashreplace")])
-
-    def add(self, name: str, chunks: Iterable[bytes]) -> bool:
-        """Whether there was room for it."""
-        with tempfile.TemporaryFile(dir=self._folder) as spool:
-            for chunk in chunks:
-                if spool.tell() + len(chunk) > _MOST:
-                    return False
-                spool.write(chunk)
-            spool.seek(0)
-            with self._lock, tempfile.TemporaryFile(dir=self._folder) as masked:
-                for part in self._mask.stream(iter(lambda: spool.read(_BLOCK), b"")):
-                    masked.write(part)
-                size = masked.tell()
-                if size > self._left:
-                    return False
-                self._left -= size
-                info = tarfile.TarInfo(f"{self._root}/{name}")
-                info.size, info.mode, info.mtime = size, 0o600, int(time.time())
-                masked.seek(0)
-                self._archive.addfile(info, masked)
-                self.files += 1
-                return True
-
-
 # What this machine has.
 
 
 def _add_ours(
-    writer: _Writer, control: ControlDir, plan: LaunchPlan, diagnosis: Diagnosis, told: Any
+    writer: BundleWriter, control: ControlDir, plan: LaunchPlan, diagnosis: Diagnosis, told: Any
 ) -> None:
     writer.add_json("diagnosis.json", told)
     writer.add_json("record.json", to_json(diagnosis.record))
-    writer.add_json("plan.json", _without_values(to_json(plan)))
+    writer.add_json("plan.json", _plan_data(plan))
     writer.add("monitor.log", _end_of(control.monitor_log, control.runs))
+    if diagnosis.stacks is not None:
+        writer.add("stacks.txt", _end_of(diagnosis.stacks, control.runs))
+
+
+def _plan_data(plan: LaunchPlan) -> Any:
+    """The plan without the job's own text: YAML may write a value over several lines."""
+    data = to_json(plan)
+    if data.get("job"):
+        names = [each.partition("=")[0] for each in data["job"]["overrides"]]
+        data["job"].update(text=_LEFT_OUT, overrides=names)
+    return _without_values(data)
 
 
 def _without_values(plan: Any) -> Any:
     """The plan without the values of variables: their names tell enough."""
     if isinstance(plan, Mapping):
         return {
-            name: dict.fromkeys(value, "<left out>")
+            name: dict.fromkeys(value, _LEFT_OUT)
             if name in ("env", "default_env") and isinstance(value, Mapping)
             else _without_values(value)
             for name, value in plan.items()
@@ -248,7 +209,9 @@ def _end_of(path: Path, below: Path) -> Iterator[bytes]:
 # What hosts have.
 
 
-def _add_hosts(writer: _Writer, bundle: Bundle, plan: LaunchPlan, diagnosis: Diagnosis, fleet: Fleet) -> None:
+def _add_hosts(
+    writer: BundleWriter, bundle: Bundle, plan: LaunchPlan, diagnosis: Diagnosis, fleet: Fleet
+) -> None:
     labels = {name: labels_of(plan, None, name).get(name, []) for name in fleet.hosts}
     for name, manifest in plan.manifests.items():
         if manifest.scheduler is not None and name in labels:
@@ -275,7 +238,7 @@ class _OfHost:
     """What one host gives: logs in blocks, CANN's own as far as they fit, what its tools say."""
 
     def __init__(
-        self, writer: _Writer, agent: Agent, plan: LaunchPlan, labels: list[str], folder: str
+        self, writer: BundleWriter, agent: Agent, plan: LaunchPlan, labels: list[str], folder: str
     ) -> None:
         self.left_out: list[str] = []
         self._folder = folder

@@ -30,6 +30,7 @@ from orchestrator.simulation.sim_attempts import (
     take_claim,
     told_of,
 )
+from orchestrator.simulation.sim_evidence import found_of
 from orchestrator.simulation.sim_process import SimProcess, SimRun
 from orchestrator.simulation.sim_supervisor import SimSupervisor
 
@@ -51,7 +52,6 @@ THINKING: Mapping[str, float] = {
 """Seconds that a host takes for a verb; "" for any other."""
 
 Args = Mapping[str, Any]
-_LOG_END = 30
 
 
 def answers_to(agent: SimAgent, verb: str, args: Args, body: bytes) -> Iterator[Answer]:
@@ -319,35 +319,7 @@ def _list_plogs(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _evidence(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    """Of its faults a simulated host knows the restart, the full disk, and what its ranks have logged."""
-    host, run = agent.host, agent.host.run(args["run_id"])
-    status = host.status(run)
-    lives = run.supervisor is not None and run.supervisor.is_alive
-    disk = {"use": "workdir", "path": host.workdir, "total": 1 << 40}
-    yield Answer(
-        {
-            "launched": run.manifest.created,
-            "boot_id": host.boot,
-            "launched_boot_id": status.supervisor.boot_id if status.supervisor is not None else "",
-            "supervisor_lives": lives,
-            "guardian_lives": lives,
-            "logs": {
-                label: [{"text": line, "source": _source(label)} for line in lines[-_LOG_END:]]
-                for label, lines in run.logs.items()
-            },
-            "kernel": [],
-            "kills_in_groups": 0,
-            "kills_on_host": 0,
-            "memory_limit": None,
-            "disks": [{**disk, "free": 0 if host.is_full else host.free_bytes}],
-            "chips": [],
-            "unread": [],
-        }
-    )
-
-
-def _source(label: str) -> str:
-    return "scheduler" if label == "scheduler" else "worker"
+    yield Answer(found_of(agent.host, agent.host.run(args["run_id"])))
 
 
 def _disk_use(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:

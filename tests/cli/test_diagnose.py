@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.render_diagnosis import bundle_lines, diagnosis_data, diagnosis_text, language
+from orchestrator.cli.render_diagnosis import bundle_lines, diagnosis_data, diagnosis_text
+from orchestrator.cli.sentences import cause_sentence
+from orchestrator.cli.terminal import language
 from orchestrator.control.cause_history import History
 from orchestrator.control.diagnose import Diagnosis
+from orchestrator.control.hang_stacks import Frame, StackGroup
+from orchestrator.control.run_record import Cause as RecordedCause
 from orchestrator.control.support_bundle import Bundle
-from orchestrator.core.ends import SCHEDULER
+from orchestrator.core.ends import SCHEDULER, End, EndKind
 from orchestrator.core.errors import ConnectError
 from orchestrator.core.states import RunState
 from orchestrator.diagnosis.evidence import Cause, Certainty, Culprit, Proof
@@ -72,7 +76,7 @@ def test_a_cause_is_told_with_its_evidence_and_what_to_do() -> None:
     assert any("rank 0-1, 3, scheduler" in line for line in lines)
     assert f"What to do: {KINDS[KIND].remedy_en}" in lines
     assert (
-        "Before: b was the cause of 2 of the 14 runs before this one, 1 of them its device 1 (r9, r7)"
+        "Before: b was the cause of 2 of the 14 attempts before this one, 1 of them its device 1 (r9, r7)"
         in lines
     )
     assert "To go on: orchestrate resume r1" in lines
@@ -83,7 +87,7 @@ def test_the_same_in_chinese() -> None:
     lines = text_of(diagnosis(history=History(14, ("r9",), ())), "zh")
     assert lines[1] == f"原因: {KINDS[KIND].name_zh}: b, 进程 rank 2, 设备 1 (EL0004)"
     assert f"处理建议: {KINDS[KIND].remedy_zh}" in lines
-    assert any("此前 14 次任务中，b 有 1 次是原因" in line for line in lines)
+    assert any("此前 14 次运行中，b 有 1 次是原因" in line for line in lines)
 
 
 def test_where_it_is_not_known_the_suspects_are_named() -> None:
@@ -122,6 +126,17 @@ def test_a_launch_that_came_to_nothing_says_why() -> None:
     assert lines[1] == "Cause: no worker was started" and "  | a: no such host" in lines
 
 
+def test_where_the_ranks_are_is_told_of_a_run_that_goes_on() -> None:
+    groups = (
+        StackGroup((0, 1, 2), "faulthandler", (Frame("all_reduce", "hccl.py", 10),), "File ...", ""),
+        StackGroup((3,), "kernel", (), "", "State: D"),
+    )
+    found = diagnosis(Cause("hang", Certainty.UNKNOWN), RunState.RUNNING, stacks_now=groups)
+    lines = text_of(found)
+    assert lines[-2:] == ["  rank 0-2: all_reduce (hccl.py:10) (faulthandler)", "  rank 3: State: D (kernel)"]
+    assert diagnosis_data(found, "en")["stacks_now"][0]["ranks"] == [0, 1, 2]
+
+
 def test_data_has_what_the_text_has() -> None:
     errors = {"b": ConnectError("no route", where="b")}
     data = diagnosis_data(diagnosis(history=History(3, ("r9",)), errors=errors), "en")
@@ -129,7 +144,7 @@ def test_data_has_what_the_text_has() -> None:
     assert data["cause"]["kind"] == KIND and data["cause"]["culprit"] == {"host": "b", "rank": 2, "device": 1}
     assert data["cause"]["name"] == KINDS[KIND].name_en and data["cause"]["proofs"][0]["text"] == LINE
     assert data["cause"]["victims"] == ["rank_0", "rank_1", "rank_3", "scheduler"]
-    assert data["history"] == {"runs": 3, "of_host": ["r9"], "of_device": []}
+    assert data["history"] == {"attempts": 3, "of_host": ["r9"], "of_device": []}
     assert data["unreachable"] == {"b": "b: no route"} and data["resume"] == "orchestrate resume r1"
 
 
@@ -178,3 +193,12 @@ def test_a_real_run_that_fails_is_diagnosed_and_packed(local: Cluster) -> None:
     local.env.update(LC_ALL="zh_CN.UTF-8", PYTHONIOENCODING="utf-8")
     told = local.run("diagnose")
     assert told.returncode == 0 and "原因: " in told.stdout and "no such layer" in told.stdout
+
+
+def test_the_one_line_of_status_and_launch_has_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = End(EndKind.EXITED, START, exit_code=1, evidence=("OSError: [Errno 28] No space left on device",))
+    cause = RecordedCause("b", 2, end, START)
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    assert cause_sentence(cause) == f"rank 2 on b exited with code 1: {KINDS['disk_full'].name_en}"
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert cause_sentence(cause).endswith(f": {KINDS['disk_full'].name_zh}")

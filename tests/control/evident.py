@@ -11,7 +11,17 @@ from orchestrator.config.job import Timeouts
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.core.errors import AgentError, ConnectError, OrchestrateError
 from orchestrator.core.found_evidence import FoundEvidence, FoundLine
-from orchestrator.core.host_answers import Label, LogPart, PlogFile, PlogList, Size, ToolText, ToolTexts
+from orchestrator.core.host_answers import (
+    Label,
+    LogPart,
+    PlogFile,
+    PlogList,
+    RankStacks,
+    Size,
+    StacksAnswer,
+    ToolText,
+    ToolTexts,
+)
 from orchestrator.core.records import HostStatus, Manifest, WorkerSpec
 from orchestrator.core.states import RunState
 from orchestrator.hosts.fleet import HostResults
@@ -102,11 +112,12 @@ class FakeAgent:
         ahead: float = 0.0,
         logs: Mapping[str, bytes] | None = None,
         plogs: Mapping[str, bytes] | None = None,
+        stacks: Mapping[str, RankStacks] | None = None,
     ) -> None:
         self.host = host
         self.asked: dict[str, Any] = {}
         self._said, self._found, self._now, self._ahead = said, found, now, ahead
-        self._logs, self._plogs = logs or {}, plogs or {}
+        self._logs, self._plogs, self._stacks = logs or {}, plogs or {}, stacks
 
     def clock(self) -> float:
         return self._now() + self._ahead
@@ -121,6 +132,11 @@ class FakeAgent:
         if self._found is None:
             raise AgentError("no run r1 on this host", where=self.host, kind="no_run")
         return self._found
+
+    def stacks(self, run_id: str) -> StacksAnswer:
+        if self._stacks is None:
+            raise AgentError("the agent knows no verb `stacks`", where=self.host, kind="unknown_verb")
+        return StacksAnswer(self._stacks)
 
     def read_log(self, run_id: str, label: str, offset: int, limit: int) -> tuple[LogPart, bytes]:
         data = self._logs.get(label, b"")

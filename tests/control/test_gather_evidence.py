@@ -11,18 +11,19 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.control.cause_history import History, history_of
-from orchestrator.control.diagnose import diagnose
+from orchestrator.control.diagnose import Diagnosis, diagnose, with_health
 from orchestrator.control.gather_evidence import Gathered, addresses_of, gather
+from orchestrator.control.health_findings import Finding, FindingKind
+from orchestrator.control.run_record import AttemptRecord, HostView, RunRecord, read_record, write_record
 from orchestrator.control.run_record import Cause as RecordedCause
-from orchestrator.control.run_record import HostView, RunRecord, write_record
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
 from orchestrator.core.found_evidence import ChipHealth, FileSystem, FoundLine
-from orchestrator.core.host_answers import Size
+from orchestrator.core.host_answers import RankStacks, Size
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import StallKind
 from orchestrator.core.states import RankState, RunState
-from orchestrator.diagnosis.evidence import Case, Cause, Certainty, Culprit, LogLine
+from orchestrator.diagnosis.evidence import Case, Cause, Certainty, Culprit, LogLine, Proof
 from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.fleet import Fleet
 from tests.control.evident import FakeAgent, FakeFleet, found_of, plan_of, record_of, view_of
@@ -212,7 +213,7 @@ def test_how_often_it_was_the_cause_before(tmp_path: Path) -> None:
     last = recorded_run(tmp_path, 3, "b")
     recorded_run(tmp_path, 4, "b").record.write_text("{")
     found = history_of(Culprit("b", 2, 0), without="this", root=tmp_path)
-    assert (found.runs, set(found.of_host), found.of_device) == (4, {"old-1", "old-3"}, ("old-3",))
+    assert (found.attempts, set(found.of_host), found.of_device) == (4, {"old-1", "old-3"}, ("old-3",))
     assert history_of(Culprit("b"), without=last.run_id, root=tmp_path).of_host == ("old-1",)
     assert history_of(None, without="this", root=tmp_path) == History()
 
@@ -227,7 +228,7 @@ def test_the_history_takes_a_bounded_time(tmp_path: Path) -> None:
         return clock.now
 
     found = history_of(Culprit("b"), without="", root=tmp_path, seconds=1.5, clock=passes)
-    assert found.runs == 1
+    assert found.attempts == 1
 
 
 @pytest.mark.parametrize(
@@ -290,3 +291,88 @@ def test_a_run_that_stalls_is_not_well_though_nobody_is_blamed(tmp_path: Path) -
         record=record_of(stalled, RunState.RUNNING),
     )
     assert not found.is_well
+
+
+def finding(kind: FindingKind, *ranks: int, **fields: Any) -> Finding:
+    return Finding(kind, START, ranks, **fields)
+
+
+UNKNOWN = Cause("unknown", Certainty.UNKNOWN)
+BEHIND = Cause(
+    "rank_stuck", Certainty.LIKELY, Culprit("a", 1, 1), (Proof("a", 1, "steps", "step 4, others 5"),)
+)
+TOLD = Cause("rank_stuck", Certainty.LIKELY, Culprit("a", 1, 1), (Proof("b", 2, "worker", "EI0002: x"),))
+
+
+@pytest.mark.parametrize(
+    ("health", "judged", "kind", "certainty", "who"),
+    [
+        (
+            (finding(FindingKind.BLOCKED, 2), finding(FindingKind.HANG, 0)),
+            UNKNOWN,
+            "blocked_in_kernel",
+            "likely",
+            2,
+        ),
+        ((finding(FindingKind.HANG, 3, detail="a.py:7"),), BEHIND, "rank_stuck", "likely", 3),
+        ((finding(FindingKind.HANG),), UNKNOWN, "hang", "unknown", None),
+        ((finding(FindingKind.HANG, 3),), TOLD, "rank_stuck", "likely", 1),
+        ((finding(FindingKind.STRAGGLER, 3),), BEHIND, "rank_stuck", "likely", 1),
+        (
+            (finding(FindingKind.HANG, 3),),
+            Cause("disk_full", Certainty.SURE, Culprit("b")),
+            "disk_full",
+            "sure",
+            None,
+        ),
+        ((finding(FindingKind.HANG, 3),), Cause("stopped", Certainty.SURE), "rank_stuck", "likely", 3),
+    ],
+    ids=["blocked", "odd-one", "nobody", "logs-first", "straggler", "sure", "stopped-by-hand"],
+)
+def test_what_the_monitor_has_seen_counts_where_logs_do_not_say_it(
+    health: tuple[Finding, ...], judged: Cause, kind: str, certainty: str, who: int | None
+) -> None:
+    found = with_health(judged, record_of(views(), RunState.RUNNING, health=health))
+    assert (found.kind, str(found.certainty)) == (kind, certainty)
+    assert (found.culprit.rank if found.culprit is not None else None) == who
+    if judged is UNKNOWN:
+        assert found.proofs[0].source == "monitor"
+
+
+def test_a_rank_that_is_a_step_behind_says_nothing_of_a_run_that_goes_on() -> None:
+    record = record_of(views(), RunState.RUNNING)
+    assert Diagnosis(record, BEHIND).is_well and not Diagnosis(record, TOLD).is_well
+    hangs = dataclasses.replace(record, health=(finding(FindingKind.HANG),))
+    assert not Diagnosis(hangs, BEHIND).is_well
+
+
+def test_attempts_before_count_also_those_of_this_run(tmp_path: Path) -> None:
+    control = recorded_run(tmp_path, 1)
+    record = read_record(control)
+    first = AttemptRecord(1, "", RunState.FAILED, START, START, cause=record.cause)
+    write_record(control, dataclasses.replace(record, attempts=(first, AttemptRecord(2))))
+    found = history_of(Culprit("b", 2, 0), without="old-1", root=tmp_path)
+    assert (found.attempts, found.of_host, found.of_device) == (1, ("old-1",), ("old-1",))
+
+
+def test_stacks_are_asked_for_where_a_run_goes_on_and_nobody_is_sure(tmp_path: Path) -> None:
+    def stack(function: str) -> RankStacks:
+        return RankStacks(
+            "faulthandler", f'Thread 0x1 (most recent call first):\n  File "a.py", line 7 in {function}'
+        )
+
+    control = make_control_dir(plan_of(), tmp_path)
+    first = FakeAgent(
+        "a", status("a", rank(0), rank(1)), found_of(), stacks={"0": stack("f"), "1": stack("g")}
+    )
+    fleet = cast(Fleet, FakeFleet({"a": first, "b": two_hosts()["b"]}))
+
+    def asked(state: RunState, cause: Cause) -> list[tuple[int, ...]]:
+        record = record_of(views(), state)
+        found = diagnose(control, plan_of(), fleet, lambda case: cause, record=record)
+        return [group.ranks for group in found.stacks_now]
+
+    assert asked(RunState.RUNNING, UNKNOWN) == [(0,), (1,)]
+    assert (
+        asked(RunState.FAILED, UNKNOWN) == asked(RunState.RUNNING, Cause("disk_full", Certainty.SURE)) == []
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any, cast
 
 import pytest
 
+from orchestrator.config.job import JobSource
 from orchestrator.control import support_bundle
 from orchestrator.control.diagnose import Diagnosis, diagnose
 from orchestrator.control.runs import make_control_dir
@@ -124,7 +126,9 @@ def test_nothing_to_mask_changes_nothing() -> None:
 
 
 def bundled(folder: Path, path: Path, agents: dict[str, FakeAgent | None], **plan: Any) -> Bundle:
-    planned = plan_of(**{"env": ENV, **plan})
+    text = "env:\n  HF_TOKEN: >-\n    first-half-of-it\n    second-half-of-it\n"
+    source = JobSource(Path("job.yaml"), text, ("env.HF_TOKEN=first-half-of-it second-half-of-it",))
+    planned = dataclasses.replace(plan_of(**{"env": ENV, **plan}), job=source)
     control = make_control_dir(planned, folder / "state")
     control.monitor_log.write_text(f"watching with {SECRET}\n")
     fleet = cast(Fleet, FakeFleet(agents))
@@ -184,6 +188,7 @@ def test_a_bundle_has_faultdiags_layout_and_no_value_of_env(tmp_path: Path) -> N
     }
     assert not any("passwd" in name or "plog-9" in name for name in names)
     for name, data in files.items():
+        assert b"half-of-it" not in data, name
         assert SECRET.encode() not in data and b"MIIEvQ" not in data and b"a1b2" not in data, name
         for line in data.splitlines():
             assert not leaks(line, SECRET) if name.endswith("rank-0.txt") else SECRET.encode() not in line
