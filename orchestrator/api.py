@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -273,15 +273,19 @@ def stop(
     reason: str = "stopped through the Python interface",
     *,
     say: Callable[[str], None] | None = None,
+    now: bool = False,
 ) -> RunRecord:
     """End every worker: SIGTERM, the job's grace period, SIGKILL. The record once nothing is left.
+
+    Ranks that announced it save a checkpoint first, for which they get the time that steps and saves took;
+    with `now` nobody gets any.
 
     Stopping what has ended is no error. Raises the errors of hosts that could not be reached; the others are
     stopped all the same. `say` is told what is out of the ordinary, a line each; without it that is logged.
     """
     from orchestrator.control.stop import stop_run
 
-    reasoned = StopReason.requested(reason)
+    reasoned = replace(StopReason.requested(reason), now=now)
     return stop_run(find(run), reasoned) if say is None else stop_run(find(run), reasoned, say=say)
 
 

@@ -1,8 +1,8 @@
-"""The command line of a worker that is a Python program: by which it is started so that it can show its stacks.
+"""The command line by which a worker that is a Python program is started, so that it can show its stacks.
 
 `python train.py --lr 1` becomes `python attempts/1/python_stacks.py done/rank_0.can -- train.py --lr 1`, see
-`python_stacks`. What is no call of a Python 3 interpreter, or has options that are not known here, is left as it
-is; so is every program where the job's `env:` says ORCHESTRATE_STACKS=0.
+`python_stacks`. What is no call of a Python interpreter, or has options that are not known here, is left as
+it is; so is every program where the job's `env:` says ORCHESTRATE_STACKS=0.
 """
 
 from __future__ import annotations

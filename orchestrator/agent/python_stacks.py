@@ -4,9 +4,9 @@
     python [OPTIONS] python_stacks.py FILE -m MODULE [ARGUMENTS]
     python [OPTIONS] python_stacks.py FILE -c TEXT [ARGUMENTS]
 
-A worker that is `python [OPTIONS] SCRIPT …` is started so by its supervisor (`python_program`), which finds in
-FILE what is announced. `__main__`, sys.argv, sys.path, sys.orig_argv, exit codes and tracebacks are those that
-the program has without this. Where it takes SIGUSR1 for something else, the announcement is taken back.
+A worker that is `python [OPTIONS] SCRIPT` is started so by its supervisor (`python_program`), which finds
+in FILE what is announced. `__main__`, sys.argv, sys.path, sys.orig_argv, exit codes and tracebacks are those
+that the program has without this. Where it takes SIGUSR1 for something else, the announcement is taken back.
 This file runs by itself, under any Python, also one that is far older than ours: hence its plain syntax.
 """
 
@@ -35,7 +35,7 @@ def main():
     _announce(announced)
     _hide_this_file()
     if form == "-m":
-        _enter(os.getcwd(), ["-m"] + arguments)
+        _enter(os.getcwd() if sys.version_info >= (3, 7) else "", ["-m"] + arguments)
         sys.modules["__main__"] = types.ModuleType("__main__")
         runpy._run_module_as_main(what)  # type: ignore[attr-defined]  # what Python itself does for -m
     elif form == "-c":
@@ -47,7 +47,7 @@ def main():
 
 def _announce(path):
     # type: (str) -> None
-    """Have SIGUSR1 write the stacks to stderr, and say so in this file; without either all goes on as well."""
+    """Have SIGUSR1 write the stacks to stderr, and say so in this file; without either all goes on."""
     try:
         import faulthandler  # late: none is needed, and an old Python has none
 
@@ -104,20 +104,25 @@ def _new_main(path):
     names = vars(module)
     names["__builtins__"] = globals()["__builtins__"]
     if path is not None:
-        from importlib.machinery import SourceFileLoader  # late: only a script has a file
+        names["__file__"] = path
+    if sys.version_info >= (3, 3):
+        from importlib import machinery  # late: an older Python has none
 
-        names.update(__file__=path, __cached__=None, __loader__=SourceFileLoader("__main__", path))
+        loader = machinery.BuiltinImporter if path is None else machinery.SourceFileLoader("__main__", path)
+        names["__loader__"] = loader
+        names.update({} if path is None else {"__cached__": None})
     return names
 
 
 def _run_script(path, arguments):
     # type: (str, list[str]) -> None
-    if pkgutil.get_importer(path) is not None:  # a folder or a zip with a `__main__.py`
-        _enter(path, [path] + arguments)
+    name = os.path.join(os.getcwd(), path) if sys.version_info >= (3, 9) else path
+    # A folder or a zip with a `__main__.py`.
+    if os.path.isdir(name) or type(pkgutil.get_importer(name)).__name__ == "zipimporter":
+        _enter(name, [path] + arguments)
         sys.modules["__main__"] = types.ModuleType("__main__")
         runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]
         return
-    name = os.path.join(os.getcwd(), path) if sys.version_info >= (3, 9) else path
     _enter(os.path.dirname(os.path.realpath(path)), [path] + arguments)
     try:
         with open(name, "rb") as file:

@@ -1,7 +1,7 @@
 """The watch over one rank, as its supervisor alone can have it: what its metrics say, and whether it goes on.
 
-Pure: lines of metrics, states of processes and times go in; `RankStatus` comes out. `now` is in seconds of any
-steady clock, `time` in those of the host's.
+Pure: lines of metrics, states of processes and times go in; `RankStatus` comes out. `now` is in seconds of
+any steady clock, `time` in those of the host's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The claim on a run, as its supervisor keeps it: which control node may act, and which is told who may. Pure.
+"""The claim on a run, as its supervisor keeps it: which control node may act, and who is told which. Pure.
 
 A request has `"claim": {"epoch": n, "holder": text}`. The highest epoch that has come is in force; whoever
 comes with a lower one, or with the same in another name, is refused. An earlier version's control node has no

@@ -244,7 +244,7 @@ class Supervisor:
         message = failed[0].end.message if failed and failed[0].end else ""
         first = self.state.failed_first
         label = "" if first is None else label_of(first)
-        answer = {"phase": self.state.phase, "failed_first": label, "reason": message}
+        answer: Dict[str, Any] = {"phase": self.state.phase, "failed_first": label, "reason": message}
         if self.state.grace is not None:
             answer.update(grace=self.state.grace, saves=self.state.saves)
         return {**answer, **self._told_claim()}

@@ -93,7 +93,7 @@ class SupervisorState:
         # Why a worker that runs was signalled by us: its end is then no failure.
         self._signalled: Dict[int, Optional[StopReason]] = {}
         self._watches = {rank: RankWatch() for rank in self.specs}
-        # Workers that have saved and ended before anybody had told us of a stop, and until when that may come.
+        # Workers that have saved and ended before anybody told us of a stop, and until when that may come.
         self._early: Dict[int, Tuple[Exit, float]] = {}
         # Whether the scheduler is let be while ranks save, which need it, and since when they all have.
         self._keeps_scheduler = False
@@ -170,9 +170,7 @@ class SupervisorState:
         self.saves = will_save(reason, running)
         self.grace = grace_of(self._manifest, reason, running, self.step_seconds, self.save_seconds)
         self._stopped_at, self._deadline = now, now + self.grace
-        early, self._early = self._early, {}
-        for each, _ in early.values():  # who had heard of this stop before we did
-            self._end(each)
+        self._settle_early()
         self._keeps_scheduler = self.saves and SCHEDULER in self.workers
         kept = {SCHEDULER} if self._keeps_scheduler else set()
         return [each for each in self._signal_all(signal.SIGTERM) if each.rank not in kept]
@@ -188,7 +186,7 @@ class SupervisorState:
         self.stop_reason = StopReason(StopKind.UNDONE)
         self.phase = "undoing"
         self._deadline = None
-        self._early.clear()
+        self._settle_early()
         return self._signal_all(signal.SIGKILL)
 
     def signalled(self, rank: int) -> None:
@@ -246,7 +244,7 @@ class SupervisorState:
         self._watches[rank].note_process(letter, now, switches)
 
     def report_ability(self, rank: int, word: str, has: bool) -> None:
-        """What a worker announces, or takes back, in another way than by its metrics; see `RankStatus.can`."""
+        """What a worker announces, or takes back, but by its metrics; see `RankStatus.can`."""
         can = self.workers[rank].can
         if has is not (word in can):
             self._update(rank, can=(*can, word) if has else tuple(each for each in can if each != word))
@@ -305,13 +303,21 @@ class SupervisorState:
 
     def _let_scheduler_go(self, now: float) -> List[Action]:
         """End the scheduler once the ranks of this host have ended, and those of others most likely."""
-        if not self._keeps_scheduler or any(self.is_running(rank) for rank in self.workers if rank != SCHEDULER):
+        if not self._keeps_scheduler or any(
+            self.is_running(rank) for rank in self.workers if rank != SCHEDULER
+        ):
             return []
         self._saved_at = now if self._saved_at is None else self._saved_at
         if now < self._saved_at + (_OTHERS_SAVE if len(self._manifest.hosts) > 1 else 0.0):
             return []
         self._keeps_scheduler = False
         return [each for each in self._signal_all(signal.SIGTERM) if each.rank == SCHEDULER]
+
+    def _settle_early(self) -> None:
+        """The stop has come of which these had heard before."""
+        early, self._early = self._early, {}
+        for each, _ in early.values():
+            self._end(each)
 
     def _may_be_early(self, ended: Exit) -> bool:
         """Whether it has saved and ended on another host's word; on one host all are told by us at once."""

@@ -1,8 +1,8 @@
 """The verb that tells where the ranks of a run are: their stacks, by themselves, by py-spy, or by the kernel.
 
 Only processes of the run are looked at, by their recorded identity. SIGUSR1 goes to those alone that have
-announced what they do at it, and catch it still: any other it would kill. Whatever does not answer is not waited
-for.
+announced what they do at it, and catch it still: any other it would kill. Whatever does not answer is not
+waited for.
 """
 
 from __future__ import annotations
@@ -172,7 +172,8 @@ def _state_of(rank: RankStatus) -> str:
     if rank.process is None:
         return ""
     home = f"/proc/{rank.process.pid}"
-    lines = [line for line in _read(f"{home}/status").splitlines() if line.startswith("State:")]
+    told = _read(f"{home}/status").splitlines()
+    lines = [" ".join(line.split()) for line in told if line.startswith("State:")]
     for name in ("wchan", "syscall"):
         text = _read(f"{home}/{name}").strip()
         if text and text != "0":

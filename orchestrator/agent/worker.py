@@ -142,7 +142,7 @@ class Worker:
         return [_fill(word, self._spec, self._run) for word in self._spec.argv]
 
     def _wrap(self, environment: Mapping[str, str]) -> None:
-        """Have a user's Python program show its stacks, where that can be; the bundled ones do by themselves."""
+        """Have a user's Python program show its stacks, where that can be; ours do by themselves."""
         is_rank = self._spec.rank != SCHEDULER
         if self._manifest.launch.get("task") != "command" or not is_rank:
             return

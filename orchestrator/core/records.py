@@ -194,7 +194,7 @@ class HostStatus(Stored):
     `clock` is the host's time when its agent read the file. Within `interval` seconds the supervisor writes
     it again, also where nothing has changed: one whose `updated` is older than three of them has fallen
     silent. Earlier versions, which wrote it every second, did not say so. While workers are made to end,
-    `grace` are the seconds that they have for that. `claim` is the highest that a control node has acted with.
+    `grace` are the seconds that they have for that. `claim` is the highest with which anybody has acted.
     """
 
     FORMAT = 3  # two slots, see agent/status_file.py; what is in them is as in format 2

@@ -123,7 +123,9 @@ def stacks_of(data: Any) -> StacksAnswer:
     texts = [text for each in told.ranks.values() for text in (each.text, each.state)]
     _require(all(len(text) <= _LONGEST_STACKS for text in texts), f"{_LONGEST_STACKS} characters or fewer")
     shown_ones = {
-        rank: RankStacks(made_visible(each.how), *(made_visible(t, keep="\n") for t in (each.text, each.state)))
+        rank: RankStacks(
+            made_visible(each.how), *(made_visible(t, keep="\n") for t in (each.text, each.state))
+        )
         for rank, each in told.ranks.items()
     }
     _require(all(len(each.how) <= _LONGEST_WORD for each in shown_ones.values()), "a short word")

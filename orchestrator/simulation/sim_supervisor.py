@@ -9,159 +9,28 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.daemon import obituary
 from orchestrator.agent.status_feed import StatusFeed
-from orchestrator.agent.stop_grace import SAVE
 from orchestrator.agent.supervisor import INTERVAL
-from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorState
+from orchestrator.agent.supervisor_state import Action, Start, SupervisorState
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason, label_of
-from orchestrator.core.log_signatures import telling_lines
-from orchestrator.core.records import Claim, HostStatus, Manifest
+from orchestrator.core.records import Claim, HostStatus
 from orchestrator.core.states import RankState
+from orchestrator.simulation.sim_process import TICK, SimProcess, SimRun
 from orchestrator.simulation.timeline import Event
-from orchestrator.simulation.workload import Gang
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_host import SimHost
 
-__all__ = ["SimProcess", "SimRun", "SimSupervisor"]
+__all__ = ["SimSupervisor"]
 
-_TICK = 1.0
-_TAIL_LINES = 20
 _REAPED = 0.005  # from the end of a process until its parent has noted it
-_KILLED = 0.01
 _STALL_LOOK = 5.0
 _FULL = ("Traceback (most recent call last):", "OSError: [Errno 28] No space left on device")
-
-
-class SimRun:
-    """A run's folder on a simulated host: what was sent, what the supervisor wrote, and the logs."""
-
-    def __init__(self, manifest: Manifest, hashes: Mapping[str, str], gang: Gang) -> None:
-        self.manifest = manifest
-        self.gang = gang
-        self.hashes = hashes  # of the files that were sent
-        self.status: HostStatus | None = None
-        self.supervisor: SimSupervisor | None = None
-        self.logs: dict[str, list[str]] = {}
-        self.metrics: dict[int, list[str]] = {}
-
-    def log(self, label: str) -> bytes:
-        return "".join(line + "\n" for line in self.logs.get(label, ())).encode()
-
-
-class SimProcess:
-    """A worker or the scheduler: it waits, makes steps with its gang, and ends."""
-
-    def __init__(self, host: SimHost, run: SimRun, rank: int, ended: Callable[[SimProcess], None]) -> None:
-        self.rank = rank
-        self.identity = host.new_process()
-        self.end: Exit | None = None
-        self.is_frozen = self.is_hung = self.is_ending = self.is_gone = False
-        self._host = host
-        self._run = run
-        self._ended = ended
-        self._kept: list[int] = []  # signals that a stopped process gets when it goes on
-        if rank != SCHEDULER:
-            load = run.gang.workload
-            host.world.after(load.imports + host.world.random.random() * load.spread, self._import)
-
-    @property
-    def is_running(self) -> bool:
-        return self.end is None and not self.is_gone
-
-    def signal(self, number: int) -> bool:
-        """Whether there was a process to signal."""
-        if not self.is_running:
-            return False
-        if number == signal.SIGKILL:
-            self._host.world.after(_KILLED, lambda: self.exit(-signal.SIGKILL))
-        elif self.is_frozen:
-            self._kept.append(number)
-        elif not self._run.gang.workload.is_deaf and not self.is_ending:
-            self.is_ending = True
-            if self.rank != SCHEDULER and SAVE in self._run.gang.workload.can and self._run.gang.leave_with_save():
-                return True  # it ends with all others, when they have saved
-            load = self._run.gang.workload
-            self._host.world.after(load.term, lambda: self.exit(-number))
-        return True
-
-    def freeze(self) -> None:
-        """As SIGSTOP."""
-        if self.is_running and not self.is_frozen:
-            self.is_frozen = True
-            self._hold()
-            self._be_looked_at(_TICK, 2 * _TICK)
-
-    def thaw(self) -> None:
-        """As SIGCONT."""
-        if self.is_frozen:
-            self.is_frozen = False
-            self._release()
-            self._be_looked_at(_TICK)
-            kept, self._kept = self._kept, []
-            for number in kept:
-                self.signal(number)
-
-    def _be_looked_at(self, *seconds: float) -> None:
-        """Its supervisor looks at the states of processes once a second."""
-        for late in seconds:
-            self._host.world.after(late, lambda: self._run.supervisor and self._run.supervisor.step())
-
-    def hang(self) -> None:
-        """It makes no step any more, and ends by signals as before."""
-        if self.is_running and not self.is_hung:
-            self.is_hung = True
-            self._hold()
-
-    def go_on(self) -> None:
-        if self.is_hung:
-            self.is_hung = False
-            self._release()
-
-    def exit(self, code: int, lines: Sequence[str] = (), *, was_done: bool = False) -> None:
-        """The process ends, its log with these lines."""
-        if not self.is_running or (self.is_frozen and code != -signal.SIGKILL):
-            return
-        log = self._run.logs.setdefault(label_of(self.rank), [])
-        if not self._host.is_full:  # its last words find no room either
-            log.extend(lines)
-        self.end = Exit(
-            self.rank,
-            code,
-            self._host.time(),
-            was_done=was_done,
-            tail=tuple(log[-_TAIL_LINES:]) if code else (),
-            evidence=telling_lines("\n".join(log)) if code else (),
-        )
-        self.vanish()
-        self._ended(self)
-
-    def vanish(self) -> None:
-        """It is gone, with nobody to note that: its host has no power."""
-        if self.rank != SCHEDULER:
-            self._run.gang.leave(self.rank)
-            for is_held in (self.is_frozen, self.is_hung):
-                if is_held:
-                    self._run.gang.release(self.rank)
-        self.is_frozen = self.is_hung = False
-        self.is_gone = True
-
-    def _import(self) -> None:
-        if self.is_running:
-            self._run.gang.join(self.rank)
-
-    def _hold(self) -> None:
-        if self.rank != SCHEDULER:
-            self._run.gang.hold(self.rank)
-
-    def _release(self) -> None:
-        if self.rank != SCHEDULER:
-            self._run.gang.release(self.rank)
 
 
 class SimSupervisor:
@@ -181,7 +50,7 @@ class SimSupervisor:
         self._ended: list[SimProcess] = []
         self._phase = ""
         self._woken = host.world.now
-        self._read = -_TICK
+        self._read = -TICK
         self._deadline: Event | None = None
         self._stall: Event | None = None
         self.feed = StatusFeed(self.identity, self._status())
@@ -217,7 +86,7 @@ class SimSupervisor:
         message = failed[0].end.message if failed and failed[0].end else ""
         first = self.state.failed_first
         label = "" if first is None else label_of(first)
-        answer = {"phase": self.state.phase, "failed_first": label, "reason": message}
+        answer: dict[str, Any] = {"phase": self.state.phase, "failed_first": label, "reason": message}
         if self.state.grace is not None:
             answer.update(grace=self.state.grace, saves=self.state.saves)
         return answer if self.claim is None else {**answer, "claim": to_json(self.claim)}
@@ -240,7 +109,7 @@ class SimSupervisor:
             self._finish()
         elif self.state.needs_ticks and not self._is_ticking:
             self._is_ticking = True
-            self._host.world.after(_TICK, self._tick)
+            self._host.world.after(TICK, self._tick)
         for told in list(self.on_change):
             told()
 
@@ -251,9 +120,9 @@ class SimSupervisor:
     def refresh(self) -> None:
         """As if the turns had been made that happen once a second, in which nothing but steps is new."""
         now = self._host.world.now
-        if self.is_alive and now - self._read >= _TICK:
+        if self.is_alive and now - self._read >= TICK:
             self._read_progress()
-            self._read = now - (now - self._woken) % _TICK
+            self._read = now - (now - self._woken) % TICK
             self._carry_out(self.state.tick(now, self._host.time()))
             self._publish()
 
@@ -355,7 +224,7 @@ class SimSupervisor:
     def _on_move(self) -> None:
         """The ranks begin, or go on: those that tell of phases say so, which is read within a second."""
         if self._run.gang.workload.has_phases:
-            self._host.world.after(_TICK, self.step)
+            self._host.world.after(TICK, self.step)
 
     def _on_milestone(self, what: str) -> None:
         """The gang has come to a save, or to its end."""

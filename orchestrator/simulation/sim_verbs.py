@@ -21,7 +21,8 @@ from orchestrator.core.errors import AgentError
 from orchestrator.core.host_answers import RankStacks, StacksAnswer
 from orchestrator.core.push import Mark
 from orchestrator.core.records import Manifest, RunOnHost
-from orchestrator.simulation.sim_supervisor import SimProcess, SimRun, SimSupervisor
+from orchestrator.simulation.sim_process import SimProcess, SimRun
+from orchestrator.simulation.sim_supervisor import SimSupervisor
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_agent import SimAgent

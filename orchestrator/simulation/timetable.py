@@ -7,6 +7,7 @@ compilation are where the workload's numbers put them.
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -100,7 +101,8 @@ class Timetable:
                 if every is not None
             ),
         ]
-        later = [step for step in others if step is not None and step > place.step]
+        end = math.inf if self.last is None else self.last
+        later = [step for step in others if step is not None and place.step < step <= end]
         return self.work_at(min(later)) if later else None
 
     def _behind(self, step: int) -> Iterator[tuple[Phase, float]]:

@@ -24,15 +24,16 @@ __all__ = ["Gang", "Workload"]
 class Workload:
     """What every rank does, in seconds; `steps` None: until it is stopped.
 
-    `reports`: its steps are seen in its metrics, each or (`report_every`) one of so many. After SIGTERM a rank
-    ends within `term`, or, where it is `deaf`, not at all. `peer_timeout` is how long a rank waits for one that
-    does not come, before it fails; the scheduler misses a rank after `heartbeat`. `spread`: ends of the same
-    cause lie so far apart.
+    `reports`: its steps are seen in its metrics, each or (`report_every`) one of so many. After SIGTERM a
+    rank ends within `term`, or, where it is `deaf`, not at all. `peer_timeout` is how long a rank waits for
+    one that does not come, before it fails; the scheduler misses a rank after `heartbeat`. `spread`: ends of
+    the same cause lie so far apart.
 
-    `has_phases`: it tells of its phases, too; until its first step is made it compiles. After a step whose number
-    `save_every` divides it saves, then, if `evaluate_every` does, it evaluates, then, behind step `recompile_at`,
-    it compiles again. `can` is what it announces: who announces `save` answers SIGTERM, once it has made a
-    step, by a checkpoint of all ranks at the next one. `compute` of the seconds of a step are a rank's own.
+    `has_phases`: it tells of its phases, too; until its first step is made it compiles. After a step whose
+    number `save_every` divides it saves, then, if `evaluate_every` does, it evaluates, then, behind step
+    `recompile_at`, it compiles again. `can` is what it announces: who announces `save` answers SIGTERM, once
+    it has made a step, by a checkpoint of all ranks at the next one. `compute` of the seconds of a step are a
+    rank's own.
     """
 
     imports: float = 8.0
@@ -254,7 +255,8 @@ class Gang:
             last = step // load.save_every * load.save_every
             if last and self._moved < table.work_at(last) + load.save - 1e-6:
                 found.append((table.work_at(last) + load.save, "saved"))
-            found.append((table.work_at(last + load.save_every), "save"))
+            if table.leave_at is None or last + load.save_every <= table.leave_at:
+                found.append((table.work_at(last + load.save_every), "save"))
         if load.has_phases and self._minds_saves and (begins := table.next_phase(self._moved)) is not None:
             found.append((begins, "stage"))
         if found:

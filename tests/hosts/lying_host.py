@@ -301,11 +301,7 @@ HONEST: dict[str, Frames] = {
     "sum_segments": [([7, 8], b"")],
     "stacks": [
         (
-            {
-                "ranks": {
-                    "0": {"how": "faulthandler", "text": "Thread 0x1:\n  File 'a.py'\n", "state": "S\n"}
-                }
-            },
+            {"ranks": {"0": {"how": "faulthandler", "text": "Thread 0x1:\n  File 'a.py'\n", "state": "S\n"}}},
             b"",
         )
     ],
