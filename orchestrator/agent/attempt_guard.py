@@ -297,8 +297,8 @@ def require_claim(workdir: Workdir, run_id: str, claim: Claim) -> None:
 def require_room(workdir: Workdir, run_id: str, mine: Attempt, claim: Claim = NO_CLAIM) -> None:
     """Refuse an attempt where it has been, or another one runs; what was left of one that never began goes.
 
-    So does one of the same number and another token that was begun on the same `claim`: its launch has come to
-    nothing elsewhere, and this host could not be told.
+    So does one of the same number and another token that was begun on the same `claim`: its launch has come
+    to nothing elsewhere, and this host could not be told.
 
     A host that never had the run has room. Raises AgentError, see `prepare_run.prepare`.
     """
