@@ -186,12 +186,16 @@ def _stop(stone: Tombstone) -> Dict[str, Any]:
 
 
 def _order_end(run: RunDir, stone: Tombstone) -> None:
-    """Have the supervisor end; one that does not take the order is killed, and its guardian ends the rest."""
+    """Have the supervisor end its workers, with their grace.
+
+    One that is stopped takes no order and is killed: its guardian ends the rest. One that is only slow is not.
+    """
     try:
         control_socket.ask(run.control_socket, _stop(stone), timeout=_SHORT)
     except AgentError as error:
-        if error.kind == "no_supervisor":
-            _kill_process(host_runs.recorded(run).supervisor)
+        supervisor = host_runs.recorded(run).supervisor
+        if error.kind == "no_supervisor" and supervisor and processes.state_of(supervisor.pid) in ("T", "t"):
+            _kill_process(supervisor)
 
 
 def _kill(run: RunDir) -> None:
