@@ -188,7 +188,7 @@ def _stop(stone: Tombstone) -> Dict[str, Any]:
 def _order_end(run: RunDir, stone: Tombstone) -> None:
     """Have the supervisor end its workers, with their grace.
 
-    One that is stopped takes no order and is killed: its guardian ends the rest. One that is only slow is not.
+    One that is stopped takes no order and is killed: its guardian ends the rest. A slow one is not.
     """
     try:
         control_socket.ask(run.control_socket, _stop(stone), timeout=_SHORT)
