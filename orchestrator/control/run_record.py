@@ -165,7 +165,8 @@ class RunRecord(Stored):
     found to be doubtful, a line each. `watched` is when a monitor last wrote it; `unwatched` is set by who
     finds that none lives: since then nobody has watched the run. `elsewhere` is set by who finds that the
     monitor lives on another machine, to its name. The last of `attempts` is in force: it is as far as the
-    run. `claim` is ours, with epoch 0 where this control node only watches.
+    run. `claim` is ours; with epoch 0 this control node only watches,
+    and the holder is who acts, as far as that is known.
     """
 
     # 2: who does not know of attempts would write the record back without them. 3: what has changed since is

@@ -111,7 +111,14 @@ def run_of(data: Any) -> RunOnHost:
         _require(0 <= run.manifest.created <= LATEST, "a time")
         # A manifest is taken as it is; the texts of a status are shown.
         run_id = RunId(run.manifest.run_id)
-        return RunOnHost(run.manifest, status_of(made_visible(data.get("status")), run_id, MOST_RANKS))
+        _require(0 <= run.epoch < LARGEST and 0 <= run.over < LARGEST, "a claim, and an attempt that is over")
+        return RunOnHost(
+            run.manifest,
+            status_of(made_visible(data.get("status")), run_id, MOST_RANKS),
+            epoch=run.epoch,
+            holder=visible(run.holder[:_LONGEST_TEXT]),
+            over=run.over,
+        )
     except ValueError as error:
         return RunOnHost(problem=f"a run that cannot be read: {shown(error, 200)}")
 

@@ -16,6 +16,7 @@ from orchestrator.agent.daemon import obituary
 from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.supervisor import INTERVAL
 from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorState
+from orchestrator.core.claims import NO_CLAIM
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.log_signatures import telling_lines
 from orchestrator.core.records import HostStatus, Manifest
@@ -46,6 +47,7 @@ class SimRun:
         self.status: HostStatus | None = None
         self.supervisor: SimSupervisor | None = None
         self.before: SimRun | None = None  # the attempt in whose place this one is
+        self.claim = NO_CLAIM  # on which it was begun
         self.logs: dict[str, list[str]] = {}
         self.metrics: dict[int, list[str]] = {}
 
