@@ -192,10 +192,7 @@ def watch(run: Run | str | None = None, *, interval: float = 0.2, waits: bool = 
 
 
 def attach(run: Run | str | None = None, *, take_over: bool = False) -> Run:
-    """Make sure that a run which has not ended has a monitor.
-
-    With `take_over` this control node acts on the run from now on, and no other does.
-    """
+    """Make sure that a run has a monitor; with `take_over`, that this control node acts on it and no other."""
     control = find(run)
     known.attach(control, take_over=take_over)
     return control
