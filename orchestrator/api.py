@@ -7,11 +7,10 @@
         print(record.state)
     api.collect(run, "out.ckpt")
 
-A run is named by what `launch` returned, by its id or the beginning of it, or by its job's name; None means
-the one that is active or, where none is, the newest. Every function raises OrchestrateError: ConfigError and
-UsageError for what was asked, TransportError for hosts that cannot be reached, PreflightError for those that
-are not fit, HostsFailed for several, each with its error. `error.exit_code` is what the command line would
-leave with, `error.lines()` what it would print.
+A run is named by what `launch` returned, its id or the beginning of it, or its job's name; None means the
+one that is active or, where none is, the newest. Every function raises OrchestrateError: ConfigError and
+UsageError for what was asked, TransportError for hosts out of reach, PreflightError for those that are unfit,
+HostsFailed for several. `error.exit_code` and `error.lines()` are what the command line would say.
 """
 
 from __future__ import annotations
@@ -193,10 +192,7 @@ def watch(run: Run | str | None = None, *, interval: float = 0.2, waits: bool = 
 
 
 def attach(run: Run | str | None = None, *, take_over: bool = False) -> Run:
-    """Make sure that a run which has not ended has a monitor.
-
-    With `take_over` this control node acts on the run from now on, and no other does.
-    """
+    """Make sure that a run has a monitor; with `take_over`, that this control node acts on it and no other."""
     control = find(run)
     known.attach(control, take_over=take_over)
     return control
@@ -260,10 +256,11 @@ def logs(
     """`log_batches`, line by line. A line of more than 64 kB to 1 MB comes in pieces (`goes_on`)."""
     from orchestrator.control.log_stream import iter_lines
 
-    batches = log_batches(
-        run, ranks=ranks, host=host, scheduler=scheduler, follow=follow, tail=tail, attempt=attempt
+    yield from iter_lines(
+        log_batches(
+            run, ranks=ranks, host=host, scheduler=scheduler, follow=follow, tail=tail, attempt=attempt
+        )
     )
-    yield from iter_lines(batches)
 
 
 def folded_logs(

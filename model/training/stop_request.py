@@ -33,23 +33,23 @@ class StopRequest:
         self, give_up: Callable[[str], None] | None = None, least: float = _LEAST, look: float = 1.0
     ) -> None:
         self.asked = False
-        self._give_up, self._least, self._look = give_up or _end_process, least, look
+        self._give_up, self._look = give_up or _end_process, look
         self._agreed = threading.Event()
-        self._pid: int | None = None
+        self._listens = False
         self._began: float | None = None  # the step that is computed now
-        self._longest = 0.0
+        self._limit = least  # of seconds
 
     def listen(self) -> None:
         """Note the signal from now on; called again, it does nothing."""
-        if self._pid is not None:
+        if self._listens:
             return
-        self._pid = os.getpid()
-        self._learn()
+        self._listens = True
+        self._learn(1)  # this step has compiled, and may have more to compile
         awake, wake = os.pipe()
         os.set_blocking(wake, False)
         # The interpreter writes there at once, also while its main thread waits in native code.
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        os.register_at_fork(after_in_child=_forget)
         threading.Thread(target=self._watch, args=(awake,), name="stop request", daemon=True).start()
         signal.signal(signal.SIGTERM, self._note)
         signal.siginterrupt(signal.SIGTERM, False)  # native code may not expect to be interrupted
@@ -58,34 +58,39 @@ class StopRequest:
     def during_step(self) -> Iterator[None]:
         """A step is computed, with all the other ranks."""
         self._began = time.monotonic()
+        was_listening = self._listens
         yield
-        self._learn()
+        if was_listening:
+            self._learn(_STEPS)
         self._began = None
 
     def agree(self) -> None:
         """All ranks have seen the request."""
         self._agreed.set()
 
-    def _learn(self) -> None:
+    def _learn(self, times: int) -> None:
         if self._began is not None:
-            self._longest = max(self._longest, time.monotonic() - self._began)
+            self._limit = max(self._limit, times * (time.monotonic() - self._began))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # forked off: its parent ends it with this signal
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
         self.asked = True
 
     def _watch(self, awake: int) -> None:
         while signal.SIGTERM not in os.read(awake, 64):
             pass
         told = time.monotonic()
-        limit = max(self._least, _STEPS * self._longest)
+        limit = self._limit
         while not self._agreed.wait(self._look):
             began = self._began
             if began is not None and time.monotonic() - max(told, began) > limit:
                 self._give_up(f"got SIGTERM, and the step did not end in {limit:.0f} s: nothing is saved")
                 return
+
+
+def _forget() -> None:
+    """In a process that was forked off: its parent ends it with this signal."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end_process(message: str) -> None:

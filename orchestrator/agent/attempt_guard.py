@@ -186,12 +186,16 @@ def _stop(stone: Tombstone) -> Dict[str, Any]:
 
 
 def _order_end(run: RunDir, stone: Tombstone) -> None:
-    """Have the supervisor end; one that does not take the order is killed, and its guardian ends the rest."""
+    """Have the supervisor end its workers, with their grace.
+
+    One that is stopped takes no order and is killed: its guardian ends the rest. A slow one is not.
+    """
     try:
         control_socket.ask(run.control_socket, _stop(stone), timeout=_SHORT)
     except AgentError as error:
-        if error.kind == "no_supervisor":
-            _kill_process(host_runs.recorded(run).supervisor)
+        supervisor = host_runs.recorded(run).supervisor
+        if error.kind == "no_supervisor" and supervisor and processes.state_of(supervisor.pid) in ("T", "t"):
+            _kill_process(supervisor)
 
 
 def _kill(run: RunDir) -> None:
@@ -294,8 +298,11 @@ def require_claim(workdir: Workdir, run_id: str, claim: Claim) -> None:
 # Whether there is room for another one.
 
 
-def require_room(workdir: Workdir, run_id: str, mine: Attempt) -> None:
+def require_room(workdir: Workdir, run_id: str, mine: Attempt, claim: Claim = NO_CLAIM) -> None:
     """Refuse an attempt where it has been, or another one runs; what was left of one that never began goes.
+
+    So does one of the same number and another token that was begun on the same `claim`: its launch has come
+    to nothing elsewhere, and this host could not be told.
 
     A host that never had the run has room. Raises AgentError, see `prepare_run.prepare`.
     """
@@ -315,15 +322,28 @@ def require_room(workdir: Workdir, run_id: str, mine: Attempt) -> None:
         raise AgentError(f"{which} is in force here already", kind="newer_attempt")
     if number == mine.number and run.is_of(number, mine.token):
         raise AgentError(f"{which} exists already", kind="run_exists")
+    is_ours = number == mine.number and claim.epoch > 0 and _begun_on(run, number) == claim
+    if is_ours and _lives(run):
+        bury(
+            run, Tombstone(run_id, Attempt(number, run.token_of(number) or ""), "undone", claim, time.time())
+        )
     if _lives(run) or (_is_half_made(run) and _is_young(run.folder_of(number))):
         raise AgentError(
             f"{which} still runs here", remedy=f"`orchestrate stop {run_id}` ends it", kind="still_running"
         )
     if number == mine.number:
-        if not _never_began(run):
+        if not (is_ours or _never_began(run)):
             raise AgentError(f"{which} has run here, and was another one", kind="run_exists")
         run.discard(number, run.token_of(number) or "")
-        require_room(workdir, run_id, mine)
+        require_room(workdir, run_id, mine, claim)
+
+
+def _begun_on(run: RunDir, number: int) -> Claim:
+    """The claim on which an attempt was prepared here."""
+    try:
+        return load(KeptClaim, run.folder_of(number) / run.claim.name, run.runs).claim
+    except (OSError, DecodeError):
+        return NO_CLAIM
 
 
 def _require_nothing(run: RunDir) -> None:

@@ -12,10 +12,13 @@ from collections import deque
 from pathlib import Path
 from typing import Deque, Tuple
 
-__all__ = ["is_last_save_written"]
+from orchestrator.agent.stop_grace import TFT, tft_saves
+
+__all__ = ["is_last_save_written", "is_set_to_save"]
 
 _BEING_WRITTEN = re.compile(r"ttp_saved_checkpoints-step_\d{1,15}_tmp", re.ASCII)
 _DEEPEST, _MOST = 6, 5000
+_LARGEST_ENVIRONMENT = 1 << 20
 
 
 def is_last_save_written(folder: Path) -> bool:
@@ -39,3 +42,13 @@ def is_last_save_written(folder: Path) -> bool:
         except OSError:
             continue
     return False
+
+
+def is_set_to_save(pid: int) -> bool:
+    """Whether the environment of a process, of an `env_script` say, has it make such a checkpoint."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            names = file.read(_LARGEST_ENVIRONMENT).decode("utf-8", "replace").split("\0")
+    except OSError:
+        return False
+    return any(tft_saves(name[len(TFT) + 1 :]) for name in names if name.startswith(f"{TFT}="))

@@ -16,7 +16,7 @@ from typing import Any, Dict, Mapping, Optional
 from orchestrator.agent import attempt_guard, daemon, host_probe
 from orchestrator.agent.content_store import Store, sha256_of, sha256_of_file
 from orchestrator.core.attempt_files import make_way
-from orchestrator.core.claims import NO_CLAIM
+from orchestrator.core.claims import NO_CLAIM, KeptClaim
 from orchestrator.core.codec import dumps
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import AttemptDir, RunDir, Workdir
@@ -49,8 +49,10 @@ def prepare(
     if mine.number > 1:
         # In this order: who may not act clears nothing away.
         attempt_guard.require_claim(workdir, manifest.run_id, claim)
-        attempt_guard.require_room(workdir, manifest.run_id, mine)
+        attempt_guard.require_room(workdir, manifest.run_id, mine, claim)
     files = {"manifest.json": dumps(manifest), "worker.yaml": worker_config}
+    if claim.epoch:
+        files[run.claim.name] = dumps(KeptClaim(claim))
     if rank_table is not None:
         files["rank_table.json"] = rank_table
     is_there = mine.number > 1 and os.path.lexists(run.root)

@@ -30,8 +30,9 @@ def main():
     announced, form, what = sys.argv[1:4]
     arguments = sys.argv[4:]
     begun = ([form] if form != "--" else []) + [what] + arguments
-    if hasattr(sys, "orig_argv"):
-        sys.orig_argv[-given:] = begun
+    whole = getattr(sys, "orig_argv", None)
+    if whole is not None:
+        whole[-given:] = begun
     _announce(announced)
     _hide_this_file()
     if form == "-m":

@@ -14,7 +14,16 @@ from typing import Iterable, Mapping, Optional
 from orchestrator.core.ends import StopKind, StopReason
 from orchestrator.core.records import Manifest, RankStatus
 
-__all__ = ["END_OF_LIFE_SAVE", "SAVE", "STACKS", "grace_of", "saves_at_its_end", "will_save"]
+__all__ = [
+    "END_OF_LIFE_SAVE",
+    "SAVE",
+    "STACKS",
+    "TFT",
+    "grace_of",
+    "saves_at_its_end",
+    "tft_saves",
+    "will_save",
+]
 
 # What a worker announces, see `core.records.Phase`.
 SAVE, STACKS, END_OF_LIFE_SAVE = "save", "stacks", "end_of_life_save"
@@ -26,13 +35,16 @@ _LONGEST = 1800.0
 _WITHOUT_SAVE = frozenset({StopKind.WORKER_FAILED, StopKind.LAUNCH_LAPSED, StopKind.RANKS_DONE})
 # MindSpore's switches of the checkpoint at the end of a life; UCE and ARF switch TTP on.
 # https://www.mindspore.cn/docs: environment variable MS_ENABLE_TFT; mindspore/train/model.py
-_TFT = "MS_ENABLE_TFT"
+TFT = "MS_ENABLE_TFT"
 _TFT_SAVES = re.compile(r"\b(?:TTP|UCE|ARF) ?: ?1\b")
 
 
 def will_save(reason: StopReason, ranks: Iterable[RankStatus]) -> bool:
-    """Whether these ranks, which run, answer a stop by a checkpoint."""
-    return reason.kind not in _WITHOUT_SAVE and any(SAVE in rank.can and rank.progress for rank in ranks)
+    """Whether these ranks, which run, answer a stop by a checkpoint: not if one of them does not go on."""
+    running = list(ranks)
+    if reason.kind in _WITHOUT_SAVE or any(rank.stalled is not None for rank in running):
+        return False
+    return any(SAVE in rank.can and rank.progress for rank in running)
 
 
 def grace_of(
@@ -59,4 +71,9 @@ def saves_at_its_end(manifest: Manifest) -> bool:
     environments: Iterable[Mapping[str, str]] = (
         {**spec.default_env, **spec.env} for spec in manifest.workers
     )
-    return any(_TFT_SAVES.search(env.get(_TFT, "")) for env in environments)
+    return any(tft_saves(env.get(TFT, "")) for env in environments)
+
+
+def tft_saves(value: str) -> bool:
+    """Whether this value of MS_ENABLE_TFT switches that checkpoint on."""
+    return _TFT_SAVES.search(value) is not None

@@ -155,9 +155,11 @@ class Supervisor:
             pass  # a file system that is away for a while takes nobody's run
 
     def _saves_at_its_end(self) -> bool:
-        from orchestrator.agent.last_save import is_last_save_written  # late: most runs do not fail
+        from orchestrator.agent.last_save import is_last_save_written, is_set_to_save  # late: few runs fail
 
-        return is_last_save_written(self._run.root)
+        workers = [status for rank, status in self.state.workers.items() if self.state.is_running(rank)]
+        is_set = any(status.process is not None and is_set_to_save(status.process.pid) for status in workers)
+        return is_set or is_last_save_written(self._run.root)
 
     def _publish(self) -> None:
         """Tell the feed, and write the status if there is news, or nothing was written for long."""

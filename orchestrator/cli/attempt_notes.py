@@ -21,13 +21,15 @@ def attempt_name(record: RunRecord) -> str:
 
 
 def attempt_notes(record: RunRecord) -> list[str]:
-    """A line for each attempt before, and one for a launch of another that came to nothing."""
+    """A line for each attempt before, on a launch that came to nothing, and on who acts if not we."""
     lines = [_before(attempt) for attempt in record.attempts[:-1]]
     if name := attempt_name(record):
         lines.append(f"{name} is in force")
     if record.refused is not None:
         why = record.refused.errors[0] if record.refused.errors else "it is not known why"
         lines.append(f"attempt {record.refused.number} came to nothing: {why}")
+    if record.claim.epoch == 0 and record.claim.holder:
+        lines.append(f"watched from here: {record.claim.holder} acts on it (attach --take-over changes that)")
     return lines
 
 
@@ -46,7 +48,7 @@ def without_attempts(data: dict[str, Any]) -> dict[str, Any]:
     attempts = data["attempts"]
     if data.get("refused") is None:
         data.pop("refused", None)
-    if data["claim"]["epoch"] <= 1:
+    if data["claim"]["epoch"] == 1 or not data["claim"]["holder"]:
         del data["claim"]
     if len(attempts) == 1:
         data["attempts"] = [{key: attempts[0][key] for key in _OF_ONE}]

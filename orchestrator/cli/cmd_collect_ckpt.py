@@ -55,6 +55,9 @@ class _Step(click.ParamType[int | str]):
     type=click.Choice(get_args(Format)),
     help="Default: what the name of the output says, else ckpt.",
 )
+@click.option(
+    "--attempt", type=click.IntRange(min=1), metavar="N", help="Of this attempt. Default: the one in force."
+)
 @click.option("--dtype", type=click.Choice(list(_DTYPES)), help="Write floats as this type.")
 @click.option("--with-optimizer", is_flag=True, help="Keep the optimizer's moments too.")
 @click.option("--replicated", is_flag=True, help="No strategy files: every rank holds the whole model.")
@@ -76,6 +79,7 @@ def command(
     step: int | str | None,
     output: Path | None,
     format_name: str | None,
+    attempt: int | None,
     dtype: str | None,
     with_optimizer: bool,
     replicated: bool,
@@ -100,6 +104,7 @@ def command(
         with_optimizer=with_optimizer,
         replicated=replicated,
         check_replicas=check_replicas,
+        attempt=attempt,
     )
     output = output or default_output(control, wanted.format)
     if is_dry:

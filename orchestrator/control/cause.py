@@ -25,17 +25,17 @@ from orchestrator.core.ends import UNASKED, End, EndKind, StopKind, StopReason
 from orchestrator.core.log_signatures import Meaning, accused_by, meaning_of, telling_signature
 from orchestrator.core.records import RankStatus
 from orchestrator.core.states import RankState
-from orchestrator.diagnosis.evidence import Case, HostEvidence, LogLine, RankEvidence
 
 __all__ = [
-    "case_of",
     "cause_of",
     "first_failure",
     "kind_of",
+    "our_time",
     "refined",
     "tells_of_failure",
     "victims_of",
     "was_stopped_by_hand",
+    "words_of",
 ]
 
 Hosts = Mapping[str, HostView]
@@ -67,12 +67,12 @@ class _Failure:
     @property
     def is_victim(self) -> bool:
         """Whether it has only noticed the end of another, by its own words."""
-        return self.weight == 1 and meaning_of(_words(self.end)) in _NOTICED
+        return self.weight == 1 and meaning_of(words_of(self.end)) in _NOTICED
 
     @property
     def is_vague(self) -> bool:
         """Whether nothing says that it failed by itself, and nothing that it did not."""
-        return self.weight == 1 and meaning_of(_words(self.end)) is None
+        return self.weight == 1 and meaning_of(words_of(self.end)) is None
 
     def cause(self, reporters: tuple[int, ...] = ()) -> Cause:
         return Cause(self.host, self.rank, self.end, self.time, reporters=reporters)
@@ -107,20 +107,10 @@ def cause_of(hosts: Hosts, now: float) -> Cause | None:
     return Cause("", None, victims[0].end, victims[0].time, sure=False, reporters=reporters)
 
 
-def case_of(hosts: Hosts, now: float) -> Case:
-    """What the hosts have told so far, as evidence for the judge: ends, and lines that supervisors keep."""
-    return Case(
-        tuple(_evidence(name, view, rank, now) for name, view in hosts.items() for rank in _everyone(view)),
-        {name: HostEvidence(name, reachable=not view.error, lost=view.lost) for name, view in hosts.items()},
-        world_size=sum(len(view.status.ranks) for view in hosts.values() if view.status is not None),
-        stopped_by_hand=was_stopped_by_hand(hosts),
-    )
-
-
 def kind_of(cause: Cause) -> str:
     """The kind of failure, of `diagnosis.signatures.KINDS`, as far as the log of the one that failed tells;
     empty where it does not."""
-    row, _ = telling_signature(_words(cause.end))
+    row, _ = telling_signature(words_of(cause.end))
     return "" if row is None or row.meaning is not Meaning.CULPRIT else row.kind
 
 
@@ -172,7 +162,7 @@ def was_stopped_by_hand(hosts: Hosts) -> bool:
     return any(stop is not None and stop.kind is StopKind.REQUESTED for stop in stops)
 
 
-def _words(end: End) -> tuple[str, ...]:
+def words_of(end: End) -> tuple[str, ...]:
     """What its log says of who failed; an agent of an earlier version kept the last lines only."""
     return end.evidence or end.tail
 
@@ -183,7 +173,7 @@ def _failures(host: str, view: HostView, now: float) -> Iterator[_Failure]:
         return
     error = view.clock.error if view.clock is not None else math.inf
     failed = [rank for rank in view.status.everyone() if rank.state is RankState.FAILED]
-    times = {rank.rank: _ours(view, rank.end, now) for rank in failed}
+    times = {rank.rank: our_time(view, rank.end, now) for rank in failed}
     first = view.status.failed_first
     for rank in failed:
         # Its supervisor saw which one was first, also where it found several ends at once.
@@ -192,7 +182,7 @@ def _failures(host: str, view: HostView, now: float) -> Iterator[_Failure]:
     stop = view.status.stop
     stopped = [rank for rank in view.status.ranks if rank.state is RankState.STOPPED]
     if stopped and not failed and _is_unasked(stop):
-        time = min(_ours(view, rank.end, now) for rank in stopped)
+        time = min(our_time(view, rank.end, now) for rank in stopped)
         yield _Failure(host, None, End(EndKind.SUPERVISOR_ENDED, time, reason=stop), time, error)
 
 
@@ -201,7 +191,7 @@ def _is_unasked(stop: StopReason | None) -> bool:
     return stop is not None and stop.kind in UNASKED and not stop.host
 
 
-def _ours(view: HostView, end: End | None, now: float) -> float:
+def our_time(view: HostView, end: End | None, now: float) -> float:
     """When it ended, by our clock as far as the host's is known."""
     if end is None or end.time is None:
         return now
@@ -239,29 +229,6 @@ def _losses(hosts: Hosts, now: float) -> Iterator[Cause]:
 _NO_END = End(EndKind.DESCRIBED)
 
 
-def _everyone(view: HostView) -> Iterator[RankStatus]:
-    if view.status is not None:
-        yield from view.ranks()
-        yield from [view.status.scheduler] if view.status.scheduler is not None else []
-
-
-def _evidence(host: str, view: HostView, rank: RankStatus, now: float) -> RankEvidence:
-    step = rank.progress.get("step")
-    return RankEvidence(
-        rank.rank,
-        host,
-        rank.device_id if rank.device_id >= 0 else None,
-        rank.state,
-        rank.end,
-        _ours(view, rank.end, now) if rank.end is not None else view.last_contact,
-        view.clock.error if view.clock is not None else math.inf,
-        rank.process.pid if rank.process is not None else None,
-        str(rank.phase or ""),
-        step if isinstance(step, int) else None,
-        tuple(LogLine("worker", text) for text in _words(rank.end)) if rank.end is not None else (),
-    )
-
-
 def _members(hosts: Hosts) -> dict[int, tuple[str, HostView, RankStatus]]:
     """Each rank with its host, and with what its host has last said of it."""
     return {
@@ -276,7 +243,7 @@ def _accused(hosts: Hosts, now: float) -> Iterator[Cause]:
     """Ranks that the scheduler no longer heard, and that did not end by themselves."""
     members = _members(hosts)
     for _, view, speaker in members.values():
-        lines = _words(speaker.end) if speaker.end is not None else ()
+        lines = words_of(speaker.end) if speaker.end is not None else ()
         for accused in accused_by(lines):
             if accused == speaker.rank or accused not in members:
                 continue
@@ -284,12 +251,14 @@ def _accused(hosts: Hosts, now: float) -> Iterator[Cause]:
             if rank.state in (RankState.FAILED, RankState.SUCCEEDED):
                 continue
             line = next(line for line in lines if accused in accused_by([line]))
-            yield Cause(name, accused, _suspected(rank, line), _ours(view, speaker.end, now))
+            yield Cause(name, accused, _suspected(rank, line), our_time(view, speaker.end, now))
 
 
 def _suspect(hosts: Hosts, victims: Sequence[_Failure], now: float) -> Cause | None:
     """Whom the evidence so far leads to; nobody where it does not lead to one rank."""
-    from orchestrator.diagnosis.judge import judge  # late: only where nobody failed by himself
+    # late: only where nobody failed by himself
+    from orchestrator.control.case_so_far import case_of
+    from orchestrator.diagnosis.judge import judge
 
     found = judge(case_of(hosts, now))
     members = _members(hosts)
@@ -297,9 +266,9 @@ def _suspect(hosts: Hosts, victims: Sequence[_Failure], now: float) -> Cause | N
         return None
     name, view, rank = members[found.culprit.rank]
     is_stopped = (
-        rank.state is RankState.STOPPED and meaning_of(_words(rank.end or _NO_END)) is Meaning.CULPRIT
+        rank.state is RankState.STOPPED and meaning_of(words_of(rank.end or _NO_END)) is Meaning.CULPRIT
     )
-    time = _ours(view, rank.end, now) if is_stopped else victims[0].time
+    time = our_time(view, rank.end, now) if is_stopped else victims[0].time
     return Cause(name, rank.rank, _suspected(rank, found.proofs[0].text if found.proofs else ""), time)
 
 

@@ -189,13 +189,16 @@ class RunHealth:
         if seen is None:
             seen = self._ranks[rank.rank] = SeenRank(host, rank, now)
             self._of_host.setdefault(host, {})[rank.rank] = None
+            self._does[seen.does] += 1
             self._moved = now  # one more that can be seen
-        else:
-            self._does[seen.does] -= 1
+        elif rank.phase is not seen.status.phase or rank.phase_since != seen.status.phase_since:
             self._note_phase(rank, seen, now)
         self._note_step(rank, seen, now)
-        seen.note(rank, self._limits.known(rank.rank))
-        self._does[seen.does] += 1
+        before = seen.does
+        seen.note(rank, self._limits.known(rank.rank) if rank.phase in LEARNT else ())
+        if seen.does is not before:  # to count costs more than to look
+            self._does[before] -= 1
+            self._does[seen.does] += 1
         self._has_phases = self._has_phases or rank.phase is not None
         if seen.step is None or seen.does is Doing.LAST:
             self._order.pop(rank.rank, None)
@@ -230,8 +233,6 @@ class RunHealth:
     def _note_phase(self, rank: RankStatus, seen: SeenRank, now: float) -> None:
         before = seen.status
         is_another = rank.phase is not before.phase
-        if not is_another and rank.phase_since == before.phase_since:
-            return
         # Between two of the same, one behind the other, there may have been steps. The first compilation is
         # of the whole program: a later one is not as that was.
         is_known = is_another and (before.phase is not Phase.COMPILE or seen.phase_step > 0)

@@ -168,7 +168,7 @@ class RunRecord(Stored):
     monitor lives on another machine, to its name. The last of `attempts` is in force: it is as far as the
     run. `health` is what is not well now, or was when the run ended; `recovered` are the last hangs that went
     on; `step_interval` are the seconds that usually lie between two new steps, where that is known. `claim`
-    is ours, with epoch 0 where this control node only watches.
+    is ours; with epoch 0 this control node only watches, and the holder is who acts, as far as that is known.
     """
 
     # 2: who does not know of attempts would write the record back without them. 3: what has changed since is

@@ -25,7 +25,6 @@ from orchestrator.control.monitor_process import cannot_write, monitor_pid, watc
 from orchestrator.control.run_claim import address_of, first_claim
 from orchestrator.control.run_claim import take_over as take_run_over
 from orchestrator.control.run_record import RunRecord, new_record, read_record, write_record
-from orchestrator.core.claims import NO_CLAIM
 from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.core.records import Claim, Manifest, RunOnHost
@@ -309,7 +308,7 @@ def _placements_again(manifests: Mapping[str, Manifest]) -> tuple[Placement, ...
 def _record_again(plan: LaunchPlan, held: Claim, fleet: Fleet, root: Path | None) -> None:
     control = ControlDir((root or state_root()) / "runs" / plan.run_id)
     # What this control node held before it forgot all is still its own; of others it only watches.
-    claim = held if held.holder == first_claim(control).holder else NO_CLAIM
+    claim = held if held.holder == first_claim(control).holder else Claim(0, held.holder)
     make_control_dir(plan, root, claim)
     when = int(plan.created * 1e9)
     os.utime(control.plan, ns=(when, when))

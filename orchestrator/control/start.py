@@ -40,16 +40,20 @@ def check_hosts(
     """Look at every host of the plan; the plan, on free devices and with what only the hosts could tell.
 
     `report` is told the phase as it begins; `warn` what is doubtful, even where the launch is refused.
-    `free` may end what is over on hosts of which devices are busy.
+    `free` may end what is over on hosts that have too few free devices.
     Raises what keeps any host from running the job.
     """
     report("connecting")
     busy = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]))
-    if taken := [name for name, devices in busy.values.items() if devices]:
+    chosen = on_free_devices(plan, busy.values)
+    taken = [
+        name for name, devices in busy.values.items() if set(devices) & set(chosen.manifests[name].devices)
+    ]
+    if taken:
         free(taken)
         again = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]), taken)
-        busy.values.update(again.values)
-    plan = on_free_devices(plan, busy.values)
+        chosen = on_free_devices(plan, {**busy.values, **again.values})
+    plan = chosen
     needs = needs_of(plan)
     # A host that did not answer is not waited for again.
     with fleet.part(busy.values) as part:

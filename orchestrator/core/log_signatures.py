@@ -48,6 +48,8 @@ _HEADER = re.compile(
     r"(?:ERROR|WARNING|WARN|INFO|CRITICAL|FATAL|Error)\b|[\d:.,+/T|-]+|"
     r"[A-Z][\w/]{0,60}(?: [A-Z]\w{0,20}){0,6}\("
 )
+# A line of CANN's own logs, which no program writes into.
+_CANN_LINE = re.compile(r"\[(?:ERROR|CRITICAL|EVENT|INFO)\] ?(?!ME\()[A-Z_]{2,16}\(\d{1,9},")
 _OPEN_QUOTE = re.compile(r"(?:^|[\s:=(\[{,])(['\"])(?:(?!\1).)*$")
 _IGNORED = "Exception ignored "
 _CHAINED = (
@@ -188,6 +190,8 @@ def bare(line: str, width: int = _WIDTH) -> str:
 
 def is_formal(line: str, start: int) -> bool:
     """Whether what starts there stands where a program writes an error: behind headers and nothing else."""
+    if _CANN_LINE.match(line):
+        return True
     position = 0
     while position < start:
         found = _HEADER.match(line, position)

@@ -166,6 +166,9 @@ class Phase(str, enum.Enum):
         return self.value
 
 
+_PHASES = frozenset(str(phase) for phase in Phase)
+
+
 @dataclass(frozen=True)
 class RankStatus:
     """One worker as its supervisor sees it, or the run's scheduler. Times are of that host's clock.
@@ -197,8 +200,10 @@ class RankStatus:
 
     @classmethod
     def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Format 1 had the parts of an end beside the state."""
-        return data if "end" in data else {**data, "end": earlier_end(data)}
+        """Format 1 had the parts of an end beside the state; a later version may know more phases."""
+        data = data if "end" in data else {**data, "end": earlier_end(data)}
+        phase = data.get("phase")
+        return {**data, "phase": None} if isinstance(phase, str) and phase not in _PHASES else data
 
 
 @dataclass(frozen=True)

@@ -274,11 +274,15 @@ SIGNATURES: Tuple[Signature, ...] = (
         r"^(?:\w+\.)*\w*Error: For ['`]\w|"
         r"\bGeneratorDataset subprocess worker may be killed or exit abnormally\b|"
         r"\bException thrown from (?:dataset pipeline|user defined Python function)\b|"
-        r"\bError: the strategy is\b",
+        r"\bError: the strategy is\b|"
+        r"^[\w./-]{1,120}: error: (?:unrecognized arguments|the following arguments are|argument )",
         "error: for",
         "generatordataset",
         "exception thrown from",
         "the strategy is",
+        "error: unrecognized",
+        "error: the following",
+        "error: argument",
     ),
     Signature(
         "program_error",

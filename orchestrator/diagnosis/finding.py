@@ -80,8 +80,9 @@ def first_of(findings: Sequence[Finding]) -> Finding | None:
     if len(near) == 1:
         return first
     others = [each for each in near if each is not first]
-    if all(each.kind == first.kind and _text(each) == _text(first) for each in others) and _text(first):
-        return dataclasses.replace(first, suspects=culprits_of(others))
+    if _text(first) and all(each.kind == first.kind and _text(each) == _text(first) for each in others):
+        lowest = min(near, key=lambda each: place_of(each.culprit))
+        return dataclasses.replace(lowest, suspects=culprits_of(near))
     if len({each.culprit.host for each in near if each.culprit is not None}) == 1:
         return dataclasses.replace(doubted(first), suspects=culprits_of(others))
     kinds = {each.kind for each in near}
@@ -100,7 +101,7 @@ def place_of(culprit: Culprit | None) -> tuple[int, str]:
 
 def _text(found: Finding) -> str:
     """What it says, without its numbers; empty where it is only an end."""
-    said = [proof.text for proof in found.proofs if proof.source != "end"]
+    said = [proof.text for proof in found.proofs if proof.source not in ("end", "host")]
     return re.sub(r"[\d.:]+", "", said[0]) if said else ""
 
 

@@ -32,6 +32,9 @@ __all__ = ["RUN_LOG", "Said", "Scene", "Told", "code_in", "ended_by", "lines_of"
 RUN_LOG = "plog/run"
 _FROM_SHELL = 128  # a shell ends with this and the number of the signal that ended its program
 _MOST_LINES = 2000
+# Longer than anybody waits for another by default, in seconds; and by how much a log's clock may be wrong.
+_HOURS = 7200.0
+_CLOCKS_DIFFER = 60.0
 # Lists of ranks can be long.
 _WIDTH = 4000
 _CODE = re.compile(r"\b(E[A-Z0-9]\d{4})\b|\b(?:error[ _]code\D{0,5}|result ?= ?|ret\[|failed: )(\d{6})\b")
@@ -88,7 +91,10 @@ class Scene:
         """What each rank has told of itself."""
         found: dict[int, dict[str, list[Said]]] = {number: {} for number in self.ranks}
         for said in self.said:
-            if said.line.source != RUN_LOG and (said.row is not None or tells_of_exceptions(said.text)):
+            is_telling = said.line.source != RUN_LOG and (
+                said.row is not None or tells_of_exceptions(said.text)
+            )
+            if is_telling and not _is_old(self.ranks[said.speaker], said.line):
                 found[said.speaker].setdefault(said.line.source, []).append(said)
         return {number: _told(self.ranks[number], sources.values()) for number, sources in found.items()}
 
@@ -236,7 +242,15 @@ def _first(rank: RankEvidence, telling: Sequence[Said]) -> Told:
     if row is None:
         return Told(None)
     line = next(line for line in lines if line.text.startswith(text))
-    return Told(row, line, rank.time if line.time is None else line.time)
+    is_odd = line.time is None or (rank.time is not None and line.time > rank.time + _CLOCKS_DIFFER)
+    return Told(row, line, rank.time if is_odd else line.time)
+
+
+def _is_old(rank: RankEvidence, line: LogLine) -> bool:
+    """Whether it was said so long before the end that the rank has got over it."""
+    if line.time is None or rank.time is None or rank.state is not RankState.FAILED:
+        return False
+    return rank.time - line.time > _HOURS
 
 
 def _end_text(rank: RankEvidence) -> str:

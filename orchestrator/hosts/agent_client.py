@@ -183,7 +183,9 @@ class Agent(EvidenceClient, ShardQuestions):
     def claim(self, run_id: str, take: Claim | None = None) -> Claim:
         """Who may act on the run, after `take` was taken. AgentError, kind `claim`, where that is too old."""
         args = {} if take is None else {"take": to_json(take)}
-        return self._ask(Claim, "claim", run_id=run_id, **args)
+        found = self._ask(Claim, "claim", run_id=run_id, **args)
+        self._expect(0 <= found.epoch < LARGEST, "the epoch of a claim")
+        return found
 
     def bury(self, stone: Tombstone, *, timeout: float | None = None) -> HostStatus:
         """End what runs of an attempt that is over, or of one before; what became of it."""

@@ -37,7 +37,7 @@ from orchestrator.hosts.host_link import (
 )
 from orchestrator.hosts.link_jobs import PATIENCE, Agents, LinkJobs
 from orchestrator.hosts.push_client import Reply
-from orchestrator.hosts.scheduling import SYSTEM, Pool, Scheduling, Signal
+from orchestrator.hosts.scheduling import SYSTEM, Scheduling, Signal
 
 __all__ = ["HostFeed"]
 
@@ -79,7 +79,7 @@ class HostFeed:
         self._links = {name: Link(name, heard=now, due=now) for name in names}
         self._hosts = len(self._links)
         self.refusals: dict[str, OrchestrateError] = {}  # of stops that hosts do not take from us
-        self._every = digest_seconds(self._hosts)
+        self.every = digest_seconds(self._hosts)  # how often hosts tell of their steps, in seconds
         self._random = random.Random(run_id)  # so that hosts do not come all at once
         self._told: deque[Link] = deque()
         self._done: deque[tuple[Link, Opened | Failed | None]] = deque()
@@ -90,15 +90,10 @@ class HostFeed:
         self._openers = scheduling.pool(min(_OPENERS, count))
         self._doubtful = scheduling.pool(min(_DOUBTFUL, count))
         self._writers = scheduling.pool(min(_WRITERS, count))
-        self._stackers: Pool | None = None  # until a run hangs
+        self._stackers = scheduling.pool(min(_STACKERS, count))
         self._stacks: deque[tuple[str, Stacks]] = deque()
         for link in self._links.values():
             self._set_timer(link)
-
-    @property
-    def every(self) -> float:
-        """How often hosts tell of their steps, in seconds."""
-        return self._every
 
     # What is asked of it. All of this returns at once.
 
@@ -125,8 +120,6 @@ class HostFeed:
 
     def ask_stacks(self, names: Iterable[str]) -> None:
         """Ask these hosts where their ranks are; each answers once with `Stacks`, whenever it can."""
-        if self._stackers is None:
-            self._stackers = self._scheduling.pool(min(_STACKERS, max(1, self._hosts)))
         for name in names:
             self._stackers.submit(self._stacks_job, name)
 
@@ -145,8 +138,8 @@ class HostFeed:
     def set_viewers(self, count: int) -> None:
         """So many look at the run just now: have the hosts tell of their steps as often as that needs."""
         every = digest_seconds(self._hosts, count)
-        if every != self._every:
-            self._every = every
+        if every != self.every:
+            self.every = every
             for link in self._links.values():
                 if link.client is not None and not link.polls:
                     self._want(link.name, Ask.WATCH)
@@ -169,8 +162,7 @@ class HostFeed:
 
     def close(self) -> None:
         for pool in (self._openers, self._doubtful, self._writers, self._stackers):
-            if pool is not None:
-                pool.close()
+            pool.close()
 
     def take(self) -> list[Said]:
         """What hosts have said by now, and the beginning of what is due. Never waits for a host."""
@@ -218,7 +210,7 @@ class HostFeed:
             said.append(Said(link.name, Present()))
         if self._once:
             link.is_done = True
-        elif opened.every != self._every:
+        elif opened.every != self.every:
             link.wants[Ask.WATCH] = None
         link.due = self._next_question(link)
         self._tell(link)  # it may have spoken before anybody listened
@@ -350,7 +342,7 @@ class HostFeed:
     def _open(self, link: Link, now: float) -> None:
         link.is_opening, link.due = True, math.inf
         pool = self._doubtful if link.backoff else self._openers
-        pool.submit(self._open_job, link, link.is_broken, link.mark, self._every)
+        pool.submit(self._open_job, link, link.is_broken, link.mark, self.every)
 
     def _want(self, name: str, ask: Ask, reason: StopReason | tuple[int, int] | None = None) -> None:
         link = self._links[name]
@@ -378,7 +370,7 @@ class HostFeed:
         link.asked, link.asked_at, link.last[ask], link.is_writing = ask, now, now, True
         link.due = now + PATIENCE
         self._set_timer(link)
-        job = self._jobs.question(link.client, ask, reason, link.mark, self._every)
+        job = self._jobs.question(link.client, ask, reason, link.mark, self.every)
         self._writers.submit(self._ask_job, link, job, now)
 
     # In other threads.

@@ -11,7 +11,7 @@ from orchestrator.agent.attempt_guard import attempt_in, claim_in
 from orchestrator.core.claims import NO_CLAIM, Tombstone
 from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError
-from orchestrator.core.records import Attempt, Manifest, RunOnHost
+from orchestrator.core.records import Attempt, Claim, Manifest, RunOnHost
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_host import SimHost
@@ -91,7 +91,7 @@ def take_claim(host: SimHost, run_id: str, args: Mapping[str, Any]) -> None:
     host.claims[run_id] = claim
 
 
-def require_room(host: SimHost, run: SimRun | None, manifest: Manifest) -> None:
+def require_room(host: SimHost, run: SimRun | None, manifest: Manifest, claim: Claim) -> None:
     """Refuse an attempt where it has been, or another one runs; what never began goes."""
     mine = manifest.attempt
     if run is None:
@@ -101,13 +101,16 @@ def require_room(host: SimHost, run: SimRun | None, manifest: Manifest) -> None:
         raise AgentError(f"attempt {here.number} is in force here already", kind="newer_attempt")
     if mine.number == 1 or here == mine:
         raise AgentError(f"run {manifest.run_id} exists already", kind="run_exists")
+    is_ours = here.number == mine.number and claim.epoch > 0 and run.claim == claim
+    if is_ours and _lives(run):
+        bury(host, run, Tombstone(manifest.run_id, here, "undone", claim, host.time()))
     if _lives(run):
         raise AgentError(f"attempt {here.number} still runs here", kind="still_running")
     if here.number == mine.number:
-        if run.status is not None and run.status.phase not in _NEVER_BEGAN:
+        if not is_ours and run.status is not None and run.status.phase not in _NEVER_BEGAN:
             raise AgentError(f"attempt {here.number} has run here, and was another one", kind="run_exists")
         host.discard(run)
-        require_room(host, host.runs.get(manifest.run_id), manifest)
+        require_room(host, host.runs.get(manifest.run_id), manifest, claim)
 
 
 def _lives(run: SimRun) -> bool:

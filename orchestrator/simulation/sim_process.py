@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.agent.stop_grace import SAVE
 from orchestrator.agent.supervisor_state import Exit
+from orchestrator.core.claims import NO_CLAIM
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.log_signatures import telling_lines
 from orchestrator.core.records import HostStatus, Manifest
@@ -37,6 +38,7 @@ class SimRun:
         self.status: HostStatus | None = None
         self.supervisor: SimSupervisor | None = None
         self.before: SimRun | None = None  # the attempt in whose place this one is
+        self.claim = NO_CLAIM  # on which it was begun
         self.logs: dict[str, list[str]] = {}
         self.metrics: dict[int, list[str]] = {}
 

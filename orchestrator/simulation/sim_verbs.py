@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.agent.attempt_guard import claim_in
 from orchestrator.agent.request_loop import Answer
 from orchestrator.agent.stop_grace import STACKS
 from orchestrator.core.claims import NO_CLAIM, Tombstone
@@ -160,7 +161,7 @@ def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     host = agent.host
     manifest, hashes = _opened(body)
     before = host.runs.get(manifest.run_id)
-    require_room(host, before, manifest)
+    require_room(host, before, manifest, claim_in(args))
     before = host.runs.get(manifest.run_id)
     take_claim(host, manifest.run_id, args)
     if manifest.scheduler is not None and manifest.port is not None and manifest.port in host.taken_ports:
@@ -172,7 +173,7 @@ def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     if busy := host.busy_devices(manifest.devices):
         raise AgentError(f"device {busy[0]} is in use by another run", kind="device_busy")
     run = SimRun(manifest, hashes, host.gang_of(manifest))
-    run.before = before
+    run.before, run.claim = before, claim_in(args)
     host.runs[manifest.run_id] = run
     run.supervisor = SimSupervisor(host, run)
     yield Answer({"hashes": run.hashes, "run_dir": f"{host.workdir}/runs/{manifest.run_id}"})

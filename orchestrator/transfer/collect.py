@@ -56,7 +56,7 @@ class Collection:
     journal and manifest, `placed` the host that each rank ran on. `replicated`: without strategy files, ranks
     are copies of one another. `model` is for `huggingface` alone. `beside` are the files that will be put
     beside the output, with their SHA-256, for the manifest. `check_replicas`: before anything is brought, the
-    hosts compare what several ranks hold, which reads all of it.
+    hosts compare what several ranks hold, which reads all of it. `attempt` None is the one in force.
     """
 
     strategies: Mapping[int, Strategy] = field(default_factory=dict)
@@ -72,6 +72,7 @@ class Collection:
     placed: Mapping[int, str] = field(default_factory=dict)
     beside: Mapping[str, str] = field(default_factory=dict)
     check_replicas: bool = False
+    attempt: int | None = None
 
 
 def plan_collection(

@@ -28,6 +28,7 @@ from orchestrator.checkpoint.output_layout import Format, OutputLayout
 from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.config.inventory import SshOptions
 from orchestrator.config.yaml_reader import parse_yaml
+from orchestrator.control.attempts import plan_of_record
 from orchestrator.control.logs import copy_logs
 from orchestrator.control.run_claim import address_of
 from orchestrator.control.run_record import read_record
@@ -307,9 +308,10 @@ def _existing(output: Path) -> Path:
 
 @contextmanager
 def _opened(control: ControlDir, wanted: Collection, via_hosts: bool, spool: Spool) -> Iterator[_Run]:
-    plan = read_plan(control.plan)
+    record = read_record(control)
+    plan = plan_of_record(control, record, wanted.attempt)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
-        fleet.address(address_of(read_record(control)))
+        fleet.address(address_of(record, plan.attempt.number))
         files = RunFiles(fleet, plan.run_id, plan.ssh, via_hosts=via_hosts)
         try:
             strategies, model = files.small_files("strategy", spool), files.small_files("model", spool)

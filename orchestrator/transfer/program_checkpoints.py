@@ -5,19 +5,21 @@ How it loads that is the program's matter. It learns the folder and the step by 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from orchestrator.checkpoint.cut.attempt_steps import SavedAttempt, choose_newest
+from orchestrator.checkpoint.cut.attempt_steps import SavedAttempt
 from orchestrator.checkpoint.cut.iterations import newest_iteration
-from orchestrator.core.errors import CheckpointError
+from orchestrator.core.errors import AgentError, CheckpointError
 from orchestrator.core.host_answers import IterationList
 from orchestrator.core.records import Attempt, WorkerSpec
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.transfer.saved_attempts import choose_checked
 
 __all__ = ["ProgramCheckpoint", "newest_checkpoint", "telling"]
 
@@ -44,7 +46,7 @@ def newest_checkpoint(
     for saved in sorted(attempts, key=lambda attempt: -attempt.number):
         attempt = Attempt(saved.number)
         answers = fleet.each(partial(_iterations, run_id, attempt))
-        found = list(_of_attempt(saved, answers.values))
+        found = list(_of_attempt(fleet, saved, answers.values))
         if found:
             return max(found, key=lambda each: each.step)
     return None
@@ -54,17 +56,16 @@ def _iterations(run_id: str, attempt: Attempt, agent: Agent) -> IterationList:
     return agent.iterations(run_id, attempt, timeout=_TIMEOUT)
 
 
-def _of_attempt(saved: SavedAttempt, iterations: Mapping[str, IterationList]) -> Iterator[ProgramCheckpoint]:
-    try:
-        shards = choose_newest([saved], with_optimizer=False)
+def _of_attempt(
+    fleet: Fleet, saved: SavedAttempt, iterations: Mapping[str, IterationList]
+) -> Iterator[ProgramCheckpoint]:
+    # None that is whole, of no rank all, or in a form of the program's own: then there is nothing to tell.
+    with contextlib.suppress(CheckpointError, AgentError):
+        shards = choose_checked(fleet, [saved], placed={}, same_layout=()).step
         yield ProgramCheckpoint(saved.number, shards.choice.step, tuple(shards.notes()))
-    except CheckpointError:
-        pass  # none, or of no rank all
-    try:
+    with contextlib.suppress(CheckpointError):
         whole = newest_iteration(iterations)
         yield ProgramCheckpoint(saved.number, whole.iteration, tuple(whole.notes()))
-    except CheckpointError:
-        pass
 
 
 def telling(plan: LaunchPlan, found: ProgramCheckpoint) -> LaunchPlan:

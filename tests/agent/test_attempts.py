@@ -23,6 +23,7 @@ from orchestrator.testing.agent_host import RUN, AgentHost, processes_in, sh
 from orchestrator.testing.waiting import eventually
 
 FIRST, SECOND, OTHER = Attempt(1, "aa"), Attempt(2, "bb"), Attempt(2, "cc")
+OURS, THEIRS = Claim(1, "me@here"), Claim(2, "you@there")
 STAY = sh("echo $$ > up_; exec sleep 300")
 WRITES = sh(
     "echo one > checkpoint/shard; echo '{\"step\": 3}' > metrics/rank_0.jsonl; echo said; "
@@ -272,6 +273,30 @@ def test_what_is_left_of_a_launch_without_power_makes_way_for_another(failed: Ag
     assert after == before
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_launch_that_came_to_nothing_elsewhere_makes_way_for_the_next_of_its_claim(
+    failed: AgentHost, ours: bool
+) -> None:
+    """This host was committed, and could not be told that it is undone; another claim's is left alone."""
+    before = files(failed)
+    prepare(failed, failed.manifest(STAY, attempt=SECOND), OURS)
+    failed.tell("start", **of(SECOND, OURS))
+    failed.tell("commit", **of(SECOND, OURS))
+    failed.wait_file("up_")
+    again = failed.manifest(STAY, attempt=OTHER)
+    if not ours:
+        with pytest.raises(AgentError) as caught:
+            prepare(failed, again, THEIRS)
+        assert caught.value.kind == "still_running" and failed.status().attempt == SECOND
+        return
+    prepare(failed, again, OURS)
+    assert (failed.status().attempt, failed.status().phase) == (OTHER, "prepared")
+    failed.tell("undo", **of(OTHER, OURS))
+    after = files(failed)
+    after.pop("up_", None)
+    assert after == before
+
+
 def test_an_attempt_that_has_run_makes_way_for_none_of_its_number(failed: AgentHost) -> None:
     over(failed)
     with pytest.raises(AgentError) as caught:
@@ -290,8 +315,6 @@ def test_a_host_without_power_between_start_and_commit_is_told_as_failed(failed:
 
 
 # Who may act.
-
-OURS, THEIRS = Claim(1, "me@here"), Claim(2, "you@there")
 
 
 def test_who_acts_with_an_older_claim_is_refused_and_told_who_holds_it(host: AgentHost) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.supervisor_state import SupervisorState
+from orchestrator.core.codec import DecodeError, from_json, to_json
 from orchestrator.core.push import Change, Digest
 from orchestrator.core.records import Manifest, Phase, ProcessId, RankStatus, StallKind, WorkerSpec
 
@@ -190,3 +191,11 @@ def test_whatever_is_written_there_is_bounded() -> None:
     for number in range(200):
         host.say({"phase": "save", "step": number, "can": [f"w{number}_{each}" for each in range(50)]})
     assert len(host.rank.can) <= 16
+
+
+def test_a_phase_of_a_later_version_is_none_here() -> None:
+    told = to_json(RankStatus(0, 0, 0, phase=Phase.SAVE))
+    assert from_json(RankStatus, told).phase is Phase.SAVE
+    assert from_json(RankStatus, {**told, "phase": "profile"}).phase is None
+    with pytest.raises(DecodeError):
+        from_json(RankStatus, {**told, "phase": 7})

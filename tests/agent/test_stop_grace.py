@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from orchestrator.agent.last_save import is_last_save_written
+from orchestrator.agent.last_save import is_last_save_written, is_set_to_save
 from orchestrator.agent.stop_grace import grace_of, saves_at_its_end
 from orchestrator.agent.supervisor_state import Signal, SupervisorState
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, EndKind, StopKind, StopReason
-from orchestrator.core.records import Manifest, RankStatus, WorkerSpec
+from orchestrator.core.records import Manifest, RankStatus, StallKind, WorkerSpec
 from orchestrator.core.states import RankState
 from tests.agent.test_supervisor_state import BY_HAND, GRACE, Machine, manifest
 
@@ -95,6 +97,13 @@ def test_who_has_made_no_step_has_nothing_to_save() -> None:
     assert grace_of(manifest(), BY_HAND, ranks, None, None) == GRACE
 
 
+@pytest.mark.parametrize("stalled", list(StallKind))
+def test_where_one_does_not_go_on_nobody_can_save(stalled: StallKind) -> None:
+    ranks = [RankStatus(0, 0, 0, RankState.RUNNING, progress={"step": 3}, can=("save",)) for _ in range(2)]
+    ranks.append(dataclasses.replace(ranks[0], stalled=stalled))
+    assert grace_of(manifest(), BY_HAND, ranks, 1.0, 30.0) == GRACE
+
+
 @pytest.mark.parametrize(
     ("value", "saves"),
     [
@@ -153,6 +162,15 @@ def test_a_checkpoint_that_is_written_at_the_end_of_a_life_is_found(tmp_path: Pa
     whole.rename(folder / "ttp_saved_checkpoints-step_12_tmp")
     assert is_last_save_written(tmp_path)
     assert not is_last_save_written(tmp_path / "nothing")
+
+
+def test_what_the_script_of_a_host_has_set_is_found_in_the_process() -> None:
+    for value, saves in (("{TTP:1}", True), ("{TTP:0}", False)):
+        env = {**os.environ, "MS_ENABLE_TFT": value}
+        with subprocess.Popen(["sleep", "60"], env=env) as process:
+            assert is_set_to_save(process.pid) is saves
+            process.kill()
+    assert not is_set_to_save(process.pid)
 
 
 @pytest.mark.parametrize("code", [SAVED_EXIT, -signal.SIGTERM])

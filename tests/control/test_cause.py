@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.sentences import cause_sentence, end_sentence
-from orchestrator.control.cause import case_of, cause_of, kind_of, victims_of
+from orchestrator.control.case_so_far import case_of
+from orchestrator.control.cause import cause_of, kind_of, victims_of
 from orchestrator.control.run_record import Cause, HostView
 from orchestrator.control.run_tally import fold_run
 from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason

@@ -13,7 +13,7 @@ from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.control.watch import Watch
 from orchestrator.core.errors import AuthenticationError, ConnectError
 from orchestrator.core.push import Beat, Change, Digest
-from orchestrator.core.records import ProcessId
+from orchestrator.core.records import ProcessId, RankStatus
 from orchestrator.core.states import RunState
 from tests.control.judged import FakeHost, pass_time, rank, round_of, states, status
 from tests.hosts.push_host import Hands, HandScheduling, PushFleet
@@ -303,3 +303,26 @@ def test_the_clock_of_a_host_that_fails_is_measured(clock: Hands, hosts: Pair, w
     run = round_of(watched)
     offset = run.hosts["b"].clock
     assert offset is not None and (offset.seconds, offset.measured) == (pytest.approx(0.25), clock.wall)
+
+
+def saved(number: int, step: int) -> RankStatus:
+    return dataclasses.replace(rank(number), saved=step)
+
+
+def test_hosts_hear_which_step_every_rank_has_saved(clock: Hands, hosts: Pair, watched: Watch) -> None:
+    a, b = hosts
+    round_of(watched)
+    a.says(saved(0, 10), saved(1, 20))
+    b.says(saved(2, 20), rank(3))
+    round_of(watched)
+    assert a.steps == b.steps == []  # of rank 3 nothing is known
+    b.says(saved(2, 20), saved(3, 20))
+    round_of(watched)
+    assert a.steps == b.steps == [(1, 10)]
+    clock.passes(5)
+    a.says(saved(0, 20), saved(1, 20))
+    run = round_of(watched)
+    clock.passes(5)
+    round_of(watched)
+    assert a.steps == b.steps == [(1, 10), (1, 20)]  # once each
+    assert not any(view.error for view in run.hosts.values())

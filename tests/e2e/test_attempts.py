@@ -132,12 +132,11 @@ def test_another_control_node_watches_until_it_takes_over(tmp_path: Path) -> Non
         mine, theirs = dict(cluster.env), {**cluster.env, "XDG_STATE_HOME": str(tmp_path / "other")}
         cluster.env = theirs
         assert cluster.run("runs", "--rediscover", "-i", cluster.inventory).returncode == 0
+        shown = cluster.run("status").stdout.replace("\n", " ")
+        assert "watched from here: " in shown and "acts on it" in shown
         refused = cluster.run("stop")
-        assert (
-            refused.returncode == 4
-            and "is held by" in refused.stderr
-            and str(cluster.state) in refused.stderr
-        )
+        assert refused.returncode == 4 and str(cluster.state) in refused.stderr
+        assert "is held by" in refused.stderr
         assert set(cluster.states().values()) == {"running"}
         (other,) = ControlDir(tmp_path / "other/orchestrate/runs").root.iterdir()
         said: list[str] = []

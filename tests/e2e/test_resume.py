@@ -15,6 +15,8 @@ import yaml
 from orchestrator.testing.local_cluster import Cluster, eventually
 
 ROOT = Path(__file__).parents[2]
+# Each of them starts MindSpore once more.
+ALL = pytest.mark.skipif(not os.environ.get("REALITY"), reason="REALITY=1 goes on in every way (test-long)")
 STEPS = 16
 # Saved before it was killed, by both ranks.
 SAVED = 4
@@ -103,6 +105,7 @@ def test_on_the_same_hosts_nothing_moves_and_nothing_differs(cluster: Cluster) -
     assert again.returncode == 2 and f"done all its {STEPS} steps" in again.stderr
 
 
+@ALL
 def test_on_a_spare_it_goes_on_from_replicas(cluster: Cluster) -> None:
     shutil.rmtree(cluster.folder / "hosts/host1/runs" / run_id(cluster))  # its disk was replaced
     words = ("resume", "broken", "--step", str(SAVED), "-i", cluster.inventory, "--hosts", "host[2-3]")
@@ -115,6 +118,7 @@ def test_on_a_spare_it_goes_on_from_replicas(cluster: Cluster) -> None:
         assert of_attempt(cluster, host, 3, rank) == undisturbed(cluster, after=SAVED)
 
 
+@ALL
 def test_on_one_host_the_layout_is_another_and_the_batch_the_same(cluster: Cluster) -> None:
     done = cluster.run("resume", "broken", "--step", str(SAVED), "--hosts", "host3")
     assert done.returncode == 0, done.stdout + done.stderr

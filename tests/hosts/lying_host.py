@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.control import logs
+from orchestrator.core.claims import Tombstone
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import End, EndKind, StopReason
 from orchestrator.core.errors import CommandTimeout, TransportError
 from orchestrator.core.host_answers import ShardRow, Size, StacksAnswer, TensorEntry
 from orchestrator.core.protocol import Receiver
 from orchestrator.core.push import Beat, Change, Digest, Snapshot
-from orchestrator.core.records import HostStatus, Manifest, Phase, ProcessId, RankStatus, WorkerSpec
+from orchestrator.core.records import Claim, HostStatus, Manifest, Phase, ProcessId, RankStatus, WorkerSpec
 from orchestrator.core.states import RankState
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import Bundle
@@ -266,6 +267,8 @@ Frames = list[tuple[Any, bytes]]
 
 # What an honest agent says to each verb: its answers, each with the data behind it.
 HONEST: dict[str, Frames] = {
+    "bury": [(to_json(status()), b"")],
+    "claim": [({"epoch": 2, "holder": "me@here"}, b"")],
     "addresses": [({"found": {"n": ["10.0.0.1"]}, "own": ["10.0.0.1"], "network": "boot net"}, b"")],
     "ask_tools": [
         (
@@ -367,6 +370,8 @@ def _copied_log(agent: Agent, folder: Path) -> None:
 
 # How the project asks each verb; what is written goes into the folder.
 CALLS: dict[str, Callable[[Agent, Path], Any]] = {
+    "bury": lambda agent, _: agent.bury(Tombstone(RUN)),
+    "claim": lambda agent, _: agent.claim(RUN, Claim(2, "me@here")),
     "addresses": lambda agent, _: agent.addresses(["n"], ["10.0.0.1"]),
     "ask_tools": lambda agent, _: agent.ask_tools(
         [("npu-smi", "info")], ["/etc/hccn.conf"], tool_timeout=1.0, parallel=8, timeout=10.0

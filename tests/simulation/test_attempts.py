@@ -378,3 +378,15 @@ def test_there_are_never_two_attempts_and_the_first_is_never_lost(
         left = {there.name for there, process in lived.cluster.processes if not there.link.is_silent}
         assert left == set()
     assert record.state is not RunState.STOPPED
+
+
+@pytest.mark.parametrize("when", [0.9, 1.05, 1.15, 1.25, 1.35])
+def test_without_power_and_monitor_between_start_and_commit_a_run_fails_and_says_why(
+    plan: LaunchPlan, tmp_path: Path, when: float
+) -> None:
+    """The monitor is back when the leases are over, the host before that."""
+    dead = Fault(time=when, kind="monitor_kill", seconds=90.0)
+    off = Fault(time=when + 0.005, kind="power_off", host="node0002", seconds=20.0)
+    record = Lived(plan, tmp_path, dead, off, hours=0.1).run()
+    assert record.state is RunState.FAILED and record.exit_code != 0
+    assert record.errors or record.cause is not None

@@ -89,9 +89,12 @@ def test_a_process_that_was_forked_off_is_ended_and_its_parent_hears_nothing(
 ) -> None:
     told: list[str] = []
     request = listening(told.append)
+    ready, write = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(write, b".")
         threading.Event().wait()
+    os.read(ready, 1)
     with request.during_step():
         tell(child)
         assert os.waitpid(child, 0)[1] == signal.SIGTERM
