@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from orchestrator.control import runs as known
 from orchestrator.control.attempts import plan_of_record
 from orchestrator.control.monitor_client import Follower
 from orchestrator.control.monitor_process import watched_again
-from orchestrator.control.run_claim import address_of
+from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.core.ends import SCHEDULER, StopReason, label_of
 from orchestrator.core.errors import UsageError
@@ -193,10 +193,7 @@ def watch(run: Run | str | None = None, *, interval: float = 0.2, waits: bool = 
 
 
 def attach(run: Run | str | None = None, *, take_over: bool = False) -> Run:
-    """Make sure that a run which has not ended has a monitor.
-
-    With `take_over` this control node acts on the run from now on, and no other does.
-    """
+    """Make sure that a run which has not ended has a monitor; `take_over`: from here it is acted on."""
     control = find(run)
     known.attach(control, take_over=take_over)
     return control
@@ -294,15 +291,19 @@ def stop(
     reason: str = "stopped through the Python interface",
     *,
     say: Callable[[str], None] | None = None,
+    now: bool = False,
 ) -> RunRecord:
     """End every worker: SIGTERM, the job's grace period, SIGKILL. The record once nothing is left.
+
+    Ranks that announced it save a checkpoint first, for which they get the time that steps and saves took;
+    with `now` nobody gets any.
 
     Stopping what has ended is no error. Raises the errors of hosts that could not be reached; the others are
     stopped all the same. `say` is told what is out of the ordinary, a line each; without it that is logged.
     """
     from orchestrator.control.stop import stop_run
 
-    reasoned = StopReason.requested(reason)
+    reasoned = replace(StopReason.requested(reason), now=now)
     return stop_run(find(run), reasoned) if say is None else stop_run(find(run), reasoned, say=say)
 
 

@@ -36,7 +36,7 @@ from model.errors import ModelError
 from model.inference.mindir import read_infer_yaml
 from model.inference.predict import read_prompts
 from orchestrator.agent import host_runs
-from orchestrator.agent.worker import last_json_line
+from orchestrator.agent.metrics_lines import MetricsReader, said_in
 from orchestrator.ascend import hccn, npu_smi, npu_table
 from orchestrator.ascend.visible_devices import read_visible
 from orchestrator.checkpoint.collection_manifest import read_earlier
@@ -102,6 +102,10 @@ def _hops(text: str) -> Any:
         return parse_hops(text)
     except ValueError as error:
         raise ConfigError([Problem("hops", str(error))]) from None
+
+
+def _metrics(path: Path) -> Any:
+    return [said_in(line) for line in MetricsReader().news(path)]
 
 
 def _journal(path: Path) -> None:
@@ -302,7 +306,10 @@ TOOLS: dict[str, Callable[[str], Any]] = {
     "ecc": npu_smi.parse_ecc,
     "spod": npu_smi.parse_spod,
 }
-METRICS = b'{"step": 1, "loss": 2.5, "total_steps": 9, "time": 1.5}\n' * 3
+METRICS = (
+    b'{"phase": "compile", "time": 1.5, "can": ["stacks"]}\n'
+    b'{"step": 1, "loss": 2.5, "total_steps": 9, "time": 1.5, "compute_s": 0.5}\n'
+) * 3
 
 
 def readers(folder: Path) -> list[Reader]:
@@ -350,7 +357,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader("prompts.txt", lambda path: read_prompts(None, str(path)), [b"What?\nWhy?\n"]),
         Reader("prompts.jsonl", lambda path: read_prompts(None, str(path)), RECORDS[1:]),
         Reader("tokenizer.json", read_tokenizer, [_tokenizer()]),
-        Reader("metrics.jsonl", last_json_line, [METRICS]),
+        Reader("metrics.jsonl", _metrics, [METRICS]),
         Reader("plan.json", _plan, plans),
         Reader("record.json", _record, record),
         Reader("model.ckpt", find_weights, [made["a.ckpt"]]),

@@ -62,6 +62,8 @@ STDLIB = sys.stdlib_module_names | {"_sha2"}
 LATE = {
     "orchestrator/agent/content_store.py",
     "orchestrator/agent/verbs_host.py",
+    "orchestrator/agent/python_stacks.py",
+    "orchestrator/agent/supervisor.py",
     "orchestrator/agent/worker.py",
     "orchestrator/core/paths.py",
     "orchestrator/control/launch.py",

@@ -19,7 +19,7 @@ TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
-__all__ = ["ask_tools", "read_text"]
+__all__ = ["ask_tools", "read_text", "run_programs"]
 
 _ASKED = {
     "hccn_tool": re.compile(
@@ -47,6 +47,13 @@ def ask_tools(calls: Sequence[Sequence[str]], *, timeout: float, parallel: int =
     """
     for argv in calls:
         _require_question(argv)
+    return _Questions(calls, timeout).ask_all(parallel)
+
+
+def run_programs(
+    calls: Sequence[Sequence[str]], *, timeout: float, parallel: int = 8
+) -> List[Dict[str, Any]]:
+    """The same of calls that were made up on this host; a program may be given by its path."""
     return _Questions(calls, timeout).ask_all(parallel)
 
 
@@ -148,7 +155,8 @@ class _Call:
         """Start it; why it cannot be started otherwise."""
         environment = {**base_environment(os.environ), "LC_ALL": "C", "LANG": "C", "LANGUAGE": "C"}
         path = f"{environment.get('PATH', '')}:{_FOLDERS}"
-        found = [file for folder in path.split(":") if os.path.isfile(file := f"{folder}/{self.argv[0]}")]
+        folders = [""] if self.argv[0].startswith("/") else [f"{folder}/" for folder in path.split(":")]
+        found = [file for folder in folders if os.path.isfile(file := f"{folder}{self.argv[0]}")]
         program = next((file for file in found if os.access(file, os.X_OK)), None)
         if program is None:
             return "denied" if found else "missing"

@@ -178,8 +178,8 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
     """
     try:
         return control.ask(run.control_socket, request)
-    except AgentError:
-        if request["verb"] not in ("commit", "stop", "undo"):
+    except AgentError as error:
+        if request["verb"] not in ("commit", "stop", "undo") or error.kind == "claim":
             raise
     found = recorded(run)
     # It may be on its way out just now, and then there is nobody left to tell.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "kill_group",
     "signal_group",
     "state_of",
+    "switches_of",
 ]
 
 _PR_SET_PDEATHSIG = 1
@@ -62,6 +64,16 @@ def state_of(pid: int) -> str:
     """The letter of a process's state in proc(5); empty where there is no such process."""
     fields = _stat_fields(pid)
     return fields[0] if fields else ""
+
+
+def switches_of(pid: int) -> Optional[int]:
+    """How often the process's first thread has been taken off a CPU; None where that cannot be read."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    counts = re.findall(r"^(?:non)?voluntary_ctxt_switches:\s+(\d+)$", text, re.MULTILINE)
+    return sum(map(int, counts)) if counts else None
 
 
 def is_alive(process: Optional[ProcessId]) -> bool:

@@ -74,6 +74,7 @@ _VERBS = {
         "shards",
         "sum_segments",
     ),
+    "verbs_stacks": ("stacks",),
     "run_watch": ("watch",),
 }
 _BLOCK = 1 << 16

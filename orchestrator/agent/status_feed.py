@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, Dict, Hashable, Optional, Tuple
+from typing import Any, Dict, Hashable, Mapping, Optional, Tuple
 
 from orchestrator.core.push import Beat, Change, Digest, Mark, Pushed, Snapshot
 from orchestrator.core.record_class import fields
@@ -50,13 +50,23 @@ class StatusFeed:
         self.progress = 0
         self._status = status
         self._seconds: Optional[float] = None
+        self._compute: Mapping[str, float] = {}
         self._changed: Tuple[RankStatus, ...] = ()
         self._scheduler: Optional[RankStatus] = None
         self._subscribers: Dict[Hashable, _Subscriber] = {}
 
-    def observe(self, status: HostStatus, seconds: Optional[float] = None) -> bool:
-        """The status as it is now, and the median time of a step. Whether it is a change."""
+    def observe(
+        self,
+        status: HostStatus,
+        seconds: Optional[float] = None,
+        compute: Optional[Mapping[str, float]] = None,
+    ) -> bool:
+        """The status as it is now, the median time of a step, and what of it each rank computes.
+
+        Whether it is a change.
+        """
         before, self._status, self._seconds = self._status, status, seconds
+        self._compute = compute or {}
         known = {rank.rank: rank for rank in before.ranks}
         changed = []
         for rank in status.ranks:
@@ -130,6 +140,8 @@ class StatusFeed:
             status.scheduler if self._scheduler is not None else None,
             status.failed_first,
             status.stop,
+            status.grace,
+            status.claim,
         )
 
     def _digest(self, clock: float) -> Optional[Digest]:
@@ -148,6 +160,7 @@ class StatusFeed:
             self._seconds,
             first.rank,
             first.progress,
+            {rank: float(f"{seconds:.4g}") for rank, seconds in self._compute.items()},
         )
 
 
@@ -159,7 +172,7 @@ def _differ(old: Optional[RankStatus], new: Optional[RankStatus]) -> bool:
 
 
 def _host(status: HostStatus) -> Tuple[Any, ...]:
-    return (status.phase, status.failed_first, status.stop)
+    return (status.phase, status.failed_first, status.stop, status.grace, status.claim)
 
 
 def _step_of(rank: RankStatus) -> Optional[int]:

@@ -21,8 +21,10 @@ from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
 from orchestrator.agent.content_store import sha256_of
 from orchestrator.agent.control_server import ControlServer
+from orchestrator.agent.run_claim import admitted
 from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.status_file import StatusFile
+from orchestrator.agent.stop_grace import STACKS
 from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorState
 from orchestrator.agent.worker import CannotStart, Worker
 from orchestrator.core.codec import DecodeError, from_json, to_json
@@ -30,7 +32,7 @@ from orchestrator.core.ends import StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir
 from orchestrator.core.record_class import replace
-from orchestrator.core.records import Event, HostStatus, Manifest, ProcessId
+from orchestrator.core.records import Claim, Event, HostStatus, Manifest, ProcessId
 from orchestrator.core.states import RankState
 
 __all__ = ["INTERVAL", "Supervisor"]
@@ -41,6 +43,8 @@ INTERVAL = 10.0
 # Of seconds between two turns: who slept longer than this did not run, and its workers may not have either.
 _SLEPT = 10.0
 _LONGEST_REASON = 1 << 16  # it is in the status of each rank
+# What only the control node may ask that has the claim on the run.
+_ACTING = frozenset({"start", "commit", "stop", "undo"})
 
 
 class Supervisor:
@@ -61,6 +65,7 @@ class Supervisor:
         self._wall_clock = wall_clock
         self._guardian = guardian
         self._prepared = self._hashes()
+        self._claim: Optional[Claim] = None
         self._identity = processes.identify(os.getpid())
         self.state = SupervisorState(manifest, clock())
         self.feed = StatusFeed(self._identity, self._status())
@@ -127,7 +132,7 @@ class Supervisor:
             self._next_tick = now + _TICK
             self._look_around(now)
         elif exits:
-            self._read_progress()
+            self._read_metrics()
         self._carry_out(self.state.exited(exits, self._clock()))
         for each in exits:
             self._event("exit", rank=each.rank, code=each.code)
@@ -136,10 +141,15 @@ class Supervisor:
         self._publish()
 
     def _look_around(self, now: float) -> None:
-        self._read_progress()
+        self._read_metrics()
         for rank, status in self.state.workers.items():
             if status.process is not None and self.state.is_running(rank):
-                self.state.report_process(rank, processes.state_of(status.process.pid), now)
+                letter = processes.state_of(status.process.pid)
+                # How often it has run tells one long wait from many short ones.
+                switches = processes.switches_of(status.process.pid) if letter == "D" else None
+                self.state.report_process(rank, letter, now, switches)
+        if self.state.fails and self._saves_at_its_end():
+            self.state.report_last_save()
         # A run whose directory was removed can be neither seen nor stopped any more, so it ends.
         try:
             os.stat(self._run.root)
@@ -148,12 +158,19 @@ class Supervisor:
         except OSError:
             pass  # a file system that is away for a while takes nobody's run
 
+    def _saves_at_its_end(self) -> bool:
+        from orchestrator.agent.last_save import is_last_save_written, is_set_to_save  # late: few runs fail
+
+        workers = [status for rank, status in self.state.workers.items() if self.state.is_running(rank)]
+        is_set = any(status.process is not None and is_set_to_save(status.process.pid) for status in workers)
+        return is_set or is_last_save_written(self._run.root)
+
     def _publish(self) -> None:
         """Tell the feed, and write the status if there is news, or nothing was written for long."""
         if self.state.phase == "undone":
             return
         status = self._status()
-        self.feed.observe(_as_told(status), self.state.step_seconds)
+        self.feed.observe(_as_told(status), self.state.step_seconds, self.state.compute)
         news, now = (self.feed.sequence, self.feed.progress), self._clock()
         if news == self._written and now - self._written_at < INTERVAL and not self.state.has_ended:
             return
@@ -168,6 +185,7 @@ class Supervisor:
             supervisor=self._identity,
             guardian=self._guardian,
             interval=INTERVAL,
+            claim=self._claim,
         )
 
     def _on_sigterm(self, *_: object) -> None:
@@ -182,11 +200,17 @@ class Supervisor:
     def _exit_of(self, rank: int) -> Optional[Exit]:
         return self._workers[rank].poll() if self.state.is_running(rank) else None
 
-    def _read_progress(self) -> None:
+    def _read_metrics(self) -> None:
+        now, time_there = self._clock(), self._wall_clock()
         for rank, worker in self._workers.items():
-            progress = worker.progress() if self.state.is_running(rank) else {}
-            if progress:
-                self.state.report_progress(rank, progress)
+            if not self.state.is_running(rank):
+                continue
+            lines = worker.news()
+            if lines:
+                self.state.report_lines(rank, lines, now, time_there)
+            shows_stacks = worker.shows_stacks()
+            if shows_stacks is not None:
+                self.state.report_ability(rank, STACKS, shows_stacks)
 
     def _stop(self, reason: StopReason) -> None:
         self._carry_out(self.state.stop(reason, self._clock()))
@@ -210,9 +234,12 @@ class Supervisor:
 
     def _answer_to(self, request: Dict[str, Any]) -> Dict[str, Any]:
         try:
-            self._requests[request["verb"]](request)
+            verb = self._requests[request["verb"]]
+            if request["verb"] in _ACTING:
+                self._claim = admitted(self._claim, request.get("claim"))
+            verb(request)
         except AgentError as error:
-            return {"refused": error.what, "remedy": error.remedy}
+            return {"refused": error.what, "remedy": error.remedy, "kind": error.kind, **self._told_claim()}
         self._publish()  # who asks for the status next finds what it was told
         return self._answer()
 
@@ -221,7 +248,13 @@ class Supervisor:
         message = failed[0].end.message if failed and failed[0].end else ""
         first = self.state.failed_first
         label = "" if first is None else label_of(first)
-        return {"phase": self.state.phase, "failed_first": label, "reason": message}
+        answer: Dict[str, Any] = {"phase": self.state.phase, "failed_first": label, "reason": message}
+        if self.state.grace is not None:
+            answer.update(grace=self.state.grace, saves=self.state.saves)
+        return {**answer, **self._told_claim()}
+
+    def _told_claim(self) -> Dict[str, Any]:
+        return {} if self._claim is None else {"claim": to_json(self._claim)}
 
     def _hashes(self) -> Dict[str, str]:
         """Of the files that must be the same on every host."""
@@ -241,8 +274,9 @@ class Supervisor:
         self._carry_out(self.state.start(self._clock()))
 
     def _on_stop(self, request: Dict[str, Any]) -> None:
-        self._stop(_reason_of(request))
-        if request.get("now"):
+        reason = _reason_of(request)
+        self._stop(reason)
+        if request.get("now") or reason.now:
             self._carry_out(self.state.kill())
 
     def _note_phase(self) -> None:

@@ -9,6 +9,10 @@
 A lease makes the launch safe against a control node that dies in its middle: what is not taken on to the next
 phase in time undoes itself.
 
+A worker that saved because it was told to end says so by its exit code (`SAVED_EXIT`). On several hosts the
+ranks agree on that among themselves, so that one may end before its own supervisor has heard of the stop:
+such an end waits a moment for it. Without a stop it is a failure, as by any signal that was not ours.
+
 There are no sockets, processes or clocks here, so that thousands of these can be run side by side. What has
 happened goes in by the methods, with `now` in seconds of any steady clock; each answers with the actions
 to carry out, in order, and is told of their results in the same way.
@@ -17,22 +21,23 @@ to carry out, in order, and is told of their results in the same way.
 from __future__ import annotations
 
 import signal
-from typing import Dict, Iterable, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
-from orchestrator.agent.step_pace import StepPace
-from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
+from orchestrator.agent.rank_watch import RankWatch
+from orchestrator.agent.stop_grace import grace_of, will_save
+from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason
 from orchestrator.core.record_class import dataclass, replace
-from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, StallKind, WorkerSpec
+from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, WorkerSpec
 from orchestrator.core.states import RankState
 
 __all__ = ["Action", "Exit", "Signal", "Start", "SupervisorState"]
 
 # How a process ends that breaks in native code.
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
-
-# The states of a process, see proc(5), in which it does not go on, and for how long that is nothing.
-_HELD_UP = {"T": StallKind.STOPPED, "t": StallKind.STOPPED, "D": StallKind.BLOCKED}
-_HELD_UP_SECONDS = 10.0
+# So long a worker that has saved and ended waits for the stop that it heard of first.
+_STOP_COMES = 5.0
+# The ranks of other hosts save in the same step, and not to the second in the same time.
+_OTHERS_SAVE = 2.0
 
 
 @dataclass(frozen=True)
@@ -80,19 +85,37 @@ class SupervisorState:
         self.phase = "prepared"
         self.failed_first: Optional[int] = None
         self.stop_reason: Optional[StopReason] = None
+        # Of a stop: how many seconds workers have, and whether that is for a checkpoint.
+        self.grace: Optional[float] = None
+        self.saves = False
+        self._stopped_at = now
         self._deadline: Optional[float] = now + manifest.lease
         # Why a worker that runs was signalled by us: its end is then no failure.
         self._signalled: Dict[int, Optional[StopReason]] = {}
-        self._paces = {rank: StepPace() for rank in self.specs}
-        # Processes that were found in such a state, and since when.
-        self._held_up: Dict[int, Tuple[StallKind, float]] = {}
+        self._watches = {rank: RankWatch() for rank in self.specs}
+        # Workers that have saved and ended before anybody told us of a stop, and until when that may come.
+        self._early: Dict[int, Tuple[Exit, float]] = {}
+        # Whether the scheduler is let be while ranks save, which need it, and since when they all have.
+        self._keeps_scheduler = False
+        self._saved_at: Optional[float] = None
 
     @property
     def has_ended(self) -> bool:
         return self.phase in ("over", "undone")
 
+    @property
+    def fails(self) -> bool:
+        """Whether workers are made to end because another has failed."""
+        why = self.stop_reason
+        return self.phase == "stopping" and why is not None and why.kind is StopKind.WORKER_FAILED
+
+    @property
+    def needs_ticks(self) -> bool:
+        """Whether more than a deadline of the phase is waited for."""
+        return bool(self._early) or (self.phase == "stopping" and self.saves)
+
     def is_running(self, rank: int) -> bool:
-        return self.workers[rank].state is RankState.RUNNING
+        return self.workers[rank].state is RankState.RUNNING and rank not in self._early
 
     def status(self, time: float) -> HostStatus:
         """The record as it is now, `time` by the host's clock."""
@@ -108,6 +131,7 @@ class SupervisorState:
             failed_first=self.failed_first,
             stop=self.stop_reason,
             attempt=self._manifest.attempt,
+            grace=self.grace,
         )
 
     def start(self, now: float) -> List[Action]:
@@ -143,8 +167,14 @@ class SupervisorState:
             return []
         self.stop_reason = reason
         self.phase = "stopping"
-        self._deadline = now + self._manifest.grace
-        return self._signal_all(signal.SIGTERM)
+        running = [status for rank, status in self.workers.items() if self.is_running(rank)]
+        self.saves = will_save(reason, running)
+        self.grace = grace_of(self._manifest, reason, running, self.step_seconds, self.save_seconds)
+        self._stopped_at, self._deadline = now, now + self.grace
+        self._settle_early()
+        self._keeps_scheduler = self.saves and SCHEDULER in self.workers
+        kept = {SCHEDULER} if self._keeps_scheduler else set()
+        return [each for each in self._signal_all(signal.SIGTERM) if each.rank not in kept]
 
     def kill(self) -> List[Action]:
         """End the grace period of a stop now."""
@@ -157,6 +187,7 @@ class SupervisorState:
         self.stop_reason = StopReason(StopKind.UNDONE)
         self.phase = "undoing"
         self._deadline = None
+        self._settle_early()
         return self._signal_all(signal.SIGKILL)
 
     def signalled(self, rank: int) -> None:
@@ -168,77 +199,99 @@ class SupervisorState:
 
         So who failed in the same instant was not stopped by us.
         """
-        ended = list(exits)
-        for each in ended:
-            end, state = self._end_of(each)
-            self._update(each.rank, state=state, end=end, stalled=None, stalled_since=None)
-        actions: List[Action] = []
-        for each in ended:
-            if self.workers[each.rank].state is RankState.FAILED:
-                actions += self._break_gang(each.rank, now)
-        return actions
+        ended = []
+        for each in exits:
+            if self._may_be_early(each):
+                self._early[each.rank] = (each, now + _STOP_COMES)
+            else:
+                self._end(each)
+                ended.append(each)
+        return self._follow(ended, now)
 
     def tick(self, now: float, time: float) -> List[Action]:
         """Mind the deadline of the phase, see who has stalled or gone on, and whether all is over."""
         actions: List[Action] = []
         for rank in self.workers:
             self._mind_stall(rank, now, time)
+        unasked = [each for each, until in self._early.values() if now >= until]
+        for each in unasked:
+            del self._early[each.rank]
+            self._end(each)
+        actions += self._follow(unasked, now)
+        actions += self._let_scheduler_go(now)
         if self._deadline is not None and now >= self._deadline:
             self._deadline = None
-            actions = self._on_deadline(now)
+            actions += self._on_deadline(now)
         # Workers may be done before the launch is: the commit must still find somebody to take it.
         under_launch = self.phase in ("prepared", "started")
-        if not under_launch and not self.has_ended and not any(map(self.is_running, self.workers)):
+        is_live = bool(self._early) or any(map(self.is_running, self.workers))
+        if not under_launch and not self.has_ended and not is_live:
             self._finish(time)
         return actions
 
-    def report_progress(self, rank: int, progress: Dict[str, object]) -> None:
-        """The newest line of a worker's metrics.
+    def report_progress(self, rank: int, progress: Mapping[str, Any]) -> None:
+        """The newest line of a worker's metrics, which tells of a step and of nothing else."""
+        self.report_lines(rank, [progress], 0.0, 0.0)
 
-        The first is kept beside it: pace and time left are told from the two, and the first step, which
-        compiles, does not count.
-        """
-        first = self.workers[rank].progress.get("first") or {
-            name: progress[name] for name in ("step", "time") if name in progress
-        }
-        self._update(rank, progress={**progress, "first": first})
+    def report_lines(self, rank: int, lines: Iterable[Mapping[str, Any]], now: float, time: float) -> None:
+        """What a worker's metrics have gained, in its order."""
+        status, watch = self.workers[rank], self._watches[rank]
+        for line in lines:
+            status = watch.after(status, line, now, time)
+        self.workers[rank] = status
 
-    def report_process(self, rank: int, letter: str, now: float) -> None:
-        """The state of a worker's process, as proc(5) has it; to be told every few seconds."""
-        kind = _HELD_UP.get(letter)
-        if kind is None:
-            self._held_up.pop(rank, None)
-        elif self._held_up.get(rank, (None, now))[0] is not kind:
-            self._held_up[rank] = (kind, now)
+    def report_process(self, rank: int, letter: str, now: float, switches: Optional[int] = None) -> None:
+        """The state of a worker's process, as proc(5) has it, and how often it has run; once a second."""
+        self._watches[rank].note_process(letter, now, switches)
+
+    def report_ability(self, rank: int, word: str, has: bool) -> None:
+        """What a worker announces, or takes back, but by its metrics; see `RankStatus.can`."""
+        can = self.workers[rank].can
+        if has is not (word in can):
+            self._update(rank, can=(*can, word) if has else tuple(each for each in can if each != word))
+
+    def report_last_save(self) -> None:
+        """A failed gang is seen to write what it has: it gets the time that the job gives for an end."""
+        if self.fails and self._deadline is not None and self.grace is not None:
+            self.grace = max(self.grace, self._manifest.grace)
+            self._deadline = self._stopped_at + self.grace
 
     def woke(self, now: float) -> None:
         """The supervisor, or its whole host, did not run for a while: that was nobody's stall."""
-        self._held_up.clear()
-        for pace in self._paces.values():
-            pace.forgive(now)
+        for watch in self._watches.values():
+            watch.forgive(now)
 
     @property
     def step_seconds(self) -> Optional[float]:
         """The median time of a step on this host; None until there are two."""
         known = sorted(
-            pace.median
-            for rank, pace in self._paces.items()
-            if pace.median is not None and self.is_running(rank)
+            watch.pace.median
+            for rank, watch in self._watches.items()
+            if watch.pace.median is not None and self.is_running(rank)
         )
         return known[len(known) // 2] if known else None
 
+    @property
+    def save_seconds(self) -> Optional[float]:
+        """The time of the last save of the rank that took longest; None until there is one."""
+        paces = (watch.pace for rank, watch in self._watches.items() if self.is_running(rank))
+        return max((pace.save_seconds for pace in paces if pace.save_seconds is not None), default=None)
+
+    @property
+    def compute(self) -> Dict[str, float]:
+        """The seconds of a step in which each rank itself computes, by rank as text, where it says so."""
+        return {
+            str(rank): watch.pace.compute
+            for rank, watch in self._watches.items()
+            if watch.pace.compute is not None and self.is_running(rank)
+        }
+
     def _mind_stall(self, rank: int, now: float, time: float) -> None:
         """Nothing is ended for a stall: it is said, and taken back."""
-        status, pace = self.workers[rank], self._paces[rank]
-        if status.state is not RankState.RUNNING:
+        status = self.workers[rank]
+        if not self.is_running(rank):
             return
-        if status.progress and pace.note(status.progress, now):
-            self._held_up.pop(rank, None)  # it was, each time one looked, and went on in between
-        since = pace.stalled_since(now)
-        kind = None if since is None else StallKind.NO_STEP
-        held_up = self._held_up.get(rank)
-        if held_up is not None and now - held_up[1] > _HELD_UP_SECONDS:
-            kind, since = held_up
+        kind, since = self._watches[rank].stall(status, now)
         if kind is not status.stalled:
             self._update(rank, stalled=kind, stalled_since=None if since is None else time - (now - since))
 
@@ -248,6 +301,43 @@ class SupervisorState:
         if self.phase == "started":
             return self.stop(StopReason(StopKind.LAUNCH_LAPSED), now)
         return self.kill()
+
+    def _let_scheduler_go(self, now: float) -> List[Action]:
+        """End the scheduler once the ranks of this host have ended, and those of others most likely."""
+        if not self._keeps_scheduler or any(
+            self.is_running(rank) for rank in self.workers if rank != SCHEDULER
+        ):
+            return []
+        self._saved_at = now if self._saved_at is None else self._saved_at
+        if now < self._saved_at + (_OTHERS_SAVE if len(self._manifest.hosts) > 1 else 0.0):
+            return []
+        self._keeps_scheduler = False
+        return [each for each in self._signal_all(signal.SIGTERM) if each.rank == SCHEDULER]
+
+    def _settle_early(self) -> None:
+        """The stop has come of which these had heard before."""
+        early, self._early = self._early, {}
+        for each, _ in early.values():
+            self._end(each)
+
+    def _may_be_early(self, ended: Exit) -> bool:
+        """Whether it has saved and ended on another host's word; on one host all are told by us at once."""
+        was_told = ended.rank in self._signalled or self.stop_reason is not None
+        return ended.code == SAVED_EXIT and not was_told and len(self._manifest.hosts) > 1
+
+    def _follow(self, ended: Iterable[Exit], now: float) -> List[Action]:
+        """What follows from these ends, once all of them are noted."""
+        actions: List[Action] = []
+        for each in ended:
+            if self.workers[each.rank].state is RankState.FAILED:
+                actions += self._break_gang(each.rank, now)
+            elif self._deadline is not None and self._spoils_save(each):
+                # The others wait in vain for the one with whom they would have saved.
+                self._deadline = min(self._deadline, now + self._manifest.grace)
+        return actions
+
+    def _spoils_save(self, ended: Exit) -> bool:
+        return self.saves and ended.rank != SCHEDULER and ended.code not in (0, SAVED_EXIT)
 
     def _break_gang(self, rank: int, now: float) -> List[Action]:
         if self.failed_first is None:
@@ -264,19 +354,27 @@ class SupervisorState:
                 self._update(rank, state=RankState.STOPPED, end=end)
         self.phase = "undone" if self.phase == "undoing" else "over"
 
+    def _end(self, each: Exit) -> None:
+        end, state = self._end_of(each)
+        self._update(each.rank, state=state, end=end, stalled=None, stalled_since=None)
+
     def _end_of(self, ended: Exit) -> Tuple[End, RankState]:
-        step = self.workers[ended.rank].progress.get("step")
+        status = self.workers[ended.rank]
+        step = status.progress.get("step")
         end = End(
             EndKind.EXITED if ended.code >= 0 else EndKind.SIGNALLED,
             ended.time,
             exit_code=ended.code if ended.code >= 0 else None,
             signal=-ended.code if ended.code < 0 else None,
+            phase="" if status.phase is None else str(status.phase),
             step=step if isinstance(step, int) else None,
             tail=ended.tail if ended.code else (),
             evidence=ended.evidence if ended.code else (),
+            saved=status.saved if ended.code == SAVED_EXIT else None,
         )
-        if ended.rank in self._signalled:
-            reason = self._signalled[ended.rank]
+        has_saved = ended.code == SAVED_EXIT and self.stop_reason is not None
+        if ended.rank in self._signalled or has_saved:
+            reason = self._signalled.get(ended.rank, self.stop_reason)
             return replace(end, kind=EndKind.STOPPED, reason=reason), RankState.STOPPED
         if -ended.code in _CRASHES and ended.was_done:
             end = replace(end, kind=EndKind.CRASHED_WHEN_DONE, tail=(), evidence=())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,37 +13,25 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from orchestrator.agent import processes
+from orchestrator.agent.metrics_lines import MetricsReader
 from orchestrator.agent.supervisor_state import Exit
 from orchestrator.agent.worker_environment import PLOG_PATH, process_environment, with_env_script
-from orchestrator.core.codec import DecodeError, parse
-from orchestrator.core.paths import RunDir
+from orchestrator.core.ends import SCHEDULER
+from orchestrator.core.paths import RunDir, atomic_write
 from orchestrator.core.records import Manifest, ProcessId, WorkerSpec
 from orchestrator.core.safe_open import read_end
 
-__all__ = ["CannotStart", "Worker", "last_json_line", "tail_lines"]
+__all__ = ["CannotStart", "Worker", "tail_lines"]
 
 _TAIL_LINES = 20
 _TAIL_BYTES = 16384
 _FIRST_PORT, _PORTS = 20000, 10000  # below those that systems give out (net.ipv4.ip_local_port_range)
 _EVIDENCE_BYTES = 65536
-_DEEPEST = 4
 
 
 def tail_lines(path: Path, count: int = _TAIL_LINES) -> Tuple[str, ...]:
     """The last lines of a text file; bytes that are no UTF-8 are shown as replacement characters."""
     return tuple(_tail(path).decode("utf-8", "replace").splitlines()[-count:])
-
-
-def last_json_line(path: Path) -> Dict[str, Any]:
-    """The last complete JSON object of a file with one per line; {} where there is none yet."""
-    for line in reversed(_tail(path).splitlines()):
-        try:
-            found = parse(line)
-        except DecodeError:
-            continue
-        if isinstance(found, dict):
-            return found
-    return {}
 
 
 def _tail(path: Path, count: int = _TAIL_BYTES) -> bytes:
@@ -56,14 +45,6 @@ def _evidence(log: Path) -> Tuple[str, ...]:
     from orchestrator.core.log_signatures import telling_lines  # late: most workers end well
 
     return telling_lines(_tail(log, _EVIDENCE_BYTES).decode("utf-8", "replace"))
-
-
-def _is_flat(value: Any, depth: int) -> bool:
-    """Whether no value lies deeper: what a program writes there goes through others' hands."""
-    if not isinstance(value, (list, dict)):
-        return True
-    inner = value.values() if isinstance(value, dict) else value
-    return depth > 0 and all(_is_flat(each, depth - 1) for each in inner)
 
 
 def _fill(text: str, spec: WorkerSpec, run: RunDir, **more: object) -> str:
@@ -85,14 +66,17 @@ class Worker:
         self._run = run
         self._manifest = manifest
         self._process: Optional[subprocess.Popen[bytes]] = None
-        # Of the metrics when they were last read: while it is the same, nothing is new.
-        self._seen: Tuple[int, ...] = ()
+        self._metrics = MetricsReader()
+        # Where the wrapper of a Python program says that it is there.
+        self._announces: Optional[Path] = None
+        self._wrapped: Optional[List[str]] = None
 
     def start(self) -> Optional[ProcessId]:
         """Start the process and return who it is. Raises CannotStart."""
         parent = os.getpid()
         try:
             environment = self._environment(os.environ)
+            self._wrap(environment)
             self._make_plog_folder(environment)
             with open(self._run.attempt.log(self._spec.label), "ab") as log:
                 self._process = subprocess.Popen(
@@ -136,19 +120,13 @@ class Worker:
         processes.signal_group(self._process.pid, number)
         return True
 
-    def progress(self) -> Dict[str, Any]:
-        """The newest line of its metrics; empty where there is none, or none since the last time."""
-        path = self._run.attempt.metrics(self._spec.rank)
-        try:
-            found = os.stat(path)
-        except OSError:
-            return {}
-        seen = (found.st_ino, found.st_size, found.st_mtime_ns)
-        if seen == self._seen:
-            return {}
-        self._seen = seen
-        line = last_json_line(path)
-        return {name: value for name, value in line.items() if _is_flat(value, _DEEPEST)}
+    def news(self) -> List[Dict[str, Any]]:
+        """What its metrics have gained since the last time, a line each, in their order."""
+        return self._metrics.news(self._run.attempt.metrics(self._spec.rank))
+
+    def shows_stacks(self) -> Optional[bool]:
+        """Whether a program that our wrapper has started still shows its stacks; None for any other."""
+        return None if self._announces is None else self._announces.exists()
 
     def _has_ended(self) -> bool:
         """Whether the process is a zombie; it stays one."""
@@ -156,9 +134,33 @@ class Worker:
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _argv(self) -> List[str]:
-        argv = [_fill(word, self._spec, self._run) for word in self._spec.argv]
+        argv = self._wrapped or self._own_argv()
         script = self._manifest.env_script
         return argv if script is None else with_env_script(script, argv)
+
+    def _own_argv(self) -> List[str]:
+        return [_fill(word, self._spec, self._run) for word in self._spec.argv]
+
+    def _wrap(self, environment: Mapping[str, str]) -> None:
+        """Have a user's Python program show its stacks, where that can be; ours do by themselves."""
+        is_rank = self._spec.rank != SCHEDULER
+        if self._manifest.launch.get("task") != "command" or not is_rank:
+            return
+        # Late: most workers are none of these.
+        from orchestrator.agent.python_program import WRAPPER, is_switched_off, source_of_wrapper, with_stacks
+
+        if is_switched_off(environment):
+            return
+        attempt = self._run.attempt
+        wrapper, announced = attempt.root / WRAPPER, attempt.done(f"{self._spec.label}.can")
+        argv = with_stacks(self._own_argv(), wrapper, announced)
+        if argv is None:
+            return
+        # A program is started all the same: that a disk is full it will tell better than we do.
+        with contextlib.suppress(OSError):
+            if not wrapper.exists():
+                atomic_write(wrapper, source_of_wrapper())
+            self._wrapped, self._announces = argv, announced
 
     def _environment(self, environ: Mapping[str, str]) -> Dict[str, str]:
         defaults, own = self._filled(self._spec.default_env), self._filled(self._spec.env)

@@ -18,6 +18,7 @@ from orchestrator.cli.sentences import (
     cause_sentence,
     end_sentence,
     ranks_text,
+    saved_note,
     sight_notes,
     stall_notes,
     stop_sentence,
@@ -50,6 +51,8 @@ def summary(record: RunRecord, control: ControlDir) -> Text:
     text.append(f"{record.run_id}{which} {record.state} after {took}\n")
     if record.cause is not None:
         text.append_text(_cause(record))
+    elif note := saved_note(record):
+        text.append(f"{note}\n")
     elif record.state is RunState.SUCCEEDED and record.task in TRAINING:
         text.append(f"Next: orchestrate collect-ckpt {record.run_id}\n")
     elif record.errors:
@@ -109,6 +112,8 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
         cause = _cause(record, most_tail=_TAIL_SHOWN if is_small else _TAIL_OF_MANY)
         cause.rstrip()
         parts += [cause, Text("")]
+    if note := saved_note(record):
+        parts.append(Text(note))
     parts += [Text(line, style="red") for line in record.errors[:_MOST_LINES]]
     if len(record.errors) > _MOST_LINES:
         parts.append(Text(f"and {len(record.errors) - _MOST_LINES} more: `--json` has them all", style="red"))

@@ -6,7 +6,7 @@ import time
 
 from orchestrator.config.host_ranges import fold
 from orchestrator.control.run_record import Cause, HostView, RunRecord, Waits
-from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
+from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason
 from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.core.records import StallKind
 from orchestrator.core.states import RankState, RunState
@@ -17,6 +17,7 @@ __all__ = [
     "end_sentence",
     "host_note",
     "ranks_text",
+    "saved_note",
     "sight_notes",
     "stall_notes",
     "stop_sentence",
@@ -178,7 +179,8 @@ def end_sentence(end: End) -> str:
 def end_note(end: End) -> str:
     """What a table says beside a worker's state. That a stopped one got a signal is no news."""
     if end.kind is EndKind.STOPPED:
-        return stop_sentence(end.reason)
+        saved = "" if end.saved is None else f"saved step {end.saved}"
+        return ", ".join(filter(None, [stop_sentence(end.reason), saved]))
     if end.kind is EndKind.CRASHED_WHEN_DONE:
         return f"crashed at its exit (signal {end.signal}), after its work was done"
     parts = [f"signal {end.signal}"] if end.signal else []
@@ -189,6 +191,19 @@ def end_note(end: End) -> str:
     elif end.message or end.reason:
         parts.append(end.message or stop_sentence(end.reason))
     return ", ".join(parts)
+
+
+def saved_note(record: RunRecord) -> str:
+    """Which step the ranks of a run saved that was stopped; empty where none did."""
+    ends = [rank.end for rank in record.ranks() if rank.end is not None and rank.end.exit_code == SAVED_EXIT]
+    stopped = [end for end in ends if end.kind is EndKind.STOPPED]
+    if record.state is not RunState.STOPPED or not stopped:
+        return ""
+    steps = sorted({end.saved for end in stopped if end.saved is not None})
+    if len(stopped) < record.world_size or len(steps) != 1:
+        told = f", of step {', '.join(map(str, steps))}" if steps else ""
+        return f"{len(stopped)} of {record.world_size} ranks saved a checkpoint when they were stopped{told}"
+    return f"Saved step {steps[0]} when it was stopped"
 
 
 def stop_sentence(reason: StopReason | None) -> str:

@@ -87,6 +87,10 @@ class Timeouts(Frozen):
         default=1800.0, description="until every rank of a training job has made its first step"
     )
     grace: Positive = Field(default=10.0, description="between SIGTERM and SIGKILL of a worker")
+    failure_grace: Positive = Field(
+        default=2.0,
+        description="the same for the others of one that has failed; if they save what they have, `grace`",
+    )
     unreachable: Positive = Field(
         default=120.0,
         description="until a host that does not answer is lost, which ends the run, where another sign says "

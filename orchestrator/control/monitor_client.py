@@ -181,11 +181,15 @@ class Follower:
 
 
 def stop_by_monitor(
-    control: ControlDir, reason: StopReason, over: Callable[[list[str]], None] = lambda names: None
+    control: ControlDir,
+    reason: StopReason,
+    over: Callable[[list[str]], None] = lambda names: None,
+    saving: Callable[[float], None] = lambda seconds: None,
 ) -> tuple[RunRecord, dict[str, OrchestrateError]] | None:
     """Have the living monitor stop the run; its record then, and why hosts are not over.
 
-    `over` is told hosts as they are over. None where no monitor listens, or it was gone before it was done.
+    `over` is told hosts as they are over, `saving` for how long ranks may save a checkpoint. None where no
+    monitor listens, or it was gone before it was done.
     """
     try:
         with contextlib.closing(_Line(control, {"verb": "stop", "reason": to_json(reason)})) as line:
@@ -193,6 +197,8 @@ def stop_by_monitor(
                 data = line.next(_SILENT)
                 if data is None:
                     return None
+                if "saving" in data:
+                    saving(from_json(float, data["saving"]))
                 if data.get("over"):
                     over([str(name) for name in data["over"]])
                 if data.get("done"):

@@ -5,7 +5,8 @@ a line of JSON, an answer one line or, until the line that says `done`, more:
 
     {"verb": "record"}                           {"record": {…}}
     {"verb": "follow", "every": seconds}         {"record": {…}}, then {"set": [changes]} as in the journal
-    {"verb": "stop", "reason": {…}}              {"over": [hosts]} as they are, {"done": true, "errors": …}
+    {"verb": "stop", "reason": {…}}              {"over": [hosts]} as they are, {"done": true, "errors": …},
+                                               {"saving": seconds} that ranks have for a checkpoint
 
 Each line says the `format`; while there is nothing to tell an empty one comes every few seconds, so that both
 sides notice the end of the other. Who reads slowly gets what it has missed as one change, and who does not
@@ -244,12 +245,15 @@ class MonitorSocket:
         watch.wake()
         progress = StopProgress(self._grace, self._patience, time.monotonic())
         before, begun = version, time.monotonic()
-        told, is_last = begun, False
+        told, is_last, saving = begun, False, 0.0
         while True:
             if version == before and time.monotonic() - begun > self._turn:
                 log.warning("the watch takes no turn: the stop is left to who asked")
                 return
             over = progress.note(record, time.monotonic())
+            if progress.saving is not None and progress.saving != saving and not reason.now:
+                saving = progress.saving
+                _send(connection, {"saving": saving})
             if over or time.monotonic() - told >= BEAT:
                 _send(connection, {"over": over})
                 told = time.monotonic()

@@ -58,6 +58,8 @@ def _with_change(status: HostStatus, told: Change) -> HostStatus:
         phase=told.phase,
         failed_first=told.failed_first,
         stop=told.stop,
+        grace=told.grace,
+        claim=told.claim,
     )
 
 

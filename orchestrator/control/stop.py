@@ -5,6 +5,7 @@ The run's monitor does it, over the sessions that it has. Only where none lives 
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 from orchestrator.control.monitor_client import newest_record, stop_by_monitor
 from orchestrator.control.monitor_lock import LivingMonitor, elsewhere_error, living_monitor
 from orchestrator.control.monitor_process import cannot_write, watched_again
-from orchestrator.control.run_claim import address_of
+from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import interrupt_launch
-from orchestrator.control.stop_progress import MARGIN
+from orchestrator.control.stop_progress import MARGIN, saving_line
 from orchestrator.control.watch import look_once
 from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError, HostsFailed, OrchestrateError, PreflightError
+from orchestrator.core.host_answers import Told
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 from orchestrator.hosts.agent_client import Agent
@@ -62,9 +64,11 @@ def stop_run(
 
     Raises the errors of hosts that could not be reached, or where workers still live; the others are stopped
     all the same, and the run's monitor goes on trying there. `say` is told in a line what is out of the
-    ordinary: a monitor that dies in the middle, or lives on another machine.
+    ordinary: a monitor that dies in the middle, or lives on another machine; that ranks save, and how long
+    that may take. A reason that is `now` ends them at once, also while they do.
     """
-    ways = ways or Ways()
+    saving = functools.partial(_say_saving, say)
+    ways = ways or Ways(by_monitor=functools.partial(stop_by_monitor, saving=saving))
     told = ways.newest(control)
     record = told or read_record(control)
     # A host that was lost may be back, with workers that nobody could tell that their run is over.
@@ -87,6 +91,10 @@ def stop_run(
     elif living is not None and not read_record(control).state.is_terminal:
         say("the run's monitor died while it stopped the run; the hosts are told from here")
     return _stop_from_here(control, reason, say, ways)
+
+
+def _say_saving(say: Callable[[str], None], seconds: float) -> None:
+    say(saving_line(seconds))
 
 
 def _stays(control: ControlDir, ways: Ways) -> bool:
@@ -112,7 +120,15 @@ def _stop_from_here(
     with ways.fleet(plan) as fleet:
         fleet.address(address_of(read_record(control)))
         deadline = scheduling.monotonic() + patience
-        errors = stop_everywhere(fleet, plan.run_id, reason, plan.timeouts.grace, deadline, scheduling)
+        errors = stop_everywhere(
+            fleet,
+            plan.run_id,
+            reason,
+            plan.timeouts.grace,
+            deadline,
+            scheduling,
+            saving=functools.partial(_say_saving, say),
+        )
         seen = look_once(read_record(control), fleet, plan.timeouts, scheduling=scheduling)
         if ways.living(control) is None:
             try:
@@ -142,14 +158,23 @@ def stop_everywhere(
     grace: float,
     deadline: float,
     scheduling: Scheduling = SYSTEM,
+    *,
+    saving: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, OrchestrateError]:
     """Have all hosts stop their workers and wait until they are over; why one is not, by host.
 
     `deadline`, of the scheduling's monotonic clock, is that of the first host; the time that it gives begins
     anew with each that is over, so that one that vanishes, or many that are busy, take nothing from others.
+    Where ranks save, `saving` is told how long that may take, and it is waited for so long.
     """
     patience = deadline - scheduling.monotonic()
     told = fleet.each(lambda agent: _tell(agent, run_id, reason))
+    saves = [each.grace for each in told.values.values() if each is not None and each.saves and each.grace]
+    if saves and not reason.now:
+        grace = max(grace, *saves)
+        patience = max(patience, grace + MARGIN)
+        deadline = scheduling.monotonic() + patience
+        saving(grace)
     errors, left, pause = dict(told.errors), list(told.values), _SHORTEST
     while left:
         looked = scheduling.monotonic()
@@ -185,12 +210,13 @@ def _settled(control: ControlDir, deadline: float, ways: Ways) -> RunRecord:
     return on_disk if told is None or on_disk.state.is_terminal else told
 
 
-def _tell(agent: Agent, run_id: str, reason: StopReason) -> None:
+def _tell(agent: Agent, run_id: str, reason: StopReason) -> Told | None:
     try:
-        agent.stop(run_id, reason, timeout=_PATIENCE)
+        return agent.stop(run_id, reason, timeout=_PATIENCE)
     except AgentError as error:
         if error.kind != "no_run":
             raise
+        return None
 
 
 def _is_over(agent: Agent, run_id: str) -> bool:

@@ -78,7 +78,7 @@ class Watch:
         self._told_at = -math.inf
         self._done_since: float | None = None
         self._viewers = self._shown_to = 0
-        self._is_woken = self._must_tell = self._was_notable = False
+        self._is_woken = self._must_tell = self._must_hurry = self._was_notable = False
         self._judged = -math.inf
         if record.state.is_terminal:
             self.stop(_reason_for_leftovers(record))
@@ -87,7 +87,11 @@ class Watch:
 
     def stop(self, reason: StopReason) -> None:
         """Have every host that is not over stop its workers, again and again until it is."""
-        self._stop_reason = self._stop_reason or reason
+        before = self._stop_reason
+        self._must_hurry = self._must_hurry or (reason.now and before is not None)
+        self._stop_reason = (
+            reason if before is None else dataclasses.replace(before, now=before.now or reason.now)
+        )
         self._must_tell = True
         self._signal.set()
 
@@ -281,6 +285,11 @@ class Watch:
 
     def _tell_hosts(self) -> None:
         """Have the hosts whose workers run stop them; again those that still do after a while."""
+        if self._must_hurry and self._stop_reason is not None and not self._once:
+            self._must_hurry = False
+            for name, view in self._hosts.items():
+                if view.status is not None and view.status.phase == "stopping" and not view.error:
+                    self._feed.stop(name, self._stop_reason)
         reason, now = self._stop_reason, self._scheduling.monotonic()
         is_time = self._must_tell or now >= self._told_at + _TOLD_AGAIN
         if reason is None or self._once or not is_time or not self._tally.running:

@@ -94,8 +94,8 @@ UNASKED = frozenset(
 class StopReason:
     """Why: what a person said (`text`), or which rank of which host failed and how.
 
-    Of any other kind `host` is set where a part of the run was ended there first, and the rest with it. `now`:
-    without any grace, also where they are ending already.
+    Of any other kind `host` is set where a part of the run was ended there first, and the rest with it.
+    `now`: without any grace, also where they are ending already.
     """
 
     kind: StopKind

@@ -210,9 +210,11 @@ class Injected:
 
 @dataclass(frozen=True)
 class RankStacks:
-    """Where one rank's process was. `how` says from whom `text` is: `faulthandler`, it wrote its stacks to its
-    log; `py-spy`, that looked into it; `kernel`, neither could be had. `state` is what /proc tells of it: what
-    its threads do, and in which function of the kernel they wait. Either may be empty. Lines end in \\n.
+    """Where one rank's process was, in lines.
+
+    `how` says from whom `text` is: `faulthandler`, it wrote its stacks to its log; `py-spy`, that looked into
+    it; `kernel`, neither could be had. `state` is what /proc tells of it: what its threads do, and in which
+    function of the kernel they wait. Either may be empty.
     """
 
     how: str

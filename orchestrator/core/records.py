@@ -152,6 +152,9 @@ class Phase(str, enum.Enum):
         return self.value
 
 
+_PHASES = frozenset(str(phase) for phase in Phase)
+
+
 @dataclass(frozen=True)
 class RankStatus:
     """One worker as its supervisor sees it, or the run's scheduler. Times are of that host's clock.
@@ -183,8 +186,10 @@ class RankStatus:
 
     @classmethod
     def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Format 1 had the parts of an end beside the state."""
-        return data if "end" in data else {**data, "end": earlier_end(data)}
+        """Format 1 had the parts of an end beside the state; a later version may know more phases."""
+        data = data if "end" in data else {**data, "end": earlier_end(data)}
+        phase = data.get("phase")
+        return {**data, "phase": None} if isinstance(phase, str) and phase not in _PHASES else data
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,7 @@ class HostStatus(Stored):
     `clock` is the host's time when its agent read the file. Within `interval` seconds the supervisor writes
     it again, also where nothing has changed: one whose `updated` is older than three of them has fallen
     silent. Earlier versions, which wrote it every second, did not say so. While workers are made to end,
-    `grace` are the seconds that they have for that. `claim` is the highest that a control node has acted with.
+    `grace` are the seconds that they have for that. `claim` is the highest with which anybody has acted.
     `attempt` is the one it is of.
     """
 

@@ -56,7 +56,8 @@ def agent_bundle() -> Bundle:
 
 # What no launch imports need not be compiled for one.
 _RARE = {"ascend_tools", "disk_space", "host_answers", "log_signatures", "plogs", "shard_ranges"}
-_RARE |= {"chat_relay", "verbs_chaos", "verbs_disk", "verbs_logs", "verbs_shards"}
+_RARE |= {"chat_relay", "verbs_chaos", "verbs_disk", "verbs_logs", "verbs_shards", "verbs_stacks"}
+_RARE |= {"last_save", "python_program", "python_stacks"}
 _compiling = threading.Lock()
 
 

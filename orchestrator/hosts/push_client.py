@@ -165,7 +165,8 @@ def _watch_args(run_id: str, since: Mark | None, every: float, beat: float) -> d
 def stop_args(run_id: str, reason: StopReason) -> dict[str, Any]:
     """The arguments of `stop`. A supervisor of an earlier version understands a text alone."""
     text = reason.text or reason.kind.replace("_", " ")
-    return {"run_id": run_id, "reason": text, "why": to_json(reason)}
+    now = {"now": True} if reason.now else {}
+    return {"run_id": run_id, "reason": text, "why": to_json(reason), **now}
 
 
 def _time(data: Any) -> float:

@@ -199,6 +199,7 @@ def _manifest(
         lock_dir=host.lock_dir,
         env_script=host.env_script,
         grace=job.timeouts.grace,
+        failure_grace=job.timeouts.failure_grace,
         lease=job.timeouts.prepare,
         world_size=len(placements),
         hosts=tuple(host.name for host in hosts),

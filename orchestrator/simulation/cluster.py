@@ -14,7 +14,7 @@ from orchestrator.hosts.allocation import AllocationState
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.simulation.sim_host import SimHost
-from orchestrator.simulation.sim_supervisor import SimProcess
+from orchestrator.simulation.sim_process import SimProcess
 from orchestrator.simulation.sim_transport import SimTransport, Traffic
 from orchestrator.simulation.virtual_time import World
 from orchestrator.simulation.workload import Gang, Workload

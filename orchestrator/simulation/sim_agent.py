@@ -20,7 +20,7 @@ from orchestrator.simulation.sim_watch import SimWatch
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_host import SimHost
-    from orchestrator.simulation.sim_supervisor import SimRun
+    from orchestrator.simulation.sim_process import SimRun
     from orchestrator.simulation.sim_transport import SimChannel
 
 __all__ = ["SimAgent", "SimProgram"]

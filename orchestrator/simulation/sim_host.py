@@ -16,7 +16,8 @@ from orchestrator.core.protocol import frame
 from orchestrator.core.records import Claim, HostStatus, Manifest, ProcessId, RankStatus
 from orchestrator.core.states import RankState
 from orchestrator.simulation.sim_agent import SimAgent, SimProgram
-from orchestrator.simulation.sim_supervisor import SimProcess, SimRun, SimSupervisor
+from orchestrator.simulation.sim_process import SimProcess, SimRun
+from orchestrator.simulation.sim_supervisor import SimSupervisor
 from orchestrator.simulation.sim_transport import Link
 from orchestrator.simulation.timeline import EPOCH
 from orchestrator.simulation.virtual_time import World

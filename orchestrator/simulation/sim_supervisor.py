@@ -9,151 +9,28 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.daemon import obituary
 from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.supervisor import INTERVAL
-from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorState
-from orchestrator.core.claims import NO_CLAIM
-from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason, label_of
-from orchestrator.core.log_signatures import telling_lines
-from orchestrator.core.records import HostStatus, Manifest
+from orchestrator.agent.supervisor_state import Action, Start, SupervisorState
+from orchestrator.core.codec import to_json
+from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason, label_of
+from orchestrator.core.records import Claim, HostStatus
 from orchestrator.core.states import RankState
+from orchestrator.simulation.sim_process import TICK, SimProcess, SimRun
 from orchestrator.simulation.timeline import Event
-from orchestrator.simulation.workload import Gang
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_host import SimHost
 
-__all__ = ["SimProcess", "SimRun", "SimSupervisor"]
+__all__ = ["SimSupervisor"]
 
-_TICK = 1.0
-_TAIL_LINES = 20
 _REAPED = 0.005  # from the end of a process until its parent has noted it
-_KILLED = 0.01
 _STALL_LOOK = 5.0
 _FULL = ("Traceback (most recent call last):", "OSError: [Errno 28] No space left on device")
-
-
-class SimRun:
-    """A run's folder on a simulated host: what was sent, what the supervisor wrote, and the logs."""
-
-    def __init__(self, manifest: Manifest, hashes: Mapping[str, str], gang: Gang) -> None:
-        self.manifest = manifest
-        self.gang = gang
-        self.hashes = hashes  # of the files that were sent
-        self.status: HostStatus | None = None
-        self.supervisor: SimSupervisor | None = None
-        self.before: SimRun | None = None  # the attempt in whose place this one is
-        self.claim = NO_CLAIM  # on which it was begun
-        self.logs: dict[str, list[str]] = {}
-        self.metrics: dict[int, list[str]] = {}
-
-    def log(self, label: str) -> bytes:
-        return "".join(line + "\n" for line in self.logs.get(label, ())).encode()
-
-
-class SimProcess:
-    """A worker or the scheduler: it waits, makes steps with its gang, and ends."""
-
-    def __init__(self, host: SimHost, run: SimRun, rank: int, ended: Callable[[SimProcess], None]) -> None:
-        self.rank = rank
-        self.identity = host.new_process()
-        self.end: Exit | None = None
-        self.is_frozen = self.is_hung = self.is_ending = self.is_gone = False
-        self._host = host
-        self._run = run
-        self._ended = ended
-        self._kept: list[int] = []  # signals that a stopped process gets when it goes on
-        if rank != SCHEDULER:
-            load = run.gang.workload
-            host.world.after(load.imports + host.world.random.random() * load.spread, self._import)
-
-    @property
-    def is_running(self) -> bool:
-        return self.end is None and not self.is_gone
-
-    def signal(self, number: int) -> bool:
-        """Whether there was a process to signal."""
-        if not self.is_running:
-            return False
-        if number == signal.SIGKILL:
-            self._host.world.after(_KILLED, lambda: self.exit(-signal.SIGKILL))
-        elif self.is_frozen:
-            self._kept.append(number)
-        elif not self._run.gang.workload.is_deaf and not self.is_ending:
-            self.is_ending = True
-            load = self._run.gang.workload
-            self._host.world.after(load.term, lambda: self.exit(-number))
-        return True
-
-    def freeze(self) -> None:
-        """As SIGSTOP."""
-        if self.is_running and not self.is_frozen:
-            self.is_frozen = True
-            self._hold()
-
-    def thaw(self) -> None:
-        """As SIGCONT."""
-        if self.is_frozen:
-            self.is_frozen = False
-            self._release()
-            kept, self._kept = self._kept, []
-            for number in kept:
-                self.signal(number)
-
-    def hang(self) -> None:
-        """It makes no step any more, and ends by signals as before."""
-        if self.is_running and not self.is_hung:
-            self.is_hung = True
-            self._hold()
-
-    def go_on(self) -> None:
-        if self.is_hung:
-            self.is_hung = False
-            self._release()
-
-    def exit(self, code: int, lines: Sequence[str] = (), *, was_done: bool = False) -> None:
-        """The process ends, its log with these lines."""
-        if not self.is_running or (self.is_frozen and code != -signal.SIGKILL):
-            return
-        log = self._run.logs.setdefault(label_of(self.rank), [])
-        if not self._host.is_full:  # its last words find no room either
-            log.extend(lines)
-        self.end = Exit(
-            self.rank,
-            code,
-            self._host.time(),
-            was_done=was_done,
-            tail=tuple(log[-_TAIL_LINES:]) if code else (),
-            evidence=telling_lines("\n".join(log)) if code else (),
-        )
-        self.vanish()
-        self._ended(self)
-
-    def vanish(self) -> None:
-        """It is gone, with nobody to note that: its host has no power."""
-        if self.rank != SCHEDULER:
-            self._run.gang.leave(self.rank)
-            for is_held in (self.is_frozen, self.is_hung):
-                if is_held:
-                    self._run.gang.release(self.rank)
-        self.is_frozen = self.is_hung = False
-        self.is_gone = True
-
-    def _import(self) -> None:
-        if self.is_running:
-            self._run.gang.join(self.rank)
-
-    def _hold(self) -> None:
-        if self.rank != SCHEDULER:
-            self._run.gang.hold(self.rank)
-
-    def _release(self) -> None:
-        if self.rank != SCHEDULER:
-            self._run.gang.release(self.rank)
 
 
 class SimSupervisor:
@@ -165,17 +42,20 @@ class SimSupervisor:
         self.guardian = host.new_process()
         self.processes: dict[int, SimProcess] = {}
         self.is_alive = True
+        self.claim: Claim | None = None
+        self._is_ticking = False
         self.on_change: list[Callable[[], None]] = []
         self._host = host
         self._run = run
         self._ended: list[SimProcess] = []
         self._phase = ""
         self._woken = host.world.now
-        self._read = -_TICK
+        self._read = -TICK
         self._deadline: Event | None = None
         self._stall: Event | None = None
         self.feed = StatusFeed(self.identity, self._status())
         run.gang.on_milestone.append(self._on_milestone)
+        run.gang.on_move.append(self._on_move)
         run.gang.on_stall.append(self._mind_stall)
         self.step()
 
@@ -184,6 +64,7 @@ class SimSupervisor:
     def start(self) -> None:
         self._woken = self._host.world.now
         self._carry_out(self.state.start(self._woken))
+        self._on_move()
         self.step()
 
     def commit(self) -> None:
@@ -192,7 +73,7 @@ class SimSupervisor:
 
     def stop(self, reason: StopReason, *, now: bool = False) -> None:
         self._carry_out(self.state.stop(reason, self._host.world.now))
-        if now:
+        if now or reason.now:
             self._carry_out(self.state.kill())
         self.step()
 
@@ -205,7 +86,10 @@ class SimSupervisor:
         message = failed[0].end.message if failed and failed[0].end else ""
         first = self.state.failed_first
         label = "" if first is None else label_of(first)
-        return {"phase": self.state.phase, "failed_first": label, "reason": message}
+        answer: dict[str, Any] = {"phase": self.state.phase, "failed_first": label, "reason": message}
+        if self.state.grace is not None:
+            answer.update(grace=self.state.grace, saves=self.state.saves)
+        return answer if self.claim is None else {**answer, "claim": to_json(self.claim)}
 
     # What it does.
 
@@ -223,15 +107,22 @@ class SimSupervisor:
         self._publish()
         if self.state.has_ended:
             self._finish()
+        elif self.state.needs_ticks and not self._is_ticking:
+            self._is_ticking = True
+            self._host.world.after(TICK, self._tick)
         for told in list(self.on_change):
             told()
+
+    def _tick(self) -> None:
+        self._is_ticking = False
+        self.step()
 
     def refresh(self) -> None:
         """As if the turns had been made that happen once a second, in which nothing but steps is new."""
         now = self._host.world.now
-        if self.is_alive and now - self._read >= _TICK:
+        if self.is_alive and now - self._read >= TICK:
             self._read_progress()
-            self._read = now - (now - self._woken) % _TICK
+            self._read = now - (now - self._woken) % TICK
             self._carry_out(self.state.tick(now, self._host.time()))
             self._publish()
 
@@ -242,7 +133,7 @@ class SimSupervisor:
         status = self._status()
         # Over means that the devices are free: the agent tells that, when the guardian is gone.
         told = dataclasses.replace(status, phase="stopping") if status.is_over else status
-        self.feed.observe(told, self.state.step_seconds)
+        self.feed.observe(told, self.state.step_seconds, self.state.compute)
         self._run.status = status
 
     def _status(self) -> HostStatus:
@@ -251,6 +142,7 @@ class SimSupervisor:
             supervisor=self.identity,
             guardian=self.guardian,
             interval=INTERVAL,
+            claim=self.claim,
         )
 
     def _mind_stall(self) -> None:
@@ -293,6 +185,7 @@ class SimSupervisor:
             if event is not None:
                 event.cancel()
         self._run.gang.on_milestone.remove(self._on_milestone)
+        self._run.gang.on_move.remove(self._on_move)
         self._run.gang.on_stall.remove(self._mind_stall)
 
     def _read_progress(self) -> None:
@@ -301,11 +194,17 @@ class SimSupervisor:
         for rank, process in self.processes.items():
             if process.is_running:
                 self.state.report_process(rank, "T" if process.is_frozen else "S", now)
-        progress = self._run.gang.progress(self._host.time())
-        if progress:
-            for rank in self.state.workers:
-                if rank != SCHEDULER and self.state.is_running(rank):
-                    self.state.report_progress(rank, dict(progress))
+        gang, clock = self._run.gang, self._host.time()
+        progress = gang.progress(clock, self._host.name)
+        has_phases = gang.workload.has_phases
+        for rank in self.state.workers:
+            if rank == SCHEDULER or not self.state.is_running(rank):
+                continue
+            if has_phases:
+                lines = [gang.phase(rank, clock), *([dict(progress)] if progress else [])]
+                self.state.report_lines(rank, lines, now, clock)
+            elif progress:
+                self.state.report_progress(rank, dict(progress))
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -322,12 +221,20 @@ class SimSupervisor:
         if len(self._ended) == 1:
             self._host.world.after(_REAPED, self.step)
 
+    def _on_move(self) -> None:
+        """The ranks begin, or go on: those that tell of phases say so, which is read within a second."""
+        if self._run.gang.workload.has_phases:
+            self._host.world.after(TICK, self.step)
+
     def _on_milestone(self, what: str) -> None:
         """The gang has come to a save, or to its end."""
         load, world = self._run.gang.workload, self._host.world
+        self._on_move()
         for rank, process in self.processes.items():
             late = world.random.random() * load.spread
-            if what == "done" and rank == SCHEDULER:
+            if what == "left" and rank != SCHEDULER:
+                world.after(late, lambda p=process: p.exit(SAVED_EXIT))  # type: ignore[misc]
+            elif what == "done" and rank == SCHEDULER:
                 world.after(2 * load.spread, lambda p=process: p.exit(0, was_done=True))  # type: ignore[misc]
             elif what == "done":
                 world.after(late, lambda p=process: p.exit(0, was_done=True))  # type: ignore[misc]
@@ -342,7 +249,8 @@ class SimSupervisor:
         if self._deadline is not None:
             self._deadline.cancel()
         manifest = self._run.manifest
-        limits = {"prepared": manifest.lease, "started": manifest.lease, "stopping": manifest.grace}
+        grace = manifest.grace if self.state.grace is None else self.state.grace
+        limits = {"prepared": manifest.lease, "started": manifest.lease, "stopping": grace}
         if self._phase in limits:
             self._deadline = self._host.world.after(limits[self._phase] + 0.001, self._on_deadline)
 

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.attempt_guard import claim_in
 from orchestrator.agent.request_loop import Answer
+from orchestrator.agent.run_claim import admitted
+from orchestrator.agent.stop_grace import STACKS
 from orchestrator.core.claims import NO_CLAIM, Tombstone
 from orchestrator.core.codec import DecodeError, from_json, to_json
-from orchestrator.core.ends import StopReason
+from orchestrator.core.ends import SCHEDULER, StopReason
 from orchestrator.core.errors import AgentError
+from orchestrator.core.host_answers import RankStacks, StacksAnswer
 from orchestrator.core.push import Mark
 from orchestrator.core.records import Manifest, RunOnHost
 from orchestrator.simulation.sim_attempts import (
@@ -29,7 +32,8 @@ from orchestrator.simulation.sim_attempts import (
     take_claim,
     told_of,
 )
-from orchestrator.simulation.sim_supervisor import SimRun, SimSupervisor
+from orchestrator.simulation.sim_process import SimProcess, SimRun
+from orchestrator.simulation.sim_supervisor import SimSupervisor
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_agent import SimAgent
@@ -43,6 +47,7 @@ THINKING: Mapping[str, float] = {
     "ask_tools": 0.3,
     "prepare": 0.12,
     "start": 0.03,
+    "stacks": 0.5,
     "undo": 0.1,
 }
 """Seconds that a host takes for a verb; "" for any other."""
@@ -208,6 +213,7 @@ def _told(agent: SimAgent, verb: str, args: Args) -> Answer:
     take_claim(agent.host, args["run_id"], args)
     supervisor = run.supervisor
     if supervisor is not None and supervisor.is_alive:
+        supervisor.claim = admitted(supervisor.claim, args.get("claim"))
         if verb == "stop":
             supervisor.stop(_reason_of(args), now=bool(args.get("now")))
         else:
@@ -245,6 +251,7 @@ def _undo(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     if run is not None and not is_meant(run, args):
         run = None
     if run is not None and run.supervisor is not None and run.supervisor.is_alive:
+        run.supervisor.claim = admitted(run.supervisor.claim, args.get("claim"))
         run.supervisor.undo()
     elif run is not None:
         agent.host.discard(run)
@@ -281,6 +288,32 @@ def _read_log(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     start = max(0, len(data) + offset) if offset < 0 else min(offset, len(data))
     found = {"offset": start, "size": len(data), "modified": agent.host.time()}
     yield Answer(found, data[start : start + args["limit"]])
+
+
+def _stacks(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    """A rank that hangs is where nobody else is, and who waits for it is in a collective."""
+    run = agent.host.run(args["run_id"])
+    processes = {} if run.supervisor is None else run.supervisor.processes
+    ranks = {
+        str(rank): _stacks_of(run, process)
+        for rank, process in processes.items()
+        if process.is_running and rank != SCHEDULER
+    }
+    yield Answer(to_json(StacksAnswer(ranks)))
+
+
+def _stacks_of(run: SimRun, process: SimProcess) -> RankStacks:
+    if process.is_frozen:
+        return RankStacks("kernel", state="State: T (stopped)\nwchan: do_signal_stop\n")
+    state = "State: S (sleeping)\nwchan: futex_wait_queue\n"
+    if STACKS not in run.gang.workload.can:
+        return RankStacks("kernel", state=state)
+    if process.is_hung:
+        inner = '  File "data.py", line 12 in read'
+    else:
+        inner = f'  File "collectives.py", line {30 if run.gang.is_moving else 40} in all_reduce'
+    text = f'Current thread 0x1 (most recent call first):\n{inner}\n  File "train.py", line 7 in <module>\n'
+    return RankStacks("faulthandler", text, state)
 
 
 def _list_plogs(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
@@ -335,6 +368,7 @@ _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
     "read_log": _read_log,
     "remove_run": _remove_run,
     "require_port": _require_port,
+    "stacks": _stacks,
     "start": _start,
     "status": _status,
     "stop": _stop,

@@ -17,7 +17,7 @@ from orchestrator.simulation.timeline import Event
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_host import SimHost
-    from orchestrator.simulation.sim_supervisor import SimRun
+    from orchestrator.simulation.sim_process import SimRun
 
 __all__ = ["SimWatch"]
 

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.core.records import Phase
 from orchestrator.simulation.timeline import Event
+from orchestrator.simulation.timetable import Timetable
 from orchestrator.simulation.virtual_time import World
 
 __all__ = ["Gang", "Workload"]
@@ -22,9 +24,16 @@ __all__ = ["Gang", "Workload"]
 class Workload:
     """What every rank does, in seconds; `steps` None: until it is stopped.
 
-    `reports`: its steps are seen in its metrics. After SIGTERM a rank ends within `term`, or, where it is
-    `deaf`, not at all. `peer_timeout` is how long a rank waits for one that does not come, before it fails;
-    the scheduler misses a rank after `heartbeat`. `spread`: ends of the same cause lie so far apart.
+    `reports`: its steps are seen in its metrics, each or (`report_every`) one of so many. After SIGTERM a
+    rank ends within `term`, or, where it is `deaf`, not at all. `peer_timeout` is how long a rank waits for
+    one that does not come, before it fails; the scheduler misses a rank after `heartbeat`. `spread`: ends of
+    the same cause lie so far apart.
+
+    `has_phases`: it tells of its phases, too; until its first step is made it compiles. After a step whose
+    number `save_every` divides it saves, then, if `evaluate_every` does, it evaluates, then, behind step
+    `recompile_at`, it compiles again. `can` is what it announces: who announces `save` answers SIGTERM, once
+    it has made a step, by a checkpoint of all ranks at the next one. `compute` of the seconds of a step are a
+    rank's own.
     """
 
     imports: float = 8.0
@@ -40,10 +49,21 @@ class Workload:
     spread: float = 0.3
     reports: bool = True
     tokens_per_step: int = 1 << 20
+    report_every: int = 1
+    has_phases: bool = False
+    can: tuple[str, ...] = ()
+    evaluate_every: int | None = None
+    evaluate: float = 60.0
+    recompile_at: int | None = None
+    recompile: float = 60.0
+    compute: float | None = None
 
 
 class Gang:
-    """Where all ranks of a run are. Times are true; `on_milestone` is told `save`, `saved` or `done`.
+    """Where all ranks of a run are. Times are true; `on_milestone` is told `save`, `saved`, `left` or `done`.
+
+    `left`: all have saved because they were told to end. `stage` is told where the ranks tell of phases and
+    another one has begun.
 
     `on_stall` is told once when the ranks begin to wait, `on_leave` of every rank that ends while they do;
     `stalled` is the clock at the last of either.
@@ -65,10 +85,13 @@ class Gang:
         self._factor = 1.0
         self._moved = 0.0  # seconds of work that are done, up to `_since`
         self._since: float | None = None
+        self._stood_since = 0.0
         self._milestone: Event | None = None
         self._minds_saves = True
         self.is_done = False
         self.saves = 0  # that were lived through
+        self._timetable = Timetable(workload)
+        self.has_left = False
 
     @property
     def is_moving(self) -> bool:
@@ -118,61 +141,80 @@ class Gang:
 
     def step(self) -> int:
         """The last step that all ranks have made; 0 before the first."""
-        return self._steps(self._work())
+        return self._timetable.steps(self._work())
 
     @property
     def saved(self) -> int:
         """The step of the last save that all ranks have finished; 0 before the first."""
         every, work = self.workload.save_every, self._work()
+        if self.has_left:
+            return self.step()
         if every is None:
             return 0
-        last = self._steps(work) // every * every
-        is_whole = last and work >= self._work_at(last) + self.workload.save - 1e-6
+        last = self.step() // every * every
+        is_whole = last and work >= self._timetable.work_at(last) + self.workload.save - 1e-6
         return last if is_whole else max(0, last - every)
 
-    def progress(self, clock: float) -> dict[str, Any]:
-        """The newest line of a rank's metrics, `clock` being its host's time; {} before the first step."""
-        work = self._work()
-        step = self._steps(work)
-        if not step or not self.workload.reports:
+    def leave_with_save(self) -> bool:
+        """Have all ranks save behind the next step and end; False where none has been made yet."""
+        step = self.step()
+        if not step or self.is_done:
+            return False
+        if self._timetable.leave_at is None:
+            self._timetable.leave_at = step + 1
+            self._change()
+        return True
+
+    def progress(self, clock: float, host: str = "") -> dict[str, Any]:
+        """The newest line of a rank's metrics that has a step; {} before the first one.
+
+        `clock` is the time of its host.
+        """
+        load = self.workload
+        step = self.step()
+        step -= step % load.report_every if step != load.steps else 0
+        if not step or not load.reports:
             return {}
         seconds = self.seconds_of_step()
-        return {
+        line = {
             "step": step,
-            "total_steps": self.workload.steps or step,
+            "total_steps": load.steps or step,
             "loss": round(2.0 + 9.0 / (1.0 + step / 50.0), 4),
             "lr": 1e-4,
-            "tokens_per_s": round(self.workload.tokens_per_step / seconds, 1),
+            "tokens_per_s": round(load.tokens_per_step / seconds, 1),
             "step_time_s": round(seconds, 4),
-            "time": round(clock - max(0.0, work - self._work_at(step)) * self._factor, 3),
+            "time": round(clock - self._age(self._timetable.work_at(step)), 3),
             "grad_norm": 0.5,
         }
+        if load.compute is not None:
+            line["compute_s"] = round(load.compute * self._factors.get(host, 1.0), 4)
+        return line
+
+    def phase(self, rank: int, clock: float) -> dict[str, Any]:
+        """The newest line of a rank's metrics that has a phase; {} where it tells of none."""
+        load = self.workload
+        if not load.has_phases:
+            return {}
+        line: dict[str, Any] = {"time": round(clock, 3), "can": list(load.can)}
+        if not self.has_begun:
+            return {**line, "phase": str(Phase.INIT if rank in self._joined else Phase.IMPORT)}
+        place = self._timetable.place(self._work())
+        line["time"] = round(clock - self._age(place.since), 3)
+        if place.phase in (Phase.SAVE, Phase.EVALUATE):
+            line["step"] = place.step
+        if saved := self.saved:
+            line["saved"] = saved
+        return {**line, "phase": str(Phase.STEP if self.has_left else place.phase)}
 
     def _work(self) -> float:
         if self._since is None:
             return self._moved
         return self._moved + (self._world.true_now - self._since) / self._factor
 
-    def _steps(self, work: float) -> int:
-        """As many as fit: the first takes longer, and after every so many there is a save."""
-        load, work = self.workload, work - self.workload.first_step + 1e-6
-        if work < 0:
-            return 0
-        if load.save_every is None:
-            made = 1 + int(work / load.step)
-        else:
-            # Step s ends at (s - 1) steps and as many saves as were made before it.
-            period = load.save_every * load.step + load.save
-            work += load.step
-            whole, rest = divmod(work, period)
-            made = int(whole) * load.save_every + min(load.save_every, int(rest / load.step))
-        return made if load.steps is None else min(made, load.steps)
-
-    def _work_at(self, step: int) -> float:
-        """The work that is done when a step has just been made."""
-        load = self.workload
-        saves = 0 if load.save_every is None else (step - 1) // load.save_every
-        return load.first_step + (step - 1) * load.step + saves * load.save
+    def _age(self, work: float) -> float:
+        """The seconds since so much work was done."""
+        stood = 0.0 if self.is_moving else self._world.true_now - self._stood_since
+        return max(0.0, self._work() - work) * self._factor + stood
 
     def _change(self) -> None:
         """Go on, or stand still, from now on as what has changed demands."""
@@ -188,6 +230,7 @@ class Gang:
             self._plan()
         if moves != was_moving:
             if not moves:
+                self._stood_since = self._world.true_now
                 self._stall(self.on_stall)
                 return
             self._is_stall_told = False
@@ -201,16 +244,21 @@ class Gang:
 
     def _plan(self) -> None:
         """Have the next milestone happen."""
-        load = self.workload
-        step = self._steps(self._moved)
+        load, table = self.workload, self._timetable
+        step = table.steps(self._moved)
         found: list[tuple[float, str]] = []
         if load.steps is not None:
-            found.append((self._work_at(load.steps), "done"))
+            found.append((table.work_at(load.steps), "done"))
+        if table.leave_at is not None:
+            found.append((table.work_at(table.leave_at) + load.save, "left"))
         if load.save_every is not None and self._minds_saves:
             last = step // load.save_every * load.save_every
-            if last and self._moved < self._work_at(last) + load.save - 1e-6:
-                found.append((self._work_at(last) + load.save, "saved"))
-            found.append((self._work_at(last + load.save_every), "save"))
+            if last and self._moved < table.work_at(last) + load.save - 1e-6:
+                found.append((table.work_at(last) + load.save, "saved"))
+            if table.leave_at is None or last + load.save_every <= table.leave_at:
+                found.append((table.work_at(last + load.save_every), "save"))
+        if load.has_phases and self._minds_saves and (begins := table.next_phase(self._moved)) is not None:
+            found.append((begins, "stage"))
         if found:
             work, what = min(found)
             due = self._world.true_now + (work - self._moved) * self._factor
@@ -224,7 +272,8 @@ class Gang:
     def _reach(self, what: str) -> None:
         self._milestone = None
         self.saves += what == "saved"
-        self.is_done = self.is_done or what == "done"
+        self.has_left = self.has_left or what == "left"
+        self.is_done = self.is_done or what in ("done", "left")
         for told in list(self.on_milestone):
             told(what)
         self._change()

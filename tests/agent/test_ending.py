@@ -218,3 +218,57 @@ def test_a_silent_peer_at_the_socket_does_not_stop_the_watch(host: AgentHost) ->
         host.wait_over()
     with pytest.raises(AgentError):
         host.tell("start")
+
+
+# Told to end: a program that saves, one that saves unasked, one that is deaf.
+
+SAYS = ">> metrics/rank_{rank}.jsonl"
+SAVES = (
+    f'save() {{ echo \'{{"phase": "step", "saved": 8}}\' {SAYS}; exit 75; }}; trap save TERM; '
+    f'echo \'{{"phase": "step", "can": ["save"]}}\' {SAYS}; echo \'{{"step": 7}}\' {SAYS}; '
+    + UP
+    + "while :; do sleep 0.05; done"
+)
+
+
+def test_a_worker_that_saves_when_it_is_told_to_end_is_stopped_and_says_what(host: AgentHost) -> None:
+    host.launch(sh(SAVES))
+    eventually(lambda: host.status().ranks[0].can == ("save",))
+    told = host.tell("stop", reason="enough")
+    assert told["saves"] and told["grace"] > 100.0  # no save was seen yet
+    status = host.wait_over()
+    end = end_of(status.ranks[0])
+    assert (str(status.ranks[0].state), end.kind, end.exit_code, end.saved, end.step) == (
+        "stopped",
+        EndKind.STOPPED,
+        75,
+        8,
+        7,
+    )
+
+
+def test_a_sigterm_that_was_not_ours_is_a_failure(host: AgentHost) -> None:
+    host.launch(sh(SAVES))
+    eventually(lambda: host.status().ranks[0].can == ("save",))
+    os.kill(host.escaped("up_0").pid, signal.SIGTERM)
+    status = host.wait_over()
+    assert str(status.ranks[0].state) == "failed" and status.failed_first == 0
+    assert (end_of(status.ranks[0]).exit_code, end_of(status.ranks[0]).saved) == (75, 8)
+
+
+def test_the_others_of_one_that_failed_are_not_given_the_grace_of_a_stop(host: AgentHost) -> None:
+    deaf = sh("trap '' TERM; " + UP + "while :; do sleep 0.05; done")
+    host.launch(deaf, sh("while [ ! -e up_0 ]; do sleep 0.05; done; exit 3"), grace=60.0, failure_grace=0.5)
+    status = host.wait_over()
+    assert end_of(status.ranks[0]).signal == 9 and str(status.ranks[0].state) == "stopped"
+
+
+def test_a_checkpoint_at_the_end_of_a_life_is_waited_for(host: AgentHost) -> None:
+    """As MindSpore writes it: the folder's name says that it is not whole yet."""
+    folder = "ttp_saved_checkpoints-step_7"
+    saves = f"mkdir -p out/{folder}_tmp; sleep 3; mv out/{folder}_tmp out/{folder}; exit 1"
+    last = sh(f"save() {{ {saves}; }}; trap save TERM; {UP} while :; do sleep 0.05; done")
+    host.launch(last, sh("while [ ! -e up_0 ]; do sleep 0.05; done; exit 3"), grace=20.0, failure_grace=1.5)
+    status = host.wait_over(timeout=20.0)
+    assert end_of(status.ranks[0]).exit_code == 1
+    assert (host.run_dir().root / "out" / folder).is_dir()

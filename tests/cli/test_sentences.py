@@ -13,13 +13,14 @@ from orchestrator.cli.sentences import (
     end_note,
     end_sentence,
     ranks_text,
+    saved_note,
     sight_notes,
     stall_notes,
     stop_sentence,
     watch_note,
 )
 from orchestrator.control.run_record import Cause, HostView, RunRecord, Waits
-from orchestrator.core.ends import SCHEDULER, End, EndKind, StopKind, StopReason
+from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason
 from orchestrator.core.records import HostStatus, RankStatus, StallKind
 from orchestrator.core.states import RankState, RunState
 from orchestrator.hosts.clock_offset import ClockOffset
@@ -164,3 +165,33 @@ def test_ranks_that_stand_still_are_told_by_their_ways_who_may_be_waited_for_fir
 def test_that_the_monitor_lives_on_another_machine_is_told_with_the_time_of_what_is_shown() -> None:
     record = RunRecord("r1", "job", "train", 0, 1.0, RunState.RUNNING, watched=5.0, elsewhere="far")
     assert watch_note(record) == f"its monitor lives on far; this is what it wrote last, of {clock(5.0)}"
+
+
+def _stopped(*saved: int | None) -> RunRecord:
+    """Each rank was stopped, and saved this step or nothing."""
+    why = StopReason.requested("stopped by me")
+    ends = [
+        End(EndKind.STOPPED, exit_code=0 if step is None else SAVED_EXIT, saved=step, reason=why)
+        for step in saved
+    ]
+    ranks = tuple(RankStatus(rank, rank, rank, RankState.STOPPED, end=end) for rank, end in enumerate(ends))
+    view = HostView(HostStatus("r1", "j", "a", 1.0, ranks, phase="over"))
+    return RunRecord("r1", "j", "train", len(saved), 1.0, RunState.STOPPED, hosts={"a": view})
+
+
+@pytest.mark.parametrize(
+    ("saved", "note"),
+    [
+        ((120, 120), "Saved step 120 when it was stopped"),
+        ((None, None), ""),
+        ((120, None), "1 of 2 ranks saved a checkpoint when they were stopped, of step 120"),
+        ((120, 121), "2 of 2 ranks saved a checkpoint when they were stopped, of step 120, 121"),
+    ],
+)
+def test_a_run_that_was_stopped_tells_which_step_it_saved(saved: tuple[int | None, ...], note: str) -> None:
+    record = _stopped(*saved)
+    assert saved_note(record) == note
+    assert saved_note(dataclasses.replace(record, state=RunState.FAILED)) == ""
+    end = record.ranks()[0].end
+    assert end is not None
+    assert end_note(end) == ("stopped by me" if saved[0] is None else "stopped by me, saved step 120")

@@ -392,3 +392,24 @@ def test_an_end_that_is_on_no_disk_is_told_to_who_comes_then(
     with Follower(control, 0.1) as follower:
         assert follower.newest().state is RunState.STOPPED
         assert follower.newest().state is RunState.STOPPED
+
+
+def test_who_stops_a_run_is_told_how_long_its_ranks_may_save(
+    control: ControlDir, server: MonitorSocket
+) -> None:
+    said = run_of(2).hosts["h0"].status
+    assert said is not None
+    ranks = tuple(dataclasses.replace(rank, can=("save",)) for rank in said.ranks)
+    stopping = dataclasses.replace(said, ranks=ranks, phase="stopping", stop=BECAUSE, grace=45.0)
+    saves = with_view(over(run_of(2), "h1"), "h0", status=stopping)
+
+    def later() -> None:
+        server.tell(saves)
+        time.sleep(0.3)  # longer than the grace that the job gives
+        server.tell(dataclasses.replace(over(saves, "h0"), state=RunState.STOPPED))
+
+    server.attend(FakeWatch(on_stop=threading.Thread(target=later).start))
+    server.tell(run_of(2))
+    heard: list[float] = []
+    found = stop_by_monitor(control, BECAUSE, saving=heard.append)
+    assert found is not None and found[1] == {} and heard == [45.0]

@@ -10,8 +10,9 @@ import pytest
 
 from orchestrator.control.run_record import RunRecord, Waits
 from orchestrator.control.stop import stop_everywhere
-from orchestrator.control.stop_progress import MARGIN, StopProgress
-from orchestrator.core.ends import StopReason
+from orchestrator.control.stop_progress import MARGIN, StopProgress, saving_line, saving_seconds
+from orchestrator.core.ends import StopKind, StopReason
+from orchestrator.core.host_answers import Told
 from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RankState
 from orchestrator.hosts.scheduling import Pool, Scheduling, Signal
@@ -161,3 +162,61 @@ def test_a_host_that_has_nothing_of_the_run_is_over() -> None:
     record = with_view(over(run_of(2), "h0"), "h1", error="h1: nothing", lost=True, waits=Waits.NO_RUN)
     progress = StopProgress(grace=60.0, patience=5.0, now=0.0)
     assert progress.note(record, 0.0) == ["h0", "h1"] and progress.is_done(record)
+
+
+# A stop at which ranks save.
+
+
+def saving(record: RunRecord, name: str, grace: float) -> RunRecord:
+    """The host ends its ranks, which have announced that they save then."""
+    said = record.hosts[name].status
+    assert said is not None
+    ranks = tuple(replace(each, can=("save",)) for each in said.ranks)
+    return with_view(
+        record, name, status=replace(said, ranks=ranks, phase="stopping", stop=BECAUSE, grace=grace)
+    )
+
+
+def test_ranks_that_save_are_waited_for_as_long_as_their_host_gives_them() -> None:
+    record = run_of(2)
+    progress = StopProgress(grace=2.0, patience=5.0, now=0.0)
+    progress.note(record, 0.0)
+    assert progress.saving is None
+    record = saving(saving(record, "h0", 300.0), "h1", 200.0)
+    progress.note(record, 1.0)
+    assert progress.saving == 300.0
+    progress.note(record, 1.0 + 300.0 + MARGIN - 0.1)
+    assert not progress.is_done(record)
+    progress.note(record, 1.0 + 300.0 + MARGIN)
+    assert progress.is_done(record)
+    assert "300 s of grace are over" in str(progress.errors(record)["h0"])
+
+
+def test_a_host_whose_ranks_do_not_save_gives_none_the_time_for_it() -> None:
+    record = saving(run_of(1), "h0", 300.0)
+    assert saving_seconds(record.hosts["h0"]) == 300.0
+    said = record.hosts["h0"].status
+    assert said is not None
+    for other in (
+        replace(said, phase="committed", stop=None),
+        replace(said, stop=StopReason(StopKind.WORKER_FAILED, "h1", 3)),
+        replace(said, ranks=tuple(replace(each, can=()) for each in said.ranks)),
+        replace(said, ranks=tuple(replace(each, state=RankState.STOPPED) for each in said.ranks)),
+    ):
+        assert saving_seconds(replace(record.hosts["h0"], status=other)) is None
+
+
+class SavingHost(ScriptedHost):
+    """Its ranks save when it is told to stop."""
+
+    def stop(self, run_id: str, reason: StopReason, **_: Any) -> Any:
+        return Told("stopping", grace=100.0, saves=True)
+
+
+def test_without_a_monitor_ranks_that_save_are_waited_for_too() -> None:
+    time, asked, told = Still(), list[str](), list[float]()
+    slow = host("slow", 0, lambda: time.now > 1090, asked)
+    fleet: Any = ScriptedFleet(SavingHost("slow", slow.script))
+    found = stop_everywhere(fleet, "r1", BECAUSE, 10.0, time.now + 30.0, time, saving=told.append)
+    assert found == {} and told == [100.0]
+    assert saving_line(100.0) == "saving a checkpoint: up to 100 s; --now ends it at once"

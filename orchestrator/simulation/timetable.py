@@ -1,0 +1,117 @@
+"""The timetable of a simulated gang: which step and which phase it is in, by the work that it has done. Pure.
+
+`work` are the seconds in which all ranks moved. Nothing is stored: steps, saves, evaluations and a second
+compilation are where the workload's numbers put them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.core.records import Phase
+
+if TYPE_CHECKING:
+    from orchestrator.simulation.workload import Workload
+
+__all__ = ["Place", "Timetable"]
+
+_NEAR = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A phase, the work at which it began, and the last step that was made by then."""
+
+    phase: Phase
+    since: float
+    step: int
+
+
+class Timetable:
+    """`leave_at` is the step after which all save and end, once they are told to."""
+
+    def __init__(self, load: Workload) -> None:
+        self._load = load
+        self.leave_at: int | None = None
+
+    @property
+    def last(self) -> int | None:
+        """The last step; None for no end."""
+        known = [step for step in (self._load.steps, self.leave_at) if step is not None]
+        return min(known, default=None)
+
+    def steps(self, work: float) -> int:
+        """How many steps are made: the first takes longer, and behind some there is something else."""
+        load, rest = self._load, work - self._load.first_step + _NEAR
+        if rest < 0:
+            return 0
+        if load.evaluate_every is not None or load.recompile_at is not None:
+            most = 2 + int(rest / load.step)
+            made = bisect.bisect_right(range(1, most + 1), work + _NEAR, key=self.work_at)
+        elif load.save_every is None:
+            made = 1 + int(rest / load.step)
+        else:
+            # Step s ends at (s - 1) steps and as many saves as were made before it.
+            period = load.save_every * load.step + load.save
+            whole, rest = divmod(rest + load.step, period)
+            made = int(whole) * load.save_every + min(load.save_every, int(rest / load.step))
+        return made if self.last is None else min(made, self.last)
+
+    def work_at(self, step: int) -> float:
+        """The work that is done when a step has just been made."""
+        load, before = self._load, step - 1
+        saves = 0 if load.save_every is None else before // load.save_every
+        evaluations = 0 if load.evaluate_every is None else before // load.evaluate_every
+        again = load.recompile if load.recompile_at is not None and load.recompile_at <= before else 0.0
+        pauses = saves * load.save + evaluations * load.evaluate + again
+        return load.first_step + before * load.step + pauses
+
+    def place(self, work: float) -> Place:
+        """Where it is once all ranks are there."""
+        if not (step := self.steps(work)):
+            return Place(Phase.COMPILE, 0.0, 0)
+        at = self.work_at(step)
+        for phase, seconds in self._behind(step):
+            if work < at + seconds - _NEAR:
+                return Place(phase, at, step)
+            at += seconds
+        return Place(Phase.STEP, at, step)
+
+    def next_phase(self, work: float) -> float | None:
+        """The work at which the next phase begins; None where none does."""
+        place = self.place(work)
+        if not place.step:
+            return self._load.first_step
+        if place.phase is not Phase.STEP:
+            at = self.work_at(place.step)
+            for _, seconds in self._behind(place.step):
+                at += seconds
+                if work < at - _NEAR:
+                    return at
+        others = [
+            self._load.recompile_at,
+            self.leave_at,
+            *(
+                place.step // every * every + every
+                for every in (self._load.save_every, self._load.evaluate_every)
+                if every is not None
+            ),
+        ]
+        end = math.inf if self.last is None else self.last
+        later = [step for step in others if step is not None and place.step < step <= end]
+        return self.work_at(min(later)) if later else None
+
+    def _behind(self, step: int) -> Iterator[tuple[Phase, float]]:
+        """What there is behind a step before the next one begins."""
+        load = self._load
+        is_save = load.save_every is not None and step % load.save_every == 0
+        if is_save or step == self.leave_at:
+            yield Phase.SAVE, load.save
+        if load.evaluate_every is not None and step % load.evaluate_every == 0:
+            yield Phase.EVALUATE, load.evaluate
+        if load.recompile_at == step:
+            yield Phase.COMPILE, load.recompile
