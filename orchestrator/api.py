@@ -25,7 +25,7 @@ from orchestrator.control import runs as known
 from orchestrator.control.attempts import plan_of_record
 from orchestrator.control.monitor_client import Follower
 from orchestrator.control.monitor_process import watched_again
-from orchestrator.control.run_claim import address_of
+from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.core.ends import SCHEDULER, StopReason, label_of
 from orchestrator.core.errors import UsageError
@@ -192,7 +192,7 @@ def watch(run: Run | str | None = None, *, interval: float = 0.2, waits: bool = 
 
 
 def attach(run: Run | str | None = None, *, take_over: bool = False) -> Run:
-    """Make sure that a run has a monitor; with `take_over`, that this control node acts on it and no other."""
+    """Make sure that a run has a monitor; with `take_over`, that only this control node acts on it."""
     control = find(run)
     known.attach(control, take_over=take_over)
     return control

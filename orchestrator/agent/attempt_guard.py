@@ -263,7 +263,7 @@ def take_claim(run: RunDir, claim: Claim, *, must_keep: bool = False) -> None:
             return
         if claim.epoch <= known.epoch:
             raise AgentError(
-                f"run {run.root.name} is held by {known.holder} (claim {known.epoch})",
+                f"run {run.root.name} is in the hands of {known.holder} (claim {known.epoch})",
                 remedy=f"`orchestrate attach {run.root.name} --take-over` takes it over",
                 kind="claim",
             )

@@ -13,7 +13,7 @@ from typing import Literal
 
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.yaml_messages import nearest, show
-from orchestrator.control.run_claim import address_of
+from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.core.errors import UsageError
 from orchestrator.core.host_answers import Injected

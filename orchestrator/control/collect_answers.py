@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from orchestrator.control.run_claim import address_of
+from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import read_record
 from orchestrator.core.errors import AgentError, UsageError
 from orchestrator.core.paths import ControlDir

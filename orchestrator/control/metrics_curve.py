@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.control.attempts import plan_of_record
-from orchestrator.control.run_claim import address_of
+from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.codec import DecodeError, parse
 from orchestrator.core.ends import label_of

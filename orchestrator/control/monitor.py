@@ -13,8 +13,8 @@ from orchestrator.control.fence import Fence, FleetOf
 from orchestrator.control.found_runs import free_of_what_is_over
 from orchestrator.control.monitor_process import cannot_write
 from orchestrator.control.monitor_socket import MonitorSocket, Watched
+from orchestrator.control.our_claim import address_of
 from orchestrator.control.record_journal import RecordWriter
-from orchestrator.control.run_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.start import check_hosts, start_run
 from orchestrator.control.watch import Watch

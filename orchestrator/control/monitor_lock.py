@@ -108,7 +108,7 @@ def living_monitor(control: ControlDir, *, lock: Lock = fcntl.flock) -> LivingMo
 
 
 def noted_monitor(control: ControlDir, held: bool | None, pid: int | None = None) -> LivingMonitor | None:
-    """What the note says, where the lock is held by process `pid`, or not, or nobody knows (None)."""
+    """What the note says, where the lock is in the hands of process `pid`, or not, or nobody knows (None)."""
     note = _note(control)
     if note is not None and (held is None or not note.is_here):
         # Late: it brings ctypes along, and who only shows a run on its own machine does without.

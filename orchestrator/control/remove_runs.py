@@ -9,7 +9,7 @@ from orchestrator.agent.disk_space import bytes_below, remove_folder
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.control.attempts import with_hosts_before
 from orchestrator.control.monitor_process import end_monitor
-from orchestrator.control.run_claim import address_of
+from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.runs import current_record
 from orchestrator.core.errors import AgentError, OrchestrateError, RunNotFound, UsageError

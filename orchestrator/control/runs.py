@@ -22,8 +22,8 @@ from orchestrator.control.found_runs import highest_claim, newest_attempt, tell_
 from orchestrator.control.monitor_client import newest_record
 from orchestrator.control.monitor_lock import living_monitor
 from orchestrator.control.monitor_process import cannot_write, monitor_pid, watched_again
-from orchestrator.control.run_claim import address_of, first_claim
-from orchestrator.control.run_claim import take_over as take_run_over
+from orchestrator.control.our_claim import address_of, first_claim
+from orchestrator.control.our_claim import take_over as take_run_over
 from orchestrator.control.run_record import RunRecord, new_record, read_record, write_record
 from orchestrator.core.errors import Interrupted, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir, state_root

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from orchestrator.control.monitor_client import newest_record, stop_by_monitor
 from orchestrator.control.monitor_lock import LivingMonitor, elsewhere_error, living_monitor
 from orchestrator.control.monitor_process import cannot_write, watched_again
-from orchestrator.control.run_claim import address_of
+from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import interrupt_launch
 from orchestrator.control.stop_progress import MARGIN, saving_line

@@ -87,7 +87,9 @@ def take_claim(host: SimHost, run_id: str, args: Mapping[str, Any]) -> None:
     if claim == known or claim.epoch == known.epoch == 0:
         return
     if claim.epoch <= known.epoch:
-        raise AgentError(f"run {run_id} is held by {known.holder} (claim {known.epoch})", kind="claim")
+        raise AgentError(
+            f"run {run_id} is in the hands of {known.holder} (claim {known.epoch})", kind="claim"
+        )
     host.claims[run_id] = claim
 
 

@@ -30,7 +30,7 @@ from orchestrator.config.inventory import SshOptions
 from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.control.attempts import plan_of_record
 from orchestrator.control.logs import copy_logs
-from orchestrator.control.run_claim import address_of
+from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import read_record
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
 from orchestrator.core.paths import ControlDir, RunDir, Workdir

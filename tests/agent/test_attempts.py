@@ -325,7 +325,7 @@ def test_who_acts_with_an_older_claim_is_refused_and_told_who_holds_it(host: Age
     assert host.session.call("claim", run_id=RUN, take=to_json(THEIRS)) == to_json(THEIRS)
     for verb in ("stop", "undo", "remove_run"):
         args = {"dry_run": True} if verb == "remove_run" else {}
-        with pytest.raises(AgentError, match="is held by you@there") as caught:
+        with pytest.raises(AgentError, match="is in the hands of you@there") as caught:
             host.tell(verb, **of(FIRST, OURS), **args)
         assert caught.value.kind == "claim"
     with pytest.raises(AgentError) as caught:

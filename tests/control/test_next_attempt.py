@@ -14,7 +14,7 @@ from orchestrator.control.fence import stone_of
 from orchestrator.control.metrics_curve import joined, rows_of
 from orchestrator.control.monitor import Monitor
 from orchestrator.control.next_attempt import put_next_in_force, start_next_attempt
-from orchestrator.control.run_claim import address_of
+from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import AttemptRecord, RunRecord, read_record, write_record
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.errors import UsageError

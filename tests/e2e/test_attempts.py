@@ -136,7 +136,7 @@ def test_another_control_node_watches_until_it_takes_over(tmp_path: Path) -> Non
         assert "watched from here: " in shown and "acts on it" in shown
         refused = cluster.run("stop")
         assert refused.returncode == 4 and str(cluster.state) in refused.stderr
-        assert "is held by" in refused.stderr
+        assert "is in the hands of" in refused.stderr
         assert set(cluster.states().values()) == {"running"}
         (other,) = ControlDir(tmp_path / "other/orchestrate/runs").root.iterdir()
         said: list[str] = []

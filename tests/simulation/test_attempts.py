@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from orchestrator.control.monitor import Monitor
 from orchestrator.control.next_attempt import put_next_in_force
-from orchestrator.control.run_claim import take_over
+from orchestrator.control.our_claim import take_over
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import make_control_dir
 from orchestrator.control.stop import Ways, stop_run
@@ -27,7 +27,7 @@ from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.simulation.cluster import SimAllocation
 from orchestrator.simulation.faults import Fault
-from orchestrator.simulation.sim_supervisor import SimRun
+from orchestrator.simulation.sim_process import SimRun
 from orchestrator.simulation.simulate import Simulation
 from orchestrator.simulation.workload import Workload
 from tests.simulation.simulated import plan_of
@@ -296,7 +296,7 @@ def test_who_only_watches_stops_nobody(plan: LaunchPlan, tmp_path: Path) -> None
     lived.at(40.0, lambda control, ways: stop_run(other, BY_ME, ways=without_monitor(ways)) and None)
     record = lived.run()
     (error,) = lived.errors
-    assert "is held by" in str(error) and error.exit_code == 4
+    assert "is in the hands of" in str(error) and error.exit_code == 4
     assert record.state is RunState.RUNNING
 
 
@@ -332,7 +332,7 @@ def test_two_control_nodes_do_not_both_have_the_next_attempt(plan: LaunchPlan, t
     record = lived.run()
     assert lived.both == []
     assert record.attempts[-1].number == 1 and record.refused is not None
-    assert "is held by" in " ".join(record.refused.errors)
+    assert "is in the hands of" in " ".join(record.refused.errors)
     assert read_record(other).attempts[-1].token == "ours" and read_record(other).state is RunState.RUNNING
     assert {run.manifest.attempt.token for name in HOSTS for run in lived.chain(name)[:1]} == {"ours"}
 
