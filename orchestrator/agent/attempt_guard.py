@@ -150,13 +150,13 @@ def bury(run: RunDir, stone: Tombstone) -> HostStatus:
     Returns what became of it. Raises AgentError: kind `newer_attempt` where one that is not over is in force,
     `claim` where another control node acts, `still_running` where it cannot be ended.
     """
+    take_claim(run, stone.claim)  # who may not act hears that, whatever is in force
     number = run.in_force or 1
     is_other = number == stone.attempt.number and not run.is_of(number, stone.attempt.token)
     if number > stone.attempt.number or is_other:
         raise AgentError(
             f"attempt {number} of run {run.root.name} is in force here, and not over", kind="newer_attempt"
         )
-    take_claim(run, stone.claim)
     _keep(run, stone)
     if _lives(run):
         _order_end(run, stone)
@@ -336,6 +336,14 @@ def require_room(workdir: Workdir, run_id: str, mine: Attempt, claim: Claim = NO
             raise AgentError(f"{which} has run here, and was another one", kind="run_exists")
         run.discard(number, run.token_of(number) or "")
         require_room(workdir, run_id, mine, claim)
+    elif (newest := run.numbers()[-1]) > number:
+        # An agent died before it was in force, or before all of it was removed.
+        left = run.folder_of(newest)
+        if _is_young(left):
+            raise AgentError(f"attempt {newest} of run {run_id} is just being made", kind="run_exists")
+        run.discard(newest, run.token_of(newest) or "")
+        with contextlib.suppress(FileNotFoundError):  # else there is what nobody can remove
+            os.rename(left, left.with_name(f".{newest}.{os.urandom(8).hex()}"))
 
 
 def _begun_on(run: RunDir, number: int) -> Claim:
