@@ -336,14 +336,21 @@ def require_room(workdir: Workdir, run_id: str, mine: Attempt, claim: Claim = NO
             raise AgentError(f"{which} has run here, and was another one", kind="run_exists")
         run.discard(number, run.token_of(number) or "")
         require_room(workdir, run_id, mine, claim)
-    elif (newest := run.numbers()[-1]) > number:
-        # An agent died before it was in force, or before all of it was removed.
-        left = run.folder_of(newest)
-        if _is_young(left):
-            raise AgentError(f"attempt {newest} of run {run_id} is just being made", kind="run_exists")
-        run.discard(newest, run.token_of(newest) or "")
-        with contextlib.suppress(FileNotFoundError):  # else there is what nobody can remove
-            os.rename(left, left.with_name(f".{newest}.{os.urandom(8).hex()}"))
+    else:
+        _clear_left(run, number)
+
+
+def _clear_left(run: RunDir, number: int) -> None:
+    """What is there of an attempt after this one, which is in force: an agent died in the middle."""
+    newest = run.numbers()[-1]
+    if newest <= number:
+        return
+    left = run.folder_of(newest)
+    if _is_young(left):
+        raise AgentError(f"attempt {newest} of run {run.root.name} is just being made", kind="run_exists")
+    run.discard(newest, run.token_of(newest) or "")
+    with contextlib.suppress(FileNotFoundError):  # else there is what nobody can remove
+        os.rename(left, left.with_name(f".{newest}.{os.urandom(8).hex()}"))
 
 
 def _begun_on(run: RunDir, number: int) -> Claim:
