@@ -281,7 +281,7 @@ def test_what_an_agent_has_left_that_died_in_the_middle_of_making_it_makes_way(f
     run.put_in_force(1)  # as before it was in force
     with pytest.raises(AgentError, match="just being made"):  # perhaps somebody else is at it
         prepare(failed, failed.manifest(STAY, attempt=OTHER))
-    os.utime(run.folder_of(2), (0, 0))
+    os.utime(run.folder_of(2), (wrong := time.time() + 86400, wrong))  # a clock that was set back since
     prepare(failed, failed.manifest(STAY, attempt=OTHER))
     assert failed.status().attempt == OTHER and run.numbers() == [1, 2]
     failed.tell("undo", **of(OTHER))
@@ -448,6 +448,25 @@ def test_what_is_in_force_is_not_ended_by_the_tombstone_of_one_before(failed: Ag
             failed.session.call("bury", run_id=RUN, stone=to_json(Tombstone(RUN, attempt)))
         assert caught.value.kind == "newer_attempt"
     assert failed.status().phase == "committed"
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_launch_that_came_to_nothing_is_ended_by_the_fence_of_the_next(
+    failed: AgentHost, ours: bool
+) -> None:
+    # The next one runs on other hosts: this one is told only of what was before both.
+    prepare(failed, failed.manifest(STAY, attempt=SECOND), OURS)
+    failed.tell("start", **of(SECOND, OURS))
+    failed.tell("commit", **of(SECOND, OURS))
+    failed.wait_file("up_")
+    claim = OURS if ours else THEIRS
+    args = {"run_id": RUN, "stone": to_json(Tombstone(RUN, FIRST, "failed", claim)), **of(OTHER, claim)}
+    if ours:
+        assert failed.session.call("bury", **args)["phase"] == "over" and failed.busy(0) == []
+        return
+    with pytest.raises(AgentError) as caught:
+        failed.session.call("bury", **args)
+    assert caught.value.kind == "newer_attempt" and failed.states() == ["running"]
 
 
 def test_who_has_lost_the_claim_hears_so_before_anything_of_attempts(failed: AgentHost) -> None:
