@@ -147,9 +147,9 @@ def _end_what_is_over(run: RunDir, meant: Attempt, args: Mapping[str, Any]) -> N
 def bury(run: RunDir, stone: Tombstone, meant: Optional[Attempt] = None) -> HostStatus:
     """End what still runs of an attempt that is over, or of one before, and keep the tombstone.
 
-    A launch that came to nothing under the number of what is `meant` to be in force is over, too. Returns what
-    became of it. Raises AgentError: kind `newer_attempt` where one that is not over is in force, `claim` where
-    another control node acts, `still_running` where it cannot be ended.
+    A launch that came to nothing under the number of what is `meant` to be in force is over, too. Returns
+    what became of it. Raises AgentError: kind `newer_attempt` where one that is not over is in force, `claim`
+    where another control node acts, `still_running` where it cannot be ended.
     """
     take_claim(run, stone.claim)  # who may not act hears that, whatever is in force
     number = run.in_force or 1
