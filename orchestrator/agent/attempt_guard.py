@@ -144,19 +144,21 @@ def _end_what_is_over(run: RunDir, meant: Attempt, args: Mapping[str, Any]) -> N
         _order_end(run, stone)
 
 
-def bury(run: RunDir, stone: Tombstone) -> HostStatus:
+def bury(run: RunDir, stone: Tombstone, meant: Optional[Attempt] = None) -> HostStatus:
     """End what still runs of an attempt that is over, or of one before, and keep the tombstone.
 
-    Returns what became of it. Raises AgentError: kind `newer_attempt` where one that is not over is in force,
-    `claim` where another control node acts, `still_running` where it cannot be ended.
+    A launch that came to nothing under the number of what is `meant` to be in force is over, too. Returns
+    what became of it. Raises AgentError: kind `newer_attempt` where one that is not over is in force, `claim`
+    where another control node acts, `still_running` where it cannot be ended.
     """
+    take_claim(run, stone.claim)  # who may not act hears that, whatever is in force
     number = run.in_force or 1
     is_other = number == stone.attempt.number and not run.is_of(number, stone.attempt.token)
-    if number > stone.attempt.number or is_other:
+    is_later = number > stone.attempt.number or is_other
+    if is_later and not (meant and _came_to_nothing(run, number, meant, stone.claim)):
         raise AgentError(
             f"attempt {number} of run {run.root.name} is in force here, and not over", kind="newer_attempt"
         )
-    take_claim(run, stone.claim)
     _keep(run, stone)
     if _lives(run):
         _order_end(run, stone)
@@ -164,11 +166,8 @@ def bury(run: RunDir, stone: Tombstone) -> HostStatus:
     if _lives(run):
         _kill(run)
     if _lives(run):
-        raise AgentError(
-            f"attempt {number} of run {run.root.name} does not end",
-            remedy=f"see {run.supervisor_log}",
-            kind="still_running",
-        )
+        what, see = f"attempt {number} of run {run.root.name} does not end", f"see {run.supervisor_log}"
+        raise AgentError(what, remedy=see, kind="still_running")
     _quiet.add((run.root.name, number))
     return host_runs.status(run)
 
@@ -322,28 +321,42 @@ def require_room(workdir: Workdir, run_id: str, mine: Attempt, claim: Claim = NO
         raise AgentError(f"{which} is in force here already", kind="newer_attempt")
     if number == mine.number and run.is_of(number, mine.token):
         raise AgentError(f"{which} exists already", kind="run_exists")
-    is_ours = number == mine.number and claim.epoch > 0 and _begun_on(run, number) == claim
+    is_ours = _came_to_nothing(run, number, mine, claim)
     if is_ours and _lives(run):
-        bury(
-            run, Tombstone(run_id, Attempt(number, run.token_of(number) or ""), "undone", claim, time.time())
-        )
+        bury(run, Tombstone(run_id, Attempt(number), "undone", claim, time.time()))
     if _lives(run) or (_is_half_made(run) and _is_young(run.folder_of(number))):
-        raise AgentError(
-            f"{which} still runs here", remedy=f"`orchestrate stop {run_id}` ends it", kind="still_running"
-        )
+        stop = f"`orchestrate stop {run_id}` ends it"
+        raise AgentError(f"{which} still runs here", remedy=stop, kind="still_running")
     if number == mine.number:
         if not (is_ours or _never_began(run)):
             raise AgentError(f"{which} has run here, and was another one", kind="run_exists")
         run.discard(number, run.token_of(number) or "")
         require_room(workdir, run_id, mine, claim)
+    else:
+        _clear_left(run, number)
 
 
-def _begun_on(run: RunDir, number: int) -> Claim:
-    """The claim on which an attempt was prepared here."""
+def _clear_left(run: RunDir, number: int) -> None:
+    """What is there of an attempt after this one, which is in force: an agent died in the middle."""
+    newest = run.numbers()[-1]
+    if newest <= number:
+        return
+    left = run.folder_of(newest)
+    if _is_young(left):
+        raise AgentError(f"attempt {newest} of run {run.root.name} is just being made", kind="run_exists")
+    run.discard(newest, run.token_of(newest) or "")
+    with contextlib.suppress(FileNotFoundError):  # else there is what nobody can remove
+        os.rename(left, left.with_name(f".{newest}.{os.urandom(8).hex()}"))
+
+
+def _came_to_nothing(run: RunDir, number: int, mine: Attempt, claim: Claim) -> bool:
+    """Whether the attempt of this number was another launch than `mine`, prepared here on the same claim."""
+    if claim.epoch == 0 or number != mine.number or run.is_of(number, mine.token):
+        return False
     try:
-        return load(KeptClaim, run.folder_of(number) / run.claim.name, run.runs).claim
+        return load(KeptClaim, run.folder_of(number) / run.claim.name, run.runs).claim == claim
     except (OSError, DecodeError):
-        return NO_CLAIM
+        return False
 
 
 def _require_nothing(run: RunDir) -> None:
@@ -380,6 +393,6 @@ def _never_began(run: RunDir) -> bool:
 
 def _is_young(folder: Any) -> bool:
     try:
-        return time.time() - os.lstat(folder).st_mtime < _SETTLED
+        return abs(time.time() - os.lstat(folder).st_mtime) < _SETTLED  # the clock may have been set back
     except OSError:
         return False

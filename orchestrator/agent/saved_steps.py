@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, Sequence, Tuple
+from typing import Any, Dict, Iterator, Mapping, Sequence, Tuple
 
 from orchestrator.agent.shard_ranges import Row, identity_of, index_shard, list_shards
 from orchestrator.core.errors import AgentError, CheckpointError
@@ -26,9 +26,15 @@ _PLACE = re.compile(r"(?:rank_\d{1,7}/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.
 _CHUNK = 1 << 20
 
 
-def saved(run: RunDir) -> Iterator[Row]:
-    """The shards of every attempt, as `list_shards` has them, each with the number of its `attempt`."""
+def saved(run: RunDir, tokens: Mapping[str, str]) -> Iterator[Row]:
+    """The shards of every attempt, as `list_shards` has them, each with the number of its `attempt`.
+
+    Of an attempt whose token is another one than `tokens` has for its number there are none: it was of
+    another launch, which came to nothing elsewhere, and shares nothing but the number.
+    """
     for number in run.numbers() or [1]:  # a run of an older version has only its first
+        if not run.is_of(number, tokens.get(str(number), "")):
+            continue
         folder = run.pinned(number).attempt.checkpoint
         for row in list_shards(str(folder), follow_links=False):
             yield {**row, "attempt": number}

@@ -97,7 +97,8 @@ def claim(request: Request) -> Iterator[Answer]:
 def bury(request: Request) -> Iterator[Answer]:
     """End what still runs of an attempt that is over, or of one before it; what became of it."""
     run = runs.find(Workdir(request.root), request.args["run_id"])
-    found = attempt_guard.bury(run, from_json(Tombstone, request.args["stone"]))
+    stone, meant = from_json(Tombstone, request.args["stone"]), attempt_guard.attempt_in(request.args)
+    found = attempt_guard.bury(run, stone, meant)
     yield Answer(to_json(replace(found, clock=time.time())))
 
 

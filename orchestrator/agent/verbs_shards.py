@@ -36,7 +36,7 @@ def shards(request: Request) -> Iterator[Answer]:
 def saved(request: Request) -> Iterator[Answer]:
     """The same of all attempts."""
     run = runs.find(Workdir(request.root), request.args["run_id"])
-    yield Answer(list(saved_steps.saved(run)))
+    yield Answer(list(saved_steps.saved(run, request.args.get("tokens", {}))))
 
 
 def iterations(request: Request) -> Iterator[Answer]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import time
+from collections.abc import Iterator
 
 from orchestrator.control.attempts import keep_record, next_record
 from orchestrator.control.monitor_process import cannot_write, end_monitor, spawn_monitor
@@ -24,6 +27,24 @@ def start_next_attempt(control: ControlDir, plan: LaunchPlan) -> None:
     a run that has not ended, or another number; TransportError where its monitor lives on another machine;
     PreflightError where nothing can be written here. Then nothing has changed.
     """
+    with _alone(control):
+        _start(control, plan)
+
+
+@contextlib.contextmanager
+def _alone(control: ControlDir) -> Iterator[None]:
+    """Nobody else here begins an attempt of this run: of two at once the later would end the monitor that the
+    other has just started, and undo its launch."""
+    handle = os.open(control.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # a file system that knows no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _start(control: ControlDir, plan: LaunchPlan) -> None:
     record = current_record(control)
     if record.state.is_terminal:
         end_monitor(control)  # it may live on, for hosts that were lost: the next one looks after them

@@ -13,6 +13,7 @@ docs/en/faultdiag/user_guide/03_collecting_logs.md.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -32,7 +33,7 @@ from orchestrator.control.logs import labels_of
 from orchestrator.control.secret_mask import SecretMask
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import SCHEDULER, label_of
-from orchestrator.core.errors import AgentError, OrchestrateError, UsageError
+from orchestrator.core.errors import AgentError, OrchestrateError, RunNotFound, UsageError
 from orchestrator.core.found_evidence import FoundEvidence
 from orchestrator.core.host_answers import Label
 from orchestrator.core.paths import ControlDir, replacing
@@ -40,7 +41,7 @@ from orchestrator.core.safe_open import open_safely
 from orchestrator.core.visible_text import visible
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
-from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 
 __all__ = ["Bundle", "env_values", "write_bundle"]
 
@@ -72,10 +73,10 @@ class Bundle:
     left_out: list[str] = field(default_factory=list)
 
 
-def env_values(plan: LaunchPlan) -> tuple[tuple[str, str], ...]:
+def env_values(*plans: LaunchPlan) -> tuple[tuple[str, str], ...]:
     """The names and values of the job's own variables; a variable may have several."""
     found: dict[str, dict[str, None]] = {}
-    for manifest in plan.manifests.values():
+    for manifest in (each for plan in plans for each in plan.manifests.values()):
         for worker in (*manifest.workers, *([manifest.scheduler] if manifest.scheduler else [])):
             for name, value in worker.env.items():
                 if name in worker.literal or (not worker.literal and name not in _OURS):
@@ -95,7 +96,7 @@ def write_bundle(
     """
     _require_ours(path)
     bundle = Bundle(path)
-    mask = SecretMask(env_values(plan))
+    mask = SecretMask(env_values(plan, *_plans_of(control)))
     try:
         with replacing(path) as file:
             with tarfile.open(fileobj=file, mode="w:gz", format=tarfile.PAX_FORMAT) as archive:
@@ -115,6 +116,13 @@ def write_bundle(
         ) from error
     bundle.masked, bundle.beside = mask.masked, mask.beside
     return bundle
+
+
+def _plans_of(control: ControlDir) -> Iterator[LaunchPlan]:
+    """Those of all attempts: one may have had other values, and the record tells of all."""
+    for number in control.numbers():
+        with contextlib.suppress(RunNotFound):
+            yield read_plan(control.plan_of(number))
 
 
 def _require_ours(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from orchestrator.agent.shard_ranges import parse_name
 from orchestrator.core.codec import to_json
@@ -23,9 +24,12 @@ class ShardQuestions(AgentQuestions):
         """The files of the attempt in force, or of the one that is addressed, without looking into them."""
         return self._rows("shards", run_id, timeout)
 
-    def saved(self, run_id: str, *, timeout: float | None = None) -> tuple[ShardRow, ...]:
-        """The same of all attempts."""
-        rows = self._rows("saved", run_id, timeout)
+    def saved(
+        self, run_id: str, tokens: Mapping[int, str], *, timeout: float | None = None
+    ) -> tuple[ShardRow, ...]:
+        """The same of all attempts, but for those of other tokens than these."""
+        named = {str(number): token for number, token in tokens.items()}
+        rows = self._rows("saved", run_id, timeout, tokens=named)
         self._expect(all(row.attempt for row in rows), "the number of an attempt")
         return rows
 
@@ -34,8 +38,9 @@ class ShardQuestions(AgentQuestions):
         args = {"run_id": run_id, "meant": to_json(attempt)}
         return self._ask(IterationList, "iterations", limits=_MANY_ROWS, timeout=timeout, **args)
 
-    def _rows(self, verb: str, run_id: str, timeout: float | None) -> tuple[ShardRow, ...]:
-        rows = self._ask(tuple[ShardRow, ...], verb, limits=_MANY_ROWS, timeout=timeout, run_id=run_id)
+    def _rows(self, verb: str, run_id: str, timeout: float | None, **args: Any) -> tuple[ShardRow, ...]:
+        args["run_id"] = run_id
+        rows = self._ask(tuple[ShardRow, ...], verb, limits=_MANY_ROWS, timeout=timeout, **args)
         for row in rows:
             said = {name: getattr(row, name) for name in ("rank", "rerun", "epoch", "step", "path")}
             self._expect(parse_name(row.path) == said, "numbers as in a shard's name")

@@ -89,7 +89,7 @@ def plan_resume(control: ControlDir, changes: Changes) -> Resumption:
     fresh = not trains or changes.step == 0
     plan = next_plan(before, wanted.job, wanted.inventory, fresh=fresh, overrides=changes.overrides)
     notes: tuple[str, ...] = (*wanted.notes, *plan.notes)
-    plans = plans_of(control)
+    plans = plans_of(control, record)
     hosts = _all_hosts(plans, plan)
     if wanted.job.task == "command" and changes.step is None:
         plan, lines = _told_to_program(plan, plans, hosts)

@@ -44,7 +44,7 @@ def newest_checkpoint(
     None where nothing is whole that looks like a checkpoint: the program may have a form of its own.
     """
     for saved in sorted(attempts, key=lambda attempt: -attempt.number):
-        attempt = Attempt(saved.number)
+        attempt = Attempt(saved.number, saved.token)
         answers = fleet.each(partial(_iterations, run_id, attempt))
         found = list(_of_attempt(fleet, saved, answers.values))
         if found:

@@ -96,7 +96,8 @@ class _Content:
 
 def _model_files(fleet: Fleet, found: Resumption, step: CheckedStep) -> dict[str, list[Input]]:
     """Configuration and tokenizer, beside the shards where each host's workers look for them."""
-    attempt, run_id = Attempt(step.step.attempt.number), found.plan.run_id
+    saved, run_id = step.step.attempt, found.plan.run_id
+    attempt = Attempt(saved.number, saved.token)
     names = [host.name for host in found.plan.hosts]
     with tempfile.TemporaryDirectory(dir=found.control.root, prefix=".resume-") as spooled:
         files: dict[str, SmallFile] = {}

@@ -19,6 +19,7 @@ from orchestrator.checkpoint.cut.attempt_steps import (
 )
 from orchestrator.checkpoint.cut.complete_steps import Failed, choose_readable
 from orchestrator.checkpoint.shard_index import Shard, ShardFile, ShardIndex
+from orchestrator.control.run_record import RunRecord
 from orchestrator.core.errors import OrchestrateError, RunNotFound, TransportError
 from orchestrator.core.host_answers import ShardCheck
 from orchestrator.core.paths import ControlDir
@@ -56,10 +57,15 @@ class CheckedStep:
         return sum(not check.summed for check in self.checks.values())
 
 
-def plans_of(control: ControlDir) -> dict[int, LaunchPlan]:
-    """The plan of each attempt that is known here."""
+def plans_of(control: ControlDir, record: RunRecord) -> dict[int, LaunchPlan]:
+    """The plan of each attempt that is known here.
+
+    Not of one that the record does not have: who planned it died before it was in force, and what it was to
+    go on from means nothing.
+    """
     plans = {}
-    for number in control.numbers() or [1]:
+    newest = record.attempts[-1].number
+    for number in [number for number in control.numbers() if number <= newest] or [1]:
         try:
             plans[number] = read_plan(control.plan_of(number))
         except RunNotFound:
@@ -72,9 +78,11 @@ def gather_saved(
 ) -> tuple[list[SavedAttempt], list[str]]:
     """What every attempt has saved on the hosts that answer, and a line on each that does not.
 
-    A host that has no such run, a spare or one whose disk was replaced, has nothing to tell.
+    A host that has no such run, a spare or one whose disk was replaced, has nothing to tell. What one has of
+    another launch with the same number, or of a later one, belongs to none of these attempts.
     """
-    answers = fleet.each(lambda agent: agent.saved(run_id, timeout=_LIST_TIMEOUT))
+    tokens = {number: plan.attempt.token for number, plan in plans.items()}
+    answers = fleet.each(lambda agent: agent.saved(run_id, tokens, timeout=_LIST_TIMEOUT))
     notes = [
         f"{host}: cannot be asked what it has: {error.what}"
         for host, error in answers.errors.items()
@@ -82,7 +90,7 @@ def gather_saved(
     ]
     listed: dict[int, dict[str, list[ShardFile]]] = {number: {} for number in plans}
     for host, rows in answers.values.items():
-        for row in rows:
+        for row in (each for each in rows if each.attempt <= max(plans)):
             listed.setdefault(row.attempt, {}).setdefault(host, []).append(ShardFile.of(vars(row)))
     saved = []
     with fleet.part(answers.values) as part:
@@ -100,13 +108,15 @@ def _saved(
 ) -> SavedAttempt:
     strategies = {}
     if files:
-        found = gather(fleet, run_id, "strategy", lambda host: None, Spool(), attempt=Attempt(number))
+        meant = plan.attempt if plan else Attempt(number)
+        found = gather(fleet, run_id, "strategy", lambda host: None, Spool(), attempt=meant)
         strategies = parsed_strategies(found.files)
     ranks = [each.rank for rows in files.values() for each in rows]
     return SavedAttempt(
         number,
         files,
         strategies,
+        token=plan.attempt.token if plan else "",
         world_size=plan.world_size if plan else max(ranks, default=-1) + 1,
         origin=plan.origin if plan else None,
         placed={item.rank: item.host for item in plan.placements} if plan else {},

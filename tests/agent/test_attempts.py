@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from orchestrator.core.claims import Tombstone
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import StopKind
 from orchestrator.core.errors import AgentError
+from orchestrator.core.paths import Workdir
 from orchestrator.core.records import Attempt, Claim, Input, Manifest, ProcessId
 from orchestrator.testing.agent_host import RUN, AgentHost, processes_in, sh
 from orchestrator.testing.waiting import eventually
@@ -273,6 +275,31 @@ def test_what_is_left_of_a_launch_without_power_makes_way_for_another(failed: Ag
     assert after == before
 
 
+def test_what_an_agent_has_left_that_died_in_the_middle_of_making_it_makes_way(failed: AgentHost) -> None:
+    before, run = files(failed), failed.run_dir()
+    run.make(2, SECOND.token, files={"manifest.json": "{}"})
+    run.put_in_force(1)  # as before it was in force
+    with pytest.raises(AgentError, match="just being made"):  # perhaps somebody else is at it
+        prepare(failed, failed.manifest(STAY, attempt=OTHER))
+    os.utime(run.folder_of(2), (wrong := time.time() + 86400, wrong))  # a clock that was set back since
+    prepare(failed, failed.manifest(STAY, attempt=OTHER))
+    assert failed.status().attempt == OTHER and run.numbers() == [1, 2]
+    failed.tell("undo", **of(OTHER))
+    assert files(failed) == before and failed.status().is_over and run.numbers() == [1]
+
+
+def test_what_cannot_be_removed_of_an_attempt_is_in_the_way_of_no_other(
+    failed: AgentHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second(failed)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors: None)  # as NFS with an open file
+    run = failed.run_dir()
+    assert run.discard(2, SECOND.token) and run.in_force == 1 and run.numbers() == [1, 2]
+    os.utime(run.folder_of(2), (0, 0))
+    attempt_guard.require_room(Workdir(run.runs.parent), RUN, OTHER)
+    run.make(2, OTHER.token)
+
+
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_launch_that_came_to_nothing_elsewhere_makes_way_for_the_next_of_its_claim(
     failed: AgentHost, ours: bool
@@ -421,3 +448,30 @@ def test_what_is_in_force_is_not_ended_by_the_tombstone_of_one_before(failed: Ag
             failed.session.call("bury", run_id=RUN, stone=to_json(Tombstone(RUN, attempt)))
         assert caught.value.kind == "newer_attempt"
     assert failed.status().phase == "committed"
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_launch_that_came_to_nothing_is_ended_by_the_fence_of_the_next(
+    failed: AgentHost, ours: bool
+) -> None:
+    # The next one runs on other hosts: this one is told only of what was before both.
+    prepare(failed, failed.manifest(STAY, attempt=SECOND), OURS)
+    failed.tell("start", **of(SECOND, OURS))
+    failed.tell("commit", **of(SECOND, OURS))
+    failed.wait_file("up_")
+    claim = OURS if ours else THEIRS
+    args = {"run_id": RUN, "stone": to_json(Tombstone(RUN, FIRST, "failed", claim)), **of(OTHER, claim)}
+    if ours:
+        assert failed.session.call("bury", **args)["phase"] == "over" and failed.busy(0) == []
+        return
+    with pytest.raises(AgentError) as caught:
+        failed.session.call("bury", **args)
+    assert caught.value.kind == "newer_attempt" and failed.states() == ["running"]
+
+
+def test_who_has_lost_the_claim_hears_so_before_anything_of_attempts(failed: AgentHost) -> None:
+    # Else it would take the later attempt of who acts now for one of its own, and begin another elsewhere.
+    prepare(failed, failed.manifest(STAY, attempt=SECOND), THEIRS)
+    with pytest.raises(AgentError, match="in the hands of you@there") as caught:
+        failed.session.call("bury", run_id=RUN, stone=to_json(Tombstone(RUN, FIRST, "failed", OURS)))
+    assert caught.value.kind == "claim" and failed.status().attempt == SECOND

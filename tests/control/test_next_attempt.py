@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cli.attempt_notes import attempt_notes
 from orchestrator.cli.render_run import record_json, summary_data
+from orchestrator.control import next_attempt
 from orchestrator.control.attempts import came_to_nothing, finished, next_record, with_hosts_before
 from orchestrator.control.fence import stone_of
 from orchestrator.control.metrics_curve import joined, rows_of
@@ -96,6 +99,32 @@ def test_only_the_number_behind_the_last_can_follow(
     with pytest.raises(UsageError, match="cannot follow"):
         start_next_attempt(control, following(plan, number))
     assert sorted(control.root.rglob("*")) == before
+
+
+def test_of_two_that_begin_an_attempt_at_once_the_later_leaves_the_first_alone(
+    control: ControlDir, plan: LaunchPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_it, go_on = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    def spawn(control: ControlDir) -> None:
+        at_it.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(next_attempt, "spawn_monitor", spawn)
+    monkeypatch.setattr(next_attempt, "end_monitor", lambda control: ended.append(control.run_id))
+    monkeypatch.setattr(next_attempt, "current_record", read_record)
+    with ThreadPoolExecutor(2, "both") as pool:
+        first = pool.submit(start_next_attempt, control, following(plan))
+        assert at_it.wait(60)
+        # The later one has found that the run has ended when the first puts its attempt in force.
+        later = pool.submit(start_next_attempt, control, following(plan, token="other"))
+        assert wait([later], timeout=0.3).not_done
+        go_on.set()
+        first.result(60)
+        with pytest.raises(UsageError, match="is preparing"):
+            later.result(60)
+    assert len(ended) == 1 and read_record(control).attempts[-1].token == "two"
 
 
 def test_nothing_follows_an_attempt_that_has_not_ended(control: ControlDir, plan: LaunchPlan) -> None:

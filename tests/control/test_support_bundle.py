@@ -25,8 +25,10 @@ from orchestrator.control.secret_mask import SecretMask
 from orchestrator.control.support_bundle import Bundle, env_values, write_bundle
 from orchestrator.core.errors import UsageError
 from orchestrator.core.found_evidence import FoundLine
+from orchestrator.core.records import Attempt
 from orchestrator.diagnosis.evidence import Cause, Certainty, Culprit
 from orchestrator.hosts.fleet import Fleet
+from orchestrator.plan.launch_plan import write_plan
 from tests.control.evident import RUN, FakeAgent, FakeFleet, found_of, plan_of, record_of, view_of
 from tests.control.judged import START, rank, status
 
@@ -202,6 +204,17 @@ def test_a_bundle_has_faultdiags_layout_and_no_value_of_env(tmp_path: Path) -> N
     assert bundle.files == len(files)
     assert any("2 of CANN's logs" in line for line in bundle.left_out)
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+
+
+def test_values_that_an_attempt_before_has_had_are_masked_too(tmp_path: Path) -> None:
+    planned = dataclasses.replace(plan_of(env=ENV), attempt=Attempt(2, "two"))
+    control = make_control_dir(planned, tmp_path / "state")
+    control.folder_of(1).mkdir()
+    write_plan(control.plan_of(1), plan_of(env={**ENV, "HF_TOKEN": "the-one-of-before"}))
+    record = record_of({"a": view_of("a", rank(0))}, errors=("it said the-one-of-before",))
+    path = tmp_path / "out.tar.gz"
+    write_bundle(path, control, planned, Diagnosis(record), {}, cast(Fleet, FakeFleet(agents())))
+    assert not any(b"of-before" in data for data in content(path).values())
 
 
 def test_a_host_that_is_away_is_left_out_and_said(tmp_path: Path) -> None:

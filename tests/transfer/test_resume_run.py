@@ -16,8 +16,9 @@ from orchestrator.checkpoint.files.strategy_files import Strategy, write_strateg
 from orchestrator.checkpoint.files.tensor_files import read_ckpt, write_ckpt
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
+from orchestrator.control.attempts import next_record
 from orchestrator.control.resume import Changes
-from orchestrator.control.run_record import HostView, new_record, write_record
+from orchestrator.control.run_record import HostView, new_record, read_record, write_record
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.codec import dumps
 from orchestrator.core.errors import CheckpointError, UsageError
@@ -25,6 +26,7 @@ from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RunState
 from orchestrator.families.bloom import BLOOM
+from orchestrator.plan.launch_plan import write_plan
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.transfer.plan_resume import plan_resume
 from orchestrator.transfer.resume_run import resume
@@ -253,3 +255,28 @@ def test_shards_of_another_network_are_refused(ended: Ended) -> None:
         write_ckpt(ended.path(item.rank, 30), tensors.items(), with_sum=True)
     with pytest.raises(CheckpointError, match=r"ln_f\.gamma is None in the shards, and \(16,\) in the job's"):
         ended.next()
+
+
+def test_a_launch_of_the_same_number_that_came_to_nothing_is_not_taken_with_the_attempt(ended: Ended) -> None:
+    # Two launches as attempt 2: one nobody could take back on host1, one that has run on hosts 2 and 3.
+    plan = ended.started(ended.next(hosts="host[2-3]"))
+    ended.control.folder_of(2).mkdir()
+    write_plan(ended.control.plan_of(2), plan)
+    record = dataclasses.replace(next_record(read_record(ended.control), plan, 4.0), state=RunState.FAILED)
+    write_record(ended.control, record)
+    ended.control.put_in_force(2)
+    ended.run("host1").make(2, "another", files={"manifest.json": dumps(plan.manifests["host2"])})
+    for item in ended.plan.placements:
+        home = ended.run("host1").root / f"attempts/2/checkpoint/rank_{item.rank}"
+        home.mkdir(parents=True)
+        write_ckpt(home / f"m_rank_{item.rank}-1_30.ckpt", ended.shard(item.rank, 30), with_sum=True)
+    assert ended.next(hosts="host[2-3]").at == (1, 20)
+    assert ended.run("host1").in_force == 2
+
+
+def test_a_plan_of_an_attempt_that_was_never_in_force_does_not_count(ended: Ended) -> None:
+    # Who planned to go back to step 10 died before it was written down that it is so.
+    plan = ended.next(step=10).plan
+    ended.control.folder_of(2).mkdir()
+    write_plan(ended.control.plan_of(2), plan)
+    assert ended.next().at == (1, 20)

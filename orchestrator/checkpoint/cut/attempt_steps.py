@@ -34,7 +34,7 @@ class SavedAttempt:
     """What one attempt has saved, by host, and how its tensors are cut.
 
     `origin` is the (attempt, step) that it went on from, None where it began anew or nobody knows. `placed`
-    names the host that each of its ranks ran on.
+    names the host that each of its ranks ran on, `token` tells it from another launch of the same number.
     """
 
     number: int
@@ -43,6 +43,7 @@ class SavedAttempt:
     world_size: int = 0
     origin: tuple[int, int] | None = None
     placed: Mapping[int, str] = field(default_factory=dict)
+    token: str = ""
 
     def until(self, step: int | None) -> SavedAttempt:
         """Without what it has saved after this step."""
