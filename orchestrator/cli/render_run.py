@@ -79,6 +79,7 @@ def _cause(record: RunRecord, *, most_tail: int = _TAIL_SHOWN) -> Text:
         text.append(f"Ended because of it: {ranks_text(record.victims, most=_MOST_SPANS)}\n")
     if cause.rank is not None and cause.rank != SCHEDULER:
         text.append(f"Whole log: orchestrate logs {record.run_id} --rank {cause.rank}\n")
+    text.append(f"On what evidence: orchestrate diagnose {record.run_id}\n")
     return text
 
 
