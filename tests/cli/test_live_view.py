@@ -171,6 +171,17 @@ def test_status_names_the_cause() -> None:
     assert "Cause: rank 1 on npu001 exited with code 3" in text and "last words" in text
 
 
+def test_a_long_line_of_the_cause_goes_on_behind_its_beginning() -> None:
+    """The rest of a traceback's line stood at the left edge, as if it were ours."""
+    long = '  File "/data/orchestrate/runs/finetune_65b-20261127-051724-8c0f/train.py", line 45, in <module>'
+    cause = Cause("npu001", 1, End(EndKind.EXITED, exit_code=3, tail=(long,)), 0.0)
+    made = dataclasses.replace(record(1, "stopped failed"), cause=cause, state=RunState.FAILED)
+    lines = drawn(status_view(made)).splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("  |   File"))
+    assert lines[start + 1].startswith("    ") and lines[start + 1].rstrip().endswith("<module>")
+    assert all(len(line) <= 80 for line in lines)
+
+
 def test_status_names_the_cause_that_an_earlier_version_wrote_down() -> None:
     earlier = {
         **to_json(record(1, "stopped failed")),
