@@ -69,7 +69,7 @@ def wrapped(text: str, width: int, indent: int | None = None) -> list[str]:
 
 
 class Wrapped:
-    """Lines of text of one style for a console, broken as by `wrapped` where they are longer than it is wide."""
+    """Lines of text of one style, broken as by `wrapped` where they are longer than a console is wide."""
 
     def __init__(self, text: str, style: str = "", indent: int | None = None) -> None:
         self._text, self._style, self._indent = visible_lines(text), style, indent

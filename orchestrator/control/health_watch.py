@@ -205,7 +205,7 @@ class HealthWatch:
         return True
 
     def _where(self, groups: Sequence[StackGroup], odd: Sequence[int]) -> str:
-        """Where those are whom the hang names: by their stacks, else by their states; of nobody, where all are."""
+        """Where those are whom the hang names, by their own stacks; where it names nobody, where all are."""
         hang = self._health.hang
         named = set(odd or (hang.ranks if hang is not None else ()))
         told = [group for group in groups if group.how != "kernel"]
