@@ -20,6 +20,7 @@ from rich.console import Console
 from orchestrator.cli.live_view import live_view
 from orchestrator.cli.main import cli
 from orchestrator.cli.render_run import status_view
+from orchestrator.cli.sentences import go_on_note
 from orchestrator.config.inventory import Host
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
@@ -234,7 +235,10 @@ def test_screens_are_what_is_printed(readme: Path) -> None:
     """The records are of the run that the screens are of; a lone `…` stands for lines that are left out."""
     running = read_record(ControlDir(ROOT / "tests/screens/running"))
     failed = read_record(ControlDir(ROOT / "tests/screens/failed"))
-    wanted = [screen(live_view(running, now=running.updated)), screen(status_view(failed))]
+    wanted = [
+        screen(live_view(running, now=running.updated)),
+        [*screen(status_view(failed)), go_on_note(failed)],
+    ]
     shown = [[_barless(line) for line in text.splitlines()] for text in fenced(readme, "")]
     for printed, told in zip(map(_without_times, wanted), map(_without_times, shown), strict=True):
         pattern = "\n".join(".*" if line == "  …" else re.escape(line) for line in told)

@@ -36,11 +36,11 @@ def attempt_notes(record: RunRecord) -> list[str]:
 def _before(attempt: AttemptRecord) -> str:
     took = ""
     if attempt.started is not None and attempt.ended is not None:
-        took = f" after {duration(attempt.ended - attempt.started)}"
-    step = "" if attempt.last_step is None else f", at step {attempt.last_step}"
+        took = f" ({duration(attempt.ended - attempt.started)})"
+    step = "" if attempt.last_step is None else f" at step {attempt.last_step}"
     cause = "" if attempt.cause is None else f": {cause_sentence(attempt.cause)}"
     left = f"; not heard of since: {', '.join(attempt.left)}" if attempt.left else ""
-    return f"attempt {attempt.number} {attempt.state}{took}{step}{cause}{left}"
+    return f"attempt {attempt.number} {attempt.state}{step}{took}{cause}{left}"
 
 
 def without_attempts(data: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,9 @@ def command(run: str | None, take_over: bool, as_json: bool) -> int:
     """
     control = meant_run(run)
     record = attach(control, take_over=take_over, say=_say)
-    if record.unwatched is not None or record.elsewhere:
+    if take_over:
+        click.echo(f"orchestrate: from now on this control node acts on {control.run_id}", err=True)
+    if record.elsewhere or (record.unwatched is not None and not take_over):
         click.echo(f"orchestrate: {watch_note(record)}", err=True)
     return follow(control, as_json=as_json)
 

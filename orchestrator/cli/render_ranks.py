@@ -8,9 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.live_view import GRAVEST, STYLES, sign_of
-from orchestrator.cli.sentences import end_note, host_note
+from orchestrator.cli.sentences import end_note, host_note, worker_name
 from orchestrator.config.host_ranges import fold
-from orchestrator.control.run_record import HostView, RunRecord
+from orchestrator.control.run_record import Cause, HostView, RunRecord
+from orchestrator.core.ends import End, EndKind, StopKind
 from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.core.records import RankStatus
 from orchestrator.core.states import RankState
@@ -34,11 +35,11 @@ def ranks_view(record: RunRecord) -> Table:
         )
     table.add_column("NOTE", overflow="fold")
     for name, view in record.hosts.items():
-        _add_host(table, name, view)
+        _add_host(table, name, view, record.cause)
     return table
 
 
-def _add_host(table: Table, name: str, view: HostView) -> None:
+def _add_host(table: Table, name: str, view: HostView, cause: Cause | None) -> None:
     if not view.ranks():
         table.add_row("", name, "", "unknown", "", "", "", host_note(view))
     for rank in view.ranks():
@@ -50,7 +51,7 @@ def _add_host(table: Table, name: str, view: HostView) -> None:
             str(rank.process.pid) if rank.process else "",
             str(rank.progress.get("step", "")),
             _loss(rank),
-            _note(rank, view),
+            _note(rank, view, cause),
         )
 
 
@@ -94,7 +95,7 @@ def _kinds(record: RunRecord) -> list[_Kind]:
         if not view.ranks():
             found.setdefault((None, host_note(view)), _Kind(None, host_note(view))).hosts.append(name)
         for rank in view.ranks():
-            note = _note(rank, view)
+            note = _note(rank, view, record.cause)
             kind = found.setdefault((rank.state, note), _Kind(rank.state, note))
             kind.ranks.append(rank.rank)
             kind.hosts.append(name)
@@ -115,8 +116,21 @@ def _loss(rank: RankStatus) -> str:
     return f"{loss:.4f}" if isinstance(loss, float) else ""
 
 
-def _note(rank: RankStatus, view: HostView) -> str:
-    return end_note(rank.end) if rank.end else host_note(view)
+def _note(rank: RankStatus, view: HostView, cause: Cause | None) -> str:
+    """Of a rank that was stopped for the cause, whose it is: what became of that stands above the table."""
+    end = rank.end
+    if end is None:
+        return host_note(view)
+    if cause is not None and cause.rank is not None and end.saved is None and _is_victim(end, cause):
+        return f"because of {worker_name(cause.rank)}"
+    return end_note(end)
+
+
+def _is_victim(end: End, cause: Cause) -> bool:
+    reason = end.reason
+    if end.kind is not EndKind.STOPPED or reason is None or reason.kind is not StopKind.WORKER_FAILED:
+        return False
+    return reason.rank == cause.rank and reason.host in ("", cause.host)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.cells import cell_len
@@ -24,6 +24,7 @@ from orchestrator.cli.sentences import (
     stop_sentence,
     watch_note,
 )
+from orchestrator.cli.terminal import Wrapped
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.health_findings import FindingKind
 from orchestrator.control.run_record import RunRecord
@@ -39,6 +40,7 @@ __all__ = ["record_json", "runs_table", "status_view", "summary", "summary_data"
 _TAIL_SHOWN = 10
 # Of a run of many ranks, whose table takes up more of the screen.
 _TAIL_OF_MANY = 6
+_QUOTE = "  | "
 _ROW = 76  # characters beside the bar, on a terminal of 80
 _MOST_LINES = 12
 _MOST_SPANS = 8
@@ -63,23 +65,30 @@ def summary(record: RunRecord, control: ControlDir) -> Text:
 
 
 def _cause(record: RunRecord, *, most_tail: int = _TAIL_SHOWN) -> Text:
-    cause = record.cause
     text = Text()
-    if cause is None:
-        return text
-    when = time.strftime("%H:%M:%S", time.localtime(cause.time))
-    text.append(f"Cause: {cause_sentence(cause)} at {when}\n", style="bold red")
-    for line in _tail(cause.end.tail, most_tail):
-        text.append(f"  | {line}\n")
-    if record.warnings:
-        text.append("Doubtful before the start:\n")
-    for line in record.warnings[:_MOST_LINES]:
-        text.append(f"  | {line}\n")
-    if record.victims:
-        text.append(f"Ended because of it: {ranks_text(record.victims, most=_MOST_SPANS)}\n")
-    if cause.rank is not None and cause.rank != SCHEDULER:
-        text.append(f"Whole log: orchestrate logs {record.run_id} --rank {cause.rank}\n")
+    for line, style in _cause_lines(record, most_tail):
+        text.append(f"{line}\n", style=style)
     return text
+
+
+def _cause_lines(record: RunRecord, most_tail: int) -> Iterator[tuple[str, str]]:
+    """What is said of the cause, each line with its style; those that quote begin with `  | `."""
+    cause = record.cause
+    if cause is None:
+        return
+    when = time.strftime("%H:%M:%S", time.localtime(cause.time))
+    yield f"Cause: {cause_sentence(cause)} at {when}", "bold red"
+    for line in _tail(cause.end.tail, most_tail):
+        yield f"{_QUOTE}{line}", ""
+    if record.warnings:
+        yield "Doubtful before the start:", ""
+    for line in record.warnings[:_MOST_LINES]:
+        yield f"{_QUOTE}{line}", ""
+    if record.victims:
+        yield f"Ended because of it: {ranks_text(record.victims, most=_MOST_SPANS)}", ""
+    if cause.rank is not None and cause.rank != SCHEDULER:
+        yield f"Whole log: orchestrate logs {record.run_id} --rank {cause.rank}", ""
+    yield f"On what evidence: orchestrate diagnose {record.run_id}", ""
 
 
 def _tail(lines: Sequence[str], most: int) -> list[str]:
@@ -105,14 +114,14 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     moment = record.ended or time.time()
     is_small = record.world_size <= MOST_RANKS
     parts: list[RenderableType] = [header(record, moment)]
-    parts += [Text(note, style="dim") for note in attempt_notes(record)]
+    parts += [Wrapped(note, "dim") for note in attempt_notes(record)]
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
     parts += [Text(note, style=style) for note, style in notes(record)]
     if record.cause is not None:
-        cause = _cause(record, most_tail=_TAIL_SHOWN if is_small else _TAIL_OF_MANY)
-        cause.rstrip()
-        parts += [cause, Text("")]
+        lines = _cause_lines(record, _TAIL_SHOWN if is_small else _TAIL_OF_MANY)
+        parts += [Wrapped(line, style, _indent_of(line)) for line, style in lines]
+        parts.append(Text(""))
     if note := saved_note(record):
         parts.append(Text(note))
     parts += [Text(line, style="red") for line in record.errors[:_MOST_LINES]]
@@ -126,6 +135,10 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     else:
         parts += [Text(""), folded_view(record)]
     return Group(*parts)
+
+
+def _indent_of(line: str) -> int:
+    return len(_QUOTE) if line.startswith(_QUOTE) else 2
 
 
 def runs_table(records: list[RunRecord], width: int = 80) -> RenderableType:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from orchestrator.core.visible_text import RawStream, visible_lines
 
-__all__ = ["Console", "headed", "language", "output_encoding", "wrapped"]
+__all__ = ["Console", "Wrapped", "headed", "language", "output_encoding", "wrapped"]
 
 _CHINESE = "\u4e2d"
 
@@ -66,6 +66,17 @@ def wrapped(text: str, width: int, indent: int | None = None) -> list[str]:
         )
         lines += broken or [""]
     return lines
+
+
+class Wrapped:
+    """Lines of text of one style, broken as by `wrapped` where they are longer than a console is wide."""
+
+    def __init__(self, text: str, style: str = "", indent: int | None = None) -> None:
+        self._text, self._style, self._indent = visible_lines(text), style, indent
+
+    def __rich_console__(self, console: rich_console.Console, options: ConsoleOptions) -> Iterable[Text]:
+        for line in wrapped(self._text, options.max_width, self._indent):
+            yield Text(line, style=self._style)
 
 
 class Console(rich_console.Console):

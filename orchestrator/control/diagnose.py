@@ -108,7 +108,7 @@ def _stacks_now(record: RunRecord, cause: Cause, fleet: Fleet) -> tuple[StackGro
 # What the monitor has seen of ranks that run, by how much it says: the kind of failure, and the words of it.
 _SEEN = {
     FindingKind.BLOCKED: ("blocked_in_kernel", "process state D since {}: blocked in the kernel"),
-    FindingKind.STOPPED: ("rank_stuck", "process state T since {}: stopped by a signal or a debugger"),
+    FindingKind.STOPPED: ("rank_stopped", "process state T since {}: stopped by a signal or a debugger"),
     FindingKind.HANG: ("hang", "no rank has made a new step since {}"),
     FindingKind.SILENT: ("rank_stuck", "no new step since {}, while others make steps"),
 }

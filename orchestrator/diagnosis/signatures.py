@@ -299,6 +299,13 @@ KINDS: dict[str, Kind] = {
         "see what it does or did last: its log, its stacks (`orchestrate diagnose`), its data and its device",
         "查看它最后在做什么：日志、堆栈（`orchestrate diagnose`）、数据与设备",
     ),
+    "rank_stopped": Kind(
+        _P,
+        "the process stands still: it was stopped by a signal or a debugger",
+        "进程被信号或调试器暂停",
+        "have it go on (kill -CONT, or leave the debugger), and ask who works on that host",
+        "让它继续（kill -CONT，或退出调试器），并询问该主机的使用者",
+    ),
     "rank_lost": Kind(
         _P,
         "the rank no longer answered the others",

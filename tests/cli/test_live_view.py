@@ -171,6 +171,17 @@ def test_status_names_the_cause() -> None:
     assert "Cause: rank 1 on npu001 exited with code 3" in text and "last words" in text
 
 
+def test_a_long_line_of_the_cause_goes_on_behind_its_beginning() -> None:
+    """The rest of a traceback's line stood at the left edge, as if it were ours."""
+    long = '  File "/data/orchestrate/runs/finetune_65b-20261127-051724-8c0f/train.py", line 45, in <module>'
+    cause = Cause("npu001", 1, End(EndKind.EXITED, exit_code=3, tail=(long,)), 0.0)
+    made = dataclasses.replace(record(1, "stopped failed"), cause=cause, state=RunState.FAILED)
+    lines = drawn(status_view(made)).splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("  |   File"))
+    assert lines[start + 1].startswith("    ") and lines[start + 1].rstrip().endswith("<module>")
+    assert all(len(line) <= 80 for line in lines)
+
+
 def test_status_names_the_cause_that_an_earlier_version_wrote_down() -> None:
     earlier = {
         **to_json(record(1, "stopped failed")),
@@ -233,11 +244,33 @@ def test_the_status_of_512_ranks_fits_a_screen_and_begins_with_the_cause() -> No
     lines = drawn(status_view(failed_at_512_ranks())).splitlines()
     assert len(lines) < 24 and max(map(len, lines)) <= 80
     assert lines[1].startswith("Cause: rank 37 on npu004 exited with code 1")
-    table = [line.split() for line in lines[-4:]]
+    table = [line.split() for line in lines[-3:]]
     assert table[1][:6] == ["1", "✗", "failed", "101", "37", "npu004"]
     assert table[2][:6] == ["511", "■", "stopped", "100-102", "0-36,38-511", "npu[000-063]"]
     every = drawn(status_view(failed_at_512_ranks(), every_rank=True)).splitlines()
     assert len(every) > 512
+
+
+def test_ranks_that_were_stopped_for_the_cause_name_it_in_a_word() -> None:
+    """Each had the whole sentence, in two lines, and in another form on the host of the cause."""
+    end, why = End(EndKind.SIGNALLED, signal=9), StopKind.WORKER_FAILED
+    reasons = [StopReason(why, "b", 3, end), StopReason(why, "b", 3), StopReason(why, "a", 1, end)]
+    made = record(1, "stopped stopped")
+    view = made.hosts["npu001"]
+    assert view.status is not None
+    ranks = tuple(
+        RankStatus(rank, rank, rank, RankState.STOPPED, end=End(EndKind.STOPPED, reason=reason))
+        for rank, reason in enumerate(reasons)
+    )
+    hosts = {"npu001": dataclasses.replace(view, status=dataclasses.replace(view.status, ranks=ranks))}
+    failed = dataclasses.replace(made, hosts=hosts, state=RunState.FAILED, cause=Cause("b", 3, end, 0.0))
+    rows = drawn(status_view(failed, every_rank=True), width=120).splitlines()[-3:]
+    assert [row.split("stopped", 1)[1].strip() for row in rows] == [
+        "because of rank 3",
+        "because of rank 3",
+        "rank 1 on a was killed by signal 9",  # whom the supervisor blamed, and the cause does not
+    ]
+    assert "orchestrate diagnose run" in drawn(status_view(failed))
 
 
 def test_the_status_of_many_hosts_that_each_tell_something_else_fits_a_screen() -> None:

@@ -314,6 +314,13 @@ TOLD = Cause("rank_stuck", Certainty.LIKELY, Culprit("a", 1, 1), (Proof("b", 2, 
             "likely",
             2,
         ),
+        (
+            (finding(FindingKind.HANG, 3), finding(FindingKind.STOPPED, 3)),
+            UNKNOWN,
+            "rank_stopped",  # not one that did not come to a collective operation
+            "likely",
+            3,
+        ),
         ((finding(FindingKind.HANG, 3, detail="a.py:7"),), BEHIND, "rank_stuck", "likely", 3),
         ((finding(FindingKind.HANG),), UNKNOWN, "hang", "unknown", None),
         ((finding(FindingKind.HANG, 3),), TOLD, "rank_stuck", "likely", 1),
@@ -327,7 +334,7 @@ TOLD = Cause("rank_stuck", Certainty.LIKELY, Culprit("a", 1, 1), (Proof("b", 2, 
         ),
         ((finding(FindingKind.HANG, 3),), Cause("stopped", Certainty.SURE), "rank_stuck", "likely", 3),
     ],
-    ids=["blocked", "odd-one", "nobody", "logs-first", "straggler", "sure", "stopped-by-hand"],
+    ids=["blocked", "sigstop", "odd-one", "nobody", "logs-first", "straggler", "sure", "stopped-by-hand"],
 )
 def test_what_the_monitor_has_seen_counts_where_logs_do_not_say_it(
     health: tuple[Finding, ...], judged: Cause, kind: str, certainty: str, who: int | None

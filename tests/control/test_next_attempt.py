@@ -18,8 +18,9 @@ from orchestrator.control.metrics_curve import joined, rows_of
 from orchestrator.control.monitor import Monitor
 from orchestrator.control.next_attempt import put_next_in_force, start_next_attempt
 from orchestrator.control.our_claim import address_of
-from orchestrator.control.run_record import AttemptRecord, RunRecord, read_record, write_record
+from orchestrator.control.run_record import AttemptRecord, Cause, RunRecord, read_record, write_record
 from orchestrator.control.runs import make_control_dir
+from orchestrator.core.ends import End, EndKind
 from orchestrator.core.errors import UsageError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Attempt, Claim
@@ -184,6 +185,15 @@ def test_of_several_attempts_it_is_told_how_each_ended(control: ControlDir, plan
     assert summary_data(record)["attempt"] == 2 and record_json(record)["attempts"][1]["number"] == 2
     first, second = attempt_notes(record)
     assert first.startswith("attempt 1 failed") and second == "attempt 2 is in force"
+
+
+def test_how_an_attempt_ended_fits_a_line() -> None:
+    """It wrapped before its last word."""
+    cause = Cause("host2", 3, End(EndKind.SIGNALLED, signal=9), 0.0)
+    before = AttemptRecord(1, "a", RunState.FAILED, 0.0, 98.0, cause=cause, last_step=40)
+    record = dataclasses.replace(run_of(2), attempts=(before, AttemptRecord(2, "b")))
+    line = "attempt 1 failed at step 40 (1m 38s): rank 3 on host2 was killed by signal 9"
+    assert attempt_notes(record)[0] == line and len(line) <= 80
 
 
 def test_metrics_of_attempts_join_into_one_curve() -> None:

@@ -132,7 +132,7 @@ def test_another_control_node_watches_until_it_takes_over(tmp_path: Path) -> Non
         mine, theirs = dict(cluster.env), {**cluster.env, "XDG_STATE_HOME": str(tmp_path / "other")}
         cluster.env = theirs
         assert cluster.run("runs", "--rediscover", "-i", cluster.inventory).returncode == 0
-        shown = cluster.run("status").stdout.replace("\n", " ")
+        shown = " ".join(cluster.run("status").stdout.split())
         assert "watched from here: " in shown and "acts on it" in shown
         refused = cluster.run("stop")
         assert refused.returncode == 4 and str(cluster.state) in refused.stderr
