@@ -18,6 +18,7 @@ from orchestrator.cli.sentences import duration, host_note, sight_notes, stall_n
 from orchestrator.cli.terminal import output_encoding
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.health_findings import FindingKind
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.core.records import RankStatus, StallKind
 from orchestrator.core.states import RankState, RunState
@@ -91,7 +92,9 @@ def _idle(record: RunRecord, rank: RankStatus, host: HostView, pace: float | Non
         return None
     last = report["time"] if host.clock is None else host.clock.ours(report["time"])
     idle = float(record.updated - last)
-    is_held_up = rank.stalled in (StallKind.STOPPED, StallKind.BLOCKED)
+    is_held_up = rank.stalled in (StallKind.STOPPED, StallKind.BLOCKED) or any(
+        each.kind is FindingKind.HANG for each in record.health
+    )
     return idle if is_held_up or idle > _expected(record, pace) else None
 
 

@@ -131,7 +131,8 @@ def with_health(cause: Cause, record: RunRecord) -> Cause:
     kind = _SEEN[found.kind][0]
     if len(named) == 1:
         kind = "rank_stuck" if kind == "hang" else kind
-        return Cause(kind, Certainty.LIKELY, named[0], proofs, cause.victims)
+        victims = tuple(each for each in cause.victims if each != found.ranks[0])
+        return Cause(kind, Certainty.LIKELY, named[0], proofs, victims)
     return Cause(
         kind, Certainty.UNKNOWN, None, (*proofs, *cause.proofs), cause.victims, named or cause.suspects
     )

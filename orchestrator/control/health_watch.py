@@ -195,8 +195,14 @@ class HealthWatch:
         self._awaited.clear()
         groups = self._stacks.groups()
         odd = suspects(groups)
-        where = next((group.where for group in groups if set(group.ranks) <= set(odd or group.ranks)), "")
-        self._health.suspect(odd, where)
+        named = odd or self._health.hang.ranks
+        # Where those are that are named; of who could tell no stack the kernel's words are no place.
+        told = (
+            group
+            for group in groups
+            if group.how != "kernel" and set(group.ranks) <= set(named or group.ranks)
+        )
+        self._health.suspect(odd, next((group.where for group in told), ""))
         if groups and self._stacks_file is not None:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
             try:

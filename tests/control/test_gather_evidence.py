@@ -339,6 +339,13 @@ def test_what_the_monitor_has_seen_counts_where_logs_do_not_say_it(
         assert found.proofs[0].source == "monitor"
 
 
+def test_whom_the_monitor_names_is_no_victim_of_itself() -> None:
+    stopped = Cause("stopped", Certainty.SURE, victims=(0, 1, 2, 3))
+    found = with_health(stopped, record_of(views(), RunState.STOPPED, health=(finding(FindingKind.HANG, 3),)))
+    assert found.culprit is not None and found.culprit.rank == 3
+    assert found.victims == (0, 1, 2)
+
+
 def test_a_rank_that_is_a_step_behind_says_nothing_of_a_run_that_goes_on() -> None:
     record = record_of(views(), RunState.RUNNING)
     assert Diagnosis(record, BEHIND).is_well and not Diagnosis(record, TOLD).is_well

@@ -112,6 +112,15 @@ def test_a_hang_is_named_with_the_one_whose_stack_is_unlike_and_its_stacks_are_k
     assert hung.a.asked_stacks == 2  # once a hang
 
 
+def test_where_the_others_wait_is_not_said_of_the_one_that_is_stopped(hung: Hung) -> None:
+    hung.a.stacks = {"0": waits(0), "1": waits(1)}
+    hung.b.stacks = {"2": RankStacks("kernel", "", "State:\tT (stopped)"), "3": waits(3)}
+    hung.steps(60)
+    hung.b.says(dataclasses.replace(rank(2), stalled=StallKind.STOPPED, stalled_since=START), rank(3))
+    found = hung.stands(66).health[0]
+    assert (found.kind, found.ranks, found.detail) == (FindingKind.HANG, (2,), "")
+
+
 def test_a_host_that_tells_no_stacks_costs_nothing(hung: Hung) -> None:
     """It takes the question and says nothing; others refuse it."""
     hung.a.stacks = {"0": waits(0), "1": waits(1)}
