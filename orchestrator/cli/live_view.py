@@ -162,7 +162,8 @@ class PlainReport:
             self._say("stalls", "\n".join(stalls) or "all ranks go on again")
         for name, view in record.hosts.items():
             if view.error or name in self._said:
-                self._say(name, f"{name}: {host_note(view, counting=False) or 'reachable again'}")
+                note = host_note(view, counting=False) or "reachable again"
+                self._say(name, note if note.startswith(f"{name}: ") else f"{name}: {note}")
         progress = progress_of(record)
         now = self._clock()
         if progress is None or progress.step == self._last_progress[0]:
