@@ -18,6 +18,7 @@ from orchestrator.cli.sentences import duration, host_note, sight_notes, stall_n
 from orchestrator.cli.terminal import output_encoding
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.health_findings import FindingKind
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.core.records import RankStatus, StallKind
 from orchestrator.core.states import RankState, RunState
@@ -91,7 +92,9 @@ def _idle(record: RunRecord, rank: RankStatus, host: HostView, pace: float | Non
         return None
     last = report["time"] if host.clock is None else host.clock.ours(report["time"])
     idle = float(record.updated - last)
-    is_held_up = rank.stalled in (StallKind.STOPPED, StallKind.BLOCKED)
+    is_held_up = rank.stalled in (StallKind.STOPPED, StallKind.BLOCKED) or any(
+        each.kind is FindingKind.HANG for each in record.health
+    )
     return idle if is_held_up or idle > _expected(record, pace) else None
 
 
@@ -159,7 +162,8 @@ class PlainReport:
             self._say("stalls", "\n".join(stalls) or "all ranks go on again")
         for name, view in record.hosts.items():
             if view.error or name in self._said:
-                self._say(name, f"{name}: {host_note(view, counting=False) or 'reachable again'}")
+                note = host_note(view, counting=False) or "reachable again"
+                self._say(name, note if note.startswith(f"{name}: ") else f"{name}: {note}")
         progress = progress_of(record)
         now = self._clock()
         if progress is None or progress.step == self._last_progress[0]:

@@ -32,7 +32,7 @@ _MOST_GROUPS = 8
 _LINE = 160
 # Kinds of failure of which the stacks of the ranks tell more.
 _WITH_STACKS = frozenset(
-    {"hang", "rank_stuck", "rank_stopped", "rank_late", "blocked_in_kernel", "collective_mismatch"}
+    {"hang", "rank_stuck", "rank_late", "process_stopped", "blocked_in_kernel", "collective_mismatch"}
 )
 
 _WORDS: Mapping[str, tuple[str, str]] = {

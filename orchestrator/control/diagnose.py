@@ -108,10 +108,11 @@ def _stacks_now(record: RunRecord, cause: Cause, fleet: Fleet) -> tuple[StackGro
 # What the monitor has seen of ranks that run, by how much it says: the kind of failure, and the words of it.
 _SEEN = {
     FindingKind.BLOCKED: ("blocked_in_kernel", "process state D since {}: blocked in the kernel"),
-    FindingKind.STOPPED: ("rank_stopped", "process state T since {}: stopped by a signal or a debugger"),
+    FindingKind.STOPPED: ("process_stopped", "process state T since {}: stopped by a signal or a debugger"),
     FindingKind.HANG: ("hang", "no rank has made a new step since {}"),
     FindingKind.SILENT: ("rank_stuck", "no new step since {}, while others make steps"),
 }
+_NO_STATUS = "its supervisor has written no status since {}, though the host answers"
 
 
 def with_health(cause: Cause, record: RunRecord) -> Cause:
@@ -129,9 +130,12 @@ def with_health(cause: Cause, record: RunRecord) -> Cause:
     if cause.certainty is Certainty.LIKELY and any(proof.source != "steps" for proof in cause.proofs):
         return dataclasses.replace(cause, proofs=(*cause.proofs, *proofs))
     kind = _SEEN[found.kind][0]
+    if found.kind is FindingKind.SILENT and not named:  # of its ranks nothing is known
+        return Cause("supervisor_silent", Certainty.LIKELY, Culprit(found.host), proofs, cause.victims)
     if len(named) == 1:
         kind = "rank_stuck" if kind == "hang" else kind
-        return Cause(kind, Certainty.LIKELY, named[0], proofs, cause.victims)
+        victims = tuple(each for each in cause.victims if each != found.ranks[0])
+        return Cause(kind, Certainty.LIKELY, named[0], proofs, victims)
     return Cause(
         kind, Certainty.UNKNOWN, None, (*proofs, *cause.proofs), cause.victims, named or cause.suspects
     )
@@ -152,4 +156,5 @@ def _culprit(record: RunRecord, rank: int) -> Culprit:
 def _proof(found: Finding, who: Culprit) -> Proof:
     when = time.strftime("%H:%M:%S", time.localtime(found.since))
     where = f"; in {found.detail}" if found.detail else ""
-    return Proof(who.host, who.rank, "monitor", f"{_SEEN[found.kind][1].format(when)}{where}")
+    text = _SEEN[found.kind][1] if found.ranks or found.kind is FindingKind.HANG else _NO_STATUS
+    return Proof(who.host, who.rank, "monitor", f"{text.format(when)}{where}")

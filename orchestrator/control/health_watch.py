@@ -10,12 +10,12 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.config.job import Health
 from orchestrator.config.worker_config import TRAINING
-from orchestrator.control.hang_stacks import StackFold, StackGroup, suspects, told_stacks
+from orchestrator.control.hang_stacks import StackFold, suspects, told_stacks
 from orchestrator.control.health import RunHealth
 from orchestrator.control.health_findings import Finding
 from orchestrator.control.run_record import HostView, RunRecord
@@ -195,7 +195,14 @@ class HealthWatch:
         self._awaited.clear()
         groups = self._stacks.groups()
         odd = suspects(groups)
-        self._health.suspect(odd, self._where(groups, odd))
+        named = odd or self._health.hang.ranks
+        # Where those are that are named; of who could tell no stack the kernel's words are no place.
+        told = (
+            group
+            for group in groups
+            if group.how != "kernel" and set(group.ranks) <= set(named or group.ranks)
+        )
+        self._health.suspect(odd, next((group.where for group in told), ""))
         if groups and self._stacks_file is not None:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
             try:
@@ -203,12 +210,3 @@ class HealthWatch:
             except OSError as error:
                 log.warning("the stacks cannot be kept: %s", error)
         return True
-
-    def _where(self, groups: Sequence[StackGroup], odd: Sequence[int]) -> str:
-        """Where those are whom the hang names, by their own stacks; where it names nobody, where all are."""
-        hang = self._health.hang
-        named = set(odd or (hang.ranks if hang is not None else ()))
-        told = [group for group in groups if group.how != "kernel"]
-        if not named:
-            return groups[0].where if len(groups) == 1 else ""
-        return next((group.where for group in told if named & set(group.ranks)), "")

@@ -60,6 +60,13 @@ KINDS: dict[str, Kind] = {
         "find out who killed it (dmesg, audit, a clean-up script), then go on",
         "查明是谁终止了它（dmesg、审计日志、清理脚本）后继续",
     ),
+    "supervisor_silent": Kind(
+        _H,
+        "the host's supervisor does not run",
+        "该主机的监管进程没有运行",
+        "see its process there (ps; kill -CONT lets a stopped one go on), its disk, processors and memory",
+        "查看该主机上的监管进程（ps；若被暂停可用 kill -CONT 使其继续）、磁盘、CPU 和内存",
+    ),
     "run_directory_removed": Kind(
         _H,
         "the run's directory was removed on the host",
@@ -291,6 +298,13 @@ KINDS: dict[str, Kind] = {
         "see the end of its log",
         "查看其日志末尾",
     ),
+    "process_stopped": Kind(
+        _P,
+        "the process is stopped by a signal or a debugger",
+        "该进程被信号或调试器暂停",
+        "kill -CONT with its pid (`orchestrate status`) lets it go on; find out who stopped it",
+        "对其 pid（见 `orchestrate status`）执行 kill -CONT 可使其继续；查明是谁暂停了它",
+    ),
     # What others say of a rank.
     "rank_stuck": Kind(
         _P,
@@ -298,13 +312,6 @@ KINDS: dict[str, Kind] = {
         "该进程未到达集合通信",
         "see what it does or did last: its log, its stacks (`orchestrate diagnose`), its data and its device",
         "查看它最后在做什么：日志、堆栈（`orchestrate diagnose`）、数据与设备",
-    ),
-    "rank_stopped": Kind(
-        _P,
-        "the process stands still: it was stopped by a signal or a debugger",
-        "进程被信号或调试器暂停",
-        "have it go on (kill -CONT, or leave the debugger), and ask who works on that host",
-        "让它继续（kill -CONT，或退出调试器），并询问该主机的使用者",
     ),
     "rank_lost": Kind(
         _P,

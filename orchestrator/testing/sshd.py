@@ -85,6 +85,7 @@ class Sshd:
         if os.geteuid() == 0:  # root's sshd insists on its empty folder
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         self.port = port or _free_port()
+        self._config = tuple(config)
         self._process = self._start(config)
 
     @property
@@ -114,6 +115,10 @@ class Sshd:
         """End the listening process; connections live on, as they do with any sshd."""
         self._process.terminate()
         self._process.wait()
+
+    def start_again(self) -> None:
+        """Listen as before, after `stop`."""
+        self._process = self._start(self._config)
 
     def __enter__(self) -> Sshd:
         return self

@@ -125,6 +125,13 @@ def test_a_hang_is_shown_with_its_suspect_and_what_to_do() -> None:
     assert any("suspect: rank 3" in line for line in summary["not_well"])
 
 
+def test_no_rate_is_shown_of_a_run_that_hangs_however_short() -> None:
+    """Before anybody knows how far apart its steps are."""
+    progress = progress_of(made(health=(HANG,), progress={"time": NOW - 12}))
+    assert progress is not None and progress.idle == 12
+    assert progress.tokens_per_s is None and progress.remaining is None
+
+
 def test_a_hang_of_which_less_is_known_says_so() -> None:
     alike = dataclasses.replace(
         HANG, ranks=(), host="", device=None, detail="all_reduce (c.py:1)", blind=("npu001",), phases=False

@@ -153,6 +153,15 @@ def test_who_stands_still_is_shown_in_every_view() -> None:
     assert said == ["run: running", "step 4/9", line, "all ranks go on again"]
 
 
+def test_a_host_that_does_not_answer_is_named_once() -> None:
+    """An error says itself of which host it is."""
+    made = record(2)
+    view = dataclasses.replace(made.hosts["npu002"], error="npu002: the connection broke")
+    out = io.StringIO()
+    PlainReport(out, clock=lambda: 0.0).show(dataclasses.replace(made, hosts={**made.hosts, "npu002": view}))
+    assert "npu002: the connection broke" in out.getvalue().splitlines()
+
+
 def test_that_nobody_watches_is_the_second_line() -> None:
     unwatched = dataclasses.replace(record(2), unwatched=1000.0)
     assert "nobody has watched this run since" in drawn(live_view(unwatched, now=0.0), 120).splitlines()[1]

@@ -314,16 +314,12 @@ TOLD = Cause("rank_stuck", Certainty.LIKELY, Culprit("a", 1, 1), (Proof("b", 2, 
             "likely",
             2,
         ),
-        (
-            (finding(FindingKind.HANG, 3), finding(FindingKind.STOPPED, 3)),
-            UNKNOWN,
-            "rank_stopped",  # not one that did not come to a collective operation
-            "likely",
-            3,
-        ),
         ((finding(FindingKind.HANG, 3, detail="a.py:7"),), BEHIND, "rank_stuck", "likely", 3),
         ((finding(FindingKind.HANG),), UNKNOWN, "hang", "unknown", None),
         ((finding(FindingKind.HANG, 3),), TOLD, "rank_stuck", "likely", 1),
+        ((finding(FindingKind.STOPPED, 3),), BEHIND, "process_stopped", "likely", 3),
+        ((finding(FindingKind.SILENT, 3),), UNKNOWN, "rank_stuck", "likely", 3),
+        ((finding(FindingKind.SILENT, host="b"),), UNKNOWN, "supervisor_silent", "likely", None),
         ((finding(FindingKind.STRAGGLER, 3),), BEHIND, "rank_stuck", "likely", 1),
         (
             (finding(FindingKind.HANG, 3),),
@@ -334,7 +330,18 @@ TOLD = Cause("rank_stuck", Certainty.LIKELY, Culprit("a", 1, 1), (Proof("b", 2, 
         ),
         ((finding(FindingKind.HANG, 3),), Cause("stopped", Certainty.SURE), "rank_stuck", "likely", 3),
     ],
-    ids=["blocked", "sigstop", "odd-one", "nobody", "logs-first", "straggler", "sure", "stopped-by-hand"],
+    ids=[
+        "blocked",
+        "odd-one",
+        "nobody",
+        "logs-first",
+        "stopped",
+        "silent",
+        "supervisor",
+        "straggler",
+        "sure",
+        "stopped-by-hand",
+    ],
 )
 def test_what_the_monitor_has_seen_counts_where_logs_do_not_say_it(
     health: tuple[Finding, ...], judged: Cause, kind: str, certainty: str, who: int | None
@@ -344,6 +351,13 @@ def test_what_the_monitor_has_seen_counts_where_logs_do_not_say_it(
     assert (found.culprit.rank if found.culprit is not None else None) == who
     if judged is UNKNOWN:
         assert found.proofs[0].source == "monitor"
+
+
+def test_whom_the_monitor_names_is_no_victim_of_itself() -> None:
+    stopped = Cause("stopped", Certainty.SURE, victims=(0, 1, 2, 3))
+    found = with_health(stopped, record_of(views(), RunState.STOPPED, health=(finding(FindingKind.HANG, 3),)))
+    assert found.culprit is not None and found.culprit.rank == 3
+    assert found.victims == (0, 1, 2)
 
 
 def test_a_rank_that_is_a_step_behind_says_nothing_of_a_run_that_goes_on() -> None:

@@ -32,7 +32,7 @@ class Host:
     def __init__(self, host, names, error=None):
         self.host, self._names, self._error = host, names, error
 
-    def small_files(self, run_id, folder, known, *, total):
+    def small_files(self, run_id, folder, known, *, total, attempt=None):
         if self._error:
             raise self._error
         for name in self._names:
