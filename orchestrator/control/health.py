@@ -267,6 +267,7 @@ class RunHealth:
         if not self._has_phases and self._high >= 0 and idle > self._rules.floor:
             self._limits.learn_gap(idle)
         self._high = max(self._high, step)
+        seen.note_stepped(now, self._anew)
         self._move(seen, now)
 
     def _move(self, seen: SeenRank, now: float) -> None:
@@ -360,7 +361,8 @@ class RunHealth:
             idle = now - self._alone_since(seen)
             if idle < least:
                 break
-            if idle >= self._limit_of(seen.does) and self._is_behind(rank):
+            limit = max(self._limit_of(seen.does), seen.pause(self._rules.first))
+            if idle >= limit and self._is_behind(rank):
                 yield rank, time - idle
 
     def _is_behind(self, rank: int) -> bool:

@@ -29,16 +29,33 @@ Does = Phase | Doing | None
 
 
 class SeenRank:
-    """One that runs, on a host that answers. `moved` is when it made a step or began a phase, at the last."""
+    """One that runs, on a host that answers. `moved` is when it made a step or began a phase, at the last,
+    `gap` the longest time between two of its steps; None: nobody has seen two."""
 
-    __slots__ = ("does", "host", "moved", "phase_at", "phase_step", "status", "step")
+    __slots__ = ("does", "gap", "host", "moved", "phase_at", "phase_step", "status", "step", "stepped")
 
     def __init__(self, host: str, status: RankStatus, now: float) -> None:
         self.host, self.status = host, status
         self.step: int | None = None
+        self.gap: float | None = None
+        self.stepped: float | None = None
         self.moved = self.phase_at = now
         self.phase_step = 0  # the step at which its phase began
         self.does: Does = None
+
+    def note_stepped(self, now: float, since: float) -> None:
+        """It has made a step; `since` then all could be seen."""
+        if self.stepped is not None and self.stepped >= since:
+            self.gap = max(self.gap or 0.0, now - self.stepped)
+        self.stepped = now
+
+    def pause(self, first: float) -> float:
+        """How long it may tell of no step while others do: it may tell more seldom than they. `first`: where
+        it has told of one alone."""
+        if self.gap is not None:
+            return 2 * self.gap
+        span = span_of(self.status)
+        return first if span is None else min(first, 2 * span)
 
     def note(self, status: RankStatus, known: Container[Phase]) -> None:
         """What it is now; `known` are the phases of which it has had one.

@@ -442,6 +442,24 @@ def test_ranks_that_never_report_are_not_silent() -> None:
     assert ranks.first == {}
 
 
+def test_ranks_that_tell_of_their_steps_more_seldom_than_others_are_not_silent() -> None:
+    """The first of a gang writes a line at each step, the others one in a hundred."""
+    ranks = Ranks()
+    for hundred in range(1, 6):
+        ranks.step(100 * (hundred - 1), 1, 2, 3)
+        for step in range(100):
+            ranks.step(100 * (hundred - 1) + step, 0)
+            ranks.passes(3.0)
+    assert ranks.first == {}
+    # One whose line then does not come is late by what lies between two of its lines.
+    for step in range(500, 800):
+        ranks.step(step, 0)
+        ranks.step(step // 100 * 100, 1, 2)
+        ranks.passes(3.0)
+    (found,) = ranks.found
+    assert (found.kind, found.ranks) == (FindingKind.SILENT, (3,))
+
+
 def test_one_that_saves_alone_has_the_time_of_saves() -> None:
     ranks = Ranks()
     ranks.phase(Phase.STEP)
