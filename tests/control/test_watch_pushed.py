@@ -315,25 +315,14 @@ def test_hosts_hear_which_step_every_rank_has_saved(clock: Hands, hosts: Pair, w
     a.says(saved(0, 10), saved(1, 20))
     b.says(saved(2, 20), rank(3))
     round_of(watched)
-<<<<<<< HEAD
     assert a.told_steps == b.told_steps == []  # of rank 3 nothing is known
     b.says(saved(2, 20), saved(3, 20))
     round_of(watched)
     assert a.told_steps == b.told_steps == [(1, 10)]
-=======
-    assert a.kept == b.kept == []  # of rank 3 nothing is known
-    b.says(saved(2, 20), saved(3, 20))
-    round_of(watched)
-    assert a.kept == b.kept == [(1, 10)]
->>>>>>> p2-review
     clock.passes(5)
     a.says(saved(0, 20), saved(1, 20))
     run = round_of(watched)
     clock.passes(5)
     round_of(watched)
-<<<<<<< HEAD
     assert a.told_steps == b.told_steps == [(1, 10), (1, 20)]  # once each
-=======
-    assert a.kept == b.kept == [(1, 10), (1, 20)]  # once each
->>>>>>> p2-review
     assert not any(view.error for view in run.hosts.values())

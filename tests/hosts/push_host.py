@@ -206,11 +206,7 @@ class PushHost:
         self.asked = self.dropped = self.opened = 0
         self.watches: list[dict[str, Any]] = []
         self.told: list[StopReason] = []
-<<<<<<< HEAD
         self.told_steps: list[tuple[int, int]] = []  # (attempt, step) that it was told to keep
-=======
-        self.kept: list[tuple[int, int]] = []  # (attempt, step) that it was told to keep
->>>>>>> p2-review
         self.channels: list[MemoryChannel] = []
         self._watching: list[MemoryChannel] = []
         if status is not None:
@@ -299,11 +295,7 @@ class PushHost:
         self._reply(channel, number, {"phase": "stopping"})
 
     def _tell_step(self, channel: MemoryChannel, number: int, args: dict[str, Any]) -> None:
-<<<<<<< HEAD
         self.told_steps.append((args["number"], args["step"]))
-=======
-        self.kept.append((args["number"], args["step"]))
->>>>>>> p2-review
         self._reply(channel, number, None)
 
     def _watch(self, channel: MemoryChannel, number: int, args: dict[str, Any]) -> None:
