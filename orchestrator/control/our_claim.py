@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # else a command line brings in all that connects
 __all__ = ["address_of", "first_claim", "here", "take_over"]
 
 _LONGEST = 200
+_FAR = 10_000  # so many take-overs that this control node has not heard of
 
 
 def here(control: ControlDir) -> str:
@@ -61,11 +62,16 @@ def take_over(control: ControlDir, fleet: Fleet) -> Mapping[str, OrchestrateErro
     end_monitor(control)
     record = read_record(control)
     known = fleet.each(lambda agent: agent.claim(control.run_id))
-    if not known.values:
+    # One host that names a claim beyond all counting must not have the others told it: none could go higher.
+    told = {host: claim for host, claim in known.values.items() if claim.epoch <= record.claim.epoch + _FAR}
+    known.errors.update(
+        {host: _beyond(host, known.values[host]) for host in known.values.keys() - told.keys()}
+    )
+    if not told:
         raise HostsFailed.of(known.errors)
-    highest = max([record.claim, *known.values.values()], key=lambda claim: claim.epoch)
+    highest = max([record.claim, *told.values()], key=lambda claim: claim.epoch)
     mine = Claim(highest.epoch + 1, here(control))
-    taken = fleet.each(lambda agent: agent.claim(control.run_id, mine), known.values)
+    taken = fleet.each(lambda agent: agent.claim(control.run_id, mine), told)
     lost = {name: error for name, error in taken.errors.items() if _is_refusal(error)}
     if lost or not taken.values:
         raise HostsFailed.of(lost or taken.errors)
@@ -74,6 +80,11 @@ def take_over(control: ControlDir, fleet: Fleet) -> Mapping[str, OrchestrateErro
     except OSError as error:
         raise cannot_write(control, error) from error
     return {**known.errors, **taken.errors}
+
+
+def _beyond(host: str, claim: Claim) -> AgentError:
+    what = f"it names claim {claim.epoch}, which nobody can have come to: it was not told"
+    return AgentError(what, where=host, remedy="look at claim.json of the run there")
 
 
 def _is_refusal(error: OrchestrateError) -> bool:
