@@ -20,12 +20,12 @@ from tests.e2e.meeting_job import TIMEOUTS, diagnosed, meeting_job, steps_made, 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MB."""
+    """A file system of little more than a host must have."""
     if os.geteuid() != 0:
         pytest.skip("mounts a file system")
     path = tmp_path / "disk"
     path.mkdir()
-    argv = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)]
+    argv = ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(path)]
     if subprocess.run(argv, capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount")
     yield path
