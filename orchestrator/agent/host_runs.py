@@ -175,7 +175,10 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
 
     A stop or undo of a run whose supervisor is gone kills what is recorded, by identity, and is done. So is
     a commit: workers may fail at once, and then their record, not a broken socket, is what there is to tell.
+    One that a signal has stopped goes on to be ended: it could take neither of these.
     """
+    if request["verb"] in ("stop", "undo"):
+        _let_go_on(run)
     try:
         return control.ask(run.control_socket, request)
     except AgentError:
@@ -190,6 +193,15 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
             processes.kill_group(rank.process)
     label = "" if found.failed_first is None else label_of(found.failed_first)
     return {"phase": "over", "failed_first": label, "reason": ""}
+
+
+def _let_go_on(run: RunDir) -> None:
+    """SIGCONT for its supervisor and its guardian, which means nothing to one that is not stopped."""
+    with contextlib.suppress(AgentError, ProcessLookupError, PermissionError):
+        found = recorded(run)
+        for process in (found.supervisor, found.guardian):
+            if process is not None and processes.is_alive(process):
+                os.kill(process.pid, signal.SIGCONT)
 
 
 def undo(workdir: Workdir, run_id: str, meant: Optional[Attempt] = None) -> None:

@@ -72,6 +72,18 @@ def test_workers_that_fail_at_the_same_instant_keep_their_own_ends(host: AgentHo
     ]
 
 
+def test_a_supervisor_that_is_stopped_is_woken_to_end_its_workers(host: AgentHost) -> None:
+    host.launch(STAY)
+    worker, status = host.escaped("up_0"), host.status()
+    for process in (status.supervisor, status.guardian):
+        assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)
+    host.tell("stop", reason="enough")
+    status = host.wait_over()
+    assert [str(rank.state) for rank in status.ranks] == ["stopped"] and not is_alive(worker)
+    assert status.stop == StopReason(StopKind.REQUESTED, text="enough") and host.busy(0) == []
+
+
 def test_a_worker_that_fails_while_others_are_started(host: AgentHost) -> None:
     host.prepare(host.manifest(sh("exit 6"), *[STAY] * 7))
     host.tell("start")
