@@ -68,11 +68,11 @@ def put_next_in_force(control: ControlDir, record: RunRecord, plan: LaunchPlan, 
 
     Raises UsageError where it cannot follow; OSError.
     """
-    last = record.attempts[-1]
     if not record.state.is_terminal:
         raise UsageError(
             f"run {record.run_id} is {record.state}", remedy=f"`orchestrate stop {record.run_id}` ends it"
         )
+    last = record.attempts[-1]
     if plan.run_id != record.run_id or plan.attempt.number != last.number + 1:
         what = f"attempt {plan.attempt.number} of {plan.run_id} cannot follow"
         raise UsageError(f"{what} attempt {last.number} of {record.run_id}")

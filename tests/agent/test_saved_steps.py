@@ -38,8 +38,8 @@ def test_the_shards_of_every_attempt_are_told_apart(run: RunDir) -> None:
     shard(run.root / "checkpoint", 0, 10)
     run.make(2)
     shard(run.root / "checkpoint", 0, 20)
-    assert [(row["attempt"], row["step"]) for row in saved(run)] == [(1, 10), (2, 20)]
-    assert all("/attempts/" in row["path"] for row in saved(run))
+    assert [(row["attempt"], row["step"]) for row in saved(run, {})] == [(1, 10), (2, 20)]
+    assert all("/attempts/" in row["path"] for row in saved(run, {}))
 
 
 def test_what_was_saved_at_the_end_of_a_life_is_listed_once_it_is_whole(tmp_path: Path) -> None:

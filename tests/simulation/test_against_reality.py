@@ -38,6 +38,12 @@ LIMIT = 150.0
 TIMEOUTS = {"unreachable": 4, "grace": 2, "prepare": 12, "connect": 2}
 
 
+def _is_stopping(record: RunRecord) -> bool:
+    """All hosts have been told: a rank that is killed now ends for a stop."""
+    phases = {view.status.phase if view.status is not None else "" for view in record.hosts.values()}
+    return not record.state.is_terminal and phases <= {"stopping", "over"}
+
+
 def _steps(record: RunRecord) -> int:
     """The last step that all ranks are known to have made."""
     made = [rank.progress.get("step", 0) for rank in record.ranks()]
@@ -56,7 +62,7 @@ MOMENTS: dict[str, Callable[[RunRecord], bool]] = {
     "prepared": lambda record: record.phase == "starting" and record.state is RunState.PREPARING,
     "started": lambda record: record.state is RunState.STARTING,
     "running": lambda record: _runs(record) and _steps(record) >= 3,
-    "stopping": lambda record: record.cause is not None and not record.state.is_terminal,
+    "stopping": lambda record: record.cause is not None and _is_stopping(record),
     "unreachable": lambda record: bool(record.hosts["far"].error),
     "ended": lambda record: record.state.is_terminal,
 }

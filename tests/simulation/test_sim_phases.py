@@ -177,7 +177,7 @@ def test_hosts_show_the_stacks_of_their_ranks_and_refuse_a_late_control_node(run
     assert set(texts) == {"0", "1", "2"}
     assert texts["0"] == texts["2"] != texts["1"] and "data.py" in texts["1"]
     [line] = refused
-    assert line.startswith("claim: run ") and line.endswith(" is held by control node 2 (claim 2)")
+    assert line.startswith("claim: run ") and line.endswith(" is in the hands of control node 2 (claim 2)")
 
 
 def test_a_frozen_rank_is_seen_within_a_few_seconds(runs: Runs) -> None:
