@@ -130,7 +130,13 @@ def _raised(scene: Scene, rank: RankEvidence) -> Finding:
     """An end by an exception of which the table knows nothing, or by an exit code alone."""
     line = scene.told[rank.rank].exception
     kind = "exited" if line is None or _OF_LIBRARIES.search(line.text) else "program_error"
-    return _finding(scene, rank, kind, "", Weight.VAGUE, Told(None, line))
+    found = _finding(scene, rank, kind, "", Weight.VAGUE, Told(None, line))
+    full = full_disks(scene.host(rank.host))
+    if line is not None or not full:
+        return found
+    # What it had to say found no room in its log either.
+    proofs = (disk_proof(rank.host, full[0]), *found.proofs)
+    return dataclasses.replace(found, kind="disk_full", proofs=proofs, certainty=Certainty.LIKELY)
 
 
 # Hosts.

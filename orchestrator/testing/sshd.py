@@ -105,11 +105,13 @@ class Sshd:
 
     def kill_connections(self, but: Iterable[int] = ()) -> None:
         """SIGKILL for what serves each connection; a user's session is a child of its privileged monitor."""
-        for pid in set(self.connections()) - set(but):
-            sessions = [each for each in _children(pid) if _command(each).startswith("sshd")]
-            for each in (*sessions, pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(each, signal.SIGKILL)
+        _kill_connections(set(self.connections()) - set(but))
+
+    def vanish(self) -> None:
+        """End the listening process, so that nobody comes back, and then every connection."""
+        served = self.connections()
+        self.stop()
+        _kill_connections(served)
 
     def stop(self) -> None:
         """End the listening process; connections live on, as they do with any sshd."""
@@ -146,6 +148,14 @@ class Sshd:
                 raise RuntimeError(f"sshd does not start: {log.read_text()[-500:] if log.exists() else ''}")
             time.sleep(0.01)
         return process
+
+
+def _kill_connections(pids: Iterable[int]) -> None:
+    for pid in pids:
+        sessions = [each for each in _children(pid) if _command(each).startswith("sshd")]
+        for each in (*sessions, pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
 
 
 def _children(pid: int) -> list[int]:
