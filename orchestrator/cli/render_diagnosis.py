@@ -60,7 +60,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "kernel": ("kernel", "内核"),
 }
 _CERTAINTY = {
-    Certainty.SURE: ("certain: it is said outright", "确定：有直接证据"),
+    Certainty.SURE: ("certain: the evidence shows it directly", "确定：有直接证据"),
     Certainty.LIKELY: ("likely: what others say leads to it alone", "很可能：其他证据都指向它"),
     Certainty.UNKNOWN: ("not known", "无法确定"),
 }

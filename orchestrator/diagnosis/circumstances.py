@@ -44,7 +44,11 @@ def fullest_disk(host: HostEvidence, text: str, in_memory: bool) -> DiskRoom | N
 
 def disk_proof(host: str, disk: DiskRoom) -> Proof:
     inodes = "" if disk.free_inodes is None else f", {disk.free_inodes} inodes free"
-    return Proof(host, None, "disk", f"{disk.path}: {disk.free} of {disk.total} bytes free{inodes}")
+    return Proof(host, None, "disk", f"{disk.path}: {_size(disk.free)} of {_size(disk.total)} free{inodes}")
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 10**9 else f"{nbytes / 1e6:,.1f} MB"
 
 
 # Devices and kernels.
