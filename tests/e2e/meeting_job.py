@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from orchestrator.testing.local_cluster import Cluster, processes_with
 from tests.e2e import meeting_ranks
 
-__all__ = ["FLOOR", "TIMEOUTS", "diagnosed", "meeting_job", "process_of", "steps_made", "what_is_left"]
+__all__ = [
+    "FLOOR",
+    "LONG",
+    "TIMEOUTS",
+    "diagnosed",
+    "meeting_job",
+    "process_of",
+    "steps_made",
+    "what_is_left",
+]
 
 FLOOR = 5.0
+LONG = pytest.mark.skipif(not os.environ.get("REALITY"), reason="REALITY=1 takes every fault (test-long)")
 TIMEOUTS = {"grace": 2, "prepare": 60, "unreachable": 4, "lost": 15}
 
 

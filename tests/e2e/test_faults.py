@@ -16,7 +16,7 @@ from orchestrator.control.monitor_process import monitor_pid
 from orchestrator.testing.local_cluster import Cluster, eventually
 from orchestrator.testing.ssh_cluster import inventory_of
 from orchestrator.testing.sshd import Sshd
-from tests.e2e.meeting_job import TIMEOUTS, diagnosed, meeting_job, steps_made, what_is_left
+from tests.e2e.meeting_job import LONG, TIMEOUTS, diagnosed, meeting_job, steps_made, what_is_left
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_stop_while_a_host_vanishes_says_what_may_be_left_and_ends_it_later(
     """Its workers take their time to end, and before that it is away."""
     flag = remote.folder / "told"
     program = f"trap 'touch {flag}' TERM; while true; do {' '.join(remote.sleep)} & wait; done"
-    job = remote.job(["sh", "-c", program], timeouts={**TIMEOUTS, "grace": 30})
+    job = remote.job(["sh", "-c", program], timeouts={**TIMEOUTS, "grace": 10})
     launched = remote.launch(job, "--detach")
     assert launched.returncode == 0, launched.stderr
     remote.wait_until_running()
@@ -181,7 +181,7 @@ else:
 """
 
 
-@pytest.mark.parametrize("ahead", [3, -3])
+@pytest.mark.parametrize("ahead", [3, pytest.param(-3, marks=LONG)])
 def test_clocks_that_differ_and_victims_that_end_first_mislead_nobody(
     tmp_path: Path, servers: list[Sshd], ahead: int
 ) -> None:
@@ -196,7 +196,7 @@ def test_clocks_that_differ_and_victims_that_end_first_mislead_nobody(
         assert result.returncode == 1, result
         status = cluster.status()
         assert status["hosts"]["node3"]["clock"]["seconds"] == pytest.approx(ahead, abs=0.5)
-        assert "Cause: rank 2 on node3" in result.stdout, result.stdout
+        assert "Cause: not certain, probably rank 2 on node3 " in result.stdout, result.stdout
         ends = {rank["rank"]: rank for host in status["hosts"].values() for rank in host["status"]["ranks"]}
         assert "failed" in {ends[0]["state"], ends[1]["state"]} and ends[2]["state"] == "stopped"
         found, text = diagnosed(cluster)

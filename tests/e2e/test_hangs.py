@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from orchestrator.testing.local_cluster import Cluster, eventually
-from tests.e2e.meeting_job import FLOOR, diagnosed, meeting_job, process_of, steps_made, what_is_left
+from tests.e2e.meeting_job import FLOOR, LONG, diagnosed, meeting_job, process_of, steps_made, what_is_left
 from tests.e2e.meeting_ranks import AT
 
 # What a median of its steps, seen through hosts that tell every other second on a busy machine, makes of it.
@@ -115,6 +115,7 @@ def health_without_ranks(cluster: Cluster) -> list[dict[str, Any]]:
     return [] if any(each["ranks"] for each in found) else found
 
 
+@LONG
 def test_a_supervisor_that_is_stopped_is_named_and_no_rank(remote: Cluster) -> None:
     with hanging(remote, "none"):
         supervisor = remote.status()["hosts"]["node3"]["status"]["supervisor"]["pid"]
