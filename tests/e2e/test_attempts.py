@@ -94,7 +94,7 @@ def test_a_failed_run_goes_on_as_its_second_attempt(failed: tuple[Cluster, Contr
     assert "attempt 2" in cluster.run(*rediscover).stdout  # another control node follows
     cluster.env = mine
     shown = cluster.run("status").stdout
-    assert "attempt 1 failed after" in shown and "rank 1 on host1 exited with code 3" in shown
+    assert "attempt 1 failed at step 3 (" in shown and "rank 1 on host1 exited with code 3" in shown
     assert "attempt 2 is in force" in shown and "attempt 2" in cluster.run("runs").stdout
     assert cluster.run("runs", "rm", control.run_id).returncode == 0
     assert cluster.run_dirs() == [] and not control.root.exists()

@@ -203,6 +203,8 @@ def test_clocks_that_differ_and_victims_that_end_first_mislead_nobody(
         cause = found["cause"]
         assert (cause["kind"], cause["culprit"]["rank"]) == ("program_error", 2), cause
         assert "ValueError: the batch has another shape" in text
-        assert cause["victims"] == ["rank_0", "rank_1", "rank_3"] and what_is_left(cluster) == {}
+        assert cause["victims"] == ["rank_0", "rank_1", "rank_3"]
+        # The agent that was asked last has the host's Python, too, and ends when it is hung up on.
+        eventually(lambda: what_is_left(cluster) == {}, what="nothing is left")
     finally:
         cluster.close()
