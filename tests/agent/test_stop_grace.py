@@ -16,6 +16,7 @@ from orchestrator.agent.supervisor_state import Signal, SupervisorState
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, EndKind, StopKind, StopReason
 from orchestrator.core.records import Manifest, RankStatus, StallKind, WorkerSpec
 from orchestrator.core.states import RankState
+from orchestrator.testing.waiting import eventually
 from tests.agent.test_supervisor_state import BY_HAND, GRACE, Machine, manifest
 
 FAILED = StopReason(StopKind.WORKER_FAILED, "elsewhere", 7)
@@ -168,6 +169,9 @@ def test_what_the_script_of_a_host_has_set_is_found_in_the_process() -> None:
     for value, saves in (("{TTP:1}", True), ("{TTP:0}", False)):
         env = {**os.environ, "MS_ENABLE_TFT": value}
         with subprocess.Popen(["sleep", "60"], env=env) as process:
+            environment = Path(f"/proc/{process.pid}/environ")
+            # The kernel lays it out a moment after the parent hears that the program has begun.
+            eventually(lambda file=environment: b"MS_ENABLE_TFT" in file.read_bytes(), what="an environment")
             assert is_set_to_save(process.pid) is saves
             process.kill()
     assert not is_set_to_save(process.pid)
