@@ -61,6 +61,7 @@ STDLIB = sys.stdlib_module_names | {"_sha2"}
 # Imports inside functions keep these off start-up; each says so in a comment where it stands.
 LATE = {
     "orchestrator/agent/content_store.py",
+    "orchestrator/agent/prepare_run.py",
     "orchestrator/agent/verbs_host.py",
     "orchestrator/agent/python_stacks.py",
     "orchestrator/agent/supervisor.py",

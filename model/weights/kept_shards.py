@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,6 @@ __all__ = ["remove_old", "shards_in"]
 
 _NAME = re.compile(r"-(\d+)_(\d+)\.ckpt$")
 _RANK = re.compile(r"rank_\d+")
-_ATTEMPT = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -41,16 +41,17 @@ def remove_old(folder: Path, rank: int, keep: int) -> None:
     run = RunDir(folder.parent)
     number = run.number or 1
     told = read_told_step(run.root)
-    _remove(_of_rank(run, folder, number, rank), keep, told)
+    folders = _folders(run, folder, number)
+    _remove(_of_rank(folders, rank), keep, told)
     if number > 1 and rank == min(_ranks_in(folder), default=rank):
-        others = {other for old in _earlier(run, number) for other in _ranks_in(old)} - _ranks_in(folder)
+        others = {other for old in folders.values() for other in _ranks_in(old)} - _ranks_in(folder)
         newest = shards_in(folder / f"rank_{rank}")[-keep:]
         for other in others if len(newest) == keep and told is not None else ():
             # Of an attempt in another layout: once as many steps of this one are there, none of it counts.
-            _remove(_of_rank(run, folder, number, other), 0, told)
+            _remove(_of_rank(folders, other), 0, told)
     if number > 1 and told is not None and told[0] == number:
         # What it started from: links to shards of an earlier attempt, or what was brought here.
-        for _, path in shards_in(run.attempts / str(number) / "load" / f"rank_{rank}"):
+        for _, path in shards_in(run.folder_of(number) / "load" / f"rank_{rank}"):
             _unlink(path)
 
 
@@ -68,23 +69,21 @@ def _unlink(path: Path) -> None:
     sum_path(path).unlink(missing_ok=True)
 
 
-def _of_rank(run: RunDir, folder: Path, number: int, rank: int) -> list[_Saved]:
+def _folders(run: RunDir, folder: Path, number: int) -> dict[int, Path]:
+    """The checkpoint folders by attempt, up to this one, whose is `folder`; no link is taken for one."""
+    homes = {each: run.folder_of(each) for each in run.numbers() if each < number}
+    old = {each: home / "checkpoint" for each, home in homes.items() if not home.is_symlink()}
+    real = {each: path for each, path in old.items() if path.is_dir() and not path.is_symlink()}
+    return {**real, number: folder}
+
+
+def _of_rank(folders: Mapping[int, Path], rank: int) -> list[_Saved]:
     """All of its shards, the oldest first."""
-    folders = {number: folder}
-    for old in _earlier(run, number):
-        folders[int(old.parent.name)] = old
     return sorted(
         _Saved(attempt, step, path)
         for attempt, home in folders.items()
         for step, path in shards_in(home / f"rank_{rank}")
     )
-
-
-def _earlier(run: RunDir, number: int) -> list[Path]:
-    """The checkpoint folders of the attempts before this one; no link is taken for one."""
-    found = [path for path in run.attempts.glob("*") if _ATTEMPT.fullmatch(path.name)]
-    folders = [path / "checkpoint" for path in found if int(path.name) < number and not path.is_symlink()]
-    return [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
 
 
 def _ranks_in(folder: Path) -> set[int]:

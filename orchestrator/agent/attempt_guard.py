@@ -17,6 +17,7 @@ import time
 from typing import Any, Dict, Iterator, Mapping, Optional, Set, Tuple
 
 from orchestrator.agent import control_socket, host_runs, processes
+from orchestrator.agent.host_runs import known_claim
 from orchestrator.core.claims import NO_CLAIM, KeptClaim, Tombstone
 from orchestrator.core.codec import DecodeError, dumps, from_json, load, to_json
 from orchestrator.core.ends import StopKind, StopReason
@@ -31,8 +32,6 @@ __all__ = [
     "bury",
     "claim_in",
     "in_force",
-    "known_claim",
-    "known_tombstone",
     "reading",
     "require_claim",
     "require_room",
@@ -180,8 +179,7 @@ def _keep(run: RunDir, stone: Tombstone) -> None:
 def _stop(stone: Tombstone) -> Dict[str, Any]:
     """What the supervisor of an attempt that is over is told."""
     reason = StopReason.requested(f"the run is over: {stone.state}")
-    said = {"claim": to_json(stone.claim)} if stone.claim.epoch else {}
-    return {"verb": "stop", "reason": reason.text, "why": to_json(reason), **said}
+    return {"verb": "stop", "reason": reason.text, "why": to_json(reason)}
 
 
 def _order_end(run: RunDir, stone: Tombstone) -> None:
@@ -217,14 +215,6 @@ def _wait_for_end(run: RunDir, timeout: float) -> None:
         time.sleep(0.05)
 
 
-def known_tombstone(run: RunDir) -> Optional[Tombstone]:
-    """What is said of the run to be over, if anything is."""
-    try:
-        return load(Tombstone, run.tombstone, run.runs)
-    except (OSError, DecodeError):
-        return None
-
-
 def _lives(run: RunDir) -> bool:
     try:
         return not host_runs.status(run).is_over
@@ -240,14 +230,6 @@ def _grace(run: RunDir) -> float:
 
 
 # Who may act.
-
-
-def known_claim(run: RunDir) -> Claim:
-    """The highest claim that this host has seen."""
-    try:
-        return load(KeptClaim, run.claim, run.runs).claim
-    except (OSError, DecodeError):
-        return NO_CLAIM
 
 
 def take_claim(run: RunDir, claim: Claim, *, must_keep: bool = False) -> None:

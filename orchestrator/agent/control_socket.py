@@ -60,8 +60,7 @@ def connect(path: Path, timeout: float) -> socket.socket:
 def ask(path: Path, request: Dict[str, Any], timeout: float = 30.0) -> Dict[str, Any]:
     """Send one request to the supervisor and wait for its answer.
 
-    Raises AgentError: what the supervisor refuses (kind `claim`: another control node has the run), or, kind
-    `no_supervisor`, nobody listens.
+    Raises AgentError: what the supervisor refuses, or, kind `no_supervisor`, nobody listens.
     """
     try:
         with connect(path, timeout) as connection:
@@ -70,8 +69,7 @@ def ask(path: Path, request: Dict[str, Any], timeout: float = 30.0) -> Dict[str,
     except (OSError, ValueError) as error:
         raise AgentError(f"the supervisor does not answer: {error}", kind="no_supervisor") from error
     if "refused" in answer:
-        kind = "claim" if answer.get("kind") == "claim" else "refused"
-        raise AgentError(str(answer["refused"]), remedy=str(answer.get("remedy", "")), kind=kind)
+        raise AgentError(str(answer["refused"]), remedy=str(answer.get("remedy", "")), kind="refused")
     return answer
 
 

@@ -15,18 +15,20 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, TypeVar
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
 from orchestrator.agent.status_file import StatusFile
-from orchestrator.core.claims import KeptClaim, Tombstone
+from orchestrator.core.claims import NO_CLAIM, KeptClaim, Tombstone
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, load
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.record_class import replace
-from orchestrator.core.records import Attempt, HostStatus, Manifest, ProcessId, RankStatus, RunOnHost
+from orchestrator.core.records import Attempt, Claim, HostStatus, Manifest, ProcessId, RankStatus, RunOnHost
 from orchestrator.core.safe_open import open_safely, own_folders, require_own_folder
 from orchestrator.core.states import RankState
 
 __all__ = [
     "find",
+    "known_claim",
+    "known_tombstone",
     "list_runs",
     "read_log",
     "recorded",
@@ -162,12 +164,25 @@ def _on_host(run: RunDir) -> Optional[RunOnHost]:
 
 def _with_claim(run: RunDir, found: RunOnHost) -> RunOnHost:
     """With who may act on the run, and what of it is over, as far as this host was told."""
-    with contextlib.suppress(OSError, DecodeError):
-        claim = load(KeptClaim, run.claim, run.runs).claim
-        found = replace(found, epoch=claim.epoch, holder=claim.holder)
-    with contextlib.suppress(OSError, DecodeError):
-        found = replace(found, over=load(Tombstone, run.tombstone, run.runs).attempt.number)
-    return found
+    claim, stone = known_claim(run), known_tombstone(run)
+    over = found.over if stone is None else stone.attempt.number
+    return replace(found, epoch=claim.epoch, holder=claim.holder, over=over)
+
+
+def known_claim(run: RunDir) -> Claim:
+    """The highest claim that this host has seen."""
+    try:
+        return load(KeptClaim, run.claim, run.runs).claim
+    except (OSError, DecodeError):
+        return NO_CLAIM
+
+
+def known_tombstone(run: RunDir) -> Optional[Tombstone]:
+    """What is said of the run to be over, if anything is."""
+    try:
+        return load(Tombstone, run.tombstone, run.runs)
+    except (OSError, DecodeError):
+        return None
 
 
 def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:

@@ -15,7 +15,6 @@ from typing import Any, Dict, Mapping, Optional
 
 from orchestrator.agent import attempt_guard, daemon, host_probe
 from orchestrator.agent.content_store import Store, sha256_of, sha256_of_file
-from orchestrator.core.attempt_files import make_way
 from orchestrator.core.claims import NO_CLAIM, KeptClaim
 from orchestrator.core.codec import dumps
 from orchestrator.core.errors import AgentError
@@ -96,6 +95,8 @@ def _place_inputs(store: Store, run: RunDir, manifest: Manifest) -> None:
     is_first = len(run.numbers()) < 2
     for item in manifest.inputs:
         if not is_first:
+            from orchestrator.core.attempt_files import make_way  # late: few runs have a second attempt
+
             if _is_there(run, item):
                 continue
             make_way(run, number, item.path)

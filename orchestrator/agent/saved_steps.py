@@ -5,13 +5,13 @@ This module is part of the agent: stdlib only, Python 3.8.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Sequence, Tuple
 
+from orchestrator.agent.content_store import sha256_of_file
 from orchestrator.agent.shard_ranges import Row, identity_of, index_shard, list_shards
 from orchestrator.core.errors import AgentError, CheckpointError
 from orchestrator.core.paths import RunDir
@@ -23,7 +23,6 @@ from orchestrator.formats.shard_sum import Sum, read_sum, sum_of
 __all__ = ["check_shard", "place", "saved"]
 
 _PLACE = re.compile(r"(?:rank_\d{1,7}/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
-_CHUNK = 1 << 20
 
 
 def saved(run: RunDir, tokens: Mapping[str, str]) -> Iterator[Row]:
@@ -82,14 +81,11 @@ def _require_same(path: str, identity: Sequence[int]) -> None:
 
 
 def _sha256_of(path: str) -> str:
-    digest = hashlib.sha256()
     try:
         with os.fdopen(open_safely(Path(path), Path(path).parent), "rb") as file:
-            for block in iter(lambda: file.read(_CHUNK), b""):
-                digest.update(block)
+            return sha256_of_file(file)
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror or error}", where=path) from error
-    return digest.hexdigest()
 
 
 def place(run: RunDir, number: int, loads: Sequence[Load]) -> None:

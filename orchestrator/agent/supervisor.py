@@ -144,7 +144,7 @@ class Supervisor:
                 # How often it has run tells one long wait from many short ones.
                 switches = processes.switches_of(status.process.pid) if letter == "D" else None
                 self.state.report_process(rank, letter, now, switches)
-        if self.state.fails and self._saves_at_its_end():
+        if self.state.may_save_last and self._saves_at_its_end():
             self.state.report_last_save()
         # A run whose directory was removed can be neither seen nor stopped any more, so it ends.
         try:
@@ -231,7 +231,7 @@ class Supervisor:
         try:
             self._requests[request["verb"]](request)
         except AgentError as error:
-            return {"refused": error.what, "remedy": error.remedy, "kind": error.kind}
+            return {"refused": error.what, "remedy": error.remedy}
         self._publish()  # who asks for the status next finds what it was told
         return self._answer()
 
@@ -263,9 +263,8 @@ class Supervisor:
         self._carry_out(self.state.start(self._clock()))
 
     def _on_stop(self, request: Dict[str, Any]) -> None:
-        reason = _reason_of(request)
-        self._stop(reason)
-        if request.get("now") or reason.now:
+        self._stop(_reason_of(request))
+        if request.get("now"):
             self._carry_out(self.state.kill())
 
     def _note_phase(self) -> None:

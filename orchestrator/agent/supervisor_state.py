@@ -104,10 +104,12 @@ class SupervisorState:
         return self.phase in ("over", "undone")
 
     @property
-    def fails(self) -> bool:
-        """Whether workers are made to end because another has failed."""
+    def may_save_last(self) -> bool:
+        """Whether a failed gang has less time than it gets once it is seen to write what it has."""
         why = self.stop_reason
-        return self.phase == "stopping" and why is not None and why.kind is StopKind.WORKER_FAILED
+        fails = self.phase == "stopping" and why is not None and why.kind is StopKind.WORKER_FAILED
+        is_short = self.grace is not None and self.grace < self._manifest.grace
+        return fails and is_short and self._deadline is not None
 
     @property
     def needs_ticks(self) -> bool:
@@ -252,8 +254,8 @@ class SupervisorState:
 
     def report_last_save(self) -> None:
         """A failed gang is seen to write what it has: it gets the time that the job gives for an end."""
-        if self.fails and self._deadline is not None and self.grace is not None:
-            self.grace = max(self.grace, self._manifest.grace)
+        if self.may_save_last:
+            self.grace = self._manifest.grace
             self._deadline = self._stopped_at + self.grace
 
     def woke(self, now: float) -> None:

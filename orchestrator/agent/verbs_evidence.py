@@ -42,20 +42,8 @@ def evidence(request: Request) -> Iterator[Answer]:
     args = request.args
     found = host_runs.find(Workdir(request.root), args["run_id"])
     number = args.get("attempt")
-    run = found if number in (None, found.number) else _OfAttempt(found.root, int(number))
+    run = found if number in (None, found.number) else found.pinned(int(number))
     yield Answer(_Look(run, args, Sources()).findings())
-
-
-class _OfAttempt(RunDir):
-    """A run as one of its attempts has left it."""
-
-    def __init__(self, root: Path, number: int) -> None:
-        super().__init__(root)
-        self._number = number
-
-    @property
-    def home(self) -> Path:
-        return self.attempts / str(self._number)
 
 
 class _Look:

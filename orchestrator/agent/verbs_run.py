@@ -91,7 +91,7 @@ def claim(request: Request) -> Iterator[Answer]:
     wanted = request.args.get("take")
     if wanted is not None:
         attempt_guard.take_claim(run, from_json(Claim, wanted), must_keep=True)
-    yield Answer(to_json(attempt_guard.known_claim(run)))
+    yield Answer(to_json(runs.known_claim(run)))
 
 
 def bury(request: Request) -> Iterator[Answer]:

@@ -26,7 +26,6 @@ from orchestrator.core.errors import AgentError
 from orchestrator.core.host_answers import RankStacks, StacksAnswer
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import ProcessId, RankStatus
-from orchestrator.core.safe_open import open_safely
 from orchestrator.core.states import RankState
 
 __all__ = ["stacks"]
@@ -104,7 +103,7 @@ class _Log:
     """What a worker's log gains from now on."""
 
     def __init__(self, run: RunDir, label: str) -> None:
-        self._path, self._below = run.attempt.log(label), run.runs
+        self._run, self._label = run, label
         self._start = self._size = self._now()
         self._grown = time.monotonic()
 
@@ -126,16 +125,14 @@ class _Log:
 
     def _now(self) -> int:
         with contextlib.suppress(OSError):
-            return os.stat(self._path).st_size
+            return os.stat(self._run.attempt.log(self._label)).st_size
         return 0
 
     def _gained(self) -> str:
-        try:
-            with os.fdopen(open_safely(self._path, self._below), "rb") as file:
-                file.seek(self._start)
-                return file.read(_LONGEST).decode("utf-8", "replace")
-        except OSError:
-            return ""
+        with contextlib.suppress(OSError, AgentError):
+            data: bytes = runs.read_log(self._run, self._label, self._start, _LONGEST)["data"]
+            return data.decode("utf-8", "replace")
+        return ""
 
 
 # What others can see of them.

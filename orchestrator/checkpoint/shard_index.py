@@ -88,7 +88,6 @@ class ShardFile:
     """A checkpoint of one rank, told from its name; `rerun` counts the runs into one folder.
 
     `identity` is the file's `[size, mtime_ns, inode]` where it is: what changes when it is written again.
-    `attempt` is whose it is, where those of all attempts were listed.
     """
 
     rank: int
@@ -97,11 +96,10 @@ class ShardFile:
     rerun: int
     path: str
     identity: tuple[int, ...] = ()
-    attempt: int = 0
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> ShardFile:
         """From a row of the agent's `list_shards`."""
         rank, epoch, step, rerun = (int(row[key]) for key in ("rank", "epoch", "step", "rerun"))
         identity = tuple(int(number) for number in row.get("identity", ()))
-        return cls(rank, epoch, step, rerun, str(row["path"]), identity, int(row.get("attempt", 0)))
+        return cls(rank, epoch, step, rerun, str(row["path"]), identity)

@@ -77,7 +77,9 @@ def command(
         click.echo(line)
     with DistributionBar() as bar:
         resume(found, bar.show)
-    return follow(control, until_started=detach, warn=True, as_json=as_json)
+    return follow(
+        control, until_started=detach, warn=True, as_json=as_json, attempt=found.plan.attempt.number
+    )
 
 
 _NOTHING = "nothing was moved or started (--dry-run)"

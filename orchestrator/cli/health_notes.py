@@ -45,7 +45,6 @@ def phase_of(record: RunRecord) -> RunPhase | None:
     counts: dict[Phase, int] = {}
     running = 0
     for view in record.hosts.values():
-        ahead = 0.0 if view.clock is None else view.clock.seconds
         for rank in view.ranks():
             if rank.state is not RankState.RUNNING:
                 continue
@@ -53,7 +52,7 @@ def phase_of(record: RunRecord) -> RunPhase | None:
             if rank.phase in _DOES:
                 counts[rank.phase] = counts.get(rank.phase, 0) + 1
                 if rank.phase_since is not None:
-                    since.setdefault(rank.phase, []).append(rank.phase_since - ahead)
+                    since.setdefault(rank.phase, []).append(view.ours(rank.phase_since))
     if not counts:
         return None
     phase = max(counts, key=lambda each: counts[each])

@@ -90,8 +90,7 @@ def _idle(record: RunRecord, rank: RankStatus, host: HostView, pace: float | Non
     report = rank.progress
     if "time" not in report or record.state is not RunState.RUNNING:
         return None
-    last = report["time"] if host.clock is None else host.clock.ours(report["time"])
-    idle = float(record.updated - last)
+    idle = float(record.updated - host.ours(report["time"]))
     is_held_up = rank.stalled in (StallKind.STOPPED, StallKind.BLOCKED) or any(
         each.kind is FindingKind.HANG for each in record.health
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -55,7 +54,6 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "scheduler": ("the scheduler", "调度进程"),
     "rank": ("rank", "进程 rank"),
     "device": ("device", "设备"),
-    "host": ("host", "主机"),
     "more": ("and {} more", "另有 {} 条"),
     "kernel": ("kernel", "内核"),
 }
@@ -275,7 +273,7 @@ def diagnosis_data(diagnosis: Diagnosis, lang: str) -> dict[str, Any]:
     }
     if cause is not None and not diagnosis.is_well:
         data["cause"] = {
-            **_finite(to_json(cause)),
+            **to_json(cause),
             "name": say.kind(cause),
             "sentence": cause_line(cause, lang),
             "remedy": say.remedy(cause),
@@ -284,12 +282,3 @@ def diagnosis_data(diagnosis: Diagnosis, lang: str) -> dict[str, Any]:
         data["history"] = to_json(diagnosis.history)
         data["stacks"] = None if diagnosis.stacks is None else str(diagnosis.stacks)
     return data
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return {name: _finite(each) for name, each in value.items()} if isinstance(value, dict) else value

@@ -153,8 +153,7 @@ def stall_notes(record: RunRecord) -> list[str]:
             if rank.stalled is None or (rank.stalled is StallKind.NO_STEP and is_watched):
                 continue
             if rank.state is RankState.RUNNING:
-                since = rank.stalled_since or record.updated
-                ours = since if view.clock is None else view.clock.ours(since)
+                ours = view.ours(rank.stalled_since or record.updated)
                 found.setdefault(rank.stalled, []).append((ours, rank.rank, name))
     lines = []
     for kind in sorted(found, key=list(_STALLS).index):

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from orchestrator.control.host_loss import step_of
-from orchestrator.control.run_record import AttemptRecord, HostView, Refused, RunRecord, failed_launch
+from orchestrator.control.run_record import AttemptRecord, Refused, RunRecord, failed_launch, new_record
 from orchestrator.core.codec import DecodeError, dumps, load
 from orchestrator.core.errors import UsageError
 from orchestrator.core.paths import ControlDir, atomic_write
@@ -55,17 +55,14 @@ def next_record(record: RunRecord, plan: LaunchPlan, now: float) -> RunRecord:
         started=now,
         hosts=tuple(host.name for host in plan.hosts),
     )
-    return RunRecord(
+    return dataclasses.replace(
+        new_record(plan, record.claim),
         run_id=record.run_id,
         job=record.job,
-        task=plan.task,
-        world_size=plan.world_size,
         created=record.created,
         updated=now,
-        hosts={host.name: HostView() for host in plan.hosts},
         attempts=(*record.attempts[:-1], finished(record), begun),
         watched=now,
-        claim=record.claim,
     )
 
 

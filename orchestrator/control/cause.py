@@ -85,7 +85,8 @@ def cause_of(hosts: Hosts, now: float) -> Cause | None:
     what ended by itself goes before what reports an error.
     """
     failures = [found for name, view in hosts.items() for found in _failures(name, view, now)]
-    alone = len(_members(hosts)) == 1  # whatever peer its log speaks of is none of the run's
+    members = _members(hosts)
+    alone = len(members) == 1  # whatever peer its log speaks of is none of the run's
     own: list[_Failure] = []
     victims: list[_Failure] = []
     for each in sorted(failures, key=lambda failure: failure.time):
@@ -93,7 +94,7 @@ def cause_of(hosts: Hosts, now: float) -> Cause | None:
     reporters = tuple(each.rank for each in victims if each.rank is not None)
     if all(each.is_vague for each in own):
         certain = next(_restarted(hosts, now), None)
-        certain = certain or (next(_accused(hosts, now), None) if failures else None)
+        certain = certain or (next(_accused(members, now), None) if failures else None)
         if certain is not None:
             return dataclasses.replace(certain, reporters=reporters)
     if own:
@@ -101,7 +102,7 @@ def cause_of(hosts: Hosts, now: float) -> Cause | None:
     loss = None if was_stopped_by_hand(hosts) else next(_losses(hosts, now), None)
     if loss is not None or not victims:
         return loss and dataclasses.replace(loss, reporters=reporters)
-    suspect = _suspect(hosts, victims, now)
+    suspect = _suspect(hosts, members, victims, now)
     if suspect is not None:
         return dataclasses.replace(suspect, sure=False, reporters=reporters)
     return Cause("", None, victims[0].end, victims[0].time, sure=False, reporters=reporters)
@@ -195,7 +196,7 @@ def our_time(view: HostView, end: End | None, now: float) -> float:
     """When it ended, by our clock as far as the host's is known."""
     if end is None or end.time is None:
         return now
-    return end.time if view.clock is None else view.clock.ours(end.time)
+    return view.ours(end.time)
 
 
 def _first(failures: Sequence[_Failure]) -> _Failure:
@@ -229,7 +230,10 @@ def _losses(hosts: Hosts, now: float) -> Iterator[Cause]:
 _NO_END = End(EndKind.DESCRIBED)
 
 
-def _members(hosts: Hosts) -> dict[int, tuple[str, HostView, RankStatus]]:
+_Members = dict[int, tuple[str, HostView, RankStatus]]
+
+
+def _members(hosts: Hosts) -> _Members:
     """Each rank with its host, and with what its host has last said of it."""
     return {
         rank.rank: (name, view, rank)
@@ -239,9 +243,8 @@ def _members(hosts: Hosts) -> dict[int, tuple[str, HostView, RankStatus]]:
     }
 
 
-def _accused(hosts: Hosts, now: float) -> Iterator[Cause]:
+def _accused(members: _Members, now: float) -> Iterator[Cause]:
     """Ranks that the scheduler no longer heard, and that did not end by themselves."""
-    members = _members(hosts)
     for _, view, speaker in members.values():
         lines = words_of(speaker.end) if speaker.end is not None else ()
         for accused in accused_by(lines):
@@ -254,14 +257,13 @@ def _accused(hosts: Hosts, now: float) -> Iterator[Cause]:
             yield Cause(name, accused, _suspected(rank, line), our_time(view, speaker.end, now))
 
 
-def _suspect(hosts: Hosts, victims: Sequence[_Failure], now: float) -> Cause | None:
+def _suspect(hosts: Hosts, members: _Members, victims: Sequence[_Failure], now: float) -> Cause | None:
     """Whom the evidence so far leads to; nobody where it does not lead to one rank."""
     # late: only where nobody failed by himself
     from orchestrator.control.case_so_far import case_of
     from orchestrator.diagnosis.judge import judge
 
     found = judge(case_of(hosts, now))
-    members = _members(hosts)
     if found.culprit is None or found.culprit.rank not in members:
         return None
     name, view, rank = members[found.culprit.rank]

@@ -73,13 +73,12 @@ def diagnose(
     judge: Callable[[Case], Cause],
     *,
     record: RunRecord | None = None,
-    attempt: int | None = None,
 ) -> Diagnosis:
     """Ask all hosts of a run, and judge what they say."""
     record = current_record(control) if record is None else record
     if not has_something_to_judge(record):
         return Diagnosis(record)
-    gathered = gather(record, plan, fleet, attempt=attempt)
+    gathered = gather(record, plan, fleet)
     cause = with_health(judge(gathered.case), record)
     return Diagnosis(
         record,

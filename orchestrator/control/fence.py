@@ -34,9 +34,8 @@ _AGAIN = 15.0
 
 
 def stone_of(record: RunRecord, attempt: AttemptRecord, now: float) -> Tombstone:
-    """What hosts are told of an attempt that is over."""
-    last = record.attempts[-1]
-    state = str(attempt.state) if attempt is last else f"attempt {last.number} follows"
+    """What hosts are told of an attempt that another has followed."""
+    state = f"attempt {record.attempts[-1].number} follows"
     return Tombstone(record.run_id, Attempt(attempt.number, attempt.token), state, record.claim, now)
 
 

@@ -85,14 +85,23 @@ def _bury(fleet: Fleet, known: Mapping[str, RunOnHost], stone: Tombstone) -> lis
 def free_of_what_is_over(fleet: Fleet, hosts: Sequence[str], runs: Path) -> None:
     """Have these hosts end what is over of the runs that are known in `runs`, which frees its devices."""
     answers = fleet.each(lambda agent: agent.list_runs(), hosts)
+    for run_id, there in by_run(answers.values).items():
+        for line in tell_what_is_over(fleet, there, readable_record(ControlDir(runs / run_id))):
+            log.warning(line)
+
+
+def by_run(told: Mapping[str, Sequence[RunOnHost]]) -> dict[str, dict[str, RunOnHost]]:
+    """What each host tells of each run, by run; without what cannot be read."""
     found: dict[str, dict[str, RunOnHost]] = {}
-    for host, told in answers.values.items():
-        for run in told:
+    for host, runs in told.items():
+        for run in runs:
             if run.manifest is not None:
                 found.setdefault(run.manifest.run_id, {})[host] = run
-    for run_id, there in found.items():
-        ours = None
-        with contextlib.suppress(RunNotFound):
-            ours = read_record(ControlDir(runs / run_id))
-        for line in tell_what_is_over(fleet, there, ours):
-            log.warning(line)
+    return found
+
+
+def readable_record(control: ControlDir) -> RunRecord | None:
+    """What is known of a run here, if that can be read."""
+    with contextlib.suppress(RunNotFound):
+        return read_record(control)
+    return None

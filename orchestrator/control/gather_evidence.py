@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.ascend.npu_smi import parse_health
 from orchestrator.control.cause import was_stopped_by_hand
+from orchestrator.control.logs import all_labels
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.core.ends import SCHEDULER, StopKind, label_of
 from orchestrator.core.errors import AgentError, OrchestrateError, ToolOutputError
@@ -69,11 +70,12 @@ def gather(
     plan: LaunchPlan,
     fleet: Fleet,
     *,
-    attempt: int | None = None,
     seconds: float = _SECONDS,
     now: Callable[[], float] = time.time,
 ) -> Gathered:
     """Ask every host of the run for its evidence; of a host, each thing is given up after `seconds`."""
+
+    labels = all_labels(plan)
 
     def ask(agent: Agent) -> _Told:
         host = agent.host
@@ -85,9 +87,8 @@ def gather(
         devices = [place.device_id for place in plan.placements if place.host == host] if plan.ascend else []
         found = agent.evidence(
             plan.run_id,
-            labels=_labels(plan, host),
+            labels=labels.get(host, []),
             devices=sorted(set(devices)),
-            attempt=attempt,
             seconds=seconds,
         )
         return _Told(_measured(agent, now), status, found, problem)
@@ -156,12 +157,6 @@ def _servers(table: str | None) -> Iterator[tuple[str, list[tuple[int, str]]]]:
             yield str(server.get("server_id", "")), devices
     except (ValueError, TypeError, KeyError, AttributeError):
         return  # a person's own table, of a form that is not known: only its addresses are missed
-
-
-def _labels(plan: LaunchPlan, host: str) -> list[str]:
-    labels = [label_of(place.rank) for place in plan.placements if place.host == host]
-    manifest = plan.manifests.get(host)
-    return [*labels, *([label_of(SCHEDULER)] if manifest is not None and manifest.scheduler else [])]
 
 
 def _measured(agent: Agent, now: Callable[[], float]) -> ClockOffset:
@@ -289,7 +284,7 @@ def _rank(name: str, view: HostView, rank: RankStatus, state: RankState, told: _
         device=rank.device_id if rank.rank != SCHEDULER else None,
         state=state,
         end=end,
-        time=moment if clock is None or moment is None else clock.ours(moment),
+        time=None if moment is None else view.ours(moment),
         error=math.inf if clock is None else clock.error,
         pid=rank.process.pid if rank.process is not None else None,
         phase=str(rank.phase or (end.phase if end is not None else "") or ""),

@@ -15,7 +15,7 @@ from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan
 
-__all__ = ["copy_logs", "labels_of"]
+__all__ = ["all_labels", "copy_logs", "labels_of"]
 
 _BLOCK = 1 << 20
 # CANN's logs run to 200 MB a process: what is asked about stands at their ends.
@@ -33,6 +33,15 @@ def labels_of(plan: LaunchPlan, ranks: Sequence[int] | None, host: str | None) -
         if (ranks is None or placement.rank in ranks) and host in (None, placement.host):
             wanted.setdefault(placement.host, []).append(label_of(placement.rank))
     return wanted
+
+
+def all_labels(plan: LaunchPlan) -> dict[str, list[str]]:
+    """The logs of each host: those of its ranks, then the scheduler's."""
+    labels = labels_of(plan, None, None)
+    for name, manifest in plan.manifests.items():
+        if manifest.scheduler is not None:
+            labels.setdefault(name, []).append(label_of(SCHEDULER))
+    return labels
 
 
 def copy_logs(plan: LaunchPlan, fleet: Fleet, folder: Path, *, without: Collection[str] = ()) -> list[str]:

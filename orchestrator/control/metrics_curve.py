@@ -6,6 +6,7 @@ several attempts have made a step the newest one's line counts.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,8 @@ from orchestrator.core.codec import DecodeError, parse
 from orchestrator.core.ends import label_of
 from orchestrator.core.errors import AgentError, UsageError
 from orchestrator.core.paths import ControlDir
-from orchestrator.hosts.fleet import fleet_of
+from orchestrator.hosts.agent_client import Agent
+from orchestrator.hosts.fleet import Fleet, fleet_of
 
 __all__ = ["curve_of", "joined", "rows_of"]
 
@@ -60,29 +62,30 @@ def curve_of(control: ControlDir, record: RunRecord, rank: int = 0) -> list[dict
     of it any more is left out.
     """
     curves: list[tuple[int, Sequence[Mapping[str, Any]]]] = []
-    found = False
-    for attempt in record.attempts:
-        plan = plan_of_record(control, record, attempt.number)
-        names = {placement.host for placement in plan.placements if placement.rank == rank}
-        found = found or bool(names)
-        if not names:
-            continue
-        known = re.compile(re.escape(label_of(rank)) + r"\.jsonl")
-        with fleet_of([host for host in plan.hosts if host.name in names], plan.ssh) as fleet:
+    known = re.compile(re.escape(label_of(rank)) + r"\.jsonl")
+
+    def rows(agent: Agent) -> list[dict[str, Any]]:
+        told = agent.small_files(record.run_id, "metrics", known, total=_MOST_BYTES)
+        return list(rows_of(data for name, data in told if name is not None))
+
+    with contextlib.ExitStack() as stack:
+        fleets: list[tuple[object, Fleet]] = []  # a host of several attempts is connected to once
+        for attempt in record.attempts:
+            plan = plan_of_record(control, record, attempt.number)
+            names = {placement.host for placement in plan.placements if placement.rank == rank}
+            if not names:
+                continue
+            place = ([host for host in plan.hosts if host.name in names], plan.ssh)
+            fleet = next((open_ for other, open_ in fleets if other == place), None)
+            if fleet is None:
+                fleet = stack.enter_context(fleet_of(*place))
+                fleets.append((place, fleet))
             fleet.address(address_of(record, attempt.number))
-            answers = fleet.each(
-                lambda agent, known=known, run_id=plan.run_id: list(  # type: ignore[misc]
-                    rows_of(
-                        data
-                        for name, data in agent.small_files(run_id, "metrics", known, total=_MOST_BYTES)
-                        if name is not None
-                    )
-                )
-            )
-        gone = {name for name, error in answers.errors.items() if _is_gone(error)}
-        answers.errors = {name: error for name, error in answers.errors.items() if name not in gone}
-        curves += [(attempt.number, rows) for rows in answers.raise_on_error().values()]
-    if not found:
+            answers = fleet.each(rows)
+            gone = {name for name, error in answers.errors.items() if _is_gone(error)}
+            answers.errors = {name: error for name, error in answers.errors.items() if name not in gone}
+            curves += [(attempt.number, found) for found in answers.raise_on_error().values()]
+    if not fleets:
         raise UsageError(f"run {record.run_id} has no rank {rank}")
     return joined(curves)
 

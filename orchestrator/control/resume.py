@@ -18,7 +18,6 @@ from orchestrator.config.job import Job, JobSource
 from orchestrator.config.job_file import load_job, load_job_again
 from orchestrator.config.job_network import network_of
 from orchestrator.config.worker_config import TRAINING
-from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.errors import ConfigError, UsageError
 from orchestrator.core.states import RunState
@@ -74,7 +73,7 @@ def require_ended(record: RunRecord, before: LaunchPlan, wanted: NextJob, step: 
             f"{run_id} has never started: there is nothing to go on with", remedy="launch its job again"
         )
     if record.state is RunState.SUCCEEDED and step is None and not _has_more(before, wanted.job):
-        train = _config(before).get("train") or {}
+        train = before.worker_settings.get("train") or {}
         done = f"all its {train['steps']} steps" if train.get("steps") else "all that it was to do"
         remedy = f"to train on: `orchestrate resume {run_id} --set train.steps=N`, with N above that"
         if wanted.job.task not in TRAINING:
@@ -83,7 +82,7 @@ def require_ended(record: RunRecord, before: LaunchPlan, wanted: NextJob, step: 
 
 
 def _has_more(before: LaunchPlan, job: Job) -> bool:
-    old = _config(before).get("train") or {}
+    old = before.worker_settings.get("train") or {}
     if job.train is None or job.task not in TRAINING:
         return False
     for key in ("steps", "epochs"):
@@ -138,17 +137,11 @@ def _on_hosts(job: Job, changes: Changes, inventory: Inventory) -> Job:
     return job
 
 
-def _config(plan: LaunchPlan) -> Mapping[str, Any]:
-    if not plan.worker_config:
-        return {}
-    return parse_yaml("worker.yaml", plan.worker_config.encode()).data
-
-
 def _fitted(
     source: JobSource, job: Job, before: LaunchPlan, changes: Changes, hosts: Sequence[Host]
 ) -> tuple[Job, list[str]]:
     """The job in a layout of as many ranks, with the global batch that the run has had."""
-    config = _config(before)
+    config = before.worker_settings
     world = len(hosts) * job.devices_per_host
     batch = _global_batch(config)
     job = job.with_replicas(world)

@@ -115,6 +115,10 @@ class HostView:
         is_known = self.lost or self.status is not None
         return is_known and not self.is_over and self.waits is not Waits.NO_RUN
 
+    def ours(self, there: float) -> float:
+        """Our time when this host's clock shows `there`, as far as that clock is known."""
+        return there if self.clock is None else self.clock.ours(there)
+
     def ranks(self) -> tuple[RankStatus, ...]:
         """The host's ranks, with what is not known marked as such."""
         if self.status is None:

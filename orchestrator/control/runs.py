@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Health, Timeouts
 from orchestrator.control.attempts import came_to_nothing, next_record, with_hosts_before
-from orchestrator.control.found_runs import highest_claim, newest_attempt, tell_what_is_over
+from orchestrator.control.found_runs import (
+    by_run,
+    highest_claim,
+    newest_attempt,
+    readable_record,
+    tell_what_is_over,
+)
 from orchestrator.control.monitor_client import newest_record
 from orchestrator.control.monitor_lock import living_monitor
 from orchestrator.control.monitor_process import cannot_write, monitor_pid, watched_again
@@ -190,8 +196,9 @@ def interrupt_launch(control: ControlDir, *, begun: bool = True) -> None:
     if monitor_pid(control) is None and record.state is RunState.PREPARING:
         # It was caught before it could begin, and so before it could say anything.
         lines = ["the launch was interrupted"]
-        write_record(control, came_to_nothing(control, record, lines, Interrupted.exit_code, time.time()))
-        if len(record.attempts) > 1:
+        back = came_to_nothing(control, record, lines, Interrupted.exit_code, time.time())
+        write_record(control, back)
+        if record.attempts[-1].number != back.attempts[-1].number:
             control.discard(record.attempts[-1].number)
 
 
@@ -208,18 +215,13 @@ def rediscover(
 
     with StaticAllocation(inventory.hosts, inventory.ssh).fleet() as fleet:
         answers = fleet.each(lambda agent: agent.list_runs())
-        found: dict[str, dict[str, RunOnHost]] = {}
-        others: list[str] = []
-        for host, runs in answers.values.items():
-            for run in runs:
-                if run.problem:
-                    others.append(f"{host}: {run.problem}")
-                elif run.manifest:
-                    found.setdefault(run.manifest.run_id, {})[host] = run
+        told = [(host, run) for host, runs in answers.values.items() for run in runs]
+        others = [f"{host}: {run.problem}" for host, run in told if run.problem]
+        found = by_run(answers.values)
         plans = []
         for run_id, there in found.items():
             ours = known.get(run_id)
-            others += tell_what_is_over(fleet, there, None if ours is None else _readable(ours))
+            others += tell_what_is_over(fleet, there, None if ours is None else readable_record(ours))
             try:
                 if ours is not None:
                     _follow_newest(ours, there, inventory, fleet)
@@ -232,12 +234,6 @@ def rediscover(
     return others, answers.errors
 
 
-def _readable(control: ControlDir) -> RunRecord | None:
-    with contextlib.suppress(RunNotFound):
-        return read_record(control)
-    return None
-
-
 def _follow_newest(
     control: ControlDir, there: Mapping[str, RunOnHost], known: Inventory | LaunchPlan, fleet: Fleet
 ) -> None:
@@ -245,7 +241,7 @@ def _follow_newest(
 
     `known` has the hosts. A run whose monitor lives here is left to that.
     """
-    record, manifests = _readable(control), newest_attempt(there)
+    record, manifests = readable_record(control), newest_attempt(there)
     if record is None or not manifests or monitor_pid(control) is not None:
         return
     plan = _plan_again(known, manifests)
@@ -367,13 +363,7 @@ def attach(
         with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
             for error in take_run_over(control, fleet).values():
                 say(str(error))
-            told = fleet.each(lambda agent: agent.list_runs()).values
-            there = {
-                host: run
-                for host, runs in told.items()
-                for run in runs
-                if run.manifest is not None and run.manifest.run_id == control.run_id
-            }
-            if there:
+            told = fleet.each(lambda agent: agent.list_runs(control.run_id)).values
+            if there := by_run(told).get(control.run_id):
                 _follow_newest(control, there, plan, fleet)
     return watched_again(control, read_record(control), at_once=True)

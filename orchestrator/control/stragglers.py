@@ -44,6 +44,7 @@ class Stragglers:
     def __init__(self, rules: Health, stages: Mapping[int, int]) -> None:
         self._rules, self._stages = rules, stages
         self._paces: dict[int, _Pace] = {}
+        self._of_host: dict[str, list[int]] = {}
         self._named: dict[int, Finding] = {}
         self.is_changed = False
         """Whether any host has told something since the last judgement."""
@@ -59,13 +60,14 @@ class Stragglers:
             step, pace = steps.get(rank, 0), self._paces.get(rank)
             if pace is None:
                 self._paces[rank] = _Pace(host, devices.get(rank), each, step, step)
+                self._of_host.setdefault(host, []).append(rank)
             else:
                 pace.seconds, pace.step = each, step
             self.is_changed = True
 
     def forget(self, host: str) -> None:
         """It does not answer, or has ended: nothing is said of its ranks."""
-        for rank in [rank for rank, pace in self._paces.items() if pace.host == host]:
+        for rank in self._of_host.pop(host, ()):
             del self._paces[rank]
             self._named.pop(rank, None)
 

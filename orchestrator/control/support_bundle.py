@@ -29,10 +29,9 @@ from typing import Any
 from orchestrator.agent.worker_environment import OF_EACH_RANK, RESERVED
 from orchestrator.control.bundle_writer import BundleWriter
 from orchestrator.control.diagnose import Diagnosis
-from orchestrator.control.logs import labels_of
+from orchestrator.control.logs import all_labels
 from orchestrator.control.secret_mask import SecretMask
 from orchestrator.core.codec import to_json
-from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import AgentError, OrchestrateError, RunNotFound, UsageError
 from orchestrator.core.found_evidence import FoundEvidence
 from orchestrator.core.host_answers import Label
@@ -220,10 +219,8 @@ def _end_of(path: Path, below: Path) -> Iterator[bytes]:
 def _add_hosts(
     writer: BundleWriter, bundle: Bundle, plan: LaunchPlan, diagnosis: Diagnosis, fleet: Fleet
 ) -> None:
-    labels = {name: labels_of(plan, None, name).get(name, []) for name in fleet.hosts}
-    for name, manifest in plan.manifests.items():
-        if manifest.scheduler is not None and name in labels:
-            labels[name] = [*labels[name], label_of(SCHEDULER)]
+    known = all_labels(plan)
+    labels = {name: known.get(name, []) for name in fleet.hosts}
     gathered = diagnosis.gathered
     found = gathered.found if gathered is not None else {}
     order = list(fleet.hosts)

@@ -9,7 +9,7 @@ from orchestrator.core.states import RankState
 from orchestrator.diagnosis.device_codes import fault_of
 from orchestrator.diagnosis.evidence import Certainty, Culprit, DiskRoom, HostEvidence, Proof
 from orchestrator.diagnosis.finding import Finding
-from orchestrator.diagnosis.kernel_signatures import KernelFault, kernel_faults
+from orchestrator.diagnosis.kernel_signatures import KernelFault
 from orchestrator.diagnosis.scene import Scene
 
 __all__ = ["disk_proof", "faults_around", "full_disks", "fullest_disk", "kernel_proof", "with_device_fault"]
@@ -58,7 +58,7 @@ def faults_around(scene: Scene) -> list[Finding]:
     """Faults of devices that the run uses, and what kernels tell of its processes and hosts."""
     found = list(_device_faults(scene))
     for name in scene.case.hosts:
-        for fault in _faults(scene, name):
+        for fault in scene.faults[name]:
             finding = _of_fault(scene, name, fault)
             if finding is not None and all(finding.culprit != other.culprit for other in found):
                 found.append(finding)
@@ -78,10 +78,6 @@ def _device_faults(scene: Scene) -> Iterator[Finding]:
             certainty = Certainty.LIKELY if kind == "network_port_down" else Certainty.SURE
             culprit = Culprit(name, rank, device.device)
             yield Finding(kind, culprit, (proof,), certainty=certainty, code=code)
-
-
-def _faults(scene: Scene, host: str) -> list[KernelFault]:
-    return list(kernel_faults(scene.host(host).kernel))
 
 
 def _of_fault(scene: Scene, host: str, fault: KernelFault) -> Finding | None:

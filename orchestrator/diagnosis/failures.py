@@ -13,7 +13,7 @@ from orchestrator.core.states import RankState
 from orchestrator.diagnosis.circumstances import disk_proof, full_disks, fullest_disk, kernel_proof
 from orchestrator.diagnosis.evidence import Certainty, Culprit, HostEvidence, Proof, RankEvidence
 from orchestrator.diagnosis.finding import Finding, Weight
-from orchestrator.diagnosis.kernel_signatures import OomKill, kernel_faults, oom_kills
+from orchestrator.diagnosis.kernel_signatures import OomKill
 from orchestrator.diagnosis.scene import Scene, Told, code_in, ended_by, lines_of
 
 __all__ = ["host_losses", "own_failures"]
@@ -72,7 +72,7 @@ def _finding(scene: Scene, rank: RankEvidence, kind: str, text: str, weight: int
 
 def _killed_for_memory(scene: Scene, rank: RankEvidence, host: HostEvidence) -> Finding | None:
     """Its process, or one of its own of which its log tells, was killed by the kernel for want of memory."""
-    kills = oom_kills(host.kernel)
+    kills = scene.kills.get(rank.host, ())
     own = [kill for kill in kills if kill.pid == rank.pid and ended_by(rank) in (signal.SIGKILL, None)]
     if not own and kills:
         text = "\n".join(line.text for line in lines_of(rank) if "pid" in line.text)
@@ -91,7 +91,7 @@ def _killed(scene: Scene, rank: RankEvidence, host: HostEvidence) -> Finding:
     """SIGKILL: of memory where its cgroup says so, or its kernel of a process that may be this one."""
     beside = scene.by_host[rank.host]
     killed = [other for other in beside if ended_by(other) == signal.SIGKILL]
-    kills = oom_kills(host.kernel)
+    kills = scene.kills.get(rank.host, ())
     known = {other.pid for other in beside}
     if host.oom_kills and not any(kill.pid in known for kill in kills):
         limit = "" if host.memory_limit is None else f", limit {host.memory_limit} bytes"
@@ -108,10 +108,11 @@ def _killed(scene: Scene, rank: RankEvidence, host: HostEvidence) -> Finding:
 
 def _without_a_word(scene: Scene, rank: RankEvidence) -> Finding:
     number = ended_by(rank)
-    faults = [fault for fault in kernel_faults(scene.host(rank.host).kernel) if fault.kind == "host_fault"]
-    if number == signal.SIGBUS and faults:
+    faults = scene.faults.get(rank.host, ()) if number == signal.SIGBUS else ()
+    fault = next((fault for fault in faults if fault.kind == "host_fault"), None)
+    if fault is not None:
         found = _finding(scene, rank, "host_fault", "", Weight.PLAIN, Told(None))
-        return dataclasses.replace(found, proofs=(kernel_proof(rank.host, faults[0]), *found.proofs))
+        return dataclasses.replace(found, proofs=(kernel_proof(rank.host, fault), *found.proofs))
     if rank.end is not None and rank.end.exit_code == SAVED_EXIT:
         return _finding(scene, rank, "terminated", "", Weight.VAGUE, Told(None))
     if number is None or number == signal.SIGINT:
@@ -198,7 +199,7 @@ def _explained(scene: Scene, loss: Finding, host: HostEvidence) -> Finding:
     if full:
         proofs = (disk_proof(host.name, full[0]), *loss.proofs)
         return dataclasses.replace(loss, kind="disk_full", proofs=proofs)
-    kills = oom_kills(host.kernel)
+    kills = scene.kills.get(host.name, ())
     if kills:
         kind = "cgroup_out_of_memory" if kills[0].in_cgroup else "host_out_of_memory"
         proof = Proof(host.name, None, "kernel", kills[0].line.text.strip())

@@ -25,6 +25,7 @@ from orchestrator.core.log_signatures import (
 from orchestrator.core.signature_table import Signature
 from orchestrator.core.states import RankState
 from orchestrator.diagnosis.evidence import Case, Culprit, HostEvidence, LogLine, Proof, RankEvidence
+from orchestrator.diagnosis.kernel_signatures import KernelFault, OomKill, kernel_faults, oom_kills
 
 __all__ = ["RUN_LOG", "Said", "Scene", "Told", "code_in", "ended_by", "lines_of"]
 
@@ -103,6 +104,16 @@ class Scene:
         """Whether the run has one rank only: whatever peer its log speaks of is none of the run's."""
         return len([number for number in self.ranks if number >= 0]) <= 1 >= self.case.world_size
 
+    @cached_property
+    def kills(self) -> Mapping[str, Sequence[OomKill]]:
+        """The processes that each host's kernel has killed for want of memory."""
+        return {name: oom_kills(host.kernel) for name, host in self.case.hosts.items()}
+
+    @cached_property
+    def faults(self) -> Mapping[str, Sequence[KernelFault]]:
+        """The faults that each host's kernel tells of."""
+        return {name: list(kernel_faults(host.kernel)) for name, host in self.case.hosts.items()}
+
     def host(self, name: str) -> HostEvidence:
         return self.case.hosts.get(name) or HostEvidence(name)
 
@@ -115,8 +126,7 @@ class Scene:
         address = address.strip()
         known = self.case.addresses.get(address)
         if known is None:
-            names = set(self.case.hosts) | {rank.host for rank in self.ranks.values()}
-            known = (address, None) if address in names else None
+            known = (address, None) if address in self.by_host else None
         if known is None:
             return None
         host, number = known

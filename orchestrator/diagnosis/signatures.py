@@ -335,13 +335,6 @@ KINDS: dict[str, Kind] = {
         "查明延迟原因（数据、保存、编译），或增大 HCCL_EXEC_TIMEOUT、HCCL_CONNECT_TIMEOUT",
     ),
     # The run as a whole.
-    "no_first_step": Kind(
-        _P,
-        "no first step in time",
-        "未在规定时间内完成第一步",
-        "see the logs of the ranks that are named; compiling may need more (`health.first`)",
-        "查看所列进程的日志；编译可能需要更长时间（`health.first`）",
-    ),
     "hang": Kind(
         _P,
         "no rank makes steps",

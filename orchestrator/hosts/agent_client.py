@@ -189,29 +189,29 @@ class Agent(EvidenceClient, ShardQuestions):
 
     def bury(self, stone: Tombstone, *, timeout: float | None = None) -> HostStatus:
         """End what runs of an attempt that is over, or of one before; what became of it."""
-        limits = Limits(1 << 23, items=1 << 20)
-        args = {"run_id": stone.run_id, "stone": to_json(stone)}
-        data = self._ask(dict[str, Any], "bury", limits=limits, timeout=timeout, **args)
-        try:
-            return status_of(data, stone.run_id, MOST_RANKS)
-        except ValueError as error:
-            raise self._none(error) from None
+        return self._status("bury", stone.run_id, MOST_RANKS, timeout, stone=to_json(stone))
 
     def status(
         self, run_id: str, *, world_size: int = MOST_RANKS, timeout: float | None = None
     ) -> HostStatus:
         """What became of a run's part on the host."""
-        limits = Limits(1 << 23, items=1 << 20)
-        data = self._ask(dict[str, Any], "status", limits=limits, timeout=timeout, run_id=run_id)
+        return self._status("status", run_id, world_size, timeout)
+
+    def _status(
+        self, verb: str, run_id: str, world_size: int, timeout: float | None, **args: Any
+    ) -> HostStatus:
+        limits, args = Limits(1 << 23, items=1 << 20), {"run_id": run_id, **args}
+        data = self._ask(dict[str, Any], verb, limits=limits, timeout=timeout, **args)
         try:
             return status_of(data, run_id, world_size)
         except ValueError as error:
             raise self._none(error) from None
 
-    def list_runs(self) -> list[RunOnHost]:
-        """Every run on the host; of one that cannot be read, what is wrong with it."""
+    def list_runs(self, run_id: str = "") -> list[RunOnHost]:
+        """Every run on the host, or this one; of one that cannot be read, what is wrong with it."""
+        args: dict[str, Any] = {"run_id": run_id} if run_id else {}
         # One by one: what a newer version has written must not hide the others.
-        found = self._ask(list[Any], "list_runs", raw=None, limits=Limits(_RUN_TEXT, items=1 << 21))
+        found = self._ask(list[Any], "list_runs", raw=None, limits=Limits(_RUN_TEXT, items=1 << 21), **args)
         return [run_of(data) for data in found]
 
     # What a run has written.

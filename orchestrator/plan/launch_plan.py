@@ -6,12 +6,16 @@ As a file it is what the monitor of a run, a process of its own, starts from; la
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from orchestrator.agent.worker_environment import starts_by_table_alone
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.config.job import Health, JobSource, Timeouts
+from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, load
 from orchestrator.core.errors import RunNotFound
 from orchestrator.core.paths import atomic_write
@@ -62,6 +66,11 @@ class LaunchPlan(Stored):
     job: JobSource | None = None
     origin: tuple[int, int] | None = None
     loads: dict[str, tuple[Load, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def worker_settings(self) -> Mapping[str, Any]:
+        """The workers' configuration, read; empty for a run that was found again on its hosts."""
+        return parse_yaml("worker.yaml", self.worker_config.encode()).data if self.worker_config else {}
 
     @property
     def master(self) -> Host:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Job
 from orchestrator.config.worker_config import TRAINING
-from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import WorkerSpec
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -89,19 +88,13 @@ def _restarted(plan: LaunchPlan, count: int) -> LaunchPlan:
 
 def saved_layout(plan: LaunchPlan) -> tuple[Any, ...]:
     """What the shards of an attempt are cut by; equal ones have equal shards, rank by rank."""
-    parallel = _config(plan).get("parallel") or {}
+    parallel = plan.worker_settings.get("parallel") or {}
     return (plan.world_size, *(parallel.get(key) for key in _LAYOUT))
-
-
-def _config(plan: LaunchPlan) -> Mapping[str, Any]:
-    if not plan.worker_config:
-        return {}  # of a run that was found again
-    return parse_yaml("worker.yaml", plan.worker_config.encode()).data
 
 
 def _other_network(before: LaunchPlan, plan: LaunchPlan, job: Job) -> list[Problem]:
     """The shards are of one network, and so is what it was trained on."""
-    old, new = _config(before), _config(plan)
+    old, new = before.worker_settings, plan.worker_settings
     problems = []
     for at in (("model", "overrides"), ("model", "preset"), ("data", "seq_length"), ("data", "template")):
         was, now = ((config.get(at[0]) or {}).get(at[1]) for config in (old, new))
@@ -135,7 +128,7 @@ def _inputs(plan: LaunchPlan) -> dict[str, str]:
 
 def _changed_notes(before: LaunchPlan, plan: LaunchPlan) -> list[str]:
     """What else of the worker's configuration is another one than before, a line each."""
-    old, new = _config(before), _config(plan)
+    old, new = before.worker_settings, plan.worker_settings
     notes = []
     for section in ("train", "parallel", "data"):
         was, now = old.get(section) or {}, new.get(section) or {}

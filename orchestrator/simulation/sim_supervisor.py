@@ -71,7 +71,7 @@ class SimSupervisor:
 
     def stop(self, reason: StopReason, *, now: bool = False) -> None:
         self._carry_out(self.state.stop(reason, self._host.world.now))
-        if now or reason.now:
+        if now:
             self._carry_out(self.state.kill())
         self.step()
 

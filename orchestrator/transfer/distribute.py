@@ -39,7 +39,16 @@ from orchestrator.plan.placement import Placement
 from orchestrator.preflight.gather_facts import look_at_hosts
 from orchestrator.preflight.host_facts import needs_of
 
-__all__ = ["Progress", "Shards", "cut_for", "distribute", "hash_shards", "with_shards"]
+__all__ = [
+    "Progress",
+    "Shards",
+    "cut_for",
+    "cut_of",
+    "distribute",
+    "hash_shards",
+    "with_inputs",
+    "with_shards",
+]
 
 Progress = Callable[[str, int, int], None]
 # A disk or a line that stands still this long has failed.
@@ -81,7 +90,7 @@ def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
         raise CheckpointError(what, where=str(file), remedy=remedy)
     try:
         specs = [tensor.spec for tensor in whole.tensors]
-        strategies = _cut(job, [spec.name for spec in specs]).strategies(specs)
+        strategies = cut_of(job, [spec.name for spec in specs]).strategies(specs)
         outputs = rank_outputs(whole, strategies)
     except CheckpointError as error:
         raise CheckpointError(error.what, where=str(file), remedy=f"see {job.where('parallel')}") from error
@@ -117,7 +126,7 @@ def _without_table_again(shard: Shard) -> Shard:
     return dataclasses.replace(shard, tensors=tensors, skipped=skipped)
 
 
-def _cut(job: Job, names: Sequence[str]) -> NetworkCut:
+def cut_of(job: Job, names: Sequence[str]) -> NetworkCut:
     """The job's; where only the hosts know its family, the weights tell it."""
     family, parallel = family_of(job), job.parallel
     if family is None:
@@ -195,14 +204,17 @@ def with_shards(job: Job, plan: LaunchPlan, progress: Progress | None = None) ->
     hashes = hash_shards(shards, progress)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         distribute(fleet, shards, hashes, progress)
+    names = {
+        host: [Input(f"inputs/load/{file_name(rank)}", hashes[rank]) for rank in ranks]
+        for host, ranks in shards.ranks.items()
+    }
+    return with_inputs(plan, names)
+
+
+def with_inputs(plan: LaunchPlan, inputs: Mapping[str, Sequence[Input]]) -> LaunchPlan:
+    """The plan whose hosts place these from their stores, too."""
     manifests = {
-        host: dataclasses.replace(
-            manifest,
-            inputs=(
-                *manifest.inputs,
-                *(Input(f"inputs/load/{file_name(rank)}", hashes[rank]) for rank in shards.ranks[host]),
-            ),
-        )
-        for host, manifest in plan.manifests.items()
+        name: dataclasses.replace(manifest, inputs=(*manifest.inputs, *inputs.get(name, ())))
+        for name, manifest in plan.manifests.items()
     }
     return dataclasses.replace(plan, manifests=manifests)

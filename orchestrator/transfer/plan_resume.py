@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.checkpoint.assemble import Assembled
-from orchestrator.checkpoint.copy_plan import rank_outputs
+from orchestrator.checkpoint.copy_plan import plan_copies, rank_outputs, whole_output
 from orchestrator.checkpoint.cut.coverage import is_weight
-from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.config.inventory import Host
 from orchestrator.config.job import Job
 from orchestrator.config.job_network import network_of
@@ -26,6 +25,7 @@ from orchestrator.core.records import Load
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.plan.next_plan import next_plan, saved_layout
+from orchestrator.transfer.distribute import cut_of
 from orchestrator.transfer.program_checkpoints import newest_checkpoint, telling
 from orchestrator.transfer.saved_attempts import (
     CheckedStep,
@@ -111,9 +111,7 @@ def plan_resume(control: ControlDir, changes: Changes) -> Resumption:
     _require_network(wanted.job, whole)
     _require_steps_left(wanted.job, step, plan.run_id)
     moves = (
-        _moves_in_place(step, placed)
-        if step.sources is not None
-        else _moves_anew(wanted.job, plan, step, whole)
+        _moves_in_place(step, placed) if step.sources is not None else _moves_anew(wanted.job, plan, whole)
     )
     told = (*notes, *silent, *step.step.notes(), *_unsummed(step))
     plan = dataclasses.replace(plan, origin=step.step.at, loads=_loads(step, placed))
@@ -165,13 +163,6 @@ def _require_network(job: Job, whole: Assembled) -> None:
         raise CheckpointError(what, remedy=f"see {job.where('model')}")
 
 
-def _product(dims: Sequence[int]) -> int:
-    product = 1
-    for size in dims:
-        product *= size
-    return product
-
-
 def _require_steps_left(job: Job, step: CheckedStep, run_id: str) -> None:
     steps, done = job.train.steps if job.train else None, step.step.at[1]
     if steps is not None and done >= steps:
@@ -193,23 +184,11 @@ def _moves_in_place(step: CheckedStep, placed: Mapping[int, str]) -> Moves:
     return Moves(tuple(in_place), read, sent)
 
 
-def _moves_anew(job: Job, plan: LaunchPlan, step: CheckedStep, whole: Assembled) -> Moves:
+def _moves_anew(job: Job, plan: LaunchPlan, whole: Assembled) -> Moves:
     """Every slice is read once, and each host gets those of its ranks. Without the frames of files."""
-    parallel, specs = job.parallel, [tensor.spec for tensor in whole.tensors]
-    cut = NetworkCut(
-        network_of(job).family,
-        parallel.data_parallel,
-        parallel.model_parallel,
-        parallel.pipeline_stage,
-        parallel.optimizer_shard,
-    )
-    read: dict[str, int] = {}
-    for tensor in whole.tensors:
-        for part in tensor.slices:
-            host = min((holder.host for holder in part.holders), key=lambda name: read.get(name, 0))
-            nbytes = _product([stop - start for start, stop in part.region]) * tensor.spec.item_size
-            read[host] = read.get(host, 0) + nbytes
-    outputs = rank_outputs(whole, cut.strategies(specs))
+    specs = [tensor.spec for tensor in whole.tensors]
+    read = plan_copies(whole, [whole_output(whole)]).bytes_per_host
+    outputs = rank_outputs(whole, cut_of(job, [spec.name for spec in specs]).strategies(specs))
     sent: dict[str, dict[object, int]] = {}
     for item in plan.placements:
         output = outputs[item.rank]

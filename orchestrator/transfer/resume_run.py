@@ -30,7 +30,7 @@ from orchestrator.preflight.gather_facts import look_at_hosts
 from orchestrator.preflight.host_facts import needs_of
 from orchestrator.transfer.collect import Collection, collect
 from orchestrator.transfer.collect_run import RunFiles
-from orchestrator.transfer.distribute import Progress, cut_for, distribute, hash_shards
+from orchestrator.transfer.distribute import Progress, cut_for, distribute, hash_shards, with_inputs
 from orchestrator.transfer.plan_resume import Resumption, shard_name
 from orchestrator.transfer.saved_attempts import CheckedStep
 from orchestrator.transfer.small_files import Spool, gather
@@ -58,11 +58,7 @@ def resume(
         look_at_hosts(needs_of(plan), plan.ssh).raise_on_failure()
         with fleet_of(found.hosts, plan.ssh) as fleet:
             inputs = _moved(fleet, found, found.step, progress or (lambda what, done, total: None))
-        manifests = {
-            name: dataclasses.replace(manifest, inputs=(*manifest.inputs, *inputs.get(name, ())))
-            for name, manifest in plan.manifests.items()
-        }
-        plan = dataclasses.replace(plan, manifests=manifests)
+        plan = with_inputs(plan, inputs)
     start(found.control, plan)
     return found.control
 

@@ -141,13 +141,12 @@ def choose_checked(
 
     def choose(failed: Failed) -> CheckedStep:
         chosen = choose_newest(attempts, step=step, failed=failed)
-        sources = None
+        having, sources = copies_of(chosen), None
         if chosen.attempt.number in alike:
-            sources = sources_for(placed, copies_of(chosen), chosen.attempt.strategies)
+            sources = sources_for(placed, having, chosen.attempt.strategies)
         if sources is not None:
             files = {(host, file.path): file for host, file in sources.values()}
         else:
-            having = copies_of(chosen)
             files = {(host, path): having[rank][host] for rank, (host, path) in chosen.choice.files.items()}
         return CheckedStep(chosen, sources, files)
 

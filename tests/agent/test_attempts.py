@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agent import attempt_guard
+from orchestrator.agent import attempt_guard, host_runs
 from orchestrator.core.claims import Tombstone
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import StopKind
@@ -415,7 +415,7 @@ def test_any_verb_tells_a_host_that_its_run_has_ended(running: AgentHost, verb: 
     args: dict[str, Any] = {"label": "rank_0", "offset": 0, "limit": 9, "every": 1.0, "beat": 9.0}
     running.session.call_with_data(verb, run_id=RUN, over="failed", **args, **of(FIRST, OURS))
     eventually(lambda: dead(running, worker), what="the attempt that is over is dead")
-    stone = attempt_guard.known_tombstone(running.run_dir())
+    stone = host_runs.known_tombstone(running.run_dir())
     assert stone is not None and (stone.attempt, stone.state) == (FIRST, "failed")
 
 

@@ -34,7 +34,7 @@ def saved(number, steps, *, but=(), strategies=STRATEGIES, origin=None, placed=P
         for step in steps:
             if (rank, step) not in but:
                 path = f"/{number}/{rank}/{step}"
-                listed.setdefault(host, []).append(ShardFile(rank, 1, step, 0, path, (1, 2, 3), number))
+                listed.setdefault(host, []).append(ShardFile(rank, 1, step, 0, path, (1, 2, 3)))
     return SavedAttempt(number, listed, strategies, 4, origin, placed)
 
 

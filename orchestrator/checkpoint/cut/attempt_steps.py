@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from orchestrator.checkpoint.cut.complete_steps import Choice, Failed, choose_step
+from orchestrator.checkpoint.cut.complete_steps import Choice, Failed, by_step, choose_step
 from orchestrator.checkpoint.cut.coverage import stage_ranks
 from orchestrator.checkpoint.cut.slices import slices
 from orchestrator.checkpoint.files.strategy_files import Strategy
@@ -75,7 +75,6 @@ def choose_newest(
     attempts: Sequence[SavedAttempt],
     *,
     step: int | None = None,
-    with_optimizer: bool = True,
     failed: Failed | None = None,
 ) -> AttemptStep:
     """The newest step that is complete over all hosts, of the newest attempt that has one.
@@ -94,7 +93,7 @@ def choose_newest(
                 attempt.strategies,
                 attempt.world_size,
                 step=step,
-                with_optimizer=with_optimizer,
+                with_optimizer=True,
                 placed=attempt.placed,
                 failed=failed,
             )
@@ -128,15 +127,7 @@ def _lineage(attempts: Sequence[SavedAttempt]) -> Iterator[SavedAttempt]:
 def copies_of(chosen: AttemptStep) -> dict[int, dict[str, ShardFile]]:
     """Every file of the chosen step that has not failed; of reruns into one folder the last."""
     choice = chosen.choice
-    copies: dict[int, dict[str, ShardFile]] = {}
-    for host, files in chosen.attempt.listed.items():
-        for each in files:
-            if (each.epoch, each.step) != (choice.epoch, choice.step) or (host, each.path) in choice.failed:
-                continue
-            having = copies.setdefault(each.rank, {})
-            if host not in having or having[host].rerun < each.rerun:
-                having[host] = each
-    return copies
+    return by_step(chosen.attempt.listed, choice.failed).get((choice.epoch, choice.step), {})
 
 
 def same_slices(rank: int, strategies: Mapping[int, Strategy]) -> tuple[int, ...]:

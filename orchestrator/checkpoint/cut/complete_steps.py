@@ -11,7 +11,7 @@ from orchestrator.checkpoint.files.strategy_files import Strategy
 from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.core.errors import CheckpointError, OrchestrateError
 
-__all__ = ["Choice", "Failed", "Step", "choose_readable", "choose_step", "step_name"]
+__all__ = ["Choice", "Failed", "Step", "by_step", "choose_readable", "choose_step", "step_name"]
 
 # (epoch, step) as the file names have them: numbers, so 10 comes after 9.
 Step = tuple[int, int]
@@ -68,7 +68,7 @@ def choose_step(
     there. CheckpointError: no step is complete; `placed` names the host that each rank ran on, for messages.
     """
     failed = failed or {}
-    saved = _by_step(listed, failed)
+    saved = by_step(listed, failed)
     if not saved:
         raise CheckpointError(
             f"no checkpoints on {', '.join(listed) or 'any host'}",
@@ -112,7 +112,8 @@ def choose_readable(choose: Callable[[Failed], _C], read: Callable[[_C], tuple[_
         failed.update(now)
 
 
-def _by_step(listed: Mapping[str, Iterable[ShardFile]], failed: Failed) -> dict[Step, _Copies]:
+def by_step(listed: Mapping[str, Iterable[ShardFile]], failed: Failed) -> dict[Step, _Copies]:
+    """The files of each step, by rank and host, without those that have failed; of reruns the last."""
     saved: dict[Step, _Copies] = {}
     for host, files in listed.items():
         for file in files:
