@@ -233,7 +233,7 @@ def test_files_can_be_read_in_one_sitting() -> None:
     [
         ("orchestrator.cli.main", {"pydantic", "rich", "yaml", "paramiko", "numpy", "mindspore"}),
         ("orchestrator.cli.cmd_status", {"paramiko", "fabric", "numpy", "mindspore"}),
-        ("orchestrator.cli.cmd_logs", {"paramiko", "fabric", "numpy", "mindspore"}),
+        ("orchestrator.cli.cmd_logs", {"paramiko", "fabric", "rich", "numpy", "mindspore"}),
         ("orchestrator.cli.cmd_launch", {"paramiko", "fabric", "numpy", "mindspore"}),
         ("orchestrator.cli.cmd_collect_ckpt", {"paramiko", "fabric", "mindspore"}),
         ("orchestrator.cli.cmd_checkpoint", {"paramiko", "pydantic", "yaml", "rich", "mindspore"}),

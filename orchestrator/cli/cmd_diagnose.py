@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+from orchestrator.cli.language import language
 from orchestrator.cli.options import json_option, meant_run, print_json, run_argument
 from orchestrator.cli.render_diagnosis import bundle_lines, diagnosis_data, diagnosis_text
-from orchestrator.cli.terminal import Console, language
+from orchestrator.cli.terminal import Console
 from orchestrator.control.diagnose import diagnose
 from orchestrator.control.support_bundle import write_bundle
 from orchestrator.core.errors import HostsFailed

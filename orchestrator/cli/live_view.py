@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.health_notes import health_notes, phase_note
+from orchestrator.cli.language import output_encoding
 from orchestrator.cli.sentences import duration, host_note, sight_notes, stall_notes, watch_note
-from orchestrator.cli.terminal import output_encoding
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.health_findings import FindingKind

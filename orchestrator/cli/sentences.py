@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from orchestrator.cli.terminal import language
+from orchestrator.cli.language import language
 from orchestrator.config.host_ranges import fold
 from orchestrator.control.run_record import Cause, HostView, RunRecord, Waits
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason

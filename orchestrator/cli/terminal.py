@@ -6,10 +6,8 @@ characters are written as escapes, in whatever cell or line they stand.
 
 from __future__ import annotations
 
-import os
-import sys
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import IO, Any, cast
 
 from rich import console as rich_console
@@ -19,28 +17,7 @@ from rich.text import Text
 
 from orchestrator.core.visible_text import RawStream, visible_lines
 
-__all__ = ["Console", "Wrapped", "headed", "language", "output_encoding", "wrapped"]
-
-_CHINESE = "\u4e2d"
-
-
-def output_encoding() -> str | None:
-    """That of standard output, also while `rich` has put a stream of its own, which has none, before it."""
-    return getattr(getattr(sys.stdout, "rich_proxied_file", sys.stdout), "encoding", None)
-
-
-def language(environ: Mapping[str, str] = os.environ, encoding: str | None = None) -> str:
-    """`zh` where the locale is a Chinese one (POSIX: LC_ALL, else LC_MESSAGES, else LANG), else `en`.
-
-    Also `en` where the output's encoding has no Chinese characters.
-    """
-    names = (environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
-    locale = next((name for name in names if name), "")
-    try:
-        _CHINESE.encode(encoding or output_encoding() or "utf-8")
-    except (UnicodeEncodeError, LookupError):
-        return "en"
-    return "zh" if locale.lower().startswith("zh") else "en"
+__all__ = ["Console", "Wrapped", "headed", "wrapped"]
 
 
 def headed(head: str, rest: str) -> Text:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cli.language import language
 from orchestrator.cli.render_diagnosis import bundle_lines, diagnosis_data, diagnosis_text
 from orchestrator.cli.sentences import cause_sentence
-from orchestrator.cli.terminal import language
 from orchestrator.control.cause_history import History
 from orchestrator.control.diagnose import Diagnosis
 from orchestrator.control.hang_stacks import Frame, StackGroup
