@@ -90,7 +90,7 @@ def _lacking(rows: Mapping[str, IterationRow], with_optimizer: bool) -> Iterator
 def _numbers(whole: set[str], damaged: set[str]) -> dict[str, dict[int, set[int]]]:
     """By kind and by how many files there are to be, the numbers of those that are whole."""
     kinds: dict[str, dict[int, set[int]]] = {}
-    for name in whole | damaged:
+    for name in sorted(whole | damaged):
         match = _NUMBERED.fullmatch(name)
         if match:
             present = kinds.setdefault(match[1], {}).setdefault(int(match[3]), set())
