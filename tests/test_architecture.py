@@ -31,6 +31,7 @@ FLOORS = {
         ("diagnosis", "preflight"),
         ("control",),
         ("testing", "transfer"),
+        ("recovery",),
         ("simulation",),
         ("api",),
         ("cli",),

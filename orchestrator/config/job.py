@@ -14,7 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from orchestrator.agent.worker_environment import WITH_SCHEDULER, WITH_TABLE
 from orchestrator.config import job_fields as fields
-from orchestrator.config.job_fields import Count, EnvName, FileName, Flag, Positive, Span, Text
+from orchestrator.config.job_fields import (
+    Count,
+    Duration,
+    EnvName,
+    FileName,
+    Flag,
+    Positive,
+    Span,
+    Text,
+    WholeNotNegative,
+)
 from orchestrator.config.job_rules import broken_rules
 from orchestrator.config.schema import Check, Limits, key
 from orchestrator.config.worker_config import (
@@ -34,7 +44,7 @@ from orchestrator.config.yaml_messages import Invalid
 from orchestrator.config.yaml_reader import MAX_TOLD, YamlFile, dotted
 from orchestrator.families.registry import hub_names
 
-__all__ = ["Health", "Job", "JobCheckpoint", "JobSource", "Networking", "Timeouts"]
+__all__ = ["Health", "Job", "JobCheckpoint", "JobSource", "Networking", "Restart", "RestartOn", "Timeouts"]
 
 
 class Frozen(BaseModel):
@@ -138,6 +148,39 @@ class Health(Frozen):
     steps: Count = Field(default=10, description="for so many steps")
 
 
+RestartOn = Literal["crash", "host", "hang", "device"]
+
+
+class Restart(Frozen):
+    """Whether a run whose workers fail goes on by itself, as its next attempt. Times are in seconds, or texts
+    such as 90s or 30m."""
+
+    max: WholeNotNegative = Field(
+        default=0, description="attempts after the first within `window`; 0: a run that fails has ended"
+    )
+    window: Span = Field(default=3600.0, description="in which `max` counts")
+    on: tuple[RestartOn, ...] = Field(
+        default=("crash", "host", "hang", "device"),
+        description="after what: a process that fails, a host that is gone, no steps of any rank, a faulty "
+        "device",
+    )
+    wait: Duration = Field(
+        default=0.0, description="how long missing hosts are waited for before the run goes on with fewer"
+    )
+    spares: Text | None = Field(
+        default=None,
+        description="group of the inventory whose hosts stand ready to replace others; they are checked and "
+        "prepared at launch, and no other launch takes them",
+    )
+    min_hosts: Count | None = Field(
+        default=None, description="the run goes on with so many hosts at least; null: only with all"
+    )
+    lease: Span = Field(
+        default=1800.0,
+        description="workers whose host has heard no monitor, and has seen no step, for so long end",
+    )
+
+
 class Job(Frozen):
     """One job. Sections that its task does not use are null."""
 
@@ -182,6 +225,10 @@ class Job(Frozen):
     health: Annotated[Health, Check(fields.off, before=True)] = Field(
         default_factory=Health,
         description="when it is said that the ranks hang, or that one is slow, which ends nothing; or `off`",
+    )
+
+    restart: Restart = Field(
+        default=Restart(), description="whether and how the run goes on by itself after a failure"
     )
 
     _file: YamlFile | None = PrivateAttr(default=None)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.control.decisions import Decision
 from orchestrator.control.health_findings import Finding
 from orchestrator.control.record_changes import Change, Journal, apply_changes
 from orchestrator.core.claims import NO_CLAIM
@@ -137,7 +138,8 @@ class AttemptRecord:
     """One start of all workers; its plan, with its ports and its rank table, is in `attempts/<number>/`.
 
     Once another one has followed: its `cause`, the steps that it made, its hosts, and of these those that are
-    `left`, on which it may still run, since nobody has been able to ask them.
+    `left`, on which it may still run, since nobody has been able to ask them. `decision` is what was decided
+    at its end, written down before it is carried out.
     """
 
     number: int = 1
@@ -150,6 +152,7 @@ class AttemptRecord:
     last_step: int | None = None
     hosts: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +179,9 @@ class RunRecord(Stored):
     """
 
     # 2: who does not know of attempts would write the record back without them. 3: what has changed since is
-    # in a journal beside it, and who does not know of that would show how the run was long ago.
-    FORMAT = 3
+    # in a journal beside it, and who does not know of that would show how the run was long ago. 4: a run may
+    # be restarting, of which who does not know would take it for damaged.
+    FORMAT = 4
     LARGEST = 256 << 20  # the last lines of failed ranks, at worst of all
 
     run_id: str

@@ -107,7 +107,12 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class Manifest(Stored):
-    """Everything one host needs to run its part of an attempt."""
+    """Everything one host needs to run its part of an attempt.
+
+    `monitor_lease`: a supervisor that has heard no monitor and seen no step for so many seconds ends its
+    workers, None: never. `holds`: once workers have failed it keeps their devices for so many seconds since
+    it last heard a monitor, for the next attempt; None: they are free at once.
+    """
 
     LARGEST = 64 << 20  # a line for each file that the job ships
 
@@ -130,6 +135,8 @@ class Manifest(Stored):
     launch: Mapping[str, Any] = field(default_factory=dict)
     attempt: Attempt = FIRST
     failure_grace: float = 2.0
+    monitor_lease: Optional[float] = None
+    holds: Optional[float] = None
 
 
 class StallKind(str, enum.Enum):

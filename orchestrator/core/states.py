@@ -2,6 +2,7 @@
 
     rank: pending -> starting -> running -> succeeded | failed | stopped | lost
     run:  preparing -> starting -> running -> succeeded | failed | stopped
+          running -> restarting -> preparing: the next attempt, where the job's `restart` says so
 
 A host that cannot be reached makes its ranks `unreachable`, never failed: the monitor does not claim
 what it does not know. Only after the grace period are they `lost`.
@@ -42,6 +43,7 @@ class RunState(str, enum.Enum):
     PREPARING = "preparing"
     STARTING = "starting"
     RUNNING = "running"
+    RESTARTING = "restarting"  # an attempt has ended, and another one was decided on
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     STOPPED = "stopped"

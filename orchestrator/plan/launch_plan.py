@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.agent.worker_environment import starts_by_table_alone
 from orchestrator.config.inventory import Host, SshOptions
-from orchestrator.config.job import Health, JobSource, Timeouts
+from orchestrator.config.job import Health, JobSource, Restart, Timeouts
 from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, load
 from orchestrator.core.errors import RunNotFound
@@ -36,7 +36,8 @@ class LaunchPlan(Stored):
 
     It is the plan of one attempt; `notes` are what of the job has no effect here. `job` is what it was made
     of, None in a plan of an earlier version. `origin` is the (attempt, step) that the attempt goes on from,
-    (0, 0) where it begins anew; `loads` are, by host, the shards that are there already.
+    (0, 0) where it begins anew; `loads` are, by host, the shards that are there already. `spares` are the
+    hosts that stand ready, in the order in which they are taken.
     """
 
     # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.
@@ -66,6 +67,8 @@ class LaunchPlan(Stored):
     job: JobSource | None = None
     origin: tuple[int, int] | None = None
     loads: dict[str, tuple[Load, ...]] = field(default_factory=dict)
+    restart: Restart = field(default_factory=Restart)
+    spares: tuple[Host, ...] = ()
 
     @cached_property
     def worker_settings(self) -> Mapping[str, Any]:

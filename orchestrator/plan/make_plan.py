@@ -108,6 +108,7 @@ def make_plan(
         attempt=attempt,
         health=job.health,
         job=job.source,
+        restart=job.restart,
     )
 
 
