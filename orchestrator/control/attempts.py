@@ -8,19 +8,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from orchestrator.control.decisions import Choice, Decision
 from orchestrator.control.host_loss import step_of
 from orchestrator.control.run_record import AttemptRecord, Refused, RunRecord, failed_launch, new_record
 from orchestrator.core.codec import DecodeError, dumps, load
-from orchestrator.core.errors import UsageError
+from orchestrator.core.errors import RunFailed, UsageError
 from orchestrator.core.paths import ControlDir, atomic_write
+from orchestrator.core.states import RunState
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 
 __all__ = [
     "came_to_nothing",
+    "ended_again",
     "finished",
     "keep_record",
     "next_record",
     "plan_of_record",
+    "with_decision",
     "with_hosts_before",
     "with_news_of",
 ]
@@ -32,8 +36,10 @@ def finished(record: RunRecord) -> AttemptRecord:
     steps = [step for rank in ranks if (step := step_of(rank)) is not None]
     begun = [first for rank in ranks if isinstance(first := _first(rank.progress), int)]
     left = tuple(name for name, view in record.hosts.items() if view.may_have_workers)
+    last = record.attempts[-1]
     return dataclasses.replace(
-        record.attempts[-1],
+        last,
+        state=RunState.FAILED if record.state is RunState.RESTARTING else last.state,
         cause=record.cause,
         first_step=min(begun, default=None),
         last_step=max(steps, default=None),
@@ -90,6 +96,23 @@ def came_to_nothing(
     return dataclasses.replace(
         before, claim=record.claim, refused=refused, watched=now, unwatched=None, elsewhere=""
     )
+
+
+def with_decision(record: RunRecord, decision: Decision) -> RunRecord:
+    """The record of an attempt that has ended with what was decided: `restarting` where the run goes on."""
+    *before, last = record.attempts
+    attempts = (*before, dataclasses.replace(last, decision=decision))
+    if decision.choice.goes_on or decision.choice is Choice.WAIT:
+        return dataclasses.replace(
+            record, state=RunState.RESTARTING, phase="restarting", exit_code=None, attempts=attempts
+        )
+    return dataclasses.replace(record, attempts=attempts)
+
+
+def ended_again(record: RunRecord) -> RunRecord:
+    """A run that was to go on, as it was when its last attempt had ended."""
+    state = RunState.FAILED
+    return dataclasses.replace(record, state=state, phase=str(state), exit_code=RunFailed.exit_code)
 
 
 def with_news_of(record: RunRecord, number: int, left: Sequence[str]) -> RunRecord:

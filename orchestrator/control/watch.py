@@ -36,6 +36,7 @@ _JUDGED_EVERY = 0.2
 _SILENT_EVERY = 2.0  # while hosts do not answer: whether ranks elsewhere make steps
 _LONGEST_WAIT = 5.0
 _TOLD_AGAIN = 5.0
+_HANDED_BACK_WITHIN = 2.0
 
 
 class Watch:
@@ -44,7 +45,8 @@ class Watch:
     `placed` are the ranks of each host, where that is known: a host that tells of others is not believed.
     `stop`, `wake` and `set_viewers` may be called from any thread, all else from one. `once`: the hosts are
     asked for their status once, and nobody is told to stop. `health` are the rules for what is said of ranks,
-    `stages` their pipeline stages; `stacks_file` keeps the stacks of a hang.
+    `stages` their pipeline stages; `stacks_file` keeps the stacks of a hang. Every `renew_every` seconds the
+    hosts are told that they are watched; None: their supervisors have no lease.
     """
 
     def __init__(
@@ -59,8 +61,11 @@ class Watch:
         health: Health | None = None,
         stages: Mapping[int, int] | None = None,
         stacks_file: Path | None = None,
+        renew_every: float | None = None,
     ) -> None:
         self.record = record
+        self._fleet, self._renew_every = fleet, renew_every
+        self._renewed = -math.inf
         self._timeouts, self._scheduling, self._once = timeouts, scheduling, once
         self._signal = scheduling.signal()
         self._host_count = len(fleet.hosts)
@@ -137,6 +142,7 @@ class Watch:
                 self.record = self._judge()
         finally:
             self._tell_complete_step()
+            self._renew()
             self._tell_hosts()  # a stop that was asked for reaches the hosts whatever judging has come to
         self._views.measure_failed()  # only now: an order goes before a question
         return self.record
@@ -155,6 +161,13 @@ class Watch:
 
     def close(self) -> None:
         self._feed.close()
+
+    def hand_back(self) -> None:
+        """Close, and leave the sessions to who goes on with the hosts."""
+        late = self._feed.hand_back(_HANDED_BACK_WITHIN)
+        self.close()
+        for name in late:
+            self._fleet.end_session(name)
 
     # Waiting and taking.
 
@@ -214,6 +227,8 @@ class Watch:
             times.append(self._judged + _SILENT_EVERY)
         if self._goes_on:
             times.append(self._health.due())
+        if self._renew_every is not None and self._tally.running:
+            times.append(self._renewed + self._renew_every)
         return min(times, default=math.inf)
 
     @property
@@ -322,6 +337,14 @@ class Watch:
         self._kept = (number, step)
         for name in self._tally.running:
             self._feed.keep(name, number, step)
+
+    def _renew(self) -> None:
+        """Let the hosts know that the run is watched: their supervisors' leases begin anew."""
+        now = self._scheduling.monotonic()
+        if self._renew_every is not None and now >= self._renewed + self._renew_every and not self._once:
+            self._renewed = now
+            for name in self._tally.running:
+                self._feed.renew(name)
 
     def _tell_hosts(self) -> None:
         """Have the hosts whose workers run stop them; again those that still do after a while."""

@@ -215,6 +215,8 @@ def _manifest(
         hosts=tuple(host.name for host in hosts),
         launch=_launch_facts(job),
         attempt=attempt,
+        monitor_lease=job.restart.lease if job.restart.max else None,
+        holds=job.restart.lease if job.restart.max else None,
     )
 
 
