@@ -76,7 +76,9 @@ class _Choosing:
         self._size = len(dict.fromkeys(situation.wanted))
         self._faults = [asked_by(fault) for fault in situation.faults]
         self._doubts = {host: self._doubt_of(host) for host in self._team}
-        self._coming = self._who_may_come()
+        coming, suspects = self._who_may_come(), set(situation.suspects)
+        self._coming = [host for host in coming if host not in suspects]
+        self._last_to_come = [host for host in coming if host in suspects]
 
     def choose(self) -> NextHosts:
         missing = tuple(host for host in self._team if self._may_return(host))
@@ -203,11 +205,15 @@ class _Choosing:
     # The choice.
 
     def _at_hand(self, worst: _Doubt) -> list[str]:
-        """Everybody who can be used with no more doubt than that, the best first."""
+        """Everybody who can be used with no more doubt than that, the best first.
+
+        Who was taken out on suspicion comes after who is suspected now: a place less is changed.
+        """
         stay = {host: doubt for host, (doubt, _) in self._doubts.items() if doubt <= worst}
         sure = [host for host, doubt in stay.items() if doubt is _Doubt.NOTHING]
         doubtful = [host for host, doubt in stay.items() if doubt is not _Doubt.NOTHING]
-        return [*sure, *self._coming, *sorted(doubtful, key=lambda host: stay[host])]
+        last = self._last_to_come if worst >= _Doubt.SUSPECT else []
+        return [*sure, *self._coming, *sorted(doubtful, key=lambda host: stay[host]), *last]
 
     def _with_fewest_doubts(self) -> tuple[str, ...]:
         for worst in (_Doubt.RATHER_NOT, _Doubt.SUSPECT):

@@ -15,7 +15,7 @@ from tests.recovery.ended import NOW, TEAM, attempt, fault, gone, idle, silent, 
 CRASH, HANG, HOST, DEVICE, LAUNCH = Outcome.CRASH, Outcome.HANG, Outcome.HOST, Outcome.DEVICE, Outcome.LAUNCH
 AGAIN, REPLACE, FEWER = Choice.AGAIN, Choice.REPLACE, Choice.FEWER
 STOP, GIVE_UP, WAIT = Choice.STOP, Choice.GIVE_UP, Choice.WAIT
-SAME = {"last_step": 37, "key": "crashed"}
+SAME: dict[str, Any] = {"last_step": 37, "key": "crashed"}
 HBM, RESET, SEPARATE, PORT = "80E01801", "80C98001", "80E18402", "81078603"
 
 

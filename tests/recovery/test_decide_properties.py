@@ -23,12 +23,14 @@ CODES = ["80E01801", "80C98001", "80E18402", "81078603", "12345678", ""]
 
 flags = st.booleans()
 names = st.sampled_from(["", *ALL])
+FAILURES = (Outcome.CRASH, Outcome.HOST, Outcome.HANG, Outcome.DEVICE)
+ON = ("crash", "host", "hang", "device")
 steps = st.none() | st.integers(0, 60)
 
 
 @st.composite
 def states(draw: st.DrawFn, name: str) -> HostState:
-    well = draw(st.integers(0, 2)) > 0
+    well = draw(st.integers(0, 5)) > 0
     if well:
         return HostState(name, free_devices=draw(st.integers(0, 1)))
     answers, ready, is_gone, stuck = draw(flags), draw(flags), draw(flags), draw(flags)
@@ -44,7 +46,7 @@ def attempts(draw: st.DrawFn, number: int) -> PastAttempt:
         number,
         started,
         started + draw(st.integers(0, 399)),
-        draw(st.sampled_from(Outcome)),
+        draw(st.sampled_from([*Outcome, *FAILURES, *FAILURES])),
         draw(names),
         draw(st.none() | st.integers(0, 7)),
         draw(st.none() | st.integers(0, 1)),
@@ -73,7 +75,7 @@ faults = st.builds(
 policies = st.builds(
     Restart,
     max=st.integers(0, 8),
-    on=st.lists(st.sampled_from(["crash", "host", "hang", "device"]), unique=True).map(tuple),
+    on=st.just(ON) | st.lists(st.sampled_from(ON), unique=True).map(tuple),
     wait=st.sampled_from([0.0, 300.0]),
     min_hosts=st.none() | st.integers(1, 4),
 )
@@ -81,7 +83,7 @@ policies = st.builds(
 
 @st.composite
 def situations(draw: st.DrawFn) -> Situation:
-    hosts = [draw(states(name)) for name in ALL if draw(st.integers(0, 9))]
+    hosts = [draw(states(name)) for name in ALL if draw(st.integers(0, 15))]
     return Situation(
         now=NOW,
         policy=draw(policies),
