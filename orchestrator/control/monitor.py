@@ -174,6 +174,7 @@ class Monitor:
             health=self._plan.health,
             stages={item.rank: item.pp for item in self._plan.placements},
             stacks_file=self._control.hang_stacks,
+            ends_hangs=self._plan.restart.ends_hangs,
         )
         if self._socket is not None:
             self._socket.attend(watch)
