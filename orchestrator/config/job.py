@@ -180,6 +180,11 @@ class Restart(Frozen):
         description="workers whose host has heard no monitor, and has seen no step, for so long end",
     )
 
+    @property
+    def ends_hangs(self) -> bool:
+        """Whether a run that hangs is ended, so that it goes on anew."""
+        return self.max > 0 and "hang" in self.on
+
 
 class Job(Frozen):
     """One job. Sections that its task does not use are null."""

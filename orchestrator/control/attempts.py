@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from orchestrator.control.attempt_outcome import failure_kind, outcome_of
 from orchestrator.control.decisions import Choice, Decision
 from orchestrator.control.host_loss import step_of
 from orchestrator.control.run_record import AttemptRecord, Refused, RunRecord, failed_launch, new_record
@@ -45,6 +46,8 @@ def finished(record: RunRecord) -> AttemptRecord:
         last_step=max(steps, default=None),
         hosts=tuple(record.hosts),
         left=left,
+        outcome=outcome_of(record),
+        kind="" if record.cause is None else failure_kind(record, record.cause),
     )
 
 
@@ -60,14 +63,18 @@ def next_record(record: RunRecord, plan: LaunchPlan, now: float) -> RunRecord:
         plan.attempt.token,
         started=now,
         hosts=tuple(host.name for host in plan.hosts),
+        origin=0 if plan.origin is None else plan.origin[1],
     )
+    over = finished(record)
+    if plan.origin is not None and plan.origin[0] == over.number:
+        over = dataclasses.replace(over, kept=plan.origin[1])
     return dataclasses.replace(
         new_record(plan, record.claim),
         run_id=record.run_id,
         job=record.job,
         created=record.created,
         updated=now,
-        attempts=(*record.attempts[:-1], finished(record), begun),
+        attempts=(*record.attempts[:-1], over, begun),
         watched=now,
     )
 
@@ -92,7 +99,9 @@ def came_to_nothing(
         before = load(RunRecord, path, control.runs)
     except (OSError, DecodeError):
         return failed_launch(record, lines, exit_code, now)  # it cannot be told how it was before
-    refused = Refused(record.attempts[-1].number, tuple(lines), exit_code, now)
+    last, number = before.refused, record.attempts[-1].number
+    count = last.count + 1 if last is not None and last.number == number else 1
+    refused = Refused(number, tuple(lines), exit_code, now, count)
     return dataclasses.replace(
         before, claim=record.claim, refused=refused, watched=now, unwatched=None, elsewhere=""
     )

@@ -234,6 +234,7 @@ class Monitor:
             health=self._plan.health,
             stages={item.rank: item.pp for item in self._plan.placements},
             stacks_file=self._control.hang_stacks,
+            ends_hangs=restart.ends_hangs,
             renew_every=min(restart.lease / 4, _RENEWED) if restart.max else None,
         )
 

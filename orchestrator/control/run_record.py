@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.control.decisions import Decision
+from orchestrator.control.decisions import Decision, Outcome
 from orchestrator.control.health_findings import Finding
 from orchestrator.control.record_changes import Change, Journal, apply_changes
 from orchestrator.core.claims import NO_CLAIM
@@ -139,7 +139,9 @@ class AttemptRecord:
 
     Once another one has followed: its `cause`, the steps that it made, its hosts, and of these those that are
     `left`, on which it may still run, since nobody has been able to ask them. `decision` is what was decided
-    at its end, written down before it is carried out.
+    at its end, written down before it is carried out. It went on from step `origin`; `kept` is the newest of
+    its own steps that is whole in a checkpoint, as far as the attempt after it has made use of it. `outcome`
+    and `kind` (of `diagnosis.signatures.KINDS`) are what ended it.
     """
 
     number: int = 1
@@ -153,16 +155,24 @@ class AttemptRecord:
     hosts: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     decision: Decision | None = None
+    origin: int = 0
+    kept: int | None = None
+    outcome: Outcome | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A launch of another attempt that came to nothing, so that the one before is in force; why."""
+    """A launch of another attempt that came to nothing, so that the one before is in force; why.
+
+    `count`: so many did in a row.
+    """
 
     number: int
     errors: tuple[str, ...] = ()
     exit_code: int = 2
     time: float = 0.0
+    count: int = 1
 
 
 @dataclass(frozen=True)

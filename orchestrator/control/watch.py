@@ -15,7 +15,7 @@ from pathlib import Path
 
 from orchestrator.config.job import Health, Timeouts
 from orchestrator.config.worker_config import TRAINING
-from orchestrator.control.cause import cause_of, first_failure, refined, victims_of
+from orchestrator.control.cause import cause_of, cause_of_hang, first_failure, refined, victims_of
 from orchestrator.control.health_watch import HealthWatch
 from orchestrator.control.host_loss import AwakeClock
 from orchestrator.control.host_views import HostViews
@@ -45,8 +45,9 @@ class Watch:
     `placed` are the ranks of each host, where that is known: a host that tells of others is not believed.
     `stop`, `wake` and `set_viewers` may be called from any thread, all else from one. `once`: the hosts are
     asked for their status once, and nobody is told to stop. `health` are the rules for what is said of ranks,
-    `stages` their pipeline stages; `stacks_file` keeps the stacks of a hang. Every `renew_every` seconds the
-    hosts are told that they are watched; None: their supervisors have no lease.
+    `stages` their pipeline stages; `stacks_file` keeps the stacks of a hang. `ends_hangs`: a run that hangs
+    is ended, once that is proven (`hang_proof`). Every `renew_every` seconds the hosts are told that they are
+    watched; None: their supervisors have no lease.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Watch:
         stages: Mapping[int, int] | None = None,
         stacks_file: Path | None = None,
         renew_every: float | None = None,
+        ends_hangs: bool = False,
     ) -> None:
         self.record = record
         self._fleet, self._renew_every = fleet, renew_every
@@ -88,6 +90,7 @@ class Watch:
             task=record.task,
             stages=stages,
             stacks_file=stacks_file,
+            ends_hangs=ends_hangs,
         )
         self._views = HostViews(views, fleet.hosts, self._feed, scheduling, self._health)
         self._hosts, self._tally = self._views.views, self._views.tally
@@ -254,7 +257,7 @@ class Watch:
             state = tally.state(self._host_count, failed=cause is not None)
             record = dataclasses.replace(record, cause=cause, state=state, phase=str(state))
             if self._goes_on and not state.is_terminal:
-                record = self._health.judged(record)
+                record = self._ended_hang(self._health.judged(record))
         now = self._scheduling.time()
         hosts = dict(self._hosts) if self._views.is_changed else hosts
         record = dataclasses.replace(record, hosts=hosts, updated=now)
@@ -274,6 +277,16 @@ class Watch:
             self.stop(StopReason(StopKind.WORKER_FAILED, trigger.host, trigger.rank, end))
             self._note_losses()  # whose loss ends nobody's run any more
         return cause
+
+    def _ended_hang(self, record: RunRecord) -> RunRecord:
+        """The record; where a hang is proven it is the cause, and all are stopped for it."""
+        hang = self._health.proven_hang
+        if hang is None:
+            return record
+        log.info("the run is ended for it hangs: %s", hang)
+        cause = cause_of_hang(hang, self._scheduling.time())
+        self.stop(StopReason(StopKind.WORKER_FAILED, cause.host, cause.rank, cause.end))
+        return dataclasses.replace(record, cause=cause)
 
     def _note_losses(self) -> None:
         ending = self._stop_reason is not None or self.record.cause is not None
