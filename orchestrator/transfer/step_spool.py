@@ -32,11 +32,10 @@ def require_room(control: ControlDir, nbytes: int, *, free: Callable[[Path], int
     _sweep(control.root)
     have, need = free(control.root), nbytes + _MARGIN
     if have < need:
-        what = (
-            f"another layout is put together here, which takes {need / 1e9:.2f} GB: {have / 1e9:.2f} GB are"
-        )
-        remedy = "free some, or go on in the same layout: on as many hosts"
-        raise PreflightError(f"{what} free", where=str(control.root), remedy=remedy)
+        room = f"which takes {need / 1e9:.2f} GB, and {have / 1e9:.2f} GB are free"
+        remedy = "free some, or go on in the same layout, on as many hosts"
+        what = f"another layout is put together here, {room}"
+        raise PreflightError(what, where=str(control.root), remedy=remedy)
 
 
 @contextlib.contextmanager
