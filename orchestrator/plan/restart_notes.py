@@ -26,7 +26,12 @@ def restart_notes(job: Job) -> Iterator[str]:
             f"restart.wait: when hosts have been missing for {policy.wait:g} s the run ends; "
             "restart.min_hosts would let it go on with fewer"
         )
-    if job.task in TRAINING and job.checkpoint.save_steps is None:
+    if job.task in TRAINING and not _saves_on_the_way(job):
         yield "restart: without checkpoint.save_steps nothing is saved on the way: attempts begin anew"
     elif job.task == "predict":
         yield "restart: each attempt of a prediction answers all prompts anew"
+
+
+def _saves_on_the_way(job: Job) -> bool:
+    """Whether anything is saved before the end, by steps or by time."""
+    return any(getattr(job.checkpoint, key, None) is not None for key in ("save_steps", "save_every"))
