@@ -105,12 +105,11 @@ def _follow_plainly(records: Iterator[RunRecord], *, quiet: bool = False) -> Run
 
 def interrupted(control: Run) -> int:
     """Ctrl-C: undo the launch or leave the run, and say which of the two, and what is there now."""
-    record = read_record(control)
-    if record.state is RunState.PREPARING and not _goes_on_by_itself(record):
+    if read_record(control).state is RunState.PREPARING:
         click.echo("\ninterrupted: undoing the launch", err=True)
         interrupt_launch(control)
-        record = read_record(control)
-    if record.state is RunState.PREPARING and not _goes_on_by_itself(record):
+    record = read_record(control)
+    if record.state is RunState.PREPARING:
         click.echo(
             "the launch is not undone yet. Hosts that hear no more of it undo it by themselves;\n"
             f"to be sure: orchestrate stop {control.run_id}",
@@ -124,9 +123,3 @@ def interrupted(control: Run) -> int:
         click.echo(f"\ndetached; the run goes on. Back to it: orchestrate attach {control.run_id}", err=True)
         click.echo(f"End it: orchestrate stop {control.run_id}", err=True)
     return Interrupted.exit_code
-
-
-def _goes_on_by_itself(record: RunRecord) -> bool:
-    """Whether the attempt in force was not launched by a person, and so is not undone by who looks on."""
-    before = record.attempts[-2].decision if len(record.attempts) > 1 else None
-    return before is not None and before.choice.goes_on

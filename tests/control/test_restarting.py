@@ -9,20 +9,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.follow import interrupted
 from orchestrator.config.job import Restart
 from orchestrator.control import runs
-from orchestrator.control.attempts import next_record
 from orchestrator.control.decisions import Choice, Decision, Ground
 from orchestrator.control.remove_runs import remove_runs
 from orchestrator.control.resume import NextJob, require_ended
-from orchestrator.control.run_record import RunRecord, read_record, write_record
+from orchestrator.control.run_record import read_record, write_record
 from orchestrator.control.runs import current_record, find_run, is_active
 from orchestrator.control.stop import Ways, stop_run
 from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import UsageError
 from orchestrator.core.paths import ControlDir
-from orchestrator.core.records import Attempt
 from orchestrator.core.states import RunState
 from orchestrator.plan.launch_plan import read_plan, write_plan
 from tests.control.judged import rank, status
@@ -117,19 +114,6 @@ def test_it_has_not_ended_for_who_wants_to_resume_or_remove_it(control: ControlD
         require_ended(record, plan, wanted)
     with pytest.raises(UsageError, match=r"is restarting .*orchestrate stop"):
         list(remove_runs([control]))
-
-
-def test_who_looks_on_does_not_undo_an_attempt_that_goes_on_by_itself(
-    control: ControlDir, capsys: pytest.CaptureFixture[str]
-) -> None:
-    record = read_record(control)
-    plan = dataclasses.replace(read_plan(control.plan), attempt=Attempt(2, "two"))
-    following: RunRecord = next_record(record, plan, time.time())
-    assert following.state is RunState.PREPARING
-    write_record(control, following)
-    assert interrupted(control) == 5
-    assert "detached; the run goes on" in capsys.readouterr().err
-    assert read_record(control).state is RunState.PREPARING
 
 
 def test_leftovers_of_a_run_that_was_stopped_between_attempts_are_still_looked_after() -> None:

@@ -21,9 +21,9 @@ SAVES = JOB + "checkpoint: {save_steps: 10}\n"
         (SAVES + "restart: {max: 1}\n", []),
         (SAVES + "restart: {max: 1, wait: 5m, min_hosts: 1}\n", []),
         (
-            SAVES + "restart: {spares: g, wait: 5m}\n",
+            SAVES + "restart: {min_hosts: 1, wait: 5m}\n",
             [
-                "restart.spares, restart.wait are not used: restart.max is 0, and a run that fails has ended",
+                "restart.min_hosts, restart.wait are not used: restart.max is 0, and a run that fails has ended",
             ],
         ),
         (
