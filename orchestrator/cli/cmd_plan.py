@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.options import json_option, print_json, set_option
-from orchestrator.cli.render_sizing import estimate_view, suggestions_view
+from orchestrator.cli.render_sizing import estimate_view, spread_view, suggestions_view
 from orchestrator.cli.terminal import Console
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Host
@@ -19,7 +19,8 @@ from orchestrator.config.job_file import load_job
 from orchestrator.config.job_network import network_of
 from orchestrator.core.errors import ConfigError, Problem, UsageError
 from orchestrator.families.network_config import NetworkConfig
-from orchestrator.plan.placement import hosts_of
+from orchestrator.plan.fewer_hosts import require_min_hosts
+from orchestrator.plan.placement import groups_between_hosts, hosts_of, spread_problems
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
 from orchestrator.sizing.suggest import Suggestion, suggest
@@ -70,16 +71,24 @@ def command(
     limit = size_of(loaded.max_device_memory) if loaded.max_device_memory else None
     device = _device_memory(hosts, hbm, inventory)
     problems = [Problem(loaded.where("parallel", key), *text) for key, *text in workload.problems(network)]
+    problems += spread_problems(loaded, max(1, workload.cut.world_size // loaded.devices_per_host))
+    if hosts:
+        require_min_hosts(loaded, load_inventory(inventory))
     made = None if problems else estimate(network, workload)
+    spread = _between_hosts(loaded, made) if made is not None and loaded.parallel.is_spread else None
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []
     if as_json:
-        print_json(_as_data(network, made, found, device))
+        print_json(
+            {**_as_data(network, made, found, device), **({"between_hosts": spread} if spread else {})}
+        )
     else:
         console = Console(soft_wrap=True, highlight=False)
         if made is not None:
             console.print(
                 estimate_view(loaded.name, network, workload, made, limit, device, width=console.width)
             )
+            if spread is not None:
+                console.print(spread_view(spread, width=console.width))
         if wanted:
             console.print(suggestions_view(workload, found))
     if problems:
@@ -97,6 +106,18 @@ def _on_its_ranks(job: Job, inventory: Path | None) -> Job:
         what = "parallel.data_parallel and host_count are left out: one host is assumed; give -i for all"
         click.echo(f"orchestrate: note: {what}", err=True)
     return sized
+
+
+def _between_hosts(job: Job, made: Estimate) -> dict[str, dict[str, int]]:
+    """What a rank sends to other hosts in a step, in bytes, with its replicas spread and as they would be."""
+    found = {}
+    for name in ("spread", "packed"):
+        data, pipeline = groups_between_hosts(job.parallel, job.devices_per_host, spread=name == "spread")
+        found[name] = {
+            "data_parallel": made.data_traffic if data else 0,
+            "pipeline": made.pipeline_traffic if pipeline else 0,
+        }
+    return found
 
 
 def _device_memory(hosts: Sequence[Host], given: str | None, inventory: Path | None) -> int | None:

@@ -50,6 +50,7 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     yield from _networking(job)
     yield from _jit_level(job)
     yield from _deterministic(job)
+    yield from _restart(job)
 
 
 def _sections(job: Job) -> Iterator[Finding]:
@@ -162,3 +163,16 @@ def _deterministic(job: Job) -> Iterator[Finding]:
         return
     what = f"is {show(value)}, but train.deterministic is true"
     yield ("env", "HCCL_DETERMINISTIC"), what, "remove it: MindSpore would set it to true"
+
+
+def _restart(job: Job) -> Iterator[Finding]:
+    policy = job.restart
+    if policy.max and not policy.on:
+        yield (
+            ("restart", "on"),
+            "is empty: nothing would make the run go on",
+            "name what does, or set max to 0",
+        )
+    if policy.min_hosts and job.host_count and policy.min_hosts > job.host_count:
+        what = f"must be at most host_count {job.host_count}, got {policy.min_hosts}"
+        yield ("restart", "min_hosts"), what, "null: the run goes on only with all hosts"

@@ -24,6 +24,7 @@ from orchestrator.plan.input_files import Shipment, ship
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
 from orchestrator.plan.placement import Placement, place
+from orchestrator.plan.restart_notes import restart_notes
 from orchestrator.rank_table.table import is_ip, is_loopback
 
 __all__ = ["make_plan", "new_run_id"]
@@ -104,6 +105,7 @@ def make_plan(
             *_replicas(written, job),
             *shipment.notes,
             *(_second_program(job) if meets else _unused_networking(job)),
+            *(restart_notes(written) if number == 1 else ()),
         ),
         attempt=attempt,
         health=job.health,
