@@ -10,9 +10,9 @@ from typing import Any
 from orchestrator.cli.sentences import cause_sentence
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
+from orchestrator.control.time_account import TimeAccount
 from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.core.states import RunState
-from orchestrator.simulation.account import TimeAccount
 from orchestrator.simulation.faults import Fault
 from orchestrator.simulation.simulated_day import LivedAttempt, SimulatedDay
 

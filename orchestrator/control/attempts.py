@@ -19,6 +19,7 @@ __all__ = [
     "came_to_nothing",
     "finished",
     "keep_record",
+    "kept_step",
     "next_record",
     "plan_of_record",
     "with_hosts_before",
@@ -39,7 +40,20 @@ def finished(record: RunRecord) -> AttemptRecord:
         last_step=max(steps, default=None),
         hosts=tuple(record.hosts),
         left=left,
+        kept=kept_step(record),
     )
+
+
+def kept_step(record: RunRecord) -> int | None:
+    """The newest step of which all ranks of the attempt in force have a whole checkpoint of this attempt.
+
+    0: there is none; None: its workers tell nothing of checkpoints.
+    """
+    ranks = record.ranks()
+    saved = [rank.saved for rank in ranks if rank.saved is not None]
+    if ranks and len(saved) == len(ranks) == record.world_size:
+        return min(saved)
+    return 0 if saved or any(rank.phase is not None for rank in ranks) else None
 
 
 def _first(progress: object) -> object:
@@ -54,6 +68,7 @@ def next_record(record: RunRecord, plan: LaunchPlan, now: float) -> RunRecord:
         plan.attempt.token,
         started=now,
         hosts=tuple(host.name for host in plan.hosts),
+        origin=plan.origin,
     )
     return dataclasses.replace(
         new_record(plan, record.claim),
