@@ -31,12 +31,12 @@ def run_account(record: RunRecord) -> TimeAccount:
 
 
 def account_line(account: TimeAccount, lang: str = "en") -> str:
-    """`time 3h 12m: productive 92.1 %, lost steps 3.0 %, …`; empty where it says nothing of steps."""
+    """`time 3h 12m: productive 92.1%, lost steps 3.0%, …`; empty where it says nothing of steps."""
     if account.productive + account.lost <= 0:
         return ""
     is_zh = lang == "zh"
     parts = [
-        f"{PARTS[name][is_zh]} {percent} %"
+        f"{PARTS[name][is_zh]} {percent}%"
         for name, percent in _percents(account).items()
         if percent != "0.0" or name == "productive"
     ]

@@ -47,7 +47,7 @@ def attempt_notes(record: RunRecord) -> list[str]:
     if (name := attempt_name(record)) and not restarts:
         lines.append(f"{name} is in force")
     if record.state.is_terminal and (line := decided_line(record.attempts[-1])):
-        lines.append(line)
+        lines.append(f"  {line}")
     if record.refused is not None:
         why = record.refused.errors[0] if record.refused.errors else "it is not known why"
         lines.append(f"attempt {record.refused.number} came to nothing: {why}")
@@ -99,7 +99,9 @@ def _end_lines(attempt: AttemptRecord, record: RunRecord) -> list[str]:
 def decided_line(attempt: AttemptRecord) -> str:
     """What was decided when the attempt had ended; empty where nothing was that one would not know."""
     decision = attempt.decision
-    return decision_sentence(decision, language()) if decision is not None and is_told(decision) else ""
+    if decision is None or not is_told(decision):
+        return ""
+    return decision_sentence(decision, language(), brief=attempt.cause is not None)
 
 
 def _before(attempt: AttemptRecord) -> str:

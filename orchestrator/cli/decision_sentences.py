@@ -44,6 +44,7 @@ GROUNDS: Mapping[Ground, tuple[str, str]] = {
 
 # Where nothing was decided that one would not know.
 _PLAIN = frozenset({Ground.DONE, Ground.STOPPED, Ground.NO_RESTART})
+_LIKE_CAUSE = frozenset({Ground.CRASH, Ground.HOST_GONE})
 
 
 def is_told(decision: Decision | None) -> bool:
@@ -51,11 +52,18 @@ def is_told(decision: Decision | None) -> bool:
     return decision is not None and decision.ground not in _PLAIN
 
 
-def decision_sentence(decision: Decision, lang: str = "en", *, now: float | None = None) -> str:
-    """`goes on with s1 in the place of b: b is gone at step 120 (restart 1 of 3)`; `now`: as of then."""
+def decision_sentence(
+    decision: Decision, lang: str = "en", *, now: float | None = None, brief: bool = False
+) -> str:
+    """`goes on with s1 in the place of b: b is gone at step 120 (restart 1 of 3)`; `now`: as of then.
+
+    `brief`: without its ground where that is no more than the cause says, beside which it stands.
+    """
     is_zh = lang == "zh"
     choice = _choice(decision, is_zh, time.time() if now is None else now)
-    ground = GROUNDS[decision.ground][is_zh].format(**_parts(decision, is_zh))
+    ground = GROUNDS[decision.ground][is_zh].format(**_parts(decision, is_zh)).strip()
+    if brief and decision.choice.goes_on and decision.ground in _LIKE_CAUSE:
+        return f"{choice}{_restart(decision, is_zh)}"
     return f"{choice}{'：' if is_zh else ': '}{ground}{_restart(decision, is_zh)}"
 
 
