@@ -23,6 +23,7 @@ __all__ = [
     "ended_again",
     "finished",
     "keep_record",
+    "kept_step",
     "next_record",
     "plan_of_record",
     "with_decision",
@@ -48,7 +49,20 @@ def finished(record: RunRecord) -> AttemptRecord:
         left=left,
         outcome=outcome_of(record),
         kind="" if record.cause is None else failure_kind(record, record.cause),
+        kept=kept_step(record),
     )
+
+
+def kept_step(record: RunRecord) -> int | None:
+    """The newest step of which all ranks of the attempt in force have a whole checkpoint of this attempt.
+
+    0: there is none; None: its workers tell nothing of checkpoints.
+    """
+    ranks = record.ranks()
+    saved = [rank.saved for rank in ranks if rank.saved is not None]
+    if ranks and len(saved) == len(ranks) == record.world_size:
+        return min(saved)
+    return 0 if saved or any(rank.phase is not None for rank in ranks) else None
 
 
 def _first(progress: object) -> object:
@@ -63,7 +77,7 @@ def next_record(record: RunRecord, plan: LaunchPlan, now: float) -> RunRecord:
         plan.attempt.token,
         started=now,
         hosts=tuple(host.name for host in plan.hosts),
-        origin=0 if plan.origin is None else plan.origin[1],
+        origin=plan.origin,
     )
     over = finished(record)
     if plan.origin is not None and plan.origin[0] == over.number:

@@ -19,7 +19,8 @@ from orchestrator.control.cause import cause_of, cause_of_hang, first_failure, r
 from orchestrator.control.health_watch import HealthWatch
 from orchestrator.control.host_loss import AwakeClock
 from orchestrator.control.host_views import HostViews
-from orchestrator.control.run_record import Cause, HostView, RunRecord
+from orchestrator.control.run_record import Cause, HostView, RunRecord, with_spent
+from orchestrator.control.step_times import StepTimes
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import OrchestrateError, RunFailed
 from orchestrator.core.states import RankState
@@ -92,7 +93,8 @@ class Watch:
             stacks_file=stacks_file,
             ends_hangs=ends_hangs,
         )
-        self._views = HostViews(views, fleet.hosts, self._feed, scheduling, self._health)
+        times = StepTimes(record.world_size, record.attempts[-1].spent)
+        self._views = HostViews(views, fleet.hosts, self._feed, scheduling, self._health, times)
         self._hosts, self._tally = self._views.views, self._views.tally
         self._awake = AwakeClock(scheduling.monotonic, scheduling.time)
         self._stop_reason: StopReason | None = None
@@ -261,6 +263,7 @@ class Watch:
         now = self._scheduling.time()
         hosts = dict(self._hosts) if self._views.is_changed else hosts
         record = dataclasses.replace(record, hosts=hosts, updated=now)
+        record = with_spent(record, self._views.times.spent)
         if not record.state.is_terminal or self.record.state.is_terminal:
             return record
         victims = victims_of(record.hosts, record.cause)
