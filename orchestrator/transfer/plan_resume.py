@@ -17,6 +17,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.config.job import Job
 from orchestrator.config.job_network import network_of
 from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.copied_files import OwnersWord, owners_word
 from orchestrator.control.resume import Changes, next_job, require_ended
 from orchestrator.control.runs import current_record
 from orchestrator.core.errors import CheckpointError, ConfigError, UsageError
@@ -90,14 +91,14 @@ def plan_resume(control: ControlDir, changes: Changes) -> Resumption:
     plan = next_plan(before, wanted.job, wanted.inventory, fresh=fresh, overrides=changes.overrides)
     notes: tuple[str, ...] = (*wanted.notes, *plan.notes)
     plans = plans_of(control, record)
-    hosts = _all_hosts(plans, plan)
+    hosts, said = _all_hosts(plans, plan), owners_word(control, record)
     if wanted.job.task == "command" and changes.step is None:
-        plan, lines = _told_to_program(plan, plans, hosts)
+        plan, lines = _told_to_program(plan, plans, hosts, said)
         notes = (*notes, *lines)
     if fresh:
         return Resumption(control, before, plan, wanted.job, plan.hosts, notes=notes)
     with fleet_of(hosts, plan.ssh) as fleet:
-        attempts, silent = gather_saved(fleet, plan.run_id, plans)
+        attempts, silent = gather_saved(fleet, plan.run_id, plans, said)
         placed = {item.rank: item.host for item in plan.placements}
         alike = [number for number, one in plans.items() if saved_layout(one) == saved_layout(plan)]
         try:
@@ -119,11 +120,11 @@ def plan_resume(control: ControlDir, changes: Changes) -> Resumption:
 
 
 def _told_to_program(
-    plan: LaunchPlan, plans: Mapping[int, LaunchPlan], hosts: Sequence[Host]
+    plan: LaunchPlan, plans: Mapping[int, LaunchPlan], hosts: Sequence[Host], said: OwnersWord
 ) -> tuple[LaunchPlan, list[str]]:
     """The plan whose processes know which checkpoint of theirs is whole, if one is; and lines on it."""
     with fleet_of(hosts, plan.ssh) as fleet:
-        attempts, silent = gather_saved(fleet, plan.run_id, plans)
+        attempts, silent = gather_saved(fleet, plan.run_id, plans, said)
         found = newest_checkpoint(fleet, plan.run_id, attempts)
     if found is None:
         return plan, silent
