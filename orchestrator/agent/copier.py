@@ -24,7 +24,7 @@ from orchestrator.agent.copy_owner import NotCopied, Owner
 from orchestrator.agent.copy_store import CopyStore
 from orchestrator.agent.copy_tls import Identity
 from orchestrator.core.codec import load, to_json
-from orchestrator.core.copies import CONFIG_NAME, KEY_NAME, CopierConfig
+from orchestrator.core.copier_config import CONFIG_NAME, KEY_NAME, CopierConfig
 from orchestrator.core.paths import RunDir
 from orchestrator.core.records import CopyStatus
 

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from orchestrator.agent.copy_network import connected, ports_in_turn
-from orchestrator.agent.copy_store import Wanted
+from orchestrator.agent.copy_store import Wanted, strategy_rank
 from orchestrator.agent.copy_stream import CHUNK, Broken, Stream
 from orchestrator.agent.copy_tls import Identity, WrongPeer
-from orchestrator.agent.shard_ranges import Row, list_shards
-from orchestrator.core.copies import CopierConfig
+from orchestrator.agent.shard_ranges import Row, identity_of, list_shards
+from orchestrator.core.copier_config import CopierConfig
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.paths import RunDir
 from orchestrator.core.records import CopiedFile, CopyStatus
-from orchestrator.core.safe_open import open_safely
+from orchestrator.core.safe_open import open_safely, require_folder, require_regular
 from orchestrator.formats.shard_sum import Sum, read_sum
 
 __all__ = ["NotCopied", "Owner", "SavedStep", "newest_step"]
@@ -85,7 +85,10 @@ class Owner:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
-        self._folder = run.pinned(config.attempt.number).attempt.checkpoint
+        attempt = run.pinned(config.attempt.number).attempt
+        self._folder, self._strategy = attempt.checkpoint, attempt.strategy
+        # Strategies that the keeper has, as they were then.
+        self._kept: Dict[str, Tuple[List[int], CopiedFile]] = {}
         self._identity = identity
         self._stream = stream
         self._now = now
@@ -98,7 +101,8 @@ class Owner:
     def status(self) -> CopyStatus:
         """How far the copies are."""
         step = None if self._copied is None else self._copied[1]
-        return CopyStatus(step, len(self._behind), self._error, self._config.keeper, tuple(self._files))
+        files = [*(file for _, file in self._kept.values()), *self._files]
+        return CopyStatus(step, len(self._behind), self._error, self._config.keeper, tuple(files))
 
     def next_step(self) -> Optional[SavedStep]:
         """What is to be copied next; None where all is copied. Counts what the copy is behind."""
@@ -150,15 +154,43 @@ class Owner:
     def _sent(self, step: SavedStep) -> List[CopiedFile]:
         with contextlib.ExitStack() as stack:
             # All of them at once: what is removed meanwhile, because newer ones are there, can still be read.
-            opened = [(row, *self._opened(row, stack)) for row in step.rows]
+            opened = [self._opened(row, stack) for row in step.rows]
+            strategies = [self._opened_strategy(path, stack) for path in self._new_strategies()]
             stream = stack.enter_context(self._speaking())
-            offer = [{"name": each.name, "size": each.size, "crc32": each.crc32} for _, _, each in opened]
-            stream.say({"step": step.at[1], "epoch": step.at[0], "files": offer})
+            offer = [{"name": each.name, "size": each.size, "crc32": each.crc32} for _, each in opened]
+            beside = [{"name": each.name, "size": each.size} for _, each in strategies]
+            stream.say({"step": step.at[1], "epoch": step.at[0], "files": offer, "strategies": beside})
             _require_ok(stream.hear())
+            for handle, each in strategies:
+                file = CopiedFile(each.path, 0, each.size, self._send(stream, handle, each.size))
+                self._kept[each.name] = (identity_of(os.fstat(handle)), file)
             return [
                 CopiedFile(each.name, step.step, each.size, self._send(stream, handle, each.size))
-                for _, handle, each in opened
+                for handle, each in opened
             ]
+
+    def _new_strategies(self) -> List[Path]:
+        """The files that say how this host's shards are cut, as far as the keeper has not these very ones."""
+        found = []
+        try:
+            require_folder(self._strategy)
+            for path in sorted(self._strategy.iterdir()):
+                if strategy_rank(path.name) in self._config.ranks:
+                    known = self._kept.get(path.name)
+                    if known is None or known[0] != identity_of(require_regular(path)):
+                        found.append(path)
+        except OSError:
+            return []
+        return found[: len(self._config.ranks)]
+
+    @staticmethod
+    def _opened_strategy(path: Path, stack: contextlib.ExitStack) -> Tuple[int, Wanted]:
+        try:
+            handle = open_safely(path, path.parent)
+        except OSError as error:
+            raise NotCopied(f"{path.name} cannot be read: {_shown(error)}") from error
+        stack.callback(os.close, handle)
+        return handle, Wanted(path.name, os.fstat(handle).st_size, is_strategy=True)
 
     def _opened(self, row: Row, stack: contextlib.ExitStack) -> Tuple[int, Wanted]:
         path = Path(row["path"])

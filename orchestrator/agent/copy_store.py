@@ -1,6 +1,7 @@
 """The copies of other hosts' shards on a keeper's disk: taken in whole or not at all, and removed again.
 
     runs/<run_id>/attempts/<n>/copies/<host>/checkpoint/rank_<r>/<name>, with its checksum beside it
+                                            /strategy/<name>, how the shards are cut
 
 Nothing is written anywhere else, and no link is followed: names are plain, and each folder is looked at.
 This module is part of the agent: stdlib only, Python 3.8.
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from orchestrator.agent.shard_ranges import list_shards, parse_name
-from orchestrator.core.copies import is_host_name
+from orchestrator.core.copier_config import is_host_name
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.paths import RunDir
 from orchestrator.core.record_class import dataclass
@@ -26,10 +27,21 @@ from orchestrator.core.safe_open import require_folder
 from orchestrator.formats.shard_sum import Sum, sum_path, write_sum
 from orchestrator.formats.told_step import read_told_step
 
-__all__ = ["COPIES", "CopyStore", "NoRoom", "Refused", "Wanted", "copied_hosts", "wanted_files"]
+__all__ = [
+    "COPIES",
+    "CopyStore",
+    "NoRoom",
+    "Refused",
+    "Wanted",
+    "copied_hosts",
+    "strategy_rank",
+    "wanted_files",
+]
 
 COPIES = "copies"
 _NAME = re.compile(r"(?:rank_\d{1,7}/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
+_STRATEGY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,150}_rank_(\d{1,7})\.ckpt", re.ASCII)
+_LARGEST_STRATEGY = 1 << 30
 _MARGIN = 256 << 20
 
 
@@ -43,22 +55,39 @@ class NoRoom(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file that is offered: a name below the owner's checkpoint, how long it is, its own checksum."""
+    """One file that is offered: a name below the owner's checkpoint, how long it is, its own checksum.
+
+    The name of a strategy is one below the owner's `strategy`.
+    """
 
     name: str
     size: int
     crc32: Optional[int] = None
+    is_strategy: bool = False
+
+    @property
+    def path(self) -> str:
+        """Where it is in the owner's folder."""
+        return f"{'strategy' if self.is_strategy else 'checkpoint'}/{self.name}"
+
+
+def strategy_rank(name: str) -> Optional[int]:
+    """The rank whose strategy a file of this name is; None for any other."""
+    match = _STRATEGY.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def wanted_files(message: Mapping[str, Any], ranks: Sequence[int]) -> Tuple[int, List[Wanted]]:
     """Step and files of an offer, each of one of the owner's ranks. Refused where that cannot be."""
     step, epoch, files = message.get("step"), message.get("epoch"), message.get("files")
+    strategies = message.get("strategies", [])
     if type(step) is not int or type(epoch) is not int or not isinstance(files, list):
         raise Refused("an offer without step and files")
-    if not files or len(files) > len(ranks):
+    if not isinstance(strategies, list) or max(len(files), len(strategies)) > len(ranks) or not files:
         raise Refused("more or fewer files than ranks")
-    found = [_wanted(each, step, epoch, ranks) for each in files]
-    if len({each.name for each in found}) < len(found):
+    found = [_strategy(each, ranks) for each in strategies]
+    found += [_wanted(each, step, epoch, ranks) for each in files]
+    if len({each.path for each in found}) < len(found):
         raise Refused("a name twice")
     return step, found
 
@@ -77,6 +106,15 @@ def _wanted(data: Any, step: int, epoch: int, ranks: Sequence[int]) -> Wanted:
     if crc32 is not None and (type(crc32) is not int or not 0 <= crc32 < 1 << 32):
         raise Refused("a checksum that is none")
     return Wanted(name, size, crc32)
+
+
+def _strategy(data: Any, ranks: Sequence[int]) -> Wanted:
+    name, size = (data.get("name"), data.get("size")) if isinstance(data, dict) else (None, None)
+    if not isinstance(name, str) or strategy_rank(name) not in ranks:
+        raise Refused("a strategy of another rank")
+    if type(size) is not int or not 0 < size <= _LARGEST_STRATEGY:
+        raise Refused("a size that no strategy has")
+    return Wanted(name, size, is_strategy=True)
 
 
 def copied_hosts(run: RunDir, number: int) -> List[Tuple[str, Path]]:
@@ -130,7 +168,7 @@ class CopyStore:
         Who asks for one more has it put in its place; who stops there has nothing written. Refused where its
         bytes are not those of its checksum, NoRoom, OSError.
         """
-        folder = self._folder(owner, wanted.name)
+        folder = self._folder(owner, wanted.path)
         name = wanted.name.rpartition("/")[2]
         part = folder / f".{name}.{os.urandom(8).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -157,13 +195,13 @@ class CopyStore:
             with contextlib.suppress(FileNotFoundError):
                 part.unlink()
 
-    def _folder(self, owner: str, name: str) -> Path:
+    def _folder(self, owner: str, path: str) -> Path:
         """The folder of a file, made as far as it is not there. OSError where a link is in the way."""
         if not is_host_name(owner):
             raise Refused("no host's name")
         folder = self._run.folder_of(self._number)
         require_folder(folder)
-        for part in (COPIES, owner, "checkpoint", *name.split("/")[:-1]):
+        for part in (COPIES, owner, *path.split("/")[:-1]):
             folder = folder / part
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=0o700)

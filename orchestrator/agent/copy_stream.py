@@ -1,9 +1,10 @@
 """What two copiers say to each other over a connection: short lines of JSON, and the bytes of files.
 
     owner   {"step": 120, "epoch": 1, "files": [{"name": "rank_0/m_rank_0-1_120.ckpt", "size": 81920,
-             "crc32": 3735928559}]}            or {"bye": true}: it has nothing more to send
+             "crc32": 3735928559}], "strategies": [{"name": "demo_rank_0.ckpt", "size": 900}]}
+                                            or {"bye": true}: it has nothing more to send
     keeper  {"ok": true}                       or {"error": "no room"}
-    owner   the bytes of a file, then its SHA-256 as a line; so for each file
+    owner   the bytes of a file, then its SHA-256 as a line; so for each strategy, then for each shard
     keeper  {"ok": true}                       after each
 
 A line has a length that it may have, and a time in which it must be there; a stream must not drip.

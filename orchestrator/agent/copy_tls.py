@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Mapping, Optional, Tuple
 
-from orchestrator.core.copies import CopierConfig, identity_uri
+from orchestrator.core.copier_config import CopierConfig, identity_uri
 
 __all__ = ["Identity", "WrongPeer"]
 

@@ -17,7 +17,7 @@ from orchestrator.agent import attempt_guard, daemon, host_probe
 from orchestrator.agent.content_store import Store, sha256_of, sha256_of_file
 from orchestrator.core.claims import NO_CLAIM, KeptClaim
 from orchestrator.core.codec import dumps
-from orchestrator.core.copies import CONFIG_NAME, KEY_NAME
+from orchestrator.core.copier_config import CONFIG_NAME, KEY_NAME
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import AttemptDir, RunDir, Workdir
 from orchestrator.core.records import Claim, Input, Manifest

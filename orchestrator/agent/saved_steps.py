@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Sequence, Tuple
 
 from orchestrator.agent.content_store import sha256_of_file
+from orchestrator.agent.copy_store import copied_hosts
 from orchestrator.agent.shard_ranges import Row, identity_of, index_shard, list_shards
 from orchestrator.core.errors import AgentError, CheckpointError
 from orchestrator.core.paths import RunDir
@@ -46,8 +47,6 @@ def saved(run: RunDir, tokens: Mapping[str, str], *, with_copies: bool = False) 
 
 def copies(run: RunDir, number: int) -> Iterator[Row]:
     """The shards of other hosts of which an attempt has copies here, each with its `owner`."""
-    from orchestrator.agent.copy_store import copied_hosts  # late: most runs copy nothing
-
     for owner, folder in copied_hosts(run, number):
         with contextlib.suppress(CheckpointError):  # what is ill with a copy hides no shard of the host's own
             for row in list_shards(str(folder), follow_links=False):

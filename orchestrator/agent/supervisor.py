@@ -27,7 +27,7 @@ from orchestrator.agent.stop_grace import STACKS
 from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorState
 from orchestrator.agent.worker import CannotStart, Worker
 from orchestrator.core.codec import DecodeError, from_json, to_json
-from orchestrator.core.copies import CONFIG_NAME
+from orchestrator.core.copier_config import CONFIG_NAME
 from orchestrator.core.ends import StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir

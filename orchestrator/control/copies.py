@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from orchestrator.core.codec import dumps
-from orchestrator.core.copies import CONFIG_NAME, KEY_NAME, CopierConfig, identity_uri
+from orchestrator.core.copier_config import CONFIG_NAME, KEY_NAME, CopierConfig, identity_uri
 from orchestrator.core.errors import PreflightError
 from orchestrator.core.records import Attempt
 from orchestrator.hosts.fleet import Fleet

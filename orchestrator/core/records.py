@@ -219,6 +219,8 @@ class RankStatus:
 class CopiedFile:
     """A shard of which a second host has a copy: its name below the checkpoint, and the SHA-256 of its bytes.
 
+    Or a strategy, which is of no step: `strategy/<name>`.
+
     Its owner says so: a copy of which it has said something else is none.
     """
 

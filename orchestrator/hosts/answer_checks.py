@@ -36,7 +36,7 @@ MOST_RANKS = 10**7
 _LONGEST_STACKS = 1 << 17  # characters; agents send less
 _MOST_WORDS, _LONGEST_WORD = 16, 64  # of what a worker announces
 _MOST_STEPS_COPIED = 8
-_COPIED = re.compile(r"(?:rank_\d{1,7}/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
+_COPIED = re.compile(r"(?:(?:rank_\d{1,7}|strategy)/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
 
 
 def status_of(data: Any, run_id: str, world_size: int) -> HostStatus:

@@ -42,7 +42,12 @@ from orchestrator.hosts.bulk_channel import BulkAgents
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.transfer.collect import Collected, Collection, collect, plan_collection, planned_layout
-from orchestrator.transfer.copied_shards import known_files, require_owners_word, require_whole_here
+from orchestrator.transfer.copied_shards import (
+    copied_strategies,
+    known_files,
+    require_owners_word,
+    require_whole_here,
+)
 from orchestrator.transfer.small_files import KNOWN, Gathered, Spool, gather, parsed_strategies
 
 __all__ = [
@@ -339,16 +344,18 @@ def _opened(control: ControlDir, wanted: Collection, via_hosts: bool, spool: Spo
     plan = plan_of_record(control, record, wanted.attempt)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         fleet.address(address_of(record, plan.attempt.number))
+        said = owners_word(control, record)
         files = RunFiles(
             fleet,
             plan.run_id,
             plan.ssh,
             via_hosts=via_hosts,
-            said=owners_word(control, record),
+            said=said,
             attempt=plan.attempt.number,
         )
         try:
             strategies, model = files.small_files("strategy", spool), files.small_files("model", spool)
+            strategies.files.update(copied_strategies(fleet, plan, strategies.files, said, spool))
             wanted = replace(
                 wanted,
                 strategies=parsed_strategies(strategies.files),

@@ -7,11 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.agent.saved_steps import check_shard
+from orchestrator.checkpoint.companion_files import SmallFile
 from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.control.copied_files import OwnersWord
 from orchestrator.core.errors import CheckpointError
+from orchestrator.hosts.agent_client import Agent
+from orchestrator.hosts.fleet import Fleet
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.transfer.small_files import KNOWN, Spool
 
-__all__ = ["known_files", "require_owners_word", "require_whole_here"]
+__all__ = ["copied_strategies", "known_files", "require_owners_word", "require_whole_here"]
+
+_STRATEGY = "strategy/"
 
 
 def known_files(rows: Iterable[Mapping[str, Any]], said: OwnersWord, attempt: int) -> list[ShardFile]:
@@ -22,6 +29,38 @@ def known_files(rows: Iterable[Mapping[str, Any]], said: OwnersWord, attempt: in
         if sha256 or not file.owner:
             files.append(replace(file, sha256=sha256))
     return files
+
+
+def copied_strategies(
+    fleet: Fleet, plan: LaunchPlan, found: Mapping[str, SmallFile], said: OwnersWord, spool: Spool
+) -> dict[str, SmallFile]:
+    """The strategies of hosts that are gone, from where their copies are: those that are not `found` already.
+
+    By the word of their owners, as shards.
+    """
+    ring, number = plan.copies, plan.attempt.number
+    words = {
+        (owner, name[len(_STRATEGY) :]): sha256
+        for (attempt, owner, name), sha256 in said.items()
+        if attempt == number and name.startswith(_STRATEGY)
+    }
+    missing = {(owner, name) for owner, name in words if name not in found}
+    if ring is None or not missing:
+        return {}
+    keepers = {ring.keepers.get(owner, "") for owner, _ in missing} & set(fleet.hosts)
+
+    def fetch(agent: Agent) -> dict[str, SmallFile]:
+        files = {}
+        for owner in ring.owners_of(agent.host):
+            folder = f"copies/{owner}/strategy"
+            pieces = agent.small_files(plan.run_id, folder, KNOWN["strategy"], attempt=plan.attempt)
+            kept, _ = spool.take(pieces)
+            said_so = {name for name, file in kept.items() if words.get((owner, name)) == file.sha256}
+            files.update({name: kept[name] for name in said_so if name not in found})
+        return files
+
+    answers = fleet.each(fetch, sorted(keepers))
+    return {name: file for files in answers.values.values() for name, file in files.items()}
 
 
 def require_owners_word(file: ShardFile, found: str | None) -> None:

@@ -28,7 +28,7 @@ from orchestrator.core.records import Attempt
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
-from orchestrator.transfer.copied_shards import known_files, require_owners_word
+from orchestrator.transfer.copied_shards import copied_strategies, known_files, require_owners_word
 from orchestrator.transfer.small_files import Spool, gather, parsed_strategies
 
 __all__ = [
@@ -108,7 +108,7 @@ def gather_saved(
     saved = []
     with fleet.part(answers.values) as part:
         for number, files in sorted(listed.items()):
-            saved.append(_saved(part, run_id, number, files, plans.get(number)))
+            saved.append(_saved(part, run_id, number, files, plans.get(number), said))
     return saved, notes
 
 
@@ -118,12 +118,16 @@ def _saved(
     number: int,
     files: Mapping[str, Sequence[ShardFile]],
     plan: LaunchPlan | None,
+    said: OwnersWord,
 ) -> SavedAttempt:
     strategies = {}
     if files:
         meant = plan.attempt if plan else Attempt(number)
-        found = gather(fleet, run_id, "strategy", lambda host: None, Spool(), attempt=meant)
-        strategies = parsed_strategies(found.files)
+        spool = Spool()
+        found = gather(fleet, run_id, "strategy", lambda host: None, spool, attempt=meant).files
+        if plan is not None:
+            found = {**found, **copied_strategies(fleet, plan, found, said, spool)}
+        strategies = parsed_strategies(found)
     ranks = [each.rank for rows in files.values() for each in rows]
     return SavedAttempt(
         number,

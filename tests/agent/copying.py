@@ -17,7 +17,7 @@ from orchestrator.agent.copy_stream import Stream
 from orchestrator.agent.copy_tls import Identity
 from orchestrator.checkpoint.files.tensor_files import write_ckpt
 from orchestrator.control.copies import Authority
-from orchestrator.core.copies import CopierConfig
+from orchestrator.core.copier_config import CopierConfig
 from orchestrator.core.paths import RunDir
 from orchestrator.core.records import Attempt
 

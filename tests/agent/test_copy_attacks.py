@@ -1,4 +1,4 @@
-"""Who knocks at a copier: other runs, other attempts, nobody's, liars and those who drip. Nothing is written."""
+"""Who knocks at a copier: other runs, other attempts, nobody's, liars and drips. Nothing is written."""
 
 from __future__ import annotations
 
