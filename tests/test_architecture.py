@@ -62,7 +62,9 @@ STDLIB = sys.stdlib_module_names | {"_sha2"}
 # Imports inside functions keep these off start-up; each says so in a comment where it stands.
 LATE = {
     "orchestrator/agent/content_store.py",
+    "orchestrator/agent/copier_process.py",
     "orchestrator/agent/prepare_run.py",
+    "orchestrator/agent/verbs_copies.py",
     "orchestrator/agent/verbs_host.py",
     "orchestrator/agent/python_stacks.py",
     "orchestrator/agent/supervisor.py",
@@ -70,6 +72,7 @@ LATE = {
     "orchestrator/core/paths.py",
     "orchestrator/control/cause.py",
     "orchestrator/control/launch.py",
+    "orchestrator/control/start.py",
     "orchestrator/control/monitor_lock.py",
     "orchestrator/control/runs.py",
     "orchestrator/api.py",

@@ -17,6 +17,7 @@ from orchestrator.agent import attempt_guard, daemon, host_probe
 from orchestrator.agent.content_store import Store, sha256_of, sha256_of_file
 from orchestrator.core.claims import NO_CLAIM, KeptClaim
 from orchestrator.core.codec import dumps
+from orchestrator.core.copier_config import CONFIG_NAME, KEY_NAME
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import AttemptDir, RunDir, Workdir
 from orchestrator.core.records import Claim, Input, Manifest
@@ -32,8 +33,11 @@ def prepare(
     worker_config: str,
     rank_table: Optional[str],
     claim: Claim = NO_CLAIM,
+    more: Optional[Mapping[str, str]] = None,
 ) -> Dict[str, Any]:
     """Make an attempt of a run ready to start on this host; what fails leaves no trace.
+
+    `more` are the copier's files, for the folder of the attempt.
 
     Returns the SHA-256 of the files that must be the same on every host, read back from disk. Raises
     AgentError: kind `run_exists` where the attempt has been here already, `still_running` where one before
@@ -50,6 +54,7 @@ def prepare(
         attempt_guard.require_claim(workdir, manifest.run_id, claim)
         attempt_guard.require_room(workdir, manifest.run_id, mine, claim)
     files = {"manifest.json": dumps(manifest), "worker.yaml": worker_config}
+    files.update({name: text for name, text in (more or {}).items() if name in (CONFIG_NAME, KEY_NAME)})
     if claim.epoch:
         files[run.claim.name] = dumps(KeptClaim(claim))
     if rank_table is not None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from orchestrator.cli.copy_notes import copies_line
 from orchestrator.cli.options import json_option, print_json, set_option
 from orchestrator.cli.render_sizing import estimate_view, spread_view, suggestions_view
-from orchestrator.cli.terminal import Console
+from orchestrator.cli.terminal import Console, wrapped
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Host
 from orchestrator.config.inventory_file import load_inventory
@@ -21,6 +23,7 @@ from orchestrator.core.errors import ConfigError, Problem, UsageError
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.plan.fewer_hosts import require_min_hosts
 from orchestrator.plan.placement import groups_between_hosts, hosts_of, spread_problems
+from orchestrator.sizing.copy_rate import copy_need
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
 from orchestrator.sizing.suggest import Suggestion, suggest
@@ -76,11 +79,13 @@ def command(
         require_min_hosts(loaded, load_inventory(inventory))
     made = None if problems else estimate(network, workload)
     spread = _between_hosts(loaded, made) if made is not None and loaded.parallel.is_spread else None
+    need = copy_need(loaded, made, _copy_rate(inventory)) if made is not None else None
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []
     if as_json:
-        print_json(
-            {**_as_data(network, made, found, device), **({"between_hosts": spread} if spread else {})}
-        )
+        more: dict[str, Any] = {"between_hosts": spread} if spread else {}
+        if need is not None:
+            more["copies"] = asdict(need) | {"seconds": need.seconds}
+        print_json(_as_data(network, made, found, device) | more)
     else:
         console = Console(soft_wrap=True, highlight=False)
         if made is not None:
@@ -89,6 +94,8 @@ def command(
             )
             if spread is not None:
                 console.print(spread_view(spread, width=console.width))
+        if need is not None:
+            console.print("\n".join(wrapped(copies_line(need), console.width)), markup=False)
         if wanted:
             console.print(suggestions_view(workload, found))
     if problems:
@@ -96,6 +103,11 @@ def command(
     if made is not None and not made.fits(limit, device):
         raise ConfigError([_too_large(loaded, made, limit, device)])
     return 0
+
+
+def _copy_rate(inventory: Path | None) -> float | None:
+    network = load_inventory(inventory).copies if inventory is not None else None
+    return network.rate if network is not None else None
 
 
 def _on_its_ranks(job: Job, inventory: Path | None) -> Job:

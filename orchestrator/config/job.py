@@ -72,6 +72,12 @@ class JobCheckpoint(CheckpointOptions):
         "`load` is a file of whole tensors on the control node: each host gets only the slices that its "
         "ranks load, with `resume: true` those of the optimizer too",
     )
+    copies: Annotated[int, Limits(ge=0, le=1)] = key(
+        0,
+        "1: every finished shard is copied to a second host, of another `labels: {rack: …}` where there is "
+        "one, over the inventory's `copy: {network, ports}`, encrypted and at idle priority; at most one "
+        "save behind. `keep` counts for copies, too",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,9 @@ def start_run(
         fleet.each(lambda agent: push_missing(agent, sources, timeout=timeout)).raise_on_error()
     try:
         report("preparing")
-        _verify(plan, _prepared(plan, fleet, sleep or fleet.scheduling.sleep, chance))
+        # Made once: hosts that are prepared again, as another launch had a device, get the same.
+        more = _copier_files(plan, fleet)
+        _verify(plan, _prepared(plan, fleet, sleep or fleet.scheduling.sleep, chance, more))
         _place_shards(plan, fleet)
         report("starting")
         fleet.each(lambda agent: _start(plan, agent)).raise_on_error()
@@ -179,6 +181,14 @@ def start_run(
             report("undoing")
         fleet.each(lambda agent: agent.undo(plan.run_id))
         raise
+
+
+def _copier_files(plan: LaunchPlan, fleet: Fleet) -> Mapping[str, Mapping[str, str]]:
+    if plan.copies is None:
+        return {}
+    from orchestrator.control.copies import copier_files  # late: most runs copy nothing
+
+    return copier_files(plan, fleet)
 
 
 def _place_shards(plan: LaunchPlan, fleet: Fleet) -> None:
@@ -203,7 +213,11 @@ class _Taken(PreflightError):
 
 
 def _prepared(
-    plan: LaunchPlan, fleet: Fleet, sleep: Callable[[float], None], chance: Callable[[], float]
+    plan: LaunchPlan,
+    fleet: Fleet,
+    sleep: Callable[[float], None],
+    chance: Callable[[], float],
+    more: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Prepared]:
     """What every host has prepared.
 
@@ -211,7 +225,7 @@ def _prepared(
     again, each for a time of its own, so that one of them wins.
     """
     for longest in _WAITS:
-        answers = fleet.each(lambda agent: _prepare(plan, agent))
+        answers = fleet.each(lambda agent: _prepare(plan, agent, more.get(agent.host)))
         if not any(isinstance(error, _Taken) for error in answers.errors.values()) or not longest:
             break
         fleet.each(lambda agent: agent.undo(plan.run_id))
@@ -230,10 +244,12 @@ def _held(agent: Agent, manifest: Manifest) -> list[int]:
     return agent.busy_devices(manifest.devices, manifest.lock_dir)
 
 
-def _prepare(plan: LaunchPlan, agent: Agent) -> Prepared:
+def _prepare(plan: LaunchPlan, agent: Agent, more: Mapping[str, str] | None) -> Prepared:
     manifest = plan.manifests[agent.host]
     try:
-        return agent.prepare(manifest, plan.worker_config, plan.rank_table, timeout=plan.timeouts.prepare)
+        return agent.prepare(
+            manifest, plan.worker_config, plan.rank_table, files=more, timeout=plan.timeouts.prepare
+        )
     except AgentError as error:
         # A port or device that was free a moment ago: the same news as from the checks, the same exit code.
         ours = _Taken if error.kind == "device_busy" else PreflightError

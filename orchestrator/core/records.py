@@ -19,6 +19,8 @@ __all__ = [
     "FIRST",
     "Attempt",
     "Claim",
+    "CopiedFile",
+    "CopyStatus",
     "Event",
     "HostStatus",
     "Input",
@@ -216,13 +218,44 @@ class RankStatus:
 
 
 @dataclass(frozen=True)
+class CopiedFile:
+    """A shard of which a second host has a copy: its name below the checkpoint, and the SHA-256 of its bytes.
+
+    Or a strategy, which is of no step: `strategy/<name>`.
+
+    Its owner says so: a copy of which it has said something else is none.
+    """
+
+    name: str
+    step: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CopyStatus:
+    """How far the copies of a host's shards are: the newest step that `keeper` has, None: none yet.
+
+    `lag` counts the saves that are finished here and newer than that. `error`: why the last try came to
+    nothing. `files` are those of the newest few steps that were copied.
+    """
+
+    step: Optional[int] = None
+    lag: int = 0
+    error: str = ""
+    keeper: str = ""
+    files: Tuple[CopiedFile, ...] = ()
+
+
+@dataclass(frozen=True)
 class HostStatus(Stored):
     """One host's part of a run: `status.json`. `failed_first` is the rank that broke the gang.
 
     `clock` is the host's time when its agent read the file. Within `interval` seconds the supervisor writes
     it again, also where nothing has changed: one whose `updated` is older than three of them has fallen
     silent. Earlier versions, which wrote it every second, did not say so. While workers are made to end,
-    `grace` are the seconds that they have for that. `attempt` is the one it is of.
+    `grace` are the seconds that they have for that. `attempt` is the one it is of. `copies` is None where
+    none are made.
     """
 
     FORMAT = 3  # two slots, see agent/status_file.py; what is in them is as in format 2
@@ -242,6 +275,7 @@ class HostStatus(Stored):
     interval: Optional[float] = None
     grace: Optional[float] = None
     attempt: Attempt = FIRST
+    copies: Optional[CopyStatus] = None
 
     @classmethod
     def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from orchestrator.config.job import Health, Job
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
+from orchestrator.plan.copy_ring import copy_ring
 from orchestrator.plan.input_files import Shipment, ship
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
@@ -65,6 +66,7 @@ def make_plan(
     has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
     if has_scheduler:
         _require_reachable_master(hosts, inventory)
+    copies, copy_notes = copy_ring(written, inventory, hosts)
     shipment, config = ship(job, hosts_are_here=all(host.transport == "local" for host in hosts))
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):
@@ -104,6 +106,7 @@ def make_plan(
         notes=(
             *_replicas(written, job),
             *shipment.notes,
+            *copy_notes,
             *(_second_program(job) if meets else _unused_networking(job)),
             *(restart_notes(written) if number == 1 else ()),
         ),
@@ -111,6 +114,7 @@ def make_plan(
         health=job.health,
         job=job.source,
         restart=job.restart,
+        copies=copies,
     )
 
 

@@ -18,6 +18,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.config.job import Job
 from orchestrator.config.job_network import network_of
 from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.copied_files import OwnersWord, owners_word
 from orchestrator.control.resume import Changes, NextJob, next_job, require_ended
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.runs import current_record
@@ -110,14 +111,14 @@ def plan_next(
     plan = next_plan(before, wanted.job, wanted.inventory, fresh=fresh, overrides=overrides)
     notes: tuple[str, ...] = (*wanted.notes, *plan.notes)
     plans = plans_of(control, record)
-    hosts = _all_hosts(plans, plan)
+    hosts, said = _all_hosts(plans, plan), owners_word(control, record)
     if fresh and (wanted.job.task != "command" or step is not None):
         return Resumption(control, before, plan, wanted.job, plan.hosts, notes=notes)
     with contextlib.nullcontext(fleet) if fleet is not None else fleet_of(hosts, plan.ssh) as asked:
         if fresh:
-            plan, lines = _told_to_program(plan, plans, asked)
+            plan, lines = _told_to_program(plan, plans, asked, said)
             return Resumption(control, before, plan, wanted.job, plan.hosts, notes=(*notes, *lines))
-        attempts, silent = gather_saved(asked, plan.run_id, plans)
+        attempts, silent = gather_saved(asked, plan.run_id, plans, said)
         placed = {item.rank: item.host for item in plan.placements}
         alike = [number for number, one in plans.items() if saved_layout(one) == saved_layout(plan)]
         try:
@@ -139,10 +140,10 @@ def plan_next(
 
 
 def _told_to_program(
-    plan: LaunchPlan, plans: Mapping[int, LaunchPlan], fleet: Fleet
+    plan: LaunchPlan, plans: Mapping[int, LaunchPlan], fleet: Fleet, said: OwnersWord
 ) -> tuple[LaunchPlan, list[str]]:
     """The plan whose processes know which checkpoint of theirs is whole, if one is; and lines on it."""
-    attempts, silent = gather_saved(fleet, plan.run_id, plans)
+    attempts, silent = gather_saved(fleet, plan.run_id, plans, said)
     found = newest_checkpoint(fleet, plan.run_id, attempts)
     if found is None:
         return plan, silent
