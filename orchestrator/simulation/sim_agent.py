@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.request_loop import Answer
-from orchestrator.core.errors import AgentError
+from orchestrator.core.errors import AgentError, CheckpointError
 from orchestrator.core.protocol import Receiver, frame
 from orchestrator.core.push import Mark
+from orchestrator.simulation.sim_shards import reading_seconds
 from orchestrator.simulation.sim_verbs import THINKING, answers_to
 from orchestrator.simulation.sim_watch import SimWatch
 
@@ -162,8 +163,9 @@ class SimAgent(SimProgram):
     def _begin(self) -> None:
         if self._waiting and not self._is_busy:
             self._is_busy = True
-            verb = str(self._waiting[0][0].get("verb"))
-            seconds = THINKING.get(verb, THINKING[""]) + self.host.answers_late
+            verb, args = str(self._waiting[0][0].get("verb")), self._waiting[0][0].get("args", {})
+            seconds = THINKING.get(verb, THINKING[""]) + reading_seconds(self.host, verb, args)
+            seconds += self.host.answers_late
             self.host.world.after(seconds, self._answer)
 
     def _answer(self) -> None:
@@ -182,6 +184,8 @@ class SimAgent(SimProgram):
             return list(answers_to(self, str(request.get("verb")), request.get("args", {}), body))
         except AgentError as error:
             return [Answer.refusal(error.what, error.remedy, error.kind)]
+        except CheckpointError as error:
+            return [Answer.refusal(str(error), "", "checkpoint")]
         except OSError as error:
             return [Answer.refusal(f"{error.filename}: {error.strerror}", "free space there", "os_error")]
 
