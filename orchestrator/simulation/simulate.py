@@ -36,6 +36,7 @@ _HOUR = 3600.0
 _LOOK = 5.0  # so often it is looked whether there is anything but steps
 _LEAST_JUMP = 30.0
 _SAVES = 2
+_SHORT = 45.0  # no hang is seen before 60 s
 _BEFORE = 2.0  # a jump ends so long before what is due
 
 
@@ -155,8 +156,9 @@ class Simulation:
         self._faults = tuple(faults)
         self._seconds = hours * _HOUR
         self._jumps = jumps
-        # After anything that had a date every host tells twice of its steps before a stretch is passed over.
-        self._settled = 10.0 + 2 * digest_seconds(len(plan.hosts))
+        # After anything that had a date every host tells of its steps before a stretch is passed over; of an
+        # attempt that begins twice, at its first step and then with the time of one.
+        self._settled = 10.0 + 1.2 * digest_seconds(len(plan.hosts))
         self._after = after
         self._told_too = told
         self._control: ControlDir | None = None
@@ -350,8 +352,12 @@ class Simulation:
             self._jump()
 
     def _jump(self) -> None:
-        """To just before what is due next; over saves, too, once the monitor has seen how long they take."""
-        known = [gang for gang in self.cluster.gangs.values() if gang.saves >= _SAVES]
+        """To just before what is due next; over saves, too, once the monitor has seen how long they take.
+
+        Those that are shorter than any hang need not be seen.
+        """
+        is_short = self.cluster.workload.longest_pause < _SHORT
+        known = [gang for gang in self.cluster.gangs.values() if is_short or gang.saves >= _SAVES]
         is_roomy = not any(there.is_full for there in self.cluster.hosts.values())
         for gang in known if is_roomy else ():
             gang.mind_saves(False)

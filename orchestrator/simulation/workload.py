@@ -65,6 +65,13 @@ class Workload:
     write: float = 0.0
     shard_bytes: float = 1e9
 
+    @property
+    def longest_pause(self) -> float:
+        """The most seconds between two steps, but for the first; infinity where it varies."""
+        if self.has_phases or self.evaluate_every is not None or self.recompile_at is not None:
+            return math.inf
+        return self.step + (0.0 if self.save_every is None else self.save)
+
 
 class Gang:
     """Where all ranks of a run are. Times are true; `on_milestone` is told `save`, `saved`, `left` or `done`.

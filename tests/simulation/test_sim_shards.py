@@ -1,4 +1,4 @@
-"""What simulated hosts have saved, as the real gathering finds it; where an attempt goes on; asynchronous saves."""
+"""What simulated hosts have saved, as the real gathering finds it; where attempts go on; late saves."""
 
 from __future__ import annotations
 
