@@ -35,6 +35,7 @@ from orchestrator.simulation.sim_evidence import found_of
 from orchestrator.simulation.sim_process import SimProcess, SimRun
 from orchestrator.simulation.sim_shards import SHARD_VERBS
 from orchestrator.simulation.sim_supervisor import SimSupervisor
+from orchestrator.simulation.sim_values import LaunchValue, Value
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_agent import SimAgent
@@ -190,11 +191,14 @@ def _begin_where_told(run: SimRun) -> None:
         run.gang.begin_at(int(told))
 
 
-def _opened(body: bytes) -> tuple[Manifest, Mapping[str, str], str]:
+def _opened(body: bytes | LaunchValue) -> tuple[Manifest, Mapping[str, str], str]:
     """The manifest of a bundle, the hashes of its files, and the workers' configuration.
 
     All but the manifest are the same on all hosts.
     """
+    if isinstance(body, LaunchValue):
+        manifest = dataclasses.replace(body.manifest, hosts=_once(body.manifest.hosts))
+        return manifest, _hashes(body.worker_config, body.rank_table), body.worker_config
     # No text in JSON has a quote that is not escaped: the last such key is the bundle's own.
     own, key, common = body.rpartition(b', "worker_config": ')
     manifest = from_json(Manifest, json.loads(own + b"}")["manifest"])
@@ -211,11 +215,15 @@ def _once(names: tuple[str, ...]) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=2)
 def _hashes_of(common: bytes) -> tuple[Mapping[str, str], str]:
     bundle = json.loads(b"{" + common)
-    files = {"worker.yaml": bundle["worker_config"], "rank_table.json": bundle["rank_table"]}
-    hashes = {
+    return _hashes(bundle["worker_config"], bundle["rank_table"]), bundle["worker_config"]
+
+
+@functools.lru_cache(maxsize=2)
+def _hashes(worker_config: str, rank_table: str | None) -> Mapping[str, str]:
+    files = {"worker.yaml": worker_config, "rank_table.json": rank_table}
+    return {
         name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items() if text is not None
     }
-    return hashes, bundle["worker_config"]
 
 
 def _require_space(host: SimHost, path: str) -> None:
@@ -273,7 +281,7 @@ def _undo(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _status(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     status = agent.host.status(in_force(agent.host, args))
-    yield Answer(to_json(dataclasses.replace(status, clock=agent.host.time())))
+    yield Answer(Value(dataclasses.replace(status, clock=agent.host.time())))
 
 
 def _watch(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
@@ -363,8 +371,9 @@ def _claim(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _bury(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     run = agent.host.run(args["run_id"])
-    bury(agent.host, run, from_json(Tombstone, args["stone"]))
-    yield Answer(to_json(dataclasses.replace(agent.host.status(run), clock=agent.host.time())))
+    stone = args["stone"]
+    bury(agent.host, run, stone.value if isinstance(stone, Value) else from_json(Tombstone, stone))
+    yield Answer(Value(dataclasses.replace(agent.host.status(run), clock=agent.host.time())))
 
 
 _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
