@@ -225,6 +225,8 @@ class SimSupervisor:
 
     def _on_milestone(self, what: str) -> None:
         """The gang has come to a save, or to its end."""
+        if what == "first":
+            return
         load, world = self._run.gang.workload, self._host.world
         self._on_move()
         if what == "saved" and self._host.is_full:

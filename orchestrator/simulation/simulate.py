@@ -36,6 +36,8 @@ _HOUR = 3600.0
 _LOOK = 5.0  # so often it is looked whether there is anything but steps
 _LEAST_JUMP = 30.0
 _SAVES = 2
+# Faults that are seen in themselves, whatever was known of the pace of the ranks.
+_AT_ONCE = frozenset({"kill", "exit", "kill_supervisor", "kill_guardian", "reboot", "power_off", "return"})
 _SHORT = 45.0  # no hang is seen before 60 s
 _BEFORE = 2.0  # a jump ends so long before what is due
 
@@ -163,9 +165,9 @@ class Simulation:
         self._faults = tuple(faults)
         self._seconds = hours * _HOUR
         self._jumps = jumps
-        # After anything that had a date every host tells of its steps before a stretch is passed over; of an
-        # attempt that begins twice, at its first step and then with the time of one.
-        self._settled = 10.0 + 1.2 * digest_seconds(len(plan.hosts))
+        # After anything that had a date every host tells of its steps before a stretch is passed over: once,
+        # and where it matters how long a step takes once more.
+        self._digest = digest_seconds(len(plan.hosts))
         self._after = after
         self._told_too = told
         self._control: ControlDir | None = None
@@ -355,8 +357,14 @@ class Simulation:
             self._last_news = self.world.true_now
             return
         since = max(self._last_news, self.world.last_date)
-        if date is not None and self.world.true_now - since >= self._settled:
+        if date is not None and self.world.true_now - since >= self._settling(date):
             self._jump()
+
+    def _settling(self, date: float) -> float:
+        """Seconds until it is passed over to what is due then."""
+        coming = {fault.kind for fault in self._faults if abs(fault.time - date) < 1.0}
+        rounds = 1.0 if coming and coming <= _AT_ONCE else 2.0
+        return 10.0 + rounds * self._digest
 
     def _jump(self) -> None:
         """To just before what is due next; over saves, too, once the monitor has seen how long they take.

@@ -74,10 +74,10 @@ class Workload:
 
 
 class Gang:
-    """Where all ranks of a run are. Times are true; `on_milestone` is told `save`, `saved`, `left` or `done`.
+    """Where all ranks of a run are. Times are true.
 
-    `left`: all have saved because they were told to end. `stage` is told where the ranks tell of phases and
-    another one has begun.
+    `on_milestone` is told `first` (the first step is made), `save`, `saved`, `left` (all have saved because
+    they were told to end) or `done`, and `stage` where the ranks tell of phases and another one has begun.
 
     `on_stall` is told once when the ranks begin to wait, `on_leave` of every rank that ends while they do;
     `stalled` is the clock at the last of either.
@@ -278,6 +278,8 @@ class Gang:
         load, table = self.workload, self._timetable
         step = table.steps(self._moved)
         found: list[tuple[float, str]] = []
+        if step == table.begin:
+            found.append((load.first_step, "first"))
         if load.steps is not None:
             found.append((table.work_at(load.steps), "done"))
         if table.leave_at is not None:
