@@ -20,6 +20,7 @@ from orchestrator.config.job_network import network_of
 from orchestrator.core.errors import ConfigError, Problem, UsageError
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.plan.placement import hosts_of
+from orchestrator.plan.spare_hosts import spares_of
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
 from orchestrator.sizing.suggest import Suggestion, suggest
@@ -64,7 +65,9 @@ def command(
     if memory is not None:
         overrides = (*overrides, f"max_device_memory={memory}")
     loaded = _on_its_ranks(load_job(job, overrides), inventory)
-    hosts = hosts_of(loaded, load_inventory(inventory)) if inventory is not None else ()
+    known = load_inventory(inventory) if inventory is not None else None
+    hosts = hosts_of(loaded, known) if known is not None else ()
+    spares = spares_of(loaded, known, hosts) if known is not None else ()
     chips = {host.chip for host in hosts if host.chip is not None}
     network, workload = network_of(loaded), workload_of(loaded, chips)
     limit = size_of(loaded.max_device_memory) if loaded.max_device_memory else None
@@ -73,13 +76,15 @@ def command(
     made = None if problems else estimate(network, workload)
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []
     if as_json:
-        print_json(_as_data(network, made, found, device))
+        print_json({**_as_data(network, made, found, device), "spares": [host.name for host in spares]})
     else:
         console = Console(soft_wrap=True, highlight=False)
         if made is not None:
             console.print(
                 estimate_view(loaded.name, network, workload, made, limit, device, width=console.width)
             )
+        if spares:
+            console.print(f"spares                   {fold(host.name for host in spares)}", markup=False)
         if wanted:
             console.print(suggestions_view(workload, found))
     if problems:

@@ -50,6 +50,7 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     yield from _networking(job)
     yield from _jit_level(job)
     yield from _deterministic(job)
+    yield from _spares(job)
 
 
 def _sections(job: Job) -> Iterator[Finding]:
@@ -162,3 +163,9 @@ def _deterministic(job: Job) -> Iterator[Finding]:
         return
     what = f"is {show(value)}, but train.deterministic is true"
     yield ("env", "HCCL_DETERMINISTIC"), what, "remove it: MindSpore would set it to true"
+
+
+def _spares(job: Job) -> Iterator[Finding]:
+    if job.restart.spares is not None and job.restart.max == 0:
+        what = "would wait for nothing: with restart.max 0 the run does not go on by itself"
+        yield ("restart", "spares"), what, "set restart.max, or remove it"

@@ -24,6 +24,7 @@ from orchestrator.core.states import RunState
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.placement import hosts_of
+from orchestrator.plan.spare_hosts import kept_inventory
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import estimate, size_of, workload_of
 from orchestrator.sizing.suggest import suggest
@@ -124,8 +125,7 @@ def _inventory(before: LaunchPlan, changes: Changes) -> Inventory:
     if changes.inventory is not None:
         inventory = load_inventory(changes.inventory)
         return inventory.accepting_new_host_keys() if changes.accept_new_host_keys else inventory
-    shown = Path(f"the hosts of {before.run_id}")
-    return Inventory(path=shown, hosts=before.hosts, ssh=before.ssh)
+    return kept_inventory(before)
 
 
 def _on_hosts(job: Job, changes: Changes, inventory: Inventory) -> Job:
