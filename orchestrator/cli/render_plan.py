@@ -87,7 +87,7 @@ def _print_command(console: Console, argv: Sequence[str]) -> None:
 
 
 def _ways(plan: LaunchPlan) -> Iterator[str]:
-    """How workers are run on hosts: Python, folder and environment, hosts alike as ranges; then the spares."""
+    """How workers are run: Python, folder and environment, hosts alike as ranges; then the spares."""
     by_way: dict[str, list[str]] = {}
     for host in plan.hosts:
         script = host.env_script or "none"
