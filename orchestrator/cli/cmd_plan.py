@@ -23,6 +23,7 @@ from orchestrator.core.errors import ConfigError, Problem, UsageError
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.plan.fewer_hosts import require_min_hosts
 from orchestrator.plan.placement import groups_between_hosts, hosts_of, spread_problems
+from orchestrator.plan.spare_hosts import spares_of
 from orchestrator.sizing.copy_rate import copy_need
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
@@ -68,7 +69,9 @@ def command(
     if memory is not None:
         overrides = (*overrides, f"max_device_memory={memory}")
     loaded = _on_its_ranks(load_job(job, overrides), inventory)
-    hosts = hosts_of(loaded, load_inventory(inventory)) if inventory is not None else ()
+    known = load_inventory(inventory) if inventory is not None else None
+    hosts = hosts_of(loaded, known) if known is not None else ()
+    spares = spares_of(loaded, known, hosts) if known is not None else ()
     chips = {host.chip for host in hosts if host.chip is not None}
     network, workload = network_of(loaded), workload_of(loaded, chips)
     limit = size_of(loaded.max_device_memory) if loaded.max_device_memory else None
@@ -82,7 +85,8 @@ def command(
     need = copy_need(loaded, made, _copy_rate(inventory)) if made is not None else None
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []
     if as_json:
-        more: dict[str, Any] = {"between_hosts": spread} if spread else {}
+        more: dict[str, Any] = {"spares": [host.name for host in spares]}
+        more |= {"between_hosts": spread} if spread else {}
         if need is not None:
             more["copies"] = asdict(need) | {"seconds": need.seconds}
         print_json(_as_data(network, made, found, device) | more)
@@ -96,6 +100,8 @@ def command(
                 console.print(spread_view(spread, width=console.width))
         if need is not None:
             console.print("\n".join(wrapped(copies_line(need), console.width)), markup=False)
+        if spares:
+            console.print(f"spares                   {fold(host.name for host in spares)}", markup=False)
         if wanted:
             console.print(suggestions_view(workload, found))
     if problems:
