@@ -64,6 +64,7 @@ _VERBS = {
         "commit",
         "list_runs",
         "prepare",
+        "renew",
         "start",
         "status",
         "stop",

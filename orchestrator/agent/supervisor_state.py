@@ -23,8 +23,10 @@ from __future__ import annotations
 import signal
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
+from orchestrator.agent.monitor_lease import MonitorLease
 from orchestrator.agent.rank_watch import RankWatch
 from orchestrator.agent.stop_grace import grace_of, will_save
+from orchestrator.agent.worker_end import Exit, end_of
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason
 from orchestrator.core.record_class import dataclass, replace
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, WorkerSpec
@@ -32,8 +34,6 @@ from orchestrator.core.states import RankState
 
 __all__ = ["Action", "Exit", "Signal", "Start", "SupervisorState"]
 
-# How a process ends that breaks in native code.
-_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 # So long a worker that has saved and ended waits for the stop that it heard of first.
 _STOP_COMES = 5.0
 # The ranks of other hosts save in the same step, and not to the second in the same time.
@@ -56,21 +56,6 @@ class Signal:
 
 
 Action = Union[Start, Signal]
-
-
-@dataclass(frozen=True)
-class Exit:
-    """A process that has ended, with `code` as of `wait` (negative for a signal), at `time` of the host.
-
-    `was_done`: it had said that its work was done.
-    """
-
-    rank: int
-    code: int
-    time: float
-    was_done: bool = False
-    tail: Tuple[str, ...] = ()
-    evidence: Tuple[str, ...] = ()
 
 
 class SupervisorState:
@@ -98,6 +83,7 @@ class SupervisorState:
         # Whether the scheduler is let be while ranks save, which need it, and since when they all have.
         self._keeps_scheduler = False
         self._saved_at: Optional[float] = None
+        self._lease = MonitorLease(manifest.monitor_lease, now)
 
     @property
     def has_ended(self) -> bool:
@@ -115,6 +101,11 @@ class SupervisorState:
     def needs_ticks(self) -> bool:
         """Whether more than a deadline of the phase is waited for."""
         return bool(self._early) or (self.phase == "stopping" and self.saves)
+
+    @property
+    def lease_ends(self) -> Optional[float]:
+        """Until when workers run if neither a monitor nor a step of theirs is heard of; None: for ever."""
+        return self._lease.ends if self.phase == "committed" else None
 
     def is_running(self, rank: int) -> bool:
         return self.workers[rank].state is RankState.RUNNING and rank not in self._early
@@ -156,6 +147,10 @@ class SupervisorState:
         end = End(EndKind.NOT_STARTED, time, exit_code=127, message=message)
         self._update(rank, state=RankState.FAILED, end=end)
         return self._break_gang(rank, now)
+
+    def heard(self, now: float) -> None:
+        """A monitor is there: it has renewed its lease, or acts. Who only watches may be gone by now."""
+        self._lease.renew(now)
 
     def commit(self) -> None:
         """Every host has started: the run no longer hangs on whoever launched it."""
@@ -221,6 +216,7 @@ class SupervisorState:
             self._end(each)
         actions += self._follow(unasked, now)
         actions += self._let_scheduler_go(now)
+        actions += self._mind_lease(now)
         if self._deadline is not None and now >= self._deadline:
             self._deadline = None
             actions += self._on_deadline(now)
@@ -262,6 +258,7 @@ class SupervisorState:
         """The supervisor, or its whole host, did not run for a while: that was nobody's stall."""
         for watch in self._watches.values():
             watch.forgive(now)
+        self._lease.renew(now)
 
     @property
     def step_seconds(self) -> Optional[float]:
@@ -296,6 +293,13 @@ class SupervisorState:
         kind, since = self._watches[rank].stall(status, now)
         if kind is not status.stalled:
             self._update(rank, stalled=kind, stalled_since=None if since is None else time - (now - since))
+
+    def _mind_lease(self, now: float) -> List[Action]:
+        """Nobody may look after these workers any more, and another attempt be about to take their place."""
+        running = (status for rank, status in self.workers.items() if self.is_running(rank))
+        if self.phase != "committed" or not self._lease.has_ended(running, now):
+            return []
+        return self.stop(StopReason(StopKind.LEASE_ENDED), now)
 
     def _on_deadline(self, now: float) -> List[Action]:
         if self.phase == "prepared":
@@ -357,31 +361,10 @@ class SupervisorState:
         self.phase = "undone" if self.phase == "undoing" else "over"
 
     def _end(self, each: Exit) -> None:
-        end, state = self._end_of(each)
+        was_signalled = each.rank in self._signalled
+        reason = self._signalled.get(each.rank, self.stop_reason)
+        end, state = end_of(each, self.workers[each.rank], was_signalled, reason)
         self._update(each.rank, state=state, end=end, stalled=None, stalled_since=None)
-
-    def _end_of(self, ended: Exit) -> Tuple[End, RankState]:
-        status = self.workers[ended.rank]
-        step = status.progress.get("step")
-        end = End(
-            EndKind.EXITED if ended.code >= 0 else EndKind.SIGNALLED,
-            ended.time,
-            exit_code=ended.code if ended.code >= 0 else None,
-            signal=-ended.code if ended.code < 0 else None,
-            phase="" if status.phase is None else str(status.phase),
-            step=step if isinstance(step, int) else None,
-            tail=ended.tail if ended.code else (),
-            evidence=ended.evidence if ended.code else (),
-            saved=status.saved if ended.code == SAVED_EXIT else None,
-        )
-        has_saved = ended.code == SAVED_EXIT and self.stop_reason is not None
-        if ended.rank in self._signalled or has_saved:
-            reason = self._signalled.get(ended.rank, self.stop_reason)
-            return replace(end, kind=EndKind.STOPPED, reason=reason), RankState.STOPPED
-        if -ended.code in _CRASHES and ended.was_done:
-            end = replace(end, kind=EndKind.CRASHED_WHEN_DONE, tail=(), evidence=())
-            return end, RankState.SUCCEEDED
-        return end, RankState.FAILED if ended.code else RankState.SUCCEEDED
 
     def _update(self, rank: int, **changes: object) -> None:
         self.workers[rank] = replace(self.workers[rank], **changes)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ __all__ = [
     "commit",
     "list_runs",
     "prepare",
+    "renew",
     "start",
     "status",
     "stop",
@@ -59,6 +60,12 @@ def commit(request: Request) -> Iterator[Answer]:
 def stop(request: Request) -> Iterator[Answer]:
     """End the workers."""
     yield _told("stop", request)
+
+
+def renew(request: Request) -> Iterator[Answer]:
+    """A monitor is there: the lease of the workers begins anew. Of a run that is over it is that it is."""
+    run = attempt_guard.acting(Workdir(request.root), request.args)
+    yield Answer(runs.renew(run))
 
 
 def undo(request: Request) -> Iterator[Answer]:

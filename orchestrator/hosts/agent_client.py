@@ -176,6 +176,10 @@ class Agent(EvidenceClient, ShardQuestions):
         """End the workers."""
         return self._ask(Told, "stop", timeout=timeout, **stop_args(run_id, reason))
 
+    def renew(self, run_id: str, *, timeout: float | None = None) -> Told:
+        """Renew the lease of the run's workers on the host, which end without a monitor and steps."""
+        return self._ask(Told, "renew", timeout=timeout, run_id=run_id)
+
     def undo(self, run_id: str) -> None:
         """Take a launch back."""
         self._do("undo", run_id=run_id)
