@@ -12,8 +12,9 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Iterable, List, NamedTuple
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
+from orchestrator.agent.lock_handover import require_lock
 from orchestrator.core.codec import DecodeError, dumps, loads
 from orchestrator.core.errors import AgentError
 from orchestrator.core.records import LockNote
@@ -27,23 +28,53 @@ _PATIENCE = 0.3
 
 
 class DeviceLocks:
-    """The devices that one run holds: until `release`, or until this process and its forks are dead."""
+    """The devices that one run holds: until `release`, or until this process and its forks are dead.
 
-    def __init__(self, folder: Path, devices: Iterable[int], run_id: str) -> None:
-        self._handles: List[int] = []
+    `taken` are descriptors of locks that somebody has handed over, by device: they are this one's from now
+    on, as far as they are of these devices, and closed otherwise.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        devices: Iterable[int],
+        run_id: str,
+        taken: Optional[Mapping[int, int]] = None,
+    ) -> None:
+        self._folder, self._run_id = folder, run_id
+        self.handles: Dict[int, int] = {}
         _make_folder(folder)
+        left = dict(taken or {})
         try:
             # In one order everywhere, so that two runs cannot each hold what the other waits for.
             for device in sorted(devices):
-                self._handles.append(_lock(folder / f"device_{device}.lock", device, run_id))
+                self.handles[device] = self._own(device, left.pop(device, None))
         except BaseException:
             self.release()
             raise
+        finally:
+            for handle in left.values():
+                os.close(handle)
+
+    @property
+    def devices(self) -> Tuple[int, ...]:
+        return tuple(self.handles)
 
     def release(self) -> None:
-        for handle in self._handles:
+        for handle in self.handles.values():
             os.close(handle)
-        self._handles.clear()
+        self.handles.clear()
+
+    def _own(self, device: int, handle: Optional[int]) -> int:
+        path = self._folder / f"device_{device}.lock"
+        if handle is not None:
+            try:
+                require_lock(handle, path)
+                _note(handle, self._run_id)
+                return handle
+            except AgentError:
+                os.close(handle)  # of a file that is no lock any more
+        return _lock(path, device, self._run_id)
 
 
 def _make_folder(folder: Path) -> None:
@@ -76,9 +107,13 @@ def _lock(path: Path, device: int, run_id: str) -> int:
             remedy=f"{holder.remedy}, or give this job other devices",
             kind="device_busy",
         )
+    _note(handle, run_id)
+    return handle
+
+
+def _note(handle: int, run_id: str) -> None:
     os.ftruncate(handle, 0)
     os.pwrite(handle, dumps(LockNote(run_id, os.getpid())).encode(), 0)
-    return handle
 
 
 def _open(path: Path) -> int:

@@ -64,6 +64,7 @@ _VERBS = {
         "commit",
         "list_runs",
         "prepare",
+        "release",
         "renew",
         "start",
         "status",

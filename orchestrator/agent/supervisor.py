@@ -78,6 +78,7 @@ class Supervisor:
             "commit": lambda _: self.state.commit(),
             "stop": self._on_stop,
             "undo": lambda _: self._carry_out(self.state.undo()),
+            "release": lambda _: self.state.release(),
             "renew": lambda _: None,
             "status": lambda _: None,
         }

@@ -27,7 +27,7 @@ from orchestrator.agent.monitor_lease import MonitorLease
 from orchestrator.agent.rank_watch import RankWatch
 from orchestrator.agent.stop_grace import grace_of, will_save
 from orchestrator.agent.worker_end import Exit, end_of
-from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason
+from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, UNASKED, End, EndKind, StopKind, StopReason
 from orchestrator.core.record_class import dataclass, replace
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, WorkerSpec
 from orchestrator.core.states import RankState
@@ -38,6 +38,8 @@ __all__ = ["Action", "Exit", "Signal", "Start", "SupervisorState"]
 _STOP_COMES = 5.0
 # The ranks of other hosts save in the same step, and not to the second in the same time.
 _OTHERS_SAVE = 2.0
+# The ends of an attempt that another one may follow.
+_FOLLOWED = (UNASKED | {StopKind.WORKER_FAILED}) - {StopKind.LAUNCH_LAPSED, StopKind.RUN_DIRECTORY_REMOVED}
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,20 @@ class SupervisorState:
         # Whether the scheduler is let be while ranks save, which need it, and since when they all have.
         self._keeps_scheduler = False
         self._saved_at: Optional[float] = None
+        # A person has stopped the run, or its monitor has given up: no other attempt follows.
+        self._is_wanted_no_more = False
         self._lease = MonitorLease(manifest.monitor_lease, now)
 
     @property
     def has_ended(self) -> bool:
         return self.phase in ("over", "undone")
+
+    @property
+    def keeps_devices(self) -> bool:
+        """Whether, now that it is over, another attempt may follow that wants the same devices."""
+        why = self.stop_reason
+        has_failed = why is not None and why.kind in _FOLLOWED and not self._is_wanted_no_more
+        return self.phase == "over" and has_failed and self._manifest.holds is not None
 
     @property
     def may_save_last(self) -> bool:
@@ -160,6 +171,8 @@ class SupervisorState:
 
     def stop(self, reason: StopReason, now: float) -> List[Action]:
         """Begin to end every worker: SIGTERM now, SIGKILL when the grace period is over."""
+        if reason.kind is StopKind.REQUESTED:
+            self.release()
         if self.phase in ("stopping", "over", "undone", "undoing"):
             return []
         self.stop_reason = reason
@@ -172,6 +185,10 @@ class SupervisorState:
         self._keeps_scheduler = self.saves and SCHEDULER in self.workers
         kept = {SCHEDULER} if self._keeps_scheduler else set()
         return [each for each in self._signal_all(signal.SIGTERM) if each.rank not in kept]
+
+    def release(self) -> None:
+        """Keep no devices for another attempt once this one is over."""
+        self._is_wanted_no_more = True
 
     def kill(self) -> List[Action]:
         """End the grace period of a stop now."""

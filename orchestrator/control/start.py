@@ -44,14 +44,14 @@ def check_hosts(
     Raises what keeps any host from running the job.
     """
     report("connecting")
-    busy = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]))
+    busy = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host], plan))
     chosen = on_free_devices(plan, busy.values)
     taken = [
         name for name, devices in busy.values.items() if set(devices) & set(chosen.manifests[name].devices)
     ]
     if taken:
         free(taken)
-        again = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]), taken)
+        again = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host], plan), taken)
         chosen = on_free_devices(plan, {**busy.values, **again.values})
     plan = chosen
     needs = needs_of(plan)
@@ -123,8 +123,13 @@ def _place_shards(plan: LaunchPlan, fleet: Fleet) -> None:
     fleet.each(place).raise_on_error()
 
 
-def _busy_devices(agent: Agent, host: Host) -> list[int]:
-    return agent.busy_devices([device.id for device in host.devices], host.lock_dir)
+def _busy_devices(agent: Agent, host: Host, plan: LaunchPlan) -> list[int]:
+    return agent.busy_devices([device.id for device in host.devices], host.lock_dir, _kept_for(plan))
+
+
+def _kept_for(plan: LaunchPlan) -> str:
+    """Whose devices are free for this attempt though they are held: kept by the one before."""
+    return plan.run_id if plan.attempt.number > 1 else ""
 
 
 class _Taken(PreflightError):
@@ -156,7 +161,7 @@ def _is_still_busy(plan: LaunchPlan, fleet: Fleet) -> bool:
 
 
 def _held(agent: Agent, manifest: Manifest) -> list[int]:
-    return agent.busy_devices(manifest.devices, manifest.lock_dir)
+    return agent.busy_devices(manifest.devices, manifest.lock_dir, manifest.run_id)
 
 
 def _prepare(plan: LaunchPlan, agent: Agent) -> Prepared:
