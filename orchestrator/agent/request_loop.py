@@ -65,6 +65,8 @@ _VERBS = {
         "commit",
         "list_runs",
         "prepare",
+        "release",
+        "renew",
         "start",
         "status",
         "stop",
