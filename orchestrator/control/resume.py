@@ -125,7 +125,8 @@ def _inventory(before: LaunchPlan, changes: Changes) -> Inventory:
         inventory = load_inventory(changes.inventory)
         return inventory.accepting_new_host_keys() if changes.accept_new_host_keys else inventory
     shown = Path(f"the hosts of {before.run_id}")
-    return Inventory(path=shown, hosts=before.hosts, ssh=before.ssh)
+    copies = before.copies.over if before.copies is not None else None
+    return Inventory(path=shown, hosts=before.hosts, ssh=before.ssh, copies=copies)
 
 
 def _on_hosts(job: Job, changes: Changes, inventory: Inventory) -> Job:

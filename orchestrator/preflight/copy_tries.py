@@ -24,7 +24,7 @@ def try_copies(needs: Needs, fleet: Fleet, names: Collection[str]) -> HostResult
     All listen, then each tries those to whom, and from whom, its copies go.
     """
     ring = needs.copies
-    if ring is None:
+    if ring is None or not ring.keepers:
         return HostResults({}, {})
     words = {host.name: secrets.token_hex(16) for host in needs.hosts}
     taking_part = [name for name in names if name in words]
