@@ -38,6 +38,10 @@ class CopyQuestions(AgentQuestions):
         self._expect(ports[0] <= found.port <= ports[1], "one of the ports")
         return found
 
+    def copy_close(self) -> None:
+        """Have it listen no more."""
+        self._do("copy_close")
+
     def copy_reach(self, own: str, address: str, port: int, word: str, *, timeout: float) -> str:
         """Why the host does not reach a listener on another one; "" where it does."""
         asked = {"own": own, "address": address, "port": port, "word": word, "patience": timeout}
