@@ -201,3 +201,13 @@ def test_without_its_files_nothing_is_copied(pair: Pair) -> None:
     host = pair.hosts["a"]
     host.launch(sh("true"))
     assert host.wait_over().copies is None
+
+
+def test_a_stop_waits_for_no_copy(pair: Pair) -> None:
+    pair.launch("a", grace=PATIENCE)
+    pair.touch("save", "a")
+    eventually(lambda: pair.copies("a").lag == 1, PATIENCE)
+    begun = time.monotonic()
+    pair.hosts["a"].tell("stop", reason="enough")
+    pair.hosts["a"].wait_over(timeout=PATIENCE)
+    assert time.monotonic() - begun < PATIENCE / 2
