@@ -45,7 +45,7 @@ class CopyQuestions(AgentQuestions):
     def copy_reach(self, own: str, address: str, port: int, word: str, *, timeout: float) -> str:
         """Why the host does not reach a listener on another one; "" where it does."""
         asked = {"own": own, "address": address, "port": port, "word": word, "patience": timeout}
-        found = self._ask(str, "copy_reach", timeout=timeout + 30.0, asked=asked)
+        found = self._ask(str, "copy_reach", timeout=timeout + 20.0, asked=asked)
         self._expect(len(found) <= _LONGEST, "a short reason")
         return found
 
