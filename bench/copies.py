@@ -105,6 +105,14 @@ def measure(folder: Path, copies: int, options: argparse.Namespace) -> Measured:
         cluster.close()
 
 
+def line_of(each: dict[str, Any]) -> str:
+    """One round."""
+    return (
+        f"step {1e3 * each['without']:.2f} ms without, {1e3 * each['with']:.2f} ms with copies: "
+        f"{each['ratio']:.3f} × (means: {each['ratio_of_means']:.3f} ×)"
+    )
+
+
 def main() -> int:
     """Measure, and say whether it is as it is to be."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -135,16 +143,13 @@ def main() -> int:
                     "copied_mb": found[1].copied,
                 }
             )
+            if not options.json:
+                print(line_of(rounds[-1]), flush=True)
     ratios = [each["ratio"] for each in rounds]
     goal = Goal("step time with copies", statistics.median(ratios), BOUND, unit="×")
     if options.json:
         print_json({"rounds": rounds, "goal": goal.to_json()})
     else:
-        for each in rounds:
-            print(
-                f"step {1e3 * each['without']:.2f} ms without, {1e3 * each['with']:.2f} ms with copies: "
-                f"{each['ratio']:.3f} × (means: {each['ratio_of_means']:.3f} ×)"
-            )
         print(f"rounds from {min(ratios):.3f} to {max(ratios):.3f} ×")
         print(goal.line())
     return 0 if goal.holds else 1
