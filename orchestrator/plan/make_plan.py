@@ -68,7 +68,7 @@ def make_plan(
     has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
     if has_scheduler:
         _require_reachable_master(hosts, inventory)
-    copies, copy_notes = copy_ring(written, inventory, hosts)
+    copies, copy_notes = copy_ring(written, inventory, hosts, number=number)
     shipment, config = ship(job, hosts_are_here=all(host.transport == "local" for host in hosts))
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):
