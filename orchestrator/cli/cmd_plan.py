@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.options import json_option, print_json, set_option
+from orchestrator.cli.render_saving import saving_data, saving_view
 from orchestrator.cli.render_sizing import estimate_view, suggestions_view
 from orchestrator.cli.terminal import Console
 from orchestrator.config.host_ranges import fold
@@ -17,11 +18,13 @@ from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
 from orchestrator.config.job_network import network_of
+from orchestrator.control.past_saves import past_saves
 from orchestrator.core.errors import ConfigError, Problem, UsageError
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.plan.placement import hosts_of
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
+from orchestrator.sizing.saving import Saving, saving_of
 from orchestrator.sizing.suggest import Suggestion, suggest
 
 __all__ = ["command"]
@@ -72,14 +75,17 @@ def command(
     problems = [Problem(loaded.where("parallel", key), *text) for key, *text in workload.problems(network)]
     made = None if problems else estimate(network, workload)
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []
+    saving = _saving(loaded, made) if made is not None else None
     if as_json:
-        print_json(_as_data(network, made, found, device))
+        print_json(_as_data(network, made, found, device, saving))
     else:
         console = Console(soft_wrap=True, highlight=False)
         if made is not None:
             console.print(
                 estimate_view(loaded.name, network, workload, made, limit, device, width=console.width)
             )
+        if saving is not None:
+            console.print(saving_view(loaded.checkpoint, saving, width=console.width))
         if wanted:
             console.print(suggestions_view(workload, found))
     if problems:
@@ -87,6 +93,20 @@ def command(
     if made is not None and not made.fits(limit, device):
         raise ConfigError([_too_large(loaded, made, limit, device)])
     return 0
+
+
+def _saving(job: Job, made: Estimate) -> Saving | None:
+    """None for a job that saves nothing."""
+    if job.train is None:
+        return None
+    return saving_of(
+        made,
+        world_size=job.parallel.world_size,
+        ranks_per_host=job.devices_per_host,
+        asynchronous=job.checkpoint.asynchronous,
+        past=past_saves(job.name),
+        mtbf=job.checkpoint.mtbf,
+    )
 
 
 def _on_its_ranks(job: Job, inventory: Path | None) -> Job:
@@ -141,11 +161,17 @@ def _too_large(job: Job, made: Estimate, limit: int | None, device: int | None) 
 
 
 def _as_data(
-    network: NetworkConfig, made: Estimate | None, found: list[Suggestion], device: int | None
+    network: NetworkConfig,
+    made: Estimate | None,
+    found: list[Suggestion],
+    device: int | None,
+    saving: Saving | None,
 ) -> dict[str, Any]:
     data: dict[str, Any] = {"parameters": network.parameter_count, "hbm": device}
     if made is not None:
         data["estimate"] = _estimate_data(made)
+    if saving is not None:
+        data["saving"] = saving_data(saving)
     if found:
         data["suggestions"] = [
             {

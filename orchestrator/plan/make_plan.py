@@ -15,6 +15,7 @@ from orchestrator.agent.worker_environment import (
     default_environment,
     worker_environment,
 )
+from orchestrator.checkpoint.save_interval import default_mtbf
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
 from orchestrator.config.job import Health, Job
 from orchestrator.core.ends import SCHEDULER, label_of
@@ -47,12 +48,14 @@ def make_plan(
     run_id: str = "",
     number: int = 1,
     load: str = "",
+    mtbf: float | None = None,
 ) -> LaunchPlan:
     """Plan one launch. Touches no host; reads the files it will ship. Raises ConfigError.
 
     `token` gives the hexadecimal digits of so many bytes, by which launches are told apart. Of a run that
     goes on `run_id` and `number` name the attempt, and `load` the folder whose shards its workers resume
-    from, as they see it.
+    from, as they see it. `mtbf` are the seconds between two failures that the job's earlier runs have had:
+    workers that choose when to save are told so, see `checkpoint.save_every`.
     """
     created = time.time() if now is None else now
     run_id = run_id or new_run_id(job.name, created, token)
@@ -68,6 +71,8 @@ def make_plan(
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):
         config["checkpoint"] = {**options, "load": load, "resume": True}
+    if isinstance(options := config.get("checkpoint"), dict) and options["save_every"] == "auto":
+        config["checkpoint"] = {**options, "mtbf": options["mtbf"] or mtbf or default_mtbf(len(placements))}
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
     manifests = {
         host.name: _manifest(
