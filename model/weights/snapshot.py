@@ -23,7 +23,7 @@ class Snapshot:
     def __init__(self, sizes: Sequence[int]) -> None:
         nbytes = sum(_rounded(size) for size in sizes)
         try:
-            self._buffer = np.empty(nbytes, np.uint8)
+            self.buffer = np.empty(nbytes, np.uint8)
         except MemoryError:
             raise ModelError(
                 f"the host gives no {nbytes / 2**30:.1f} GiB of memory for a copy of the shard",
@@ -31,22 +31,18 @@ class Snapshot:
                 remedy="set it to false, or share the optimizer state (parallel.optimizer_shard)",
             ) from None
 
-    @property
-    def nbytes(self) -> int:
-        return int(self._buffer.nbytes)
-
     def touch(self) -> None:
         """Have the system provide the memory now: a host that has too little shows it before the first save,
         and that one is as fast as the others."""
-        self._buffer.fill(0)
+        self.buffer.fill(0)
 
     def take(self, contents: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
         """Copies of the tensors, one after the other; for what finds no room, as counters, a copy apart."""
         taken, start = [], 0
         for name, tensor in contents:
             stop = start + tensor.nbytes
-            if stop <= self._buffer.nbytes:
-                room = self._buffer[start:stop]
+            if stop <= self.buffer.nbytes:
+                room = self.buffer[start:stop]
                 np.copyto(room, np.frombuffer(tensor.data, np.uint8))
                 data = room.data
                 start = _rounded(stop)

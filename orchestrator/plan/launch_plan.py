@@ -37,7 +37,8 @@ class LaunchPlan(Stored):
     It is the plan of one attempt; `notes` are what of the job has no effect here. `job` is what it was made
     of, None in a plan of an earlier version. `origin` is the (attempt, step) that the attempt goes on from,
     (0, 0) where it begins anew; `loads` are, by host, the shards that are there already. `spares` are the
-    hosts that stand ready, in the order in which they are taken.
+    hosts that stand ready, in the order in which they are taken. `snapshot_bytes` is what copies of the
+    shards take of a host's memory at most, see `checkpoint.async`.
     """
 
     # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.
@@ -69,6 +70,7 @@ class LaunchPlan(Stored):
     loads: dict[str, tuple[Load, ...]] = field(default_factory=dict)
     restart: Restart = field(default_factory=Restart)
     spares: tuple[Host, ...] = ()
+    snapshot_bytes: int = 0
 
     @cached_property
     def worker_settings(self) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -18,6 +19,7 @@ from orchestrator.agent.worker_environment import (
 from orchestrator.checkpoint.save_interval import default_mtbf
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
 from orchestrator.config.job import Health, Job
+from orchestrator.config.job_network import network_of
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
@@ -26,6 +28,8 @@ from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
 from orchestrator.plan.placement import Placement, place
 from orchestrator.rank_table.table import is_ip, is_loopback
+from orchestrator.sizing.estimate import estimate, workload_of
+from orchestrator.sizing.saving import snapshot_bytes
 
 __all__ = ["make_plan", "new_run_id"]
 
@@ -114,7 +118,20 @@ def make_plan(
         health=job.health,
         job=job.source,
         restart=job.restart,
+        snapshot_bytes=_snapshots(job),
     )
+
+
+def _snapshots(job: Job) -> int:
+    """Bytes of a host's memory that the copies of its ranks' shards take at most; 0 where there are none, or
+    only the hosts know the network."""
+    if job.train is None or not job.checkpoint.asynchronous:
+        return 0
+    with suppress(ConfigError):
+        network, workload = network_of(job), workload_of(job)
+        if not any(workload.problems(network)):
+            return snapshot_bytes(estimate(network, workload), job.devices_per_host)
+    return 0  # what is wrong with it, the workers say
 
 
 def _replicas(written: Job, job: Job) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator.checkpoint.save_interval import best_interval, default_mtbf, guessed_stall, lost_share
 from orchestrator.sizing.estimate import Estimate
 
-__all__ = ["PastSaves", "Saving", "saving_of"]
+__all__ = ["PastSaves", "Saving", "saving_of", "snapshot_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,15 @@ class Saving:
         return lost_share(self.interval, self.stall, self.mtbf)
 
 
+def _largest_shard(made: Estimate) -> int:
+    return max(stage.weights + stage.optimizer for stage in made.stages)
+
+
+def snapshot_bytes(made: Estimate, ranks_per_host: int) -> int:
+    """What copies of the shards of a host's ranks take of its memory at most."""
+    return _largest_shard(made) * ranks_per_host
+
+
 def saving_of(
     made: Estimate,
     *,
@@ -80,13 +89,13 @@ def saving_of(
     mtbf: float | None = None,
 ) -> Saving:
     """What saving costs a training of this estimate; `mtbf` is what the job says of it."""
-    shard = max(stage.weights + stage.optimizer for stage in made.stages)
+    shard = _largest_shard(made)
     is_measured = past.stall is not None and past.was_asynchronous == asynchronous
     stall = past.stall if is_measured else None
     seen = past.mtbf(world_size) if mtbf is None else None
     return Saving(
         shard=shard,
-        snapshots=shard * ranks_per_host if asynchronous else 0,
+        snapshots=snapshot_bytes(made, ranks_per_host) if asynchronous else 0,
         stall=guessed_stall(shard, asynchronous=asynchronous) if stall is None else stall,
         mtbf=mtbf or seen or default_mtbf(world_size),
         measured_in=past.run_id if is_measured else "",

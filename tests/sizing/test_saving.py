@@ -21,6 +21,7 @@ from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState, RunState
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.plan.next_plan import next_plan
+from orchestrator.preflight.host_facts import needs_of
 from orchestrator.sizing.estimate import Estimate, StageEstimate
 from orchestrator.sizing.saving import PastSaves, saving_of
 from tests.config.support import inventory
@@ -128,6 +129,16 @@ def test_plan_says_what_saving_takes_and_how_often_it_pays() -> None:
     assert "copied into its host's memory: up to" in text and "(save_every: auto does so)" in text
     assert "Llama 3's rate" in text and "assumed, 4 GB/s copied" in text
     assert "saving" not in json.loads(planned("predict_7.1b"))
+
+
+def test_a_launch_asks_its_hosts_for_that_memory(tmp_path: Path) -> None:
+    known = inventory(tmp_path, "defaults: {devices: 0-7}\nhosts: [{name: n1, address: 10.0.0.1}]\n")
+    needed = {}
+    for text in ("true", "false"):
+        job = load_job(ROOT / "jobs/finetune_7.1b.yaml", (f"checkpoint.async={text}",))
+        needed[text] = needs_of(make_plan(job, known)).snapshot_bytes
+    shown = json.loads(planned("finetune_7.1b", "checkpoint.async=true"))["saving"]
+    assert needed == {"true": shown["snapshots_of_a_host"], "false": 0}
 
 
 def test_workers_that_choose_are_told_how_often_something_fails(tmp_path: Path) -> None:
