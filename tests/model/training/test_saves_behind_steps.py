@@ -34,9 +34,9 @@ def saved(folder: Path, rank: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same six steps of four ranks: saved after the third and the last, and whenever rank 0 says so."""
+    """The same six steps of four ranks: saved after each of them, and when rank 0 says so."""
     ways: dict[str, dict[str, Any]] = {
-        "waits": {"save_steps": 3, "keep": 10},
+        "waits": {"save_steps": 1, "keep": 10},
         "behind": {"save_steps": None, "save_every": 0.001, "async": True, "keep": 10},
     }
     found = {}
@@ -49,17 +49,18 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_four_ranks_save_after_the_same_steps(both: dict[str, Path]) -> None:
     steps = [steps_of(both["behind"] / "checkpoint", rank) for rank in RANKS]
-    # A millisecond has passed after each step; there is something to save after the first.
-    assert steps == [[2, 3, 4, 5, 6]] * len(RANKS)
+    # A millisecond passes in a step, whatever the machine; when that is seen is rank 0's own affair.
+    assert len(steps[0]) > 1 and steps[0][0] > 1 and steps[0][-1] == 6
+    assert steps == [steps[0]] * len(RANKS)
     assert [saved(both["behind"], rank) for rank in RANKS] == steps
-    assert [saved(both["waits"], rank) for rank in RANKS] == [[3, 6]] * len(RANKS)
+    assert [saved(both["waits"], rank) for rank in RANKS] == [[1, 2, 3, 4, 5, 6]] * len(RANKS)
 
 
 def test_the_files_are_those_of_saves_that_are_waited_for(both: dict[str, Path]) -> None:
     for rank in RANKS:
-        for name in sorted((both["waits"] / f"checkpoint/rank_{rank}").iterdir()):
-            other = both["behind"] / f"checkpoint/rank_{rank}" / name.name
-            assert other.read_bytes() == name.read_bytes(), other
+        for path in sorted((both["behind"] / f"checkpoint/rank_{rank}").iterdir()):
+            other = both["waits"] / f"checkpoint/rank_{rank}" / path.name
+            assert other.read_bytes() == path.read_bytes(), path
 
 
 def test_metrics_tell_how_long_each_save_took(both: dict[str, Path]) -> None:
