@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from orchestrator.checkpoint.save_interval import BYTES_COPIED, default_mtbf
 from orchestrator.cli.cmd_plan import command
 from orchestrator.config.job_file import load_job
+from orchestrator.control.launch import plan_launch
 from orchestrator.control.past_saves import past_saves, saves_in
 from orchestrator.control.run_record import AttemptRecord, HostView, RunRecord, write_record
 from orchestrator.core.paths import ControlDir
@@ -155,6 +156,24 @@ def test_workers_that_choose_are_told_how_often_something_fails(tmp_path: Path) 
     assert told(auto, mtbf=5000.0) == 5000.0
     assert told(auto, "checkpoint.mtbf=1h", mtbf=5000.0) == HOUR
     assert told("checkpoint.save_every=10m", mtbf=5000.0) is None
+
+
+def test_a_launch_tells_workers_how_often_this_job_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    runs = tmp_path / "state/orchestrate/runs"
+    control = ControlDir(runs / "job-20260101-000000-aaaa")
+    control.make()
+    control.plan.write_text("{}")
+    write_record(control, record(control.run_id, (RunState.FAILED, 6), (RunState.FAILED, 6)))
+    hosts = tmp_path / "hosts.yaml"
+    hosts.write_text("hosts: [{name: n1, address: 10.0.0.1, devices: 0-7}]\n")
+    auto = ("checkpoint.save_steps=null", "checkpoint.save_every=auto", "name=job")
+    _, plan = plan_launch(ROOT / "jobs/finetune_7.1b.yaml", hosts, auto)
+    assert yaml.safe_load(plan.worker_config)["checkpoint"]["mtbf"] == 6 * HOUR
+    found = past_saves("job")
+    assert (found.failures, found.device_seconds) == (2, 8 * 12 * HOUR)
 
 
 def test_the_next_attempt_reckons_with_the_same(tmp_path: Path) -> None:
