@@ -265,6 +265,7 @@ _PROBE = {
     },
     "limits": {"open files": 1024, "processes": None},
     "shm_free_bytes": 1 << 30,
+    "memory_free_bytes": 1 << 34,
     "taken_ports": [8118],
 }
 _QUESTIONS: dict[str, Any] = {
