@@ -36,6 +36,7 @@ _STOPPED = {
     StopKind.RUN_DIRECTORY_REMOVED: "the run directory was removed",
     StopKind.SUPERVISOR_TERMINATED: "the supervisor was told to end (SIGTERM)",
     StopKind.GUARDIAN_ENDED: "the guardian, the supervisor's parent, was killed",
+    StopKind.LEASE_ENDED: "no monitor was heard and no step was made for longer than `restart.lease`",
     StopKind.SUPERVISOR_GONE: "the supervisor is gone (was the host restarted?)",
 }
 _WAITS = {
@@ -65,7 +66,8 @@ def cause_sentence(cause: Cause) -> str:
     if not cause.sure and cause.rank is None:
         how = end_sentence(cause.end)
         return f"not known: {ranks_text(cause.reporters[:1])} {how} first, and tells of the loss of another"
-    sentence = " ".join(filter(None, [worker_name(cause.rank), "on", cause.host, end_sentence(cause.end)]))
+    who = [worker_name(cause.rank), "on"] if cause.rank is not None else []
+    sentence = " ".join(filter(None, [*who, cause.host, end_sentence(cause.end)]))
     if not cause.sure:
         return f"not certain, probably {sentence}"
     return ": ".join(filter(None, [sentence, _kind_name(cause)]))

@@ -138,7 +138,7 @@ def _past(attempt: AttemptRecord, by_hand: bool) -> PastAttempt:
         kind=attempt.kind,
         key=end_key(attempt.kind, cause),
         sure=cause.sure if cause is not None else False,
-        origin=attempt.origin,
+        origin=0 if attempt.origin is None else attempt.origin[1],
         last_step=attempt.last_step,
         kept=attempt.kept,
         hosts=attempt.hosts,
