@@ -24,6 +24,7 @@ from orchestrator.cli.sentences import (
     stop_sentence,
     watch_note,
 )
+from orchestrator.cli.spare_notes import spares_line
 from orchestrator.cli.terminal import Wrapped
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.health_findings import FindingKind
@@ -118,6 +119,8 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
     parts += [Text(note, style=style) for note, style in notes(record)]
+    if line := spares_line(record):
+        parts.append(Wrapped(line, "", 8))
     if record.cause is not None:
         lines = _cause_lines(record, _TAIL_SHOWN if is_small else _TAIL_OF_MANY)
         parts += [Wrapped(line, style, _indent_of(line)) for line, style in lines]
