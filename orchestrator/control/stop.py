@@ -21,7 +21,7 @@ from orchestrator.control.spares import release_spares
 from orchestrator.control.stop_progress import MARGIN, saving_line
 from orchestrator.control.watch import look_once
 from orchestrator.core.ends import StopReason
-from orchestrator.core.errors import AgentError, HostsFailed, OrchestrateError, PreflightError
+from orchestrator.core.errors import AgentError, HostsFailed, Interrupted, OrchestrateError, PreflightError
 from orchestrator.core.host_answers import Told
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
@@ -77,7 +77,9 @@ def stop_run(
     if record.state.is_terminal and not any(view.may_have_workers for view in record.hosts.values()):
         return record
     living = ways.living(control)
-    if living is not None and told is not None and record.state is not RunState.PREPARING:
+    # Between two attempts, and while one is launched, there is nothing that its monitor could stop.
+    is_between = record.state in (RunState.PREPARING, RunState.RESTARTING)
+    if living is not None and told is not None and not is_between:
         found = ways.by_monitor(control, reason)
         if found is not None:
             return _result(*found)
@@ -86,7 +88,7 @@ def stop_run(
         if living.is_sure:
             raise error
         say(f"{error}; the hosts are told from here")
-    elif record.state is RunState.PREPARING:
+    elif is_between:
         interrupt_launch(control)
     elif living is not None and _stays(control, ways):
         say("the run's monitor does not answer; the hosts are told from here")
@@ -117,6 +119,7 @@ def _result(record: RunRecord, errors: dict[str, OrchestrateError]) -> RunRecord
 def _stop_from_here(
     control: ControlDir, reason: StopReason, say: Callable[[str], None], ways: Ways
 ) -> RunRecord:
+    _give_up_restart(control, ways)
     plan, scheduling = read_plan(control.plan), ways.scheduling
     patience = plan.timeouts.grace + MARGIN
     with ways.fleet(plan) as fleet:
@@ -155,6 +158,22 @@ def _stop_from_here(
             say(f"{who} is busy, or hangs: it has not noted the end of the run")
         return seen
     return ways.watched_again(control, record)
+
+
+def _give_up_restart(control: ControlDir, ways: Ways) -> None:
+    """Between two attempts, have no other one begin. Written first: then no monitor goes on with the run."""
+    record = read_record(control)
+    if record.state is not RunState.RESTARTING or ways.living(control) is not None:
+        return
+    now, state = ways.scheduling.time(), RunState.STOPPED
+    code = Interrupted.exit_code
+    stopped = dataclasses.replace(
+        record, state=state, phase=str(state), updated=now, ended=now, exit_code=code
+    )
+    try:
+        write_record(control, stopped)
+    except OSError as error:
+        raise cannot_write(control, error) from error
 
 
 def stop_everywhere(

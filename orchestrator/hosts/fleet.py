@@ -218,7 +218,7 @@ class Fleet:
     def part(self, names: Iterable[str]) -> Fleet:
         """Some of the hosts, over the same connections; closing the part leaves those open."""
         hosts = [self.hosts[name] for name in names]
-        part = Fleet(hosts, self._transports, fan_out=self._fan_out, scheduling=self.scheduling)
+        part = type(self)(hosts, self._transports, fan_out=self._fan_out, scheduling=self.scheduling)
         part._agents, part._locks, part._starts, part._owns = self._agents, self._locks, self._starts, False
         part._addresses = self._addresses
         return part
