@@ -62,6 +62,8 @@ STDLIB = sys.stdlib_module_names | {"_sha2"}
 # Imports inside functions keep these off start-up; each says so in a comment where it stands.
 LATE = {
     "orchestrator/agent/content_store.py",
+    "orchestrator/agent/daemon.py",
+    "orchestrator/agent/device_locks.py",
     "orchestrator/agent/prepare_run.py",
     "orchestrator/agent/verbs_host.py",
     "orchestrator/agent/python_stacks.py",

@@ -14,10 +14,12 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Dict, NoReturn, Optional
+from pathlib import Path
+from typing import Any, Callable, Dict, NoReturn, Optional
 
 from orchestrator.agent import processes
 from orchestrator.agent.device_locks import DeviceLocks
+from orchestrator.agent.host_runs import known_claim
 from orchestrator.agent.status_file import StatusFile
 from orchestrator.agent.supervisor import Supervisor
 from orchestrator.core.codec import DecodeError
@@ -28,7 +30,7 @@ from orchestrator.core.record_class import replace
 from orchestrator.core.records import HostStatus, Manifest, RankStatus
 from orchestrator.core.states import RankState
 
-__all__ = ["obituary", "spawn"]
+__all__ = ["FirstWord", "obituary", "spawn", "spawn_apart"]
 
 # With this a supervisor ends that has taken its launch back; above those of Python and of shells' own.
 _UNDONE = 64
@@ -39,13 +41,21 @@ def spawn(manifest: Manifest, run: RunDir, workdir: Workdir) -> None:
 
     Raises AgentError with the supervisor's own words where it cannot get ready, when both are gone again.
     """
+    spawn_apart(run.supervisor_log, lambda word: _guard(manifest, run, workdir, word))
+
+
+def spawn_apart(log: Path, body: Callable[[FirstWord], NoReturn]) -> None:
+    """Run `body` in a process that outlives this session and writes to `log`; returns at its first word.
+
+    Raises AgentError, which `body` may raise or say, when that process is gone again.
+    """
     # Else each of the three processes copies, page by page, what a look for garbage goes through.
     gc.freeze()
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
-        _detach(manifest, run, workdir, _FirstWord(write))
+        _detach(log, body, FirstWord(write))
     os.close(write)
     os.waitpid(child, 0)
     with os.fdopen(read, "rb") as pipe:
@@ -59,7 +69,7 @@ def spawn(manifest: Manifest, run: RunDir, workdir: Workdir) -> None:
             raise AgentError(told["what"], remedy=told["remedy"], kind=told["kind"])
 
 
-class _FirstWord:
+class FirstWord:
     """The one thing that the session waits to hear: ready, or why not."""
 
     def __init__(self, pipe: int) -> None:
@@ -76,12 +86,12 @@ class _FirstWord:
             os.write(self.pipe, json.dumps(told).encode() + b"\n")
 
 
-def _detach(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord) -> NoReturn:
+def _detach(log: Path, body: Callable[[FirstWord], NoReturn], word: FirstWord) -> NoReturn:
     """Never returns, whatever happens: else two processes would serve one session."""
     try:
-        _leave(run, word.pipe)
+        _leave(log, word.pipe)
         if os.fork() == 0:
-            _guard(manifest, run, workdir, word)
+            body(word)
     except AgentError as error:
         word.say(error)
         os._exit(0)
@@ -93,9 +103,9 @@ def _detach(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord)
     os._exit(0)
 
 
-def _leave(run: RunDir, pipe: int) -> None:
+def _leave(path: Path, pipe: int) -> None:
     os.setsid()
-    log = os.open(run.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(log, 1)
@@ -109,10 +119,10 @@ def _leave(run: RunDir, pipe: int) -> None:
     os.chdir("/")
 
 
-def _guard(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord) -> NoReturn:
+def _guard(manifest: Manifest, run: RunDir, workdir: Workdir, word: FirstWord) -> NoReturn:
     processes.become_subreaper()
     # Shared with the supervisor: the devices are free only when it and all that it started is gone.
-    _lock_devices(manifest, workdir)
+    _lock_devices(manifest, run, workdir)
     guardian = os.getpid()
     supervisor = os.fork()
     if supervisor == 0:
@@ -131,12 +141,21 @@ def _guard(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord) 
     os._exit(0 if everything_ended else 1)
 
 
-def _lock_devices(manifest: Manifest, workdir: Workdir) -> DeviceLocks:
+def _lock_devices(manifest: Manifest, run: RunDir, workdir: Workdir) -> DeviceLocks:
     folder = workdir.locks if manifest.lock_dir is None else Workdir(manifest.lock_dir).root
     try:
-        return DeviceLocks(folder, manifest.devices, manifest.run_id)
+        return DeviceLocks(folder, manifest.devices, manifest.run_id, _taken_over(run, workdir))
     except OSError as error:
         raise AgentError(f"cannot lock the devices: {error}") from error
+
+
+def _taken_over(run: RunDir, workdir: Workdir) -> Dict[int, int]:
+    """The locks of the devices that this host holds as a spare of the run."""
+    if not os.path.lexists(workdir.spares / run.root.name):
+        return {}
+    from orchestrator.agent.spare_locks import take_locks  # late: few hosts have been spares
+
+    return take_locks(workdir, run.root.name, known_claim(run))
 
 
 def _reap_until(child: int) -> int:
@@ -147,7 +166,7 @@ def _reap_until(child: int) -> int:
             return status
 
 
-def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord) -> NoReturn:
+def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: FirstWord) -> NoReturn:
     try:
         supervisor = Supervisor(manifest, run, guardian=processes.identify(guardian))
         supervisor.run(ready=word.say)

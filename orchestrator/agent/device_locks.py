@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Iterable, List, NamedTuple
+from typing import Iterable, List, Mapping, NamedTuple, Optional
 
 from orchestrator.core.codec import DecodeError, dumps, loads
 from orchestrator.core.errors import AgentError
@@ -20,30 +20,69 @@ from orchestrator.core.records import LockNote
 from orchestrator.core.safe_open import open_safely
 from orchestrator.core.visible_text import visible
 
-__all__ = ["DeviceLocks", "busy_devices"]
+__all__ = ["DeviceLocks", "busy_devices", "lock_path", "lock_spare"]
 
 # A look at the locks (`busy_devices`) holds each of them for a moment; that is no conflict.
 _PATIENCE = 0.3
 
 
 class DeviceLocks:
-    """The devices that one run holds: until `release`, or until this process and its forks are dead."""
+    """The devices that one run holds: until `release`, or until this process and its forks are dead.
 
-    def __init__(self, folder: Path, devices: Iterable[int], run_id: str) -> None:
+    `taken` are locks that were handed over (`lock_handover`), by device; those of others are let go of.
+    """
+
+    def __init__(
+        self, folder: Path, devices: Iterable[int], run_id: str, taken: Optional[Mapping[int, int]] = None
+    ) -> None:
         self._handles: List[int] = []
+        left = dict(taken or {})
         _make_folder(folder)
         try:
             # In one order everywhere, so that two runs cannot each hold what the other waits for.
             for device in sorted(devices):
-                self._handles.append(_lock(folder / f"device_{device}.lock", device, run_id))
+                path = lock_path(folder, device)
+                handle = left.pop(device, None)
+                if handle is None:
+                    handle = _lock(path, f"device {device} is in use", "give this job other devices", run_id)
+                else:
+                    _keep(handle, path, run_id)
+                self._handles.append(handle)
         except BaseException:
             self.release()
             raise
+        finally:
+            for handle in left.values():
+                os.close(handle)
+
+    @property
+    def handles(self) -> List[int]:
+        """The descriptors of the locks, in the order of the devices."""
+        return list(self._handles)
 
     def release(self) -> None:
         for handle in self._handles:
             os.close(handle)
         self._handles.clear()
+
+
+def lock_path(folder: Path, device: int) -> Path:
+    return folder / f"device_{device}.lock"
+
+
+def lock_spare(folder: Path, run_id: str) -> int:
+    """Make this host the spare of one run and of no other, until the descriptor is closed.
+
+    Raises AgentError, kind `spare_taken`, where it is another's.
+    """
+    _make_folder(folder)
+    told = "this host is held as a spare"
+    try:
+        return _lock(folder / "spare.lock", told, "take it out of one of the two groups", run_id)
+    except AgentError as error:
+        if error.kind == "device_busy":
+            raise AgentError(error.what, remedy=error.remedy, kind="spare_taken") from None
+        raise
 
 
 def _make_folder(folder: Path) -> None:
@@ -60,7 +99,7 @@ def _make_folder(folder: Path) -> None:
         )
 
 
-def _lock(path: Path, device: int, run_id: str) -> int:
+def _lock(path: Path, told: str, else_: str, run_id: str) -> int:
     try:
         handle = _open(path)
     except OSError as error:
@@ -72,13 +111,29 @@ def _lock(path: Path, device: int, run_id: str) -> int:
         holder = _holder(handle)
         os.close(handle)
         raise AgentError(
-            f"device {device} is in use{holder.told}",
-            remedy=f"{holder.remedy}, or give this job other devices",
+            f"{told}{holder.told}",
+            remedy=f"{holder.remedy}, or {else_}",
             kind="device_busy",
         )
+    _note(handle, run_id)
+    return handle
+
+
+def _keep(handle: int, path: Path, run_id: str) -> None:
+    """Go on holding a lock that was handed over."""
+    from orchestrator.agent.lock_handover import require_lock  # late: few attempts take locks over
+
+    try:
+        require_lock(handle, path)
+    except BaseException:
+        os.close(handle)
+        raise
+    _note(handle, run_id)
+
+
+def _note(handle: int, run_id: str) -> None:
     os.ftruncate(handle, 0)
     os.pwrite(handle, dumps(LockNote(run_id, os.getpid())).encode(), 0)
-    return handle
 
 
 def _open(path: Path) -> int:
@@ -130,7 +185,7 @@ def busy_devices(folder: Path, devices: Iterable[int]) -> List[int]:
     busy = []
     for device in devices:
         try:
-            handle = open_safely(folder / f"device_{device}.lock", folder)
+            handle = open_safely(lock_path(folder, device), folder)
         except OSError:
             continue
         try:

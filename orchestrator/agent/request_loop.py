@@ -80,6 +80,12 @@ _VERBS = {
         "sum_segments",
         "tell_step",
     ),
+    "verbs_spare": (
+        "spare_hold",
+        "spare_release",
+        "spare_renew",
+        "spare_status",
+    ),
     "verbs_stacks": ("stacks",),
     "run_watch": ("watch",),
 }

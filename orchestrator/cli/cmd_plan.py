@@ -21,6 +21,7 @@ from orchestrator.core.errors import ConfigError, Problem, UsageError
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.plan.fewer_hosts import require_min_hosts
 from orchestrator.plan.placement import groups_between_hosts, hosts_of, spread_problems
+from orchestrator.plan.spare_hosts import spares_of
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
 from orchestrator.sizing.suggest import Suggestion, suggest
@@ -65,22 +66,23 @@ def command(
     if memory is not None:
         overrides = (*overrides, f"max_device_memory={memory}")
     loaded = _on_its_ranks(load_job(job, overrides), inventory)
-    hosts = hosts_of(loaded, load_inventory(inventory)) if inventory is not None else ()
+    known = load_inventory(inventory) if inventory is not None else None
+    hosts = hosts_of(loaded, known) if known is not None else ()
+    spares = spares_of(loaded, known, hosts) if known is not None else ()
     chips = {host.chip for host in hosts if host.chip is not None}
     network, workload = network_of(loaded), workload_of(loaded, chips)
     limit = size_of(loaded.max_device_memory) if loaded.max_device_memory else None
     device = _device_memory(hosts, hbm, inventory)
     problems = [Problem(loaded.where("parallel", key), *text) for key, *text in workload.problems(network)]
     problems += spread_problems(loaded, max(1, workload.cut.world_size // loaded.devices_per_host))
-    if hosts:
-        require_min_hosts(loaded, load_inventory(inventory))
+    if known is not None:
+        require_min_hosts(loaded, known)
     made = None if problems else estimate(network, workload)
     spread = _between_hosts(loaded, made) if made is not None and loaded.parallel.is_spread else None
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []
     if as_json:
-        print_json(
-            {**_as_data(network, made, found, device), **({"between_hosts": spread} if spread else {})}
-        )
+        data = _as_data(network, made, found, device) | {"spares": [host.name for host in spares]}
+        print_json(data if spread is None else {**data, "between_hosts": spread})
     else:
         console = Console(soft_wrap=True, highlight=False)
         if made is not None:
@@ -89,6 +91,8 @@ def command(
             )
             if spread is not None:
                 console.print(spread_view(spread, width=console.width))
+        if spares:
+            console.print(f"spares                   {fold(host.name for host in spares)}", markup=False)
         if wanted:
             console.print(suggestions_view(workload, found))
     if problems:

@@ -53,6 +53,7 @@ from orchestrator.hosts.launch_bundle import launch_bundle
 from orchestrator.hosts.push_client import PushClient, Reply, stop_args
 from orchestrator.hosts.session import Payload, Session
 from orchestrator.hosts.shard_questions import ShardQuestions
+from orchestrator.hosts.spare_questions import SpareQuestions
 
 __all__ = ["Agent", "Ranges"]
 
@@ -72,7 +73,7 @@ _STACKS_TEXT = 1 << 24
 _PIECE = 1 << 20
 
 
-class Agent(EvidenceClient, ShardQuestions):
+class Agent(EvidenceClient, ShardQuestions, SpareQuestions):
     """The agent of one host, asked from any number of threads, one question at a time.
 
     Every method raises TransportError where the host cannot be reached (AnswerError where its answer is none,

@@ -25,6 +25,7 @@ from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
 from orchestrator.plan.placement import Placement, place
 from orchestrator.plan.restart_notes import restart_notes
+from orchestrator.plan.spare_hosts import spare_notes, spares_of
 from orchestrator.rank_table.table import is_ip, is_loopback
 
 __all__ = ["make_plan", "new_run_id"]
@@ -61,6 +62,7 @@ def make_plan(
     placements = place(job, inventory)
     written, job = job, job.with_replicas(len(placements))
     hosts = _hosts_of(placements, inventory)
+    spares = spares_of(job, inventory, hosts, number=number)
     meets = len(placements) > 1  # one rank has nobody to find: no scheduler, no table
     has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
     if has_scheduler:
@@ -103,6 +105,7 @@ def make_plan(
         timeouts=job.timeouts,
         notes=(
             *_replicas(written, job),
+            *(spare_notes(job, inventory) if number == 1 else ()),
             *shipment.notes,
             *(_second_program(job) if meets else _unused_networking(job)),
             *(restart_notes(written) if number == 1 else ()),
@@ -111,6 +114,7 @@ def make_plan(
         health=job.health,
         job=job.source,
         restart=job.restart,
+        spares=spares,
     )
 
 
