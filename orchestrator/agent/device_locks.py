@@ -12,8 +12,9 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Iterable, List, Mapping, NamedTuple, Optional
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
+from orchestrator.agent.lock_handover import require_lock
 from orchestrator.core.codec import DecodeError, dumps, loads
 from orchestrator.core.errors import AgentError
 from orchestrator.core.records import LockNote
@@ -29,25 +30,21 @@ _PATIENCE = 0.3
 class DeviceLocks:
     """The devices that one run holds: until `release`, or until this process and its forks are dead.
 
-    `taken` are locks that were handed over (`lock_handover`), by device; those of others are let go of.
+    `taken` are descriptors of locks that somebody has handed over (`lock_handover`), by device: they are this
+    one's from now on, as far as they are of these devices, and closed otherwise.
     """
 
     def __init__(
         self, folder: Path, devices: Iterable[int], run_id: str, taken: Optional[Mapping[int, int]] = None
     ) -> None:
-        self._handles: List[int] = []
-        left = dict(taken or {})
+        self._folder, self._run_id = folder, run_id
+        self.handles: Dict[int, int] = {}
         _make_folder(folder)
+        left = dict(taken or {})
         try:
             # In one order everywhere, so that two runs cannot each hold what the other waits for.
             for device in sorted(devices):
-                path = lock_path(folder, device)
-                handle = left.pop(device, None)
-                if handle is None:
-                    handle = _lock(path, f"device {device} is in use", "give this job other devices", run_id)
-                else:
-                    _keep(handle, path, run_id)
-                self._handles.append(handle)
+                self.handles[device] = self._own(device, left.pop(device, None))
         except BaseException:
             self.release()
             raise
@@ -56,14 +53,24 @@ class DeviceLocks:
                 os.close(handle)
 
     @property
-    def handles(self) -> List[int]:
-        """The descriptors of the locks, in the order of the devices."""
-        return list(self._handles)
+    def devices(self) -> Tuple[int, ...]:
+        return tuple(self.handles)
 
     def release(self) -> None:
-        for handle in self._handles:
+        for handle in self.handles.values():
             os.close(handle)
-        self._handles.clear()
+        self.handles.clear()
+
+    def _own(self, device: int, handle: Optional[int]) -> int:
+        path = lock_path(self._folder, device)
+        if handle is not None:
+            try:
+                require_lock(handle, path)
+                _note(handle, self._run_id)
+                return handle
+            except AgentError:
+                os.close(handle)  # of a file that is no lock any more
+        return _lock(path, f"device {device} is in use", "give this job other devices", self._run_id)
 
 
 def lock_path(folder: Path, device: int) -> Path:
@@ -117,18 +124,6 @@ def _lock(path: Path, told: str, else_: str, run_id: str) -> int:
         )
     _note(handle, run_id)
     return handle
-
-
-def _keep(handle: int, path: Path, run_id: str) -> None:
-    """Go on holding a lock that was handed over."""
-    from orchestrator.agent.lock_handover import require_lock  # late: few attempts take locks over
-
-    try:
-        require_lock(handle, path)
-    except BaseException:
-        os.close(handle)
-        raise
-    _note(handle, run_id)
 
 
 def _note(handle: int, run_id: str) -> None:

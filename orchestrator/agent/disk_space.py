@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Collection, Iterator, List, Set, Tuple
 
-from orchestrator.agent import host_runs
+from orchestrator.agent import device_hold, host_runs
 from orchestrator.core.codec import DecodeError, load
 from orchestrator.core.errors import AgentError
 from orchestrator.core.host_answers import DiskUse, RunId, RunUse, Size
@@ -55,6 +55,7 @@ def remove_run(workdir: Workdir, run_id: str, *, dry_run: bool) -> int:
     _require_unneeded(workdir, run)
     freed = bytes_below(run.root)
     if not dry_run:
+        device_hold.release(run)
         remove_folder(run.root)
     return freed
 

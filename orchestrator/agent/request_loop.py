@@ -32,6 +32,7 @@ __all__ = [
 
 _VERBS = {
     "verbs_chaos": ("inject",),
+    "verbs_copies": ("copy_addresses", "copy_listen", "copy_reach"),
     "verbs_data": (
         "missing",
         "push",
@@ -64,6 +65,8 @@ _VERBS = {
         "commit",
         "list_runs",
         "prepare",
+        "release",
+        "renew",
         "start",
         "status",
         "stop",

@@ -246,7 +246,7 @@ class SpareHolder:
 
     def _hand_over(self, connection: socket.socket) -> None:
         """Give the locks away; until the peer says that it has them they are held here, too."""
-        hand_over(connection, self._locks.handles, self._wanted.devices)
+        hand_over(connection, list(self._locks.handles.values()), self._locks.devices)
         if control_socket.receive(connection).get("taken") is True:
             self._is_over = True
 

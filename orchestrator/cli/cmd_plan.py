@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from orchestrator.cli.copy_notes import copies_line
 from orchestrator.cli.options import json_option, print_json, set_option
 from orchestrator.cli.render_sizing import estimate_view, spread_view, suggestions_view
-from orchestrator.cli.terminal import Console
+from orchestrator.cli.terminal import Console, wrapped
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Host
 from orchestrator.config.inventory_file import load_inventory
@@ -22,6 +24,7 @@ from orchestrator.families.network_config import NetworkConfig
 from orchestrator.plan.fewer_hosts import require_min_hosts
 from orchestrator.plan.placement import groups_between_hosts, hosts_of, spread_problems
 from orchestrator.plan.spare_hosts import spares_of
+from orchestrator.sizing.copy_rate import CopyNeed, copy_need
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
 from orchestrator.sizing.suggest import Suggestion, suggest
@@ -78,21 +81,17 @@ def command(
     if known is not None:
         require_min_hosts(loaded, known)
     made = None if problems else estimate(network, workload)
-    spread = _between_hosts(loaded, made) if made is not None and loaded.parallel.is_spread else None
+    beside = _beside(loaded, made, spares, inventory)
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []
     if as_json:
-        data = _as_data(network, made, found, device) | {"spares": [host.name for host in spares]}
-        print_json(data if spread is None else {**data, "between_hosts": spread})
+        print_json(_as_data(network, made, found, device) | beside.data())
     else:
         console = Console(soft_wrap=True, highlight=False)
         if made is not None:
             console.print(
                 estimate_view(loaded.name, network, workload, made, limit, device, width=console.width)
             )
-            if spread is not None:
-                console.print(spread_view(spread, width=console.width))
-        if spares:
-            console.print(f"spares                   {fold(host.name for host in spares)}", markup=False)
+        beside.show(console)
         if wanted:
             console.print(suggestions_view(workload, found))
     if problems:
@@ -100,6 +99,42 @@ def command(
     if made is not None and not made.fits(limit, device):
         raise ConfigError([_too_large(loaded, made, limit, device)])
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What there is to tell beside the estimate: what replicas on different hosts and copies cost, spares."""
+
+    spread: Mapping[str, Any] | None
+    need: CopyNeed | None
+    spares: Sequence[Host]
+
+    def data(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"spares": [host.name for host in self.spares]}
+        if self.spread:
+            data["between_hosts"] = self.spread
+        if self.need is not None:
+            data["copies"] = asdict(self.need) | {"seconds": self.need.seconds}
+        return data
+
+    def show(self, console: Console) -> None:
+        if self.spread is not None:
+            console.print(spread_view(self.spread, width=console.width))
+        if self.need is not None:
+            console.print("\n".join(wrapped(copies_line(self.need), console.width)), markup=False)
+        if self.spares:
+            console.print(f"spares                   {fold(host.name for host in self.spares)}", markup=False)
+
+
+def _beside(job: Job, made: Estimate | None, spares: Sequence[Host], inventory: Path | None) -> _Beside:
+    spread = _between_hosts(job, made) if made is not None and job.parallel.is_spread else None
+    need = copy_need(job, made, _copy_rate(inventory)) if made is not None else None
+    return _Beside(spread, need, spares)
+
+
+def _copy_rate(inventory: Path | None) -> float | None:
+    network = load_inventory(inventory).copies if inventory is not None else None
+    return network.rate if network is not None else None
 
 
 def _on_its_ranks(job: Job, inventory: Path | None) -> Job:

@@ -72,6 +72,12 @@ class JobCheckpoint(CheckpointOptions):
         "`load` is a file of whole tensors on the control node: each host gets only the slices that its "
         "ranks load, with `resume: true` those of the optimizer too",
     )
+    copies: Annotated[int, Limits(ge=0, le=1)] = key(
+        0,
+        "1: every finished shard is copied to a second host, of another `labels: {rack: …}` where there is "
+        "one, over the inventory's `copy: {network, ports}`, encrypted and at idle priority; at most one "
+        "save behind. `keep` counts for copies, too",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +214,11 @@ class Restart(Frozen):
         default=1800.0,
         description="workers whose host has heard no monitor, and has seen no step, for so long end",
     )
+
+    @property
+    def ends_hangs(self) -> bool:
+        """Whether a run that hangs is ended, so that it goes on anew."""
+        return self.max > 0 and "hang" in self.on
 
 
 class Job(Frozen):

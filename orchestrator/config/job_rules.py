@@ -46,6 +46,7 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     yield from _resume(job)
     yield from _predict(job)
     yield from _distribute(job)
+    yield from _copies(job)
     yield from _command(job)
     yield from _networking(job)
     yield from _jit_level(job)
@@ -120,6 +121,11 @@ def _distribute(job: Job) -> Iterator[Finding]:
         yield where, "is not used by task command", "use `orchestrate checkpoint split`"
     elif job.checkpoint.load is None:
         yield where, "has nothing to distribute", "name the whole checkpoint as checkpoint.load"
+
+
+def _copies(job: Job) -> Iterator[Finding]:
+    if job.checkpoint.copies and job.task in ("predict", "chat"):
+        yield ("checkpoint", "copies"), f"is not used by task {job.task}, which saves nothing", "remove it"
 
 
 def _command(job: Job) -> Iterator[Finding]:

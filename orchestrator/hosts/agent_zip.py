@@ -62,6 +62,8 @@ _RARE |= {"spare_holder", "spare_locks", "spare_records", "verbs_spare", "warm_p
 _RARE |= {"chat_relay", "verbs_chaos", "verbs_disk", "verbs_logs", "verbs_shards", "verbs_stacks"}
 _RARE |= {"last_save", "python_program", "python_stacks", "saved_steps", "signature_table"}
 _RARE |= {"bounded_work", "found_evidence", "kernel_log", "line_times", "log_excerpts", "verbs_evidence"}
+_RARE |= {"copier", "copier_process", "copy_keeper", "copy_network", "copy_owner", "copy_store"}
+_RARE |= {"copy_stream", "copy_tls", "verbs_copies"}
 _compiling = threading.Lock()
 
 

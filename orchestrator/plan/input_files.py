@@ -163,6 +163,8 @@ def _check_texts(job: Job) -> list[str]:
 
 
 def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None:
+    if isinstance(block := config.get("checkpoint"), dict):
+        block.pop("copies", None)  # no worker knows of them
     references = (
         ("data", "path", "data"),
         ("data", "tokenizer", "tokenizer"),

@@ -20,6 +20,7 @@ from orchestrator.config.job import Health, Job
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
+from orchestrator.plan.copy_ring import copy_ring
 from orchestrator.plan.input_files import Shipment, ship
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
@@ -67,6 +68,7 @@ def make_plan(
     has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
     if has_scheduler:
         _require_reachable_master(hosts, inventory)
+    copies, copy_notes = copy_ring(written, inventory, hosts)
     shipment, config = ship(job, hosts_are_here=all(host.transport == "local" for host in hosts))
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):
@@ -107,6 +109,7 @@ def make_plan(
             *_replicas(written, job),
             *(spare_notes(job, inventory) if number == 1 else ()),
             *shipment.notes,
+            *copy_notes,
             *(_second_program(job) if meets else _unused_networking(job)),
             *(restart_notes(written) if number == 1 else ()),
         ),
@@ -114,6 +117,7 @@ def make_plan(
         health=job.health,
         job=job.source,
         restart=job.restart,
+        copies=copies,
         spares=spares,
     )
 
@@ -221,6 +225,8 @@ def _manifest(
         hosts=tuple(host.name for host in hosts),
         launch=_launch_facts(job),
         attempt=attempt,
+        monitor_lease=job.restart.lease if job.restart.max else None,
+        holds=job.restart.lease if job.restart.max else None,
     )
 
 

@@ -35,7 +35,7 @@ from orchestrator.transfer.saved_attempts import CheckedStep
 from orchestrator.transfer.small_files import Spool, gather
 from orchestrator.transfer.step_spool import require_room, step_spool
 
-__all__ = ["resume"]
+__all__ = ["brought", "resume"]
 
 _SEND_TIMEOUT = 300.0
 _SEGMENT = 4 << 20
@@ -57,10 +57,17 @@ def resume(
     if found.step is not None:
         look_at_hosts(needs_of(plan), plan.ssh).raise_on_failure()
         with fleet_of(found.hosts, plan.ssh) as fleet:
-            inputs = _moved(fleet, found, found.step, progress or (lambda what, done, total: None))
-        plan = with_inputs(plan, inputs)
+            plan = brought(fleet, found, progress)
     start(found.control, plan)
     return found.control
+
+
+def brought(fleet: Fleet, found: Resumption, progress: Progress | None = None) -> LaunchPlan:
+    """Bring each host what it lacks of the step; the plan, complete. Raises as `resume` does."""
+    if found.step is None:
+        return found.plan
+    inputs = _moved(fleet, found, found.step, progress or (lambda what, done, total: None))
+    return with_inputs(found.plan, inputs)
 
 
 def _moved(fleet: Fleet, found: Resumption, step: CheckedStep, progress: Progress) -> dict[str, list[Input]]:

@@ -20,7 +20,7 @@ def test_a_lock_is_never_free_on_the_way(folder):
     locks = DeviceLocks(folder, (0, 2), "run-a")
     here, there = socket.socketpair()
     with here, there:
-        hand_over(here, locks._handles, [0, 2])
+        hand_over(here, list(locks.handles.values()), [0, 2])
         locks.release()
         # Nobody has an open descriptor of it but the socket.
         assert busy_devices(folder, (0, 1, 2)) == [0, 2]
@@ -40,7 +40,7 @@ def test_the_holder_that_dies_before_it_is_heard_loses_nothing(folder):
     holder = os.fork()
     if holder == 0:
         locks = DeviceLocks(folder, (1,), "run-a")
-        hand_over(here, locks._handles, [1])
+        hand_over(here, list(locks.handles.values()), [1])
         os._exit(0)
     os.waitpid(holder, 0)
     here.close()
