@@ -81,8 +81,8 @@ def command(
     device = _device_memory(hosts, hbm, inventory)
     problems = [Problem(loaded.where("parallel", key), *text) for key, *text in workload.problems(network)]
     problems += spread_problems(loaded, max(1, workload.cut.world_size // loaded.devices_per_host))
-    if hosts:
-        require_min_hosts(loaded, load_inventory(inventory))
+    if known is not None:
+        require_min_hosts(loaded, known)
     made = None if problems else estimate(network, workload)
     beside = _beside(loaded, made, spares, inventory)
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []

@@ -65,7 +65,7 @@ def spread_view(between: Mapping[str, Mapping[str, int]], *, width: int = 80) ->
 
 def _over(sent: Mapping[str, int]) -> str:
     names = {"data_parallel": "data group", "pipeline": "next stage"}
-    return ", ".join(f"{names[key]} {_size(size)}" for key, size in sent.items() if size) or "nothing"
+    return ", ".join(f"{names[key]} {sized(size)}" for key, size in sent.items() if size) or "nothing"
 
 
 def _attention(network: NetworkConfig, workload: Workload) -> str:

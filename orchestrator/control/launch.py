@@ -13,6 +13,7 @@ from orchestrator.control.monitor_process import cannot_write, spawn_monitor
 from orchestrator.control.runs import interrupt_launch, make_control_dir
 from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.plan.complete_plan import complete_plan
+from orchestrator.plan.fewer_hosts import require_min_hosts
 from orchestrator.plan.hosts_here import require_what_is_here
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
@@ -37,11 +38,7 @@ def plan_launch(
     if accept_new_host_keys:
         inventory = inventory.accepting_new_host_keys()
     plan = make_plan(job, inventory, now=time.time(), mtbf=_mtbf(job))
-    if job.restart.min_hosts is not None:
-        # Late: NumPy and the sizes of networks, which few launches need.
-        from orchestrator.plan.fewer_hosts import require_min_hosts
-
-        require_min_hosts(job, inventory)
+    require_min_hosts(job, inventory)
     require_what_is_here(plan)
     return job, plan
 
