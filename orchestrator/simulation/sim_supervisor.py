@@ -51,6 +51,7 @@ class SimSupervisor:
         self._read = -TICK
         self._deadline: Event | None = None
         self._stall: Event | None = None
+        self._lease: Event | None = None
         self.feed = StatusFeed(self.identity, self._status())
         run.gang.on_milestone.append(self._on_milestone)
         run.gang.on_move.append(self._on_move)
@@ -59,8 +60,13 @@ class SimSupervisor:
 
     # What it is told.
 
+    def heard(self) -> None:
+        """Somebody who acts on the run is there."""
+        self.state.heard(self._host.world.now)
+
     def start(self) -> None:
         self._woken = self._host.world.now
+        self._run.gang.told_at = self._host.world.true_now
         self._carry_out(self.state.start(self._woken))
         self._on_move()
         self.step()
@@ -103,6 +109,7 @@ class SimSupervisor:
         self._carry_out(self.state.tick(now, self._host.time()))
         self._note_phase()
         self._publish()
+        self._mind_lease(now)
         if self.state.has_ended:
             self._finish()
         elif self.state.needs_ticks and not self._is_ticking:
@@ -110,6 +117,16 @@ class SimSupervisor:
             self._host.world.after(TICK, self._tick)
         for told in list(self.on_change):
             told()
+
+    def _mind_lease(self, now: float) -> None:
+        """A turn when the monitor's lease may have ended, which steps since then have renewed."""
+        ends = self.state.lease_ends
+        if ends is not None and self._lease is None:
+            self._lease = self._host.world.after(max(TICK, ends - now), self._on_lease)
+
+    def _on_lease(self) -> None:
+        self._lease = None
+        self.step()
 
     def _tick(self) -> None:
         self._is_ticking = False
@@ -173,12 +190,15 @@ class SimSupervisor:
         reason = StopReason(StopKind.SUPERVISOR_ENDED, self._run.manifest.host, end=end)
         if self._run.status is not None:
             self._run.status = obituary(self._run.status, reason, self._host.time())
+            manifest = self._run.manifest
+            if manifest.holds is not None:
+                self._host.keeping.keep(manifest.run_id, manifest.devices, manifest.holds)
         for told in list(self.on_change):
             told()
 
     def _leave(self) -> None:
         self.is_alive = False
-        for event in (self._deadline, self._stall):
+        for event in (self._deadline, self._stall, self._lease):
             if event is not None:
                 event.cancel()
         self._run.gang.on_milestone.remove(self._on_milestone)
@@ -265,5 +285,8 @@ class SimSupervisor:
         for process in self.processes.values():
             if process.is_running:
                 process.signal(signal.SIGKILL)
+        manifest = self._run.manifest
         if self.state.phase == "undone":
             self._host.discard(self._run)
+        elif self.state.keeps_devices and manifest.holds is not None:
+            self._host.keeping.keep(manifest.run_id, manifest.devices, manifest.holds)

@@ -106,6 +106,10 @@ class Gang:
         self.saves = 0  # that were lived through
         self._timetable = Timetable(workload)
         self.has_left = False
+        # True times: when a host was last told to start, the first step was made, and a rank first ended.
+        self.told_at: float | None = None
+        self.first_at: float | None = None
+        self.broke_at: float | None = None
 
     def begin_at(self, step: int) -> None:
         """The ranks go on behind this step, which an attempt before has saved; before they have begun."""
@@ -138,6 +142,8 @@ class Gang:
 
     def leave(self, rank: int) -> None:
         """This rank has ended."""
+        if self.broke_at is None and not self.is_done:
+            self.broke_at = self._world.true_now
         self._joined.discard(rank)
         if not self.is_moving and not self.is_done:
             # Who waits for the first step waits in vain from now on; who knows that already looks himself.
@@ -304,6 +310,7 @@ class Gang:
 
     def _reach(self, what: str) -> None:
         self._milestone = None
+        self.first_at = self._world.true_now if what == "first" else self.first_at
         self.saves += what == "saved"
         self.has_left = self.has_left or what == "left"
         self.is_done = self.is_done or what in ("done", "left")
