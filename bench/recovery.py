@@ -5,7 +5,7 @@
 Real processes over a real sshd: N addresses of loopback are N hosts with one rank each. A crash: one rank is
 killed; from its death until every old worker is dead and every new one runs its program (`exec`; what a
 framework takes to start comes behind that). A host that is gone: one in a network namespace of its own, whose
-link goes down, with a spare beside it; the time beyond `timeouts.unreachable`, and the same where its death is
+link goes down, with a spare beside it; the time beyond `timeouts.unreachable`, and where its death is
 proven, since its connections are refused. The hosts' own work shares this machine's cores.
 """
 

@@ -63,6 +63,8 @@ STDLIB = sys.stdlib_module_names | {"_sha2"}
 LATE = {
     "orchestrator/agent/content_store.py",
     "orchestrator/agent/copier_process.py",
+    "orchestrator/agent/daemon.py",
+    "orchestrator/agent/device_locks.py",
     "orchestrator/agent/prepare_run.py",
     "orchestrator/agent/verbs_copies.py",
     "orchestrator/agent/verbs_host.py",

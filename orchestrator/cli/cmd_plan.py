@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from orchestrator.core.errors import ConfigError, Problem, UsageError
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.plan.fewer_hosts import require_min_hosts
 from orchestrator.plan.placement import groups_between_hosts, hosts_of, spread_problems
-from orchestrator.sizing.copy_rate import copy_need
+from orchestrator.plan.spare_hosts import spares_of
+from orchestrator.sizing.copy_rate import CopyNeed, copy_need
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
 from orchestrator.sizing.suggest import Suggestion, suggest
@@ -68,7 +69,9 @@ def command(
     if memory is not None:
         overrides = (*overrides, f"max_device_memory={memory}")
     loaded = _on_its_ranks(load_job(job, overrides), inventory)
-    hosts = hosts_of(loaded, load_inventory(inventory)) if inventory is not None else ()
+    known = load_inventory(inventory) if inventory is not None else None
+    hosts = hosts_of(loaded, known) if known is not None else ()
+    spares = spares_of(loaded, known, hosts) if known is not None else ()
     chips = {host.chip for host in hosts if host.chip is not None}
     network, workload = network_of(loaded), workload_of(loaded, chips)
     limit = size_of(loaded.max_device_memory) if loaded.max_device_memory else None
@@ -78,24 +81,17 @@ def command(
     if hosts:
         require_min_hosts(loaded, load_inventory(inventory))
     made = None if problems else estimate(network, workload)
-    spread = _between_hosts(loaded, made) if made is not None and loaded.parallel.is_spread else None
-    need = copy_need(loaded, made, _copy_rate(inventory)) if made is not None else None
+    beside = _beside(loaded, made, spares, inventory)
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []
     if as_json:
-        more: dict[str, Any] = {"between_hosts": spread} if spread else {}
-        if need is not None:
-            more["copies"] = asdict(need) | {"seconds": need.seconds}
-        print_json(_as_data(network, made, found, device) | more)
+        print_json(_as_data(network, made, found, device) | beside.data())
     else:
         console = Console(soft_wrap=True, highlight=False)
         if made is not None:
             console.print(
                 estimate_view(loaded.name, network, workload, made, limit, device, width=console.width)
             )
-            if spread is not None:
-                console.print(spread_view(spread, width=console.width))
-        if need is not None:
-            console.print("\n".join(wrapped(copies_line(need), console.width)), markup=False)
+        beside.show(console)
         if wanted:
             console.print(suggestions_view(workload, found))
     if problems:
@@ -103,6 +99,37 @@ def command(
     if made is not None and not made.fits(limit, device):
         raise ConfigError([_too_large(loaded, made, limit, device)])
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What there is to tell beside the estimate: what replicas on different hosts and copies cost, spares."""
+
+    spread: Mapping[str, Any] | None
+    need: CopyNeed | None
+    spares: Sequence[Host]
+
+    def data(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"spares": [host.name for host in self.spares]}
+        if self.spread:
+            data["between_hosts"] = self.spread
+        if self.need is not None:
+            data["copies"] = asdict(self.need) | {"seconds": self.need.seconds}
+        return data
+
+    def show(self, console: Console) -> None:
+        if self.spread is not None:
+            console.print(spread_view(self.spread, width=console.width))
+        if self.need is not None:
+            console.print("\n".join(wrapped(copies_line(self.need), console.width)), markup=False)
+        if self.spares:
+            console.print(f"spares                   {fold(host.name for host in self.spares)}", markup=False)
+
+
+def _beside(job: Job, made: Estimate | None, spares: Sequence[Host], inventory: Path | None) -> _Beside:
+    spread = _between_hosts(job, made) if made is not None and job.parallel.is_spread else None
+    need = copy_need(job, made, _copy_rate(inventory)) if made is not None else None
+    return _Beside(spread, need, spares)
 
 
 def _copy_rate(inventory: Path | None) -> float | None:

@@ -15,6 +15,7 @@ from orchestrator.cli.live_view import PlainReport, live_view
 from orchestrator.cli.options import print_json
 from orchestrator.cli.render_run import record_json, summary
 from orchestrator.cli.sentences import go_on_note
+from orchestrator.cli.spare_notes import spare_warnings
 from orchestrator.cli.terminal import Console, Wrapped
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.runs import interrupt_launch
@@ -69,11 +70,12 @@ def follow(
 
 
 def _records(control: Run, until_started: bool, warn: bool) -> Iterator[RunRecord]:
-    """The run's records until it has ended or started; the first one with warnings has them told."""
+    """The run's records until it has ended or started; each warning is told once."""
+    told: set[str] = set()
     for record in api.watch(control):
-        if record.warnings and warn:
-            warn = False
-            for line in record.warnings:
+        for line in (*record.warnings, *spare_warnings(record)) if warn else ():
+            if line not in told:
+                told.add(line)
                 click.echo(f"orchestrate: warning: {line}", err=True)
         yield record
         if until_started and record.state is RunState.RUNNING:

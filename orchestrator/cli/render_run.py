@@ -27,6 +27,7 @@ from orchestrator.cli.sentences import (
     stop_sentence,
     watch_note,
 )
+from orchestrator.cli.spare_notes import spares_line
 from orchestrator.cli.terminal import Wrapped
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.health_findings import FindingKind
@@ -127,6 +128,8 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     parts += [Text(note, style=style) for note, style in notes(record)]
     if line := account_line(run_account(record), language()):
         parts.append(Wrapped(line, "dim"))
+    if line := spares_line(record):
+        parts.append(Wrapped(line, "", 8))
     if record.cause is not None and record.state is not RunState.RESTARTING:
         lines = _cause_lines(record, _TAIL_SHOWN if is_small else _TAIL_OF_MANY)
         parts += [Wrapped(line, style, _indent_of(line)) for line, style in lines]

@@ -36,6 +36,7 @@ _STOPPED = {
     StopKind.RUN_DIRECTORY_REMOVED: "the run directory was removed",
     StopKind.SUPERVISOR_TERMINATED: "the supervisor was told to end (SIGTERM)",
     StopKind.GUARDIAN_ENDED: "the guardian, the supervisor's parent, was killed",
+    StopKind.LEASE_ENDED: "no monitor was heard and no step was made for longer than `restart.lease`",
     StopKind.SUPERVISOR_GONE: "the supervisor is gone (was the host restarted?)",
 }
 _WAITS = {

@@ -52,6 +52,7 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     yield from _jit_level(job)
     yield from _deterministic(job)
     yield from _restart(job)
+    yield from _spares(job)
 
 
 def _sections(job: Job) -> Iterator[Finding]:
@@ -182,3 +183,9 @@ def _restart(job: Job) -> Iterator[Finding]:
     if policy.min_hosts and job.host_count and policy.min_hosts > job.host_count:
         what = f"must be at most host_count {job.host_count}, got {policy.min_hosts}"
         yield ("restart", "min_hosts"), what, "null: the run goes on only with all hosts"
+
+
+def _spares(job: Job) -> Iterator[Finding]:
+    if job.restart.spares is not None and job.restart.max == 0:
+        what = "would wait for nothing: with restart.max 0 the run does not go on by itself"
+        yield ("restart", "spares"), what, "set restart.max, or remove it"

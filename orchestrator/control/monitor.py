@@ -96,33 +96,39 @@ class Monitor:
                 if not self._socket.open():
                     self._writer.every = _SEEN_ON_DISK
                 self._socket.tell(self._record)
-            try:
-                fleet = stack.enter_context(self._granted())
-                self._recovery = self._recovery_of(self._control, self._plan, fleet, self._scheduling)
-                stack.callback(self._let_go)
-                self._fence_in(fleet)
-                stack.callback(self._fence_out)
-                if watch_only:
-                    self._find_again(fleet)
-                else:
-                    self._launch(fleet)
-            except KeyboardInterrupt:
-                if self._has_started:
-                    self._note_start()  # it came too late to undo anything: the run goes on
-                elif not watch_only:
-                    self._fail(Interrupted("the launch was interrupted and has been undone"))
+            fleet = self._begun(stack, watch_only)
+            if fleet is None:
                 return
-            except Exception as error:
-                if self._record.state is not RunState.PREPARING:
-                    raise  # only the watch is over: the run goes on
-                self._fail(self._explained(error))
-                if not self._restarts:
-                    return
             with _told_to_end():
                 self._watch(fleet)
                 while self._restarts:
                     self._go_on(fleet)
                     self._watch(fleet)
+
+    def _begun(self, stack: contextlib.ExitStack, watch_only: bool) -> Fleet | None:
+        """The fleet of a run that has been launched or found again; None where there is nothing to watch."""
+        try:
+            fleet = stack.enter_context(self._granted())
+            self._recovery = self._recovery_of(self._control, self._plan, fleet, self._scheduling)
+            stack.callback(self._let_go)
+            self._fence_in(fleet)
+            stack.callback(self._fence_out)
+            if watch_only:
+                self._find_again(fleet)
+            else:
+                self._launch(fleet)
+        except KeyboardInterrupt:
+            if self._has_started:
+                self._note_start()  # it came too late to undo anything: the run goes on
+            elif not watch_only:
+                self._fail(Interrupted("the launch was interrupted and has been undone"))
+            return None
+        except Exception as error:
+            if self._record.state is not RunState.PREPARING:
+                raise  # only the watch is over: the run goes on
+            self._fail(self._explained(error))
+            return fleet if self._restarts else None
+        return fleet
 
     @property
     def _restarts(self) -> bool:
@@ -201,16 +207,10 @@ class Monitor:
             while self._record.needs_monitor_at(self._scheduling.time()) or not written:
                 begun = self._scheduling.monotonic()
                 with _logged("a turn of the watch broke off"):
-                    record = watch.step(_PATIENCE)
-                    if self._fence is not None and not self._fence.is_down:
-                        record = watch.record = self._fence.step(record)
-                    if self._recovery is not None and not record.state.is_terminal:
-                        record = watch.record = self._recovery.tend(record)
-                    if record.state.is_terminal and not self._record.state.is_terminal:
-                        record = watch.record = self._decided(record)
-                    if record.state.is_terminal and not self._record.state.is_terminal:
-                        fleet.address(address_of(record))  # from now on it is over wherever it is met
-                    written = self._save(record)
+                    watch.record = self._judged(watch.step(_PATIENCE))
+                    if watch.record.state.is_terminal and not self._record.state.is_terminal:
+                        fleet.address(address_of(watch.record))  # from now on it is over wherever it is met
+                    written = self._save(watch.record)
                 if self._restarts:
                     break
                 self._scheduling.sleep(self._rest(begun, written))
@@ -218,6 +218,16 @@ class Monitor:
             if self._socket is not None:
                 self._socket.attend(None)
             watch.hand_back() if self._restarts else watch.close()
+
+    def _judged(self, record: RunRecord) -> RunRecord:
+        """The record of a turn, with what attempts before and what stands ready have to tell."""
+        if self._fence is not None and not self._fence.is_down:
+            record = self._fence.step(record)
+        if self._recovery is not None and not record.state.is_terminal:
+            record = self._recovery.tend(record)
+        if record.state.is_terminal and not self._record.state.is_terminal:
+            record = self._decided(record)
+        return record
 
     def _watch_of(self, fleet: Fleet) -> Watch:
         placed = {

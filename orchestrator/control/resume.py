@@ -20,6 +20,7 @@ from orchestrator.core.states import RunState
 from orchestrator.plan.fewer_hosts import Layout, fitting_layouts, global_batch
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.placement import hosts_of
+from orchestrator.plan.spare_hosts import kept_inventory
 
 __all__ = ["Changes", "NextJob", "next_job", "require_ended"]
 
@@ -117,8 +118,7 @@ def _inventory(before: LaunchPlan, changes: Changes) -> Inventory:
     if changes.inventory is not None:
         inventory = load_inventory(changes.inventory)
         return inventory.accepting_new_host_keys() if changes.accept_new_host_keys else inventory
-    shown = Path(f"the hosts of {before.run_id}")
-    return Inventory(path=shown, hosts=before.hosts, ssh=before.ssh)
+    return kept_inventory(before)
 
 
 def _on_hosts(job: Job, changes: Changes, inventory: Inventory) -> Job:

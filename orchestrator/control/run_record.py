@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.control.decisions import Decision, Outcome
 from orchestrator.control.health_findings import Finding
 from orchestrator.control.record_changes import Change, Journal, apply_changes
+from orchestrator.control.spare_view import SpareView
 from orchestrator.control.step_times import Spent
 from orchestrator.core.claims import NO_CLAIM
 from orchestrator.core.codec import DecodeError, Stored, dumps, from_json, unpacked
@@ -193,6 +194,7 @@ class RunRecord(Stored):
     run. `health` is what is not well now, or was when the run ended; `recovered` are the last hangs that went
     on; `step_interval` are the seconds that usually lie between two new steps, where that is known. `claim`
     is ours; with epoch 0 this control node only watches, and the holder is who acts, as far as that is known.
+    `spares` are the hosts that stand ready, by name.
     """
 
     # 2: who does not know of attempts would write the record back without them. 3: what has changed since is
@@ -225,6 +227,7 @@ class RunRecord(Stored):
     step_interval: float | None = None
     claim: Claim = NO_CLAIM
     refused: Refused | None = None
+    spares: Mapping[str, SpareView] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         *before, last = self.attempts or (AttemptRecord(),)

@@ -71,10 +71,7 @@ def check_hosts(
     new = [host.name for host in plan.hosts if host.name not in staying.trusted]
     if new or not staying.devices:
         report("connecting")
-    busy = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]), new)
-    for name in staying.suspects:
-        if name in busy.values:  # what it holds for us is not taken
-            busy.values[name] = [each for each in busy.values[name] if each not in staying.devices[name]]
+    busy = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host], plan), new)
     kept = {name: _others(plan, name, devices) for name, devices in staying.devices.items()}
     chosen = on_free_devices(plan, {**busy.values, **kept})
     taken = [
@@ -82,7 +79,7 @@ def check_hosts(
     ]
     if taken:
         free(taken)
-        again = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]), taken)
+        again = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host], plan), taken)
         chosen = on_free_devices(plan, {**busy.values, **again.values, **kept})
     plan, needs = chosen, _needs_of(chosen, new)
     facts: dict[str, HostFacts] = {}
@@ -90,8 +87,6 @@ def check_hosts(
         # A host that did not answer is not waited for again.
         with fleet.part(busy.values) as part:
             facts, errors = gather(needs, part)
-        for name in facts.keys() & set(staying.suspects):
-            facts[name] = _without_ours(facts[name], staying.devices[name])
         checked = run_checks(needs, facts, {**busy.errors, **errors})
         if warnings := [line for line in checked.warnings() if not _is_told(line, plan)]:
             warn(warnings)
@@ -104,12 +99,6 @@ def check_hosts(
         port=_free_port(plan, fleet, facts, meeting),
         scheduler_host=meeting,
     )
-
-
-def _without_ours(fact: HostFacts, ours: Collection[int]) -> HostFacts:
-    """The facts of a host on which these devices are held for this very run."""
-    busy = tuple(each for each in fact.probe.busy_devices if each not in ours)
-    return dataclasses.replace(fact, probe=dataclasses.replace(fact.probe, busy_devices=busy))
 
 
 def _others(plan: LaunchPlan, name: str, devices: Collection[int]) -> list[int]:
@@ -204,8 +193,13 @@ def _place_shards(plan: LaunchPlan, fleet: Fleet) -> None:
     fleet.each(place).raise_on_error()
 
 
-def _busy_devices(agent: Agent, host: Host) -> list[int]:
-    return agent.busy_devices([device.id for device in host.devices], host.lock_dir)
+def _busy_devices(agent: Agent, host: Host, plan: LaunchPlan) -> list[int]:
+    return agent.busy_devices([device.id for device in host.devices], host.lock_dir, _kept_for(plan))
+
+
+def _kept_for(plan: LaunchPlan) -> str:
+    """Whose devices are free for this attempt though they are held: kept by the one before."""
+    return plan.run_id if plan.attempt.number > 1 else ""
 
 
 class _Taken(PreflightError):
@@ -241,7 +235,7 @@ def _is_still_busy(plan: LaunchPlan, fleet: Fleet) -> bool:
 
 
 def _held(agent: Agent, manifest: Manifest) -> list[int]:
-    return agent.busy_devices(manifest.devices, manifest.lock_dir)
+    return agent.busy_devices(manifest.devices, manifest.lock_dir, manifest.run_id)
 
 
 def _prepare(plan: LaunchPlan, agent: Agent, more: Mapping[str, str] | None) -> Prepared:

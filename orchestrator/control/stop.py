@@ -17,6 +17,7 @@ from orchestrator.control.monitor_process import cannot_write, watched_again
 from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import interrupt_launch
+from orchestrator.control.spares import release_spares
 from orchestrator.control.stop_progress import MARGIN, saving_line
 from orchestrator.control.watch import look_once
 from orchestrator.core.ends import StopReason
@@ -145,6 +146,10 @@ def _stop_from_here(
         except OrchestrateError as error:
             say(str(error))
         raise HostsFailed.of(errors)
+    if plan.spares:
+        with ways.fleet(dataclasses.replace(plan, hosts=plan.spares)) as spares:
+            spares.address(address_of(read_record(control)))
+            release_spares(plan, spares)
     record = _settled(control, scheduling.monotonic() + patience, ways)
     if seen.state.is_terminal and not record.state.is_terminal:
         # What the hosts say counts. The record is the monitor's to write, as long as it lives.

@@ -254,8 +254,8 @@ class HostStatus(Stored):
     `clock` is the host's time when its agent read the file. Within `interval` seconds the supervisor writes
     it again, also where nothing has changed: one whose `updated` is older than three of them has fallen
     silent. Earlier versions, which wrote it every second, did not say so. While workers are made to end,
-    `grace` are the seconds that they have for that. `attempt` is the one it is of. `copies` is None where
-    none are made.
+    `grace` are the seconds that they have for that. `attempt` is the one it is of. `held` are the devices
+    that are kept for the next attempt though this one is over. `copies` is None where none are made.
     """
 
     FORMAT = 3  # two slots, see agent/status_file.py; what is in them is as in format 2
@@ -276,6 +276,7 @@ class HostStatus(Stored):
     grace: Optional[float] = None
     attempt: Attempt = FIRST
     copies: Optional[CopyStatus] = None
+    held: Tuple[int, ...] = ()
 
     @classmethod
     def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:

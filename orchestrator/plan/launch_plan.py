@@ -40,7 +40,7 @@ class LaunchPlan(Stored):
     of, None in a plan of an earlier version. `origin` is the (attempt, step) that the attempt goes on from,
     (0, 0) where it begins anew; `loads` are, by host, the shards that are there already. `spares` are the
     hosts that stand ready, in the order in which they are taken. `found` is what the tools of the hosts have
-    told of their devices: a later attempt need not ask hosts that stay. `copies` is where shards are copied to.
+    told of their devices: a later attempt need not ask hosts that stay. `copies`: where shards are copied to.
     """
 
     # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.

@@ -26,6 +26,7 @@ from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
 from orchestrator.plan.placement import Placement, place
 from orchestrator.plan.restart_notes import restart_notes
+from orchestrator.plan.spare_hosts import spare_notes, spares_of
 from orchestrator.rank_table.table import is_ip, is_loopback
 
 __all__ = ["make_plan", "new_run_id"]
@@ -62,6 +63,7 @@ def make_plan(
     placements = place(job, inventory)
     written, job = job, job.with_replicas(len(placements))
     hosts = _hosts_of(placements, inventory)
+    spares = spares_of(job, inventory, hosts, number=number)
     meets = len(placements) > 1  # one rank has nobody to find: no scheduler, no table
     has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
     if has_scheduler:
@@ -105,6 +107,7 @@ def make_plan(
         timeouts=job.timeouts,
         notes=(
             *_replicas(written, job),
+            *(spare_notes(job, inventory) if number == 1 else ()),
             *shipment.notes,
             *copy_notes,
             *(_second_program(job) if meets else _unused_networking(job)),
@@ -115,6 +118,7 @@ def make_plan(
         job=job.source,
         restart=job.restart,
         copies=copies,
+        spares=spares,
     )
 
 

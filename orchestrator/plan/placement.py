@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from orchestrator.config.host_ranges import fold
+from orchestrator.config.host_ranges import RangeError, fold, split_list
 from orchestrator.config.inventory import RING, Device, Host, Inventory
 from orchestrator.config.job import Job, JobParallel
 from orchestrator.core.errors import ConfigError, Problem
@@ -17,6 +17,7 @@ __all__ = [
     "groups_between_hosts",
     "hosts_of",
     "place",
+    "spares_left_out",
     "spread_problems",
 ]
 
@@ -74,9 +75,10 @@ def choose_devices(host: Host, count: int, busy: Collection[int] = ()) -> tuple[
 
 
 def hosts_of(job: Job, inventory: Inventory) -> tuple[Host, ...]:
-    """The hosts that the job names. Raises ConfigError at its `hosts`."""
+    """The hosts that the job names; `all` does not mean its spares. Raises ConfigError at its `hosts`."""
+    words = (*job.hosts, f"!@{_spare_group(job)}") if spares_left_out(job, inventory) else job.hosts
     try:
-        return inventory.select(job.hosts, job.host_count)
+        return inventory.select(words, job.host_count)
     except ConfigError as error:
         where = job.where("hosts")
         shown = str(inventory.path)
@@ -90,6 +92,22 @@ def degree_problems(job: Job, host_count: int) -> Iterator[Problem]:
     yield from _wrong_product(job, host_count)
     yield from _cut_groups(job, host_count)
     yield from spread_problems(job, host_count)
+
+
+def spares_left_out(job: Job, inventory: Inventory) -> tuple[str, ...]:
+    """The hosts that `all` does not mean because they are the job's spares; () where `all` is not said."""
+    members = inventory.groups.get(_spare_group(job), ())
+    try:
+        words = [word for item in job.hosts for word in split_list(item)] if members else ["none"]
+    except RangeError:
+        return ()  # whoever selects them says what is wrong
+    means_all = {"all", "@all"} & set(words) or all(word.startswith("!") for word in words)
+    own = {word.removeprefix("@") for word in words}
+    return () if not means_all or {_spare_group(job), *members} & own else members
+
+
+def _spare_group(job: Job) -> str:
+    return (job.restart.spares or "").removeprefix("@")
 
 
 def _too_few_devices(job: Job, hosts: tuple[Host, ...]) -> Iterator[Problem]:

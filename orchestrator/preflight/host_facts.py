@@ -92,7 +92,8 @@ class Needs:
     workers are known to be MindSpore's; False where a job's own command may be anything.
     `scheduler` are the names of the place where it listens: an IP address, or the first host's names, the one
     of the inventory first; none where there is no scheduler. `by_table_alone`: a rank table stands for it.
-    `copies` is where copies of checkpoints go, None: nowhere.
+    `copies` is where copies of checkpoints go, None: nowhere. `kept_for` is the run for whose next attempt
+    devices may be kept, which are free for it.
     """
 
     hosts: tuple[Host, ...]
@@ -110,6 +111,7 @@ class Needs:
     by_table_alone: bool = False
     pings: Pings = "none"
     copies: CopyRing | None = None
+    kept_for: str = ""
 
     @property
     def bundled(self) -> bool:
@@ -257,6 +259,7 @@ def needs_of(plan: LaunchPlan, pings: Pings = "ring") -> Needs:
         by_table_alone=plan.by_table_alone,
         pings=pings if plan.ascend else "none",
         copies=plan.copies,
+        kept_for=plan.run_id if plan.attempt.number > 1 else "",
     )
 
 

@@ -10,12 +10,15 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config.inventory import Host
+from orchestrator.config.inventory import Host, Inventory
+from orchestrator.config.job_file import load_job_again
+from orchestrator.control.attempts import kept_step
 from orchestrator.control.decisions import Choice, Decision, Ground
 from orchestrator.control.resume import Changes, next_job
-from orchestrator.control.run_record import RunRecord, Waits
+from orchestrator.control.run_record import RunRecord
 from orchestrator.control.spares import SpareWatch
 from orchestrator.control.start import Staying
 from orchestrator.core.errors import CheckpointError, HostsFailed, OrchestrateError, RunNotFound
@@ -23,9 +26,10 @@ from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.scheduling import Scheduling
+from orchestrator.plan.fewer_hosts import fitting_counts, on_names
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.recovery.decide import decide
-from orchestrator.recovery.read_situation import situation_of
+from orchestrator.recovery.read_situation import Now, host_states, situation_of
 from orchestrator.recovery.situation import HostState
 
 if TYPE_CHECKING:
@@ -62,6 +66,8 @@ class RunRecovery:
         self._look_at = self._hold_at = 0.0
         self._refuses: dict[str, tuple[str, float]] = {}
         self._fatal: OrchestrateError | None = None
+        self._waits_since: float | None = None
+        self._counts: tuple[int, ...] | None = None
 
     # What the monitor tells.
 
@@ -95,12 +101,20 @@ class RunRecovery:
         situation = situation_of(
             record,
             plan,
-            now=now,
-            wanted=tuple(host.name for host in self._wanted),
-            hosts={name: self._state_of(name, record) for name in self._fleet.hosts},
-            spares=tuple(host.name for host in plan.spares),
+            Now(
+                now,
+                self._states(record),
+                kept=kept_step(record),
+                fits=self._fits(plan),
+                waits_since=self._waits_since,
+                unreachable=plan.timeouts.unreachable,
+            ),
         )
         decision = decide(situation)
+        if decision.choice is Choice.WAIT:
+            self._waits_since = self._waits_since or now
+        else:
+            self._waits_since = None
         log.info("decided: %s", decision)
         return decision
 
@@ -166,20 +180,31 @@ class RunRecovery:
         others = [name for name in self._fleet.hosts if name not in record.hosts and self._answers.get(name)]
         return list(dict.fromkeys((*seen, *others, *more)))
 
-    def _state_of(self, name: str, record: RunRecord) -> HostState:
-        view = record.hosts.get(name)
-        refuses = self._refusal_of(name)
-        spare = self._spares.state_of(name)
-        if view is None:
+    def _states(self, record: RunRecord) -> dict[str, HostState]:
+        """Hosts of the attempt as they were last heard; others by what they have answered since."""
+        states = host_states(record)
+        for name in self._fleet.hosts:
+            if (seen := states.get(name)) is not None:
+                states[name] = dataclasses.replace(
+                    seen,
+                    answers=seen.answers or self._answers.get(name, False),
+                    refuses=self._refusal_of(name),
+                )
+                continue
+            spare = self._spares.state_of(name)
             answers = self._answers.get(name, False) or spare.is_ready
-            return HostState(name, answers=answers, is_ready=answers, refuses=refuses or spare.why)
-        return HostState(
-            name,
-            answers=not view.error or bool(self._answers.get(name)),
-            is_gone=view.lost,
-            is_stuck=view.lost and view.waits is Waits.STUCK,
-            refuses=refuses,
-        )
+            states[name] = HostState(name, answers=answers, is_ready=answers, refuses=self._refusal_of(name))
+        return states
+
+    def _fits(self, plan: LaunchPlan) -> tuple[int, ...]:
+        """Numbers of hosts, fewer than all, on which the job can be laid out."""
+        if self._policy.min_hosts is None or plan.job is None:
+            return ()
+        if self._counts is None:
+            inventory = Inventory(path=Path(f"the hosts of {self._run_id}"), hosts=self._wanted, ssh=plan.ssh)
+            job = on_names(load_job_again(plan.job, ()), self._wanted)
+            self._counts = fitting_counts(job, inventory)
+        return self._counts
 
     def _refusal_of(self, name: str) -> str:
         what, since = self._refuses.get(name, ("", 0.0))

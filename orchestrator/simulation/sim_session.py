@@ -140,7 +140,13 @@ class _DirectAgent(Agent):
         self.pushes = _DirectPushes(session)
 
     def prepare(
-        self, manifest: Manifest, worker_config: str, rank_table: str | None, *, timeout: float | None = None
+        self,
+        manifest: Manifest,
+        worker_config: str,
+        rank_table: str | None,
+        *,
+        files: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> Prepared:
         payload: Payload = LaunchValue(manifest, worker_config, rank_table)  # type: ignore[assignment]
         return self._ask(Prepared, "prepare", payload=payload, timeout=timeout, run_id=manifest.run_id)

@@ -24,7 +24,8 @@ KILLS = 10 if os.environ.get("REALITY") else 3
 # It writes when it began, and fails where the test has said so.
 PROGRAM = """\
 import os, pathlib, sys, time
-home, rank, again = pathlib.Path.cwd(), os.environ["RANK"], int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+home, rank = pathlib.Path.cwd(), os.environ["RANK"]
+again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 with open(home / f"began_{rank}", "a") as file:
     file.write(f"{again} {time.time()}\\n")
 fails = pathlib.Path(os.environ["FAILS"])
@@ -39,7 +40,7 @@ while time.monotonic() < deadline:
 
 
 def program(cluster: Cluster, **restart: Any) -> Path:
-    """A job of two hosts whose ranks fail where `fails/<rank>_<restarts>` is, and are done where `done` is."""
+    """A job whose ranks fail where `fails/<rank>_<restarts>` is, and are done where `done` is."""
     (cluster.folder / "program.py").write_text(PROGRAM)
     (cluster.folder / "fails").mkdir()
     return cluster.job(
