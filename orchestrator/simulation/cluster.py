@@ -15,7 +15,7 @@ from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.simulation.sim_host import SimHost
 from orchestrator.simulation.sim_process import SimProcess
-from orchestrator.simulation.sim_session import DirectFleet
+from orchestrator.simulation.sim_session import DirectFleet, SimFleet
 from orchestrator.simulation.sim_transport import SimTransport, Traffic
 from orchestrator.simulation.virtual_time import World
 from orchestrator.simulation.workload import Gang, Workload
@@ -93,7 +93,7 @@ class Cluster:
         direct: bool = False,
     ) -> None:
         self.world = world
-        self._fleet: type[Fleet] = DirectFleet if direct else Fleet
+        self._fleet: type[Fleet] = DirectFleet if direct else SimFleet
         self.workload = workload
         self.traffic = Traffic()
         self.gangs: dict[str, Gang] = {}  # in the order in which they were made
