@@ -128,11 +128,16 @@ def plan_next(
             begin = f"`orchestrate resume {plan.run_id} --step 0` begins anew"
             remedy = f"{error.remedy}; {begin}" if error.remedy else begin
             raise CheckpointError(what, where=error.where, remedy=remedy) from None
-        whole = assembled(asked, found)
-    _require_network(wanted.job, whole)
+        # Who goes on by itself does so with the network that was saved; what each rank takes is known then.
+        is_known = fleet is not None and found.sources is not None
+        whole = None if is_known else assembled(asked, found)
+    if whole is not None:
+        _require_network(wanted.job, whole)
     _require_steps_left(wanted.job, found, plan.run_id)
     moves = (
-        _moves_in_place(found, placed) if found.sources is not None else _moves_anew(wanted.job, plan, whole)
+        _moves_in_place(found, placed)
+        if found.sources is not None or whole is None
+        else _moves_anew(wanted.job, plan, whole)
     )
     told = (*notes, *silent, *found.step.notes(), *_unsummed(found))
     plan = dataclasses.replace(plan, origin=found.step.at, loads=_loads(found, placed))

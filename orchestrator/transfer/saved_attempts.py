@@ -6,6 +6,7 @@ place, or the step before.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -43,6 +44,7 @@ __all__ = [
 # A disk that stands still this long has failed; a shard of many gigabytes is read to its end.
 _LIST_TIMEOUT = 300.0
 _CHECK_TIMEOUT = 3600.0
+_KEPT_ENOUGH = 3
 
 Place = tuple[str, str]
 """A file: the host that has it, and its path there."""
@@ -67,19 +69,21 @@ class CheckedStep:
 
 
 def plans_of(control: ControlDir, record: RunRecord) -> dict[int, LaunchPlan]:
-    """The plan of each attempt that is known here.
+    """The plan of each attempt that is known here, as far back as anything is gone on from.
 
     Not of one that the record does not have: who planned it died before it was in force, and what it was to
-    go on from means nothing.
+    go on from means nothing. A run may have had hundreds; behind some that have each kept a whole step
+    nothing is looked for.
     """
-    plans = {}
+    plans: dict[int, LaunchPlan] = {}
     newest = record.attempts[-1].number
-    for number in [number for number in control.numbers() if number <= newest] or [1]:
-        try:
+    kept = {attempt.number for attempt in record.attempts if attempt.kept}
+    for number in sorted([number for number in control.numbers() if number <= newest] or [1], reverse=True):
+        if len(kept & plans.keys()) >= _KEPT_ENOUGH:
+            break
+        with contextlib.suppress(RunNotFound):  # of an attempt that came to nothing
             plans[number] = read_plan(control.plan_of(number))
-        except RunNotFound:
-            continue  # of an attempt that came to nothing
-    return plans
+    return dict(sorted(plans.items()))
 
 
 def gather_saved(
