@@ -110,8 +110,9 @@ def plan_next(
     fresh = not trains or step == 0
     plan = next_plan(before, wanted.job, wanted.inventory, fresh=fresh, overrides=overrides)
     notes: tuple[str, ...] = (*wanted.notes, *plan.notes)
-    plans = plans_of(control, record)
-    hosts, said = _all_hosts(plans, plan), owners_word(control, record)
+    plans = plans_of(control, record, before if fleet is not None else None)
+    copied = [number for number, one in plans.items() if one.copies is not None]
+    hosts, said = _all_hosts(plans, plan), owners_word(control, record, copied)
     if fresh and (wanted.job.task != "command" or step is not None):
         return Resumption(control, before, plan, wanted.job, plan.hosts, notes=notes)
     with contextlib.nullcontext(fleet) if fleet is not None else fleet_of(hosts, plan.ssh) as asked:
