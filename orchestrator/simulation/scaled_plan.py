@@ -69,7 +69,9 @@ def scaled_plan(
         if not 0 < hosts <= MAX_HOSTS:
             raise UsageError(f"{hosts:,} hosts cannot be simulated", remedy=f"1 to {MAX_HOSTS:,} can")
         like = _like(job, inventory_path)
-        inventory = _with_spares(job, synthetic_inventory(like, hosts, job.devices_per_host), _written(inventory_path))
+        inventory = _with_spares(
+            job, synthetic_inventory(like, hosts, job.devices_per_host), _written(inventory_path)
+        )
         first = like.hosts[0]
         after = "made up" if like.path == _MADE_UP else f"each as {first.name} of {like.path}"
         notes.append(f"{fold(host.name for host in inventory.hosts)}: {after}")

@@ -17,7 +17,7 @@ from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.supervisor import INTERVAL
 from orchestrator.agent.supervisor_state import Action, Start, SupervisorState
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason, label_of
-from orchestrator.core.records import HostStatus
+from orchestrator.core.records import HostStatus, Phase
 from orchestrator.core.states import RankState
 from orchestrator.simulation.sim_process import TICK, SimProcess, SimRun
 from orchestrator.simulation.timeline import Event
@@ -52,6 +52,7 @@ class SimSupervisor:
         self._deadline: Event | None = None
         self._stall: Event | None = None
         self._lease: Event | None = None
+        self._told_saved = 0
         self.feed = StatusFeed(self.identity, self._status())
         run.gang.on_milestone.append(self._on_milestone)
         run.gang.on_move.append(self._on_move)
@@ -214,12 +215,18 @@ class SimSupervisor:
         gang, clock = self._run.gang, self._host.time()
         progress = gang.progress(clock, self._host.name)
         has_phases = gang.workload.has_phases
+        saved = gang.saved if gang.workload.tells_saved else 0
+        is_new = saved > self._told_saved
+        self._told_saved = max(saved, self._told_saved)
         for rank in self.state.workers:
             if rank == SCHEDULER or not self.state.is_running(rank):
                 continue
             if has_phases:
                 lines = [gang.phase(rank, clock), *([dict(progress)] if progress else [])]
                 self.state.report_lines(rank, lines, now, clock)
+            elif is_new:
+                said = {"time": round(clock, 3), "phase": str(Phase.STEP), "saved": saved}
+                self.state.report_lines(rank, [said, dict(progress)], now, clock)
             elif progress:
                 self.state.report_progress(rank, dict(progress))
 

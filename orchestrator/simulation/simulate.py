@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.config.inventory import Host
-from orchestrator.control.decisions import Choice, Decision
+from orchestrator.control.decisions import Choice, Decision, Ground
 from orchestrator.control.monitor import Monitor
 from orchestrator.control.monitor_lock import LivingMonitor
 from orchestrator.control.run_record import AttemptRecord, Cause, RunRecord
@@ -40,6 +40,7 @@ _HOUR = 3600.0
 _LOOK = 5.0  # so often it is looked whether there is anything but steps
 _LEAST_JUMP = 30.0
 _SAVES = 2
+_CRASHES = (Ground.CRASH, Ground.DEVICE_AGAIN, Ground.DEVICE_OUT)
 _MANY = 1000
 # Faults that are seen in themselves, whatever was known of the pace of the ranks.
 _AT_ONCE = frozenset({"kill", "exit", "kill_supervisor", "kill_guardian", "reboot", "power_off", "return"})
@@ -112,6 +113,11 @@ class AttemptSeen:
     saved: int = 0
     saves: int = 0
     decision: Decision | None = None
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it ended by a process that failed, and nothing had to be waited for."""
+        return self.decision is not None and self.decision.ground in _CRASHES
 
     @property
     def restarts(self) -> bool:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.control.time_account import AttemptTimes, TimeAccount, account_of
 from orchestrator.core.states import RunState
@@ -77,10 +78,12 @@ def simulated_day(
     seed: int = 0,
     relaunch: float | None = None,
     simulate: Simulate = simulate,
+    **options: Any,
 ) -> SimulatedDay:
     """Live through so many hours of the plan; state goes into `folder`, a folder for each attempt.
 
-    It ends before that when the work is done and, without `relaunch`, with the first failure.
+    It ends before that when the work is done and, without `relaunch`, when the run has failed for good. More
+    `options` are those of `simulate`.
     """
     limit = hours * 3600.0
     attempts: list[LivedAttempt] = []
@@ -95,6 +98,7 @@ def simulated_day(
                 faults=met,
                 hours=(limit - launched) / 3600.0,
                 seed=seed + len(attempts),
+                **options,
             ),
             workload,
             launched,
