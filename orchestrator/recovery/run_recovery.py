@@ -69,6 +69,8 @@ class RunRecovery:
     def begin(self, plan: LaunchPlan) -> None:
         """An attempt of this plan has started."""
         self._fatal = None
+        for name in plan.manifests:
+            self._answers.pop(name, None)  # what is heard of it from now on is in the record
         _planning()
         self._spares.hold_all(plan)
 
@@ -173,6 +175,7 @@ class RunRecovery:
                 states[name] = dataclasses.replace(
                     seen,
                     answers=seen.answers or self._answers.get(name, False),
+                    is_gone=seen.is_gone and not self._answers.get(name, False),
                     refuses=self._refusal_of(name),
                 )
                 continue
