@@ -183,7 +183,8 @@ class RankStatus:
     `end` is set once it has ended. `progress` is the newest line of its metrics that has a step, with the
     first beside it. `stalled` is set while it runs and does not go on, `stalled_since` is when it was last
     seen to. `phase` is the last that it reported, None where it reports none; `can` what it has announced,
-    and `saved` the step of its newest whole checkpoint of this attempt.
+    and `saved` the step of its newest whole checkpoint of this attempt. `stuck`: it was killed and does not
+    end, since it is blocked in the kernel; its device is not free.
     """
 
     rank: int
@@ -200,6 +201,7 @@ class RankStatus:
     phase_since: Optional[float] = None
     can: Tuple[str, ...] = ()
     saved: Optional[int] = None
+    stuck: bool = False
 
     @property
     def label(self) -> str:
