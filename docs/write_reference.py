@@ -100,7 +100,7 @@ def _keys(section: Any) -> Iterator[tuple[str, Any, Any, str]]:
         return
     for name, info in section.model_fields.items():
         default = info.get_default(call_default_factory=True)
-        yield name, hints[name], default, info.description or ""
+        yield info.alias or name, hints[name], default, info.description or ""
 
 
 def _meaning(hint: Any, given: str) -> str:

@@ -285,4 +285,5 @@ class StepState:
     def _choose_masks(self, micro: int) -> None:
         """Forward and backward of a micro batch drop the same."""
         if self.stage.dropout_seed:
-            self.stage.dropout_seed.choose(micro)
+            parts = len(self.micro_batches)
+            self.stage.dropout_seed.choose(self.shape[0] * parts, micro, parts)

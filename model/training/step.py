@@ -212,7 +212,7 @@ class WholeBatch(nn.Cell):
         return (*self.reduce(own, grads, stop), born)
 
     def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
-        _choose_masks(self.dropout_seed)
+        _choose_masks(self.dropout_seed, batch)
         loss, norm, stops, grads, born = self(*tensors(batch), _factor(scale), scalar(float(asked())))
         return Results(loss, norm, stops, tuple(grads), [born])
 
@@ -238,7 +238,7 @@ class BatchInTwo:
         self.dropout_seed = dropout_seed
 
     def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
-        _choose_masks(self.dropout_seed)
+        _choose_masks(self.dropout_seed, batch)
         own, born, grads = self.own(*tensors(batch), _factor(scale))
         computed = _is_there(born)
         # Mutable: a plain tuple of tensors would be taken for constants and compiled anew.
@@ -249,10 +249,10 @@ class BatchInTwo:
         return batch.tokens.shape, scale == 1.0
 
 
-def _choose_masks(dropout_seed: DropoutSeed | None) -> None:
+def _choose_masks(dropout_seed: DropoutSeed | None, batch: Batch) -> None:
     if dropout_seed:
         dropout_seed.next_step()
-        dropout_seed.choose()
+        dropout_seed.choose(len(batch.tokens))
 
 
 def _factor(scale: float) -> Tensor | None:
@@ -307,7 +307,7 @@ class MicroBatches:
         losses = []
         for number, part in enumerate(split(batch, self.parts)):
             if self.dropout_seed:
-                self.dropout_seed.choose(number)
+                self.dropout_seed.choose(len(batch.tokens), number, self.parts)
             losses.append(self.micro(*tensors(part), scalar(scale)))
         loss = sum(losses[1:], losses[0])
         computed = _is_there(loss) if self.waits_for_none else None

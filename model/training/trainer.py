@@ -77,7 +77,7 @@ def gradient_source(
         cut_sequence(network, strategy, place, session.groups)
     # A resumed run has to drop what it would have dropped, and what is computed twice the same.
     first_block = network.transformer.first_block
-    dropout_seed = seed_dropout(network, _dropout_base(train, session), first_block)
+    dropout_seed = seed_dropout(network, _dropout_base(train, session), first_block, place.dp)
     if dropout_seed:
         prove(dropout_seed)
         dropout_seed.steps = done
@@ -99,9 +99,8 @@ def gradient_source(
 
 
 def _dropout_base(train: Train, session: Session) -> tuple[int, ...]:
-    """Replicas drop differently; the ranks of a model group the same, unless their sequences are parts."""
-    place = session.place
-    return train.seed, place.dp, place.mp if session.strategy.use_seq_parallel else 0
+    """Records drop differently; the ranks of a model group the same, unless their sequences are parts."""
+    return train.seed, session.place.mp if session.strategy.use_seq_parallel else 0
 
 
 def optimizer_for(train: Train, session: Session, parameters: Sequence[ms.Parameter]) -> AdamW:

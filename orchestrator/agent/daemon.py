@@ -14,11 +14,13 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Collection, Dict, Mapping, NoReturn, Optional
+from pathlib import Path
+from typing import Any, Callable, Collection, Dict, Mapping, NoReturn, Optional
 
 from orchestrator.agent import processes
 from orchestrator.agent.device_hold import DeviceHold
 from orchestrator.agent.device_locks import DeviceLocks
+from orchestrator.agent.host_runs import known_claim
 from orchestrator.agent.status_file import StatusFile
 from orchestrator.agent.supervisor import Supervisor
 from orchestrator.core.codec import DecodeError
@@ -29,7 +31,7 @@ from orchestrator.core.record_class import replace
 from orchestrator.core.records import HostStatus, Manifest, RankStatus, StallKind
 from orchestrator.core.states import RankState
 
-__all__ = ["obituary", "spawn"]
+__all__ = ["FirstWord", "obituary", "spawn", "spawn_apart"]
 
 # With this a supervisor ends that has taken its launch back; above those of Python and of shells' own.
 _UNDONE = 64
@@ -45,13 +47,25 @@ def spawn(
     `taken` are descriptors of locks that the attempt before has kept for this one, by device. Raises
     AgentError with the supervisor's own words where it cannot get ready, when both are gone again.
     """
+    known = dict(taken or {})
+    spawn_apart(
+        run.supervisor_log, lambda word: _guard(manifest, run, workdir, word, known), tuple(known.values())
+    )
+
+
+def spawn_apart(log: Path, body: Callable[[FirstWord], NoReturn], kept: Collection[int] = ()) -> None:
+    """Run `body` in a process that outlives this session and writes to `log`; returns at its first word.
+
+    It has the descriptors that are `kept`, and no others of this process. Raises AgentError, which `body` may
+    raise or say, when that process is gone again.
+    """
     # Else each of the three processes copies, page by page, what a look for garbage goes through.
     gc.freeze()
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
-        _detach(manifest, run, workdir, _FirstWord(write), dict(taken or {}))
+        _detach(log, body, FirstWord(write), kept)
     os.close(write)
     os.waitpid(child, 0)
     with os.fdopen(read, "rb") as pipe:
@@ -65,7 +79,7 @@ def spawn(
             raise AgentError(told["what"], remedy=told["remedy"], kind=told["kind"])
 
 
-class _FirstWord:
+class FirstWord:
     """The one thing that the session waits to hear: ready, or why not."""
 
     def __init__(self, pipe: int) -> None:
@@ -83,13 +97,13 @@ class _FirstWord:
 
 
 def _detach(
-    manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord, taken: Dict[int, int]
+    log: Path, body: Callable[[FirstWord], NoReturn], word: FirstWord, kept: Collection[int]
 ) -> NoReturn:
     """Never returns, whatever happens: else two processes would serve one session."""
     try:
-        _leave(run, {word.pipe, *taken.values()})
+        _leave(log, {word.pipe, *kept})
         if os.fork() == 0:
-            _guard(manifest, run, workdir, word, taken)
+            body(word)
     except AgentError as error:
         word.say(error)
         os._exit(0)
@@ -101,9 +115,9 @@ def _detach(
     os._exit(0)
 
 
-def _leave(run: RunDir, kept: Collection[int]) -> None:
+def _leave(path: Path, kept: Collection[int]) -> None:
     os.setsid()
-    log = os.open(run.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(log, 1)
@@ -118,11 +132,11 @@ def _leave(run: RunDir, kept: Collection[int]) -> None:
 
 
 def _guard(
-    manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord, taken: Dict[int, int]
+    manifest: Manifest, run: RunDir, workdir: Workdir, word: FirstWord, taken: Mapping[int, int]
 ) -> NoReturn:
     processes.become_subreaper()
     # Shared with the supervisor: the devices are free only when it and all that it started is gone.
-    locks = _lock_devices(manifest, workdir, taken)
+    locks = _lock_devices(manifest, run, workdir, taken)
     guardian = os.getpid()
     supervisor = os.fork()
     if supervisor == 0:
@@ -165,12 +179,22 @@ def _end_what_is_left(run: RunDir, manifest: Manifest) -> None:
             file.write(replace(before, updated=time.time()), urgent=True)
 
 
-def _lock_devices(manifest: Manifest, workdir: Workdir, taken: Mapping[int, int]) -> DeviceLocks:
+def _lock_devices(manifest: Manifest, run: RunDir, workdir: Workdir, taken: Mapping[int, int]) -> DeviceLocks:
     folder = workdir.locks if manifest.lock_dir is None else Workdir(manifest.lock_dir).root
     try:
-        return DeviceLocks(folder, manifest.devices, manifest.run_id, taken)
+        known = {**_taken_over(run, workdir), **taken}
+        return DeviceLocks(folder, manifest.devices, manifest.run_id, known)
     except OSError as error:
         raise AgentError(f"cannot lock the devices: {error}") from error
+
+
+def _taken_over(run: RunDir, workdir: Workdir) -> Dict[int, int]:
+    """The locks of the devices that this host holds as a spare of the run."""
+    if not os.path.lexists(workdir.spares / run.root.name):
+        return {}
+    from orchestrator.agent.spare_locks import take_locks  # late: few hosts have been spares
+
+    return take_locks(workdir, run.root.name, known_claim(run))
 
 
 def _reap_until(child: int) -> int:
@@ -181,7 +205,7 @@ def _reap_until(child: int) -> int:
             return status
 
 
-def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord) -> NoReturn:
+def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: FirstWord) -> NoReturn:
     try:
         supervisor = Supervisor(manifest, run, guardian=processes.identify(guardian))
         supervisor.run(ready=word.say)

@@ -21,7 +21,7 @@ from orchestrator.core.records import LockNote
 from orchestrator.core.safe_open import open_safely
 from orchestrator.core.visible_text import visible
 
-__all__ = ["DeviceLocks", "busy_devices"]
+__all__ = ["DeviceLocks", "busy_devices", "lock_path", "lock_spare"]
 
 # A look at the locks (`busy_devices`) holds each of them for a moment; that is no conflict.
 _PATIENCE = 0.3
@@ -30,16 +30,12 @@ _PATIENCE = 0.3
 class DeviceLocks:
     """The devices that one run holds: until `release`, or until this process and its forks are dead.
 
-    `taken` are descriptors of locks that somebody has handed over, by device: they are this one's from now
-    on, as far as they are of these devices, and closed otherwise.
+    `taken` are descriptors of locks that somebody has handed over (`lock_handover`), by device: they are this
+    one's from now on, as far as they are of these devices, and closed otherwise.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        devices: Iterable[int],
-        run_id: str,
-        taken: Optional[Mapping[int, int]] = None,
+        self, folder: Path, devices: Iterable[int], run_id: str, taken: Optional[Mapping[int, int]] = None
     ) -> None:
         self._folder, self._run_id = folder, run_id
         self.handles: Dict[int, int] = {}
@@ -66,7 +62,7 @@ class DeviceLocks:
         self.handles.clear()
 
     def _own(self, device: int, handle: Optional[int]) -> int:
-        path = self._folder / f"device_{device}.lock"
+        path = lock_path(self._folder, device)
         if handle is not None:
             try:
                 require_lock(handle, path)
@@ -74,7 +70,26 @@ class DeviceLocks:
                 return handle
             except AgentError:
                 os.close(handle)  # of a file that is no lock any more
-        return _lock(path, device, self._run_id)
+        return _lock(path, f"device {device} is in use", "give this job other devices", self._run_id)
+
+
+def lock_path(folder: Path, device: int) -> Path:
+    return folder / f"device_{device}.lock"
+
+
+def lock_spare(folder: Path, run_id: str) -> int:
+    """Make this host the spare of one run and of no other, until the descriptor is closed.
+
+    Raises AgentError, kind `spare_taken`, where it is another's.
+    """
+    _make_folder(folder)
+    told = "this host is held as a spare"
+    try:
+        return _lock(folder / "spare.lock", told, "take it out of one of the two groups", run_id)
+    except AgentError as error:
+        if error.kind == "device_busy":
+            raise AgentError(error.what, remedy=error.remedy, kind="spare_taken") from None
+        raise
 
 
 def _make_folder(folder: Path) -> None:
@@ -91,7 +106,7 @@ def _make_folder(folder: Path) -> None:
         )
 
 
-def _lock(path: Path, device: int, run_id: str) -> int:
+def _lock(path: Path, told: str, else_: str, run_id: str) -> int:
     try:
         handle = _open(path)
     except OSError as error:
@@ -103,8 +118,8 @@ def _lock(path: Path, device: int, run_id: str) -> int:
         holder = _holder(handle)
         os.close(handle)
         raise AgentError(
-            f"device {device} is in use{holder.told}",
-            remedy=f"{holder.remedy}, or give this job other devices",
+            f"{told}{holder.told}",
+            remedy=f"{holder.remedy}, or {else_}",
             kind="device_busy",
         )
     _note(handle, run_id)
@@ -165,7 +180,7 @@ def busy_devices(folder: Path, devices: Iterable[int]) -> List[int]:
     busy = []
     for device in devices:
         try:
-            handle = open_safely(folder / f"device_{device}.lock", folder)
+            handle = open_safely(lock_path(folder, device), folder)
         except OSError:
             continue
         try:

@@ -18,6 +18,7 @@ from orchestrator.agent.content_store import Store, sha256_of, sha256_of_file
 from orchestrator.agent.device_hold import taken_over
 from orchestrator.core.claims import NO_CLAIM, KeptClaim
 from orchestrator.core.codec import dumps
+from orchestrator.core.copier_config import CONFIG_NAME, KEY_NAME
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import AttemptDir, RunDir, Workdir
 from orchestrator.core.records import Claim, Input, Manifest
@@ -33,8 +34,11 @@ def prepare(
     worker_config: str,
     rank_table: Optional[str],
     claim: Claim = NO_CLAIM,
+    more: Optional[Mapping[str, str]] = None,
 ) -> Dict[str, Any]:
     """Make an attempt of a run ready to start on this host; what fails leaves no trace.
+
+    `more` are the copier's files, for the folder of the attempt.
 
     Returns the SHA-256 of the files that must be the same on every host, read back from disk. Raises
     AgentError: kind `run_exists` where the attempt has been here already, `still_running` where one before
@@ -51,6 +55,7 @@ def prepare(
         attempt_guard.require_claim(workdir, manifest.run_id, claim)
         attempt_guard.require_room(workdir, manifest.run_id, mine, claim)
     files = {"manifest.json": dumps(manifest), "worker.yaml": worker_config}
+    files.update({name: text for name, text in (more or {}).items() if name in (CONFIG_NAME, KEY_NAME)})
     if claim.epoch:
         files[run.claim.name] = dumps(KeptClaim(claim))
     if rank_table is not None:

@@ -95,9 +95,12 @@ class RankWatch:
         is_time = said.time is not None and earliest <= said.time <= time + _EARLY
         since = said.time if is_time and said.time is not None else time
         self.pace.note_phase(phase, since, now)
+        saving = status.saving
+        if status.phase is Phase.SAVE and status.phase_since is not None:
+            saving += max(0.0, since - status.phase_since)
         made = status.progress.get("step")
         self._phase_step = said.step if said.step is not None else made if type(made) is int else None
-        return replace(status, phase=phase, phase_since=since)
+        return replace(status, phase=phase, phase_since=since, saving=saving)
 
     def _goes_on(self, phase: Phase, said: Said) -> bool:
         """Whether a phase that is told again is the same: another save is told with another step."""

@@ -32,6 +32,7 @@ __all__ = [
 
 _VERBS = {
     "verbs_chaos": ("inject",),
+    "verbs_copies": ("copy_addresses", "copy_listen", "copy_reach"),
     "verbs_data": (
         "missing",
         "push",
@@ -81,6 +82,12 @@ _VERBS = {
         "shards",
         "sum_segments",
         "tell_step",
+    ),
+    "verbs_spare": (
+        "spare_hold",
+        "spare_release",
+        "spare_renew",
+        "spare_status",
     ),
     "verbs_stacks": ("stacks",),
     "run_watch": ("watch",),

@@ -5,6 +5,7 @@ This module is part of the agent: stdlib only, Python 3.8.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Sequence, Tuple
 
 from orchestrator.agent.content_store import sha256_of_file
+from orchestrator.agent.copy_store import copied_hosts
 from orchestrator.agent.shard_ranges import Row, identity_of, index_shard, list_shards
 from orchestrator.core.errors import AgentError, CheckpointError
 from orchestrator.core.paths import RunDir
@@ -20,13 +22,15 @@ from orchestrator.core.safe_open import open_safely, require_folder, require_reg
 from orchestrator.formats.ckpt_index import crc_matches, has_crc, map_file
 from orchestrator.formats.shard_sum import Sum, read_sum, sum_of
 
-__all__ = ["check_shard", "place", "saved"]
+__all__ = ["check_shard", "copies", "place", "saved"]
 
 _PLACE = re.compile(r"(?:rank_\d{1,7}/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
 
 
-def saved(run: RunDir, tokens: Mapping[str, str]) -> Iterator[Row]:
+def saved(run: RunDir, tokens: Mapping[str, str], *, with_copies: bool = False) -> Iterator[Row]:
     """The shards of every attempt, as `list_shards` has them, each with the number of its `attempt`.
+
+    `with_copies`: those of other hosts that are kept here too, each with its `owner`.
 
     Of an attempt whose token is another one than `tokens` has for its number there are none: it was of
     another launch, which came to nothing elsewhere, and shares nothing but the number.
@@ -37,6 +41,16 @@ def saved(run: RunDir, tokens: Mapping[str, str]) -> Iterator[Row]:
         folder = run.pinned(number).attempt.checkpoint
         for row in list_shards(str(folder), follow_links=False):
             yield {**row, "attempt": number}
+        for row in copies(run, number) if with_copies else ():
+            yield {**row, "attempt": number}
+
+
+def copies(run: RunDir, number: int) -> Iterator[Row]:
+    """The shards of other hosts of which an attempt has copies here, each with its `owner`."""
+    for owner, folder in copied_hosts(run, number):
+        with contextlib.suppress(CheckpointError):  # what is ill with a copy hides no shard of the host's own
+            for row in list_shards(str(folder), follow_links=False):
+                yield {**row, "owner": owner}
 
 
 def check_shard(path: str, identity: Sequence[int], *, hashed: bool) -> Dict[str, Any]:

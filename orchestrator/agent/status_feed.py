@@ -141,6 +141,7 @@ class StatusFeed:
             status.failed_first,
             status.stop,
             status.grace,
+            status.copies,
         )
 
     def _digest(self, clock: float) -> Optional[Digest]:
@@ -171,7 +172,7 @@ def _differ(old: Optional[RankStatus], new: Optional[RankStatus]) -> bool:
 
 
 def _host(status: HostStatus) -> Tuple[Any, ...]:
-    return (status.phase, status.failed_first, status.stop, status.grace)
+    return (status.phase, status.failed_first, status.stop, status.grace, status.copies)
 
 
 def _step_of(rank: RankStatus) -> Optional[int]:

@@ -15,7 +15,7 @@ import selectors
 import signal
 import socket
 import time
-from typing import Any, Callable, Dict, Iterable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional
 
 from orchestrator.agent import control_socket as control
 from orchestrator.agent import processes
@@ -28,12 +28,16 @@ from orchestrator.agent.supervisor_state import Action, Start, SupervisorState
 from orchestrator.agent.worker import CannotStart, Worker
 from orchestrator.agent.worker_end import Exit
 from orchestrator.core.codec import DecodeError, from_json, to_json
+from orchestrator.core.copier_config import CONFIG_NAME
 from orchestrator.core.ends import StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir
 from orchestrator.core.record_class import replace
 from orchestrator.core.records import Event, HostStatus, Manifest, ProcessId
 from orchestrator.core.states import RankState
+
+if TYPE_CHECKING:
+    from orchestrator.agent.copier_process import CopierProcess
 
 __all__ = ["INTERVAL", "Supervisor"]
 
@@ -63,6 +67,7 @@ class Supervisor:
         self._wall_clock = wall_clock
         self._guardian = guardian
         self._prepared = self._hashes()
+        self._copier = self._copier_of(manifest.attempt.number)
         self._identity = processes.identify(os.getpid())
         self.state = SupervisorState(manifest, clock())
         self.feed = StatusFeed(self._identity, self._status())
@@ -100,13 +105,15 @@ class Supervisor:
             self._file.create(self._status())
             self._written = (self.feed.sequence, self.feed.progress)
             ready()
-            while not self.state.has_ended:
+            while not self.state.has_ended or self._copies_on():
                 pause = min(server.wait(), max(0.0, self._next_tick - self._clock()))
                 for key, mask in selector.select(pause):
                     key.data(mask)
                 self.step()
                 server.push(self._wall_clock())
             server.close()
+        if self._copier is not None:
+            self._copier.end()
         if self._got_sigterm:
             processes.kill_descendants()
         # What is undone the guardian removes, once what the workers have left behind writes no more.
@@ -136,8 +143,26 @@ class Supervisor:
         for each in exits:
             self._event("exit", rank=each.rank, code=each.code)
         self._carry_out(self.state.tick(self._clock(), self._wall_clock()))
+        if self._copier is not None and self.state.phase not in ("prepared", "undone", "undoing"):
+            self._copier.tick(self._clock())
         self._note_phase()
         self._publish()
+
+    def _copier_of(self, number: int) -> Optional[CopierProcess]:
+        """That of this attempt, if it was given what it needs; None where nothing is copied."""
+        if not (self._run.folder_of(number) / CONFIG_NAME).exists():
+            return None
+        from orchestrator.agent.copier_process import CopierProcess  # late: most runs copy nothing
+
+        return CopierProcess(self._run, number)
+
+    def _copies_on(self) -> bool:
+        """Whether all has ended well and the copier is at what was saved last, for a stop's grace at most."""
+        if self._copier is None or self.state.phase != "over" or self.state.failed_first is not None:
+            return False
+        now = self._clock()
+        self._copier.finish(now, self._manifest.grace)
+        return self._copier.is_at_work(now)
 
     def _look_around(self, now: float) -> None:
         self._read_metrics()
@@ -184,6 +209,7 @@ class Supervisor:
             supervisor=self._identity,
             guardian=self._guardian,
             interval=INTERVAL,
+            copies=self._copier.status if self._copier is not None else None,
         )
 
     def _on_sigterm(self, *_: object) -> None:

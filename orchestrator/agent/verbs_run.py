@@ -43,6 +43,7 @@ def prepare(request: Request) -> Iterator[Answer]:
         worker_config=bundle["worker_config"],
         rank_table=bundle["rank_table"],
         claim=attempt_guard.claim_in(request.args),
+        more=bundle.get("files"),
     )
     note_counts(workdir.run(manifest.run_id).attempt)
     yield Answer(prepared)

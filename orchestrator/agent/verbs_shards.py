@@ -30,13 +30,17 @@ __all__ = [
 def shards(request: Request) -> Iterator[Answer]:
     """The files that an attempt has, without looking into them."""
     run = attempt_guard.reading(Workdir(request.root), request.args)
-    yield Answer(ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False))
+    own = ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False)
+    kept = saved_steps.copies(run, run.number or 1) if request.args.get("copies") else ()
+    yield Answer([*own, *kept])
 
 
 def saved(request: Request) -> Iterator[Answer]:
     """The same of all attempts."""
     run = runs.find(Workdir(request.root), request.args["run_id"])
-    yield Answer(list(saved_steps.saved(run, request.args.get("tokens", {}))))
+    args = request.args
+    rows = saved_steps.saved(run, args.get("tokens", {}), with_copies=bool(args.get("copies")))
+    yield Answer(list(rows))
 
 
 def iterations(request: Request) -> Iterator[Answer]:

@@ -87,7 +87,9 @@ def _stored(entry: Mapping[str, Any]) -> StoredTensor:
 class ShardFile:
     """A checkpoint of one rank, told from its name; `rerun` counts the runs into one folder.
 
-    `identity` is the file's `[size, mtime_ns, inode]` where it is: what changes when it is written again.
+    `identity` is the file's `[size, mtime_ns, inode]` where it is: what changes when it is written again. A
+    copy has an `owner`, the host that wrote the shard, and counts only if its bytes have the `sha256` that
+    this one has told.
     """
 
     rank: int
@@ -96,10 +98,17 @@ class ShardFile:
     rerun: int
     path: str
     identity: tuple[int, ...] = ()
+    owner: str = ""
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of a copy: where its owner had it, below its checkpoint."""
+        return self.path.rpartition("/checkpoint/")[2]
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> ShardFile:
         """From a row of the agent's `list_shards`."""
         rank, epoch, step, rerun = (int(row[key]) for key in ("rank", "epoch", "step", "rerun"))
         identity = tuple(int(number) for number in row.get("identity", ()))
-        return cls(rank, epoch, step, rerun, str(row["path"]), identity)
+        return cls(rank, epoch, step, rerun, str(row["path"]), identity, str(row.get("owner") or ""))

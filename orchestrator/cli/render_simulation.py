@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from orchestrator.cli.account_lines import PARTS, account_data
 from orchestrator.cli.sentences import cause_sentence
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
+from orchestrator.control.time_account import TimeAccount
 from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.core.states import RunState
-from orchestrator.simulation.account import TimeAccount
 from orchestrator.simulation.faults import Fault
 from orchestrator.simulation.simulated_day import LivedAttempt, SimulatedDay
 
@@ -21,14 +22,7 @@ __all__ = ["day_data", "day_lines", "timeline"]
 _WIDTH = 80
 _NEAR = 30.0  # what is the same and happens within so many seconds shares a line
 _MOST_LINES = 40
-_PARTS = {
-    "starting": "until the first step",
-    "productive": "steps that count",
-    "lost": "steps that a failure has undone",
-    "saving": "checkpoints",
-    "waiting": "standing still, or for a slow host",
-    "down": "between the attempts",
-}
+_ALWAYS = frozenset({"productive", "lost", "waiting", "restarting", "saving", "starting"})
 
 
 @dataclass
@@ -138,9 +132,9 @@ def _wrapped(text: str, indent: str = "  ") -> Iterator[str]:
 def _account_lines(account: TimeAccount) -> Iterator[str]:
     yield "Time"
     whole = account.whole or 1.0
-    for part in fields(account):
-        seconds = getattr(account, part.name)
-        yield f"  {part.name:<10} {moment(seconds)} {100 * seconds / whole:5.1f} %  {_PARTS[part.name]}"
+    for name, seconds in account.parts().items():
+        if seconds > 0 or name in _ALWAYS:
+            yield f"  {PARTS[name][0]:<10} {moment(seconds)} {100 * seconds / whole:5.1f} %  {PARTS[name][2]}"
     yield f"  {'whole':<10} {moment(account.whole)}"
 
 
@@ -164,7 +158,7 @@ def day_data(day: SimulatedDay, hosts: int, ranks: int, seed: int) -> dict[str, 
         "seed": seed,
         "seconds": day.seconds,
         "step": day.step,
-        "account": {part.name: getattr(day.account, part.name) for part in fields(day.account)},
+        "account": account_data(day.account),
         "attempts": [_attempt_data(attempt) for attempt in day.attempts],
     }
 

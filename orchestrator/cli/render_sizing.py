@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 from rich.console import Group, RenderableType
@@ -15,7 +15,7 @@ from orchestrator.sizing.device_memory import PoolRoom
 from orchestrator.sizing.estimate import Estimate, StageEstimate, Workload
 from orchestrator.sizing.suggest import Suggestion
 
-__all__ = ["estimate_view", "suggestions_view"]
+__all__ = ["estimate_view", "spread_view", "suggestions_view"]
 
 _GIB = 2**30
 _LABEL = 25  # columns before what a line says
@@ -53,6 +53,19 @@ def estimate_view(
     head = [part for line in lines for part in wrapped(line, width)]
     rest = [part for line in after for part in wrapped(line, width, _LABEL)]
     return Group(Text("\n".join(head)), _stage_table(made), Text("\n".join(rest)))
+
+
+def spread_view(between: Mapping[str, Mapping[str, int]], *, width: int = 80) -> RenderableType:
+    """What replicas on different hosts cost: the bytes of a rank and step that go over the network for it."""
+    line = (
+        f"replicas: spread         over the network {_over(between['spread'])} of a rank and step; packed: "
+    )
+    return Text("\n".join(wrapped(line + _over(between["packed"]), width, _LABEL)))
+
+
+def _over(sent: Mapping[str, int]) -> str:
+    names = {"data_parallel": "data group", "pipeline": "next stage"}
+    return ", ".join(f"{names[key]} {_size(size)}" for key, size in sent.items() if size) or "nothing"
 
 
 def _attention(network: NetworkConfig, workload: Workload) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orchestrator.config.host_ranges import RangeError, expand, fold, split_list
+from orchestrator.config.inventory_copies import CopyNetwork
 from orchestrator.config.job_fields import Flag, Positive
 from orchestrator.config.schema import Check, Limits
 from orchestrator.config.yaml_messages import Invalid, nearest, show
@@ -170,12 +171,13 @@ class SshOptions(Frozen):
 
 
 class Inventory(Frozen):
-    """All hosts of one file, in the order written; `groups` hold host names."""
+    """All hosts of one file, in the order written; `groups` hold host names, `copies` is the key `copy`."""
 
     path: Path
     hosts: tuple[Host, ...]
     groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     ssh: SshOptions = Field(default_factory=SshOptions)
+    copies: CopyNetwork | None = None
 
     def host(self, name: str) -> Host:
         """The host of this name. Raises ConfigError."""

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +29,8 @@ from orchestrator.config.inventory import (
     chip_written,
 )
 from orchestrator.config.inventory_bounds import MOST_DEVICES, too_many
+from orchestrator.config.inventory_clashes import clashes
+from orchestrator.config.inventory_copies import CopyNetwork
 from orchestrator.config.inventory_kinds import read_any_inventory
 from orchestrator.config.schema import Check
 from orchestrator.config.yaml_messages import Invalid, nearest, show
@@ -178,6 +180,9 @@ class InventoryFile(Frozen):
     groups: dict[str, Annotated[Names, Check(_some)]] = Field(
         default_factory=dict, description="hosts and other groups by a name; `all` is always there"
     )
+    copies: CopyNetwork | None = Field(
+        default=None, alias="copy", description="where `checkpoint.copies` of jobs go from host to host"
+    )
 
 
 # Where an inventory is looked for that nobody names.
@@ -235,12 +240,13 @@ class _Loader:
         for index, entry in enumerate(written.hosts):
             loc: Loc = ("hosts", index)
             placed.extend((loc, host) for host in self._hosts(loc, entry, defaults))
-        self.problems.extend(_clashes(self.file, placed))
+        self.problems.extend(clashes(self.file, placed))
         hosts = tuple(host for _, host in placed)
         groups = self._groups(written.groups, hosts)
         if self.problems:
             raise ConfigError(self.problems)
-        return Inventory(path=self.path, hosts=hosts, groups=groups, ssh=self._ssh(written.ssh))
+        ssh = self._ssh(written.ssh)
+        return Inventory(path=self.path, hosts=hosts, groups=groups, ssh=ssh, copies=written.copies)
 
     def _refuse(self, loc: Loc, what: str, remedy: str = "") -> None:
         self.problems.append(self.file.problem(loc, what, remedy))
@@ -365,36 +371,3 @@ def _merge(defaults: HostDefaults, entry: HostEntry) -> HostDefaults:
             merged[name] = getattr(entry, name)
     merged["labels"] = {**(defaults.labels or {}), **(entry.labels or {})}
     return HostDefaults.model_construct(**merged)
-
-
-def _clashes(file: YamlFile, placed: list[tuple[Loc, Host]]) -> Iterator[Problem]:
-    """What two hosts claim and only one can have; a clash of two entries is told once, not for each host."""
-    owners: dict[tuple[object, ...], tuple[Loc, str]] = {}
-    told: set[tuple[object, ...]] = set()
-    for loc, host in placed:
-        for key, claim, text in _claims(host):
-            first = owners.get((key, *claim))
-            if first is None:
-                owners[key, *claim] = (loc, host.name)
-            elif (key, loc, first[0]) not in told:
-                told.add((key, loc, first[0]))
-                where = f"host {first[1]} on line {file.line(first[0])}"
-                yield file.problem((*loc, key), text.replace("{where}", where))
-            if first is not None and key == "name":
-                break  # one host written twice: all else is the same, too
-
-
-def _claims(host: Host) -> Iterator[tuple[str, tuple[object, ...], str]]:
-    """The key, the claimed value, and the words for a clash."""
-    yield "name", (host.name,), "the name is already that of {where}"
-    if host.transport == "ssh":
-        port = f" port {host.port}" if host.port else ""
-        text = f"{host.address}{port} is already the address of {{where}}"
-        yield "address", (host.address, host.port or 22), text
-    else:
-        text = f"{host.name} would share the directory {host.workdir} with {{where}}"
-        yield "workdir", (host.workdir,), text
-    for device in host.devices:
-        if device.ip:
-            text = f"{device.ip} of {host.name} device {device.id} is already a device address of {{where}}"
-            yield "device_ips", (device.ip,), text

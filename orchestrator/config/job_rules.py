@@ -46,10 +46,13 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     yield from _resume(job)
     yield from _predict(job)
     yield from _distribute(job)
+    yield from _copies(job)
     yield from _command(job)
     yield from _networking(job)
     yield from _jit_level(job)
     yield from _deterministic(job)
+    yield from _restart(job)
+    yield from _spares(job)
 
 
 def _sections(job: Job) -> Iterator[Finding]:
@@ -120,6 +123,11 @@ def _distribute(job: Job) -> Iterator[Finding]:
         yield where, "has nothing to distribute", "name the whole checkpoint as checkpoint.load"
 
 
+def _copies(job: Job) -> Iterator[Finding]:
+    if job.checkpoint.copies and job.task in ("predict", "chat"):
+        yield ("checkpoint", "copies"), f"is not used by task {job.task}, which saves nothing", "remove it"
+
+
 def _command(job: Job) -> Iterator[Finding]:
     for name in job.env:
         if job.task == "command" and name in OF_EACH_RANK:
@@ -162,3 +170,22 @@ def _deterministic(job: Job) -> Iterator[Finding]:
         return
     what = f"is {show(value)}, but train.deterministic is true"
     yield ("env", "HCCL_DETERMINISTIC"), what, "remove it: MindSpore would set it to true"
+
+
+def _restart(job: Job) -> Iterator[Finding]:
+    policy = job.restart
+    if policy.max and not policy.on:
+        yield (
+            ("restart", "on"),
+            "is empty: nothing would make the run go on",
+            "name what does, or set max to 0",
+        )
+    if policy.min_hosts and job.host_count and policy.min_hosts > job.host_count:
+        what = f"must be at most host_count {job.host_count}, got {policy.min_hosts}"
+        yield ("restart", "min_hosts"), what, "null: the run goes on only with all hosts"
+
+
+def _spares(job: Job) -> Iterator[Finding]:
+    if job.restart.spares is not None and job.restart.max == 0:
+        what = "would wait for nothing: with restart.max 0 the run does not go on by itself"
+        yield ("restart", "spares"), what, "set restart.max, or remove it"

@@ -65,6 +65,6 @@ def _known_keys(section: type, loc: Loc) -> list[str]:
 
 def _hints(section: Any) -> dict[str, Any]:
     if issubclass(section, BaseModel):
-        return {name: item.annotation for name, item in section.model_fields.items()}
+        return {item.alias or name: item.annotation for name, item in section.model_fields.items()}
     hints = get_type_hints(section)
     return {item.name: hints[item.name] for item in fields(section)}

@@ -10,7 +10,7 @@ Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.host_answers import RankStacks
@@ -123,6 +123,18 @@ class StackFold:
                 else RankStacks(stacks.how[:_LONGEST_WORD])
             )
             self._first[key] = (frames, kept)
+
+    def is_like(self, other: StackFold) -> bool:
+        """Whether every rank is in the same functions as there."""
+        return {key: sorted(ranks) for key, ranks in self._ranks.items()} == {
+            key: sorted(ranks) for key, ranks in other._ranks.items()
+        }
+
+    def tells_of(self, ranks: Collection[int]) -> bool:
+        """Whether it says of just these ranks where they are, of one at least by its program's own word."""
+        known = [rank for key, those in self._ranks.items() if key for rank in those]
+        is_told = any(first.how != "kernel" for frames, first in self._first.values() if frames)
+        return is_told and len(known) == len(ranks) and set(known) == set(ranks)
 
     def groups(self) -> list[StackGroup]:
         """The largest first, of equal ones that with the lowest rank."""

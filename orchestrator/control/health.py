@@ -63,10 +63,9 @@ class RunHealth:
         self._stale: dict[str, float] = {}
         self._blind: dict[str, None] = {}
         self._steps: dict[int, int] = {}  # of all ranks that were ever seen
-        self._high = -1
+        self._high, self._has_phases = -1, False
         self._moved = self._anew = self._together = now
         self._stepped: float | None = None  # when the newest step was seen, if only steps came since
-        self._has_phases = False
         self._looked = -math.inf
         self._asked: float | None = None
         self._ask_again = 0.0
@@ -130,6 +129,11 @@ class RunHealth:
     def hosts(self) -> list[str]:
         """Those with ranks that can be seen."""
         return [host for host, ranks in self._of_host.items() if ranks]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Those that run; none while a host of theirs cannot be seen."""
+        return () if self._blind or self._stale else tuple(self._ranks)
 
     @property
     def hang(self) -> Finding | None:
@@ -272,9 +276,8 @@ class RunHealth:
 
     def _move(self, seen: SeenRank, now: float) -> None:
         if now - self._last_move > 2 * max(self._limits.every, self._limits.interval or 0.0):
-            self._together = (
-                now  # all stood still: who tells of it a little later is no later than the others
-            )
+            # All stood still: who tells of it a little later is no later than the others.
+            self._together = now
         seen.moved = self._moved = now
         self._asked = None
         if self._hang is not None:

@@ -37,6 +37,11 @@ def plan_launch(
     if accept_new_host_keys:
         inventory = inventory.accepting_new_host_keys()
     plan = make_plan(job, inventory, now=time.time())
+    if job.restart.min_hosts is not None:
+        # Late: NumPy and the sizes of networks, which few launches need.
+        from orchestrator.plan.fewer_hosts import require_min_hosts
+
+        require_min_hosts(job, inventory)
     require_what_is_here(plan)
     return job, plan
 

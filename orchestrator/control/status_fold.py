@@ -59,6 +59,7 @@ def _with_change(status: HostStatus, told: Change) -> HostStatus:
         failed_first=told.failed_first,
         stop=told.stop,
         grace=told.grace,
+        copies=told.copies if told.copies is not None else status.copies,
     )
 
 

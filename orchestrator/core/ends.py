@@ -59,6 +59,8 @@ class EndKind(str, enum.Enum):
     LOST = "lost"
     # It did not end: it made no first step in time, and is made to end for that.
     NO_FIRST_STEP = "no_first_step"
+    # It did not end: no rank made steps any more, and the policy of its run says that it ends then.
+    HANG = "hang"
     DESCRIBED = "described"
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "CannCompiler",
     "CannFacts",
     "ChatEvent",
+    "CopyListener",
     "DiskUse",
     "FileName",
     "Injected",
@@ -242,7 +243,7 @@ class PutFile:
 class ShardRow:
     """A checkpoint of one rank; `identity` is size, time of change and inode number of its file.
 
-    `attempt` is set where those of all attempts are listed.
+    `attempt` is set where those of all attempts are listed, `owner` in a copy: the host that wrote it.
     """
 
     rank: Size
@@ -252,6 +253,7 @@ class ShardRow:
     path: ShardName
     identity: Tuple[int, int, int]
     attempt: Size = _NONE
+    owner: Optional[FileName] = None
 
 
 @dataclass(frozen=True)
@@ -295,6 +297,15 @@ class TensorEntry:
     dims: Tuple[Size, ...]
     dtype: str
     pieces: Tuple[Tuple[Size, Size], ...]
+
+
+@dataclass(frozen=True)
+class CopyListener:
+    """Where a host listens for copies, to be tried; `tls`: its Python can do TLS."""
+
+    address: str
+    port: int
+    tls: bool
 
 
 @dataclass(frozen=True)

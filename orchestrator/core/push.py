@@ -27,7 +27,7 @@ from typing import Any, Mapping, Optional, Tuple, Union
 
 from orchestrator.core.ends import StopReason
 from orchestrator.core.record_class import dataclass, field
-from orchestrator.core.records import HostStatus, ProcessId, RankStatus
+from orchestrator.core.records import CopyStatus, HostStatus, ProcessId, RankStatus
 
 __all__ = ["OF_FILES", "Beat", "Change", "Digest", "Gone", "Mark", "Pushed", "Snapshot"]
 
@@ -68,6 +68,7 @@ class Change:
     failed_first: Optional[int] = None
     stop: Optional[StopReason] = None
     grace: Optional[float] = None
+    copies: Optional[CopyStatus] = None
 
 
 @dataclass(frozen=True)

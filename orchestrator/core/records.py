@@ -19,6 +19,8 @@ __all__ = [
     "FIRST",
     "Attempt",
     "Claim",
+    "CopiedFile",
+    "CopyStatus",
     "Event",
     "HostStatus",
     "Input",
@@ -183,8 +185,8 @@ class RankStatus:
     `end` is set once it has ended. `progress` is the newest line of its metrics that has a step, with the
     first beside it. `stalled` is set while it runs and does not go on, `stalled_since` is when it was last
     seen to. `phase` is the last that it reported, None where it reports none; `can` what it has announced,
-    and `saved` the step of its newest whole checkpoint of this attempt. `stuck`: it was killed and does not
-    end, since it is blocked in the kernel; its device is not free.
+    and `saved` the step of its newest whole checkpoint of this attempt; its saves that are over took `saving`
+    seconds. `stuck`: it was killed and does not end, blocked in the kernel, and its device is not free.
     """
 
     rank: int
@@ -201,6 +203,7 @@ class RankStatus:
     phase_since: Optional[float] = None
     can: Tuple[str, ...] = ()
     saved: Optional[int] = None
+    saving: float = 0.0
     stuck: bool = False
 
     @property
@@ -216,6 +219,36 @@ class RankStatus:
 
 
 @dataclass(frozen=True)
+class CopiedFile:
+    """A shard of which a second host has a copy: its name below the checkpoint, and the SHA-256 of its bytes.
+
+    Or a strategy, which is of no step: `strategy/<name>`.
+
+    Its owner says so: a copy of which it has said something else is none.
+    """
+
+    name: str
+    step: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CopyStatus:
+    """How far the copies of a host's shards are: the newest step that `keeper` has, None: none yet.
+
+    `lag` counts the saves that are finished here and newer than that. `error`: why the last try came to
+    nothing. `files` are those of the newest few steps that were copied.
+    """
+
+    step: Optional[int] = None
+    lag: int = 0
+    error: str = ""
+    keeper: str = ""
+    files: Tuple[CopiedFile, ...] = ()
+
+
+@dataclass(frozen=True)
 class HostStatus(Stored):
     """One host's part of a run: `status.json`. `failed_first` is the rank that broke the gang.
 
@@ -223,7 +256,7 @@ class HostStatus(Stored):
     it again, also where nothing has changed: one whose `updated` is older than three of them has fallen
     silent. Earlier versions, which wrote it every second, did not say so. While workers are made to end,
     `grace` are the seconds that they have for that. `attempt` is the one it is of. `held` are the devices
-    that are kept for the next attempt though this one is over.
+    that are kept for the next attempt though this one is over. `copies` is None where none are made.
     """
 
     FORMAT = 3  # two slots, see agent/status_file.py; what is in them is as in format 2
@@ -243,6 +276,7 @@ class HostStatus(Stored):
     interval: Optional[float] = None
     grace: Optional[float] = None
     attempt: Attempt = FIRST
+    copies: Optional[CopyStatus] = None
     held: Tuple[int, ...] = ()
 
     @classmethod

@@ -48,11 +48,13 @@ from orchestrator.hosts.answer_checks import (
     status_of,
 )
 from orchestrator.hosts.conversation import Limits
+from orchestrator.hosts.copy_questions import CopyQuestions
 from orchestrator.hosts.evidence_client import EvidenceClient
 from orchestrator.hosts.launch_bundle import launch_bundle
 from orchestrator.hosts.push_client import PushClient, Reply, stop_args
 from orchestrator.hosts.session import Payload, Session
 from orchestrator.hosts.shard_questions import ShardQuestions
+from orchestrator.hosts.spare_questions import SpareQuestions
 
 __all__ = ["Agent", "Ranges"]
 
@@ -72,7 +74,7 @@ _STACKS_TEXT = 1 << 24
 _PIECE = 1 << 20
 
 
-class Agent(EvidenceClient, ShardQuestions):
+class Agent(EvidenceClient, ShardQuestions, CopyQuestions, SpareQuestions):
     """The agent of one host, asked from any number of threads, one question at a time.
 
     Every method raises TransportError where the host cannot be reached (AnswerError where its answer is none,
@@ -160,10 +162,16 @@ class Agent(EvidenceClient, ShardQuestions):
     # What a run is started and ended with.
 
     def prepare(
-        self, manifest: Manifest, worker_config: str, rank_table: str | None, *, timeout: float | None = None
+        self,
+        manifest: Manifest,
+        worker_config: str,
+        rank_table: str | None,
+        *,
+        files: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> Prepared:
-        """Make the run's directory and its supervisor, which holds the devices."""
-        bundle = launch_bundle(manifest, worker_config, rank_table)
+        """Make the run's directory and its supervisor, which holds the devices. `files` are the copier's."""
+        bundle = launch_bundle(manifest, worker_config, rank_table, files)
         return self._ask(Prepared, "prepare", payload=bundle, timeout=timeout, run_id=manifest.run_id)
 
     def start(self, run_id: str) -> Told:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Container, Iterable, Mapping
+import re
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Any
 
 from orchestrator.core.codec import from_json
 from orchestrator.core.ends import SCHEDULER
-from orchestrator.core.host_answers import Label, RankStacks, RunId, StacksAnswer, TensorEntry
+from orchestrator.core.host_answers import Label, RankStacks, RunId, Sha256, StacksAnswer, TensorEntry
 from orchestrator.core.push import Beat, Change, Digest, Pushed, Snapshot
-from orchestrator.core.records import HostStatus, RankStatus, RunOnHost
+from orchestrator.core.records import CopyStatus, HostStatus, RankStatus, RunOnHost
 from orchestrator.core.visible_text import visible
 from orchestrator.formats.ckpt_index import ITEM_SIZES
 from orchestrator.hosts.conversation import shown
@@ -34,6 +35,8 @@ LARGEST = 1e15
 MOST_RANKS = 10**7
 _LONGEST_STACKS = 1 << 17  # characters; agents send less
 _MOST_WORDS, _LONGEST_WORD = 16, 64  # of what a worker announces
+_MOST_STEPS_COPIED = 8
+_COPIED = re.compile(r"(?:(?:rank_\d{1,7}|strategy)/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
 
 
 def status_of(data: Any, run_id: str, world_size: int) -> HostStatus:
@@ -41,7 +44,19 @@ def status_of(data: Any, run_id: str, world_size: int) -> HostStatus:
     status = from_json(HostStatus, _within_reach(data))
     _require(status.run_id == run_id, "the status of the run that was asked for")
     ranks = _checked(status.ranks, status.scheduler, world_size)
+    _check_copies(status.copies, len(ranks))
     return dataclasses.replace(status, ranks=ranks)
+
+
+def _check_copies(copies: CopyStatus | None, ranks: int) -> None:
+    """The copies that a host of so many ranks can have made."""
+    if copies is None:
+        return
+    _require(len(copies.files) <= _MOST_STEPS_COPIED * ranks, "the copies of the host's own ranks")
+    _require(copies.lag >= 0 and max(len(copies.error), len(copies.keeper)) <= _LONGEST_TEXT, "short words")
+    for file in copies.files:
+        _require(_COPIED.fullmatch(file.name) is not None and file.size >= 0, "the names of shards")
+        Sha256(file.sha256)
 
 
 def _checked(
@@ -78,12 +93,14 @@ def pushed_of(
         status = told.status
         _require(status.run_id == run_id, "the status of the run that is watched")
         ranks = _checked(status.ranks, status.scheduler, world_size)
+        _check_copies(status.copies, len(ranks))
         _require(placed is None or {rank.rank for rank in ranks} == placed, "the host's own ranks")
         return dataclasses.replace(told, status=dataclasses.replace(status, ranks=ranks))
-    own = range(world_size) if placed is None else placed
+    own: Collection[int] = range(world_size) if placed is None else placed
     if isinstance(told, Change):
         ranks = _checked(told.ranks, told.scheduler, world_size)
         _require(all(rank.rank in own for rank in ranks), "the host's own ranks")
+        _check_copies(told.copies, len(own))
         return dataclasses.replace(told, ranks=ranks)
     return _checked_digest(told, own) if isinstance(told, Digest) else told
 

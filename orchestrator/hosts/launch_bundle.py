@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from orchestrator.core.codec import to_json
 from orchestrator.core.records import Manifest
@@ -18,9 +18,16 @@ __all__ = ["launch_bundle"]
 _SMALL = 1 << 15  # goes out in one packet with its request
 
 
-def launch_bundle(manifest: Manifest, worker_config: str, rank_table: str | None) -> Payload:
-    """The JSON of an object with these three."""
+def launch_bundle(
+    manifest: Manifest,
+    worker_config: str,
+    rank_table: str | None,
+    files: Mapping[str, str] | None = None,
+) -> Payload:
+    """The JSON of an object with these; `files` are the host's own, as text."""
     own = b'{"manifest": %s, ' % json.dumps(to_json(manifest)).encode()
+    if files:
+        own += b'"files": %s, ' % json.dumps(dict(files)).encode()
     common = _common(worker_config, rank_table)
     return own + common if len(common) < _SMALL else _Pieces(own, common)
 

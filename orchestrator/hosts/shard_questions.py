@@ -21,15 +21,18 @@ class ShardQuestions(AgentQuestions):
     """Which shards there are, whether they are whole, and their way to the next attempt."""
 
     def shards(self, run_id: str, *, timeout: float | None = None) -> tuple[ShardRow, ...]:
-        """The files of the attempt in force, or of the one that is addressed, without looking into them."""
-        return self._rows("shards", run_id, timeout)
+        """The files of the attempt in force, or of the one that is addressed, without looking into them.
+
+        With the copies that it keeps of other hosts' files, which have an `owner`.
+        """
+        return self._rows("shards", run_id, timeout, copies=True)
 
     def saved(
         self, run_id: str, tokens: Mapping[int, str], *, timeout: float | None = None
     ) -> tuple[ShardRow, ...]:
         """The same of all attempts, but for those of other tokens than these."""
         named = {str(number): token for number, token in tokens.items()}
-        rows = self._rows("saved", run_id, timeout, tokens=named)
+        rows = self._rows("saved", run_id, timeout, tokens=named, copies=True)
         self._expect(all(row.attempt for row in rows), "the number of an attempt")
         return rows
 

@@ -116,6 +116,7 @@ def ship(job: Job, *, hosts_are_here: bool = False) -> tuple[Shipment, dict[str,
     for source, name in _code_files():
         shipment.add(source, f"code/{name}", name)
     told = job.model_dump(mode="json")
+    told["parallel"].pop("replicas")  # where a rank is does not matter to it
     config = {item.name: told[item.name] for item in fields(WorkerConfig) if item.name in told}
     _ship_files(job, shipment, config)
     beside = FilesBeside(job, hosts_are_here)
@@ -162,6 +163,8 @@ def _check_texts(job: Job) -> list[str]:
 
 
 def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None:
+    if isinstance(block := config.get("checkpoint"), dict):
+        block.pop("copies", None)  # no worker knows of them
     references = (
         ("data", "path", "data"),
         ("data", "tokenizer", "tokenizer"),

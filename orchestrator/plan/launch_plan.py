@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.worker_environment import starts_by_table_alone
+from orchestrator.ascend.discovery import FoundHost
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.config.job import Health, JobSource, Restart, Timeouts
 from orchestrator.config.yaml_reader import parse_yaml
@@ -20,6 +21,7 @@ from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, loa
 from orchestrator.core.errors import RunNotFound
 from orchestrator.core.paths import atomic_write
 from orchestrator.core.records import FIRST, Attempt, Load, Manifest
+from orchestrator.plan.copy_ring import CopyRing
 from orchestrator.plan.placement import Placement
 
 __all__ = ["TABLE_ALONE", "LaunchPlan", "read_plan", "unreadable", "write_plan"]
@@ -37,7 +39,8 @@ class LaunchPlan(Stored):
     It is the plan of one attempt; `notes` are what of the job has no effect here. `job` is what it was made
     of, None in a plan of an earlier version. `origin` is the (attempt, step) that the attempt goes on from,
     (0, 0) where it begins anew; `loads` are, by host, the shards that are there already. `spares` are the
-    hosts that stand ready, in the order in which they are taken.
+    hosts that stand ready, in the order in which they are taken. `found` is what the tools of the hosts have
+    told of their devices: a later attempt need not ask hosts that stay. `copies`: where shards are copied to.
     """
 
     # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.
@@ -69,6 +72,8 @@ class LaunchPlan(Stored):
     loads: dict[str, tuple[Load, ...]] = field(default_factory=dict)
     restart: Restart = field(default_factory=Restart)
     spares: tuple[Host, ...] = ()
+    found: dict[str, FoundHost] = field(default_factory=dict)
+    copies: CopyRing | None = None
 
     @cached_property
     def worker_settings(self) -> Mapping[str, Any]:

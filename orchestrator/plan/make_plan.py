@@ -20,10 +20,13 @@ from orchestrator.config.job import Health, Job
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
+from orchestrator.plan.copy_ring import copy_ring
 from orchestrator.plan.input_files import Shipment, ship
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
 from orchestrator.plan.placement import Placement, place
+from orchestrator.plan.restart_notes import restart_notes
+from orchestrator.plan.spare_hosts import spare_notes, spares_of
 from orchestrator.rank_table.table import is_ip, is_loopback
 
 __all__ = ["make_plan", "new_run_id"]
@@ -60,10 +63,12 @@ def make_plan(
     placements = place(job, inventory)
     written, job = job, job.with_replicas(len(placements))
     hosts = _hosts_of(placements, inventory)
+    spares = spares_of(job, inventory, hosts, number=number)
     meets = len(placements) > 1  # one rank has nobody to find: no scheduler, no table
     has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
     if has_scheduler:
         _require_reachable_master(hosts, inventory)
+    copies, copy_notes = copy_ring(written, inventory, hosts)
     shipment, config = ship(job, hosts_are_here=all(host.transport == "local" for host in hosts))
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):
@@ -102,13 +107,18 @@ def make_plan(
         timeouts=job.timeouts,
         notes=(
             *_replicas(written, job),
+            *(spare_notes(job, inventory) if number == 1 else ()),
             *shipment.notes,
+            *copy_notes,
             *(_second_program(job) if meets else _unused_networking(job)),
+            *(restart_notes(written) if number == 1 else ()),
         ),
         attempt=attempt,
         health=job.health,
         job=job.source,
         restart=job.restart,
+        copies=copies,
+        spares=spares,
     )
 
 
@@ -215,6 +225,8 @@ def _manifest(
         hosts=tuple(host.name for host in hosts),
         launch=_launch_facts(job),
         attempt=attempt,
+        monitor_lease=job.restart.lease if job.restart.max else None,
+        holds=job.restart.lease if job.restart.max else None,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.errors import OrchestrateError
 from orchestrator.preflight import checks_cann, checks_devices, checks_host, checks_network, checks_software
+from orchestrator.preflight.checks_copies import copies_get_there
 from orchestrator.preflight.checks_scheduler import scheduler_is_reached
 from orchestrator.preflight.host_facts import Facts, Needs
 from orchestrator.preflight.pings import devices_reach_each_other
@@ -38,6 +39,7 @@ CHECKS = (
     Check("host name", checks_host.host_names_differ, ascend=True),
     Check("ports", checks_host.ports_are_free),
     Check("scheduler", scheduler_is_reached),
+    Check("copies", copies_get_there),
     Check("paths", checks_host.paths_exist),
     Check("env script", checks_host.env_script_is_there),
     Check("python", checks_software.python_agrees),

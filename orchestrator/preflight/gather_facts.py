@@ -17,6 +17,7 @@ from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.checks_host import wanted_ports
 from orchestrator.preflight.checks_scheduler import ask_addresses, scheduler_address
+from orchestrator.preflight.copy_tries import try_copies
 from orchestrator.preflight.host_facts import (
     Facts,
     HostFacts,
@@ -74,10 +75,15 @@ def gather(
     asked = targets(needs, facts)
     pings = fleet.each(lambda agent: _ping(asked[agent.host], agent, timeout), asked)
     errors.update(pings.errors)
+    copies = try_copies(needs, fleet, facts)
+    errors.update(copies.errors)
     return (
         {
             name: dataclasses.replace(
-                fact, pings=pings.values.get(name, ()), port_trouble=ports.values.get(name, "")
+                fact,
+                pings=pings.values.get(name, ()),
+                port_trouble=ports.values.get(name, ""),
+                copies=copies.values.get(name),
             )
             for name, fact in facts.items()
             if name not in errors

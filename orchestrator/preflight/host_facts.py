@@ -15,11 +15,13 @@ from orchestrator.config.yaml_messages import plain
 from orchestrator.core.host_answers import Probe
 from orchestrator.core.records import WorkerSpec
 from orchestrator.hosts.open_transport import ssh_name
+from orchestrator.plan.copy_ring import CopyRing
 from orchestrator.plan.launch_plan import LaunchPlan
 
 __all__ = [
     "NETWORK",
     "AddressFacts",
+    "CopyFacts",
     "Facts",
     "HostFacts",
     "Needs",
@@ -90,7 +92,8 @@ class Needs:
     workers are known to be MindSpore's; False where a job's own command may be anything.
     `scheduler` are the names of the place where it listens: an IP address, or the first host's names, the one
     of the inventory first; none where there is no scheduler. `by_table_alone`: a rank table stands for it.
-    `kept_for` is the run for whose next attempt devices may be kept, which are free for it.
+    `copies` is where copies of checkpoints go, None: nowhere. `kept_for` is the run for whose next attempt
+    devices may be kept, which are free for it.
     """
 
     hosts: tuple[Host, ...]
@@ -107,6 +110,7 @@ class Needs:
     scheduler: tuple[str, ...] = ()
     by_table_alone: bool = False
     pings: Pings = "none"
+    copies: CopyRing | None = None
     kept_for: str = ""
 
     @property
@@ -151,6 +155,19 @@ class AddressFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyFacts:
+    """Whether a host can take part in copies.
+
+    `trouble` is why it cannot listen, "" where it can; `unreached` are hosts that it does not reach, and why.
+    """
+
+    trouble: str = ""
+    address: str = ""
+    has_tls: bool = True
+    unreached: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """One host: `probe` is of agent/host_probe.py, `tools` and `found` None where no tool was asked.
 
@@ -166,6 +183,7 @@ class HostFacts:
     pings: tuple[PingTry, ...] = ()
     addresses: AddressFacts | None = None
     port_trouble: str = ""
+    copies: CopyFacts | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -240,6 +258,7 @@ def needs_of(plan: LaunchPlan, pings: Pings = "ring") -> Needs:
         scheduler=_scheduler_names(plan),
         by_table_alone=plan.by_table_alone,
         pings=pings if plan.ascend else "none",
+        copies=plan.copies,
         kept_for=plan.run_id if plan.attempt.number > 1 else "",
     )
 

@@ -15,6 +15,7 @@ from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.simulation.sim_host import SimHost
 from orchestrator.simulation.sim_process import SimProcess
+from orchestrator.simulation.sim_session import DirectFleet
 from orchestrator.simulation.sim_transport import SimTransport, Traffic
 from orchestrator.simulation.virtual_time import World
 from orchestrator.simulation.workload import Gang, Workload
@@ -76,7 +77,10 @@ def synthetic_inventory(like: Inventory, count: int, devices: int) -> Inventory:
 
 
 class Cluster:
-    """All simulated hosts of one world. `noted` is told what happens there, as host, rank and text."""
+    """All simulated hosts of one world. `noted` is told what happens there, as host, rank and text.
+
+    `direct`: sessions pass values, and no bytes; see `sim_session`.
+    """
 
     def __init__(
         self,
@@ -86,8 +90,10 @@ class Cluster:
         *,
         ascend: bool,
         noted: Callable[[str, str, int | None], None] = lambda what, host, rank: None,
+        direct: bool = False,
     ) -> None:
         self.world = world
+        self._fleet: type[Fleet] = DirectFleet if direct else Fleet
         self.workload = workload
         self.traffic = Traffic()
         self.gangs: dict[str, Gang] = {}
@@ -105,7 +111,7 @@ class Cluster:
         transports = {
             name: SimTransport(there, self.traffic, timeout=timeout) for name, there in self.hosts.items()
         }
-        return Fleet(self._inventory, transports, scheduling=scheduling)
+        return self._fleet(self._inventory, transports, scheduling=scheduling)
 
     def warm(self, contents: Mapping[str, int]) -> None:
         """Every host has these contents, by their hashes, from a launch before."""

@@ -75,6 +75,9 @@ def scaled_plan(
         notes.append(f"{fold(host.name for host in inventory.hosts)}: {after}")
         job, changed = _on_all(job, hosts)
         notes += changed
+    if job.checkpoint.copies:
+        job = job.model_copy(update={"checkpoint": dataclasses.replace(job.checkpoint, copies=0)})
+        notes.append("checkpoint.copies: what copies cost is not simulated")
     drawn = random.Random(seed)
     plan = make_plan(job, inventory, now=EPOCH, token=lambda size: drawn.randbytes(size).hex())
     ranks: dict[str, tuple[int, ...]] = {}

@@ -15,10 +15,11 @@ from orchestrator.core.errors import AgentError
 from orchestrator.core.protocol import frame
 from orchestrator.core.records import Claim, HostStatus, Manifest, ProcessId, RankStatus
 from orchestrator.core.states import RankState
-from orchestrator.simulation.sim_agent import SimAgent, SimProgram
+from orchestrator.simulation.sim_agent import DirectSimAgent, SimAgent, SimProgram
 from orchestrator.simulation.sim_process import SimProcess, SimRun
 from orchestrator.simulation.sim_supervisor import SimSupervisor
 from orchestrator.simulation.sim_transport import Link
+from orchestrator.simulation.sim_values import DIRECT
 from orchestrator.simulation.timeline import EPOCH
 from orchestrator.simulation.virtual_time import World
 from orchestrator.simulation.workload import Gang
@@ -229,6 +230,8 @@ class SimHost:
 
     def begin(self, argv: tuple[str, ...], channel: SimChannel) -> SimProgram:
         """A program that a session starts: an agent is known by the options of its interpreter."""
+        if argv == DIRECT:
+            return DirectSimAgent(self, channel)
         return SimAgent(self, channel) if argv[1:3] == ("-I", "-S") else SimProgram(channel)
 
     def lied(self, header: dict[str, Any], verb: str) -> dict[str, Any] | bytes:

@@ -225,8 +225,12 @@ class SimSupervisor:
 
     def _on_milestone(self, what: str) -> None:
         """The gang has come to a save, or to its end."""
+        if what == "first":
+            return
         load, world = self._run.gang.workload, self._host.world
         self._on_move()
+        if what == "saved" and self._host.is_full:
+            self._run.unsaved.add(self._run.gang.step())
         for rank, process in self.processes.items():
             late = world.random.random() * load.spread
             if what == "left" and rank != SCHEDULER:

@@ -33,13 +33,17 @@ from orchestrator.simulation.sim_attempts import (
 )
 from orchestrator.simulation.sim_evidence import found_of
 from orchestrator.simulation.sim_process import SimProcess, SimRun
+from orchestrator.simulation.sim_shards import SHARD_VERBS
 from orchestrator.simulation.sim_supervisor import SimSupervisor
+from orchestrator.simulation.sim_values import LaunchValue, Value
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_agent import SimAgent
     from orchestrator.simulation.sim_host import SimHost
 
 __all__ = ["THINKING", "answers_to"]
+
+TOLD_STEP = "ORCHESTRATE_CHECKPOINT_STEP"
 
 THINKING: Mapping[str, float] = {
     "": 0.004,
@@ -159,7 +163,7 @@ def _push(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     host = agent.host
-    manifest, hashes = _opened(body)
+    manifest, hashes, worker_config = _opened(body)
     before = host.runs.get(manifest.run_id)
     require_room(host, before, manifest, claim_in(args))
     before = host.runs.get(manifest.run_id)
@@ -172,20 +176,34 @@ def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
             raise AgentError(f"{item.path} is not in the content store", kind="missing_input")
     if busy := host.busy_devices(manifest.devices):
         raise AgentError(f"device {busy[0]} is in use by another run", kind="device_busy")
-    run = SimRun(manifest, hashes, host.gang_of(manifest))
+    run = SimRun(manifest, hashes, host.gang_of(manifest), worker_config)
+    _begin_where_told(run)
     run.before, run.claim = before, claim_in(args)
     host.runs[manifest.run_id] = run
     run.supervisor = SimSupervisor(host, run)
     yield Answer({"hashes": run.hashes, "run_dir": f"{host.workdir}/runs/{manifest.run_id}"})
 
 
-def _opened(body: bytes) -> tuple[Manifest, Mapping[str, str]]:
-    """The manifest of a bundle, and the hashes of its files: these are the same on all hosts."""
+def _begin_where_told(run: SimRun) -> None:
+    """A program that is told of its checkpoint goes on from there."""
+    told = next((worker.env for worker in run.manifest.workers), {}).get(TOLD_STEP, "")
+    if told.isdecimal():
+        run.gang.begin_at(int(told))
+
+
+def _opened(body: bytes | LaunchValue) -> tuple[Manifest, Mapping[str, str], str]:
+    """The manifest of a bundle, the hashes of its files, and the workers' configuration.
+
+    All but the manifest are the same on all hosts.
+    """
+    if isinstance(body, LaunchValue):
+        manifest = dataclasses.replace(body.manifest, hosts=_once(body.manifest.hosts))
+        return manifest, _hashes(body.worker_config, body.rank_table), body.worker_config
     # No text in JSON has a quote that is not escaped: the last such key is the bundle's own.
     own, key, common = body.rpartition(b', "worker_config": ')
     manifest = from_json(Manifest, json.loads(own + b"}")["manifest"])
     manifest = dataclasses.replace(manifest, hosts=_once(manifest.hosts))
-    return manifest, _hashes_of(key[2:] + common)
+    return manifest, *_hashes_of(key[2:] + common)
 
 
 @functools.lru_cache(maxsize=4)
@@ -195,9 +213,14 @@ def _once(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=2)
-def _hashes_of(common: bytes) -> Mapping[str, str]:
+def _hashes_of(common: bytes) -> tuple[Mapping[str, str], str]:
     bundle = json.loads(b"{" + common)
-    files = {"worker.yaml": bundle["worker_config"], "rank_table.json": bundle["rank_table"]}
+    return _hashes(bundle["worker_config"], bundle["rank_table"]), bundle["worker_config"]
+
+
+@functools.lru_cache(maxsize=2)
+def _hashes(worker_config: str, rank_table: str | None) -> Mapping[str, str]:
+    files = {"worker.yaml": worker_config, "rank_table.json": rank_table}
     return {
         name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items() if text is not None
     }
@@ -258,7 +281,7 @@ def _undo(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _status(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     status = agent.host.status(in_force(agent.host, args))
-    yield Answer(to_json(dataclasses.replace(status, clock=agent.host.time())))
+    yield Answer(Value(dataclasses.replace(status, clock=agent.host.time())))
 
 
 def _watch(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
@@ -348,8 +371,9 @@ def _claim(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _bury(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     run = agent.host.run(args["run_id"])
-    bury(agent.host, run, from_json(Tombstone, args["stone"]))
-    yield Answer(to_json(dataclasses.replace(agent.host.status(run), clock=agent.host.time())))
+    stone = args["stone"]
+    bury(agent.host, run, stone.value if isinstance(stone, Value) else from_json(Tombstone, stone))
+    yield Answer(Value(dataclasses.replace(agent.host.status(run), clock=agent.host.time())))
 
 
 _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
@@ -377,4 +401,5 @@ _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
     "stop": _stop,
     "undo": _undo,
     "watch": _watch,
+    **SHARD_VERBS,
 }

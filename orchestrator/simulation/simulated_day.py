@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.control.time_account import AttemptTimes, TimeAccount, account_of
 from orchestrator.core.states import RunState
 from orchestrator.plan.launch_plan import LaunchPlan
-from orchestrator.simulation.account import AttemptTimes, TimeAccount, account_of
 from orchestrator.simulation.faults import FAULT_KEYS, Fault
 from orchestrator.simulation.simulate import Outcome, simulate
 from orchestrator.simulation.workload import Workload

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from orchestrator.agent import shard_ranges as ckpt_read
 from orchestrator.agent.attempt_guard import reading
+from orchestrator.agent.saved_steps import copies
 from orchestrator.checkpoint.atomic import mapped_errors
 from orchestrator.checkpoint.companion_files import BesideOutput, SmallFile
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
@@ -29,16 +30,24 @@ from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.config.inventory import SshOptions
 from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.control.attempts import plan_of_record
+from orchestrator.control.copied_files import OwnersWord, owners_word
 from orchestrator.control.logs import copy_logs
 from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import read_record
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
+from orchestrator.core.host_answers import TensorEntry
 from orchestrator.core.paths import ControlDir, RunDir, Workdir
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.bulk_channel import BulkAgents
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.transfer.collect import Collected, Collection, collect, plan_collection, planned_layout
+from orchestrator.transfer.copied_shards import (
+    copied_strategies,
+    known_files,
+    require_owners_word,
+    require_whole_here,
+)
 from orchestrator.transfer.small_files import KNOWN, Gathered, Spool, gather, parsed_strategies
 
 __all__ = [
@@ -54,6 +63,7 @@ __all__ = [
 T = TypeVar("T")
 # Bulk bytes come in pieces of megabytes; a disk that stands still this long has failed.
 _READ_TIMEOUT = 300.0
+_CHECK_TIMEOUT = 3600.0
 
 
 class RunFiles:
@@ -64,7 +74,19 @@ class RunFiles:
     them read by their hosts.
     """
 
-    def __init__(self, fleet: Fleet, run_id: str, options: SshOptions, *, via_hosts: bool = False) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        run_id: str,
+        options: SshOptions,
+        *,
+        via_hosts: bool = False,
+        said: OwnersWord | None = None,
+        attempt: int = 1,
+    ) -> None:
+        """`said` is what owners have said of the copies of this attempt: without it copies do not count."""
+        self._said = said or {}
+        self._attempt = attempt
         self._fleet = fleet
         self._run_id = run_id
         self._via_hosts = via_hosts
@@ -82,15 +104,15 @@ class RunFiles:
 
     def list_shards(self, host: str) -> Sequence[ShardFile]:
         if self._is_here(host):
-            folder = str(self._run_dir(host).attempt.checkpoint)
-            here = ckpt_read.list_shards(folder, follow_links=False)
-            files = [ShardFile.of(row) for row in here]
+            run = self._run_dir(host)
+            own = ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False)
+            files = known_files([*own, *copies(run, run.number or 1)], self._said, self._attempt)
             self._direct.update({(host, file.path): file.path for file in files})
         else:
             rows = self._ask(host, lambda agent: agent.shards(self._run_id, timeout=_READ_TIMEOUT))
-            files = [ShardFile.of(vars(row)) for row in rows]
+            files = known_files(map(vars, rows), self._said, self._attempt)
             for file in files:
-                if not self._via_hosts and (path := self._visible_path(host, file)):
+                if not (self._via_hosts or file.owner) and (path := self._visible_path(host, file)):
                     self._direct[host, file.path] = path
         self._listed.update({(host, file.path): file for file in files})
         return files
@@ -119,9 +141,19 @@ class RunFiles:
         return path if is_same and os.access(path, os.R_OK) else ""
 
     def index(self, host: str, path: str) -> Iterable[Mapping[str, Any]]:
+        file = self._listed.get((host, path))
         if self.is_direct(host, path):
+            if file is not None and file.owner:
+                require_whole_here(file)
             return ckpt_read.index_shard(self._direct[host, path])
-        return map(vars, self._ask(host, lambda agent: agent.index(path, timeout=_READ_TIMEOUT)))
+
+        def look(agent: Agent) -> Iterable[TensorEntry]:
+            if file is not None and file.owner:
+                found = agent.check_shard(path, file.identity, hashed=True, timeout=_CHECK_TIMEOUT)
+                require_owners_word(file, found.sha256)
+            return agent.index(path, timeout=_READ_TIMEOUT)
+
+        return map(vars, self._ask(host, look))
 
     def read(self, host: str, segments: Sequence[Segment]) -> Iterator[ReadSegment]:
         wanted = [(segment.copy.path, segment.spans) for segment in segments]
@@ -312,9 +344,18 @@ def _opened(control: ControlDir, wanted: Collection, via_hosts: bool, spool: Spo
     plan = plan_of_record(control, record, wanted.attempt)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         fleet.address(address_of(record, plan.attempt.number))
-        files = RunFiles(fleet, plan.run_id, plan.ssh, via_hosts=via_hosts)
+        said = owners_word(control, record)
+        files = RunFiles(
+            fleet,
+            plan.run_id,
+            plan.ssh,
+            via_hosts=via_hosts,
+            said=said,
+            attempt=plan.attempt.number,
+        )
         try:
             strategies, model = files.small_files("strategy", spool), files.small_files("model", spool)
+            strategies.files.update(copied_strategies(fleet, plan, strategies.files, said, spool))
             wanted = replace(
                 wanted,
                 strategies=parsed_strategies(strategies.files),

@@ -19,6 +19,7 @@ from orchestrator.checkpoint.cut.attempt_steps import (
 )
 from orchestrator.checkpoint.cut.complete_steps import Failed, choose_readable
 from orchestrator.checkpoint.shard_index import Shard, ShardFile, ShardIndex
+from orchestrator.control.copied_files import OwnersWord
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.errors import OrchestrateError, RunNotFound, TransportError
 from orchestrator.core.host_answers import ShardCheck
@@ -27,9 +28,17 @@ from orchestrator.core.records import Attempt
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+from orchestrator.transfer.copied_shards import copied_strategies, known_files, require_owners_word
 from orchestrator.transfer.small_files import Spool, gather, parsed_strategies
 
-__all__ = ["CheckedStep", "Place", "assembled", "choose_checked", "gather_saved", "plans_of"]
+__all__ = [
+    "CheckedStep",
+    "Place",
+    "assembled",
+    "choose_checked",
+    "gather_saved",
+    "plans_of",
+]
 
 # A disk that stands still this long has failed; a shard of many gigabytes is read to its end.
 _LIST_TIMEOUT = 300.0
@@ -74,13 +83,15 @@ def plans_of(control: ControlDir, record: RunRecord) -> dict[int, LaunchPlan]:
 
 
 def gather_saved(
-    fleet: Fleet, run_id: str, plans: Mapping[int, LaunchPlan]
+    fleet: Fleet, run_id: str, plans: Mapping[int, LaunchPlan], said: OwnersWord | None = None
 ) -> tuple[list[SavedAttempt], list[str]]:
     """What every attempt has saved on the hosts that answer, and a line on each that does not.
 
     A host that has no such run, a spare or one whose disk was replaced, has nothing to tell. What one has of
-    another launch with the same number, or of a later one, belongs to none of these attempts.
+    another launch with the same number, or of a later one, belongs to none of these attempts. A copy of
+    another host's shard is listed where its owner has `said` what it is.
     """
+    said = said or {}
     tokens = {number: plan.attempt.token for number, plan in plans.items()}
     answers = fleet.each(lambda agent: agent.saved(run_id, tokens, timeout=_LIST_TIMEOUT))
     notes = [
@@ -91,11 +102,13 @@ def gather_saved(
     listed: dict[int, dict[str, list[ShardFile]]] = {number: {} for number in plans}
     for host, rows in answers.values.items():
         for row in (each for each in rows if each.attempt <= max(plans)):
-            listed.setdefault(row.attempt, {}).setdefault(host, []).append(ShardFile.of(vars(row)))
+            listed.setdefault(row.attempt, {}).setdefault(host, []).extend(
+                known_files([vars(row)], said, row.attempt)
+            )
     saved = []
     with fleet.part(answers.values) as part:
         for number, files in sorted(listed.items()):
-            saved.append(_saved(part, run_id, number, files, plans.get(number)))
+            saved.append(_saved(part, run_id, number, files, plans.get(number), said))
     return saved, notes
 
 
@@ -105,12 +118,16 @@ def _saved(
     number: int,
     files: Mapping[str, Sequence[ShardFile]],
     plan: LaunchPlan | None,
+    said: OwnersWord,
 ) -> SavedAttempt:
     strategies = {}
     if files:
         meant = plan.attempt if plan else Attempt(number)
-        found = gather(fleet, run_id, "strategy", lambda host: None, Spool(), attempt=meant)
-        strategies = parsed_strategies(found.files)
+        spool = Spool()
+        found = gather(fleet, run_id, "strategy", lambda host: None, spool, attempt=meant).files
+        if plan is not None:
+            found = {**found, **copied_strategies(fleet, plan, found, said, spool)}
+        strategies = parsed_strategies(found)
     ranks = [each.rank for rows in files.values() for each in rows]
     return SavedAttempt(
         number,
@@ -184,13 +201,16 @@ def _checked(
         damaged: dict[Place, OrchestrateError] = {}
         for file in by_host[agent.host]:
             place = (agent.host, file.path)
+            needs_hash = place in hashed or bool(file.sha256)
             try:
                 found[place] = agent.check_shard(
-                    file.path, file.identity, hashed=place in hashed, timeout=_CHECK_TIMEOUT
+                    file.path, file.identity, hashed=needs_hash, timeout=_CHECK_TIMEOUT
                 )
+                require_owners_word(file, found[place].sha256)
             except TransportError:
                 raise
             except OrchestrateError as error:
+                found.pop(place, None)
                 damaged[place] = error
         return found, damaged
 

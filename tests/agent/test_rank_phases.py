@@ -199,3 +199,17 @@ def test_a_phase_of_a_later_version_is_none_here() -> None:
     assert from_json(RankStatus, {**told, "phase": "profile"}).phase is None
     with pytest.raises(DecodeError):
         from_json(RankStatus, {**told, "phase": 7})
+
+
+def test_the_seconds_of_all_saves_are_told_also_of_those_between_two_looks() -> None:
+    host = Host()
+    host.step(1)
+    begun = WALL + host.now
+    host.say(
+        {"phase": "save", "step": 1, "time": begun + 0.1}, {"phase": "step", "saved": 1, "time": begun + 0.5}
+    )
+    assert host.rank.saving == pytest.approx(0.4)
+    host.say({"phase": "save", "step": 2, "time": begun + 1.0})
+    assert host.rank.saving == pytest.approx(0.4)  # it goes on
+    host.say({"phase": "step", "saved": 2, "time": begun + 8.0}, after=10.0)
+    assert host.rank.saving == pytest.approx(7.4)

@@ -90,6 +90,20 @@ def test_a_batch_that_a_person_sets_is_not_replaced(files: Path) -> None:
     assert layout(next_job(before, layout_alone))[:2] == ((4, 1, 1), 8)
 
 
+def test_a_run_does_not_become_one_of_another_task(files: Path) -> None:
+    before = launched(files)
+    with pytest.raises(UsageError, match=r"is a run of task finetune, .* not as pretrain .*launch a job"):
+        next_job(before, Changes(overrides=("task=pretrain",)))
+    assert next_job(before, Changes(overrides=("task=finetune",))).job.task == "finetune"
+
+
+def test_a_layout_that_was_taken_for_fewer_hosts_is_not_kept_for_all(files: Path) -> None:
+    """What a person wrote stays the source: the attempt after next is laid out as the job says."""
+    before = launched(files)
+    fewer = next_job(before, Changes(hosts="host1"))
+    assert fewer.job.source == before.job
+
+
 def test_a_run_of_an_earlier_version_needs_its_job(files: Path) -> None:
     before = dataclasses.replace(launched(files), job=None)
     with pytest.raises(UsageError, match=r"its job was not kept .*--job"):

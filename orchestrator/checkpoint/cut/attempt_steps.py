@@ -149,15 +149,20 @@ def sources_for(
     """The shard that each rank of the next attempt loads, and the host that has it; None: not one is equal.
 
     `placed` is the host of each rank, in the layout in which the step was saved. First what is on the rank's
-    own host, its own shard before a replica's; else from the hosts that have one in turn.
+    own host, its own shard before a replica's; else from the hosts that have one in turn. Copies come last.
     """
     found: dict[int, tuple[str, ShardFile]] = {}
     for rank, host in placed.items():
+        if (mine := copies.get(rank, {}).get(host)) is not None:
+            # As nearly all have it; of thousands the equal ones are not to be looked for.
+            found[rank] = (host, mine)
+            continue
         equal = [rank, *(other for other in same_slices(rank, strategies) if other != rank)]
         having = [(where, file) for other in equal for where, file in sorted(copies.get(other, {}).items())]
-        here = [each for each in having if each[0] == host]
-        own = [each for each in having if each[1].rank == rank]
-        best = here[:1] or _in_turn(own or having, rank)
+        shards = [each for each in having if not each[1].owner]
+        here = [each for each in (*shards, *having) if each[0] == host]
+        own = [each for each in shards if each[1].rank == rank]
+        best = here[:1] or _in_turn(own or shards or having, rank)
         if not best:
             return None
         found[rank] = best[0]

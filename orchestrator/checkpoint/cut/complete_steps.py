@@ -120,9 +120,14 @@ def by_step(listed: Mapping[str, Iterable[ShardFile]], failed: Failed) -> dict[S
             if (host, file.path) in failed:
                 continue
             copies = saved.setdefault((file.epoch, file.step), {}).setdefault(file.rank, {})
-            if host not in copies or copies[host].rerun < file.rerun:
+            if host not in copies or _worth(copies[host]) < _worth(file):
                 copies[host] = file
     return saved
+
+
+def _worth(file: ShardFile) -> tuple[bool, int]:
+    """The shard itself before a copy, the last of reruns."""
+    return not file.owner, file.rerun
 
 
 def _missing(
@@ -139,7 +144,9 @@ def _missing(
 
 def _pick(rank: int, copies: Mapping[str, ShardFile]) -> tuple[str, str]:
     newest = max(file.rerun for file in copies.values())
-    hosts = sorted(host for host, file in copies.items() if file.rerun == newest)
+    latest = {host: file for host, file in copies.items() if file.rerun == newest}
+    # A copy is read where no shard is there: its whole file is read for that before.
+    hosts = sorted(host for host, file in latest.items() if not file.owner) or sorted(latest)
     host = hosts[rank % len(hosts)]
     return host, copies[host].path
 
