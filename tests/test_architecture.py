@@ -65,7 +65,7 @@ LATE = {
     "orchestrator/agent/copier_process.py",
     "orchestrator/agent/daemon.py",
     "orchestrator/agent/device_locks.py",
-    "orchestrator/agent/prepare_run.py",
+    "orchestrator/agent/placed_inputs.py",
     "orchestrator/agent/verbs_copies.py",
     "orchestrator/agent/verbs_host.py",
     "orchestrator/agent/python_stacks.py",

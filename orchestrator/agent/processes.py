@@ -6,6 +6,7 @@ Linux only: reads /proc and calls prctl(2).
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 import signal
@@ -46,6 +47,7 @@ def _stat_fields(pid: int) -> Optional[List[str]]:
     return text[text.rindex(")") + 2 :].split()
 
 
+@functools.lru_cache(maxsize=None)
 def boot_id() -> str:
     """The kernel's name for this boot; start times of different boots say nothing about each other."""
     try:
