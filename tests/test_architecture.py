@@ -64,7 +64,6 @@ LATE = {
     "orchestrator/agent/content_store.py",
     "orchestrator/agent/copier_process.py",
     "orchestrator/agent/daemon.py",
-    "orchestrator/agent/device_locks.py",
     "orchestrator/agent/placed_inputs.py",
     "orchestrator/agent/verbs_copies.py",
     "orchestrator/agent/verbs_host.py",
