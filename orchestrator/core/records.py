@@ -188,12 +188,9 @@ class RankStatus:
     first beside it. `stalled` is set while it runs and does not go on, `stalled_since` is when it was last
     seen to. `phase` is the last that it reported, None where it reports none; `can` what it has announced,
     and `saved` the step of its newest whole checkpoint of this attempt; its saves that are over took `saving`
-<<<<<<< HEAD
-    seconds. `stuck`: it was killed and does not end, blocked in the kernel, and its device is not free.
-=======
     seconds. That one held the steps up for `save_stall` seconds and was whole `save_write` seconds after its
-    begin, as far as the worker says so.
->>>>>>> integration
+    begin, as far as the worker says so. `stuck`: it was killed and does not end, blocked in the kernel, and
+    its device is not free.
     """
 
     rank: int
@@ -211,12 +208,9 @@ class RankStatus:
     can: Tuple[str, ...] = ()
     saved: Optional[int] = None
     saving: float = 0.0
-<<<<<<< HEAD
-    stuck: bool = False
-=======
     save_stall: Optional[float] = None
     save_write: Optional[float] = None
->>>>>>> integration
+    stuck: bool = False
 
     @property
     def label(self) -> str:
