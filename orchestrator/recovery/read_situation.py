@@ -10,9 +10,9 @@ from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.attempt_outcome import end_key, outcome_of_kind
 from orchestrator.control.attempts import finished
 from orchestrator.control.decisions import Decision, DeviceFault, Ground, Level, Outcome
+from orchestrator.control.host_loss import is_stuck
 from orchestrator.control.run_record import AttemptRecord, Cause, RunRecord
 from orchestrator.core.ends import EndKind
-from orchestrator.core.records import StallKind
 from orchestrator.diagnosis import evidence
 from orchestrator.diagnosis.judge import judge
 from orchestrator.diagnosis.signatures import KINDS, Place
@@ -61,9 +61,7 @@ def host_states(record: RunRecord) -> dict[str, HostState]:
             name,
             answers=not view.error and view.status is not None,
             is_gone=view.lost,
-            is_stuck=any(
-                rank.stalled is StallKind.BLOCKED and not rank.state.is_terminal for rank in view.ranks()
-            ),
+            is_stuck=is_stuck(view.status),
         )
         for name, view in record.hosts.items()
     }

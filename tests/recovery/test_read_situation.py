@@ -144,7 +144,7 @@ def test_of_those_that_made_no_first_step_nobody_is_named(plan: LaunchPlan) -> N
 
 def test_a_host_whose_process_is_in_state_d_is_stuck() -> None:
     record = failed(crash())
-    stuck = view("h1", rank(2, stalled=StallKind.BLOCKED), rank(3, "failed"))
+    stuck = view("h1", rank(2, stalled=StallKind.BLOCKED, stuck=True), rank(3, "failed"), phase="stopping")
     record = dataclasses.replace(record, hosts={**record.hosts, "h1": stuck})
     assert host_states(record)["h1"].is_stuck and not host_states(record)["h0"].is_stuck
 
