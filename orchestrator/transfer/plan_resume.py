@@ -17,7 +17,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.config.job import Job
 from orchestrator.config.job_network import network_of
 from orchestrator.config.worker_config import TRAINING
-from orchestrator.control.copied_files import OwnersWord, owners_word
+from orchestrator.control.copied_files import owners_word
 from orchestrator.control.resume import Changes, next_job, require_ended
 from orchestrator.control.runs import current_record
 from orchestrator.core.errors import CheckpointError, ConfigError, UsageError
@@ -26,6 +26,7 @@ from orchestrator.core.records import Load
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.plan.next_plan import next_plan, saved_layout
+from orchestrator.transfer.copied_shards import copies_read
 from orchestrator.transfer.distribute import cut_of
 from orchestrator.transfer.program_checkpoints import newest_checkpoint, telling
 from orchestrator.transfer.saved_attempts import (
@@ -93,7 +94,7 @@ def plan_resume(control: ControlDir, changes: Changes) -> Resumption:
     plans = plans_of(control, record)
     hosts, said = _all_hosts(plans, plan), owners_word(control, record)
     if wanted.job.task == "command" and changes.step is None:
-        plan, lines = _told_to_program(plan, plans, hosts, said)
+        plan, lines = _told_to_program(plan, plans, hosts)
         notes = (*notes, *lines)
     if fresh:
         return Resumption(control, before, plan, wanted.job, plan.hosts, notes=notes)
@@ -114,17 +115,17 @@ def plan_resume(control: ControlDir, changes: Changes) -> Resumption:
     moves = (
         _moves_in_place(step, placed) if step.sources is not None else _moves_anew(wanted.job, plan, whole)
     )
-    told = (*notes, *silent, *step.step.notes(), *_unsummed(step))
+    told = (*notes, *silent, *step.step.notes(), *copies_read(step.files), *_unsummed(step))
     plan = dataclasses.replace(plan, origin=step.step.at, loads=_loads(step, placed))
     return Resumption(control, before, plan, wanted.job, hosts, step, moves, told)
 
 
 def _told_to_program(
-    plan: LaunchPlan, plans: Mapping[int, LaunchPlan], hosts: Sequence[Host], said: OwnersWord
+    plan: LaunchPlan, plans: Mapping[int, LaunchPlan], hosts: Sequence[Host]
 ) -> tuple[LaunchPlan, list[str]]:
     """The plan whose processes know which checkpoint of theirs is whole, if one is; and lines on it."""
     with fleet_of(hosts, plan.ssh) as fleet:
-        attempts, silent = gather_saved(fleet, plan.run_id, plans, said)
+        attempts, silent = gather_saved(fleet, plan.run_id, plans)  # a program finds no copies
         found = newest_checkpoint(fleet, plan.run_id, attempts)
     if found is None:
         return plan, silent
