@@ -22,12 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.control import runs as known
-from orchestrator.control.attempts import plan_of_record
 from orchestrator.control.monitor_client import Follower
 from orchestrator.control.monitor_process import watched_again
-from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record
-from orchestrator.core.ends import SCHEDULER, StopReason, label_of
+from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import UsageError
 from orchestrator.core.paths import ControlDir as Run
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
     from orchestrator.control.log_fold import FoldedLine
     from orchestrator.control.log_stream import LogBatch, LogLine
     from orchestrator.control.remove_runs import Removal
+    from orchestrator.control.time_account import TimeAccount
     from orchestrator.preflight.report import Report
     from orchestrator.transfer.collect import Collected, Collection
     from orchestrator.transfer.collect_run import DryRun
@@ -70,6 +69,7 @@ __all__ = [
     "start",
     "status",
     "stop",
+    "time_account",
     "watch",
 ]
 
@@ -169,8 +169,23 @@ def launch(
 
 
 def status(run: Run | str | None = None) -> RunRecord:
-    """Where the run is now, by its monitor or, where that is gone, by the hosts."""
+    """Where the run is now, by its monitor or, where that is gone, by the hosts.
+
+    Of each of its `attempts` it has how it ended and the `decision` that was made then.
+    """
     return known.current_record(find(run))
+
+
+def time_account(run: Run | str | None = None) -> TimeAccount:
+    """For what the time of a run was used, from its launch until its end, or until what is known here now.
+
+    Seconds that add up: `productive`, `lost`, `waiting`, `restarting`, `saving`, `starting`, `down`,
+    `unknown`. No host is asked.
+    """
+    from orchestrator.control.time_account import account_of_run
+
+    found = record(run)
+    return account_of_run(found, found.updated)
 
 
 def watch(run: Run | str | None = None, *, interval: float = 0.2, waits: bool = True) -> Iterator[RunRecord]:
@@ -208,39 +223,20 @@ def log_batches(
     tail: int | None = None,
     block: int = 1 << 20,
     attempt: int | None = None,
+    begun: Callable[[int], None] = lambda number: None,
 ) -> Iterator[LogBatch | None]:
     """What the workers wrote, many lines at a time as they come: of all ranks, of these, or of one host.
 
     Or of the scheduler. None comes where there is nothing just now. Lines of one worker keep their order;
     about `block` bytes of a log are read at a time, or less. With `follow` it goes on until the run has
-    ended; `tail` begins so many lines before the end of each log. `attempt` is by default the one in force.
-    Raises UsageError where no rank fits, or there is no such attempt.
+    ended, with each attempt that follows; `tail` begins so many lines before the end of each log. `attempt`
+    is by default the one in force; one that is named is the only one. `begun` is told the number of each
+    attempt whose lines come. Raises UsageError where no rank fits, or there is no such attempt.
     """
-    from orchestrator.control.log_stream import iter_batches
-    from orchestrator.control.logs import labels_of
-    from orchestrator.hosts.fleet import fleet_of
+    from orchestrator.control.attempt_logs import Wanted, batches_of
 
-    control = find(run, started=True)
-    record = read_record(control)
-    launched = plan_of_record(control, record, attempt)
-    if scheduler:
-        labels = {name: [label_of(SCHEDULER)] for name, one in launched.manifests.items() if one.scheduler}
-    else:
-        labels = labels_of(launched, ranks, host)
-    if not labels:
-        raise UsageError(
-            "no scheduler is in this run" if scheduler else "no rank of this run fits",
-            remedy=f"it has ranks 0-{launched.world_size - 1}",
-        )
-
-    def is_over() -> bool:
-        newest = known.current_record(control) if follow else record
-        return newest.state.is_terminal or newest.attempts[-1].number != launched.attempt.number or not follow
-
-    hosts = [member for member in launched.hosts if member.name in labels]
-    with fleet_of(hosts, launched.ssh) as fleet:
-        fleet.address(address_of(record, launched.attempt.number))
-        yield from iter_batches(launched.run_id, fleet, labels, tail=tail, block=block, is_over=is_over)
+    wanted = Wanted(ranks, host, scheduler, tail, block)
+    yield from batches_of(find(run, started=True), wanted, follow=follow, attempt=attempt, begun=begun)
 
 
 def logs(

@@ -63,6 +63,8 @@ STDLIB = sys.stdlib_module_names | {"_sha2"}
 LATE = {
     "orchestrator/agent/content_store.py",
     "orchestrator/agent/copier_process.py",
+    "orchestrator/agent/daemon.py",
+    "orchestrator/agent/device_locks.py",
     "orchestrator/agent/prepare_run.py",
     "orchestrator/agent/verbs_copies.py",
     "orchestrator/agent/verbs_host.py",
@@ -76,6 +78,7 @@ LATE = {
     "orchestrator/control/monitor_lock.py",
     "orchestrator/control/runs.py",
     "orchestrator/api.py",
+    "orchestrator/recovery/run_recovery.py",
     "orchestrator/hosts/open_transport.py",
     "orchestrator/hosts/ssh/connection.py",
     "orchestrator/cli/cmd_checkpoint_convert.py",
@@ -241,7 +244,7 @@ def test_files_can_be_read_in_one_sitting() -> None:
         ("orchestrator.cli.cmd_launch", {"paramiko", "fabric", "numpy", "mindspore"}),
         ("orchestrator.cli.cmd_collect_ckpt", {"paramiko", "fabric", "mindspore"}),
         ("orchestrator.cli.cmd_checkpoint", {"paramiko", "pydantic", "yaml", "rich", "mindspore"}),
-        ("orchestrator.control.__main__", {"paramiko", "fabric", "rich", "click", "numpy", "mindspore"}),
+        ("orchestrator.recovery.__main__", {"paramiko", "fabric", "rich", "click", "numpy", "mindspore"}),
     ],
 )
 def test_heavy_packages_stay_out_of_start_up(module: str, absent: set[str]) -> None:

@@ -4,6 +4,10 @@ MindSpore's own draws another mask each time it runs: also when a block is recom
 within a graph or as a stage of a pipeline, and the gradients are then those of another network. Here the mask
 is a function of a seed, of the place in the network and of the element's number. Which function depends on
 the device: on Ascend its own generator, elsewhere a hash.
+
+A record drops the same on whichever replica it is computed, so that a training goes on as it would have on
+more replicas or fewer: the hash counts elements over all records of a step; Ascend's generator counts from 0
+in each micro batch, whose first record is in its key, so that there micro batches must stay as large.
 """
 
 from __future__ import annotations
@@ -36,8 +40,9 @@ class SeededDropout(nn.Cell):
 class HashDropout(SeededDropout):
     """Zero each element with chance `p` and scale the others by 1 / (1 - p); nothing outside of training.
 
-    Its steps are shifts and products that wrap, which on an Ascend are slow (RightShift is no kernel of its
-    AI cores) and of which CANN promises nothing.
+    Its seed is two numbers: that of the step, and the number of the first record. Its steps are shifts and
+    products that wrap, which on an Ascend are slow (RightShift is no kernel of its AI cores) and of which
+    CANN promises nothing.
     """
 
     def __init__(self, p: float, salt: int, seed: ms.Parameter) -> None:
@@ -52,13 +57,14 @@ class HashDropout(SeededDropout):
     def construct(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        number = ops.reshape(ops.arange(0, x.size, 1, dtype=ms.int32), x.shape)
+        number = ops.arange(0, x.size, 1, dtype=ms.int32) + self.seed[1:] * (x.size // x.shape[0])
+        number = ops.reshape(number, x.shape)
         kept = self.hash(number) >= self.limit
         return x * ops.cast(kept, x.dtype) * (1.0 / (1.0 - self.p))
 
     def hash(self, number: Tensor) -> Tensor:
         """31 bits; the mixing is the finaliser of MurmurHash3, its multipliers and shifts (public domain)."""
-        mixed = number * self.odd[2] + self.seed + self.salt
+        mixed = number * self.odd[2] + self.seed[:1] + self.salt
         mixed = ops.bitwise_xor(mixed, ops.bitwise_right_shift(mixed, self.shifts[0])) * self.odd[0]
         mixed = ops.bitwise_xor(mixed, ops.bitwise_right_shift(mixed, self.shifts[1])) * self.odd[1]
         mixed = ops.bitwise_xor(mixed, ops.bitwise_right_shift(mixed, self.shifts[0]))
@@ -109,28 +115,36 @@ def _int32(bits: int) -> Tensor:
 
 
 class DropoutSeed:
-    """The seed of a network's dropouts, which are of these `kinds`: the same number gives the same masks."""
+    """The seed of a network's dropouts, which are of these `kinds`: the same number gives the same masks.
 
-    def __init__(self, base: tuple[int, ...]) -> None:
-        self.base, self.steps = base, 0
+    `replica` is the data-parallel index of this rank.
+    """
+
+    def __init__(self, base: tuple[int, ...], replica: int = 0) -> None:
+        self.base, self.steps, self.replica = base, 0, replica
         self.kinds: set[type[SeededDropout]] = set()
         self.is_philox = current_device().is_ascend
-        start = Tensor(0, ms.int64) if self.is_philox else Tensor([0], ms.int32)
+        start = Tensor(0, ms.int64) if self.is_philox else Tensor([0, 0], ms.int32)
         self.seed = ms.Parameter(start, name=SEED_NAME, requires_grad=False)
 
     def next_step(self) -> None:
         self.steps += 1
 
-    def choose(self, micro: int = 0) -> None:
-        """The masks of one micro batch of this step."""
-        self.set_seed(np.random.SeedSequence([*self.base, self.steps, micro]))
+    def choose(self, rows: int = 0, micro: int = 0, parts: int = 1) -> None:
+        """The masks of one micro batch of this step, of the `parts` into which this rank's `rows` are cut."""
+        first = self.replica * rows + micro * rows // parts
+        if self.is_philox:
+            self.set_seed(np.random.SeedSequence([*self.base, self.steps, first]))
+        else:
+            self.set_seed(np.random.SeedSequence([*self.base, self.steps]), first)
 
-    def set_seed(self, sequence: np.random.SeedSequence) -> None:
-        """32 bits of it for the hash, 64 for the generator."""
+    def set_seed(self, sequence: np.random.SeedSequence, first: int = 0) -> None:
+        """32 bits of it for the hash, which counts elements from record `first` on; 64 for the generator."""
         if self.is_philox:
             self.seed.set_data(Tensor(sequence.generate_state(1, np.uint64).view(np.int64)[0], ms.int64))
         else:
-            self.seed.set_data(Tensor(sequence.generate_state(1, np.uint32).view(np.int32), ms.int32))
+            bits = sequence.generate_state(1, np.uint32).view(np.int32)
+            self.seed.set_data(Tensor(np.append(bits, np.int32(first)).astype(np.int32), ms.int32))
 
     def dropout(self, p: float, salt: int, *, mask: bool = False) -> SeededDropout:
         """One for this device; `mask` for the bits that the attention kernel takes."""
@@ -139,12 +153,15 @@ class DropoutSeed:
         return kind(p, salt, self.seed)
 
 
-def seed_dropout(network: nn.Cell, base: tuple[int, ...], first_block: int = 0) -> DropoutSeed | None:
+def seed_dropout(
+    network: nn.Cell, base: tuple[int, ...], first_block: int = 0, replica: int = 0
+) -> DropoutSeed | None:
     """Put seeded dropouts in the place of MindSpore's; None where there is nothing to drop.
 
-    With the number of its first block, a stage of a pipeline drops what the whole network would.
+    With the number of its first block, a stage of a pipeline drops what the whole network would, and with its
+    number a replica what one replica would of the same records.
     """
-    dropout_seed = DropoutSeed(base)
+    dropout_seed = DropoutSeed(base, replica)
     for path, cell in list(network.cells_and_names()):
         for name, child in list(cell.name_cells().items()):
             if isinstance(child, nn.Dropout) and child.p > 0:

@@ -78,7 +78,7 @@ def _wrong_hash(cell: HashDropout, dropout_seed: DropoutSeed) -> str | None:
 def hash_of(numbers: NDArray[Any], seed: NDArray[Any], salt: NDArray[Any]) -> NDArray[np.int32]:
     """`HashDropout.hash` in NumPy; all int32, whose products and sums wrap."""
     odd = np.array([0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F], np.uint32).view(np.int32)
-    mixed = numbers * odd[2:] + seed + salt
+    mixed = numbers * odd[2:] + seed[:1] + salt
     mixed = (mixed ^ (mixed >> 16)) * odd[:1]
     mixed = (mixed ^ (mixed >> 13)) * odd[1:2]
     return np.asarray((mixed ^ (mixed >> 16)) & np.int32(0x7FFFFFFF))

@@ -177,7 +177,7 @@ class Pipeline:
         self.compiled: set[tuple[int, ...]] = set()  # for activations of these shapes
         network.set_train()  # a gradient function does not pass it on
 
-    def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
+    def gradients(self, batch: Batch, scale: float, asked: Callable[[], float] = never) -> Results:
         """Loss, norm and gradients of the global batch, which all stages compute together.
 
         The shapes of the batch are the same on all ranks.
@@ -285,4 +285,5 @@ class StepState:
     def _choose_masks(self, micro: int) -> None:
         """Forward and backward of a micro batch drop the same."""
         if self.stage.dropout_seed:
-            self.stage.dropout_seed.choose(micro)
+            parts = len(self.micro_batches)
+            self.stage.dropout_seed.choose(self.shape[0] * parts, micro, parts)

@@ -16,7 +16,7 @@ import signal
 import time
 from typing import Any, Dict, Iterator, Mapping, Optional, Set, Tuple
 
-from orchestrator.agent import control_socket, host_runs, processes
+from orchestrator.agent import control_socket, device_hold, host_runs, processes
 from orchestrator.agent.host_runs import known_claim
 from orchestrator.core.claims import NO_CLAIM, KeptClaim, Tombstone
 from orchestrator.core.codec import DecodeError, dumps, from_json, load, to_json
@@ -132,6 +132,10 @@ def _end_what_is_over(run: RunDir, meant: Attempt, args: Mapping[str, Any]) -> N
     if not is_over or (run.root.name, number) in _quiet:
         return
     if not _lives(run):
+        if isinstance(state, str):  # no attempt follows, for which its devices might be kept
+            with contextlib.suppress(AgentError):
+                take_claim(run, claim_in(args))
+                device_hold.release(run)
         _quiet.add((run.root.name, number))
         return
     last = meant if number == meant.number else Attempt(meant.number - 1)
@@ -168,6 +172,8 @@ def bury(run: RunDir, stone: Tombstone, meant: Optional[Attempt] = None) -> Host
         what, see = f"attempt {number} of run {run.root.name} does not end", f"see {run.supervisor_log}"
         raise AgentError(what, remedy=see, kind="still_running")
     _quiet.add((run.root.name, number))
+    if meant is None or meant.number <= stone.attempt.number:
+        device_hold.release(run)  # else the attempt that is meant may be about to take them over
     return host_runs.status(run)
 
 

@@ -14,10 +14,13 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Dict, NoReturn, Optional
+from pathlib import Path
+from typing import Any, Callable, Collection, Dict, Mapping, NoReturn, Optional
 
 from orchestrator.agent import processes
+from orchestrator.agent.device_hold import DeviceHold
 from orchestrator.agent.device_locks import DeviceLocks
+from orchestrator.agent.host_runs import known_claim
 from orchestrator.agent.status_file import StatusFile
 from orchestrator.agent.supervisor import Supervisor
 from orchestrator.core.codec import DecodeError
@@ -28,16 +31,33 @@ from orchestrator.core.record_class import replace
 from orchestrator.core.records import HostStatus, Manifest, RankStatus
 from orchestrator.core.states import RankState
 
-__all__ = ["obituary", "spawn"]
+__all__ = ["FirstWord", "obituary", "spawn", "spawn_apart"]
 
 # With this a supervisor ends that has taken its launch back; above those of Python and of shells' own.
 _UNDONE = 64
+# With this one whose attempt has failed, and may be followed by another one.
+_KEEPS = 65
 
 
-def spawn(manifest: Manifest, run: RunDir, workdir: Workdir) -> None:
+def spawn(
+    manifest: Manifest, run: RunDir, workdir: Workdir, taken: Optional[Mapping[int, int]] = None
+) -> None:
     """Start guardian and supervisor; returns when the devices are locked and the supervisor listens.
 
-    Raises AgentError with the supervisor's own words where it cannot get ready, when both are gone again.
+    `taken` are descriptors of locks that the attempt before has kept for this one, by device. Raises
+    AgentError with the supervisor's own words where it cannot get ready, when both are gone again.
+    """
+    known = dict(taken or {})
+    spawn_apart(
+        run.supervisor_log, lambda word: _guard(manifest, run, workdir, word, known), tuple(known.values())
+    )
+
+
+def spawn_apart(log: Path, body: Callable[[FirstWord], NoReturn], kept: Collection[int] = ()) -> None:
+    """Run `body` in a process that outlives this session and writes to `log`; returns at its first word.
+
+    It has the descriptors that are `kept`, and no others of this process. Raises AgentError, which `body` may
+    raise or say, when that process is gone again.
     """
     # Else each of the three processes copies, page by page, what a look for garbage goes through.
     gc.freeze()
@@ -45,7 +65,7 @@ def spawn(manifest: Manifest, run: RunDir, workdir: Workdir) -> None:
     child = os.fork()
     if child == 0:
         os.close(read)
-        _detach(manifest, run, workdir, _FirstWord(write))
+        _detach(log, body, FirstWord(write), kept)
     os.close(write)
     os.waitpid(child, 0)
     with os.fdopen(read, "rb") as pipe:
@@ -59,7 +79,7 @@ def spawn(manifest: Manifest, run: RunDir, workdir: Workdir) -> None:
             raise AgentError(told["what"], remedy=told["remedy"], kind=told["kind"])
 
 
-class _FirstWord:
+class FirstWord:
     """The one thing that the session waits to hear: ready, or why not."""
 
     def __init__(self, pipe: int) -> None:
@@ -76,12 +96,14 @@ class _FirstWord:
             os.write(self.pipe, json.dumps(told).encode() + b"\n")
 
 
-def _detach(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord) -> NoReturn:
+def _detach(
+    log: Path, body: Callable[[FirstWord], NoReturn], word: FirstWord, kept: Collection[int]
+) -> NoReturn:
     """Never returns, whatever happens: else two processes would serve one session."""
     try:
-        _leave(run, word.pipe)
+        _leave(log, {word.pipe, *kept})
         if os.fork() == 0:
-            _guard(manifest, run, workdir, word)
+            body(word)
     except AgentError as error:
         word.say(error)
         os._exit(0)
@@ -93,26 +115,28 @@ def _detach(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord)
     os._exit(0)
 
 
-def _leave(run: RunDir, pipe: int) -> None:
+def _leave(path: Path, kept: Collection[int]) -> None:
     os.setsid()
-    log = os.open(run.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
     # The session's own descriptors must not live on here: sshd waits for them before it closes a channel.
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != pipe:
+        if int(name) > 2 and int(name) not in kept:
             with contextlib.suppress(OSError):
                 os.close(int(name))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.chdir("/")
 
 
-def _guard(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord) -> NoReturn:
+def _guard(
+    manifest: Manifest, run: RunDir, workdir: Workdir, word: FirstWord, taken: Mapping[int, int]
+) -> NoReturn:
     processes.become_subreaper()
     # Shared with the supervisor: the devices are free only when it and all that it started is gone.
-    _lock_devices(manifest, workdir)
+    locks = _lock_devices(manifest, run, workdir, taken)
     guardian = os.getpid()
     supervisor = os.fork()
     if supervisor == 0:
@@ -120,23 +144,38 @@ def _guard(manifest: Manifest, run: RunDir, workdir: Workdir, word: _FirstWord) 
         _supervise(manifest, run, guardian, word)
     status = _reap_until(supervisor)
     everything_ended = processes.kill_descendants()
-    is_undone = os.WIFEXITED(status) and os.WEXITSTATUS(status) == _UNDONE
-    if is_undone or not run.status.exists():
+    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+    keeps = code == _KEEPS
+    if code == _UNDONE or not run.status.exists():
         # Only now: what was still writing while the supervisor ended is dead.
         run.discard(manifest.attempt.number, manifest.attempt.token)
-    elif os.WIFSIGNALED(status) or os.WEXITSTATUS(status):
+    elif code not in (0, _KEEPS):
         killed_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         end = End(EndKind.EXITED if killed_by is None else EndKind.SIGNALLED, time.time(), signal=killed_by)
-        _write_obituary(run, manifest, StopReason(StopKind.SUPERVISOR_ENDED, manifest.host, end=end))
+        reason = StopReason(StopKind.SUPERVISOR_ENDED, manifest.host, end=end)
+        keeps = _write_obituary(run, manifest, reason) and manifest.holds is not None
+    if keeps and locks.devices:
+        with contextlib.suppress(OSError, DecodeError):  # where nobody can be told they are free at once
+            DeviceHold(manifest, run, locks).keep()
     os._exit(0 if everything_ended else 1)
 
 
-def _lock_devices(manifest: Manifest, workdir: Workdir) -> DeviceLocks:
+def _lock_devices(manifest: Manifest, run: RunDir, workdir: Workdir, taken: Mapping[int, int]) -> DeviceLocks:
     folder = workdir.locks if manifest.lock_dir is None else Workdir(manifest.lock_dir).root
     try:
-        return DeviceLocks(folder, manifest.devices, manifest.run_id)
+        known = {**_taken_over(run, workdir), **taken}
+        return DeviceLocks(folder, manifest.devices, manifest.run_id, known)
     except OSError as error:
         raise AgentError(f"cannot lock the devices: {error}") from error
+
+
+def _taken_over(run: RunDir, workdir: Workdir) -> Dict[int, int]:
+    """The locks of the devices that this host holds as a spare of the run."""
+    if not os.path.lexists(workdir.spares / run.root.name):
+        return {}
+    from orchestrator.agent.spare_locks import take_locks  # late: few hosts have been spares
+
+    return take_locks(workdir, run.root.name, known_claim(run))
 
 
 def _reap_until(child: int) -> int:
@@ -147,12 +186,14 @@ def _reap_until(child: int) -> int:
             return status
 
 
-def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord) -> NoReturn:
+def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: FirstWord) -> NoReturn:
     try:
         supervisor = Supervisor(manifest, run, guardian=processes.identify(guardian))
         supervisor.run(ready=word.say)
         if supervisor.state.phase == "undone":
             os._exit(_UNDONE)
+        if supervisor.state.keeps_devices:
+            os._exit(_KEEPS)
     except BaseException as error:
         word.say(AgentError(f"the supervisor cannot start: {error}"))
         sys.excepthook(*sys.exc_info())  # and without importing `traceback`
@@ -161,16 +202,20 @@ def _supervise(manifest: Manifest, run: RunDir, guardian: int, word: _FirstWord)
     os._exit(0)
 
 
-def _write_obituary(run: RunDir, manifest: Manifest, reason: StopReason) -> None:
-    """Say in `status.json` what the supervisor can no longer say, if it had said anything of this attempt."""
+def _write_obituary(run: RunDir, manifest: Manifest, reason: StopReason) -> bool:
+    """Say in `status.json` what the supervisor can no longer say, if it had said anything of this attempt.
+
+    Whether workers were running there that are to go on: the launch is done, and nobody has stopped them.
+    """
     file = StatusFile(run.status, run.runs)
     try:
         status = file.read()
     except (OSError, DecodeError):
-        return
+        return False
     if not status.is_over and status.attempt == manifest.attempt:
         with contextlib.suppress(OSError):
             file.write(obituary(status, reason, time.time()), urgent=True)
+    return status.phase == "committed"
 
 
 def obituary(status: HostStatus, reason: StopReason, now: float) -> HostStatus:

@@ -12,38 +12,84 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Iterable, List, NamedTuple
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
+from orchestrator.agent.lock_handover import require_lock
 from orchestrator.core.codec import DecodeError, dumps, loads
 from orchestrator.core.errors import AgentError
 from orchestrator.core.records import LockNote
 from orchestrator.core.safe_open import open_safely
 from orchestrator.core.visible_text import visible
 
-__all__ = ["DeviceLocks", "busy_devices"]
+__all__ = ["DeviceLocks", "busy_devices", "lock_path", "lock_spare"]
 
 # A look at the locks (`busy_devices`) holds each of them for a moment; that is no conflict.
 _PATIENCE = 0.3
 
 
 class DeviceLocks:
-    """The devices that one run holds: until `release`, or until this process and its forks are dead."""
+    """The devices that one run holds: until `release`, or until this process and its forks are dead.
 
-    def __init__(self, folder: Path, devices: Iterable[int], run_id: str) -> None:
-        self._handles: List[int] = []
+    `taken` are descriptors of locks that somebody has handed over (`lock_handover`), by device: they are this
+    one's from now on, as far as they are of these devices, and closed otherwise.
+    """
+
+    def __init__(
+        self, folder: Path, devices: Iterable[int], run_id: str, taken: Optional[Mapping[int, int]] = None
+    ) -> None:
+        self._folder, self._run_id = folder, run_id
+        self.handles: Dict[int, int] = {}
         _make_folder(folder)
+        left = dict(taken or {})
         try:
             # In one order everywhere, so that two runs cannot each hold what the other waits for.
             for device in sorted(devices):
-                self._handles.append(_lock(folder / f"device_{device}.lock", device, run_id))
+                self.handles[device] = self._own(device, left.pop(device, None))
         except BaseException:
             self.release()
             raise
+        finally:
+            for handle in left.values():
+                os.close(handle)
+
+    @property
+    def devices(self) -> Tuple[int, ...]:
+        return tuple(self.handles)
 
     def release(self) -> None:
-        for handle in self._handles:
+        for handle in self.handles.values():
             os.close(handle)
-        self._handles.clear()
+        self.handles.clear()
+
+    def _own(self, device: int, handle: Optional[int]) -> int:
+        path = lock_path(self._folder, device)
+        if handle is not None:
+            try:
+                require_lock(handle, path)
+                _note(handle, self._run_id)
+                return handle
+            except AgentError:
+                os.close(handle)  # of a file that is no lock any more
+        return _lock(path, f"device {device} is in use", "give this job other devices", self._run_id)
+
+
+def lock_path(folder: Path, device: int) -> Path:
+    return folder / f"device_{device}.lock"
+
+
+def lock_spare(folder: Path, run_id: str) -> int:
+    """Make this host the spare of one run and of no other, until the descriptor is closed.
+
+    Raises AgentError, kind `spare_taken`, where it is another's.
+    """
+    _make_folder(folder)
+    told = "this host is held as a spare"
+    try:
+        return _lock(folder / "spare.lock", told, "take it out of one of the two groups", run_id)
+    except AgentError as error:
+        if error.kind == "device_busy":
+            raise AgentError(error.what, remedy=error.remedy, kind="spare_taken") from None
+        raise
 
 
 def _make_folder(folder: Path) -> None:
@@ -60,7 +106,7 @@ def _make_folder(folder: Path) -> None:
         )
 
 
-def _lock(path: Path, device: int, run_id: str) -> int:
+def _lock(path: Path, told: str, else_: str, run_id: str) -> int:
     try:
         handle = _open(path)
     except OSError as error:
@@ -72,13 +118,17 @@ def _lock(path: Path, device: int, run_id: str) -> int:
         holder = _holder(handle)
         os.close(handle)
         raise AgentError(
-            f"device {device} is in use{holder.told}",
-            remedy=f"{holder.remedy}, or give this job other devices",
+            f"{told}{holder.told}",
+            remedy=f"{holder.remedy}, or {else_}",
             kind="device_busy",
         )
+    _note(handle, run_id)
+    return handle
+
+
+def _note(handle: int, run_id: str) -> None:
     os.ftruncate(handle, 0)
     os.pwrite(handle, dumps(LockNote(run_id, os.getpid())).encode(), 0)
-    return handle
 
 
 def _open(path: Path) -> int:
@@ -130,7 +180,7 @@ def busy_devices(folder: Path, devices: Iterable[int]) -> List[int]:
     busy = []
     for device in devices:
         try:
-            handle = open_safely(folder / f"device_{device}.lock", folder)
+            handle = open_safely(lock_path(folder, device), folder)
         except OSError:
             continue
         try:

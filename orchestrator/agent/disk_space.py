@@ -14,13 +14,14 @@ import time
 from pathlib import Path
 from typing import Collection, Iterator, List, Set, Tuple
 
-from orchestrator.agent import host_runs
+from orchestrator.agent import device_hold, host_runs
 from orchestrator.core.codec import DecodeError, load
 from orchestrator.core.errors import AgentError
 from orchestrator.core.host_answers import DiskUse, RunId, RunUse, Size
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import Manifest
 from orchestrator.core.safe_open import own_folders, read_safely, require_own_folder
+from orchestrator.core.spare_records import SpareNote
 from orchestrator.core.visible_text import visible
 
 __all__ = ["bytes_below", "disk_use", "remove_folder", "remove_run", "sweep_store"]
@@ -54,6 +55,7 @@ def remove_run(workdir: Workdir, run_id: str, *, dry_run: bool) -> int:
     _require_unneeded(workdir, run)
     freed = bytes_below(run.root)
     if not dry_run:
+        device_hold.release(run)
         remove_folder(run.root)
     return freed
 
@@ -133,6 +135,9 @@ def _is_active(run: RunDir) -> bool:
 
 def _given(workdir: Workdir, without: Collection[str]) -> Set[str]:
     wanted: Set[str] = set()
+    for folder in own_folders(workdir.spares)[0]:
+        with contextlib.suppress(OSError, DecodeError):  # what a spare will ask for when it becomes a host
+            wanted |= set(load(SpareNote, folder / "holder.json", workdir.spares).inputs)
     for folder in own_folders(workdir.runs)[0]:
         if folder.name in without:
             continue

@@ -32,6 +32,7 @@ __all__ = [
     "list_runs",
     "read_log",
     "recorded",
+    "renew",
     "small_files",
     "status",
     "tell",
@@ -82,15 +83,16 @@ def _explained(run: RunDir) -> Iterator[None]:
 def status(run: RunDir) -> HostStatus:
     """The record of a run; where its supervisor vanished without a word, its ranks are lost.
 
-    Over means that nothing of the run is left and its devices are free, so not while its guardian lives.
+    Over means that nothing of the run is left and its devices are free, so not while its guardian lives; or
+    that it keeps them for the next attempt, and nothing else is left.
     """
     found = recorded(run)
     if processes.is_alive(found.supervisor) or processes.is_alive(found.guardian):
-        return replace(found, phase="stopping") if found.is_over else found
+        return replace(found, phase="stopping") if found.is_over and not found.held else found
     # The guardian writes the last word just before it goes: look again before concluding.
     found = found if found.is_over else recorded(run)
     if found.is_over:
-        return found
+        return replace(found, held=()) if found.held else found
     return replace(
         found,
         ranks=tuple(_lost(rank) for rank in found.ranks),
@@ -208,6 +210,16 @@ def tell(run: RunDir, request: Dict[str, Any]) -> Dict[str, Any]:
             processes.kill_group(rank.process)
     label = "" if found.failed_first is None else label_of(found.failed_first)
     return {"phase": "over", "failed_first": label, "reason": ""}
+
+
+def renew(run: RunDir) -> Dict[str, Any]:
+    """Tell the run's supervisor that a monitor is there. AgentError where it lives and does not answer."""
+    try:
+        return control.ask(run.control_socket, {"verb": "renew"})
+    except AgentError:
+        if not status(run).is_over:
+            raise
+    return {"phase": "over"}
 
 
 def _let_go_on(run: RunDir) -> None:

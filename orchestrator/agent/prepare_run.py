@@ -15,6 +15,7 @@ from typing import Any, Dict, Mapping, Optional
 
 from orchestrator.agent import attempt_guard, daemon, host_probe
 from orchestrator.agent.content_store import Store, sha256_of, sha256_of_file
+from orchestrator.agent.device_hold import taken_over
 from orchestrator.core.claims import NO_CLAIM, KeptClaim
 from orchestrator.core.codec import dumps
 from orchestrator.core.copier_config import CONFIG_NAME, KEY_NAME
@@ -60,14 +61,15 @@ def prepare(
     if rank_table is not None:
         files["rank_table.json"] = rank_table
     is_there = mine.number > 1 and os.path.lexists(run.root)
-    attempt = _made(run, manifest, files, is_there)
-    try:
-        attempt_guard.take_claim(run, claim)
-        _place_inputs(Store(workdir.store), run, manifest)
-        daemon.spawn(manifest, run, workdir)
-    except BaseException:
-        run.discard(mine.number, mine.token)
-        raise
+    with taken_over(run, mine) as devices:
+        attempt = _made(run, manifest, files, is_there)
+        try:
+            attempt_guard.take_claim(run, claim)
+            _place_inputs(Store(workdir.store), run, manifest)
+            daemon.spawn(manifest, run, workdir, devices)
+        except BaseException:
+            run.discard(mine.number, mine.token)
+            raise
     hashes = {}
     for path in (attempt.worker_config, attempt.rank_table):
         if path.exists():

@@ -32,7 +32,9 @@ _MARGIN = 5.0
 _FIRST_SAVE = 120.0
 _LONGEST = 1800.0
 # Of these kinds the others of the gang are not there any more, or not to be waited for.
-_WITHOUT_SAVE = frozenset({StopKind.WORKER_FAILED, StopKind.LAUNCH_LAPSED, StopKind.RANKS_DONE})
+_WITHOUT_SAVE = frozenset(
+    {StopKind.WORKER_FAILED, StopKind.LAUNCH_LAPSED, StopKind.RANKS_DONE, StopKind.LEASE_ENDED}
+)
 # MindSpore's switches of the checkpoint at the end of a life; UCE and ARF switch TTP on.
 # https://www.mindspore.cn/docs: environment variable MS_ENABLE_TFT; mindspore/train/model.py
 TFT = "MS_ENABLE_TFT"

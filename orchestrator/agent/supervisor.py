@@ -24,8 +24,9 @@ from orchestrator.agent.control_server import ControlServer
 from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.status_file import StatusFile
 from orchestrator.agent.stop_grace import STACKS
-from orchestrator.agent.supervisor_state import Action, Exit, Start, SupervisorState
+from orchestrator.agent.supervisor_state import Action, Start, SupervisorState
 from orchestrator.agent.worker import CannotStart, Worker
+from orchestrator.agent.worker_end import Exit
 from orchestrator.core.codec import DecodeError, from_json, to_json
 from orchestrator.core.copier_config import CONFIG_NAME
 from orchestrator.core.ends import SCHEDULER, StopKind, StopReason, label_of
@@ -82,6 +83,8 @@ class Supervisor:
             "commit": lambda _: self.state.commit(),
             "stop": self._on_stop,
             "undo": lambda _: self._carry_out(self.state.undo()),
+            "release": lambda _: self.state.release(),
+            "renew": lambda _: None,
             "status": lambda _: None,
         }
 
@@ -269,7 +272,10 @@ class Supervisor:
 
     def _answer_to(self, request: Dict[str, Any]) -> Dict[str, Any]:
         try:
-            self._requests[request["verb"]](request)
+            carry_out = self._requests[request["verb"]]
+            if request["verb"] != "status":  # anybody may look, also who has lost the network since
+                self.state.heard(self._clock())
+            carry_out(request)
         except AgentError as error:
             return {"refused": error.what, "remedy": error.remedy}
         self._publish()  # who asks for the status next finds what it was told

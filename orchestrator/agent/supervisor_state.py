@@ -23,21 +23,23 @@ from __future__ import annotations
 import signal
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
+from orchestrator.agent.monitor_lease import MonitorLease
 from orchestrator.agent.rank_watch import RankWatch
 from orchestrator.agent.stop_grace import grace_of, will_save
-from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason
+from orchestrator.agent.worker_end import Exit, end_of
+from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, UNASKED, End, EndKind, StopKind, StopReason
 from orchestrator.core.record_class import dataclass, replace
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, RankStatus, WorkerSpec
 from orchestrator.core.states import RankState
 
 __all__ = ["Action", "Exit", "Signal", "Start", "SupervisorState"]
 
-# How a process ends that breaks in native code.
-_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 # So long a worker that has saved and ended waits for the stop that it heard of first.
 _STOP_COMES = 5.0
 # The ranks of other hosts save in the same step, and not to the second in the same time.
 _OTHERS_SAVE = 2.0
+# The ends of an attempt that another one may follow.
+_FOLLOWED = (UNASKED | {StopKind.WORKER_FAILED}) - {StopKind.LAUNCH_LAPSED, StopKind.RUN_DIRECTORY_REMOVED}
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,6 @@ class Signal:
 
 
 Action = Union[Start, Signal]
-
-
-@dataclass(frozen=True)
-class Exit:
-    """A process that has ended, with `code` as of `wait` (negative for a signal), at `time` of the host.
-
-    `was_done`: it had said that its work was done.
-    """
-
-    rank: int
-    code: int
-    time: float
-    was_done: bool = False
-    tail: Tuple[str, ...] = ()
-    evidence: Tuple[str, ...] = ()
 
 
 class SupervisorState:
@@ -98,10 +85,20 @@ class SupervisorState:
         # Whether the scheduler is let be while ranks save, which need it, and since when they all have.
         self._keeps_scheduler = False
         self._saved_at: Optional[float] = None
+        # A person has stopped the run, or its monitor has given up: no other attempt follows.
+        self._is_wanted_no_more = False
+        self._lease = MonitorLease(manifest.monitor_lease, now)
 
     @property
     def has_ended(self) -> bool:
         return self.phase in ("over", "undone")
+
+    @property
+    def keeps_devices(self) -> bool:
+        """Whether, now that it is over, another attempt may follow that wants the same devices."""
+        why = self.stop_reason
+        has_failed = why is not None and why.kind in _FOLLOWED and not self._is_wanted_no_more
+        return self.phase == "over" and has_failed and self._manifest.holds is not None
 
     @property
     def may_save_last(self) -> bool:
@@ -115,6 +112,11 @@ class SupervisorState:
     def needs_ticks(self) -> bool:
         """Whether more than a deadline of the phase is waited for."""
         return bool(self._early) or (self.phase == "stopping" and self.saves)
+
+    @property
+    def lease_ends(self) -> Optional[float]:
+        """Until when workers run if neither a monitor nor a step of theirs is heard of; None: for ever."""
+        return self._lease.ends if self.phase == "committed" else None
 
     def is_running(self, rank: int) -> bool:
         return self.workers[rank].state is RankState.RUNNING and rank not in self._early
@@ -157,6 +159,10 @@ class SupervisorState:
         self._update(rank, state=RankState.FAILED, end=end)
         return self._break_gang(rank, now)
 
+    def heard(self, now: float) -> None:
+        """A monitor is there: it has renewed its lease, or acts. Who only watches may be gone by now."""
+        self._lease.renew(now)
+
     def commit(self) -> None:
         """Every host has started: the run no longer hangs on whoever launched it."""
         if self.phase == "started":
@@ -165,6 +171,8 @@ class SupervisorState:
 
     def stop(self, reason: StopReason, now: float) -> List[Action]:
         """Begin to end every worker: SIGTERM now, SIGKILL when the grace period is over."""
+        if reason.kind is StopKind.REQUESTED:
+            self.release()
         if self.phase in ("stopping", "over", "undone", "undoing"):
             return []
         self.stop_reason = reason
@@ -177,6 +185,10 @@ class SupervisorState:
         self._keeps_scheduler = self.saves and SCHEDULER in self.workers
         kept = {SCHEDULER} if self._keeps_scheduler else set()
         return [each for each in self._signal_all(signal.SIGTERM) if each.rank not in kept]
+
+    def release(self) -> None:
+        """Keep no devices for another attempt once this one is over."""
+        self._is_wanted_no_more = True
 
     def kill(self) -> List[Action]:
         """End the grace period of a stop now."""
@@ -221,6 +233,7 @@ class SupervisorState:
             self._end(each)
         actions += self._follow(unasked, now)
         actions += self._let_scheduler_go(now)
+        actions += self._mind_lease(now)
         if self._deadline is not None and now >= self._deadline:
             self._deadline = None
             actions += self._on_deadline(now)
@@ -262,6 +275,7 @@ class SupervisorState:
         """The supervisor, or its whole host, did not run for a while: that was nobody's stall."""
         for watch in self._watches.values():
             watch.forgive(now)
+        self._lease.renew(now)
 
     @property
     def step_seconds(self) -> Optional[float]:
@@ -296,6 +310,13 @@ class SupervisorState:
         kind, since = self._watches[rank].stall(status, now)
         if kind is not status.stalled:
             self._update(rank, stalled=kind, stalled_since=None if since is None else time - (now - since))
+
+    def _mind_lease(self, now: float) -> List[Action]:
+        """Nobody may look after these workers any more, and another attempt be about to take their place."""
+        running = (status for rank, status in self.workers.items() if self.is_running(rank))
+        if self.phase != "committed" or not self._lease.has_ended(running, now):
+            return []
+        return self.stop(StopReason(StopKind.LEASE_ENDED), now)
 
     def _on_deadline(self, now: float) -> List[Action]:
         if self.phase == "prepared":
@@ -357,31 +378,10 @@ class SupervisorState:
         self.phase = "undone" if self.phase == "undoing" else "over"
 
     def _end(self, each: Exit) -> None:
-        end, state = self._end_of(each)
+        was_signalled = each.rank in self._signalled
+        reason = self._signalled.get(each.rank, self.stop_reason)
+        end, state = end_of(each, self.workers[each.rank], was_signalled, reason)
         self._update(each.rank, state=state, end=end, stalled=None, stalled_since=None)
-
-    def _end_of(self, ended: Exit) -> Tuple[End, RankState]:
-        status = self.workers[ended.rank]
-        step = status.progress.get("step")
-        end = End(
-            EndKind.EXITED if ended.code >= 0 else EndKind.SIGNALLED,
-            ended.time,
-            exit_code=ended.code if ended.code >= 0 else None,
-            signal=-ended.code if ended.code < 0 else None,
-            phase="" if status.phase is None else str(status.phase),
-            step=step if isinstance(step, int) else None,
-            tail=ended.tail if ended.code else (),
-            evidence=ended.evidence if ended.code else (),
-            saved=status.saved if ended.code == SAVED_EXIT else None,
-        )
-        has_saved = ended.code == SAVED_EXIT and self.stop_reason is not None
-        if ended.rank in self._signalled or has_saved:
-            reason = self._signalled.get(ended.rank, self.stop_reason)
-            return replace(end, kind=EndKind.STOPPED, reason=reason), RankState.STOPPED
-        if -ended.code in _CRASHES and ended.was_done:
-            end = replace(end, kind=EndKind.CRASHED_WHEN_DONE, tail=(), evidence=())
-            return end, RankState.SUCCEEDED
-        return end, RankState.FAILED if ended.code else RankState.SUCCEEDED
 
     def _update(self, rank: int, **changes: object) -> None:
         self.workers[rank] = replace(self.workers[rank], **changes)  # type: ignore[arg-type]

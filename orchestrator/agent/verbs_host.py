@@ -12,7 +12,7 @@ from orchestrator.core.paths import Workdir
 
 TYPE_CHECKING = False  # without `typing` the agent starts a tenth faster
 if TYPE_CHECKING:
-    from typing import Iterator
+    from typing import Iterator, List, Optional
 
 __all__ = [
     "addresses",
@@ -35,8 +35,11 @@ def clock(request: Request) -> Iterator[Answer]:
 
 
 def probe(request: Request) -> Iterator[Answer]:
-    """The facts that decide whether a job can run here."""
-    yield Answer(host_probe.probe(Workdir(request.root), **request.args))
+    """The facts that decide whether a job can run here; `kept_for` as `run_id` of `busy_devices`."""
+    args = dict(request.args)
+    kept_for = args.pop("kept_for", None)
+    found = host_probe.probe(Workdir(request.root), **args)
+    yield Answer({**found, "busy_devices": _not_kept(request.root, kept_for, found["busy_devices"])})
 
 
 def require_port(request: Request) -> Iterator[Answer]:
@@ -46,10 +49,27 @@ def require_port(request: Request) -> Iterator[Answer]:
 
 
 def busy_devices(request: Request) -> Iterator[Answer]:
-    """Which of these devices another run of ours holds; quick, and before anything else is asked."""
+    """Which of these devices another run of ours holds; quick, and before anything else is asked.
+
+    Those that are kept for the next attempt of `run_id`, where that is named, are free for it.
+    """
     lock_dir = request.args["lock_dir"]
     folder = Workdir(request.root).locks if lock_dir is None else Workdir(lock_dir).root
-    yield Answer(busy_of(folder, request.args["devices"]))
+    yield Answer(
+        _not_kept(request.root, request.args.get("run_id"), busy_of(folder, request.args["devices"]))
+    )
+
+
+def _not_kept(root: str, run_id: Optional[str], busy: List[int]) -> List[int]:
+    """Those that are not kept for the next attempt of this run."""
+    if not busy or not run_id:
+        return busy
+    from orchestrator.agent.device_hold import kept_devices  # late: few runs have a second attempt
+    from orchestrator.agent.spare_holder import SpareFolder
+
+    workdir = Workdir(root)
+    kept = {*kept_devices(workdir.run(run_id)), *SpareFolder(workdir, run_id).devices()}
+    return [device for device in busy if device not in kept]
 
 
 def ask_tools(request: Request) -> Iterator[Answer]:

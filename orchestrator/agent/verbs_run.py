@@ -6,7 +6,7 @@ import json
 import time
 from typing import Iterator
 
-from orchestrator.agent import attempt_guard
+from orchestrator.agent import attempt_guard, device_hold
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent.cgroup_memory import note_counts
 from orchestrator.agent.prepare_run import prepare as prepare_run
@@ -23,6 +23,8 @@ __all__ = [
     "commit",
     "list_runs",
     "prepare",
+    "release",
+    "renew",
     "start",
     "status",
     "stop",
@@ -60,6 +62,19 @@ def commit(request: Request) -> Iterator[Answer]:
 def stop(request: Request) -> Iterator[Answer]:
     """End the workers."""
     yield _told("stop", request)
+
+
+def renew(request: Request) -> Iterator[Answer]:
+    """A monitor is there: the lease of the workers begins anew. Of a run that is over it is that it is."""
+    run = attempt_guard.acting(Workdir(request.root), request.args)
+    yield Answer(runs.renew(run))
+
+
+def release(request: Request) -> Iterator[Answer]:
+    """Let go of the devices that are kept for a next attempt; one that runs will keep none."""
+    run = attempt_guard.acting(Workdir(request.root), request.args)
+    device_hold.release(run)
+    yield Answer()
 
 
 def undo(request: Request) -> Iterator[Answer]:

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from orchestrator.agent import processes
 from orchestrator.agent.metrics_lines import MetricsReader
-from orchestrator.agent.supervisor_state import Exit
+from orchestrator.agent.worker_end import Exit
 from orchestrator.agent.worker_environment import PLOG_PATH, process_environment, with_env_script
 from orchestrator.core.ends import SCHEDULER
 from orchestrator.core.paths import RunDir, atomic_write

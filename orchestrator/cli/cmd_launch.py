@@ -55,6 +55,9 @@ def command(
         click.echo(f"orchestrate: note: {visible(note)}", err=True)
     for warning in planned.plan.warnings:
         click.echo(f"orchestrate: warning: {warning}", err=True)
+    if planned.job.restart.max and not _starts_monitors():
+        what = "restart: when this machine is restarted, nobody goes on with the run"
+        click.echo(f"orchestrate: note: {what}; `orchestrate service install` changes that", err=True)
     try:
         control = _start(planned)
     except KeyboardInterrupt:
@@ -64,6 +67,13 @@ def command(
             raise
         return interrupted(begun[0])
     return follow(control, until_started=detach, warn=True, as_json=as_json)
+
+
+def _starts_monitors() -> bool:
+    # Late: only jobs that go on by themselves ask.
+    from orchestrator.control.service import is_installed
+
+    return is_installed()
 
 
 def _start(planned: api.Planned) -> api.Run:

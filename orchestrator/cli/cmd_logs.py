@@ -33,7 +33,7 @@ def parse_ranks(text: str) -> list[int]:
 @run_argument
 @click.option("-r", "--rank", "ranks", metavar="RANKS", help="Only these ranks, like 0,3-5. Default: all.")
 @click.option("--host", metavar="HOST", help="Only the ranks of this host.")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended, over its attempts.")
 @click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Begin N lines before the end.")
 @click.option("--scheduler", is_flag=True, help="The scheduler's log instead of the ranks'.")
 @click.option(
@@ -73,6 +73,7 @@ def command(
         follow=follow,
         tail=tail,
         attempt=attempt,
+        begun=_Begun(control),
         **({"block": FOLDED_BLOCK} if fold else {}),
     )
     out = RawStream(sys.stdout)
@@ -88,6 +89,18 @@ def command(
             if batch is not None:
                 printer.show(batch)
     return 0
+
+
+class _Begun:
+    """Says of which attempt the next lines are, where it is another one than of those before."""
+
+    def __init__(self, control: api.Run) -> None:
+        self._control, self._last = control, 0
+
+    def __call__(self, number: int) -> None:
+        if self._last:
+            click.echo(f"orchestrate: attempt {number} of {self._control.run_id}", err=True)
+        self._last = number
 
 
 # <malloc.h>

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import click
 
 from orchestrator.cli.copy_notes import copies_line
 from orchestrator.cli.options import json_option, print_json, set_option
-from orchestrator.cli.render_sizing import estimate_view, suggestions_view
+from orchestrator.cli.render_saving import saving_data, saving_view
+from orchestrator.cli.render_sizing import estimate_view, spread_view, suggestions_view
 from orchestrator.cli.terminal import Console, wrapped
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Host
@@ -19,12 +20,16 @@ from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
 from orchestrator.config.job_network import network_of
+from orchestrator.control.past_saves import past_saves
 from orchestrator.core.errors import ConfigError, Problem, UsageError
 from orchestrator.families.network_config import NetworkConfig
-from orchestrator.plan.placement import hosts_of
-from orchestrator.sizing.copy_rate import copy_need
+from orchestrator.plan.fewer_hosts import require_min_hosts
+from orchestrator.plan.placement import groups_between_hosts, hosts_of, spread_problems
+from orchestrator.plan.spare_hosts import spares_of
+from orchestrator.sizing.copy_rate import CopyNeed, copy_need
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
+from orchestrator.sizing.saving import Saving, saving_of
 from orchestrator.sizing.suggest import Suggestion, suggest
 
 __all__ = ["command"]
@@ -67,26 +72,32 @@ def command(
     if memory is not None:
         overrides = (*overrides, f"max_device_memory={memory}")
     loaded = _on_its_ranks(load_job(job, overrides), inventory)
-    hosts = hosts_of(loaded, load_inventory(inventory)) if inventory is not None else ()
+    known = load_inventory(inventory) if inventory is not None else None
+    hosts = hosts_of(loaded, known) if known is not None else ()
+    spares = spares_of(loaded, known, hosts) if known is not None else ()
     chips = {host.chip for host in hosts if host.chip is not None}
     network, workload = network_of(loaded), workload_of(loaded, chips)
     limit = size_of(loaded.max_device_memory) if loaded.max_device_memory else None
     device = _device_memory(hosts, hbm, inventory)
     problems = [Problem(loaded.where("parallel", key), *text) for key, *text in workload.problems(network)]
+    problems += spread_problems(loaded, max(1, workload.cut.world_size // loaded.devices_per_host))
+    if known is not None:
+        require_min_hosts(loaded, known)
     made = None if problems else estimate(network, workload)
-    need = copy_need(loaded, made, _copy_rate(inventory)) if made is not None else None
+    beside = _beside(loaded, made, spares, inventory)
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []
+    saving = _saving(loaded, made) if made is not None else None
     if as_json:
-        copies = {} if need is None else {"copies": asdict(need) | {"seconds": need.seconds}}
-        print_json(_as_data(network, made, found, device) | copies)
+        print_json(_as_data(network, made, found, device, saving) | beside.data())
     else:
         console = Console(soft_wrap=True, highlight=False)
         if made is not None:
             console.print(
                 estimate_view(loaded.name, network, workload, made, limit, device, width=console.width)
             )
-        if need is not None:
-            console.print("\n".join(wrapped(copies_line(need), console.width)), markup=False)
+        beside.show(console)
+        if saving is not None:
+            console.print(saving_view(loaded.checkpoint, saving, width=console.width))
         if wanted:
             console.print(suggestions_view(workload, found))
     if problems:
@@ -96,9 +107,54 @@ def command(
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What there is to tell beside the estimate: what replicas on different hosts and copies cost, spares."""
+
+    spread: Mapping[str, Any] | None
+    need: CopyNeed | None
+    spares: Sequence[Host]
+
+    def data(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"spares": [host.name for host in self.spares]}
+        if self.spread:
+            data["between_hosts"] = self.spread
+        if self.need is not None:
+            data["copies"] = asdict(self.need) | {"seconds": self.need.seconds}
+        return data
+
+    def show(self, console: Console) -> None:
+        if self.spread is not None:
+            console.print(spread_view(self.spread, width=console.width))
+        if self.need is not None:
+            console.print("\n".join(wrapped(copies_line(self.need), console.width)), markup=False)
+        if self.spares:
+            console.print(f"spares                   {fold(host.name for host in self.spares)}", markup=False)
+
+
+def _beside(job: Job, made: Estimate | None, spares: Sequence[Host], inventory: Path | None) -> _Beside:
+    spread = _between_hosts(job, made) if made is not None and job.parallel.is_spread else None
+    need = copy_need(job, made, _copy_rate(inventory)) if made is not None else None
+    return _Beside(spread, need, spares)
+
+
 def _copy_rate(inventory: Path | None) -> float | None:
     network = load_inventory(inventory).copies if inventory is not None else None
     return network.rate if network is not None else None
+
+
+def _saving(job: Job, made: Estimate) -> Saving | None:
+    """None for a job that saves nothing."""
+    if job.train is None:
+        return None
+    return saving_of(
+        made,
+        world_size=job.parallel.world_size,
+        ranks_per_host=job.devices_per_host,
+        asynchronous=job.checkpoint.asynchronous,
+        past=past_saves(job.name),
+        mtbf=job.checkpoint.mtbf,
+    )
 
 
 def _on_its_ranks(job: Job, inventory: Path | None) -> Job:
@@ -109,6 +165,18 @@ def _on_its_ranks(job: Job, inventory: Path | None) -> Job:
         what = "parallel.data_parallel and host_count are left out: one host is assumed; give -i for all"
         click.echo(f"orchestrate: note: {what}", err=True)
     return sized
+
+
+def _between_hosts(job: Job, made: Estimate) -> dict[str, dict[str, int]]:
+    """What a rank sends to other hosts in a step, in bytes, with its replicas spread and as they would be."""
+    found = {}
+    for name in ("spread", "packed"):
+        data, pipeline = groups_between_hosts(job.parallel, job.devices_per_host, spread=name == "spread")
+        found[name] = {
+            "data_parallel": made.data_traffic if data else 0,
+            "pipeline": made.pipeline_traffic if pipeline else 0,
+        }
+    return found
 
 
 def _device_memory(hosts: Sequence[Host], given: str | None, inventory: Path | None) -> int | None:
@@ -153,11 +221,17 @@ def _too_large(job: Job, made: Estimate, limit: int | None, device: int | None) 
 
 
 def _as_data(
-    network: NetworkConfig, made: Estimate | None, found: list[Suggestion], device: int | None
+    network: NetworkConfig,
+    made: Estimate | None,
+    found: list[Suggestion],
+    device: int | None,
+    saving: Saving | None,
 ) -> dict[str, Any]:
     data: dict[str, Any] = {"parameters": network.parameter_count, "hbm": device}
     if made is not None:
         data["estimate"] = _estimate_data(made)
+    if saving is not None:
+        data["saving"] = saving_data(saving)
     if found:
         data["suggestions"] = [
             {

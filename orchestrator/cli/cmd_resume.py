@@ -100,7 +100,8 @@ def _lines(found: Resumption) -> list[str]:
     if moves.anew:
         read = sum(moves.collected.values())
         lines.append(
-            f"another layout: {byte_size(read)} are read from {fold(list(moves.collected))} and cut anew"
+            f"another layout: {byte_size(read)} are read from {fold(list(moves.collected))} and cut anew, "
+            f"for which they take as much room here, in {found.control.root}"
         )
     if moves.in_place:
         ranks = fold_numbers(moves.in_place)

@@ -10,11 +10,13 @@ from rich.live import Live
 
 from orchestrator import api
 from orchestrator.api import Run
+from orchestrator.cli.attempt_notes import DecisionLog, restarts_by_itself
 from orchestrator.cli.live_view import PlainReport, live_view
 from orchestrator.cli.options import print_json
 from orchestrator.cli.render_run import record_json, summary
 from orchestrator.cli.sentences import go_on_note
-from orchestrator.cli.terminal import Console
+from orchestrator.cli.spare_notes import spare_warnings
+from orchestrator.cli.terminal import Console, Wrapped
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.runs import interrupt_launch
 from orchestrator.core.errors import Interrupted
@@ -31,12 +33,12 @@ def follow(
     as_json: bool = False,
     attempt: int | None = None,
 ) -> int:
-    """Show the run until it has ended (or started) and return its exit code.
+    """Show the run until it has ended (or started), over all its attempts, and return its exit code.
 
     With `warn` what the checks before the start doubted goes to stderr, once, as soon as it is known. With
     `as_json` nothing is shown but the record at the end. Ctrl-C undoes a launch that is under way and
-    detaches from a run that has started. `attempt` is the one that was launched, if it is known: where it
-    comes to nothing, that is told and its exit code returned.
+    detaches from a run that has started, also while it restarts. `attempt` is the one that was launched, if
+    it is known: where it comes to nothing, that is told and its exit code returned.
     """
     console = Console()
     records = _records(control, until_started, warn)
@@ -68,11 +70,12 @@ def follow(
 
 
 def _records(control: Run, until_started: bool, warn: bool) -> Iterator[RunRecord]:
-    """The run's records until it has ended or started; the first one with warnings has them told."""
+    """The run's records until it has ended or started; each warning is told once."""
+    told: set[str] = set()
     for record in api.watch(control):
-        if record.warnings and warn:
-            warn = False
-            for line in record.warnings:
+        for line in (*record.warnings, *spare_warnings(record)) if warn else ():
+            if line not in told:
+                told.add(line)
                 click.echo(f"orchestrate: warning: {line}", err=True)
         yield record
         if until_started and record.state is RunState.RUNNING:
@@ -80,19 +83,24 @@ def _records(control: Run, until_started: bool, warn: bool) -> Iterator[RunRecor
 
 
 def _follow_live(records: Iterator[RunRecord], console: Console) -> RunRecord:
-    record = next(records)
+    last = next(records)
     # What is written to a terminal meanwhile appears above the view; elsewhere it is in nobody's way.
     live = Live(
-        live_view(record),
+        live_view(last),
         console=console,
         refresh_per_second=8,
         transient=True,
         redirect_stderr=sys.stderr.isatty(),
     )
+    decisions = DecisionLog()
     with live:
-        for record in records:
+        record: RunRecord | None = last
+        while record is not None:
+            for line in decisions.news(record):
+                console.print(Wrapped(line))  # above the view, where it stays
             live.update(live_view(record))
-    return record
+            last, record = record, next(records, None)
+    return last
 
 
 def _follow_plainly(records: Iterator[RunRecord], *, quiet: bool = False) -> RunRecord:
@@ -105,11 +113,13 @@ def _follow_plainly(records: Iterator[RunRecord], *, quiet: bool = False) -> Run
 
 def interrupted(control: Run) -> int:
     """Ctrl-C: undo the launch or leave the run, and say which of the two, and what is there now."""
-    if read_record(control).state is RunState.PREPARING:
+    record = read_record(control)
+    restarts = restarts_by_itself(record)
+    if record.state is RunState.PREPARING and not restarts:
         click.echo("\ninterrupted: undoing the launch", err=True)
         interrupt_launch(control)
-    record = read_record(control)
-    if record.state is RunState.PREPARING:
+        record = read_record(control)
+    if record.state is RunState.PREPARING and not restarts:
         click.echo(
             "the launch is not undone yet. Hosts that hear no more of it undo it by themselves;\n"
             f"to be sure: orchestrate stop {control.run_id}",

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.attempt_notes import DecisionLog, attempt_name
 from orchestrator.cli.health_notes import health_notes, phase_note
 from orchestrator.cli.language import output_encoding
 from orchestrator.cli.sentences import duration, host_note, sight_notes, stall_notes, watch_note
@@ -143,10 +144,22 @@ class PlainReport:
         self._clock = clock
         self._said: dict[str, str] = {}
         self._not_well: list[str] = []
+        self._decisions = DecisionLog()
         self._last_progress = (0, -_EVERY)
 
     def show(self, record: RunRecord) -> None:
-        self._say("run", f"{record.run_id}: {record.phase}")
+        for line in self._decisions.news(record):
+            self._write(line)
+        which = f" ({name})" if (name := attempt_name(record)) else ""
+        self._say("run", f"{record.run_id}{which}: {record.phase}")
+        self._show_health(record)
+        for name, view in record.hosts.items():
+            if view.error or name in self._said:
+                note = host_note(view, counting=False) or "reachable again"
+                self._say(name, note if note.startswith(f"{name}: ") else f"{name}: {note}")
+        self._show_progress(record)
+
+    def _show_health(self, record: RunRecord) -> None:
         if note := watch_note(record):
             self._say("watch", note)
         if does := phase_note(record, counting=False):
@@ -159,10 +172,8 @@ class PlainReport:
         stalls = stall_notes(record)
         if stalls or self._said.get("stalls"):
             self._say("stalls", "\n".join(stalls) or "all ranks go on again")
-        for name, view in record.hosts.items():
-            if view.error or name in self._said:
-                note = host_note(view, counting=False) or "reachable again"
-                self._say(name, note if note.startswith(f"{name}: ") else f"{name}: {note}")
+
+    def _show_progress(self, record: RunRecord) -> None:
         progress = progress_of(record)
         now = self._clock()
         if progress is None or progress.step == self._last_progress[0]:
@@ -273,12 +284,13 @@ def progress_bar(record: RunRecord) -> list[RenderableType]:
 
 
 def header(record: RunRecord, moment: float) -> Text:
-    """Run, phase, ranks and time."""
+    """Run, phase, which attempt it is, ranks and time."""
     header = Text(overflow="ellipsis", no_wrap=True)
     header.append(record.run_id, style="bold")
     header.append("  ")
     header.append(record.phase, style=_RUN_STYLES.get(record.state, "bold cyan"))
-    header.append(f"  {record.world_size} ranks  {duration(moment - record.created)}")
+    which = f"  {name}" if (name := attempt_name(record)) else ""
+    header.append(f"{which}  {record.world_size} ranks  {duration(moment - record.created)}")
     return header
 
 

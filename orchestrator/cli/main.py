@@ -45,6 +45,7 @@ _VERBS = {
     "answers": ("cmd_answers", "Gather what a prediction job has answered."),
     "chat": ("cmd_chat", "Talk to a running chat job."),
     "model": ("cmd_model", "Train, convert, ask, export on this machine: the verbs of `python -m model`."),
+    "service": ("cmd_service", "Have the monitors of runs started again when this machine was restarted."),
     "runs": ("cmd_runs", "List the runs that are known here, or found on hosts."),
 }
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
+from orchestrator.cli.account_lines import account_data, account_line, run_account
+from orchestrator.cli.decision_sentences import decision_sentence, is_told
 from orchestrator.cli.live_view import duration
 from orchestrator.cli.sentences import cause_sentence, ranks_text, stop_sentence
 from orchestrator.cli.units import byte_size
@@ -28,6 +30,7 @@ _MOST_SPANS = 8
 _MOST_UNREAD = 6
 _MOST_NAMED = 3
 _MOST_GROUPS = 8
+_MOST_DECIDED = 5
 _LINE = 160
 # Kinds of failure of which the stacks of the ranks tell more.
 _WITH_STACKS = frozenset(
@@ -45,6 +48,8 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "next": ("To go on", "继续运行"),
     "stacks": ("Stacks of all ranks", "所有进程的堆栈"),
     "stacks_now": ("Where the ranks are now", "各进程当前位置"),
+    "decided": ("Decided", "决定"),
+    "attempt": ("attempt {}", "第 {} 次尝试"),
     "unread": ("Not looked at", "未能读取"),
     "unknown": ("not known: the evidence does not suffice", "无法确定：证据不足"),
     "well": ("nothing says that this run does not go on", "没有迹象表明该任务异常"),
@@ -75,6 +80,8 @@ def diagnosis_text(diagnosis: Diagnosis, lang: str) -> Text:
             text.append(f"  | {_cut(line)}\n")
     else:
         _add_cause(text, say, diagnosis, diagnosis.cause)
+    for line in _decided(diagnosis, say):
+        text.append(f"{line}\n")
     if diagnosis.stacks_now:
         _add(text, say, "stacks_now", "")
         for line in _stack_lines(diagnosis, say):
@@ -192,6 +199,18 @@ def _history(diagnosis: Diagnosis, cause: Cause, say: _Words) -> Iterator[str]:
         yield f"{culprit.host} was the cause of {count} of the {attempts} before this one{of} ({names})"
 
 
+def _decided(diagnosis: Diagnosis, say: _Words) -> Iterator[str]:
+    """What was decided at the ends of the last attempts, and for what all of them used their time."""
+    told = [attempt for attempt in diagnosis.record.attempts if is_told(attempt.decision)]
+    if told:
+        yield f"{say('decided')}:"
+    for attempt in told[-_MOST_DECIDED:]:
+        what = decision_sentence(attempt.decision, say.lang) if attempt.decision is not None else ""
+        yield f"  {say('attempt').format(attempt.number)}: {what}"
+    if line := account_line(run_account(diagnosis.record), say.lang):
+        yield f"{line[0].upper()}{line[1:]}"
+
+
 def _without_cause(diagnosis: Diagnosis, say: _Words) -> str:
     record = diagnosis.record
     if record.state is RunState.SUCCEEDED:
@@ -262,6 +281,16 @@ def diagnosis_data(diagnosis: Diagnosis, lang: str) -> dict[str, Any]:
         "attempt": record.attempts[-1].number,
         "exit_code": record.exit_code,
         "cause": None,
+        "decisions": [
+            {
+                "attempt": attempt.number,
+                **to_json(attempt.decision),
+                "sentence": decision_sentence(attempt.decision, lang),
+            }
+            for attempt in record.attempts
+            if attempt.decision is not None
+        ],
+        "account": account_data(run_account(record)),
         "errors": list(record.errors),
         "stacks_now": [
             {"ranks": list(group.ranks), "how": group.how, "where": group.where, "text": group.text}

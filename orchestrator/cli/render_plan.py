@@ -87,7 +87,7 @@ def _print_command(console: Console, argv: Sequence[str]) -> None:
 
 
 def _ways(plan: LaunchPlan) -> Iterator[str]:
-    """How workers are run on the hosts: Python, folder and environment, hosts with the same as ranges."""
+    """How workers are run: Python, folder and environment, hosts alike as ranges; then the spares."""
     by_way: dict[str, list[str]] = {}
     for host in plan.hosts:
         script = host.env_script or "none"
@@ -97,6 +97,8 @@ def _ways(plan: LaunchPlan) -> Iterator[str]:
         by_way.setdefault(way, []).append(host.name)
     for way, names in by_way.items():
         yield way if len(by_way) == 1 else f"{fold(names)}: {way}"
+    if plan.spares:
+        yield f"spares {fold(host.name for host in plan.spares)}, which are checked and prepared at launch"
 
 
 def _print_table(console: Console, plan: LaunchPlan) -> None:
@@ -162,6 +164,7 @@ def plan_data(plan: LaunchPlan) -> dict[str, Any]:
             }
             for host in plan.hosts
         ],
+        "spares": [host.name for host in plan.spares],
         "placement": [asdict(item) for item in plan.placements],
         "rank_table": json.loads(plan.rank_table) if plan.rank_table is not None else None,
         "rank_table_sha256": _sha256(plan.rank_table) if plan.rank_table is not None else None,

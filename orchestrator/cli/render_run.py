@@ -11,8 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.attempt_notes import attempt_name, attempt_notes, without_attempts
+from orchestrator.cli.account_lines import account_data, account_line, run_account
+from orchestrator.cli.attempt_notes import attempt_name, attempt_notes, decided_line, without_attempts
+from orchestrator.cli.decision_sentences import decision_sentence
 from orchestrator.cli.health_notes import health_notes, phase_of
+from orchestrator.cli.language import language
 from orchestrator.cli.live_view import cells, header, notes, progress_bar, progress_of
 from orchestrator.cli.render_ranks import MOST_RANKS, folded_view, ranks_view
 from orchestrator.cli.sentences import (
@@ -24,6 +27,7 @@ from orchestrator.cli.sentences import (
     stop_sentence,
     watch_note,
 )
+from orchestrator.cli.spare_notes import spares_line
 from orchestrator.cli.terminal import Wrapped
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.health_findings import FindingKind
@@ -60,6 +64,10 @@ def summary(record: RunRecord, control: ControlDir) -> Text:
         text.append(f"Next: orchestrate collect-ckpt {record.run_id}\n")
     elif record.errors:
         text.append(f"The monitor's log: {control.monitor_log}\n", style="dim")
+    if line := decided_line(record.attempts[-1]):
+        text.append(f"Decided: {line}\n")
+    if line := account_line(run_account(record), language()):
+        text.append(f"{line[0].upper()}{line[1:]}\n")
     text.rstrip()
     return text
 
@@ -118,7 +126,11 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
     parts += [Text(note, style=style) for note, style in notes(record)]
-    if record.cause is not None:
+    if line := account_line(run_account(record), language()):
+        parts.append(Wrapped(line, "dim"))
+    if line := spares_line(record):
+        parts.append(Wrapped(line, "", 8))
+    if record.cause is not None and record.state is not RunState.RESTARTING:
         lines = _cause_lines(record, _TAIL_SHOWN if is_small else _TAIL_OF_MANY)
         parts += [Wrapped(line, style, _indent_of(line)) for line, style in lines]
         parts.append(Text(""))
@@ -216,6 +228,7 @@ def summary_data(record: RunRecord) -> dict[str, Any]:
         "unwatched": record.unwatched,
         "errors": list(record.errors),
         **({"attempt": record.attempts[-1].number} if attempt_name(record) else {}),
+        **({"decided": line} if (line := decided_line(record.attempts[-1])) else {}),
     }
 
 
@@ -231,7 +244,10 @@ def _note(record: RunRecord) -> str:
 
 def record_json(record: RunRecord) -> dict[str, Any]:
     """The record for `--json`, its summary on top; beside the ends are the labels and sentences of old."""
-    data: dict[str, Any] = {"summary": summary_data(record), **without_attempts(to_json(record))}
+    account = account_data(run_account(record))
+    head = {"summary": summary_data(record), "account": account}
+    data: dict[str, Any] = {**head, **without_attempts(to_json(record))}
+    _name_decisions(data["attempts"], record)
     data["victims"] = [label_of(rank) for rank in record.victims]
     if record.cause is not None:
         cause, end = record.cause, record.cause.end
@@ -246,6 +262,13 @@ def record_json(record: RunRecord) -> dict[str, Any]:
             if view.status.scheduler is not None:
                 host["scheduler"].update(_flat_end(view.status.scheduler))
     return data
+
+
+def _name_decisions(data: list[dict[str, Any]], record: RunRecord) -> None:
+    """Beside what was decided is the sentence for it."""
+    for item, attempt in zip(data, record.attempts, strict=True):
+        if attempt.decision is not None:
+            item["decision"]["sentence"] = decision_sentence(attempt.decision, language())
 
 
 def _flat_end(rank: RankStatus) -> dict[str, Any]:

@@ -36,6 +36,7 @@ _STOPPED = {
     StopKind.RUN_DIRECTORY_REMOVED: "the run directory was removed",
     StopKind.SUPERVISOR_TERMINATED: "the supervisor was told to end (SIGTERM)",
     StopKind.GUARDIAN_ENDED: "the guardian, the supervisor's parent, was killed",
+    StopKind.LEASE_ENDED: "no monitor was heard and no step was made for longer than `restart.lease`",
     StopKind.SUPERVISOR_GONE: "the supervisor is gone (was the host restarted?)",
 }
 _WAITS = {
@@ -60,13 +61,26 @@ def worker_name(rank: int | None) -> str:
 def cause_sentence(cause: Cause) -> str:
     """`rank 3 on b exited with code 1: out of memory of the device`, where its log says so much; where the
     evidence does not suffice, that it does not."""
+    if cause.end.kind is EndKind.HANG:
+        return _hang_sentence(cause.end, cause.host)
     if not cause.sure and cause.rank is None:
         how = end_sentence(cause.end)
         return f"not known: {ranks_text(cause.reporters[:1])} {how} first, and tells of the loss of another"
-    sentence = " ".join(filter(None, [worker_name(cause.rank), "on", cause.host, end_sentence(cause.end)]))
+    who = [worker_name(cause.rank), "on"] if cause.rank is not None else []
+    sentence = " ".join(filter(None, [*who, cause.host, end_sentence(cause.end)]))
     if not cause.sure:
         return f"not certain, probably {sentence}"
     return ": ".join(filter(None, [sentence, _kind_name(cause)]))
+
+
+def _hang_sentence(end: End, host: str) -> str:
+    """What was seen of a run that hung, and who may be why."""
+    sentence = f"no rank made a new step for {duration(end.seconds)}, and their stacks stayed the same"
+    where = f", in {end.message}" if end.message else ""
+    if not end.missing:
+        return f"{sentence}{where}"
+    on = f" on {host}" if host else ""
+    return f"{sentence}; suspect: {ranks_text(end.missing, _MOST_STALLED)}{on}{where}"
 
 
 def _kind_name(cause: Cause) -> str:
@@ -212,6 +226,8 @@ def end_sentence(end: End) -> str:
         return end.message or "failed"
     if end.kind is EndKind.NO_FIRST_STEP:
         return _no_first_step(end)
+    if end.kind is EndKind.HANG:
+        return f"made no new step for {duration(end.seconds)}, nor did any other"
     if end.kind is EndKind.NOT_STARTED:
         return f"failed: cannot start {end.message}"
     if end.kind is EndKind.LOST:
@@ -257,6 +273,8 @@ def stop_sentence(reason: StopReason | None) -> str:
     """Why workers were made to end; empty where nobody said."""
     if reason is None:
         return ""
+    if reason.kind is StopKind.WORKER_FAILED and reason.end is not None and reason.end.kind is EndKind.HANG:
+        return f"it hung: {_hang_sentence(reason.end, reason.host)}"
     if reason.kind is StopKind.WORKER_FAILED:
         what = end_sentence(reason.end) if reason.end is not None else "failed"
         return " ".join(filter(None, [worker_name(reason.rank), "on", reason.host, what]))

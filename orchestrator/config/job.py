@@ -44,7 +44,17 @@ from orchestrator.config.yaml_messages import Invalid
 from orchestrator.config.yaml_reader import MAX_TOLD, YamlFile, dotted
 from orchestrator.families.registry import hub_names
 
-__all__ = ["Health", "Job", "JobCheckpoint", "JobSource", "Networking", "Restart", "RestartOn", "Timeouts"]
+__all__ = [
+    "Health",
+    "Job",
+    "JobCheckpoint",
+    "JobParallel",
+    "JobSource",
+    "Networking",
+    "Restart",
+    "RestartOn",
+    "Timeouts",
+]
 
 
 class Frozen(BaseModel):
@@ -68,6 +78,25 @@ class JobCheckpoint(CheckpointOptions):
         "one, over the inventory's `copy: {network, ports}`, encrypted and at idle priority; at most one "
         "save behind. `keep` counts for copies, too",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class JobParallel(ParallelDegrees):
+    """How the ranks share the work; the product of the three degrees is their number.
+
+    rank = stage*(dp*mp) + dp_index*mp + mp_index
+    """
+
+    replicas: Literal["packed", "spread"] = key(
+        "packed",
+        "on which hosts the replicas are: `packed` keeps those of a stage together where a host has room; "
+        "`spread` puts them on different hosts, so that each slice of weights and optimizer is on two: then "
+        "gradients are summed over the network, and `orchestrate plan` says how much that is",
+    )
+
+    @property
+    def is_spread(self) -> bool:
+        return self.replicas == "spread"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +215,11 @@ class Restart(Frozen):
         description="workers whose host has heard no monitor, and has seen no step, for so long end",
     )
 
+    @property
+    def ends_hangs(self) -> bool:
+        """Whether a run that hangs is ended, so that it goes on anew."""
+        return self.max > 0 and "hang" in self.on
+
 
 class Job(Frozen):
     """One job. Sections that its task does not use are null."""
@@ -205,7 +239,7 @@ class Job(Frozen):
     device_target: DeviceTarget = Field(description="which kind of device computes")
     max_device_memory: MaxDeviceMemory | None = None
     jit_level: JitLevel | None = None
-    parallel: ParallelDegrees = ParallelDegrees()
+    parallel: JobParallel = JobParallel()
     model: ModelChoice | None = None
     data: Data | None = None
     train: Train | None = None

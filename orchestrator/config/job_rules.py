@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 from orchestrator.agent.worker_environment import OF_EACH_RANK
 from orchestrator.config.command_words import FILLED, unknown_placeholders
-from orchestrator.config.worker_config import TRAINING, Train, broken_training_rules
+from orchestrator.config.worker_config import (
+    TRAINING,
+    Train,
+    broken_saving_rules,
+    broken_training_rules,
+)
 from orchestrator.config.yaml_messages import Finding, show
 
 if TYPE_CHECKING:
@@ -42,6 +47,7 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     if job.train is not None and job.task != "command":
         yield from broken_training_rules(job.train, job.parallel)
         yield from _schedule(job.train)
+    yield from broken_saving_rules(job.checkpoint)
     yield from _overrides(job)
     yield from _resume(job)
     yield from _predict(job)
@@ -51,6 +57,8 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     yield from _networking(job)
     yield from _jit_level(job)
     yield from _deterministic(job)
+    yield from _restart(job)
+    yield from _spares(job)
 
 
 def _sections(job: Job) -> Iterator[Finding]:
@@ -168,3 +176,22 @@ def _deterministic(job: Job) -> Iterator[Finding]:
         return
     what = f"is {show(value)}, but train.deterministic is true"
     yield ("env", "HCCL_DETERMINISTIC"), what, "remove it: MindSpore would set it to true"
+
+
+def _restart(job: Job) -> Iterator[Finding]:
+    policy = job.restart
+    if policy.max and not policy.on:
+        yield (
+            ("restart", "on"),
+            "is empty: nothing would make the run go on",
+            "name what does, or set max to 0",
+        )
+    if policy.min_hosts and job.host_count and policy.min_hosts > job.host_count:
+        what = f"must be at most host_count {job.host_count}, got {policy.min_hosts}"
+        yield ("restart", "min_hosts"), what, "null: the run goes on only with all hosts"
+
+
+def _spares(job: Job) -> Iterator[Finding]:
+    if job.restart.spares is not None and job.restart.max == 0:
+        what = "would wait for nothing: with restart.max 0 the run does not go on by itself"
+        yield ("restart", "spares"), what, "set restart.max, or remove it"

@@ -8,19 +8,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from orchestrator.control.attempt_outcome import failure_kind, outcome_of
+from orchestrator.control.decisions import Choice, Decision
 from orchestrator.control.host_loss import step_of
 from orchestrator.control.run_record import AttemptRecord, Refused, RunRecord, failed_launch, new_record
 from orchestrator.core.codec import DecodeError, dumps, load
-from orchestrator.core.errors import UsageError
+from orchestrator.core.errors import RunFailed, UsageError
 from orchestrator.core.paths import ControlDir, atomic_write
+from orchestrator.core.states import RunState
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 
 __all__ = [
     "came_to_nothing",
+    "ended_again",
     "finished",
     "keep_record",
+    "kept_step",
     "next_record",
     "plan_of_record",
+    "with_decision",
     "with_hosts_before",
     "with_news_of",
 ]
@@ -32,14 +38,31 @@ def finished(record: RunRecord) -> AttemptRecord:
     steps = [step for rank in ranks if (step := step_of(rank)) is not None]
     begun = [first for rank in ranks if isinstance(first := _first(rank.progress), int)]
     left = tuple(name for name, view in record.hosts.items() if view.may_have_workers)
+    last = record.attempts[-1]
     return dataclasses.replace(
-        record.attempts[-1],
+        last,
+        state=RunState.FAILED if record.state is RunState.RESTARTING else last.state,
         cause=record.cause,
         first_step=min(begun, default=None),
         last_step=max(steps, default=None),
         hosts=tuple(record.hosts),
         left=left,
+        outcome=outcome_of(record),
+        kind="" if record.cause is None else failure_kind(record, record.cause),
+        kept=kept_step(record),
     )
+
+
+def kept_step(record: RunRecord) -> int | None:
+    """The newest step of which all ranks of the attempt in force have a whole checkpoint of this attempt.
+
+    0: there is none; None: its workers tell nothing of checkpoints.
+    """
+    ranks = record.ranks()
+    saved = [rank.saved for rank in ranks if rank.saved is not None]
+    if ranks and len(saved) == len(ranks) == record.world_size:
+        return min(saved)
+    return 0 if saved or any(rank.phase is not None for rank in ranks) else None
 
 
 def _first(progress: object) -> object:
@@ -54,14 +77,18 @@ def next_record(record: RunRecord, plan: LaunchPlan, now: float) -> RunRecord:
         plan.attempt.token,
         started=now,
         hosts=tuple(host.name for host in plan.hosts),
+        origin=plan.origin,
     )
+    over = finished(record)
+    if plan.origin is not None and plan.origin[0] == over.number:
+        over = dataclasses.replace(over, kept=plan.origin[1])
     return dataclasses.replace(
         new_record(plan, record.claim),
         run_id=record.run_id,
         job=record.job,
         created=record.created,
         updated=now,
-        attempts=(*record.attempts[:-1], finished(record), begun),
+        attempts=(*record.attempts[:-1], over, begun),
         watched=now,
     )
 
@@ -86,10 +113,29 @@ def came_to_nothing(
         before = load(RunRecord, path, control.runs)
     except (OSError, DecodeError):
         return failed_launch(record, lines, exit_code, now)  # it cannot be told how it was before
-    refused = Refused(record.attempts[-1].number, tuple(lines), exit_code, now)
+    last, number = before.refused, record.attempts[-1].number
+    count = last.count + 1 if last is not None and last.number == number else 1
+    refused = Refused(number, tuple(lines), exit_code, now, count)
     return dataclasses.replace(
         before, claim=record.claim, refused=refused, watched=now, unwatched=None, elsewhere=""
     )
+
+
+def with_decision(record: RunRecord, decision: Decision) -> RunRecord:
+    """The record of an attempt that has ended with what was decided: `restarting` where the run goes on."""
+    *before, last = record.attempts
+    attempts = (*before, dataclasses.replace(last, decision=decision))
+    if decision.choice.goes_on or decision.choice is Choice.WAIT:
+        return dataclasses.replace(
+            record, state=RunState.RESTARTING, phase="restarting", exit_code=None, attempts=attempts
+        )
+    return dataclasses.replace(record, attempts=attempts)
+
+
+def ended_again(record: RunRecord) -> RunRecord:
+    """A run that was to go on, as it was when its last attempt had ended."""
+    state = RunState.FAILED
+    return dataclasses.replace(record, state=state, phase=str(state), exit_code=RunFailed.exit_code)
 
 
 def with_news_of(record: RunRecord, number: int, left: Sequence[str]) -> RunRecord:

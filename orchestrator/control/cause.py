@@ -20,6 +20,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.control.health_findings import Finding
 from orchestrator.control.run_record import Cause, HostView
 from orchestrator.core.ends import UNASKED, End, EndKind, StopKind, StopReason
 from orchestrator.core.log_signatures import Meaning, accused_by, meaning_of, telling_signature
@@ -28,6 +29,7 @@ from orchestrator.core.states import RankState
 
 __all__ = [
     "cause_of",
+    "cause_of_hang",
     "first_failure",
     "kind_of",
     "our_time",
@@ -108,6 +110,17 @@ def cause_of(hosts: Hosts, now: float) -> Cause | None:
     return Cause("", None, victims[0].end, victims[0].time, sure=False, reporters=reporters)
 
 
+def cause_of_hang(hang: Finding, now: float) -> Cause:
+    """The cause of a run that is ended for it hangs: who is unlike the others, if anybody, and not for sure.
+
+    `missing` of the end are all ranks that are named, its message is where they are.
+    """
+    phase = "" if hang.phase is None else hang.phase.value
+    seconds = now - hang.since
+    end = End(EndKind.HANG, now, phase=phase, message=hang.detail, missing=hang.ranks, seconds=seconds)
+    return Cause(hang.host, hang.ranks[0] if len(hang.ranks) == 1 else None, end, now, sure=False)
+
+
 def kind_of(cause: Cause) -> str:
     """The kind of failure, of `diagnosis.signatures.KINDS`, as far as the log of the one that failed tells;
     empty where it does not."""
@@ -129,6 +142,8 @@ def refined(before: Cause | None, found: Cause | None) -> Cause | None:
     """
     if before is None or found is None:
         return before or found
+    if before.end.kind is EndKind.HANG:  # who fails while it is being ended is no cause of it
+        return found if found.sure and found.time < before.time else before
     if not before.sure or before.end.kind not in (EndKind.LOST, EndKind.NO_FIRST_STEP):
         return found
     is_earlier = found.end.kind is not EndKind.LOST and found.time < before.time

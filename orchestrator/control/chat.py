@@ -67,6 +67,8 @@ def once_it_listens(
             raise UsageError(f"{record.run_id} has {record.state}", remedy="see `orchestrate status`")
         is_launched = record.state is not RunState.PREPARING
         waits = "the model is being loaded" if is_launched else f"the run is being launched: {record.phase}"
+        if record.state is RunState.RESTARTING:
+            waits = "the run restarts"
         if waits != told:
             report(f"waiting: {waits}")
             told = waits

@@ -1,7 +1,8 @@
 """What is decided when an attempt has ended, as data: whether the run goes on, where, and on what ground.
 
 It is made by `recovery/decide.py`, written into the record of its attempt before it is done, and shown
-by `cli/`. The table of grounds, a row each, is in docs/guides/a-run-that-survives.md.
+by `cli/`. The table of grounds, a row each, is in docs/guides/a-run-that-survives.md. What ended an attempt,
+and what its devices told, is here too: it is kept with the decision.
 """
 
 from __future__ import annotations
@@ -10,7 +11,45 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Choice", "Decision", "Ground"]
+__all__ = ["Choice", "Decision", "DeviceFault", "Ground", "Level", "Outcome"]
+
+
+class Outcome(enum.StrEnum):
+    """What ended an attempt. Those from CRASH to DEVICE are what `restart.on` names."""
+
+    DONE = "done"
+    STOPPED = "stopped"
+    CRASH = "crash"
+    HOST = "host"
+    HANG = "hang"
+    DEVICE = "device"
+    LAUNCH = "launch"  # it was never started: its launch came to nothing
+
+
+class Level(enum.IntEnum):
+    """What a device's fault code asks for, as MindCluster's levels say (`diagnosis/device_codes`)."""
+
+    NOTED = 0
+    AGAIN = 1  # the run is to be started again, on the same device
+    OTHER_DEVICE = 2  # the device is to be reset: another one, or another host
+    DRAIN = 3  # its host is taken out
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFault:
+    """A fault code that a device has told; `repeats` so often within the code's own window before.
+
+    `time`: when, of our clock; 0: not known. `released`: when a device that is taken out for it may be used
+    again, None: not in this run.
+    """
+
+    host: str
+    device: int
+    code: str
+    level: Level
+    repeats: int = 0
+    time: float = 0.0
+    released: float | None = None
 
 
 class Choice(enum.StrEnum):
@@ -62,7 +101,7 @@ class Decision:
     `hosts` are those of the next attempt in their order, `out` those that are taken out, `spares` those that
     come in, `devices_out` devices that are not used any more, by host. `not_before`: nothing is started
     before then. The rest is what it rests on: `host`, `rank`, `device` and `code` of who failed, `step` where
-    that was, `count` of `limit` attempts.
+    that was, `count` of `limit` attempts. `out_for` is why each of `out` is, `faults` what devices told.
     """
 
     choice: Choice
@@ -80,3 +119,5 @@ class Decision:
     step: int | None = None
     count: int = 0
     limit: int = 0
+    out_for: Mapping[str, Ground] = field(default_factory=dict)
+    faults: tuple[DeviceFault, ...] = ()

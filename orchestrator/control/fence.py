@@ -56,8 +56,12 @@ class Fence:
         self.left: dict[int, list[str]] = {}
         others: dict[str, Host] = {}
         ssh: SshOptions | None = None
-        is_launch = record.state is RunState.PREPARING
-        newest = record.attempts[-2].number if len(record.attempts) > 1 and is_launch else 0
+        is_launch = record.state is RunState.PREPARING and len(record.attempts) > 1
+        # Where the run goes on by itself it is known which hosts have ended, and they keep their devices.
+        goes_on = (
+            is_launch and (decided := record.attempts[-2].decision) is not None and decided.choice.goes_on
+        )
+        newest = record.attempts[-2].number if is_launch and not goes_on else 0
         for attempt in reversed(record.attempts[:-1]):
             names = attempt.hosts if attempt.number == newest else attempt.left
             hosts = _hosts(control, attempt.number, names)

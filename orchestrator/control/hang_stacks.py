@@ -10,7 +10,7 @@ Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.host_answers import RankStacks
@@ -48,6 +48,10 @@ _MOST_LINES, _LONGEST_LINE, _LONGEST_WORD = 500, 400, 40
 _MOST_FRAMES = 64  # the innermost
 _MOST_TOLD = 1 << 22  # characters of the whole file
 _LONGEST_DETAIL = 120
+
+
+# The functions of a stack with their files, the innermost first.
+_Key = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +109,8 @@ class StackFold:
     room: what a thousand hosts tell is not."""
 
     def __init__(self) -> None:
-        self._ranks: dict[tuple[object, ...], list[int]] = {}
-        self._first: dict[tuple[object, ...], tuple[tuple[Frame, ...], RankStacks]] = {}
+        self._ranks: dict[_Key, list[int]] = {}
+        self._first: dict[_Key, tuple[tuple[Frame, ...], RankStacks]] = {}
         self._room = _MOST_TOLD
 
     def add(self, rank: int, stacks: RankStacks) -> None:
@@ -123,6 +127,21 @@ class StackFold:
                 else RankStacks(stacks.how[:_LONGEST_WORD])
             )
             self._first[key] = (frames, kept)
+
+    def is_like(self, other: StackFold) -> bool:
+        """Whether every rank is in the same functions as there; of who waits for others it is in which call,
+        for within it many look again and again whether they have come."""
+        return self._places() == other._places()
+
+    def _places(self) -> dict[int, _Key]:
+        """Where each rank is."""
+        return {rank: _waited_in(key) for key, ranks in self._ranks.items() for rank in ranks}
+
+    def tells_of(self, ranks: Collection[int]) -> bool:
+        """Whether it says of just these ranks where they are, of one at least by its program's own word."""
+        known = [rank for key, those in self._ranks.items() if key for rank in those]
+        is_told = any(first.how != "kernel" for frames, first in self._first.values() if frames)
+        return is_told and len(known) == len(ranks) and set(known) == set(ranks)
 
     def groups(self) -> list[StackGroup]:
         """The largest first, of equal ones that with the lowest rank."""
@@ -169,6 +188,12 @@ def told_stacks(groups: Sequence[StackGroup], silent: Iterable[str], when: str) 
         room -= len(part)
         parts.append(part)
     return "".join(parts)
+
+
+def _waited_in(key: _Key) -> _Key:
+    """Of who waits the frames down to the outermost call in which it does."""
+    waits = [number for number, frame in enumerate(key) if any(map(_WAITS.search, frame))]
+    return key[waits[-1] :] if waits else key
 
 
 def _lines(text: str) -> list[str]:

@@ -63,10 +63,9 @@ class RunHealth:
         self._stale: dict[str, float] = {}
         self._blind: dict[str, None] = {}
         self._steps: dict[int, int] = {}  # of all ranks that were ever seen
-        self._high = -1
+        self._high, self._has_phases = -1, False
         self._moved = self._anew = self._together = now
         self._stepped: float | None = None  # when the newest step was seen, if only steps came since
-        self._has_phases = False
         self._looked = -math.inf
         self._asked: float | None = None
         self._ask_again = 0.0
@@ -132,6 +131,11 @@ class RunHealth:
         return [host for host, ranks in self._of_host.items() if ranks]
 
     @property
+    def ranks(self) -> tuple[int, ...]:
+        """Those that run; none while a host of theirs cannot be seen."""
+        return () if self._blind or self._stale else tuple(self._ranks)
+
+    @property
     def hang(self) -> Finding | None:
         """That no rank makes steps, while none does."""
         return self._hang
@@ -193,6 +197,8 @@ class RunHealth:
             self._moved = now  # one more that can be seen
         elif rank.phase is not seen.status.phase or rank.phase_since != seen.status.phase_since:
             self._note_phase(rank, seen, now)
+        if rank.save_write is not None:
+            self._limits.learn_write(rank.save_write)
         self._note_step(rank, seen, now)
         before = seen.does
         seen.note(rank, self._limits.known(rank.rank) if rank.phase in LEARNT else ())
@@ -232,10 +238,8 @@ class RunHealth:
 
     def _note_phase(self, rank: RankStatus, seen: SeenRank, now: float) -> None:
         before = seen.status
-        is_another = rank.phase is not before.phase
-        # Between two of the same, one behind the other, there may have been steps. The first compilation is
-        # of the whole program: a later one is not as that was.
-        is_known = is_another and (before.phase is not Phase.COMPILE or seen.phase_step > 0)
+        # Between two of the same, one behind the other, there may have been steps.
+        is_known = rank.phase is not before.phase and seen.tells_of_next(rank)
         if is_known and before.phase is not None and before.phase in LEARNT:
             self._limits.learn_phase(before.phase, rank.rank, self._took(rank, before, now - seen.phase_at))
         seen.phase_at, seen.phase_step = now, seen.step or 0
@@ -272,9 +276,8 @@ class RunHealth:
 
     def _move(self, seen: SeenRank, now: float) -> None:
         if now - self._last_move > 2 * max(self._limits.every, self._limits.interval or 0.0):
-            self._together = (
-                now  # all stood still: who tells of it a little later is no later than the others
-            )
+            # All stood still: who tells of it a little later is no later than the others.
+            self._together = now
         seen.moved = self._moved = now
         self._asked = None
         if self._hang is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from orchestrator.config.job import Health
 from orchestrator.config.worker_config import TRAINING
+from orchestrator.control.hang_proof import HangProof
 from orchestrator.control.hang_stacks import StackFold, suspects, told_stacks
 from orchestrator.control.health import RunHealth
 from orchestrator.control.health_findings import Finding
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 _STACKS_WITHIN = 120.0
 # So often stragglers are judged, at most.
 _STRAGGLERS_EVERY = 5.0
+# A step that was made is told of within so many tellings.
+_TELLINGS = 2.5
 # Of findings that are no more the last ones are kept, and said for so long.
 _MOST_ENDED = 4
 # A new pace is written down where it differs by more than this part.
@@ -46,7 +49,7 @@ class HealthWatch:
     says what holds.
 
     `stages` has the pipeline stage of each rank; `stacks_file` is where the stacks of a hang are kept, None:
-    nowhere.
+    nowhere. `ends_hangs`: it is found out whether a hang is one for which the run is to be ended.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class HealthWatch:
         task: str = "",
         stages: Mapping[int, int] | None = None,
         stacks_file: Path | None = None,
+        ends_hangs: bool = False,
     ) -> None:
         self._rules, self._feed, self._scheduling, self._stacks_file = rules, feed, scheduling, stacks_file
         self._limits = StepLimits(rules, feed.every if rules.enabled else 0.0)
@@ -71,6 +75,7 @@ class HealthWatch:
         self._awaited_until = math.inf
         self._stacks = StackFold()
         self._without: list[str] = []
+        self._proof = HangProof() if ends_hangs else None
 
     # What happens.
 
@@ -115,6 +120,8 @@ class HealthWatch:
         """The monitor slept."""
         self._health.start_anew(self._scheduling.monotonic())
         self._stragglers.start_anew()
+        if self._proof is not None and self._health.hang is not None:
+            self._proof.start_anew(self._scheduling.monotonic(), self._half_a_limit)
 
     # What holds.
 
@@ -129,7 +136,21 @@ class HealthWatch:
             return math.inf
         stragglers = self._judged_stragglers + _STRAGGLERS_EVERY if self._stragglers.is_changed else math.inf
         stacks = (self._awaited_until if self._awaited else -math.inf) if self._without_end else math.inf
-        return min(self._health.due(), stragglers, stacks)
+        proof = self._proof.due if self._proof is not None and self._health.hang is not None else math.inf
+        return min(self._health.due(), stragglers, stacks, proof)
+
+    @property
+    def proven_hang(self) -> Finding | None:
+        """The hang for which the run is to be ended; None while that is not known."""
+        hang = self._health.hang
+        if self._proof is None or hang is None or not self._health.ranks:
+            return None
+        return hang if self._proof.holds(self._scheduling.monotonic()) else None
+
+    @property
+    def _half_a_limit(self) -> float:
+        hang = self._health.hang
+        return ((hang.seconds if hang is not None else None) or self._rules.floor) / 2
 
     def judged(self, record: RunRecord) -> RunRecord:
         """The record with what is not well now."""
@@ -142,8 +163,12 @@ class HealthWatch:
         for name in self._health.to_ask():
             self._feed.confirm(name)
         if self._health.hang is not None and not had_hang:
+            if self._proof is not None:
+                self._proof.forget()
             self._ask_for_stacks()
             found = self._health.judge(now, moment)
+        elif self._wants_proof(now):
+            self._ask_for_stacks()
         elif self._without_end and self._mind_stacks(now, moment):
             found = self._health.judge(now, moment)
         if now >= self._judged_stragglers + _STRAGGLERS_EVERY:
@@ -170,6 +195,15 @@ class HealthWatch:
 
     # The stacks of a hang.
 
+    def _wants_proof(self, now: float) -> bool:
+        """Whether stacks are to be taken once more."""
+        if self._proof is None or self._without_end:
+            return False
+        if self._health.hang is None:
+            self._proof.forget()
+            return False
+        return self._proof.wants_stacks(now)
+
     @property
     def _without_end(self) -> bool:
         """Whether stacks were asked for and have not been looked at."""
@@ -190,6 +224,9 @@ class HealthWatch:
             return False
         if self._awaited and now < self._awaited_until:
             return False
+        if self._proof is not None:
+            settle = _TELLINGS * self._feed.every
+            self._proof.looked(self._stacks, self._health.ranks, now, half=self._half_a_limit, settle=settle)
         silent = [*self._without, *self._awaited]
         self._awaited_until = math.inf
         self._awaited.clear()

@@ -16,6 +16,7 @@ from orchestrator.control.host_loss import Silence, StepPace, Surroundings, verd
 from orchestrator.control.run_record import HostView, Waits
 from orchestrator.control.run_tally import RunTally
 from orchestrator.control.status_fold import folded, stale_since
+from orchestrator.control.step_times import StepTimes
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
 from orchestrator.core.push import Mark, Snapshot
 from orchestrator.core.records import HostStatus
@@ -33,7 +34,8 @@ class HostViews:
     """The hosts `views` of a run, of which those of `asked` are heard through `feed`.
 
     `is_changed` is set when a view is another one, `is_relevant` when that is more than progress; who judges
-    the run takes them back. `unheard` are the hosts of which nothing has been heard yet.
+    the run takes them back. `unheard` are the hosts of which nothing has been heard yet. `times` is told of
+    every host's ranks.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class HostViews:
         feed: HostFeed,
         scheduling: Scheduling,
         health: HealthWatch | None = None,
+        times: StepTimes | None = None,
     ) -> None:
         self.views = dict(views)
+        self.times = times or StepTimes(0)
         self.tally = RunTally(self.views)
         self.is_changed = self.is_relevant = False
         self.unheard = {name: None for name in asked if not self.views[name].is_over}
@@ -143,6 +147,7 @@ class HostViews:
         new = HostView(status, self._contacts[name], clock=clock, stale_since=stale)
         if status is not None and status is not view.status:
             self._pace.note(new.ranks(), self._scheduling.monotonic())
+            self.times.note(status.ranks, new.ours, self._scheduling.time())
         had_failed = name in self.tally.notable
         self._set(name, new)
         if name in self.tally.notable and not had_failed:

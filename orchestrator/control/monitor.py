@@ -6,17 +6,20 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
-from orchestrator.control.attempts import came_to_nothing
+from orchestrator.config.inventory import Host
+from orchestrator.control.attempts import came_to_nothing, ended_again, next_record, with_decision
+from orchestrator.control.decisions import Choice
 from orchestrator.control.fence import Fence, FleetOf
 from orchestrator.control.found_runs import free_of_what_is_over
 from orchestrator.control.monitor_process import cannot_write
-from orchestrator.control.monitor_socket import MonitorSocket, Watched
+from orchestrator.control.monitor_protocols import Recovery, RecoveryOf, Verbs
+from orchestrator.control.monitor_socket import MonitorSocket
+from orchestrator.control.next_attempt import put_next_in_force
 from orchestrator.control.our_claim import address_of
 from orchestrator.control.record_journal import RecordWriter
 from orchestrator.control.run_record import RunRecord, read_record
-from orchestrator.control.start import check_hosts, start_run
+from orchestrator.control.start import Staying, check_hosts, start_run
 from orchestrator.control.watch import Watch
 from orchestrator.core.errors import AgentError, Interrupted, OrchestrateError
 from orchestrator.core.paths import ControlDir
@@ -26,7 +29,7 @@ from orchestrator.hosts.fleet import Fleet, error_lines, fleet_of
 from orchestrator.hosts.scheduling import SYSTEM, Scheduling
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 
-__all__ = ["Monitor", "Verbs"]
+__all__ = ["Monitor"]
 
 log = logging.getLogger(__name__)
 _INTERVAL = 0.5
@@ -36,29 +39,23 @@ _LAST_WORD = 10.0
 # thousand hosts say at once is then taken together.
 _PATIENCE = 5.0
 _PACE = 0.1
+# The hosts of a run that has a lease are told so often, in seconds, that it is watched; at most.
+_RENEWED = 60.0
+# While missing hosts are waited for, it is looked so often whether they are back.
+_LOOK_AGAIN = 2.0
+_NOBODY = Staying()
 # Without a socket those who look on see what is on disk.
 _SEEN_ON_DISK = 1.0
 
 
-class Verbs(Protocol):
-    """What verbs ask: the socket, or what stands for it where there is none."""
-
-    def open(self) -> bool: ...
-
-    def tell(self, record: RunRecord) -> None: ...
-
-    def attend(self, watch: Watched | None) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class Monitor:
-    """Launches and watches one run, and writes down what has changed.
+    """Launches and watches one run, its attempts one after the other, and writes down what has changed.
 
-    `allocation` are its hosts, by default those of its plan, which are always there. They are given back when
-    the run has ended. Time and threads are those of `scheduling`. `has_socket`: verbs can ask it (by threads
-    of their own, which `scheduling` does not know); `verbs` stands for that socket. `told` is given every
-    record; `fleet_of` connects to hosts of attempts before.
+    `allocation` are its hosts, by default those of its plan and those that stand ready, which are always
+    there. They are given back when the run has ended. Time and threads are those of `scheduling`.
+    `has_socket`: verbs can ask it (by threads of their own, which `scheduling` does not know); `verbs` stands
+    for that socket. `told` is given every record; `fleet_of` connects to hosts of attempts before.
+    `recovery_of` makes what goes on by itself, or nothing where the job does not ask for that.
     """
 
     def __init__(
@@ -71,14 +68,16 @@ class Monitor:
         verbs: Verbs | None = None,
         told: Callable[[RunRecord], None] = lambda record: None,
         fleet_of: FleetOf = fleet_of,
+        recovery_of: RecoveryOf = lambda control, plan, fleet, scheduling: None,
     ) -> None:
         self._control = control
         self._scheduling = scheduling
         self._record = dataclasses.replace(read_record(control), elsewhere="")
         self._plan = _plan_in_force(control, self._record)
-        self._fleet_of = fleet_of
+        self._fleet_of, self._recovery_of = fleet_of, recovery_of
         self._fence: Fence | None = None
-        self._allocation = allocation or StaticAllocation(self._plan.hosts, self._plan.ssh)
+        self._recovery: Recovery | None = None
+        self._allocation = allocation or StaticAllocation(_all_hosts(self._plan), self._plan.ssh)
         self._writer = RecordWriter(control, clock=scheduling.monotonic)
         self._told = told
         self._is_unwritten = self._has_started = False
@@ -97,27 +96,58 @@ class Monitor:
                 if not self._socket.open():
                     self._writer.every = _SEEN_ON_DISK
                 self._socket.tell(self._record)
-            try:
-                fleet = stack.enter_context(self._granted())
-                fleet.address(address_of(self._record))
-                self._fence = Fence(self._control, self._record, fleet, self._fleet_of, self._scheduling)
-                stack.callback(self._fence.close)
-                if watch_only:
-                    self._find_again(fleet)
-                else:
-                    self._launch(fleet)
-            except KeyboardInterrupt:
-                if self._has_started:
-                    self._note_start()  # it came too late to undo anything: the run goes on
-                elif not watch_only:
-                    self._fail(Interrupted("the launch was interrupted and has been undone"))
+            fleet = self._begun(stack, watch_only)
+            if fleet is None:
                 return
-            except Exception as error:
-                if self._record.state is not RunState.PREPARING:
-                    raise  # only the watch is over: the run goes on
-                self._fail(self._explained(error))
-                return
-            self._watch(fleet)
+            with _told_to_end():
+                self._watch(fleet)
+                while self._restarts:
+                    self._go_on(fleet)
+                    self._watch(fleet)
+
+    def _begun(self, stack: contextlib.ExitStack, watch_only: bool) -> Fleet | None:
+        """The fleet of a run that has been launched or found again; None where there is nothing to watch."""
+        try:
+            fleet = stack.enter_context(self._granted())
+            self._recovery = self._recovery_of(self._control, self._plan, fleet, self._scheduling)
+            stack.callback(self._let_go)
+            self._fence_in(fleet)
+            stack.callback(self._fence_out)
+            if watch_only:
+                self._find_again(fleet)
+            else:
+                self._launch(fleet)
+        except KeyboardInterrupt:
+            if self._has_started:
+                self._note_start()  # it came too late to undo anything: the run goes on
+            elif not watch_only:
+                self._fail(Interrupted("the launch was interrupted and has been undone"))
+            return None
+        except Exception as error:
+            if self._record.state is not RunState.PREPARING:
+                raise  # only the watch is over: the run goes on
+            self._fail(self._explained(error))
+            return fleet if self._restarts else None
+        return fleet
+
+    @property
+    def _restarts(self) -> bool:
+        return self._record.state is RunState.RESTARTING
+
+    def _fence_in(self, fleet: Fleet) -> None:
+        """From now on what is asked means the attempt in force; those before are fenced off."""
+        fleet.address(address_of(self._record))
+        self._fence_out()
+        self._fence = Fence(self._control, self._record, fleet, self._fleet_of, self._scheduling)
+
+    def _fence_out(self) -> None:
+        if self._fence is not None:
+            self._fence.close()
+            self._fence = None
+
+    def _let_go(self) -> None:
+        if self._recovery is not None:
+            self._recovery.close(self._record)
 
     def _explained(self, error: Exception) -> OrchestrateError:
         if isinstance(error, OrchestrateError):
@@ -127,9 +157,11 @@ class Monitor:
         log.error("the launch broke off", exc_info=error)
         return OrchestrateError(f"internal error: {error!r}", where=str(self._control.monitor_log))
 
-    def _launch(self, fleet: Fleet) -> None:
+    def _launch(self, fleet: Fleet, staying: Staying = _NOBODY) -> None:
         """Until the run has started its record and plan must be written: else nobody could find it again."""
-        if self._fence is not None and not self._fence.is_down:
+        self._has_started = False
+        fleet = fleet.part(self._plan.manifests)
+        if self._fence is not None and not self._fence.is_down and staying is _NOBODY:
             self._report("ending what is left of attempts before")
             self._fence.close_in()
             self._record = self._fence.noted(self._record)
@@ -139,6 +171,7 @@ class Monitor:
             self._report,
             self._warn,
             free=lambda hosts: free_of_what_is_over(fleet, hosts, self._control.runs),
+            staying=staying,
         )
         write_plan(self._control.plan, self._plan)
         start_run(self._plan, fleet, self._report)
@@ -160,12 +193,50 @@ class Monitor:
             self._allocation.release()
 
     def _watch(self, fleet: Fleet) -> None:
-        """Until the run has ended and its record says so; then until nothing is left on hosts it had lost."""
+        """Until the attempt in force has ended and the record says what becomes of the run; of a run that is
+        over until nothing is left on hosts that it had lost."""
+        if self._restarts:
+            return
+        if self._recovery is not None and not self._record.state.is_terminal:
+            self._recovery.begin(self._plan)
+        watch = self._watch_of(fleet.part(self._plan.manifests))
+        if self._socket is not None:
+            self._socket.attend(watch)
+        written = True
+        try:
+            while self._record.needs_monitor_at(self._scheduling.time()) or not written:
+                begun = self._scheduling.monotonic()
+                with _logged("a turn of the watch broke off"):
+                    watch.record = self._judged(watch.step(_PATIENCE))
+                    if watch.record.state.is_terminal and not self._record.state.is_terminal:
+                        fleet.address(address_of(watch.record))  # from now on it is over wherever it is met
+                    written = self._save(watch.record)
+                if self._restarts:
+                    break
+                self._scheduling.sleep(self._rest(begun, written))
+        finally:
+            if self._socket is not None:
+                self._socket.attend(None)
+            # What is under way over its sessions is taken first: others ask over them after it.
+            watch.hand_back() if self._recovery is not None else watch.close()
+
+    def _judged(self, record: RunRecord) -> RunRecord:
+        """The record of a turn, with what attempts before and what stands ready have to tell."""
+        if self._fence is not None and not self._fence.is_down:
+            record = self._fence.step(record)
+        if self._recovery is not None and not record.state.is_terminal:
+            record = self._recovery.tend(record)
+        if record.state.is_terminal and not self._record.state.is_terminal:
+            record = self._decided(record)
+        return record
+
+    def _watch_of(self, fleet: Fleet) -> Watch:
         placed = {
             name: frozenset(worker.rank for worker in manifest.workers)
             for name, manifest in self._plan.manifests.items()
         }
-        watch = Watch(
+        restart = self._plan.restart
+        return Watch(
             self._record,
             fleet,
             self._plan.timeouts,
@@ -174,27 +245,59 @@ class Monitor:
             health=self._plan.health,
             stages={item.rank: item.pp for item in self._plan.placements},
             stacks_file=self._control.hang_stacks,
+            ends_hangs=restart.ends_hangs,
+            renew_every=min(restart.lease / 4, _RENEWED) if restart.max else None,
         )
-        if self._socket is not None:
-            self._socket.attend(watch)
-        written = True
+
+    # The next attempt.
+
+    def _decided(self, record: RunRecord) -> RunRecord:
+        """The record of an attempt that has ended, with what becomes of the run."""
+        if self._recovery is None:
+            return record
+        return with_decision(record, self._recovery.decide(record, self._plan))
+
+    def _go_on(self, fleet: Fleet) -> None:
+        """Carry out what was decided, which is written down; where that comes to nothing decide again."""
+        recovery = self._recovery
+        decision = self._record.attempts[-1].decision
+        if recovery is None or decision is None:
+            raise OrchestrateError(f"run {self._plan.run_id} restarts, and its plan has no policy for that")
+        now = self._scheduling.time()
+        if decision.choice is Choice.WAIT or now < decision.not_before:
+            self._save(recovery.tend(self._record))
+            self._scheduling.sleep(min(_LOOK_AGAIN, max(0.05, decision.not_before - now)))
+            if decision.choice is Choice.WAIT:
+                self._save(self._decided(ended_again(self._record)))
+            return
+        before = self._plan
         try:
-            while self._record.needs_monitor_at(self._scheduling.time()) or not written:
-                begun = self._scheduling.monotonic()
-                with _logged("a turn of the watch broke off"):
-                    record = watch.step(_PATIENCE)
-                    if self._fence is not None and not self._fence.is_down:
-                        record = watch.record = self._fence.step(record)
-                    if record.state.is_terminal and not self._record.state.is_terminal:
-                        fleet.address(address_of(record))  # from now on it is over wherever it is met
-                    written = self._save(record)
-                self._scheduling.sleep(self._rest(begun, written))
+            self._report_restart("planning")
+            plan = recovery.next_plan(self._record, before, decision)
+            put_next_in_force(self._control, self._record, plan, self._scheduling.time())
+            self._record = next_record(self._record, plan, self._scheduling.time())
+            self._plan = plan
+            self._fence_in(fleet)
+            self._launch(fleet, recovery.staying(plan, before, decision))
         except KeyboardInterrupt:
-            log.info("the monitor was told to end; the run goes on")
-        finally:
-            if self._socket is not None:
-                self._socket.attend(None)
-            watch.close()
+            if not self._has_started:
+                self._take_back(before, Interrupted("the launch was interrupted and has been undone"))
+            raise
+        except Exception as error:
+            found = self._explained(error)
+            log.warning("the next attempt came to nothing: %s", found)
+            self._take_back(before, found)
+            self._fence_in(fleet)
+            recovery.failed(found)
+            self._save(self._decided(ended_again(self._record)))
+
+    def _take_back(self, before: LaunchPlan, error: OrchestrateError) -> None:
+        if self._record.state is RunState.PREPARING:
+            self._fail(error)
+        self._plan = before
+
+    def _report_restart(self, phase: str) -> None:
+        self._write(dataclasses.replace(self._record, phase=phase, updated=self._scheduling.time()))
 
     def _rest(self, begun: float, written: bool) -> float:
         """Seconds until the next turn, of one that began then."""
@@ -208,7 +311,7 @@ class Monitor:
         """Finish or undo a launch whose monitor died in its middle. A run that has started is watched on."""
         if self._record.state is not RunState.PREPARING:
             return
-        run_id = self._plan.run_id
+        run_id, fleet = self._plan.run_id, fleet.part(self._plan.manifests)
         answers = fleet.each(lambda agent: agent.status(run_id))
         phases = {status.phase for status in answers.values.values()}
         if not answers.errors and phases <= {"started", "committed"}:
@@ -263,6 +366,20 @@ class Monitor:
             return False
         self._is_unwritten = False
         return True
+
+
+def _all_hosts(plan: LaunchPlan) -> tuple[Host, ...]:
+    """Those of the attempt in force, and those that stand ready."""
+    return (*plan.hosts, *plan.spares)
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[None]:
+    """The monitor may be ended at any time; what it watches goes on, and what it had begun was undone."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.info("the monitor was told to end; the run goes on")
 
 
 def _plan_in_force(control: ControlDir, record: RunRecord) -> LaunchPlan:

@@ -69,7 +69,7 @@ def spawn_monitor(control: ControlDir, *, watch_only: bool = False, lock: Lock =
 
 def _begin(control: ControlDir, handle: int, watch_only: bool) -> None:
     # -P: a folder of the user's that is called `orchestrator` must not be taken for ours.
-    argv = [sys.executable, "-P", "-m", "orchestrator.control", str(control.root)]
+    argv = [sys.executable, "-P", "-m", "orchestrator.recovery", str(control.root)]
     output_file = open_safely(control.monitor_log, control.runs, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with os.fdopen(output_file, "wb") as output:
         monitor = subprocess.Popen(

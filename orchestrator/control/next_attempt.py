@@ -14,6 +14,7 @@ from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import current_record, interrupt_launch
 from orchestrator.core.errors import UsageError
 from orchestrator.core.paths import ControlDir
+from orchestrator.core.states import RunState
 from orchestrator.plan.launch_plan import LaunchPlan, write_plan
 
 __all__ = ["put_next_in_force", "start_next_attempt"]
@@ -68,7 +69,7 @@ def put_next_in_force(control: ControlDir, record: RunRecord, plan: LaunchPlan, 
 
     Raises UsageError where it cannot follow; OSError.
     """
-    if not record.state.is_terminal:
+    if not record.state.is_terminal and record.state is not RunState.RESTARTING:
         raise UsageError(
             f"run {record.run_id} is {record.state}", remedy=f"`orchestrate stop {record.run_id}` ends it"
         )

@@ -32,7 +32,7 @@ __all__ = ["RecordReader", "RecordWriter"]
 log = logging.getLogger(__name__)
 
 # What moves on by itself: fields of any part of a record.
-_SLOW = frozenset({"watched", "updated", "last_contact", "silent", "clock", "progress"})
+_SLOW = frozenset({"watched", "updated", "last_contact", "silent", "clock", "progress", "spent"})
 _TOP = tuple(field.name for field in dataclasses.fields(RunRecord) if field.name != "hosts")
 # Without news the record says after so many seconds that it is watched, and how far the ranks are.
 _EVERY = 10.0

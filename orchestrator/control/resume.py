@@ -1,36 +1,35 @@
 """What a run goes on as: its job with what is changed of it, on the hosts there are, in a layout that fits.
 
-
 Nothing here touches a host. Which step it goes on from is `transfer.plan_resume`'s matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.config.inventory import Host, Inventory
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job, JobSource
 from orchestrator.config.job_file import load_job, load_job_again
-from orchestrator.config.job_network import network_of
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.run_record import RunRecord
-from orchestrator.core.errors import ConfigError, UsageError
+from orchestrator.core.errors import UsageError
 from orchestrator.core.states import RunState
-from orchestrator.families.network_config import NetworkConfig
+from orchestrator.plan.fewer_hosts import (
+    Layout,
+    fitting_counts,
+    fitting_layouts,
+    global_batch,
+    job_on,
+    on_names,
+)
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.placement import hosts_of
-from orchestrator.sizing.device_memory import HBM
-from orchestrator.sizing.estimate import estimate, size_of, workload_of
-from orchestrator.sizing.suggest import suggest
+from orchestrator.plan.spare_hosts import kept_inventory
 
-__all__ = ["Changes", "NextJob", "next_job", "require_ended"]
-
-_NO_LIMIT = 1 << 62
+__all__ = ["Changes", "NextJob", "counts_that_fit", "job_for_hosts", "next_job", "require_ended"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +100,39 @@ def next_job(before: LaunchPlan, changes: Changes) -> NextJob:
     source = _source(before, changes)
     inventory = _inventory(before, changes)
     job = _on_hosts(load_job_again(source, changes.overrides), changes, inventory)
+    if job.task != before.task:
+        what = f"{before.run_id} is a run of task {before.task}, and goes on as one, not as {job.task}"
+        raise UsageError(what, remedy="leave the task, or launch a job of its own")
     hosts = hosts_of(job, inventory)
     world = len(hosts) * job.devices_per_host
-    fitted, notes = _fitted(source, job, before, changes, hosts)
-    job = _on_hosts(fitted, changes, inventory).with_replicas(world)
-    return NextJob(job, inventory, tuple(notes))
+    fitted, notes = _fitted(job, before, changes, hosts)
+    return NextJob(fitted.with_replicas(world), inventory, tuple(notes))
+
+
+def job_for_hosts(before: LaunchPlan, hosts: Sequence[Host]) -> NextJob:
+    """The job of an attempt that begins by itself, on these hosts in this order, with the same global batch.
+
+    Raises ConfigError where no layout fits them, UsageError where the job was not kept.
+    """
+    job = load_job_again(_source(before, Changes()))
+    own = job.with_replicas(len(hosts) * job.devices_per_host)
+    found = job_on(job, hosts, global_batch(before.worker_settings))
+    found = found.with_replicas(len(hosts) * job.devices_per_host)
+    notes: tuple[str, ...] = ()
+    if own.train is not None and found.train is not None:
+        words = Layout(found.parallel, found.train).words(Layout(own.parallel, own.train))
+        ranks = found.parallel.world_size
+        notes = (f"the layout of {ranks} ranks: {', '.join(words)}",) if words else ()
+    return NextJob(found, kept_inventory(before, hosts), notes)
+
+
+def counts_that_fit(before: LaunchPlan, wanted: Sequence[Host]) -> tuple[int, ...]:
+    """On how many of the `wanted` hosts of a run it can go on, from `restart.min_hosts` to all of them.
+
+    Raises UsageError where its job was not kept.
+    """
+    job = on_names(load_job_again(_source(before, Changes())), wanted)
+    return fitting_counts(job, kept_inventory(before, wanted))
 
 
 def _source(before: LaunchPlan, changes: Changes) -> JobSource:
@@ -124,9 +151,7 @@ def _inventory(before: LaunchPlan, changes: Changes) -> Inventory:
     if changes.inventory is not None:
         inventory = load_inventory(changes.inventory)
         return inventory.accepting_new_host_keys() if changes.accept_new_host_keys else inventory
-    shown = Path(f"the hosts of {before.run_id}")
-    copies = before.copies.over if before.copies is not None else None
-    return Inventory(path=shown, hosts=before.hosts, ssh=before.ssh, copies=copies)
+    return kept_inventory(before)
 
 
 def _on_hosts(job: Job, changes: Changes, inventory: Inventory) -> Job:
@@ -138,106 +163,27 @@ def _on_hosts(job: Job, changes: Changes, inventory: Inventory) -> Job:
     return job
 
 
-def _fitted(
-    source: JobSource, job: Job, before: LaunchPlan, changes: Changes, hosts: Sequence[Host]
-) -> tuple[Job, list[str]]:
+def _fitted(job: Job, before: LaunchPlan, changes: Changes, hosts: Sequence[Host]) -> tuple[Job, list[str]]:
     """The job in a layout of as many ranks, with the global batch that the run has had."""
-    config = before.worker_settings
     world = len(hosts) * job.devices_per_host
-    batch = _global_batch(config)
+    batch = global_batch(before.worker_settings)
     job = job.with_replicas(world)
     if job.task not in TRAINING or job.train is None or batch is None:
         return job, []
     if job.parallel.world_size == world and job.train.batch_size * job.parallel.data_parallel == batch:
         return job, []
-    given = {"train", "train.batch_size"} & changes.keys
-    wanted = f"train.batch_size={job.train.batch_size}"
+    own = Layout(job.parallel, job.train)
+    is_batch_given = bool({"train", "train.batch_size"} & changes.keys)
     is_fixed = any(key.startswith("parallel") for key in changes.keys)
     if job.parallel.world_size != world and is_fixed:
         return job, []  # which placing refuses, with what does not fit
-    for words in _layouts(job, world, batch, hosts, fixed=is_fixed):
-        if given and wanted not in words:
+    for layout in fitting_layouts(job, hosts, batch, fixed=is_fixed):
+        if is_batch_given and layout.train.batch_size != job.train.batch_size:
             continue
-        try:
-            found = load_job_again(source, (*changes.overrides, *words))
-        except ConfigError:
-            continue  # a batch that the micro batches do not divide, and the like
-        if _fits(found.with_replicas(world), hosts):
-            return found, [f"the layout of {world} ranks: {', '.join(words)}"]
+        found = job.model_copy(update={"parallel": layout.parallel, "train": layout.train})
+        return found, [f"the layout of {world} ranks: {', '.join(layout.words(own))}"]
     raise UsageError(
         f"no layout of {world} ranks keeps the global batch of {batch} records",
         remedy="take other hosts, or set the layout by hand: --set parallel.data_parallel=… "
         f"--set train.batch_size=…, whose product is {batch}",
     )
-
-
-def _global_batch(config: Mapping[str, Any]) -> int | None:
-    train, parallel = config.get("train") or {}, config.get("parallel") or {}
-    if not train.get("batch_size") or not parallel.get("data_parallel"):
-        return None
-    return int(train["batch_size"]) * int(parallel["data_parallel"])
-
-
-def _layouts(
-    job: Job, world: int, batch: int, hosts: Sequence[Host], *, fixed: bool
-) -> Iterator[tuple[str, ...]]:
-    """Assignments that may make the job fit: with the model cut as it is, then what `suggest` ranks best."""
-    parallel, train = job.parallel, job.train
-    assert train is not None
-    dp, rest = divmod(world, parallel.model_parallel * parallel.pipeline_stage)
-    if not rest and dp and batch % dp == 0:
-        size = batch // dp
-        words = (f"parallel.data_parallel={dp}", f"train.batch_size={size}")
-        # What a rank computes at a time stays as it was, so that its memory suffices as before.
-        times = size // train.batch_size if size % train.batch_size == 0 else 1
-        if times > 1:
-            yield (*words, f"train.gradient_accumulation={train.gradient_accumulation * times}")
-        yield words
-        yield (*words, "train.gradient_accumulation=1")
-    if not fixed:
-        yield from _suggested(job, world, batch, hosts)
-
-
-def _suggested(job: Job, world: int, batch: int, hosts: Sequence[Host]) -> Iterator[tuple[str, ...]]:
-    try:
-        network, workload = network_of(job), workload_of(job, _chips(hosts))
-    except ConfigError:
-        return  # a network that only the hosts know
-    # All of the batch on one replica: how it is shared out is what is asked for.
-    whole = replace(workload, cut=NetworkCut(network.family, 1, world, 1), batch_size=batch)
-    limit = size_of(job.max_device_memory) if job.max_device_memory else _NO_LIMIT
-    for found in suggest(network, whole, limit, hbm=_device_memory(hosts)):
-        cut = found.workload.cut
-        yield (
-            f"parallel.data_parallel={cut.data_parallel}",
-            f"parallel.model_parallel={cut.model_parallel}",
-            f"parallel.pipeline_stage={cut.pipeline_stage}",
-            f"parallel.micro_batch_num={found.workload.micro_batch_num}",
-            f"parallel.optimizer_shard={str(cut.optimizer_shard).lower()}",
-            f"train.batch_size={found.workload.batch_size}",
-            "train.gradient_accumulation=1",
-            f"train.recompute={str(found.workload.recompute).lower()}",
-        )
-
-
-def _fits(job: Job, hosts: Sequence[Host]) -> bool:
-    """Whether a device has room for it, as far as anything says how much that is."""
-    try:
-        network, workload = network_of(job), workload_of(job, _chips(hosts))
-    except ConfigError:
-        return True  # a network that only the hosts know
-    limit = size_of(job.max_device_memory) if job.max_device_memory else None
-    return not list(workload.problems(network)) and _has_room(network, workload, limit, hosts)
-
-
-def _has_room(network: NetworkConfig, workload: Any, limit: int | None, hosts: Sequence[Host]) -> bool:
-    hbm = _device_memory(hosts)
-    return (limit is None and hbm is None) or estimate(network, workload).fits(limit, hbm)
-
-
-def _chips(hosts: Sequence[Host]) -> Collection[Any]:
-    return {host.chip for host in hosts if host.chip is not None}
-
-
-def _device_memory(hosts: Sequence[Host]) -> int | None:
-    return min((HBM[host.chip] for host in hosts if host.chip in HBM), default=None)

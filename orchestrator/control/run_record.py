@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.control.decisions import Decision
+from orchestrator.control.decisions import Decision, Outcome
 from orchestrator.control.health_findings import Finding
 from orchestrator.control.record_changes import Change, Journal, apply_changes
+from orchestrator.control.spare_view import SpareView
+from orchestrator.control.step_times import Spent
 from orchestrator.core.claims import NO_CLAIM
 from orchestrator.core.codec import DecodeError, Stored, dumps, from_json, unpacked
 from orchestrator.core.ends import End, EndKind, rank_of_label
@@ -36,6 +38,7 @@ __all__ = [
     "failed_launch",
     "new_record",
     "read_record",
+    "with_spent",
     "write_record",
 ]
 
@@ -139,7 +142,13 @@ class AttemptRecord:
 
     Once another one has followed: its `cause`, the steps that it made, its hosts, and of these those that are
     `left`, on which it may still run, since nobody has been able to ask them. `decision` is what was decided
-    at its end, written down before it is carried out.
+    at its end, written down before it is carried out. `outcome` and `kind` (of `diagnosis.signatures.KINDS`)
+    are what ended it.
+
+    It went on from `origin`, an attempt and its step; (0, 0): from the beginning, None: not known. `spent` is
+    how its time was spent, None where nobody has noted that. `kept` is the newest step that was whole in a
+    checkpoint of its own when it was over, or of which the attempt after it has made use, 0: none; None where
+    its workers do not tell.
     """
 
     number: int = 1
@@ -153,16 +162,25 @@ class AttemptRecord:
     hosts: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     decision: Decision | None = None
+    origin: tuple[int, int] | None = None
+    spent: Spent | None = None
+    kept: int | None = None
+    outcome: Outcome | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A launch of another attempt that came to nothing, so that the one before is in force; why."""
+    """A launch of another attempt that came to nothing, so that the one before is in force; why.
+
+    `count`: so many did in a row.
+    """
 
     number: int
     errors: tuple[str, ...] = ()
     exit_code: int = 2
     time: float = 0.0
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -176,6 +194,7 @@ class RunRecord(Stored):
     run. `health` is what is not well now, or was when the run ended; `recovered` are the last hangs that went
     on; `step_interval` are the seconds that usually lie between two new steps, where that is known. `claim`
     is ours; with epoch 0 this control node only watches, and the holder is who acts, as far as that is known.
+    `spares` are the hosts that stand ready, by name.
     """
 
     # 2: who does not know of attempts would write the record back without them. 3: what has changed since is
@@ -208,6 +227,7 @@ class RunRecord(Stored):
     step_interval: float | None = None
     claim: Claim = NO_CLAIM
     refused: Refused | None = None
+    spares: Mapping[str, SpareView] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         *before, last = self.attempts or (AttemptRecord(),)
@@ -257,9 +277,17 @@ def new_record(plan: LaunchPlan, claim: Claim = NO_CLAIM) -> RunRecord:
         created=plan.created,
         updated=plan.created,
         hosts={host.name: HostView() for host in plan.hosts},
-        attempts=(AttemptRecord(plan.attempt.number, plan.attempt.token),),
+        attempts=(AttemptRecord(plan.attempt.number, plan.attempt.token, origin=plan.origin),),
         claim=claim,
     )
+
+
+def with_spent(record: RunRecord, spent: Spent) -> RunRecord:
+    """The record, of which the attempt in force has spent its time so; the same one where nothing is new."""
+    *before, last = record.attempts
+    if last.spent is spent or (last.spent is None and spent == Spent()):
+        return record
+    return dataclasses.replace(record, attempts=(*before, dataclasses.replace(last, spent=spent)))
 
 
 def failed_launch(

@@ -326,7 +326,9 @@ def current_record(control: ControlDir) -> RunRecord:
     plan = read_plan(control.plan)
     # A launch whose monitor died is finished or undone by the next one; by the hosts when its lease is over.
     is_young = record.state is RunState.PREPARING and time.time() < record.updated + plan.timeouts.prepare
-    if not record.state.is_terminal and not is_young:
+    # Between two attempts hosts only say that the last one is over; the next monitor goes on with the run.
+    restarts = record.state is RunState.RESTARTING
+    if not (record.state.is_terminal or is_young or restarts):
         from orchestrator.hosts.allocation import StaticAllocation
 
         with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
@@ -334,6 +336,8 @@ def current_record(control: ControlDir) -> RunRecord:
             record = _looked_at(record, fleet, plan.timeouts)
         if living_monitor(control) is not None or (last := read_record(control)).state.is_terminal:
             return read_record(control)
+        if record.state is RunState.FAILED and plan.restart.max:
+            return watched_again(control, last)  # whether the run goes on is for its monitor to decide
         record = dataclasses.replace(record, watched=last.watched or last.updated)
         try:
             write_record(control, record)

@@ -6,10 +6,12 @@ check_hosts: connect, look, judge. start_run: push -> prepare -> verify -> start
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from orchestrator.config.inventory import Host
 from orchestrator.core.errors import AgentError, PreflightError
@@ -23,12 +25,33 @@ from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.checks_scheduler import scheduler_address
 from orchestrator.preflight.gather_facts import gather
-from orchestrator.preflight.host_facts import needs_of
+from orchestrator.preflight.host_facts import HostFacts, Needs, needs_of
 
-__all__ = ["check_hosts", "start_run"]
+__all__ = ["Staying", "check_hosts", "start_run"]
 
 # Seconds that a launch waits at most for another that is starting, before each further try; then it gives up.
 _WAITS = (0.5, 1.0, 2.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Staying:
+    """The hosts that stay from the attempt before, with the devices that they have had; those are ours still.
+
+    They were looked at then, and are not again, but for `suspects`. `meeting` is the address where all
+    workers meet, where the host of rank 0 is one of them.
+    """
+
+    devices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    suspects: tuple[str, ...] = ()
+    meeting: str | None = None
+
+    @property
+    def trusted(self) -> frozenset[str]:
+        """Those that are not looked at."""
+        return frozenset(self.devices) - frozenset(self.suspects)
+
+
+_NOBODY = Staying()
 
 
 def check_hosts(
@@ -37,6 +60,8 @@ def check_hosts(
     report: Callable[[str], None],
     warn: Callable[[Sequence[str]], None],
     free: Callable[[Sequence[str]], None] = lambda hosts: None,
+    *,
+    staying: Staying = _NOBODY,
 ) -> LaunchPlan:
     """Look at every host of the plan; the plan, on free devices and with what only the hosts could tell.
 
@@ -44,32 +69,67 @@ def check_hosts(
     `free` may end what is over on hosts that have too few free devices.
     Raises what keeps any host from running the job.
     """
-    report("connecting")
-    busy = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]))
-    chosen = on_free_devices(plan, busy.values)
+    new = [host.name for host in plan.hosts if host.name not in staying.trusted]
+    if new or not staying.devices:
+        report("connecting")
+    busy = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host], plan), new)
+    kept = {name: _others(plan, name, devices) for name, devices in staying.devices.items()}
+    chosen = on_free_devices(plan, {**busy.values, **kept})
     taken = [
         name for name, devices in busy.values.items() if set(devices) & set(chosen.manifests[name].devices)
     ]
     if taken:
         free(taken)
-        again = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host]), taken)
-        chosen = on_free_devices(plan, {**busy.values, **again.values})
-    plan = chosen
-    needs = needs_of(plan)
-    # A host that did not answer is not waited for again.
-    with fleet.part(busy.values) as part:
-        facts, errors = gather(needs, part)
-    checked = run_checks(needs, facts, {**busy.errors, **errors})
-    if warnings := [line for line in checked.warnings() if not _is_told(line, plan)]:
-        warn(warnings)
-    checked.raise_on_failure()
-    found = {name: fact.found for name, fact in facts.items() if fact.found}
+        again = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host], plan), taken)
+        chosen = on_free_devices(plan, {**busy.values, **again.values, **kept})
+    plan, needs = chosen, _needs_of(chosen, new)
+    facts: dict[str, HostFacts] = {}
+    if new:
+        # A host that did not answer is not waited for again.
+        with fleet.part(busy.values) as part:
+            facts, errors = gather(needs, part)
+        checked = run_checks(needs, facts, {**busy.errors, **errors})
+        if warnings := [line for line in checked.warnings() if not _is_told(line, plan)]:
+            warn(warnings)
+        checked.raise_on_failure()
+    found = {**plan.found, **{name: fact.found for name, fact in facts.items() if fact.found}}
+    meeting = staying.meeting or scheduler_address(needs, facts)
     return complete_plan(
-        plan,
+        dataclasses.replace(plan, found=found),
         found,
-        port=facts[plan.master.name].probe.port,
-        scheduler_host=scheduler_address(needs, facts),
+        port=_free_port(plan, fleet, facts, meeting),
+        scheduler_host=meeting,
     )
+
+
+def _others(plan: LaunchPlan, name: str, devices: Collection[int]) -> list[int]:
+    """The devices of a host that are not these."""
+    host = next(host for host in plan.hosts if host.name == name)
+    return [device.id for device in host.devices if device.id not in devices]
+
+
+def _needs_of(plan: LaunchPlan, new: Collection[str]) -> Needs:
+    """What is asked of the hosts that are looked at; where all meet only of the host where that is."""
+    needs = needs_of(plan)
+    if len(new) == len(plan.hosts):
+        return needs
+    needs = dataclasses.replace(needs, hosts=tuple(host for host in plan.hosts if host.name in new))
+    if plan.master.name not in new:
+        needs = dataclasses.replace(needs, scheduler=(), chooses_port=False, port=None)
+    return needs
+
+
+def _free_port(
+    plan: LaunchPlan, fleet: Fleet, facts: Mapping[str, HostFacts], meeting: str | None
+) -> int | None:
+    """A port for the scheduler: each attempt has its own."""
+    master = plan.master.name
+    if master in facts:
+        return facts[master].probe.port
+    if not plan.chooses_port:
+        return None
+    answers = fleet.each(lambda agent: agent.probe(port_on=meeting or ""), [master]).raise_on_error()
+    return answers[master].port
 
 
 def _is_told(line: str, plan: LaunchPlan) -> bool:
@@ -134,8 +194,13 @@ def _place_shards(plan: LaunchPlan, fleet: Fleet) -> None:
     fleet.each(place).raise_on_error()
 
 
-def _busy_devices(agent: Agent, host: Host) -> list[int]:
-    return agent.busy_devices([device.id for device in host.devices], host.lock_dir)
+def _busy_devices(agent: Agent, host: Host, plan: LaunchPlan) -> list[int]:
+    return agent.busy_devices([device.id for device in host.devices], host.lock_dir, _kept_for(plan))
+
+
+def _kept_for(plan: LaunchPlan) -> str:
+    """Whose devices are free for this attempt though they are held: kept by the one before."""
+    return plan.run_id if plan.attempt.number > 1 else ""
 
 
 class _Taken(PreflightError):
@@ -171,7 +236,7 @@ def _is_still_busy(plan: LaunchPlan, fleet: Fleet) -> bool:
 
 
 def _held(agent: Agent, manifest: Manifest) -> list[int]:
-    return agent.busy_devices(manifest.devices, manifest.lock_dir)
+    return agent.busy_devices(manifest.devices, manifest.lock_dir, manifest.run_id)
 
 
 def _prepare(plan: LaunchPlan, agent: Agent, more: Mapping[str, str] | None) -> Prepared:

@@ -5,6 +5,7 @@ The run's monitor does it, over the sessions that it has. Only where none lives 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from orchestrator.control.monitor_process import cannot_write, watched_again
 from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import interrupt_launch
+from orchestrator.control.spares import release_spares
 from orchestrator.control.stop_progress import MARGIN, saving_line
 from orchestrator.control.watch import look_once
 from orchestrator.core.ends import StopReason
-from orchestrator.core.errors import AgentError, HostsFailed, OrchestrateError, PreflightError
+from orchestrator.core.errors import AgentError, HostsFailed, Interrupted, OrchestrateError, PreflightError
 from orchestrator.core.host_answers import Told
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
@@ -75,7 +77,9 @@ def stop_run(
     if record.state.is_terminal and not any(view.may_have_workers for view in record.hosts.values()):
         return record
     living = ways.living(control)
-    if living is not None and told is not None and record.state is not RunState.PREPARING:
+    # Between two attempts, and while one is launched, there is nothing that its monitor could stop.
+    is_between = record.state in (RunState.PREPARING, RunState.RESTARTING)
+    if living is not None and told is not None and not is_between:
         found = ways.by_monitor(control, reason)
         if found is not None:
             return _result(*found)
@@ -84,7 +88,7 @@ def stop_run(
         if living.is_sure:
             raise error
         say(f"{error}; the hosts are told from here")
-    elif record.state is RunState.PREPARING:
+    elif is_between:
         interrupt_launch(control)
     elif living is not None and _stays(control, ways):
         say("the run's monitor does not answer; the hosts are told from here")
@@ -115,6 +119,7 @@ def _result(record: RunRecord, errors: dict[str, OrchestrateError]) -> RunRecord
 def _stop_from_here(
     control: ControlDir, reason: StopReason, say: Callable[[str], None], ways: Ways
 ) -> RunRecord:
+    _give_up_restart(control, ways)
     plan, scheduling = read_plan(control.plan), ways.scheduling
     patience = plan.timeouts.grace + MARGIN
     with ways.fleet(plan) as fleet:
@@ -141,6 +146,10 @@ def _stop_from_here(
         except OrchestrateError as error:
             say(str(error))
         raise HostsFailed.of(errors)
+    if plan.spares:
+        with ways.fleet(dataclasses.replace(plan, hosts=plan.spares)) as spares:
+            spares.address(address_of(read_record(control)))
+            release_spares(plan, spares)
     record = _settled(control, scheduling.monotonic() + patience, ways)
     if seen.state.is_terminal and not record.state.is_terminal:
         # What the hosts say counts. The record is the monitor's to write, as long as it lives.
@@ -149,6 +158,22 @@ def _stop_from_here(
             say(f"{who} is busy, or hangs: it has not noted the end of the run")
         return seen
     return ways.watched_again(control, record)
+
+
+def _give_up_restart(control: ControlDir, ways: Ways) -> None:
+    """Between two attempts, have no other one begin. Written first: then no monitor goes on with the run."""
+    record = read_record(control)
+    if record.state is not RunState.RESTARTING or ways.living(control) is not None:
+        return
+    now, state = ways.scheduling.time(), RunState.STOPPED
+    code = Interrupted.exit_code
+    stopped = dataclasses.replace(
+        record, state=state, phase=str(state), updated=now, ended=now, exit_code=code
+    )
+    try:
+        write_record(control, stopped)
+    except OSError as error:
+        raise cannot_write(control, error) from error
 
 
 def stop_everywhere(

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from orchestrator.config.job import Health, Timeouts
 from orchestrator.config.worker_config import TRAINING
-from orchestrator.control.cause import cause_of, first_failure, refined, victims_of
+from orchestrator.control.cause import cause_of, cause_of_hang, first_failure, refined, victims_of
 from orchestrator.control.health_watch import HealthWatch
 from orchestrator.control.host_loss import AwakeClock
 from orchestrator.control.host_views import HostViews
-from orchestrator.control.run_record import Cause, HostView, RunRecord
+from orchestrator.control.run_record import Cause, HostView, RunRecord, with_spent
+from orchestrator.control.step_times import StepTimes
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import OrchestrateError, RunFailed
 from orchestrator.core.states import RankState
@@ -36,6 +37,7 @@ _JUDGED_EVERY = 0.2
 _SILENT_EVERY = 2.0  # while hosts do not answer: whether ranks elsewhere make steps
 _LONGEST_WAIT = 5.0
 _TOLD_AGAIN = 5.0
+_HANDED_BACK_WITHIN = 2.0
 
 
 class Watch:
@@ -44,7 +46,9 @@ class Watch:
     `placed` are the ranks of each host, where that is known: a host that tells of others is not believed.
     `stop`, `wake` and `set_viewers` may be called from any thread, all else from one. `once`: the hosts are
     asked for their status once, and nobody is told to stop. `health` are the rules for what is said of ranks,
-    `stages` their pipeline stages; `stacks_file` keeps the stacks of a hang.
+    `stages` their pipeline stages; `stacks_file` keeps the stacks of a hang. `ends_hangs`: a run that hangs
+    is ended, once that is proven (`hang_proof`). Every `renew_every` seconds the hosts are told that they are
+    watched; None: their supervisors have no lease.
     """
 
     def __init__(
@@ -59,8 +63,12 @@ class Watch:
         health: Health | None = None,
         stages: Mapping[int, int] | None = None,
         stacks_file: Path | None = None,
+        renew_every: float | None = None,
+        ends_hangs: bool = False,
     ) -> None:
         self.record = record
+        self._fleet, self._renew_every = fleet, renew_every
+        self._renewed = -math.inf
         self._timeouts, self._scheduling, self._once = timeouts, scheduling, once
         self._signal = scheduling.signal()
         self._host_count = len(fleet.hosts)
@@ -83,8 +91,10 @@ class Watch:
             task=record.task,
             stages=stages,
             stacks_file=stacks_file,
+            ends_hangs=ends_hangs,
         )
-        self._views = HostViews(views, fleet.hosts, self._feed, scheduling, self._health)
+        times = StepTimes(record.world_size, record.attempts[-1].spent)
+        self._views = HostViews(views, fleet.hosts, self._feed, scheduling, self._health, times)
         self._hosts, self._tally = self._views.views, self._views.tally
         self._awake = AwakeClock(scheduling.monotonic, scheduling.time)
         self._stop_reason: StopReason | None = None
@@ -137,6 +147,7 @@ class Watch:
                 self.record = self._judge()
         finally:
             self._tell_complete_step()
+            self._renew()
             self._tell_hosts()  # a stop that was asked for reaches the hosts whatever judging has come to
         self._views.measure_failed()  # only now: an order goes before a question
         return self.record
@@ -155,6 +166,13 @@ class Watch:
 
     def close(self) -> None:
         self._feed.close()
+
+    def hand_back(self) -> None:
+        """Close, and leave the sessions to who goes on with the hosts."""
+        late = self._feed.hand_back(_HANDED_BACK_WITHIN)
+        self.close()
+        for name in late:
+            self._fleet.end_session(name)
 
     # Waiting and taking.
 
@@ -214,6 +232,8 @@ class Watch:
             times.append(self._judged + _SILENT_EVERY)
         if self._goes_on:
             times.append(self._health.due())
+        if self._renew_every is not None and self._tally.running:
+            times.append(self._renewed + self._renew_every)
         return min(times, default=math.inf)
 
     @property
@@ -239,10 +259,11 @@ class Watch:
             state = tally.state(self._host_count, failed=cause is not None)
             record = dataclasses.replace(record, cause=cause, state=state, phase=str(state))
             if self._goes_on and not state.is_terminal:
-                record = self._health.judged(record)
+                record = self._ended_hang(self._health.judged(record))
         now = self._scheduling.time()
         hosts = dict(self._hosts) if self._views.is_changed else hosts
         record = dataclasses.replace(record, hosts=hosts, updated=now)
+        record = with_spent(record, self._views.times.spent)
         if not record.state.is_terminal or self.record.state.is_terminal:
             return record
         victims = victims_of(record.hosts, record.cause)
@@ -259,6 +280,16 @@ class Watch:
             self.stop(StopReason(StopKind.WORKER_FAILED, trigger.host, trigger.rank, end))
             self._note_losses()  # whose loss ends nobody's run any more
         return cause
+
+    def _ended_hang(self, record: RunRecord) -> RunRecord:
+        """The record; where a hang is proven it is the cause, and all are stopped for it."""
+        hang = self._health.proven_hang
+        if hang is None:
+            return record
+        log.info("the run is ended for it hangs: %s", hang)
+        cause = cause_of_hang(hang, self._scheduling.time())
+        self.stop(StopReason(StopKind.WORKER_FAILED, cause.host, cause.rank, cause.end))
+        return dataclasses.replace(record, cause=cause)
 
     def _note_losses(self) -> None:
         ending = self._stop_reason is not None or self.record.cause is not None
@@ -322,6 +353,14 @@ class Watch:
         self._kept = (number, step)
         for name in self._tally.running:
             self._feed.keep(name, number, step)
+
+    def _renew(self) -> None:
+        """Let the hosts know that the run is watched: their supervisors' leases begin anew."""
+        now = self._scheduling.monotonic()
+        if self._renew_every is not None and now >= self._renewed + self._renew_every and not self._once:
+            self._renewed = now
+            for name in self._tally.running:
+                self._feed.renew(name)
 
     def _tell_hosts(self) -> None:
         """Have the hosts whose workers run stop them; again those that still do after a while."""

@@ -59,6 +59,8 @@ class EndKind(str, enum.Enum):
     LOST = "lost"
     # It did not end: it made no first step in time, and is made to end for that.
     NO_FIRST_STEP = "no_first_step"
+    # It did not end: no rank made steps any more, and the policy of its run says that it ends then.
+    HANG = "hang"
     DESCRIBED = "described"
 
 
@@ -75,6 +77,7 @@ class StopKind(str, enum.Enum):
     SUPERVISOR_ENDED = "supervisor_ended"
     SUPERVISOR_GONE = "supervisor_gone"
     GUARDIAN_ENDED = "guardian_ended"
+    LEASE_ENDED = "lease_ended"  # no monitor was heard, and no step made, for as long as the job allows
 
 
 # What nobody has asked for: a run that ends by one of these was not stopped, it has failed.
@@ -86,6 +89,7 @@ UNASKED = frozenset(
         StopKind.SUPERVISOR_ENDED,
         StopKind.SUPERVISOR_GONE,
         StopKind.GUARDIAN_ENDED,
+        StopKind.LEASE_ENDED,
     }
 )
 

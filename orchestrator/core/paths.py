@@ -74,6 +74,8 @@ class Workdir:
         self.locks = self.root / "locks"
         # Code and input files, each under the SHA-256 of its content.
         self.store = self.root / "store"
+        # A folder for each run whose spare this host is, of its holder.
+        self.spares = self.root / "spares"
 
     def run(self, run_id: str) -> RunDir:
         return RunDir(self.runs / run_id)

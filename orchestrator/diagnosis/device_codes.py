@@ -1,79 +1,81 @@
 """The fault codes of devices, as `npu-smi info -t health` prints them: how grave each is, and its kind.
 
-Levels are those of MindCluster's device plugin (Ascend/mind-cluster,
-component/ascend-device-plugin/build/faultCode.json, Apache-2.0).
+Levels and repeats are MindCluster's; `device_codes.txt` beside this file has them, and their source.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from importlib import resources
 
 from orchestrator.diagnosis.evidence import DeviceHealth
 
-__all__ = ["Level", "fault_of", "level_of"]
+__all__ = [
+    "PORT_DOWN",
+    "Level",
+    "Repeats",
+    "fault_of",
+    "is_bad",
+    "level_of",
+    "level_together",
+    "plain",
+    "repeats_of",
+]
+
+PORT_DOWN = "81078603"
+"""A network port of the device has gone down: it is only noted, for it may come up again."""
 
 
 class Level(enum.IntEnum):
-    """How grave a code is, and what is to be done; those from REQUEST on end what runs on the device."""
+    """How grave a code is, and what is to be done, by MindCluster's names."""
 
     NOTED = 0  # NotHandle
-    SUB_HEALTHY = 1  # it goes on, perhaps slowly
+    SUB_HEALTHY = 1  # SubHealth: it goes on, perhaps slowly
     REQUEST = 2  # RestartRequest
     RUN = 3  # RestartBusiness: the run is to be started again
     FREE_RESET = 4  # FreeRestartNPU: the device is to be reset when it is free
     RESET = 5  # RestartNPU
-    REPLACE = 6  # SeparateNPU
+    AVOID = 6  # PreSeparateNPU: what runs goes on, nothing new is started on it
+    REPLACE = 7  # SeparateNPU
+
+    @property
+    def ends_what_runs(self) -> bool:
+        return self >= Level.REQUEST and self is not Level.AVOID
 
 
-_CODES = {
-    Level.SUB_HEALTHY: """
-        81A3880C 81AD8605 80E20207 81078605 80DE0207 8C2FA001 819B8605 80818C06 8C1F860A 80E18405""",
-    Level.REQUEST: """
-        80C98008 80C98002 80C98003 80C98009 80CB8002 80CB8008 80CB8009 80CF8003 81318008 80D58000 80D58009
-        80D98008 80DB800A 80DB8000 80DD8000 80DD8003 80C98000 81AB800D 81AB8003 80BD8000 80BB8009 80BD8003
-        80BD8009 80BB8000 80BB8003 80BB8008 80BB800A 81AB8008 80C9800A 80CB800A""",
-    Level.RUN: """
-        8C204E00 A8028802 A4302003 A4302004 A4302005 A4302006 A4302009 A430200A A6301002 B4060011 B406009C
-        B4060008 B4060009 B406000E A60250A1 A2301001 A2301002 A2303001 B4060006 B4060007 B406000D B4060014
-        B4060010 80E01801 81B38009 81B38004""",
-    Level.FREE_RESET: """
-        8C0E4E00 8C104E00 8C0C4E00 8C044E00 8C064E00 8C17A005 8C1DA005 8C19A005 8C0A4E00 8C084E00 A4193217
-        A4193218 A42A0000 A42F3917 A42F3918 8C464E00 8C124E00""",
-    Level.RESET: """
-        8C03A000 8C1FA006 40F84E00 80E24E00 80E21E01 80E38008 80E3A202 80E3A203 80E39200 819B800A 80E2120D
-        80E78000 80E78008 80FA4E00 812E4E00 80C78008 80F78009 80F78008 80F78003 80E18404 80FB8005 80A18008
-        80CD8008 80A38008 80A58008 80DE1801 80F18008 80F18000 80F1800A 80CF8000 80DF8000 80DF8009 80DF8008
-        80DF800A 80F38008 80F2180D 80E18005 80E18008 80E1800A 812F8000 80B98000 80B98008 80BD8008 80CB8001
-        81998009 81998008 81978008 815F8008 81338008 817F8008 81478008 813B8008 81578008 81958008 A2141004
-        A2141006 A2142004 A2142006 A2145004 A4183200 A6023001 A6023002 A6023003 A6023004 A6060000 A6060001
-        A6060002 A6060003 A6060004 A6060005 A606000A A606000B A606000C A606000F A606009D A6060FFF A607FFFF
-        A6140001 A6140002 A6140003 A6140004 A6140005 A6140006 A6141003 A6142003 A6143003 A6144003 A6145003
-        A6192D15 A6193206 A6193215 A6193248 A62F3905 A62FFFFF A6303003 A6303004 A6360000 A6361000 A6362000
-        A8021004 A8060FFF A807FFFF A82A0000 80B78000 80B58000 81498004 80F78C02 80F78C03 80F78C04 81B38008
-        80E18000 80E21008 80C98001 80E58005 80E58009 80E58E02 80E58E03 816F8008 814F8008 81938008 80E44E00
-        80CF8009 80CF8008 813B8002 81338002 81578002 81958002 81938002 81478002 81978002 815F8002 81C9800A
-        81C7800A 81C5800A 813F800A 8139800A 8145800A 8C4BA00C 80E3A207""",
-    Level.REPLACE: """
-        80E3A201 80E18402 80E0020B 817F8002 816F8002 814F8002 9419321B A2301000 A2302001 A4192C1A A4193216
-        A419321B A419321C A42F390F A42F3916 A42F391A A6183207 A62F3934 A8028801 A819320F A8193234 A8193235
-        80818C00 80818C05 80DF8402 4C4BA00C""",
+_NAMES = {
+    "NotHandle": Level.NOTED,
+    "SubHealth": Level.SUB_HEALTHY,
+    "RestartRequest": Level.REQUEST,
+    "RestartBusiness": Level.RUN,
+    "FreeRestartNPU": Level.FREE_RESET,
+    "RestartNPU": Level.RESET,
+    "PreSeparateNPU": Level.AVOID,
+    "SeparateNPU": Level.REPLACE,
 }
-_LEVELS = {code: level for level, codes in _CODES.items() for code in codes.split()}
-# NotHandle by that table: they mend themselves.
-_NOTED_CODES = """
-    80E21007 80E38003 80F78006 80C98006 80CB8006 81318006 80A18006 80A18005 80FB8000 8C1F8609 80CD8006
-    80CD8003 80A38006 80A38003 80A58006 80A58003 80DE1805 80F18006 80F18003 80DF8006 80E01805 80E18400
-    80E01809 80E18401 80E00209 80F38006 80F38003 80E18006 80D38009 819B800D 80DD8008 80DD8007 80B98006
-    80BD8006 819B8006 80DE1803 819D8000 81998006 81978006 81978004 815F8006 815F8004 81338006 81338004
-    817F8006 817F8004 816F8006 816F8004 814F8006 814F8004 81938006 81938004 81478006 81478004 813B8006
-    813B8004 81578006 81578004 81958006 81958004 8C2FA009 A4025021 A60250C1 A4025081 A214000D A414000D
-    A4028801 A4025101 A2140007 A4140007 A2140008 A4140008 A40250E1 A214000A A414000A A4025061 A4025041
-    A214000B A414000B A414000C A2140009 A4140009 A4303002 80B78006 80B78005 80E1800F 80DE0200 814D8006
-    8C1F860B 8C1F8608 4C1F8608 819B8003 80DF8401 80DF8400 80818200 80818201 80818202 80818203 80818204
-    80818205 80F38009"""
-_NOTED = frozenset(_NOTED_CODES.split())
-_PORT_DOWN = "81078603"
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """How often a code may come: `times` within `window` seconds and its device is taken out, for `released`
+    seconds, None: for good."""
+
+    times: int
+    window: float
+    released: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    levels: dict[str, Level] = field(default_factory=dict)
+    repeats: dict[str, Repeats] = field(default_factory=dict)
+    together: dict[str, dict[str, Level]] = field(default_factory=dict)  # by the other code
+
+
 _MEMORY = re.compile(r"80E[01]|80F2180D")
 _TS_HEARTBEAT = "8C204E00"
 _BAD = frozenset({"alarm", "critical", "fault"})
@@ -81,8 +83,20 @@ _BAD = frozenset({"alarm", "critical", "fault"})
 
 def level_of(code: str) -> Level | None:
     """How grave a code is; None where the table lacks it. `0x80e01801` and `80E01801` are the same."""
-    code = _plain(code)
-    return Level.NOTED if code in _NOTED or code == _PORT_DOWN else _LEVELS.get(code)
+    return _table().levels.get(plain(code))
+
+
+def level_together(code: str, others: Collection[str]) -> Level | None:
+    """How grave a code is that a device tells together with `others`: some are so only with another one."""
+    table, code = _table(), plain(code)
+    found = [table.levels.get(code)]
+    found += [table.together[other].get(code) for other in map(plain, others) if other in table.together]
+    return max((level for level in found if level is not None), default=None)
+
+
+def repeats_of(code: str) -> Repeats | None:
+    """How often a code may come; None: as often as it does."""
+    return _table().repeats.get(plain(code))
 
 
 def fault_of(device: DeviceHealth) -> tuple[str, str] | None:
@@ -91,18 +105,22 @@ def fault_of(device: DeviceHealth) -> tuple[str, str] | None:
     A device that is in alarm for codes that are only noted has none. One in alarm without a code, or with one
     that the table lacks, has.
     """
-    codes = [_plain(code) for code in device.codes]
+    codes = [plain(code) for code in device.codes]
     levels = {code: level_of(code) for code in codes}
-    is_bad = device.status.strip().lower() in _BAD
-    grave = [code for code in codes if (levels[code] or 0) >= Level.REQUEST]
-    if not grave and is_bad:
+    grave = [code for code in codes if (levels[code] or Level.NOTED).ends_what_runs]
+    if not grave and is_bad(device):
         grave = [code for code in codes if levels[code] is None]
     if grave:
         code = max(grave, key=lambda each: levels[each] or Level.NOTED)
         return _kind(code), code
-    if _PORT_DOWN in codes:
-        return "network_port_down", _PORT_DOWN
-    return ("device_fault", "") if is_bad and not codes else None
+    if PORT_DOWN in codes:
+        return "network_port_down", PORT_DOWN
+    return ("device_fault", "") if is_bad(device) and not codes else None
+
+
+def is_bad(device: DeviceHealth) -> bool:
+    """Whether its health is an alarm."""
+    return device.status.strip().lower() in _BAD
 
 
 def _kind(code: str) -> str:
@@ -111,5 +129,34 @@ def _kind(code: str) -> str:
     return "device_memory_fault" if _MEMORY.match(code) else "device_fault"
 
 
-def _plain(code: str) -> str:
+def plain(code: str) -> str:
+    """A code as the table writes it."""
     return code.strip().upper().removeprefix("0X")
+
+
+@functools.cache
+def _table() -> _Table:
+    text = resources.files("orchestrator.diagnosis").joinpath("device_codes.txt").read_text("ascii")
+    table = _Table()
+    for (what, *words), codes in _sections(text):
+        if what == "level":
+            table.levels.update(dict.fromkeys(codes, _NAMES[words[0]]))  # the graver ones come last
+        elif what == "repeats":
+            times, window, released = map(int, words)
+            table.repeats.update(dict.fromkeys(codes, Repeats(times, window, released or None)))
+        else:
+            table.together.setdefault(words[0], {}).update(dict.fromkeys(codes, _NAMES[words[1]]))
+    return table
+
+
+def _sections(text: str) -> Iterator[tuple[list[str], list[str]]]:
+    """The words of each head, and what stands below it."""
+    found: dict[str, list[str]] = {}
+    head = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            head = line.strip("[]")
+        elif line and not line.startswith("#"):
+            found.setdefault(head, []).extend(line.split())
+    for head, codes in found.items():
+        yield head.split(), codes

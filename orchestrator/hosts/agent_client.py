@@ -54,6 +54,7 @@ from orchestrator.hosts.launch_bundle import launch_bundle
 from orchestrator.hosts.push_client import PushClient, Reply, stop_args
 from orchestrator.hosts.session import Payload, Session
 from orchestrator.hosts.shard_questions import ShardQuestions
+from orchestrator.hosts.spare_questions import SpareQuestions
 
 __all__ = ["Agent", "Ranges"]
 
@@ -73,7 +74,7 @@ _STACKS_TEXT = 1 << 24
 _PIECE = 1 << 20
 
 
-class Agent(EvidenceClient, ShardQuestions, CopyQuestions):
+class Agent(EvidenceClient, ShardQuestions, CopyQuestions, SpareQuestions):
     """The agent of one host, asked from any number of threads, one question at a time.
 
     Every method raises TransportError where the host cannot be reached (AnswerError where its answer is none,
@@ -114,9 +115,11 @@ class Agent(EvidenceClient, ShardQuestions, CopyQuestions):
         self._expect(found.port is None or 0 < found.port < 1 << 16, "a port")
         return found
 
-    def busy_devices(self, devices: Sequence[int], lock_dir: str | None) -> list[int]:
-        """Which of these devices another run holds."""
-        busy = self._ask(tuple[int, ...], "busy_devices", devices=devices, lock_dir=lock_dir)
+    def busy_devices(self, devices: Sequence[int], lock_dir: str | None, run_id: str = "") -> list[int]:
+        """Which of these devices another run holds; those that are kept for the next attempt of `run_id` are
+        free for it."""
+        args: dict[str, Any] = {"run_id": run_id} if run_id else {}
+        busy = self._ask(tuple[int, ...], "busy_devices", devices=devices, lock_dir=lock_dir, **args)
         self._expect(set(busy) <= set(devices), "devices that were asked for")
         return list(busy)
 
@@ -182,6 +185,14 @@ class Agent(EvidenceClient, ShardQuestions, CopyQuestions):
     def stop(self, run_id: str, reason: StopReason, *, timeout: float | None = None) -> Told:
         """End the workers."""
         return self._ask(Told, "stop", timeout=timeout, **stop_args(run_id, reason))
+
+    def renew(self, run_id: str, *, timeout: float | None = None) -> Told:
+        """Renew the lease of the run's workers on the host, which end without a monitor and steps."""
+        return self._ask(Told, "renew", timeout=timeout, run_id=run_id)
+
+    def release(self, run_id: str, *, timeout: float | None = None) -> None:
+        """Let go of the devices that are kept there for the run's next attempt."""
+        self._do("release", timeout=timeout, run_id=run_id)
 
     def undo(self, run_id: str) -> None:
         """Take a launch back."""

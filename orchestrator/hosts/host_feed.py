@@ -31,11 +31,10 @@ from orchestrator.hosts.host_link import (
     Opened,
     Present,
     Said,
-    Stacks,
     beat_seconds,
     digest_seconds,
 )
-from orchestrator.hosts.link_jobs import PATIENCE, Agents, LinkJobs
+from orchestrator.hosts.link_jobs import PATIENCE, Agents, LinkJobs, StacksAsker
 from orchestrator.hosts.push_client import Reply
 from orchestrator.hosts.scheduling import SYSTEM, Scheduling, Signal
 
@@ -49,7 +48,8 @@ _SETTLED = 10.0
 _MARGIN = 5.0
 _AGAIN = 0.5  # between two requests of the same kind to one host
 _CLOCK_AGE = 1800.0  # what matters is measured when it does: where ranks fail, or a clock jumps
-_OPENERS, _DOUBTFUL, _WRITERS, _STACKERS = 64, 32, 8, 64
+_OPENERS, _DOUBTFUL, _WRITERS = 64, 32, 8
+_HANDED_BACK = 0.2  # so often it is looked whether all answers have come
 
 
 class HostFeed:
@@ -90,12 +90,9 @@ class HostFeed:
         self._openers = scheduling.pool(min(_OPENERS, count))
         self._doubtful = scheduling.pool(min(_DOUBTFUL, count))
         self._writers = scheduling.pool(min(_WRITERS, count))
-        self._stackers = scheduling.pool(min(_STACKERS, count))
-        self._stacks: deque[tuple[str, Stacks]] = deque()
+        self._stacks = StacksAsker(self._jobs, signal, scheduling, count)
         for link in self._links.values():
             self._set_timer(link)
-
-    # What is asked of it. All of this returns at once.
 
     def stop(self, name: str, reason: StopReason) -> None:
         """Have this host end its workers, if it can be asked."""
@@ -105,6 +102,10 @@ class HostFeed:
         """Have this host keep the newest step that is complete over all hosts, and what is newer."""
         self._links[name].wants.pop(Ask.KEEP, None)  # an older one
         self._want(name, Ask.KEEP, (attempt, step))
+
+    def renew(self, name: str) -> None:
+        """Let this host know that the run is watched."""
+        self._want(name, Ask.RENEW)
 
     def again(self, name: str) -> None:
         """Something of what this host has said was missed: ask for what it has."""
@@ -120,11 +121,10 @@ class HostFeed:
 
     def ask_stacks(self, names: Iterable[str]) -> None:
         """Ask these hosts where their ranks are; each answers once with `Stacks`, whenever it can."""
-        for name in names:
-            self._stackers.submit(self._stacks_job, name)
+        self._stacks.ask(names)
 
     def has(self, name: str, mark: Mark | None) -> None:
-        """The last that is known of this host: what its next subscription goes on from."""
+        """What the next subscription goes on from."""
         self._links[name].mark = mark
 
     def done(self, name: str) -> None:
@@ -160,15 +160,30 @@ class HostFeed:
         """When `take` is to be called though nobody has said anything (monotonic)."""
         return self._timers[0][0] if self._timers else math.inf
 
+    def hand_back(self, patience: float) -> list[str]:
+        """Ask nothing more and take the answers that are still to come, so that others can use the sessions.
+
+        Returns the hosts whose answers have not come by then: their sessions are of no use to anybody.
+        """
+        for link in self._links.values():
+            link.wants.clear()
+            link.is_done, link.due = True, math.inf
+        deadline = self._scheduling.monotonic() + patience
+        while (late := [link.name for link in self._links.values() if link.is_busy]) and (
+            left := deadline - self._scheduling.monotonic()
+        ) > 0:
+            self._signal.wait(min(left, _HANDED_BACK))
+            self._signal.clear()
+            self.take()
+        return late
+
     def close(self) -> None:
-        for pool in (self._openers, self._doubtful, self._writers, self._stackers):
+        for pool in (self._openers, self._doubtful, self._writers, self._stacks):
             pool.close()
 
     def take(self) -> list[Said]:
         """What hosts have said by now, and the beginning of what is due. Never waits for a host."""
-        said: list[Said] = []
-        while self._stacks:
-            said.append(Said(*self._stacks.popleft()))
+        said = [Said(name, found) for name, found in self._stacks.take()]
         while self._done:
             self._take_result(*self._done.popleft(), said)
         for _ in range(len(self._told)):
@@ -212,7 +227,7 @@ class HostFeed:
             link.is_done = True
         elif opened.every != self.every:
             link.wants[Ask.WATCH] = None
-        link.due = self._next_question(link)
+        link.due = link.next_question(self._quiet, self._hosts)
         self._tell(link)  # it may have spoken before anybody listened
 
     def _hear(self, link: Link, said: list[Said]) -> None:
@@ -236,7 +251,7 @@ class HostFeed:
             else:
                 said.append(Said(link.name, each, self._measured_by(link, each)))
         if link.asked is None:
-            link.due = self._next_question(link)
+            link.due = link.next_question(self._quiet, self._hosts)
         self._pump(link)
 
     def _take_reply(self, link: Link, reply: Reply, said: list[Said]) -> None:
@@ -249,7 +264,7 @@ class HostFeed:
             elif asked is Ask.STOP and reply.error.kind == "claim":
                 self.refusals[link.name] = reply.error  # it is there, and another control node acts
                 said.append(Said(link.name, Present()))
-            elif asked not in (Ask.CLOCK, Ask.KEEP):
+            elif asked not in (Ask.CLOCK, Ask.KEEP, Ask.RENEW):
                 said.append(Said(link.name, Failed(reply.error, link.asked_at)))
         elif isinstance(reply.value, HostStatus):
             said.append(self._polled(link, reply.value))
@@ -270,8 +285,6 @@ class HostFeed:
 
     def _offset(self, link: Link, there: float) -> ClockOffset:
         return ClockOffset.of(link.before, there, self._scheduling.time())
-
-    # What fails.
 
     def _lose(self, link: Link, failed: Failed, said: list[Said]) -> None:
         """A session that was open has broken. That is nothing to tell of before another one cannot be had.
@@ -326,13 +339,6 @@ class HostFeed:
             link.due = now + _AGAIN
             self._pump(link)
 
-    def _next_question(self, link: Link) -> float:
-        if link.is_done:
-            return math.inf
-        if link.polls:
-            return link.heard + max(0.5, self._hosts / 50)
-        return min(link.heard + self._quiet, link.measure_at)
-
     def _set_timer(self, link: Link) -> None:
         """Each link has an entry no later than it is due; one too many does no harm."""
         if link.due < link.entry:
@@ -385,10 +391,6 @@ class HostFeed:
     def _open_job(self, link: Link, is_broken: bool, mark: Mark | None, every: float) -> None:
         result = self._jobs.open(link.name, is_broken, mark, every, lambda: self._tell(link))
         self._done.append((link, result))
-        self._signal.set()
-
-    def _stacks_job(self, name: str) -> None:
-        self._stacks.append((name, self._jobs.stacks(name)))
         self._signal.set()
 
     def _ask_job(self, link: Link, ask: Callable[[], None], begun: float) -> None:

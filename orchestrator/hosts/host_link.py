@@ -80,6 +80,7 @@ class Ask(enum.StrEnum):
     STATUS = "status"
     KEEP = "keep"
     CLOCK = "clock"
+    RENEW = "renew"
 
 
 @dataclass(eq=False, slots=True)
@@ -107,6 +108,19 @@ class Link:
     backoff: float = 0.0
     due: float = 0.0
     entry: float = math.inf
+
+    def next_question(self, quiet: float, hosts: int) -> float:
+        """When it is asked something if it has said nothing by then (monotonic)."""
+        if self.is_done:
+            return math.inf
+        if self.polls:
+            return self.heard + max(0.5, hosts / 50)
+        return min(self.heard + quiet, self.measure_at)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a question is under way, or the session is being opened."""
+        return self.asked is not None or self.is_writing or self.is_opening
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from orchestrator.core.ends import StopReason
@@ -13,12 +14,13 @@ from orchestrator.core.push import Mark
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.host_link import Ask, Failed, Opened, Stacks
 from orchestrator.hosts.push_client import PushClient
-from orchestrator.hosts.scheduling import Scheduling
+from orchestrator.hosts.scheduling import Scheduling, Signal
 
-__all__ = ["PATIENCE", "Agents", "LinkJobs"]
+__all__ = ["PATIENCE", "Agents", "LinkJobs", "StacksAsker"]
 
 log = logging.getLogger(__name__)
 PATIENCE = 10.0
+_STACKERS = 64
 _STACKS_PATIENCE = 30.0  # they are asked of each rank, and some say nothing
 
 
@@ -84,6 +86,7 @@ class LinkJobs:
             Ask.STATUS: client.begin_status,
             Ask.KEEP: functools.partial(client.begin_tell_step, number, step),
             Ask.CLOCK: client.begin_clock,
+            Ask.RENEW: client.begin_renew,
         }
         return functools.partial(asks[ask], timeout=PATIENCE)
 
@@ -130,3 +133,28 @@ class LinkJobs:
             self._fleet.drop(name)
         except Exception:
             log.exception("%s cannot be hung up", name)
+
+
+class StacksAsker:
+    """Asks hosts where their ranks are, in a pool of its own, and keeps what they say until it is taken."""
+
+    def __init__(self, jobs: LinkJobs, signal: Signal, scheduling: Scheduling, hosts: int) -> None:
+        self._jobs, self._signal = jobs, signal
+        self._pool = scheduling.pool(min(_STACKERS, hosts))
+        self._found: deque[tuple[str, Stacks]] = deque()
+
+    def ask(self, names: Iterable[str]) -> None:
+        """Each of these hosts answers once, whenever it can."""
+        for name in names:
+            self._pool.submit(self._job, name)
+
+    def take(self) -> list[tuple[str, Stacks]]:
+        """What has come since the last call."""
+        return [self._found.popleft() for _ in range(len(self._found))]
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _job(self, name: str) -> None:
+        self._found.append((name, self._jobs.stacks(name)))
+        self._signal.set()

@@ -84,6 +84,8 @@ class PushClient:
         """Ask to be told of the run; the sequence that the host has."""
         args = _watch_args(self._run_id, since, every, beat)
         ((result, _),) = self._session.stream("watch", args, Limits(), timeout=timeout)
+        # A session that is kept from one attempt to the next may have told of the one before.
+        self._session.forget_events()
         try:
             return from_json(Watched, result).sequence
         except ValueError as error:
@@ -111,6 +113,10 @@ class PushClient:
         """Tell the newest step, of attempt `number`, that is complete over all hosts."""
         args = {"run_id": self._run_id, "number": number, "step": step}
         self._begin("tell_step", lambda data: None, args, timeout)
+
+    def begin_renew(self, *, timeout: float) -> None:
+        """Let the supervisor know that its run is watched: its lease begins anew."""
+        self._begin("renew", lambda data: None, {"run_id": self._run_id}, timeout)
 
     def begin_clock(self, *, timeout: float) -> None:
         """Ask for the host's time."""

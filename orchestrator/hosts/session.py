@@ -192,6 +192,10 @@ class Session:
                 self._asking.release()
         return found
 
+    def forget_events(self) -> None:
+        """What was said before the last answer is of no use to who listens from now on."""
+        self._events.clear()
+
     def close(self) -> None:
         _BEATS.discard(self)
         self._channel.close()

@@ -116,6 +116,7 @@ def ship(job: Job, *, hosts_are_here: bool = False) -> tuple[Shipment, dict[str,
     for source, name in _code_files():
         shipment.add(source, f"code/{name}", name)
     told = job.model_dump(mode="json")
+    told["parallel"].pop("replicas")  # where a rank is does not matter to it
     config = {item.name: told[item.name] for item in fields(WorkerConfig) if item.name in told}
     _ship_files(job, shipment, config)
     beside = FilesBeside(job, hosts_are_here)

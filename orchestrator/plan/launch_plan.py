@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.worker_environment import starts_by_table_alone
+from orchestrator.ascend.discovery import FoundHost
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.config.job import Health, JobSource, Restart, Timeouts
 from orchestrator.config.yaml_reader import parse_yaml
@@ -38,7 +39,9 @@ class LaunchPlan(Stored):
     It is the plan of one attempt; `notes` are what of the job has no effect here. `job` is what it was made
     of, None in a plan of an earlier version. `origin` is the (attempt, step) that the attempt goes on from,
     (0, 0) where it begins anew; `loads` are, by host, the shards that are there already. `spares` are the
-    hosts that stand ready, in the order in which they are taken. `copies` is where shards are copied to.
+    hosts that stand ready, in the order in which they are taken. `found` is what the tools of the hosts have
+    told of their devices: a later attempt need not ask hosts that stay. `copies`: where shards are copied to.
+    `snapshot_bytes` is what copies of the shards take of a host's memory at most, see `checkpoint.async`.
     """
 
     # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.
@@ -70,7 +73,9 @@ class LaunchPlan(Stored):
     loads: dict[str, tuple[Load, ...]] = field(default_factory=dict)
     restart: Restart = field(default_factory=Restart)
     spares: tuple[Host, ...] = ()
+    found: dict[str, FoundHost] = field(default_factory=dict)
     copies: CopyRing | None = None
+    snapshot_bytes: int = 0
 
     @cached_property
     def worker_settings(self) -> Mapping[str, Any]:

@@ -109,6 +109,7 @@ def _look(needs: Needs, agent: Agent, ahead: float, timeout: float, patience: fl
         address=host.address,
         ports=wanted_ports(needs, host.name, bool(is_ascend)),
         env=dict(needs.env),
+        **({"kept_for": needs.kept_for} if needs.kept_for else {}),
     )
     ids = needs.devices.get(host.name, ())
     found = find_devices(host, ids, tools) if tools is not None else None

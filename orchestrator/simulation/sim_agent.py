@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.request_loop import Answer
-from orchestrator.core.errors import AgentError
+from orchestrator.core.errors import AgentError, CheckpointError
 from orchestrator.core.protocol import Receiver, frame
 from orchestrator.core.push import Mark
+from orchestrator.simulation.sim_shards import reading_seconds
+from orchestrator.simulation.sim_values import Packet, Value, answer_packet, event_packet
 from orchestrator.simulation.sim_verbs import THINKING, answers_to
 from orchestrator.simulation.sim_watch import SimWatch
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.simulation.sim_process import SimRun
     from orchestrator.simulation.sim_transport import SimChannel
 
-__all__ = ["SimAgent", "SimProgram"]
+__all__ = ["DirectSimAgent", "SimAgent", "SimProgram"]
 
 # The version of the simulated Python: not that of this process, so that nothing compiled is sent.
 _PYTHON = "00000000"
@@ -90,7 +92,7 @@ class SimAgent(SimProgram):
         return self._watch.open(since)
 
     def _tell(self, event: str, data: Any) -> None:
-        self._say(self.host.lied({"event": event, "data": data}, "watch"))
+        self._say(self.host.lied({"event": event, "data": Value.plain(data)}, "watch"))
 
     # The start, as the program of hosts/boot.py goes about it.
 
@@ -162,8 +164,9 @@ class SimAgent(SimProgram):
     def _begin(self) -> None:
         if self._waiting and not self._is_busy:
             self._is_busy = True
-            verb = str(self._waiting[0][0].get("verb"))
-            seconds = THINKING.get(verb, THINKING[""]) + self.host.answers_late
+            verb, args = str(self._waiting[0][0].get("verb")), self._waiting[0][0].get("args", {})
+            seconds = THINKING.get(verb, THINKING[""]) + reading_seconds(self.host, verb, args)
+            seconds += self.host.answers_late
             self.host.world.after(seconds, self._answer)
 
     def _answer(self) -> None:
@@ -171,20 +174,55 @@ class SimAgent(SimProgram):
         if not self.is_alive:
             return
         request, body = self._waiting.popleft()
-        name = {"id": request["id"]} if "id" in request else {}
         for answer in self._answers(request, body):
-            header = self.host.lied({**name, **answer.header()}, str(request.get("verb")))
-            self._say(header, bytes(answer.data))
+            self._reply(request, answer)
         self._begin()
+
+    def _reply(self, request: Mapping[str, Any], answer: Answer) -> None:
+        name = {"id": request["id"]} if "id" in request else {}
+        answer.result = Value.plain(answer.result)
+        header = self.host.lied({**name, **answer.header()}, str(request.get("verb")))
+        self._say(header, bytes(answer.data))
 
     def _answers(self, request: Mapping[str, Any], body: bytes) -> list[Answer]:
         try:
             return list(answers_to(self, str(request.get("verb")), request.get("args", {}), body))
         except AgentError as error:
             return [Answer.refusal(error.what, error.remedy, error.kind)]
+        except CheckpointError as error:
+            return [Answer.refusal(str(error), "", "checkpoint")]
         except OSError as error:
             return [Answer.refusal(f"{error.filename}: {error.strerror}", "free space there", "os_error")]
 
     def _say(self, header: Mapping[str, Any] | bytes, data: bytes = b"") -> None:
         if self.is_alive:
             self._channel.say((header if isinstance(header, bytes) else frame(dict(header))) + data)
+
+
+class DirectSimAgent(SimAgent):
+    """The agent of a session without bytes; it needs no boot, but its interpreter has to start."""
+
+    def __init__(self, host: SimHost, channel: SimChannel) -> None:
+        super().__init__(host, channel)
+        self._boot = None
+        self._is_busy = True
+        host.world.after(_START, self._started)
+
+    def feed(self, data: Any) -> None:
+        if self.is_alive:
+            self._waiting.append(data.content)
+            self._begin()
+
+    def _started(self) -> None:
+        self._is_busy = False
+        self._begin()
+
+    def _tell(self, event: str, data: Any) -> None:
+        self._send(event_packet(event, data))
+
+    def _reply(self, request: Mapping[str, Any], answer: Answer) -> None:
+        self._send(answer_packet(request["id"], answer))
+
+    def _send(self, packet: Packet) -> None:
+        if self.is_alive:
+            self._channel.say(packet)  # type: ignore[arg-type]

@@ -31,16 +31,21 @@ _KILLED = 0.01
 class SimRun:
     """A run's folder on a simulated host: what was sent, what the supervisor wrote, and the logs."""
 
-    def __init__(self, manifest: Manifest, hashes: Mapping[str, str], gang: Gang) -> None:
+    def __init__(
+        self, manifest: Manifest, hashes: Mapping[str, str], gang: Gang, worker_config: str = ""
+    ) -> None:
         self.manifest = manifest
         self.gang = gang
         self.hashes = hashes  # of the files that were sent
+        self.worker_config = worker_config
         self.status: HostStatus | None = None
         self.supervisor: SimSupervisor | None = None
         self.before: SimRun | None = None  # the attempt in whose place this one is
         self.claim = NO_CLAIM  # on which it was begun
         self.logs: dict[str, list[str]] = {}
         self.metrics: dict[int, list[str]] = {}
+        self.unsaved: set[int] = set()  # steps for whose shards there was no room here
+        self.oldest_kept = (0, 0)  # (attempt, step): what is older has been removed
 
     def log(self, label: str) -> bytes:
         return "".join(line + "\n" for line in self.logs.get(label, ())).encode()

@@ -67,7 +67,7 @@ class SimTransport(Transport):
     def __init__(self, host: SimHost, traffic: Traffic, *, timeout: float = 10.0) -> None:
         super().__init__(host.name)
         self._there = host
-        self._world = host.world
+        self._world = self.world = host.world
         self._traffic = traffic
         self._timeout = timeout
         self._is_connected = False
@@ -128,9 +128,13 @@ class SimTransport(Transport):
         self._channels.clear()
 
     def _open(self, argv: tuple[str, ...]) -> Channel:
+        return self.open_as(SimChannel, argv)
+
+    def open_as(self, kind: type[SimChannel], argv: tuple[str, ...]) -> Channel:
+        """A channel of this kind, and the program at its other end."""
         if not self._is_connected:
             raise self._not_connected()
-        channel = SimChannel(self.host, argv, self._there, self, self._traffic)
+        channel = kind(self.host, argv, self._there, self, self._traffic)
         self._channels.append(channel)
         return channel
 
@@ -169,8 +173,10 @@ class SimChannel(Channel):
     # The control node's end.
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not self._world.is_mine:
-            return  # the beats of real time, which is none here
+        if self._world.is_mine:  # else it is the beats of real time, which is none here
+            self._write(bytes(data))
+
+    def _write(self, data: bytes) -> None:
         self._require_open()
         self._traffic.asked += 1
         self._traffic.bytes_out += len(data)
@@ -178,14 +184,14 @@ class SimChannel(Channel):
             raise TransportError(f"`{self.argv[0]}` no longer reads its input", where=self.host)
         if self._link.is_silent:
             self._transport.unanswered(True)
-            self._held.append((False, bytes(data)))
+            self._held.append((False, data))
             self._held_bytes += len(data)
             if self._held_bytes > _QUEUE:
                 self._world.park(f"room to {self.host}", self.timeout, told=self._register)
                 self._require_open()
                 raise self._timed_out(self.timeout)
             return
-        self._send(bytes(data))
+        self._send(data)
 
     def close_stdin(self) -> None:
         if not self._is_shut:
@@ -331,8 +337,11 @@ class SimChannel(Channel):
             self._held.append((True, data))
             return
         self._traffic.bytes_in += len(data)
-        self._came += data
+        self._keep(data)
         self._notify()
+
+    def _keep(self, data: bytes) -> None:
+        self._came += data
 
     def _finish(self) -> None:
         self._has_ended = True

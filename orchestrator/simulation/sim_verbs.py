@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.agent.attempt_guard import claim_in
+from orchestrator.agent.attempt_guard import attempt_in, claim_in
 from orchestrator.agent.request_loop import Answer
 from orchestrator.agent.stop_grace import STACKS
 from orchestrator.core.claims import NO_CLAIM, Tombstone
@@ -32,14 +32,19 @@ from orchestrator.simulation.sim_attempts import (
     told_of,
 )
 from orchestrator.simulation.sim_evidence import found_of
+from orchestrator.simulation.sim_keeping import KEEPING_VERBS
 from orchestrator.simulation.sim_process import SimProcess, SimRun
+from orchestrator.simulation.sim_shards import SHARD_VERBS
 from orchestrator.simulation.sim_supervisor import SimSupervisor
+from orchestrator.simulation.sim_values import LaunchValue, Value
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_agent import SimAgent
     from orchestrator.simulation.sim_host import SimHost
 
 __all__ = ["THINKING", "answers_to"]
+
+TOLD_STEP = "ORCHESTRATE_CHECKPOINT_STEP"
 
 THINKING: Mapping[str, float] = {
     "": 0.004,
@@ -67,7 +72,7 @@ def _clock(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _busy_devices(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    yield Answer(agent.host.busy_devices(args["devices"]))
+    yield Answer(agent.host.busy_devices(args["devices"], args.get("run_id", "")))
 
 
 def _require_port(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
@@ -121,7 +126,7 @@ def _probe(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
             "writable": True,
             "shared_place": "",
             "clock": host.time(),
-            "busy_devices": host.busy_devices(args.get("devices", ())),
+            "busy_devices": host.busy_devices(args.get("devices", ()), args.get("kept_for") or ""),
             "locks_writable": True,
             "packages": {name: host.packages.get(name, "1.0") for name in args.get("packages", ())},
             "environment": {},
@@ -135,6 +140,7 @@ def _probe(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
             "ascend": _TOOLKIT if args.get("ascend") else None,
             "limits": {"open files": 65536, "processes": None},
             "shm_free_bytes": 64 << 30,
+            "memory_free_bytes": 1 << 40,
             "taken_ports": sorted(set(args.get("ports", ())) & host.taken_ports),
         }
     )
@@ -159,7 +165,7 @@ def _push(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     host = agent.host
-    manifest, hashes = _opened(body)
+    manifest, hashes, worker_config = _opened(body)
     before = host.runs.get(manifest.run_id)
     require_room(host, before, manifest, claim_in(args))
     before = host.runs.get(manifest.run_id)
@@ -170,22 +176,37 @@ def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     for item in manifest.inputs:
         if item.sha256 not in host.store:
             raise AgentError(f"{item.path} is not in the content store", kind="missing_input")
-    if busy := host.busy_devices(manifest.devices):
+    if busy := host.busy_devices(manifest.devices, manifest.run_id):
         raise AgentError(f"device {busy[0]} is in use by another run", kind="device_busy")
-    run = SimRun(manifest, hashes, host.gang_of(manifest))
+    run = SimRun(manifest, hashes, host.gang_of(manifest), worker_config)
+    _begin_where_told(run)
     run.before, run.claim = before, claim_in(args)
     host.runs[manifest.run_id] = run
+    host.keeping.take(manifest.run_id)
     run.supervisor = SimSupervisor(host, run)
     yield Answer({"hashes": run.hashes, "run_dir": f"{host.workdir}/runs/{manifest.run_id}"})
 
 
-def _opened(body: bytes) -> tuple[Manifest, Mapping[str, str]]:
-    """The manifest of a bundle, and the hashes of its files: these are the same on all hosts."""
+def _begin_where_told(run: SimRun) -> None:
+    """A program that is told of its checkpoint goes on from there."""
+    told = next((worker.env for worker in run.manifest.workers), {}).get(TOLD_STEP, "")
+    if told.isdecimal():
+        run.gang.begin_at(int(told))
+
+
+def _opened(body: bytes | LaunchValue) -> tuple[Manifest, Mapping[str, str], str]:
+    """The manifest of a bundle, the hashes of its files, and the workers' configuration.
+
+    All but the manifest are the same on all hosts.
+    """
+    if isinstance(body, LaunchValue):
+        manifest = dataclasses.replace(body.manifest, hosts=_once(body.manifest.hosts))
+        return manifest, _hashes(body.worker_config, body.rank_table), body.worker_config
     # No text in JSON has a quote that is not escaped: the last such key is the bundle's own.
     own, key, common = body.rpartition(b', "worker_config": ')
     manifest = from_json(Manifest, json.loads(own + b"}")["manifest"])
     manifest = dataclasses.replace(manifest, hosts=_once(manifest.hosts))
-    return manifest, _hashes_of(key[2:] + common)
+    return manifest, *_hashes_of(key[2:] + common)
 
 
 @functools.lru_cache(maxsize=4)
@@ -195,9 +216,14 @@ def _once(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=2)
-def _hashes_of(common: bytes) -> Mapping[str, str]:
+def _hashes_of(common: bytes) -> tuple[Mapping[str, str], str]:
     bundle = json.loads(b"{" + common)
-    files = {"worker.yaml": bundle["worker_config"], "rank_table.json": bundle["rank_table"]}
+    return _hashes(bundle["worker_config"], bundle["rank_table"]), bundle["worker_config"]
+
+
+@functools.lru_cache(maxsize=2)
+def _hashes(worker_config: str, rank_table: str | None) -> Mapping[str, str]:
+    files = {"worker.yaml": worker_config, "rank_table.json": rank_table}
     return {
         name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items() if text is not None
     }
@@ -212,7 +238,10 @@ def _told(agent: SimAgent, verb: str, args: Args) -> Answer:
     run = in_force(agent.host, args)
     take_claim(agent.host, args["run_id"], args)
     supervisor = run.supervisor
+    if verb == "stop":
+        agent.host.keeping.release(args["run_id"])
     if supervisor is not None and supervisor.is_alive:
+        supervisor.heard()
         if verb == "stop":
             supervisor.stop(_reason_of(args), now=bool(args.get("now")))
         else:
@@ -249,6 +278,8 @@ def _undo(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     take_claim(agent.host, args["run_id"], args)
     if run is not None and not is_meant(run, args):
         run = None
+    if run is not None:
+        agent.host.keeping.release(args["run_id"])
     if run is not None and run.supervisor is not None and run.supervisor.is_alive:
         run.supervisor.undo()
     elif run is not None:
@@ -258,7 +289,7 @@ def _undo(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _status(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     status = agent.host.status(in_force(agent.host, args))
-    yield Answer(to_json(dataclasses.replace(status, clock=agent.host.time())))
+    yield Answer(Value(dataclasses.replace(status, clock=agent.host.time())))
 
 
 def _watch(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
@@ -348,8 +379,10 @@ def _claim(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _bury(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     run = agent.host.run(args["run_id"])
-    bury(agent.host, run, from_json(Tombstone, args["stone"]))
-    yield Answer(to_json(dataclasses.replace(agent.host.status(run), clock=agent.host.time())))
+    stone = args["stone"]
+    told = stone.value if isinstance(stone, Value) else from_json(Tombstone, stone)
+    bury(agent.host, run, told, attempt_in(args))
+    yield Answer(Value(dataclasses.replace(agent.host.status(run), clock=agent.host.time())))
 
 
 _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
@@ -377,4 +410,6 @@ _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
     "stop": _stop,
     "undo": _undo,
     "watch": _watch,
+    **KEEPING_VERBS,
+    **SHARD_VERBS,
 }

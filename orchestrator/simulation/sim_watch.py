@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.status_feed import SHORTEST
-from orchestrator.core.codec import to_json
 from orchestrator.core.errors import AgentError
 from orchestrator.core.push import OF_FILES, Beat, Digest, Gone, Mark, Pushed, Snapshot
+from orchestrator.simulation.sim_values import Value
 from orchestrator.simulation.timeline import Event
 
 if TYPE_CHECKING:
@@ -114,4 +114,4 @@ class SimWatch:
         self._say(Snapshot(self._sequence, clock, status, None))
 
     def _say(self, event: Pushed | Gone) -> None:
-        self._tell(event.EVENT, to_json(event))
+        self._tell(event.EVENT, Value(event))

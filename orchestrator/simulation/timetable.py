@@ -32,10 +32,14 @@ class Place:
 
 
 class Timetable:
-    """`leave_at` is the step after which all save and end, once they are told to."""
+    """`leave_at` is the step after which all save and end, once they are told to.
 
-    def __init__(self, load: Workload) -> None:
+    The gang begins behind step `begin`, which an attempt before has saved; steps are counted from there on.
+    """
+
+    def __init__(self, load: Workload, begin: int = 0) -> None:
         self._load = load
+        self.begin = begin
         self.leave_at: int | None = None
 
     @property
@@ -45,34 +49,39 @@ class Timetable:
         return min(known, default=None)
 
     def steps(self, work: float) -> int:
-        """How many steps are made: the first takes longer, and behind some there is something else."""
-        load, rest = self._load, work - self._load.first_step + _NEAR
+        """The last step that is made: the first takes longer, and behind some there is something else."""
+        load, begin, rest = self._load, self.begin, work - self._load.first_step + _NEAR
         if rest < 0:
-            return 0
+            return begin
         if load.evaluate_every is not None or load.recompile_at is not None:
-            most = 2 + int(rest / load.step)
-            made = bisect.bisect_right(range(1, most + 1), work + _NEAR, key=self.work_at)
+            most = begin + 2 + int(rest / load.step)
+            made = begin + bisect.bisect_right(range(begin + 1, most + 1), work + _NEAR, key=self.work_at)
         elif load.save_every is None:
-            made = 1 + int(rest / load.step)
+            made = begin + 1 + int(rest / load.step)
         else:
             # Step s ends at (s - 1) steps and as many saves as were made before it.
             period = load.save_every * load.step + load.save
-            whole, rest = divmod(rest + load.step, period)
+            before = begin * load.step + begin // load.save_every * load.save
+            whole, rest = divmod(before + rest + load.step, period)
             made = int(whole) * load.save_every + min(load.save_every, int(rest / load.step))
         return made if self.last is None else min(made, self.last)
 
     def work_at(self, step: int) -> float:
         """The work that is done when a step has just been made."""
         load, before = self._load, step - 1
-        saves = 0 if load.save_every is None else before // load.save_every
-        evaluations = 0 if load.evaluate_every is None else before // load.evaluate_every
-        again = load.recompile if load.recompile_at is not None and load.recompile_at <= before else 0.0
+        saves = self._between(load.save_every, before)
+        evaluations = self._between(load.evaluate_every, before)
+        again = load.recompile if self.begin < (load.recompile_at or 0) <= before else 0.0
         pauses = saves * load.save + evaluations * load.evaluate + again
-        return load.first_step + before * load.step + pauses
+        return load.first_step + (before - self.begin) * load.step + pauses
+
+    def _between(self, every: int | None, step: int) -> int:
+        """How often something has come that comes behind each step which `every` divides."""
+        return 0 if every is None else max(0, step // every - self.begin // every)
 
     def place(self, work: float) -> Place:
         """Where it is once all ranks are there."""
-        if not (step := self.steps(work)):
+        if (step := self.steps(work)) == self.begin:
             return Place(Phase.COMPILE, 0.0, 0)
         at = self.work_at(step)
         for phase, seconds in self._behind(step):

@@ -19,6 +19,8 @@ from orchestrator.simulation.virtual_time import World
 
 __all__ = ["Gang", "Workload"]
 
+_KEPT = 2  # saves of an attempt, of which older ones are removed
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -28,6 +30,10 @@ class Workload:
     rank ends within `term`, or, where it is `deaf`, not at all. `peer_timeout` is how long a rank waits for
     one that does not come, before it fails; the scheduler misses a rank after `heartbeat`. `spread`: ends of
     the same cause lie so far apart.
+
+    A save holds up all ranks for `save`; it is whole `write` later, while steps go on. A rank's shard has
+    `shard_bytes`, which it takes time to move. `tells_saved`: each rank tells of its last whole save, though
+    of no phases.
 
     `has_phases`: it tells of its phases, too; until its first step is made it compiles. After a step whose
     number `save_every` divides it saves, then, if `evaluate_every` does, it evaluates, then, behind step
@@ -57,13 +63,23 @@ class Workload:
     recompile_at: int | None = None
     recompile: float = 60.0
     compute: float | None = None
+    write: float = 0.0
+    shard_bytes: float = 1e9
+    tells_saved: bool = False
+
+    @property
+    def longest_pause(self) -> float:
+        """The most seconds between two steps, but for the first."""
+        saves = 0.0 if self.save_every is None else self.save
+        evaluates = 0.0 if self.evaluate_every is None else self.evaluate
+        return self.step + saves + evaluates + (0.0 if self.recompile_at is None else self.recompile)
 
 
 class Gang:
-    """Where all ranks of a run are. Times are true; `on_milestone` is told `save`, `saved`, `left` or `done`.
+    """Where all ranks of a run are. Times are true.
 
-    `left`: all have saved because they were told to end. `stage` is told where the ranks tell of phases and
-    another one has begun.
+    `on_milestone` is told `first` (the first step is made), `save`, `saved`, `left` (all have saved because
+    they were told to end) or `done`, and `stage` where the ranks tell of phases and another one has begun.
 
     `on_stall` is told once when the ranks begin to wait, `on_leave` of every rank that ends while they do;
     `stalled` is the clock at the last of either.
@@ -92,6 +108,20 @@ class Gang:
         self.saves = 0  # that were lived through
         self._timetable = Timetable(workload)
         self.has_left = False
+        # True times: when a host was last told to start, the first step was made, and a rank first ended.
+        self.told_at: float | None = None
+        self.first_at: float | None = None
+        self.broke_at: float | None = None
+
+    def begin_at(self, step: int) -> None:
+        """The ranks go on behind this step, which an attempt before has saved; before they have begun."""
+        if not self.has_begun:
+            self._timetable.begin = step
+
+    @property
+    def begun_at(self) -> int:
+        """The step behind which it began; 0: anew."""
+        return self._timetable.begin
 
     @property
     def is_moving(self) -> bool:
@@ -114,6 +144,8 @@ class Gang:
 
     def leave(self, rank: int) -> None:
         """This rank has ended."""
+        if self.broke_at is None and not self.is_done:
+            self.broke_at = self._world.true_now
         self._joined.discard(rank)
         if not self.is_moving and not self.is_done:
             # Who waits for the first step waits in vain from now on; who knows that already looks himself.
@@ -140,25 +172,32 @@ class Gang:
         return self.workload.step * self._factor
 
     def step(self) -> int:
-        """The last step that all ranks have made; 0 before the first."""
+        """The last step that all ranks have made; before its first that of which it goes on."""
         return self._timetable.steps(self._work())
 
     @property
     def saved(self) -> int:
         """The step of the last save that all ranks have finished; 0 before the first."""
-        every, work = self.workload.save_every, self._work()
-        if self.has_left:
-            return self.step()
-        if every is None:
-            return 0
-        last = self.step() // every * every
-        is_whole = last and work >= self._timetable.work_at(last) + self.workload.save - 1e-6
-        return last if is_whole else max(0, last - every)
+        return max(self.kept_steps, default=0)
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """The steps of its last saves that are whole, at most `_KEPT`, in their order."""
+        load, work, begin = self.workload, self._work(), self._timetable.begin
+        step = self.step()
+        found = [step] if self.has_left and step > begin else []
+        last = 0 if load.save_every is None else step // load.save_every * load.save_every
+        while load.save_every is not None and last > begin and len(found) < _KEPT:
+            seconds = load.save + load.write
+            if last != step or not self.has_left:
+                found += [last] if work >= self._timetable.work_at(last) + seconds - 1e-6 else []
+            last -= load.save_every
+        return tuple(reversed(found))
 
     def leave_with_save(self) -> bool:
         """Have all ranks save behind the next step and end; False where none has been made yet."""
         step = self.step()
-        if not step or self.is_done:
+        if step == self.begun_at or self.is_done:
             return False
         if self._timetable.leave_at is None:
             self._timetable.leave_at = step + 1
@@ -173,7 +212,7 @@ class Gang:
         load = self.workload
         step = self.step()
         step -= step % load.report_every if step != load.steps else 0
-        if not step or not load.reports:
+        if step <= self.begun_at or not load.reports:
             return {}
         seconds = self.seconds_of_step()
         line = {
@@ -247,13 +286,15 @@ class Gang:
         load, table = self.workload, self._timetable
         step = table.steps(self._moved)
         found: list[tuple[float, str]] = []
+        if step == table.begin:
+            found.append((load.first_step, "first"))
         if load.steps is not None:
             found.append((table.work_at(load.steps), "done"))
         if table.leave_at is not None:
             found.append((table.work_at(table.leave_at) + load.save, "left"))
         if load.save_every is not None and self._minds_saves:
             last = step // load.save_every * load.save_every
-            if last and self._moved < table.work_at(last) + load.save - 1e-6:
+            if last > table.begin and self._moved < table.work_at(last) + load.save - 1e-6:
                 found.append((table.work_at(last) + load.save, "saved"))
             if table.leave_at is None or last + load.save_every <= table.leave_at:
                 found.append((table.work_at(last + load.save_every), "save"))
@@ -271,6 +312,7 @@ class Gang:
 
     def _reach(self, what: str) -> None:
         self._milestone = None
+        self.first_at = self._world.true_now if what == "first" else self.first_at
         self.saves += what == "saved"
         self.has_left = self.has_left or what == "left"
         self.is_done = self.is_done or what in ("done", "left")

@@ -12,7 +12,7 @@ from orchestrator.sizing.estimate import Estimate, Workload, estimate
 
 _LARGEST = 10_000_000  # ranks, and records of a step, above which no layout is looked for
 
-__all__ = ["Suggestion", "suggest"]
+__all__ = ["Suggestion", "fitting", "suggest"]
 
 # Bytes a second that one device sends, and its useful operations a second: an Ascend 910A with HCCS inside a
 # server and 100 GbE between them. Only ratios matter for the order.
@@ -38,16 +38,22 @@ def suggest(
 
     Its pool into `limit` bytes and, with HCCL's buffers, into the `hbm` bytes of a device.
     """
+    found = [_judge(network, *item, limit) for item in fitting(network, workload, limit, hbm)]
+    found.sort(key=lambda item: item.seconds)
+    return found[:most]
+
+
+def fitting(
+    network: NetworkConfig, workload: Workload, limit: int, hbm: int | None = None
+) -> Iterator[tuple[Workload, Estimate]]:
+    """The layouts of which `suggest` gives the fastest, in no order, each when it is asked for."""
     world = workload.cut.world_size
     if max(world, workload.batch_size * workload.cut.data_parallel) > _LARGEST:
-        return []
-    found = []
+        return
     for candidate in _candidates(network, workload, world):
         made = estimate(network, candidate)
         if made.fits(limit, hbm):
-            found.append(_judge(network, candidate, made, limit))
-    found.sort(key=lambda item: item.seconds)
-    return found[:most]
+            yield candidate, made
 
 
 def _candidates(network: NetworkConfig, workload: Workload, world: int) -> Iterator[Workload]:

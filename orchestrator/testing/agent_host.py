@@ -15,9 +15,10 @@ from typing import Any
 
 from orchestrator.agent.processes import identify, is_alive
 from orchestrator.agent.status_file import StatusFile
-from orchestrator.core.codec import from_json, to_json
+from orchestrator.core.codec import from_json, load, to_json
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import HostStatus, Manifest, ProcessId, WorkerSpec
+from orchestrator.core.spare_records import SpareNote
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.agent_zip import agent_bundle
 from orchestrator.hosts.conversation import Limits
@@ -155,6 +156,11 @@ class AgentHost:
     def busy(self, *devices: int) -> list[int]:
         return list(self.session.call("probe", devices=devices)["busy_devices"])
 
+    def spare_holders(self) -> list[ProcessId | None]:
+        """Who holds this host ready, by the notes that are there."""
+        notes = self.workdir.spares.glob("*/holder.json")
+        return [load(SpareNote, path, self.workdir.spares).holder for path in notes]
+
     def close(self) -> None:
         """End whatever a test has left running, by the recorded identities."""
         for path in self.workdir.runs.glob("*/status.json"):
@@ -163,6 +169,9 @@ class AgentHost:
                 for process in (status.supervisor, status.guardian):
                     if process is not None and is_alive(process):
                         os.kill(process.pid, signal.SIGKILL)
+        for holder in self.spare_holders():
+            if holder is not None and is_alive(holder):
+                os.kill(holder.pid, signal.SIGKILL)
         for pid in processes_in(self.workdir.root):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ already stays where it is.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,13 @@ from orchestrator.config.job import Job
 from orchestrator.config.job_network import network_of
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.copied_files import owners_word
-from orchestrator.control.resume import Changes, next_job, require_ended
+from orchestrator.control.resume import Changes, NextJob, next_job, require_ended
+from orchestrator.control.run_record import RunRecord
 from orchestrator.control.runs import current_record
 from orchestrator.core.errors import CheckpointError, ConfigError, UsageError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Load
-from orchestrator.hosts.fleet import fleet_of
+from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.plan.next_plan import next_plan, saved_layout
 from orchestrator.transfer.copied_shards import copies_read
@@ -37,7 +39,7 @@ from orchestrator.transfer.saved_attempts import (
     plans_of,
 )
 
-__all__ = ["Moves", "Resumption", "plan_resume", "shard_name"]
+__all__ = ["Moves", "Resumption", "plan_next", "plan_resume", "shard_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,50 +85,73 @@ def plan_resume(control: ControlDir, changes: Changes) -> Resumption:
     record, before = current_record(control), read_plan(control.plan)
     wanted = next_job(before, changes)
     require_ended(record, before, wanted, changes.step)
-    trains = wanted.job.task in TRAINING
-    if changes.step and not trains:
+    if changes.step and wanted.job.task not in TRAINING:
         raise UsageError(
             f"task {wanted.job.task} has no steps of ours to go on from", remedy="leave out --step"
         )
-    fresh = not trains or changes.step == 0
-    plan = next_plan(before, wanted.job, wanted.inventory, fresh=fresh, overrides=changes.overrides)
+    return plan_next(control, record, before, wanted, step=changes.step, overrides=changes.overrides)
+
+
+def plan_next(
+    control: ControlDir,
+    record: RunRecord,
+    before: LaunchPlan,
+    wanted: NextJob,
+    *,
+    step: int | None = None,
+    overrides: Sequence[str] = (),
+    fleet: Fleet | None = None,
+) -> Resumption:
+    """Plan the attempt after `before`, as `plan_resume` does, of a job that was chosen for it.
+
+    `fleet` are the hosts to ask where there are connections already, those that answer; else all that the run
+    has ever had are asked.
+    """
+    trains = wanted.job.task in TRAINING
+    fresh = not trains or step == 0
+    plan = next_plan(before, wanted.job, wanted.inventory, fresh=fresh, overrides=overrides)
     notes: tuple[str, ...] = (*wanted.notes, *plan.notes)
-    plans = plans_of(control, record)
-    hosts, said = _all_hosts(plans, plan), owners_word(control, record)
-    if wanted.job.task == "command" and changes.step is None:
-        plan, lines = _told_to_program(plan, plans, hosts)
-        notes = (*notes, *lines)
-    if fresh:
+    plans = plans_of(control, record, before if fleet is not None else None)
+    copied = [number for number, one in plans.items() if one.copies is not None]
+    hosts, said = _all_hosts(plans, plan), owners_word(control, record, copied)
+    if fresh and (wanted.job.task != "command" or step is not None):
         return Resumption(control, before, plan, wanted.job, plan.hosts, notes=notes)
-    with fleet_of(hosts, plan.ssh) as fleet:
-        attempts, silent = gather_saved(fleet, plan.run_id, plans, said)
+    with contextlib.nullcontext(fleet) if fleet is not None else fleet_of(hosts, plan.ssh) as asked:
+        if fresh:
+            plan, lines = _told_to_program(plan, plans, asked)
+            return Resumption(control, before, plan, wanted.job, plan.hosts, notes=(*notes, *lines))
+        attempts, silent = gather_saved(asked, plan.run_id, plans, said)
         placed = {item.rank: item.host for item in plan.placements}
         alike = [number for number, one in plans.items() if saved_layout(one) == saved_layout(plan)]
         try:
-            step = choose_checked(fleet, attempts, placed=placed, same_layout=alike, step=changes.step)
+            found = choose_checked(asked, attempts, placed=placed, same_layout=alike, step=step)
         except CheckpointError as error:
             what = f"{error.what}{'; ' if silent else ''}{'; '.join(silent)}"
             begin = f"`orchestrate resume {plan.run_id} --step 0` begins anew"
             remedy = f"{error.remedy}; {begin}" if error.remedy else begin
             raise CheckpointError(what, where=error.where, remedy=remedy) from None
-        whole = assembled(fleet, step)
-    _require_network(wanted.job, whole)
-    _require_steps_left(wanted.job, step, plan.run_id)
+        # Who goes on by itself does so with the network that was saved; what each rank takes is known then.
+        is_known = fleet is not None and found.sources is not None
+        whole = None if is_known else assembled(asked, found)
+    if whole is not None:
+        _require_network(wanted.job, whole)
+    _require_steps_left(wanted.job, found, plan.run_id)
     moves = (
-        _moves_in_place(step, placed) if step.sources is not None else _moves_anew(wanted.job, plan, whole)
+        _moves_in_place(found, placed)
+        if found.sources is not None or whole is None
+        else _moves_anew(wanted.job, plan, whole)
     )
-    told = (*notes, *silent, *step.step.notes(), *copies_read(step.files), *_unsummed(step))
-    plan = dataclasses.replace(plan, origin=step.step.at, loads=_loads(step, placed))
-    return Resumption(control, before, plan, wanted.job, hosts, step, moves, told)
+    told = (*notes, *silent, *found.step.notes(), *copies_read(found.files), *_unsummed(found))
+    plan = dataclasses.replace(plan, origin=found.step.at, loads=_loads(found, placed))
+    return Resumption(control, before, plan, wanted.job, hosts, found, moves, told)
 
 
 def _told_to_program(
-    plan: LaunchPlan, plans: Mapping[int, LaunchPlan], hosts: Sequence[Host]
+    plan: LaunchPlan, plans: Mapping[int, LaunchPlan], fleet: Fleet
 ) -> tuple[LaunchPlan, list[str]]:
     """The plan whose processes know which checkpoint of theirs is whole, if one is; and lines on it."""
-    with fleet_of(hosts, plan.ssh) as fleet:
-        attempts, silent = gather_saved(fleet, plan.run_id, plans)  # a program finds no copies
-        found = newest_checkpoint(fleet, plan.run_id, attempts)
+    attempts, silent = gather_saved(fleet, plan.run_id, plans)  # copies no program would find
+    found = newest_checkpoint(fleet, plan.run_id, attempts)
     if found is None:
         return plan, silent
     where = f"attempts/{found.attempt}/checkpoint"

@@ -7,7 +7,6 @@ under their hashes. Into another layout the step is collected here and cut anew,
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -34,8 +33,9 @@ from orchestrator.transfer.distribute import Progress, cut_for, distribute, hash
 from orchestrator.transfer.plan_resume import Resumption, shard_name
 from orchestrator.transfer.saved_attempts import CheckedStep
 from orchestrator.transfer.small_files import Spool, gather
+from orchestrator.transfer.step_spool import require_room, step_spool
 
-__all__ = ["resume"]
+__all__ = ["brought", "resume"]
 
 _SEND_TIMEOUT = 300.0
 _SEGMENT = 4 << 20
@@ -57,14 +57,23 @@ def resume(
     if found.step is not None:
         look_at_hosts(needs_of(plan), plan.ssh).raise_on_failure()
         with fleet_of(found.hosts, plan.ssh) as fleet:
-            inputs = _moved(fleet, found, found.step, progress or (lambda what, done, total: None))
-        plan = with_inputs(plan, inputs)
+            plan = brought(fleet, found, progress)
     start(found.control, plan)
     return found.control
 
 
+def brought(fleet: Fleet, found: Resumption, progress: Progress | None = None) -> LaunchPlan:
+    """Bring each host what it lacks of the step; the plan, complete. Raises as `resume` does."""
+    if found.step is None:
+        return found.plan
+    inputs = _moved(fleet, found, found.step, progress or (lambda what, done, total: None))
+    return with_inputs(found.plan, inputs)
+
+
 def _moved(fleet: Fleet, found: Resumption, step: CheckedStep, progress: Progress) -> dict[str, list[Input]]:
     """What each host places from its store, once it is there."""
+    if step.sources is None:
+        require_room(found.control, sum(found.moves.collected.values()))
     inputs = _model_files(fleet, found, step)
     brought = (
         _anew(fleet, found, step, progress)
@@ -95,13 +104,13 @@ def _model_files(fleet: Fleet, found: Resumption, step: CheckedStep) -> dict[str
     saved, run_id = step.step.attempt, found.plan.run_id
     attempt = Attempt(saved.number, saved.token)
     names = [host.name for host in found.plan.hosts]
-    with tempfile.TemporaryDirectory(dir=found.control.root, prefix=".resume-") as spooled:
+    with step_spool(found.control) as spooled:
         files: dict[str, SmallFile] = {}
         with fleet.part({host for host, _ in step.files}) as part:
             for kind in ("checkpoint", "model"):
                 gathered = gather(part, run_id, kind, lambda host: None, Spool(), attempt=attempt)
                 files.update(gathered.files)
-        contents = {file.sha256: _spooled(file, Path(spooled) / file.sha256) for file in files.values()}
+        contents = {file.sha256: _spooled(file, spooled / file.sha256) for file in files.values()}
         if contents:
             fleet.each(
                 lambda agent: push_missing(agent, contents, timeout=_SEND_TIMEOUT), names
@@ -199,9 +208,9 @@ def _anew(fleet: Fleet, found: Resumption, step: CheckedStep, progress: Progress
     )
     options = dataclasses.replace(found.job.checkpoint, resume=True)
     job = found.job.model_copy(update={"checkpoint": options})
-    with tempfile.TemporaryDirectory(dir=found.control.root, prefix=".resume-") as folder:
+    with step_spool(found.control) as folder:
         with closing(_StepFiles(fleet, found, step)) as files:
-            whole = collect(files, hosts, wanted, Path(folder) / "whole.ckpt").path
+            whole = collect(files, hosts, wanted, folder / "whole.ckpt").path
         shards = cut_for(job, plan.placements, whole)
         hashes = hash_shards(shards, progress)
         with fleet.part(shards.ranks) as part:

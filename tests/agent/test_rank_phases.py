@@ -137,6 +137,32 @@ def test_how_long_saves_take_is_learnt() -> None:
     assert host.state.save_seconds == pytest.approx(10.0, abs=1.5)
 
 
+def test_a_save_behind_the_steps_takes_until_it_is_whole() -> None:
+    """A stop waits for it: what held the steps up is not how long that takes."""
+    host = Host()
+    host.say(host.line(phase="step", can=["save"]))
+    host.step(*range(1, 6))
+    host.say(host.line(phase="save", step=5), host.line(phase="step"))
+    assert host.rank.phase is Phase.STEP and host.rank.saved is None
+    assert host.state.save_seconds is None, "nobody has seen it whole"
+    host.step(6, 7, 8)
+    host.say(host.line(phase="step", saved=5, stall_s=0.25, write_s=44.0))
+    assert (host.rank.saved, host.rank.save_stall, host.rank.save_write) == (5, 0.25, 44.0)
+    assert host.state.save_seconds == 44.0
+    host.say(host.line(phase="save", step=9), host.line(phase="step"))
+    assert host.state.save_seconds == 44.0
+
+
+def test_a_checkpoint_that_becomes_whole_in_the_next_save_ends_no_phase() -> None:
+    host = Host()
+    host.say(host.line(phase="step", can=["save"]))
+    host.step(1, 2, 3)
+    host.say(host.line(phase="save", step=3))
+    since = host.rank.phase_since
+    host.say(host.line(phase="save", saved=2, stall_s=0.25, write_s=44.0), after=3)
+    assert (host.rank.phase, host.rank.phase_since, host.rank.saved) == (Phase.SAVE, since, 2)
+
+
 def test_long_saves_make_no_step_long() -> None:
     host = Host()
     for step in range(2, 40, 2):
@@ -199,3 +225,17 @@ def test_a_phase_of_a_later_version_is_none_here() -> None:
     assert from_json(RankStatus, {**told, "phase": "profile"}).phase is None
     with pytest.raises(DecodeError):
         from_json(RankStatus, {**told, "phase": 7})
+
+
+def test_the_seconds_of_all_saves_are_told_also_of_those_between_two_looks() -> None:
+    host = Host()
+    host.step(1)
+    begun = WALL + host.now
+    host.say(
+        {"phase": "save", "step": 1, "time": begun + 0.1}, {"phase": "step", "saved": 1, "time": begun + 0.5}
+    )
+    assert host.rank.saving == pytest.approx(0.4)
+    host.say({"phase": "save", "step": 2, "time": begun + 1.0})
+    assert host.rank.saving == pytest.approx(0.4)  # it goes on
+    host.say({"phase": "step", "saved": 2, "time": begun + 8.0}, after=10.0)
+    assert host.rank.saving == pytest.approx(7.4)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import signal
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -17,9 +19,9 @@ LEASE, GRACE = 60.0, 10.0
 BY_HAND = StopReason.requested("by hand")
 
 
-def manifest(ranks: int = 2, scheduler: bool = False) -> Manifest:
+def manifest(ranks: int = 2, scheduler: bool = False, **changes: Any) -> Manifest:
     specs = tuple(WorkerSpec(f"rank_{rank}", rank, rank, rank, ("x",)) for rank in range(ranks))
-    return Manifest(
+    made = Manifest(
         run_id="r",
         job="j",
         host="h",
@@ -29,14 +31,15 @@ def manifest(ranks: int = 2, scheduler: bool = False) -> Manifest:
         grace=GRACE,
         lease=LEASE,
     )
+    return dataclasses.replace(made, **changes)
 
 
 class Machine:
     """A supervisor's state with pretended processes: `alive` are those that run."""
 
-    def __init__(self, ranks: int = 2, scheduler: bool = False) -> None:
+    def __init__(self, ranks: int = 2, scheduler: bool = False, **changes: Any) -> None:
         self.now = 100.0
-        self.state = SupervisorState(manifest(ranks, scheduler), self.now)
+        self.state = SupervisorState(manifest(ranks, scheduler, **changes), self.now)
         self.alive: set[int] = set()
         self.starts: Counter[int] = Counter()
         self.signals: list[tuple[int, int]] = []

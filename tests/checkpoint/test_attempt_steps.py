@@ -155,3 +155,17 @@ def test_without_an_equal_shard_it_has_to_be_cut_anew():
     found = choose_newest([saved(1, (20,), strategies=alone)])
     copies = {rank: files for rank, files in copies_of(found).items() if rank != 2}
     assert sources_for(PLACED, copies, alone) is None
+
+
+def test_sources_are_found_for_thousands_of_ranks():
+    """Each of 500 replicas of 8 cut ranks; a host that is gone takes what others have."""
+    strategy = Strategy(0, {"w": Layout((500, 8), (0,)), "b": Layout((500, 8), (-1,))})
+    strategies = {rank: strategy for rank in range(0, 4000, 8)}
+    placed = {rank: f"h{rank // 8:03}" for rank in range(4000)}
+    copies = {
+        rank: {placed[rank]: ShardFile(rank, 1, 10, 0, f"/{rank}", (1, 2, 3))} for rank in range(8, 4000)
+    }
+    found = sources_for(placed, copies, strategies)
+    assert all(found[rank] == (placed[rank], copies[rank][placed[rank]]) for rank in range(8, 4000))
+    assert [found[rank][1].rank % 8 for rank in range(8)] == list(range(8))
+    assert sources_for({0: "h000", 1: "h000"}, {9: copies[9]}, strategies) is None

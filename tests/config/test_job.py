@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.config.command_words import script_of
+from orchestrator.config.job_file import load_job
 from orchestrator.config.job_network import network_of
 from tests.config.support import JOB, job, lines_of
 
@@ -408,3 +409,37 @@ def test_which_word_of_a_command_is_the_script(command: str, script: int | None)
 def test_a_value_that_goes_nowhere_is_not_shown(tmp_path: Path, given: str) -> None:
     (line,) = lines_of(tmp_path, lambda: job(tmp_path, JOB, given))
     assert "expected KEY=VALUE" in line and "s3cr3t" not in line
+
+
+@pytest.mark.parametrize(
+    ("restart", "line"),
+    [
+        ("{max: 1, on: []}", "is empty: nothing would make the run go on (name what does, or set max to 0)"),
+        ("{max: 1, on: [fire]}", "expected one of crash, host, hang, device; got 'fire'"),
+        ("{max: -1}", "must be at least 0, got -1"),
+        ("{window: 0}", "must be greater than 0, got 0"),
+        ("{min_hosts: 0}", "must be greater than 0, got 0"),
+    ],
+)
+def test_a_policy_without_a_meaning_is_refused(tmp_path: Path, restart: str, line: str) -> None:
+    (found,) = lines_of(tmp_path, lambda: job(tmp_path, JOB + f"restart: {restart}\n"))
+    assert found.startswith("job.yaml:10: restart.") and line in found
+
+
+def test_more_hosts_at_least_than_the_job_has_are_refused(tmp_path: Path) -> None:
+    text = JOB + "host_count: 2\nrestart: {max: 1, min_hosts: 3}\n"
+    assert lines_of(tmp_path, lambda: job(tmp_path, text)) == [
+        "job.yaml:11: restart.min_hosts: must be at most host_count 2, got 3 "
+        "(null: the run goes on only with all hosts)"
+    ]
+
+
+def test_a_chat_and_a_prediction_may_go_on_too(tmp_path: Path) -> None:
+    assert job(tmp_path, PREDICT + "restart: {max: 2}\n").restart.max == 2
+
+
+def test_shipped_trainings_go_on_by_themselves() -> None:
+    folder = Path(__file__).parents[2] / "jobs"
+    made = {path.stem: load_job(path) for path in folder.glob("*.yaml")}
+    trains = {name for name, each in made.items() if each.train is not None}
+    assert trains and {name: made[name].restart.max for name in trains} == dict.fromkeys(trains, 3)

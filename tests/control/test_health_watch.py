@@ -48,7 +48,7 @@ class Host(FakeHost):
 class Hung:
     """Two hosts of two ranks that have made steps for a minute, and then none."""
 
-    def __init__(self, folder: Path, **rules: Any) -> None:
+    def __init__(self, folder: Path, *, ends_hangs: bool = False, **rules: Any) -> None:
         self.clock = Hands(START)
         self.a, self.b = Host("a", rank(0), rank(1)), Host("b", rank(2), rank(3))
         for host in (self.a, self.b):
@@ -62,6 +62,7 @@ class Hung:
             scheduling=HandScheduling(self.clock),
             health=Health(**rules),
             stacks_file=self.file,
+            ends_hangs=ends_hangs,
         )
 
     def steps(self, count: int, **more: Any) -> RunRecord:

@@ -100,6 +100,10 @@ class ScriptedFleet:
     def address(self, *addresses: Any) -> None:
         pass
 
+    def part(self, names: Iterable[str]) -> ScriptedFleet:
+        assert set(names) <= set(self._agents)
+        return self
+
     def agent(self, name: str) -> Any:
         return self._sessions.agent(name)
 

@@ -171,7 +171,7 @@ def test_a_version_that_knows_no_journal_says_that_ours_is_newer(
     written: tuple[ControlDir, list[RunRecord]],
 ) -> None:
     """It reads formats up to 2; what is in the snapshot alone would be old."""
-    assert json.loads(written[0].record.read_text())["format"] == 3
+    assert json.loads(written[0].record.read_text())["format"] > 2
 
 
 def test_the_journal_of_the_snapshot_before_counts_for_nothing(

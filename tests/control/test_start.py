@@ -111,7 +111,7 @@ class SharedHost(FakeAgent):
             raise AgentError("device 0 is in use", where=self.host, kind="device_busy")
         return found
 
-    def busy_devices(self, devices: Any, lock_dir: str | None) -> list[int]:
+    def busy_devices(self, devices: Any, lock_dir: str | None, run_id: str = "") -> list[int]:
         self.asked.append("busy")
         return [0] if self.host in self._taken else []
 

@@ -265,6 +265,7 @@ _PROBE = {
     },
     "limits": {"open files": 1024, "processes": None},
     "shm_free_bytes": 1 << 30,
+    "memory_free_bytes": 1 << 34,
     "taken_ports": [8118],
 }
 _QUESTIONS: dict[str, Any] = {
@@ -336,6 +337,10 @@ HONEST: dict[str, Frames] = {
     "require_port": [(None, b"")],
     "shards": [([to_json(ShardRow(*map(Size, (0, 1, 4, 0)), SHARD, (99, 10**18, 5)))], b"")],  # type: ignore[arg-type]
     "small_files": [("ckpt_strategy_rank_0.ckpt", b"x"), ("ckpt_strategy_rank_1.ckpt", b"y"), (None, b"")],
+    "spare_hold": [({"run_id": RUN, "devices": [0, 1], "warmth": "importing"}, b"")],
+    "spare_release": [(None, b"")],
+    "spare_renew": [({"run_id": RUN, "devices": [0], "warmth": "ready", "warm_seconds": 2.5}, b"")],
+    "spare_status": [({"run_id": RUN, "devices": [], "warmth": "failed", "trouble": "No module"}, b"")],
     "sum_segments": [([7, 8], b"")],
     "stacks": [
         (
@@ -420,6 +425,10 @@ CALLS: dict[str, Callable[[Agent, Path], Any]] = {
     "require_port": lambda agent, _: agent.require_port("10.0.0.1", 8118),
     "shards": lambda agent, _: agent.shards(RUN),
     "small_files": _copied_files,
+    "spare_hold": lambda agent, _: agent.spare_hold(RUN, [0, 1], None, lease=60.0),
+    "spare_release": lambda agent, _: agent.spare_release(RUN),
+    "spare_renew": lambda agent, _: agent.spare_renew(RUN),
+    "spare_status": lambda agent, _: agent.spare_status(RUN),
     "stacks": lambda agent, _: _lines(agent.stacks(RUN)),
     "start": lambda agent, _: agent.start(RUN),
     "sum_segments": lambda agent, _: agent.sum_segments(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from orchestrator.config.inventory import Device, Host, Inventory
 from orchestrator.config.job import Job
 from orchestrator.core.errors import ConfigError
 from orchestrator.plan.make_plan import make_plan
-from orchestrator.plan.placement import place
+from orchestrator.plan.placement import groups_between_hosts, place
 from tests.config.support import JOB, inventory, job, lines_of
 
 
@@ -143,3 +144,64 @@ def test_a_chat_has_no_replicas(tmp_path: Path) -> None:
     servers = inventory(tmp_path)
     with pytest.raises(ConfigError, match="both sides must be equal"):
         make_plan(loaded, servers)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 4), st.sampled_from([1, 2, 4]), st.integers(1, 4), st.sampled_from([1, 2, 4, 8]))
+def test_spread_replicas_have_every_slice_on_two_hosts(dp: int, mp: int, pp: int, per_host: int) -> None:
+    world = dp * mp * pp
+    if world % per_host or world == per_host or (per_host % mp and mp % per_host):
+        return
+    made = _job(dp, mp, pp, per_host)
+    spread = made.model_copy(update={"parallel": replace(made.parallel, replicas="spread")})
+    placements = place(spread, _cluster(world // per_host, 8))
+    assert [p.rank for p in placements] == list(range(world))
+    assert all(p.rank == p.pp * dp * mp + p.dp * mp + p.mp for p in placements)
+    assert len({(p.host, p.device_id) for p in placements}) == world
+    where: dict[tuple[int, int], set[str]] = {}
+    for p in placements:
+        where.setdefault((p.pp, p.mp), set()).add(p.host)
+    assert min(map(len, where.values())) > 1
+    if per_host % mp == 0:  # model-parallel groups stay inside a host
+        assert len({(p.dp, p.pp, p.host) for p in placements}) == dp * pp
+    for host in {p.host for p in placements}:  # MindSpore counts the ranks of a host so
+        local = [p.local_rank for p in placements if p.host == host]
+        assert local == list(range(per_host))
+    packed = place(made, _cluster(world // per_host, 8))
+    for one, is_spread in ((placements, True), (packed, False)):
+        at = {(p.pp, p.dp, p.mp): p.host for p in one}
+        data = any(at[s, 0, m] != at[s, d, m] for s, d, m in at)
+        stages = any(s and at[s, d, m] != at[s - 1, d, m] for s, d, m in at)
+        assert groups_between_hosts(made.parallel, per_host, spread=is_spread) == (data, stages)
+
+
+SPREAD = {
+    "name": "x",
+    "task": "command",
+    "command": ["x"],
+    "devices_per_host": 4,
+    "networking": {"mode": "dynamic"},
+    "parallel": {"data_parallel": 2, "model_parallel": 2, "pipeline_stage": 2, "replicas": "spread"},
+}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "changes", "what"),
+    [
+        (1, {"devices_per_host": 8}, "needs two hosts"),
+        (2, {"parallel": {"pipeline_stage": 8, "replicas": "spread"}}, "data_parallel is 1"),
+        (2, {"parallel": {**SPREAD["parallel"], "optimizer_shard": True}}, "no optimizer state"),
+        (2, {"networking": {"mode": "rank_table"}}, "a rank table must not have"),
+    ],
+)
+def test_replicas_that_cannot_be_spread_are_refused(hosts: int, changes: dict, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"spread .*{what}"):
+        place(Job.model_validate({**SPREAD, **changes}), _cluster(hosts, 8))
+    assert place(Job.model_validate(SPREAD), _cluster(2, 8))
+
+
+def test_workers_are_not_told_where_replicas_are(tmp_path: Path) -> None:
+    made = make_plan(
+        job(tmp_path, JOB, "parallel.replicas=spread", "networking.mode=dynamic"), inventory(tmp_path)
+    )
+    assert "replicas" not in yaml.safe_load(made.worker_config)["parallel"]

@@ -21,7 +21,7 @@ from orchestrator.control.resume import Changes
 from orchestrator.control.run_record import HostView, new_record, read_record, write_record
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.codec import dumps
-from orchestrator.core.errors import CheckpointError, UsageError
+from orchestrator.core.errors import CheckpointError, PreflightError, UsageError
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RunState
@@ -280,3 +280,16 @@ def test_a_plan_of_an_attempt_that_was_never_in_force_does_not_count(ended: Ende
     ended.control.folder_of(2).mkdir()
     write_plan(ended.control.plan_of(2), plan)
     assert ended.next().at == (1, 20)
+
+
+def test_without_room_for_another_layout_nothing_is_moved(
+    ended: Ended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(ended.folder)._replace(free=0)
+    found = ended.next(hosts="host4")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(PreflightError, match="another layout is put together here"):
+        resume(found, start=lambda control, plan: pytest.fail("it was started"))
+    assert not (ended.folder / "hosts/host4/store").exists() or not any(
+        (ended.folder / "hosts/host4/store").iterdir()
+    )

@@ -153,6 +153,10 @@ def sources_for(
     """
     found: dict[int, tuple[str, ShardFile]] = {}
     for rank, host in placed.items():
+        if (mine := copies.get(rank, {}).get(host)) is not None:
+            # As nearly all have it; of thousands the equal ones are not to be looked for.
+            found[rank] = (host, mine)
+            continue
         equal = [rank, *(other for other in same_slices(rank, strategies) if other != rank)]
         having = [(where, file) for other in equal for where, file in sorted(copies.get(other, {}).items())]
         shards = [each for each in having if not each[1].owner]

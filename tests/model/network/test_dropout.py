@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -71,11 +73,34 @@ def test_micro_batches_and_steps_drop_differently_and_a_seed_decides(drops):
     masks = []
     for step, micro in ((1, 0), (1, 1), (2, 0), (1, 0)):
         dropout_seed.steps = step
-        dropout_seed.choose(micro)
+        dropout_seed.choose(2, micro, 2)
         masks.append(network()[0].asnumpy() == 0)
     np.testing.assert_array_equal(masks[0], masks[3])
     for one, two in ((0, 1), (0, 2), (1, 2)):
         assert 0.3 < (masks[one] != masks[two]).mean() < 0.55
+
+
+@pytest.mark.parametrize("kind", ["hash", "Ascend's generator"])
+def test_a_record_drops_the_same_on_few_replicas_and_on_many(kind):
+    def masks(replicas, parts):
+        with built_for(A2) if kind != "hash" else nullcontext():
+            seeds = [DropoutSeed((3,), replica) for replica in range(replicas)]
+        rows, found = 8 // replicas, []
+        for seed in seeds:
+            for micro in range(parts):
+                seed.choose(rows, micro, parts)
+                if kind == "hash":
+                    cell = HashDropout(0.5, 1, seed.seed).set_train()
+                    found.append(cell(ops.ones((rows // parts, 16, 4), ms.float32)).asnumpy())
+                else:
+                    found.append(seed.seed.asnumpy().reshape(1))
+        return np.concatenate(found)
+
+    wide = masks(4, 1)
+    np.testing.assert_array_equal(masks(2, 2), wide)
+    if kind == "hash":  # whatever the size of a micro batch
+        np.testing.assert_array_equal(masks(1, 1), wide)
+        assert min((wide[0] != other).mean() for other in wide[1:]) > 0.2
 
 
 def test_two_places_drop_differently():
@@ -144,7 +169,7 @@ def test_on_an_ascend_all_dropouts_are_drawn_those_of_flash_attention_too():
     assert dropout_seed.kinds == {PhiloxDropout, PhiloxMask} and dropout_seed.seed.dtype == ms.int64
     dropout_seed.choose()
     first = int(dropout_seed.seed.asnumpy())
-    dropout_seed.choose(1)
+    dropout_seed.choose(2, 1, 2)
     assert int(dropout_seed.seed.asnumpy()) != first and abs(first) > 2**40
     stages = []
     for first_block in (0, 1):  # the second block of the whole network is the first of a second stage

@@ -1,4 +1,4 @@
-"""The monitor process: `python -m orchestrator.control RUN_DIRECTORY [--watch-only]`.
+"""The monitor process: `python -m orchestrator.recovery RUN_DIRECTORY [--watch-only]`.
 
 One per run, detached from the terminal that launched it. It may die: the run goes on, and `attach` starts
 another one with --watch-only.
@@ -15,8 +15,9 @@ from types import FrameType
 from orchestrator.control.monitor import Monitor
 from orchestrator.control.monitor_lock import forget_monitor
 from orchestrator.core.paths import ControlDir
+from orchestrator.recovery.run_recovery import recovery_of
 
-log = logging.getLogger("orchestrator.control")
+log = logging.getLogger("orchestrator.recovery")
 
 
 def main(argv: list[str]) -> int:
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
     if not sys.stdin.buffer.readline():
         return 0  # who started this could not note it: nothing is begun of which nobody could know
     control = ControlDir(Path(argv[0]))
-    monitor = Monitor(control, has_socket=True)
+    monitor = Monitor(control, has_socket=True, recovery_of=recovery_of)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,0 +1,226 @@
+"""The recovery of one run: its situation is looked at, the next attempt decided on and made ready to start.
+
+The monitor tells it what happens (`control/monitor_protocols.Recovery`). What is decided is pure
+(`recovery/decide`); here are the questions to hosts, and the bytes that move.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from types import ModuleType
+from typing import Any
+
+from orchestrator.config.inventory import Host
+from orchestrator.control.attempts import kept_step
+from orchestrator.control.decisions import Choice, Decision, Ground
+from orchestrator.control.run_record import RunRecord
+from orchestrator.control.spare_view import SpareState
+from orchestrator.control.spares import SpareWatch
+from orchestrator.control.start import Staying
+from orchestrator.core.errors import HostsFailed, OrchestrateError, RunNotFound
+from orchestrator.core.paths import ControlDir
+from orchestrator.core.states import RunState
+from orchestrator.hosts.fleet import Fleet
+from orchestrator.hosts.scheduling import Scheduling
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+from orchestrator.recovery.decide import decide
+from orchestrator.recovery.read_situation import Now, host_states, situation_of
+from orchestrator.recovery.situation import HostState
+
+__all__ = ["RunRecovery", "recovery_of"]
+
+log = logging.getLogger(__name__)
+# Hosts that are away are asked so often whether they are back, and held devices are held on to, in seconds.
+_LOOK = 15.0
+_HOLD = 60.0
+# So long a host is not taken that refused an attempt.
+_REFUSED_FOR = 30.0
+
+
+def recovery_of(
+    control: ControlDir, plan: LaunchPlan, fleet: Fleet, scheduling: Scheduling
+) -> RunRecovery | None:
+    """What goes on by itself with a run; None where its job does not ask for that."""
+    return RunRecovery(control, plan, fleet, scheduling) if plan.restart.max else None
+
+
+class RunRecovery:
+    """Of one run, over the connections of its monitor; `plan` is that of the attempt in force."""
+
+    def __init__(self, control: ControlDir, plan: LaunchPlan, fleet: Fleet, scheduling: Scheduling) -> None:
+        self._control, self._fleet, self._scheduling = control, fleet, scheduling
+        self._policy, self._run_id = plan.restart, plan.run_id
+        self._wanted = _first_hosts(control, plan)
+        self._spares = SpareWatch(fleet, plan, scheduling)
+        # Hosts of the run that no attempt uses now: whether they answer, as far as that is known.
+        self._answers: dict[str, bool] = {}
+        self._asked: dict[str, Future[Any]] = {}
+        self._look_at = self._hold_at = 0.0
+        self._refuses: dict[str, tuple[str, float]] = {}
+        self._fatal: OrchestrateError | None = None
+        self._waits_since: float | None = None
+        self._counts: tuple[int, ...] | None = None
+
+    # What the monitor tells.
+
+    def begin(self, plan: LaunchPlan) -> None:
+        """An attempt of this plan has started."""
+        self._fatal = None
+        for name in plan.manifests:
+            self._answers.pop(name, None)  # what is heard of it from now on is in the record
+        _planning()
+        self._spares.hold_all(plan)
+
+    def tend(self, record: RunRecord) -> RunRecord:
+        """Once a turn."""
+        now = self._scheduling.monotonic()
+        self._take_answers()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK
+            used = record.hosts if record.state is not RunState.RESTARTING else {}
+            for name in self._fleet.hosts.keys() - used.keys() - self._asked.keys():
+                self._asked[name] = self._fleet.begin(lambda agent: agent.clock(), name)
+        if record.state is RunState.RESTARTING and now >= self._hold_at:
+            # Else supervisors whose workers have ended would let go of the devices.
+            self._hold_at = now + min(_HOLD, self._policy.lease / 4)
+            for name in self._reachable(record):
+                self._fleet.begin(lambda agent: agent.renew(self._run_id), name)
+        return self._spares.noted(record, now)
+
+    def decide(self, record: RunRecord, plan: LaunchPlan) -> Decision:
+        """What becomes of a run whose attempt has ended."""
+        now = self._scheduling.time()
+        if self._fatal is not None:
+            return Decision(Choice.GIVE_UP, Ground.CANNOT_START, now)
+        situation = situation_of(
+            record,
+            plan,
+            Now(
+                now,
+                self._states(record),
+                kept=kept_step(record),
+                fits=self._fits(plan),
+                waits_since=self._waits_since,
+                unreachable=plan.timeouts.unreachable,
+            ),
+        )
+        decision = decide(situation)
+        if decision.choice is Choice.WAIT:
+            self._waits_since = self._waits_since or now
+        else:
+            self._waits_since = None
+        log.info("decided: %s", decision)
+        return decision
+
+    def next_plan(self, record: RunRecord, plan: LaunchPlan, decision: Decision) -> LaunchPlan:
+        """The plan of the attempt that was decided on; the hosts have what it goes on from."""
+        chosen = tuple(self._fleet.hosts[name] for name in decision.hosts)
+        with self._fleet.part(self._reachable(record, decision.hosts)) as part:
+            complete: LaunchPlan = _planning().planned(self._control, record, plan, chosen, part)
+        others = tuple(host for name, host in self._fleet.hosts.items() if name not in decision.hosts)
+        return dataclasses.replace(complete, spares=others)
+
+    def staying(self, plan: LaunchPlan, before: LaunchPlan, decision: Decision) -> Staying:
+        """The hosts that were in the attempt before, on the devices that they had; who failed is suspect."""
+        devices = {
+            name: manifest.devices
+            for name, manifest in before.manifests.items()
+            if name in plan.manifests
+            and len(manifest.devices) == len(plan.manifests[name].devices)
+            and not set(manifest.devices) & set(decision.devices_out.get(name, ()))
+        }
+        suspects = (decision.host,) if decision.host in devices else ()
+        meeting = _meeting_of(before) if plan.master.name == before.master.name else None
+        if meeting is None and plan.master.name in devices:
+            suspects = tuple(dict.fromkeys((*suspects, plan.master.name)))
+        return Staying(devices, suspects, meeting)
+
+    def failed(self, error: OrchestrateError) -> None:
+        """The launch of the attempt that was decided on came to nothing: hosts are to blame, or nobody is."""
+        now = self._scheduling.monotonic()
+        errors = error.errors if isinstance(error, HostsFailed) else {error.where: error}
+        named = {name: str(each.what) for name, each in errors.items() if name in self._fleet.hosts}
+        if not named:
+            self._fatal = error
+        self._refuses.update({name: (what, now) for name, what in named.items()})
+
+    def close(self, record: RunRecord) -> None:
+        """Of a run that is over nothing is held any more."""
+        if record.state.is_terminal:
+            self._spares.release()
+            self._fleet.each(lambda agent: agent.release(self._run_id), self._reachable(record))
+
+    # What is known of the hosts.
+
+    def _take_answers(self) -> None:
+        for name, future in list(self._asked.items()):
+            if future.done():
+                del self._asked[name]
+                self._answers[name] = not future.cancelled() and future.result()[1] is None
+
+    def _reachable(self, record: RunRecord, more: Iterable[str] = ()) -> list[str]:
+        """Hosts that can be asked now, as far as it is known."""
+        seen = [name for name, view in record.hosts.items() if not view.error and not view.lost]
+        others = [name for name in self._fleet.hosts if name not in record.hosts and self._answers.get(name)]
+        return list(dict.fromkeys((*seen, *others, *more)))
+
+    def _states(self, record: RunRecord) -> dict[str, HostState]:
+        """Hosts of the attempt as they were last heard; others by what they have answered since."""
+        states = host_states(record)
+        for name in self._fleet.hosts:
+            if (seen := states.get(name)) is not None:
+                states[name] = dataclasses.replace(
+                    seen,
+                    answers=seen.answers or self._answers.get(name, False),
+                    is_gone=seen.is_gone and not self._answers.get(name, False),
+                    refuses=self._refusal_of(name),
+                )
+                continue
+            spare = self._spares.state_of(name)
+            answers = self._answers.get(name, False) or spare.is_ready
+            unfit = spare.why if spare.state is SpareState.UNFIT else ""
+            states[name] = HostState(
+                name,
+                answers=answers,
+                is_ready=answers and not unfit,
+                refuses=self._refusal_of(name) or unfit,
+            )
+        return states
+
+    def _fits(self, plan: LaunchPlan) -> tuple[int, ...]:
+        """Numbers of hosts, fewer than all, on which the job can be laid out."""
+        if self._policy.min_hosts is None or plan.job is None:
+            return ()
+        if self._counts is None:
+            self._counts = _planning().counts_of(plan, self._wanted)
+        return self._counts
+
+    def _refusal_of(self, name: str) -> str:
+        what, since = self._refuses.get(name, ("", 0.0))
+        return what if what and self._scheduling.monotonic() < since + _REFUSED_FOR else ""
+
+
+def _planning() -> ModuleType:
+    # Late, but before the run has failed: it brings in numpy, which no launch needs.
+    from orchestrator.recovery import plan_attempt
+
+    return plan_attempt
+
+
+def _first_hosts(control: ControlDir, plan: LaunchPlan) -> tuple[Host, ...]:
+    """The hosts that the run was launched on."""
+    try:
+        return read_plan(control.plan_of(1)).hosts
+    except RunNotFound:
+        return plan.hosts
+
+
+def _meeting_of(plan: LaunchPlan) -> str | None:
+    scheduler: Mapping[str, str] = {}
+    found = plan.manifests[plan.master.name].scheduler
+    if found is not None:
+        scheduler = found.env
+    return scheduler.get("MS_SCHED_HOST")

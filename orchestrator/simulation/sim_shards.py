@@ -1,0 +1,232 @@
+"""The shards that a simulated host has saved, and the verbs that find, check, read and place them.
+
+Nothing is stored: which steps an attempt has saved whole is its gang's matter. A shard has a few bytes of its
+own here; how long it takes to read and to send one is that of the workload's `shard_bytes`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.agent.request_loop import Answer
+from orchestrator.agent.shard_ranges import parse_name
+from orchestrator.config.yaml_reader import parse_yaml
+from orchestrator.core.errors import AgentError, CheckpointError
+from orchestrator.core.records import Attempt
+from orchestrator.simulation.sim_attempts import in_force, reading
+
+if TYPE_CHECKING:
+    from orchestrator.simulation.sim_agent import SimAgent
+    from orchestrator.simulation.sim_host import SimHost
+    from orchestrator.simulation.sim_process import SimRun
+
+__all__ = ["SHARD_VERBS", "reading_seconds"]
+
+Args = Mapping[str, Any]
+_SIZE = 64
+_CHANGED = 1_700_000_000_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """One file, by the attempt that saved it, its rank and its step."""
+
+    attempt: int
+    rank: int
+    step: int
+    folder: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/rank_{self.rank}/checkpoint_rank_{self.rank}-1_{self.step}.ckpt"
+
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """Its size, when it was last changed, and its inode."""
+        inode = (self.attempt << 44) + (self.rank << 28) + self.step
+        return _SIZE, _CHANGED + self.step, inode
+
+    @property
+    def content(self) -> bytes:
+        return f"rank {self.rank}, step {self.step} of attempt {self.attempt}".encode().ljust(_SIZE)
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "rank": self.rank,
+            "rerun": 0,
+            "epoch": 1,
+            "step": self.step,
+            "path": self.path,
+            "identity": list(self.identity),
+            "attempt": self.attempt,
+        }
+
+
+def _attempts(run: SimRun) -> Iterator[SimRun]:
+    """Those of a run that this host has, the newest first."""
+    found: SimRun | None = run
+    while found is not None:
+        yield found
+        found = found.before
+
+
+def _shards(host: SimHost, run: SimRun) -> Iterator[_Shard]:
+    """What one attempt has on this host, and has not been told to remove."""
+    number = run.manifest.attempt.number
+    folder = f"{host.workdir}/runs/{run.manifest.run_id}/attempts/{number}/checkpoint"
+    for step in run.gang.kept_steps:
+        if step not in run.unsaved and (number, step) >= run.oldest_kept:
+            for worker in run.manifest.workers:
+                yield _Shard(number, worker.rank, step, folder)
+
+
+def _saved(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    run, tokens = agent.host.run(args["run_id"]), args.get("tokens", {})
+    rows = []
+    for attempt in _attempts(run):
+        token = tokens.get(str(attempt.manifest.attempt.number), "")
+        if token in ("", attempt.manifest.attempt.token):
+            rows += [shard.row() for shard in _shards(agent.host, attempt)]
+    yield Answer(rows)
+
+
+def _listed(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    yield Answer([shard.row() for shard in _shards(agent.host, reading(agent.host, args))])
+
+
+def _iterations(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    reading(agent.host, {"run_id": args["run_id"], "meant": args["meant"]})
+    yield Answer({"tracker": None, "iterations": []})
+
+
+def _found(host: SimHost, path: str, identity: Any = None) -> _Shard:
+    """The shard of this path. CheckpointError: it is not there, or is another one by now."""
+    name = parse_name(path)
+    for run in host.runs.values():
+        for attempt in _attempts(run):
+            for shard in _shards(host, attempt) if name else ():
+                is_meant = (shard.rank, shard.step) == (name["rank"], name["step"]) and shard.path == path
+                if is_meant and (identity is None or list(identity) == list(shard.identity)):
+                    return shard
+    raise CheckpointError("cannot be read: No such file or directory", where=path)
+
+
+def _check_shard(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    shard = _found(agent.host, args["path"], args["identity"])
+    sha256 = hashlib.sha256(shard.content).hexdigest() if args["hashed"] else None
+    yield Answer({"summed": True, "sha256": sha256})
+
+
+def _read_segments(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    for path, spans in args["segments"]:
+        content = _found(agent.host, path, args["identities"].get(path)).content
+        data = b"".join(content[start : start + length] for start, length in spans)
+        yield Answer(zlib.crc32(data), data, more=True)
+    yield Answer()
+
+
+def _place_shards(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    host = agent.host
+    run = in_force(host, args)
+    number, (_, step) = args["number"], args["origin"]
+    if run.manifest.attempt.number != number:
+        raise AgentError(f"attempt {number} is not in force here", kind="other_attempt")
+    for load in args["loads"]:
+        try:
+            _found(host, load["source"], load["identity"])
+        except CheckpointError as error:
+            raise AgentError(f"{load['source']}: {error.what}", kind="missing_shard") from None
+    if step:  # (0, 0): anew, or where a program is told otherwise
+        run.gang.begin_at(step)
+    yield Answer()
+
+
+def _tell_step(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    """What is older than the newest step that is complete over all hosts goes."""
+    told = (int(args["number"]), int(args["step"]))
+    for attempt in _attempts(in_force(agent.host, args)):
+        attempt.oldest_kept = max(attempt.oldest_kept, told)
+        if attempt.manifest.attempt.number <= told[0]:
+            attempt.before = None  # nothing of those before is left
+    yield Answer()
+
+
+def _small_files(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    """The strategies of what was saved: one for each stage that the host has ranks of."""
+    meant = Attempt(**args["meant"]) if args.get("meant") else None
+    run = next(
+        (
+            each
+            for each in _attempts(agent.host.run(args["run_id"]))
+            if meant in (None, each.manifest.attempt)
+        ),
+        None,
+    )
+    if run is None:
+        raise AgentError(f"no such attempt of run {args['run_id']} on this host", kind="no_run")
+    if args["folder"] == "strategy" and run.gang.kept_steps:
+        for rank, content in _strategies(run).items():
+            yield Answer(f"strategy_rank_{rank}.ckpt", content, more=True)
+    yield Answer()
+
+
+def _strategies(run: SimRun) -> dict[int, bytes]:
+    degrees = _degrees(run.worker_config)
+    if degrees is None:
+        return {}
+    data_parallel, model_parallel, stages = degrees
+    size = data_parallel * model_parallel
+    firsts: dict[int, int] = {}
+    for worker in run.manifest.workers:
+        firsts.setdefault(worker.rank // size, worker.rank)
+    return {
+        rank: _strategy(stage, data_parallel, model_parallel)
+        for stage, rank in firsts.items()
+        if stage < stages
+    }
+
+
+@functools.lru_cache(maxsize=8)
+def _degrees(worker_config: str) -> tuple[int, int, int] | None:
+    """By how much the job cuts data, model and layers; None for a program that says nothing of it."""
+    data = parse_yaml("worker.yaml", worker_config.encode()).data if worker_config else {}
+    parallel = data.get("parallel")
+    if not parallel:
+        return None
+    names = ("data_parallel", "model_parallel", "pipeline_stage")
+    found = [int(parallel.get(name) or 1) for name in names]
+    return found[0], found[1], found[2]
+
+
+@functools.lru_cache(maxsize=64)
+def _strategy(stage: int, data_parallel: int, model_parallel: int) -> bytes:
+    """A stage of one parameter, which the model group cuts and of which every replica has all."""
+    layout = {"dev_matrix": [data_parallel, model_parallel], "tensor_map": [0]}
+    item = {"stage": stage}
+    return json.dumps({"parallel_strategy_item": {"w": item}, "parallel_layout_item": {"w": layout}}).encode()
+
+
+def reading_seconds(host: SimHost, verb: str, args: Args) -> float:
+    """How long the host needs to read what it is asked for, beyond what any request takes."""
+    if verb != "read_segments":
+        return 0.0
+    nbytes = max((run.gang.workload.shard_bytes for run in host.runs.values()), default=0.0)
+    return len(args["segments"]) * nbytes / host.link.bytes_per_s
+
+
+SHARD_VERBS = {
+    "check_shard": _check_shard,
+    "iterations": _iterations,
+    "place_shards": _place_shards,
+    "read_segments": _read_segments,
+    "saved": _saved,
+    "shards": _listed,
+    "small_files": _small_files,
+    "tell_step": _tell_step,
+}

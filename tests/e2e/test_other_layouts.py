@@ -1,0 +1,105 @@
+"""A training on fewer hosts and on all of them again, and one whose replicas are on different hosts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.testing.local_cluster import Cluster
+
+ROOT = Path(__file__).parents[2]
+SERVICE = "orchestrate service install"
+
+
+def training(cluster: Cluster, name: str, **sections: Any) -> Path:
+    """A job file: a rank on each host, whose steps depend on nothing but the records so far."""
+    dropped = {"num_layers": 2, "hidden_dropout_rate": 0.1}
+    job = {
+        "name": name,
+        "task": "finetune",
+        "devices_per_host": 1,
+        "model": {"preset": "tiny", "overrides": dropped},
+        "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
+        "train": {"steps": 6, "batch_size": 2, "learning_rate": 5e-3, "lr_schedule": "constant"},
+        "checkpoint": {"save_steps": 2},
+        "env": {"OMP_NUM_THREADS": 1},
+        **sections,
+    }
+    path = cluster.folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return path
+
+
+def losses(cluster: Cluster, run_id: str) -> dict[int, float]:
+    """Of all attempts, by step, as the first rank tells them."""
+    found: dict[int, float] = {}
+    for path in sorted(cluster.folder.glob(f"hosts/*/runs/{run_id}/attempts/*/metrics/rank_0.jsonl")):
+        lines = map(json.loads, path.read_text().splitlines())
+        found.update({line["step"]: line["loss"] for line in lines if "phase" not in line})
+    return found
+
+
+@pytest.mark.mindspore
+def test_on_fewer_hosts_and_back_the_losses_are_those_of_all_hosts(
+    local_with: Callable[..., Cluster],
+) -> None:
+    cluster = local_with(hosts=4, devices="0")
+    done = cluster.launch(training(cluster, "whole"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole = losses(cluster, cluster.status("whole")["run_id"])
+    assert sorted(whole) == [1, 2, 3, 4, 5, 6]
+
+    done = cluster.launch(training(cluster, "less"), "--set", "train.steps=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run_id = cluster.status("less")["run_id"]
+    fewer = ("--hosts", "host[2-3]", "--set", "train.steps=4")
+    done = cluster.run("resume", run_id, "-i", cluster.inventory, *fewer)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the layout of 2 ranks: " in done.stderr and "train.gradient_accumulation=2" in done.stderr
+    assert "cut anew, for which they take as much room here" in done.stdout
+    again = ("--hosts", "all", "--set", "train.steps=6")
+    done = cluster.run("resume", run_id, "-i", cluster.inventory, *again)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the layout of" not in done.stderr  # its own one
+    found = losses(cluster, run_id)
+    assert sorted(found) == sorted(whole)
+    assert found == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.mindspore
+def test_of_replicas_on_different_hosts_one_host_has_the_whole_checkpoint(
+    local_with: Callable[..., Cluster],
+) -> None:
+    cluster = local_with(hosts=2)
+    degrees = {"data_parallel": 2, "pipeline_stage": 2, "micro_batch_num": 2, "replicas": "spread"}
+    steps = {"steps": 2, "batch_size": 2, "learning_rate": 5e-3}
+    job = training(cluster, "spread", devices_per_host=2, parallel=degrees, train=steps)
+    done = cluster.launch(job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.rmtree(cluster.folder / "hosts/host1/runs")
+    done = cluster.run("collect-ckpt", "spread", "-o", "all.ckpt", "--with-optimizer")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ranks = sorted(path.name for path in cluster.folder.glob("hosts/host2/runs/*/checkpoint/rank_*"))
+    assert ranks == ["rank_1", "rank_3"]  # of both stages
+
+
+def test_a_launch_says_that_nobody_goes_on_with_it_after_a_boot(local: Cluster) -> None:
+    home = local.folder / "home"
+    local.env |= {"HOME": str(home)}
+    local.env.pop("XDG_CONFIG_HOME", None)
+    job = local.job(["true"], restart={"max": 1})
+    done = local.launch(job)
+    assert done.returncode == 0 and done.stderr.count(SERVICE) == 1, done.stderr
+    done = local.launch(local.job(["true"], name="once"))
+    assert done.returncode == 0 and SERVICE not in done.stderr
+    unit = home / ".config/systemd/user/orchestrate-monitors.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("# Written by `orchestrate service install`; `orchestrate service remove` removes it.\n")
+    done = local.launch(job)
+    assert done.returncode == 0 and SERVICE not in done.stderr

@@ -1,0 +1,47 @@
+"""The same global batch on four replicas, on two, and on one: the same records, drops and losses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.config.settings import Worker, load_settings
+from model.training.trainer import train
+from tests.model.support.cluster import launch, write_job
+
+pytestmark = pytest.mark.mindspore
+
+DROPPING = {
+    "preset": "tiny",
+    "overrides": {"hidden_act": "gelu", "hidden_dropout_rate": 0.2, "attention_dropout_rate": 0.1},
+}
+SHORT = {"checkpoint": {"save_steps": None}, "data": {"seq_length": 64}}
+
+
+def losses_of(folder: Path, *, replicas: int, **share: int) -> list[float]:
+    """Of four steps of eight records."""
+    path = write_job(
+        folder,
+        parallel={"data_parallel": replicas},
+        model=DROPPING,
+        train={"steps": 4, "batch_size": 8 // replicas, **share},
+        **SHORT,
+    )
+    if replicas == 1:
+        train(load_settings(path), Worker(), folder, lambda record: None)
+    else:
+        launch(folder, "train", replicas)
+    lines = map(json.loads, (folder / "metrics/rank_0.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "phase" not in line]
+
+
+def test_on_fewer_replicas_the_losses_are_the_same(tmp_path: Path) -> None:
+    on_four = losses_of(tmp_path / "four", replicas=4)
+    on_two = losses_of(tmp_path / "two", replicas=2, gradient_accumulation=2)
+    on_one = losses_of(tmp_path / "one", replicas=1)  # in one piece: on a CPU its size does not matter
+    assert len(on_four) == 4 and len(set(on_four)) == 4
+    np.testing.assert_allclose(on_two, on_four, rtol=1e-5)
+    np.testing.assert_allclose(on_one, on_four, rtol=1e-5)
