@@ -29,7 +29,7 @@ from orchestrator.formats.shard_sum import Sum, read_sum
 
 __all__ = ["NotCopied", "Owner", "SavedStep", "whole_steps"]
 
-_CONNECT = 5.0
+_CONNECT = 10.0
 # For the keeper's disk to have a file of any size.
 _SYNC = 600.0
 # A shard without a checksum is whole once it has not changed for so long.
