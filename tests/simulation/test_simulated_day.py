@@ -30,6 +30,14 @@ def live(folder: Path, *faults: Fault, hours: float = 1.0, relaunch: float | Non
     )
 
 
+def test_copies_are_not_simulated_and_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("name: x\ntask: command\ndevices_per_host: 1\ncommand: [a]\ncheckpoint: {copies: 1}\n")
+    scaled = scaled_plan(path, None, 2)
+    assert scaled.plan.copies is None and "checkpoint.copies=0" in scaled.job.source.overrides
+    assert any("copies" in note for note in scaled.notes)
+
+
 def test_a_failed_run_goes_on_from_its_last_complete_save(tmp_path: Path) -> None:
     """320 steps of 2 s, saved after every 160: it is killed at 460 s, behind the first save."""
     day = live(tmp_path, Fault(460, "kill", rank=3))
