@@ -17,6 +17,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.control.attempts import kept_step
 from orchestrator.control.decisions import Choice, Decision, Ground
 from orchestrator.control.run_record import RunRecord
+from orchestrator.control.spare_view import SpareState
 from orchestrator.control.spares import SpareWatch
 from orchestrator.control.start import Staying
 from orchestrator.core.errors import HostsFailed, OrchestrateError, RunNotFound
@@ -68,6 +69,8 @@ class RunRecovery:
     def begin(self, plan: LaunchPlan) -> None:
         """An attempt of this plan has started."""
         self._fatal = None
+        for name in plan.manifests:
+            self._answers.pop(name, None)  # what is heard of it from now on is in the record
         _planning()
         self._spares.hold_all(plan)
 
@@ -172,12 +175,19 @@ class RunRecovery:
                 states[name] = dataclasses.replace(
                     seen,
                     answers=seen.answers or self._answers.get(name, False),
+                    is_gone=seen.is_gone and not self._answers.get(name, False),
                     refuses=self._refusal_of(name),
                 )
                 continue
             spare = self._spares.state_of(name)
             answers = self._answers.get(name, False) or spare.is_ready
-            states[name] = HostState(name, answers=answers, is_ready=answers, refuses=self._refusal_of(name))
+            unfit = spare.why if spare.state is SpareState.UNFIT else ""
+            states[name] = HostState(
+                name,
+                answers=answers,
+                is_ready=answers and not unfit,
+                refuses=self._refusal_of(name) or unfit,
+            )
         return states
 
     def _fits(self, plan: LaunchPlan) -> tuple[int, ...]:
