@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     made.close()
 
 
-def _spare(cluster: Cluster) -> Any:
-    return cluster.status()["spares"].get("host3", {})
+def _spare(cluster: Cluster, run_id: str) -> Any:
+    return cluster.status(run_id)["spares"].get("host3", {})
 
 
 def _folders(cluster: Cluster) -> list[Path]:
@@ -43,11 +45,11 @@ def test_a_run_with_a_spare(cluster: Cluster, tmp_path: Path) -> None:
     launched = cluster.launch(job, "--detach")
     assert launched.returncode == 0, launched.stderr
     assert "note: hosts: all leaves out host3, which stand ready (restart.spares)" in launched.stderr
-    cluster.wait_until_running()
-    eventually(lambda: _spare(cluster).get("state") == "ready", what="the spare is ready")
-    shown = cluster.run("status")
+    (control,) = cluster.controls()
+    run_id = control.run_id
+    eventually(lambda: _spare(cluster, run_id).get("state") == "ready", TIMEOUT, "the spare is ready")
+    shown = cluster.run("status", run_id)
     assert "spares  host3 ready" in shown.stdout.splitlines()
-    run_id = cluster.controls()[-1].run_id
     held = SpareFolder(Workdir(tmp_path / "hosts/host3"), run_id)
     assert held.devices() == (0, 1)
 
@@ -57,28 +59,31 @@ def test_a_run_with_a_spare(cluster: Cluster, tmp_path: Path) -> None:
     assert refused.returncode == 4 and "host3" in refused.stderr, refused.stderr
 
     # The next monitor has it, too.
-    cluster.kill_monitor()
-    eventually(lambda: _spare(cluster).get("state") == "ready" and monitor_pid(cluster.controls()[-1]))
+    os.kill(eventually(lambda: monitor_pid(control), what="a monitor"), signal.SIGKILL)
+    eventually(lambda: monitor_pid(control) is None)
+    eventually(lambda: _spare(cluster, run_id).get("state") == "ready" and monitor_pid(control), TIMEOUT)
     assert held.devices() == (0, 1)
 
     stopped = cluster.run("stop", run_id)
     assert stopped.returncode == 0, stopped.stderr
-    eventually(lambda: not _folders(cluster), what="nothing of the spare is left")
+    eventually(lambda: not _folders(cluster), TIMEOUT, "nothing of the spare is left")
     assert not cluster.sleepers() and not processes_in(tmp_path / "hosts")
     launched = cluster.launch(alone, "--detach")
     assert launched.returncode == 0, launched.stderr
-    cluster.run("stop", cluster.controls()[-1].run_id)
+    for each in cluster.controls():  # of the one that was refused there is nothing to stop
+        assert cluster.run("stop", each.run_id).returncode == 0
 
 
 def test_a_spare_that_is_no_good_is_said_and_costs_nothing(cluster: Cluster, tmp_path: Path) -> None:
     other = cluster.job(cluster.sleep, "other", hosts="host3")
     assert cluster.launch(other, "--detach").returncode == 0
-    first = cluster.controls()[-1].run_id
+    (first,) = (control.run_id for control in cluster.controls())
     go = tmp_path / "go"
     job = cluster.job(["sh", "-c", f"while [ ! -e '{go}' ]; do sleep 0.2; done"], restart=RESTART)
     with cluster.launching(job) as launch:
-        eventually(lambda: cluster.controls()[-1].run_id != first)
-        eventually(lambda: _spare(cluster).get("state") == "unfit", what="the spare is unfit")
+        eventually(lambda: len(cluster.controls()) == 2, TIMEOUT, "a second run")
+        (run_id,) = (control.run_id for control in cluster.controls() if control.run_id != first)
+        eventually(lambda: _spare(cluster, run_id).get("state") == "unfit", TIMEOUT, "the spare is unfit")
         go.touch()
         _, stderr = launch.communicate(timeout=TIMEOUT)
     assert launch.returncode == 0, stderr
