@@ -5,7 +5,7 @@ It came to the monitor while the owner was there, and is in the record of its at
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TypeAlias
 
 from orchestrator.control.run_record import RunRecord
@@ -18,11 +18,14 @@ OwnersWord: TypeAlias = Mapping[tuple[int, str, str], str]
 """By attempt, owner and name below the owner's checkpoint, the SHA-256 of the shard."""
 
 
-def owners_word(control: ControlDir, record: RunRecord) -> OwnersWord:
-    """What is known of all attempts; of one whose record cannot be read, nothing."""
+def owners_word(control: ControlDir, record: RunRecord, numbers: Container[int] | None = None) -> OwnersWord:
+    """What is known of all attempts, or of those with these numbers; of one whose record cannot be read,
+    nothing."""
     said: dict[tuple[int, str, str], str] = {}
     newest = record.attempts[-1].number
     for attempt in record.attempts:
+        if numbers is not None and attempt.number not in numbers:
+            continue
         if attempt.number == newest:
             said.update(_said_in(record, newest))
             continue

@@ -37,10 +37,20 @@ def plan_launch(
     inventory = inventory_for(job, inventory_path)
     if accept_new_host_keys:
         inventory = inventory.accepting_new_host_keys()
-    plan = make_plan(job, inventory, now=time.time())
+    plan = make_plan(job, inventory, now=time.time(), mtbf=_mtbf(job))
     require_min_hosts(job, inventory)
     require_what_is_here(plan)
     return job, plan
+
+
+def _mtbf(job: Job) -> float | None:
+    """How often this job's earlier runs failed, where its workers reckon with that."""
+    if job.checkpoint.save_every != "auto":
+        return None
+    # Late: no other launch reads the records of runs.
+    from orchestrator.control.past_saves import past_saves
+
+    return past_saves(job.name).mtbf(job.parallel.world_size)
 
 
 def discover_devices(plan: LaunchPlan) -> LaunchPlan:

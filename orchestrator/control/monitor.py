@@ -217,7 +217,8 @@ class Monitor:
         finally:
             if self._socket is not None:
                 self._socket.attend(None)
-            watch.hand_back() if self._restarts else watch.close()
+            # What is under way over its sessions is taken first: others ask over them after it.
+            watch.hand_back() if self._recovery is not None else watch.close()
 
     def _judged(self, record: RunRecord) -> RunRecord:
         """The record of a turn, with what attempts before and what stands ready have to tell."""

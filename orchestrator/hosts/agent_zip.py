@@ -57,7 +57,7 @@ def agent_bundle() -> Bundle:
 
 # What no launch imports need not be compiled for one.
 _RARE = {"ascend_tools", "disk_space", "host_answers", "log_signatures", "plogs", "shard_ranges"}
-_RARE |= {"attempt_files", "iteration_folders", "lock_handover"}
+_RARE |= {"attempt_files", "iteration_folders"}
 _RARE |= {"spare_holder", "spare_locks", "spare_records", "verbs_spare", "warm_process"}
 _RARE |= {"chat_relay", "verbs_chaos", "verbs_disk", "verbs_logs", "verbs_shards", "verbs_stacks"}
 _RARE |= {"last_save", "python_program", "python_stacks", "saved_steps", "signature_table"}

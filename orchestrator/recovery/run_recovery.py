@@ -8,32 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
-from orchestrator.config.inventory import Host, Inventory
-from orchestrator.config.job_file import load_job_again
+from orchestrator.config.inventory import Host
 from orchestrator.control.attempts import kept_step
 from orchestrator.control.decisions import Choice, Decision, Ground
-from orchestrator.control.resume import Changes, next_job
 from orchestrator.control.run_record import RunRecord
+from orchestrator.control.spare_view import SpareState
 from orchestrator.control.spares import SpareWatch
 from orchestrator.control.start import Staying
-from orchestrator.core.errors import CheckpointError, HostsFailed, OrchestrateError, RunNotFound
+from orchestrator.core.errors import HostsFailed, OrchestrateError, RunNotFound
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.scheduling import Scheduling
-from orchestrator.plan.fewer_hosts import fitting_counts, on_names
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.recovery.decide import decide
 from orchestrator.recovery.read_situation import Now, host_states, situation_of
 from orchestrator.recovery.situation import HostState
-
-if TYPE_CHECKING:
-    from orchestrator.transfer.plan_resume import Resumption
 
 __all__ = ["RunRecovery", "recovery_of"]
 
@@ -74,7 +69,9 @@ class RunRecovery:
     def begin(self, plan: LaunchPlan) -> None:
         """An attempt of this plan has started."""
         self._fatal = None
-        _bring_in()
+        for name in plan.manifests:
+            self._answers.pop(name, None)  # what is heard of it from now on is in the record
+        _planning()
         self._spares.hold_all(plan)
 
     def tend(self, record: RunRecord) -> RunRecord:
@@ -120,21 +117,11 @@ class RunRecovery:
 
     def next_plan(self, record: RunRecord, plan: LaunchPlan, decision: Decision) -> LaunchPlan:
         """The plan of the attempt that was decided on; the hosts have what it goes on from."""
-        plan_next, brought = _bring_in()
         chosen = tuple(self._fleet.hosts[name] for name in decision.hosts)
-        on_them = dataclasses.replace(plan, hosts=chosen)
-        wanted = next_job(on_them, Changes())
         with self._fleet.part(self._reachable(record, decision.hosts)) as part:
-            try:
-                found = plan_next(self._control, record, on_them, wanted, fleet=part)
-            except CheckpointError as error:
-                log.warning("the run begins anew: %s", error)
-                found = plan_next(self._control, record, on_them, wanted, step=0, fleet=part)
-            complete = brought(part, found)
-        for note in found.notes:
-            log.info("%s", note)
+            complete: LaunchPlan = _planning().planned(self._control, record, plan, chosen, part)
         others = tuple(host for name, host in self._fleet.hosts.items() if name not in decision.hosts)
-        return dataclasses.replace(complete, spares=others, found=plan.found)
+        return dataclasses.replace(complete, spares=others)
 
     def staying(self, plan: LaunchPlan, before: LaunchPlan, decision: Decision) -> Staying:
         """The hosts that were in the attempt before, on the devices that they had; who failed is suspect."""
@@ -188,12 +175,19 @@ class RunRecovery:
                 states[name] = dataclasses.replace(
                     seen,
                     answers=seen.answers or self._answers.get(name, False),
+                    is_gone=seen.is_gone and not self._answers.get(name, False),
                     refuses=self._refusal_of(name),
                 )
                 continue
             spare = self._spares.state_of(name)
             answers = self._answers.get(name, False) or spare.is_ready
-            states[name] = HostState(name, answers=answers, is_ready=answers, refuses=self._refusal_of(name))
+            unfit = spare.why if spare.state is SpareState.UNFIT else ""
+            states[name] = HostState(
+                name,
+                answers=answers,
+                is_ready=answers and not unfit,
+                refuses=self._refusal_of(name) or unfit,
+            )
         return states
 
     def _fits(self, plan: LaunchPlan) -> tuple[int, ...]:
@@ -201,9 +195,7 @@ class RunRecovery:
         if self._policy.min_hosts is None or plan.job is None:
             return ()
         if self._counts is None:
-            inventory = Inventory(path=Path(f"the hosts of {self._run_id}"), hosts=self._wanted, ssh=plan.ssh)
-            job = on_names(load_job_again(plan.job, ()), self._wanted)
-            self._counts = fitting_counts(job, inventory)
+            self._counts = _planning().counts_of(plan, self._wanted)
         return self._counts
 
     def _refusal_of(self, name: str) -> str:
@@ -211,12 +203,11 @@ class RunRecovery:
         return what if what and self._scheduling.monotonic() < since + _REFUSED_FOR else ""
 
 
-def _bring_in() -> tuple[Callable[..., Resumption], Callable[..., LaunchPlan]]:
-    # Late, but not only when the run has failed: it brings in numpy, which no launch needs.
-    from orchestrator.transfer.plan_resume import plan_next
-    from orchestrator.transfer.resume_run import brought
+def _planning() -> ModuleType:
+    # Late, but before the run has failed: it brings in numpy, which no launch needs.
+    from orchestrator.recovery import plan_attempt
 
-    return plan_next, brought
+    return plan_attempt
 
 
 def _first_hosts(control: ControlDir, plan: LaunchPlan) -> tuple[Host, ...]:

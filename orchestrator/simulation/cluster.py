@@ -15,7 +15,7 @@ from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.simulation.sim_host import SimHost
 from orchestrator.simulation.sim_process import SimProcess
-from orchestrator.simulation.sim_session import DirectFleet
+from orchestrator.simulation.sim_session import DirectFleet, SimFleet
 from orchestrator.simulation.sim_transport import SimTransport, Traffic
 from orchestrator.simulation.virtual_time import World
 from orchestrator.simulation.workload import Gang, Workload
@@ -93,10 +93,11 @@ class Cluster:
         direct: bool = False,
     ) -> None:
         self.world = world
-        self._fleet: type[Fleet] = DirectFleet if direct else Fleet
+        self._fleet: type[Fleet] = DirectFleet if direct else SimFleet
         self.workload = workload
         self.traffic = Traffic()
-        self.gangs: dict[str, Gang] = {}
+        self.gangs: dict[str, Gang] = {}  # in the order in which they were made
+        self.newest: dict[str, tuple[Manifest, Gang]] = {}  # of each run the attempt that was made last
         self._inventory = tuple(hosts)
         self._ascend = ascend
         self._noted = noted
@@ -132,18 +133,26 @@ class Cluster:
 
     @property
     def is_calm(self) -> bool:
-        """Whether every gang makes steps, and every host says what it has to say.
+        """Whether the newest gang of every run makes steps, and each of its hosts says what it has to say.
 
         That one does not is seen only after a while, and until then nothing else tells of it.
         """
-        moves = bool(self.gangs) and all(gang.is_moving for gang in self.gangs.values())
-        return moves and not any(there.link.is_silent or there.lie for there in self.hosts.values())
+        if not self.newest or not all(gang.is_moving for _, gang in self.newest.values()):
+            return False
+        theirs = (self.hosts[name] for manifest, _ in self.newest.values() for name in manifest.hosts)
+        return not any(there.link.is_silent or there.lie for there in theirs)
+
+    def gang_of(self, number: int) -> Gang | None:
+        """That of the last attempt with this number, of the first run."""
+        found = [gang for name, gang in self.gangs.items() if name.split("/")[-2] == str(number)]
+        return found[-1] if found else None
 
     # The gang: who waits for one that does not come gives up some time.
 
     def _new_gang(self, manifest: Manifest) -> Gang:
         ranks = manifest.world_size or sum(len(manifest.workers) for _ in manifest.hosts)
         gang = Gang(self.world, self.workload, ranks)
+        self.newest[manifest.run_id] = (manifest, gang)
         watch = _Waiting(self, gang, manifest.run_id)
         gang.on_stall.append(watch.begin)
         gang.on_leave.append(watch.begin)

@@ -69,7 +69,9 @@ def scaled_plan(
         if not 0 < hosts <= MAX_HOSTS:
             raise UsageError(f"{hosts:,} hosts cannot be simulated", remedy=f"1 to {MAX_HOSTS:,} can")
         like = _like(job, inventory_path)
-        inventory = synthetic_inventory(like, hosts, job.devices_per_host)
+        inventory = _with_spares(
+            job, synthetic_inventory(like, hosts, job.devices_per_host), _written(inventory_path)
+        )
         first = like.hosts[0]
         after = "made up" if like.path == _MADE_UP else f"each as {first.name} of {like.path}"
         notes.append(f"{fold(host.name for host in inventory.hosts)}: {after}")
@@ -84,6 +86,17 @@ def scaled_plan(
     for placement in plan.placements:
         ranks[placement.host] = (*ranks.get(placement.host, ()), placement.rank)
     return ScaledPlan(job, plan, ranks, tuple(notes))
+
+
+def _with_spares(job: Job, made: Inventory, written: Inventory | None) -> Inventory:
+    """As many spares behind the hosts as the job's group has; one where that is not known."""
+    group = (job.restart.spares or "").removeprefix("@")
+    if not group:
+        return made
+    count = max(1, len(written.groups.get(group, ())) if written is not None else 1)
+    all_hosts = synthetic_inventory(made, len(made.hosts) + count, job.devices_per_host).hosts
+    names = tuple(host.name for host in all_hosts[len(made.hosts) :])
+    return made.model_copy(update={"hosts": all_hosts, "groups": {group: names}})
 
 
 def _written(path: Path | None) -> Inventory | None:

@@ -58,16 +58,19 @@ def reading(host: SimHost, args: Mapping[str, Any]) -> SimRun:
 
 def _end_what_is_over(host: SimHost, run: SimRun, meant: Attempt, args: Mapping[str, Any]) -> None:
     here, state = run.manifest.attempt, args.get("over")
+    if isinstance(state, str) and here == meant and not _lives(run):
+        host.keeping.release(args["run_id"])  # no attempt follows, for which devices might be kept
     if (here.number < meant.number or (state is not None and here == meant)) and _lives(run):
         last = meant if here == meant else Attempt(meant.number - 1)
         try:
-            bury(host, run, Tombstone(args["run_id"], last, str(state or ""), claim_in(args), host.time()))
+            stone = Tombstone(args["run_id"], last, str(state or ""), claim_in(args), host.time())
+            bury(host, run, stone, meant)
         except AgentError:
             return  # who may not act only looks
 
 
-def bury(host: SimHost, run: SimRun, stone: Tombstone) -> None:
-    """End what runs of an attempt that is over, which takes no time here."""
+def bury(host: SimHost, run: SimRun, stone: Tombstone, meant: Attempt | None = None) -> None:
+    """End what runs of an attempt that is over, which takes no time here; `meant` is that of who asks."""
     here = run.manifest.attempt
     is_other = here.number == stone.attempt.number and stone.attempt.token not in ("", here.token)
     if here.number > stone.attempt.number or is_other:
@@ -79,6 +82,8 @@ def bury(host: SimHost, run: SimRun, stone: Tombstone) -> None:
         for process in run.supervisor.processes.values():
             process.exit(-signal.SIGKILL)
         run.supervisor.step()
+    if meant is None or meant.number <= stone.attempt.number:
+        host.keeping.release(stone.run_id)  # else the attempt that is meant may be about to take them over
 
 
 def take_claim(host: SimHost, run_id: str, args: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from orchestrator.core.protocol import frame
 from orchestrator.core.records import Claim, HostStatus, Manifest, ProcessId, RankStatus
 from orchestrator.core.states import RankState
 from orchestrator.simulation.sim_agent import DirectSimAgent, SimAgent, SimProgram
+from orchestrator.simulation.sim_keeping import Keeping
 from orchestrator.simulation.sim_process import SimProcess, SimRun
 from orchestrator.simulation.sim_supervisor import SimSupervisor
 from orchestrator.simulation.sim_transport import Link
@@ -64,6 +65,7 @@ class SimHost:
         self.stones: dict[str, Tombstone] = {}
         self.agents: list[Agent] = []
         self.taken_ports: set[int] = set()
+        self.keeping = Keeping(self)
         self.packages: Mapping[str, str] = _PACKAGES
         self._gangs = gangs
         self._make_gang = make_gang
@@ -105,9 +107,9 @@ class SimHost:
     def _new_boot(self) -> str:
         return str(uuid.UUID(int=self.world.random.getrandbits(128), version=4))
 
-    def busy_devices(self, devices: Sequence[int]) -> list[int]:
-        """Which of these a living supervisor holds."""
-        held = {
+    def busy_devices(self, devices: Sequence[int], run_id: str = "") -> list[int]:
+        """Which of these a living supervisor holds, or are kept for another run than the one that asks."""
+        held = self.keeping.devices(run_id) | {
             device
             for run in self.runs.values()
             if run.supervisor is not None and run.supervisor.is_alive
@@ -138,7 +140,8 @@ class SimHost:
 
     def gang_of(self, manifest: Manifest) -> Gang:
         """That of the run's attempt, which the first host that is prepared makes."""
-        name = f"{manifest.run_id}/{manifest.attempt.number}"
+        attempt = manifest.attempt
+        name = f"{manifest.run_id}/{attempt.number}/{attempt.token}"
         if name not in self._gangs:
             self._gangs[name] = self._make_gang(manifest)
         return self._gangs[name]
@@ -163,7 +166,8 @@ class SimHost:
         if supervisor is not None and supervisor.is_alive:
             return dataclasses.replace(found, phase="stopping") if found.is_over else found
         if found.is_over:
-            return found
+            kept = self.keeping.between(run.manifest.run_id) if self.runs.get(found.run_id) is run else ()
+            return dataclasses.replace(found, held=kept) if kept != found.held else found
         return dataclasses.replace(
             found,
             ranks=tuple(_lost(rank) for rank in found.ranks),
@@ -197,6 +201,7 @@ class SimHost:
         for agent in list(self.agents):
             agent.vanish()
         self.agents.clear()
+        self.keeping.lose()
         for channel in list(self.link.channels):
             channel.fall_silent()
         for run in self.runs.values():

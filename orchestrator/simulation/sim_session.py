@@ -25,8 +25,9 @@ from orchestrator.hosts.session import Payload, Session
 from orchestrator.hosts.transport import Deadline
 from orchestrator.simulation.sim_transport import SimChannel, SimTransport
 from orchestrator.simulation.sim_values import DIRECT, HEADER, LaunchValue, Packet, Value
+from orchestrator.simulation.virtual_time import World
 
-__all__ = ["DirectFleet"]
+__all__ = ["DirectFleet", "SimFleet"]
 
 T = TypeVar("T")
 
@@ -163,6 +164,46 @@ class _DirectAgent(Agent):
         return data.value if isinstance(data, Value) else super()._made(kind, data)
 
 
+class _WorldLock:
+    """A lock whose holders may park: who waits for it parks, too, and the world goes on."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._is_held = False
+        self._waiting: list[object] = []
+
+    def acquire(self, blocking: bool = True) -> bool:
+        while self._is_held:
+            if not blocking:
+                return False
+            self._world.park("a session that is in use", told=self._waiting.append)
+        self._is_held = True
+        return True
+
+    def release(self) -> None:
+        self._is_held = False
+        waiting, self._waiting = self._waiting, []
+        for token in waiting:
+            self._world.wake(token)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class SimFleet(Fleet):
+    """The real fleet; two threads that want one session take their turns in the world's time."""
+
+    def _connect(self, name: str) -> Agent:
+        agent = super()._connect(name)
+        transport = self._transports[name]
+        assert isinstance(transport, SimTransport)
+        agent._session._asking = _WorldLock(transport.world)  # type: ignore[assignment]
+        return agent
+
+
 class DirectFleet(Fleet):
     """The real fleet, whose agents pass values."""
 
@@ -172,6 +213,7 @@ class DirectFleet(Fleet):
         transport.connect()
         session = DirectSession(transport, self.scheduling.monotonic)
         session.addresses = self._addresses
+        session._asking = _WorldLock(transport.world)  # type: ignore[assignment]
         return _DirectAgent(session)
 
 

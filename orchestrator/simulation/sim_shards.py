@@ -142,7 +142,8 @@ def _place_shards(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
             _found(host, load["source"], load["identity"])
         except CheckpointError as error:
             raise AgentError(f"{load['source']}: {error.what}", kind="missing_shard") from None
-    run.gang.begin_at(step)
+    if step:  # (0, 0): anew, or where a program is told otherwise
+        run.gang.begin_at(step)
     yield Answer()
 
 

@@ -17,7 +17,7 @@ from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.supervisor import INTERVAL
 from orchestrator.agent.supervisor_state import Action, Start, SupervisorState
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason, label_of
-from orchestrator.core.records import HostStatus
+from orchestrator.core.records import HostStatus, Phase
 from orchestrator.core.states import RankState
 from orchestrator.simulation.sim_process import TICK, SimProcess, SimRun
 from orchestrator.simulation.timeline import Event
@@ -51,6 +51,8 @@ class SimSupervisor:
         self._read = -TICK
         self._deadline: Event | None = None
         self._stall: Event | None = None
+        self._lease: Event | None = None
+        self._told_saved = 0
         self.feed = StatusFeed(self.identity, self._status())
         run.gang.on_milestone.append(self._on_milestone)
         run.gang.on_move.append(self._on_move)
@@ -59,8 +61,13 @@ class SimSupervisor:
 
     # What it is told.
 
+    def heard(self) -> None:
+        """Somebody who acts on the run is there."""
+        self.state.heard(self._host.world.now)
+
     def start(self) -> None:
         self._woken = self._host.world.now
+        self._run.gang.told_at = self._host.world.true_now
         self._carry_out(self.state.start(self._woken))
         self._on_move()
         self.step()
@@ -103,6 +110,7 @@ class SimSupervisor:
         self._carry_out(self.state.tick(now, self._host.time()))
         self._note_phase()
         self._publish()
+        self._mind_lease(now)
         if self.state.has_ended:
             self._finish()
         elif self.state.needs_ticks and not self._is_ticking:
@@ -110,6 +118,16 @@ class SimSupervisor:
             self._host.world.after(TICK, self._tick)
         for told in list(self.on_change):
             told()
+
+    def _mind_lease(self, now: float) -> None:
+        """A turn when the monitor's lease may have ended, which steps since then have renewed."""
+        ends = self.state.lease_ends
+        if ends is not None and self._lease is None:
+            self._lease = self._host.world.after(max(TICK, ends - now), self._on_lease)
+
+    def _on_lease(self) -> None:
+        self._lease = None
+        self.step()
 
     def _tick(self) -> None:
         self._is_ticking = False
@@ -173,12 +191,15 @@ class SimSupervisor:
         reason = StopReason(StopKind.SUPERVISOR_ENDED, self._run.manifest.host, end=end)
         if self._run.status is not None:
             self._run.status = obituary(self._run.status, reason, self._host.time())
+            manifest = self._run.manifest
+            if manifest.holds is not None:
+                self._host.keeping.keep(manifest.run_id, manifest.devices, manifest.holds)
         for told in list(self.on_change):
             told()
 
     def _leave(self) -> None:
         self.is_alive = False
-        for event in (self._deadline, self._stall):
+        for event in (self._deadline, self._stall, self._lease):
             if event is not None:
                 event.cancel()
         self._run.gang.on_milestone.remove(self._on_milestone)
@@ -194,12 +215,18 @@ class SimSupervisor:
         gang, clock = self._run.gang, self._host.time()
         progress = gang.progress(clock, self._host.name)
         has_phases = gang.workload.has_phases
+        saved = gang.saved if gang.workload.tells_saved else 0
+        is_new = saved > self._told_saved
+        self._told_saved = max(saved, self._told_saved)
         for rank in self.state.workers:
             if rank == SCHEDULER or not self.state.is_running(rank):
                 continue
             if has_phases:
                 lines = [gang.phase(rank, clock), *([dict(progress)] if progress else [])]
                 self.state.report_lines(rank, lines, now, clock)
+            elif is_new:
+                said = {"time": round(clock, 3), "phase": str(Phase.STEP), "saved": saved}
+                self.state.report_lines(rank, [said, dict(progress)], now, clock)
             elif progress:
                 self.state.report_progress(rank, dict(progress))
 
@@ -265,5 +292,8 @@ class SimSupervisor:
         for process in self.processes.values():
             if process.is_running:
                 process.signal(signal.SIGKILL)
+        manifest = self._run.manifest
         if self.state.phase == "undone":
             self._host.discard(self._run)
+        elif self.state.keeps_devices and manifest.holds is not None:
+            self._host.keeping.keep(manifest.run_id, manifest.devices, manifest.holds)

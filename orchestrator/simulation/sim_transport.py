@@ -67,7 +67,7 @@ class SimTransport(Transport):
     def __init__(self, host: SimHost, traffic: Traffic, *, timeout: float = 10.0) -> None:
         super().__init__(host.name)
         self._there = host
-        self._world = host.world
+        self._world = self.world = host.world
         self._traffic = traffic
         self._timeout = timeout
         self._is_connected = False

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.agent.attempt_guard import claim_in
+from orchestrator.agent.attempt_guard import attempt_in, claim_in
 from orchestrator.agent.request_loop import Answer
 from orchestrator.agent.stop_grace import STACKS
 from orchestrator.core.claims import NO_CLAIM, Tombstone
@@ -32,6 +32,7 @@ from orchestrator.simulation.sim_attempts import (
     told_of,
 )
 from orchestrator.simulation.sim_evidence import found_of
+from orchestrator.simulation.sim_keeping import KEEPING_VERBS
 from orchestrator.simulation.sim_process import SimProcess, SimRun
 from orchestrator.simulation.sim_shards import SHARD_VERBS
 from orchestrator.simulation.sim_supervisor import SimSupervisor
@@ -71,7 +72,7 @@ def _clock(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _busy_devices(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    yield Answer(agent.host.busy_devices(args["devices"]))
+    yield Answer(agent.host.busy_devices(args["devices"], args.get("run_id", "")))
 
 
 def _require_port(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
@@ -125,7 +126,7 @@ def _probe(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
             "writable": True,
             "shared_place": "",
             "clock": host.time(),
-            "busy_devices": host.busy_devices(args.get("devices", ())),
+            "busy_devices": host.busy_devices(args.get("devices", ()), args.get("kept_for") or ""),
             "locks_writable": True,
             "packages": {name: host.packages.get(name, "1.0") for name in args.get("packages", ())},
             "environment": {},
@@ -139,6 +140,7 @@ def _probe(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
             "ascend": _TOOLKIT if args.get("ascend") else None,
             "limits": {"open files": 65536, "processes": None},
             "shm_free_bytes": 64 << 30,
+            "memory_free_bytes": 1 << 40,
             "taken_ports": sorted(set(args.get("ports", ())) & host.taken_ports),
         }
     )
@@ -174,12 +176,13 @@ def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     for item in manifest.inputs:
         if item.sha256 not in host.store:
             raise AgentError(f"{item.path} is not in the content store", kind="missing_input")
-    if busy := host.busy_devices(manifest.devices):
+    if busy := host.busy_devices(manifest.devices, manifest.run_id):
         raise AgentError(f"device {busy[0]} is in use by another run", kind="device_busy")
     run = SimRun(manifest, hashes, host.gang_of(manifest), worker_config)
     _begin_where_told(run)
     run.before, run.claim = before, claim_in(args)
     host.runs[manifest.run_id] = run
+    host.keeping.take(manifest.run_id)
     run.supervisor = SimSupervisor(host, run)
     yield Answer({"hashes": run.hashes, "run_dir": f"{host.workdir}/runs/{manifest.run_id}"})
 
@@ -235,7 +238,10 @@ def _told(agent: SimAgent, verb: str, args: Args) -> Answer:
     run = in_force(agent.host, args)
     take_claim(agent.host, args["run_id"], args)
     supervisor = run.supervisor
+    if verb == "stop":
+        agent.host.keeping.release(args["run_id"])
     if supervisor is not None and supervisor.is_alive:
+        supervisor.heard()
         if verb == "stop":
             supervisor.stop(_reason_of(args), now=bool(args.get("now")))
         else:
@@ -272,6 +278,8 @@ def _undo(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     take_claim(agent.host, args["run_id"], args)
     if run is not None and not is_meant(run, args):
         run = None
+    if run is not None:
+        agent.host.keeping.release(args["run_id"])
     if run is not None and run.supervisor is not None and run.supervisor.is_alive:
         run.supervisor.undo()
     elif run is not None:
@@ -372,7 +380,8 @@ def _claim(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 def _bury(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     run = agent.host.run(args["run_id"])
     stone = args["stone"]
-    bury(agent.host, run, stone.value if isinstance(stone, Value) else from_json(Tombstone, stone))
+    told = stone.value if isinstance(stone, Value) else from_json(Tombstone, stone)
+    bury(agent.host, run, told, attempt_in(args))
     yield Answer(Value(dataclasses.replace(agent.host.status(run), clock=agent.host.time())))
 
 
@@ -401,5 +410,6 @@ _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {
     "stop": _stop,
     "undo": _undo,
     "watch": _watch,
+    **KEEPING_VERBS,
     **SHARD_VERBS,
 }

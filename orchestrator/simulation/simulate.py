@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from orchestrator.config.inventory import Host
+from orchestrator.control.decisions import Choice, Decision, Ground
 from orchestrator.control.monitor import Monitor
 from orchestrator.control.monitor_lock import LivingMonitor
-from orchestrator.control.run_record import Cause, RunRecord
+from orchestrator.control.run_record import AttemptRecord, Cause, RunRecord
 from orchestrator.control.runs import make_control_dir
 from orchestrator.control.stop import Ways
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RankState, RunState
+from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.host_link import digest_seconds
 from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.recovery.run_recovery import recovery_of
 from orchestrator.simulation.cluster import Cluster, Misfortune, SimAllocation
 from orchestrator.simulation.sim_transport import Traffic
 from orchestrator.simulation.timeline import EPOCH
@@ -30,12 +34,14 @@ from orchestrator.simulation.virtual_scheduling import VirtualScheduling
 from orchestrator.simulation.virtual_time import Process, World
 from orchestrator.simulation.workload import Workload
 
-__all__ = ["Cost", "Happening", "Outcome", "Simulation", "simulate"]
+__all__ = ["AttemptSeen", "Cost", "Happening", "Outcome", "Simulation", "simulate"]
 
 _HOUR = 3600.0
 _LOOK = 5.0  # so often it is looked whether there is anything but steps
 _LEAST_JUMP = 30.0
 _SAVES = 2
+_CRASHES = (Ground.CRASH, Ground.DEVICE_AGAIN, Ground.DEVICE_OUT)
+_MANY = 1000
 # Faults that are seen in themselves, whatever was known of the pace of the ranks.
 _AT_ONCE = frozenset({"kill", "exit", "kill_supervisor", "kill_guardian", "reboot", "power_off", "return"})
 _SHORT = 45.0  # no hang is seen before 60 s
@@ -87,12 +93,47 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptSeen:
+    """One attempt of a run. Times are true seconds since the launch, None where it did not get there.
+
+    It was begun at `begun`, behind step `resumed`; its last host was `told` to start, it had made its `first`
+    step, its first rank `broke` and it had `ended` everywhere, as far as the monitor knows. It came to step
+    `steps`, of which `saved` is the last in a whole save, after so many `saves`. `decision` is what was then
+    decided.
+    """
+
+    number: int
+    begun: float
+    resumed: int = 0
+    told: float | None = None
+    first: float | None = None
+    broke: float | None = None
+    ended: float | None = None
+    steps: int = 0
+    saved: int = 0
+    saves: int = 0
+    decision: Decision | None = None
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it ended by a process that failed, and nothing had to be waited for."""
+        return self.decision is not None and self.decision.ground in _CRASHES
+
+    @property
+    def restarts(self) -> bool:
+        """Whether the run went on by itself, or was to."""
+        return self.decision is not None and (
+            self.decision.choice.goes_on or self.decision.choice is Choice.WAIT
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a run. Times are true seconds since the launch; `seconds` were simulated.
 
     `running` is when every rank ran, `ended` when the run was over; None where that never came. `orphans` are
     workers that still run on hosts, by rank, though the run is over or was never begun. `saved` is the last
-    of the `steps` that is in a complete save.
+    of the `steps` that is in a complete save. `attempts` are all of the run in their order.
     """
 
     record: RunRecord
@@ -105,6 +146,7 @@ class Outcome:
     orphans: tuple[int, ...]
     traffic: Traffic
     cost: Cost
+    attempts: tuple[AttemptSeen, ...] = ()
 
     @property
     def state(self) -> RunState:
@@ -153,7 +195,7 @@ class Simulation:
         self.record: RunRecord | None = None
         self.cluster = Cluster(
             self.world,
-            plan.hosts,
+            (*plan.hosts, *plan.spares),
             workload or Workload(),
             ascend=plan.ascend,
             noted=self._note,
@@ -175,6 +217,8 @@ class Simulation:
         self._verbs: list[tuple[float, Callable[[ControlDir, Ways], None]]] = []
         self.line: VerbLine | None = None
         self._ended = self.scheduling.signal()
+        self._begun_at: dict[int, float] = {}  # of attempts
+        self._ended_at: dict[int, float] = {}
         self._running: float | None = None
         self._last_news = 0.0
         self._begun = (0.0, 0.0)
@@ -202,17 +246,41 @@ class Simulation:
             events=self.world.events_done,
             jumped=self.world.jumped,
         )
+        newest = self.cluster.newest.values()
         return Outcome(
             record=self.record,
             seconds=self.world.true_now,
             running=self._running,
             ended=None if self.record.ended is None else self._since_launch(self.record.ended),
-            saved=max((gang.saved for gang in self.cluster.gangs.values()), default=0),
-            steps=max((gang.step() for gang in self.cluster.gangs.values()), default=0),
+            saved=max((max(gang.saved, gang.begun_at) for _, gang in newest), default=0),
+            steps=max((gang.step() for _, gang in newest), default=0),
             happenings=tuple(self.happenings),
             orphans=tuple(sorted(process.rank for _, process in self.cluster.processes)),
             traffic=self.cluster.traffic,
             cost=cost,
+            attempts=tuple(map(self._seen, self.record.attempts)),
+        )
+
+    def _seen(self, attempt: AttemptRecord) -> AttemptSeen:
+        gang = self.cluster.gang_of(attempt.number)
+        begun = self._begun_at.get(attempt.number, 0.0)
+        ended = self._ended_at.get(attempt.number)
+        if gang is None:
+            return AttemptSeen(attempt.number, begun, ended=ended, decision=attempt.decision)
+        steps, saved = gang.step(), gang.saved
+        every = self.cluster.workload.save_every
+        return AttemptSeen(
+            number=attempt.number,
+            begun=begun,
+            resumed=gang.begun_at,
+            told=gang.told_at,
+            first=gang.first_at,
+            broke=gang.broke_at,
+            ended=ended,
+            steps=steps,
+            saved=saved,
+            saves=0 if not every else max(0, saved // every - gang.begun_at // every),
+            decision=attempt.decision,
         )
 
     def _controller(self) -> float:
@@ -260,11 +328,23 @@ class Simulation:
 
         def live() -> None:
             assert self._control is not None
-            monitor = Monitor(self._control, allocation, scheduling=scheduling, verbs=line, told=self._told)
+            monitor = Monitor(
+                self._control,
+                allocation,
+                scheduling=scheduling,
+                verbs=line,
+                told=self._told,
+                fleet_of=lambda hosts, ssh: self._fleet_of(hosts, scheduling),
+                recovery_of=recovery_of,
+            )
             monitor.run(watch_only=watch_only)
             self._ended.set()
 
         self.world.spawn("monitor", live, process)
+
+    def _fleet_of(self, hosts: Sequence[Host], scheduling: VirtualScheduling) -> Fleet:
+        fleet = self.cluster.fleet(scheduling, timeout=self._plan.ssh.connect_timeout)
+        return fleet.part(host.name for host in hosts)
 
     def _befall(self, fault: Timed) -> None:
         self._last_news = self.world.true_now
@@ -322,6 +402,12 @@ class Simulation:
     def _told(self, record: RunRecord) -> None:
         """The monitor has a new record: what is new in it."""
         before, self.record = self.record, record
+        number = record.attempts[-1].number
+        if number not in self._begun_at:
+            self._begun_at[number] = self.world.true_now
+            self._note(f"attempt {number} is begun", "", None)
+        if record.state.is_terminal or record.state is RunState.RESTARTING:
+            self._ended_at.setdefault(number, self.world.true_now)
         if before is None or before.phase != record.phase or before.state is not record.state:
             self._note(f"{record.state}: {record.phase}", "", None)
         cause = record.cause
@@ -334,6 +420,10 @@ class Simulation:
             if all_run:
                 self._running = self.world.true_now
                 self._at_running = (self._controller(), self.world.now)
+        self._note_views(record, before)
+        self._told_too(record)
+
+    def _note_views(self, record: RunRecord, before: RunRecord | None) -> None:
         known = before.hosts if before is not None else {}
         for name, view in record.hosts.items():
             old = known.get(name)
@@ -343,9 +433,12 @@ class Simulation:
                 self._note("lost" if view.lost else "unreachable" if view.error else "answers", name, None)
             ended = {rank.rank for rank in old.ranks() if rank.end} if old is not None else set()
             for rank in view.ranks():
-                if rank.end is not None and rank.rank not in ended:
+                if rank.end is not None and rank.rank not in ended and self._is_told(rank.state):
                     self._note(f"{rank.state} ({rank.end.kind.value})", name, rank.rank)
-        self._told_too(record)
+
+    def _is_told(self, state: RankState) -> bool:
+        """Of thousands that are stopped because one has failed nothing is noted."""
+        return state is not RankState.STOPPED or (self.record is not None and self.record.world_size < _MANY)
 
     # Stretches without news.
 
@@ -353,12 +446,15 @@ class Simulation:
         self.world.after(_LOOK, self._look)
         record, date = self.record, self.world.next_date()
         calm = record is not None and record.state is RunState.RUNNING and record.cause is None
-        if not calm or not self.cluster.is_calm or any(view.error for view in record.hosts.values()):  # type: ignore[union-attr]
+        if not calm or not self.cluster.is_calm or self._any_error():
             self._last_news = self.world.true_now
             return
         since = max(self._last_news, self.world.last_date)
         if date is not None and self.world.true_now - since >= self._settling(date):
             self._jump()
+
+    def _any_error(self) -> bool:
+        return self.record is not None and any(view.error for view in self.record.hosts.values())
 
     def _settling(self, date: float) -> float:
         """Seconds until it is passed over to what is due then."""
@@ -372,7 +468,8 @@ class Simulation:
         Those that are shorter than any hang need not be seen.
         """
         is_short = self.cluster.workload.longest_pause < _SHORT
-        known = [gang for gang in self.cluster.gangs.values() if is_short or gang.saves >= _SAVES]
+        gangs = [gang for _, gang in self.cluster.newest.values()]
+        known = [gang for gang in gangs if is_short or gang.saves >= _SAVES]
         is_roomy = not any(there.is_full for there in self.cluster.hosts.values())
         for gang in known if is_roomy else ():
             gang.mind_saves(False)

@@ -1,8 +1,9 @@
-"""A simulated day: the attempts of one run on simulated hosts, and what became of the time.
+"""A simulated day: a run on simulated hosts, its attempts, and what became of the time.
 
-There is no restart yet, so a run that fails has ended. With `relaunch` a person launches it again after so
-long, from its last complete save where it saves, as often as it takes; each attempt is a run of its own. What
-still lasts of a fault meets the next attempt: a host without power, a link that is down, a full disk.
+Where the job's `restart` says so the run goes on by itself, as the real one does. One that has ended may be
+launched again by a person (`relaunch`, after so long), from its last complete save where it saves, as often
+as it takes; each launch is a run of its own. What still lasts of a fault meets the next launch: a host
+without power, a link that is down, a full disk.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.control.time_account import AttemptTimes, TimeAccount, account_of
 from orchestrator.core.states import RunState
@@ -31,7 +33,8 @@ Simulate = Callable[..., Outcome]
 class LivedAttempt:
     """One launch, `launched` seconds after the first one; it began behind step `resumed`.
 
-    Of its own steps the first `kept` are in a complete save, or not undone by a failure.
+    Of its own steps the first `kept` are in a complete save, or not undone by a failure. `times` are those of
+    the last attempt of the run, `all_times` of each of them.
     """
 
     launched: float
@@ -39,7 +42,11 @@ class LivedAttempt:
     kept: int
     faults: tuple[Fault, ...]
     outcome: Outcome
-    times: AttemptTimes
+    all_times: tuple[AttemptTimes, ...]
+
+    @property
+    def times(self) -> AttemptTimes:
+        return self.all_times[-1]
 
     @property
     def is_final(self) -> bool:
@@ -71,10 +78,12 @@ def simulated_day(
     seed: int = 0,
     relaunch: float | None = None,
     simulate: Simulate = simulate,
+    **options: Any,
 ) -> SimulatedDay:
     """Live through so many hours of the plan; state goes into `folder`, a folder for each attempt.
 
-    It ends before that when the work is done and, without `relaunch`, with the first failure.
+    It ends before that when the work is done and, without `relaunch`, when the run has failed for good. More
+    `options` are those of `simulate`.
     """
     limit = hours * 3600.0
     attempts: list[LivedAttempt] = []
@@ -89,6 +98,7 @@ def simulated_day(
                 faults=met,
                 hours=(limit - launched) / 3600.0,
                 seed=seed + len(attempts),
+                **options,
             ),
             workload,
             launched,
@@ -103,7 +113,7 @@ def simulated_day(
     last = attempts[-1]
     is_over = last.times.ended is not None and (relaunch is None or last.is_final)
     seconds = last.times.ended if is_over and last.times.ended is not None else limit
-    account = account_of([each.times for each in attempts], seconds)
+    account = account_of([times for each in attempts for times in each.all_times], seconds)
     return SimulatedDay(tuple(attempts), seconds, step, account)
 
 
@@ -115,22 +125,29 @@ def _live(
     outcome: Outcome, workload: Workload, launched: float, resumed: int, faults: tuple[Fault, ...]
 ) -> LivedAttempt:
     """What became of an attempt, on the day's clock."""
-    steps, every = outcome.steps, workload.save_every
     is_undone = outcome.state.is_terminal and outcome.state is not RunState.SUCCEEDED
-    kept = outcome.saved if is_undone else steps
-    first = None
-    if steps and outcome.running is not None:
-        first = launched + outcome.running + workload.imports + workload.first_step
-    times = AttemptTimes(
-        launched=launched,
-        first=first,
-        ended=None if outcome.ended is None else launched + outcome.ended,
-        working=max(0, steps - 1) * workload.step,
-        saving=workload.save * (outcome.saved // every if every else 0),
-        steps=steps,
-        kept=kept,
-    )
+    kept = outcome.saved if is_undone else outcome.steps
+    times = tuple(_times(outcome, workload, launched, kept))
     return LivedAttempt(launched, resumed, kept, faults, outcome, times)
+
+
+def _times(outcome: Outcome, workload: Workload, launched: float, kept: int) -> Iterator[AttemptTimes]:
+    """What became of the time of each attempt; of all its steps the run has `kept` so many."""
+    attempts = outcome.attempts
+    for seen, following in zip(attempts, (*attempts[1:], None), strict=True):
+        steps = max(0, seen.steps - seen.resumed)
+        until = kept if following is None else min(kept, following.resumed)
+        first = seen.first if steps else None
+        yield AttemptTimes(
+            launched=launched + seen.begun,
+            first=None if first is None else launched + first,
+            ended=None if seen.ended is None else launched + seen.ended,
+            working=max(0, steps - 1) * workload.step,
+            saving=workload.save * seen.saves,
+            steps=steps,
+            kept=min(steps, max(0, until - seen.resumed)),
+            restarts=seen.restarts,
+        )
 
 
 def faults_from(faults: Sequence[Fault], start: float) -> tuple[Fault, ...]:

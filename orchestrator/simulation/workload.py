@@ -32,7 +32,8 @@ class Workload:
     the same cause lie so far apart.
 
     A save holds up all ranks for `save`; it is whole `write` later, while steps go on. A rank's shard has
-    `shard_bytes`, which it takes time to move.
+    `shard_bytes`, which it takes time to move. `tells_saved`: each rank tells of its last whole save, though
+    of no phases.
 
     `has_phases`: it tells of its phases, too; until its first step is made it compiles. After a step whose
     number `save_every` divides it saves, then, if `evaluate_every` does, it evaluates, then, behind step
@@ -64,13 +65,14 @@ class Workload:
     compute: float | None = None
     write: float = 0.0
     shard_bytes: float = 1e9
+    tells_saved: bool = False
 
     @property
     def longest_pause(self) -> float:
-        """The most seconds between two steps, but for the first; infinity where it varies."""
-        if self.has_phases or self.evaluate_every is not None or self.recompile_at is not None:
-            return math.inf
-        return self.step + (0.0 if self.save_every is None else self.save)
+        """The most seconds between two steps, but for the first."""
+        saves = 0.0 if self.save_every is None else self.save
+        evaluates = 0.0 if self.evaluate_every is None else self.evaluate
+        return self.step + saves + evaluates + (0.0 if self.recompile_at is None else self.recompile)
 
 
 class Gang:
@@ -106,6 +108,10 @@ class Gang:
         self.saves = 0  # that were lived through
         self._timetable = Timetable(workload)
         self.has_left = False
+        # True times: when a host was last told to start, the first step was made, and a rank first ended.
+        self.told_at: float | None = None
+        self.first_at: float | None = None
+        self.broke_at: float | None = None
 
     def begin_at(self, step: int) -> None:
         """The ranks go on behind this step, which an attempt before has saved; before they have begun."""
@@ -138,6 +144,8 @@ class Gang:
 
     def leave(self, rank: int) -> None:
         """This rank has ended."""
+        if self.broke_at is None and not self.is_done:
+            self.broke_at = self._world.true_now
         self._joined.discard(rank)
         if not self.is_moving and not self.is_done:
             # Who waits for the first step waits in vain from now on; who knows that already looks himself.
@@ -304,6 +312,7 @@ class Gang:
 
     def _reach(self, what: str) -> None:
         self._milestone = None
+        self.first_at = self._world.true_now if what == "first" else self.first_at
         self.saves += what == "saved"
         self.has_left = self.has_left or what == "left"
         self.is_done = self.is_done or what in ("done", "left")

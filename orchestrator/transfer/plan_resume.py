@@ -110,8 +110,9 @@ def plan_next(
     fresh = not trains or step == 0
     plan = next_plan(before, wanted.job, wanted.inventory, fresh=fresh, overrides=overrides)
     notes: tuple[str, ...] = (*wanted.notes, *plan.notes)
-    plans = plans_of(control, record)
-    hosts, said = _all_hosts(plans, plan), owners_word(control, record)
+    plans = plans_of(control, record, before if fleet is not None else None)
+    copied = [number for number, one in plans.items() if one.copies is not None]
+    hosts, said = _all_hosts(plans, plan), owners_word(control, record, copied)
     if fresh and (wanted.job.task != "command" or step is not None):
         return Resumption(control, before, plan, wanted.job, plan.hosts, notes=notes)
     with contextlib.nullcontext(fleet) if fleet is not None else fleet_of(hosts, plan.ssh) as asked:
@@ -128,11 +129,16 @@ def plan_next(
             begin = f"`orchestrate resume {plan.run_id} --step 0` begins anew"
             remedy = f"{error.remedy}; {begin}" if error.remedy else begin
             raise CheckpointError(what, where=error.where, remedy=remedy) from None
-        whole = assembled(asked, found)
-    _require_network(wanted.job, whole)
+        # Who goes on by itself does so with the network that was saved; what each rank takes is known then.
+        is_known = fleet is not None and found.sources is not None
+        whole = None if is_known else assembled(asked, found)
+    if whole is not None:
+        _require_network(wanted.job, whole)
     _require_steps_left(wanted.job, found, plan.run_id)
     moves = (
-        _moves_in_place(found, placed) if found.sources is not None else _moves_anew(wanted.job, plan, whole)
+        _moves_in_place(found, placed)
+        if found.sources is not None or whole is None
+        else _moves_anew(wanted.job, plan, whole)
     )
     told = (*notes, *silent, *found.step.notes(), *_unsummed(found))
     plan = dataclasses.replace(plan, origin=found.step.at, loads=_loads(found, placed))

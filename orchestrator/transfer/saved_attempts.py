@@ -6,8 +6,11 @@ place, or the step before.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from orchestrator.checkpoint.assemble import Assembled, assemble
 from orchestrator.checkpoint.cut.attempt_steps import (
@@ -43,6 +46,7 @@ __all__ = [
 # A disk that stands still this long has failed; a shard of many gigabytes is read to its end.
 _LIST_TIMEOUT = 300.0
 _CHECK_TIMEOUT = 3600.0
+_KEPT_ENOUGH = 3
 
 Place = tuple[str, str]
 """A file: the host that has it, and its path there."""
@@ -66,20 +70,35 @@ class CheckedStep:
         return sum(not check.summed for check in self.checks.values())
 
 
-def plans_of(control: ControlDir, record: RunRecord) -> dict[int, LaunchPlan]:
-    """The plan of each attempt that is known here.
+def plans_of(
+    control: ControlDir, record: RunRecord, newest_plan: LaunchPlan | None = None
+) -> dict[int, LaunchPlan]:
+    """The plan of each attempt that is known here, as far back as anything is gone on from; without what each
+    host was started with. That of the attempt in force need not be read where it is given.
 
     Not of one that the record does not have: who planned it died before it was in force, and what it was to
-    go on from means nothing.
+    go on from means nothing. A run may have had hundreds; behind some that have each kept a whole step
+    nothing is looked for.
     """
-    plans = {}
+    plans: dict[int, LaunchPlan] = {}
     newest = record.attempts[-1].number
-    for number in [number for number in control.numbers() if number <= newest] or [1]:
-        try:
-            plans[number] = read_plan(control.plan_of(number))
-        except RunNotFound:
-            continue  # of an attempt that came to nothing
-    return plans
+    kept = {attempt.number for attempt in record.attempts if attempt.kept}
+    for number in sorted([number for number in control.numbers() if number <= newest] or [1], reverse=True):
+        if len(kept & plans.keys()) >= _KEPT_ENOUGH:
+            break
+        if newest_plan is not None and newest_plan.attempt.number == number:
+            plans[number] = newest_plan
+            continue
+        with contextlib.suppress(RunNotFound, FileNotFoundError):  # of an attempt that came to nothing
+            path = control.plan_of(number)
+            plans[number] = _plan_at(path, path.stat().st_mtime_ns)
+    return dict(sorted(plans.items()))
+
+
+@functools.lru_cache(maxsize=2 * _KEPT_ENOUGH)
+def _plan_at(path: Path, changed: int) -> LaunchPlan:
+    """A plan that was read before, of a run that goes on again and again, is not read once more."""
+    return replace(read_plan(path), manifests={})
 
 
 def gather_saved(

@@ -1,0 +1,54 @@
+"""The plan of an attempt that was decided on: which step it goes on from, and what its hosts lack of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.config.inventory import Host, Inventory
+from orchestrator.config.job_file import load_job_again
+from orchestrator.control.resume import Changes, next_job
+from orchestrator.control.run_record import RunRecord
+from orchestrator.core.errors import CheckpointError
+from orchestrator.core.paths import ControlDir
+from orchestrator.hosts.fleet import Fleet
+from orchestrator.plan.fewer_hosts import fitting_counts, on_names
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.transfer.plan_resume import plan_next
+from orchestrator.transfer.resume_run import brought
+
+__all__ = ["counts_of", "planned"]
+
+log = logging.getLogger(__name__)
+
+
+def planned(
+    control: ControlDir, record: RunRecord, before: LaunchPlan, hosts: Sequence[Host], fleet: Fleet
+) -> LaunchPlan:
+    """The plan of the attempt after `before` on these hosts, whose shards are there when it returns.
+
+    `fleet` are the hosts that answer. Where no step is whole any more the run begins anew, which is said.
+    Raises OrchestrateError.
+    """
+    # Hosts that were taken out stand by, too; without a group of spares `all` would mean them.
+    spares = before.spares if before.restart.spares else ()
+    on_them = dataclasses.replace(before, hosts=tuple(hosts), spares=spares)
+    wanted = next_job(on_them, Changes())
+    try:
+        found = plan_next(control, record, on_them, wanted, fleet=fleet)
+    except CheckpointError as error:
+        log.warning("the run begins anew: %s", error)
+        found = plan_next(control, record, on_them, wanted, step=0, fleet=fleet)
+    for note in found.notes:
+        log.info("%s", note)
+    return dataclasses.replace(brought(fleet, found), found=before.found)
+
+
+def counts_of(plan: LaunchPlan, hosts: Sequence[Host]) -> tuple[int, ...]:
+    """The numbers of hosts on which the job can be laid out, from `restart.min_hosts` to all of these."""
+    if plan.job is None:
+        return ()
+    inventory = Inventory(path=Path(f"the hosts of {plan.run_id}"), hosts=tuple(hosts), ssh=plan.ssh)
+    return fitting_counts(on_names(load_job_again(plan.job, ()), hosts), inventory)
