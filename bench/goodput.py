@@ -235,7 +235,9 @@ def _side_by_side(seeds: Iterable[int], given: argparse.Namespace) -> list[Month
     """A process for each seed, as many at once as there are cores."""
     argv = [sys.executable, str(Path(__file__)), "--hosts", str(given.hosts), "--spares", str(given.spares)]
     argv += ["--days", str(given.days), "--mtbf", str(given.mtbf), "--limit", str(given.limit)]
-    waiting, running, found = list(seeds), {}, {}
+    waiting = list(seeds)
+    running: dict[int, subprocess.Popen[str]] = {}
+    found: dict[int, Month] = {}
     while waiting or running:
         while waiting and len(running) < (os.cpu_count() or 1):
             seed = waiting.pop(0)
