@@ -25,7 +25,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.config.inventory_file import InventoryFile
 from orchestrator.config.job import Job, Networking
 from orchestrator.config.job_fields import FILLED_IN
-from orchestrator.config.schema import Check, Limits
+from orchestrator.config.schema import Check, Limits, written_name
 from orchestrator.config.worker_config import WorkerConfig
 
 __all__ = ["PAGES", "write"]
@@ -96,7 +96,7 @@ def _keys(section: Any) -> Iterator[tuple[str, Any, Any, str]]:
     if is_dataclass(section):
         for item in fields(section):
             default = item.default if item.default_factory is MISSING else item.default_factory()
-            yield item.name, hints[item.name], default, item.metadata.get("description", "")
+            yield written_name(item), hints[item.name], default, item.metadata.get("description", "")
         return
     for name, info in section.model_fields.items():
         default = info.get_default(call_default_factory=True)

@@ -177,7 +177,7 @@ class Pipeline:
         self.compiled: set[tuple[int, ...]] = set()  # for activations of these shapes
         network.set_train()  # a gradient function does not pass it on
 
-    def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
+    def gradients(self, batch: Batch, scale: float, asked: Callable[[], float] = never) -> Results:
         """Loss, norm and gradients of the global batch, which all stages compute together.
 
         The shapes of the batch are the same on all ranks.

@@ -22,6 +22,7 @@ from model.network.dropout import DropoutSeed
 from model.network.loss import LossCell
 from model.training.gradients import Accumulator, ReduceAccumulated, ReduceGradients, clip_factor
 from model.training.optimizer import AdamW
+from model.training.step_requests import told_by
 
 __all__ = [
     "BatchInTwo",
@@ -44,14 +45,14 @@ __all__ = [
 class Results:
     """What a source of gradients gives: `loss`, `norm` and `gradients` are those of the global batch.
 
-    `stops` is how many ranks ask all to stop after this step. `born` are flags of numbers that were born not
-    finite on this rank. `computed` is the time (`time.monotonic`) when this rank was done with its own part
-    and began to wait for the others; None where the two cannot be told apart.
+    `asked` is the sum of what the ranks ask of all, see `step_requests`. `born` are flags of numbers that
+    were born not finite on this rank. `computed` is the time (`time.monotonic`) when this rank was done with
+    its own part and began to wait for the others; None where the two cannot be told apart.
     """
 
     loss: Any
     norm: Any
-    stops: Any
+    asked: Any
     gradients: tuple[Any, ...]
     born: list[Any]
     computed: float | None = None
@@ -126,19 +127,20 @@ class StepResult:
     origins: tuple[int, ...] = ()  # the ranks where a number that is not finite was born, if that is known
     saturated: bool = False  # a number overflowed, and was replaced by the largest that there is
     stops: bool = False  # a rank asks all to stop after this step; seen by all of them
+    saves: bool = False  # rank 0 asks all to save after it
     computed: float | None = None  # when this rank began to wait for the others, if that is known
 
 
-def never() -> bool:
-    """Nobody asks for a stop."""
-    return False
+def never() -> float:
+    """Nothing is asked."""
+    return 0.0
 
 
 class GradientSource(Protocol):
     """What computes the gradients of a batch; called on all ranks together."""
 
-    def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
-        """The sums over all ranks. `asked`: whether this rank asks all to stop after this step."""
+    def gradients(self, batch: Batch, scale: float, asked: Callable[[], float] = never) -> Results:
+        """The sums over all ranks. `asked`: what this rank asks of all, see `step_requests`."""
         ...
 
     def graph(self, batch: Batch, scale: float) -> Hashable:
@@ -211,7 +213,7 @@ class WholeBatch(nn.Cell):
         own, born, grads = self.own(tokens, labels, weights, scale)
         return (*self.reduce(own, grads, stop), born)
 
-    def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
+    def gradients(self, batch: Batch, scale: float, asked: Callable[[], float] = never) -> Results:
         _choose_masks(self.dropout_seed, batch)
         loss, norm, stops, grads, born = self(*tensors(batch), _factor(scale), scalar(float(asked())))
         return Results(loss, norm, stops, tuple(grads), [born])
@@ -237,7 +239,7 @@ class BatchInTwo:
         self.own, self.reduce = OwnGradients(network, parameters), reduce
         self.dropout_seed = dropout_seed
 
-    def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
+    def gradients(self, batch: Batch, scale: float, asked: Callable[[], float] = never) -> Results:
         _choose_masks(self.dropout_seed, batch)
         own, born, grads = self.own(*tensors(batch), _factor(scale))
         computed = _is_there(born)
@@ -300,7 +302,7 @@ class MicroBatches:
         network.set_train()  # a gradient function does not pass it on
         self.reduced = ReduceAccumulated(self.accumulator, reduce)
 
-    def gradients(self, batch: Batch, scale: float, asked: Callable[[], bool] = never) -> Results:
+    def gradients(self, batch: Batch, scale: float, asked: Callable[[], float] = never) -> Results:
         self.accumulator.clear()
         if self.dropout_seed:
             self.dropout_seed.next_step()
@@ -323,8 +325,8 @@ class TrainStep:
 
     `gather` gives every rank's copy of a small array, in rank order; `alone` where there is one rank.
     `register` is given where an overflow leaves finite numbers: it is read once a step, on all ranks.
-    `asked` says whether this rank asks all to stop; `summed` is called when a step's sums over all ranks are
-    there, which is at the same time on all of them.
+    `asked` says what this rank asks of all, see `step_requests`; `summed` is called when a step's sums over
+    all ranks are there, which is at the same time on all of them.
     """
 
     def __init__(
@@ -336,7 +338,7 @@ class TrainStep:
         loss_scale: LossScale | None = None,
         gather: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
         register: Register | None = None,
-        asked: Callable[[], bool] = never,
+        asked: Callable[[], float] = never,
         summed: Callable[[], None] = lambda: None,
     ) -> None:
         self.source, self.optimizer, self.clip, self.register = source, optimizer, clip, register
@@ -355,7 +357,7 @@ class TrainStep:
         if self.register:
             self.register.clear()
         found = self.source.gradients(batch, scale, self.asked)
-        loss, norm, stops = (float(one.asnumpy()) for one in (found.loss, found.norm, found.stops))
+        loss, norm, asked = (float(one.asnumpy()) for one in (found.loss, found.norm, found.asked))
         self.summed()
         self.graphs.add(self.source.graph(batch, scale))
         saturated = self._ranks(self.register.is_set()) if self.register else ()
@@ -368,7 +370,7 @@ class TrainStep:
         self.loss_scale.update(not updated)
         origins = () if updated or skipped else saturated or self._origins(found.born)
         return StepResult(
-            loss, norm, scale, updated, skipped, origins, bool(saturated), stops > 0, found.computed
+            loss, norm, scale, updated, skipped, origins, bool(saturated), *told_by(asked), found.computed
         )
 
     def _origins(self, born: list[Any]) -> tuple[int, ...]:

@@ -34,6 +34,8 @@ from model.training.optimizer import AdamW, rate_at
 from model.training.overflow import overflow_register, saturates
 from model.training.pipeline import Pipeline, Stage
 from model.training.resume import start_weights
+from model.training.save_clock import SaveClock
+from model.training.saver import Saver, ShardFolder
 from model.training.sharded_optimizer import ShardedAdamW
 from model.training.step import (
     BatchInTwo,
@@ -45,8 +47,11 @@ from model.training.step import (
     WholeBatch,
     loss_scale_of,
 )
+from model.training.step_requests import asked_for
 from model.training.stop_request import StopRequest
-from model.weights.checkpoint import Progress, save_shard, steps_of, write_strategy_file
+from model.weights.checkpoint import Progress, shard_contents, steps_of, stored_bytes, write_strategy_file
+from model.weights.snapshot import Snapshot
+from orchestrator.checkpoint.save_interval import default_mtbf, guessed_stall
 from orchestrator.config.worker_config import Train
 from orchestrator.families.network_config import NetworkConfig
 
@@ -153,9 +158,29 @@ class Trainer:
             loss_scale=loss_scale,
             gather=session.gather,
             register=overflow_register(config.compute_dtype),
-            asked=lambda: self.stop.asked,
+            asked=self._asks,
             summed=self._listen if stop else lambda: None,
         )
+
+        options = settings.checkpoint
+        sizes = stored_bytes([*self.weights, *self.moments], session.strategy)
+        files = ShardFolder(home / "checkpoint", options.prefix, session.place.rank, options.keep)
+        self.saver = Saver(files, self.phases, Snapshot(sizes) if options.asynchronous else None)
+        # Ranks would not find the same moment by clocks of their own.
+        is_asking = options.save_every is not None and session.place.rank == 0
+        self.save_clock = self._save_clock(sum(sizes)) if is_asking else None
+
+    def _save_clock(self, nbytes: int) -> SaveClock:
+        options = self.settings.checkpoint
+        return SaveClock(
+            None if isinstance(options.save_every, str) else options.save_every,
+            mtbf=options.mtbf or default_mtbf(self.session.strategy.world_size),
+            guess=guessed_stall(nbytes, asynchronous=options.asynchronous),
+        )
+
+    def _asks(self) -> float:
+        is_time = self.save_clock is not None and self.save_clock.is_due()
+        return asked_for(stop=self.stop.asked, save=is_time)
 
     def _listen(self) -> None:
         """All ranks come here within a moment, the first time with something that is worth to be saved."""
@@ -214,23 +239,25 @@ class Trainer:
         Where a rank was asked to stop, all save after the same step, and return with it as `stopped`.
         """
         save_steps = self.settings.checkpoint.save_steps
-        with MetricsFile(self.home, self.session.place.rank) as metrics:
+        with MetricsFile(self.home, self.session.place.rank) as metrics, self.saver:
             for step in range(self.done + 1, self.total_steps + 1):
-                record, stops = self.step(step)
+                record, result = self.step(step)
                 metrics.append(record)
                 report(record)
+                self.saver.check()
                 is_last = step == self.total_steps
-                if stops or is_last or (save_steps and step % save_steps == 0):
-                    self.save(step)
-                if stops and not is_last:
+                is_over = result.stops or is_last
+                if is_over or result.saves or (save_steps and step % save_steps == 0):
+                    self.save(step, is_last=is_over)
+                if result.stops and not is_last:
                     self.stop.agree()
                     # Who left before the others have saved would take away what they still need.
                     self.session.gather(np.zeros(1, np.float32))
                     self.stopped = step
                     return
 
-    def step(self, step: int) -> tuple[StepRecord, bool]:
-        """One optimizer step on all replicas, and whether a rank asks all to stop.
+    def step(self, step: int) -> tuple[StepRecord, StepResult]:
+        """One optimizer step on all replicas.
 
         Raises TrainingError where its loss is no finite number.
         """
@@ -273,7 +300,9 @@ class Trainer:
             mfu=utilisation(self.config, speed, devices, train.device_tflops),
             compute_s=None if compiles or result.computed is None else result.computed - start,
         )
-        return record, result.stops
+        if self.save_clock is not None:
+            self.save_clock.start()
+        return record, result
 
     def _failure(self, step: int, result: StepResult) -> TrainingError:
         what = f"step {step} gave a loss of {result.loss} and a gradient norm of {result.norm}"
@@ -286,32 +315,25 @@ class Trainer:
         return TrainingError(what, where=where, remedy=f"{self._last_good()}; {help_}")
 
     def _last_good(self) -> str:
+        self.saver.settle()
         saved = steps_of(self.home / "checkpoint", self.session.place.rank)
         return f"the last checkpoint is of step {saved[-1]}" if saved else "no checkpoint was saved before"
 
-    def save(self, step: int) -> Path:
-        """Write this rank's shard, and say so in the metrics once it is whole."""
-        self.phases.enter(Phase.SAVE, step=step)
-        options = self.settings.checkpoint
+    def save(self, step: int, *, is_last: bool = True) -> None:
+        """Save this rank's shard; it is whole when this returns if it `is_last`, or is not saved behind the
+        steps."""
         progress = Progress(self.dataset.epoch(step, self.global_batch), step)
         scale = self.train_step.loss_scale
         if scale.window:
             progress = replace(progress, loss_scale=scale.value, good_steps=scale.good_steps)
         session = self.session
-        everything = [
+        everything = (
             stored_value(item, session.strategy, session.groups.model)
             for item in (*self.weights, *self.moments)
-        ]
-        path = save_shard(
-            self.home / "checkpoint",
-            options.prefix,
-            self.session.place.rank,
-            everything,
-            progress,
-            options.keep,
         )
-        self.phases.enter(Phase.STEP, saved=step)
-        return path
+        self.saver.save(shard_contents(everything, progress), progress, is_last=is_last)
+        if self.save_clock is not None:
+            self.save_clock.note(self.saver.stall, self.saver.last)
 
 
 def _write_once(path: Path, content: bytes, rank: int) -> None:
@@ -345,10 +367,11 @@ def train(
         check_beside(config, Path(settings.checkpoint.load))
     dataset, tokenizer = load_data(settings, config)
     session = open_session(settings, worker)
+    when = settings.checkpoint.save_steps, settings.checkpoint.save_every
     facts = {
         "the vocabulary": tokenizer.to_json().encode(),
         "the data": dataset.ids.tobytes(),
-        "the job": repr((config, settings.parallel, settings.train, settings.checkpoint.save_steps)).encode(),
+        "the job": repr((config, settings.parallel, settings.train, *when)).encode(),
         "the kind of attention": repr(has_flash_attention(config)).encode(),  # some chips have no kernel
         # Where they saturate, all ranks ask each other in every step.
         "what overflowing numbers become": repr(saturates(current_device())).encode(),

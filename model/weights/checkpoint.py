@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,11 @@ __all__ = [
     "load_whole",
     "newest_shard",
     "save_shard",
+    "shard_contents",
     "shard_of_step",
     "steps_of",
+    "stored_bytes",
+    "write_shard",
     "write_strategy_file",
 ]
 
@@ -55,19 +59,46 @@ class Progress:
 def save_shard(
     folder: Path, prefix: str, rank: int, parameters: Sequence[ms.Parameter], progress: Progress, keep: int
 ) -> Path:
+    """`write_shard` of what the parameters hold now."""
+    return write_shard(folder, prefix, rank, shard_contents(parameters, progress), progress, keep)
+
+
+def write_shard(
+    folder: Path,
+    prefix: str,
+    rank: int,
+    contents: Iterable[tuple[str, Tensor]],
+    progress: Progress,
+    keep: int,
+    *,
+    unfinished: int = 0,
+) -> Path:
     """Write `<folder>/rank_<r>/<prefix>_rank_<r>-<epoch>_<step>.ckpt` with its checksum beside it.
 
-    Of the older ones only the newest stay, `keep` of them in all; see `kept_shards`.
+    Of the older ones only the newest stay, `keep` of them in all; `unfinished` as of `remove_old`.
     """
     home = folder / f"rank_{rank}"
     home.mkdir(parents=True, exist_ok=True)
     path = home / f"{prefix}_rank_{rank}-{progress.epoch}_{progress.step}.ckpt"
-    write_ckpt(path, _contents(parameters, progress), with_sum=True)
-    remove_old(folder, rank, keep)
+    write_ckpt(path, contents, with_sum=True)
+    remove_old(folder, rank, keep, unfinished=unfinished)
     return path
 
 
-def _contents(parameters: Sequence[ms.Parameter], progress: Progress) -> Iterator[tuple[str, Tensor]]:
+def stored_bytes(parameters: Sequence[ms.Parameter], strategy: Strategy) -> list[int]:
+    """Bytes of each in the shard, without its name."""
+    return [
+        math.prod(stored_shape(item.name, item.shape, strategy)) * _item_bytes(item.dtype)
+        for item in parameters
+    ]
+
+
+def _item_bytes(dtype: ms.Type) -> int:
+    return 2 if dtype == ms.bfloat16 else int(np.dtype(ms.dtype_to_nptype(dtype)).itemsize)
+
+
+def shard_contents(parameters: Iterable[ms.Parameter], progress: Progress) -> Iterator[tuple[str, Tensor]]:
+    """What a shard holds, one tensor after the other, each read from the device when it is asked for."""
     for item in parameters:
         yield item.name, _to_tensor(item)
     for name, value in zip(COUNTERS, (progress.epoch, progress.step, progress.step), strict=True):

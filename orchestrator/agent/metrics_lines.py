@@ -96,13 +96,18 @@ def _is_flat(value: Any, depth: int) -> bool:
 
 @dataclass(frozen=True)
 class Said:
-    """What a line says: of a phase, or of a step (`is_progress`), or of neither; `compute` is in seconds."""
+    """What a line says: of a phase, or of a step (`is_progress`), or of neither.
+
+    In seconds: `compute`, and of a checkpoint that is whole `stall` and `write`, see `core.records.Phase`.
+    """
 
     phase: Optional[Phase] = None
     step: Optional[int] = None
     time: Optional[float] = None
     can: Tuple[str, ...] = ()
     saved: Optional[int] = None
+    stall: Optional[float] = None
+    write: Optional[float] = None
     compute: Optional[float] = None
     is_progress: bool = False
 
@@ -116,13 +121,16 @@ def said_in(line: Mapping[str, Any]) -> Said:
     word = line.get("phase")
     phase = _PHASES.get(word) if isinstance(word, str) else None
     step = _count(line.get("step"))
+    saved = _count(line.get("saved")) if phase is not None else None
     tells_step = "step" in line and phase in (None, Phase.STEP)
     return Said(
         phase=phase,
         step=step,
         time=_number(line.get("time"), _LARGEST),
         can=_words(line.get("can")),
-        saved=_count(line.get("saved")) if phase is not None else None,
+        saved=saved,
+        stall=_number(line.get("stall_s"), _LONGEST_STEP) if saved is not None else None,
+        write=_number(line.get("write_s"), _LONGEST_STEP) if saved is not None else None,
         compute=_number(line.get("compute_s"), _LONGEST_STEP) if tells_step else None,
         is_progress=tells_step or not ("phase" in line or "can" in line),
     )

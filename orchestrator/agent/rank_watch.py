@@ -10,6 +10,7 @@ from typing import Any, Mapping, Optional, Tuple
 
 from orchestrator.agent.metrics_lines import Said, said_in
 from orchestrator.agent.step_pace import StepPace
+from orchestrator.agent.stop_grace import SAVE
 from orchestrator.core.record_class import replace
 from orchestrator.core.records import Phase, RankStatus, StallKind
 
@@ -46,7 +47,8 @@ class RankWatch:
             can = (*status.can, *(word for word in said.can if word not in status.can))
             status = replace(status, can=can[:_MOST_WORDS])
         if said.saved is not None and (status.saved is None or said.saved > status.saved):
-            status = replace(status, saved=said.saved)
+            status = replace(status, saved=said.saved, save_stall=said.stall, save_write=said.write)
+            self.pace.note_whole(said.write)
         phase = said.phase if said.phase is not None else self._phase_of_step(status, said)
         if phase is None or (phase is status.phase and self._goes_on(phase, said)):
             return status
@@ -82,6 +84,8 @@ class RankWatch:
         earliest = (status.started or 0.0) - _EARLY
         is_time = said.time is not None and earliest <= said.time <= time + _EARLY
         since = said.time if is_time and said.time is not None else time
+        if status.phase is Phase.SAVE and status.saved is None and SAVE in status.can:
+            self.pace.note_behind()
         self.pace.note_phase(phase, since, now)
         saving = status.saving
         if status.phase is Phase.SAVE and status.phase_since is not None:

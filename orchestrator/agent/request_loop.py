@@ -32,7 +32,7 @@ __all__ = [
 
 _VERBS = {
     "verbs_chaos": ("inject",),
-    "verbs_copies": ("copy_addresses", "copy_listen", "copy_reach"),
+    "verbs_copies": ("copy_addresses", "copy_close", "copy_listen", "copy_reach"),
     "verbs_data": (
         "missing",
         "push",

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NoReturn, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
 
 from orchestrator.agent import control_socket, processes
 from orchestrator.agent.daemon import FirstWord, spawn_apart
@@ -84,6 +84,14 @@ class SpareFolder:
             what = f"this host is no spare of run {self.run_id}"
             raise AgentError(what, kind="no_spare") from error
 
+    def devices(self) -> Tuple[int, ...]:
+        """Those that are held here for the run."""
+        try:
+            found = self.holder()
+        except AgentError:
+            return ()
+        return found.devices if processes.is_alive(found.holder) else ()
+
     def make(self) -> None:
         """Raises AgentError, kind `spare_exists`, where one is there or is just being made."""
         self.spares.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,16 +106,17 @@ class SpareFolder:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def hold(workdir: Workdir, wanted: Hold) -> None:
+def hold(workdir: Workdir, wanted: Hold, taken: Mapping[int, int]) -> None:
     """Start the holder; returns when it holds all that it is to hold, while the import goes on.
 
-    Raises AgentError: kind `device_busy`, or `spare_taken` where the host is another run's spare.
+    `taken` are locks that an attempt before has kept here, by device. Raises AgentError: kind `device_busy`,
+    or `spare_taken` where the host is another run's spare.
     """
     _sweep(workdir)
     folder = SpareFolder(workdir, wanted.run_id)
     folder.make()
     try:
-        spawn_apart(folder.log, lambda word: _hold(folder, wanted, word))
+        spawn_apart(folder.log, lambda word: _hold(folder, wanted, taken, word), tuple(taken.values()))
     except BaseException:
         folder.remove()
         raise
@@ -132,11 +141,11 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def _hold(folder: SpareFolder, wanted: Hold, word: FirstWord) -> NoReturn:
+def _hold(folder: SpareFolder, wanted: Hold, taken: Mapping[int, int], word: FirstWord) -> NoReturn:
     try:
         processes.become_subreaper()
         spare = lock_spare(wanted.locks, wanted.run_id)
-        locks = DeviceLocks(wanted.locks, wanted.devices, wanted.run_id)
+        locks = DeviceLocks(wanted.locks, wanted.devices, wanted.run_id, taken)
         holder = SpareHolder(folder, wanted, locks)
         holder.serve(ready=word.say)
         os.close(spare)
@@ -184,7 +193,11 @@ class SpareHolder:
         signal.signal(signal.SIGTERM, self._on_sigterm)
         with control_socket.listen(self._folder.control_socket) as listener:
             note = SpareNote(
-                self._wanted.run_id, processes.identify(os.getpid()), time.time(), tuple(self._wanted.inputs)
+                self._wanted.run_id,
+                processes.identify(os.getpid()),
+                time.time(),
+                tuple(self._wanted.inputs),
+                self._locks.devices,
             )
             atomic_write(self._folder.note, dumps(note))
             ready()

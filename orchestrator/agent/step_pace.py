@@ -22,8 +22,8 @@ class StepPace:
 
     `now` is any steady clock. Lines have the time of a wall clock, which is more exact where steps are short,
     and is not believed where it was set in between. `median` is of the seconds of a step, `save_seconds` are
-    those of the last save, and `compute` the median of those in which the rank itself computed, of its last
-    ten steps; None while not known.
+    those of the last save until it was whole, and `compute` the median of those in which the rank itself
+    computed, of its last ten steps; None while not known.
     """
 
     def __init__(self) -> None:
@@ -35,8 +35,17 @@ class StepPace:
         self._computed: Deque[float] = deque(maxlen=_COMPUTED)
         self._phase: Optional[Phase] = None
         self._phase_since = (0.0, 0.0)
+        self._held_up: Optional[float] = None
+        self._whole_after: Optional[float] = None
+        self._is_behind = False
         self.median: Optional[float] = None
-        self.save_seconds: Optional[float] = None
+
+    @property
+    def save_seconds(self) -> Optional[float]:
+        if self._is_behind and self._whole_after is None:
+            return None  # it goes on, and nobody has seen how long
+        known = [each for each in (self._held_up, self._whole_after) if each is not None]
+        return max(known) if known else None
 
     @property
     def compute(self) -> Optional[float]:
@@ -60,11 +69,20 @@ class StepPace:
         """So long the rank itself computed in a step."""
         self._computed.append(seconds)
 
+    def note_behind(self) -> None:
+        """A save holds up the steps no more, and is not whole yet."""
+        self._is_behind = True
+
+    def note_whole(self, seconds: Optional[float]) -> None:
+        """A checkpoint is whole, so long after its begin."""
+        if seconds is not None:
+            self._whole_after = seconds
+
     def note_phase(self, phase: Phase, written: float, now: float) -> None:
         """Another phase has begun: by the wall clock at `written`, seen now."""
         if self._phase is Phase.SAVE:
             seen = now - self._phase_since[1]
-            self.save_seconds = _sound(written - self._phase_since[0], seen)
+            self._held_up = _sound(written - self._phase_since[0], seen)
         self._phase, self._phase_since = phase, (written, now)
         self.forgive(now)
 

@@ -29,7 +29,7 @@ from orchestrator.agent.worker import CannotStart, Worker
 from orchestrator.agent.worker_end import Exit
 from orchestrator.core.codec import DecodeError, from_json, to_json
 from orchestrator.core.copier_config import CONFIG_NAME
-from orchestrator.core.ends import StopKind, StopReason, label_of
+from orchestrator.core.ends import SCHEDULER, StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir
 from orchestrator.core.record_class import replace
@@ -112,8 +112,7 @@ class Supervisor:
                 self.step()
                 server.push(self._wall_clock())
             server.close()
-        if self._copier is not None:
-            self._copier.end()
+        self._end_copier()
         if self._got_sigterm:
             processes.kill_descendants()
         # What is undone the guardian removes, once what the workers have left behind writes no more.
@@ -143,8 +142,7 @@ class Supervisor:
         for each in exits:
             self._event("exit", rank=each.rank, code=each.code)
         self._carry_out(self.state.tick(self._clock(), self._wall_clock()))
-        if self._copier is not None and self.state.phase not in ("prepared", "undone", "undoing"):
-            self._copier.tick(self._clock())
+        self._mind_copier()
         self._note_phase()
         self._publish()
 
@@ -156,9 +154,25 @@ class Supervisor:
 
         return CopierProcess(self._run, number)
 
+    def _mind_copier(self) -> None:
+        """It is there while workers are, and no longer than `_copies_on` lets it."""
+        if self._copier is None:
+            return
+        if self.state.phase in ("started", "committed", "stopping") or self._copies_on():
+            self._copier.tick(self._clock())
+        else:
+            self._end_copier()
+
+    def _end_copier(self) -> None:
+        if self._copier is not None:
+            self._copier.end()
+
     def _copies_on(self) -> bool:
         """Whether all has ended well and the copier is at what was saved last, for a stop's grace at most."""
-        if self._copier is None or self.state.phase != "over" or self.state.failed_first is not None:
+        if self._copier is None or self.state.phase != "over":
+            return False
+        states = {status.state for status in self.state.workers.values() if status.rank != SCHEDULER}
+        if states != {RankState.SUCCEEDED} and not self.state.saves:
             return False
         now = self._clock()
         self._copier.finish(now, self._manifest.grace)

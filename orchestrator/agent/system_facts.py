@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import stat
@@ -137,6 +138,7 @@ def system_facts(ports: Sequence[int], address: str = "") -> Dict[str, Any]:
             "processes": _limit(resource.RLIMIT_NPROC),
         },
         "shm_free_bytes": _free_shared_memory(),
+        "memory_free_bytes": free_memory(),
         "taken_ports": _listening(ports, address),
     }
 
@@ -152,6 +154,16 @@ def _free_shared_memory() -> Optional[int]:
         return found.f_bavail * found.f_frsize
     except OSError:
         return None
+
+
+def free_memory(meminfo: str = "/proc/meminfo") -> Optional[int]:
+    """What new processes can have without swapping, as the kernel estimates it (proc(5), MemAvailable)."""
+    try:
+        with open(meminfo, "rb") as file:
+            found = re.search(rb"^MemAvailable: +(\d{1,15}) kB$", file.read(1 << 16), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found.group(1)) << 10 if found else None
 
 
 def _listening(ports: Sequence[int], address: str) -> List[int]:

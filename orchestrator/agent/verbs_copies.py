@@ -15,7 +15,7 @@ from orchestrator.agent.copy_network import connected, listening, own_addresses,
 from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.errors import AgentError
 
-__all__ = ["copy_addresses", "copy_listen", "copy_reach"]
+__all__ = ["copy_addresses", "copy_close", "copy_listen", "copy_reach"]
 
 _OPEN_FOR = 60.0
 _LONGEST_WORD = 64
@@ -45,6 +45,12 @@ def copy_listen(request: Request) -> Iterator[Answer]:
     word = str(asked["word"]).encode()[:_LONGEST_WORD]
     threading.Thread(target=_answer, args=(server, word), daemon=True).start()
     yield Answer({"address": found[0], "port": server.getsockname()[1], "tls": _has_tls()})
+
+
+def copy_close(request: Request) -> Iterator[Answer]:
+    """Listen no more: a copier may want the port."""
+    _close()
+    yield Answer()
 
 
 def copy_reach(request: Request) -> Iterator[Answer]:

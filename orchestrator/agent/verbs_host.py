@@ -65,8 +65,10 @@ def _not_kept(root: str, run_id: Optional[str], busy: List[int]) -> List[int]:
     if not busy or not run_id:
         return busy
     from orchestrator.agent.device_hold import kept_devices  # late: few runs have a second attempt
+    from orchestrator.agent.spare_holder import SpareFolder
 
-    kept = kept_devices(Workdir(root).run(run_id))
+    workdir = Workdir(root)
+    kept = {*kept_devices(workdir.run(run_id)), *SpareFolder(workdir, run_id).devices()}
     return [device for device in busy if device not in kept]
 
 

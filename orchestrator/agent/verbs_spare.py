@@ -8,14 +8,18 @@ from __future__ import annotations
 from typing import Any, Dict, Iterator, Mapping
 
 from orchestrator.agent import attempt_guard
+from orchestrator.agent.device_hold import taken_over
 from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.agent.spare_holder import Hold, SpareFolder, hold
 from orchestrator.agent.spare_locks import ask_holder, release_spare
 from orchestrator.core.codec import from_json
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import Workdir
+from orchestrator.core.records import Attempt
 
 __all__ = ["spare_hold", "spare_release", "spare_renew", "spare_status"]
+
+_LATER = Attempt(2)  # than any that this host was of
 
 
 def spare_hold(request: Request) -> Iterator[Answer]:
@@ -40,7 +44,9 @@ def spare_hold(request: Request) -> Iterator[Answer]:
         inputs=args.get("inputs", ()),
         claim=claim,
     )
-    hold(workdir, wanted)
+    # A host that was of an attempt before may keep its devices for the next one, which has others.
+    with taken_over(workdir.run(folder.run_id), _LATER) as taken:
+        hold(workdir, wanted, taken)
     yield Answer(ask_holder(folder, "status", claim))
 
 

@@ -11,6 +11,7 @@ import click
 
 from orchestrator.cli.copy_notes import copies_line
 from orchestrator.cli.options import json_option, print_json, set_option
+from orchestrator.cli.render_saving import saving_data, saving_view
 from orchestrator.cli.render_sizing import estimate_view, spread_view, suggestions_view
 from orchestrator.cli.terminal import Console, wrapped
 from orchestrator.config.host_ranges import fold
@@ -19,6 +20,7 @@ from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
 from orchestrator.config.job_network import network_of
+from orchestrator.control.past_saves import past_saves
 from orchestrator.core.errors import ConfigError, Problem, UsageError
 from orchestrator.families.network_config import NetworkConfig
 from orchestrator.plan.fewer_hosts import require_min_hosts
@@ -27,6 +29,7 @@ from orchestrator.plan.spare_hosts import spares_of
 from orchestrator.sizing.copy_rate import CopyNeed, copy_need
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
+from orchestrator.sizing.saving import Saving, saving_of
 from orchestrator.sizing.suggest import Suggestion, suggest
 
 __all__ = ["command"]
@@ -78,13 +81,14 @@ def command(
     device = _device_memory(hosts, hbm, inventory)
     problems = [Problem(loaded.where("parallel", key), *text) for key, *text in workload.problems(network)]
     problems += spread_problems(loaded, max(1, workload.cut.world_size // loaded.devices_per_host))
-    if hosts:
-        require_min_hosts(loaded, load_inventory(inventory))
+    if known is not None:
+        require_min_hosts(loaded, known)
     made = None if problems else estimate(network, workload)
     beside = _beside(loaded, made, spares, inventory)
     found = _suggestions(loaded, network, workload, limit, device) if wanted else []
+    saving = _saving(loaded, made) if made is not None else None
     if as_json:
-        print_json(_as_data(network, made, found, device) | beside.data())
+        print_json(_as_data(network, made, found, device, saving) | beside.data())
     else:
         console = Console(soft_wrap=True, highlight=False)
         if made is not None:
@@ -92,6 +96,8 @@ def command(
                 estimate_view(loaded.name, network, workload, made, limit, device, width=console.width)
             )
         beside.show(console)
+        if saving is not None:
+            console.print(saving_view(loaded.checkpoint, saving, width=console.width))
         if wanted:
             console.print(suggestions_view(workload, found))
     if problems:
@@ -135,6 +141,20 @@ def _beside(job: Job, made: Estimate | None, spares: Sequence[Host], inventory: 
 def _copy_rate(inventory: Path | None) -> float | None:
     network = load_inventory(inventory).copies if inventory is not None else None
     return network.rate if network is not None else None
+
+
+def _saving(job: Job, made: Estimate) -> Saving | None:
+    """None for a job that saves nothing."""
+    if job.train is None:
+        return None
+    return saving_of(
+        made,
+        world_size=job.parallel.world_size,
+        ranks_per_host=job.devices_per_host,
+        asynchronous=job.checkpoint.asynchronous,
+        past=past_saves(job.name),
+        mtbf=job.checkpoint.mtbf,
+    )
 
 
 def _on_its_ranks(job: Job, inventory: Path | None) -> Job:
@@ -201,11 +221,17 @@ def _too_large(job: Job, made: Estimate, limit: int | None, device: int | None) 
 
 
 def _as_data(
-    network: NetworkConfig, made: Estimate | None, found: list[Suggestion], device: int | None
+    network: NetworkConfig,
+    made: Estimate | None,
+    found: list[Suggestion],
+    device: int | None,
+    saving: Saving | None,
 ) -> dict[str, Any]:
     data: dict[str, Any] = {"parameters": network.parameter_count, "hbm": device}
     if made is not None:
         data["estimate"] = _estimate_data(made)
+    if saving is not None:
+        data["saving"] = saving_data(saving)
     if found:
         data["suggestions"] = [
             {

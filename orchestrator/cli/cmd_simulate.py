@@ -1,22 +1,28 @@
-"""`orchestrate simulate JOB`"""
+"""`orchestrate simulate [JOB]`"""
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import inventory_option, json_option, print_json
+from orchestrator.cli.options import complete_run, inventory_option, json_option, meant_run, print_json
 from orchestrator.cli.render_simulation import day_data, day_lines
+from orchestrator.cli.render_what_if import estimate_data, estimate_lines
 from orchestrator.cli.units import Duration, Number
 from orchestrator.config.host_ranges import MAX_HOSTS
+from orchestrator.control.run_record import read_record
 from orchestrator.core.errors import UsageError
+from orchestrator.plan.launch_plan import read_plan
 from orchestrator.simulation.fault_rates import drawn_faults
 from orchestrator.simulation.faults import Fault, Ranks, read_faults
-from orchestrator.simulation.scaled_plan import scaled_plan
-from orchestrator.simulation.simulated_day import simulated_day
+from orchestrator.simulation.measured_figures import Measured, figures_of_day, figures_of_run
+from orchestrator.simulation.scaled_plan import ScaledPlan, scaled_plan
+from orchestrator.simulation.simulated_day import SimulatedDay, simulated_day
 from orchestrator.simulation.timeline import OutOfTime
+from orchestrator.simulation.workload import Workload
 
 __all__ = ["command"]
 
@@ -24,7 +30,7 @@ _LEAST_HOURS, _MOST_HOURS = 0.001, 24 * 366
 
 
 @click.command("simulate")
-@click.argument("job", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("job", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @inventory_option
 @click.option(
     "--hosts",
@@ -66,11 +72,24 @@ _LEAST_HOURS, _MOST_HOURS = 0.001, 24 * 366
     help="A person launches a failed run again after TIME, from its last complete checkpoint.",
 )
 @click.option(
-    "--step", type=Duration(), default="2s", metavar="TIME", show_default=True, help="What a step takes."
+    "--step", type=Duration(), metavar="TIME", help="What a step takes. Default: that of --from, else 2s."
+)
+@click.option(
+    "--what-if",
+    "what_if",
+    is_flag=True,
+    help="Also estimate what one more spare, another save interval or copies would give.",
+)
+@click.option(
+    "--from",
+    "of_run",
+    metavar="RUN",
+    shell_complete=complete_run,
+    help="Take step time, save stall, start time and failures of this run; without JOB only estimate.",
 )
 @json_option
 def command(
-    job: Path,
+    job: Path | None,
     inventory: Path | None,
     hosts: int | None,
     hours: float,
@@ -78,26 +97,40 @@ def command(
     mtbf: float | None,
     seed: int,
     relaunch: float | None,
-    step: float,
+    step: float | None,
+    what_if: bool,
+    of_run: str | None,
     as_json: bool,
 ) -> int:
     """Live through hours of JOB on simulated servers, with the real monitor, verdicts and verbs.
 
     No server is asked and nothing is started. A run that fails in the simulation is a result, and the exit
-    code is 0. Without --relaunch the simulation ends with the first failure: there is no automatic restart.
+    code is 0. Where the job has `restart` it goes on by itself; else it ends with the first failure that
+    nobody (--relaunch) launches again after. --what-if needs failures: --mtbf, or those of a run (--from).
     """
     if fault_file is not None and mtbf is not None:
         raise UsageError("two sources of faults", remedy="give --faults or --mtbf")
+    measured = None if of_run is None else _measured(of_run, mtbf)
+    if job is None:
+        if measured is None:
+            raise UsageError("no job to simulate", remedy="name a job, or with --from a run to estimate from")
+        _show_estimate(measured, as_json)
+        return 0
+    if measured is not None and fault_file is None:
+        mtbf = measured.figures.mtbf
     scaled = scaled_plan(job, inventory, hosts, seed=seed)
     faults = _faults(scaled.ranks, fault_file, mtbf, hours * 3600.0, seed)
+    if what_if and not faults and mtbf is None:
+        raise UsageError("nothing fails, so that no choice gives anything", remedy="give --mtbf, or --faults")
     for note in scaled.notes:
         click.echo(f"orchestrate: note: {note}", err=True)
+    workload = _workload(scaled, step, measured)
     with tempfile.TemporaryDirectory(prefix="orchestrate-simulate-") as folder:
         try:
             day = simulated_day(
                 scaled.plan,
                 Path(folder),
-                workload=scaled.workload(step),
+                workload=workload,
                 faults=faults,
                 hours=hours,
                 seed=seed,
@@ -105,13 +138,46 @@ def command(
             )
         except OutOfTime as error:
             raise UsageError(str(error), remedy="take fewer hosts, or fewer hours") from error
-    counts = (len(scaled.ranks), sum(map(len, scaled.ranks.values())))
-    if as_json:
-        print_json(day_data(day, *counts, seed))
-    else:
-        for line in day_lines(day, *counts, seed):
-            click.echo(line)
+    found = figures_of_day(day, scaled.plan, workload, mtbf) if what_if else None
+    _show_day(day, scaled.ranks, seed, found, as_json)
     return 0
+
+
+def _show_day(day: SimulatedDay, ranks: Ranks, seed: int, found: Measured | None, as_json: bool) -> None:
+    counts = (len(ranks), sum(map(len, ranks.values())))
+    if as_json:
+        estimated = {} if found is None else {"what_if": estimate_data(found)}
+        print_json({**day_data(day, *counts, seed), **estimated})
+        return
+    for line in day_lines(day, *counts, seed):
+        click.echo(line)
+    if found is not None:
+        click.echo("")
+        _show_estimate(found, False, day)
+
+
+def _measured(name: str, mtbf: float | None) -> Measured:
+    """The figures of a run that is known here."""
+    control = meant_run(name, started=True)
+    return figures_of_run(read_record(control), read_plan(control.plan), mtbf)
+
+
+def _workload(scaled: ScaledPlan, step: float | None, measured: Measured | None) -> Workload:
+    """What the workers do; what was measured in the place of what is assumed."""
+    if measured is None:
+        return scaled.workload(2.0 if step is None else step)
+    figures = measured.figures
+    workload = scaled.workload(figures.step if step is None else step)
+    first = max(0.0, figures.start - workload.imports)
+    return replace(workload, save=figures.save, first_step=first)
+
+
+def _show_estimate(found: Measured, as_json: bool, day: SimulatedDay | None = None) -> None:
+    if as_json:
+        print_json(estimate_data(found))
+        return
+    for line in estimate_lines(found, None if day is None else day.account):
+        click.echo(line)
 
 
 def _faults(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from orchestrator.cli.account_lines import PARTS, account_data
+from orchestrator.cli.decision_sentences import decision_sentence
 from orchestrator.cli.sentences import cause_sentence
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
 from orchestrator.control.time_account import TimeAccount
+from orchestrator.core.codec import to_json
 from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.core.states import RunState
 from orchestrator.simulation.faults import Fault
+from orchestrator.simulation.simulate import AttemptSeen
 from orchestrator.simulation.simulated_day import LivedAttempt, SimulatedDay
 
 __all__ = ["day_data", "day_lines", "timeline"]
@@ -70,7 +74,7 @@ def timeline(day: SimulatedDay) -> list[Row]:
 def _plain(what: str) -> str | None:
     """What happened as one reads it; None for the steps of a launch, and for what is said twice."""
     head, _, rest = what.partition(": ")
-    if head in ("preparing", "starting"):
+    if head in ("preparing", "starting", "attempt 1 is begun"):
         return None
     if head in tuple(RunState) and rest:
         return f"the run is {head}"
@@ -96,6 +100,8 @@ def day_lines(day: SimulatedDay, hosts: int, ranks: int, seed: int) -> Iterator[
     yield ""
     for number, attempt in enumerate(day.attempts, 1):
         yield from _wrapped(f"Attempt {number}: {_end_of(attempt)}")
+        if restarts := _restarts_of(attempt):
+            yield from _wrapped(f"  {restarts}", "    ")
     yield f"Step {day.step:,} is what the run has come to."
     yield ""
     yield from _account_lines(day.account)
@@ -123,6 +129,16 @@ def _end_of(attempt: LivedAttempt) -> str:
         return f"goes on, {steps} so far"
     why = outcome.record.errors[:1] if outcome.state is not RunState.SUCCEEDED else ()
     return "; ".join([f"{outcome.state} after {steps}", *why])
+
+
+def _restarts_of(attempt: LivedAttempt) -> str:
+    """How often it went on by itself after what; empty where it never did."""
+    seen = attempt.outcome.attempts
+    grounds = Counter(each.decision.ground for each in seen if each.decision is not None and each.restarts)
+    if not grounds:
+        return ""
+    named = ", ".join(f"{count} x {ground.replace('_', ' ')}" for ground, count in grounds.most_common())
+    return f"by itself {len(seen) - 1} times: {named}"
 
 
 def _wrapped(text: str, indent: str = "  ") -> Iterator[str]:
@@ -172,6 +188,7 @@ def _attempt_data(attempt: LivedAttempt) -> dict[str, Any]:
         "state": str(outcome.state),
         "exit_code": outcome.exit_code,
         "resumed": attempt.resumed,
+        "restarts": [_seen_data(each) for each in outcome.attempts],
         "steps": outcome.steps,
         "kept": attempt.kept,
         "errors": list(outcome.record.errors),
@@ -198,6 +215,14 @@ def _attempt_data(attempt: LivedAttempt) -> dict[str, Any]:
         "seconds_of_real_time": cost.seconds,
         "jumped": cost.jumped,
     }
+
+
+def _seen_data(seen: AttemptSeen) -> dict[str, Any]:
+    """One of the attempts of a run that goes on by itself; times are seconds since its launch."""
+    decision = seen.decision
+    decided = None if decision is None else {**to_json(decision), "sentence": decision_sentence(decision)}
+    names = ("number", "begun", "resumed", "first", "ended", "steps", "saved")
+    return {**{name: getattr(seen, name) for name in names}, "decision": decided}
 
 
 def _faults_data(faults: Iterable[Fault]) -> list[dict[str, Any]]:

@@ -15,10 +15,10 @@ from orchestrator.sizing.device_memory import PoolRoom
 from orchestrator.sizing.estimate import Estimate, StageEstimate, Workload
 from orchestrator.sizing.suggest import Suggestion
 
-__all__ = ["estimate_view", "spread_view", "suggestions_view"]
+__all__ = ["LABEL", "estimate_view", "sized", "spread_view", "suggestions_view"]
 
 _GIB = 2**30
-_LABEL = 25  # columns before what a line says
+LABEL = 25  # columns before what a line says
 
 
 def estimate_view(
@@ -41,17 +41,17 @@ def estimate_view(
     ]
     after = [
         "",
-        f"sent by a rank per step  model group {_size(made.model_traffic)}, data group "
-        f"{_size(made.data_traffic)}, next stage {_size(made.pipeline_traffic)}",
+        f"sent by a rank per step  model group {sized(made.model_traffic)}, data group "
+        f"{sized(made.data_traffic)}, next stage {sized(made.pipeline_traffic)}",
         f"pipeline bubble          {made.bubble:.1%} of a step, {workload.micro_batch_num} micro batches",
     ]
     if limit is not None:
         free = limit - made.largest.total
-        fits = f"fits, {_size(free)} to spare" if free >= 0 else f"does not fit, {_size(-free)} too much"
-        after.append(f"memory of a device       {_size(limit)}: {fits}")
+        fits = f"fits, {sized(free)} to spare" if free >= 0 else f"does not fit, {sized(-free)} too much"
+        after.append(f"memory of a device       {sized(limit)}: {fits}")
     after.extend(_outside_the_pool(workload, made, limit, hbm))
     head = [part for line in lines for part in wrapped(line, width)]
-    rest = [part for line in after for part in wrapped(line, width, _LABEL)]
+    rest = [part for line in after for part in wrapped(line, width, LABEL)]
     return Group(Text("\n".join(head)), _stage_table(made), Text("\n".join(rest)))
 
 
@@ -60,12 +60,12 @@ def spread_view(between: Mapping[str, Mapping[str, int]], *, width: int = 80) ->
     line = (
         f"replicas: spread         over the network {_over(between['spread'])} of a rank and step; packed: "
     )
-    return Text("\n".join(wrapped(line + _over(between["packed"]), width, _LABEL)))
+    return Text("\n".join(wrapped(line + _over(between["packed"]), width, LABEL)))
 
 
 def _over(sent: Mapping[str, int]) -> str:
     names = {"data_parallel": "data group", "pipeline": "next stage"}
-    return ", ".join(f"{names[key]} {_size(size)}" for key, size in sent.items() if size) or "nothing"
+    return ", ".join(f"{names[key]} {sized(size)}" for key, size in sent.items() if size) or "nothing"
 
 
 def _attention(network: NetworkConfig, workload: Workload) -> str:
@@ -90,27 +90,27 @@ def _outside_the_pool(
     ends = f" (stage {most.stage})" if len({stage.hccl_buffers for stage in made.stages}) > 1 else ""
     each = f"2 × {workload.hccl_buffer >> 20} MB each"
     yield (
-        f"HCCL's buffers           {_size(most.hccl_buffers)} of a rank{ends}, outside MindSpore's memory: "
+        f"HCCL's buffers           {sized(most.hccl_buffers)} of a rank{ends}, outside MindSpore's memory: "
         f"{', '.join(most.communicators)}, {each}"
     )
     needed = made.most_on_device.on_device
     if hbm is None:
         needed = needed if limit is None else limit + most.hccl_buffers
-        yield f"whole device             must have more than {_size(needed)}; --hbm judges it"
+        yield f"whole device             must have more than {sized(needed)}; --hbm judges it"
     elif needed > hbm:
-        yield f"whole device             {_size(hbm)}: does not fit, {_size(needed - hbm)} too much"
+        yield f"whole device             {sized(hbm)}: does not fit, {sized(needed - hbm)} too much"
     elif limit is None:
-        yield f"whole device             {_size(hbm)}: fits, {_size(hbm - needed)} to spare"
+        yield f"whole device             {sized(hbm)}: fits, {sized(hbm - needed)} to spare"
     else:
-        yield f"whole device             {_size(hbm)}: {_room(made.room(limit, hbm, workload.hccl_buffer))}"
+        yield f"whole device             {sized(hbm)}: {_room(made.room(limit, hbm, workload.hccl_buffer))}"
 
 
 def _room(room: PoolRoom) -> str:
     if room.left > 0:
-        return f"max_device_memory leaves {_size(room.left)} beside HCCL's buffers"
+        return f"max_device_memory leaves {sized(room.left)} beside HCCL's buffers"
     ways = [f"max_device_memory: {room.pool_gb}GB"] if room.pool_gb else []
     ways += [f"HCCL_BUFFSIZE: {room.buffer_mb}"] if room.buffer_mb else []
-    missing = f"max_device_memory leaves HCCL {_size(-room.left)} too little"
+    missing = f"max_device_memory leaves HCCL {sized(-room.left)} too little"
     return f"{missing}; use {' or '.join(ways)}" if ways else missing
 
 
@@ -164,7 +164,8 @@ def _count(number: int) -> str:
     return str(number)
 
 
-def _size(size: int) -> str:
+def sized(size: int) -> str:
+    """Bytes in the largest unit of which there is one."""
     for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if size >= 1 << power:
             return f"{size / (1 << power):.2f} {unit}"

@@ -35,6 +35,7 @@ __all__ = [
     "off",
     "one_or_more",
     "preset",
+    "save_every",
     "with_target",
 ]
 
@@ -166,6 +167,17 @@ def loss_scale(value: Any) -> Any:
     if value == "dynamic" or (number and 0 < value < float("inf")):
         return float(value) if number else value
     raise Invalid(f"expected dynamic or a number above 0, got {show(value)}")
+
+
+def save_every(value: Any) -> Any:
+    """`auto`, or the seconds of a duration above 0."""
+    if value == "auto" or value is None:
+        return value
+    try:
+        seconds = duration(value)
+    except Invalid:
+        raise Invalid(f"expected auto or a duration such as 10m, got {show(value)}") from None
+    return float(above_0(seconds))
 
 
 def memory(text: str) -> str:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 from orchestrator.agent.worker_environment import OF_EACH_RANK
 from orchestrator.config.command_words import FILLED, unknown_placeholders
-from orchestrator.config.worker_config import TRAINING, Train, broken_training_rules
+from orchestrator.config.worker_config import (
+    TRAINING,
+    Train,
+    broken_saving_rules,
+    broken_training_rules,
+)
 from orchestrator.config.yaml_messages import Finding, show
 
 if TYPE_CHECKING:
@@ -42,6 +47,7 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     if job.train is not None and job.task != "command":
         yield from broken_training_rules(job.train, job.parallel)
         yield from _schedule(job.train)
+    yield from broken_saving_rules(job.checkpoint)
     yield from _overrides(job)
     yield from _resume(job)
     yield from _predict(job)

@@ -3,14 +3,15 @@
 Stdlib only: a worker reads its configuration with `read`, and its Python need not have pydantic. On the
 control node pydantic reads the same dataclasses as parts of a job; `Limits` and `Check` tell it what they
 mean. The meaning of a key, for the reference, is its `description`, a text among its type's marks, or the
-docstring of its section.
+docstring of its section. A key that is a word of Python's own has its name as the `alias` of its field, which
+pydantic takes for the only name that is written, too.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from itertools import islice
 from math import isfinite
 from types import NoneType, UnionType
@@ -18,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, 
 
 from orchestrator.config.yaml_messages import Finding, Invalid, Loc, nearest, words
 
-__all__ = ["Check", "Limits", "Section", "key", "read"]
+__all__ = ["Check", "Limits", "Section", "key", "read", "written_name"]
 
 T = TypeVar("T")
 
@@ -82,12 +83,21 @@ class Section:
     """Base of dataclasses that people write as a mapping; unknown keys are refused, by pydantic too."""
 
     __slots__ = ()
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "serialize_by_alias": True}
 
 
-def key(default: Any, meaning: str) -> Any:
-    """A key of a section: its default and, for the reference, its meaning in a line."""
-    return field(default=default, metadata={"description": meaning})
+def key(default: Any, meaning: str, *, alias: str = "") -> Any:
+    """A key of a section: its default and, for the reference, its meaning in a line.
+
+    `alias` is how it is written where that cannot be the name of a field.
+    """
+    named = {"alias": alias} if alias else {}
+    return field(default=default, metadata={"description": meaning, **named})
+
+
+def written_name(item: Field[Any]) -> str:
+    """How a person writes the key that this field is."""
+    return str(item.metadata.get("alias", item.name))
 
 
 def read(cls: type[T], data: Any) -> T:
@@ -107,14 +117,19 @@ def _section(cls: Any, data: Any, loc: Loc, found: list[Finding]) -> Any:
         return data
     if not isinstance(data, Mapping):
         return _refuse("dict_type", data, loc, found)
-    known, hints = {item.name: item for item in fields(cls)}, get_type_hints(cls, include_extras=True)
+    known, hints = (
+        {written_name(item): item for item in fields(cls)},
+        get_type_hints(cls, include_extras=True),
+    )
     before = len(found)
     unknown = islice((name for name in data if name not in known), _MOST_UNKNOWN)
     found += [((*loc, name), "unknown key", nearest(str(name), known)) for name in unknown]
     missing = [name for name, item in known.items() if item.default is item.default_factory is MISSING]
     found += [((*loc, name), "is missing", "") for name in missing if name not in data]
     values = {
-        name: _value(hints[name], item, (*loc, name), found) for name, item in data.items() if name in known
+        known[name].name: _value(hints[known[name].name], item, (*loc, name), found)
+        for name, item in data.items()
+        if name in known
     }
     return cls(**values) if len(found) == before else None
 

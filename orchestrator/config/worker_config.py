@@ -19,6 +19,7 @@ from orchestrator.config.job_fields import (
     Flag,
     NotNegative,
     Positive,
+    Span,
     WholeNotNegative,
 )
 from orchestrator.config.schema import Check, Limits, Section, key, read
@@ -40,6 +41,7 @@ __all__ = [
     "Task",
     "Train",
     "WorkerConfig",
+    "broken_saving_rules",
     "broken_training_rules",
     "read_worker_config",
 ]
@@ -182,6 +184,24 @@ class CheckpointOptions(Section):
         None, "go on with optimizer, step and data position of `load`; null: where that is a folder of shards"
     )
     save_steps: Count | None = key(None, "steps between two checkpoints; null: only one at the end")
+    save_every: Annotated[str | float, Check(fields.save_every, "`auto` or duration", before=True)] | None = (
+        key(
+            None,
+            "the time between two checkpoints, instead of `save_steps`: such as 10m, or `auto`, which costs "
+            "least by how long a save holds the steps up and how often something fails",
+        )
+    )
+    mtbf: Span | None = key(
+        None,
+        "the time between two failures that `save_every: auto` reckons with; null: that of this job's "
+        "earlier runs, else Llama 3's rate for as many devices",
+    )
+    asynchronous: Flag = key(
+        False,
+        "a save copies the shard into the host's memory, and writes it while the training goes on; "
+        "`orchestrate plan` says what memory that takes",
+        alias="async",
+    )
     keep: Count = key(5, "checkpoints of each rank that are kept")
     prefix: FileName = key("mindformers", "how the files' names begin")
 
@@ -246,6 +266,15 @@ def broken_training_rules(train: Train, parallel: ParallelDegrees) -> Iterator[F
         yield ("train", "batch_size"), text, "it counts the records of one replica and step"
 
 
+def broken_saving_rules(options: CheckpointOptions) -> Iterator[Finding]:
+    """The rules between the keys that say when to save: key path, what is wrong, remedy."""
+    if options.save_every is not None and options.save_steps is not None:
+        what = "is given beside checkpoint.save_steps"
+        yield ("checkpoint", "save_every"), what, "keep one of them and set the other to null"
+    if options.mtbf is not None and options.save_every != "auto":
+        yield ("checkpoint", "mtbf"), "is used by save_every: auto alone", "remove it, or add that"
+
+
 C = TypeVar("C", bound=WorkerConfig)
 
 
@@ -260,7 +289,10 @@ def read_worker_config(path: Path, cls: type[C]) -> C:
         config = read(cls, {name: value for name, value in file.data.items() if value is not None})
     except Invalid as error:
         raise file.refusal(error.findings) from None
-    broken = list(broken_training_rules(config.train, config.parallel)) if config.task in TRAINING else []
+    broken: list[Finding] = []
+    if config.task in TRAINING:
+        broken += broken_training_rules(config.train, config.parallel)
+        broken += broken_saving_rules(config.checkpoint)
     if broken or file.problems:
         raise file.refusal(broken)
     return config

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
+from orchestrator.config.schema import written_name
 from orchestrator.config.yaml_messages import WORDS, Finding, Invalid, Loc, nearest, words
 from orchestrator.config.yaml_reader import MAX_TOLD, YamlFile
 from orchestrator.core.errors import ConfigError
@@ -67,4 +68,4 @@ def _hints(section: Any) -> dict[str, Any]:
     if issubclass(section, BaseModel):
         return {item.alias or name: item.annotation for name, item in section.model_fields.items()}
     hints = get_type_hints(section)
-    return {item.name: hints[item.name] for item in fields(section)}
+    return {written_name(item): hints[item.name] for item in fields(section)}

@@ -15,18 +15,23 @@ from orchestrator.preflight.gather_facts import gather
 from orchestrator.preflight.host_facts import HostFacts, Needs, needs_of
 from orchestrator.preflight.report import Level
 
-__all__ = ["check_spare", "facts_of_master", "free_devices"]
+__all__ = ["DevicesBusy", "check_spare", "facts_of_master", "free_devices"]
+
+
+class DevicesBusy(PreflightError):
+    """Too few of a spare's devices are free, which may be others any moment."""
 
 
 def free_devices(plan: LaunchPlan, agent: Agent, spare: Host) -> tuple[int, ...]:
-    """The devices of a spare that the run would use. Raises PreflightError where too few are free."""
+    """The devices of a spare that the run would use. Raises DevicesBusy where too few are free."""
     wanted = len(plan.manifests[plan.master.name].devices)
     ids = [device.id for device in spare.devices]
-    busy = agent.busy_devices(ids, spare.lock_dir)
+    # What an attempt before keeps there is the run's own.
+    busy = agent.busy_devices(ids, spare.lock_dir, plan.run_id)
     chosen: tuple[Device, ...] | None = choose_devices(spare, wanted, busy)
     if chosen is None:
         what = f"{len(set(ids) - set(busy))} of its {len(ids)} devices are free, and {wanted} are wanted"
-        raise PreflightError(what, where=spare.name)
+        raise DevicesBusy(what, where=spare.name)
     return tuple(device.id for device in chosen)
 
 
@@ -62,12 +67,9 @@ def check_spare(
     report = run_checks(needs, facts, {})
     wrong = [row for row in report.rows() if row.level is Level.FAIL and spare.name in row.hosts]
     if wrong:
-        texts, remedies = ("; ".join(dict.fromkeys(filter(None, each))) for each in _columns(wrong))
-        raise PreflightError(texts, where=spare.name, remedy=remedies)
-
-
-def _columns(rows: list) -> tuple[list[str], list[str]]:  # type: ignore[type-arg]
-    return [row.text for row in rows], [row.remedy for row in rows]
+        what = "; ".join(dict.fromkeys(row.text for row in wrong))
+        remedy = "; ".join(dict.fromkeys(row.remedy for row in wrong if row.remedy))
+        raise PreflightError(what, where=spare.name, remedy=remedy)
 
 
 def _needs(plan: LaunchPlan, host: Host, devices: tuple[int, ...]) -> Needs:
@@ -76,6 +78,7 @@ def _needs(plan: LaunchPlan, host: Host, devices: tuple[int, ...]) -> Needs:
         needs_of(plan, "none"),
         hosts=(host,),
         devices={host.name: devices},
+        kept_for=plan.run_id,
         scheduler=(),
         port=None,
         chooses_port=False,

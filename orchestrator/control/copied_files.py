@@ -18,9 +18,7 @@ OwnersWord: TypeAlias = Mapping[tuple[int, str, str], str]
 """By attempt, owner and name below the owner's checkpoint, the SHA-256 of the shard."""
 
 
-def owners_word(
-    control: ControlDir, record: RunRecord, numbers: Container[int] | None = None
-) -> OwnersWord:
+def owners_word(control: ControlDir, record: RunRecord, numbers: Container[int] | None = None) -> OwnersWord:
     """What is known of all attempts, or of those with these numbers; of one whose record cannot be read,
     nothing."""
     said: dict[tuple[int, str, str], str] = {}

@@ -117,7 +117,7 @@ def copier_files(plan: LaunchPlan, fleet: Fleet) -> dict[str, dict[str, str]]:
     several: one has none there.
     """
     ring = plan.copies
-    if ring is None:
+    if ring is None or not ring.keepers:
         return {}
     network = ring.network
     found = fleet.each(lambda agent: agent.copy_addresses(network)).raise_on_error()

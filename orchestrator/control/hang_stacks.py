@@ -50,6 +50,10 @@ _MOST_TOLD = 1 << 22  # characters of the whole file
 _LONGEST_DETAIL = 120
 
 
+# The functions of a stack with their files, the innermost first.
+_Key = tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One call; `file` is its last name, `line` 0 where none is known (of the kernel)."""
@@ -105,8 +109,8 @@ class StackFold:
     room: what a thousand hosts tell is not."""
 
     def __init__(self) -> None:
-        self._ranks: dict[tuple[object, ...], list[int]] = {}
-        self._first: dict[tuple[object, ...], tuple[tuple[Frame, ...], RankStacks]] = {}
+        self._ranks: dict[_Key, list[int]] = {}
+        self._first: dict[_Key, tuple[tuple[Frame, ...], RankStacks]] = {}
         self._room = _MOST_TOLD
 
     def add(self, rank: int, stacks: RankStacks) -> None:
@@ -125,10 +129,13 @@ class StackFold:
             self._first[key] = (frames, kept)
 
     def is_like(self, other: StackFold) -> bool:
-        """Whether every rank is in the same functions as there."""
-        return {key: sorted(ranks) for key, ranks in self._ranks.items()} == {
-            key: sorted(ranks) for key, ranks in other._ranks.items()
-        }
+        """Whether every rank is in the same functions as there; of who waits for others it is in which call,
+        for within it many look again and again whether they have come."""
+        return self._places() == other._places()
+
+    def _places(self) -> dict[int, _Key]:
+        """Where each rank is."""
+        return {rank: _waited_in(key) for key, ranks in self._ranks.items() for rank in ranks}
 
     def tells_of(self, ranks: Collection[int]) -> bool:
         """Whether it says of just these ranks where they are, of one at least by its program's own word."""
@@ -181,6 +188,12 @@ def told_stacks(groups: Sequence[StackGroup], silent: Iterable[str], when: str) 
         room -= len(part)
         parts.append(part)
     return "".join(parts)
+
+
+def _waited_in(key: _Key) -> _Key:
+    """Of who waits the frames down to the outermost call in which it does."""
+    waits = [number for number, frame in enumerate(key) if any(map(_WAITS.search, frame))]
+    return key[waits[-1] :] if waits else key
 
 
 def _lines(text: str) -> list[str]:

@@ -197,6 +197,8 @@ class RunHealth:
             self._moved = now  # one more that can be seen
         elif rank.phase is not seen.status.phase or rank.phase_since != seen.status.phase_since:
             self._note_phase(rank, seen, now)
+        if rank.save_write is not None:
+            self._limits.learn_write(rank.save_write)
         self._note_step(rank, seen, now)
         before = seen.does
         seen.note(rank, self._limits.known(rank.rank) if rank.phase in LEARNT else ())
@@ -236,10 +238,8 @@ class RunHealth:
 
     def _note_phase(self, rank: RankStatus, seen: SeenRank, now: float) -> None:
         before = seen.status
-        is_another = rank.phase is not before.phase
-        # Between two of the same, one behind the other, there may have been steps. The first compilation is
-        # of the whole program: a later one is not as that was.
-        is_known = is_another and (before.phase is not Phase.COMPILE or seen.phase_step > 0)
+        # Between two of the same, one behind the other, there may have been steps.
+        is_known = rank.phase is not before.phase and seen.tells_of_next(rank)
         if is_known and before.phase is not None and before.phase in LEARNT:
             self._limits.learn_phase(before.phase, rank.rank, self._took(rank, before, now - seen.phase_at))
         seen.phase_at, seen.phase_step = now, seen.step or 0

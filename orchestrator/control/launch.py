@@ -13,6 +13,7 @@ from orchestrator.control.monitor_process import cannot_write, spawn_monitor
 from orchestrator.control.runs import interrupt_launch, make_control_dir
 from orchestrator.core.paths import ControlDir, state_root
 from orchestrator.plan.complete_plan import complete_plan
+from orchestrator.plan.fewer_hosts import require_min_hosts
 from orchestrator.plan.hosts_here import require_what_is_here
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
@@ -36,14 +37,20 @@ def plan_launch(
     inventory = inventory_for(job, inventory_path)
     if accept_new_host_keys:
         inventory = inventory.accepting_new_host_keys()
-    plan = make_plan(job, inventory, now=time.time())
-    if job.restart.min_hosts is not None:
-        # Late: NumPy and the sizes of networks, which few launches need.
-        from orchestrator.plan.fewer_hosts import require_min_hosts
-
-        require_min_hosts(job, inventory)
+    plan = make_plan(job, inventory, now=time.time(), mtbf=_mtbf(job))
+    require_min_hosts(job, inventory)
     require_what_is_here(plan)
     return job, plan
+
+
+def _mtbf(job: Job) -> float | None:
+    """How often this job's earlier runs failed, where its workers reckon with that."""
+    if job.checkpoint.save_every != "auto":
+        return None
+    # Late: no other launch reads the records of runs.
+    from orchestrator.control.past_saves import past_saves
+
+    return past_saves(job.name).mtbf(job.parallel.world_size)
 
 
 def discover_devices(plan: LaunchPlan) -> LaunchPlan:

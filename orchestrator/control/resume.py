@@ -17,12 +17,19 @@ from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.errors import UsageError
 from orchestrator.core.states import RunState
-from orchestrator.plan.fewer_hosts import Layout, fitting_layouts, global_batch
+from orchestrator.plan.fewer_hosts import (
+    Layout,
+    fitting_counts,
+    fitting_layouts,
+    global_batch,
+    job_on,
+    on_names,
+)
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.placement import hosts_of
 from orchestrator.plan.spare_hosts import kept_inventory
 
-__all__ = ["Changes", "NextJob", "next_job", "require_ended"]
+__all__ = ["Changes", "NextJob", "counts_that_fit", "job_for_hosts", "next_job", "require_ended"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,32 @@ def next_job(before: LaunchPlan, changes: Changes) -> NextJob:
     world = len(hosts) * job.devices_per_host
     fitted, notes = _fitted(job, before, changes, hosts)
     return NextJob(fitted.with_replicas(world), inventory, tuple(notes))
+
+
+def job_for_hosts(before: LaunchPlan, hosts: Sequence[Host]) -> NextJob:
+    """The job of an attempt that begins by itself, on these hosts in this order, with the same global batch.
+
+    Raises ConfigError where no layout fits them, UsageError where the job was not kept.
+    """
+    job = load_job_again(_source(before, Changes()))
+    own = job.with_replicas(len(hosts) * job.devices_per_host)
+    found = job_on(job, hosts, global_batch(before.worker_settings))
+    found = found.with_replicas(len(hosts) * job.devices_per_host)
+    notes: tuple[str, ...] = ()
+    if own.train is not None and found.train is not None:
+        words = Layout(found.parallel, found.train).words(Layout(own.parallel, own.train))
+        ranks = found.parallel.world_size
+        notes = (f"the layout of {ranks} ranks: {', '.join(words)}",) if words else ()
+    return NextJob(found, kept_inventory(before, hosts), notes)
+
+
+def counts_that_fit(before: LaunchPlan, wanted: Sequence[Host]) -> tuple[int, ...]:
+    """On how many of the `wanted` hosts of a run it can go on, from `restart.min_hosts` to all of them.
+
+    Raises UsageError where its job was not kept.
+    """
+    job = on_names(load_job_again(_source(before, Changes())), wanted)
+    return fitting_counts(job, kept_inventory(before, wanted))
 
 
 def _source(before: LaunchPlan, changes: Changes) -> JobSource:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from typing import TypeVar
 
+from orchestrator.agent.stop_grace import SAVE
 from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.step_limits import LEARNT
 from orchestrator.core.records import Phase, RankStatus
@@ -56,6 +57,17 @@ class SeenRank:
             return 2 * self.gap
         span = span_of(self.status)
         return first if span is None else min(first, 2 * span)
+
+    def tells_of_next(self, status: RankStatus) -> bool:
+        """Whether its phase, which is over, took as long as the next of the kind will.
+
+        The first compilation is of the whole program: a later one is not as that was. A save of which nothing
+        is whole yet is being written behind the steps: one at the end is waited for.
+        """
+        phase = self.status.phase
+        if phase is Phase.SAVE and SAVE in status.can:
+            return status.saved is not None
+        return phase is not Phase.COMPILE or self.phase_step > 0
 
     def note(self, status: RankStatus, known: Container[Phase]) -> None:
         """What it is now; `known` are the phases of which it has had one.

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 
-from orchestrator.control.check_spare import check_spare, facts_of_master, free_devices
+from orchestrator.control.check_spare import DevicesBusy, check_spare, facts_of_master, free_devices
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.spare_view import SpareState, SpareView
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
@@ -26,9 +26,9 @@ __all__ = ["SpareWatch", "release_spares"]
 
 log = logging.getLogger(__name__)
 
-# Of seconds, at most, between two renewals; between two looks at one that still imports; until one that was
-# found to be unfit is checked again.
-_RENEWED, _IMPORTING, _UNFIT = 60.0, 5.0, 300.0
+# Of seconds, at most, between two renewals; between two looks at one that still imports; until one whose
+# devices were in use is checked again, and one that was found to be unfit.
+_RENEWED, _IMPORTING, _BUSY, _UNFIT = 60.0, 5.0, 30.0, 300.0
 # In which an agent that is there has answered what costs nothing.
 _PATIENCE = 30.0
 
@@ -158,7 +158,7 @@ class SpareWatch:
         if isinstance(error, TransportError):
             self._note(name, SpareState.AWAY, error.what)
         elif error is not None:
-            self._due[name] = now + _UNFIT
+            self._due[name] = now + (_BUSY if isinstance(error, DevicesBusy) else _UNFIT)
             self._note(name, SpareState.UNFIT, error.what)
         elif answer is not None and answer.warmth is Warmth.IMPORTING:
             self._due[name] = now + min(self._every, _IMPORTING)

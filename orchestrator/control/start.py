@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -241,9 +242,8 @@ def _held(agent: Agent, manifest: Manifest) -> list[int]:
 def _prepare(plan: LaunchPlan, agent: Agent, more: Mapping[str, str] | None) -> Prepared:
     manifest = plan.manifests[agent.host]
     try:
-        return agent.prepare(
-            manifest, plan.worker_config, plan.rank_table, files=more, timeout=plan.timeouts.prepare
-        )
+        prepare = functools.partial(agent.prepare, files=more) if more else agent.prepare
+        return prepare(manifest, plan.worker_config, plan.rank_table, timeout=plan.timeouts.prepare)
     except AgentError as error:
         # A port or device that was free a moment ago: the same news as from the checks, the same exit code.
         ours = _Taken if error.kind == "device_busy" else PreflightError

@@ -32,7 +32,7 @@ class StepLimits:
         self._lasts: dict[Phase, dict[int, float]] = {phase: {} for phase in LEARNT}
         self._longest: dict[Phase, float] = {}
         self._known: dict[int, set[Phase]] = {}
-        self._gap = 0.0
+        self._gap = self._write = 0.0
         self._guess: float | None = None
         self.interval: float | None = None
         """The median of seconds between two new steps of the run, as they are told; None: not known yet."""
@@ -62,6 +62,10 @@ class StepLimits:
         elif was_longest:
             self._longest[phase] = max(lasts.values())
 
+    def learn_write(self, seconds: float) -> None:
+        """So long after the begin of a save a checkpoint was whole: a save at the end is waited for."""
+        self._write = max(self._write, min(seconds, self._rules.first))
+
     def known(self, rank: int) -> Container[Phase]:
         """The phases of `LEARNT` that a rank has been through."""
         return self._known.get(rank, frozenset())
@@ -75,6 +79,8 @@ class StepLimits:
         floor = max(self._rules.floor, _TELLINGS * self.every)
         if phase in LEARNT:
             last = self._longest.get(phase)
+            if last is not None and phase is Phase.SAVE:
+                last = max(last, self._write)
             return self._rules.first if last is None else max(floor, _SAVES * last)
         if phase not in (None, Phase.STEP) or (self.interval is None and self._guess is None):
             return self._rules.first

@@ -390,4 +390,5 @@ class Probe:
     ascend: Optional[CannFacts] = None
     limits: Mapping[str, Optional[int]] = field(default_factory=dict)
     shm_free_bytes: Optional[Size] = None
+    memory_free_bytes: Optional[Size] = None
     taken_ports: Tuple[Size, ...] = ()

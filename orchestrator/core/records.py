@@ -156,12 +156,14 @@ class Phase(str, enum.Enum):
     """What a worker says that it is doing, by lines of its metrics that have `phase` in the place of `step`:
 
         {"phase": "compile", "time": 1700000000.0, "can": ["stacks", "save"]}
-        {"phase": "save", "step": 100, "time": …}   {"phase": "step", "saved": 100, "time": …}
+        {"phase": "save", "step": 100, "time": …}
+        {"phase": "step", "saved": 100, "stall_s": 0.5, "write_s": 9.5, "time": …}
 
     `can` is what the worker announces: `stacks`, that SIGUSR1 makes it write the stacks of its threads to its
     log; `save`, that SIGTERM makes it save a checkpoint, together with all others, and end with
-    `ends.SAVED_EXIT`. `saved` is the step of a checkpoint that is whole. A worker that says nothing of
-    phases has none.
+    `ends.SAVED_EXIT`. `saved` is the step of a checkpoint that is whole, `stall_s` for how long it held the
+    steps up, `write_s` the time from its begin until it was whole: a worker may write while it makes steps. A
+    worker that says nothing of phases has none.
     """
 
     IMPORT = "import"
@@ -186,7 +188,8 @@ class RankStatus:
     first beside it. `stalled` is set while it runs and does not go on, `stalled_since` is when it was last
     seen to. `phase` is the last that it reported, None where it reports none; `can` what it has announced,
     and `saved` the step of its newest whole checkpoint of this attempt; its saves that are over took `saving`
-    seconds.
+    seconds. That one held the steps up for `save_stall` seconds and was whole `save_write` seconds after its
+    begin, as far as the worker says so.
     """
 
     rank: int
@@ -204,6 +207,8 @@ class RankStatus:
     can: Tuple[str, ...] = ()
     saved: Optional[int] = None
     saving: float = 0.0
+    save_stall: Optional[float] = None
+    save_write: Optional[float] = None
 
     @property
     def label(self) -> str:

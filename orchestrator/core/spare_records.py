@@ -37,6 +37,7 @@ class SpareNote(Stored):
     holder: Optional[ProcessId] = None
     created: float = 0.0
     inputs: Tuple[str, ...] = ()
+    devices: Tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ LATEST = 1e11  # seconds since the epoch: the year 5138
 LARGEST = 1e15
 MOST_RANKS = 10**7
 _LONGEST_STACKS = 1 << 17  # characters; agents send less
+_LONGEST_SAVE = 1e6  # seconds; agents pass over what is longer
 _MOST_WORDS, _LONGEST_WORD = 16, 64  # of what a worker announces
 _MOST_STEPS_COPIED = 8
 _COPIED = re.compile(r"(?:(?:rank_\d{1,7}|strategy)/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
@@ -70,6 +71,8 @@ def _checked(
     words = [rank.can for rank in ranks]
     _require(all(len(can) <= _MOST_WORDS for can in words), f"{_MOST_WORDS} words or fewer")
     _require(all(len(word) <= _LONGEST_WORD for can in words for word in can), "short words")
+    saves = [each for rank in ranks for each in (rank.save_stall, rank.save_write) if each is not None]
+    _require(all(0 <= seconds <= _LONGEST_SAVE for seconds in saves), "the seconds of a save")
     # A program of the user's may write what it likes into its metrics: what cannot be shown is left out.
     return tuple(dataclasses.replace(rank, progress=_progress(rank.progress)) for rank in ranks)
 

@@ -38,10 +38,14 @@ class CopyQuestions(AgentQuestions):
         self._expect(ports[0] <= found.port <= ports[1], "one of the ports")
         return found
 
+    def copy_close(self) -> None:
+        """Have it listen no more."""
+        self._do("copy_close")
+
     def copy_reach(self, own: str, address: str, port: int, word: str, *, timeout: float) -> str:
         """Why the host does not reach a listener on another one; "" where it does."""
         asked = {"own": own, "address": address, "port": port, "word": word, "patience": timeout}
-        found = self._ask(str, "copy_reach", timeout=timeout + 30.0, asked=asked)
+        found = self._ask(str, "copy_reach", timeout=timeout + 20.0, asked=asked)
         self._expect(len(found) <= _LONGEST, "a short reason")
         return found
 

@@ -5,11 +5,12 @@ A copy is for the day on which a host is gone, and hosts of a rack go together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Host, Inventory
+from orchestrator.config.inventory_copies import CopyNetwork
 from orchestrator.config.job import Job
 from orchestrator.core.errors import ConfigError, Problem
 
@@ -31,6 +32,11 @@ class CopyRing:
     keep: int
     keepers: dict[str, str] = field(default_factory=dict)
     rate: float | None = None
+
+    @property
+    def over(self) -> CopyNetwork:
+        """The network, as an inventory has it."""
+        return CopyNetwork.model_construct(network=self.network, ports=self.ports, rate=self.rate)
 
     def owners_of(self, host: str) -> tuple[str, ...]:
         """The hosts whose copies this one keeps."""
@@ -63,13 +69,16 @@ def within_rack(hosts: Sequence[Host], keepers: dict[str, str]) -> list[str]:
 
 
 def copy_ring(
-    job: Job, inventory: Inventory, hosts: Sequence[Host]
+    job: Job, inventory: Inventory, hosts: Sequence[Host], *, number: int = 1
 ) -> tuple[CopyRing | None, tuple[str, ...]]:
-    """Where the copies of this job go, None where it wants none, and notes. Raises ConfigError."""
+    """Where the copies of attempt `number` of a job go, None where it wants none, and notes.
+
+    Raises ConfigError, also where a run begins on one host; one that goes on with fewer may come to that.
+    """
     if not job.checkpoint.copies:
         return None, ()
     where = job.where("checkpoint", "copies")
-    if len(hosts) < 2:
+    if len(hosts) < 2 and number == 1:
         raise ConfigError([Problem(where, "a copy needs a second host, and the job has one", "remove it")])
     network = inventory.copies
     if network is None:
@@ -77,7 +86,12 @@ def copy_ring(
         remedy = "write `copy: {network: 10.20.0.0/16, ports: 29700-29731}` there"
         raise ConfigError([Problem(where, what, remedy)])
     keepers = keepers_of(hosts)
-    close = within_rack(hosts, keepers)
-    notes = (f"copies of {fold(close)} stay in their own rack: it has more than half of the hosts",)
     ring = CopyRing(network.network, network.ports, job.checkpoint.keep, keepers, network.rate)
-    return ring, notes if close else ()
+    return ring, tuple(_notes(hosts, keepers))
+
+
+def _notes(hosts: Sequence[Host], keepers: dict[str, str]) -> Iterator[str]:
+    if not keepers:
+        yield "checkpoint.copies: there is one host, so that nothing is copied"
+    if close := within_rack(hosts, keepers):
+        yield f"copies of {fold(close)} stay in their own rack: it has more than half of the hosts"

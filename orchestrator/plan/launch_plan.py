@@ -41,6 +41,7 @@ class LaunchPlan(Stored):
     (0, 0) where it begins anew; `loads` are, by host, the shards that are there already. `spares` are the
     hosts that stand ready, in the order in which they are taken. `found` is what the tools of the hosts have
     told of their devices: a later attempt need not ask hosts that stay. `copies`: where shards are copied to.
+    `snapshot_bytes` is what copies of the shards take of a host's memory at most, see `checkpoint.async`.
     """
 
     # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.
@@ -74,6 +75,7 @@ class LaunchPlan(Stored):
     spares: tuple[Host, ...] = ()
     found: dict[str, FoundHost] = field(default_factory=dict)
     copies: CopyRing | None = None
+    snapshot_bytes: int = 0
 
     @cached_property
     def worker_settings(self) -> Mapping[str, Any]:

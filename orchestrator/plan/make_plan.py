@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -15,8 +16,10 @@ from orchestrator.agent.worker_environment import (
     default_environment,
     worker_environment,
 )
+from orchestrator.checkpoint.save_interval import default_mtbf
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
 from orchestrator.config.job import Health, Job
+from orchestrator.config.job_network import network_of
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
@@ -28,6 +31,8 @@ from orchestrator.plan.placement import Placement, place
 from orchestrator.plan.restart_notes import restart_notes
 from orchestrator.plan.spare_hosts import spare_notes, spares_of
 from orchestrator.rank_table.table import is_ip, is_loopback
+from orchestrator.sizing.estimate import estimate, workload_of
+from orchestrator.sizing.saving import snapshot_bytes
 
 __all__ = ["make_plan", "new_run_id"]
 
@@ -50,12 +55,14 @@ def make_plan(
     run_id: str = "",
     number: int = 1,
     load: str = "",
+    mtbf: float | None = None,
 ) -> LaunchPlan:
     """Plan one launch. Touches no host; reads the files it will ship. Raises ConfigError.
 
     `token` gives the hexadecimal digits of so many bytes, by which launches are told apart. Of a run that
     goes on `run_id` and `number` name the attempt, and `load` the folder whose shards its workers resume
-    from, as they see it.
+    from, as they see it. `mtbf` are the seconds between two failures that the job's earlier runs have had:
+    workers that choose when to save are told so, see `checkpoint.save_every`.
     """
     created = time.time() if now is None else now
     run_id = run_id or new_run_id(job.name, created, token)
@@ -68,11 +75,13 @@ def make_plan(
     has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
     if has_scheduler:
         _require_reachable_master(hosts, inventory)
-    copies, copy_notes = copy_ring(written, inventory, hosts)
+    copies, copy_notes = copy_ring(written, inventory, hosts, number=number)
     shipment, config = ship(job, hosts_are_here=all(host.transport == "local" for host in hosts))
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):
         config["checkpoint"] = {**options, "load": load, "resume": True}
+    if isinstance(options := config.get("checkpoint"), dict) and options["save_every"] == "auto":
+        config["checkpoint"] = {**options, "mtbf": options["mtbf"] or mtbf or default_mtbf(len(placements))}
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
     manifests = {
         host.name: _manifest(
@@ -119,7 +128,20 @@ def make_plan(
         restart=job.restart,
         copies=copies,
         spares=spares,
+        snapshot_bytes=_snapshots(job),
     )
+
+
+def _snapshots(job: Job) -> int:
+    """Bytes of a host's memory that the copies of its ranks' shards take at most; 0 where there are none, or
+    only the hosts know the network."""
+    if job.train is None or not job.checkpoint.asynchronous:
+        return 0
+    with suppress(ConfigError):
+        network, workload = network_of(job), workload_of(job)
+        if not any(workload.problems(network)):
+            return snapshot_bytes(estimate(network, workload), job.devices_per_host)
+    return 0  # what is wrong with it, the workers say
 
 
 def _replicas(written: Job, job: Job) -> tuple[str, ...]:

@@ -62,6 +62,7 @@ def next_plan(
         number=number,
         token=token,
         load=load_folder(number) if resumes else "",
+        mtbf=(before.worker_settings.get("checkpoint") or {}).get("mtbf"),
     )
     if resumes and (
         problems := [*_other_network(before, plan, job), *_other_inputs(before, plan, overrides)]

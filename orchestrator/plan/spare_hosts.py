@@ -67,7 +67,8 @@ def kept_inventory(before: LaunchPlan, hosts: Sequence[Host] | None = None) -> I
     group = (before.restart.spares or "").removeprefix("@")
     groups = {group: tuple(host.name for host in spares)} if group else {}
     shown = Path(f"the hosts of {before.run_id}")
-    return Inventory(path=shown, hosts=(*chosen, *spares), groups=groups, ssh=before.ssh)
+    copies = before.copies.over if before.copies is not None else None
+    return Inventory(path=shown, hosts=(*chosen, *spares), groups=groups, ssh=before.ssh, copies=copies)
 
 
 def _unfit(job: Job, hosts: Sequence[Host], spares: Sequence[Host]) -> Iterator[Problem]:

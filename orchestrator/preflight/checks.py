@@ -34,6 +34,7 @@ CHECKS = (
     Check("workdir", checks_host.workdirs_differ),
     Check("disk", checks_host.disk_has_space),
     Check("shared memory", checks_host.shared_memory_suffices),
+    Check("memory", checks_host.memory_suffices),
     Check("limits", checks_host.limits_suffice),
     Check("clock", checks_host.clocks_agree),
     Check("host name", checks_host.host_names_differ, ascend=True),

@@ -18,6 +18,7 @@ __all__ = [
     "env_script_is_there",
     "host_names_differ",
     "limits_suffice",
+    "memory_suffices",
     "paths_exist",
     "ports_are_free",
     "shared_memory_suffices",
@@ -86,6 +87,22 @@ def shared_memory_suffices(needs: Needs, facts: Facts) -> Iterator[Result]:
         elif free < _LEAST_SHARED:
             what = f"{free >> 20} MiB free in /dev/shm, data loaders need more"
             yield Result(host, Level.WARN, what, "mount it larger (docker: --shm-size)")
+        else:
+            yield Result(host, Level.OK)
+
+
+def memory_suffices(needs: Needs, facts: Facts) -> Iterator[Result]:
+    """Of a job that keeps copies of its shards in memory; without room they end it hours later."""
+    for host, fact in facts.items() if needs.snapshot_bytes else ():
+        free = fact.probe.memory_free_bytes
+        if free is None:
+            yield Result(host, Level.SKIP, "not known")
+        elif free < needs.snapshot_bytes:
+            needed = (
+                f"copies of the shards take up to {needs.snapshot_bytes / 2**30:.1f} GiB (checkpoint.async)"
+            )
+            what = f"{free / 2**30:.1f} GiB of memory free, {needed}"
+            yield Result(host, Level.FAIL, what, "set checkpoint.async to false, or use more hosts")
         else:
             yield Result(host, Level.OK)
 

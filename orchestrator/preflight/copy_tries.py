@@ -24,7 +24,7 @@ def try_copies(needs: Needs, fleet: Fleet, names: Collection[str]) -> HostResult
     All listen, then each tries those to whom, and from whom, its copies go.
     """
     ring = needs.copies
-    if ring is None:
+    if ring is None or not ring.keepers:
         return HostResults({}, {})
     words = {host.name: secrets.token_hex(16) for host in needs.hosts}
     taking_part = [name for name in names if name in words]
@@ -55,6 +55,7 @@ def try_copies(needs: Needs, fleet: Fleet, names: Collection[str]) -> HostResult
         return found
 
     tries = fleet.each(reach, listening)
+    closed = fleet.each(lambda agent: agent.copy_close(), listening)
     facts = {
         host: CopyFacts(
             trouble=one if isinstance(one, str) else "",
@@ -63,9 +64,9 @@ def try_copies(needs: Needs, fleet: Fleet, names: Collection[str]) -> HostResult
             unreached=tries.values.get(host, {}),
         )
         for host, one in answers.values.items()
-        if host not in tries.errors
+        if host not in tries.errors and host not in closed.errors
     }
-    return HostResults(facts, {**answers.errors, **tries.errors})
+    return HostResults(facts, {**answers.errors, **tries.errors, **closed.errors})
 
 
 def _peers(keepers: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

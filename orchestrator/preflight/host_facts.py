@@ -90,6 +90,7 @@ class Needs:
     is no job: then the hosts that have Ascend's tools are meant. `port` is the scheduler's, if it is fixed.
     `env` are the variables of the job that HCCL, CANN and Python look at. `mindspore` says whether the
     workers are known to be MindSpore's; False where a job's own command may be anything.
+    `snapshot_bytes` is what copies of the shards may take of each host's memory, 0 where there are none.
     `scheduler` are the names of the place where it listens: an IP address, or the first host's names, the one
     of the inventory first; none where there is no scheduler. `by_table_alone`: a rank table stands for it.
     `copies` is where copies of checkpoints go, None: nowhere. `kept_for` is the run for whose next attempt
@@ -99,6 +100,7 @@ class Needs:
     hosts: tuple[Host, ...]
     packages: tuple[str, ...] = ()
     shipped_bytes: int = 0
+    snapshot_bytes: int = 0
     devices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ascend: bool | None = False
     has_job: bool = True
@@ -246,6 +248,7 @@ def needs_of(plan: LaunchPlan, pings: Pings = "ring") -> Needs:
         hosts=plan.hosts,
         packages=plan.packages,
         shipped_bytes=sum(path.stat().st_size for path in plan.sources.values()),
+        snapshot_bytes=plan.snapshot_bytes,
         devices={name: manifest.devices for name, manifest in plan.manifests.items()},
         ascend=plan.ascend,
         env={

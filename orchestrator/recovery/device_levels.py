@@ -6,14 +6,14 @@ Levels and repeats are those of `diagnosis/device_codes`, which are MindCluster'
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.control.decisions import DeviceFault, Level
 from orchestrator.diagnosis import device_codes
 from orchestrator.diagnosis.device_codes import PORT_DOWN, level_together, plain, repeats_of
-from orchestrator.diagnosis.evidence import DeviceHealth
+from orchestrator.diagnosis.evidence import DeviceHealth, HostEvidence
 
-__all__ = ["asked_by", "counted", "faults_of"]
+__all__ = ["asked_by", "counted", "faults_in", "faults_of"]
 
 _ASKED = {
     device_codes.Level.NOTED: Level.NOTED,
@@ -41,6 +41,11 @@ def faults_of(host: str, devices: Iterable[DeviceHealth], now: float) -> tuple[D
             level = _level_of(code, codes, is_bad=device_codes.is_bad(device))
             found[device.device, code] = DeviceFault(host, device.device, code, level, time=now)
     return tuple(found.values())
+
+
+def faults_in(hosts: Mapping[str, HostEvidence], now: float) -> tuple[DeviceFault, ...]:
+    """The faults that the devices of all hosts tell, as `gather_evidence` has them."""
+    return tuple(fault for name, host in hosts.items() for fault in faults_of(name, host.devices, now))
 
 
 def _level_of(code: str, others: Sequence[str], *, is_bad: bool) -> Level:

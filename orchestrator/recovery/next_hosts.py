@@ -102,13 +102,15 @@ class _Choosing:
         state = self._situation.state_of(host)
         if state.is_stuck:
             return _Doubt.OUT, Ground.HOST_STUCK
-        if state.is_gone or not state.answers:
+        if not state.answers:
             return _Doubt.OUT, Ground.HOST_GONE
         if host in self._situation.drained or state.refuses:
             return _Doubt.OUT, Ground.HOST_FAULT
         if self._has_no_device_left(host):
             return _Doubt.OUT, Ground.DEVICE_OUT
-        return self._named(host) if host == self._last.host else (_Doubt.NOTHING, None)
+        if host == self._last.host:
+            return self._named(host)
+        return (_Doubt.RATHER_NOT, Ground.HOST_GONE) if state.is_gone else (_Doubt.NOTHING, None)
 
     def _has_no_device_left(self, host: str) -> bool:
         """Whether a device asks for the host, or more devices are out than others are free."""
@@ -181,7 +183,7 @@ class _Choosing:
 
     def _is_usable(self, host: str) -> bool:
         state = self._situation.state_of(host)
-        is_there = state.answers and state.is_ready and not (state.is_gone or state.is_stuck)
+        is_there = state.answers and state.is_ready and not state.is_stuck
         is_good = not state.refuses and host not in self._situation.drained
         return is_there and is_good and not self._has_no_device_left(host)
 

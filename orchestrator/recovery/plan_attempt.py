@@ -32,7 +32,9 @@ def planned(
     `fleet` are the hosts that answer. Where no step is whole any more the run begins anew, which is said.
     Raises OrchestrateError.
     """
-    on_them = dataclasses.replace(before, hosts=tuple(hosts))
+    # Hosts that were taken out stand by, too; without a group of spares `all` would mean them.
+    spares = before.spares if before.restart.spares else ()
+    on_them = dataclasses.replace(before, hosts=tuple(hosts), spares=spares)
     wanted = next_job(on_them, Changes())
     try:
         found = plan_next(control, record, on_them, wanted, fleet=fleet)

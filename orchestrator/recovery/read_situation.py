@@ -14,9 +14,10 @@ from orchestrator.control.run_record import AttemptRecord, Cause, RunRecord
 from orchestrator.core.ends import EndKind
 from orchestrator.core.records import StallKind
 from orchestrator.diagnosis import evidence
+from orchestrator.diagnosis.judge import judge
 from orchestrator.diagnosis.signatures import KINDS, Place
 from orchestrator.plan.launch_plan import LaunchPlan
-from orchestrator.recovery.device_levels import asked_by, counted
+from orchestrator.recovery.device_levels import asked_by, counted, faults_in
 from orchestrator.recovery.situation import HostState, PastAttempt, Situation
 
 __all__ = ["Now", "host_states", "situation_of"]
@@ -46,6 +47,11 @@ class Now:
     drained: Sequence[str] = ()
     verdict: evidence.Cause | None = None
     unreachable: float = 60.0
+
+    def by_evidence(self, case: evidence.Case) -> Now:
+        """What is known, with what logs, kernels and devices of all hosts tell."""
+        faults = faults_in(case.hosts, self.time)
+        return dataclasses.replace(self, faults=(*self.faults, *faults), verdict=judge(case))
 
 
 def host_states(record: RunRecord) -> dict[str, HostState]:

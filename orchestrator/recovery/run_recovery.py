@@ -17,6 +17,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.control.attempts import kept_step
 from orchestrator.control.decisions import Choice, Decision, Ground
 from orchestrator.control.run_record import RunRecord
+from orchestrator.control.spare_view import SpareState
 from orchestrator.control.spares import SpareWatch
 from orchestrator.control.start import Staying
 from orchestrator.core.errors import HostsFailed, OrchestrateError, RunNotFound
@@ -180,7 +181,13 @@ class RunRecovery:
                 continue
             spare = self._spares.state_of(name)
             answers = self._answers.get(name, False) or spare.is_ready
-            states[name] = HostState(name, answers=answers, is_ready=answers, refuses=self._refusal_of(name))
+            unfit = spare.why if spare.state is SpareState.UNFIT else ""
+            states[name] = HostState(
+                name,
+                answers=answers,
+                is_ready=answers and not unfit,
+                refuses=self._refusal_of(name) or unfit,
+            )
         return states
 
     def _fits(self, plan: LaunchPlan) -> tuple[int, ...]:

@@ -56,9 +56,10 @@ class PastAttempt:
 class HostState:
     """One host of the run, or a spare, as it is now.
 
-    `answers`: it can be asked. `is_gone`: it is lost by the rules of `control/host_loss`. `is_stuck`: a
-    process in state D does not end there. `is_ready`: of a spare, that it was checked and prepared; of a
-    host that was taken out, that it answers again. `refuses`: why it cannot be used, "" where it can.
+    `answers`: it can be asked. `is_gone`: it was lost by the rules of `control/host_loss`, and is back
+    if it answers. `is_stuck`: a process in state D does not end there. `is_ready`: of a spare, that it was
+    checked and prepared; of a host that was taken out, that it answers again. `refuses`: why it cannot be
+    used, "" where it can.
     `free_devices`: so many of its devices are healthy, and nobody's.
     """
 

@@ -140,6 +140,7 @@ def _probe(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
             "ascend": _TOOLKIT if args.get("ascend") else None,
             "limits": {"open files": 65536, "processes": None},
             "shm_free_bytes": 64 << 30,
+            "memory_free_bytes": 1 << 40,
             "taken_ports": sorted(set(args.get("ports", ())) & host.taken_ports),
         }
     )

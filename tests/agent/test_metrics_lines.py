@@ -100,6 +100,12 @@ def test_however_a_file_grows_nothing_is_lost_and_nothing_comes_twice(seed: int,
         ({"phase": "compile", "time": 5, "can": ["stacks"]}, Said(Phase.COMPILE, None, 5.0, ("stacks",))),
         ({"phase": "save", "step": 100, "time": 5.5}, Said(Phase.SAVE, 100, 5.5)),
         ({"phase": "step", "saved": 100}, Said(Phase.STEP, saved=100)),
+        (
+            {"phase": "save", "saved": 100, "stall_s": 0.5, "write_s": 9},
+            Said(Phase.SAVE, saved=100, stall=0.5, write=9.0),
+        ),
+        ({"phase": "step", "saved": 1, "stall_s": -1, "write_s": 1e9}, Said(Phase.STEP, saved=1)),
+        ({"step": 3, "stall_s": 0.5, "write_s": 9}, Said(None, 3, is_progress=True)),
         ({"phase": "step", "step": 3, "compute_s": 0.5}, Said(Phase.STEP, 3, compute=0.5, is_progress=True)),
         ({"step": 3, "compute_s": 0.5}, Said(None, 3, compute=0.5, is_progress=True)),
         ({"step": 3, "phase": "train"}, Said(None, 3, is_progress=True)),  # a user's word

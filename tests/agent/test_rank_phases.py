@@ -137,6 +137,32 @@ def test_how_long_saves_take_is_learnt() -> None:
     assert host.state.save_seconds == pytest.approx(10.0, abs=1.5)
 
 
+def test_a_save_behind_the_steps_takes_until_it_is_whole() -> None:
+    """A stop waits for it: what held the steps up is not how long that takes."""
+    host = Host()
+    host.say(host.line(phase="step", can=["save"]))
+    host.step(*range(1, 6))
+    host.say(host.line(phase="save", step=5), host.line(phase="step"))
+    assert host.rank.phase is Phase.STEP and host.rank.saved is None
+    assert host.state.save_seconds is None, "nobody has seen it whole"
+    host.step(6, 7, 8)
+    host.say(host.line(phase="step", saved=5, stall_s=0.25, write_s=44.0))
+    assert (host.rank.saved, host.rank.save_stall, host.rank.save_write) == (5, 0.25, 44.0)
+    assert host.state.save_seconds == 44.0
+    host.say(host.line(phase="save", step=9), host.line(phase="step"))
+    assert host.state.save_seconds == 44.0
+
+
+def test_a_checkpoint_that_becomes_whole_in_the_next_save_ends_no_phase() -> None:
+    host = Host()
+    host.say(host.line(phase="step", can=["save"]))
+    host.step(1, 2, 3)
+    host.say(host.line(phase="save", step=3))
+    since = host.rank.phase_since
+    host.say(host.line(phase="save", saved=2, stall_s=0.25, write_s=44.0), after=3)
+    assert (host.rank.phase, host.rank.phase_since, host.rank.saved) == (Phase.SAVE, since, 2)
+
+
 def test_long_saves_make_no_step_long() -> None:
     host = Host()
     for step in range(2, 40, 2):

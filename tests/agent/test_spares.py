@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.agent.device_locks import DeviceLocks
 from orchestrator.agent.disk_space import sweep_store
 from orchestrator.agent.processes import is_alive
 from orchestrator.agent.spare_holder import HoldLease
@@ -194,6 +195,34 @@ def test_it_may_take_devices_that_the_spare_did_not_hold(host: AgentHost) -> Non
     _hold(host, devices=[0])
     host.prepare(host.manifest(STAY, STAY))
     assert host.busy(0, 1) == [0, 1]
+
+
+def test_its_devices_are_free_for_its_own_run(host: AgentHost) -> None:
+    _hold(host)
+
+    def busy(run_id: str) -> Any:
+        return host.session.call("busy_devices", devices=[0, 1, 2], lock_dir=None, run_id=run_id)
+
+    assert (busy(RUN), busy("run-2")) == ([], [0, 1])
+    asked: dict[str, Any] = {"devices": [0, 1, 2], "kept_for": RUN}
+    assert host.session.call("probe", **asked)["busy_devices"] == []
+    os.kill(_holder(host).pid, signal.SIGKILL)
+    other = DeviceLocks(host.workdir.locks, eventually(lambda: host.busy(0) == [] and [0]), "run-2")
+    # What a dead holder's note says does not count.
+    assert busy(RUN) == [0]
+    other.release()
+
+
+def test_a_host_of_the_attempt_before_keeps_its_devices_without_a_gap(host: AgentHost) -> None:
+    host.launch(sh("exit 3"), sh("exec sleep 300"), holds=300.0)
+    status = host.wait_over()
+    assert status.held == (0, 1) and status.guardian is not None
+    assert _hold(host, devices=[0, 1]).devices == (0, 1)
+    eventually(lambda: not is_alive(status.guardian), what="the guardian has let go of them")
+    assert host.busy(0, 1) == [0, 1]
+    host.session.call("spare_release", run_id=RUN)
+    assert host.busy(0, 1) == []
+    assert host.status().held == ()
 
 
 def test_another_run_takes_nothing_over(host: AgentHost) -> None:

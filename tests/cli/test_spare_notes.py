@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import follow
+from orchestrator.cli.follow import _records
 from orchestrator.cli.render_plan import plan_data, print_plan
 from orchestrator.cli.render_run import record_json, status_view
 from orchestrator.cli.spare_notes import spare_warnings, spares_line
@@ -61,8 +61,8 @@ def test_those_that_are_no_good_are_warned_of_once(
 ) -> None:
     assert spare_warnings(_with(SPARES)) == [f"spare n15 unfit: {BUSY}", "spare n16 away: connection refused"]
     records = [_with({}), _with(SPARES), _with(SPARES)]
-    monkeypatch.setattr(follow.api, "watch", lambda run: iter(records))
-    assert len(list(follow._records(None, False, True))) == 3  # type: ignore[arg-type]
+    monkeypatch.setattr("orchestrator.api.watch", lambda run: iter(records))
+    assert len(list(_records(None, False, True))) == 3  # type: ignore[arg-type]
     assert capsys.readouterr().err.splitlines() == [
         f"orchestrate: warning: spare n15 unfit: {BUSY}",
         "orchestrate: warning: spare n16 away: connection refused",

@@ -16,7 +16,7 @@ from pydantic import create_model
 from orchestrator.config import worker_config
 from orchestrator.config.job import Job, JobCheckpoint
 from orchestrator.config.job_file import load_job
-from orchestrator.config.schema import read
+from orchestrator.config.schema import read, written_name
 from orchestrator.config.worker_config import WorkerConfig, read_worker_config
 from orchestrator.config.yaml_messages import Invalid
 from orchestrator.config.yaml_reader import parse_yaml
@@ -93,7 +93,7 @@ def by_read(cls: Any, text: str) -> Any:
 
 @pytest.mark.parametrize("cls", SECTIONS, ids=lambda cls: cls.__name__)
 def test_both_readers_take_the_same_and_say_the_same(cls: Any) -> None:
-    taken, keys = 0, [item.name for item in fields(cls)]
+    taken, keys = 0, [written_name(item) for item in fields(cls)]
     needed = {"preset": "preset: tiny, "} if "preset" in keys else {}
     sections = [
         f"{{{''.join(text for name, text in needed.items() if name != key)}{key}: {value}}}"
@@ -106,6 +106,59 @@ def test_both_readers_take_the_same_and_say_the_same(cls: Any) -> None:
         assert repr(ours) == repr(theirs), text
         taken += not isinstance(ours, list)
     assert len(keys) < taken < len(sections)
+
+
+def test_a_key_with_a_word_of_pythons_has_no_other_name() -> None:
+    for text, words in (
+        ("{async: true}", None),
+        ("{asynchronous: true}", "unknown key"),
+        ("{asnc: true}", "did you mean `async`"),
+    ):
+        text = f"JobCheckpoint: {text}\n"
+        theirs, ours = by_pydantic(JobCheckpoint, text), by_read(JobCheckpoint, text)
+        if words is None:
+            assert ours.asynchronous is True and theirs.JobCheckpoint == ours
+        else:
+            assert ours == theirs and words in ours[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("auto", "auto"), ("10m", 600.0), ("90", 90.0), (90, 90.0), ("1h30m", 5400.0), (None, None)],
+)
+def test_how_often_to_save_is_auto_or_a_time(written: Any, meant: Any) -> None:
+    assert read(worker_config.CheckpointOptions, {"save_every": written}).save_every == meant
+
+
+@pytest.mark.parametrize("written", ["often", "0", 0, -1, "0s", True, [], "10 m", float("inf")])
+def test_what_is_no_time_to_save(written: Any) -> None:
+    with pytest.raises(Invalid):
+        read(worker_config.CheckpointOptions, {"save_every": written})
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ("save_steps: 5, save_every: auto", "checkpoint.save_every: is given beside checkpoint.save_steps"),
+        ("save_steps: 5, mtbf: 3h", "checkpoint.mtbf: is used by save_every: auto alone"),
+        ("save_every: 10m, mtbf: 3h", "checkpoint.mtbf: is used by save_every: auto alone"),
+    ],
+)
+def test_when_to_save_is_said_once_to_a_worker_and_in_a_job(tmp_path: Path, more: str, line: str) -> None:
+    rest = "train: {steps: 9}\nmodel: {preset: tiny}\ndata: {path: d.json}\n"
+    worker = tmp_path / "worker.yaml"
+    worker.write_text(f"checkpoint: {{{more}}}\n{rest}")
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"name: x\ntask: finetune\nhosts: all\ndevices_per_host: 1\ncheckpoint: {{{more}}}\n{rest}"
+    )
+    for path, read_it in (
+        (worker, lambda: read_worker_config(worker, WorkerConfig)),
+        (job, lambda: load_job(job)),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            read_it()
+        assert any(text.startswith(f"{path}:") and line in text for text in caught.value.lines())
 
 
 def test_a_whole_number_may_be_written_with_a_point() -> None:

@@ -196,6 +196,22 @@ def test_ranks_that_change_places_are_not_alike() -> None:
     assert not proof.holds(1e9) and proof.due == 60.0
 
 
+POLLS = waits(1).text.replace(
+    "Current thread 0x00007f000100 (most recent call first):",
+    "Current thread 0x00007f000100 (most recent call first):\n"
+    '  File "/usr/lib/python3.10/pathlib.py", line 1134 in read_text\n'
+    '  File "/srv/w1/model/collectives.py", line 44 in reached',
+)
+
+
+def test_who_looks_again_and_again_in_a_collective_is_in_it() -> None:
+    assert "read_text" in POLLS
+    proof = HangProof()
+    looked(proof, fold(waits(0), waits(1)), 0.0)
+    looked(proof, fold(waits(0), RankStacks("faulthandler", POLLS)), 30.0)
+    assert proof.holds(35.0)
+
+
 def test_a_set_that_is_not_whole_begins_anew() -> None:
     proof = HangProof()
     whole = fold(waits(0), waits(1))

@@ -242,6 +242,58 @@ def test_a_short_save_has_the_floor() -> None:
     assert ranks.kinds == ["hang"]
 
 
+def test_a_save_at_the_end_is_waited_for_as_long_as_those_behind_the_steps_took() -> None:
+    ranks = Ranks()
+    ranks.phase(Phase.STEP)
+    ranks.set(can=("save",))
+    ranks.steps(20)
+    ranks.phase(Phase.SAVE)
+    ranks.passes(1)
+    ranks.phase(Phase.STEP)
+    ranks.steps(20)
+    ranks.phase(Phase.SAVE)  # and nobody has seen one become whole
+    ranks.passes(1700)
+    assert ranks.first == {}
+    ranks.set(saved=20, save_stall=1.0, save_write=400.0)
+    ranks.phase(Phase.STEP)
+    ranks.steps(20)
+    ranks.phase(Phase.SAVE)
+    began = ranks.now
+    ranks.passes(4000)
+    assert ranks.first[FindingKind.HANG] - began == pytest.approx(2 * 1700, abs=3)
+
+
+def test_a_short_stall_with_a_long_write_lets_no_steps_be_silent() -> None:
+    ranks = Ranks()
+    ranks.phase(Phase.STEP)
+    ranks.set(can=("save",), saved=1, save_stall=1.0, save_write=400.0)
+    for _ in range(2):
+        ranks.steps(20)
+        ranks.phase(Phase.SAVE)
+        ranks.passes(1)
+        ranks.phase(Phase.STEP)
+    ranks.steps(20)
+    ended = ranks.now
+    ranks.passes(100)
+    assert ranks.first[FindingKind.HANG] - ended == pytest.approx(60, abs=3)
+
+
+def test_of_a_save_the_write_counts_and_what_a_host_says_of_it_is_bounded() -> None:
+    for told, limit in ((400.0, 800.0), (9e5, 3600.0)):
+        ranks = Ranks()
+        ranks.phase(Phase.STEP)
+        ranks.set(can=("save",), saved=1, save_stall=1.0, save_write=told)
+        ranks.steps(20)
+        ranks.phase(Phase.SAVE)
+        ranks.passes(1)
+        ranks.phase(Phase.STEP)
+        ranks.steps(20)
+        ranks.phase(Phase.SAVE)
+        began = ranks.now
+        ranks.passes(4000)
+        assert ranks.first[FindingKind.HANG] - began == pytest.approx(limit, abs=3)
+
+
 def test_the_others_wait_as_long_as_the_one_that_saves() -> None:
     ranks = Ranks()
     ranks.phase(Phase.STEP)

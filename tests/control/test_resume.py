@@ -9,12 +9,13 @@ import yaml
 
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
-from orchestrator.control.resume import Changes, next_job, require_ended
+from orchestrator.control.resume import Changes, counts_that_fit, job_for_hosts, next_job, require_ended
 from orchestrator.control.run_record import HostView, new_record
 from orchestrator.core.errors import ConfigError, UsageError
 from orchestrator.core.records import HostStatus
 from orchestrator.core.states import RunState
 from orchestrator.plan.make_plan import make_plan
+from orchestrator.plan.next_plan import next_plan, saved_layout
 from tests.plan.test_next_plan import INVENTORY, JOB
 
 
@@ -137,3 +138,25 @@ def test_what_has_not_ended_never_began_or_is_done_does_not(files: Path) -> None
     fewer = next_job(before, Changes(overrides=("train.steps=10",)))
     with pytest.raises(UsageError, match="has succeeded"):
         require_ended(ended(before, RunState.SUCCEEDED), before, fewer)
+
+
+def test_an_attempt_that_begins_by_itself_takes_its_hosts_in_their_order(files: Path) -> None:
+    restart = {"max": 2, "min_hosts": 1, "spares": "idle"}
+    text = {**INVENTORY, "groups": {"idle": ["host3"]}}
+    (files / "inventory.yaml").write_text(yaml.safe_dump(text))
+    before = launched(files, restart=restart)
+    first, second = before.hosts
+    (spare,) = before.spares
+    assert counts_that_fit(before, before.hosts) == (1, 2)
+    replaced = job_for_hosts(before, [spare, second])
+    assert layout(replaced) == ((2, 2, 1), 16, 1) and replaced.notes == ()
+    plan = next_plan(before, replaced.job, replaced.inventory)
+    assert [host.name for host in plan.hosts] == ["host3", "host2"] and plan.spares == ()
+    fewer = job_for_hosts(plan, [second])
+    assert layout(fewer) == ((1, 2, 1), 32, 2)
+    assert fewer.notes[0].startswith("the layout of 2 ranks: parallel.data_parallel=1, ")
+    smaller = next_plan(plan, fewer.job, fewer.inventory)
+    assert counts_that_fit(smaller, before.hosts) == (1, 2)
+    whole = job_for_hosts(smaller, [first, second])
+    assert layout(whole) == ((2, 2, 1), 16, 1)
+    assert saved_layout(next_plan(smaller, whole.job, whole.inventory)) == saved_layout(before)

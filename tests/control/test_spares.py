@@ -13,16 +13,22 @@ import pytest
 from orchestrator.agent.device_locks import DeviceLocks
 from orchestrator.agent.processes import is_alive
 from orchestrator.agent.spare_holder import SpareFolder
+from orchestrator.config.inventory import Host
 from orchestrator.control.run_record import RunRecord, new_record
 from orchestrator.control.spare_view import SpareState, SpareView
 from orchestrator.control.spares import SpareWatch
+from orchestrator.control.start import check_hosts, start_run
 from orchestrator.core.codec import from_json, to_json
+from orchestrator.core.ends import StopReason
 from orchestrator.core.paths import Workdir
 from orchestrator.core.records import ProcessId
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.hosts.run_address import RunAddress
 from orchestrator.hosts.scheduling import SYSTEM
+from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
+from orchestrator.plan.next_plan import next_plan
+from orchestrator.plan.spare_hosts import kept_inventory
 from orchestrator.testing.waiting import eventually
 from tests.config.support import inventory, job
 
@@ -191,6 +197,41 @@ def test_one_that_does_not_answer_is_away_and_keeps_nobody_waiting(tmp_path: Pat
     ground.wait(SpareState.READY)
     view = ground.wait(SpareState.AWAY, "n4")
     assert view.why and not view.is_ready
+    ground.close()
+
+
+def _next_plan(plan: LaunchPlan, hosts: tuple[Host, ...], text: str) -> LaunchPlan:
+    found = kept_inventory(plan, hosts)
+    return next_plan(plan, job(Path(found.hosts[0].workdir).parents[1], text, "hosts=all"), found)
+
+
+def test_the_next_attempt_takes_the_spare_s_devices_over(tmp_path: Path) -> None:
+    text = JOB.replace('command: ["{python}", work.py]', 'command: [sleep, "300"]').replace("[work.py]", "[]")
+    ground = Ground(tmp_path, text=text)
+    ground.watch.hold_all()
+    ground.wait(SpareState.READY)
+    holder = ground.holder()
+    n1, _, n3 = (ground.fleet.hosts[name] for name in ("n1", "n2", "n3"))
+    after = _next_plan(ground.plan, (n1, n3), text)
+    ground.fleet.address(RunAddress(after.run_id, after.attempt))
+    seen: list[list[int]] = []
+    with ground.fleet.part(["n1", "n3"]) as part:
+
+        def look(phase: str) -> None:
+            seen.append(ground.fleet.agent("n3").busy_devices([0, 1, 2], None))
+
+        started = check_hosts(after, part, look, lambda lines: None)
+        start_run(started, part, look)
+        look("started")
+    # At no moment could another launch have taken them.
+    assert len(seen) > 3 and all(busy == [0, 1] for busy in seen)
+    eventually(lambda: not is_alive(holder))
+    ground.watch.hold_all(after)
+    assert ground.watch.state_of("n3").state is SpareState.USED
+    reason = StopReason.requested("over")
+    ground.fleet.each(lambda agent: agent.stop(after.run_id, reason), ["n1", "n3"]).raise_on_error()
+    eventually(lambda: ground.fleet.agent("n3").status(after.run_id).is_over)
+    assert ground.fleet.agent("n3").busy_devices([0, 1, 2], None) == []
     ground.close()
 
 

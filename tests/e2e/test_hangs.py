@@ -110,6 +110,25 @@ def test_where_all_wait_for_somebody_nobody_is_accused(remote: Cluster) -> None:
         assert "rank 0-3: all_gather (meeting_ranks.py:" in text
 
 
+def test_a_policy_ends_a_run_that_hangs(remote: Cluster) -> None:
+    """It hangs at the same step again, where it is started again."""
+    policy = {"max": 3, "on": ["hang"]}
+    launched = remote.launch(meeting_job(remote, "loop", victim=2, restart=policy), "--detach")
+    assert launched.returncode == 0, launched.stderr
+    eventually(lambda: remote.status()["state"] == "failed", what="its end", timeout=180)
+    data = remote.status()
+    cause, end = data["cause"], data["cause"]["end"]
+    assert (cause["host"], cause["rank"], end["kind"], end["missing"]) == ("node3", 2, "hang", [2])
+    assert end["message"].startswith("load_batch (meeting_ranks.py:") and end["seconds"] > 1.5 * FLOOR
+    shown = remote.run("status")
+    assert shown.returncode == 1
+    assert re.search(
+        r"no rank made a new step for \d+s, and their stacks stayed the same; suspect: rank 2", shown.stdout
+    )
+    assert set(remote.states().values()) == {"stopped"}
+    eventually(lambda: what_is_left(remote) == {}, what="that nothing is left")
+
+
 def health_without_ranks(cluster: Cluster) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = cluster.status()["health"]
     return [] if any(each["ranks"] for each in found) else found

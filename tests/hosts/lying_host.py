@@ -21,7 +21,17 @@ from orchestrator.core.errors import CommandTimeout, TransportError
 from orchestrator.core.host_answers import ShardRow, Size, StacksAnswer, TensorEntry
 from orchestrator.core.protocol import Receiver
 from orchestrator.core.push import Beat, Change, Digest, Snapshot
-from orchestrator.core.records import Claim, HostStatus, Manifest, Phase, ProcessId, RankStatus, WorkerSpec
+from orchestrator.core.records import (
+    Claim,
+    CopiedFile,
+    CopyStatus,
+    HostStatus,
+    Manifest,
+    Phase,
+    ProcessId,
+    RankStatus,
+    WorkerSpec,
+)
 from orchestrator.core.states import RankState
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import Bundle
@@ -195,6 +205,7 @@ def status(run_id: str = RUN, **rank: Any) -> HostStatus:
         updated=1e9,
         ranks=(RankStatus(**state, progress={"step": 3, "loss": 1.5, "first": {"step": 1, "time": 1e9}}),),
         phase="committed",
+        copies=CopyStatus(2, 1, "b: no room", "b", (CopiedFile("rank_0/m_rank_0-1_2.ckpt", 2, 99, SHA),)),
     )
 
 
@@ -254,6 +265,7 @@ _PROBE = {
     },
     "limits": {"open files": 1024, "processes": None},
     "shm_free_bytes": 1 << 30,
+    "memory_free_bytes": 1 << 34,
     "taken_ports": [8118],
 }
 _QUESTIONS: dict[str, Any] = {
@@ -283,6 +295,10 @@ HONEST: dict[str, Frames] = {
     "chat": [({"text": "be"}, b""), ({"done": True, "tokens": 2, "seconds": 0.5}, b""), (None, b"")],
     "clock": [(1e9, b"")],
     "commit": [({"phase": "committed", "failed_first": "", "reason": ""}, b"")],
+    "copy_addresses": [(["10.0.0.1"], b"")],
+    "copy_close": [(None, b"")],
+    "copy_listen": [({"address": "10.0.0.1", "port": 29700, "tls": True}, b"")],
+    "copy_reach": [("timed out", b"")],
     "disk_use": [({"runs": [{"run_id": RUN, "nbytes": 4096}], "store": 8192}, b"")],
     "evidence": [
         (
@@ -384,6 +400,12 @@ CALLS: dict[str, Callable[[Agent, Path], Any]] = {
     "chat": lambda agent, _: list(agent.chat(RUN, {"messages": []}, timeout=10.0)),
     "clock": lambda agent, _: agent.clock(),
     "commit": lambda agent, _: agent.commit(RUN),
+    "copy_addresses": lambda agent, _: agent.copy_addresses("10.0.0.0/24"),
+    "copy_close": lambda agent, _: agent.copy_close(),
+    "copy_listen": lambda agent, _: agent.copy_listen(
+        "10.0.0.0/24", (29700, 29701), run_id=RUN, host="far", word="w"
+    ),
+    "copy_reach": lambda agent, _: agent.copy_reach("10.0.0.1", "10.0.0.2", 29700, "w", timeout=5.0),
     "disk_use": lambda agent, _: agent.disk_use(),
     "evidence": lambda agent, _: agent.evidence(
         RUN, labels=["rank_0"], devices=[0], seconds=5.0, timeout=10.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model.phases import SAVE, STACKS, Phase, Phases
+from model.phases import SAVE, STACKS, Phase, Phases, Saved
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -20,14 +20,16 @@ def test_a_line_says_what_is_done_and_all_that_was_announced(tmp_path: Path) -> 
     phases.announce(SAVE)
     phases.announce(SAVE)
     phases.enter(Phase.SAVE, step=7)
-    phases.enter(Phase.STEP, saved=7)
+    phases.enter(Phase.STEP, saved=Saved(7, 0.25, 1.5))
+    phases.tell(Saved(8, 0.25, 2.0))
     found = lines(tmp_path)
     times = [line.pop("time") for line in found]
     assert times == sorted(times) and times[0] > 1.7e9
     assert found == [
         {"phase": "import", "can": ["stacks"]},
         {"phase": "save", "step": 7, "can": ["stacks", "save"]},
-        {"phase": "step", "saved": 7, "can": ["stacks", "save"]},
+        {"phase": "step", "saved": 7, "stall_s": 0.25, "write_s": 1.5, "can": ["stacks", "save"]},
+        {"phase": "step", "saved": 8, "stall_s": 0.25, "write_s": 2.0, "can": ["stacks", "save"]},
     ]
 
 

@@ -14,6 +14,7 @@ from orchestrator.config.inventory import Device, Host, Inventory
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job, load_job_again
+from orchestrator.config.job_network import network_of
 from orchestrator.control.launch import plan_launch
 from orchestrator.core.errors import ConfigError
 from orchestrator.plan.fewer_hosts import (
@@ -25,6 +26,8 @@ from orchestrator.plan.fewer_hosts import (
 )
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.plan.next_plan import next_plan, saved_layout
+from orchestrator.sizing.estimate import size_of, workload_of
+from orchestrator.sizing.suggest import suggest
 from tests.plan.test_next_plan import INVENTORY, JOB
 
 FOUR = {**JOB, "host_count": 4, "parallel": {"data_parallel": 4, "model_parallel": 2}}
@@ -76,6 +79,11 @@ def test_with_the_memory_of_a_device_known_the_first_suggestion_is_taken(files: 
     # Four ranks: replicas of the whole network send least.
     assert layout(found)[0] == (4, 1, 1) and layout(found)[1] == 16
     assert found.parallel.optimizer_shard
+    words = ("host_count=2", "parallel.data_parallel=2", "train.batch_size=32")
+    by_hand = load_job(files / "job.yaml", words)
+    best, *_ = suggest(network_of(by_hand), workload_of(by_hand), size_of("1GB"))
+    assert (best.workload.cut.data_parallel, best.workload.cut.model_parallel) == layout(found)[0][:2]
+    assert (best.workload.batch_size, best.workload.recompute) == (16, found.train.recompute)
 
 
 def test_a_batch_that_does_not_divide_leaves_a_count_out(files: Path) -> None:

@@ -23,7 +23,8 @@ SAVES = JOB + "checkpoint: {save_steps: 10}\n"
         (
             SAVES + "restart: {min_hosts: 1, wait: 5m}\n",
             [
-                "restart.min_hosts, restart.wait are not used: restart.max is 0, and a run that fails has ended",
+                "restart.min_hosts, restart.wait are not used: restart.max is 0, and a run that fails has "
+                "ended",
             ],
         ),
         (

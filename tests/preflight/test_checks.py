@@ -38,6 +38,7 @@ def probe(**changes: Any) -> Probe:
         "locks_writable": True,
         "free_bytes": 1 << 30,
         "shm_free_bytes": 1 << 30,
+        "memory_free_bytes": 8 << 30,
         "limits": {"open files": 65535, "processes": None},
         "busy_devices": [],
         "env_script_exists": True,
@@ -142,6 +143,16 @@ def test_an_unfit_host(changes: dict[str, Any], line: str) -> None:
         found.raise_on_failure()
     assert caught.value.lines() == [line]
     assert caught.value.exit_code == found.exit_code == 4
+
+
+def test_memory_holds_what_saves_copy() -> None:
+    needs = dataclasses.replace(NEEDS, snapshot_bytes=9 << 30)
+    little, much = HostFacts(probe()), HostFacts(probe(memory_free_bytes=10 << 30))
+    what = "8.0 GiB of memory free, copies of the shards take up to 9.0 GiB (checkpoint.async)"
+    assert bad(needs, a=little, b=much) == [("memory", "a", Level.FAIL, what)]
+    # A host that does not tell, as one of an earlier agent, is not judged; nor is a job that copies nothing.
+    assert bad(needs, a=HostFacts(probe(memory_free_bytes=None)), b=much) == []
+    assert not [row for row in report(NEEDS, a=little, b=much).rows() if row.check == "memory"]
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,19 @@ CASES: dict[str, tuple[Situation, Choice, Ground]] = {
         Ground.TOO_FEW_HOSTS,
     ),
     "a lost host is back": (of(attempt(outcome=HOST, host="b")), AGAIN, Ground.HOST_GONE),
+    "a lost host answers again": (
+        of(
+            attempt(outcome=HOST, host="b"),
+            states=(HostState("b", is_gone=True), HostState("d", is_gone=True)),
+        ),
+        AGAIN,
+        Ground.HOST_GONE,
+    ),
+    "of two that were lost one is back": (
+        of(attempt(outcome=HOST, host="b"), states=(gone("b"), HostState("d", is_gone=True)), spares=("s",)),
+        REPLACE,
+        Ground.HOST_GONE,
+    ),
     "a lost host is back, and there is a spare": (
         of(attempt(outcome=HOST, host="b"), spares=("s",)),
         REPLACE,
@@ -419,6 +432,8 @@ def test_who_comes_in_takes_the_place_of_who_is_out() -> None:
     found = decided("a lost host is back, and there is a spare")
     assert (found.hosts, found.out, found.spares) == (("a", "s", "c", "d"), ("b",), ("s",))
     assert found.out_for == {"b": Ground.HOST_GONE}
+    found = decided("of two that were lost one is back")
+    assert (found.hosts, found.out) == (("a", "s", "c", "d"), ("b",))
     two = of(attempt(outcome=HOST, host="b"), states=(gone("b"), gone("d")), spares=("x", "s", "t"))
     busy = {**two.hosts, "x": HostState("x", is_ready=False)}
     found = decide(situation(*two.attempts, spares=two.spares, hosts=busy))

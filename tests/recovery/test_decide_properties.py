@@ -34,9 +34,7 @@ def states(draw: st.DrawFn, name: str) -> HostState:
     if well:
         return HostState(name, free_devices=draw(st.integers(0, 1)))
     answers, ready, is_gone, stuck = draw(flags), draw(flags), draw(flags), draw(flags)
-    return HostState(
-        name, answers, is_gone and not answers, stuck, ready, draw(st.sampled_from(["", "full"]))
-    )
+    return HostState(name, answers, is_gone, stuck, ready, draw(st.sampled_from(["", "full"])))
 
 
 @st.composite
@@ -104,7 +102,7 @@ def require_usable(given: Situation, found: Decision) -> None:
     assert len(set(found.hosts)) == len(found.hosts) > 0
     for name in found.hosts:
         state = given.hosts[name]
-        assert state.answers and not state.is_gone and not state.is_stuck and not state.refuses
+        assert state.answers and not state.is_stuck and not state.refuses
         assert name not in given.drained
         levels = [asked_by(fault).level for fault in given.faults if fault.host == name]
         assert Level.DRAIN not in levels

@@ -19,7 +19,7 @@ from orchestrator.control.runs import make_control_dir
 from orchestrator.core.codec import dumps, loads
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.records import Attempt, StallKind
-from orchestrator.core.states import RunState
+from orchestrator.core.states import RankState, RunState
 from orchestrator.diagnosis import evidence
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.recovery.decide import decide
@@ -163,6 +163,24 @@ def test_the_evidence_of_all_hosts_knows_better(plan: LaunchPlan) -> None:
     broken = evidence.Cause("disk_fault", evidence.Certainty.SURE, culprit)
     found = last_of(plan, failed(crash()), verdict=broken)
     assert (found.outcome, found.key) == (Outcome.HOST, "disk_fault@h2")
+
+
+def test_evidence_is_judged_and_its_devices_are_heard(plan: LaunchPlan) -> None:
+    """A rank was killed by its kernel for want of memory, and a device is in alarm."""
+    killed = End(EndKind.SIGNALLED, END, signal=9)
+    ranks = (
+        evidence.RankEvidence(2, "h1", 0, RankState.RUNNING, pid=41),
+        evidence.RankEvidence(3, "h1", 1, RankState.FAILED, killed, END, pid=42),
+    )
+    oom = "Out of memory: Killed process 42 (python) total-vm:1kB, anon-rss:1kB"
+    alarm = evidence.DeviceHealth(0, "Alarm", ("80E18402",))
+    host = evidence.HostEvidence("h1", kernel=(evidence.KernelLine(oom),), devices=(alarm,))
+    record = failed(crash(signal=9))
+    known = now(record).by_evidence(evidence.Case(ranks, {"h1": host}, 6))
+    found = situation_of(record, plan, known)
+    assert (found.last.kind, found.last.sure) == ("host_out_of_memory", True)
+    assert [(each.host, each.device, each.level) for each in found.faults] == [("h1", 0, Level.DRAIN)]
+    assert decide(found).ground is Ground.TOO_FEW_HOSTS
 
 
 def test_a_crash_on_a_device_that_tells_of_a_fault_is_the_devices(plan: LaunchPlan) -> None:

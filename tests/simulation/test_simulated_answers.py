@@ -132,7 +132,16 @@ def simulated() -> list[tuple[str, Any]]:
 
 # What this machine happens to have, or what says nothing of the answer's form.
 _OPEN = {
-    "probe": {"packages", "environment", "limits", "shm_free_bytes", "taken_ports", "missing_paths", "pid"},
+    "probe": {
+        "packages",
+        "environment",
+        "limits",
+        "shm_free_bytes",
+        "memory_free_bytes",
+        "taken_ports",
+        "missing_paths",
+        "pid",
+    },
     "addresses": {"network", "own"},
     "evidence": {"logs", "kernel", "disks", "unread", "kills_in_groups", "kills_on_host", "memory_limit"},
 }

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from orchestrator.checkpoint.cut.coverage import is_moment, is_weight, weight_of
 from orchestrator.checkpoint.cut.slices import Layout
 from orchestrator.checkpoint.files.strategy_files import Strategy, StrategySet
-from orchestrator.checkpoint.files.tensor_types import Spec
 from orchestrator.core.errors import CheckpointError
 from orchestrator.families.family import Family, Weight
+
+if TYPE_CHECKING:
+    # It brings in NumPy, which monitors and launches do without: they ask for layouts alone.
+    from orchestrator.checkpoint.files.tensor_types import Spec
 
 __all__ = ["NetworkCut", "stage_blocks"]
 

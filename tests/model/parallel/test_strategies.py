@@ -163,10 +163,11 @@ def test_all_ranks_report_the_same_numbers(found, chosen):
             np.testing.assert_array_equal(found[rank][name], found[0][name])
 
 
-def test_all_ranks_hear_in_the_same_step_that_one_asks_to_stop(found, chosen):
-    expected = [number % 3 == 1 for number in range(STEPS)]
-    for rank in range(np.prod(chosen["degrees"])):
-        assert found[rank][f"{chosen['name']}/stops"].tolist() == expected
+def test_all_ranks_hear_in_the_same_step_that_one_asks_to_stop_or_to_save(found, chosen):
+    for kind, every in (("stops", 3), ("saves", 2)):
+        expected = [number % every == 1 for number in range(STEPS)]
+        for rank in range(np.prod(chosen["degrees"])):
+            assert found[rank][f"{chosen['name']}/{kind}"].tolist() == expected
 
 
 def collected(folder, world_size):

@@ -28,6 +28,7 @@ from model.parallel.distributed import Session, open_session, serve_scheduler
 from model.parallel.mesh import Strategy, gather_small, start_groups, stored_value
 from model.parallel.p2p import Watch, open_link
 from model.training.step import StepResult, TrainStep
+from model.training.step_requests import asked_for
 from model.training.trainer import gradient_source, optimizer_for
 from model.weights.checkpoint import Progress, load_rank, save_shard, write_strategy_file
 from orchestrator.config.worker_config import ParallelDegrees, Train
@@ -51,18 +52,20 @@ def batch_of(step: int, strategy: Strategy, dp: int) -> Batch:
 
 @dataclass
 class Rank:
-    """One rank's network and step in one case; the last of them asks all to stop in some steps."""
+    """One rank's network and step in one case; the last asks all to stop in some steps, the first to save."""
 
     session: Session
     network: nn.Cell
     step: TrainStep
-    asks: bool = False
+    asks: float = 0.0
 
     def train(self, first: int, steps: int) -> list[StepResult]:
         strategy, place = self.session.strategy, self.session.place
-        last, results = place.rank == strategy.world_size - 1, []
+        first_rank, last_rank = place.rank == 0, place.rank == strategy.world_size - 1
+        results = []
         for number in range(first, first + steps):
-            self.asks = last and number % 3 == 1
+            stop, save = last_rank and number % 3 == 1, first_rank and number % 2 == 1
+            self.asks = asked_for(stop=stop, save=save)
             results.append(self.step(batch_of(number, strategy, place.dp), 0.01))
         return results
 
@@ -112,6 +115,7 @@ def run_case(case: dict[str, Any], worker: Worker, folder: Path, found: dict[str
     found[f"{name}/loss"] = np.array([result.loss for result in results])
     found[f"{name}/norm"] = np.array([result.norm for result in results])
     found[f"{name}/stops"] = np.array([result.stops for result in results])
+    found[f"{name}/saves"] = np.array([result.saves for result in results])
     if case.get("save"):
         save_and_resume(rank, folder / name, case["steps"], f"{name}/", found)
     if case.get("broken"):

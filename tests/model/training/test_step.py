@@ -14,6 +14,7 @@ from model.parallel.mesh import Groups, Place, Strategy
 from model.training.gradients import ReduceGradients, clip_factor
 from model.training.optimizer import AdamW
 from model.training.step import BatchInTwo, LossScale, MicroBatches, TrainStep, WholeBatch, split
+from model.training.step_requests import asked_for
 
 SHAPE = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 32, "seq_length": 8}
 CONFIG = load_config("tiny", SHAPE)
@@ -66,15 +67,16 @@ def test_micro_batches_and_recompute_change_nothing(plain):
 
 
 @pytest.mark.parametrize("kind", [WholeBatch, BatchInTwo, MicroBatches], ids=lambda kind: kind.__name__)
-def test_a_request_to_stop_goes_through_the_sum_and_changes_nothing_else(plain, kind):
+def test_what_is_asked_for_goes_through_the_sum_and_changes_nothing_else(plain, kind):
     parts = 2 if kind is MicroBatches else 1
     train_step = step(clip=0.5, parts=parts, kind=kind)
-    asks = iter([False, True, False])
+    asks = iter([0.0, asked_for(stop=True, save=False), asked_for(stop=False, save=True)])
     train_step.asked = lambda: next(asks)
     summed = []
     train_step.summed = lambda: summed.append(len(summed))
     results = run(train_step)
     assert [result.stops for result in results] == [False, True, False] and summed == [0, 1, 2]
+    assert [result.saves for result in results] == [False, False, True]
     np.testing.assert_allclose([r.loss for r in results], [r.loss for r in plain], rtol=1e-5)
     np.testing.assert_allclose([r.norm for r in results], [r.norm for r in plain], rtol=1e-4)
 

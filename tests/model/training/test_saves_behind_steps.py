@@ -1,0 +1,104 @@
+"""Real ranks that save behind their steps: all after the same ones, the same files, and an end waits."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.weights.checkpoint import steps_of
+from orchestrator.checkpoint.files.tensor_files import read_ckpt
+from orchestrator.core.ends import SAVED_EXIT
+from orchestrator.formats.shard_sum import read_sum, sum_of
+from orchestrator.testing.waiting import eventually
+from tests.model.support.cluster import MODEL, launch, running, tails, write_job
+
+pytestmark = pytest.mark.mindspore
+
+RANKS = range(4)
+PARALLEL = {"data_parallel": 2, "model_parallel": 2}
+
+
+def lines(folder: Path, rank: int) -> list[dict[str, Any]]:
+    path = folder / f"metrics/rank_{rank}.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def saved(folder: Path, rank: int) -> list[int]:
+    return [line["saved"] for line in lines(folder, rank) if "saved" in line]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same six steps of four ranks: saved after each of them, and when rank 0 says so."""
+    ways: dict[str, dict[str, Any]] = {
+        "waits": {"save_steps": 1, "keep": 10},
+        "behind": {"save_steps": None, "save_every": 0.001, "async": True, "keep": 10},
+    }
+    found = {}
+    for name, options in ways.items():
+        found[name] = tmp_path_factory.mktemp(name)
+        write_job(found[name], parallel=PARALLEL, checkpoint=options)
+        launch(found[name], "train", len(RANKS))
+    return found
+
+
+def test_four_ranks_save_after_the_same_steps(both: dict[str, Path]) -> None:
+    steps = [steps_of(both["behind"] / "checkpoint", rank) for rank in RANKS]
+    # A millisecond passes in a step, whatever the machine; when that is seen is rank 0's own affair.
+    assert len(steps[0]) > 1 and steps[0][0] > 1 and steps[0][-1] == 6
+    assert steps == [steps[0]] * len(RANKS)
+    assert [saved(both["behind"], rank) for rank in RANKS] == steps
+    assert [saved(both["waits"], rank) for rank in RANKS] == [[1, 2, 3, 4, 5, 6]] * len(RANKS)
+
+
+def test_the_files_are_those_of_saves_that_are_waited_for(both: dict[str, Path]) -> None:
+    for rank in RANKS:
+        for path in sorted((both["behind"] / f"checkpoint/rank_{rank}").iterdir()):
+            other = both["waits"] / f"checkpoint/rank_{rank}" / path.name
+            assert other.read_bytes() == path.read_bytes(), path
+
+
+def test_metrics_tell_how_long_each_save_took(both: dict[str, Path]) -> None:
+    for rank in RANKS:
+        for name, is_behind in (("waits", False), ("behind", True)):
+            found = [line for line in lines(both[name], rank) if "saved" in line]
+            assert all(0 < line["stall_s"] <= line["write_s"] for line in found)
+            assert any(line["stall_s"] < line["write_s"] for line in found) is is_behind
+
+
+def test_a_stop_waits_for_the_write_and_saves_its_own_step(tmp_path: Path) -> None:
+    write_job(
+        tmp_path,
+        parallel={"data_parallel": 2},
+        model={"preset": "tiny", "overrides": {"num_layers": 1}},
+        train={"steps": 2000},
+        checkpoint={"save_steps": 1, "async": True, "keep": 1},
+    )
+    with running(tmp_path, [*MODEL, "train", "--config", "worker.yaml"], 2) as started:
+
+        def has_saved() -> bool:
+            assert all(process.poll() is None for process in started.values()), tails(tmp_path, started)
+            return len(saved(tmp_path, 0)) >= 3
+
+        eventually(has_saved, timeout=300, what="a third checkpoint")
+        started["rank_1"].send_signal(signal.SIGTERM)
+        codes = [started[f"rank_{rank}"].wait(120) for rank in (0, 1)]
+    assert codes == [SAVED_EXIT, SAVED_EXIT], tails(tmp_path, started)
+    last = [[line["step"] for line in lines(tmp_path, rank) if "loss" in line][-1] for rank in (0, 1)]
+    assert last[0] == last[1] < 2000
+    for rank in (0, 1):
+        home = tmp_path / f"checkpoint/rank_{rank}"
+        assert not [path.name for path in home.iterdir() if path.name.startswith(".")]
+        # Nobody has told which step is complete: with one under way, one more stays.
+        assert steps_of(tmp_path / "checkpoint", rank) == [last[0] - 2, last[0] - 1, last[0]]
+        shards = list(home.glob("*.ckpt"))
+        assert all(read_sum(shard) == sum_of(shard) for shard in shards)
+        assert (
+            int(read_ckpt(max(shards, key=lambda path: path.stat().st_mtime_ns))["step_num"].array())
+            == last[0]
+        )
