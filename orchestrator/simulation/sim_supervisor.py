@@ -53,6 +53,7 @@ class SimSupervisor:
         self._stall: Event | None = None
         self._lease: Event | None = None
         self._told_saved = 0
+        self._read_step = -1
         self.feed = StatusFeed(self.identity, self._status())
         run.gang.on_milestone.append(self._on_milestone)
         run.gang.on_move.append(self._on_move)
@@ -213,6 +214,10 @@ class SimSupervisor:
             if process.is_running:
                 self.state.report_process(rank, "T" if process.is_frozen else "S", now)
         gang, clock = self._run.gang, self._host.time()
+        step = gang.step()
+        if not gang.workload.has_phases and step == self._read_step:
+            return  # nothing is written that was not read
+        self._read_step = step
         progress = gang.progress(clock, self._host.name)
         has_phases = gang.workload.has_phases
         saved = gang.saved if gang.workload.tells_saved else 0
