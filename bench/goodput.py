@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.report import Goal, Table, print_json  # noqa: E402
+from orchestrator.agent.stop_grace import STACKS  # noqa: E402
 from orchestrator.simulation.fault_rates import drawn_faults  # noqa: E402
 from orchestrator.simulation.scaled_plan import scaled_plan  # noqa: E402
 from orchestrator.simulation.simulated_day import SimulatedDay, simulated_day  # noqa: E402
@@ -114,6 +115,7 @@ def lived(hosts: int, spares: int, days: float, mtbf: float, seed: int, limit: f
             save=SAVE,
             write=WRITE,
             tells_saved=True,
+            can=(STACKS,),
             shard_bytes=1e9,
         )
         faults = drawn_faults(mtbf, days * 86400.0, scaled.ranks, seed)

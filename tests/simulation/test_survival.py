@@ -8,6 +8,7 @@ of two hundred hosts.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from pathlib import Path
@@ -52,6 +53,7 @@ SAVING = Workload(
     shard_bytes=1e8,
     tells_saved=True,
     replica=RANKS,
+    can=("stacks",),
 )
 # A host that is back may compute until it is asked for the first time.
 CONTACT = 40.0
@@ -152,6 +154,17 @@ def test_a_host_that_is_gone_for_good_gives_way_to_a_spare(plan: LaunchPlan, tmp
     assert decision.out == ("node0002",) and decision.spares == ("node0004",)
     assert set(outcome.record.hosts) == {"node0001", "node0003", "node0004"}
     assert outcome.state is RunState.RUNNING
+    assert_it_survived(lived, outcome)
+
+
+def test_a_hang_is_found_and_gone_on_from(plan: LaunchPlan, tmp_path: Path) -> None:
+    """Peers wait for it for an hour."""
+    load = dataclasses.replace(SAVING, peer_timeout=3600.0)
+    lived = Lived(plan, tmp_path, Fault(600.0, "hang", rank=2), workload=load)
+    outcome = lived.run()
+    first, second = outcome.attempts
+    assert first.ended is not None and first.ended < 900.0
+    assert second.resumed == first.saved > 0 and outcome.state is RunState.RUNNING
     assert_it_survived(lived, outcome)
 
 
