@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+import pytest
 
 from orchestrator.recovery.decide import ROWS
 from orchestrator.recovery.decision_table import TEXTS, table_text
+
+GUIDES = Path(__file__).parents[2] / "docs/guides"
 
 
 def test_every_row_has_its_texts_in_both_languages() -> None:
@@ -22,3 +27,11 @@ def test_the_table_is_in_the_order_in_which_rows_are_tried() -> None:
         lines = table_text(language).splitlines()
         assert len(lines) == len(ROWS) + 2 and all(line.count("|") == 5 for line in lines)
         assert [line.split("`")[-2] for line in lines[2:]] == [row.ground.value for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("language", "page"), [("en", "a-run-that-survives.md"), ("zh", "a-run-that-survives.zh-CN.md")]
+)
+def test_the_guide_has_the_table_as_it_is(language: str, page: str) -> None:
+    text = (GUIDES / page).read_text(encoding="utf-8")
+    assert table_text(language) in text, f"docs/guides/{page}: put in what table_text({language!r}) says"
