@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.report import Goal, Table, print_json  # noqa: E402
+from orchestrator.agent.stop_grace import STACKS  # noqa: E402
 from orchestrator.simulation.fault_rates import drawn_faults  # noqa: E402
 from orchestrator.simulation.scaled_plan import scaled_plan  # noqa: E402
 from orchestrator.simulation.simulated_day import SimulatedDay, simulated_day  # noqa: E402
@@ -114,6 +115,7 @@ def lived(hosts: int, spares: int, days: float, mtbf: float, seed: int, limit: f
             save=SAVE,
             write=WRITE,
             tells_saved=True,
+            can=(STACKS,),
             shard_bytes=1e9,
         )
         faults = drawn_faults(mtbf, days * 86400.0, scaled.ranks, seed)
@@ -235,7 +237,9 @@ def _side_by_side(seeds: Iterable[int], given: argparse.Namespace) -> list[Month
     """A process for each seed, as many at once as there are cores."""
     argv = [sys.executable, str(Path(__file__)), "--hosts", str(given.hosts), "--spares", str(given.spares)]
     argv += ["--days", str(given.days), "--mtbf", str(given.mtbf), "--limit", str(given.limit)]
-    waiting, running, found = list(seeds), {}, {}
+    waiting = list(seeds)
+    running: dict[int, subprocess.Popen[str]] = {}
+    found: dict[int, Month] = {}
     while waiting or running:
         while waiting and len(running) < (os.cpu_count() or 1):
             seed = waiting.pop(0)

@@ -64,8 +64,7 @@ LATE = {
     "orchestrator/agent/content_store.py",
     "orchestrator/agent/copier_process.py",
     "orchestrator/agent/daemon.py",
-    "orchestrator/agent/device_locks.py",
-    "orchestrator/agent/prepare_run.py",
+    "orchestrator/agent/placed_inputs.py",
     "orchestrator/agent/verbs_copies.py",
     "orchestrator/agent/verbs_host.py",
     "orchestrator/agent/python_stacks.py",
@@ -198,7 +197,9 @@ def test_foreign_libraries_have_one_door_each() -> None:
 def test_only_the_client_speaks_to_agents() -> None:
     """What a host says is looked at in one place; tests of the agent itself ask it without that."""
     private = ("orchestrator.hosts.session", "orchestrator.hosts.conversation")
-    allowed = ("orchestrator/hosts/", "orchestrator/testing/agent_host.py")
+    # The simulated session without bytes stands for the network below the client.
+    simulated = ("orchestrator/simulation/sim_session.py", "orchestrator/simulation/sim_values.py")
+    allowed = ("orchestrator/hosts/", "orchestrator/testing/agent_host.py", *simulated)
     for path in ORCHESTRATOR:
         where = path.relative_to(ROOT).as_posix()
         for module, _ in imports(parse(path)):

@@ -160,22 +160,22 @@ class Monitor:
     def _launch(self, fleet: Fleet, staying: Staying = _NOBODY) -> None:
         """Until the run has started its record and plan must be written: else nobody could find it again."""
         self._has_started = False
-        fleet = fleet.part(self._plan.manifests)
         if self._fence is not None and not self._fence.is_down and staying is _NOBODY:
             self._report("ending what is left of attempts before")
             self._fence.close_in()
             self._record = self._fence.noted(self._record)
-        self._plan = check_hosts(
-            self._plan,
-            fleet,
-            self._report,
-            self._warn,
-            free=lambda hosts: free_of_what_is_over(fleet, hosts, self._control.runs),
-            staying=staying,
-        )
-        write_plan(self._control.plan, self._plan)
-        start_run(self._plan, fleet, self._report)
-        self._has_started = True
+        with fleet.part(self._plan.manifests) as part:  # whose threads end with the launch
+            self._plan = check_hosts(
+                self._plan,
+                part,
+                self._report,
+                self._warn,
+                free=lambda hosts: free_of_what_is_over(part, hosts, self._control.runs),
+                staying=staying,
+            )
+            write_plan(self._control.plan, self._plan)
+            start_run(self._plan, part, self._report)
+            self._has_started = True
         self._note_start()
 
     def _note_start(self) -> None:
@@ -199,7 +199,8 @@ class Monitor:
             return
         if self._recovery is not None and not self._record.state.is_terminal:
             self._recovery.begin(self._plan)
-        watch = self._watch_of(fleet.part(self._plan.manifests))
+        part = fleet.part(self._plan.manifests)
+        watch = self._watch_of(part)
         if self._socket is not None:
             self._socket.attend(watch)
         written = True
@@ -219,6 +220,7 @@ class Monitor:
                 self._socket.attend(None)
             # What is under way over its sessions is taken first: others ask over them after it.
             watch.hand_back() if self._recovery is not None else watch.close()
+            part.close()
 
     def _judged(self, record: RunRecord) -> RunRecord:
         """The record of a turn, with what attempts before and what stands ready have to tell."""

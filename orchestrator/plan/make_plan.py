@@ -83,12 +83,15 @@ def make_plan(
     if isinstance(options := config.get("checkpoint"), dict) and options["save_every"] == "auto":
         config["checkpoint"] = {**options, "mtbf": options["mtbf"] or mtbf or default_mtbf(len(placements))}
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
+    names, placed = tuple(host.name for host in hosts), _by_host(placements)
     manifests = {
         host.name: _manifest(
             job,
             host,
             hosts,
-            placements,
+            placed[host.name],
+            names=names,
+            ranks=len(placements),
             run_id=run_id,
             created=created,
             shipment=shipment,
@@ -218,38 +221,46 @@ def _manifest(
     job: Job,
     host: Host,
     hosts: Sequence[Host],
-    placements: Sequence[Placement],
+    mine: Sequence[Placement],
     *,
+    names: tuple[str, ...],
+    ranks: int,
     run_id: str,
     created: float,
     shipment: Shipment,
     attempt: Attempt,
 ) -> Manifest:
-    mine = [placement for placement in placements if placement.host == host.name]
-    has_scheduler = host is hosts[0] and job.networking.has_scheduler and len(placements) > 1
+    has_scheduler = host is hosts[0] and job.networking.has_scheduler and ranks > 1
     return Manifest(
         run_id=run_id,
         job=job.name,
         host=host.name,
         created=created,
-        workers=tuple(_worker(job, placement, len(placements), hosts, attempt) for placement in mine),
-        scheduler=_scheduler(job, len(placements), hosts, attempt) if has_scheduler else None,
+        workers=tuple(_worker(job, placement, ranks, hosts, attempt) for placement in mine),
+        scheduler=_scheduler(job, ranks, hosts, attempt) if has_scheduler else None,
         inputs=tuple(shipment.inputs),
         devices=tuple(placement.device_id for placement in mine),
-        port=job.networking.port if len(placements) > 1 else None,
+        port=job.networking.port if ranks > 1 else None,
         address=host.address,
         lock_dir=host.lock_dir,
         env_script=host.env_script,
         grace=job.timeouts.grace,
         failure_grace=job.timeouts.failure_grace,
         lease=job.timeouts.prepare,
-        world_size=len(placements),
-        hosts=tuple(host.name for host in hosts),
+        world_size=ranks,
+        hosts=names,
         launch=_launch_facts(job),
         attempt=attempt,
         monitor_lease=job.restart.lease if job.restart.max else None,
         holds=job.restart.lease if job.restart.max else None,
     )
+
+
+def _by_host(placements: Sequence[Placement]) -> dict[str, list[Placement]]:
+    found: dict[str, list[Placement]] = {}
+    for placement in placements:
+        found.setdefault(placement.host, []).append(placement)
+    return found
 
 
 def _launch_facts(job: Job) -> dict[str, Any]:

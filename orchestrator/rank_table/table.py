@@ -7,6 +7,7 @@ that files compare equal. `TableView` is a table with every number and address p
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import socket
@@ -121,6 +122,7 @@ class RankTable(TablePart):
         return json.dumps(self.model_dump(exclude_unset=True), indent=4)
 
 
+@functools.lru_cache(maxsize=1024)
 def is_ip(address: str) -> bool:
     """Whether this is an address and no name."""
     try:

@@ -177,7 +177,9 @@ def _small_files(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _strategies(run: SimRun) -> dict[int, bytes]:
-    degrees = _degrees(run.worker_config)
+    degrees, replica = _degrees(run.worker_config), run.gang.workload.replica
+    if replica is not None:
+        degrees = ((run.manifest.world_size or replica) // replica, replica, 1)
     if degrees is None:
         return {}
     data_parallel, model_parallel, stages = degrees

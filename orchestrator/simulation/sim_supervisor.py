@@ -52,7 +52,8 @@ class SimSupervisor:
         self._deadline: Event | None = None
         self._stall: Event | None = None
         self._lease: Event | None = None
-        self._told_saved = 0
+        self._told_saved = -1
+        self._read_step = -1
         self.feed = StatusFeed(self.identity, self._status())
         run.gang.on_milestone.append(self._on_milestone)
         run.gang.on_move.append(self._on_move)
@@ -213,11 +214,15 @@ class SimSupervisor:
             if process.is_running:
                 self.state.report_process(rank, "T" if process.is_frozen else "S", now)
         gang, clock = self._run.gang, self._host.time()
+        step = gang.step()
+        if not gang.workload.has_phases and step == self._read_step:
+            return  # nothing is written that was not read
+        self._read_step = step
         progress = gang.progress(clock, self._host.name)
         has_phases = gang.workload.has_phases
-        saved = gang.saved if gang.workload.tells_saved else 0
-        is_new = saved > self._told_saved
-        self._told_saved = max(saved, self._told_saved)
+        saved = gang.saved if gang.workload.tells_saved else None
+        is_new = saved is not None and saved > self._told_saved and bool(progress)
+        self._told_saved = saved if is_new and saved is not None else self._told_saved
         for rank in self.state.workers:
             if rank == SCHEDULER or not self.state.is_running(rank):
                 continue
@@ -225,7 +230,8 @@ class SimSupervisor:
                 lines = [gang.phase(rank, clock), *([dict(progress)] if progress else [])]
                 self.state.report_lines(rank, lines, now, clock)
             elif is_new:
-                said = {"time": round(clock, 3), "phase": str(Phase.STEP), "saved": saved}
+                said: dict[str, Any] = {"time": round(clock, 3), "phase": str(Phase.STEP)}
+                said |= {"can": list(gang.workload.can), **({"saved": saved} if saved else {})}
                 self.state.report_lines(rank, [said, dict(progress)], now, clock)
             elif progress:
                 self.state.report_progress(rank, dict(progress))

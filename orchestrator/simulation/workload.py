@@ -33,7 +33,8 @@ class Workload:
 
     A save holds up all ranks for `save`; it is whole `write` later, while steps go on. A rank's shard has
     `shard_bytes`, which it takes time to move. `tells_saved`: each rank tells of its last whole save, though
-    of no phases.
+    of no phases. `replica`: so many ranks together hold all, and the others hold it once more; None: as the
+    job says.
 
     `has_phases`: it tells of its phases, too; until its first step is made it compiles. After a step whose
     number `save_every` divides it saves, then, if `evaluate_every` does, it evaluates, then, behind step
@@ -66,6 +67,7 @@ class Workload:
     write: float = 0.0
     shard_bytes: float = 1e9
     tells_saved: bool = False
+    replica: int | None = None
 
     @property
     def longest_pause(self) -> float:

@@ -7,7 +7,6 @@ place, or the step before.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +46,7 @@ __all__ = [
 _LIST_TIMEOUT = 300.0
 _CHECK_TIMEOUT = 3600.0
 _KEPT_ENOUGH = 3
+_MOST_PLANNED = 6
 
 Place = tuple[str, str]
 """A file: the host that has it, and its path there."""
@@ -81,24 +81,28 @@ def plans_of(
     nothing is looked for.
     """
     plans: dict[int, LaunchPlan] = {}
-    newest = record.attempts[-1].number
+    tokens = {attempt.number: attempt.token for attempt in record.attempts}
     kept = {attempt.number for attempt in record.attempts if attempt.kept}
-    for number in sorted([number for number in control.numbers() if number <= newest] or [1], reverse=True):
+    known = [number for number in control.numbers() if number <= record.attempts[-1].number] or [1]
+    for number in sorted(known, reverse=True):
         if len(kept & plans.keys()) >= _KEPT_ENOUGH:
             break
+        path = control.plan_of(number)
         if newest_plan is not None and newest_plan.attempt.number == number:
-            plans[number] = newest_plan
+            _planned[path] = replace(newest_plan, manifests={})
+        one = _planned.get(path) if newest_plan is not None else None
+        if one is not None and one.attempt.token == tokens.get(number):
+            plans[number] = one
             continue
-        with contextlib.suppress(RunNotFound, FileNotFoundError):  # of an attempt that came to nothing
-            path = control.plan_of(number)
-            plans[number] = _plan_at(path, path.stat().st_mtime_ns)
+        with contextlib.suppress(RunNotFound):  # of an attempt that came to nothing
+            plans[number] = replace(read_plan(path), manifests={})
+    while len(_planned) > _MOST_PLANNED:
+        del _planned[next(iter(_planned))]
     return dict(sorted(plans.items()))
 
 
-@functools.lru_cache(maxsize=2 * _KEPT_ENOUGH)
-def _plan_at(path: Path, changed: int) -> LaunchPlan:
-    """A plan that was read before, of a run that goes on again and again, is not read once more."""
-    return replace(read_plan(path), manifests={})
+# Of a run that goes on again and again, in its monitor: the last plans, which need not be read again.
+_planned: dict[Path, LaunchPlan] = {}
 
 
 def gather_saved(

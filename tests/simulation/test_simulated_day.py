@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli.main import cli
+from orchestrator.config.job import Restart
 from orchestrator.core.states import RunState
 from orchestrator.simulation.faults import Fault
 from orchestrator.simulation.scaled_plan import scaled_plan
@@ -21,13 +24,21 @@ JOB, LOCAL = ROOT / "jobs/demo.yaml", ROOT / "inventory/local.yaml"
 def live(folder: Path, *faults: Fault, hours: float = 1.0, relaunch: float | None = 600.0) -> SimulatedDay:
     scaled = scaled_plan(JOB, LOCAL, None)
     return simulated_day(
-        scaled.plan,
+        dataclasses.replace(scaled.plan, restart=Restart()),  # a person is what is looked at here
         folder,
         workload=scaled.workload(2.0),
         faults=faults,
         hours=hours,
         relaunch=relaunch,
     )
+
+
+def test_copies_are_not_simulated_and_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("name: x\ntask: command\ndevices_per_host: 1\ncommand: [a]\ncheckpoint: {copies: 1}\n")
+    scaled = scaled_plan(path, None, 2)
+    assert scaled.plan.copies is None and "checkpoint.copies=0" in scaled.job.source.overrides
+    assert any("copies" in note for note in scaled.notes)
 
 
 def test_a_failed_run_goes_on_from_its_last_complete_save(tmp_path: Path) -> None:
@@ -90,7 +101,11 @@ def simulate(*words: str | Path) -> Result:
 def test_the_report_fits_80_columns(tmp_path: Path) -> None:
     faults = tmp_path / "faults.yaml"
     faults.write_text("faults:\n  - {time: 5m, kind: kill, rank: 3}\n")
-    said = simulate(JOB, "-i", LOCAL, "--hours", "0.5", "--faults", faults, "--relaunch", "10m")
+    job = tmp_path / "jobs/demo.yaml"
+    job.parent.mkdir()
+    (job.parent / "data").symlink_to(JOB.parent / "data")
+    job.write_text(re.sub("(?m)^restart:.*$", "", JOB.read_text()))
+    said = simulate(job, "-i", LOCAL, "--hours", "0.5", "--faults", faults, "--relaunch", "10m")
     assert said.return_value == 0, said.output
     lines = said.stdout.splitlines()
     assert max(map(len, lines)) <= 80
@@ -106,6 +121,21 @@ _COSTS = (
     *("controller_cpu", "controller_launch_cpu", "controller_watch_share", "hosts_cpu"),
     *("memory", "seconds_of_real_time", "told"),
 )
+
+
+def test_a_run_that_goes_on_by_itself_is_one_launch_and_its_restarts_are_told(tmp_path: Path) -> None:
+    faults = tmp_path / "faults.yaml"
+    faults.write_text("faults:\n  - {time: 8m, kind: kill, rank: 3}\n")
+    words = (JOB, "-i", LOCAL, "--hours", "0.5", "--faults", faults)
+    said = simulate(*words)
+    lines = said.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "  it went on by itself 1 time: 1 x crash" in lines
+    (launch,) = json.loads(simulate(*words, "--json").stdout)["attempts"]
+    first, second = launch["restarts"]
+    assert launch["state"] == "succeeded"
+    assert first["decision"]["sentence"].startswith("goes on with the same hosts: ")
+    assert second["begun"] >= first["ended"] and second["resumed"] == 160
 
 
 def test_the_same_seed_gives_the_same_day_as_data() -> None:
