@@ -18,8 +18,20 @@ ROOT = Path(__file__).parents[2]
 JOB, LOCAL = ROOT / "jobs/demo.yaml", ROOT / "inventory/local.yaml"
 
 
-def live(folder: Path, *faults: Fault, hours: float = 1.0, relaunch: float | None = 600.0) -> SimulatedDay:
-    scaled = scaled_plan(JOB, LOCAL, None)
+@pytest.fixture
+def once(tmp_path: Path) -> Path:
+    """The job, with a failure as its end: only a person launches it again."""
+    text = JOB.read_text().replace("path: data/", f"path: {ROOT}/jobs/data/")
+    lines = [line for line in text.splitlines() if not line.startswith("restart:")]
+    job = tmp_path / "once.yaml"
+    job.write_text("\n".join(lines) + "\n")
+    return job
+
+
+def live(
+    job: Path, folder: Path, *faults: Fault, hours: float = 1.0, relaunch: float | None = 600.0
+) -> SimulatedDay:
+    scaled = scaled_plan(job, LOCAL, None)
     return simulated_day(
         scaled.plan,
         folder,
@@ -30,9 +42,9 @@ def live(folder: Path, *faults: Fault, hours: float = 1.0, relaunch: float | Non
     )
 
 
-def test_a_failed_run_goes_on_from_its_last_complete_save(tmp_path: Path) -> None:
+def test_a_failed_run_goes_on_from_its_last_complete_save(once: Path, tmp_path: Path) -> None:
     """320 steps of 2 s, saved after every 160: it is killed at 460 s, behind the first save."""
-    day = live(tmp_path, Fault(460, "kill", rank=3))
+    day = live(once, tmp_path, Fault(460, "kill", rank=3))
     first, second = day.attempts
     assert first.outcome.state is RunState.FAILED and 160 < first.outcome.steps < 320
     assert first.kept == second.resumed == 160
@@ -47,19 +59,29 @@ def test_a_failed_run_goes_on_from_its_last_complete_save(tmp_path: Path) -> Non
     assert account.saving > 0 and account.starting > 0
 
 
-def test_without_a_person_the_first_failure_is_the_end(tmp_path: Path) -> None:
-    day = live(tmp_path, Fault(200, "exit", rank=0, code=3), relaunch=None)
+def test_without_a_person_the_first_failure_is_the_end(once: Path, tmp_path: Path) -> None:
+    day = live(once, tmp_path, Fault(200, "exit", rank=0, code=3), relaunch=None)
     (only,) = day.attempts
     assert only.kept == 0 and day.step == 0
     assert day.seconds == only.times.ended and day.account.productive == 0
 
 
-def test_a_host_without_power_refuses_launches_until_it_returns(tmp_path: Path) -> None:
-    day = live(tmp_path, Fault(200, "power_off", host="host2"), Fault(2000, "return", host="host2"))
+def test_a_host_without_power_refuses_launches_until_it_returns(once: Path, tmp_path: Path) -> None:
+    day = live(once, tmp_path, Fault(200, "power_off", host="host2"), Fault(2000, "return", host="host2"))
     states = [attempt.outcome.record.has_started for attempt in day.attempts]
     assert states[0] and states[-1] and False in states
     assert all(attempt.launched + 60 < 2000 for attempt in day.attempts[1:-1])
     assert day.step > 0
+
+
+def test_a_run_with_a_policy_goes_on_by_itself_within_one_launch(tmp_path: Path) -> None:
+    """As above, but nobody waits for a person: the demo's own `restart`."""
+    (only,) = live(JOB, tmp_path, Fault(460, "kill", rank=3), relaunch=None).attempts
+    first, second = only.all_times
+    assert only.outcome.state is RunState.SUCCEEDED and only.kept == 320
+    assert [seen.resumed for seen in only.outcome.attempts] == [0, 160]
+    assert first.restarts and first.kept == 160 and second.kept == 160
+    assert first.ended is not None and second.launched - first.ended < 5.0
 
 
 def test_what_still_lasts_meets_the_next_attempt() -> None:
@@ -87,10 +109,10 @@ def simulate(*words: str | Path) -> Result:
     return CliRunner().invoke(cli, ["simulate", *map(str, words)], standalone_mode=False)
 
 
-def test_the_report_fits_80_columns(tmp_path: Path) -> None:
+def test_the_report_fits_80_columns(once: Path, tmp_path: Path) -> None:
     faults = tmp_path / "faults.yaml"
     faults.write_text("faults:\n  - {time: 5m, kind: kill, rank: 3}\n")
-    said = simulate(JOB, "-i", LOCAL, "--hours", "0.5", "--faults", faults, "--relaunch", "10m")
+    said = simulate(once, "-i", LOCAL, "--hours", "0.5", "--faults", faults, "--relaunch", "10m")
     assert said.return_value == 0, said.output
     lines = said.stdout.splitlines()
     assert max(map(len, lines)) <= 80
