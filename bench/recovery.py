@@ -210,7 +210,8 @@ def _gone(folder: Path, *, proven: bool) -> float:
             inventory,
             hosts="work",
             restart={"max": 3, "spares": "standby"},
-            timeouts={"grace": 2, "prepare": 60, "unreachable": UNREACHABLE},
+            # Programs that tell of no steps: no second sign comes, so that the longer time is made as short.
+            timeouts={"grace": 2, "prepare": 60, "unreachable": UNREACHABLE, "lost": UNREACHABLE},
         )
         try:
             run.launch()
@@ -227,16 +228,20 @@ def _gone(folder: Path, *, proven: bool) -> float:
                 "the next attempt",
             )
             return time.monotonic() - begun - (0.0 if proven else UNREACHABLE)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}\n{run.control.monitor_log.read_text()[-3000:]}") from None
         finally:
             ip("link", "set", link, "up")
             run.close()
 
 
 def _refuse(server: Sshd, run: Restarting) -> None:
-    """The machine goes down: its processes are gone, and nothing listens there any more."""
+    """The machine goes down: nothing listens there any more, and who waited for it fails."""
+    far, peer = run.pids()[2], run.pids()[0]
     server.kill_connections()
     server.stop()
-    os.kill(run.pids()[2], signal.SIGKILL)
+    os.kill(far, signal.SIGKILL)
+    os.kill(peer, signal.SIGKILL)
 
 
 def table(rows: Sequence[Row]) -> str:

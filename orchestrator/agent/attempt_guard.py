@@ -205,6 +205,8 @@ def _kill(run: RunDir) -> None:
     """By their recorded identity: the supervisor first, for its guardian ends what is left of the workers."""
     found = host_runs.recorded(run)
     for process in (found.supervisor, found.guardian):
+        if process == found.guardian:
+            host_runs.require_dead(found)
         _kill_process(process)
         _wait_for_end(run, _SHORT)
 

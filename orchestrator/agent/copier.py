@@ -75,7 +75,7 @@ def copy_on(run: RunDir, number: int) -> None:
     tries_left = 2
     while True:
         is_last = finish.is_set()
-        step = owner.next_step()
+        step = owner.next_step(is_last=is_last)
         told = _report(owner.status(), told)
         pause = _EVERY
         if step is not None:

@@ -19,8 +19,9 @@ from orchestrator.agent.copy_tls import Identity, WrongPeer
 
 __all__ = ["Keeper"]
 
-_HANDSHAKE = 5.0
-_MOST_UNKNOWN = 16
+# An idle process may have to wait for a processor, on either side.
+_HANDSHAKE = 30.0
+_MOST_UNKNOWN = 64
 _SHA256 = 64
 
 

@@ -1,7 +1,7 @@
 """The owner's side of the copies: which step goes to the keeper next, and its way there.
 
-What is copied is the newest step of which every rank of this host has a whole shard. A copy that is slower
-than the saves skips steps; it is never more than one behind that has been begun.
+What is copied is the newest step of which every rank of this host that saves has a whole shard. A copy that
+is slower than the saves skips steps; it is never more than one behind that has been begun.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 
@@ -27,13 +27,15 @@ from orchestrator.core.records import CopiedFile, CopyStatus
 from orchestrator.core.safe_open import open_safely, require_folder, require_regular
 from orchestrator.formats.shard_sum import Sum, read_sum
 
-__all__ = ["NotCopied", "Owner", "SavedStep", "newest_step"]
+__all__ = ["NotCopied", "Owner", "SavedStep", "whole_steps"]
 
-_CONNECT = 5.0
+_CONNECT = 10.0
 # For the keeper's disk to have a file of any size.
 _SYNC = 600.0
 # A shard without a checksum is whole once it has not changed for so long.
 _SETTLED = 5.0
+_SOME_TIME = 30.0
+_LAST_WORDS = "/ttp_saved_checkpoints"
 _STEPS_TOLD = 3
 
 
@@ -55,14 +57,13 @@ class SavedStep:
         return self.at[1]
 
 
-def newest_step(
-    rows: Sequence[Row], ranks: Sequence[int], is_whole: Callable[[Row], bool]
-) -> List[SavedStep]:
-    """The steps, (epoch, step), that each of the ranks has saved whole, the newest first."""
+def whole_steps(rows: Sequence[Row], is_whole: Callable[[Row], bool]) -> List[SavedStep]:
+    """The steps, (epoch, step), that each rank of these rows has saved whole, the newest first."""
+    ranks = sorted({row["rank"] for row in rows})
     steps: Dict[Tuple[int, int], Dict[int, Row]] = {}
     for row in rows:
         known = steps.setdefault((row["epoch"], row["step"]), {})
-        if row["rank"] in ranks and known.get(row["rank"], row)["rerun"] <= row["rerun"]:
+        if known.get(row["rank"], row)["rerun"] <= row["rerun"]:
             known[row["rank"]] = row
     whole = [at for at, found in steps.items() if len(found) == len(ranks)]
     return [
@@ -93,6 +94,7 @@ class Owner:
         self._stream = stream
         self._now = now
         self._copied: Optional[Tuple[int, int]] = None
+        self._saving: Set[int] = set()
         self._behind: Set[Tuple[int, int]] = set()
         self._files: List[CopiedFile] = []
         self._port: Optional[int] = None
@@ -104,18 +106,23 @@ class Owner:
         files = [*(file for _, file in self._kept.values()), *self._files]
         return CopyStatus(step, len(self._behind), self._error, self._config.keeper, tuple(files))
 
-    def next_step(self) -> Optional[SavedStep]:
-        """What is to be copied next; None where all is copied. Counts what the copy is behind."""
+    def next_step(self, *, is_last: bool = False) -> Optional[SavedStep]:
+        """What is to be copied next; None where all is copied. Counts what the copy is behind.
+
+        `is_last`: nobody writes any more, and what is there is whole.
+        """
         try:
             rows = list_shards(str(self._folder), follow_links=False)
         except CheckpointError as error:
             self._error = _shown(error)
             return None
-        whole = newest_step(
-            [row for row in rows if "/ttp_saved_checkpoints" not in row["path"]],
-            self._config.ranks,
-            self._is_whole,
-        )
+        own = [row for row in rows if row["rank"] in self._config.ranks and _LAST_WORDS not in row["path"]]
+        saving = {row["rank"] for row in own}
+        if self._saving < saving:
+            self._copied, self._saving = None, saving  # ranks that had not saved anything by then
+        # Not every rank of a program saves something; who does is known once the first save is some time ago.
+        least = _SOME_TIME if len(saving) < len(self._config.ranks) else _SETTLED
+        whole = whole_steps(own, lambda row: is_last or self._is_whole(row, least))
         done = (-1, -1) if self._copied is None else (self._copied[1], self._copied[0])
         newer = [step for step in whole if (step.at[1], step.at[0]) > done]
         self._behind.update(step.at for step in newer)
@@ -141,15 +148,15 @@ class Owner:
             stream.say({"bye": True})
             stream.hear()
 
-    def _is_whole(self, row: Row) -> bool:
-        """Its checksum is there before it is; without one it is looked at whether it still grows."""
+    def _is_whole(self, row: Row, least: float) -> bool:
+        """Its checksum is there before it is; one without, or of few ranks, has not changed for so long."""
         try:
             found = read_sum(row["path"])
         except CheckpointError:
             return False
-        if found is not None:
+        if found is not None and (found.size != row["identity"][0] or least == _SETTLED):
             return bool(found.size == row["identity"][0])
-        return bool(self._now() - row["identity"][1] / 1e9 > _SETTLED)
+        return bool(self._now() - row["identity"][1] / 1e9 > least)
 
     def _sent(self, step: SavedStep) -> List[CopiedFile]:
         with contextlib.ExitStack() as stack:

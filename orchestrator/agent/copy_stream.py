@@ -25,10 +25,10 @@ __all__ = ["CHUNK", "Broken", "Stream"]
 
 CHUNK = 1 << 20
 _LONGEST_LINE = 1 << 16
-_LINE_TIMEOUT = 20.0
-_SILENCE = 30.0
+_LINE_TIMEOUT = 120.0
+_SILENCE = 120.0
 # Of bytes a second, once it has had so many seconds: below that nobody is served by the copy any more.
-_SLOWEST, _HEAD_START = 64 << 10, 60.0
+_SLOWEST, _HEAD_START = 16 << 10, 300.0
 
 
 class Broken(Exception):

@@ -18,7 +18,7 @@ from orchestrator.core.copier_config import CopierConfig, identity_uri
 
 __all__ = ["Identity", "WrongPeer"]
 
-_HANDSHAKE = 10.0
+_HANDSHAKE = 30.0
 
 
 class WrongPeer(Exception):

@@ -28,7 +28,7 @@ from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir, Workdir
 from orchestrator.core.record_class import replace
-from orchestrator.core.records import HostStatus, Manifest, RankStatus
+from orchestrator.core.records import HostStatus, Manifest, RankStatus, StallKind
 from orchestrator.core.states import RankState
 
 __all__ = ["FirstWord", "obituary", "spawn", "spawn_apart"]
@@ -143,8 +143,8 @@ def _guard(
         processes.die_with_parent(signal.SIGTERM, guardian)
         _supervise(manifest, run, guardian, word)
     status = _reap_until(supervisor)
-    everything_ended = processes.kill_descendants()
     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+    _end_what_is_left(run, manifest)
     keeps = code == _KEEPS
     if code == _UNDONE or not run.status.exists():
         # Only now: what was still writing while the supervisor ended is dead.
@@ -157,7 +157,26 @@ def _guard(
     if keeps and locks.devices:
         with contextlib.suppress(OSError, DecodeError):  # where nobody can be told they are free at once
             DeviceHold(manifest, run, locks).keep()
-    os._exit(0 if everything_ended else 1)
+    os._exit(0)
+
+
+def _end_what_is_left(run: RunDir, manifest: Manifest) -> None:
+    """Returns when no process of the attempt is left.
+
+    Of one that cannot be killed it is said that it is stuck: as long as it is there its device is not free.
+    """
+    file, before = StatusFile(run.status, run.runs), None
+    while not processes.kill_descendants():
+        with contextlib.suppress(OSError, DecodeError):
+            before = before or file.read()
+            if before.attempt == manifest.attempt:
+                alive = [each.rank for each in before.everyone() if processes.is_alive(each.process)]
+                file.write(stuck_status(before, alive, time.time()), urgent=True)
+        with contextlib.suppress(ChildProcessError):
+            os.wait()
+    if before is not None and before.attempt == manifest.attempt:
+        with contextlib.suppress(OSError):
+            file.write(replace(before, updated=time.time()), urgent=True)
 
 
 def _lock_devices(manifest: Manifest, run: RunDir, workdir: Workdir, taken: Mapping[int, int]) -> DeviceLocks:
@@ -218,6 +237,28 @@ def _write_obituary(run: RunDir, manifest: Manifest, reason: StopReason) -> bool
     return status.phase == "committed"
 
 
+def stuck_status(status: HostStatus, alive: Collection[int], now: float) -> HostStatus:
+    """The status of an attempt whose supervisor is gone, and of which something outlives SIGKILL; pure.
+
+    `alive` are the ranks that do; where there are none it is something that they have started.
+    """
+    those = alive or [rank.rank for rank in status.ranks[:1]]
+
+    def said(rank: RankStatus) -> RankStatus:
+        if rank.rank not in those or rank.stuck:
+            return rank
+        return replace(rank, stalled=StallKind.BLOCKED, stalled_since=now, stuck=True)
+
+    scheduler = None if status.scheduler is None else said(status.scheduler)
+    return replace(
+        status,
+        ranks=tuple(said(rank) for rank in status.ranks),
+        scheduler=scheduler,
+        phase="stopping",
+        updated=now,
+    )
+
+
 def obituary(status: HostStatus, reason: StopReason, now: float) -> HostStatus:
     """What is over with the supervisor, whose last word this status was; pure."""
 
@@ -225,7 +266,7 @@ def obituary(status: HostStatus, reason: StopReason, now: float) -> HostStatus:
         if rank.state.is_terminal:
             return rank
         ended = End(EndKind.SUPERVISOR_ENDED, now, reason=reason)
-        return replace(rank, state=RankState.FAILED, end=ended, stalled=None, stalled_since=None)
+        return replace(rank, state=RankState.FAILED, end=ended, stalled=None, stalled_since=None, stuck=False)
 
     first = status.failed_first
     if first is None:

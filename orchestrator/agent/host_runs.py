@@ -33,6 +33,7 @@ __all__ = [
     "read_log",
     "recorded",
     "renew",
+    "require_dead",
     "small_files",
     "status",
     "tell",
@@ -252,14 +253,36 @@ def undo(workdir: Workdir, run_id: str, meant: Optional[Attempt] = None) -> None
 
 def _end_and_wait(run: RunDir, request: Dict[str, Any], timeout: float) -> None:
     """Tell the supervisor to stop or undo; returns when it and its guardian are gone, by force if need be."""
-    with contextlib.suppress(AgentError, ProcessLookupError):
+    try:
         before = recorded(run)
+    except AgentError:
+        return
+    with contextlib.suppress(ProcessLookupError):
         with contextlib.suppress(AgentError):
             tell(run, request)
         # The supervisor first: its guardian then ends what is left of the workers.
         for process in (before.supervisor, before.guardian):
             if process is not None and not _wait_for_end(process, timeout):
+                if process == before.guardian:
+                    require_dead(before)
                 os.kill(process.pid, signal.SIGKILL)
+
+
+def require_dead(status: HostStatus) -> None:
+    """AgentError, kind `stuck`, where a worker outlives its supervisor, as only one in the kernel can.
+
+    Its guardian must not be ended: as long as it is there, so is the lock of the worker's device.
+    """
+    if processes.is_alive(status.supervisor):
+        return
+    for rank in status.everyone():
+        if processes.is_alive(rank.process):
+            label, pid = rank.label.replace("_", " "), rank.process.pid if rank.process else 0
+            raise AgentError(
+                f"{label} (process {pid}) does not end: it is blocked in the kernel",
+                remedy="see which disk, file system or device hangs there (dmesg)",
+                kind="stuck",
+            )
 
 
 def _wait_for_end(process: Optional[ProcessId], timeout: float) -> bool:

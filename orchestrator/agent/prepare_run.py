@@ -8,21 +8,19 @@ replaces is kept until the attempt is discarded.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
 from orchestrator.agent import attempt_guard, daemon, host_probe
-from orchestrator.agent.content_store import Store, sha256_of, sha256_of_file
+from orchestrator.agent.content_store import Store, sha256_of
 from orchestrator.agent.device_hold import taken_over
+from orchestrator.agent.placed_inputs import place_inputs
 from orchestrator.core.claims import NO_CLAIM, KeptClaim
 from orchestrator.core.codec import dumps
 from orchestrator.core.copier_config import CONFIG_NAME, KEY_NAME
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import AttemptDir, RunDir, Workdir
-from orchestrator.core.records import Claim, Input, Manifest
-from orchestrator.core.safe_open import open_safely, require_folder
+from orchestrator.core.records import Claim, Manifest
 
 __all__ = ["prepare"]
 
@@ -65,7 +63,7 @@ def prepare(
         attempt = _made(run, manifest, files, is_there)
         try:
             attempt_guard.take_claim(run, claim)
-            _place_inputs(Store(workdir.store), run, manifest)
+            place_inputs(Store(workdir.store), run, manifest)
             daemon.spawn(manifest, run, workdir, devices)
         except BaseException:
             run.discard(mine.number, mine.token)
@@ -95,34 +93,3 @@ def _made(run: RunDir, manifest: Manifest, files: Mapping[str, str], is_there: b
         if not is_there or run.numbers()[-1:] == [mine.number]:
             run.discard(mine.number, mine.token)
         raise
-
-
-def _place_inputs(store: Store, run: RunDir, manifest: Manifest) -> None:
-    number = manifest.attempt.number
-    is_first = len(run.numbers()) < 2
-    for item in manifest.inputs:
-        if not is_first:
-            from orchestrator.core.attempt_files import make_way  # late: few runs have a second attempt
-
-            if _is_there(run, item):
-                continue
-            make_way(run, number, item.path)
-        store.place(item, run.root)
-
-
-def _is_there(run: RunDir, item: Input) -> bool:
-    """Whether the run has these very bytes at that place. AgentError where the way there is a link."""
-    folder = run.root
-    try:
-        for name in Path(item.path).parts[:-1]:
-            folder = folder / name
-            with contextlib.suppress(FileNotFoundError):
-                require_folder(folder)
-    except OSError as error:
-        raise AgentError(f"{folder}: {error.strerror}", kind="foreign") from error
-    try:
-        handle = open_safely(run.root / item.path, run.runs)
-    except OSError:
-        return False
-    with os.fdopen(handle, "rb") as file:
-        return sha256_of_file(file) == item.sha256

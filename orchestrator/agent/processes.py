@@ -6,6 +6,7 @@ Linux only: reads /proc and calls prctl(2).
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 import signal
@@ -46,6 +47,7 @@ def _stat_fields(pid: int) -> Optional[List[str]]:
     return text[text.rindex(")") + 2 :].split()
 
 
+@functools.lru_cache(maxsize=None)
 def boot_id() -> str:
     """The kernel's name for this boot; start times of different boots say nothing about each other."""
     try:
@@ -119,6 +121,15 @@ def _children() -> List[int]:
     return found
 
 
+def _has_children() -> bool:
+    """Whether this process has any, be they dead; much sooner known than which. Buries one that is dead."""
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def kill_descendants(timeout: float = 10.0) -> bool:
     """SIGKILL every child, then every orphan that becomes one, until none is left; needs `become_subreaper`.
 
@@ -126,9 +137,9 @@ def kill_descendants(timeout: float = 10.0) -> bool:
     """
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        children = _children()
-        if not children:
+        if not _has_children():
             return True
+        children = _children()
         for pid in children:
             signal_group(pid, signal.SIGKILL)
             try:

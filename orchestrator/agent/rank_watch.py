@@ -22,6 +22,8 @@ _HELD_UP = {"T": StallKind.STOPPED, "t": StallKind.STOPPED, "D": StallKind.BLOCK
 # looks. Who reads or writes waits for its disk often, and each time for a moment: it is blocked that has not
 # run at all in between; where that cannot be told, only after long.
 _STOPPED, _BLOCKED, _BLOCKED_PERHAPS = 0.9, 2.9, 10.0
+# So long a process may take to give its memory back, once it was killed.
+_DIES = 10.0
 _MOST_WORDS = 16
 _EARLY = 2.0  # seconds by which a line's time may be off
 
@@ -33,6 +35,7 @@ class RankWatch:
         self.pace = StepPace()
         # The state in which its process was found, since when, and how often it had run by then.
         self._held_up: Optional[Tuple[StallKind, float, Optional[int]]] = None
+        self._killed: Optional[float] = None
         # The step at which its phase began.
         self._phase_step: Optional[int] = None
 
@@ -63,15 +66,24 @@ class RankWatch:
         elif held is None or held[0] is not kind or held[2] != switches:
             self._held_up = (kind, now, switches)
 
+    def outlives_kill(self, is_killed: bool, now: float) -> bool:
+        """Whether it was killed long ago: to be asked once a second while it runs."""
+        if is_killed and self._killed is None:
+            self._killed = now
+        return self._killed is not None and now - self._killed > _DIES
+
     def forgive(self, now: float) -> None:
         """What was not seen to happen until now has no meaning."""
         self._held_up = None
+        self._killed = None if self._killed is None else now
         self.pace.forgive(now)
 
     def stall(self, status: RankStatus, now: float) -> Tuple[Optional[StallKind], Optional[float]]:
         """Why it does not go on, and since when; to be asked once a second while it runs."""
         if status.progress and self.pace.note(status.progress, now):
             self._held_up = None  # it was, each time one looked, and went on in between
+        if self._killed is not None and now - self._killed > _DIES:
+            return StallKind.BLOCKED, self._killed  # whatever state its first thread is in
         if self._held_up is not None:
             kind, since, switches = self._held_up
             known = _BLOCKED_PERHAPS if switches is None else _BLOCKED

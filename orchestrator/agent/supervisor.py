@@ -78,6 +78,8 @@ class Supervisor:
         self._workers = {rank: Worker(spec, manifest, run) for rank, spec in self.state.specs.items()}
         self._got_sigterm = False
         self._noted_phase = self.state.phase
+        # What reads the logs of workers that failed is loaded while nothing is to do, if time counts then.
+        self._is_ready_for_failures = manifest.holds is None
         self._requests: Dict[str, Callable[[Dict[str, Any]], None]] = {
             "start": self._on_start,
             "commit": lambda _: self.state.commit(),
@@ -179,6 +181,10 @@ class Supervisor:
         return self._copier.is_at_work(now)
 
     def _look_around(self, now: float) -> None:
+        if not self._is_ready_for_failures and self.state.phase == "committed":
+            import orchestrator.core.log_signatures  # noqa: F401
+
+            self._is_ready_for_failures = True
         self._read_metrics()
         for rank, status in self.state.workers.items():
             if status.process is not None and self.state.is_running(rank):

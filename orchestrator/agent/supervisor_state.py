@@ -86,7 +86,7 @@ class SupervisorState:
         self._keeps_scheduler = False
         self._saved_at: Optional[float] = None
         # A person has stopped the run, or its monitor has given up: no other attempt follows.
-        self._is_wanted_no_more = False
+        self._is_wanted_no_more = self._is_killed = False
         self._lease = MonitorLease(manifest.monitor_lease, now)
 
     @property
@@ -192,7 +192,7 @@ class SupervisorState:
 
     def kill(self) -> List[Action]:
         """End the grace period of a stop now."""
-        return self._signal_all(signal.SIGKILL) if self.phase in ("stopping", "undoing") else []
+        return self._kill_all() if self.phase in ("stopping", "undoing") else []
 
     def undo(self) -> List[Action]:
         """Take the launch back: nothing is to be left."""
@@ -202,7 +202,7 @@ class SupervisorState:
         self.phase = "undoing"
         self._deadline = None
         self._settle_early()
-        return self._signal_all(signal.SIGKILL)
+        return self._kill_all()
 
     def signalled(self, rank: int) -> None:
         """A signal of ours has reached the worker while it ran."""
@@ -307,9 +307,12 @@ class SupervisorState:
         status = self.workers[rank]
         if not self.is_running(rank):
             return
-        kind, since = self._watches[rank].stall(status, now)
-        if kind is not status.stalled:
-            self._update(rank, stalled=kind, stalled_since=None if since is None else time - (now - since))
+        watch = self._watches[rank]
+        kind, since = watch.stall(status, now)
+        stuck = watch.outlives_kill(self._is_killed, now)
+        if kind is not status.stalled or stuck is not status.stuck:
+            then = None if since is None else time - (now - since)
+            self._update(rank, stalled=kind, stalled_since=then, stuck=stuck)
 
     def _mind_lease(self, now: float) -> List[Action]:
         """Nobody may look after these workers any more, and another attempt be about to take their place."""
@@ -367,6 +370,10 @@ class SupervisorState:
             self.failed_first = rank
         return self.stop(StopReason(StopKind.WORKER_FAILED, self._manifest.host, rank), now)
 
+    def _kill_all(self) -> List[Action]:
+        self._is_killed = True
+        return self._signal_all(signal.SIGKILL)
+
     def _signal_all(self, number: int) -> List[Action]:
         return [Signal(rank, number) for rank in self.workers if self.is_running(rank)]
 
@@ -381,7 +388,7 @@ class SupervisorState:
         was_signalled = each.rank in self._signalled
         reason = self._signalled.get(each.rank, self.stop_reason)
         end, state = end_of(each, self.workers[each.rank], was_signalled, reason)
-        self._update(each.rank, state=state, end=end, stalled=None, stalled_since=None)
+        self._update(each.rank, state=state, end=end, stalled=None, stalled_since=None, stuck=False)
 
     def _update(self, rank: int, **changes: object) -> None:
         self.workers[rank] = replace(self.workers[rank], **changes)  # type: ignore[arg-type]

@@ -72,8 +72,12 @@ def renew(request: Request) -> Iterator[Answer]:
 
 def release(request: Request) -> Iterator[Answer]:
     """Let go of the devices that are kept for a next attempt; one that runs will keep none."""
-    run = attempt_guard.acting(Workdir(request.root), request.args)
-    device_hold.release(run)
+    run = runs.find(Workdir(request.root), request.args["run_id"])
+    attempt_guard.take_claim(run, attempt_guard.claim_in(request.args))
+    meant = attempt_guard.attempt_in(request.args)
+    if meant is not None and meant.number <= (run.in_force or 1):
+        attempt_guard.in_force(Workdir(request.root), request.args)  # refused where it is another one
+    device_hold.release(run)  # also of an attempt before, after which this host was left out
     yield Answer()
 
 

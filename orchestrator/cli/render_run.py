@@ -13,6 +13,7 @@ from rich.text import Text
 
 from orchestrator.cli.account_lines import account_data, account_line, run_account
 from orchestrator.cli.attempt_notes import attempt_name, attempt_notes, decided_line, without_attempts
+from orchestrator.cli.copy_notes import copies_note
 from orchestrator.cli.decision_sentences import decision_sentence
 from orchestrator.cli.health_notes import health_notes, phase_of
 from orchestrator.cli.language import language
@@ -126,6 +127,8 @@ def status_view(record: RunRecord, *, every_rank: bool = False) -> RenderableTyp
     if note := watch_note(record):
         parts.append(Text(note, style="yellow"))
     parts += [Text(note, style=style) for note, style in notes(record)]
+    if line := copies_note(record):
+        parts.append(Wrapped(line, "dim"))
     if line := account_line(run_account(record), language()):
         parts.append(Wrapped(line, "dim"))
     if line := spares_line(record):

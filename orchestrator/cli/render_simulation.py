@@ -138,7 +138,8 @@ def _restarts_of(attempt: LivedAttempt) -> str:
     if not grounds:
         return ""
     named = ", ".join(f"{count} x {ground.replace('_', ' ')}" for ground, count in grounds.most_common())
-    return f"by itself {len(seen) - 1} times: {named}"
+    count = len(seen) - 1
+    return f"it went on by itself {count} time{'s' * (count != 1)}: {named}"
 
 
 def _wrapped(text: str, indent: str = "  ") -> Iterator[str]:

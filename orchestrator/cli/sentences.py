@@ -185,6 +185,7 @@ _STALLS = {
     StallKind.BLOCKED: "blocked in the kernel (a disk or a file system that hangs?)",
     StallKind.NO_STEP: "no new step",
 }
+_STUCK = "a process there was killed and does not end (blocked in the kernel)"
 _MOST_STALLED = 8
 _BLIND = {
     Waits.LOGIN: "logins are refused",
@@ -231,7 +232,7 @@ def end_sentence(end: End) -> str:
     if end.kind is EndKind.NOT_STARTED:
         return f"failed: cannot start {end.message}"
     if end.kind is EndKind.LOST:
-        return f"was lost: {end.message or stop_sentence(end.reason)}"
+        return f"was lost: {end.message or stop_sentence(end.reason) or _STUCK}"
     if end.kind is EndKind.SUPERVISOR_ENDED:
         return f"failed: {stop_sentence(end.reason)}"
     if end.signal is not None:

@@ -4,6 +4,7 @@ Not seeing is not knowing. A control node that cannot log in, that slept, or who
 nothing about the run. So a host is lost when attempts to reach it have failed for `timeouts.unreachable` of
 the monitor's own time awake, and a second sign says so: no rank makes steps any more, the run is being ended
 for another reason, or the host itself refuses connections. Without a second sign it takes `timeouts.lost`.
+A host that answers is lost, too, when all others are over and a process that was killed there stays.
 No process and no clock is here: times are seconds of any steady clock, given by who asks.
 """
 
@@ -24,9 +25,20 @@ from orchestrator.core.errors import (
     HostKeyError,
     OrchestrateError,
 )
-from orchestrator.core.records import RankStatus
+from orchestrator.core.records import HostStatus, RankStatus
 
-__all__ = ["AwakeClock", "Silence", "StepPace", "Steps", "Surroundings", "Verdict", "step_of", "verdict"]
+__all__ = [
+    "AwakeClock",
+    "Silence",
+    "StepPace",
+    "Steps",
+    "StuckHosts",
+    "Surroundings",
+    "Verdict",
+    "is_stuck",
+    "step_of",
+    "verdict",
+]
 
 # Two turns of a monitor are a second or two apart; clocks of different kinds drift by far less than this.
 _SLEEP = 10.0
@@ -34,6 +46,8 @@ _SLEEP = 10.0
 _OURS = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENETDOWN, errno.ENETUNREACH, errno.EADDRNOTAVAIL}
 )
+# A process that was killed, and is blocked in the kernel, may end yet; longer nobody waits for it alone.
+_STUCK = 10.0
 _LEAST_STALL = 60.0
 _STALL = 5.0
 
@@ -140,6 +154,42 @@ class Surroundings:
     steps: Steps
     in_step: bool = False
     ending: bool = False
+
+
+def is_stuck(status: HostStatus | None) -> bool:
+    """Whether something of the run outlives SIGKILL there, and keeps a device."""
+    return status is not None and not status.is_over and any(rank.stuck for rank in status.everyone())
+
+
+class StuckHosts:
+    """Hosts that answer, and where something of the run does not end: lost when they alone are left."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+        self._alone_since: float | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def note(self, name: str, status: HostStatus | None) -> None:
+        """What a host has said last."""
+        if is_stuck(status):
+            self._names[name] = None
+        else:
+            self._names.pop(name, None)
+
+    def start_anew(self) -> None:
+        """The monitor slept."""
+        self._alone_since = None
+
+    def lost(self, unfinished: Iterable[str], now: float) -> list[str]:
+        """Which of them are lost by now, where these hosts are neither over nor lost."""
+        left = set(unfinished)
+        if not left or not left <= self._names.keys():
+            self._alone_since = None
+            return []
+        self._alone_since = now if self._alone_since is None else self._alone_since
+        return [name for name in self._names if name in left] if now - self._alone_since >= _STUCK else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from orchestrator.config.job import Health, Timeouts
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.health_watch import HealthWatch
-from orchestrator.control.host_loss import Silence, StepPace, Surroundings, verdict
+from orchestrator.control.host_loss import Silence, StepPace, StuckHosts, Surroundings, verdict
 from orchestrator.control.run_record import HostView, Waits
 from orchestrator.control.run_tally import RunTally
 from orchestrator.control.status_fold import folded, stale_since
@@ -62,6 +62,7 @@ class HostViews:
         self._heard_at: dict[str, float] = {}
         self._silences: dict[str, Silence] = {}
         self._failed: list[str] = []
+        self._stuck = StuckHosts()
         self._is_blind = False  # nobody answers
         for name in asked:
             if self.views[name].is_over:
@@ -69,8 +70,8 @@ class HostViews:
 
     @property
     def any_silent(self) -> bool:
-        """Whether some host does not answer."""
-        return bool(self._silences)
+        """Whether some host does not answer, or something of the run does not end there."""
+        return bool(self._silences) or bool(self._stuck)
 
     def measure_failed(self) -> None:
         """Have the clocks measured of hosts that have failed anew: their ends are compared."""
@@ -83,6 +84,7 @@ class HostViews:
         self.since = self._scheduling.monotonic()
         self._pace.start_anew(self.since)
         self._silences.clear()
+        self._stuck.start_anew()
         self._health.start_anew()
         self._feed.start_anew()
 
@@ -199,7 +201,8 @@ class HostViews:
         self._set(name, view)
 
     def note_losses(self, task: str, timeouts: Timeouts, *, ending: bool) -> None:
-        """Which of the hosts that do not answer are lost; who was stays so until it answers."""
+        """Which hosts that do not answer, or do not end, are lost; who was stays so until it answers."""
+        self._note_stuck()
         if not self._silences:
             return
         now, tally = self._scheduling.monotonic(), self.tally
@@ -239,12 +242,20 @@ class HostViews:
                     ),
                 )
 
+    def _note_stuck(self) -> None:
+        if not self._stuck:
+            return
+        unfinished = [name for name, view in self.views.items() if not (view.is_over or view.lost)]
+        for name in self._stuck.lost(unfinished, self._scheduling.monotonic()):
+            self._set(name, dataclasses.replace(self.views[name], lost=True, waits=Waits.STUCK))
+
     def _answers_lately(self, name: str, since: float) -> bool:
         view = self.views[name]
         return self._heard_at[name] >= since and not (view.error or view.is_over or view.status is None)
 
     def _set(self, name: str, view: HostView) -> None:
         self.views[name] = view
+        self._stuck.note(name, view.status)
         self.is_changed = True
         self._health.see(name, view)
         self.is_relevant = self.tally.update(name, view) or self.is_relevant

@@ -120,9 +120,8 @@ def job_for_hosts(before: LaunchPlan, hosts: Sequence[Host]) -> NextJob:
     found = found.with_replicas(len(hosts) * job.devices_per_host)
     notes: tuple[str, ...] = ()
     if own.train is not None and found.train is not None:
-        words = Layout(found.parallel, found.train).words(Layout(own.parallel, own.train))
-        ranks = found.parallel.world_size
-        notes = (f"the layout of {ranks} ranks: {', '.join(words)}",) if words else ()
+        now, was = Layout(found.parallel, found.train), Layout(own.parallel, own.train)
+        notes = (_layout_note(found.parallel.world_size, now, was),) if now.words(was) else ()
     return NextJob(found, kept_inventory(before, hosts), notes)
 
 
@@ -181,9 +180,14 @@ def _fitted(job: Job, before: LaunchPlan, changes: Changes, hosts: Sequence[Host
         if is_batch_given and layout.train.batch_size != job.train.batch_size:
             continue
         found = job.model_copy(update={"parallel": layout.parallel, "train": layout.train})
-        return found, [f"the layout of {world} ranks: {', '.join(layout.words(own))}"]
+        return found, [_layout_note(world, layout, own)]
     raise UsageError(
         f"no layout of {world} ranks keeps the global batch of {batch} records",
         remedy="take other hosts, or set the layout by hand: --set parallel.data_parallel=… "
         f"--set train.batch_size=…, whose product is {batch}",
     )
+
+
+def _layout_note(ranks: int, layout: Layout, before: Layout) -> str:
+    count = "1 rank" if ranks == 1 else f"{ranks} ranks"
+    return f"the layout of {count}: {', '.join(layout.words(before))}"

@@ -82,6 +82,7 @@ class Waits(enum.StrEnum):
     STEPS = "steps"  # ranks elsewhere make steps; where they cannot without it: nothing
     NO_SIGN = "no_sign"  # nothing else says that it is gone: time
     NO_RUN = "no_run"  # it is lost, and nothing can be left: the host answers, and has no such run
+    STUCK = "stuck"  # it is lost though it answers: a killed process stays, blocked in the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ class HostView:
         """The host's ranks, with what is not known marked as such."""
         if self.status is None:
             return ()
-        if not self.error:
+        if not self.error and not self.lost:
             return self.status.ranks
         unknown = RankState.LOST if self.lost else RankState.UNREACHABLE
         return tuple(

@@ -283,10 +283,8 @@ class Watch:
 
     def _ended_hang(self, record: RunRecord) -> RunRecord:
         """The record; where a hang is proven it is the cause, and all are stopped for it."""
-        hang = self._health.proven_hang
-        if hang is None:
+        if (hang := self._health.proven_hang) is None:
             return record
-        log.info("the run is ended for it hangs: %s", hang)
         cause = cause_of_hang(hang, self._scheduling.time())
         self.stop(StopReason(StopKind.WORKER_FAILED, cause.host, cause.rank, cause.end))
         return dataclasses.replace(record, cause=cause)

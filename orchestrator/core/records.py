@@ -189,7 +189,8 @@ class RankStatus:
     seen to. `phase` is the last that it reported, None where it reports none; `can` what it has announced,
     and `saved` the step of its newest whole checkpoint of this attempt; its saves that are over took `saving`
     seconds. That one held the steps up for `save_stall` seconds and was whole `save_write` seconds after its
-    begin, as far as the worker says so.
+    begin, as far as the worker says so. `stuck`: it was killed and does not end, blocked in the kernel, and
+    its device is not free.
     """
 
     rank: int
@@ -209,6 +210,7 @@ class RankStatus:
     saving: float = 0.0
     save_stall: Optional[float] = None
     save_write: Optional[float] = None
+    stuck: bool = False
 
     @property
     def label(self) -> str:

@@ -55,12 +55,12 @@ def agent_bundle() -> Bundle:
     return Bundle(data, hashlib.sha256(data).hexdigest())
 
 
-# What no launch imports need not be compiled for one.
-_RARE = {"ascend_tools", "disk_space", "host_answers", "log_signatures", "plogs", "shard_ranges"}
-_RARE |= {"attempt_files", "iteration_folders"}
+# What no launch imports, no failure of a worker and no attempt that follows one, need not be compiled.
+_RARE = {"ascend_tools", "disk_space", "host_answers", "plogs", "shard_ranges"}
+_RARE |= {"iteration_folders"}
 _RARE |= {"spare_holder", "spare_locks", "spare_records", "verbs_spare", "warm_process"}
 _RARE |= {"chat_relay", "verbs_chaos", "verbs_disk", "verbs_logs", "verbs_shards", "verbs_stacks"}
-_RARE |= {"last_save", "python_program", "python_stacks", "saved_steps", "signature_table"}
+_RARE |= {"last_save", "python_program", "python_stacks", "saved_steps"}
 _RARE |= {"bounded_work", "found_evidence", "kernel_log", "line_times", "log_excerpts", "verbs_evidence"}
 _RARE |= {"copier", "copier_process", "copy_keeper", "copy_network", "copy_owner", "copy_store"}
 _RARE |= {"copy_stream", "copy_tls", "verbs_copies"}

@@ -87,10 +87,12 @@ def copy_ring(
         raise ConfigError([Problem(where, what, remedy)])
     keepers = keepers_of(hosts)
     ring = CopyRing(network.network, network.ports, job.checkpoint.keep, keepers, network.rate)
-    return ring, tuple(_notes(hosts, keepers))
+    return ring, tuple(_notes(job, hosts, keepers))
 
 
-def _notes(hosts: Sequence[Host], keepers: dict[str, str]) -> Iterator[str]:
+def _notes(job: Job, hosts: Sequence[Host], keepers: dict[str, str]) -> Iterator[str]:
+    if job.task == "command":
+        yield "checkpoint.copies: what is copied are shards named rank_<r>/<prefix>-<epoch>_<step>.ckpt"
     if not keepers:
         yield "checkpoint.copies: there is one host, so that nothing is copied"
     if close := within_rack(hosts, keepers):

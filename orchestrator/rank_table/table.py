@@ -7,8 +7,8 @@ that files compare equal. `TableView` is a table with every number and address p
 
 from __future__ import annotations
 
-import gc
 import functools
+import gc
 import json
 import socket
 from collections.abc import Iterator

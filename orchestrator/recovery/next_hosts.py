@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.control.decisions import DeviceFault, Ground, Level, Outcome
+from orchestrator.core.errors import TransportError
 from orchestrator.recovery.device_levels import asked_by
 from orchestrator.recovery.situation import PastAttempt, Situation
 
@@ -105,12 +106,19 @@ class _Choosing:
         if not state.answers:
             return _Doubt.OUT, Ground.HOST_GONE
         if host in self._situation.drained or state.refuses:
-            return _Doubt.OUT, Ground.HOST_FAULT
+            is_away = bool(state.refuses) and self._was_not_reached
+            return _Doubt.OUT, Ground.HOST_GONE if is_away else Ground.HOST_FAULT
         if self._has_no_device_left(host):
             return _Doubt.OUT, Ground.DEVICE_OUT
         if host == self._last.host:
             return self._named(host)
         return (_Doubt.RATHER_NOT, Ground.HOST_GONE) if state.is_gone else (_Doubt.NOTHING, None)
+
+    @property
+    def _was_not_reached(self) -> bool:
+        """Whether a launch came to nothing since a host could not be reached: it may be, the next time."""
+        last = self._last
+        return last.outcome is Outcome.LAUNCH and last.exit_code == TransportError.exit_code
 
     def _has_no_device_left(self, host: str) -> bool:
         """Whether a device asks for the host, or more devices are out than others are free."""
@@ -201,7 +209,8 @@ class _Choosing:
         unseen = any(not state.answers and not state.is_gone for state in states)
         until = begun + situation.unreachable if unseen else begun
         if missing and len(self._at_hand(_Doubt.RATHER_NOT)) < min(self._size, len(self._team)):
-            until = max(until, begun + policy.wait)
+            was_refused = any(state.refuses for state in states)
+            until = max(until, begun + policy.wait, begun + situation.unreachable * was_refused)
         return until if until > situation.now else None
 
     # The choice.

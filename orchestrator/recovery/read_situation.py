@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.attempt_outcome import end_key, outcome_of_kind
 from orchestrator.control.attempts import finished
-from orchestrator.control.decisions import Decision, DeviceFault, Ground, Level, Outcome
+from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground, Level, Outcome
+from orchestrator.control.host_loss import is_stuck
 from orchestrator.control.run_record import AttemptRecord, Cause, RunRecord
 from orchestrator.core.ends import EndKind
-from orchestrator.core.records import StallKind
 from orchestrator.diagnosis import evidence
 from orchestrator.diagnosis.judge import judge
 from orchestrator.diagnosis.signatures import KINDS, Place
@@ -61,9 +61,7 @@ def host_states(record: RunRecord) -> dict[str, HostState]:
             name,
             answers=not view.error and view.status is not None,
             is_gone=view.lost,
-            is_stuck=any(
-                rank.stalled is StallKind.BLOCKED and not rank.state.is_terminal for rank in view.ranks()
-            ),
+            is_stuck=is_stuck(view.status),
         )
         for name, view in record.hosts.items()
     }
@@ -117,8 +115,14 @@ def _attempts(record: RunRecord, now: Now, faults: Sequence[DeviceFault]) -> tup
 
 def _by_hand(record: RunRecord) -> list[bool]:
     """Of each attempt whether a person started it, and not the decision at the end of the one before."""
-    decisions = [each.decision for each in record.attempts]
-    return [True, *(decision is None or not decision.choice.goes_on for decision in decisions[:-1])]
+    return [True, *(not _goes_on(each) for each in record.attempts[:-1])]
+
+
+def _goes_on(attempt: AttemptRecord) -> bool:
+    """Whether it was decided that another attempt follows, and nobody stopped the run then."""
+    decision, is_over = attempt.decision, attempt.outcome in (Outcome.DONE, Outcome.STOPPED)
+    decided = decision is not None and (decision.choice.goes_on or decision.choice is Choice.WAIT)
+    return decided and not is_over
 
 
 def _past(attempt: AttemptRecord, by_hand: bool) -> PastAttempt:
@@ -199,8 +203,8 @@ def _refused(record: RunRecord, last: PastAttempt) -> Iterator[PastAttempt]:
     refused = record.refused
     if refused is None or refused.number <= last.number or refused.time < last.ended:
         return
-    decision = record.attempts[-1].decision
-    goes_on = decision is not None and decision.choice.goes_on
+    decision, goes_on = record.attempts[-1].decision, _goes_on(record.attempts[-1])
+    hosts = decision.hosts if decision is not None and goes_on else ()
     for number in range(min(refused.count, _MOST_REFUSED)):
         yield PastAttempt(
             refused.number,
@@ -208,7 +212,7 @@ def _refused(record: RunRecord, last: PastAttempt) -> Iterator[PastAttempt]:
             refused.time,
             Outcome.LAUNCH,
             key=f"launch:{refused.exit_code}",
-            hosts=decision.hosts if decision is not None and goes_on else last.hosts,
+            hosts=hosts or last.hosts,
             exit_code=refused.exit_code,
             by_hand=not goes_on and number == 0,
         )

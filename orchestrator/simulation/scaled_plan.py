@@ -60,6 +60,9 @@ def scaled_plan(
     ConfigError and UsageError.
     """
     job, notes = load_job(job_path), []
+    if job.checkpoint.copies:
+        job = load_job(job_path, ("checkpoint.copies=0",))  # so that no later attempt has any either
+        notes.append("checkpoint.copies: what copies cost is not simulated")
     written = None if hosts is not None else _written(inventory_path)
     if written is not None:
         inventory = _apart(written)
@@ -77,9 +80,6 @@ def scaled_plan(
         notes.append(f"{fold(host.name for host in inventory.hosts)}: {after}")
         job, changed = _on_all(job, hosts)
         notes += changed
-    if job.checkpoint.copies:
-        job = job.model_copy(update={"checkpoint": dataclasses.replace(job.checkpoint, copies=0)})
-        notes.append("checkpoint.copies: what copies cost is not simulated")
     drawn = random.Random(seed)
     plan = make_plan(job, inventory, now=EPOCH, token=lambda size: drawn.randbytes(size).hex())
     ranks: dict[str, tuple[int, ...]] = {}

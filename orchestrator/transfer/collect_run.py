@@ -35,7 +35,6 @@ from orchestrator.control.logs import copy_logs
 from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import read_record
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
-from orchestrator.core.host_answers import TensorEntry
 from orchestrator.core.paths import ControlDir, RunDir, Workdir
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.bulk_channel import BulkAgents
@@ -44,8 +43,9 @@ from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.transfer.collect import Collected, Collection, collect, plan_collection, planned_layout
 from orchestrator.transfer.copied_shards import (
     copied_strategies,
+    copies_read,
+    index_there,
     known_files,
-    require_owners_word,
     require_whole_here,
 )
 from orchestrator.transfer.small_files import KNOWN, Gathered, Spool, gather, parsed_strategies
@@ -63,7 +63,6 @@ __all__ = [
 T = TypeVar("T")
 # Bulk bytes come in pieces of megabytes; a disk that stands still this long has failed.
 _READ_TIMEOUT = 300.0
-_CHECK_TIMEOUT = 3600.0
 
 
 class RunFiles:
@@ -146,14 +145,7 @@ class RunFiles:
             if file is not None and file.owner:
                 require_whole_here(file)
             return ckpt_read.index_shard(self._direct[host, path])
-
-        def look(agent: Agent) -> Iterable[TensorEntry]:
-            if file is not None and file.owner:
-                found = agent.check_shard(path, file.identity, hashed=True, timeout=_CHECK_TIMEOUT)
-                require_owners_word(file, found.sha256)
-            return agent.index(path, timeout=_READ_TIMEOUT)
-
-        return map(vars, self._ask(host, look))
+        return map(vars, self._ask(host, lambda agent: index_there(agent, path, file)))
 
     def read(self, host: str, segments: Sequence[Segment]) -> Iterator[ReadSegment]:
         wanted = [(segment.copy.path, segment.spans) for segment in segments]
@@ -305,6 +297,9 @@ def collect_run(
         collected = collect(run.files, run.hosts, wanted, output, options, report)
         for rank, host in _absent(run, collected.choice, collected.unreachable).items():
             report.say(f"rank {rank} on {host} has no file of that step: replicas on other ranks were read")
+        places = collected.choice.files.values()
+        for line in copies_read({place: file for place in places if (file := run.files.listed(*place))}):
+            report.say(line)
         put = beside.put(earlier)
         if with_logs:
             folder = beside.folder(f"{output.name}.{_LOGS}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +11,24 @@ from orchestrator.checkpoint.companion_files import SmallFile
 from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.control.copied_files import OwnersWord
 from orchestrator.core.errors import CheckpointError
+from orchestrator.core.host_answers import TensorEntry
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.transfer.small_files import KNOWN, Spool
 
-__all__ = ["copied_strategies", "known_files", "require_owners_word", "require_whole_here"]
+__all__ = [
+    "copied_strategies",
+    "copies_read",
+    "index_there",
+    "known_files",
+    "require_owners_word",
+    "require_whole_here",
+]
 
 _STRATEGY = "strategy/"
+# A disk that stands still this long has failed; a shard of many gigabytes is read to its end.
+_INDEX_TIMEOUT, _CHECK_TIMEOUT = 300.0, 3600.0
 
 
 def known_files(rows: Iterable[Mapping[str, Any]], said: OwnersWord, attempt: int) -> list[ShardFile]:
@@ -63,11 +73,31 @@ def copied_strategies(
     return {name: file for files in answers.values.values() for name, file in files.items()}
 
 
+def copies_read(files: Mapping[tuple[str, str], ShardFile]) -> list[str]:
+    """A line on each host whose shards are taken from their copies; `files` by (host, path)."""
+    taken: dict[tuple[str, str], int] = {}
+    for (host, _), file in sorted(files.items()):
+        if file.owner:
+            taken[file.owner, host] = taken.get((file.owner, host), 0) + 1
+    return [
+        f"{owner}: {count} shard{'s' * (count > 1)} taken from the copies on {host}"
+        for (owner, host), count in taken.items()
+    ]
+
+
 def require_owners_word(file: ShardFile, found: str | None) -> None:
     """Raise CheckpointError for a copy whose bytes are not what its owner has said."""
     if file.owner and file.sha256 != found:
         what = f"is not the shard that {file.owner} has had: its checksum is another one"
         raise CheckpointError(what, where=file.path)
+
+
+def index_there(agent: Agent, path: str, file: ShardFile | None) -> Sequence[TensorEntry]:
+    """What a file on another host holds; of a copy once it is known to be what its owner has said."""
+    if file is not None and file.owner:
+        found = agent.check_shard(path, file.identity, hashed=True, timeout=_CHECK_TIMEOUT)
+        require_owners_word(file, found.sha256)
+    return agent.index(path, timeout=_INDEX_TIMEOUT)
 
 
 def require_whole_here(file: ShardFile) -> None:

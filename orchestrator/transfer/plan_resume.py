@@ -18,7 +18,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.config.job import Job
 from orchestrator.config.job_network import network_of
 from orchestrator.config.worker_config import TRAINING
-from orchestrator.control.copied_files import OwnersWord, owners_word
+from orchestrator.control.copied_files import owners_word
 from orchestrator.control.resume import Changes, NextJob, next_job, require_ended
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.runs import current_record
@@ -28,6 +28,7 @@ from orchestrator.core.records import Load
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.plan.next_plan import next_plan, saved_layout
+from orchestrator.transfer.copied_shards import copies_read
 from orchestrator.transfer.distribute import cut_of
 from orchestrator.transfer.program_checkpoints import newest_checkpoint, telling
 from orchestrator.transfer.saved_attempts import (
@@ -117,7 +118,7 @@ def plan_next(
         return Resumption(control, before, plan, wanted.job, plan.hosts, notes=notes)
     with contextlib.nullcontext(fleet) if fleet is not None else fleet_of(hosts, plan.ssh) as asked:
         if fresh:
-            plan, lines = _told_to_program(plan, plans, asked, said)
+            plan, lines = _told_to_program(plan, plans, asked)
             return Resumption(control, before, plan, wanted.job, plan.hosts, notes=(*notes, *lines))
         attempts, silent = gather_saved(asked, plan.run_id, plans, said)
         placed = {item.rank: item.host for item in plan.placements}
@@ -140,16 +141,16 @@ def plan_next(
         if found.sources is not None or whole is None
         else _moves_anew(wanted.job, plan, whole)
     )
-    told = (*notes, *silent, *found.step.notes(), *_unsummed(found))
+    told = (*notes, *silent, *found.step.notes(), *copies_read(found.files), *_unsummed(found))
     plan = dataclasses.replace(plan, origin=found.step.at, loads=_loads(found, placed))
     return Resumption(control, before, plan, wanted.job, hosts, found, moves, told)
 
 
 def _told_to_program(
-    plan: LaunchPlan, plans: Mapping[int, LaunchPlan], fleet: Fleet, said: OwnersWord
+    plan: LaunchPlan, plans: Mapping[int, LaunchPlan], fleet: Fleet
 ) -> tuple[LaunchPlan, list[str]]:
     """The plan whose processes know which checkpoint of theirs is whole, if one is; and lines on it."""
-    attempts, silent = gather_saved(fleet, plan.run_id, plans, said)
+    attempts, silent = gather_saved(fleet, plan.run_id, plans)  # copies no program would find
     found = newest_checkpoint(fleet, plan.run_id, attempts)
     if found is None:
         return plan, silent

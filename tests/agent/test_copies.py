@@ -91,8 +91,23 @@ def test_a_step_counts_once_every_rank_of_the_host_has_it_whole(hosts: tuple[Hos
     assert owner.next_step() is None
     owner_host.save(10, ranks=(1,))
     assert owner.next_step() is not None
+    owner_host.save(20, ranks=(0,))
+    step = owner.next_step()
+    assert step is not None and step.step == 10
     path.write_bytes(path.read_bytes()[:-1])  # shorter than its checksum says: it is just being written
     assert owner.next_step() is None
+
+
+def test_of_a_program_whose_ranks_do_not_all_save_what_there_is_is_copied(hosts: tuple[Host, Host]) -> None:
+    owner_host, keeper_host = hosts
+    owner = owner_host.owner()
+    (path,) = owner_host.save(10, ranks=(0,))
+    assert owner.next_step() is None  # the other one may be about to
+    os.utime(path, (1e9, 1e9))
+    assert copy_next(owner) == 10 and owner.next_step() is None
+    owner_host.save(10, ranks=(1,))
+    assert copy_next(owner) == 10 and owner.next_step() is None
+    assert len([name for name in keeper_host.copies() if name.endswith(".ckpt")]) == 2
 
 
 def test_a_shard_without_checksum_counts_once_it_has_settled(hosts: tuple[Host, Host]) -> None:
@@ -100,6 +115,7 @@ def test_a_shard_without_checksum_counts_once_it_has_settled(hosts: tuple[Host, 
     owner = owner_host.owner()
     paths = owner_host.save(10, with_sum=False)
     assert owner.next_step() is None
+    assert owner.next_step(is_last=True) is not None  # nobody writes any more
     for path in paths:
         os.utime(path, (1e9, 1e9))
     assert copy_next(owner) == 10

@@ -208,6 +208,20 @@ def test_a_tombstone_of_an_attempt_that_another_follows_lets_nothing_go(host: Ag
     assert locked(host) == [0, 1] and host.status().held == (0, 1)
 
 
+def test_a_host_that_was_left_out_of_a_later_attempt_lets_them_go_when_told(host: AgentHost) -> None:
+    failed(host)
+    host.tell("release", **of(THIRD))
+    assert locked(host) == []
+
+
+def test_a_release_of_an_attempt_that_another_has_followed_lets_nothing_go(host: AgentHost) -> None:
+    failed(host)
+    second(host)
+    with pytest.raises(AgentError) as caught:
+        host.tell("release", **of(FIRST))
+    assert caught.value.kind == "newer_attempt" and locked(host) == [0, 1]
+
+
 def test_who_may_not_act_lets_nothing_go(host: AgentHost) -> None:
     failed(host)
     host.tell("claim", take=to_json(THEIRS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
@@ -12,16 +13,21 @@ from rich.console import RenderableType
 
 from orchestrator.cli.account_lines import PARTS, account_line, run_account
 from orchestrator.cli.attempt_notes import DecisionLog, restarts_by_itself
+from orchestrator.cli.copy_notes import copies_note
 from orchestrator.cli.decision_sentences import GROUNDS, decision_sentence, is_told
+from orchestrator.cli.follow import interrupted
 from orchestrator.cli.live_view import PlainReport
 from orchestrator.cli.render_diagnosis import diagnosis_data, diagnosis_text
 from orchestrator.cli.render_run import record_json, runs_table, status_view, summary_data
 from orchestrator.cli.terminal import Console
 from orchestrator.control.decisions import Choice, Decision, Ground
 from orchestrator.control.diagnose import Diagnosis
-from orchestrator.control.run_record import AttemptRecord, RunRecord
+from orchestrator.control.run_record import AttemptRecord, RunRecord, read_record, write_record
+from orchestrator.control.runs import make_control_dir
 from orchestrator.control.time_account import TimeAccount
+from orchestrator.core.records import CopyStatus
 from orchestrator.core.states import RunState
+from orchestrator.simulation.scaled_plan import scaled_plan
 from tests.cli.restarted import BEGUN, given_up, running, waiting
 
 
@@ -204,6 +210,41 @@ def test_whose_attempt_it_is_that_a_ctrl_c_may_undo() -> None:
     stopped = dataclasses.replace(by_hand[0], decision=Decision(Choice.GIVE_UP, Ground.SAME_STEP))
     assert not restarts_by_itself(dataclasses.replace(running(), attempts=(stopped, by_hand[1])))
     assert not restarts_by_itself(dataclasses.replace(running(), attempts=by_hand[:1]))
+
+
+def test_how_far_copies_are_is_told_and_who_is_behind() -> None:
+    record = running()
+
+    def with_copies(*copies: CopyStatus | None) -> RunRecord:
+        views = {}
+        for (name, view), found in zip(record.hosts.items(), copies, strict=True):
+            assert view.status is not None
+            views[name] = dataclasses.replace(view, status=dataclasses.replace(view.status, copies=found))
+        return dataclasses.replace(record, hosts=views)
+
+    assert copies_note(record) == ""
+    assert copies_note(with_copies(CopyStatus(400), CopyStatus(300, lag=1))) == (
+        "copies: step 300 is on a second host"
+    )
+    late = with_copies(CopyStatus(400), CopyStatus(None, lag=4, error="no route\x1b to npu001"))
+    assert copies_note(late) == (
+        "copies: none of all hosts yet; npu009 up to 4 saves behind; npu009: no route\\x1b to npu001"
+    )
+    assert "copies: none of all hosts yet" in drawn(status_view(late))
+
+
+def test_ctrl_c_leaves_a_run_that_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the middle of the next attempt's launch, which nobody at a terminal has asked for."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    plan = scaled_plan(Path(__file__).parents[2] / "jobs/demo.yaml", None, 2).plan
+    control = make_control_dir(plan)
+    record = dataclasses.replace(running(), run_id=plan.run_id, state=RunState.PREPARING, phase="connecting")
+    write_record(control, record)
+    assert interrupted(control) == 5
+    assert "detached; the run goes on" in capsys.readouterr().err
+    assert read_record(control).state is RunState.PREPARING
 
 
 def test_runs_name_the_attempt_and_that_one_restarts() -> None:

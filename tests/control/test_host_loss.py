@@ -8,10 +8,11 @@ import pytest
 
 from orchestrator.cli.sentences import end_sentence, host_note, stop_sentence
 from orchestrator.config.job import Timeouts
+from orchestrator.control.host_loss import StuckHosts
 from orchestrator.control.host_views import HostViews
 from orchestrator.control.run_record import HostView, RunRecord, Waits
 from orchestrator.control.watch import Watch
-from orchestrator.core.ends import StopReason
+from orchestrator.core.ends import StopKind, StopReason
 from orchestrator.core.errors import AgentError, AuthenticationError, ConnectError
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState, RunState
@@ -309,3 +310,85 @@ def test_hosts_that_have_not_been_asked_again_yet_do_not_count_as_answering() ->
         views.fold(Said(name, Present()))
     views.note_losses("train", timeouts, ending=False)
     assert views.views["a"].waits is not Waits.NO_HOST
+
+
+# Hosts that answer, and on which something of the run does not end.
+
+
+def ending(*stuck: bool, phase: str = "stopping") -> HostStatus:
+    ranks = tuple(
+        RankStatus(rank, rank, rank, RankState.RUNNING, stuck=is_stuck) for rank, is_stuck in enumerate(stuck)
+    )
+    return HostStatus("r", "j", "h", 0.0, ranks, phase=phase)
+
+
+def test_a_stuck_host_is_lost_when_it_alone_has_been_left_for_a_while() -> None:
+    hosts = StuckHosts()
+    hosts.note("a", ending(False, True))
+    hosts.note("b", ending(False))
+    assert hosts and hosts.lost(["a", "b"], 0.0) == []
+    assert hosts.lost(["a", "b"], 100.0) == []  # b may still save
+    assert hosts.lost(["a"], 200.0) == []
+    assert hosts.lost(["a"], 209.9) == []
+    assert hosts.lost(["a"], 210.0) == ["a"]
+
+
+def test_several_stuck_hosts_wait_for_nobody_but_each_other() -> None:
+    hosts = StuckHosts()
+    for name in "ab":
+        hosts.note(name, ending(True))
+    hosts.lost(["a", "b"], 0.0)
+    assert hosts.lost(["a", "b"], 20.0) == ["a", "b"]
+
+
+def test_a_stuck_host_that_ends_after_all_is_not_lost() -> None:
+    hosts = StuckHosts()
+    hosts.note("a", ending(True))
+    hosts.lost(["a"], 0.0)
+    hosts.note("a", ending(phase="over"))
+    assert not hosts and hosts.lost([], 100.0) == []
+    hosts.note("a", ending(True))
+    assert hosts.lost(["a"], 200.0) == []
+
+
+def test_a_monitor_that_slept_waits_anew_for_stuck_hosts() -> None:
+    hosts = StuckHosts()
+    hosts.note("a", ending(True))
+    hosts.lost(["a"], 0.0)
+    hosts.start_anew()
+    assert hosts.lost(["a"], 1000.0) == []
+    assert hosts.lost(["a"], 1010.0) == ["a"]
+
+
+def test_a_run_whose_last_host_is_stuck_ends_with_it_as_lost(clock: Hands) -> None:
+    a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b", rank(2), rank(3))
+    watched = watch(clock, a, b)
+    round_of(watched)
+    failed = rank(0, "failed", ended=START + 1, exit_code=1, tail=("Error: x",))
+    a.says(failed, rank(1, "stopped", ended=START + 2), phase="stopping", failed_first=0)
+    b.says(rank(2, "stopped", ended=START + 3), rank(3, stuck=True), phase="stopping")
+    run = pass_time(clock, watched, 60.0)
+    assert run.state is RunState.RUNNING and not run.hosts["b"].lost  # a is not over yet
+    a.says(failed, rank(1, "stopped", ended=START + 2), phase="over", failed_first=0)
+    run = pass_time(clock, watched, 5.0)
+    assert run.state is RunState.RUNNING
+    run = pass_time(clock, watched, 15.0)
+    found = run.hosts["b"]
+    assert (run.state, found.lost, found.waits) == (RunState.FAILED, True, Waits.STUCK)
+    assert run.cause is not None and (run.cause.host, run.cause.rank) == ("a", 0)
+    assert [str(each.state) for each in found.ranks()] == ["stopped", "lost"] and found.may_have_workers
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_stuck_host_alone_is_the_cause_unless_somebody_stopped_the_run(clock: Hands, by_hand: bool) -> None:
+    a, b = FakeHost("a", rank(0), rank(1)), FakeHost("b", rank(2), rank(3))
+    watched = watch(clock, a, b)
+    round_of(watched)
+    stop = StopReason.requested("by hand") if by_hand else StopReason(StopKind.LEASE_ENDED)
+    a.says(rank(0, "succeeded"), rank(1, "succeeded"), phase="over")
+    b.says(rank(2, "stopped"), rank(3, stuck=True), phase="stopping", stop=stop)
+    run = pass_time(clock, watched, 30.0)
+    assert run.hosts["b"].waits is Waits.STUCK
+    assert run.state is (RunState.STOPPED if by_hand else RunState.FAILED)
+    if not by_hand:
+        assert run.cause is not None and run.cause.host == "b"

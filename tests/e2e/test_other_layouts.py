@@ -15,11 +15,12 @@ from orchestrator.testing.local_cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 SERVICE = "orchestrate service install"
+LONG = 900.0  # four processes of MindSpore begin at once, on whatever else the machine does
 
 
 def training(cluster: Cluster, name: str, **sections: Any) -> Path:
     """A job file: a rank on each host, whose steps depend on nothing but the records so far."""
-    dropped = {"num_layers": 2, "hidden_dropout_rate": 0.1}
+    dropped = {"num_layers": 2, "hidden_size": 32, "hidden_dropout_rate": 0.1}
     job = {
         "name": name,
         "task": "finetune",
@@ -49,22 +50,22 @@ def losses(cluster: Cluster, run_id: str) -> dict[int, float]:
 def test_on_fewer_hosts_and_back_the_losses_are_those_of_all_hosts(
     local_with: Callable[..., Cluster],
 ) -> None:
-    cluster = local_with(hosts=4, devices="0")
-    done = cluster.launch(training(cluster, "whole"))
+    cluster = local_with(hosts=2, devices="0")
+    done = cluster.launch(training(cluster, "whole"), timeout=LONG)
     assert done.returncode == 0, done.stdout + done.stderr
     whole = losses(cluster, cluster.status("whole")["run_id"])
     assert sorted(whole) == [1, 2, 3, 4, 5, 6]
 
-    done = cluster.launch(training(cluster, "less"), "--set", "train.steps=2")
+    done = cluster.launch(training(cluster, "less"), "--set", "train.steps=2", timeout=LONG)
     assert done.returncode == 0, done.stdout + done.stderr
     run_id = cluster.status("less")["run_id"]
-    fewer = ("--hosts", "host[2-3]", "--set", "train.steps=4")
-    done = cluster.run("resume", run_id, "-i", cluster.inventory, *fewer)
+    fewer = ("--hosts", "host2", "--set", "train.steps=4")
+    done = cluster.run("resume", run_id, "-i", cluster.inventory, *fewer, timeout=LONG)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the layout of 2 ranks: " in done.stderr and "train.gradient_accumulation=2" in done.stderr
+    assert "the layout of 1 rank: " in done.stderr and "train.gradient_accumulation=2" in done.stderr
     assert "cut anew, for which they take as much room here" in done.stdout
     again = ("--hosts", "all", "--set", "train.steps=6")
-    done = cluster.run("resume", run_id, "-i", cluster.inventory, *again)
+    done = cluster.run("resume", run_id, "-i", cluster.inventory, *again, timeout=LONG)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the layout of" not in done.stderr  # its own one
     found = losses(cluster, run_id)
@@ -80,7 +81,7 @@ def test_of_replicas_on_different_hosts_one_host_has_the_whole_checkpoint(
     degrees = {"data_parallel": 2, "pipeline_stage": 2, "micro_batch_num": 2, "replicas": "spread"}
     steps = {"steps": 2, "batch_size": 2, "learning_rate": 5e-3}
     job = training(cluster, "spread", devices_per_host=2, parallel=degrees, train=steps)
-    done = cluster.launch(job)
+    done = cluster.launch(job, timeout=LONG)
     assert done.returncode == 0, done.stdout + done.stderr
     shutil.rmtree(cluster.folder / "hosts/host1/runs")
     done = cluster.run("collect-ckpt", "spread", "-o", "all.ckpt", "--with-optimizer")

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.agent import host_runs
+from orchestrator.agent.device_locks import busy_devices
+from orchestrator.agent.processes import is_alive
+from orchestrator.config.inventory import Host, SshOptions
+from orchestrator.core.ends import StopKind
+from orchestrator.core.errors import AgentError
+from orchestrator.core.paths import RunDir, Workdir
+from orchestrator.core.records import Manifest, WorkerSpec
+from orchestrator.hosts.fleet import Fleet, fleet_of
+from orchestrator.testing.agent_host import processes_in
 from orchestrator.testing.local_cluster import Cluster
 from orchestrator.testing.sshd import Sshd, why_no_sshd
 from orchestrator.testing.waiting import eventually
@@ -98,3 +111,74 @@ def test_a_vanished_host_is_unreachable_then_lost_and_the_others_are_stopped(
         eventually(lambda: not cluster.sleepers(), what="no worker left")
     finally:
         cluster.close()
+
+
+def far_host(far_sshd: Sshd, folder: Path) -> Fleet:
+    """A fleet of the far host alone."""
+    host = Host(
+        name="far",
+        address=FAR,
+        port=far_sshd.port,
+        user=far_sshd.user,
+        key=str(far_sshd.key_path),
+        python=sys.executable,
+        workdir=str(folder / "far"),
+    )
+    (folder / "ssh_config").touch()
+    known = (str(far_sshd.known_hosts([FAR])),)
+    return fleet_of(
+        [host], SshOptions(known_hosts=known, config_file=str(folder / "ssh_config"), connect_timeout=5)
+    )
+
+
+def test_an_attempt_on_a_host_that_is_cut_off_ends_with_its_lease(
+    tmp_path: Path, far: tuple[Sshd, str]
+) -> None:
+    far_sshd, link = far
+    run = Workdir(tmp_path / "far").run("r1")
+    workers = tuple(
+        WorkerSpec(f"rank_{rank}", rank, rank, rank, ("/bin/sh", "-c", "exec sleep 300")) for rank in (0, 1)
+    )
+    manifest = Manifest(
+        "r1", "job", "far", time.time(), workers, devices=(0, 1), grace=1.0, monitor_lease=4.0, holds=3600.0
+    )
+    locks = Workdir(tmp_path / "far").locks
+    try:
+        with far_host(far_sshd, tmp_path) as fleet:
+            fleet.each(lambda agent: agent.prepare(manifest, "a: 1\n", None)).raise_on_error()
+            fleet.each(lambda agent: agent.start("r1")).raise_on_error()
+            fleet.each(lambda agent: agent.commit("r1")).raise_on_error()
+            until = time.monotonic() + 6.0  # longer than the lease: it is renewed
+            while time.monotonic() < until:
+                told = fleet.each(lambda agent: agent.renew("r1")).raise_on_error()
+                assert told["far"].phase == "committed"
+                time.sleep(0.2)
+            pids = processes_in(run.root)
+            assert len(pids) == 2
+            ip("link", "set", link, "down")
+            # Its files are on this machine's disk, whatever the network is.
+            eventually(lambda: host_runs.status(run).is_over, timeout=60, what="over by its lease")
+        status = host_runs.status(run)
+        assert status.stop is not None and status.stop.kind is StopKind.LEASE_ENDED
+        assert [str(rank.state) for rank in status.ranks] == ["stopped", "stopped"]
+        assert not processes_in(run.root)
+        # Its devices wait for the run's next attempt, and for nobody else.
+        assert status.held == (0, 1) and busy_devices(locks, (0, 1)) == [0, 1]
+        ip("link", "set", link, "up")
+        with far_host(far_sshd, tmp_path) as fleet:
+            found = fleet.each(lambda agent: agent.status("r1")).raise_on_error()["far"]
+            assert found.is_over and found.held == (0, 1)
+            fleet.each(lambda agent: agent.release("r1")).raise_on_error()
+        assert busy_devices(locks, (0, 1)) == []
+    finally:
+        end_what_is_left(run)
+
+
+def end_what_is_left(run: RunDir) -> None:
+    for pid in processes_in(run.root):
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(AgentError):
+        status = host_runs.recorded(run)
+        for process in (status.supervisor, status.guardian):
+            if process is not None and is_alive(process):
+                os.kill(process.pid, signal.SIGKILL)

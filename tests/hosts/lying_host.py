@@ -352,6 +352,8 @@ HONEST: dict[str, Frames] = {
     "status": [(to_json(status()), b"")],
     "stop": [({"phase": "stopping", "failed_first": "rank_0", "reason": "r"}, b"")],
     "sweep_store": [(0, b"")],
+    "release": [(None, b"")],
+    "renew": [({"phase": "committed", "failed_first": "", "reason": ""}, b"")],
     "undo": [(None, b"")],
     "watch": [({"sequence": 3}, b"")],
 }
@@ -437,6 +439,8 @@ CALLS: dict[str, Callable[[Agent, Path], Any]] = {
     "status": lambda agent, _: agent.status(RUN, world_size=8),
     "stop": lambda agent, _: agent.stop(RUN, StopReason.requested("enough")),
     "sweep_store": lambda agent, _: agent.sweep_store([RUN], dry_run=True),
+    "release": lambda agent, _: agent.release(RUN),
+    "renew": lambda agent, _: agent.renew(RUN),
     "undo": lambda agent, _: agent.undo(RUN),
     "watch": lambda agent, _: (agent.watch(RUN, None, every=2.0, beat=30.0), agent.heard()),
 }

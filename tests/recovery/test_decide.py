@@ -60,6 +60,31 @@ CASES: dict[str, tuple[Situation, Choice, Ground]] = {
         GIVE_UP,
         Ground.CANNOT_START,
     ),
+    "a launch could not reach a host, and there is no spare": (
+        of(attempt(), idle(2, LAUNCH, exit_code=3), states=(HostState("c", refuses="timed out"),)),
+        WAIT,
+        Ground.HOSTS_MISSING,
+    ),
+    "nor could it after a while": (
+        of(
+            attempt(),
+            idle(2, LAUNCH, exit_code=3),
+            states=(HostState("c", refuses="timed out"),),
+            waits_since=NOW - 60,
+        ),
+        GIVE_UP,
+        Ground.TOO_FEW_HOSTS,
+    ),
+    "a launch could not reach a host, and there is a spare": (
+        of(
+            attempt(),
+            idle(2, LAUNCH, exit_code=3),
+            states=(HostState("c", refuses="timed out"),),
+            spares=("s",),
+        ),
+        REPLACE,
+        Ground.HOST_GONE,
+    ),
     "a launch could not reach a host that is gone": (
         of(attempt(), idle(2, LAUNCH, exit_code=3), spares=("s",), states=(gone("c"),)),
         REPLACE,

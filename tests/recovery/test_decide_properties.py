@@ -104,9 +104,10 @@ def require_usable(given: Situation, found: Decision) -> None:
         state = given.hosts[name]
         assert state.answers and not state.is_stuck and not state.refuses
         assert name not in given.drained
-        levels = [asked_by(fault).level for fault in given.faults if fault.host == name]
-        assert Level.DRAIN not in levels
-        assert levels.count(Level.OTHER_DEVICE) <= 2 * state.free_devices
+        told = [asked_by(fault) for fault in given.faults if fault.host == name]
+        assert Level.DRAIN not in {fault.level for fault in told}
+        others = {fault.device for fault in told if fault.level is Level.OTHER_DEVICE}
+        assert len(others) <= state.free_devices
     team, size = given.last.hosts or given.wanted, len(given.wanted)
     least = size if given.policy.min_hosts is None else min(size, given.policy.min_hosts)
     assert least <= len(found.hosts) <= size and (len(found.hosts) == size or len(found.hosts) in given.fits)
@@ -119,7 +120,7 @@ def require_usable(given: Situation, found: Decision) -> None:
         assert all(found.hosts[team.index(name)] == name for name in staying)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(situations())
 def test_every_decision_can_be_carried_out(given: Situation) -> None:
     found = decide(given)
@@ -137,7 +138,7 @@ def test_every_decision_can_be_carried_out(given: Situation) -> None:
         assert found.hosts == (given.last.hosts or given.wanted)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     st.sampled_from([outcome for outcome in Outcome if outcome not in (Outcome.DONE, Outcome.STOPPED)]),
     st.sampled_from(

@@ -144,7 +144,7 @@ def test_of_those_that_made_no_first_step_nobody_is_named(plan: LaunchPlan) -> N
 
 def test_a_host_whose_process_is_in_state_d_is_stuck() -> None:
     record = failed(crash())
-    stuck = view("h1", rank(2, stalled=StallKind.BLOCKED), rank(3, "failed"))
+    stuck = view("h1", rank(2, stalled=StallKind.BLOCKED, stuck=True), rank(3, "failed"), phase="stopping")
     record = dataclasses.replace(record, hosts={**record.hosts, "h1": stuck})
     assert host_states(record)["h1"].is_stuck and not host_states(record)["h0"].is_stuck
 
@@ -244,6 +244,9 @@ def test_what_a_person_started_counts_anew(plan: LaunchPlan) -> None:
     given_up = Decision(Choice.GIVE_UP, Ground.SAME_STEP, END)
     last, record = chain(plan, AGAIN, given_up)
     assert situation_of(record, last, now(record)).last.by_hand
+    stopped = dataclasses.replace(failed(crash(), state=RunState.STOPPED))
+    last, record = going_on(plan, stopped, AGAIN)  # somebody stopped it before that was carried out
+    assert situation_of(record, last, now(record)).last.by_hand
 
 
 def test_a_restart_that_came_to_nothing_is_an_attempt(plan: LaunchPlan) -> None:
@@ -259,6 +262,11 @@ def test_a_restart_that_came_to_nothing_is_an_attempt(plan: LaunchPlan) -> None:
         record, attempts=(record.attempts[0], dataclasses.replace(last, decision=None))
     )
     assert situation_of(by_hand, second, now(record)).since_by_hand[0].outcome is Outcome.LAUNCH
+    waits = dataclasses.replace(last, decision=Decision(Choice.WAIT, Ground.HOSTS_MISSING, END))
+    waited = dataclasses.replace(record, attempts=(record.attempts[0], waits))
+    found = situation_of(waited, second, now(record))
+    assert [each.by_hand for each in found.attempts] == [True, False, False, False]
+    assert found.last.hosts == HOSTS
     old = dataclasses.replace(record, refused=dataclasses.replace(refused, number=2))
     assert situation_of(old, second, now(record)).last.outcome is Outcome.CRASH
 

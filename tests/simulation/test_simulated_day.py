@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli.main import cli
+from orchestrator.config.job import Restart
 from orchestrator.core.states import RunState
 from orchestrator.simulation.faults import Fault
 from orchestrator.simulation.scaled_plan import scaled_plan
@@ -18,22 +21,10 @@ ROOT = Path(__file__).parents[2]
 JOB, LOCAL = ROOT / "jobs/demo.yaml", ROOT / "inventory/local.yaml"
 
 
-@pytest.fixture
-def once(tmp_path: Path) -> Path:
-    """The job, with a failure as its end: only a person launches it again."""
-    text = JOB.read_text().replace("path: data/", f"path: {ROOT}/jobs/data/")
-    lines = [line for line in text.splitlines() if not line.startswith("restart:")]
-    job = tmp_path / "once.yaml"
-    job.write_text("\n".join(lines) + "\n")
-    return job
-
-
-def live(
-    job: Path, folder: Path, *faults: Fault, hours: float = 1.0, relaunch: float | None = 600.0
-) -> SimulatedDay:
-    scaled = scaled_plan(job, LOCAL, None)
+def live(folder: Path, *faults: Fault, hours: float = 1.0, relaunch: float | None = 600.0) -> SimulatedDay:
+    scaled = scaled_plan(JOB, LOCAL, None)
     return simulated_day(
-        scaled.plan,
+        dataclasses.replace(scaled.plan, restart=Restart()),  # a person is what is looked at here
         folder,
         workload=scaled.workload(2.0),
         faults=faults,
@@ -42,9 +33,17 @@ def live(
     )
 
 
-def test_a_failed_run_goes_on_from_its_last_complete_save(once: Path, tmp_path: Path) -> None:
+def test_copies_are_not_simulated_and_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("name: x\ntask: command\ndevices_per_host: 1\ncommand: [a]\ncheckpoint: {copies: 1}\n")
+    scaled = scaled_plan(path, None, 2)
+    assert scaled.plan.copies is None and "checkpoint.copies=0" in scaled.job.source.overrides
+    assert any("copies" in note for note in scaled.notes)
+
+
+def test_a_failed_run_goes_on_from_its_last_complete_save(tmp_path: Path) -> None:
     """320 steps of 2 s, saved after every 160: it is killed at 460 s, behind the first save."""
-    day = live(once, tmp_path, Fault(460, "kill", rank=3))
+    day = live(tmp_path, Fault(460, "kill", rank=3))
     first, second = day.attempts
     assert first.outcome.state is RunState.FAILED and 160 < first.outcome.steps < 320
     assert first.kept == second.resumed == 160
@@ -59,15 +58,15 @@ def test_a_failed_run_goes_on_from_its_last_complete_save(once: Path, tmp_path: 
     assert account.saving > 0 and account.starting > 0
 
 
-def test_without_a_person_the_first_failure_is_the_end(once: Path, tmp_path: Path) -> None:
-    day = live(once, tmp_path, Fault(200, "exit", rank=0, code=3), relaunch=None)
+def test_without_a_person_the_first_failure_is_the_end(tmp_path: Path) -> None:
+    day = live(tmp_path, Fault(200, "exit", rank=0, code=3), relaunch=None)
     (only,) = day.attempts
     assert only.kept == 0 and day.step == 0
     assert day.seconds == only.times.ended and day.account.productive == 0
 
 
-def test_a_host_without_power_refuses_launches_until_it_returns(once: Path, tmp_path: Path) -> None:
-    day = live(once, tmp_path, Fault(200, "power_off", host="host2"), Fault(2000, "return", host="host2"))
+def test_a_host_without_power_refuses_launches_until_it_returns(tmp_path: Path) -> None:
+    day = live(tmp_path, Fault(200, "power_off", host="host2"), Fault(2000, "return", host="host2"))
     states = [attempt.outcome.record.has_started for attempt in day.attempts]
     assert states[0] and states[-1] and False in states
     assert all(attempt.launched + 60 < 2000 for attempt in day.attempts[1:-1])
@@ -75,8 +74,10 @@ def test_a_host_without_power_refuses_launches_until_it_returns(once: Path, tmp_
 
 
 def test_a_run_with_a_policy_goes_on_by_itself_within_one_launch(tmp_path: Path) -> None:
-    """As above, but nobody waits for a person: the demo's own `restart`."""
-    (only,) = live(JOB, tmp_path, Fault(460, "kill", rank=3), relaunch=None).attempts
+    """Nobody waits for a person: the demo's own `restart`."""
+    scaled, kill = scaled_plan(JOB, LOCAL, None), Fault(460, "kill", rank=3)
+    day = simulated_day(scaled.plan, tmp_path, workload=scaled.workload(2.0), faults=[kill], hours=1.0)
+    (only,) = day.attempts
     first, second = only.all_times
     assert only.outcome.state is RunState.SUCCEEDED and only.kept == 320
     assert [seen.resumed for seen in only.outcome.attempts] == [0, 160]
@@ -109,10 +110,14 @@ def simulate(*words: str | Path) -> Result:
     return CliRunner().invoke(cli, ["simulate", *map(str, words)], standalone_mode=False)
 
 
-def test_the_report_fits_80_columns(once: Path, tmp_path: Path) -> None:
+def test_the_report_fits_80_columns(tmp_path: Path) -> None:
     faults = tmp_path / "faults.yaml"
     faults.write_text("faults:\n  - {time: 5m, kind: kill, rank: 3}\n")
-    said = simulate(once, "-i", LOCAL, "--hours", "0.5", "--faults", faults, "--relaunch", "10m")
+    job = tmp_path / "jobs/demo.yaml"
+    job.parent.mkdir()
+    (job.parent / "data").symlink_to(JOB.parent / "data")
+    job.write_text(re.sub("(?m)^restart:.*$", "", JOB.read_text()))
+    said = simulate(job, "-i", LOCAL, "--hours", "0.5", "--faults", faults, "--relaunch", "10m")
     assert said.return_value == 0, said.output
     lines = said.stdout.splitlines()
     assert max(map(len, lines)) <= 80
@@ -128,6 +133,21 @@ _COSTS = (
     *("controller_cpu", "controller_launch_cpu", "controller_watch_share", "hosts_cpu"),
     *("memory", "seconds_of_real_time", "told"),
 )
+
+
+def test_a_run_that_goes_on_by_itself_is_one_launch_and_its_restarts_are_told(tmp_path: Path) -> None:
+    faults = tmp_path / "faults.yaml"
+    faults.write_text("faults:\n  - {time: 8m, kind: kill, rank: 3}\n")
+    words = (JOB, "-i", LOCAL, "--hours", "0.5", "--faults", faults)
+    said = simulate(*words)
+    lines = said.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "  it went on by itself 1 time: 1 x crash" in lines
+    (launch,) = json.loads(simulate(*words, "--json").stdout)["attempts"]
+    first, second = launch["restarts"]
+    assert launch["state"] == "succeeded"
+    assert first["decision"]["sentence"].startswith("goes on with the same hosts: ")
+    assert second["begun"] >= first["ended"] and second["resumed"] == 160
 
 
 def test_the_same_seed_gives_the_same_day_as_data() -> None:

@@ -93,6 +93,7 @@ def test_a_run_goes_on_from_the_copies_of_a_host_whose_disk_is_gone(copied: Copi
     copied.lose(lost)
     found = copied.next()
     assert found.at == (1, 20)
+    assert f"{lost}: 2 shards taken from the copies on {KEEPERS[lost]}" in found.notes
     ranks = [item.rank for item in copied.plan.placements if item.host == lost]
     assert list(found.moves.sent) == [lost]
     assert found.moves.sent[lost] == sum(copied.copy_of(rank, 20).stat().st_size for rank in ranks)

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.mindspore
 
 RANKS = range(4)
 PARALLEL = {"data_parallel": 2, "model_parallel": 2}
+SMALL = {"preset": "tiny", "overrides": {"num_layers": 1}}  # which compiles soon
 
 
 def lines(folder: Path, rank: int) -> list[dict[str, Any]]:
@@ -42,7 +43,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for name, options in ways.items():
         found[name] = tmp_path_factory.mktemp(name)
-        write_job(found[name], parallel=PARALLEL, checkpoint=options)
+        write_job(found[name], parallel=PARALLEL, model=SMALL, checkpoint=options)
         launch(found[name], "train", len(RANKS))
     return found
 
@@ -75,7 +76,7 @@ def test_a_stop_waits_for_the_write_and_saves_its_own_step(tmp_path: Path) -> No
     write_job(
         tmp_path,
         parallel={"data_parallel": 2},
-        model={"preset": "tiny", "overrides": {"num_layers": 1}},
+        model=SMALL,
         train={"steps": 2000},
         checkpoint={"save_steps": 1, "async": True, "keep": 1},
     )
