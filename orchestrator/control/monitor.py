@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
@@ -164,15 +165,9 @@ class Monitor:
             self._report("ending what is left of attempts before")
             self._fence.close_in()
             self._record = self._fence.noted(self._record)
-        with fleet.part(self._plan.manifests) as part:  # whose threads end with the launch
-            self._plan = check_hosts(
-                self._plan,
-                part,
-                self._report,
-                self._warn,
-                free=lambda hosts: free_of_what_is_over(part, hosts, self._control.runs),
-                staying=staying,
-            )
+        with fleet.part(self._plan.manifests) as part:
+            free = functools.partial(free_of_what_is_over, part, runs=self._control.runs)
+            self._plan = check_hosts(self._plan, part, self._report, self._warn, free, staying=staying)
             write_plan(self._control.plan, self._plan)
             start_run(self._plan, part, self._report)
             self._has_started = True
