@@ -269,7 +269,7 @@ class Monitor:
             return
         before = self._plan
         try:
-            self._report_restart("planning")
+            self._report("planning")
             plan = recovery.next_plan(self._record, before, decision)
             put_next_in_force(self._control, self._record, plan, self._scheduling.time())
             self._record = next_record(self._record, plan, self._scheduling.time())
@@ -292,9 +292,6 @@ class Monitor:
         if self._record.state is RunState.PREPARING:
             self._fail(error)
         self._plan = before
-
-    def _report_restart(self, phase: str) -> None:
-        self._write(dataclasses.replace(self._record, phase=phase, updated=self._scheduling.time()))
 
     def _rest(self, begun: float, written: bool) -> float:
         """Seconds until the next turn, of one that began then."""
