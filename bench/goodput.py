@@ -48,7 +48,7 @@ parallel: {{model_parallel: 8}}
 model: {{preset: 7.1b}}
 data: {{path: /data/corpus.json, tokenizer: /data/tokenizer.json, seq_length: 2048}}
 train: {{steps: 100000000, batch_size: 1}}
-checkpoint: {{save_steps: 100}}
+checkpoint: {{save_steps: 70}}
 timeouts: {{unreachable: {UNREACHABLE}}}
 restart: {{max: 100, window: 1h, wait: 2h, spares: ready}}
 """
