@@ -218,8 +218,9 @@ def test_a_training_killed_at_random_moments_ends_with_the_weights_of_an_undistu
             )
             before = workers(trained, "killed") or before
         time.sleep(chance.uniform(0.0, 0.3))
-        if chance.random() < 0.3:
-            trained.kill_monitor()
+        (control,) = (each for each in trained.controls() if each.run_id.startswith("killed-"))
+        if chance.random() < 0.3 and (monitor := monitor_pid(control)) is not None:
+            os.kill(monitor, signal.SIGKILL)
         with_luck = chance.choice(before)
         try:
             os.kill(with_luck, signal.SIGKILL)
