@@ -31,7 +31,9 @@ sys.path.insert(0, str(ROOT))
 
 from bench.report import Goal, Table, print_json  # noqa: E402
 from orchestrator.agent.stop_grace import STACKS  # noqa: E402
+from orchestrator.control.decisions import Choice  # noqa: E402
 from orchestrator.simulation.fault_rates import drawn_faults  # noqa: E402
+from orchestrator.simulation.faults import Fault  # noqa: E402
 from orchestrator.simulation.scaled_plan import scaled_plan  # noqa: E402
 from orchestrator.simulation.simulated_day import SimulatedDay, simulated_day  # noqa: E402
 from orchestrator.simulation.workload import Workload  # noqa: E402
@@ -48,7 +50,7 @@ parallel: {{model_parallel: 8}}
 model: {{preset: 7.1b}}
 data: {{path: /data/corpus.json, tokenizer: /data/tokenizer.json, seq_length: 2048}}
 train: {{steps: 100000000, batch_size: 1}}
-checkpoint: {{save_steps: 100}}
+checkpoint: {{save_steps: 70}}
 timeouts: {{unreachable: {UNREACHABLE}}}
 restart: {{max: 100, window: 1h, wait: 2h, spares: ready}}
 """
@@ -118,7 +120,13 @@ def lived(hosts: int, spares: int, days: float, mtbf: float, seed: int, limit: f
             can=(STACKS,),
             shard_bytes=1e9,
         )
-        faults = drawn_faults(mtbf, days * 86400.0, scaled.ranks, seed)
+        # What of the program is at fault each time is never gone on from: here it was gone on from.
+        faults = tuple(
+            dataclasses.replace(fault, lines=("Segmentation fault",), code=139)
+            if _is_of_job(fault)
+            else fault
+            for fault in drawn_faults(mtbf, days * 86400.0, scaled.ranks, seed)
+        )
         day = simulated_day(
             scaled.plan,
             folder / "state",
@@ -130,6 +138,10 @@ def lived(hosts: int, spares: int, days: float, mtbf: float, seed: int, limit: f
             limit=limit,
         )
     return _month(day, seed, hosts, spares, len(faults), load, time.perf_counter() - begun, cpu)
+
+
+def _is_of_job(fault: Fault) -> bool:
+    return any(line.startswith(("KeyError", "ImportError")) for line in fault.lines)
 
 
 def _month(
@@ -147,7 +159,11 @@ def _month(
     told = tuple(
         after.told - before.broke
         for before, after in itertools.pairwise(seen)
-        if after.told is not None and before.broke is not None and before.crashed
+        if after.told is not None
+        and before.broke is not None
+        and before.crashed
+        and before.decision is not None
+        and before.decision.choice is Choice.AGAIN
     )
     return Month(
         seed=seed,

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from orchestrator.ascend.found_devices import FoundDevice, FoundHost
 from orchestrator.ascend.hccn import parse_hccn_conf, parse_ip, parse_ipv6, parse_vnic
 from orchestrator.ascend.npu_smi import parse_spod
 from orchestrator.ascend.npu_table import NpuInfo, parse_info
@@ -19,8 +19,6 @@ from orchestrator.hosts.fleet import Fleet, HostResults
 
 __all__ = [
     "TOOL_TIMEOUT",
-    "FoundDevice",
-    "FoundHost",
     "ask",
     "discover",
     "find_devices",
@@ -31,42 +29,6 @@ __all__ = [
 ]
 
 TOOL, INVENTORY = "hccn_tool", "the inventory"
-
-
-@dataclass(frozen=True, slots=True)
-class FoundDevice:
-    """One device; `id` is its physical id. `source` says who named `ip`; without one `trouble` says why.
-
-    `vnic` is its address in its super pod's own network (A3).
-    """
-
-    id: int
-    ip: str | None = None
-    source: str = ""
-    super_device_id: str | None = None
-    trouble: str = ""
-    remedy: str = ""
-    vnic: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FoundHost:
-    """One host's devices. `chip` is the name that npu-smi gives, `kind` what that is.
-
-    `super_pod_id` is None but on an A3 whose devices name one and the same.
-    """
-
-    host: str
-    devices: tuple[FoundDevice, ...]
-    chip: str | None = None
-    super_pod_id: str | None = None
-    warnings: tuple[str, ...] = ()
-    kind: Chip | None = None
-
-    def device(self, device_id: int) -> FoundDevice:
-        """The device of this id; one without an address where the host has none."""
-        missing = FoundDevice(device_id, trouble="there is no such device", remedy="correct `devices:`")
-        return next((device for device in self.devices if device.id == device_id), missing)
 
 
 def first_calls(ids: Sequence[int]) -> list[Call]:

@@ -66,8 +66,7 @@ def cause_sentence(cause: Cause) -> str:
     if not cause.sure and cause.rank is None:
         how = end_sentence(cause.end)
         return f"not known: {ranks_text(cause.reporters[:1])} {how} first, and tells of the loss of another"
-    who = [worker_name(cause.rank), "on"] if cause.rank is not None else []
-    sentence = " ".join(filter(None, [*who, cause.host, end_sentence(cause.end)]))
+    sentence = " ".join(filter(None, [worker_name(cause.rank), "on", cause.host, end_sentence(cause.end)]))
     if not cause.sure:
         return f"not certain, probably {sentence}"
     return ": ".join(filter(None, [sentence, _kind_name(cause)]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
@@ -164,15 +165,9 @@ class Monitor:
             self._report("ending what is left of attempts before")
             self._fence.close_in()
             self._record = self._fence.noted(self._record)
-        with fleet.part(self._plan.manifests) as part:  # whose threads end with the launch
-            self._plan = check_hosts(
-                self._plan,
-                part,
-                self._report,
-                self._warn,
-                free=lambda hosts: free_of_what_is_over(part, hosts, self._control.runs),
-                staying=staying,
-            )
+        with fleet.part(self._plan.manifests) as part:
+            free = functools.partial(free_of_what_is_over, part, runs=self._control.runs)
+            self._plan = check_hosts(self._plan, part, self._report, self._warn, free, staying=staying)
             write_plan(self._control.plan, self._plan)
             start_run(self._plan, part, self._report)
             self._has_started = True
@@ -274,7 +269,7 @@ class Monitor:
             return
         before = self._plan
         try:
-            self._report_restart("planning")
+            self._report("planning")
             plan = recovery.next_plan(self._record, before, decision)
             put_next_in_force(self._control, self._record, plan, self._scheduling.time())
             self._record = next_record(self._record, plan, self._scheduling.time())
@@ -297,9 +292,6 @@ class Monitor:
         if self._record.state is RunState.PREPARING:
             self._fail(error)
         self._plan = before
-
-    def _report_restart(self, phase: str) -> None:
-        self._write(dataclasses.replace(self._record, phase=phase, updated=self._scheduling.time()))
 
     def _rest(self, begun: float, written: bool) -> float:
         """Seconds until the next turn, of one that began then."""

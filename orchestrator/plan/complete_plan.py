@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 
 from orchestrator.agent.worker_environment import SCHEDULER_HOST
-from orchestrator.ascend.discovery import FoundHost
+from orchestrator.ascend.found_devices import FoundHost
 from orchestrator.config.inventory import Device, Host
 from orchestrator.core.errors import ConfigError, HostsFailed, OrchestrateError, PreflightError
 from orchestrator.core.records import Manifest, WorkerSpec

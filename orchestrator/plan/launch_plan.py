@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.worker_environment import starts_by_table_alone
-from orchestrator.ascend.discovery import FoundHost
+from orchestrator.ascend.found_devices import FoundHost
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.config.job import Health, JobSource, Restart, Timeouts
 from orchestrator.config.yaml_reader import parse_yaml

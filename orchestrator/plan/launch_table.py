@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from orchestrator.ascend.discovery import FoundHost
+from orchestrator.ascend.found_devices import FoundHost
 from orchestrator.config.inventory import Chip, Host
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import ConfigError, Problem

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.agent.worker_environment import SCHEDULER_HOST, TOLD
-from orchestrator.ascend.discovery import FoundHost, first_calls, info_of, later_calls
+from orchestrator.ascend.discovery import first_calls, info_of, later_calls
+from orchestrator.ascend.found_devices import FoundHost
 from orchestrator.ascend.npu_table import Chip
 from orchestrator.ascend.tool_answers import Call, ToolAnswer, ToolAnswers, hccn, smi
 from orchestrator.config.inventory import Host

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from orchestrator.ascend.discovery import FoundDevice
+from orchestrator.ascend.found_devices import FoundDevice
 from orchestrator.ascend.hccn import parse_ping
 from orchestrator.ascend.tool_answers import Call, hccn
 from orchestrator.config.host_ranges import fold

@@ -9,15 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.agent.ascend_tools import ask_tools, read_text
-from orchestrator.ascend.discovery import (
-    TOOL_TIMEOUT,
-    FoundDevice,
-    FoundHost,
-    discover,
-    find_devices,
-    first_calls,
-    later_calls,
-)
+from orchestrator.ascend.discovery import TOOL_TIMEOUT, discover, find_devices, first_calls, later_calls
+from orchestrator.ascend.found_devices import FoundDevice, FoundHost
 from orchestrator.ascend.hccn import parse_hccn_conf
 from orchestrator.ascend.tool_answers import Call, ToolAnswers
 from orchestrator.config.host_ranges import fold

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.config.inventory import Host, Inventory
 from orchestrator.config.job_file import load_job_again
-from orchestrator.control.resume import Changes, next_job
+from orchestrator.control.resume import job_for_hosts
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.paths import ControlDir
@@ -32,15 +32,12 @@ def planned(
     `fleet` are the hosts that answer. Where no step is whole any more the run begins anew, which is said.
     Raises OrchestrateError.
     """
-    # Hosts that were taken out stand by, too; without a group of spares `all` would mean them.
-    spares = before.spares if before.restart.spares else ()
-    on_them = dataclasses.replace(before, hosts=tuple(hosts), spares=spares)
-    wanted = next_job(on_them, Changes())
+    wanted = job_for_hosts(before, hosts)
     try:
-        found = plan_next(control, record, on_them, wanted, fleet=fleet)
+        found = plan_next(control, record, before, wanted, fleet=fleet)
     except CheckpointError as error:
         log.warning("the run begins anew: %s", error)
-        found = plan_next(control, record, on_them, wanted, step=0, fleet=fleet)
+        found = plan_next(control, record, before, wanted, step=0, fleet=fleet)
     for note in found.notes:
         log.info("%s", note)
     return dataclasses.replace(brought(fleet, found), found=before.found)

@@ -20,7 +20,7 @@ from orchestrator.control.run_record import RunRecord
 from orchestrator.control.spare_view import SpareState
 from orchestrator.control.spares import SpareWatch
 from orchestrator.control.start import Staying
-from orchestrator.core.errors import HostsFailed, OrchestrateError, RunNotFound
+from orchestrator.core.errors import HostsFailed, OrchestrateError, RunNotFound, TransportError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 from orchestrator.hosts.fleet import Fleet
@@ -142,10 +142,14 @@ class RunRecovery:
         """The launch of the attempt that was decided on came to nothing: hosts are to blame, or nobody is."""
         now = self._scheduling.monotonic()
         errors = error.errors if isinstance(error, HostsFailed) else {error.where: error}
-        named = {name: str(each.what) for name, each in errors.items() if name in self._fleet.hosts}
+        named = {name: each for name, each in errors.items() if name in self._fleet.hosts}
         if not named:
             self._fatal = error
-        self._refuses.update({name: (what, now) for name, what in named.items()})
+        for name, each in named.items():
+            if isinstance(each, TransportError):
+                self._answers[name] = False
+            else:
+                self._refuses[name] = (str(each.what), now)
 
     def close(self, record: RunRecord) -> None:
         """Of a run that is over nothing is held any more."""
@@ -172,10 +176,11 @@ class RunRecovery:
         states = host_states(record)
         for name in self._fleet.hosts:
             if (seen := states.get(name)) is not None:
+                newest = self._answers.get(name)
                 states[name] = dataclasses.replace(
                     seen,
-                    answers=seen.answers or self._answers.get(name, False),
-                    is_gone=seen.is_gone and not self._answers.get(name, False),
+                    answers=seen.answers if newest is None else newest,
+                    is_gone=seen.is_gone and not newest,
                     refuses=self._refusal_of(name),
                 )
                 continue

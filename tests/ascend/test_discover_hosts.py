@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.ascend.discovery import FoundHost, discover
+from orchestrator.ascend.discovery import discover
+from orchestrator.ascend.found_devices import FoundHost
 from orchestrator.config.inventory import Inventory
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.hosts.fleet import Fleet, fleet_of

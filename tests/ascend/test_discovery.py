@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.ascend.discovery import (
-    FoundDevice,
-    FoundHost,
-    find_devices,
-    first_calls,
-    later_calls,
-    vnic_call,
-)
+from orchestrator.ascend.discovery import find_devices, first_calls, later_calls, vnic_call
+from orchestrator.ascend.found_devices import FoundDevice, FoundHost
 from orchestrator.ascend.tool_answers import Call, ToolAnswer, ToolAnswers, hccn, smi
 from orchestrator.config.inventory import Device, Host
 from tests.ascend import samples

@@ -116,7 +116,7 @@ def test_status_tells_how_attempts_ended_what_was_decided_and_where_the_time_wen
     assert drawn(status_view(running())).splitlines()[1:8] == [
         "attempt 1 failed at step 520 (20m 05s): rank 3 on npu002 was killed by signal 9",
         "  goes on with the same hosts (restart 1 of 3)",
-        "attempt 2 failed at step 1300 (29m 50s): npu002 was lost: it does not answer",
+        "attempt 2 failed at step 1300 (29m 50s): on npu002 was lost: it does not answer",
         "  goes on with npu009 in the place of npu002 (restart 2 of 3)",
         "attempt 3 is in force",
         "time 57m 32s: productive 85.7%, lost steps 1.2%, waiting 5.0%, restarting 0.4%,",
@@ -182,8 +182,8 @@ def test_who_follows_without_a_terminal_reads_decisions_as_lines_once() -> None:
     assert lines[:4] == [
         "attempt 1 failed at step 520 (20m 05s): rank 3 on npu002 was killed by signal 9",
         "  goes on with the same hosts (restart 1 of 3)",
-        "attempt 2 failed at step 1300 (29m 50s): npu002 was lost: it does not answer; not heard of since: "
-        "npu001, npu002",
+        "attempt 2 failed at step 1300 (29m 50s): on npu002 was lost: it does not answer; not heard of "
+        "since: npu001, npu002",
         "  waits: hosts are missing: npu002",
     ]
     assert "demo-20231114-221320-ab12 (attempt 2): waiting for hosts" in lines

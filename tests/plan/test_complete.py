@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ascend.discovery import FoundDevice, FoundHost
+from orchestrator.ascend.found_devices import FoundDevice, FoundHost
 from orchestrator.core.errors import PreflightError
 from orchestrator.plan.complete_plan import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan

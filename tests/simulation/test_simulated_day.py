@@ -73,6 +73,18 @@ def test_a_host_without_power_refuses_launches_until_it_returns(tmp_path: Path) 
     assert day.step > 0
 
 
+def test_a_run_with_a_policy_goes_on_by_itself_within_one_launch(tmp_path: Path) -> None:
+    """Nobody waits for a person: the demo's own `restart`."""
+    scaled, kill = scaled_plan(JOB, LOCAL, None), Fault(460, "kill", rank=3)
+    day = simulated_day(scaled.plan, tmp_path, workload=scaled.workload(2.0), faults=[kill], hours=1.0)
+    (only,) = day.attempts
+    first, second = only.all_times
+    assert only.outcome.state is RunState.SUCCEEDED and only.kept == 320
+    assert [seen.resumed for seen in only.outcome.attempts] == [0, 160]
+    assert first.restarts and first.kept == 160 and second.kept == 160
+    assert first.ended is not None and second.launched - first.ended < 5.0
+
+
 def test_what_still_lasts_meets_the_next_attempt() -> None:
     faults = (
         Fault(10, "kill", rank=0),

@@ -234,12 +234,12 @@ def test_whatever_fails_nothing_is_lost_that_was_kept(
 
 
 def test_a_day_of_two_hundred_hosts(tmp_path: Path) -> None:
-    """A failure in two hours: every one of them is gone on from."""
+    """A failure in four hours: every one of them is gone on from."""
     plan = plan_of(tmp_path, "{max: 50, window: 1h, wait: 2h, spares: ready}", hosts=200, spares=4)
     ranks: dict[str, tuple[int, ...]] = {}
     for item in plan.placements:
         ranks[item.host] = (*ranks.get(item.host, ()), item.rank)
-    faults = drawn_faults(2 * 3600.0, 86400.0, ranks, 5)
+    faults = drawn_faults(4 * 3600.0, 86400.0, ranks, 5)
     load = Workload(
         imports=2.0,
         first_step=4.0,
@@ -253,7 +253,7 @@ def test_a_day_of_two_hundred_hosts(tmp_path: Path) -> None:
     lived = Lived(plan, tmp_path / "state", *faults, hours=24.0, workload=load, direct=True)
     outcome = lived.run()
     assert_it_survived(lived, outcome)
-    assert outcome.state is RunState.RUNNING and len(outcome.attempts) > 5
+    assert outcome.state is RunState.RUNNING and len(outcome.attempts) > 3
     crashes = [
         after.told - before.broke
         for before, after in itertools.pairwise(outcome.attempts)
