@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,8 @@ _RENEWED = 60.0
 # While missing hosts are waited for, it is looked so often whether they are back.
 _LOOK_AGAIN = 2.0
 _NOBODY = Staying()
+# A disk is full for a while.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Without a socket those who look on see what is on disk.
 _SEEN_ON_DISK = 1.0
 
@@ -285,6 +288,10 @@ class Monitor:
             log.warning("the next attempt came to nothing: %s", found)
             self._take_back(before, found)
             self._fence_in(fleet)
+            if isinstance(error, OSError) and error.errno in _FULL:
+                self._save(self._record)  # it may be written that this attempt is in force
+                self._scheduling.sleep(_LOOK_AGAIN)
+                return  # what was decided stands, and is done once there is room
             recovery.failed(found)
             self._save(self._decided(ended_again(self._record)))
 
