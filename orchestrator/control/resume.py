@@ -91,7 +91,7 @@ def _has_more(before: LaunchPlan, job: Job) -> bool:
     return True  # steps for epochs: the workers find out
 
 
-def next_job(before: LaunchPlan, changes: Changes) -> NextJob:
+def next_job(before: LaunchPlan, changes: Changes, *, needs_files: bool = True) -> NextJob:
     """The job that the run goes on with, its global batch as it was. Raises ConfigError, UsageError.
 
     Where the hosts have another number of ranks than the layout, another is taken: the same cut of the model
@@ -99,7 +99,8 @@ def next_job(before: LaunchPlan, changes: Changes) -> NextJob:
     """
     source = _source(before, changes)
     inventory = _inventory(before, changes)
-    job = _on_hosts(load_job_again(source, changes.overrides), changes, inventory)
+    job = load_job_again(source, changes.overrides, needs_files=needs_files)
+    job = _on_hosts(job, changes, inventory)
     if job.task != before.task:
         what = f"{before.run_id} is a run of task {before.task}, and goes on as one, not as {job.task}"
         raise UsageError(what, remedy="leave the task, or launch a job of its own")

@@ -35,7 +35,7 @@ def planned(
     # Hosts that were taken out stand by, too; without a group of spares `all` would mean them.
     spares = before.spares if before.restart.spares else ()
     on_them = dataclasses.replace(before, hosts=tuple(hosts), spares=spares)
-    wanted = next_job(on_them, Changes())
+    wanted = next_job(on_them, Changes(), needs_files=False)
     try:
         found = plan_next(control, record, on_them, wanted, fleet=fleet)
     except CheckpointError as error:
@@ -51,4 +51,5 @@ def counts_of(plan: LaunchPlan, hosts: Sequence[Host]) -> tuple[int, ...]:
     if plan.job is None:
         return ()
     inventory = Inventory(path=Path(f"the hosts of {plan.run_id}"), hosts=tuple(hosts), ssh=plan.ssh)
-    return fitting_counts(on_names(load_job_again(plan.job, ()), hosts), inventory)
+    job = load_job_again(plan.job, needs_files=False)
+    return fitting_counts(on_names(job, hosts), inventory)
