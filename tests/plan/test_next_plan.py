@@ -12,6 +12,7 @@ from orchestrator.core.errors import ConfigError
 from orchestrator.plan.launch_plan import read_plan, write_plan
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.plan.next_plan import next_plan, saved_layout
+from orchestrator.preflight.host_facts import needs_of
 
 INVENTORY = {
     "transport": "local",
@@ -155,6 +156,7 @@ def test_a_program_that_goes_on_by_itself_is_the_one_that_was_launched(files: Pa
     (files / "program/main.py").write_text("another one")
     by_hand = following(files, before)
     assert by_hand.manifests["host1"].inputs != sent
+    assert needs_of(by_hand).shipped_bytes > 0
     by_itself = following(files, before, by_itself=True)
     assert by_itself.manifests["host2"].inputs == sent and by_itself.sources == before.sources
     assert by_itself.manifests["host1"].workers[0].env["TORCHELASTIC_RESTART_COUNT"] == "1"
@@ -166,3 +168,4 @@ def test_a_program_that_goes_on_by_itself_is_the_one_that_was_launched(files: Pa
     job = load_job_again(before.job, needs_files=False)
     gone = next_plan(by_itself, job, load_inventory(files / "inventory.yaml"), by_itself=True)
     assert gone.manifests["host1"].inputs == sent and gone.attempt.number == 3
+    assert needs_of(gone).shipped_bytes == 0
