@@ -63,8 +63,8 @@ def make_plan(
     `token` gives the hexadecimal digits of so many bytes, by which launches are told apart. Of a run that
     goes on `run_id` and `number` name the attempt, and `load` the folder whose shards its workers resume
     from, as they see it. `mtbf` are the seconds between two failures that the job's earlier runs have had:
-    workers that choose when to save are told so, see `checkpoint.save_every`. `shipped`, of `task: command`, is
-    given to the hosts as it is, and no file read.
+    workers that choose when to save are told so, see `checkpoint.save_every`. `shipped`, of `task: command`,
+    is given to the hosts as it is, and no file read.
     """
     created = time.time() if now is None else now
     run_id = run_id or new_run_id(job.name, created, token)

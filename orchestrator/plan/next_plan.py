@@ -47,9 +47,9 @@ def next_plan(
     """Plan the attempt after `before`. Touches no host; reads the files it will ship.
 
     A training goes on from shards in `load_folder`; their `origin` says who chooses them. `fresh`: it begins
-    anew, as any other task does. `by_itself`: nobody has asked for it, so that programs are those that were
-    launched, whatever has become of their files here. `overrides` are those of this attempt. Raises ConfigError: what `make_plan`
-    does; another network or other data than the run has had.
+    anew, as any other task does. `by_itself`: nobody has asked for it, so that a program is the one that was
+    launched, whatever has become of its files here. `overrides` are those of this attempt. Raises
+    ConfigError: what `make_plan` does; another network or other data than the run has had.
     """
     number = before.attempt.number + 1
     resumes = job.task in TRAINING and not fresh
@@ -81,7 +81,8 @@ def next_plan(
 def _shipped(before: LaunchPlan) -> Shipment:
     """What the attempt before was given, but for what it went on from."""
     items = {item.path: item for manifest in before.manifests.values() for item in manifest.inputs}
-    return Shipment([item for path, item in items.items() if not path.startswith("attempts/")], before.sources)
+    sent = [item for path, item in items.items() if not path.startswith("attempts/")]
+    return Shipment(sent, before.sources)
 
 
 def _restarted(plan: LaunchPlan, count: int) -> LaunchPlan:

@@ -244,7 +244,7 @@ _NAMES = ("PYTHONPATH", "LD_LIBRARY_PATH", "PATH", "TOOLCHAIN_HOME")
 
 
 def needs_of(plan: LaunchPlan, pings: Pings = "ring") -> Needs:
-    """The needs of a launch. Reads the sizes of the files that it will send, as far as they are still here."""
+    """The needs of a launch. Reads the sizes of the files that it will send, as far as they are here."""
     worker = plan.manifests[plan.master.name].workers[0]
     return Needs(
         hosts=plan.hosts,
