@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -45,8 +46,7 @@ _RENEWED = 60.0
 # While missing hosts are waited for, it is looked so often whether they are back.
 _LOOK_AGAIN = 2.0
 _NOBODY = Staying()
-# Without a socket those who look on see what is on disk.
-_SEEN_ON_DISK = 1.0
+_SEEN_ON_DISK = 1.0  # without a socket, by those who look on
 
 
 class Monitor:
@@ -128,6 +128,9 @@ class Monitor:
             if self._record.state is not RunState.PREPARING:
                 raise  # only the watch is over: the run goes on
             self._fail(self._explained(error))
+            if self._restarts:  # the attempt before is in force again
+                self._plan = _plan_in_force(self._control, self._record)
+                self._fence_in(fleet)
             return fleet if self._restarts else None
         return fleet
 
@@ -285,6 +288,10 @@ class Monitor:
             log.warning("the next attempt came to nothing: %s", found)
             self._take_back(before, found)
             self._fence_in(fleet)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._save(self._record)  # it may be written that this attempt is in force
+                self._scheduling.sleep(_LOOK_AGAIN)
+                return  # what was decided stands, and is done once there is room
             recovery.failed(found)
             self._save(self._decided(ended_again(self._record)))
 

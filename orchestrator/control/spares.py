@@ -17,7 +17,7 @@ from orchestrator.core.errors import AgentError, OrchestrateError, TransportErro
 from orchestrator.core.spare_records import SpareAnswer, Warmth
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
-from orchestrator.hosts.push_content import ContentFile, push_missing
+from orchestrator.hosts.push_content import content_files, push_missing
 from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.preflight.host_facts import HostFacts
@@ -125,7 +125,7 @@ class SpareWatch:
             self._known = facts_of_master(plan, self._fleet)
         devices = free_devices(plan, agent, spare)
         check_spare(plan, self._fleet, spare, devices, self._known)
-        sources = {sha256: ContentFile(path) for sha256, path in plan.sources.items()}
+        sources = content_files(plan.sources, may_be_gone=True)
         if sources:
             push_missing(agent, sources, timeout=plan.timeouts.prepare)
         if self._is_released:
