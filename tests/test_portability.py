@@ -26,6 +26,7 @@ LARGEST_PAGE = 64 << 10
 OF_THE_MACHINE = {
     ("orchestrator/hosts/local_transport.py", "@ll"),
     ("orchestrator/control/monitor_socket.py", "3i"),
+    ("orchestrator/agent/lock_handover.py", "3i"),
 }
 
 

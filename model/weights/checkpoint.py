@@ -94,7 +94,7 @@ def stored_bytes(parameters: Sequence[ms.Parameter], strategy: Strategy) -> list
 
 
 def _item_bytes(dtype: ms.Type) -> int:
-    return 2 if dtype == ms.bfloat16 else int(np.dtype(ms.dtype_to_nptype(dtype)).itemsize)
+    return 2 if dtype == ms.bfloat16 else int(ms.dtype_to_nptype(dtype)().itemsize)
 
 
 def shard_contents(parameters: Iterable[ms.Parameter], progress: Progress) -> Iterator[tuple[str, Tensor]]:

@@ -68,6 +68,7 @@ def test_a_disk_that_is_gone_costs_no_step_that_was_copied(cluster: Cluster) -> 
     assert whole.returncode == 0, whole.stdout + whole.stderr
     undisturbed = collected(cluster, "whole")
     with cluster.launching(training(cluster, "hurt")) as launch:
+        eventually(lambda: len(cluster.controls()) == 2, timeout=60, what="the launch")
         step = eventually(lambda: copied(cluster, "hurt", "host2"), timeout=300, what="a copy")
         shutil.rmtree(cluster.folder / "hosts/host2")
         out, err = launch.communicate(timeout=600)

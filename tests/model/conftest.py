@@ -11,7 +11,7 @@ os.environ.setdefault("GLOG_v", "3")  # read by MindSpore when it is imported
 
 
 @pytest.fixture(scope="session", autouse=True)
-def device() -> None:
+def cpu() -> None:
     """Whole graphs, on a CPU: set before anything is computed, as MindSpore wants it."""
     if mindspore := sys.modules.get("mindspore"):
         mindspore.set_device("CPU")
