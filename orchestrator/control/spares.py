@@ -91,8 +91,12 @@ class SpareWatch:
         return record if record.spares == self._views else dataclasses.replace(record, spares=self.states)
 
     def release(self, names: Iterable[str] | None = None) -> None:
-        """Let go of these spares, or of all; one that does not answer lets go with its lease."""
-        chosen = list(self._names() if names is None else names)
+        """Let go of these spares, or of all: also of those that only a monitor before has looked at.
+
+        One that does not answer lets go with its lease.
+        """
+        unseen = [host.name for host in self._plan.spares if host.name not in self._views]
+        chosen = [*self._names(), *unseen] if names is None else list(names)
         self._is_released = names is None
         with self._fleet.part(chosen) as part:
             release_spares(self._plan, part)
