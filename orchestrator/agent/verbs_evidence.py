@@ -53,6 +53,7 @@ class _Look:
         self._run = run
         self._seconds = min(_LONGEST, float(args.get("seconds", _SECONDS)))
         self._devices = [int(device) for device in args.get("devices", ())][:_MOST_DEVICES]
+        self._only = [str(name) for name in args.get("only") or ()]  # of the results; none: all
         self._sources = sources
         self._unread: List[str] = []
         self._manifest = self._read_manifest()
@@ -61,7 +62,10 @@ class _Look:
 
     def findings(self) -> Dict[str, Any]:
         """Raises AgentError where there is no such run."""
-        done = do_all({**self._of_host(), **self._of_logs()}, self._seconds)
+        pieces = {**self._of_host(), **self._of_logs()}
+        if self._only:
+            pieces = {name: piece for name, piece in pieces.items() if name in self._only}
+        done = do_all(pieces, self._seconds)
         for name, problem in done.problems.items():
             self._note(name.replace("_", " ", 1) if name.startswith("rank") else name, problem)
         logs: Dict[str, List[Any]] = {}

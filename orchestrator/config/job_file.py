@@ -30,22 +30,23 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     return _checked(_parsed(path, raw), path, source)
 
 
-def load_job_again(source: JobSource, overrides: Sequence[str] = ()) -> Job:
+def load_job_again(source: JobSource, overrides: Sequence[str] = (), *, needs_files: bool = True) -> Job:
     """The job of a run as it was launched, with further `overrides`. Raises what `load_job` does.
 
-    The files that it names are those that are there now, relative to where it was.
+    The files that it names are those that are there now, relative to where it was; without `needs_files` they
+    may be gone.
     """
     file = parse_yaml(str(source.path), source.text.encode())
     again = replace(source, overrides=(*source.overrides, *overrides))
-    return _checked(file, source.path, again)
+    return _checked(file, source.path, again, needs_files)
 
 
-def _checked(file: YamlFile, path: Path, source: JobSource) -> Job:
+def _checked(file: YamlFile, path: Path, source: JobSource, needs_files: bool = True) -> Job:
     refuse_other(str(path), file.data, "job")
     file.override(source.overrides)
     file.as_text(("env",), ("command",), ("predict", "prompts"))
     job = validate(file, Job).attach(file, path, source)
-    missing = list(islice(_missing_files(job, file), MAX_TOLD))
+    missing = list(islice(_missing_files(job, file), MAX_TOLD)) if needs_files else []
     if missing:
         raise ConfigError(missing)
     return job

@@ -38,7 +38,7 @@ from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan
 
-__all__ = ["Gathered", "addresses_of", "gather"]
+__all__ = ["Gathered", "addresses_of", "gather", "health_of"]
 
 _MEASURED = 3
 _SECONDS = 20.0
@@ -191,7 +191,7 @@ def _host(name: str, view: HostView, told: _Told, problem: str) -> HostEvidence:
     kernel = [KernelLine(line.text, _ours(line, clock)) for line in found.kernel]
     if note := _kills_note(found):
         kernel.append(KernelLine(note))
-    devices, problems = _devices(found.chips)
+    devices, problems = health_of(found.chips)
     return HostEvidence(
         name=name,
         lost=view.lost,
@@ -220,7 +220,8 @@ def _supervisor_is_gone(status: HostStatus | None, found: FoundEvidence) -> bool
     return not status.is_over or (status.stop is not None and status.stop.kind is StopKind.SUPERVISOR_GONE)
 
 
-def _devices(chips: Sequence[ChipHealth]) -> tuple[tuple[DeviceHealth, ...], list[str]]:
+def health_of(chips: Sequence[ChipHealth]) -> tuple[tuple[DeviceHealth, ...], list[str]]:
+    """What the devices of a host tell, and of which nothing could be learnt: a line each."""
     devices, problems = [], []
     for chip in chips:
         if chip.failure:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from orchestrator.config.inventory import Host
 from orchestrator.control.attempts import came_to_nothing, ended_again, next_record, with_decision
-from orchestrator.control.decisions import Choice
+from orchestrator.control.decisions import Choice, Decision, Ground
 from orchestrator.control.fence import Fence, FleetOf
 from orchestrator.control.found_runs import free_of_what_is_over
-from orchestrator.control.monitor_process import cannot_write
+from orchestrator.control.monitor_process import explained
 from orchestrator.control.monitor_protocols import Recovery, RecoveryOf, Verbs
 from orchestrator.control.monitor_socket import MonitorSocket
-from orchestrator.control.next_attempt import put_next_in_force
+from orchestrator.control.next_attempt import plan_in_force, put_next_in_force
 from orchestrator.control.our_claim import address_of
 from orchestrator.control.record_journal import RecordWriter
 from orchestrator.control.run_record import RunRecord, read_record
@@ -28,7 +29,7 @@ from orchestrator.core.states import RunState
 from orchestrator.hosts.allocation import WAITED_FOR, Allocation, StaticAllocation
 from orchestrator.hosts.fleet import Fleet, error_lines, fleet_of
 from orchestrator.hosts.scheduling import SYSTEM, Scheduling
-from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
+from orchestrator.plan.launch_plan import LaunchPlan, write_plan
 
 __all__ = ["Monitor"]
 
@@ -45,8 +46,7 @@ _RENEWED = 60.0
 # While missing hosts are waited for, it is looked so often whether they are back.
 _LOOK_AGAIN = 2.0
 _NOBODY = Staying()
-# Without a socket those who look on see what is on disk.
-_SEEN_ON_DISK = 1.0
+_SEEN_ON_DISK = 1.0  # without a socket, by those who look on
 
 
 class Monitor:
@@ -74,7 +74,7 @@ class Monitor:
         self._control = control
         self._scheduling = scheduling
         self._record = dataclasses.replace(read_record(control), elsewhere="")
-        self._plan = _plan_in_force(control, self._record)
+        self._plan = plan_in_force(control, self._record)
         self._fleet_of, self._recovery_of = fleet_of, recovery_of
         self._fence: Fence | None = None
         self._recovery: Recovery | None = None
@@ -127,8 +127,12 @@ class Monitor:
         except Exception as error:
             if self._record.state is not RunState.PREPARING:
                 raise  # only the watch is over: the run goes on
-            self._fail(self._explained(error))
-            return fleet if self._restarts else None
+            self._fail(explained(self._control, error))
+            if not self._restarts:
+                return None
+            # The attempt before is in force again, and the next one is the one after it.
+            self._plan = plan_in_force(self._control, self._record)
+            self._fence_in(fleet)
         return fleet
 
     @property
@@ -149,14 +153,6 @@ class Monitor:
     def _let_go(self) -> None:
         if self._recovery is not None:
             self._recovery.close(self._record)
-
-    def _explained(self, error: Exception) -> OrchestrateError:
-        if isinstance(error, OrchestrateError):
-            return error
-        if isinstance(error, OSError):
-            return cannot_write(self._control, error)
-        log.error("the launch broke off", exc_info=error)
-        return OrchestrateError(f"internal error: {error!r}", where=str(self._control.monitor_log))
 
     def _launch(self, fleet: Fleet, staying: Staying = _NOBODY) -> None:
         """Until the run has started its record and plan must be written: else nobody could find it again."""
@@ -192,7 +188,9 @@ class Monitor:
         over until nothing is left on hosts that it had lost."""
         if self._restarts:
             return
-        if self._recovery is not None and not self._record.state.is_terminal:
+        if self._record.state.is_terminal:
+            fleet.address(address_of(self._record))
+        elif self._recovery is not None:
             self._recovery.begin(self._plan)
         part = fleet.part(self._plan.manifests)
         watch = self._watch_of(part)
@@ -207,6 +205,8 @@ class Monitor:
                     if watch.record.state.is_terminal and not self._record.state.is_terminal:
                         fleet.address(address_of(watch.record))  # from now on it is over wherever it is met
                     written = self._save(watch.record)
+                    if self._record.state.is_terminal:
+                        self._let_go()  # not only when nothing is left on hosts that were lost
                 if self._restarts:
                     break
                 self._scheduling.sleep(self._rest(begun, written))
@@ -252,7 +252,13 @@ class Monitor:
         """The record of an attempt that has ended, with what becomes of the run."""
         if self._recovery is None:
             return record
-        return with_decision(record, self._recovery.decide(record, self._plan))
+        try:
+            decision = self._recovery.decide(record, self._plan)
+        except Exception:
+            # Else the run would neither go on nor end, in whichever monitor.
+            log.exception("how the run goes on cannot be decided")
+            decision = Decision(Choice.GIVE_UP, Ground.CANNOT_START, self._scheduling.time())
+        return with_decision(record, decision)
 
     def _go_on(self, fleet: Fleet) -> None:
         """Carry out what was decided, which is written down; where that comes to nothing decide again."""
@@ -262,7 +268,8 @@ class Monitor:
             raise OrchestrateError(f"run {self._plan.run_id} restarts, and its plan has no policy for that")
         now = self._scheduling.time()
         if decision.choice is Choice.WAIT or now < decision.not_before:
-            self._save(recovery.tend(self._record))
+            with _logged("a turn of waiting broke off"):
+                self._save(recovery.tend(self._record))
             self._scheduling.sleep(min(_LOOK_AGAIN, max(0.05, decision.not_before - now)))
             if decision.choice is Choice.WAIT:
                 self._save(self._decided(ended_again(self._record)))
@@ -281,10 +288,14 @@ class Monitor:
                 self._take_back(before, Interrupted("the launch was interrupted and has been undone"))
             raise
         except Exception as error:
-            found = self._explained(error)
+            found = explained(self._control, error)
             log.warning("the next attempt came to nothing: %s", found)
             self._take_back(before, found)
             self._fence_in(fleet)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._save(self._record)  # it may be written that this attempt is in force
+                self._scheduling.sleep(_LOOK_AGAIN)
+                return  # what was decided stands, and is done once there is room
             recovery.failed(found)
             self._save(self._decided(ended_again(self._record)))
 
@@ -374,14 +385,6 @@ def _told_to_end() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         log.info("the monitor was told to end; the run goes on")
-
-
-def _plan_in_force(control: ControlDir, record: RunRecord) -> LaunchPlan:
-    """The plan of the attempt that the record is of, which counts: who wrote both may have died between."""
-    number = record.attempts[-1].number
-    if control.in_force not in (None, number) and control.plan_of(number).exists():
-        control.put_in_force(number)
-    return read_plan(control.plan)
 
 
 @contextlib.contextmanager

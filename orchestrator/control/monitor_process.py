@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import logging
 import os
 import signal
 import subprocess
@@ -33,7 +34,9 @@ from orchestrator.core.paths import ControlDir
 from orchestrator.core.safe_open import open_safely
 from orchestrator.core.states import RunState
 
-__all__ = ["cannot_write", "end_monitor", "monitor_pid", "spawn_monitor", "watched_again"]
+__all__ = ["cannot_write", "end_monitor", "explained", "monitor_pid", "spawn_monitor", "watched_again"]
+
+log = logging.getLogger(__name__)
 
 # So long after a monitor was started no other is, unless a person asks for it.
 _PAUSE = 5.0
@@ -148,6 +151,16 @@ def cannot_write(control: ControlDir, error: OSError) -> OrchestrateError:
         where=str(error.filename or control.root),
         remedy="free space there, or set XDG_STATE_HOME to another folder" if is_full else "",
     )
+
+
+def explained(control: ControlDir, error: Exception) -> OrchestrateError:
+    """Why a launch broke off, as people are told it; what nobody has foreseen is in the monitor's log."""
+    if isinstance(error, OrchestrateError):
+        return error
+    if isinstance(error, OSError):
+        return cannot_write(control, error)
+    log.error("the launch broke off", exc_info=error)
+    return OrchestrateError(f"internal error: {error!r}", where=str(control.monitor_log))
 
 
 def _last_start(control: ControlDir) -> float:

@@ -15,9 +15,9 @@ from orchestrator.control.runs import current_record, interrupt_launch
 from orchestrator.core.errors import UsageError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
-from orchestrator.plan.launch_plan import LaunchPlan, write_plan
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 
-__all__ = ["put_next_in_force", "start_next_attempt"]
+__all__ = ["plan_in_force", "put_next_in_force", "start_next_attempt"]
 
 
 def start_next_attempt(control: ControlDir, plan: LaunchPlan) -> None:
@@ -88,6 +88,14 @@ def put_next_in_force(control: ControlDir, record: RunRecord, plan: LaunchPlan, 
     # The record first: where it ends here, who looks next finds which attempt it is of (`Monitor`).
     write_record(control, next_record(record, plan, now))
     control.put_in_force(plan.attempt.number)
+
+
+def plan_in_force(control: ControlDir, record: RunRecord) -> LaunchPlan:
+    """The plan of the attempt that the record is of, which counts: who wrote both may have died between."""
+    number = record.attempts[-1].number
+    if control.in_force not in (None, number) and control.plan_of(number).exists():
+        control.put_in_force(number)
+    return read_plan(control.plan)
 
 
 def _take_back(control: ControlDir, record: RunRecord, number: int) -> None:

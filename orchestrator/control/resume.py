@@ -112,9 +112,10 @@ def next_job(before: LaunchPlan, changes: Changes) -> NextJob:
 def job_for_hosts(before: LaunchPlan, hosts: Sequence[Host]) -> NextJob:
     """The job of an attempt that begins by itself, on these hosts in this order, with the same global batch.
 
+    It runs what was launched: the files that it names may be others now, or be gone.
     Raises ConfigError where no layout fits them, UsageError where the job was not kept.
     """
-    job = load_job_again(_source(before, Changes()))
+    job = load_job_again(_source(before, Changes()), needs_files=False)
     own = job.with_replicas(len(hosts) * job.devices_per_host)
     found = job_on(job, hosts, global_batch(before.worker_settings))
     found = found.with_replicas(len(hosts) * job.devices_per_host)

@@ -17,7 +17,7 @@ from orchestrator.core.errors import AgentError, OrchestrateError, TransportErro
 from orchestrator.core.spare_records import SpareAnswer, Warmth
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
-from orchestrator.hosts.push_content import ContentFile, push_missing
+from orchestrator.hosts.push_content import content_files, push_missing
 from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.preflight.host_facts import HostFacts
@@ -91,8 +91,12 @@ class SpareWatch:
         return record if record.spares == self._views else dataclasses.replace(record, spares=self.states)
 
     def release(self, names: Iterable[str] | None = None) -> None:
-        """Let go of these spares, or of all; one that does not answer lets go with its lease."""
-        chosen = list(self._names() if names is None else names)
+        """Let go of these spares, or of all: also of those that only a monitor before has looked at.
+
+        One that does not answer lets go with its lease.
+        """
+        unseen = [host.name for host in self._plan.spares if host.name not in self._views]
+        chosen = [*self._names(), *unseen] if names is None else list(names)
         self._is_released = names is None
         with self._fleet.part(chosen) as part:
             release_spares(self._plan, part)
@@ -125,7 +129,7 @@ class SpareWatch:
             self._known = facts_of_master(plan, self._fleet)
         devices = free_devices(plan, agent, spare)
         check_spare(plan, self._fleet, spare, devices, self._known)
-        sources = {sha256: ContentFile(path) for sha256, path in plan.sources.items()}
+        sources = content_files(plan.sources, may_be_gone=True)
         if sources:
             push_missing(agent, sources, timeout=plan.timeouts.prepare)
         if self._is_released:

@@ -19,7 +19,7 @@ from orchestrator.core.host_answers import Prepared
 from orchestrator.core.records import Manifest
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
-from orchestrator.hosts.push_content import ContentFile, push_missing
+from orchestrator.hosts.push_content import content_files, push_missing
 from orchestrator.plan.complete_plan import complete_plan, on_free_devices
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.preflight.checks import run_checks
@@ -152,7 +152,7 @@ def start_run(
     or hosts that failed; by then whatever had been begun anywhere has been undone.
     """
     report("pushing files")
-    sources = {sha256: ContentFile(path) for sha256, path in plan.sources.items()}
+    sources = content_files(plan.sources, may_be_gone=plan.attempt.number > 1)
     if sources:
         timeout = plan.timeouts.prepare
         fleet.each(lambda agent: push_missing(agent, sources, timeout=timeout)).raise_on_error()

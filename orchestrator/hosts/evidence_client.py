@@ -31,12 +31,14 @@ class EvidenceClient(AgentQuestions):
         labels: Sequence[str] | None = None,
         devices: Sequence[int] = (),
         attempt: int | None = None,
+        only: Sequence[str] = (),
         seconds: float = 20.0,
         timeout: float | None = None,
     ) -> FoundEvidence:
         """What the host finds of a run, or of one of its attempts, in at most so many seconds for each thing.
 
         `labels` are the processes that it has, where that is known; of `devices` the health is asked.
+        `only` names what is looked at (kernel, memory, disks, chips) where that is not everything.
         """
         found = self._ask(
             FoundEvidence,
@@ -46,6 +48,7 @@ class EvidenceClient(AgentQuestions):
             run_id=run_id,
             devices=list(devices),
             attempt=attempt,
+            only=list(only),
             seconds=seconds,
         )
         self._expect(len(found.logs) <= _MOST_LOGS, "no more logs than processes")

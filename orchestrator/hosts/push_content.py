@@ -13,7 +13,7 @@ from typing import Protocol
 from orchestrator.core.errors import AgentError, OrchestrateError
 from orchestrator.hosts.agent_client import Agent
 
-__all__ = ["Content", "ContentFile", "Pushed", "push_missing"]
+__all__ = ["Content", "ContentFile", "Pushed", "content_files", "push_missing"]
 
 _CHUNK = 1 << 20
 # Below this, all of a file goes in one packet with the request; a launch sends hundreds of them.
@@ -68,6 +68,33 @@ class ContentFile:
         return OrchestrateError(
             "has changed since it was read for this launch", where=str(self._path), remedy="launch again"
         )
+
+
+class _Gone:
+    """A file that cannot be read, which is told to whom lacks it."""
+
+    def __init__(self, error: OrchestrateError) -> None:
+        self._error = error
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise self._error
+
+
+def content_files(sources: Mapping[str, Path], *, may_be_gone: bool = False) -> dict[str, Content]:
+    """The sources as what is pushed. OrchestrateError: one cannot be read; it `may_be_gone` where the hosts
+    have had it: then it is raised by the push to one that lacks it."""
+    found: dict[str, Content] = {}
+    for sha256, path in sources.items():
+        try:
+            found[sha256] = ContentFile(path)
+        except OrchestrateError as error:
+            if not may_be_gone:
+                raise
+            found[sha256] = _Gone(error)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,13 +56,15 @@ def make_plan(
     number: int = 1,
     load: str = "",
     mtbf: float | None = None,
+    shipped: Shipment | None = None,
 ) -> LaunchPlan:
     """Plan one launch. Touches no host; reads the files it will ship. Raises ConfigError.
 
     `token` gives the hexadecimal digits of so many bytes, by which launches are told apart. Of a run that
     goes on `run_id` and `number` name the attempt, and `load` the folder whose shards its workers resume
     from, as they see it. `mtbf` are the seconds between two failures that the job's earlier runs have had:
-    workers that choose when to save are told so, see `checkpoint.save_every`.
+    workers that choose when to save are told so, see `checkpoint.save_every`. `shipped`, of `task: command`,
+    is given to the hosts as it is, and no file read.
     """
     created = time.time() if now is None else now
     run_id = run_id or new_run_id(job.name, created, token)
@@ -76,7 +78,11 @@ def make_plan(
     if has_scheduler:
         _require_reachable_master(hosts, inventory)
     copies, copy_notes = copy_ring(written, inventory, hosts, number=number)
-    shipment, config = ship(job, hosts_are_here=all(host.transport == "local" for host in hosts))
+    is_here = all(host.transport == "local" for host in hosts)
+    config: dict[str, Any] = {"task": job.task}
+    shipment = shipped
+    if shipment is None:
+        shipment, config = ship(job, hosts_are_here=is_here)
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):
         config["checkpoint"] = {**options, "load": load, "resume": True}

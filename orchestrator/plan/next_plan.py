@@ -12,6 +12,7 @@ from orchestrator.config.job import Job
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import WorkerSpec
+from orchestrator.plan.input_files import Shipment
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
 
@@ -39,14 +40,16 @@ def next_plan(
     inventory: Inventory,
     *,
     fresh: bool = False,
+    by_itself: bool = False,
     overrides: Sequence[str] = (),
     token: Callable[[int], str] = secrets.token_hex,
 ) -> LaunchPlan:
     """Plan the attempt after `before`. Touches no host; reads the files it will ship.
 
     A training goes on from shards in `load_folder`; their `origin` says who chooses them. `fresh`: it begins
-    anew, as any other task does. `overrides` are those of this attempt. Raises ConfigError: what `make_plan`
-    does; another network or other data than the run has had.
+    anew, as any other task does. `by_itself`: nobody has asked for it, so that a program is the one that was
+    launched, whatever has become of its files here. `overrides` are those of this attempt. Raises
+    ConfigError: what `make_plan` does; another network or other data than the run has had.
     """
     number = before.attempt.number + 1
     resumes = job.task in TRAINING and not fresh
@@ -63,6 +66,7 @@ def next_plan(
         token=token,
         load=load_folder(number) if resumes else "",
         mtbf=(before.worker_settings.get("checkpoint") or {}).get("mtbf"),
+        shipped=_shipped(before) if by_itself and job.task == "command" else None,
     )
     if resumes and (
         problems := [*_other_network(before, plan, job), *_other_inputs(before, plan, overrides)]
@@ -72,6 +76,13 @@ def next_plan(
         plan = _restarted(plan, number - 1)
     notes = [*plan.notes, *(_changed_notes(before, plan) if resumes else [])]
     return dataclasses.replace(plan, origin=None if resumes else (0, 0), notes=tuple(notes))
+
+
+def _shipped(before: LaunchPlan) -> Shipment:
+    """What the attempt before was given, but for what it went on from."""
+    items = {item.path: item for manifest in before.manifests.values() for item in manifest.inputs}
+    sent = [item for path, item in items.items() if not path.startswith("attempts/")]
+    return Shipment(sent, before.sources)
 
 
 def _restarted(plan: LaunchPlan, count: int) -> LaunchPlan:

@@ -9,7 +9,7 @@ from orchestrator.config.worker_config import TRAINING
 
 __all__ = ["restart_notes"]
 
-_NEEDS_MAX = ("min_hosts", "wait", "on")
+_NEEDS_MAX = ("min_hosts", "wait", "on", "window", "lease")
 
 
 def restart_notes(job: Job) -> Iterator[str]:

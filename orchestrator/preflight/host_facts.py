@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from orchestrator.agent.worker_environment import SCHEDULER_HOST, TOLD
@@ -243,12 +244,12 @@ _NAMES = ("PYTHONPATH", "LD_LIBRARY_PATH", "PATH", "TOOLCHAIN_HOME")
 
 
 def needs_of(plan: LaunchPlan, pings: Pings = "ring") -> Needs:
-    """The needs of a launch. Reads the sizes of the files that it will send."""
+    """The needs of a launch. Reads the sizes of the files that it will send, as far as they are here."""
     worker = plan.manifests[plan.master.name].workers[0]
     return Needs(
         hosts=plan.hosts,
         packages=plan.packages,
-        shipped_bytes=sum(path.stat().st_size for path in plan.sources.values()),
+        shipped_bytes=sum(map(_size, plan.sources.values())),
         snapshot_bytes=plan.snapshot_bytes,
         devices={name: manifest.devices for name, manifest in plan.manifests.items()},
         ascend=plan.ascend,
@@ -265,6 +266,13 @@ def needs_of(plan: LaunchPlan, pings: Pings = "ring") -> Needs:
         copies=plan.copies,
         kept_for=plan.run_id if plan.attempt.number > 1 else "",
     )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _is_mindspore(plan: LaunchPlan, worker: WorkerSpec) -> bool:

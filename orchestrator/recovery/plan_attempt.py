@@ -48,4 +48,5 @@ def counts_of(plan: LaunchPlan, hosts: Sequence[Host]) -> tuple[int, ...]:
     if plan.job is None:
         return ()
     inventory = Inventory(path=Path(f"the hosts of {plan.run_id}"), hosts=tuple(hosts), ssh=plan.ssh)
-    return fitting_counts(on_names(load_job_again(plan.job, ()), hosts), inventory)
+    job = load_job_again(plan.job, needs_files=False)
+    return fitting_counts(on_names(job, hosts), inventory)

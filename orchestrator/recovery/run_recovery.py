@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.config.inventory import Host
 from orchestrator.control.attempts import kept_step
-from orchestrator.control.decisions import Choice, Decision, Ground
+from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.spare_view import SpareState
 from orchestrator.control.spares import SpareWatch
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 # Hosts that are away are asked so often whether they are back, and held devices are held on to, in seconds.
 _LOOK = 15.0
 _HOLD = 60.0
+_SOON = 1.0
 # So long a host is not taken that refused an attempt.
 _REFUSED_FOR = 30.0
 
@@ -61,7 +62,10 @@ class RunRecovery:
         self._look_at = self._hold_at = 0.0
         self._refuses: dict[str, tuple[str, float]] = {}
         self._fatal: OrchestrateError | None = None
-        self._waits_since: float | None = None
+        self._faults_told: tuple[int, tuple[DeviceFault, ...]] = (0, ())  # when which attempt had ended
+        self._is_over = False
+        # Hosts that had not been heard when the attempt ended: back or not, they are looked at again.
+        self._unheard: set[str] = set()
         self._counts: tuple[int, ...] | None = None
 
     # What the monitor tells.
@@ -71,6 +75,8 @@ class RunRecovery:
         self._fatal = None
         for name in plan.manifests:
             self._answers.pop(name, None)  # what is heard of it from now on is in the record
+            self._asked.pop(name, None)
+        self._unheard.clear()
         _planning()
         self._spares.hold_all(plan)
 
@@ -95,24 +101,31 @@ class RunRecovery:
         now = self._scheduling.time()
         if self._fatal is not None:
             return Decision(Choice.GIVE_UP, Ground.CANNOT_START, now)
+        before = record.attempts[-1].decision
+        waits_since = before.time if before is not None and before.choice is Choice.WAIT else None
+        self._unheard |= {each.name for each in host_states(record).values() if not each.answers}
         situation = situation_of(
             record,
             plan,
             Now(
                 now,
                 self._states(record),
+                faults=self._faults(record, plan),
                 kept=kept_step(record),
                 fits=self._fits(plan),
-                waits_since=self._waits_since,
+                waits_since=waits_since,
                 unreachable=plan.timeouts.unreachable,
             ),
         )
         decision = decide(situation)
-        if decision.choice is Choice.WAIT:
-            self._waits_since = self._waits_since or now
-        else:
-            self._waits_since = None
-        log.info("decided: %s", decision)
+        if decision.ground is Ground.TOO_FEW_HOSTS and self._unknown(record):
+            # Who may take part has not been heard of yet: this monitor has just begun.
+            decision = Decision(Choice.WAIT, Ground.HOSTS_MISSING, now, not_before=now + _SOON)
+        if decision.choice is Choice.WAIT and waits_since is not None:
+            # Since when it waits is in the record, so that another monitor waits no longer.
+            decision = dataclasses.replace(decision, time=waits_since)
+        if decision != before:
+            log.info("decided: %s", decision)
         return decision
 
     def next_plan(self, record: RunRecord, plan: LaunchPlan, decision: Decision) -> LaunchPlan:
@@ -132,7 +145,7 @@ class RunRecovery:
             and len(manifest.devices) == len(plan.manifests[name].devices)
             and not set(manifest.devices) & set(decision.devices_out.get(name, ()))
         }
-        suspects = (decision.host,) if decision.host in devices else ()
+        suspects = tuple(name for name in devices if name == decision.host or name in self._unheard)
         meeting = _meeting_of(before) if plan.master.name == before.master.name else None
         if meeting is None and plan.master.name in devices:
             suspects = tuple(dict.fromkeys((*suspects, plan.master.name)))
@@ -153,7 +166,8 @@ class RunRecovery:
 
     def close(self, record: RunRecord) -> None:
         """Of a run that is over nothing is held any more."""
-        if record.state.is_terminal:
+        if record.state.is_terminal and not self._is_over:
+            self._is_over = True
             self._spares.release()
             self._fleet.each(lambda agent: agent.release(self._run_id), self._reachable(record))
 
@@ -170,6 +184,13 @@ class RunRecovery:
         seen = [name for name, view in record.hosts.items() if not view.error and not view.lost]
         others = [name for name in self._fleet.hosts if name not in record.hosts and self._answers.get(name)]
         return list(dict.fromkeys((*seen, *others, *more)))
+
+    def _unknown(self, record: RunRecord) -> list[str]:
+        """Hosts that might take part, of which it is not known yet whether they answer."""
+        others = [name for name in self._fleet.hosts if name not in record.hosts]
+        return [
+            name for name in others if name not in self._answers and not self._spares.state_of(name).is_ready
+        ]
 
     def _states(self, record: RunRecord) -> dict[str, HostState]:
         """Hosts of the attempt as they were last heard; others by what they have answered since."""
@@ -203,6 +224,15 @@ class RunRecovery:
             self._counts = _planning().counts_of(plan, self._wanted)
         return self._counts
 
+    def _faults(self, record: RunRecord, plan: LaunchPlan) -> tuple[DeviceFault, ...]:
+        """What devices told when the attempt had ended; they are asked once."""
+        number = record.attempts[-1].number
+        if plan.ascend and record.state is RunState.FAILED and self._faults_told[0] != number:
+            heard = [name for name in self._reachable(record) if self._answers.get(name, True)]
+            told = _asking().ask_devices(self._fleet, plan, heard, self._scheduling.time())
+            self._faults_told = (number, told)
+        return self._faults_told[1] if self._faults_told[0] == number else ()
+
     def _refusal_of(self, name: str) -> str:
         what, since = self._refuses.get(name, ("", 0.0))
         return what if what and self._scheduling.monotonic() < since + _REFUSED_FOR else ""
@@ -213,6 +243,13 @@ def _planning() -> ModuleType:
     from orchestrator.recovery import plan_attempt
 
     return plan_attempt
+
+
+def _asking() -> ModuleType:
+    # Late: only runs on Ascend devices ask for it.
+    from orchestrator.recovery import ask_devices
+
+    return ask_devices
 
 
 def _first_hosts(control: ControlDir, plan: LaunchPlan) -> tuple[Host, ...]:

@@ -33,6 +33,7 @@ def answers(host: HostFacts) -> Iterator[tuple[str, Said]]:
     for device in host.devices:
         npu, chip = divmod(device.id, host.chips_per_npu)
         yield f"npu-smi info -i {npu} -c {chip} -t health", Said(_health(device))
+        yield f"npu-smi info -t health -i {npu} -c {chip}", Said(_health(device))
         if host.kind == "A3":
             yield f"npu-smi info -t spod-info -i {npu} -c {chip}", Said(_spod(host, device))
     for npu in range(len(host.devices) // host.chips_per_npu):

@@ -109,7 +109,10 @@ def plan_next(
     """
     trains = wanted.job.task in TRAINING
     fresh = not trains or step == 0
-    plan = next_plan(before, wanted.job, wanted.inventory, fresh=fresh, overrides=overrides)
+    by_itself = fleet is not None
+    plan = next_plan(
+        before, wanted.job, wanted.inventory, fresh=fresh, by_itself=by_itself, overrides=overrides
+    )
     notes: tuple[str, ...] = (*wanted.notes, *plan.notes)
     plans = plans_of(control, record, before if fleet is not None else None)
     copied = [number for number, one in plans.items() if one.copies is not None]

@@ -104,6 +104,9 @@ class ScriptedFleet:
         assert set(names) <= set(self._agents)
         return self
 
+    def close(self) -> None:
+        pass
+
     def agent(self, name: str) -> Any:
         return self._sessions.agent(name)
 

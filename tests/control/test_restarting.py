@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,19 +13,22 @@ import pytest
 from orchestrator.config.job import Restart
 from orchestrator.control import runs
 from orchestrator.control.decisions import Choice, Decision, Ground
+from orchestrator.control.monitor import Monitor
+from orchestrator.control.next_attempt import put_next_in_force
 from orchestrator.control.remove_runs import remove_runs
 from orchestrator.control.resume import NextJob, require_ended
 from orchestrator.control.run_record import read_record, write_record
 from orchestrator.control.runs import current_record, find_run, is_active
 from orchestrator.control.stop import Ways, stop_run
 from orchestrator.core.ends import StopReason
-from orchestrator.core.errors import UsageError
+from orchestrator.core.errors import AgentError, UsageError
 from orchestrator.core.paths import ControlDir
+from orchestrator.core.records import Attempt
 from orchestrator.core.states import RunState
-from orchestrator.plan.launch_plan import read_plan, write_plan
+from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 from tests.control.judged import rank, status
 from tests.control.recorded import run_of, with_view
-from tests.control.test_monitor import ScriptedFleet, ScriptedHost
+from tests.control.test_monitor import ScriptedFleet, ScriptedHost, fails, then
 from tests.control.test_monitor import control_in as planned_in
 
 BECAUSE = StopReason.requested("because")
@@ -119,3 +123,25 @@ def test_it_has_not_ended_for_who_wants_to_resume_or_remove_it(control: ControlD
 def test_leftovers_of_a_run_that_was_stopped_between_attempts_are_still_looked_after() -> None:
     gone = with_view(run_of(2, RunState.STOPPED, ended=time.time()), "h0", lost=True)
     assert gone.needs_monitor and run_of(2, RunState.RESTARTING).needs_monitor
+
+
+def test_a_monitor_that_finds_the_next_attempt_unstarted_goes_on_from_the_one_before(
+    control: ControlDir,
+) -> None:
+    """The one before it died when the next attempt was written down, and no host had been told."""
+    record, plan = read_record(control), read_plan(control.plan)
+    second = dataclasses.replace(plan, attempt=Attempt(2, "22"))
+    put_next_in_force(control, record, second, time.time())
+    assert read_record(control).state is RunState.PREPARING
+    none = fails(AgentError("no run", kind="no_run"))
+    planned: list[int] = []
+
+    def next_plan(record: Any, before: LaunchPlan, decision: Decision) -> LaunchPlan:
+        planned.append(before.attempt.number)
+        raise KeyboardInterrupt
+
+    recovery: Any = SimpleNamespace(next_plan=next_plan, close=lambda record: None)
+    fleet: Any = ScriptedFleet(*(ScriptedHost(name, then(none)) for name in record.hosts))
+    Monitor(control, fleet, recovery_of=lambda *given: recovery).run(watch_only=True)
+    assert planned == [1]
+    assert read_record(control).state is RunState.RESTARTING and control.in_force == 1

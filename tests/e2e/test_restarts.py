@@ -69,8 +69,11 @@ def attempts(cluster: Cluster) -> list[dict[str, Any]]:
 
 def test_a_crash_is_followed_by_the_next_attempt_and_the_end_is_that_of_the_run(local_with: Make) -> None:
     cluster = local_with(devices="0")
-    with cluster.launching(program(cluster)) as launch:
+    job = program(cluster)
+    with cluster.launching(job) as launch:
         eventually(lambda: began(cluster, "host2", 1) == [0], timeout=60, what="the first start")
+        for file in (job, cluster.inventory, cluster.folder / "program.py"):  # the hosts have what they need
+            file.unlink()
         fail(cluster, "1", 0)
         eventually(lambda: began(cluster, "host1", 0) == [0, 1], timeout=60, what="the second start")
         (cluster.folder / "fails/done").touch()

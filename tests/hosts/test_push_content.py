@@ -15,7 +15,7 @@ from orchestrator.core.errors import AgentError, OrchestrateError
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.agent_zip import agent_bundle
 from orchestrator.hosts.local_transport import LocalTransport
-from orchestrator.hosts.push_content import ContentFile, Pushed, push_missing
+from orchestrator.hosts.push_content import ContentFile, Pushed, content_files, push_missing
 from orchestrator.hosts.session import Session
 
 
@@ -90,3 +90,16 @@ def test_a_file_that_changed_before_the_push_is_named(tmp_path: Path, agent: Age
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(OrchestrateError, match="none: cannot be read: No such file"):
         ContentFile(tmp_path / "none")
+
+
+def test_a_file_that_is_gone_costs_only_who_lacks_it(tmp_path: Path, agent: Agent) -> None:
+    had, lacked = (written(tmp_path / name, name.encode()) for name in ("had", "lacked"))
+    sources = {had: tmp_path / "had", lacked: tmp_path / "lacked"}
+    push_missing(agent, content_files({had: sources[had]}), timeout=20)
+    for path in sources.values():
+        path.unlink()
+    with pytest.raises(OrchestrateError, match="had: cannot be read"):
+        content_files(sources)
+    assert push_missing(agent, content_files({had: sources[had]}, may_be_gone=True), timeout=20).sent == 0
+    with pytest.raises(OrchestrateError, match="lacked: cannot be read: No such file"):
+        push_missing(agent, content_files(sources, may_be_gone=True), timeout=20)

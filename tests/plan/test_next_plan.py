@@ -12,6 +12,7 @@ from orchestrator.core.errors import ConfigError
 from orchestrator.plan.launch_plan import read_plan, write_plan
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.plan.next_plan import next_plan, saved_layout
+from orchestrator.preflight.host_facts import needs_of
 
 INVENTORY = {
     "transport": "local",
@@ -139,3 +140,32 @@ def test_layouts_are_told_apart(files: Path) -> None:
         )
     }
     assert len(layouts) == 4
+
+
+def test_a_program_that_goes_on_by_itself_is_the_one_that_was_launched(files: Path) -> None:
+    """Whatever has become of its files here: somebody may be writing the next one, or have removed it."""
+    (files / "program").mkdir()
+    (files / "program/main.py").write_text("first")
+    (files / "program/part.py").write_text("first")
+    command = {"name": "own", "task": "command", "hosts": "host[1-2]", "devices_per_host": 2}
+    (files / "job.yaml").write_text(
+        yaml.safe_dump({**command, "command": ["{python}", "program/main.py"], "sync": ["program"]})
+    )
+    before = first(files)
+    sent = before.manifests["host1"].inputs
+    (files / "program/main.py").write_text("another one")
+    by_hand = following(files, before)
+    assert by_hand.manifests["host1"].inputs != sent
+    assert needs_of(by_hand).shipped_bytes > 0
+    by_itself = following(files, before, by_itself=True)
+    assert by_itself.manifests["host2"].inputs == sent and by_itself.sources == before.sources
+    assert by_itself.manifests["host1"].workers[0].env["TORCHELASTIC_RESTART_COUNT"] == "1"
+    for path in ("program/main.py", "program/part.py"):
+        (files / path).unlink()
+    (files / "program").rmdir()
+    with pytest.raises(ConfigError, match="no such file"):
+        load_job_again(before.job)
+    job = load_job_again(before.job, needs_files=False)
+    gone = next_plan(by_itself, job, load_inventory(files / "inventory.yaml"), by_itself=True)
+    assert gone.manifests["host1"].inputs == sent and gone.attempt.number == 3
+    assert needs_of(gone).shipped_bytes == 0

@@ -28,6 +28,10 @@ SAVES = JOB + "checkpoint: {save_steps: 10}\n"
             ],
         ),
         (
+            SAVES + "restart: {lease: 5m}\n",
+            ["restart.lease is not used: restart.max is 0, and a run that fails has ended"],
+        ),
+        (
             SAVES + "restart: {max: 1, wait: 5m}\n",
             [
                 "restart.wait: when hosts have been missing for 300 s the run ends; restart.min_hosts would "

@@ -9,9 +9,11 @@ of two hundred hosts.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config.inventory import Host, Inventory
 from orchestrator.config.job_file import load_job
+from orchestrator.control import monitor
 from orchestrator.control.decisions import Choice, Ground
 from orchestrator.core.states import RunState
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -183,6 +186,25 @@ def test_an_endless_crash_loop_ends_by_itself(plan: LaunchPlan, tmp_path: Path) 
     lived = Lived(plan, tmp_path, *faults)
     outcome = lived.run()
     assert outcome.state is RunState.FAILED and 1 < len(outcome.attempts) <= 10
+    assert_it_survived(lived, outcome)
+
+
+def test_a_disk_that_is_full_here_for_a_while_does_not_end_what_was_to_go_on(
+    plan: LaunchPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, full = monitor.put_next_in_force, iter([True] * 3)
+
+    def put_next_in_force(*given: Any) -> None:
+        if next(full, False):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put(*given)
+
+    monkeypatch.setattr(monitor, "put_next_in_force", put_next_in_force)
+    lived = Lived(plan, tmp_path, crash)
+    outcome = lived.run()
+    first, second = outcome.attempts
+    assert next(full, None) is None and second.resumed == first.saved > 0
+    assert outcome.state is RunState.RUNNING
     assert_it_survived(lived, outcome)
 
 

@@ -1,0 +1,185 @@
+"""The recovery of one run, of a fleet that answers as a test says: what it asks, keeps and lets go of."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config.inventory import Host
+from orchestrator.config.job import Restart
+from orchestrator.control.attempts import ended_again, with_decision
+from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground, Level
+from orchestrator.control.run_record import RunRecord, new_record
+from orchestrator.core.paths import ControlDir
+from orchestrator.core.records import Claim
+from orchestrator.core.states import RunState
+from orchestrator.hosts.fleet import HostResults
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.recovery import ask_devices
+from orchestrator.recovery.run_recovery import RunRecovery
+from tests.control.judged import rank, view
+from tests.recovery.test_read_situation import crash
+from tests.simulation.simulated import plan_of
+
+NOW = 1000.0
+HOSTS = ("node0001", "node0002", "node0003")
+
+
+class Clock:
+    """A clock that stands where a test sets it."""
+
+    now = NOW
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+
+class Hosts:
+    """A fleet of which a test says who answers; who is asked, and what is let go of, is noted."""
+
+    def __init__(self, *hosts: Host) -> None:
+        self.hosts = {host.name: host for host in hosts}
+        self.pending: dict[str, Future[Any]] = {}
+        self.let_go: list[str] = []
+
+    def begin(self, work: Any, name: str) -> Future[Any]:
+        return self.pending.setdefault(name, Future())
+
+    def answer(self, name: str, error: Exception | None = None) -> None:
+        self.pending.pop(name).set_result((None, error) if error else (NOW, None))
+
+    def part(self, names: Any) -> Any:
+        part = Hosts(*(self.hosts[name] for name in names))
+        part.let_go = self.let_go
+        return part
+
+    def each(self, work: Any, names: Any = None) -> HostResults[Any]:
+        self.let_go += list(self.hosts if names is None else names)
+        return HostResults({}, {})
+
+    def __enter__(self) -> Hosts:
+        return self
+
+    def __exit__(self, *given: object) -> None: ...
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> LaunchPlan:
+    made = plan_of(tmp_path, hosts=3, ascend=True)
+    return dataclasses.replace(made, restart=Restart(max=5, wait=600.0))
+
+
+def recovery_of(plan: LaunchPlan, fleet: Any, folder: Path, clock: Clock | None = None) -> RunRecovery:
+    shown: Any = clock or Clock()
+    return RunRecovery(ControlDir(folder), plan, fleet, shown)
+
+
+def failed(plan: LaunchPlan, *silent: str) -> RunRecord:
+    """The record of a run in which rank 3 crashed; of hosts that are `silent` nothing is heard any more."""
+    views = {
+        name: view(name, *(rank(2 * at + own, progress={"step": 40}) for own in (0, 1)), phase="over")
+        for at, name in enumerate(HOSTS)
+    }
+    views.update({name: dataclasses.replace(views[name], error="timed out", lost=True) for name in silent})
+    given: dict[str, Any] = {"hosts": views, "ended": NOW - 1, "exit_code": 1, "state": RunState.FAILED}
+    return dataclasses.replace(new_record(plan, Claim(1, "here")), cause=crash(host=HOSTS[1]), **given)
+
+
+def no_faults(monkeypatch: pytest.MonkeyPatch, *told: DeviceFault) -> list[list[str]]:
+    """Devices tell these; whose were asked."""
+    asked: list[list[str]] = []
+
+    def tell(fleet: Any, plan: Any, names: Any, now: float) -> tuple[DeviceFault, ...]:
+        asked.append(list(names))
+        return told
+
+    monkeypatch.setattr(ask_devices, "ask_devices", tell)
+    return asked
+
+
+def test_devices_are_asked_once_and_a_host_whose_device_is_broken_is_out(
+    plan: LaunchPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = DeviceFault(HOSTS[1], 1, "80E18402", Level.DRAIN, time=NOW)
+    asked = no_faults(monkeypatch, fault)
+    recovery = recovery_of(plan, Hosts(*plan.hosts), tmp_path)
+    record = failed(plan, HOSTS[2])
+    decision = recovery.decide(record, plan)
+    assert asked == [[HOSTS[0], HOSTS[1]]]  # who does not answer is not asked
+    assert decision.faults == (fault,)
+    assert recovery.decide(record, plan).faults == (fault,) and len(asked) == 1
+
+
+def test_devices_of_a_run_on_cpus_are_not_asked(
+    plan: LaunchPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = no_faults(monkeypatch)
+    on_cpus = dataclasses.replace(plan, ascend=False)
+    decision = recovery_of(on_cpus, Hosts(*plan.hosts), tmp_path).decide(failed(on_cpus), on_cpus)
+    assert decision.choice is Choice.AGAIN and asked == []
+
+
+def test_another_monitor_waits_no_longer_for_hosts_than_the_first(
+    plan: LaunchPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`restart.wait` counts from the first decision to wait, also where monitors die meanwhile."""
+    no_faults(monkeypatch)
+    record, clock = failed(plan, HOSTS[2]), Clock()
+    for seconds in (0.0, 250.0, 500.0):
+        clock.now = NOW + seconds
+        decision = recovery_of(plan, Hosts(*plan.hosts), tmp_path, clock).decide(record, plan)
+        assert (decision.choice, decision.time, decision.not_before) == (Choice.WAIT, NOW, NOW + 600.0)
+        record = ended_again(with_decision(record, decision))
+    clock.now = NOW + 601.0
+    decision = recovery_of(plan, Hosts(*plan.hosts), tmp_path, clock).decide(record, plan)
+    assert (decision.choice, decision.ground) == (Choice.GIVE_UP, Ground.TOO_FEW_HOSTS)
+
+
+def test_a_run_is_not_given_up_while_it_is_not_known_whether_its_spare_answers(
+    plan: LaunchPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_faults(monkeypatch)
+    spare = plan.hosts[0].model_copy(update={"name": "spare"})
+    plan = dataclasses.replace(plan, spares=(spare,), restart=Restart(max=5))
+    fleet = Hosts(*plan.hosts, spare)
+    recovery, record = recovery_of(plan, fleet, tmp_path), failed(plan, HOSTS[2])
+    recovery.tend(dataclasses.replace(record, state=RunState.RUNNING))
+    assert recovery.decide(record, plan).choice is Choice.WAIT
+    fleet.answer("spare")
+    recovery.tend(dataclasses.replace(record, state=RunState.RUNNING))
+    decision = recovery.decide(record, plan)
+    assert (decision.choice, decision.spares) == (Choice.REPLACE, ("spare",))
+
+
+def test_hosts_that_had_not_been_heard_are_looked_at_again(
+    plan: LaunchPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are back, perhaps after a boot: what was found at the launch may be true no more."""
+    no_faults(monkeypatch)
+    recovery = recovery_of(plan, Hosts(*plan.hosts), tmp_path)
+    recovery.decide(failed(plan, HOSTS[0], HOSTS[2]), plan)
+    back = Decision(Choice.AGAIN, Ground.HOSTS_BACK, NOW, hosts=HOSTS, host=HOSTS[1])
+    assert recovery.staying(plan, plan, back).trusted == frozenset()
+    recovery.begin(plan)
+    recovery.decide(failed(plan, HOSTS[2]), plan)
+    assert recovery.staying(plan, plan, back).trusted == {HOSTS[0]}
+
+
+def test_of_a_run_that_is_over_spares_are_let_go_which_this_monitor_never_looked_at(
+    plan: LaunchPlan, tmp_path: Path
+) -> None:
+    spare = plan.hosts[0].model_copy(update={"name": "spare"})
+    plan = dataclasses.replace(plan, spares=(spare,))
+    fleet = Hosts(*plan.hosts, spare)
+    recovery = recovery_of(plan, fleet, tmp_path)
+    recovery.close(dataclasses.replace(failed(plan), state=RunState.RESTARTING))
+    assert fleet.let_go == []
+    recovery.close(failed(plan, HOSTS[2]))
+    recovery.close(failed(plan, HOSTS[2]))
+    assert fleet.let_go == ["spare", HOSTS[0], HOSTS[1]]
