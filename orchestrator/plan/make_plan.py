@@ -79,7 +79,10 @@ def make_plan(
         _require_reachable_master(hosts, inventory)
     copies, copy_notes = copy_ring(written, inventory, hosts, number=number)
     is_here = all(host.transport == "local" for host in hosts)
-    shipment, config = (shipped, {"task": job.task}) if shipped else ship(job, hosts_are_here=is_here)
+    config: dict[str, object] = {"task": job.task}
+    shipment = shipped or Shipment()
+    if shipped is None:
+        shipment, config = ship(job, hosts_are_here=is_here)
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):
         config["checkpoint"] = {**options, "load": load, "resume": True}
