@@ -65,9 +65,14 @@ class _Ended:
         return tuple(found)
 
     @property
-    def idle_by_themselves(self) -> list[PastAttempt]:
-        """Those of them whose ends may be the program's."""
-        return [each for each in self.idle if each.outcome not in (Outcome.HOST, Outcome.DEVICE)]
+    def idle_by_themselves(self) -> int:
+        """How many of them have ends that may be the program's, or were refused: whatever is more.
+
+        A spare that turns out to be no good says nothing of the program.
+        """
+        refused = sum(each.outcome is Outcome.LAUNCH for each in self.idle)
+        others = sum(each.outcome in (Outcome.HOST, Outcome.DEVICE) for each in self.idle)
+        return max(refused, len(self.idle) - others - refused)
 
     def _has_progress(self, number: int) -> bool:
         attempt = self.attempts[number]
@@ -131,7 +136,7 @@ def _counts(ended: _Ended, ground: Ground) -> tuple[int, int]:
     if ground is Ground.SAME_STEP:
         return 2, 2
     if ground is Ground.NO_PROGRESS:
-        own = len(ended.idle_by_themselves)
+        own = ended.idle_by_themselves
         return (own, MOST_IDLE) if own >= MOST_IDLE else (len(ended.idle), _MOST_IDLE_IN_ALL)
     if ground in (Ground.MOST_ATTEMPTS, Ground.TOO_FEW_HOSTS):
         return ended.restarts, ended.policy.max
@@ -235,7 +240,7 @@ def _is_same_end(last: PastAttempt, before: PastAttempt) -> bool:
 
 
 def _has_no_progress(ended: _Ended) -> bool:
-    return len(ended.idle_by_themselves) >= MOST_IDLE or len(ended.idle) >= _MOST_IDLE_IN_ALL
+    return ended.idle_by_themselves >= MOST_IDLE or len(ended.idle) >= _MOST_IDLE_IN_ALL
 
 
 def _has_most_attempts(ended: _Ended) -> bool:

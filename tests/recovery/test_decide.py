@@ -50,6 +50,17 @@ CASES: dict[str, tuple[Situation, Choice, Ground]] = {
         REPLACE,
         Ground.HOST_FAULT,
     ),
+    "after two failures a spare that is no good is not the third": (
+        of(
+            idle(1),
+            idle(2),
+            idle(3, LAUNCH, exit_code=4, hosts=("a", "b", "c", "s")),
+            spares=("s",),
+            states=(HostState("s", refuses="no room on its disk"),),
+        ),
+        REPLACE,
+        Ground.HOST_FAULT,
+    ),
     "a host that a launch could not reach answers again": (
         of(attempt(), idle(2, LAUNCH, exit_code=3)),
         AGAIN,
