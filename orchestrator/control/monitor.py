@@ -274,7 +274,7 @@ class Monitor:
             if decision.choice is Choice.WAIT:
                 self._save(self._decided(ended_again(self._record)))
             return
-        before = self._plan
+        before, self._has_started = self._plan, False
         try:
             self._report("planning")
             plan = recovery.next_plan(self._record, before, decision)

@@ -81,6 +81,25 @@ def test_after_a_launch_that_its_monitor_left_the_attempt_before_is_the_one_that
     assert record.state is RunState.FAILED  # as this stand-in says
 
 
+class Interrupting(StandIn):
+    """A person stops the run at the moment at which its next attempt has been put in force."""
+
+    def next_plan(self, record: RunRecord, plan: LaunchPlan, decision: Decision) -> LaunchPlan:
+        return dataclasses.replace(plan, attempt=Attempt(2, "token"))
+
+    def staying(self, plan: LaunchPlan, before: LaunchPlan, decision: Decision) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_who_stops_a_run_before_its_next_attempt_is_launched_finds_none(tmp_path: Path) -> None:
+    control = control_in(tmp_path)
+    fleet: Any = ScriptedFleet(over("n1", 0), over("n2", 1))
+    monitor = Monitor(control, fleet, recovery_of=lambda *given: Interrupting(AGAIN))
+    monitor._has_started = True  # it has launched the attempt before
+    monitor.run(watch_only=True)
+    assert (read_record(control).state, control.in_force) == (RunState.RESTARTING, 1)
+
+
 def over(name: str, number: int) -> ScriptedHost:
     failed = rank(number, "failed", ended=1.0, exit_code=7)
     return ScriptedHost(name, then(says(name, rank(number)), says(name, failed, phase="over")))
