@@ -38,12 +38,14 @@ class Staying:
     """The hosts that stay from the attempt before, with the devices that they have had; those are ours still.
 
     They were looked at then, and are not again, but for `suspects`. `meeting` is the address where all
-    workers meet, where the host of rank 0 is one of them.
+    workers meet, where the host of rank 0 is one of them. `avoided` are devices of any host that are not to
+    be used though they may be free.
     """
 
     devices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     suspects: tuple[str, ...] = ()
     meeting: str | None = None
+    avoided: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def trusted(self) -> frozenset[str]:
@@ -74,14 +76,15 @@ def check_hosts(
         report("connecting")
     busy = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host], plan), new)
     kept = {name: _others(plan, name, devices) for name, devices in staying.devices.items()}
-    chosen = on_free_devices(plan, {**busy.values, **kept})
+    chosen = on_free_devices(plan, {**_with(busy.values, staying.avoided), **kept})
     taken = [
         name for name, devices in busy.values.items() if set(devices) & set(chosen.manifests[name].devices)
     ]
     if taken:
         free(taken)
         again = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host], plan), taken)
-        chosen = on_free_devices(plan, {**busy.values, **again.values, **kept})
+        known = _with({**busy.values, **again.values}, staying.avoided)
+        chosen = on_free_devices(plan, {**known, **kept})
     plan, needs = chosen, _needs_of(chosen, new)
     facts: dict[str, HostFacts] = {}
     if new:
@@ -100,6 +103,13 @@ def check_hosts(
         port=_free_port(plan, fleet, facts, meeting),
         scheduler_host=meeting,
     )
+
+
+def _with(
+    busy: Mapping[str, Collection[int]], avoided: Mapping[str, Collection[int]]
+) -> dict[str, list[int]]:
+    """The devices of each host that are busy or avoided."""
+    return {name: sorted({*devices, *avoided.get(name, ())}) for name, devices in busy.items()}
 
 
 def _others(plan: LaunchPlan, name: str, devices: Collection[int]) -> list[int]:

@@ -109,7 +109,7 @@ class RunRecovery:
             plan,
             Now(
                 now,
-                self._states(record),
+                self._states(record, plan),
                 faults=self._faults(record, plan),
                 kept=kept_step(record),
                 fits=self._fits(plan),
@@ -149,7 +149,7 @@ class RunRecovery:
         meeting = _meeting_of(before) if plan.master.name == before.master.name else None
         if meeting is None and plan.master.name in devices:
             suspects = tuple(dict.fromkeys((*suspects, plan.master.name)))
-        return Staying(devices, suspects, meeting)
+        return Staying(devices, suspects, meeting, decision.devices_out)
 
     def failed(self, error: OrchestrateError) -> None:
         """The launch of the attempt that was decided on came to nothing: hosts are to blame, or nobody is."""
@@ -192,7 +192,7 @@ class RunRecovery:
             name for name in others if name not in self._answers and not self._spares.state_of(name).is_ready
         ]
 
-    def _states(self, record: RunRecord) -> dict[str, HostState]:
+    def _states(self, record: RunRecord, plan: LaunchPlan) -> dict[str, HostState]:
         """Hosts of the attempt as they were last heard; others by what they have answered since."""
         states = host_states(record)
         for name in self._fleet.hosts:
@@ -203,6 +203,7 @@ class RunRecovery:
                     answers=seen.answers if newest is None else newest,
                     is_gone=seen.is_gone and not newest,
                     refuses=self._refusal_of(name),
+                    free_devices=_free_devices(self._fleet.hosts[name], record, plan),
                 )
                 continue
             spare = self._spares.state_of(name)
@@ -258,6 +259,16 @@ def _first_hosts(control: ControlDir, plan: LaunchPlan) -> tuple[Host, ...]:
         return read_plan(control.plan_of(1)).hosts
     except RunNotFound:
         return plan.hosts
+
+
+def _free_devices(host: Host, record: RunRecord, plan: LaunchPlan) -> int:
+    """How many of a host's devices the run neither uses nor has given up; whether others use them is asked
+    when the attempt is made ready."""
+    used = set(plan.manifests[host.name].devices) if host.name in plan.manifests else set()
+    for attempt in record.attempts:
+        if attempt.decision is not None:
+            used |= set(attempt.decision.devices_out.get(host.name, ()))
+    return len({device.id for device in host.devices} - used)
 
 
 def _meeting_of(plan: LaunchPlan) -> str | None:

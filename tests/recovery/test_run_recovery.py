@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.inventory import Host
+from orchestrator.config.inventory import Device, Host
 from orchestrator.config.job import Restart
 from orchestrator.control.attempts import ended_again, with_decision
 from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground, Level
@@ -183,3 +183,20 @@ def test_of_a_run_that_is_over_spares_are_let_go_which_this_monitor_never_looked
     recovery.close(failed(plan, HOSTS[2]))
     recovery.close(failed(plan, HOSTS[2]))
     assert fleet.let_go == ["spare", HOSTS[0], HOSTS[1]]
+
+
+def test_a_device_that_is_to_be_reset_gives_way_to_another_one_of_its_host(
+    plan: LaunchPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = DeviceFault(HOSTS[1], 1, "80C98001", Level.OTHER_DEVICE, time=NOW)
+    no_faults(monkeypatch, fault)
+    roomy = [
+        host.model_copy(update={"devices": (*host.devices, Device(id=7, ip="10.20.0.77"))})
+        for host in plan.hosts
+    ]
+    decision = recovery_of(plan, Hosts(*roomy), tmp_path).decide(failed(plan), plan)
+    assert (decision.choice, decision.hosts) == (Choice.AGAIN, HOSTS)
+    assert decision.devices_out == {HOSTS[1]: (1,)}
+    recovery = recovery_of(plan, Hosts(*roomy), tmp_path)
+    staying = recovery.staying(plan, plan, decision)
+    assert HOSTS[1] not in staying.devices and staying.avoided == {HOSTS[1]: (1,)}
