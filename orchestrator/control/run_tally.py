@@ -57,10 +57,19 @@ class _Part:
             by_hand=stop is not None and stop.kind is StopKind.REQUESTED,
             stopped_apart=stop is not None and states[RankState.STOPPED] > 0,
             runs=is_seen and view.status is not None and view.status.phase in _RUNS,
-            saved=min((rank.saved for rank in ranks if rank.saved is not None), default=None)
-            if all(rank.saved is not None for rank in ranks)
-            else None,
+            saved=_saved_step(view),
         )
+
+
+def _saved_step(view: HostView) -> int | None:
+    """The newest step of which every rank of a host has saved its shard; where copies are made, of which the
+    copies are there, too: what is kept is what can be gone on from without the host."""
+    saved = [rank.saved for rank in view.ranks()]
+    copies = view.status.copies if view.status is not None else None
+    if copies is not None:
+        saved.append(copies.step)
+    steps = [step for step in saved if step is not None]
+    return min(steps, default=None) if len(steps) == len(saved) else None
 
 
 class RunTally:
