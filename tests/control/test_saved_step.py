@@ -13,7 +13,7 @@ from tests.control.judged import rank, view
 
 
 def host(name: str, saved: int | None, copied: int | None = None, *, copies: bool = False) -> HostView:
-    seen = view(name, rank(0, saved=saved), rank(1, saved=saved))
+    seen = view(name, *(dataclasses.replace(rank(number), saved=saved) for number in (0, 1)))
     if not copies:
         return seen
     assert seen.status is not None
