@@ -38,7 +38,9 @@ pytestmark = [
     ),
 ]
 
-FAR = "10.213.77.2"
+# A network for each process that runs tests: two of these may run at a time.
+NET = f"10.213.{60 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw9')[2:]) % 20}"
+FAR = f"{NET}.2"
 
 
 def ip(*words: str) -> None:
@@ -55,7 +57,7 @@ def far(tmp_path: Path) -> Iterator[tuple[Sshd, str]]:
         pytest.skip(f"network namespaces are not allowed here: {error.stderr.decode().strip()}")
     try:
         ip("link", "add", link, "type", "veth", "peer", "name", "inside", "netns", name)
-        ip("addr", "add", "10.213.77.1/24", "dev", link)
+        ip("addr", "add", f"{NET}.1/24", "dev", link)
         ip("link", "set", link, "up")
         ip("-n", name, "addr", "add", f"{FAR}/24", "dev", "inside")
         ip("-n", name, "link", "set", "inside", "up")
