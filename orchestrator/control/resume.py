@@ -131,7 +131,7 @@ def counts_that_fit(before: LaunchPlan, wanted: Sequence[Host]) -> tuple[int, ..
 
     Raises UsageError where its job was not kept.
     """
-    job = on_names(load_job_again(_source(before, Changes())), wanted)
+    job = on_names(load_job_again(_source(before, Changes()), needs_files=False), wanted)
     return fitting_counts(job, kept_inventory(before, wanted))
 
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
-from orchestrator.config.inventory import Host, Inventory
-from orchestrator.config.job_file import load_job_again
-from orchestrator.control.resume import job_for_hosts
+from orchestrator.config.inventory import Host
+from orchestrator.control.resume import counts_that_fit, job_for_hosts
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.paths import ControlDir
 from orchestrator.hosts.fleet import Fleet
-from orchestrator.plan.fewer_hosts import fitting_counts, on_names
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.transfer.plan_resume import plan_next
 from orchestrator.transfer.resume_run import brought
 
-__all__ = ["counts_of", "planned"]
+__all__ = ["counts_that_fit", "planned"]
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +38,3 @@ def planned(
     for note in found.notes:
         log.info("%s", note)
     return dataclasses.replace(brought(fleet, found), found=before.found)
-
-
-def counts_of(plan: LaunchPlan, hosts: Sequence[Host]) -> tuple[int, ...]:
-    """The numbers of hosts on which the job can be laid out, from `restart.min_hosts` to all of these."""
-    if plan.job is None:
-        return ()
-    inventory = Inventory(path=Path(f"the hosts of {plan.run_id}"), hosts=tuple(hosts), ssh=plan.ssh)
-    job = load_job_again(plan.job, needs_files=False)
-    return fitting_counts(on_names(job, hosts), inventory)

@@ -222,7 +222,7 @@ class RunRecovery:
         if self._policy.min_hosts is None or plan.job is None:
             return ()
         if self._counts is None:
-            self._counts = _planning().counts_of(plan, self._wanted)
+            self._counts = _planning().counts_that_fit(plan, self._wanted)
         return self._counts
 
     def _faults(self, record: RunRecord, plan: LaunchPlan) -> tuple[DeviceFault, ...]:
