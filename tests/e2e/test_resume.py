@@ -17,7 +17,7 @@ from orchestrator.testing.local_cluster import Cluster, eventually
 ROOT = Path(__file__).parents[2]
 # Each of them starts MindSpore once more.
 ALL = pytest.mark.skipif(not os.environ.get("REALITY"), reason="REALITY=1 goes on in every way (test-long)")
-STEPS = 16
+STEPS = 40
 # Saved before it was killed, by both ranks.
 SAVED = 4
 
@@ -31,9 +31,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     whole = cluster.launch(training(cluster, "whole"))
     assert whole.returncode == 0, whole.stdout + whole.stderr
     with cluster.launching(training(cluster, "broken")) as launch:
+        eventually(lambda: len(cluster.controls()) == 2, timeout=60, what="the launch")
+        # Before its steps, of which a command that asks for it would miss many.
+        victim = eventually(lambda: process_of(cluster, "host2"), timeout=300, what="its process")
         eventually(lambda: steps_made(cluster) > SAVED, timeout=300, what="steps")
-        hosts = cluster.status("broken")["hosts"]
-        os.kill(hosts["host2"]["status"]["ranks"][0]["process"]["pid"], signal.SIGKILL)
+        os.kill(victim, signal.SIGKILL)
         said, _ = launch.communicate(timeout=300)
     assert launch.returncode == 1
     assert f"Go on with it: orchestrate resume {run_id(cluster)}" in said
@@ -52,12 +54,18 @@ def training(cluster: Cluster, name: str) -> Path:
         "model": {"preset": "tiny", "overrides": {"num_layers": 2}},
         "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
         "train": {"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2},
-        "checkpoint": {"save_steps": 2, "keep": 20},
+        "checkpoint": {"save_steps": 2, "keep": STEPS},
         "env": {"OMP_NUM_THREADS": 1},
     }
     path = cluster.folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(job))
     return path
+
+
+def process_of(cluster: Cluster, host: str) -> int | None:
+    """The process of the host's rank, once there is one."""
+    status = cluster.status("broken")["hosts"].get(host, {}).get("status") or {"ranks": []}
+    return next((rank["process"]["pid"] for rank in status["ranks"] if rank["process"]), None)
 
 
 def run_id(cluster: Cluster, name: str = "broken") -> str:
