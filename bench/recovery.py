@@ -6,8 +6,8 @@ Real processes over a real sshd: N addresses of loopback are N hosts with one ra
 killed; from its death until every old worker is dead and every new one runs its program (`exec`; what a
 framework takes to start comes behind that). A host that is gone: one in a network namespace of its own, whose
 link goes down, with a spare beside it; the time beyond `timeouts.unreachable` (made 10 s), and where its
-death is proven, the whole time since its connections are refused and a peer failed (`unreachable` is 120 s). The
-hosts' own work shares this machine's cores.
+death is proven, the whole time since its connections are refused and a peer failed (`unreachable` is 120 s).
+The hosts' own work shares this machine's cores.
 """
 
 from __future__ import annotations
