@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 
 from orchestrator.control.check_spare import DevicesBusy, check_spare, facts_of_master, free_devices
@@ -22,7 +22,7 @@ from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.preflight.host_facts import HostFacts
 
-__all__ = ["SpareWatch", "release_spares"]
+__all__ = ["SpareWatch"]
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class SpareWatch:
     """Of one run, over a fleet that has its hosts and its spares. To be called by one thread.
 
     The plan is that of the attempt in force; each later one is told with `hold_all`. Nothing here waits for a
-    host but `release`.
+    host.
     """
 
     def __init__(self, fleet: Fleet, plan: LaunchPlan, scheduling: Scheduling) -> None:
@@ -90,18 +90,16 @@ class SpareWatch:
         self.look(now)
         return record if record.spares == self._views else dataclasses.replace(record, spares=self.states)
 
-    def release(self, names: Iterable[str] | None = None) -> None:
-        """Let go of these spares, or of all: also of those that only a monitor before has looked at.
-
-        One that does not answer lets go with its lease.
-        """
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that are held, or are to be: also those that only a monitor before has looked at."""
         unseen = [host.name for host in self._plan.spares if host.name not in self._views]
-        chosen = [*self._names(), *unseen] if names is None else list(names)
-        self._is_released = names is None
-        with self._fleet.part(chosen) as part:
-            release_spares(self._plan, part)
-        for name in chosen:
-            self._views.pop(name, None)
+        return (*self._names(), *unseen)
+
+    def give_up(self) -> None:
+        """None is wanted any more: what is under way is taken back. Who holds is told by `LettingGo`."""
+        self._is_released = True
+        self._views.clear()
 
     def _names(self) -> list[str]:
         """Those that are held, or are to be."""
@@ -180,10 +178,3 @@ class SpareWatch:
         is_same = before is not None and before.state is state
         since = before.since if before is not None and is_same else self._scheduling.time()
         self._views[name] = SpareView(state, since, why, devices)
-
-
-def release_spares(plan: LaunchPlan, fleet: Fleet) -> None:
-    """Have all hosts of this fleet let go of what they hold as spares of the run, as far as they answer."""
-    answers = fleet.each(lambda agent: agent.spare_release(plan.run_id, timeout=_PATIENCE))
-    for name, error in answers.errors.items():
-        log.warning("spare %s lets go with its lease: %s", name, error.what)
