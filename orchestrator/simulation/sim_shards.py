@@ -123,6 +123,19 @@ def _check_shard(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     yield Answer({"summed": True, "sha256": sha256})
 
 
+def _check_shards(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    rows: list[dict[str, Any]] = []
+    for path, identity, hashed in args["files"]:
+        try:
+            shard = _found(agent.host, path, identity)
+        except CheckpointError as error:
+            rows.append({"summed": False, "damage": str(error)})
+        else:
+            sha256 = hashlib.sha256(shard.content).hexdigest() if hashed else None
+            rows.append({"summed": True, "sha256": sha256})
+    yield Answer(rows)
+
+
 def _read_segments(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     for path, spans in args["segments"]:
         content = _found(agent.host, path, args["identities"].get(path)).content
@@ -224,6 +237,7 @@ def reading_seconds(host: SimHost, verb: str, args: Args) -> float:
 
 SHARD_VERBS = {
     "check_shard": _check_shard,
+    "check_shards": _check_shards,
     "iterations": _iterations,
     "place_shards": _place_shards,
     "read_segments": _read_segments,
