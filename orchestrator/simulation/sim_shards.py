@@ -1,7 +1,7 @@
 """The shards that a simulated host has saved, and the verbs that find, check, read and place them.
 
 Nothing is stored: which steps an attempt has saved whole is its gang's matter. A shard has a few bytes of its
-own here; how long it takes to read and to send one is that of the workload's `shard_bytes`.
+own here; it is read and sent as long as the workload's `shard_bytes` take at its `move_rate`.
 """
 
 from __future__ import annotations
@@ -231,8 +231,9 @@ def reading_seconds(host: SimHost, verb: str, args: Args) -> float:
     """How long the host needs to read what it is asked for, beyond what any request takes."""
     if verb != "read_segments":
         return 0.0
-    nbytes = max((run.gang.workload.shard_bytes for run in host.runs.values()), default=0.0)
-    return len(args["segments"]) * nbytes / host.link.bytes_per_s
+    loads = [run.gang.workload for run in host.runs.values()]
+    longest = max((load.shard_bytes / load.move_rate for load in loads), default=0.0)
+    return len(args["segments"]) * longest
 
 
 SHARD_VERBS = {
