@@ -43,6 +43,8 @@ class LaunchPlan(Stored):
     told of their devices: a later attempt need not ask hosts that stay. `copies`: where shards are copied to.
     `snapshot_bytes` is what copies of the shards take of a host's memory at most, see `checkpoint.async`.
     `inputs`, in a file alone, are those that the manifests of all hosts begin with: they stand there once.
+    `run_yaml` is MindFormers' run YAML as this attempt has it, and `run_source` as it was read; both are for
+    `task: mindformers` alone.
     """
 
     # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.
@@ -79,6 +81,8 @@ class LaunchPlan(Stored):
     copies: CopyRing | None = None
     snapshot_bytes: int = 0
     inputs: tuple[Input, ...] = ()
+    run_yaml: str = ""
+    run_source: str = ""
 
     @cached_property
     def worker_settings(self) -> Mapping[str, Any]:

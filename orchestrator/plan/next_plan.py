@@ -15,6 +15,8 @@ from orchestrator.core.records import WorkerSpec
 from orchestrator.plan.input_files import Shipment
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
+from orchestrator.plan.mindformers_next import other_run
+from orchestrator.plan.mindformers_run import trains
 
 __all__ = ["LOAD", "load_folder", "next_plan", "saved_layout"]
 
@@ -53,8 +55,8 @@ def next_plan(
     ConfigError: what `make_plan` does; another network or other data than the run has had.
     """
     number = before.attempt.number + 1
-    resumes = job.task in TRAINING and not fresh
-    if resumes:
+    resumes = (job.task in TRAINING or trains(job, before.run_source)) and not fresh
+    if resumes and job.task in TRAINING:
         # What it began with is in the shards.
         options = dataclasses.replace(job.checkpoint, load=None, resume=None, distribute=False)
         job = job.model_copy(update={"checkpoint": options})
@@ -68,8 +70,12 @@ def next_plan(
         load=load_folder(number) if resumes else "",
         mtbf=(before.worker_settings.get("checkpoint") or {}).get("mtbf"),
         shipped=_shipped(before, job) if by_itself else None,
+        run_source=before.run_source if by_itself and before.run_source else None,
     )
-    if resumes and (
+    if resumes and job.task == "mindformers":
+        if problems := other_run(before, plan, job):
+            raise ConfigError(problems)
+    elif resumes and (
         problems := [*_other_network(before, plan, job), *_other_inputs(before, plan, overrides)]
     ):
         raise ConfigError(problems)
@@ -83,7 +89,8 @@ def _shipped(before: LaunchPlan, job: Job) -> Shipment | None:
     """What the attempt before was given, but for what it went on from; None where more is needed."""
     settings = before.worker_settings
     loaded, loads = (settings.get("checkpoint") or {}).get("load") or "", job.checkpoint.load
-    if job.task != "command" and (job.task not in TRAINING or job.checkpoint.distribute):
+    is_program = job.task in ("command", "mindformers")
+    if not is_program and (job.task not in TRAINING or job.checkpoint.distribute):
         return None
     if loads and loaded.startswith("attempts/"):
         return None  # it begins anew, and the attempt before did not
