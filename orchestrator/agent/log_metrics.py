@@ -36,11 +36,10 @@ _LENGTH = re.compile(r"^\s*(?:- )?seq_length:[ \t]*(.*?)[ \t]*(?:#.*)?$", re.MUL
 
 
 class LogTail:
-    """Reads what a log gains, as whole lines, those that may be of MindFormers' logger; a file that was put in
-    its place follows when it is at its end.
+    """Reads what a log gains: whole lines, those that may be of MindFormers' logger.
 
-    `below` is the folder from which no link on the way to it is followed. What it has at the beginning is read
-    from `start` on.
+    A file that was put in its place follows when it is at its end. `below` is the folder from which no link on
+    the way to it is followed. What it has at the beginning is read from `start` on.
     """
 
     def __init__(self, path: Path, below: Path, start: int = 0) -> None:

@@ -34,35 +34,44 @@ _CLOCK = r"20\d\d-[01]\d-[0-3]\d [0-2]\d:[0-5]\d:[0-6]\d,\d{3}"
 _WHERE = r"\[mindformers/[\w./-]{1,200}\.py:\d{1,7}\]"
 _HEADER = re.compile(
     # Standard output: `<time> - mindformers<folder of logs>[<file>:<line>] - INFO - `
-    rf"(?:({_CLOCK})|(?!.{{0,60}}{_CLOCK})[^\[\]{{}}]{{0,60}}?) - mindformers[^\[\]]{{0,4096}}{_WHERE} - ([A-Z]{{4,8}}) - |"
+    rf"(?:({_CLOCK})|(?!.{{0,60}}{_CLOCK})[^\[\]{{}}]{{0,60}}?)"
+    rf" - mindformers[^\[\]]{{0,4096}}{_WHERE} - ([A-Z]{{4,8}}) - |"
     # info.log: `[INFO] <time> [<file>:<line>] <function>: `
-    rf"\[([A-Z]{{4,8}})\] ({_CLOCK}) {_WHERE} \w{{1,80}}: "
+    rf"\[([A-Z]{{4,8}})\] ({_CLOCK}) {_WHERE} \w{{1,80}}: ",
+    re.ASCII,
 )
 _LONGEST = 8192
 
 _NUMBER = r" *-?(?:\d{1,40}\.\d{1,12}|nan|inf)"
+# A number, or some in an array, `None`, `unavailable`.
+_VALUE = r"\[{0,2} *[\w.+-]{1,40}(?: +[\w.+-]{1,40}){0,64} *\]{0,2}"
 _STEP = re.compile(
     r"\{ Epoch:\[ *(?P<epoch>\d{1,9})/ *(?P<epochs>\d{1,9})\], "
     r"step:\[ *(?P<step>\d{1,12})/ *(?P<each>\d{1,12})\], "
     # Without sink mode `[this/average of the epoch]`; to 1.6 three digits, later six.
     rf"loss:(?:\[(?P<loss>{_NUMBER})/(?P<mean>{_NUMBER})\]| (?P<sunk>{_NUMBER})), "
     rf"(?P<parts>(?:[a-z_]{{1,40}}: {_NUMBER}, ){{0,8}})"  # from 1.7, `print_separate_loss`
-    r"per_step_time: (?P<ms>\d{1,12})ms, (?:lr: (?P<lr>[^,{}]{1,200}), )?"
-    r"overflow cond: (?P<overflow>[^,{}]{1,40}), loss_scale: (?P<scale>[^,{}]{1,80})"
-    r"(?:, global_norm: (?P<norm>[^,{}]{1,200}))?"  # from 1.3.0
-    rf"(?:, train_throughput_per_npu: (?P<tflops>{_NUMBER})T)?"  # from 1.6.0
+    rf"per_step_time: (?P<ms>\d{{1,12}})ms, (?:lr: (?P<lr>{_VALUE}), )?"
+    rf"overflow cond: (?P<overflow>{_VALUE}), loss_scale: (?P<scale>{_VALUE})"
+    rf"(?:, global_norm: (?P<norm>{_VALUE}))?"  # from 1.3.0
+    rf"(?:, train_throughput_per_npu: (?P<tflops>{_NUMBER})T)?",  # from 1.6.0
+    re.ASCII,
 )
 # `mindformers.pynative`, from 1.9.0; from 2.0.0 stages before the last say `N/A` for the loss.
 _PYNATIVE = re.compile(
     r"\{ step:\[ *(?P<step>\d{1,12})/ *(?P<each>\d{1,12})\], "
     r"(?P<samples>consumed_samples: \w{1,20}, global_batch_size: \w{1,20}, )?"  # from 2.1.0
     rf"loss: (?:(?P<sunk>{_NUMBER})|N/A \([^()]{{1,120}}\)), "
-    r"per_step_time: *(?P<ms>\d{1,12})ms(?P<parts>(?:, \w{1,40}: *[^,{} ]{1,40}){0,16}) \}"
+    r"per_step_time: *(?P<ms>\d{1,12})ms(?P<parts>(?:, \w{1,40}: *[^,{} ]{1,40}){0,16}) \}",
+    re.ASCII,
 )
-_BAR = re.compile(rf" *(\d{{1,4}}\.\d)% \|[^|]{{0,200}}\| (?P<rate>{_NUMBER}) samples/s/p  [^{{}}]{{1,40}} \}}")
-_STAGES = re.compile(r"pipeline stages: (\d{1,6}) > 1, the loss on the last card is valid\.?")
+_BAR = re.compile(
+    rf" *(\d{{1,4}}\.\d)% \|[^|]{{0,200}}\| (?P<rate>{_NUMBER}) samples/s/p  [^{{}}]{{1,40}} \}}", re.ASCII
+)
+_LEAST_OF_RATE = 100
+_STAGES = re.compile(r"pipeline stages: (\d{1,6}) > 1, the loss on the last card is valid\.?", re.ASCII)
 _ZERO_BUBBLE = "When zero_bubble_v is enabled, loss is valid only on rank 0"
-_INITIAL = re.compile(r"initial step: (\d{1,12})")
+_INITIAL = re.compile(r"initial step: (\d{1,12})", re.ASCII)
 
 _PHASES: Dict[str, Phase] = {
     "Build Dataset For Train": Phase.INIT,
@@ -198,6 +207,8 @@ class MindFormersLines:
         held, rate = self._held, _number(bar["rate"])
         if held is None or "total_steps" not in held or rate is None or not math.isfinite(rate):
             return
+        if rate * 10 ** len(bar["rate"].partition(".")[2]) < _LEAST_OF_RATE:
+            return  # 1.0.0 prints two digits: 0.01 may be half as much again
         if abs(float(bar[1]) - 100.0 * held["step"] / held["total_steps"]) > 0.11:
             return  # of another step
         held["samples_per_s"] = round(rate * self._world, 5)

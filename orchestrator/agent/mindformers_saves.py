@@ -1,12 +1,13 @@
 """MindFormers' saves, as its log tells of them: which step is being saved, and when a checkpoint is whole.
 
 The number of the step is said with the save from 1.3.0 on, that a checkpoint is whole from 1.3.2 on. Before,
-a save ends with the next step, and which step is whole nobody says. Pure.
+a save ends with the next step, and which step is whole nobody says. Source: core/callback/callback.py and
+checkpoint/checkpoint.py of the wheels. Pure.
 
     ......Saving ckpt......                                       the begin, all versions
     step_num: 10                                                  its step, from 1.3.0
-    Finish saving ckpt of epoch 1 step 10 using 0.146 seconds     the end, from 1.3.2 (core/callback/callback.py)
-    ....... Start to save checkpoint as new format .......        checkpoint 2.0 (checkpoint/checkpoint.py), from 1.7.0
+    Finish saving ckpt of epoch 1 step 10 using 0.146 seconds     the end, from 1.3.2
+    ....... Start to save checkpoint as new format .......        checkpoint 2.0, from 1.7.0
     At current iteration '10', the weight will be saved in: '…'.
     Save checkpoint cost time: 0.146s.
     successfully async saved checkpoint from step '10' to '…'.    of an asynchronous save, and of rank 0 alone
@@ -23,7 +24,9 @@ from orchestrator.core.record_class import dataclass
 __all__ = ["Saves", "Whole", "is_save_begun"]
 
 _BEGUN = frozenset({"Saving ckpt", "Start to save checkpoint as new format", "Start to save checkpoint"})
-_STEP = re.compile(r"step_num: (\d{1,12})|At current iteration '(\d{1,12})', the weight will be saved in: .*")
+_STEP = re.compile(
+    r"step_num: (\d{1,12})|At current iteration '(\d{1,12})', the weight will be saved in: .*", re.ASCII
+)
 _WHOLE = re.compile(r"Finish saving ckpt of epoch (\d{1,9}) step (\d{1,12}) using (-?\d{1,9}\.\d{3}) seconds")
 _WHOLE_2 = re.compile(r"Save checkpoint cost time: (\d{1,9}\.\d{3})s")
 _WHOLE_ASYNC = re.compile(r"successfully async saved checkpoint from step '(\d{1,12})' to .*")
@@ -90,7 +93,7 @@ class Saves:
         return None
 
     def _name(self, step: int) -> None:
-        """The step that is being saved, if it can be: it was printed just now, or comes before the next one."""
+        """The step that is being saved, if it can be: it was printed just now, or comes before the next."""
         is_near = self._made is not None and self._made <= step <= self._made + self._gap
         if is_near and not any(each[0] == step for each in self._pending):
             self._pending.append((step, self._began))
