@@ -17,7 +17,7 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List, Optional
 
 from orchestrator.agent.mindformers_lines import LOGGED, MindFormersLines, is_told_by_mindformers
 from orchestrator.core.paths import AttemptDir
@@ -38,8 +38,8 @@ _LENGTH = re.compile(r"^\s*(?:- )?seq_length:[ \t]*(.*?)[ \t]*(?:#.*)?$", re.MUL
 class LogTail:
     """Reads what a log gains: whole lines, those that may be of MindFormers' logger.
 
-    A file that was put in its place follows when it is at its end. `below` is the folder from which no link on
-    the way to it is followed. What it has at the beginning is read from `start` on.
+    A file that was put in its place follows when it is at its end. Below the folder `below` no link is
+    followed. What it has at the beginning is read from `start` on.
     """
 
     def __init__(self, path: Path, below: Path, start: int = 0) -> None:
@@ -133,15 +133,17 @@ class LogMetrics:
         log = attempt.log(spec.label)
         self._output = LogTail(log, log.parent, _size(log))
         name, file = _FILE
-        places = ((attempt.root / name, attempt.root), (run / "output" / name, run))
-        # In a folder of the run, attempts before may have written.
+        places = ((run / "output" / name, run), (attempt.root / name, attempt.root))
+        # It logs to the first until it has been told of the second: each line is in one of them. In a folder
+        # of the run, attempts before may have written.
         self._files = [
             LogTail(folder / spec.label / file, below, _size(folder / spec.label / file))
             for folder, below in places
         ]
-        self._chosen: Optional[LogTail] = None
-        # What the files have had to say while the output said nothing, by the one that was found to speak.
-        self._waiting: Optional[Tuple[LogTail, List[str]]] = None
+        # What is read, once that is known.
+        self._chosen: List[LogTail] = []
+        # What the files said when the output had said nothing yet.
+        self._waiting: Optional[List[str]] = None
         self._phase = ""
         self._unseen = 0
 
@@ -170,38 +172,42 @@ class LogMetrics:
             tail.close()
 
     def _lines(self, to_end: bool) -> List[str]:
-        if self._chosen is not None:
-            return self._chosen.lines(to_end=to_end)
+        if self._chosen:
+            return _all_of(self._chosen, to_end)
         lines = self._output.lines(to_end=to_end)
         if any(map(is_told_by_mindformers, lines)):
-            self._choose(self._output)
+            self._choose([self._output])
             return lines
-        if self._waiting is not None:
-            # MindFormers writes a line to its output first: by now it would be there.
-            tail, said = self._waiting
-            self._choose(tail)
-            return said + tail.lines(to_end=to_end)
-        for tail in self._files:
-            said = tail.lines(to_end=to_end)
-            if any(map(is_told_by_mindformers, said)):
-                self._waiting = tail, said
-                return self._lines(to_end) if to_end else []
-        return []
+        said = _all_of(self._files, to_end)
+        if self._waiting is None and any(map(is_told_by_mindformers, said)):
+            self._waiting, said = said, []
+            if not to_end:
+                return []
+        if self._waiting is None:
+            return []
+        # MindFormers writes a line to its output first: by now it would be there.
+        said = self._waiting + said
+        self._choose(self._files)
+        return said
 
-    def _choose(self, tail: LogTail) -> None:
-        self._chosen, self._waiting = tail, None
+    def _choose(self, tails: List[LogTail]) -> None:
+        self._chosen, self._waiting = tails, None
         for other in (self._output, *self._files):
-            if other is not tail:
+            if other not in tails:
                 other.close()
 
     def _note_phases(self, found: List[Dict[str, Any]]) -> None:
         """Say what was passed over, beside the phase that was the last one known."""
         self._phase = next((line["phase"] for line in reversed(found) if "phase" in line), self._phase)
-        unseen = self._chosen.unseen if self._chosen is not None else 0
+        unseen = sum(tail.unseen for tail in self._chosen)
         if unseen > self._unseen:
             more, self._unseen = unseen - self._unseen, unseen
             where = self._phase or str(Phase.INIT)
             found.append({"phase": where, "unseen_bytes": more, "time": round(self._clock(), 3)})
+
+
+def _all_of(tails: List[LogTail], to_end: bool) -> List[str]:
+    return [line for tail in tails for line in tail.lines(to_end=to_end)]
 
 
 def tokens_of_sample(config: Path) -> Optional[int]:

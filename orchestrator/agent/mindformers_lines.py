@@ -68,6 +68,7 @@ _PYNATIVE = re.compile(
 _BAR = re.compile(
     rf" *(\d{{1,4}}\.\d)% \|[^|]{{0,200}}\| (?P<rate>{_NUMBER}) samples/s/p  [^{{}}]{{1,40}} \}}", re.ASCII
 )
+_THROUGHPUT = re.compile(r".*, throughput: *(\d{1,40}\.\d\d)T(?:,.*)?", re.ASCII)
 _LEAST_OF_RATE = 100
 _STAGES = re.compile(r"pipeline stages: (\d{1,6}) > 1, the loss on the last card is valid\.?", re.ASCII)
 _ZERO_BUBBLE = "When zero_bubble_v is enabled, loss is valid only on rank 0"
@@ -168,7 +169,9 @@ class MindFormersLines:
             return  # said twice, by two handlers
         is_sunk = found.get("mean") is None
         seconds = int(found["ms"]) / 1e3
-        line = {**self._numbers(found), "step_time_s": round(seconds, 4), "time": round(moment, 3)}
+        line = {**self._numbers(found), "time": round(moment, 3)}
+        if seconds > 0:
+            line["step_time_s"] = seconds
         head = {"step": made, "total_steps": total} if made <= total else {"step": made}
         self._release()
         gap = self._saves.note_step(made, each, is_sunk="epoch" in found and is_sunk)
@@ -185,7 +188,7 @@ class MindFormersLines:
             values.update(_parts_of(found["parts"] or "", "_loss"))
         if "epoch" in found:
             values.update(lr=_number(found["lr"]), grad_norm=_number(found["norm"]))
-            values.update(loss_scale=_number(found["scale"]), tflops_per_device=_number(found["tflops"]))
+            values.update(loss_scale=_number(found["scale"]), tflops_per_device=_exact(found["tflops"]))
             if _is_true(found["overflow"] or ""):
                 values["skipped"] = True
         else:
@@ -193,7 +196,7 @@ class MindFormersLines:
             values.update(lr=more.get("lr"), grad_norm=more.get("grad_norm"))
             # Before 2.1.0 its throughput is reckoned in another unit than it is said in.
             if found["samples"]:
-                values["tflops_per_device"] = more.get("throughput")
+                values["tflops_per_device"] = _exact(_THROUGHPUT.sub(r"\1", found["parts"] or ""))
         # A loss and a norm that are none are to be seen; of others that means that nobody knows.
         may_be_nan = ("loss", "mean_loss", "grad_norm")
         return {
@@ -204,11 +207,9 @@ class MindFormersLines:
 
     def _add_rate(self, bar: Match[str]) -> None:
         """The second line of a step: how far it is, and its samples a second for each device."""
-        held, rate = self._held, _number(bar["rate"])
-        if held is None or "total_steps" not in held or rate is None or not math.isfinite(rate):
+        held, rate = self._held, _exact(bar["rate"])
+        if held is None or "total_steps" not in held or rate is None:
             return
-        if rate * 10 ** len(bar["rate"].partition(".")[2]) < _LEAST_OF_RATE:
-            return  # 1.0.0 prints two digits: 0.01 may be half as much again
         if abs(float(bar[1]) - 100.0 * held["step"] / held["total_steps"]) > 0.11:
             return  # of another step
         held["samples_per_s"] = round(rate * self._world, 5)
@@ -333,6 +334,14 @@ def _number(text: Optional[str]) -> Optional[float]:
         return float(text.strip().lstrip("[").rstrip("]").strip())
     except ValueError:
         return None
+
+
+def _exact(text: Optional[str]) -> Optional[float]:
+    """A rate of which rounding took less than a hundredth: of 0.01 it may be half."""
+    value = _number(text)
+    if value is None or text is None or not math.isfinite(value):
+        return None
+    return value if value * 10 ** len(text.partition(".")[2]) >= _LEAST_OF_RATE else None
 
 
 def _parts_of(text: str, ending: str) -> Dict[str, Optional[float]]:

@@ -144,6 +144,17 @@ def test_of_a_file_of_the_whole_run_only_what_this_attempt_writes(worker: Worker
     assert worker.steps() == [5]
 
 
+def test_a_file_that_is_left_for_another_is_read_with_it(worker: Worker) -> None:
+    """Until it has read its YAML MindFormers logs below `./output`."""
+    metrics = worker.start()
+    append(worker.shared, said("Build Net For Train", to_file=True))
+    metrics.look()
+    metrics.look()
+    append(worker.info, said(step(1), to_file=True))
+    metrics.look()
+    assert worker.steps() == [1]
+
+
 def test_one_that_ends_at_once_is_read_to_its_end(worker: Worker) -> None:
     metrics = worker.start()
     append(worker.info, "".join(said(step(number), to_file=True) for number in range(1, 6)))
