@@ -16,7 +16,7 @@ import re
 import time
 from typing import Any, Dict, Iterable, List, Match, Optional, Tuple
 
-from orchestrator.agent.mindformers_saves import Saves, is_save_begun
+from orchestrator.agent.logged_saves import Saves, is_save_begun
 from orchestrator.core.records import Phase
 
 __all__ = ["EVALUATES", "LOGGED", "MindFormersLines", "is_told_by_mindformers"]

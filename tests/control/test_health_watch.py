@@ -206,11 +206,12 @@ def test_a_pause_is_learnt_where_phases_are_read_from_a_log(
     tmp_path: Path, task: str, is_learnt: bool
 ) -> None:
     """Of an evaluation in training MindFormers' log does not tell when it begins."""
-    hung = Hung(tmp_path, task=task, floor=6)
+    hung = Hung(tmp_path, task=task)
+    hung.a.stacks, hung.b.stacks = {"0": waits(0), "1": waits(1)}, {"2": waits(2), "3": waits(3)}
     hung.steps(60)
-    assert kinds(hung.stands(8)) == [FindingKind.HANG]
+    assert kinds(hung.stands(80)) == [FindingKind.HANG]
     assert hung.steps(60).health == ()
-    assert kinds(hung.stands(10)) == ([] if is_learnt else [FindingKind.HANG])
+    assert kinds(hung.stands(110)) == ([] if is_learnt else [FindingKind.HANG])
     hung.watch.close()
 
 
