@@ -63,7 +63,7 @@ def step_line(step: int = 2, *, each: int = 4, ms: int = 314, loss: str = "8.125
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_recorded_lines_are_what_the_code_of_the_wheel_prints(version: str, tmp_path: Path) -> None:
     if version not in wheels():
-        pytest.skip(f"no wheel of mindformers {version} in MINDFORMERS_WHEELS; the recorded lines are used")
+        pytest.skip(f"no wheel of mindformers {version} (MINDFORMERS_WHEELS): the recorded lines are used")
     assert scenes(version, tmp_path) == LINES[version]
 
 
