@@ -32,7 +32,8 @@ _LONGEST_LINE = 1 << 16
 _LARGEST_YAML = 1 << 20
 # Where MindFormers logs, below the folder of the attempt or that of the run, if it was not told where.
 _FILE = ("log", "info.log")
-_LENGTH = re.compile(r"^\s*(?:- )?seq_length:[ \t]*(.*?)[ \t]*(?:#.*)?$", re.MULTILINE)
+_LENGTH = re.compile(r"^\s*(?:- )?seq_length:[ \t]*(.*?)[ \t]*(?:#.*)?\r?$", re.MULTILINE)
+_ANCHORED = re.compile(r"&(\w+) +(\d+)", re.ASCII)
 
 
 class LogTail:
@@ -214,7 +215,10 @@ def tokens_of_sample(config: Path) -> Optional[int]:
     """`seq_length` of a run's YAML, where all that it says of it is one number; else nobody knows."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         said = set(_LENGTH.findall(read_safely(config, config.parent, _LARGEST_YAML).decode()))
-        text = said.pop() if len(said) == 1 else ""
+        anchors = {found[0]: (f"*{found[1]}", found[2]) for found in map(_ANCHORED.fullmatch, said) if found}
+        aliases = dict(anchors.values())
+        numbers = {anchors[each][1] if each in anchors else aliases.get(each, each) for each in said}
+        text = numbers.pop() if len(numbers) == 1 else ""
         return int(text) if re.fullmatch(r"[1-9]\d{0,8}", text, re.ASCII) else None
     return None
 

@@ -73,6 +73,7 @@ _LEAST_OF_RATE = 100
 _STAGES = re.compile(r"pipeline stages: (\d{1,6}) > 1, the loss on the last card is valid\.?", re.ASCII)
 _ZERO_BUBBLE = "When zero_bubble_v is enabled, loss is valid only on rank 0"
 _INITIAL = re.compile(r"initial step: (\d{1,12})", re.ASCII)
+_SINK = re.compile(r"Will be Training epochs:\d{1,9}, sink_size:(-1|\d{1,9})", re.ASCII)
 
 _PHASES: Dict[str, Phase] = {
     "Build Dataset For Train": Phase.INIT,
@@ -175,7 +176,8 @@ class MindFormersLines:
         head = {"step": made, "total_steps": total} if made <= total else {"step": made}
         self._release()
         gap = self._saves.note_step(made, each, is_sunk="epoch" in found and is_sunk)
-        ended = moment - seconds * (max(1, gap) if is_sunk and "epoch" in found else 1)
+        at_once = (self._saves.sink or gap) if is_sunk and "epoch" in found else 1
+        ended = moment - seconds * max(1, at_once)
         began = max(self._phase_since, ended) if self._phase in _ENDS_WITH_STEP else moment
         self._begin(Phase.STEP, min(began, moment))
         self._last = self._held = {**head, **line}
@@ -251,6 +253,9 @@ class MindFormersLines:
             initial = _INITIAL.fullmatch(words)
             if initial is not None:
                 self._saves.initial = int(initial[1])
+            sink = _SINK.fullmatch(words)
+            if sink is not None:
+                self._saves.sink = max(0, int(sink[1]))
             self._mind_save(words, moment)
 
     def _mind_save(self, words: str, moment: float) -> None:
