@@ -29,6 +29,8 @@ __all__ = ["LogMetrics", "LogTail", "tokens_of_sample"]
 _PER_LOOK = 1 << 20
 _MOST_BEHIND = 16 << 20
 _LONGEST_LINE = 1 << 16
+# Of lines that may tell something so many are taken at a look, and of one that has ended the last so many.
+_LINES, _LAST_LINES = 1000, 10_000
 _LARGEST_YAML = 1 << 20
 # Where MindFormers logs, below the folder of the attempt or that of the run, if it was not told where.
 _FILE = ("log", "info.log")
@@ -48,16 +50,26 @@ class LogTail:
         self._file: Optional[BinaryIO] = None
         self._rest = b""
         self._is_cut = False  # the next line has lost its beginning
+        self._waiting: List[bytes] = []
         self.unseen = 0
         """Bytes that were passed over, in all."""
 
     def lines(self, *, to_end: bool = False) -> List[str]:
         """What has come since the last time, at most so much as is read at a look, or else to its end."""
+        if to_end or not self._waiting:
+            self._take(_MOST_BEHIND if to_end else _PER_LOOK)
+        if to_end:
+            found, self._waiting = self._waiting[-_LAST_LINES:], []
+        else:
+            found, self._waiting = self._waiting[:_LINES], self._waiting[_LINES:]
+        return [line.decode("utf-8", "replace") for line in found]
+
+    def _take(self, count: int) -> None:
         try:
-            data = self._read(_MOST_BEHIND if to_end else _PER_LOOK)
+            data = self._read(count)
         except OSError:
             self.close()
-            return []
+            return
         whole, separator, rest = (self._rest + data).rpartition(b"\n")
         found = whole.split(b"\n") if separator else []
         if found and self._is_cut:
@@ -65,8 +77,7 @@ class LogTail:
         if len(rest) > _LONGEST_LINE:
             rest, self._is_cut = b"", True
         self._rest = rest
-        telling = (line for line in found if LOGGED in line and len(line) <= _LONGEST_LINE)
-        return [line.decode("utf-8", "replace") for line in telling]
+        self._waiting += (line for line in found if LOGGED in line and len(line) <= _LONGEST_LINE)
 
     def close(self) -> None:
         """It goes on where it is, should it be read again."""

@@ -297,15 +297,18 @@ class _Clock:
         """
         if text is None:
             return self._kept(now)
+        # `time.strptime` takes as long as all the rest.
+        places = ((0, 4), (5, 7), (8, 10), (11, 13), (14, 16), (17, 19))
+        year, month, day, hour, minute, second = (int(text[first:last]) for first, last in places)
+        fields = (year, month, day, hour, minute, second, 0, 0, -1)
         try:
-            fields = time.strptime(text[:19], "%Y-%m-%d %H:%M:%S")
-            local = time.mktime((*fields[:8], -1))
+            seconds, local = calendar.timegm(fields), time.mktime(fields)
         except (ValueError, OverflowError):
             return self._kept(now)
-        written = calendar.timegm(fields) + int(text[20:]) / 1e3
+        written = seconds + int(text[20:]) / 1e3
         # What was just read was just written: the rest is the zone, in quarters of an hour.
         guess = round((written - now) / 900.0) * 900.0
-        ours = calendar.timegm(fields) - local
+        ours = seconds - local
         for zone, oldest in ((self._zone, None), (ours, None), (guess, now - 30.0)):
             if zone is None:
                 continue

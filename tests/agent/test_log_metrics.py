@@ -219,6 +219,16 @@ def test_what_is_more_than_one_look_reads_is_read_at_the_next(worker: Worker) ->
     assert worker.steps() == list(range(1, 61))
 
 
+def test_of_lines_that_tell_much_so_many_are_taken_at_a_look(worker: Worker) -> None:
+    metrics = worker.start()
+    append(worker.log, "".join(said(step(1 + number % 100)) for number in range(2500)))
+    counts = []
+    for _ in range(4):
+        metrics.look()
+        counts.append(len(worker.steps()))
+    assert counts == [1000, 2000, 2500, 2500]
+
+
 def test_a_line_without_end_takes_no_room(tmp_path: Path) -> None:
     path, tail = tmp_path / "log", LogTail(tmp_path / "log", tmp_path)
     for _ in range(40):
