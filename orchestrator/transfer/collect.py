@@ -38,6 +38,7 @@ from orchestrator.checkpoint.journal import Header, Journal
 from orchestrator.checkpoint.output_layout import Format, OutputLayout, lay_out
 from orchestrator.checkpoint.output_writer import OutputFiles, discard
 from orchestrator.checkpoint.shard_index import Shard, ShardIndex
+from orchestrator.checkpoint.unified_layout import lay_out_unified
 from orchestrator.core.errors import CheckpointError, Interrupted, OrchestrateError, TransportError
 from orchestrator.hosts.fleet import HostResults
 from orchestrator.transfer.check_replicas import require_equal_replicas
@@ -327,6 +328,8 @@ def planned_layout(plan: CopyPlan, wanted: Collection) -> OutputLayout:
     """The output that a collection's plan fills."""
     if wanted.format == "huggingface":
         return lay_out_huggingface(plan.tensors, wanted.model, wanted.dtype)
+    if wanted.format == "unified":
+        return lay_out_unified(plan.tensors, wanted.dtype)
     return lay_out([plan.tensors], wanted.format, dtype=wanted.dtype)
 
 

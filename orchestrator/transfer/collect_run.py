@@ -59,6 +59,7 @@ _NAMES: dict[Format, str] = {
     "ckpt": "{}.ckpt",
     "safetensors": "{}.safetensors",
     "huggingface": "{}-huggingface",
+    "unified": "{}-unified",
 }
 
 

@@ -42,7 +42,14 @@ from orchestrator.transfer.saved_attempts import (
     plans_of,
 )
 
-__all__ = ["Moves", "Resumption", "plan_next", "plan_resume", "shard_name"]
+__all__ = [
+    "Moves",
+    "Resumption",
+    "plan_next",
+    "plan_resume",
+    "shard_name",
+    "with_mindformers_step",
+]
 
 _GO_ON = (*TRAINING, MINDFORMERS)
 """The tasks whose workers go on from a step that is chosen here."""
@@ -135,7 +142,7 @@ def plan_next(
             if plan.task == MINDFORMERS:
                 told = (*notes, *silent)
                 begun = Resumption(control, before, plan, wanted.job, hosts, notes=told)
-                return _of_mindformers(begun, asked, attempts, alike, step)
+                return with_mindformers_step(begun, asked, attempts, alike, step)
             found = choose_checked(asked, attempts, placed=placed, same_layout=alike, step=step)
         except CheckpointError as error:
             what = f"{error.what}{'; ' if silent else ''}{'; '.join(silent)}"
@@ -164,14 +171,18 @@ def _layout(plan: LaunchPlan) -> tuple[object, ...]:
     return saved_layout(plan) if saves is None else saves.layout
 
 
-def _of_mindformers(
+def with_mindformers_step(
     found: Resumption,
     fleet: Fleet,
     attempts: Sequence[SavedAttempt],
     alike: Sequence[int],
     step: int | None,
 ) -> Resumption:
-    """The same, of a run whose workers load the step by the words of their run YAML."""
+    """What going on means for a run whose workers are MindFormers' own, which are told by their run YAML.
+
+    `alike` are the attempts in the layout of the next one. CheckpointError: no step is whole; UsageError: one
+    is, in another layout.
+    """
     plan = found.plan
     placed = {item.rank: item.host for item in plan.placements}
     chosen = choose_mindformers(fleet, plan, attempts, same_layout=alike, step=step)
