@@ -42,6 +42,7 @@ from orchestrator.checkpoint.unified_layout import lay_out_unified
 from orchestrator.core.errors import CheckpointError, Interrupted, OrchestrateError, TransportError
 from orchestrator.hosts.fleet import HostResults
 from orchestrator.transfer.check_replicas import require_equal_replicas
+from orchestrator.transfer.collect_iteration import Iteration, plan_iteration
 
 __all__ = ["Collected", "Collection", "collect", "plan_collection", "planned_layout"]
 
@@ -60,6 +61,7 @@ class Collection:
     whatever the strategies say. `model` is for `huggingface` alone. `beside` are the files that will be put
     beside the output, with their SHA-256, for the manifest. `check_replicas`: before anything is brought, the
     hosts compare what several ranks hold, which reads all of it. `attempt` None is the one in force.
+    `iteration`, of MindFormers' checkpoint 2.0, is collected in place of shards.
     """
 
     strategies: Mapping[int, Strategy] = field(default_factory=dict)
@@ -77,12 +79,17 @@ class Collection:
     beside: Mapping[str, str] = field(default_factory=dict)
     check_replicas: bool = False
     attempt: int | None = None
+    iteration: Iteration | None = None
 
 
 def plan_collection(
     source: HostFiles, hosts: Sequence[str], wanted: Collection
 ) -> tuple[Choice, CopyPlan, dict[str, OrchestrateError]]:
     """Step, plan, and the hosts that gave no answer but are not needed; raises what `collect` does."""
+    if wanted.iteration is not None:
+        lost = wanted.iteration.files.keys() - set(hosts)
+        options = (wanted.with_optimizer, wanted.format == "ckpt")
+        return (*plan_iteration(source, wanted.iteration, *options, without=lost), {})
     listed = _ask(hosts, source.list_shards)
     files = by_global_step(listed.values)
     with_texts = wanted.format == "ckpt"

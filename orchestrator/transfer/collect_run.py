@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from orchestrator.checkpoint.atomic import mapped_errors
 from orchestrator.checkpoint.companion_files import BesideOutput, SmallFile
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
 from orchestrator.checkpoint.copy_plan import CopyPlan
-from orchestrator.checkpoint.cut.complete_steps import Choice
+from orchestrator.checkpoint.cut.complete_steps import Choice, choose_step
+from orchestrator.checkpoint.cut.global_steps import by_global_step
 from orchestrator.checkpoint.files.strategy_files import with_own_names
 from orchestrator.checkpoint.hf_layout import HfModel
 from orchestrator.checkpoint.output_layout import Format, OutputLayout
@@ -26,11 +27,12 @@ from orchestrator.control.copied_files import owners_word
 from orchestrator.control.logs import copy_logs
 from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import read_record
-from orchestrator.core.errors import OrchestrateError
+from orchestrator.core.errors import CheckpointError, OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.transfer.collect import Collected, Collection, collect, plan_collection, planned_layout
+from orchestrator.transfer.collect_iteration import METADATA, Iteration, iteration_of
 from orchestrator.transfer.copied_shards import (
     copied_strategies,
     copies_read,
@@ -48,6 +50,8 @@ __all__ = [
     "no_empty_folder",
 ]
 
+# A disk that stands still this long has failed.
+_LIST_TIMEOUT = 300.0
 _CONFIG = "config.yaml"
 _LOGS = "logs"
 _LOG = re.compile(r"(rank_\d+|scheduler|supervisor|plog\+.+)\.log", re.ASCII)
@@ -210,10 +214,55 @@ def _opened(control: ControlDir, wanted: Collection, via_hosts: bool, spool: Spo
                 placed={placement.rank: placement.host for placement in plan.placements},
                 model=_hf_model(model.files) if wanted.format == "huggingface" else None,
             )
+            if saves_of(plan) is not None:
+                wanted = replace(wanted, iteration=_iteration(plan, fleet, files, wanted))
             notes = (*strategies.notes, *model.notes)
             yield _Run(plan, fleet, files, wanted, model.files, strategies.files, notes)
         finally:
             files.close()
+
+
+def _iteration(plan: LaunchPlan, fleet: Fleet, files: RunFiles, wanted: Collection) -> Iteration | None:
+    """The iteration of checkpoint 2.0 to collect; None where what is wanted is in shards, or nowhere."""
+    answers = fleet.each(lambda agent: agent.iterations(plan.run_id, plan.attempt, timeout=_LIST_TIMEOUT))
+    if not any(each.iterations for each in answers.values.values()):
+        return None
+
+    def metadata(host: str, number: int) -> bytes:
+        folder = f"checkpoint/iteration_{number:08d}"
+        pieces = fleet.agent(host).small_files(plan.run_id, folder, METADATA, attempt=plan.attempt)
+        return b"".join(data for name, data in pieces if name is not None)
+
+    newest = _of_shards(plan, files, wanted)
+    try:
+        found = iteration_of(answers.values, metadata, step=wanted.step, with_optimizer=wanted.with_optimizer)
+    except CheckpointError:
+        if newest is None:
+            raise
+        return None
+    if newest is not None and newest >= found.choice.iteration:
+        return None
+    for host, listed in found.files.items():
+        files.take(host, listed)
+    return found
+
+
+def _of_shards(plan: LaunchPlan, files: RunFiles, wanted: Collection) -> int | None:
+    """The step that would be collected of the ranks' own files."""
+    listed = {}
+    for host in plan.hosts:
+        with suppress(OrchestrateError):
+            listed[host.name] = files.list_shards(host.name)
+    with suppress(CheckpointError):
+        return choose_step(
+            by_global_step(listed),
+            {} if wanted.needs_all else wanted.strategies,
+            wanted.world_size,
+            step=wanted.step,
+            with_optimizer=wanted.with_optimizer,
+            replicated=wanted.replicated,
+        ).step
+    return None
 
 
 def _hf_model(files: Mapping[str, SmallFile]) -> HfModel | None:

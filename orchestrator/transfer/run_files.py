@@ -6,6 +6,7 @@ They are read through the hosts' agents, or directly where they are visible here
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ __all__ = ["RunFiles"]
 T = TypeVar("T")
 # Bulk bytes come in pieces of megabytes; a disk that stands still this long has failed.
 _READ_TIMEOUT = 300.0
+_ITERATION = re.compile(r"iteration_\d{8,12}", re.ASCII)
 
 
 class RunFiles:
@@ -94,6 +96,16 @@ class RunFiles:
         self._listed.update({(host, file.path): file for file in files})
         return files
 
+    def take(self, host: str, files: Sequence[ShardFile]) -> None:
+        """Files of the run that were listed in another way may be read, too."""
+        for file in files:
+            path = file.path if self._is_here(host) else ""
+            if not (path or self._via_hosts):
+                path = self._visible_path(host, file)
+            if path:
+                self._direct[host, file.path] = path
+            self._listed[host, file.path] = file
+
     def _visible_path(self, host: str, file: ShardFile) -> str:
         """Where the same file is on this machine; "" where it is not. Nothing of its path is the host's word.
 
@@ -108,8 +120,9 @@ class RunFiles:
         if "meant" in address:
             run = run.pinned(address["meant"]["number"])
         folder, name = os.path.split(file.path)
-        rank = f"rank_{file.rank}"
-        path = str(run.attempt.checkpoint / (rank if os.path.basename(folder) == rank else "") / name)
+        last = os.path.basename(folder)
+        is_known = last == f"rank_{file.rank}" or _ITERATION.fullmatch(last)
+        path = str(run.attempt.checkpoint / (last if is_known else "") / name)
         try:
             status = os.stat(path)
         except OSError:

@@ -242,3 +242,98 @@ def test_a_folder_of_safetensors_with_its_map_and_what_the_loop_keeps(ended: Min
         "part0.safetensors",
     ]
     same(dict(load_file(weights_alone / "part0.safetensors")), weights(15))
+
+
+def saved_in_halves(ended: MindFormersRun, iteration: int, **hurt) -> Path:
+    """Weights in two halves by rows, the norm on both, moments alike, as two ranks save them."""
+    folder = ended.run("host1").root / f"attempts/1/checkpoint/iteration_{iteration:08d}"
+    folder.mkdir(parents=True)
+    held: dict[str, dict[str, np.ndarray]] = {}
+    known: dict[str, dict] = {}
+    stored: dict[str, list] = {}
+    for kind, prefix, off in (("model", "", 0), ("opt", "adam_m.", 1000)):
+        for name, value in weights(iteration + off).items():
+            halves = np.split(value, 2) if value.ndim == 2 else [value, value]
+            chunks = []
+            for rank, half in enumerate(halves):
+                file = f"llama-{kind}-{rank:07d}-0000002.safetensors"
+                held.setdefault(file, {})[prefix + name] = half
+                offset = [rank * len(half), 0] if value.ndim == 2 else [0]
+                chunks.append({"global_offset": offset, "local_shape": list(half.shape)})
+                key = str((prefix + name, tuple(offset)))
+                stored.setdefault(key, []).append(
+                    {"file_name": file, "storage_rank": rank, "rank_group": [rank]}
+                )
+            unique = [chunk for at, chunk in enumerate(chunks) if chunk not in chunks[:at]]
+            known[prefix + name] = {"global_shape": list(value.shape), "chunk": unique}
+    for rank in range(2):
+        held[f"llama-opt-{rank:07d}-0000002.safetensors"]["global_step"] = np.array([iteration], np.int32)
+    for file, tensors in held.items():
+        write_safetensors(folder / file, tensors.items())
+    said = {"state_dict_metadata": known, "storage_data": stored, **hurt}
+    (folder / "metadata.json").write_text(json.dumps(said))
+    (folder / "common.json").write_text(json.dumps({"global_step": iteration}))
+    return folder
+
+
+def test_an_iteration_is_collected_by_its_metadata(tmp_path: Path) -> None:
+    ended = MindFormersRun(tmp_path, CUT, hosts=1, devices=2)
+    saved_in_halves(ended, 10)
+    saved_in_halves(ended, 20)
+    done = collect_run(ended.control, Collection(), tmp_path / "out.ckpt")
+    assert done.choice.step == 20
+    same(arrays(tmp_path / "out.ckpt"), weights(20))
+    collect_run(ended.control, Collection(step=10, with_optimizer=True), tmp_path / "all.ckpt")
+    moments = {f"adam_m.{name}": value for name, value in weights(1010).items()}
+    step = {"global_step": np.array([10], np.int32)}
+    same(arrays(tmp_path / "all.ckpt"), {**weights(10), **moments, **step})
+    # Files of ranks that are newer come before it, and of the same step, too.
+    ended.save(20)
+    ended.save_strategies()
+    done = collect_run(ended.control, Collection(), tmp_path / "newest.ckpt")
+    assert (done.choice.epoch, done.choice.step) == (2, 20)
+
+
+@pytest.mark.parametrize(
+    ("hurt", "what"),
+    [
+        ({"storage_data": {}}, "no file has the part of model.* at"),
+        ({"state_dict_metadata": {}}, "it does not say how model.* is cut"),
+        ({"storage_data": []}, "storage_data is missing, or of another form"),
+        (
+            {"state_dict_metadata": {name: {} for name in weights(0)}},
+            "the sizes of model.* are none",
+        ),
+        (
+            {
+                "state_dict_metadata": {
+                    name: {
+                        "global_shape": list(value.shape),
+                        "chunk": [{"global_offset": [0] * value.ndim, "local_shape": [4] * value.ndim}],
+                    }
+                    for name, value in weights(0).items()
+                }
+            },
+            "the parts of model.* are not the whole of it on axis 0",
+        ),
+    ],
+)
+def test_a_metadata_json_that_lies_is_refused(tmp_path: Path, hurt, what: str) -> None:
+    ended = MindFormersRun(tmp_path, CUT, hosts=1, devices=2)
+    saved_in_halves(ended, 20, **hurt)
+    with pytest.raises(CheckpointError, match=what):
+        collect_run(ended.control, Collection(), tmp_path / "out.ckpt")
+    assert not (tmp_path / "out.ckpt").exists()
+
+
+def test_a_rank_alone_saves_no_metadata(tmp_path: Path) -> None:
+    ended = MindFormersRun(tmp_path, "", hosts=1)
+    folder = ended.run("host1").root / "attempts/1/checkpoint/iteration_00000020"
+    folder.mkdir()
+    write_safetensors(folder / "model-0000000-0000001.safetensors", weights(20).items())
+    moments = [(f"adam_m.{name}", value) for name, value in weights(20).items()]
+    write_safetensors(folder / "opt-0000000-0000001.safetensors", moments)
+    (folder / "common.json").write_text("{}")
+    collect_run(ended.control, Collection(), tmp_path / "out.ckpt")
+    same(arrays(tmp_path / "out.ckpt"), weights(20))
+    assert ended.next(hosts=("host1",)).at == (1, 20)
