@@ -13,11 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from orchestrator.agent.shard_ranges import parse_name
 from orchestrator.checkpoint.shard_index import ShardFile
-from orchestrator.core.errors import CheckpointError, UsageError
+from orchestrator.config.yaml_reader import parse_yaml
+from orchestrator.core.errors import CheckpointError, ConfigError, UsageError
 from orchestrator.core.iteration_answers import IterationList
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.next_plan import load_folder
@@ -79,17 +78,19 @@ def saves_of(plan: LaunchPlan) -> MindFormersSaves | None:
 
 
 def _read(text: str) -> dict[str, Any]:
-    """What the text says to MindFormers, which reads with this loader; {} where it is no table."""
+    """What the text says; {} where it is no table."""
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError:
+        data = parse_yaml("mindformers.yaml", text.encode()).data
+    except ConfigError:
         return {}
     return data if isinstance(data, dict) else {}
 
 
 def _table(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A section, with what it takes over from another by `<<`."""
     found = data.get(name)
-    return found if isinstance(found, dict) else {}
+    found = found if isinstance(found, dict) else {}
+    return {**_table(found, "<<"), **found} if "<<" in found else found
 
 
 def _redundancy(data: Mapping[str, Any]) -> Iterator[Any]:
