@@ -28,9 +28,10 @@ from orchestrator.plan.placement import groups_between_hosts, hosts_of, spread_p
 from orchestrator.plan.spare_hosts import spares_of
 from orchestrator.sizing.copy_rate import CopyNeed, copy_need
 from orchestrator.sizing.device_memory import HBM
-from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
+from orchestrator.sizing.estimate import Estimate, estimate, size_of
 from orchestrator.sizing.saving import Saving, saving_of
 from orchestrator.sizing.suggest import Suggestion, suggest
+from orchestrator.sizing.workload import Workload, workload_of
 
 __all__ = ["command"]
 

@@ -10,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.terminal import wrapped
-from orchestrator.families.network_config import NetworkConfig
+from orchestrator.families.network_layers import NetworkLayers
 from orchestrator.sizing.device_memory import PoolRoom
-from orchestrator.sizing.estimate import Estimate, StageEstimate, Workload
+from orchestrator.sizing.estimate import Estimate, StageEstimate
 from orchestrator.sizing.suggest import Suggestion
+from orchestrator.sizing.workload import Workload
 
 __all__ = ["LABEL", "estimate_view", "sized", "spread_view", "suggestions_view"]
 
@@ -23,7 +24,7 @@ LABEL = 25  # columns before what a line says
 
 def estimate_view(
     name: str,
-    network: NetworkConfig,
+    network: NetworkLayers,
     workload: Workload,
     made: Estimate,
     limit: int | None,
@@ -68,7 +69,7 @@ def _over(sent: Mapping[str, int]) -> str:
     return ", ".join(f"{names[key]} {sized(size)}" for key, size in sent.items() if size) or "nothing"
 
 
-def _attention(network: NetworkConfig, workload: Workload) -> str:
+def _attention(network: NetworkLayers, workload: Workload) -> str:
     """How it is computed, which decides whether scores of all pairs of tokens are held."""
     ways = ["step by step, scores of all pairs held"]
     if workload.flash:
