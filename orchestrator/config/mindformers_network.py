@@ -123,6 +123,11 @@ class ModelTable:
     run: YamlFile | None
     model: YamlFile | None
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no run YAML, or one of the command line's values only."""
+        return self.run is None or not self.run.lines
+
     def where(self, key: str) -> str:
         """`file:line: key`."""
         if self.run is not None and (self.run.get((*WHERE, key)) is not None or self.model is None):
@@ -265,7 +270,7 @@ def _flag(table: ModelTable, kind: _Kind, name: str, keys: tuple[str, ...]) -> b
             raise table.error(key, f"is {show(value)}, not True or False")
     if (name, kind.title) in (("qkv_bias", "Qwen2"), ("qk_norms", "Qwen3")):
         return True  # whatever the keys say: the network is built so
-    if name == "output_bias" and kind.title in ("Llama", "Qwen3") and table.run is None:
+    if name == "output_bias" and kind.title in ("Llama", "Qwen3") and table.is_alone:
         # transformers' attention_bias is of all four projections, in MindFormers of three.
         given += _given(table, ("attention_bias",))
     return any(value for _, value in given) if given else None
@@ -280,7 +285,7 @@ def _types(table: ModelTable, kind: _Kind, values: dict[str, Any]) -> Iterator[s
     if not kind.legacy and "compute_dtype" not in values:
         saved = table.values.get("torch_dtype", table.values.get("dtype"))
         values["compute_dtype"] = saved if saved in ("float16", "bfloat16") else "bfloat16"
-        if table.run is None:
+        if table.is_alone:
             yield f"weights in float32, computed with in {values['compute_dtype']}: as MindFormers trains"
     values.setdefault("param_type", "float32")
     values.setdefault("embedding_type", values["param_type"])
@@ -312,7 +317,7 @@ def _fill_in(table: ModelTable, kind: _Kind, values: dict[str, Any]) -> Iterator
         yield f"the head is {head}: MindFormers does not look at untie_embeddings_and_output_weights"
     if "seq_length" not in values:
         values["seq_length"] = _sequence_of_data(table) or 4096  # MindFormers' own default
-        if table.run is None:
+        if table.is_alone:
             yield "seq_length is not said: 4096, as MindFormers has it"
 
 

@@ -20,8 +20,8 @@ from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.plan.placement import degree_problems, hosts_of
 from orchestrator.sizing.device_memory import HBM
 from orchestrator.sizing.estimate import estimate, size_of
+from orchestrator.sizing.step_workload import Workload, workload_of
 from orchestrator.sizing.suggest import fitting, suggest
-from orchestrator.sizing.workload import Workload, workload_of
 
 __all__ = [
     "Layout",

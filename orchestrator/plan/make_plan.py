@@ -33,7 +33,7 @@ from orchestrator.plan.spare_hosts import spare_notes, spares_of
 from orchestrator.rank_table.table import is_ip, is_loopback
 from orchestrator.sizing.estimate import estimate
 from orchestrator.sizing.saving import snapshot_bytes
-from orchestrator.sizing.workload import workload_of
+from orchestrator.sizing.step_workload import workload_of
 
 __all__ = ["make_plan", "new_run_id"]
 

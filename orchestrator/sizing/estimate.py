@@ -12,7 +12,7 @@ from orchestrator.config.yaml_messages import show
 from orchestrator.families.family import Weight
 from orchestrator.families.network_layers import NetworkLayers
 from orchestrator.sizing.device_memory import PoolRoom, communicators
-from orchestrator.sizing.workload import Workload
+from orchestrator.sizing.step_workload import Workload
 
 __all__ = ["Estimate", "StageEstimate", "estimate", "size_of"]
 
@@ -190,7 +190,14 @@ def _gradients(held: Sequence[Held], workload: Workload) -> int:
 
     On an Ascend, replicas that share the optimizer's state keep their pieces of them: beside the sums of
     micro batches, or instead of the sums where there are none.
+
+    MindSpore's automatic parallelism keeps them in the type of the weights: the sums of micro batches whole
+    unless it is told to keep pieces (`accu_grads`, a clone of the weights).
     """
+    if workload.automatic:
+        has_pieces = not workload.accumulates or workload.accumulates_pieces
+        held_of = _stored if has_pieces else _local
+        return sum(held_of(item, workload) * item.width * item.times for item in held)
     whole = _FLOAT32 * sum(_local(item, workload) * item.times for item in held)
     if not _in_pieces(workload):
         return whole
@@ -224,7 +231,8 @@ def _gradient_buffers(held: Sequence[Held], workload: Workload) -> int:
     )
     own = on_their_way + sum(size * times for size, times in tables)
     if workload.automatic:
-        return own if workload.accumulates else 0
+        pieces = sum(_stored(item, workload) * item.width * item.times for item in held)
+        return max(own, pieces if workload.shares_weights else 0) if workload.accumulates else 0
     if workload.cut.data_parallel == 1:
         return own
     sums = _FLOAT32 * sum(_local(item, workload) * item.times for item in held)

@@ -16,11 +16,12 @@ from orchestrator.config.yaml_messages import Loc, show
 from orchestrator.config.yaml_reader import YamlFile
 from orchestrator.core.errors import ConfigError
 from orchestrator.families.dense_decoder import DenseDecoder
-from orchestrator.sizing.workload import Workload
+from orchestrator.sizing.step_workload import Workload
 
 __all__ = ["SizedRun", "sized_run"]
 
 _DEVICES_OF_A_HOST = 8
+_SHARDING = ("parallel", "parallel_optimizer_config")
 _TRAINS = {"train": True, "finetune": True, "predict": False}
 _DEGREES = {
     "data_parallel": ("data_parallel", "data_parallel_size"),
@@ -90,6 +91,7 @@ class _Reader:
             scatters=True,
             automatic=True,
             gathers_again=self._flag(("recompute_config", "parallel_optimizer_comm_recompute")) is True,
+            accumulates_pieces=self._flag((*_SHARDING, "gradient_accumulation_shard")) is True,
             context_parts=cp,
             interleave=chunks,
             stage_layers=self._layers(network.num_layers, pp, chunks),
@@ -156,7 +158,7 @@ class _Reader:
         if asked and mode in (0, "data_parallel", "DATA_PARALLEL"):
             self.notes.append("enable_parallel_optimizer is not reckoned with parallel_mode 0")
             return False
-        size = self.run.get(("parallel", "parallel_optimizer_config", "optimizer_weight_shard_size"))
+        size = self.run.get((*_SHARDING, "optimizer_weight_shard_size"))
         if asked and isinstance(size, int) and size > 0:
             self.notes.append(f"optimizer_weight_shard_size {size} is not reckoned: all replicas share")
         return asked

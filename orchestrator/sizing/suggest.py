@@ -9,7 +9,7 @@ from math import isqrt
 from orchestrator.checkpoint.cut.network_cut import NetworkCut
 from orchestrator.families.network_layers import NetworkLayers
 from orchestrator.sizing.estimate import Estimate, estimate
-from orchestrator.sizing.workload import Workload
+from orchestrator.sizing.step_workload import Workload
 
 _LARGEST = 10_000_000  # ranks, and records of a step, above which no layout is looked for
 

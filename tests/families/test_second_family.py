@@ -30,7 +30,7 @@ from orchestrator.families.registry import FamilyError, family_of_weights, hub_n
 from orchestrator.plan.placement import place
 from orchestrator.sizing.device_memory import communicators
 from orchestrator.sizing.estimate import estimate
-from orchestrator.sizing.workload import workload_of
+from orchestrator.sizing.step_workload import workload_of
 from orchestrator.transfer.convert import plan_combine, write
 from orchestrator.transfer.distribute import cut_for
 from tests.checkpoint.support import random

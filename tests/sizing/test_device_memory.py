@@ -17,8 +17,8 @@ from orchestrator.core.errors import ConfigError, UsageError
 from orchestrator.families.bloom import BLOOM
 from orchestrator.sizing.device_memory import PoolRoom, communicators
 from orchestrator.sizing.estimate import estimate, size_of
+from orchestrator.sizing.step_workload import workload_of
 from orchestrator.sizing.suggest import suggest
-from orchestrator.sizing.workload import workload_of
 
 ROOT = Path(__file__).parents[2]
 GIB, MIB = 2**30, 2**20

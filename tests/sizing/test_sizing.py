@@ -19,8 +19,8 @@ from orchestrator.config.job_network import network_of
 from orchestrator.core.errors import ConfigError, OrchestrateError
 from orchestrator.families.bloom import BLOOM, BloomConfig
 from orchestrator.sizing.estimate import estimate, size_of
+from orchestrator.sizing.step_workload import Workload, workload_of
 from orchestrator.sizing.suggest import _divisors, suggest
-from orchestrator.sizing.workload import Workload, workload_of
 
 ROOT = Path(__file__).parents[2]
 SMALL = BloomConfig(

@@ -28,7 +28,8 @@ class Workload:
 
     The rest is of MindSpore's automatic parallelism alone, as MindFormers uses it (`automatic`). Then a stage
     keeps the activations of all micro batches under way, and what shares out the optimizer's state shares out
-    the weights, too, which are gathered, for the backward pass once more where `gathers_again`.
+    the weights, too, which are gathered, for the backward pass once more where `gathers_again`, and sums of
+    micro batches' gradients where `accumulates_pieces`.
     `context_parts`: so many ranks of the data group share each sequence. `interleave`: chunks of a stage.
     `stage_layers` and `recomputed`: blocks of each stage, () where they are dealt out evenly, and where
     `recompute` says it of all. `cache_tokens`: positions that the cache of an answering one has room for.
@@ -46,6 +47,7 @@ class Workload:
     scatters: bool = False
     automatic: bool = False
     gathers_again: bool = False
+    accumulates_pieces: bool = False
     context_parts: int = 1
     interleave: int = 1
     stage_layers: tuple[int, ...] = ()
@@ -128,7 +130,6 @@ class Workload:
             cut=cut,
             batch_size=global_batch * self.context_parts // cut.data_parallel,
             micro_batch_num=micro_batch_num,
-            recompute=self.recompute or any(self.recomputed),
             recomputed=(),
             stage_layers=(),
             interleave=1,
