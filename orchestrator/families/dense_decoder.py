@@ -148,6 +148,10 @@ class DenseDecoder:
         dropped = compute / 2 if self.attention_dropout else 0
         return of_tokens + int(pairs * (compute + dropped + self.width("softmax_type")))
 
+    def mlp_products(self, sequences: int, parts: int) -> int:
+        """Bytes of the activated gate and of its product, which MindFormers' select_recompute makes again."""
+        return 2 * sequences * self.seq_length * self.ffn_size * self.width("compute_dtype") // parts
+
     def cut_problems(
         self, model_parallel: int, pipeline_stage: int, sequence_parts: int = 1
     ) -> Iterator[tuple[str, str, str]]:

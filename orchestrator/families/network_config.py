@@ -129,6 +129,10 @@ class NetworkConfig:
             return of_tokens + bits + flash_statistics(tokens, self.num_heads) // parts
         return of_tokens + int(pairs * (1.5 * compute + self.width("softmax_compute_type")))
 
+    def mlp_products(self, sequences: int, parts: int) -> int:
+        """Nothing: no MLP of ours is gated."""
+        return 0
+
     def width(self, field: str) -> int:
         """Bytes of one value of the type that `field` gives."""
         return BYTES[getattr(self, field)]

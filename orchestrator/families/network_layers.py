@@ -54,6 +54,10 @@ class NetworkLayers(Protocol):
         """Bytes that one block keeps for its backward pass, on each of `parts` model-parallel ranks."""
         ...
 
+    def mlp_products(self, sequences: int, parts: int) -> int:
+        """Bytes of them that a gated MLP can make again cheaply: the activated gate, and its product."""
+        ...
+
     def cut_problems(
         self, model_parallel: int, pipeline_stage: int, sequence_parts: int = 1
     ) -> Iterator[tuple[str, str, str]]:

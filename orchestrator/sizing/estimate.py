@@ -267,6 +267,9 @@ def _activations(network: NetworkLayers, workload: Workload, stage: int) -> int:
         workload.blocks_again(network.num_layers, stage),
     )
     kept = again * inputs + (blocks - again) * block
+    if workload.selected:
+        spared = network.mlp_products(workload.micro_batch, t) // workload.context_parts
+        kept -= min(workload.selected[stage], blocks - again) * spared
     extra = block if again else 0
     if workload.automatic:
         return math.ceil(workload.under_way(stage) * kept) + extra + head

@@ -21,6 +21,8 @@ from orchestrator.sizing.step_workload import Workload
 __all__ = ["SizedRun", "sized_run"]
 
 _DEVICES_OF_A_HOST = 8
+_AUTO = (2, "auto_parallel", "AUTO_PARALLEL")
+_ALL = 2**31  # blocks of a stage
 _SHARDING = ("parallel", "parallel_optimizer_config")
 _TRAINS = {"train": True, "finetune": True, "predict": False}
 _DEGREES = {
@@ -96,6 +98,7 @@ class _Reader:
             interleave=chunks,
             stage_layers=self._layers(network.num_layers, pp, chunks),
             recomputed=recomputed,
+            selected=self._selected(pp, chunks) if trains and not again else (),
             cache_tokens=None if trains else self._cache_tokens(),
         )
         self._tell(trains, cp)
@@ -139,6 +142,9 @@ class _Reader:
             found[name] = self._number(given[0], 1) if given else None
         mp, pp, cp = (found[key] or 1 for key in ("model_parallel", "pipeline_stage", "context_parallel"))
         dp = found["data_parallel"]
+        if dp is None and self.run.get(("parallel", "parallel_mode")) in _AUTO:
+            what = "lets MindSpore choose how the network is cut, which is not estimated"
+            raise self._error(("parallel", "parallel_mode"), what, "give the degrees in parallel_config")
         if dp is None:
             dp = max(1, ranks // (mp * pp * cp)) if ranks else 1
             self.notes.append(f"parallel_config.data_parallel is left out: {dp} is assumed")
@@ -206,22 +212,46 @@ class _Reader:
 
     def _recomputed(self, pp: int, chunks: int) -> tuple[bool, tuple[int, ...]]:
         """Whether all blocks are, or how many of each stage."""
-        loc: Loc = ("recompute_config", "recompute")
-        section = self.run.get(loc[:1])
+        section = self.run.get(("recompute_config",))
         if isinstance(section, bool):
             return section, ()
-        value = self.run.get(loc)
-        if self.run.get(("recompute_config", "select_recompute")) not in (None, False, [], {}):
-            self.notes.append("select_recompute is not reckoned: activations are somewhat fewer")
+        value = self.run.get(("recompute_config", "recompute"))
         if value is None or isinstance(value, bool):
             return bool(value), ()
-        rows = self._rows(loc, value, pp, chunks) if isinstance(value, list) else []
-        counts = [[2**31 if item is True else item for item in row] for row in rows]
-        is_read = chunks == 1 or rows is value
-        if not counts or not is_read or not all(_is_count(item) for row in counts for item in row):
+        stages = self._counts(("recompute_config", "recompute"), pp, chunks)
+        if stages is None:
             what = f"is {show(value)}, which is not estimated"
-            raise self._error(loc, what, "True, False and numbers of layers of each stage are")
-        return False, tuple(sum(row[stage] for row in counts) for stage in range(pp))
+            remedy = "True, False and numbers of layers of each stage are"
+            raise self._error(("recompute_config", "recompute"), what, remedy)
+        return False, stages
+
+    def _selected(self, pp: int, chunks: int) -> tuple[int, ...]:
+        """Of how many blocks of each stage the MLP's products are recomputed: the default of its patterns."""
+        key: Loc = ("recompute_config", "select_recompute")
+        if isinstance(self.run.get(key[:1]), bool):
+            return ()
+        for name in ("select_recompute", "select_comm_recompute"):
+            value = self.run.get((*key[:1], name))
+            if value in (None, False, [], {}) or (name == key[1] and self._counts(key, pp, chunks)):
+                continue
+            self.notes.append(f"{name} is not reckoned: activations are somewhat fewer")
+        return self._counts(key, pp, chunks) or ()
+
+    def _counts(self, loc: Loc, pp: int, chunks: int) -> tuple[int, ...] | None:
+        """Blocks of each stage that a key of `recompute_config` means; None where it is written otherwise."""
+        value = self.run.get(loc)
+        if value is True:
+            return (_ALL,) * pp
+        if not isinstance(value, list) or not value:
+            return None
+        is_nested = all(isinstance(item, list) for item in value)
+        if chunks > 1 and not is_nested:
+            return None
+        rows = value if is_nested else [value]
+        counts = [[_ALL if item is True else item for item in row] for row in rows]
+        if len(rows) != chunks or not all(len(row) == pp and all(map(_is_count, row)) for row in counts):
+            return None
+        return tuple(min(_ALL, sum(row[stage] for row in counts)) for stage in range(pp))
 
     def _cache_tokens(self) -> int | None:
         """Positions of the paged cache, where the model's configuration gives its blocks."""

@@ -32,7 +32,8 @@ class Workload:
     micro batches' gradients where `accumulates_pieces`.
     `context_parts`: so many ranks of the data group share each sequence. `interleave`: chunks of a stage.
     `stage_layers` and `recomputed`: blocks of each stage, () where they are dealt out evenly, and where
-    `recompute` says it of all. `cache_tokens`: positions that the cache of an answering one has room for.
+    `recompute` says it of all; `selected`: those of which only products in the MLP are recomputed.
+    `cache_tokens`: positions that the cache of an answering one has room for.
     """
 
     cut: NetworkCut
@@ -52,6 +53,7 @@ class Workload:
     interleave: int = 1
     stage_layers: tuple[int, ...] = ()
     recomputed: tuple[int, ...] = ()
+    selected: tuple[int, ...] = ()
     cache_tokens: int | None = None
 
     @property
@@ -131,6 +133,7 @@ class Workload:
             batch_size=global_batch * self.context_parts // cut.data_parallel,
             micro_batch_num=micro_batch_num,
             recomputed=(),
+            selected=(),
             stage_layers=(),
             interleave=1,
         )
