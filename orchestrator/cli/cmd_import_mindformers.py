@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from orchestrator.cli.options import json_option, print_json, set_option
-from orchestrator.config.mindformers_yaml import Imported, import_run_yaml, job_text
+from orchestrator.config.mindformers_import import import_any
+from orchestrator.config.mindformers_yaml import Imported, job_text
 from orchestrator.core.paths import atomic_write
 
 __all__ = ["command"]
@@ -19,14 +20,20 @@ __all__ = ["command"]
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The job; default: print it."
 )
+@click.option(
+    "--keep", is_flag=True, help="Have MindFormers itself run a Bloom, instead of the bundled model."
+)
 @set_option("A value of the job (data.path=/data/train.mindrecord).")
 @json_option
-def command(file: Path, output: Path | None, overrides: tuple[str, ...], as_json: bool) -> int:
-    """Turn FILE, a run YAML of MindFormers' Bloom, into a job; say which keys were not carried over.
+def command(file: Path, output: Path | None, keep: bool, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Turn FILE, a run YAML of MindFormers, into a job; say which keys were not carried over.
+
+    A Bloom becomes a job of the bundled model. Of all others, and with --keep of a Bloom too, FILE stays as
+    it is, and the job (`task: mindformers`) names it.
 
     With --json the job, where it was written, what is to do and what was not carried over are data.
     """
-    imported = import_run_yaml(file, overrides)
+    imported = import_any(file, overrides, keep=keep, beside=output.parent if output is not None else None)
     text = job_text(imported, file.name)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
