@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.options import print_json
-from orchestrator.cli.render_sizing import LABEL, degrees, estimate_view, suggestions_view
+from orchestrator.cli.render_sizing import LABEL, estimate_view, suggestions_view
 from orchestrator.cli.sizing_data import estimate_data, suggestions_data
 from orchestrator.cli.terminal import Console, wrapped
 from orchestrator.config.file_kinds import kind_of
@@ -208,10 +208,16 @@ def _show(
 def _data(
     sized: SizedRun, made: Estimate | None, found: list[Suggestion], device: int | None
 ) -> dict[str, Any]:
+    work = sized.workload
     data: dict[str, Any] = {
         "model": sized.network.title,
         "parameters": sized.network.parameter_count,
-        "layout": degrees(sized.workload),
+        "layout": {
+            "data_parallel": work.replicas,
+            "model_parallel": work.cut.model_parallel,
+            "pipeline_stage": work.cut.pipeline_stage,
+            "context_parallel": work.context_parts,
+        },
         "hbm": device,
         "notes": list(sized.notes),
     }

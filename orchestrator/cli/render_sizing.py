@@ -16,7 +16,7 @@ from orchestrator.sizing.estimate import Estimate, StageEstimate
 from orchestrator.sizing.step_workload import Workload
 from orchestrator.sizing.suggest import Suggestion
 
-__all__ = ["LABEL", "degrees", "estimate_view", "sized", "spread_view", "suggestions_view"]
+__all__ = ["LABEL", "estimate_view", "sized", "spread_view", "suggestions_view"]
 
 _GIB = 2**30
 LABEL = 25  # columns before what a line says
@@ -35,7 +35,7 @@ def estimate_view(
     """Memory of a rank of each stage and what HCCL needs beside it, traffic, bubble; `width` in columns."""
     lines = [
         f"{name}: {_count(network.parameter_count)} parameters over {workload.cut.world_size} ranks, "
-        f"{degrees(workload)}",
+        f"{_degrees(workload)}",
         f"attention {_attention(network, workload)}",
         "",
     ]
@@ -55,7 +55,7 @@ def estimate_view(
     return Group(Text("\n".join(head)), _stage_table(made), Text("\n".join(rest)))
 
 
-def degrees(workload: Workload) -> str:
+def _degrees(workload: Workload) -> str:
     """`data 8 × model 4 × pipeline 2`."""
     cut, parts = workload.cut, workload.context_parts
     text = f"data {workload.replicas} × model {cut.model_parallel} × pipeline {cut.pipeline_stage}"

@@ -279,7 +279,7 @@ def _flag(table: ModelTable, kind: _Kind, name: str, keys: tuple[str, ...]) -> b
 def _types(table: ModelTable, kind: _Kind, values: dict[str, Any]) -> Iterator[str]:
     for name, keys in _TYPES.items():
         for key, value in _given(table, keys):
-            if value not in BYTES:
+            if not isinstance(value, str) or value not in BYTES:
                 raise table.error(key, f"is {show(value)}, not one of {', '.join(BYTES)}")
             values[name] = value
     if not kind.legacy and "compute_dtype" not in values:

@@ -131,6 +131,7 @@ def test_the_run_yaml_goes_before_the_config_json_as_in_mindformers() -> None:
         ),
         ({**TINY, "n_kv_heads": 3}, "4 heads cannot share 3 key and value heads evenly"),
         ({**TINY, "compute_dtype": "int8"}, "not one of float32, float16, bfloat16"),
+        ({**TINY, "compute_dtype": ["float32"]}, "not one of float32, float16, bfloat16"),
         ({**TINY, "use_flash_attention": "yes"}, "not True or False"),
         ({**TINY, "multiple_of": 0, "intermediate_size": None}, "multiple_of: is 0"),
         ({"hidden_size": 64}, "says no model"),
