@@ -52,8 +52,16 @@ _KINDS = {
     ),
     "ChatGLM2Config": _Kind(
         "GLM",
-        {**_GLM, "num_layers": 28, "hidden_size": 4096, "vocab_size": 65024, "qkv_bias": True, **_LEGACY},
-        True,
+        {
+            **_GLM,
+            "num_layers": 28,
+            "hidden_size": 4096,
+            "vocab_size": 65024,
+            "qkv_bias": True,
+            "cuts_kv_heads": True,
+            **_LEGACY,
+        },
+        legacy=True,
     ),
     "chatglm": _Kind("GLM", {**_GLM, "qkv_bias": True}),
     "llama": _Kind(

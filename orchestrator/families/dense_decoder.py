@@ -42,7 +42,8 @@ class DenseDecoder:
 
     `qk_norms`: queries and keys of each head are normed; `post_norms`: so are the outputs of attention and
     MLP, as in GLM-4-0414. `tied`: the head is the word embedding. `cuts_vocabulary`: model-parallel ranks
-    share embedding and head. `param_type` is what weights are stored in, the others what is computed in.
+    share embedding and head; `cuts_kv_heads`: several of them may share a head of keys and values.
+    `param_type` is what weights are stored in, the others what is computed in.
     """
 
     title: str
@@ -61,6 +62,7 @@ class DenseDecoder:
     mlp_bias: bool = False
     post_norms: bool = False
     cuts_vocabulary: bool = True
+    cuts_kv_heads: bool = False
     use_flash_attention: bool = True
     attention_dropout: float = 0.0
     param_type: str = "float32"
@@ -156,7 +158,9 @@ class DenseDecoder:
         self, model_parallel: int, pipeline_stage: int, sequence_parts: int = 1
     ) -> Iterator[tuple[str, str, str]]:
         """(key of `parallel`, what is wrong, what to do) where the network cannot be cut in this way."""
-        numbers = {"heads": self.num_heads, "key and value heads": self.num_kv_heads, "MLP": self.ffn_size}
+        numbers = {"heads": self.num_heads, "MLP": self.ffn_size, "key and value heads": self.num_kv_heads}
+        if self.cuts_kv_heads:
+            numbers["key and value heads"] = self.kv_size
         return cut_problems(
             numbers, self.num_layers, self.seq_length, model_parallel, pipeline_stage, sequence_parts
         )

@@ -1,16 +1,9 @@
-"""Any run YAML of MindFormers becomes a job, or says in a line why it does not.
-
-Those that MindFormers ships are gone over where they are: in `.venv-mindformers` of the checkout, and in the
-wheels of the folder that ORCHESTRATE_MINDFORMERS_WHEELS names.
-"""
+"""Any run YAML of MindFormers becomes a job, or says in a line why it does not."""
 
 from __future__ import annotations
 
 import json
-import os
-import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +16,8 @@ from orchestrator.config.job_file import load_job
 from orchestrator.config.mindformers_import import import_any
 from orchestrator.config.mindformers_yaml import job_text
 from orchestrator.core.errors import ConfigError
+from tests.shipped_run_yamls import shipped
 
-ROOT = Path(__file__).parents[2]
 BLOOM_7B = Path(__file__).parent / "run_bloom_7.1b.yaml"
 LLAMA: dict[str, Any] = {
     "run_mode": "finetune",
@@ -143,22 +136,6 @@ def test_what_is_no_job_says_so_in_a_line(tmp_path: Path, changes: dict[str, Any
 
 def test_a_name_that_no_run_can_have_is_made_one(tmp_path: Path) -> None:
     assert import_any(run_yaml(tmp_path, "run_vit@336 ä.yaml")).job["name"] == "run_vit_336__"
-
-
-def shipped(folder: Path) -> Iterator[tuple[str, Path]]:
-    """(version, file) of each YAML that MindFormers ships, as far as it is here; wheels go into `folder`."""
-    for path in (ROOT / ".venv-mindformers").glob("lib/python*/site-packages/configs/**/*.yaml"):
-        yield "installed", path
-    wheels = os.environ.get("ORCHESTRATE_MINDFORMERS_WHEELS")
-    for wheel in sorted(Path(wheels).glob("mindformers-*.whl")) if wheels else ():
-        version = wheel.name.split("-")[1]
-        if version.startswith("0."):
-            continue  # whose YAMLs were put together of parts
-        with zipfile.ZipFile(wheel) as archive:
-            for name in archive.namelist():
-                if name.startswith("configs/") and name.endswith(".yaml"):
-                    archive.extract(name, folder / version)
-                    yield version, folder / version / name
 
 
 # What is no run of the trainer, by the beginning of its name.

@@ -176,6 +176,17 @@ def test_model_parallel_ranks_share_the_matrices_and_not_the_norms() -> None:
     assert whole.parameters - four.parameters == network.vocab_size * network.hidden_size
 
 
+def test_old_glm_cuts_its_keys_finer_than_by_heads() -> None:
+    glm = {"num_attention_heads": 4, "kv_channels": 16, "multi_query_group_num": 2, "ffn_hidden_size": 128}
+    model = {**glm, "type": "ChatGLM2Config", "num_layers": 2, "hidden_size": 64, "padded_vocab_size": 512}
+    run = {"parallel_config": {"model_parallel": 4}, "model": {"model_config": model}}
+    found = sized_run(written(run))
+    assert not list(found.workload.problems(found.network))
+    llama = sized(parallel_config__model_parallel=4)
+    (problem,) = llama.workload.problems(llama.network)
+    assert problem[1] == "key and value heads 2 cannot be cut into 4 equal parts"
+
+
 def test_sharing_the_optimizer_shares_the_weights_too() -> None:
     degrees = {"parallel_config__data_parallel": 4}
     whole, shared = (
