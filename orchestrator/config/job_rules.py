@@ -206,6 +206,10 @@ def _deterministic(job: Job) -> Iterator[Finding]:
 
 def _restart(job: Job) -> Iterator[Finding]:
     policy = job.restart
+    if policy.min_hosts and job.task == "mindformers":
+        what = "fits no run of MindFormers: its run YAML has degrees, and its checkpoints are, for all ranks"
+        remedy = "null: only with as many hosts; restart.spares replaces lost ones"
+        yield ("restart", "min_hosts"), what, remedy
     if policy.max and not policy.on:
         yield (
             ("restart", "on"),
