@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
 from orchestrator.config.mindformers_job import MINDFORMERS
-from orchestrator.config.yaml_reader import YamlFile, read_yaml
+from orchestrator.config.run_yaml import RunYaml
+from orchestrator.config.yaml_reader import YamlFile, parse_yaml, read_source, read_yaml
 from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.plan.mindformers_run import complete
 from orchestrator.plan.placement import hosts_of
 from orchestrator.sizing.estimate import Estimate, estimate, size_of
 from orchestrator.sizing.mindformers_workload import SizedRun, sized_run
@@ -27,6 +30,7 @@ from orchestrator.sizing.suggest import Suggestion, suggest
 __all__ = ["DescribedRun", "described_run", "plan_mindformers"]
 
 CONFIG = "config.json"
+DEGREES = ("data_parallel", "model_parallel", "pipeline_stage", "context_parallel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +70,12 @@ def described_run(
         run.override(overrides)
         return DescribedRun(path.absolute().parent.name or path.stem, _sound(run), _sound(file), hosts)
     if is_run:
-        file.override(overrides)
-        return DescribedRun(path.stem, _sound(file), _model_of(file, path.parent, model), hosts)
+        text = read_source(path).decode("utf-8-sig")
+        run = _values(RunYaml(str(path), text), text)
+        run.override(overrides)
+        return DescribedRun(path.stem, _sound(run), _model_of(run, path.parent, model), hosts)
     job = load_job(path, overrides)
-    return _of_job(job, path.parent, model, known) if job.mindformers is not None else None
+    return _of_job(job, model, known) if job.mindformers is not None else None
 
 
 def is_model_config(data: Mapping[str, Any]) -> bool:
@@ -83,44 +89,33 @@ def _sound(file: YamlFile) -> YamlFile:
     return file
 
 
-def _of_job(job: Job, folder: Path, model: Path | None, inventory: Inventory | None) -> DescribedRun:
+def _values(run: RunYaml, source: str) -> YamlFile:
+    """What a run YAML says, as MindFormers reads it, by the lines of the file as it is."""
+    return replace(parse_yaml(run.name, source.encode()), data=run.data)
+
+
+def _of_job(job: Job, model: Path | None, inventory: Inventory | None) -> DescribedRun:
+    """The run YAML as `launch` completes it for the job's ranks; without hosts, for those of its degrees."""
     assert job.mindformers is not None
-    path = folder / job.mindformers.config
-    run = _sound(read_yaml(path))
     hosts = hosts_of(job, inventory) if inventory is not None else ()
     count = len(hosts) if inventory is not None else job.host_count
-    for key, value in job.mindformers.set.items():
-        _put(run, key.split("."), value, job.where("mindformers", "set", *key.split(".")))
-    if job.mindformers.run_mode is not None:
-        run.data["run_mode"] = job.mindformers.run_mode
-    _put(run, ["context", "device_target"], job.device_target, job.where("device_target"))
-    ranks = None if count is None else count * job.devices_per_host
-    run.data["use_parallel"] = ranks is None or ranks > 1
-    found = _model_of(run, path.parent, model)
-    return DescribedRun(job.name, run, found, hosts, ranks, job.devices_per_host)
+    ranks = _ranks_of_degrees(job) if count is None else count * job.devices_per_host
+    completed = complete(job, ranks=ranks, device=0)
+    run = _values(completed.run, completed.source)
+    folder = Path(completed.run.name).parent
+    return DescribedRun(job.name, run, _model_of(run, folder, model), hosts, ranks, job.devices_per_host)
 
 
-def _put(run: YamlFile, path: Sequence[str], value: Any, where: str) -> None:
-    """Set one key of a run YAML. ConfigError: its path goes through a value."""
-    place: Any = run.data
-    for part in path[:-1]:
-        if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
-            place = place[int(part)]
-        elif isinstance(place, dict):
-            if place.get(part) is None:
-                place[part] = {}
-            place = place[part]
-        else:
-            place = None
-    last = path[-1]
-    if isinstance(place, list) and last.isdecimal() and int(last) < len(place):
-        place[int(last)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise ConfigError(
-            [Problem(where, f"has no such place in {run.name}", "compare it with the run YAML")]
-        )
+def _ranks_of_degrees(job: Job) -> int:
+    """The ranks that the degrees of the run YAML mean, those of one host where there are none."""
+    assert job.mindformers is not None
+    path = job.local_path(job.mindformers.config)
+    table = read_yaml(path).get(("parallel_config",)) if path is not None else None
+    given = dict(table) if isinstance(table, dict) else {}
+    for name, value in job.mindformers.set.items():
+        given |= {name.removeprefix("parallel_config."): value} if name.startswith("parallel_config.") else {}
+    degrees = [given[key] for key in DEGREES if isinstance(given.get(key), int) and given[key] > 0]
+    return math.prod(degrees) if given.get("data_parallel") is not None else job.devices_per_host
 
 
 def _model_of(run: YamlFile, folder: Path, given: Path | None) -> YamlFile | None:

@@ -16,11 +16,13 @@ from orchestrator.config.job_file import load_job
 from orchestrator.config.mindformers_import import import_any
 from orchestrator.config.mindformers_yaml import job_text
 from orchestrator.core.errors import ConfigError
+from orchestrator.plan.mindformers_run import complete
 from tests.shipped_run_yamls import shipped
 
 BLOOM_7B = Path(__file__).parent / "run_bloom_7.1b.yaml"
 LLAMA: dict[str, Any] = {
     "run_mode": "finetune",
+    "trainer": {"type": "CausalLanguageModelingTrainer"},
     "load_checkpoint": "/data/llama",
     "use_parallel": True,
     "context": {"device_target": "Ascend"},
@@ -96,6 +98,8 @@ def test_what_was_not_made_for_these_hosts_is_told_once(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(
         "run_mode: finetune\n"
+        "trainer: {type: CausalLanguageModelingTrainer}\n"
+        "model: {model_config: {type: LlamaConfig}}\n"
         "use_parallel: True\n"
         "pretrained_model_dir: '/path/to/Qwen3'\n"
         "train_dataset: &data\n"
@@ -122,6 +126,8 @@ def test_what_was_not_made_for_these_hosts_is_told_once(tmp_path: Path) -> None:
         ({"run_mode": "export"}, "run_mode: 'export' is no job"),
         ({"run_mode": None, "train_dataset": None}, "neither run_mode nor train_dataset"),
         ({"training": {"steps": 10}, "parallelism": {}}, "PyNative trainer"),
+        ({"runner_confg": {"epochs": 1}}, "did you mean `runner_config`?"),
+        ({"trainer": None}, "has no section trainer"),
         ({"parallel_config": {"data_parallel": "all"}}, "data_parallel: is 'all', not a whole number"),
         ({"parallel_config": {"data_parallel": 2**40}}, "asks for 1,099,511,627,776 ranks"),
         ({"context": {"device_target": "GPU"}}, "device_target"),
@@ -152,7 +158,11 @@ def test_what_mindformers_ships_imports_or_says_why_not(tmp_path: Path) -> None:
         try:
             imported = import_any(path, beside=tmp_path)
             job.write_text(job_text(imported, path.name))
-            outcomes[version, str(load_job(job).task)] += 1
+            loaded = load_job(job)
+            if loaded.mindformers is not None:
+                hosts = imported.job["host_count"]
+                assert complete(loaded, ranks=hosts * loaded.devices_per_host, device=0).text
+            outcomes[version, str(loaded.task)] += 1
         except ConfigError as error:
             assert "\n" not in str(error), path
             is_pynative = "PyNative trainer" in str(error)

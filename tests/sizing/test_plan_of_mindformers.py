@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "Qwen3-8B/config.json").write_text(json.dumps(PUBLISHED["Qwen/Qwen3-8B"][0]))
     run: dict[str, Any] = {
         "run_mode": "finetune",
+        "trainer": {"type": "CausalLanguageModelingTrainer"},
         "use_parallel": True,
         "pretrained_model_dir": "Qwen3-8B",
         "context": {"max_device_memory": "58GB"},
@@ -97,7 +98,7 @@ def test_a_model_that_is_on_the_hosts_is_described_by_its_config_json(folder: Pa
     run.write_text(run.read_text().replace("dir: Qwen3-8B", "dir: /data/Qwen3-8B"))
     done = plan(run)
     assert isinstance(done.exception, ConfigError)
-    assert "finetune.yaml:3: pretrained_model_dir: /data/Qwen3-8B has no config.json" in str(done.exception)
+    assert "finetune.yaml:5: pretrained_model_dir: /data/Qwen3-8B has no config.json" in str(done.exception)
     config = folder / "Qwen3-8B/config.json"
     assert data(run, "--config", str(config)) == whole
     assert data(folder / "job.yaml", "--config", str(config))["parameters"] == whole["parameters"]
@@ -110,14 +111,14 @@ def test_a_model_that_is_on_the_hosts_is_described_by_its_config_json(folder: Pa
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("host_count", 3, "are 16 ranks, the job has 24"),
+        ("host_count", 3, "3 hosts × 8 devices_per_host = 24 ranks, but"),
         ("mindformers", {"config": "finetune.yaml", "set": {"seed.more": 1}}, None),
         ("mindformers", {"config": "finetune.yaml", "set": {"run_mode.x": 1}}, "run_mode"),
         ("mindformers", {"config": "finetune.yaml", "set": {"use_parallel.x": 1}}, "use_parallel"),
         (
             "mindformers",
             {"config": "finetune.yaml", "set": {"pretrained_model_dir.x": 1}},
-            "has no such place",
+            "cannot be set",
         ),
         ("mindformers", {"config": "finetune.yaml", "run_mode": "eval"}, "'eval' is not estimated"),
         ("mindformers", {"config": "elsewhere.yaml"}, "no such file"),
@@ -142,7 +143,7 @@ def test_the_hosts_of_an_inventory_give_ranks_and_devices(folder: Path) -> None:
     hosts = [{"name": f"n{number}", "devices": "0-7", "chip": "910A"} for number in range(12)]
     Path(inventory).write_text(yaml.safe_dump({"hosts": hosts}))
     done = plan(path, "-i", inventory)
-    assert isinstance(done.exception, ConfigError) and "the job has 96" in str(done.exception)
+    assert isinstance(done.exception, ConfigError) and "= 96 ranks, but" in str(done.exception)
     two = plan(path, "-i", inventory, "--set=host_count=2", "--json")
     assert isinstance(two.exception, ConfigError) and "there are 32.0 GiB" in str(two.exception)
     assert json.loads(two.stdout)["hbm"] == 32 * 2**30
