@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import click
 from orchestrator.cli.options import json_option, print_json, set_option
 from orchestrator.config.mindformers_import import import_any
 from orchestrator.config.mindformers_yaml import Imported, job_text
+from orchestrator.config.run_yaml import RunYaml
+from orchestrator.config.yaml_reader import read_source
 from orchestrator.core.paths import atomic_write
+from orchestrator.plan.imported_files import missing_beside
 
 __all__ = ["command"]
 
@@ -33,7 +37,8 @@ def command(file: Path, output: Path | None, keep: bool, overrides: tuple[str, .
 
     With --json the job, where it was written, what is to do and what was not carried over are data.
     """
-    imported = import_any(file, overrides, keep=keep, beside=output.parent if output is not None else None)
+    folder = output.parent if output is not None else Path()
+    imported = _with_files(import_any(file, overrides, keep=keep, beside=folder), file, folder)
     text = job_text(imported, file.name)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +50,18 @@ def command(file: Path, output: Path | None, keep: bool, overrides: tuple[str, .
         click.echo(text, nl=False)
     _tell(imported)
     return 0
+
+
+def _with_files(imported: Imported, path: Path, folder: Path) -> Imported:
+    """With what to do about files that the run YAML names relative to where it was."""
+    section = imported.job.get("mindformers")
+    if section is None:
+        return imported
+    run = RunYaml(str(path), read_source(path).decode("utf-8-sig"))
+    mode = section.get("run_mode") or run.get("run_mode") or "train"
+    told = {line.partition(": ")[0] for line in imported.to_do}
+    missing = (line for line in missing_beside(run, mode, folder) if line.partition(": ")[0] not in told)
+    return replace(imported, to_do=(*imported.to_do, *missing))
 
 
 def _data(imported: Imported, output: Path | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from orchestrator.cli.cmd_import_mindformers import command
+from orchestrator.cli.cmd_launch import command as launch
 from orchestrator.config.job_file import load_job
 from orchestrator.config.mindformers_import import import_any
 from orchestrator.config.mindformers_yaml import job_text
@@ -144,7 +145,31 @@ def test_a_name_that_no_run_can_have_is_made_one(tmp_path: Path) -> None:
     assert import_any(run_yaml(tmp_path, "run_vit@336 ä.yaml")).job["name"] == "run_vit_336__"
 
 
+def test_files_that_are_not_beside_the_job_are_told_before_a_launch_refuses_them(tmp_path: Path) -> None:
+    context = {"device_target": "Ascend", "ascend_config": {"parallel_speed_up_json_path": "./speed.json"}}
+    path, job = run_yaml(tmp_path, context=context), tmp_path / "jobs/job.yaml"
+    done = CliRunner().invoke(command, [str(path), "-o", str(job)])
+    told = "context.ascend_config.parallel_speed_up_json_path: './speed.json' is not beside the job"
+    assert done.exit_code == 0 and told in done.stderr and told in job.read_text()
+    assert told.partition(": ")[0] in dry_run(job, 4)
+    (tmp_path / "jobs/speed.json").write_text("{}")
+    assert told not in CliRunner().invoke(command, [str(path), "-o", str(job)]).stderr
+    assert dry_run(job, 4) == ""
+
+
+def dry_run(job: Path, host_count: int) -> str:
+    """What `orchestrate launch --dry-run` has against a job on so many servers; "" where nothing."""
+    inventory = job.parent / "servers.yaml"
+    hosts = {"name": f"npu[001-{host_count:03}]", "devices": "0-7", "device_ips": "10.1.[1-250].[1-8]"}
+    hosts["device_ips"] = f"10.1.[1-{host_count}].[1-8]"
+    inventory.write_text(yaml.safe_dump({"defaults": {"workdir": "/data/run"}, "hosts": [hosts]}))
+    done = CliRunner().invoke(launch, [str(job), "--dry-run", "-i", str(inventory)])
+    assert isinstance(done.exception, ConfigError | SystemExit | None), done.exception
+    return "" if done.exit_code == 0 else str(done.exception)
+
+
 # What is no run of the trainer, by the beginning of its name.
+BESIDE = "is not beside the job file (put it there, or write an absolute path, of the hosts)"
 NO_RUNS = ("run_convert", "run_reversed_convert", "export_")
 
 
@@ -162,6 +187,11 @@ def test_what_mindformers_ships_imports_or_says_why_not(tmp_path: Path) -> None:
             if loaded.mindformers is not None:
                 hosts = imported.job["host_count"]
                 assert complete(loaded, ranks=hosts * loaded.devices_per_host, device=0).text
+                if version == "installed":
+                    refused = dry_run(job, hosts)
+                    assert not refused or refused.endswith(BESIDE), f"{path}: {refused}"
+                    outcomes[version, "names files" if refused else "dry-run passed"] += 1
+                    continue
             outcomes[version, str(loaded.task)] += 1
         except ConfigError as error:
             assert "\n" not in str(error), path
@@ -170,5 +200,6 @@ def test_what_mindformers_ships_imports_or_says_why_not(tmp_path: Path) -> None:
             outcomes[version, "PyNative" if is_pynative else "no run"] += 1
     print(dict(outcomes))
     for version in {version for version, _ in outcomes}:
-        assert outcomes[version, "mindformers"] > outcomes[version, "no run"] + outcomes[version, "PyNative"]
+        taken = outcomes[version, "mindformers"] + outcomes[version, "dry-run passed"]
+        assert taken > outcomes[version, "no run"] + outcomes[version, "PyNative"]
     assert sum(outcomes.values()) == len(found)
