@@ -35,8 +35,9 @@ from orchestrator.plan.placement import Placement, place, seated
 from orchestrator.plan.restart_notes import restart_notes
 from orchestrator.plan.spare_hosts import spare_notes, spares_of
 from orchestrator.rank_table.table import is_ip, is_loopback
-from orchestrator.sizing.estimate import estimate, workload_of
+from orchestrator.sizing.estimate import estimate
 from orchestrator.sizing.saving import snapshot_bytes
+from orchestrator.sizing.step_workload import workload_of
 
 __all__ = ["make_plan", "new_run_id"]
 
