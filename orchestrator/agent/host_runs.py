@@ -323,7 +323,8 @@ def small_files(run: RunDir, folder: str, known: str = "") -> Iterator[Tuple[str
     the pattern `known` is left out, and one empty piece tells of it.
     """
     wanted = re.compile(known)
-    for path in sorted(run.attempt.folder(folder).glob("*")):
+    top, _, below = folder.partition("/")  # the run's links lead to an attempt's own folders
+    for path in sorted((run.attempt.folder(top) / below).glob("*")):
         if path.is_symlink() or not path.is_dir():
             if known and not wanted.fullmatch(path.name):
                 yield path.name, b""

@@ -10,7 +10,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
 from orchestrator.agent import processes
 from orchestrator.agent.metrics_lines import MetricsReader
@@ -20,6 +20,9 @@ from orchestrator.core.ends import SCHEDULER
 from orchestrator.core.paths import RunDir, atomic_write
 from orchestrator.core.records import Manifest, ProcessId, WorkerSpec
 from orchestrator.core.safe_open import read_end
+
+if TYPE_CHECKING:
+    from orchestrator.agent.log_metrics import LogMetrics
 
 __all__ = ["CannotStart", "Worker", "tail_lines"]
 
@@ -67,6 +70,7 @@ class Worker:
         self._manifest = manifest
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._metrics = MetricsReader()
+        self._log_metrics: Optional[LogMetrics] = None
         # Where the wrapper of a Python program says that it is there.
         self._announces: Optional[Path] = None
         self._wrapped: Optional[List[str]] = None
@@ -78,6 +82,7 @@ class Worker:
             environment = self._environment(os.environ)
             self._wrap(environment)
             self._make_plog_folder(environment)
+            self._watch_log()
             with open(self._run.attempt.log(self._spec.label), "ab") as log:
                 self._process = subprocess.Popen(
                     self._argv(),
@@ -122,11 +127,26 @@ class Worker:
 
     def news(self) -> List[Dict[str, Any]]:
         """What its metrics have gained since the last time, a line each, in their order."""
-        return self._metrics.news(self._run.attempt.metrics(self._spec.rank))
+        unwritten: List[Dict[str, Any]] = []
+        if self._log_metrics is not None and self._process is not None:
+            has_ended = self._process.returncode is not None
+            unwritten = self._log_metrics.look(to_end=has_ended)
+            if has_ended:
+                self._log_metrics.close()
+                self._log_metrics = None
+        return [*self._metrics.news(self._run.attempt.metrics(self._spec.rank)), *unwritten]
 
     def shows_stacks(self) -> Optional[bool]:
         """Whether a program that our wrapper has started still shows its stacks; None for any other."""
         return None if self._announces is None else self._announces.exists()
+
+    def _watch_log(self) -> None:
+        """MindFormers writes no metrics of ours; they are made of what it logs."""
+        if self._manifest.launch.get("task") != "mindformers" or self._spec.rank == SCHEDULER:
+            return
+        from orchestrator.agent.log_metrics import LogMetrics  # late: most workers write theirs
+
+        self._log_metrics = LogMetrics(self._run.attempt, self._run.root, self._spec, self._manifest)
 
     def _has_ended(self) -> bool:
         """Whether the process is a zombie; it stays one."""

@@ -32,6 +32,8 @@ __all__ = ["HealthWatch"]
 
 log = logging.getLogger(__name__)
 
+# The tasks whose phases are read from a log, which does not tell of each that it begins.
+_LOGGED = ("mindformers",)
 # Stacks that have not come by then are not waited for.
 _STACKS_WITHIN = 120.0
 # So often stragglers are judged, at most.
@@ -64,7 +66,8 @@ class HealthWatch:
         ends_hangs: bool = False,
     ) -> None:
         self._rules, self._feed, self._scheduling, self._stacks_file = rules, feed, scheduling, stacks_file
-        self._limits = StepLimits(rules, feed.every if rules.enabled else 0.0)
+        every = feed.every if rules.enabled else 0.0
+        self._limits = StepLimits(rules, every, tells_all=task not in _LOGGED)
         now = scheduling.monotonic()
         self._health = RunHealth(rules, self._limits, trains=task in TRAINING, now=now)
         self._stragglers = Stragglers(rules, stages or {})

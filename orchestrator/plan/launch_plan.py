@@ -76,6 +76,7 @@ class LaunchPlan(Stored):
     found: dict[str, FoundHost] = field(default_factory=dict)
     copies: CopyRing | None = None
     snapshot_bytes: int = 0
+    run_yaml: str = ""
 
     @cached_property
     def worker_settings(self) -> Mapping[str, Any]:
