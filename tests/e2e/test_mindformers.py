@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from orchestrator.testing.local_cluster import Cluster
 from orchestrator.testing.ssh_cluster import inventory_of
@@ -32,22 +31,10 @@ pytestmark = [
     pytest.mark.skipif(bool(why_no_mindformers()), reason=f"no MindFormers: {why_no_mindformers()}"),
 ]
 
-HERE = Path(__file__).parent
-EPOCHS, STEPS, SAVED = 2, 40, 10  # of one epoch; the latter as in the run YAML
-DATASET = "train_dataset.data_loader.dataset_dir"
-ONE_CORE = {"OMP_NUM_THREADS": "1"}
+EXAMPLE = Path(__file__).parents[2] / "examples" / "mindformers"
+EPOCHS, STEPS, SAVED = 2, 40, 10  # as the run YAML and its data have it; steps of one epoch
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{PYTHON.parent}:{os.environ['PATH']}"}
 
-MAKE_DATA = """
-import sys
-import numpy as np
-from mindspore.mindrecord import FileWriter
-writer = FileWriter(sys.argv[1], 1)
-writer.add_schema({"input_ids": {"type": "int32", "shape": [-1]}}, "")
-chance = np.random.default_rng(0)
-records = (chance.integers(3, 1000, 33, np.int32) for _ in range(int(sys.argv[2])))
-writer.write_raw_data([{"input_ids": ids} for ids in records])
-writer.commit()
-"""
 # MindFormers' network, filled from each file by its own loader.
 LOAD = """
 import sys
@@ -74,44 +61,22 @@ def cluster(tmp_path: Path, servers: list[Sshd]) -> Iterator[Cluster]:
     cluster.close()
 
 
-def run_python(script: str, *words: str | Path, cwd: Path) -> None:
-    argv = [PYTHON, "-c", script, *words]
-    done = subprocess.run(argv, cwd=cwd, env={**os.environ, **ONE_CORE}, capture_output=True, text=True)
+def by_hand(folder: Path, *argv: str | Path) -> None:
+    """Run a program of the environment in a folder, without us."""
+    done = subprocess.run(argv, cwd=folder, env=ENV, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-def without_us(folder: Path, config: Path) -> dict[int, float]:
-    """Train by msrun, to the end, in a folder of its own: the loss of each step, as MindFormers tells it."""
-    folder.mkdir()
+def by_msrun(folder: Path) -> dict[int, float]:
+    """Train to the end, into `output` and `logs`: the loss of each step, as MindFormers tells it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    argv = [PYTHON.with_name("msrun"), "--worker_num=2", "--local_worker_num=2", f"--master_port={port}"]
-    argv += ["--log_dir=logs", HERE / "mindformers_start.py", "--config", config, "--run_mode", "train"]
-    env = {**os.environ, **ONE_CORE, "PATH": f"{PYTHON.parent}:{os.environ['PATH']}"}
-    done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    words = ["--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--log_dir=logs"]
+    start = ["start_on_cpu.py", "--config", "llama_tiny.yaml", "--run_mode", "train"]
+    by_hand(folder, PYTHON.with_name("msrun"), *words, *start)
     lines = LINE.findall((folder / "logs/worker_0.log").read_text())
     return {(int(epoch) - 1) * STEPS + int(step): float(loss) for epoch, step, loss in lines}
-
-
-def job_of(cluster: Cluster, config: Path) -> Path:
-    """A job of the run YAML as it is; only where its data are is told."""
-    shutil.copy(HERE / "mindformers_start.py", cluster.folder)
-    job = {
-        "name": "llama",
-        "task": "mindformers",
-        "devices_per_host": 1,
-        "device_target": "CPU",
-        "mindformers": {"config": config.name, "run_mode": "train", "script": "mindformers_start.py"},
-        "networking": {"mode": "dynamic"},
-        "restart": {"max": 1},
-        "env": ONE_CORE,
-        "timeouts": {"grace": 2},
-    }
-    path = cluster.folder / "job.yaml"
-    path.write_text(yaml.safe_dump(job))
-    return path
 
 
 def pid_of(cluster: Cluster, rank: int) -> int:
@@ -127,15 +92,13 @@ def metrics(cluster: Cluster, attempt: int, rank: int) -> list[dict[str, Any]]:
 
 
 def test_mindformers_is_launched_watched_killed_goes_on_and_is_collected(cluster: Cluster) -> None:
-    data, config = cluster.folder / "tiny.mindrecord", cluster.folder / "llama.yaml"
-    run_python(MAKE_DATA, data, str(2 * 2 * STEPS), cwd=cluster.folder)
-    config.write_text(
-        (HERE / "mindformers_llama.yaml").read_text().replace("/data/tiny.mindrecord", str(data))
-    )
-    expected = without_us(cluster.folder / "msrun", config)
+    folder = cluster.folder
+    shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True)
+    by_hand(folder, PYTHON, "make_data.py")
+    expected = by_msrun(folder)
     assert list(expected) == list(range(1, EPOCHS * STEPS + 1))
 
-    with cluster.launching(job_of(cluster, config)) as launch:
+    with cluster.launching(folder / "job.yaml") as launch:
         told = eventually(
             lambda: bool(cluster.controls()) and (found := cluster.status()["summary"])["step"] and found,
             timeout=200,
@@ -160,19 +123,19 @@ def test_mindformers_is_launched_watched_killed_goes_on_and_is_collected(cluster
         for line in [*metrics(cluster, 1, rank), *after]:
             assert line["loss"] == pytest.approx(expected[line["step"]], abs=1e-4), line
     # Each on the disk of its own host.
+    saved = f"llama_rank_{{}}-{EPOCHS}_{STEPS}.ckpt"
     shards = [
-        sorted(cluster.folder.glob(f"hosts/*/runs/*/attempts/2/checkpoint/rank_{rank}/*.ckpt"))
-        for rank in (0, 1)
+        next(folder.glob(f"hosts/*/runs/*/attempts/2/checkpoint/*/{saved.format(rank)}")) for rank in (0, 1)
     ]
-    assert all(shards) and shards[0][0].parents[5] != shards[1][0].parents[5]
+    assert shards[0].parents[5] != shards[1].parents[5]
 
     collected = cluster.run("collect-ckpt", "-o", "llama.ckpt")
     assert collected.returncode == 0, collected.stderr
-    [without] = cluster.folder.glob(f"msrun/output/checkpoint/rank_0/llama_rank_0-{EPOCHS}_{STEPS}.ckpt")
-    [last] = [path for path in shards[0] if path.name == without.name]
-    run_python(LOAD, config, cluster.folder / "llama.ckpt", last, without, cwd=cluster.folder)
-    ours, its_own, undisturbed = (dict(np.load(cluster.folder / f"seen_{number}.npz")) for number in range(3))
-    assert len(ours) > 20 and list(ours) == list(its_own) == list(undisturbed)
-    for name, value in its_own.items():
-        np.testing.assert_array_equal(ours[name], value, err_msg=name)
-        np.testing.assert_allclose(ours[name], undisturbed[name], atol=1e-4, err_msg=name)
+    files = [folder / "llama.ckpt", *shards, folder / "output/checkpoint/rank_0" / saved.format(0)]
+    by_hand(folder, PYTHON, "-c", LOAD, "llama_tiny.yaml", *files)
+    ours, *its_own, undisturbed = (dict(np.load(folder / f"seen_{number}.npz")) for number in range(4))
+    assert len(ours) > 20 and list(ours) == list(undisturbed)
+    for name, value in ours.items():
+        for each in its_own:
+            np.testing.assert_array_equal(value, each[name], err_msg=name)
+        np.testing.assert_allclose(value, undisturbed[name], atol=1e-4, err_msg=name)
