@@ -115,7 +115,7 @@ def _require_unneeded(workdir: Workdir, run: RunDir) -> None:
         other = RunDir(folder)
         if folder == run.root or not _is_active(other):
             continue
-        for file in (other.attempt.manifest, other.attempt.worker_config):
+        for file in (other.attempt.manifest, other.attempt.worker_config, other.attempt.run_yaml):
             with contextlib.suppress(OSError):
                 text = read_safely(file, other.runs, _LARGEST_CONFIG)
                 if path + b"/" in text or path + b'"' in text or str(run.root).encode() + b"/" in text:

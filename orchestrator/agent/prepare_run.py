@@ -19,10 +19,12 @@ from orchestrator.core.claims import NO_CLAIM, KeptClaim
 from orchestrator.core.codec import dumps
 from orchestrator.core.copier_config import CONFIG_NAME, KEY_NAME
 from orchestrator.core.errors import AgentError
-from orchestrator.core.paths import AttemptDir, RunDir, Workdir
+from orchestrator.core.paths import RUN_YAML, AttemptDir, RunDir, Workdir
 from orchestrator.core.records import Claim, Manifest
 
 __all__ = ["prepare"]
+
+_MORE = (CONFIG_NAME, KEY_NAME, RUN_YAML)
 
 
 def prepare(
@@ -36,7 +38,7 @@ def prepare(
 ) -> Dict[str, Any]:
     """Make an attempt of a run ready to start on this host; what fails leaves no trace.
 
-    `more` are the copier's files, for the folder of the attempt.
+    `more` are the copier's files and the run YAML of MindFormers, for the folder of the attempt.
 
     Returns the SHA-256 of the files that must be the same on every host, read back from disk. Raises
     AgentError: kind `run_exists` where the attempt has been here already, `still_running` where one before
@@ -53,7 +55,7 @@ def prepare(
         attempt_guard.require_claim(workdir, manifest.run_id, claim)
         attempt_guard.require_room(workdir, manifest.run_id, mine, claim)
     files = {"manifest.json": dumps(manifest), "worker.yaml": worker_config}
-    files.update({name: text for name, text in (more or {}).items() if name in (CONFIG_NAME, KEY_NAME)})
+    files.update({name: text for name, text in (more or {}).items() if name in _MORE})
     if claim.epoch:
         files[run.claim.name] = dumps(KeptClaim(claim))
     if rank_table is not None:
@@ -69,7 +71,7 @@ def prepare(
             run.discard(mine.number, mine.token)
             raise
     hashes = {}
-    for path in (attempt.worker_config, attempt.rank_table):
+    for path in (attempt.worker_config, attempt.rank_table, attempt.run_yaml):
         if path.exists():
             hashes[path.name] = sha256_of(path.read_bytes())
     return {"hashes": hashes, "run_dir": str(run.root)}

@@ -301,7 +301,7 @@ class Supervisor:
         """Of the files that must be the same on every host."""
         attempt = self._run.attempt
         found = {}
-        for path in (attempt.worker_config, attempt.rank_table):
+        for path in (attempt.worker_config, attempt.rank_table, attempt.run_yaml):
             with contextlib.suppress(FileNotFoundError):
                 found[path.name] = sha256_of(path.read_bytes())
         return found

@@ -164,7 +164,7 @@ class Worker:
     def _wrap(self, environment: Mapping[str, str]) -> None:
         """Have a user's Python program show its stacks, where that can be; ours do by themselves."""
         is_rank = self._spec.rank != SCHEDULER
-        if self._manifest.launch.get("task") != "command" or not is_rank:
+        if self._manifest.launch.get("task") not in ("command", "mindformers") or not is_rank:
             return
         # Late: most workers are none of these.
         from orchestrator.agent.python_program import WRAPPER, is_switched_off, source_of_wrapper, with_stacks

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from difflib import unified_diff
 from typing import Any
 
 from rich.table import Table
@@ -16,7 +17,9 @@ from orchestrator.agent.worker_environment import SCHEDULER_HOST
 from orchestrator.cli.render_rank_table import print_whole, servers_view
 from orchestrator.cli.terminal import Console, headed, wrapped
 from orchestrator.config.host_ranges import fold
+from orchestrator.core.paths import RUN_YAML
 from orchestrator.core.records import Manifest, WorkerSpec
+from orchestrator.core.visible_text import visible
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import chip_of_hosts
 from orchestrator.plan.placement import Placement
@@ -28,6 +31,8 @@ __all__ = ["plan_data", "print_plan"]
 
 # Stands for what a job's `env` says: a dry run ends up in tickets, and any variable may be a secret.
 _HIDDEN = "***"
+# A key of a run YAML whose value is nobody's business, such as `hub_token`.
+_SECRET = re.compile(r"(^[ \t-]*[\w.]*(?:token|password|secret|api_key|access_key)[ \t]*:[ \t]*)\S.*$", re.I)
 
 
 def print_plan(plan: LaunchPlan) -> None:
@@ -63,6 +68,7 @@ def print_plan(plan: LaunchPlan) -> None:
     for name, value in sorted(worker.default_env.items()):
         _print_wrapped(console, f"  {name}={value}  (unless the host sets it)")
     _print_table(console, plan)
+    _print_run_yaml(console, plan)
     for note in plan.notes:
         _print_wrapped(console, f"\nnote: {note}")
     for warning in plan.warnings:
@@ -118,6 +124,25 @@ def _print_table(console: Console, plan: LaunchPlan) -> None:
         console.print("each host; `--dry-run --discover` asks the hosts now and shows it", markup=False)
 
 
+def _print_run_yaml(console: Console, plan: LaunchPlan) -> None:
+    """What becomes of MindFormers' run YAML, as a unified diff."""
+    if not plan.run_yaml:
+        return
+    console.print(headed("\n" + RUN_YAML, ": the run YAML, completed for this attempt"))
+    for line in run_yaml_diff(plan) or ["  as it is"]:
+        console.print(visible(line), markup=False)
+
+
+def run_yaml_diff(plan: LaunchPlan) -> list[str]:
+    """The lines that differ, with two around each; what may be a secret is not shown."""
+    before, after = (
+        [_SECRET.sub(rf"\g<1>{_HIDDEN}", line) for line in text.splitlines()]
+        for text in (plan.run_source, plan.run_yaml)
+    )
+    there = f"attempts/{plan.attempt.number}/{RUN_YAML}"
+    return list(unified_diff(before, after, "run YAML", there, n=2, lineterm=""))
+
+
 def _grid(plan: LaunchPlan) -> Table:
     """Hosts down, devices across; each cell is the place of the rank there, as data.model.stage."""
     devices = sorted({placement.device_id for placement in plan.placements})
@@ -168,6 +193,7 @@ def plan_data(plan: LaunchPlan) -> dict[str, Any]:
         "placement": [asdict(item) for item in plan.placements],
         "rank_table": json.loads(plan.rank_table) if plan.rank_table is not None else None,
         "rank_table_sha256": _sha256(plan.rank_table) if plan.rank_table is not None else None,
+        **({"run_yaml_diff": run_yaml_diff(plan)} if plan.run_yaml else {}),
         "files": [{"path": item.path, "sha256": item.sha256} for item in first.inputs],
         "host_paths": list(plan.host_paths),
         "scheduler": plan.master.name if first.scheduler is not None else None,
@@ -186,11 +212,13 @@ def _sha256(text: str) -> str:
 
 
 def _files(plan: LaunchPlan, manifest: Manifest) -> list[str]:
-    lines = ["worker.yaml"]
+    lines = ["worker.yaml", *([RUN_YAML] if plan.run_yaml else [])]
     if plan.rank_table is not None:
         lines.append("rank_table.json")
     code = [item for item in manifest.inputs if item.path.startswith("code/")]
-    if code:
+    if plan.run_yaml and code:
+        lines.append("code/mindformers_start.py  <- orchestrate's own: it calls MindFormers' trainer")
+    elif code:
         lines.append(f"code/ ({len(code)} files: the bundled model)")
     for item in manifest.inputs:
         if not item.path.startswith("code/"):

@@ -39,6 +39,7 @@ _OF_JOBS: dict[str, type] = {
     "networking": dict,
     "timeouts": dict,
     "command": list,
+    "mindformers": dict,
     "sync": list,
 }
 _OF_INVENTORIES: dict[str, type] = {"transport": str, "ssh": dict, "defaults": dict, "groups": dict}

@@ -26,6 +26,7 @@ from orchestrator.config.job_fields import (
     WholeNotNegative,
 )
 from orchestrator.config.job_rules import broken_rules
+from orchestrator.config.mindformers_job import MindFormersRun
 from orchestrator.config.schema import Check, Limits, key
 from orchestrator.config.worker_config import (
     CheckpointOptions,
@@ -225,7 +226,10 @@ class Job(Frozen):
     """One job. Sections that its task does not use are null."""
 
     name: FileName = Field(description="of the job; runs are called `<name>-<date>-<time>-<xxxx>`")
-    task: Task = Field(description="what the workers do: the bundled model, or with `command` any program")
+    task: Task = Field(
+        description="what the workers do: the bundled model, with `mindformers` the trainer of "
+        "MindFormers, or with `command` any program"
+    )
     hosts: Annotated[tuple[str, ...], Check(fields.one_or_more, "text, or list of text", before=True)] = (
         Field(
             default=("all",), description="groups, ranges or names of the inventory's hosts; `!` leaves out"
@@ -251,9 +255,11 @@ class Job(Frozen):
         description="the program of `task: command` and its arguments; `{python}`, `{rank}` and `{run_dir}` "
         "are filled in on the host, here and nowhere else. A script must be in `sync`",
     )
+    mindformers: MindFormersRun | None = None
     sync: tuple[fields.FilePath, ...] = Field(
         default=(),
-        description="files and folders beside the job file to send into the program's working directory",
+        description="files and folders beside the job file to send into the working directory of a `command` "
+        "or of `mindformers`",
     )
     env: dict[EnvName, Annotated[str, Check(fields.env_value, before=True)]] = Field(
         default_factory=dict,

@@ -198,7 +198,7 @@ def jit_level(value: Any) -> Any:
 
 # What `with_target` fills in, for the reference.
 FILLED_IN = {
-    "device_target": "`Ascend` with a rank table, else `CPU`",
+    "device_target": "`Ascend` with a rank table or task `mindformers`, else `CPU`",
     "networking": "",
     "mode": "`rank_table` on Ascend, else `dynamic`",
 }
@@ -206,6 +206,8 @@ FILLED_IN = {
 
 def with_target(data: Any) -> Any:
     """Fill in `device_target` and `networking.mode`, each from the other: Ascend goes with a rank table.
+
+    MindFormers is for Ascends, however its ranks meet.
 
     What is absent or null is filled in; anything else that was written is judged as it is.
     """
@@ -217,7 +219,7 @@ def with_target(data: Any) -> Any:
     has_table = networking.get("mode") in tuple(WITH_TABLE)  # what was written may be a list, too
     target, mode = data.get("device_target"), networking.get("mode")
     if target is None:
-        target = "Ascend" if has_table else "CPU"
+        target = "Ascend" if has_table or data.get("task") == "mindformers" else "CPU"
     if mode is None:
         mode = "rank_table" if target == "Ascend" else "dynamic"
     return {**data, "device_target": target, "networking": {**networking, "mode": mode}}

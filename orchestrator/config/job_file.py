@@ -11,6 +11,7 @@ from orchestrator.config.file_kinds import refuse_other
 from orchestrator.config.inventory_hostfile import as_lines, is_hostfile
 from orchestrator.config.job import Job, JobSource
 from orchestrator.config.job_fields import is_path
+from orchestrator.config.mindformers_job import is_module, unfold_settings
 from orchestrator.config.yaml_messages import plain
 from orchestrator.config.yaml_reader import MAX_TOLD, Loc, YamlFile, parse_yaml, read_source
 from orchestrator.config.yaml_validation import validate
@@ -43,6 +44,7 @@ def load_job_again(source: JobSource, overrides: Sequence[str] = (), *, needs_fi
 
 def _checked(file: YamlFile, path: Path, source: JobSource, needs_files: bool = True) -> Job:
     refuse_other(str(path), file.data, "job")
+    unfold_settings(file)
     file.override(source.overrides)
     file.as_text(("env",), ("command",), ("predict", "prompts"))
     job = validate(file, Job).attach(file, path, source)
@@ -91,6 +93,10 @@ def _files(job: Job) -> Iterator[tuple[Loc, str, bool]]:
         yield ("checkpoint", "load"), job.checkpoint.load, job.checkpoint.distribute
     if job.predict and job.predict.prompts_file:
         yield ("predict", "prompts_file"), job.predict.prompts_file, False
+    if (run := job.mindformers) is not None:
+        yield ("mindformers", "config"), run.config, False
+        if run.script is not None and not is_module(run.script):
+            yield ("mindformers", "script"), run.script, False
     if job.model and is_path(job.model.preset):
         yield ("model", "preset"), job.model.preset, False
     for index, text in enumerate(job.sync):

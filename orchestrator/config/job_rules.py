@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.agent.worker_environment import OF_EACH_RANK
 from orchestrator.config.command_words import FILLED, unknown_placeholders
+from orchestrator.config.mindformers_job import broken_mindformers_rules
 from orchestrator.config.worker_config import (
     TRAINING,
     Train,
@@ -27,13 +28,22 @@ _NEEDS = {
     "predict": ("model", "predict"),
     "chat": ("model", "chat"),
     "command": ("command",),
+    "mindformers": ("mindformers",),
 }
 _UNUSED = {
-    "pretrain": ("predict", "chat", "command", "sync"),
-    "finetune": ("predict", "chat", "command", "sync"),
-    "predict": ("train", "chat", "command", "sync"),
-    "chat": ("train", "predict", "command", "sync"),
-    "command": ("model", "data", "train", "predict", "chat"),
+    "pretrain": ("predict", "chat", "command", "mindformers", "sync"),
+    "finetune": ("predict", "chat", "command", "mindformers", "sync"),
+    "predict": ("train", "chat", "command", "mindformers", "sync"),
+    "chat": ("train", "predict", "command", "mindformers", "sync"),
+    "command": ("model", "data", "train", "predict", "chat", "mindformers"),
+    "mindformers": ("model", "data", "train", "predict", "chat", "command"),
+}
+# Of a run of MindFormers, what its run YAML says instead.
+_IN_RUN_YAML = {
+    "parallel": "parallel_config",
+    "checkpoint": "load_checkpoint, resume_training and callbacks",
+    "max_device_memory": "context.max_device_memory",
+    "jit_level": "context.jit_config.jit_level",
 }
 
 
@@ -54,6 +64,7 @@ def broken_rules(job: Job) -> Iterator[Finding]:
     yield from _distribute(job)
     yield from _copies(job)
     yield from _command(job)
+    yield from _mindformers(job)
     yield from _networking(job)
     yield from _jit_level(job)
     yield from _deterministic(job)
@@ -99,7 +110,7 @@ def _overrides(job: Job) -> Iterator[Finding]:
 
 
 def _resume(job: Job) -> Iterator[Finding]:
-    if job.checkpoint.resume and job.checkpoint.load is None:
+    if job.checkpoint.resume and job.checkpoint.load is None and job.task != "mindformers":
         yield ("checkpoint", "resume"), "has nothing to go on from", "name the checkpoint as checkpoint.load"
 
 
@@ -120,7 +131,7 @@ def _predict(job: Job) -> Iterator[Finding]:
 
 
 def _distribute(job: Job) -> Iterator[Finding]:
-    if not job.checkpoint.distribute:
+    if not job.checkpoint.distribute or job.task == "mindformers":
         return
     where = ("checkpoint", "distribute")
     if job.task == "command":
@@ -136,10 +147,11 @@ def _copies(job: Job) -> Iterator[Finding]:
 
 def _command(job: Job) -> Iterator[Finding]:
     for name in job.env:
-        if job.task == "command" and name in OF_EACH_RANK:
+        if job.task in ("command", "mindformers") and name in OF_EACH_RANK:
             yield ("env", name), "is set by the orchestrator for every rank", "remove it"
     path = job.env.get("PYTHONPATH", "")
-    if job.task != "command" and any(f"{{{name}}}" in path for name in (*FILLED, "port")):
+    ours = job.task not in ("command", "mindformers")
+    if ours and any(f"{{{name}}}" in path for name in (*FILLED, "port")):
         # The bundled code's folder goes before it, which only its host can fill in.
         yield ("env", "PYTHONPATH"), "holds a placeholder, and none is filled in in env", "write the path"
     for index, word in enumerate(job.command or ()):
@@ -151,10 +163,22 @@ def _command(job: Job) -> Iterator[Finding]:
             yield ("sync", index), what, "what is on the hosts needs no sync"
 
 
+def _mindformers(job: Job) -> Iterator[Finding]:
+    if job.task != "mindformers":
+        return
+    if job.mindformers is not None:
+        yield from broken_mindformers_rules(job.mindformers)
+    for key, instead in _IN_RUN_YAML.items():
+        if getattr(job, key) != type(job).model_fields[key].default:
+            what = "is not used by task mindformers"
+            yield (key,), what, f"say it in the run YAML, or in mindformers.set: {instead}"
+
+
 def _networking(job: Job) -> Iterator[Finding]:
     mode = job.networking.mode
     if mode == "legacy_rank_table" and job.task != "command":
-        what = "legacy_rank_table cannot start the bundled model: MindSpore makes no groups by a table alone"
+        program = "MindFormers" if job.task == "mindformers" else "the bundled model"
+        what = f"legacy_rank_table cannot start {program}: MindSpore makes no groups by a table alone"
         yield ("networking", "mode"), what, "use rank_table"
     if job.networking.port is not None and not job.networking.has_scheduler:
         what = f"is not used by mode {mode}"
@@ -164,6 +188,8 @@ def _networking(job: Job) -> Iterator[Finding]:
 def _jit_level(job: Job) -> Iterator[Finding]:
     if job.jit_level is None:
         return
+    if job.task == "mindformers":
+        return  # which is told
     if job.task == "command":
         yield ("jit_level",), "is not used by task command", "remove it; the program says it to MindSpore"
     elif job.device_target == "CPU":
@@ -180,6 +206,10 @@ def _deterministic(job: Job) -> Iterator[Finding]:
 
 def _restart(job: Job) -> Iterator[Finding]:
     policy = job.restart
+    if policy.min_hosts and job.task == "mindformers":
+        what = "fits no run of MindFormers: its run YAML has degrees, and its checkpoints are, for all ranks"
+        remedy = "null: only with as many hosts; restart.spares replaces lost ones"
+        yield ("restart", "min_hosts"), what, remedy
     if policy.max and not policy.on:
         yield (
             ("restart", "on"),

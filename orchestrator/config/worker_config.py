@@ -46,7 +46,7 @@ __all__ = [
     "read_worker_config",
 ]
 
-Task = Literal["pretrain", "finetune", "predict", "chat", "command"]
+Task = Literal["pretrain", "finetune", "predict", "chat", "command", "mindformers"]
 DeviceTarget = Literal["CPU", "Ascend"]
 MaxDeviceMemory = Annotated[
     str,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from orchestrator.config.inventory import Host
 from orchestrator.core.errors import AgentError, PreflightError
 from orchestrator.core.host_answers import Prepared
+from orchestrator.core.paths import RUN_YAML
 from orchestrator.core.records import Manifest
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
@@ -251,6 +252,8 @@ def _held(agent: Agent, manifest: Manifest) -> list[int]:
 
 def _prepare(plan: LaunchPlan, agent: Agent, more: Mapping[str, str] | None) -> Prepared:
     manifest = plan.manifests[agent.host]
+    if plan.run_yaml:
+        more = {**(more or {}), RUN_YAML: plan.run_yaml}
     try:
         prepare = functools.partial(agent.prepare, files=more) if more else agent.prepare
         return prepare(manifest, plan.worker_config, plan.rank_table, timeout=plan.timeouts.prepare)
@@ -265,6 +268,8 @@ def _verify(plan: LaunchPlan, prepared: Mapping[str, Prepared]) -> None:
     expected = {"worker.yaml": hashlib.sha256(plan.worker_config.encode()).hexdigest()}
     if plan.rank_table is not None:
         expected["rank_table.json"] = hashlib.sha256(plan.rank_table.encode()).hexdigest()
+    if plan.run_yaml:
+        expected[RUN_YAML] = hashlib.sha256(plan.run_yaml.encode()).hexdigest()
     for host, answer in prepared.items():
         for name, sha256 in expected.items():
             found = answer.hashes.get(name, "none")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Iterable, Iterator, List, Mapping, Optional
 
 __all__ = [
+    "RUN_YAML",
     "AttemptDir",
     "ControlDir",
     "RunDir",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _CURRENT = "current"
+RUN_YAML = "mindformers.yaml"  # of `task: mindformers`, for each attempt
 _TOKEN = "token"  # the name of a file in the folder of an attempt
 # As `tempfile` does, whose import is much of an agent's start: `random`, and by `shutil` four compressions.
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -180,6 +182,7 @@ class AttemptDir:
         self.manifest = root / "manifest.json"
         self.rank_table = root / "rank_table.json"
         self.worker_config = root / "worker.yaml"
+        self.run_yaml = root / RUN_YAML
 
     @property
     def model(self) -> Path:

@@ -152,7 +152,7 @@ def _laid_out(job: Job, hosts: Sequence[Host], batch: int | None, *, first: bool
 
 def _with_other_replicas(job: Job, count: int, world: int) -> Job | None:
     """A job that does not train: only the number of its replicas changes."""
-    if job.task == "command" and job.parallel.world_size == 1:
+    if job.task in ("command", "mindformers") and job.parallel.world_size == 1:
         return job  # its ranks are replicas, as many as there are
     replicas, rest = divmod(world, job.parallel.model_parallel * job.parallel.pipeline_stage)
     if rest or not replicas or (job.task == "chat" and replicas > 1):

@@ -22,7 +22,7 @@ from orchestrator.formats.tokenizer_files import SUMMARY, sha256_of
 from orchestrator.plan.command_files import unsent_files, unsent_script
 from orchestrator.plan.files_beside import FilesBeside
 
-__all__ = ["Shipment", "ship"]
+__all__ = ["TAKEN", "Shipment", "ship", "ship_synced"]
 
 # What the bundled workers import: the model, and the formats and configuration that both sides share.
 _CODE = (
@@ -41,7 +41,7 @@ _CODE = (
     "orchestrator/config/yaml_messages.py",
 )
 # The names that a run directory uses itself.
-_TAKEN = frozenset(
+TAKEN = frozenset(
     [
         "logs",
         "metrics",
@@ -107,7 +107,7 @@ def ship(job: Job, *, hosts_are_here: bool = False) -> tuple[Shipment, dict[str,
     shipment = Shipment()
     shipment.notes += _check_texts(job)
     if job.task == "command":
-        _ship_command(job, shipment)
+        ship_synced(job, shipment)
         sent = {item.path: item for item in shipment.inputs}
         if problems := list(unsent_script(job, sent)):
             raise ConfigError(problems)
@@ -202,7 +202,8 @@ def _ship_beside(job: Job, shipment: Shipment, folder: str, given: str | None, n
             shipment.add(beside, f"inputs/{folder}/{name}", job.where(section, key))
 
 
-def _ship_command(job: Job, shipment: Shipment) -> None:
+def ship_synced(job: Job, shipment: Shipment) -> None:
+    """The files of `sync`, each under its own name. Raises ConfigError."""
     for index, given in enumerate(job.sync):
         where = job.where("sync", index)
         root = job.local_path(given)
@@ -213,7 +214,7 @@ def _ship_command(job: Job, shipment: Shipment) -> None:
         files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
         for path in files:
             name = path.relative_to(root.parent)
-            if name.parts[0] in _TAKEN:
+            if name.parts[0] in TAKEN:
                 raise _refusal(where, f"{name.parts[0]} is a name the run directory uses", "rename it")
             shipment.add(path, name.as_posix(), where)
 

@@ -20,6 +20,7 @@ from orchestrator.checkpoint.save_interval import default_mtbf
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
 from orchestrator.config.job import Health, Job
 from orchestrator.config.job_network import network_of
+from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
@@ -27,7 +28,10 @@ from orchestrator.plan.copy_ring import copy_ring
 from orchestrator.plan.input_files import Shipment, ship
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
-from orchestrator.plan.placement import Placement, place
+from orchestrator.plan.mindformers_run import CompletedRun, complete
+from orchestrator.plan.mindformers_ship import packages_of, program_of, run_environment, ship_run
+from orchestrator.plan.network_notes import network_notes
+from orchestrator.plan.placement import Placement, place, seated
 from orchestrator.plan.restart_notes import restart_notes
 from orchestrator.plan.spare_hosts import spare_notes, spares_of
 from orchestrator.rank_table.table import is_ip, is_loopback
@@ -37,6 +41,8 @@ from orchestrator.sizing.saving import snapshot_bytes
 __all__ = ["make_plan", "new_run_id"]
 
 
+# Tasks whose program is not the bundled model.
+OTHERS = ("command", MINDFORMERS)
 # What the bundled model's command line calls a task.
 _VERBS = {"predict": "predict", "chat": "serve-chat"}
 
@@ -57,14 +63,16 @@ def make_plan(
     load: str = "",
     mtbf: float | None = None,
     shipped: Shipment | None = None,
+    run_source: str | None = None,
 ) -> LaunchPlan:
     """Plan one launch. Touches no host; reads the files it will ship. Raises ConfigError.
 
     `token` gives the hexadecimal digits of so many bytes, by which launches are told apart. Of a run that
     goes on `run_id` and `number` name the attempt, and `load` the folder whose shards its workers resume
     from, as they see it. `mtbf` are the seconds between two failures that the job's earlier runs have had:
-    workers that choose when to save are told so, see `checkpoint.save_every`. `shipped`, of `task: command`,
-    is given to the hosts as it is, and no file read.
+    workers that choose when to save are told so, see `checkpoint.save_every`. `shipped`, of `task: command`
+    and `mindformers`, is given to the hosts as it is, and no file read; nor is the run YAML of MindFormers,
+    where `run_source` is its text.
     """
     created = time.time() if now is None else now
     run_id = run_id or new_run_id(job.name, created, token)
@@ -81,7 +89,15 @@ def make_plan(
     is_here = all(host.transport == "local" for host in hosts)
     config: dict[str, Any] = {"task": job.task}
     shipment = shipped
-    if shipment is None:
+    completed = None
+    if job.task == MINDFORMERS:
+        device = placements[0].device_id
+        ranks = len(placements)
+        completed = complete(job, ranks=ranks, device=device, number=number, load=load, source=run_source)
+        config["parallel"] = completed.degrees
+        placements = seated(placements, completed.degrees)
+        shipment = shipped or ship_run(job, completed, resumes=bool(load))
+    elif shipment is None:
         shipment, config = ship(job, hosts_are_here=is_here)
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):
@@ -102,6 +118,7 @@ def make_plan(
             created=created,
             shipment=shipment,
             attempt=attempt,
+            completed=completed,
         )
         for host in hosts
     }
@@ -117,7 +134,7 @@ def make_plan(
         worker_config=worker_config,
         rank_table=rank_table,
         sources=shipment.sources,
-        packages=() if job.task == "command" else ("mindspore", "tokenizers"),
+        packages=_packages(job),
         host_paths=tuple(shipment.host_paths),
         chooses_port=has_scheduler and job.networking.port is None,
         ascend=job.device_target == "Ascend",
@@ -128,7 +145,7 @@ def make_plan(
             *(spare_notes(job, inventory) if number == 1 else ()),
             *shipment.notes,
             *copy_notes,
-            *(_second_program(job) if meets else _unused_networking(job)),
+            *network_notes(job, meets=meets),
             *(restart_notes(written) if number == 1 else ()),
         ),
         attempt=attempt,
@@ -138,7 +155,15 @@ def make_plan(
         copies=copies,
         spares=spares,
         snapshot_bytes=_snapshots(job),
+        run_yaml=completed.text if completed else "",
+        run_source=completed.source if completed else "",
     )
+
+
+def _packages(job: Job) -> tuple[str, ...]:
+    if job.task == MINDFORMERS:
+        return packages_of(job)
+    return () if job.task == "command" else ("mindspore", "tokenizers")
 
 
 def _snapshots(job: Job) -> int:
@@ -155,31 +180,9 @@ def _snapshots(job: Job) -> int:
 
 def _replicas(written: Job, job: Job) -> tuple[str, ...]:
     count = job.parallel.data_parallel
-    if count == written.parallel.data_parallel or job.task == "command":
+    if count == written.parallel.data_parallel or job.task in OTHERS:
         return ()
     return (f"parallel.data_parallel is left out: it is {count}, what the other degrees leave of the ranks",)
-
-
-def _second_program(job: Job) -> tuple[str, ...]:
-    """That a program which knows nothing of MindSpore's scheduler is started as one, too, unasked."""
-    if job.task != "command" or not job.networking.has_scheduler or job.says("networking", "mode"):
-        return ()
-    left_out = "networking.mode is left out"
-    if not job.says("device_target"):
-        left_out += f", and device_target, which is {job.device_target} then"
-    what = f"{left_out}: {job.networking.mode} runs the command once more, as MindSpore's scheduler (MS_ROLE "
-    return (
-        f"{what}MS_SCHED, rank 0); a program without mindspore's init() needs networking: {{mode: none}}",
-    )
-
-
-def _unused_networking(job: Job) -> tuple[str, ...]:
-    """What a job of one rank says of networking, and what comes of it."""
-    mode, port = job.networking.mode, job.networking.port
-    if mode == "none":
-        return ()
-    also = f", and networking.port {port} is not used" if port is not None else ""
-    return (f"one rank meets nobody: networking.mode {mode} starts no scheduler and places no table{also}",)
 
 
 def _static_table(
@@ -235,15 +238,17 @@ def _manifest(
     created: float,
     shipment: Shipment,
     attempt: Attempt,
+    completed: CompletedRun | None,
 ) -> Manifest:
     has_scheduler = host is hosts[0] and job.networking.has_scheduler and ranks > 1
+    argv = _argv(job, completed, attempt.number)
     return Manifest(
         run_id=run_id,
         job=job.name,
         host=host.name,
         created=created,
-        workers=tuple(_worker(job, placement, ranks, hosts, attempt) for placement in mine),
-        scheduler=_scheduler(job, ranks, hosts, attempt) if has_scheduler else None,
+        workers=tuple(_worker(job, argv, placement, ranks, hosts, attempt) for placement in mine),
+        scheduler=_scheduler(job, argv, ranks, hosts, attempt) if has_scheduler else None,
         inputs=tuple(shipment.inputs),
         devices=tuple(placement.device_id for placement in mine),
         port=job.networking.port if ranks > 1 else None,
@@ -255,7 +260,7 @@ def _manifest(
         lease=job.timeouts.prepare,
         world_size=ranks,
         hosts=names,
-        launch=_launch_facts(job),
+        launch=_launch_facts(job, completed.prefix if completed else job.checkpoint.prefix),
         attempt=attempt,
         monitor_lease=job.restart.lease if job.restart.max else None,
         holds=job.restart.lease if job.restart.max else None,
@@ -269,9 +274,9 @@ def _by_host(placements: Sequence[Placement]) -> dict[str, list[Placement]]:
     return found
 
 
-def _launch_facts(job: Job) -> dict[str, Any]:
+def _launch_facts(job: Job, prefix: str) -> dict[str, Any]:
     """What a control node that never saw this launch needs to watch and collect the run."""
-    facts = {"task": job.task, "timeouts": job.timeouts.model_dump(), "prefix": job.checkpoint.prefix}
+    facts = {"task": job.task, "timeouts": job.timeouts.model_dump(), "prefix": prefix}
     return facts if job.health == Health() else {**facts, "health": job.health.model_dump()}
 
 
@@ -287,7 +292,12 @@ def _scheduler_host(hosts: Sequence[Host]) -> str:
 
 
 def _worker(
-    job: Job, placement: Placement, world_size: int, hosts: Sequence[Host], attempt: Attempt
+    job: Job,
+    argv: tuple[str, ...],
+    placement: Placement,
+    world_size: int,
+    hosts: Sequence[Host],
+    attempt: Attempt,
 ) -> WorkerSpec:
     env = worker_environment(
         job.networking.mode if world_size > 1 else "none",
@@ -298,21 +308,23 @@ def _worker(
         scheduler_port="{port}",
         attempt=attempt.number,
     )
-    common = _common(job, placement.rank, placement.local_rank, world_size, hosts)
+    common = _common(job, placement.rank, placement.local_rank, world_size, hosts, attempt)
     label = label_of(placement.rank)
     return WorkerSpec(
         label=label,
         rank=placement.rank,
         local_rank=placement.local_rank,
         device_id=placement.device_id,
-        argv=_argv(job),
+        argv=argv,
         env={**common, **_job_environment(job), **env},
         default_env=default_environment(label, ascend=job.device_target == "Ascend"),
         literal=_literal(job),
     )
 
 
-def _scheduler(job: Job, world_size: int, hosts: Sequence[Host], attempt: Attempt) -> WorkerSpec:
+def _scheduler(
+    job: Job, argv: tuple[str, ...], world_size: int, hosts: Sequence[Host], attempt: Attempt
+) -> WorkerSpec:
     # As msrun does: the scheduler is the job's own program in another role.
     env = worker_environment(
         job.networking.mode,
@@ -330,19 +342,22 @@ def _scheduler(job: Job, world_size: int, hosts: Sequence[Host], attempt: Attemp
         rank=SCHEDULER,
         local_rank=-1,
         device_id=-1,
-        argv=_argv(job),
-        env={**_common(job, 0, 0, world_size, hosts), **_job_environment(job), **env},
+        argv=argv,
+        env={**_common(job, 0, 0, world_size, hosts, attempt), **_job_environment(job), **env},
         default_env=default_environment(label, ascend=job.device_target == "Ascend"),
         literal=_literal(job),
     )
 
 
-def _common(job: Job, rank: int, local_rank: int, world_size: int, hosts: Sequence[Host]) -> dict[str, str]:
-    if job.task != "command":
+def _common(
+    job: Job, rank: int, local_rank: int, world_size: int, hosts: Sequence[Host], attempt: Attempt
+) -> dict[str, str]:
+    if job.task not in OTHERS:
         return {}
     meets_at_scheduler = job.networking.has_scheduler and world_size > 1
     master = hosts[0].address if len(hosts) > 1 and not meets_at_scheduler else _scheduler_host(hosts)
-    return common_environment(
+    folders = run_environment(attempt.number) if job.task == MINDFORMERS else {}
+    return folders | common_environment(
         rank=rank,
         world_size=world_size,
         local_rank=local_rank,
@@ -353,17 +368,19 @@ def _common(job: Job, rank: int, local_rank: int, world_size: int, hosts: Sequen
 
 def _literal(job: Job) -> tuple[str, ...]:
     """The job's variables, which reach its workers as written; the code goes before a PYTHONPATH."""
-    return tuple(name for name in job.env if job.task == "command" or name != "PYTHONPATH")
+    return tuple(name for name in job.env if job.task in OTHERS or name != "PYTHONPATH")
 
 
 def _job_environment(job: Job) -> dict[str, str]:
-    if job.task == "command":
+    if job.task in OTHERS:
         return dict(job.env)
     path = ":".join(["{run_dir}/code", *filter(None, [job.env.get("PYTHONPATH")])])
     return {**job.env, "PYTHONPATH": path}
 
 
-def _argv(job: Job) -> tuple[str, ...]:
+def _argv(job: Job, completed: CompletedRun | None, number: int) -> tuple[str, ...]:
+    if completed is not None:
+        return program_of(job, completed, number)
     if job.task == "command":
         return job.command or ()
     return ("{python}", "-m", "model", _VERBS.get(job.task, "train"), "--config", "worker.yaml")

@@ -15,6 +15,8 @@ from orchestrator.core.records import WorkerSpec
 from orchestrator.plan.input_files import Shipment
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
+from orchestrator.plan.mindformers_next import other_run
+from orchestrator.plan.mindformers_run import trains
 
 __all__ = ["LOAD", "load_folder", "next_plan", "saved_layout"]
 
@@ -52,8 +54,8 @@ def next_plan(
     ConfigError: what `make_plan` does; another network or other data than the run has had.
     """
     number = before.attempt.number + 1
-    resumes = job.task in TRAINING and not fresh
-    if resumes:
+    resumes = (job.task in TRAINING or trains(job, before.run_source)) and not fresh
+    if resumes and job.task in TRAINING:
         # What it began with is in the shards.
         options = dataclasses.replace(job.checkpoint, load=None, resume=None, distribute=False)
         job = job.model_copy(update={"checkpoint": options})
@@ -66,9 +68,13 @@ def next_plan(
         token=token,
         load=load_folder(number) if resumes else "",
         mtbf=(before.worker_settings.get("checkpoint") or {}).get("mtbf"),
-        shipped=_shipped(before) if by_itself and job.task == "command" else None,
+        shipped=_shipped(before) if by_itself and job.task in ("command", "mindformers") else None,
+        run_source=before.run_source if by_itself and before.run_source else None,
     )
-    if resumes and (
+    if resumes and job.task == "mindformers":
+        if problems := other_run(before, plan, job):
+            raise ConfigError(problems)
+    elif resumes and (
         problems := [*_other_network(before, plan, job), *_other_inputs(before, plan, overrides)]
     ):
         raise ConfigError(problems)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from orchestrator.config.host_ranges import RangeError, fold, split_list
 from orchestrator.config.inventory import RING, Device, Host, Inventory
@@ -17,6 +18,7 @@ __all__ = [
     "groups_between_hosts",
     "hosts_of",
     "place",
+    "seated",
     "spares_left_out",
     "spread_problems",
 ]
@@ -129,7 +131,7 @@ def _too_few_devices(job: Job, hosts: tuple[Host, ...]) -> Iterator[Problem]:
 
 def _degrees(job: Job, world_size: int) -> tuple[int, int, int]:
     parallel = job.parallel
-    if job.task == "command" and parallel.world_size == 1:
+    if job.task in ("command", "mindformers") and parallel.world_size == 1:
         return world_size, 1, 1  # a script of any kind: its ranks are replicas unless the job says otherwise
     return parallel.data_parallel, parallel.model_parallel, parallel.pipeline_stage
 
@@ -202,6 +204,20 @@ def _seat(rank: int, degrees: tuple[int, int, int], *, spread: bool) -> int:
     stage, within = divmod(rank, dp * mp)
     replica, part = divmod(within, mp)
     return (replica * pp + stage) * mp + part
+
+
+def seated(placements: Sequence[Placement], degrees: Mapping[str, Any]) -> tuple[Placement, ...]:
+    """The same ranks with their places by other degrees; parts of a context count as replicas do.
+
+    As MindSpore lays out its ranks, and MindFormers' parallel_core/training_graph/communication.py: stages
+    outermost, then replicas, then parts of a context, then of a layer.
+    """
+    mp, pp = degrees["model_parallel"], degrees["pipeline_stage"]
+    block = max(1, len(placements) // pp)
+    return tuple(
+        replace(item, pp=item.rank // block, dp=item.rank % block // mp, mp=item.rank % mp)
+        for item in placements
+    )
 
 
 def _placements(job: Job, hosts: tuple[Host, ...]) -> Iterator[Placement]:

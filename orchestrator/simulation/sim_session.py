@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from orchestrator.core.claims import Tombstone
 from orchestrator.core.errors import AgentError, AnswerError
 from orchestrator.core.host_answers import Prepared
+from orchestrator.core.paths import RUN_YAML
 from orchestrator.core.push import Pushed
 from orchestrator.core.records import HostStatus, Manifest
 from orchestrator.hosts.agent_client import Agent
@@ -149,7 +150,9 @@ class _DirectAgent(Agent):
         files: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Prepared:
-        payload: Payload = LaunchValue(manifest, worker_config, rank_table)  # type: ignore[assignment]
+        payload: Payload = LaunchValue(  # type: ignore[assignment]
+            manifest, worker_config, rank_table, (files or {}).get(RUN_YAML)
+        )
         return self._ask(Prepared, "prepare", payload=payload, timeout=timeout, run_id=manifest.run_id)
 
     def bury(self, stone: Tombstone, *, timeout: float | None = None) -> HostStatus:

@@ -37,9 +37,10 @@ class LaunchValue:
     manifest: Manifest
     worker_config: str
     rank_table: str | None
+    run_yaml: str | None = None
 
     def __len__(self) -> int:
-        return 1000 + len(self.worker_config) + len(self.rank_table or "")
+        return 1000 + len(self.worker_config) + len(self.rank_table or "") + len(self.run_yaml or "")
 
 
 class Packet:

@@ -20,6 +20,7 @@ from orchestrator.core.codec import DecodeError, from_json, to_json
 from orchestrator.core.ends import SCHEDULER, StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.host_answers import RankStacks, StacksAnswer
+from orchestrator.core.paths import RUN_YAML
 from orchestrator.core.push import Mark
 from orchestrator.core.records import Manifest, RunOnHost
 from orchestrator.simulation.sim_attempts import (
@@ -136,12 +137,16 @@ def _opened(body: bytes | LaunchValue) -> tuple[Manifest, Mapping[str, str], str
     """
     if isinstance(body, LaunchValue):
         manifest = dataclasses.replace(body.manifest, hosts=_once(body.manifest.hosts))
-        return manifest, _hashes(body.worker_config, body.rank_table), body.worker_config
+        return manifest, _hashes(body.worker_config, body.rank_table, body.run_yaml), body.worker_config
     # No text in JSON has a quote that is not escaped: the last such key is the bundle's own.
     own, key, common = body.rpartition(b', "worker_config": ')
-    manifest = from_json(Manifest, json.loads(own + b"}")["manifest"])
+    bundle = json.loads(own + b"}")
+    manifest = from_json(Manifest, bundle["manifest"])
     manifest = dataclasses.replace(manifest, hosts=_once(manifest.hosts))
-    return manifest, *_hashes_of(key[2:] + common)
+    hashes, worker_config = _hashes_of(key[2:] + common)
+    if (text := bundle.get("files", {}).get(RUN_YAML)) is not None:
+        hashes = {**hashes, RUN_YAML: hashlib.sha256(text.encode()).hexdigest()}
+    return manifest, hashes, worker_config
 
 
 @functools.lru_cache(maxsize=4)
@@ -157,8 +162,8 @@ def _hashes_of(common: bytes) -> tuple[Mapping[str, str], str]:
 
 
 @functools.lru_cache(maxsize=2)
-def _hashes(worker_config: str, rank_table: str | None) -> Mapping[str, str]:
-    files = {"worker.yaml": worker_config, "rank_table.json": rank_table}
+def _hashes(worker_config: str, rank_table: str | None, run_yaml: str | None = None) -> Mapping[str, str]:
+    files = {"worker.yaml": worker_config, "rank_table.json": rank_table, RUN_YAML: run_yaml}
     return {
         name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items() if text is not None
     }

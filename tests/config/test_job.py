@@ -36,7 +36,7 @@ WRONG = {
     _with("name: demo", "name: a/b"): "job.yaml:1: name: 'a/b' cannot be part of a file name"
     " (letters, digits and . _ - only, at most 64, a letter or digit first)",
     _with("finetune", "finetun"): "job.yaml:2: task: expected one of pretrain, finetune, predict, chat,"
-    " command; got 'finetun' (did you mean `finetune`?)",
+    " command, mindformers; got 'finetun' (did you mean `finetune`?)",
     _with("devices_per_host: 2\n", ""): "job.yaml:1: devices_per_host: is missing",
     _with("host: 2", "host: 010"): "job.yaml:3: devices_per_host: expected a whole number, got '010'"
     " (write it without leading zeros)",

@@ -1,0 +1,294 @@
+"""The run YAML of MindFormers, completed for one attempt: what its keys become, what contradicts the job.
+
+Keys and what MindFormers makes of them: mindformers/trainer/trainer.py, base_trainer.py and
+core/context/build_context.py of 1.0.2 to 2.1.0.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.config.job import Job
+from orchestrator.config.mindformers_job import RUN_MODES, MindFormersRun
+from orchestrator.config.run_yaml import RunYaml
+from orchestrator.config.run_yaml_keys import known_in, misspelt, refused
+from orchestrator.config.yaml_messages import plain, show
+from orchestrator.config.yaml_reader import read_source
+from orchestrator.core.errors import ConfigError, Problem
+
+__all__ = ["RUN_FOLDER", "CompletedRun", "complete", "trains"]
+
+# Where an attempt's files are, from the workers' directory: the same text on hosts with other workdirs.
+RUN_FOLDER = "./attempts/{number}"
+_DEGREES = ("data_parallel", "model_parallel", "context_parallel", "pipeline_stage")
+_AUTO = (2, "AUTO_PARALLEL")  # MindSpore finds the degrees
+# How MindFormers spells the callback that saves: with a slip of the pen up to 1.0.
+_SAVES = ("CheckpointMonitor", "CheckpointMointor")
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedRun:
+    """A run YAML as it is on the hosts, and what else the plan takes from it.
+
+    `source` is the file as it was read. `degrees` are those of the workers' configuration: by them the
+    shards are cut. `prefix` is the first part of the names of checkpoints, `saves` whether there will be any.
+    """
+
+    text: str
+    source: str
+    run: RunYaml
+    run_mode: str
+    degrees: dict[str, Any] = field(default_factory=dict)
+    prefix: str = "CKP"
+    saves: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def trains(self) -> bool:
+        return self.run_mode in ("train", "finetune")
+
+
+def trains(job: Job, run_yaml: str = "") -> bool:
+    """Whether the workers of a `task: mindformers` make steps; `run_yaml` is its text, where it is known."""
+    if job.task != "mindformers" or job.mindformers is None:
+        return False
+    mode = job.mindformers.run_mode
+    if mode is None:
+        mode = RunYaml("", run_yaml or _source(job, job.mindformers)[1]).get("run_mode")
+    return mode in (None, "train", "finetune")
+
+
+def complete(
+    job: Job, *, ranks: int, device: int, number: int = 1, load: str = "", source: str | None = None
+) -> CompletedRun:
+    """The run YAML of attempt `number` on so many ranks; reads the file, unless `source` is its text.
+
+    `device` is that of rank 0. With `load`, the folder of shards in the run's directory, it goes on from
+    them. Raises ConfigError with every problem, of the job and of the run YAML.
+    """
+    assert job.mindformers is not None
+    name, text = _source(job, job.mindformers) if source is None else (_name(job, job.mindformers), source)
+    run = RunYaml(name, text)
+    if problems := list(refused(run)) or list(misspelt(run)):
+        raise ConfigError(problems)
+    notes = list(_settings(job, run))
+    mode = _run_mode(job, run)
+    ours: dict[tuple[str, ...], Any] = {("output_dir",): RUN_FOLDER.format(number=number)}
+    ours[("run_mode",)] = mode
+    ours[("use_parallel",)] = ranks > 1
+    problems = [*_contradictions(job, run, mode), *_degree_problems(job, run, ranks)]
+    if problems:
+        raise ConfigError(problems)
+    ours[("context", "device_target")] = job.device_target
+    if ranks == 1:
+        ours[("context", "device_id")] = device  # of several, MindFormers takes each rank's own
+    if ranks > 1 and not _is_auto(run):
+        given = _degrees(run, ranks)
+        ours[("parallel_config", "data_parallel")] = given["data_parallel"]
+    if load:
+        ours |= _going_on(run, load)
+    for path, value in ours.items():
+        run.set(path, value)
+    saving = _saving(run)
+    if mode in ("train", "finetune") and saving is None:
+        notes.append(f"{name}: callbacks has no CheckpointMonitor: nothing is saved")
+    return CompletedRun(
+        text=run.text,
+        source=text,
+        run=run,
+        run_mode=mode,
+        degrees=_layout(run, ranks),
+        prefix=str((saving or {}).get("prefix") or "CKP"),
+        saves=saving is not None,
+        notes=tuple(map(plain, notes)),
+    )
+
+
+def _name(job: Job, section: MindFormersRun) -> str:
+    path = job.local_path(section.config)
+    return section.config if path is None else str(path)
+
+
+def _source(job: Job, section: MindFormersRun) -> tuple[str, str]:
+    path = job.local_path(section.config)
+    where = job.where("mindformers", "config")
+    if path is None:
+        what = f"{section.config} must be relative to the job file"
+        raise ConfigError([Problem(where, plain(what), "put the run YAML beside the job: it is read here")])
+    raw = read_source(path)
+    try:
+        return str(path), raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(f"{path}:{line}", "is not UTF-8 text", "save it as UTF-8")]) from None
+
+
+def _settings(job: Job, run: RunYaml) -> Iterator[str]:
+    """Write the keys of `mindformers.set`; a note on each that changes more than itself."""
+    section = job.mindformers
+    assert section is not None
+    problems: list[Problem] = []
+    notes: list[str] = []
+    for name, value in section.set.items():
+        path = tuple(name.split("."))
+        where = job.where("mindformers", "set", *path)
+        if close := _meant(run, path):
+            problems.append(Problem(where, f"{run.name} has no such key", close))
+            continue
+        try:
+            run.set(path, value)
+        except ConfigError as error:
+            what = error.problems[0]
+            problems.append(Problem(where, plain(f"{what.where}: {what.what}"), what.remedy))
+            continue
+        if aliases := run.aliases_of(path):
+            notes.append(f"mindformers.set.{name} has an anchor there: also for {', '.join(aliases[:4])}")
+    if problems:
+        raise ConfigError(problems)
+    yield from notes
+
+
+def _meant(run: RunYaml, path: tuple[str, ...]) -> str:
+    """What a key was meant to be that neither the file nor MindFormers has; "" where it may be one."""
+    if run.has(*path):
+        return ""
+    for depth, part in enumerate(path):
+        known = known_in(path[0] if depth == 1 else "") if depth < 2 else None
+        table = run.get(*path[:depth]) if depth else run.data
+        there = {str(key) for key in table} if isinstance(table, dict) else set()
+        if part in there or (known and part in known):
+            continue
+        if known is None and depth == 0:
+            known = frozenset()
+        words = sorted(there | (known or frozenset()))
+        close = difflib.get_close_matches(part, words, n=1, cutoff=0.6 if known else 0.84)
+        if close:
+            return f"did you mean `{'.'.join((*path[:depth], close[0]))}`?"
+        if known:
+            return f"known: {', '.join(sorted(known)[:12])}, …"
+        return ""
+    return ""
+
+
+def _run_mode(job: Job, run: RunYaml) -> str:
+    assert job.mindformers is not None
+    mode = job.mindformers.run_mode or run.get("run_mode") or "train"
+    if mode not in RUN_MODES:
+        what = f"is {show(mode)}, and a job runs {', '.join(RUN_MODES)}"
+        raise ConfigError([run.problem(("run_mode",), what, "set mindformers.run_mode")])
+    return str(mode)
+
+
+def _contradictions(job: Job, run: RunYaml, mode: str) -> Iterator[Problem]:
+    target = run.get("context", "device_target")
+    if target is not None and target != job.device_target:
+        left_out = "" if job.says("device_target") else ", which it is where nothing is said"
+        there = run.where(("context", "device_target"))
+        what = f"is {job.device_target}{left_out}, but {there} is {show(target)}"
+        remedy = f"write device_target: {target}" if target in ("CPU", "Ascend") else "mend the run YAML"
+        yield Problem(job.where("device_target"), plain(what), plain(remedy))
+    for path, callback in _callbacks(run):
+        if callback.get("type") in _SAVES and callback.get("directory"):
+            what = "is where checkpoints would go, and they are taken from the attempt's folder"
+            yield run.problem((*path, "directory"), what, "remove it")
+    resumes, load = run.get("resume_training"), run.get("load_checkpoint")
+    if resumes and not load and mode in ("train", "finetune"):
+        what = "has nothing to go on from: load_checkpoint is empty, and MindFormers would begin anew"
+        yield run.problem(("resume_training",), what, "name the checkpoint, or write False")
+
+
+def _degrees(run: RunYaml, ranks: int) -> dict[str, Any]:
+    """Each degree, 1 where it is not given, as in MindFormers; of replicas what the others leave."""
+    table = run.get("parallel_config")
+    given = table if isinstance(table, dict) else {}
+    degrees = {key: 1 if given.get(key) is None else given[key] for key in _DEGREES}
+    if given.get("data_parallel") is None and all(_is_degree(value) for value in degrees.values()):
+        others = math.prod(degrees.values())
+        degrees["data_parallel"] = ranks // others if ranks % others == 0 else 1
+    return degrees
+
+
+def _is_degree(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_auto(run: RunYaml) -> bool:
+    return run.get("parallel", "parallel_mode") in _AUTO and run.get("parallel", "parallel_mode") is not True
+
+
+def _degree_problems(job: Job, run: RunYaml, ranks: int) -> Iterator[Problem]:
+    table = run.get("parallel_config")
+    if table is not None and not isinstance(table, dict):
+        yield run.problem(("parallel_config",), f"expected a mapping of keys to values, got {show(table)}")
+        return
+    degrees = _degrees(run, ranks)
+    wrong = [key for key, value in degrees.items() if not _is_degree(value)]
+    for key in wrong:
+        yield run.problem(
+            ("parallel_config", key), f"expected a whole number above 0, got {show(degrees[key])}"
+        )
+    if wrong:
+        return
+    stages = degrees["pipeline_stage"]
+    if _is_auto(run):
+        if ranks % stages:
+            what = f"pipeline_stage {stages} does not divide {ranks} ranks"
+            yield run.problem(("parallel_config", "pipeline_stage"), what)
+        return
+    product = math.prod(degrees.values())
+    if product != ranks:
+        shown = " × ".join(
+            f"{key} {value}" for key, value in degrees.items() if value > 1 or key in (table or ())
+        )
+        hosts = f"{ranks // job.devices_per_host} hosts × {job.devices_per_host} devices_per_host"
+        there = run.where(("parallel_config",))
+        what = f"{hosts} = {ranks} ranks, but {there}: {shown or 'no degrees'} = {product}"
+        yield Problem(job.where("devices_per_host"), plain(what), "both sides must be equal")
+        return
+    experts = (table or {}).get("expert_parallel")
+    within = product // stages
+    if _is_degree(experts) and within % experts:
+        what = f"{experts} does not divide the {within} ranks of a stage"
+        yield run.problem(("parallel_config", "expert_parallel"), what)
+
+
+def _going_on(run: RunYaml, load: str) -> dict[tuple[str, ...], Any]:
+    """The keys of an attempt that goes on from its own checkpoints, which are cut as its ranks are."""
+    keys: dict[tuple[str, ...], Any] = {
+        ("load_checkpoint",): f"./{load}",
+        ("resume_training",): True,
+    }
+    if run.get("auto_trans_ckpt"):
+        keys[("auto_trans_ckpt",)] = False
+    if run.get("src_strategy_path_or_dir"):
+        keys[("src_strategy_path_or_dir",)] = ""
+    wanted = (_saving(run) or {}).get("checkpoint_format") or "ckpt"
+    if (run.get("load_ckpt_format") or "ckpt") != wanted:
+        keys[("load_ckpt_format",)] = wanted
+    return keys
+
+
+def _callbacks(run: RunYaml) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    callbacks = run.get("callbacks")
+    for number, callback in enumerate(callbacks if isinstance(callbacks, list) else ()):
+        if isinstance(callback, dict):
+            yield ("callbacks", str(number)), callback
+
+
+def _saving(run: RunYaml) -> dict[str, Any] | None:
+    """The callback that saves."""
+    return next((callback for _, callback in _callbacks(run) if callback.get("type") in _SAVES), None)
+
+
+def _layout(run: RunYaml, ranks: int) -> dict[str, Any]:
+    """The degrees under a job's names; of a run that MindSpore cuts by itself, only that it has stages."""
+    degrees = _degrees(run, ranks)
+    if _is_auto(run):
+        stages = degrees["pipeline_stage"]
+        degrees |= {"data_parallel": ranks // stages, "model_parallel": 1, "context_parallel": 1}
+    asked = run.get("parallel", "enable_parallel_optimizer") or run.get("parallel_config", "optimizer_shard")
+    return {**degrees, "optimizer_shard": bool(asked)}
