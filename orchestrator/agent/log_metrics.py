@@ -17,7 +17,7 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List, Optional
 
 from orchestrator.agent.mindformers_lines import LOGGED, MindFormersLines, is_told_by_mindformers
 from orchestrator.core.paths import AttemptDir
@@ -29,17 +29,20 @@ __all__ = ["LogMetrics", "LogTail", "tokens_of_sample"]
 _PER_LOOK = 1 << 20
 _MOST_BEHIND = 16 << 20
 _LONGEST_LINE = 1 << 16
+# Of lines that may tell something so many are taken at a look, and of one that has ended the last so many.
+_LINES, _LAST_LINES = 1000, 10_000
 _LARGEST_YAML = 1 << 20
 # Where MindFormers logs, below the folder of the attempt or that of the run, if it was not told where.
 _FILE = ("log", "info.log")
-_LENGTH = re.compile(r"^\s*(?:- )?seq_length:[ \t]*(.*?)[ \t]*(?:#.*)?$", re.MULTILINE)
+_LENGTH = re.compile(r"^\s*(?:- )?seq_length:[ \t]*(.*?)[ \t]*(?:#.*)?\r?$", re.MULTILINE)
+_ANCHORED = re.compile(r"&(\w+) +(\d+)", re.ASCII)
 
 
 class LogTail:
     """Reads what a log gains: whole lines, those that may be of MindFormers' logger.
 
-    A file that was put in its place follows when it is at its end. `below` is the folder from which no link on
-    the way to it is followed. What it has at the beginning is read from `start` on.
+    A file that was put in its place follows when it is at its end. Below the folder `below` no link is
+    followed. What it has at the beginning is read from `start` on.
     """
 
     def __init__(self, path: Path, below: Path, start: int = 0) -> None:
@@ -47,16 +50,26 @@ class LogTail:
         self._file: Optional[BinaryIO] = None
         self._rest = b""
         self._is_cut = False  # the next line has lost its beginning
+        self._waiting: List[bytes] = []
         self.unseen = 0
         """Bytes that were passed over, in all."""
 
     def lines(self, *, to_end: bool = False) -> List[str]:
         """What has come since the last time, at most so much as is read at a look, or else to its end."""
+        if to_end or not self._waiting:
+            self._take(_MOST_BEHIND if to_end else _PER_LOOK)
+        if to_end:
+            found, self._waiting = self._waiting[-_LAST_LINES:], []
+        else:
+            found, self._waiting = self._waiting[:_LINES], self._waiting[_LINES:]
+        return [line.decode("utf-8", "replace") for line in found]
+
+    def _take(self, count: int) -> None:
         try:
-            data = self._read(_MOST_BEHIND if to_end else _PER_LOOK)
+            data = self._read(count)
         except OSError:
             self.close()
-            return []
+            return
         whole, separator, rest = (self._rest + data).rpartition(b"\n")
         found = whole.split(b"\n") if separator else []
         if found and self._is_cut:
@@ -64,8 +77,7 @@ class LogTail:
         if len(rest) > _LONGEST_LINE:
             rest, self._is_cut = b"", True
         self._rest = rest
-        telling = (line for line in found if LOGGED in line and len(line) <= _LONGEST_LINE)
-        return [line.decode("utf-8", "replace") for line in telling]
+        self._waiting += (line for line in found if LOGGED in line and len(line) <= _LONGEST_LINE)
 
     def close(self) -> None:
         """It goes on where it is, should it be read again."""
@@ -133,15 +145,17 @@ class LogMetrics:
         log = attempt.log(spec.label)
         self._output = LogTail(log, log.parent, _size(log))
         name, file = _FILE
-        places = ((attempt.root / name, attempt.root), (run / "output" / name, run))
-        # In a folder of the run, attempts before may have written.
+        places = ((run / "output" / name, run), (attempt.root / name, attempt.root))
+        # It logs to the first until it has been told of the second: each line is in one of them. In a folder
+        # of the run, attempts before may have written.
         self._files = [
             LogTail(folder / spec.label / file, below, _size(folder / spec.label / file))
             for folder, below in places
         ]
-        self._chosen: Optional[LogTail] = None
-        # What the files have had to say while the output said nothing, by the one that was found to speak.
-        self._waiting: Optional[Tuple[LogTail, List[str]]] = None
+        # What is read, once that is known.
+        self._chosen: List[LogTail] = []
+        # What the files said when the output had said nothing yet.
+        self._waiting: Optional[List[str]] = None
         self._phase = ""
         self._unseen = 0
 
@@ -170,45 +184,52 @@ class LogMetrics:
             tail.close()
 
     def _lines(self, to_end: bool) -> List[str]:
-        if self._chosen is not None:
-            return self._chosen.lines(to_end=to_end)
+        if self._chosen:
+            return _all_of(self._chosen, to_end)
         lines = self._output.lines(to_end=to_end)
         if any(map(is_told_by_mindformers, lines)):
-            self._choose(self._output)
+            self._choose([self._output])
             return lines
-        if self._waiting is not None:
-            # MindFormers writes a line to its output first: by now it would be there.
-            tail, said = self._waiting
-            self._choose(tail)
-            return said + tail.lines(to_end=to_end)
-        for tail in self._files:
-            said = tail.lines(to_end=to_end)
-            if any(map(is_told_by_mindformers, said)):
-                self._waiting = tail, said
-                return self._lines(to_end) if to_end else []
-        return []
+        said = _all_of(self._files, to_end)
+        if self._waiting is None and any(map(is_told_by_mindformers, said)):
+            self._waiting, said = said, []
+            if not to_end:
+                return []
+        if self._waiting is None:
+            return []
+        # MindFormers writes a line to its output first: by now it would be there.
+        said = self._waiting + said
+        self._choose(self._files)
+        return said
 
-    def _choose(self, tail: LogTail) -> None:
-        self._chosen, self._waiting = tail, None
+    def _choose(self, tails: List[LogTail]) -> None:
+        self._chosen, self._waiting = tails, None
         for other in (self._output, *self._files):
-            if other is not tail:
+            if other not in tails:
                 other.close()
 
     def _note_phases(self, found: List[Dict[str, Any]]) -> None:
         """Say what was passed over, beside the phase that was the last one known."""
         self._phase = next((line["phase"] for line in reversed(found) if "phase" in line), self._phase)
-        unseen = self._chosen.unseen if self._chosen is not None else 0
+        unseen = sum(tail.unseen for tail in self._chosen)
         if unseen > self._unseen:
             more, self._unseen = unseen - self._unseen, unseen
             where = self._phase or str(Phase.INIT)
             found.append({"phase": where, "unseen_bytes": more, "time": round(self._clock(), 3)})
 
 
+def _all_of(tails: List[LogTail], to_end: bool) -> List[str]:
+    return [line for tail in tails for line in tail.lines(to_end=to_end)]
+
+
 def tokens_of_sample(config: Path) -> Optional[int]:
     """`seq_length` of a run's YAML, where all that it says of it is one number; else nobody knows."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         said = set(_LENGTH.findall(read_safely(config, config.parent, _LARGEST_YAML).decode()))
-        text = said.pop() if len(said) == 1 else ""
+        anchors = {found[0]: (f"*{found[1]}", found[2]) for found in map(_ANCHORED.fullmatch, said) if found}
+        aliases = dict(anchors.values())
+        numbers = {anchors[each][1] if each in anchors else aliases.get(each, each) for each in said}
+        text = numbers.pop() if len(numbers) == 1 else ""
         return int(text) if re.fullmatch(r"[1-9]\d{0,8}", text, re.ASCII) else None
     return None
 

@@ -16,7 +16,7 @@ import re
 import time
 from typing import Any, Dict, Iterable, List, Match, Optional, Tuple
 
-from orchestrator.agent.mindformers_saves import Saves, is_save_begun
+from orchestrator.agent.logged_saves import Saves, is_save_begun
 from orchestrator.core.records import Phase
 
 __all__ = ["EVALUATES", "LOGGED", "MindFormersLines", "is_told_by_mindformers"]
@@ -68,10 +68,12 @@ _PYNATIVE = re.compile(
 _BAR = re.compile(
     rf" *(\d{{1,4}}\.\d)% \|[^|]{{0,200}}\| (?P<rate>{_NUMBER}) samples/s/p  [^{{}}]{{1,40}} \}}", re.ASCII
 )
+_THROUGHPUT = re.compile(r".*, throughput: *(\d{1,40}\.\d\d)T(?:,.*)?", re.ASCII)
 _LEAST_OF_RATE = 100
 _STAGES = re.compile(r"pipeline stages: (\d{1,6}) > 1, the loss on the last card is valid\.?", re.ASCII)
 _ZERO_BUBBLE = "When zero_bubble_v is enabled, loss is valid only on rank 0"
 _INITIAL = re.compile(r"initial step: (\d{1,12})", re.ASCII)
+_SINK = re.compile(r"Will be Training epochs:\d{1,9}, sink_size:(-1|\d{1,9})", re.ASCII)
 
 _PHASES: Dict[str, Phase] = {
     "Build Dataset For Train": Phase.INIT,
@@ -168,11 +170,14 @@ class MindFormersLines:
             return  # said twice, by two handlers
         is_sunk = found.get("mean") is None
         seconds = int(found["ms"]) / 1e3
-        line = {**self._numbers(found), "step_time_s": round(seconds, 4), "time": round(moment, 3)}
+        line = {**self._numbers(found), "time": round(moment, 3)}
+        if seconds > 0:
+            line["step_time_s"] = seconds
         head = {"step": made, "total_steps": total} if made <= total else {"step": made}
         self._release()
         gap = self._saves.note_step(made, each, is_sunk="epoch" in found and is_sunk)
-        ended = moment - seconds * (max(1, gap) if is_sunk and "epoch" in found else 1)
+        at_once = (self._saves.sink or gap) if is_sunk and "epoch" in found else 1
+        ended = moment - seconds * max(1, at_once)
         began = max(self._phase_since, ended) if self._phase in _ENDS_WITH_STEP else moment
         self._begin(Phase.STEP, min(began, moment))
         self._last = self._held = {**head, **line}
@@ -185,7 +190,7 @@ class MindFormersLines:
             values.update(_parts_of(found["parts"] or "", "_loss"))
         if "epoch" in found:
             values.update(lr=_number(found["lr"]), grad_norm=_number(found["norm"]))
-            values.update(loss_scale=_number(found["scale"]), tflops_per_device=_number(found["tflops"]))
+            values.update(loss_scale=_number(found["scale"]), tflops_per_device=_exact(found["tflops"]))
             if _is_true(found["overflow"] or ""):
                 values["skipped"] = True
         else:
@@ -193,7 +198,7 @@ class MindFormersLines:
             values.update(lr=more.get("lr"), grad_norm=more.get("grad_norm"))
             # Before 2.1.0 its throughput is reckoned in another unit than it is said in.
             if found["samples"]:
-                values["tflops_per_device"] = more.get("throughput")
+                values["tflops_per_device"] = _exact(_THROUGHPUT.sub(r"\1", found["parts"] or ""))
         # A loss and a norm that are none are to be seen; of others that means that nobody knows.
         may_be_nan = ("loss", "mean_loss", "grad_norm")
         return {
@@ -204,11 +209,9 @@ class MindFormersLines:
 
     def _add_rate(self, bar: Match[str]) -> None:
         """The second line of a step: how far it is, and its samples a second for each device."""
-        held, rate = self._held, _number(bar["rate"])
-        if held is None or "total_steps" not in held or rate is None or not math.isfinite(rate):
+        held, rate = self._held, _exact(bar["rate"])
+        if held is None or "total_steps" not in held or rate is None:
             return
-        if rate * 10 ** len(bar["rate"].partition(".")[2]) < _LEAST_OF_RATE:
-            return  # 1.0.0 prints two digits: 0.01 may be half as much again
         if abs(float(bar[1]) - 100.0 * held["step"] / held["total_steps"]) > 0.11:
             return  # of another step
         held["samples_per_s"] = round(rate * self._world, 5)
@@ -250,6 +253,9 @@ class MindFormersLines:
             initial = _INITIAL.fullmatch(words)
             if initial is not None:
                 self._saves.initial = int(initial[1])
+            sink = _SINK.fullmatch(words)
+            if sink is not None:
+                self._saves.sink = max(0, int(sink[1]))
             self._mind_save(words, moment)
 
     def _mind_save(self, words: str, moment: float) -> None:
@@ -291,15 +297,18 @@ class _Clock:
         """
         if text is None:
             return self._kept(now)
+        # `time.strptime` takes as long as all the rest.
+        places = ((0, 4), (5, 7), (8, 10), (11, 13), (14, 16), (17, 19))
+        year, month, day, hour, minute, second = (int(text[first:last]) for first, last in places)
+        fields = (year, month, day, hour, minute, second, 0, 0, -1)
         try:
-            fields = time.strptime(text[:19], "%Y-%m-%d %H:%M:%S")
-            local = time.mktime((*fields[:8], -1))
+            seconds, local = calendar.timegm(fields), time.mktime(fields)
         except (ValueError, OverflowError):
             return self._kept(now)
-        written = calendar.timegm(fields) + int(text[20:]) / 1e3
+        written = seconds + int(text[20:]) / 1e3
         # What was just read was just written: the rest is the zone, in quarters of an hour.
         guess = round((written - now) / 900.0) * 900.0
-        ours = calendar.timegm(fields) - local
+        ours = seconds - local
         for zone, oldest in ((self._zone, None), (ours, None), (guess, now - 30.0)):
             if zone is None:
                 continue
@@ -333,6 +342,14 @@ def _number(text: Optional[str]) -> Optional[float]:
         return float(text.strip().lstrip("[").rstrip("]").strip())
     except ValueError:
         return None
+
+
+def _exact(text: Optional[str]) -> Optional[float]:
+    """A rate of which rounding took less than a hundredth: of 0.01 it may be half."""
+    value = _number(text)
+    if value is None or text is None or not math.isfinite(value):
+        return None
+    return value if value * 10 ** len(text.partition(".")[2]) >= _LEAST_OF_RATE else None
 
 
 def _parts_of(text: str, ending: str) -> Dict[str, Optional[float]]:

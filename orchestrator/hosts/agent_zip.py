@@ -63,7 +63,7 @@ _RARE |= {"chat_relay", "verbs_chaos", "verbs_disk", "verbs_logs", "verbs_shards
 _RARE |= {"last_save", "python_program", "python_stacks", "saved_steps"}
 _RARE |= {"bounded_work", "found_evidence", "kernel_log", "line_times", "log_excerpts", "verbs_evidence"}
 _RARE |= {"copier", "copier_process", "copy_keeper", "copy_network", "copy_owner", "copy_store"}
-_RARE |= {"log_metrics", "mindformers_lines", "mindformers_saves"}
+_RARE |= {"log_metrics", "mindformers_lines", "logged_saves"}
 _RARE |= {"copy_stream", "copy_tls", "verbs_copies"}
 _compiling = threading.Lock()
 

@@ -2,7 +2,8 @@
 
 What they import is replaced by stand-ins, but for numbers and the log: the epoch and the step of a line, the
 text around them and the header of the logger are made by the code of that version. Wheels lie in the folder
-that MINDFORMERS_WHEELS names (`pip download --no-deps mindformers==X`).
+that MINDFORMERS_WHEELS names (`pip download --no-deps mindformers==X`); the version that `make test` installs
+is there without one.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ VERSIONS = (
 )
 LOSSES = (8.287561, 8.125, 7.5)
 RECORDED = Path(__file__).parent.parent / "fixtures" / "mindformers_lines.json"
+_HOME = Path(__file__).parents[2] / ".venv-mindformers"
 FOLDER = os.environ.get("MINDFORMERS_WHEELS")
 START = 1_764_155_532.0  # 2025-11-26 11:12:12 UTC
 CALLBACK = "mindformers/core/callback/callback.py"
@@ -64,13 +66,20 @@ class _Callback:
     """In the place of MindSpore's; what calls it is the test."""
 
 
-def _path(version: str) -> Path:
-    return Path(FOLDER or "") / f"mindformers-{version}-py3-none-any.whl"
+def _wheel(version: str) -> Path | None:
+    path = Path(FOLDER or "") / f"mindformers-{version}-py3-none-any.whl"
+    return path if FOLDER is not None and path.exists() else None
+
+
+def _installed(version: str) -> Path | None:
+    """The folder of packages in which this version is."""
+    places = _HOME.glob(f"lib/python3*/site-packages/mindformers-{version}.dist-info")
+    return next((place.parent for place in places), None)
 
 
 def wheels() -> list[str]:
-    """The versions whose wheels are at hand."""
-    return [version for version in VERSIONS if FOLDER is not None and _path(version).exists()]
+    """The versions that are at hand."""
+    return [version for version in VERSIONS if _wheel(version) or _installed(version)]
 
 
 class Wheel:
@@ -80,7 +89,7 @@ class Wheel:
         self.version = version
         self.lines: list[str] = []
         self.now = START
-        self._archive = zipfile.ZipFile(_path(version))
+        self._place = _wheel(version) or _installed(version)
         names = self._cut(_LOGGER, {"logging": logging}, ("_DataFormatter",))
         formatter = names["_DataFormatter"](
             names["DEFAULT_FILEHANDLER_FORMAT" if to_file else "DEFAULT_STDOUT_FORMAT"]
@@ -90,10 +99,10 @@ class Wheel:
         self.log.addHandler(_Printer(self, formatter))
 
     def _source(self, path: str) -> str:
-        try:
-            return self._archive.read(path).decode()
-        except KeyError:
-            return ""
+        assert self._place is not None
+        root = zipfile.Path(self._place) if self._place.suffix == ".whl" else self._place
+        file = root / path
+        return file.read_text(encoding="utf-8") if file.exists() else ""
 
     def _cut(self, path: str, given: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
         """These classes and functions of a module, and its constants; what it imports are stand-ins."""

@@ -144,6 +144,17 @@ def test_of_a_file_of_the_whole_run_only_what_this_attempt_writes(worker: Worker
     assert worker.steps() == [5]
 
 
+def test_a_file_that_is_left_for_another_is_read_with_it(worker: Worker) -> None:
+    """Until it has read its YAML MindFormers logs below `./output`."""
+    metrics = worker.start()
+    append(worker.shared, said("Build Net For Train", to_file=True))
+    metrics.look()
+    metrics.look()
+    append(worker.info, said(step(1), to_file=True))
+    metrics.look()
+    assert worker.steps() == [1]
+
+
 def test_one_that_ends_at_once_is_read_to_its_end(worker: Worker) -> None:
     metrics = worker.start()
     append(worker.info, "".join(said(step(number), to_file=True) for number in range(1, 6)))
@@ -208,6 +219,16 @@ def test_what_is_more_than_one_look_reads_is_read_at_the_next(worker: Worker) ->
     assert worker.steps() == list(range(1, 61))
 
 
+def test_of_lines_that_tell_much_so_many_are_taken_at_a_look(worker: Worker) -> None:
+    metrics = worker.start()
+    append(worker.log, "".join(said(step(1 + number % 100)) for number in range(2500)))
+    counts = []
+    for _ in range(4):
+        metrics.look()
+        counts.append(len(worker.steps()))
+    assert counts == [1000, 2000, 2500, 2500]
+
+
 def test_a_line_without_end_takes_no_room(tmp_path: Path) -> None:
     path, tail = tmp_path / "log", LogTail(tmp_path / "log", tmp_path)
     for _ in range(40):
@@ -247,7 +268,10 @@ def test_what_cannot_be_written_is_told_all_the_same(worker: Worker) -> None:
         ("model:\n  model_config:\n    seq_length: 4096 # of it\n", 4096),
         ("a:\n  seq_length: 8\nb:\n  seq_length: 8\n", 8),
         ("a:\n  seq_length: 8\nb:\n  seq_length: 16\n", None),
-        ("seq_length: &length 8\nb:\n  seq_length: *length\n", None),
+        ("seq_length: &length 8\nb:\n  seq_length: *length  # as above\n", 8),
+        ("seq_length: &length 8\nb:\n  seq_length: *other\n", None),
+        ("seq_length: &length 8\nb:\n  seq_length: 9\n", None),
+        ("a: 1\r\nseq_length: 8\r\nb: 2\r\n", 8),
         ("# seq_length: 8\nmax_seq_length: 8\n", None),
         ("seq_length: 0\n", None),
         ("", None),

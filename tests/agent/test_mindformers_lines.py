@@ -63,7 +63,7 @@ def step_line(step: int = 2, *, each: int = 4, ms: int = 314, loss: str = "8.125
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_recorded_lines_are_what_the_code_of_the_wheel_prints(version: str, tmp_path: Path) -> None:
     if version not in wheels():
-        pytest.skip(f"no wheel of mindformers {version} in MINDFORMERS_WHEELS; the recorded lines are used")
+        pytest.skip(f"no wheel of mindformers {version} (MINDFORMERS_WHEELS): the recorded lines are used")
     assert scenes(version, tmp_path) == LINES[version]
 
 
@@ -201,6 +201,17 @@ def test_a_save_is_named_only_if_its_step_can_be() -> None:
     assert saved(begun, "step_num: 2", whole) is None  # no step was seen
     assert saved(step_line(3), begun, "step_num: 3", whole) is None  # of another one
     assert saved("initial step: 4", step_line(2, epoch=2), begun, "step_num: 6", whole) == 6
+
+
+def test_a_save_in_sink_mode_is_counted_in_sinks() -> None:
+    """Sinks of two steps, and epochs of four: MindSpore's third epoch of two is what ends with step 6."""
+    sunk = re.sub(r"loss:\[[\d.]+/([\d.]+)\]", r"loss: \1", step_line(2, epoch=2))
+    whole = "Finish saving ckpt of epoch {} step 2 using 0.146 seconds"
+    for size in ([], ["Will be Training epochs:2, sink_size:2"]):
+        for epoch, step in ((3, 6), (2, None)):
+            lines = [*size, sunk, "......Saving ckpt......", "step_num: 6", whole.format(epoch)]
+            found = read(list(map(header, lines)))
+            assert [line["saved"] for line in found if "saved" in line] == [step] * bool(step)
 
 
 def test_checkpoint_2_0_is_whole_when_it_says_what_it_cost() -> None:

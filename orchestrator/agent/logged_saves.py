@@ -49,10 +49,10 @@ class Whole:
 
 
 class Saves:
-    """Of one worker. `initial` is the step from which it went on."""
+    """Of one worker. `initial`: the step from which it went on; `sink`: the steps of one, 0: not known."""
 
     def __init__(self) -> None:
-        self.initial = 0
+        self.initial = self.sink = 0
         self._made: Optional[int] = None
         self._gap = 1  # between two steps that are printed
         self._each = 0
@@ -103,7 +103,8 @@ class Saves:
 
         They are counted in what a sink takes, where there is one, and of a run that went on from its begin.
         """
-        counted = epoch * step if self._is_sunk else (epoch - 1) * self._each + step
+        each = (self.sink or step) if self._is_sunk else self._each
+        counted = (epoch - 1) * each + step
         return next((each for each in self._pending if each[0] - counted in (0, self.initial)), None)
 
     def _end(self, which: Optional[Tuple[int, float]], seconds: Optional[float]) -> Whole:
