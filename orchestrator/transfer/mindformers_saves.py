@@ -34,6 +34,9 @@ MINDFORMERS = "mindformers"
 """The task of runs whose workers are MindFormers' own trainer."""
 
 _DATA_PARALLEL = (0, "0", "data_parallel", "DATA_PARALLEL")
+_CUT_BY = ("parallel_mode", "enable_parallel_optimizer", "parallel_optimizer_config")
+# Of `parallel_config`: how a step goes on, and what no weight is cut by.
+_FREE = frozenset({"micro_batch_num", "gradient_aggregation_group", "mem_coeff", "context_parallel_algo"})
 _MOST_NAMED = 4
 # What is put before `_rank_<r>`; a point in it is taken for the suffix (load_checkpoint_utils.py).
 _PREFIX = re.compile(r"([A-Za-z0-9][A-Za-z0-9_+-]{0,99})_rank_\d+(?:_\d+)?-\d+_\d+", re.ASCII)
@@ -71,8 +74,10 @@ def saves_of(plan: LaunchPlan) -> MindFormersSaves | None:
     is_whole = parallel.get("parallel_mode") in _DATA_PARALLEL
     is_whole = is_whole and not parallel.get("enable_parallel_optimizer")
     replicated = not needs_all and (plan.world_size == 1 or is_whole)
-    cut = () if replicated else (plan.world_size, repr(sorted(parallel.items(), key=repr)), repr(degrees))
-    return MindFormersSaves(replicated, needs_all, ("whole",) if replicated else cut)
+    cut = {name: parallel.get(name) for name in _CUT_BY}
+    cut.update({name: value for name, value in degrees.items() if name not in _FREE})
+    layout = (plan.world_size, *sorted(f"{name} {value!r}" for name, value in cut.items()))
+    return MindFormersSaves(replicated, needs_all, ("whole",) if replicated else layout)
 
 
 def _table(data: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def test_another_cut_is_another_layout_and_whole_files_fit_any(tmp_path: Path) -
     assert layout(cut % (2, 1)) == layout(cut % (2, 1))
     assert layout(cut % (2, 1)) != layout(cut % (1, 2))
     assert layout(cut % (2, 1)) != layout(cut % (2, 1), devices=4)
+    assert layout(cut % (2, 1)) == layout((cut % (2, 1)).replace("{m", "{micro_batch_num: 4, m"))
     whole = "parallel: {parallel_mode: 0}"
     assert layout(whole) == layout(whole, devices=4) == layout("", devices=1)
 
