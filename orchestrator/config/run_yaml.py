@@ -191,12 +191,10 @@ class RunYaml:
         if node.kind == "map" and part in node.keys:
             _, key_end, old = node.keys[part]
             return self._replaced(old, text.index(":", key_end) + 1, new)
-        if node.kind == "seq":
-            item = self._item(node, path, done)
+        if node.kind != "map":
+            item = self._item(node, path, done)  # says what is wrong where it is one value
             assert item is not None
             return text[: item.start] + self._kept(item) + new + text[_last(item) :]
-        if node.kind == "scalar":  # of which a mapping is made, at the root: an empty file
-            raise ConfigError([self.problem(path, "cannot be set", "is the file whole?")])
         entry = f"{written(part)}: {new}"
         if not node.keys:  # {}
             return text[: node.start] + self._kept(node) + "{" + entry + "}" + text[node.end :]
