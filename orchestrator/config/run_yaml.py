@@ -201,12 +201,12 @@ class RunYaml:
         first = min(start for start, _, _ in node.keys.values())
         if node.is_flow:
             return f"{text[:first]}{entry}, {text[first:]}"
+        indent = first - (text.rfind("\n", 0, first) + 1)
         if node is self._root and _MERGE not in node.keys:
             end = text if text.endswith("\n") else f"{text}\n"
             cut = re.search(r"^\.\.\.\s*$", end, re.MULTILINE)
             at = cut.start() if cut else len(end)
-            return f"{end[:at]}{entry}\n{end[at:]}"
-        indent = first - (text.rfind("\n", 0, first) + 1)
+            return f"{end[:at]}{' ' * indent}{entry}\n{end[at:]}"
         return f"{text[:first]}{entry}\n{' ' * indent}{text[first:]}"
 
     def _replaced(self, old: _Node, after: int, new: str) -> str:

@@ -104,6 +104,23 @@ def test_what_is_there_already_stays_as_it_is_written() -> None:
         assert edited(path, value) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("  a: 1\n  b: 2", "  a: 1\n  b: 2\n  new: 3\n"),
+        ("{a: 1}\n", "{new: 3, a: 1}\n"),
+        ("---\na: 1\n...\n", "---\na: 1\nnew: 3\n...\n"),
+        ("a: 1\r\nb: 2\r\n", "a: 1\r\nb: 2\r\nnew: 3\n"),
+        ("x: &x {c: 1}\n<<: *x\n", "new: 3\nx: &x {c: 1}\n<<: *x\n"),
+        ("\ufeffa: 1\n# the end\n", "a: 1\n# the end\nnew: 3\n"),
+    ],
+)
+def test_a_new_key_fits_the_file(text: str, whole: str) -> None:
+    run = RunYaml("run.yaml", text)
+    run.set(("new",), 3)
+    assert run.text == whole and run.get("new") == 3
+
+
 def test_true_is_not_one() -> None:
     assert edited("seed", False) == ["- seed: 0", "+ seed: False"]
 
