@@ -83,6 +83,8 @@ _PHASES: Dict[str, Phase] = {
     "Build Callbacks For Train": Phase.INIT,
     "Starting Init Train Model": Phase.INIT,
     "Start load checkpoint from checkpoint": Phase.INIT,
+    "Start load checkpoint from ckpt": Phase.INIT,
+    "Start load checkpoint from safetensors": Phase.INIT,
     "Start Load Checkpoint": Phase.INIT,
     "Building model from config": Phase.INIT,
     "Building dataset from config": Phase.INIT,

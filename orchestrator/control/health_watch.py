@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.config.job import Health
+from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.hang_proof import HangProof
 from orchestrator.control.hang_stacks import StackFold, suspects, told_stacks
@@ -32,8 +33,6 @@ __all__ = ["HealthWatch"]
 
 log = logging.getLogger(__name__)
 
-# The tasks whose phases are read from a log, which does not tell of each that it begins.
-_LOGGED = ("mindformers",)
 # Stacks that have not come by then are not waited for.
 _STACKS_WITHIN = 120.0
 # So often stragglers are judged, at most.
@@ -67,7 +66,8 @@ class HealthWatch:
     ) -> None:
         self._rules, self._feed, self._scheduling, self._stacks_file = rules, feed, scheduling, stacks_file
         every = feed.every if rules.enabled else 0.0
-        self._limits = StepLimits(rules, every, tells_all=task not in _LOGGED)
+        # The phases of MindFormers are read from its log, which does not tell of each that it begins.
+        self._limits = StepLimits(rules, every, tells_all=task != MINDFORMERS)
         now = scheduling.monotonic()
         self._health = RunHealth(rules, self._limits, trains=task in TRAINING, now=now)
         self._stragglers = Stragglers(rules, stages or {})
