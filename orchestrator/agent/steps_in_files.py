@@ -19,15 +19,14 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.safe_open import read_safely
-from orchestrator.formats.ckpt_index import Entry, index_ckpt, map_file
+from orchestrator.formats.ckpt_index import ITEM_SIZES, Entry, index_ckpt, map_file
 from orchestrator.formats.safetensors_index import index_safetensors
 
 __all__ = ["list_metas", "step_in_file"]
 
 _NAMES = ("step_num", "global_step")
-# How a number of one element lies in the file; larger ones are no steps.
-_CODES = {"Int32": "<i", "Int64": "<q", "UInt32": "<I", "UInt64": "<Q", "Float32": "<f", "Float64": "<d"}
-_MOST_STEPS = 1 << 53
+_INTEGERS = frozenset({"Int32", "Int64", "UInt32", "UInt64"})
+_MOST_STEPS = 1 << 53  # larger ones are none
 _FOLDER = re.compile(r"rank_(\d{1,7})", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
 _META = "meta.json"
@@ -50,17 +49,20 @@ def step_in_file(path: str) -> Optional[int]:
 
 
 def _number(buffer: Any, entry: Entry) -> Optional[int]:
-    code = _CODES.get(entry["dtype"])
-    count = 1
-    for dim in entry["dims"]:
-        count *= dim
-    if code is None or count != 1 or len(entry["pieces"]) != 1:
+    if any(dim != 1 for dim in entry["dims"]) or len(entry["pieces"]) != 1:
         return None
     offset, length = entry["pieces"][0]
-    if length != struct.calcsize(code):
+    data, dtype = bytes(buffer[offset : offset + length]), entry["dtype"]
+    if length != ITEM_SIZES[dtype]:
         return None
-    value = struct.unpack(code, buffer[offset : offset + length])[0]
-    # A float that is no whole number is none, and neither is a NaN.
+    value: float = -1
+    if dtype in _INTEGERS:
+        value = int.from_bytes(data, "little", signed=dtype.startswith("Int"))
+    elif dtype == "Float32":
+        value = struct.unpack("<f", data)[0]
+    elif dtype == "Float64":
+        value = struct.unpack("<d", data)[0]
+    # A float that is no whole number is no step, and neither is a NaN.
     return int(value) if 0 <= value < _MOST_STEPS and value == value // 1 else None
 
 

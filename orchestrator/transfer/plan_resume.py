@@ -125,6 +125,8 @@ def plan_next(
     plan = next_plan(
         before, wanted.job, wanted.inventory, fresh=fresh, by_itself=by_itself, overrides=overrides
     )
+    # Of MindFormers' tasks only trainings have steps, which the run YAML tells.
+    fresh = fresh or (plan.task == MINDFORMERS and plan.origin is not None)
     notes: tuple[str, ...] = (*wanted.notes, *plan.notes)
     plans = plans_of(control, record, before if fleet is not None else None)
     copied = [number for number, one in plans.items() if one.copies is not None]

@@ -280,8 +280,11 @@ def test_an_iteration_is_collected_by_its_metadata(tmp_path: Path) -> None:
     ended = MindFormersRun(tmp_path, CUT, hosts=1, devices=2)
     saved_in_halves(ended, 10)
     saved_in_halves(ended, 20)
+    (saved_in_halves(ended, 30) / "llama-model-0000001-0000002.safetensors").unlink()
     done = collect_run(ended.control, Collection(), tmp_path / "out.ckpt")
     assert done.choice.step == 20
+    (note,) = done.choice.notes()
+    assert note.startswith("iteration 30 is newer but not complete, it lacks model file 1 of 2")
     same(arrays(tmp_path / "out.ckpt"), weights(20))
     collect_run(ended.control, Collection(step=10, with_optimizer=True), tmp_path / "all.ckpt")
     moments = {f"adam_m.{name}": value for name, value in weights(1010).items()}

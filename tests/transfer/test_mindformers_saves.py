@@ -10,7 +10,7 @@ from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
 from orchestrator.core.codec import from_json
-from orchestrator.core.errors import CheckpointError
+from orchestrator.core.errors import CheckpointError, UsageError
 from orchestrator.core.iteration_answers import IterationList
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
@@ -53,6 +53,7 @@ def planned(folder: Path, run_yaml: str, *, devices: int = 2, task: str = "mindf
         ("{}", False, False),
         ("", False, False),
         ("parallel: [1", False, False),
+        ("base: &base {parallel_mode: 0}\nparallel:\n  <<: *base\n  full_batch: False\n", True, False),
         (
             "parallel: {parallel_mode: 0}\ncallbacks: [{type: CheckpointMonitor, remove_redundancy: True}]",
             False,
@@ -170,6 +171,27 @@ def test_the_words_replace_lines_at_the_top_and_nothing_else() -> None:
     }
     assert text.startswith("# what a person wrote\n")
     assert pointed(text, {"x": True}) == text
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "checkpoint:\n    # of 2.0\n    load_path: /weights\n    save_max: 3\nrun_mode: train\n",
+        "checkpoint:\n    save_max: 3\n\n    no_load_optim: True\nrun_mode: train\n",
+        "run_mode: train\ncheckpoint:\n  save_max: 3",
+    ],
+)
+def test_a_section_of_checkpoint_2_is_told_too(section: str) -> None:
+    text = pointed(section, resume_words(2, None, world_size=8))
+    said = yaml.safe_load(text)
+    assert said["checkpoint"] == {"load_path": "./attempts/2/load", "no_load_optim": False, "save_max": 3}
+    assert (said["run_mode"], said["resume_training"]) == ("train", True)
+
+
+@pytest.mark.parametrize("section", ["checkpoint: {save_max: 3}\n", "checkpoint: &a\n  {save_max: 3}\n"])
+def test_a_section_that_cannot_be_told_is_refused(section: str) -> None:
+    with pytest.raises(UsageError, match="cannot be told from where to go on"):
+        pointed(section, resume_words(2, None, world_size=8))
 
 
 def test_a_meta_json_that_says_something_else_is_told_and_not_believed() -> None:
