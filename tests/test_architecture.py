@@ -64,6 +64,7 @@ LATE = {
     "orchestrator/agent/content_store.py",
     "orchestrator/agent/copier_process.py",
     "orchestrator/agent/daemon.py",
+    "orchestrator/agent/host_probe.py",
     "orchestrator/agent/host_runs.py",
     "orchestrator/agent/verbs_evidence.py",
     "orchestrator/agent/placed_inputs.py",

@@ -1,14 +1,15 @@
-"""The command line by which a runtime makes the container of one worker. Pure but for a look at what is there.
+"""The command line by which a runtime makes the container of a worker. Pure but for a look at what is there.
 
-The options are those that docker, podman and nerdctl share (docs.docker.com/reference/cli/docker/container/run,
-docs.podman.io podman-run(1), containerd/nerdctl docs/command-reference.md). What an Ascend needs: "Use in
-Containers" of MindCluster's ToolBox guide and "Container Startup" of MindIE's
-(hiascend.com/document/detail/en/mindcluster/730/toolbox/toolboxug/toolboxug_0008.html and
-/en/mindie/230/quickstart/mindiesd_quickstart_0003.html): the devices, the driver, dcmi, npu-smi, and the note of
-where they were installed. Without `--privileged` a chip belongs to the first container that uses it
+The options are those that docker, podman and nerdctl share:
+docs.docker.com/reference/cli/docker/container/run, podman-run(1), containerd/nerdctl
+docs/command-reference.md. What an Ascend needs: "Use in Containers" of MindCluster's ToolBox guide and
+"Container Startup" of MindIE's (below hiascend.com/document/detail/en:
+/mindcluster/730/toolbox/toolboxug/toolboxug_0008.html, /mindie/230/quickstart/mindiesd_quickstart_0003.html):
+the devices, the driver, dcmi, npu-smi, and the note
+of where they were installed. Without `--privileged` a chip belongs to the first container that uses it
 (`npu-smi set -t device-share`, off by default), and a process in one counts its devices from 0, whatever they
-are called on the host ("Relationships Between the User Device ID, Logical Device ID, and Physical Device ID" at
-aclrtGetPhyDevIdByLogicDevId). So each worker is given its own device, which is number 0 to it.
+are called on the host ("Relationships Between the User Device ID, Logical Device ID, and Physical Device ID"
+at aclrtGetPhyDevIdByLogicDevId). So each worker is given its own device, which is number 0 to it.
 """
 
 from __future__ import annotations

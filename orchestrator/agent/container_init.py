@@ -10,6 +10,7 @@ it takes every other one along, whatever the runtime does.
 This file runs by itself, under the Python of any image: hence its plain syntax.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -43,7 +44,8 @@ def main():
     failure, worker[0] = _start(told)
     buffer = b""
     while True:
-        ready = select.select([line, wake], [], [])[0]
+        waited = [line, wake]  # type: list[object]
+        ready = select.select(waited, [], [])[0]  # type: ignore[type-var]
         if wake in ready:
             _drain(wake)
             status = _buried(worker[0])
@@ -72,7 +74,8 @@ def _start(told):
     try:
         _become(told)
     except OSError as error:
-        os.write(writing, (error.strerror or str(error)).encode())
+        what = error.filename or told["argv"][0]  # type: ignore[index]
+        os.write(writing, f"{what}: {error.strerror or error}".encode())
     except Exception as error:
         os.write(writing, str(error).encode())
     os._exit(_CANNOT_EXEC)
@@ -136,10 +139,8 @@ def _signal(worker, number):
     try:
         os.killpg(worker, number)
     except OSError:
-        try:
+        with contextlib.suppress(OSError):
             os.kill(worker, number)  # it has no group of its own yet
-        except OSError:
-            pass
 
 
 def _oom_kills():
@@ -162,7 +163,7 @@ def _connect(path):
     # A socket's address holds 107 bytes, a path may be longer: go through the folder's descriptor.
     folder = os.open(os.path.dirname(path), os.O_RDONLY)
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    line.connect("/proc/self/fd/%d/%s" % (folder, os.path.basename(path)))
+    line.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
     os.close(folder)
     return line
 

@@ -1,4 +1,4 @@
-"""The keeper of a worker in a container: the process that its supervisor has in the place of the worker's own.
+"""The keeper of a worker in a container: the process that its supervisor has in the place of the worker.
 
     supervisor -- keeper -- docker run ...      the runtime's client, in the foreground
                     :
@@ -128,13 +128,7 @@ class Keeper:
 
     def _keep(self) -> int:
         """The worker's exit code, negative for a signal, once its container is gone."""
-        wake, waker = os.pipe()
-        for end in (wake, waker):
-            os.set_blocking(end, False)
-        signal.set_wakeup_fd(waker)
-        for number in (signal.SIGCHLD, KILL, *_PASSED_ON):
-            signal.signal(number, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (KILL, *_PASSED_ON))
+        wake = self._hear_signals()
         for note in self._notes:
             self._say(note)
         with contextlib.suppress(OSError):
@@ -149,25 +143,40 @@ class Keeper:
         while self._client.poll() is None:
             lines = [self._listener, self._init_line, *self._greeting]
             known = [line for line in lines if line is not None]
-            ready = select.select([wake, *known], [], [], _TICK)[0]
+            waited: List[Any] = [wake, *known]
+            ready = select.select(waited, [], [], _TICK)[0]
             if wake in ready:
                 self._mind_signals(os.read(wake, 4096))
             for line in known:
                 if line in ready:
                     self._hear(line)
-            now = time.monotonic()
-            if not self._found and not self._is_killed and now > gives_up:
-                self._say(f"{self._argv[0]} has not started the container within {self._starts:g} s")
-                self._code = _NOT_MADE
-                self._kill()
-            if now > self._ended_at + _CLIENT_ENDS:
-                self._kill()
-            if self._is_killed and now >= self._next_press:
-                self._press()
+            self._mind_time(time.monotonic(), gives_up)
         self._kill_processes()
         while self._init_line is not None:  # what it has said before it ended
             self._hear_init()
         return self._result()
+
+    def _hear_signals(self) -> int:
+        """Take signals as bytes; where they are to be read."""
+        wake, waker = os.pipe()
+        for end in (wake, waker):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(waker)
+        for number in (signal.SIGCHLD, KILL, *_PASSED_ON):
+            signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (KILL, *_PASSED_ON))
+        return wake
+
+    def _mind_time(self, now: float, gives_up: float) -> None:
+        """Nothing is waited for without end, but a process that the kernel does not let go."""
+        if not self._found and not self._is_killed and now > gives_up:
+            self._say(f"{self._argv[0]} has not started the container within {self._starts:g} s")
+            self._code = _NOT_MADE
+            self._kill()
+        if now > self._ended_at + _CLIENT_ENDS:
+            self._kill()
+        if self._is_killed and now >= self._next_press:
+            self._press()
 
     def _started(self) -> subprocess.Popen[bytes]:
         parent = os.getpid()

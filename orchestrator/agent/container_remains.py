@@ -2,7 +2,7 @@
 
 A keeper writes down the id of its container and which processes of the host are in it, and takes the notes
 away once nothing is left. Notes that are still there when supervisor and keepers are dead are of containers
-that may be there, too: the guardian sees to them, and who comes first to a host whose guardian is dead as well.
+that may be there, too: the guardian sees to them, and where it is dead as well, who comes first to the host.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List, Mapping
 
 from orchestrator.agent import processes
 from orchestrator.agent.container_keeper import Place
@@ -22,7 +22,7 @@ from orchestrator.core.paths import AttemptDir
 from orchestrator.core.records import Attempt, Manifest, ProcessId
 from orchestrator.core.safe_open import read_safely
 
-__all__ = ["attempt_word", "has_remains", "known_processes", "oom_kills", "remove_remains"]
+__all__ = ["attempt_word", "has_remains", "known_processes", "oom_kills", "remove_remains", "told_end"]
 
 _LARGEST = 1 << 14
 _CALL = 10.0
@@ -41,6 +41,14 @@ def known_processes(place: Place, runs: Path) -> Dict[str, ProcessId]:
     with contextlib.suppress(OSError, ValueError, DecodeError, AttributeError):
         found = json.loads(read_safely(place.processes, runs, _LARGEST))
         return {name: from_json(ProcessId, each) for name, each in found.items()}
+    return {}
+
+
+def told_end(path: Path, runs: Path) -> Mapping[str, Any]:
+    """What the end of a container has beside its code; nothing for most."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(read_safely(path, runs, _LARGEST))
+        return found if isinstance(found, dict) else {}
     return {}
 
 
@@ -67,37 +75,29 @@ def remove_remains(attempt: AttemptDir, runs: Path, manifest: Manifest, *, again
     places = [Place(attempt.root, label) for label in labels if label]
     for place in places:
         for process in known_processes(place, runs).values():
-            if processes.is_alive(process):
-                processes.kill_one(process)
-    troubles = []
-    for place in places:
-        found = kept_id(place.cid)
-        if found is not None:
-            troubles.append(remove(container.runtime, found, _CALL))
+            processes.kill_one(process)
+    ids = [found for place in places if (found := kept_id(place.cid)) is not None]
+    troubles = [remove(container.runtime, found, _CALL) for found in ids]
     # One that was being made has left no id.
     troubles.append(remove_all(container.runtime, manifest.run_id, attempt_word(manifest.attempt), _CALL))
     left = list(filter(None, troubles))
-    with contextlib.suppress(OSError):
-        if left:
+    if left:
+        with contextlib.suppress(OSError):
             tried.touch()
-            return left
-        for place in places:
-            for path in (place.cid, place.processes, place.socket):
-                with contextlib.suppress(FileNotFoundError):
-                    path.unlink()
-        with contextlib.suppress(FileNotFoundError):
-            tried.unlink()
-    return left
+        return left
+    notes = [path for place in places for path in (place.cid, place.processes, place.socket)]
+    for path in (*notes, tried):
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return []
 
 
 def oom_kills(attempt: AttemptDir, runs: Path) -> int:
-    """How often the kernel has killed for want of memory in the containers of this attempt that have ended."""
+    """How often the kernel has killed for want of memory in the containers of an attempt that have ended."""
     total = 0
     with contextlib.suppress(OSError):
         for name in os.listdir(attempt.root / Place.FOLDER):
             if name.endswith(".end"):
-                with contextlib.suppress(OSError, ValueError, AttributeError):
-                    found = json.loads(read_safely(attempt.root / Place.FOLDER / name, runs, _LARGEST))
-                    count = found.get("oom_kills", 0)
-                    total += count if isinstance(count, int) else 0
+                count = told_end(attempt.root / Place.FOLDER / name, runs).get("oom_kills", 0)
+                total += count if isinstance(count, int) else 0
     return total

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from typing import Any, Mapping, Optional, Sequence
 
 from orchestrator.agent.container_command import labels_of, run_command
 from orchestrator.agent.container_keeper import Keeper, Place
-from orchestrator.agent.container_remains import attempt_word, known_processes
+from orchestrator.agent.container_remains import attempt_word, known_processes, told_end
 from orchestrator.agent.worker_environment import process_environment
 from orchestrator.core.container_records import ContainerSpec
 from orchestrator.core.ends import SCHEDULER
 from orchestrator.core.paths import RunDir, atomic_write
 from orchestrator.core.records import Manifest, ProcessId, WorkerSpec
-from orchestrator.core.safe_open import read_safely
 
 __all__ = ["ContainerWorker"]
 
 _INIT = "container_init.py"
-_LARGEST = 1 << 14
+_LONGEST = 1 << 12
 # What the account's environment says that is as true in a container; where programs are it is not.
 _CARRIED = ("LANG", "LANGUAGE", "TZ", "USER", "LOGNAME")
 
@@ -84,17 +81,10 @@ class ContainerWorker:
 
     def why_not_started(self) -> str:
         """Why its program could not be run; "" where it could."""
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            found = json.loads(read_safely(self._place.end, self._run.runs, _LARGEST))
-            return str(found.get("not_started", ""))[:_LARGEST]
-        return ""
+        return str(told_end(self._place.end, self._run.runs).get("not_started", ""))[:_LONGEST]
 
     def _environment(self, env: Mapping[str, str], environ: Mapping[str, str]) -> Mapping[str, str]:
-        kept = {
-            name: value
-            for name, value in environ.items()
-            if name in _CARRIED or name.startswith("LC_")
-        }
+        kept = {name: value for name, value in environ.items() if name in _CARRIED or name.startswith("LC_")}
         # A PYTHONPATH goes before the image's: the shell of a script or the first process joins them.
         mine = process_environment({}, env, "")
         if self._container.ascend and not self._container.is_privileged and "DEVICE_ID" in mine:
@@ -114,4 +104,3 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
-

@@ -5,11 +5,11 @@ This module is part of the agent: stdlib only, Python 3.8.
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 from orchestrator.core.record_class import dataclass
 
-__all__ = ["ContainerSpec", "Mount"]
+__all__ = ["ContainerSpec", "ImageFacts", "Mount"]
 
 
 @dataclass(frozen=True)
@@ -41,3 +41,21 @@ class ContainerSpec:
     def is_privileged(self) -> bool:
         """Whether it sees all devices of the host, by the numbers that they have there."""
         return any(word in ("--privileged", "--privileged=true") for word in self.options)
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a host tells of a container's runtime and image (agent/container_probe.py).
+
+    A trouble is why nothing more is known: of the runtime, of the image, of what is inside. `digest` is the
+    image's id without its algorithm, `python` the version of its interpreter.
+    """
+
+    runtime: str = ""
+    image: str = ""
+    digest: Optional[str] = None
+    python: Optional[str] = None
+    runtime_trouble: str = ""
+    image_trouble: str = ""
+    inside_trouble: str = ""
+    missing_mounts: Tuple[str, ...] = ()

@@ -64,6 +64,9 @@ _RARE |= {"last_save", "python_program", "python_stacks", "saved_steps"}
 _RARE |= {"bounded_work", "found_evidence", "kernel_log", "line_times", "log_excerpts", "verbs_evidence"}
 _RARE |= {"copier", "copier_process", "copy_keeper", "copy_network", "copy_owner", "copy_store"}
 _RARE |= {"copy_stream", "copy_tls", "verbs_copies"}
+_RARE |= {
+    f"container_{name}" for name in ("command", "init", "keeper", "probe", "remains", "runtime", "worker")
+}
 _compiling = threading.Lock()
 
 

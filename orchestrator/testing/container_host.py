@@ -30,7 +30,21 @@ from orchestrator.testing.waiting import eventually
 __all__ = ["IMAGE", "ContainerHost", "containers", "podman", "runtime_ready", "why_not"]
 
 IMAGE = "localhost/orchestrate-test:1"
-_PROGRAMS = ("bash", "sh", "sleep", "cat", "touch", "rm", "mv", "mkdir", "mkfifo", "setsid", "seq", "env", "ls")
+_PROGRAMS = (
+    "bash",
+    "sh",
+    "sleep",
+    "cat",
+    "touch",
+    "rm",
+    "mv",
+    "mkdir",
+    "mkfifo",
+    "setsid",
+    "seq",
+    "env",
+    "ls",
+)
 # The interpreter is the machine's own, seen in the container at the same place.
 PYTHON = os.path.realpath(sys.executable)
 _HOME = sys.base_prefix
@@ -46,7 +60,12 @@ runtime = "{runtime}"
 def podman(*words: str, timeout: float = 60.0) -> str:
     """What podman says. Raises CalledProcessError, TimeoutExpired."""
     done = subprocess.run(
-        ["podman", *words], capture_output=True, text=True, timeout=timeout, check=True, stdin=subprocess.DEVNULL
+        ["podman", *words],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=True,
+        stdin=subprocess.DEVNULL,
     )
     return done.stdout.strip()
 
@@ -71,7 +90,17 @@ def why_not() -> str:
         with _configured(runtime):
             try:
                 _make_image()
-                podman("run", "--rm", "--pull=never", "--network=host", "--ipc=host", IMAGE, "/bin/sh", "-c", "true")
+                podman(
+                    "run",
+                    "--rm",
+                    "--pull=never",
+                    "--network=host",
+                    "--ipc=host",
+                    IMAGE,
+                    "/bin/sh",
+                    "-c",
+                    "true",
+                )
                 return ""
             except subprocess.CalledProcessError as error:
                 problems.append((error.stderr.strip().splitlines() or ["?"])[-1])
@@ -165,11 +194,11 @@ def _copy(path: str, root: Path) -> None:
 class ContainerHost(AgentHost):
     """A host whose workers run in containers."""
 
-    def __init__(self, workdir: Path, **changes: Any) -> None:
+    def __init__(self, workdir: Path, *, seen: Sequence[Path] = (), **changes: Any) -> None:
         super().__init__(workdir)
-        self.container = ContainerSpec(
-            image=IMAGE, runtime="podman", python=PYTHON, mounts=(Mount(_HOME, _HOME, True),), **changes
-        )
+        mounts = [Mount(str(path), str(path), True) for path in (_HOME, *seen)]
+        given = {"image": IMAGE, "runtime": "podman", "python": PYTHON, **changes}
+        self.container = ContainerSpec(mounts=tuple(mounts), **given)
 
     def manifest(self, *commands: Sequence[str], **changes: Any) -> Manifest:
         return super().manifest(*commands, **{"container": self.container, **changes})
@@ -193,12 +222,6 @@ class ContainerHost(AgentHost):
         process = identify(int(pid))
         assert process is not None
         return process
-
-    def close(self) -> None:
-        super().close()
-        for container in containers():
-            with contextlib.suppress(subprocess.SubprocessError):
-                podman("rm", "--force", container)
 
 
 def _outside(inner: str, home: Path, namespace: str) -> str:
