@@ -62,6 +62,7 @@ quick: $(INSTALLED)  ## in 90 s what needs neither MindSpore nor root nor sshd, 
 test: check  ## check, then every test that this machine allows: 15 minutes on two cores
 	@command -v /usr/sbin/sshd >/dev/null || tests/install_debian.sh openssh-server || echo 'Without sshd: the tests over SSH are left out.'
 	@command -v ssh >/dev/null || tests/install_debian.sh openssh-client || echo 'Without ssh: its configuration is held against nothing.'
+	@command -v podman >/dev/null || tests/install_debian.sh podman runc || echo 'Without podman: the tests of containers are left out.'
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 # What is too long for every change: the oldest MindSpore that is supported, then every layout of parallelism.

@@ -86,8 +86,9 @@ def probe(
         "missing_paths": [path for path in paths if not os.path.exists(os.path.expanduser(path))],
         "port": free_port(port_on) if port_on is not None else None,
         "resolves_to": sorted(meanings(socket.gethostname())) if ascend else [],
-        "cann": cann_version(seen.environment) if ascend else None,
-        "ascend": cann_facts(seen.environment, seen.modules) if ascend else None,
+        # Of a CANN in an image nothing is known: its files are not this host's.
+        "cann": cann_version(seen.environment) if ascend and image is None else None,
+        "ascend": cann_facts(seen.environment, seen.modules) if ascend and image is None else None,
         **system_facts(ports, address),
     }
 

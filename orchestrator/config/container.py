@@ -88,7 +88,6 @@ def off(value: Any) -> Any:
 
 class Container(BaseModel):
     """The container in which each worker runs; without it workers run on the host itself.
-
     The job's keys go before the host's, the host's before the inventory's `defaults`, key by key. Mounts add
     up, and at one place in the container the nearer one wins; options are those of all, the nearer ones last.
     """
