@@ -114,8 +114,8 @@ class Container(BaseModel):
     )
     options: tuple[Annotated[Text, Check(_option)], ...] = Field(
         default=(),
-        description="more words for `docker run`, as they are, such as `--shm-size=16g`; with `--privileged` "
-        "every device is seen by its number on the host",
+        description="more words for `docker run`, as they are, such as `--ulimit=memlock=-1`; with "
+        "`--privileged` every device is seen by its number on the host",
     )
     enabled: Flag = Field(
         default=True, description="`container: off` is short for `enabled: false`: no container"

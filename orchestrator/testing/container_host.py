@@ -27,7 +27,7 @@ from orchestrator.core.records import Manifest, ProcessId
 from orchestrator.testing.agent_host import AgentHost
 from orchestrator.testing.waiting import eventually
 
-__all__ = ["IMAGE", "ContainerHost", "containers", "podman", "runtime_ready", "why_not"]
+__all__ = ["IMAGE", "MOUNT", "PYTHON", "ContainerHost", "containers", "podman", "runtime_ready", "why_not"]
 
 IMAGE = "localhost/orchestrate-test:1"
 _PROGRAMS = (
@@ -48,6 +48,7 @@ _PROGRAMS = (
 # The interpreter is the machine's own, seen in the container at the same place.
 PYTHON = os.path.realpath(sys.executable)
 _HOME = sys.base_prefix
+MOUNT = f"{_HOME}:{_HOME}:ro"
 # A test machine may allow less than podman asks for by itself, and run only one of the two runtimes.
 _CONF = """\
 [containers]
