@@ -80,7 +80,8 @@ def make_plan(
     if has_scheduler:
         _require_reachable_master(hosts, inventory)
     copies, copy_notes = copy_ring(written, inventory, hosts, number=number)
-    is_here = all(host.transport == "local" for host in hosts)
+    # What is at a path in a container need not be at that path of this machine.
+    is_here = all(host.transport == "local" and host.container is None for host in hosts)
     config: dict[str, Any] = {"task": job.task}
     shipment = shipped
     if shipment is None:
