@@ -164,12 +164,12 @@ def test_what_is_left_of_containers_is_removed_at_first_contact(host: ContainerH
 
 def test_a_runtime_that_hangs_is_not_waited_for(host: ContainerHost, tmp_path: Path) -> None:
     runtime = tmp_path / "podman"
-    runtime.write_text("#!/bin/sh\nexec sleep 600\n")
+    runtime.write_text("#!/bin/sh\n[ $1 = run ] && exec sleep 600\necho it is ill; exit 1\n")
     runtime.chmod(0o755)
     hangs = dataclasses.replace(host.container, runtime=str(runtime))
     host.launch(STAY, container=hangs, grace=0.5)
     host.tell("stop", reason="enough")
     status = host.wait_over(timeout=60.0)
     assert str(status.ranks[0].state) == "stopped"
-    assert "a container may be left" in host.run_dir().attempt.log("rank_0").read_text()
+    assert "a container may be left: it is ill" in host.run_dir().attempt.log("rank_0").read_text()
     shutil.rmtree(place(host).folder)
