@@ -68,6 +68,7 @@ test: check  ## check, then every test that this machine allows: 15 minutes on t
 	@command -v /usr/sbin/sshd >/dev/null || tests/install_debian.sh openssh-server || echo 'Without sshd: the tests over SSH are left out.'
 	@command -v ssh >/dev/null || tests/install_debian.sh openssh-client || echo 'Without ssh: its configuration is held against nothing.'
 	@$(MAKE) --no-print-directory $(MINDFORMERS)/.installed || echo 'Without MindFormers: the tests that run it are left out.'
+	@command -v podman >/dev/null || tests/install_debian.sh podman runc || echo 'Without podman: the tests of containers are left out.'
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 # Its wheel names the MindSpore before ours, with which it works as well: so nothing but this list is asked for.

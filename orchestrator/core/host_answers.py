@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Mapping, Optional, Pattern, Tuple, Type, TypeVar
 
+from orchestrator.core.container_records import ImageFacts
 from orchestrator.core.record_class import dataclass, field
 
 __all__ = [
@@ -371,3 +372,4 @@ class Probe:
     shm_free_bytes: Optional[Size] = None
     memory_free_bytes: Optional[Size] = None
     taken_ports: Tuple[Size, ...] = ()
+    image: Optional[ImageFacts] = None
