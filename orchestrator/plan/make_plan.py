@@ -24,7 +24,7 @@ from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
 from orchestrator.plan.copy_ring import copy_ring
-from orchestrator.plan.input_files import Shipment, ship
+from orchestrator.plan.input_files import Shipment, ship, shipped_again
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
 from orchestrator.plan.placement import Placement, place
@@ -63,8 +63,8 @@ def make_plan(
     `token` gives the hexadecimal digits of so many bytes, by which launches are told apart. Of a run that
     goes on `run_id` and `number` name the attempt, and `load` the folder whose shards its workers resume
     from, as they see it. `mtbf` are the seconds between two failures that the job's earlier runs have had:
-    workers that choose when to save are told so, see `checkpoint.save_every`. `shipped`, of `task: command`,
-    is given to the hosts as it is, and no file read.
+    workers that choose when to save are told so, see `checkpoint.save_every`. `shipped` is given to the hosts
+    as it is, and no file read.
     """
     created = time.time() if now is None else now
     run_id = run_id or new_run_id(job.name, created, token)
@@ -79,9 +79,9 @@ def make_plan(
         _require_reachable_master(hosts, inventory)
     copies, copy_notes = copy_ring(written, inventory, hosts, number=number)
     is_here = all(host.transport == "local" for host in hosts)
-    config: dict[str, Any] = {"task": job.task}
-    shipment = shipped
-    if shipment is None:
+    if shipped is not None:
+        shipment, config = shipped, shipped_again(job, shipped)
+    else:
         shipment, config = ship(job, hosts_are_here=is_here)
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):
