@@ -77,6 +77,7 @@ class Fence:
         if self._others is not None:
             self._others.address(*fleet.addresses)
         self._asked: dict[str, Future[Any]] = {}
+        self._said: dict[str, str] = {}
         self._due = 0.0
 
     @property
@@ -112,7 +113,9 @@ class Fence:
             if error is None:
                 self._forget(name)
             elif isinstance(error, AgentError):
-                log.warning("%s: %s", name, error.what)
+                if self._said.get(name) != error.what:  # every 15 s it says the same
+                    log.warning("%s: %s", name, error.what)
+                self._said[name] = error.what
                 if error.kind == "claim":
                     self._stones.clear()  # another control node looks after the run
         now = self._scheduling.monotonic()

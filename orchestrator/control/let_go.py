@@ -32,6 +32,7 @@ class _Asked:
 
     since: float = -math.inf
     answer: Future[Any] | None = None
+    said: str = ""  # what it is known by already
 
 
 class LettingGo:
@@ -81,7 +82,9 @@ class LettingGo:
                 continue
             error, asked.answer = _error_of(asked.answer), None
             if isinstance(error, TransportError):
-                log.warning("%s lets go with its lease where it does not answer: %s", name, error.what)
+                if error.what != asked.said:
+                    log.warning("%s lets go with its lease where it does not answer: %s", name, error.what)
+                asked.said = error.what
                 continue
             if error is not None:
                 log.warning("%s: %s", name, error)  # it answers, and asking again changes nothing

@@ -80,7 +80,7 @@ def next_plan(
 
 
 def _shipped(before: LaunchPlan, job: Job) -> Shipment | None:
-    """What the attempt before was given, but for what it went on from; None where that is not all it takes."""
+    """What the attempt before was given, but for what it went on from; None where more is needed."""
     settings = before.worker_settings
     loaded, loads = (settings.get("checkpoint") or {}).get("load") or "", job.checkpoint.load
     if job.task != "command" and (job.task not in TRAINING or job.checkpoint.distribute):
