@@ -113,11 +113,7 @@ class Fence:
             if error is None:
                 self._forget(name)
             elif isinstance(error, AgentError):
-                if self._said.get(name) != error.what:  # every 15 s it says the same
-                    log.warning("%s: %s", name, error.what)
-                self._said[name] = error.what
-                if error.kind == "claim":
-                    self._stones.clear()  # another control node looks after the run
+                self._refused(name, error)
         now = self._scheduling.monotonic()
         if now >= self._due and self._stones:
             self._due = now + _AGAIN
@@ -126,6 +122,13 @@ class Fence:
                     if name not in self._asked:
                         self._asked[name] = fleet.begin(self._bury, name)
         return self.noted(record)
+
+    def _refused(self, name: str, error: AgentError) -> None:
+        if self._said.get(name) != error.what:  # it is asked again and again, and says the same
+            log.warning("%s: %s", name, error.what)
+        self._said[name] = error.what
+        if error.kind == "claim":
+            self._stones.clear()  # another control node looks after the run
 
     def noted(self, record: RunRecord) -> RunRecord:
         """The record with the hosts of which it is not known that nothing runs there."""

@@ -265,3 +265,19 @@ def test_a_device_that_is_to_be_reset_gives_way_to_another_one_of_its_host(
     recovery = recovery_of(plan, Hosts(*roomy), tmp_path)
     staying = recovery.staying(plan, plan, decision)
     assert HOSTS[1] not in staying.devices and staying.avoided == {HOSTS[1]: (1,)}
+
+
+def test_of_a_host_that_does_not_let_go_there_is_one_line(
+    plan: LaunchPlan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = Hosts(*plan.hosts)
+    fleet.refusals = {HOSTS[2]: ConnectError("timed out", where=HOSTS[2])}
+    recovery = recovery_of(plan, fleet, tmp_path)
+    record = recovery.ending(failed(plan))
+    for _ in range(4):
+        record = recovery.let_go(record)
+        fleet.scheduling.now += 20.0
+    assert fleet.let_go.count(HOSTS[2]) == 4
+    assert [line.getMessage() for line in caplog.records] == [
+        f"{HOSTS[2]} lets go with its lease where it does not answer: timed out"
+    ]
