@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Mapping
 from concurrent.futures import Future
 
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 _RENEWED, _IMPORTING, _BUSY, _UNFIT = 60.0, 5.0, 30.0, 300.0
 # In which an agent that is there has answered what costs nothing.
 _PATIENCE = 30.0
+
+# Our own file there, of which a message of Python's begins with a folder and the hash.
+_AGENT_FILE = re.compile(r"[^\s'\":]*/[0-9a-f]{64}\.pyz")
 
 Outcome = tuple[SpareAnswer, None] | tuple[None, OrchestrateError]
 
@@ -170,6 +174,7 @@ class SpareWatch:
             self._note(name, SpareState.READY, trouble, answer.devices)
 
     def _note(self, name: str, state: SpareState, why: str = "", devices: tuple[int, ...] = ()) -> None:
+        why = _AGENT_FILE.sub("agent.pyz", why)
         before = self._views.get(name)
         if before is not None and (before.state, before.why, before.devices) == (state, why, devices):
             return

@@ -260,3 +260,12 @@ def test_a_spare_that_is_a_host_now_is_used_and_one_that_was_may_be_one_again(gr
     ground.release("n2")
     ground.watch.hold_all(ground.plan)
     ground.wait(SpareState.READY, "n3")
+
+
+def test_why_one_is_unfit_does_not_begin_with_the_path_of_our_own_file(ground: Ground) -> None:
+    file = f"/data1/somebody/orchestrate/agent/{'0af3' * 16}.pyz"
+    said = f"[Errno 20] Not a directory: '{file}/orchestrator/agent/warm.py'"
+    ground.watch._note("n3", SpareState.UNFIT, said)
+    assert ground.watch.state_of("n3").why == (
+        "[Errno 20] Not a directory: 'agent.pyz/orchestrator/agent/warm.py'"
+    )
