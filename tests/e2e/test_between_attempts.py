@@ -83,7 +83,7 @@ def test_a_stop_of_a_run_that_is_over_finishes_what_its_killed_monitor_had_begun
 ) -> None:
     cluster = local_with(devices="0")
     control = given_up(cluster)
-    done = cluster.run("stop", control.run_id)
+    done = cluster.run("stop")
     assert done.returncode == 0, done.stdout + done.stderr
     eventually(lambda: not any(held(cluster)), timeout=60, what="devices that are free")
     record = read_record(control)
