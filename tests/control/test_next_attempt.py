@@ -246,3 +246,22 @@ def test_of_a_host_that_says_the_same_again_and_again_there_is_one_line(
         "node0001: attempt 1 does not end",
         "node0002: attempt 1 does not end",
     ]
+
+
+def test_the_plan_of_an_attempt_that_left_something_is_read_once(
+    control: ControlDir, plan: LaunchPlan
+) -> None:
+    """A host that is away for days is asked for by each attempt that follows, and a plan has megabytes."""
+    put_next_in_force(control, read_record(control), following(plan), 100.0)
+    record = read_record(control)
+    first, last = record.attempts
+    fleet: Any = Stuck(plan)
+    for left in (("node0001", "node0002"), ("node0002",)):
+        attempts = (dataclasses.replace(first, left=left), last)
+        away = dataclasses.replace(record, state=RunState.RUNNING, attempts=attempts)
+        fence = Fence(control, away, fleet, lambda *given: fleet, fleet)
+        assert fence.left == {1: list(left)}
+        control.plan_of(1).unlink(missing_ok=True)
+    attempts = (dataclasses.replace(first, left=("node0003",)), last)
+    fence = Fence(control, dataclasses.replace(away, attempts=attempts), fleet, lambda *given: fleet, fleet)
+    assert fence.left == {}  # of it nothing is known
