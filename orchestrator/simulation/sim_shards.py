@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.request_loop import Answer
-from orchestrator.agent.shard_ranges import parse_name
 from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.core.errors import AgentError, CheckpointError
 from orchestrator.core.records import Attempt
@@ -105,29 +104,32 @@ def _iterations(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     yield Answer({"tracker": None, "iterations": []})
 
 
-def _found(host: SimHost, path: str, identity: Any = None) -> _Shard:
+def _by_path(host: SimHost) -> dict[str, _Shard]:
+    """All shards of a host."""
+    attempts = [attempt for run in host.runs.values() for attempt in _attempts(run)]
+    return {shard.path: shard for attempt in attempts for shard in _shards(host, attempt)}
+
+
+def _found(shards: Mapping[str, _Shard], path: str, identity: Any = None) -> _Shard:
     """The shard of this path. CheckpointError: it is not there, or is another one by now."""
-    name = parse_name(path)
-    for run in host.runs.values():
-        for attempt in _attempts(run):
-            for shard in _shards(host, attempt) if name else ():
-                is_meant = (shard.rank, shard.step) == (name["rank"], name["step"]) and shard.path == path
-                if is_meant and (identity is None or list(identity) == list(shard.identity)):
-                    return shard
-    raise CheckpointError("cannot be read: No such file or directory", where=path)
+    shard = shards.get(path)
+    if shard is None or (identity is not None and list(identity) != list(shard.identity)):
+        raise CheckpointError("cannot be read: No such file or directory", where=path)
+    return shard
 
 
 def _check_shard(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    shard = _found(agent.host, args["path"], args["identity"])
+    shard = _found(_by_path(agent.host), args["path"], args["identity"])
     sha256 = hashlib.sha256(shard.content).hexdigest() if args["hashed"] else None
     yield Answer({"summed": True, "sha256": sha256})
 
 
 def _check_shards(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     rows: list[dict[str, Any]] = []
+    known = _by_path(agent.host)
     for path, identity, hashed in args["files"]:
         try:
-            shard = _found(agent.host, path, identity)
+            shard = _found(known, path, identity)
         except CheckpointError as error:
             rows.append({"summed": False, "damage": str(error)})
         else:
@@ -137,8 +139,9 @@ def _check_shards(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _read_segments(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    known = _by_path(agent.host)
     for path, spans in args["segments"]:
-        content = _found(agent.host, path, args["identities"].get(path)).content
+        content = _found(known, path, args["identities"].get(path)).content
         data = b"".join(content[start : start + length] for start, length in spans)
         yield Answer(zlib.crc32(data), data, more=True)
     yield Answer()
@@ -150,9 +153,10 @@ def _place_shards(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     number, (_, step) = args["number"], args["origin"]
     if run.manifest.attempt.number != number:
         raise AgentError(f"attempt {number} is not in force here", kind="other_attempt")
+    known = _by_path(host)
     for load in args["loads"]:
         try:
-            _found(host, load["source"], load["identity"])
+            _found(known, load["source"], load["identity"])
         except CheckpointError as error:
             raise AgentError(f"{load['source']}: {error.what}", kind="missing_shard") from None
     if step:  # (0, 0): anew, or where a program is told otherwise
