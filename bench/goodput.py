@@ -62,6 +62,7 @@ groups:
   ready: [{names}]
 """
 STEP, SAVE, WRITE = 2.0, 1.0, 30.0
+_LINES = "25 Gb/s carry 3.1 GB/s, 100 Gb/s 12.5; they come over SSH, by way of the control node"
 SHARD = 1e9  # bytes of a rank's; a host that comes in gets those of its 8 ranks, one after the other
 _STARTS = (2.0, 5.0, 10.0)  # minutes that a framework needs to start
 
@@ -205,7 +206,7 @@ def show(months: Sequence[Month], mtbf: float, real: float) -> None:
         f"SIMULATED: {first.hosts:,} hosts of 8 devices, {first.spares} spares, a fault in {mtbf / 3600:g} h"
     )
     print(f"a save each {first.interval:g} s stalls {SAVE:g} s and is whole {WRITE:g} s later")
-    moved = f"{SHARD / 1e9:g} GB for each of its 8 ranks, {first.rate / 1e9:g} GB/s"
+    moved = f"{SHARD / 1e9:g} GB for each of its 8 ranks, {first.rate / 1e9:g} GB/s ({_LINES})"
     print(f"a host that comes in gets its shards from another one: {moved}")
     print(f"timeouts.unreachable {UNREACHABLE} s; goodput by the minutes that a framework starts")
     print()

@@ -391,7 +391,7 @@ class SupervisorState:
         self._update(each.rank, state=state, end=end, stalled=None, stalled_since=None, stuck=False)
 
     def _update(self, rank: int, **changes: object) -> None:
-        self.workers[rank] = replace(self.workers[rank], **changes)  # type: ignore[arg-type]
+        self.workers[rank] = replace(self.workers[rank], **changes)
 
 
 def _status_of(spec: WorkerSpec) -> RankStatus:

@@ -141,9 +141,10 @@ def _light_is_dataclass(value: Any) -> bool:
     return hasattr(value if isinstance(value, type) else type(value), _FIELDS)
 
 
-def _anew(value: Any, changes: Dict[str, Any]) -> Any:
+def _anew(value: R, changes: Dict[str, Any]) -> R:
     """The value as its class makes it, with these changes."""
-    return type(value)(**{**{each.name: getattr(value, each.name) for each in fields(value)}, **changes})
+    known: Any = value
+    return type(value)(**{**{each.name: getattr(value, each.name) for each in fields(known)}, **changes})
 
 
 def replace(value: R, **changes: Any) -> R:
@@ -151,7 +152,7 @@ def replace(value: R, **changes: Any) -> R:
 
     The fields of a plain dataclass are taken over as they are. All of them are arguments of its `__init__`.
     """
-    kind = type(value)
+    kind: Any = type(value)
     count = _counts.get(kind)
     if count is None:
         # Not of one with slots, or that looks at its fields when it is made.
