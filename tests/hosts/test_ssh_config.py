@@ -130,6 +130,7 @@ def test_published_configurations_mean_what_ssh_says(name: str, tmp_path: Path) 
         ("UserKnownHostsFile ${NO_SUCH_VARIABLE}", "2: userknownhostsfile: has ${NO_SUCH_VARIABLE}"),
         ("ProxyJump npu1", "2: proxyjump: has npu1 jump through itself"),
         ("Include %d/x", "2: include: includes %d/x"),
+        ("IdentityAgent ~nobodyhere/agent", "2: identityagent: has '~nobodyhere/agent', and no such user"),
     ],
 )
 def test_what_only_ssh_can_judge_is_refused_by_name_where_there_is_none(

@@ -288,7 +288,10 @@ def _settings(place: Place, asked: Asked, options: _Options, host: str) -> Setti
         tokens["k"] = first["hostkeyalias"].lower()
 
     def path(keyword: str, text: str) -> str:
-        return expand(at_home(text, place.home), tokens, place.environment, options.where(keyword))
+        where, found = options.where(keyword), at_home(text, place.home)
+        if found.startswith("~"):
+            raise Doubt(where, f"has {text!r}, and no such user is known here")
+        return expand(found, tokens, place.environment, where)
 
     jump, command = first.get("proxyjump", "none"), first.get("proxycommand", "none")
     agent = first.get("identityagent", "")
