@@ -282,11 +282,12 @@ class IterationList:
 class ShardCheck:
     """A shard that is whole as far as can be seen: `summed`, by a checksum; else by its structure alone.
 
-    `sha256` is that of its bytes, where it was asked for.
+    `sha256` is that of its bytes, where it was asked for. One of several that is not whole has its `damage`.
     """
 
     summed: bool
     sha256: Optional[Sha256] = None
+    damage: str = ""
 
 
 @dataclass(frozen=True)

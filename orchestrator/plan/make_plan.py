@@ -25,7 +25,7 @@ from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
 from orchestrator.plan.copy_ring import copy_ring
-from orchestrator.plan.input_files import Shipment, ship
+from orchestrator.plan.input_files import Shipment, ship, shipped_again
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
 from orchestrator.plan.mindformers_run import CompletedRun, complete
@@ -70,9 +70,8 @@ def make_plan(
     `token` gives the hexadecimal digits of so many bytes, by which launches are told apart. Of a run that
     goes on `run_id` and `number` name the attempt, and `load` the folder whose shards its workers resume
     from, as they see it. `mtbf` are the seconds between two failures that the job's earlier runs have had:
-    workers that choose when to save are told so, see `checkpoint.save_every`. `shipped`, of `task: command`
-    and `mindformers`, is given to the hosts as it is, and no file read; nor is the run YAML of MindFormers,
-    where `run_source` is its text.
+    workers that choose when to save are told so, see `checkpoint.save_every`. `shipped` is given to the hosts
+    as it is, and no file read; nor is the run YAML of MindFormers, where `run_source` is its text.
     """
     created = time.time() if now is None else now
     run_id = run_id or new_run_id(job.name, created, token)
@@ -87,17 +86,16 @@ def make_plan(
         _require_reachable_master(hosts, inventory)
     copies, copy_notes = copy_ring(written, inventory, hosts, number=number)
     is_here = all(host.transport == "local" for host in hosts)
-    config: dict[str, Any] = {"task": job.task}
-    shipment = shipped
     completed = None
     if job.task == MINDFORMERS:
-        device = placements[0].device_id
-        ranks = len(placements)
+        device, ranks = placements[0].device_id, len(placements)
         completed = complete(job, ranks=ranks, device=device, number=number, load=load, source=run_source)
-        config["parallel"] = completed.degrees
+        config: dict[str, Any] = {"task": job.task, "parallel": completed.degrees}
         placements = seated(placements, completed.degrees)
-        shipment = shipped or ship_run(job, completed, resumes=bool(load))
-    elif shipment is None:
+        shipment = ship_run(job, completed, resumes=bool(load)) if shipped is None else shipped
+    elif shipped is not None:
+        shipment, config = shipped, shipped_again(job, shipped)
+    else:
         shipment, config = ship(job, hosts_are_here=is_here)
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config.inventory import Host
-from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, TransportError
+from orchestrator.core.errors import AgentError, CommandTimeout, ConnectError, HostsFailed, TransportError
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet, HostResults, fan_out_of
 from orchestrator.hosts.local_transport import LocalTransport
@@ -115,6 +115,21 @@ class OneThreadPool(Pool):
 
     def close(self) -> None:
         pass
+
+
+def test_who_waits_too_long_over_sessions_of_its_own_ends_no_connection(fleet: Fleet) -> None:
+    """The run is watched over it: a host that is slow to answer a question beside is not lost for it."""
+    before = {name: fleet.agent(name) for name in fleet.hosts}
+
+    def late(agent: Agent) -> None:
+        raise CommandTimeout("no whole answer", where=agent.host)
+
+    with fleet.apart(fleet.hosts) as apart:
+        found = apart.each(late)
+        assert set(found.errors) == set(fleet.hosts)
+        assert apart.each(lambda agent: agent.clock()).values.keys() == fleet.hosts.keys()  # a new one each
+    assert {name: fleet.agent(name) for name in fleet.hosts} == before
+    assert fleet.each(lambda agent: agent.clock()).values.keys() == fleet.hosts.keys()
 
 
 def test_a_fleet_has_its_pool_and_its_clock_from_its_scheduling(tmp_path: Path) -> None:
