@@ -32,8 +32,9 @@ __all__ = [
 def shards(request: Request) -> Iterator[Answer]:
     """The files that an attempt has, without looking into them."""
     run = attempt_guard.reading(Workdir(request.root), request.args)
-    own = ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False)
-    kept = saved_steps.copies(run, run.number or 1) if request.args.get("copies") else ()
+    steps = bool(request.args.get("steps"))
+    own = ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False, with_steps=steps)
+    kept = saved_steps.copies(run, run.number or 1, with_steps=steps) if request.args.get("copies") else ()
     yield Answer([*own, *kept])
 
 
@@ -41,7 +42,12 @@ def saved(request: Request) -> Iterator[Answer]:
     """The same of all attempts."""
     run = runs.find(Workdir(request.root), request.args["run_id"])
     args = request.args
-    rows = saved_steps.saved(run, args.get("tokens", {}), with_copies=bool(args.get("copies")))
+    rows = saved_steps.saved(
+        run,
+        args.get("tokens", {}),
+        with_copies=bool(args.get("copies")),
+        with_steps=bool(args.get("steps")),
+    )
     yield Answer(list(rows))
 
 

@@ -141,8 +141,9 @@ class SpareWatch:
             devices,
             spare.lock_dir,
             lease=plan.restart.lease,
-            packages=plan.packages,
-            env_script=spare.env_script,
+            # What is in an image a process of the host cannot import.
+            packages=plan.packages if spare.container is None else (),
+            env_script=spare.env_script if spare.container is None else None,
             inputs=sorted(sources),
             timeout=plan.timeouts.prepare,
         )

@@ -7,7 +7,8 @@ from typing import Any
 
 from orchestrator.agent.shard_ranges import parse_name
 from orchestrator.core.codec import to_json
-from orchestrator.core.host_answers import IterationList, ShardCheck, ShardRow
+from orchestrator.core.host_answers import ShardCheck, ShardRow
+from orchestrator.core.iteration_answers import IterationList
 from orchestrator.core.records import Attempt, Load
 from orchestrator.hosts.agent_questions import AgentQuestions
 from orchestrator.hosts.conversation import Limits
@@ -20,19 +21,27 @@ _MANY_ROWS = Limits(1 << 26, items=1 << 21)
 class ShardQuestions(AgentQuestions):
     """Which shards there are, whether they are whole, and their way to the next attempt."""
 
-    def shards(self, run_id: str, *, timeout: float | None = None) -> tuple[ShardRow, ...]:
-        """The files of the attempt in force, or of the one that is addressed, without looking into them.
+    def shards(
+        self, run_id: str, *, steps: bool = False, timeout: float | None = None
+    ) -> tuple[ShardRow, ...]:
+        """The files of the attempt in force, or of the one that is addressed.
 
-        With the copies that it keeps of other hosts' files, which have an `owner`.
+        With the copies that it keeps of other hosts' files, which have an `owner`. Nobody looks into them,
+        but for their `steps`: where names count those of an epoch, each has its `global_step`.
         """
-        return self._rows("shards", run_id, timeout, copies=True)
+        return self._rows("shards", run_id, timeout, copies=True, steps=steps)
 
     def saved(
-        self, run_id: str, tokens: Mapping[int, str], *, timeout: float | None = None
+        self,
+        run_id: str,
+        tokens: Mapping[int, str],
+        *,
+        steps: bool = False,
+        timeout: float | None = None,
     ) -> tuple[ShardRow, ...]:
         """The same of all attempts, but for those of other tokens than these."""
         named = {str(number): token for number, token in tokens.items()}
-        rows = self._rows("saved", run_id, timeout, tokens=named, copies=True)
+        rows = self._rows("saved", run_id, timeout, tokens=named, copies=True, steps=steps)
         self._expect(all(row.attempt for row in rows), "the number of an attempt")
         return rows
 

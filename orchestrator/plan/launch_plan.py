@@ -42,9 +42,9 @@ class LaunchPlan(Stored):
     hosts that stand ready, in the order in which they are taken. `found` is what the tools of the hosts have
     told of their devices: a later attempt need not ask hosts that stay. `copies`: where shards are copied to.
     `snapshot_bytes` is what copies of the shards take of a host's memory at most, see `checkpoint.async`.
+    `inputs`, in a file alone, are those that the manifests of all hosts begin with: they stand there once.
     `run_yaml` is MindFormers' run YAML as this attempt has it, and `run_source` as it was read; both are for
     `task: mindformers` alone.
-    `inputs`, in a file alone, are those that the manifests of all hosts begin with: they stand there once.
     """
 
     # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.
@@ -80,9 +80,9 @@ class LaunchPlan(Stored):
     found: dict[str, FoundHost] = field(default_factory=dict)
     copies: CopyRing | None = None
     snapshot_bytes: int = 0
+    inputs: tuple[Input, ...] = ()
     run_yaml: str = ""
     run_source: str = ""
-    inputs: tuple[Input, ...] = ()
 
     @cached_property
     def worker_settings(self) -> Mapping[str, Any]:

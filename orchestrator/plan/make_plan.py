@@ -24,6 +24,7 @@ from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
+from orchestrator.plan.containers import container_of, require_mounted, with_container
 from orchestrator.plan.copy_ring import copy_ring
 from orchestrator.plan.input_files import Shipment, ship, shipped_again
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -35,8 +36,9 @@ from orchestrator.plan.placement import Placement, place, seated
 from orchestrator.plan.restart_notes import restart_notes
 from orchestrator.plan.spare_hosts import spare_notes, spares_of
 from orchestrator.rank_table.table import is_ip, is_loopback
-from orchestrator.sizing.estimate import estimate, workload_of
+from orchestrator.sizing.estimate import estimate
 from orchestrator.sizing.saving import snapshot_bytes
+from orchestrator.sizing.step_workload import workload_of
 
 __all__ = ["make_plan", "new_run_id"]
 
@@ -78,14 +80,16 @@ def make_plan(
     attempt = Attempt(number, token(8))
     placements = place(job, inventory)
     written, job = job, job.with_replicas(len(placements))
-    hosts = _hosts_of(placements, inventory)
+    hosts = tuple(with_container(job, host, inventory) for host in _hosts_of(placements, inventory))
     spares = spares_of(job, inventory, hosts, number=number)
+    spares = tuple(with_container(job, spare, inventory) for spare in spares)
     meets = len(placements) > 1  # one rank has nobody to find: no scheduler, no table
     has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
     if has_scheduler:
         _require_reachable_master(hosts, inventory)
     copies, copy_notes = copy_ring(written, inventory, hosts, number=number)
-    is_here = all(host.transport == "local" for host in hosts)
+    # What is at a path in a container need not be at that path of this machine.
+    is_here = all(host.transport == "local" and host.container is None for host in hosts)
     completed = None
     if job.task == MINDFORMERS:
         device, ranks = placements[0].device_id, len(placements)
@@ -97,6 +101,7 @@ def make_plan(
         shipment, config = shipped, shipped_again(job, shipped)
     else:
         shipment, config = ship(job, hosts_are_here=is_here)
+    require_mounted(job, (*hosts, *spares), shipment.host_paths)
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):
         config["checkpoint"] = {**options, "load": load, "resume": True}
@@ -262,6 +267,7 @@ def _manifest(
         attempt=attempt,
         monitor_lease=job.restart.lease if job.restart.max else None,
         holds=job.restart.lease if job.restart.max else None,
+        container=container_of(job, host),
     )
 
 
