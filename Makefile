@@ -68,6 +68,7 @@ test: check  ## check, then every test that this machine allows: 15 minutes on t
 	@command -v /usr/sbin/sshd >/dev/null || tests/install_debian.sh openssh-server || echo 'Without sshd: the tests over SSH are left out.'
 	@command -v ssh >/dev/null || tests/install_debian.sh openssh-client || echo 'Without ssh: its configuration is held against nothing.'
 	@$(MAKE) --no-print-directory $(MINDFORMERS)/.installed || echo 'Without MindFormers: the tests that run it are left out.'
+	@command -v podman >/dev/null || tests/install_debian.sh podman runc || echo 'Without podman: the tests of containers are left out.'
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 # Its wheel names the MindSpore before ours, with which it works as well: so nothing but this list is asked for.
@@ -85,7 +86,7 @@ test-long: $(INSTALLED) $(OLDEST)/.installed  ## the oldest MindSpore, and every
 	VERDICTS=2000 $(BIN)/python -m pytest --numprocesses $(JOBS) tests/simulation/test_verdicts.py tests/simulation/test_invariants.py
 	REALITY=1 $(BIN)/python -m pytest tests/simulation/test_against_reality.py tests/e2e/test_resume.py \
 		tests/e2e/test_hangs.py tests/e2e/test_faults.py tests/e2e/test_restarts.py tests/e2e/test_disk_gone.py \
-		tests/e2e/test_other_layouts.py
+		tests/e2e/test_other_layouts.py tests/e2e/test_training_on_fewer_hosts.py
 	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/parallel/test_strategies.py
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt

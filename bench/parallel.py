@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT))
 from bench.report import Goal, Sample, Series, Table, print_json  # noqa: E402
 from orchestrator.checkpoint.cut.network_cut import NetworkCut  # noqa: E402
 from orchestrator.families.bloom import BLOOM, BloomConfig  # noqa: E402
-from orchestrator.sizing.estimate import StageEstimate, Workload, estimate  # noqa: E402
+from orchestrator.sizing.estimate import StageEstimate, estimate  # noqa: E402
+from orchestrator.sizing.step_workload import Workload  # noqa: E402
 
 STAGES, MICRO_BATCHES = 2, (1, 2, 4, 8)
 TIMED = {

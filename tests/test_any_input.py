@@ -49,7 +49,9 @@ from orchestrator.cli.cmd_logs import parse_ranks
 from orchestrator.config.host_ranges import RangeError, expand
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
+from orchestrator.config.mindformers_import import import_any
 from orchestrator.config.mindformers_yaml import import_run_yaml
+from orchestrator.config.yaml_reader import read_yaml
 from orchestrator.control.log_reader import LogReader
 from orchestrator.control.run_record import read_record
 from orchestrator.core import errors
@@ -65,6 +67,7 @@ from orchestrator.hosts.ssh.known_hosts import KnownHosts
 from orchestrator.plan.launch_plan import read_plan
 from orchestrator.rank_table.read_table import read_rank_table
 from orchestrator.rank_table.rules import validate
+from orchestrator.sizing.mindformers_workload import sized_run
 from orchestrator.transfer.verify_collected import CollectedCheck
 from tests.ascend import samples
 
@@ -76,6 +79,21 @@ SECONDS = 2.0
 GROWTH_KB = 300 * 1024
 
 Read = Callable[[Path], Any]
+
+LLAMA = b"""
+run_mode: train
+use_parallel: True
+context: {device_target: Ascend, max_device_memory: 58GB}
+runner_config: {batch_size: 1, gradient_accumulation_steps: 8}
+parallel_config: {data_parallel: 2, model_parallel: 2, pipeline_stage: 2, micro_batch_num: 4}
+parallel: {parallel_mode: 1, enable_parallel_optimizer: True}
+recompute_config: {recompute: [1, 2], select_recompute: [0, 1]}
+train_dataset: {data_loader: {dataset_dir: ''}}
+model:
+  model_config:
+    {type: LlamaConfig, hidden_size: 64, num_layers: 5, num_heads: 4, n_kv_heads: 2, multiple_of: 16,
+     ffn_dim_multiplier: 1.3, vocab_size: 512, seq_length: 32, offset: [1, 0], compute_dtype: bfloat16}
+"""
 
 
 class Reader(NamedTuple):
@@ -349,6 +367,8 @@ def readers(folder: Path) -> list[Reader]:
         Reader("table.json", load_inventory, [table]),
         Reader("rank_table.json", _rank_table, [table]),
         Reader("run_bloom.yaml", import_run_yaml, _texts("tests/config/run_bloom_7.1b.yaml")),
+        Reader("run_llama.yaml", import_any, [LLAMA]),
+        Reader("run_llama_too.yaml", lambda path: sized_run(read_yaml(path)), [LLAMA]),
         Reader("worker.yaml", load_settings, _texts("tests/fixtures/*/hosts/*/runs/train*/**/worker.yaml")),
         Reader("config.yaml", load_config, [b"num_layers: 2\nnum_heads: 4\nhidden_size: 64\n"]),
         Reader("config.json", load_hf_config, [CONFIG]),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from orchestrator.cli.options import json_option, print_json, set_option
-from orchestrator.config.mindformers_yaml import Imported, import_run_yaml, job_text
+from orchestrator.config.mindformers_import import import_any
+from orchestrator.config.mindformers_yaml import Imported, job_text
+from orchestrator.config.run_yaml import RunYaml
+from orchestrator.config.yaml_reader import read_source
 from orchestrator.core.paths import atomic_write
+from orchestrator.plan.imported_files import missing_beside
 
 __all__ = ["command"]
 
@@ -19,14 +24,21 @@ __all__ = ["command"]
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The job; default: print it."
 )
+@click.option(
+    "--keep", is_flag=True, help="Have MindFormers itself run a Bloom, instead of the bundled model."
+)
 @set_option("A value of the job (data.path=/data/train.mindrecord).")
 @json_option
-def command(file: Path, output: Path | None, overrides: tuple[str, ...], as_json: bool) -> int:
-    """Turn FILE, a run YAML of MindFormers' Bloom, into a job; say which keys were not carried over.
+def command(file: Path, output: Path | None, keep: bool, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Turn FILE, a run YAML of MindFormers, into a job; say which keys were not carried over.
+
+    A Bloom becomes a job of the bundled model. Of all others, and with --keep of a Bloom too, FILE stays as
+    it is, and the job (`task: mindformers`) names it.
 
     With --json the job, where it was written, what is to do and what was not carried over are data.
     """
-    imported = import_run_yaml(file, overrides)
+    folder = output.parent if output is not None else Path()
+    imported = _with_files(import_any(file, overrides, keep=keep, beside=folder), file, folder)
     text = job_text(imported, file.name)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +50,18 @@ def command(file: Path, output: Path | None, overrides: tuple[str, ...], as_json
         click.echo(text, nl=False)
     _tell(imported)
     return 0
+
+
+def _with_files(imported: Imported, path: Path, folder: Path) -> Imported:
+    """With what to do about files that the run YAML names relative to where it was."""
+    section = imported.job.get("mindformers")
+    if section is None:
+        return imported
+    run = RunYaml(str(path), read_source(path).decode("utf-8-sig"))
+    mode = section.get("run_mode") or run.get("run_mode") or "train"
+    told = {line.partition(": ")[0] for line in imported.to_do}
+    missing = (line for line in missing_beside(run, mode, folder) if line.partition(": ")[0] not in told)
+    return replace(imported, to_do=(*imported.to_do, *missing))
 
 
 def _data(imported: Imported, output: Path | None) -> dict[str, Any]:

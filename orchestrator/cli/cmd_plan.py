@@ -11,8 +11,10 @@ import click
 
 from orchestrator.cli.copy_notes import copies_line
 from orchestrator.cli.options import json_option, print_json, set_option
+from orchestrator.cli.plan_mindformers import described_run, plan_mindformers
 from orchestrator.cli.render_saving import saving_data, saving_view
 from orchestrator.cli.render_sizing import estimate_view, spread_view, suggestions_view
+from orchestrator.cli.sizing_data import estimate_data, suggestions_data
 from orchestrator.cli.terminal import Console, wrapped
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Host
@@ -28,8 +30,9 @@ from orchestrator.plan.placement import groups_between_hosts, hosts_of, spread_p
 from orchestrator.plan.spare_hosts import spares_of
 from orchestrator.sizing.copy_rate import CopyNeed, copy_need
 from orchestrator.sizing.device_memory import HBM
-from orchestrator.sizing.estimate import Estimate, Workload, estimate, size_of, workload_of
+from orchestrator.sizing.estimate import Estimate, estimate, size_of
 from orchestrator.sizing.saving import Saving, saving_of
+from orchestrator.sizing.step_workload import Workload, workload_of
 from orchestrator.sizing.suggest import Suggestion, suggest
 
 __all__ = ["command"]
@@ -39,7 +42,7 @@ _LEAST_DEVICE = 1 << 30
 
 
 @click.command("plan")
-@click.argument("job", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", metavar="JOB", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--suggest", "wanted", is_flag=True, help="Propose layouts that fit, the fastest first.")
 @click.option(
     "--memory",
@@ -57,21 +60,46 @@ _LEAST_DEVICE = 1 << 30
     type=click.Path(path_type=Path, dir_okay=False),
     help="Take --hbm from the `chip` of the job's hosts: 910A 32 GB, 910B and A3 64 GB.",
 )
-@set_option("Change a value of the job for this plan.")
+@click.option(
+    "--config",
+    "model",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The config.json of the run YAML's `pretrained_model_dir`, where that is on the hosts.",
+)
+@set_option("Change a value of JOB for this plan.")
 @json_option
 def command(
-    job: Path,
+    file: Path,
     wanted: bool,
     memory: str | None,
     hbm: str | None,
     inventory: Path | None,
+    model: Path | None,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Estimate what JOB needs on each rank; exit code 2 where that is more than a device has."""
+    """Estimate what JOB needs on each rank; exit code 2 where that is more than a device has.
+
+    JOB is a job, or a run YAML of MindFormers, or the config.json of a model: dense decoders such as Llama,
+    Qwen and GLM are estimated, too. --set then names keys of the run YAML: parallel_config.model_parallel=8.
+    """
+    described = described_run(file, overrides, model, inventory)
+    if described is not None:
+        device = _device_memory(described.hosts, hbm, inventory)
+        return plan_mindformers(described, memory, device, wanted=wanted, as_json=as_json)
+    if model is not None:
+        raise UsageError("--config: only a run of MindFormers has a pretrained_model_dir")
     if memory is not None:
         overrides = (*overrides, f"max_device_memory={memory}")
-    loaded = _on_its_ranks(load_job(job, overrides), inventory)
+    loaded = _on_its_ranks(load_job(file, overrides), inventory)
+    return _plan_bundled(loaded, hbm, inventory, wanted=wanted, as_json=as_json)
+
+
+def _plan_bundled(
+    loaded: Job, hbm: str | None, inventory: Path | None, *, wanted: bool, as_json: bool
+) -> int:
+    """Print the estimate of a job of a bundled network."""
     known = load_inventory(inventory) if inventory is not None else None
     hosts = hosts_of(loaded, known) if known is not None else ()
     spares = spares_of(loaded, known, hosts) if known is not None else ()
@@ -229,48 +257,9 @@ def _as_data(
 ) -> dict[str, Any]:
     data: dict[str, Any] = {"parameters": network.parameter_count, "hbm": device}
     if made is not None:
-        data["estimate"] = _estimate_data(made)
+        data["estimate"] = estimate_data(made)
     if saving is not None:
         data["saving"] = saving_data(saving)
     if found:
-        data["suggestions"] = [
-            {
-                "data_parallel": item.workload.cut.data_parallel,
-                "model_parallel": item.workload.cut.model_parallel,
-                "pipeline_stage": item.workload.cut.pipeline_stage,
-                "micro_batch_num": item.workload.micro_batch_num,
-                "optimizer_shard": item.workload.cut.optimizer_shard,
-                "recompute": item.workload.recompute,
-                "reasons": list(item.reasons),
-                **_estimate_data(item.estimate),
-            }
-            for item in found
-        ]
+        data["suggestions"] = suggestions_data(found)
     return data
-
-
-def _estimate_data(made: Estimate) -> dict[str, Any]:
-    return {
-        "bubble": round(made.bubble, 4),
-        "bytes_per_step": {
-            "model_parallel": made.model_traffic,
-            "data_parallel": made.data_traffic,
-            "pipeline": made.pipeline_traffic,
-        },
-        "stages": [
-            {
-                "stage": stage.stage,
-                "blocks": stage.blocks,
-                "parameters": stage.parameters,
-                "weights": stage.weights,
-                "gradients": stage.gradients,
-                "optimizer": stage.optimizer,
-                "activations": stage.activations,
-                "cache": stage.cache,
-                "total": stage.total,
-                "communicators": list(stage.communicators),
-                "hccl_buffers": stage.hccl_buffers,
-            }
-            for stage in made.stages
-        ],
-    }

@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.terminal import wrapped
-from orchestrator.families.network_config import NetworkConfig
+from orchestrator.families.network_layers import NetworkLayers
 from orchestrator.sizing.device_memory import PoolRoom
-from orchestrator.sizing.estimate import Estimate, StageEstimate, Workload
+from orchestrator.sizing.estimate import Estimate, StageEstimate
+from orchestrator.sizing.step_workload import Workload
 from orchestrator.sizing.suggest import Suggestion
 
 __all__ = ["LABEL", "estimate_view", "sized", "spread_view", "suggestions_view"]
@@ -23,7 +24,7 @@ LABEL = 25  # columns before what a line says
 
 def estimate_view(
     name: str,
-    network: NetworkConfig,
+    network: NetworkLayers,
     workload: Workload,
     made: Estimate,
     limit: int | None,
@@ -32,10 +33,9 @@ def estimate_view(
     width: int = 80,
 ) -> RenderableType:
     """Memory of a rank of each stage and what HCCL needs beside it, traffic, bubble; `width` in columns."""
-    cut = workload.cut
     lines = [
-        f"{name}: {_count(network.parameter_count)} parameters over {cut.world_size} ranks, "
-        f"data {cut.data_parallel} × model {cut.model_parallel} × pipeline {cut.pipeline_stage}",
+        f"{name}: {_count(network.parameter_count)} parameters over {workload.cut.world_size} ranks, "
+        f"{_degrees(workload)}",
         f"attention {_attention(network, workload)}",
         "",
     ]
@@ -55,6 +55,13 @@ def estimate_view(
     return Group(Text("\n".join(head)), _stage_table(made), Text("\n".join(rest)))
 
 
+def _degrees(workload: Workload) -> str:
+    """`data 8 × model 4 × pipeline 2`."""
+    cut, parts = workload.cut, workload.context_parts
+    text = f"data {workload.replicas} × model {cut.model_parallel} × pipeline {cut.pipeline_stage}"
+    return text if parts == 1 else f"{text} × context {parts}"
+
+
 def spread_view(between: Mapping[str, Mapping[str, int]], *, width: int = 80) -> RenderableType:
     """What replicas on different hosts cost: the bytes of a rank and step that go over the network for it."""
     line = (
@@ -68,7 +75,7 @@ def _over(sent: Mapping[str, int]) -> str:
     return ", ".join(f"{names[key]} {sized(size)}" for key, size in sent.items() if size) or "nothing"
 
 
-def _attention(network: NetworkConfig, workload: Workload) -> str:
+def _attention(network: NetworkLayers, workload: Workload) -> str:
     """How it is computed, which decides whether scores of all pairs of tokens are held."""
     ways = ["step by step, scores of all pairs held"]
     if workload.flash:
@@ -150,10 +157,11 @@ def suggestions_view(workload: Workload, found: list[Suggestion]) -> RenderableT
     table.add_column("WHY")
     for item in found:
         cut = item.workload.cut
-        degrees = (cut.data_parallel, cut.model_parallel, cut.pipeline_stage, item.workload.micro_batch_num)
+        parts = item.workload.micro_batch_num
+        numbers = (item.workload.replicas, cut.model_parallel, cut.pipeline_stage, parts)
         size = f"{item.estimate.largest.total / _GIB:.1f}"
         again = "yes" if item.workload.recompute else "no"
-        table.add_row(*(str(degree) for degree in degrees), again, size, ", ".join(item.reasons))
+        table.add_row(*(str(number) for number in numbers), again, size, ", ".join(item.reasons))
     return Group(Text("\nlayouts that fit, the fastest first"), table)
 
 

@@ -33,13 +33,14 @@ from orchestrator.families.registry import FamilyError, families, mindformers_cl
 __all__ = [
     "Imported",
     "LeftOut",
+    "hosts_for",
     "import_run_yaml",
     "job_text",
 ]
 
 DEVICES_PER_HOST = 8  # of the servers that MindFormers' files were written for
 _SIZE = ("hidden_size", "num_layers", "num_heads")
-_ELSEWHERE = "run other models with MindFormers itself, as a job of `task: command`"
+_ELSEWHERE = "with --keep MindFormers itself runs it"
 TASKS = {"train": "pretrain", "finetune": "finetune", "predict": "predict"}
 
 
@@ -73,7 +74,7 @@ def _build(source: Source) -> dict[str, Any]:
     task = _task(source)
     parallel = _parallel(source)
     ranks = parallel["data_parallel"] * parallel["model_parallel"] * parallel["pipeline_stage"]
-    job: dict[str, Any] = {"task": task, "hosts": "all", **_hosts(ranks)}
+    job: dict[str, Any] = {"task": task, "hosts": "all", **hosts_for(ranks)}
     job["device_target"] = source.take("context", "device_target", to=("device_target",)) or "Ascend"
     memory = source.take("context", "max_device_memory", to=("max_device_memory",))
     if memory is not None:
@@ -134,9 +135,10 @@ def _network_class(source: Source) -> type[NetworkConfig]:
     return network
 
 
-def _hosts(ranks: int) -> dict[str, int]:
-    per_host = min(ranks, DEVICES_PER_HOST)
-    return {"host_count": max(1, ranks // per_host), "devices_per_host": per_host}
+def hosts_for(ranks: int) -> dict[str, int]:
+    """So many ranks on hosts of eight devices, of which each has as many as can be."""
+    per_host = next(count for count in range(min(ranks, DEVICES_PER_HOST), 0, -1) if ranks % count == 0)
+    return {"host_count": ranks // per_host, "devices_per_host": per_host}
 
 
 def _parallel(source: Source) -> dict[str, Any]:

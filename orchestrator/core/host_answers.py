@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Mapping, Optional, Pattern, Tuple, Type, TypeVar
 
+from orchestrator.core.container_records import ImageFacts
 from orchestrator.core.record_class import dataclass, field
 
 __all__ = [
@@ -260,11 +261,12 @@ class ShardRow:
 class ShardCheck:
     """A shard that is whole as far as can be seen: `summed`, by a checksum; else by its structure alone.
 
-    `sha256` is that of its bytes, where it was asked for.
+    `sha256` is that of its bytes, where it was asked for. One of several that is not whole has its `damage`.
     """
 
     summed: bool
     sha256: Optional[Sha256] = None
+    damage: str = ""
 
 
 @dataclass(frozen=True)
@@ -370,3 +372,4 @@ class Probe:
     shm_free_bytes: Optional[Size] = None
     memory_free_bytes: Optional[Size] = None
     taken_ports: Tuple[Size, ...] = ()
+    image: Optional[ImageFacts] = None

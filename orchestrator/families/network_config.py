@@ -8,10 +8,10 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
 from orchestrator.families.family import Family, Weight
+from orchestrator.families.network_layers import BYTES, cut_problems, flash_statistics
 
 __all__ = ["DECODING", "NetworkConfig"]
 
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # How an answer is decoded where the caller does not say.
 DECODING = (
     "batch_size",
@@ -51,7 +51,7 @@ class NetworkConfig:
             "softmax_compute_type",
             "compute_dtype",
         ),
-        tuple(_BYTES),
+        tuple(BYTES),
     )
 
     hidden_size: int
@@ -99,6 +99,11 @@ class NetworkConfig:
         return self.hidden_size
 
     @property
+    def state_width(self) -> int:
+        """Bytes of one value of the state that goes from block to block."""
+        return self.width("compute_dtype")
+
+    @property
     def cut_evenly(self) -> dict[str, int]:
         """Numbers that model_parallel must divide, by what they are called."""
         return {"num_heads": self.num_heads, "ffn_size": self.ffn_size}
@@ -113,8 +118,7 @@ class NetworkConfig:
         (2), whose 34 and 5 are bytes of 2-byte values. Where the ranks cut the sequence, too, it is 2 + 15/t:
         of their 17/t, the inputs of the two cut layers are kept here as they were gathered.
 
-        Flash attention holds nothing of pairs but, with dropout, a bit each; and of each head and token the
-        maximum and the sum of its softmax, in 8 float32 values each (CANN, aclnnFlashAttentionScore).
+        Flash attention holds nothing of pairs but, with dropout, a bit each; and `flash_statistics`.
         """
         tokens, compute = sequences * self.seq_length, self.width("compute_dtype")
         share = 2 + 15 / parts if cuts_sequence else 5 + 12 / parts
@@ -122,12 +126,16 @@ class NetworkConfig:
         pairs = tokens * self.seq_length * self.num_heads // parts
         if flash:
             bits = pairs // 8 if self.attention_dropout_rate else 0
-            return of_tokens + bits + 2 * 8 * 4 * tokens * self.num_heads // parts
+            return of_tokens + bits + flash_statistics(tokens, self.num_heads) // parts
         return of_tokens + int(pairs * (1.5 * compute + self.width("softmax_compute_type")))
+
+    def mlp_products(self, sequences: int, parts: int) -> int:
+        """Nothing: no MLP of ours is gated."""
+        return 0
 
     def width(self, field: str) -> int:
         """Bytes of one value of the type that `field` gives."""
-        return _BYTES[getattr(self, field)]
+        return BYTES[getattr(self, field)]
 
     def shape(self, weight: Weight) -> tuple[int, ...]:
         """The shape of the whole parameter."""
@@ -176,17 +184,14 @@ class NetworkConfig:
         self, model_parallel: int, pipeline_stage: int, sequence_parts: int = 1
     ) -> Iterator[tuple[str, str, str]]:
         """(key of `parallel`, what is wrong, what to do) where the network cannot be cut in this way."""
-        numbers = self.cut_evenly
-        for name, value in numbers.items():
-            if value % model_parallel:
-                what = f"{name} {value} cannot be cut into {model_parallel} equal parts"
-                yield "model_parallel", what, f"choose a divisor of {math.gcd(*numbers.values())}"
-        if pipeline_stage > self.num_layers:
-            what = f"{pipeline_stage} stages are more than the network's {self.num_layers} layers"
-            yield "pipeline_stage", what, f"choose at most {self.num_layers}"
-        if self.seq_length % sequence_parts:
-            what = f"seq_length {self.seq_length} cannot be cut into {sequence_parts} equal parts"
-            yield "use_seq_parallel", what, "choose a multiple of model_parallel"
+        return cut_problems(
+            self.cut_evenly,
+            self.num_layers,
+            self.seq_length,
+            model_parallel,
+            pipeline_stage,
+            sequence_parts,
+        )
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:

@@ -65,6 +65,9 @@ _RARE |= {"bounded_work", "found_evidence", "kernel_log", "line_times", "log_exc
 _RARE |= {"copier", "copier_process", "copy_keeper", "copy_network", "copy_owner", "copy_store"}
 _RARE |= {"log_metrics", "mindformers_lines", "logged_saves"}
 _RARE |= {"copy_stream", "copy_tls", "verbs_copies"}
+_RARE |= {
+    f"container_{name}" for name in ("command", "init", "keeper", "probe", "remains", "runtime", "worker")
+}
 _compiling = threading.Lock()
 
 

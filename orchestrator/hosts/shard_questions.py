@@ -68,6 +68,26 @@ class ShardQuestions(AgentQuestions):
         self._expect(hashed == (found.sha256 is not None), "a hash where it was asked for")
         return found
 
+    def check_shards(
+        self, files: Sequence[tuple[str, Sequence[int], bool]], *, timeout: float | None = None
+    ) -> tuple[ShardCheck, ...]:
+        """The same of several files, each (path, identity, hashed): what is wrong with one is its `damage`.
+
+        `timeout` is for each of them.
+        """
+        found = self._ask(
+            tuple[ShardCheck, ...],
+            "check_shards",
+            limits=_MANY_ROWS,
+            timeout=None if timeout is None else timeout * max(1, len(files)),
+            files=[[path, list(identity), hashed] for path, identity, hashed in files],
+        )
+        self._expect(len(found) == len(files), "a word on each file that was asked about")
+        for (_, _, hashed), check in zip(files, found, strict=True):
+            fits = hashed == (check.sha256 is not None) or bool(check.damage)
+            self._expect(fits, "a hash where it was asked for")
+        return found
+
     def place_shards(
         self,
         run_id: str,

@@ -19,7 +19,8 @@ from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.number_ranges import fold_numbers
 from orchestrator.plan.placement import degree_problems, hosts_of
 from orchestrator.sizing.device_memory import HBM
-from orchestrator.sizing.estimate import Workload, estimate, size_of, workload_of
+from orchestrator.sizing.estimate import estimate, size_of
+from orchestrator.sizing.step_workload import Workload, workload_of
 from orchestrator.sizing.suggest import fitting, suggest
 
 __all__ = [

@@ -204,7 +204,9 @@ def _contradictions(job: Job, run: RunYaml, mode: str) -> Iterator[Problem]:
 def _degrees(run: RunYaml, ranks: int) -> dict[str, Any]:
     """Each degree, 1 where it is not given, as in MindFormers; of replicas what the others leave."""
     table = run.get("parallel_config")
-    given = table if isinstance(table, dict) else {}
+    # One rank without use_parallel: MindFormers does not look at them.
+    counts = ranks > 1 or bool(run.get("use_parallel"))
+    given = table if counts and isinstance(table, dict) else {}
     degrees = {key: 1 if given.get(key) is None else given[key] for key in _DEGREES}
     if given.get("data_parallel") is None and all(_is_degree(value) for value in degrees.values()):
         others = math.prod(degrees.values())

@@ -4,129 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from orchestrator.checkpoint.cut.network_cut import NetworkCut, stage_blocks
 from orchestrator.checkpoint.cut.slices import cuts
-from orchestrator.config.inventory import Chip
-from orchestrator.config.job import Job
-from orchestrator.config.job_network import network_of
 from orchestrator.config.yaml_messages import show
 from orchestrator.families.family import Weight
-from orchestrator.families.network_config import NetworkConfig
-from orchestrator.sizing.device_memory import PoolRoom, communicators, hccl_buffer_of
+from orchestrator.families.network_layers import NetworkLayers
+from orchestrator.sizing.device_memory import PoolRoom, communicators
+from orchestrator.sizing.step_workload import Workload
 
-__all__ = [
-    "Estimate",
-    "StageEstimate",
-    "Workload",
-    "estimate",
-    "flash_serves",
-    "size_of",
-    "workload_of",
-]
+__all__ = ["Estimate", "StageEstimate", "estimate", "size_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """Degrees, and the batch of one replica; `ranks_per_host` tells which traffic leaves a host.
-
-    `hccl_buffer` is the bytes of one of HCCL's buffers, 0 where there is no HCCL. `flash`: Ascend's kernel
-    computes attention; `cuts_sequence`: between the cut layers the model group shares the sequence;
-    `scatters`: the sum of gradients that replicas share out leaves each one its piece, as on an Ascend.
-    """
-
-    cut: NetworkCut
-    batch_size: int
-    micro_batch_num: int
-    recompute: bool
-    trains: bool
-    ranks_per_host: int
-    hccl_buffer: int = 0
-    flash: bool = False
-    cuts_sequence: bool = False
-    scatters: bool = False
-
-    @property
-    def sequence_parts(self) -> int:
-        """Into how many parts the sequence is cut between the cut layers."""
-        return self.cut.model_parallel if self.cuts_sequence else 1
-
-    @property
-    def micro_batch(self) -> int:
-        """Sequences that one rank computes at a time."""
-        return max(1, self.batch_size // self.micro_batch_num)
-
-    @property
-    def accumulates(self) -> bool:
-        """Whether the gradients of micro batches are summed."""
-        return self.micro_batch_num > 1 or self.cut.pipeline_stage > 1
-
-    @property
-    def bubble(self) -> float:
-        """The share of a step in which a stage waits: (p-1) / (m+p-1), for 1F1B as for GPipe.
-
-        Narayanan et al., "Efficient Large-Scale Language Model Training on GPU Clusters" (2021), 2.2.
-        """
-        stages = self.cut.pipeline_stage
-        return (stages - 1) / (self.micro_batch_num + stages - 1)
-
-    def problems(self, network: NetworkConfig) -> Iterator[tuple[str, str, str]]:
-        """(key of `parallel`, what is wrong, what to do) for a network that cannot be cut in this way."""
-        if self.cut.world_size > _MOST_RANKS or self.cut.pipeline_stage > _MOST_STAGES:
-            key = "pipeline_stage" if self.cut.pipeline_stage > _MOST_STAGES else "data_parallel"
-            what = f"{self.cut.world_size:,} ranks in {self.cut.pipeline_stage:,} stages are not estimated"
-            yield key, what, f"stay below {_MOST_RANKS:,} ranks and {_MOST_STAGES:,} stages"
-        yield from network.cut_problems(self.cut.model_parallel, self.cut.pipeline_stage, self.sequence_parts)
-
-    def with_cut(self, cut: NetworkCut, global_batch: int, micro_batch_num: int) -> Workload:
-        """The same work of all replicas together, spread in another way."""
-        size = global_batch // cut.data_parallel
-        return replace(self, cut=cut, batch_size=size, micro_batch_num=micro_batch_num)
-
-
-def flash_serves(job: Job, network: NetworkConfig, chips: Collection[Chip] = ()) -> bool:
-    """Whether a training computes attention in Ascend's kernel, as the worker decides it.
-
-    `chips` are those of the hosts, as far as they are known: a 910A has no such kernel.
-    """
-    asked = job.train is not None and network.use_flash_attention and job.device_target == "Ascend"
-    head = network.head_size
-    dropped = bool(network.attention_dropout_rate) and network.seq_length % 8 != 0
-    takes = network.compute_dtype != "float32" and head % 16 == 0 and head <= 512 and not dropped
-    return asked and takes and "910A" not in chips
-
-
-def workload_of(job: Job, chips: Collection[Chip] = ()) -> Workload:
-    """The workload of a job of a bundled network, on hosts of these `chips` as far as they are known.
-
-    Raises ConfigError: no network (see `network_of`), buffers that HCCL refuses.
-    """
-    parallel, train, network = job.parallel, job.train, network_of(job)
-    cut = NetworkCut(
-        network.family,
-        parallel.data_parallel,
-        parallel.model_parallel,
-        parallel.pipeline_stage,
-        parallel.optimizer_shard,
-    )
-    parts = parallel.micro_batch_num * (train.gradient_accumulation if train else 1)
-    return Workload(
-        cut=cut,
-        batch_size=train.batch_size if train else 1,
-        micro_batch_num=parts,
-        recompute=train.recompute if train else False,
-        trains=train is not None,
-        ranks_per_host=job.devices_per_host,
-        hccl_buffer=hccl_buffer_of(job),
-        flash=flash_serves(job, network, chips),
-        cuts_sequence=train is not None and parallel.use_seq_parallel and parallel.model_parallel > 1,
-        scatters=job.device_target == "Ascend",
-    )
-
-
-_MOST_RANKS, _MOST_STAGES = 1_000_000, 4_096  # beyond any machine; each stage is computed
 _FLOAT32 = 4
 _BLOCKS_ON_THEIR_WAY = 3
 _FLAT_BUFFER = 128 * 2**20  # of the bundled model's all-reduce of gradients
@@ -209,28 +99,28 @@ class Estimate:
         return in_pool and (hbm is None or self.most_on_device.on_device <= hbm)
 
 
-def estimate(network: NetworkConfig, workload: Workload) -> Estimate:
+def estimate(network: NetworkLayers, workload: Workload) -> Estimate:
     """Estimate a workload that has no problems."""
     stages = tuple(_stage(network, workload, stage) for stage in range(workload.cut.pipeline_stage))
     return Estimate(
         stages=stages,
         model_traffic=_model_traffic(network, workload),
-        data_traffic=_data_traffic(workload, stages),
+        data_traffic=_data_traffic(network, workload, stages),
         pipeline_traffic=_pipeline_traffic(network, workload),
         bubble=workload.bubble,
     )
 
 
-def _stage(network: NetworkConfig, workload: Workload, stage: int) -> StageEstimate:
+def _stage(network: NetworkLayers, workload: Workload, stage: int) -> StageEstimate:
     cut, trains = workload.cut, workload.trains
-    blocks = len(stage_blocks(network.num_layers, cut.pipeline_stage, stage))
+    blocks = workload.blocks(network.num_layers, stage)
     held = [
         Held(row, network.shape(row), network.width(row.type), blocks if row.stage == "block" else 1)
         for row in network.family.weights
         if row.stage == "block" or stage in cut.stages(row.name, network.num_layers)
     ]
     groups = communicators(cut, stage)
-    weights = sum(_local(item, workload) * item.width * item.times for item in held)
+    weights = sum(_stored(item, workload) * item.width * item.times for item in held)
     parameters = sum(_local(item, workload) * item.times for item in held)
     return StageEstimate(
         stage=stage,
@@ -240,7 +130,7 @@ def _stage(network: NetworkConfig, workload: Workload, stage: int) -> StageEstim
         gradients=_gradients(held, workload) if trains else 0,
         optimizer=sum(_moments(item, workload) * item.times for item in held) if trains else 0,
         activations=max(
-            _activations(network, workload, stage, blocks),
+            _activations(network, workload, stage) + _copies(network, held, workload, stage),
             _gradient_buffers(held, workload) if trains else 0,
         ),
         cache=0 if trains else _cache(network, workload, blocks),
@@ -270,12 +160,44 @@ def _moments(item: Held, workload: Workload) -> int:
     return 2 * _FLOAT32 * _local(item, workload, "adam_m.")
 
 
+def _stored(item: Held, workload: Workload) -> int:
+    """Values of it that a rank keeps between two steps."""
+    if workload.shares_weights:
+        return _moments(item, workload) // (2 * _FLOAT32)
+    return _local(item, workload)
+
+
+def _copies(network: NetworkLayers, held: Sequence[Held], workload: Workload, stage: int) -> int:
+    """Weights in the type that is computed with, where they are stored in another or in parts.
+
+    They are kept up to the backward pass. What is recomputed makes them again, block by block, but what was
+    gathered is kept unless that is repeated, too.
+    """
+    if not (workload.automatic and workload.trains):
+        return 0
+    width = network.width("compute_dtype")
+    blocks, again = (count(network.num_layers, stage) for count in (workload.blocks, workload.blocks_again))
+    if not workload.shares_weights or workload.gathers_again:
+        blocks = blocks - again + min(again, 1)
+    copied = (item for item in held if workload.shares_weights or item.width != width)
+    return sum(
+        _local(item, workload) * width * (blocks if item.row.stage == "block" else 1) for item in copied
+    )
+
+
 def _gradients(held: Sequence[Held], workload: Workload) -> int:
     """In float32, from the sums of a step up to those of the next.
 
     On an Ascend, replicas that share the optimizer's state keep their pieces of them: beside the sums of
     micro batches, or instead of the sums where there are none.
+
+    MindSpore's automatic parallelism keeps them in the type of the weights: the sums of micro batches whole
+    unless it is told to keep pieces (`accu_grads`, a clone of the weights).
     """
+    if workload.automatic:
+        has_pieces = not workload.accumulates or workload.accumulates_pieces
+        held_of = _stored if has_pieces else _local
+        return sum(held_of(item, workload) * item.width * item.times for item in held)
     whole = _FLOAT32 * sum(_local(item, workload) * item.times for item in held)
     if not _in_pieces(workload):
         return whole
@@ -308,6 +230,9 @@ def _gradient_buffers(held: Sequence[Held], workload: Workload) -> int:
         (size, of_tied if item.row.stage == "both" else 1) for item, size in sizes if item.row.has_padding
     )
     own = on_their_way + sum(size * times for size, times in tables)
+    if workload.automatic:
+        pieces = sum(_stored(item, workload) * item.width * item.times for item in held)
+        return max(own, pieces if workload.shares_weights else 0) if workload.accumulates else 0
     if workload.cut.data_parallel == 1:
         return own
     sums = _FLOAT32 * sum(_local(item, workload) * item.times for item in held)
@@ -316,31 +241,47 @@ def _gradient_buffers(held: Sequence[Held], workload: Workload) -> int:
     return max(own, flat if _in_pieces(workload) and workload.accumulates else sums + flat)
 
 
-def _activations(network: NetworkConfig, workload: Workload, stage: int, blocks: int) -> int:
+def _activations(network: NetworkLayers, workload: Workload, stage: int) -> int:
     """What is kept from the forward to the backward pass, and what one block or the head needs on top.
 
-    A pipeline stage keeps only the input of each micro batch that is under way: its backward pass computes
-    the stage again.
+    A pipeline stage of ours keeps only the input of each micro batch that is under way: its backward pass
+    computes the stage again. With MindSpore's automatic parallelism it keeps all that the pass needs.
     """
     t, stages = workload.cut.model_parallel, workload.cut.pipeline_stage
-    tokens = workload.micro_batch * network.seq_length
-    inputs = tokens * network.hidden_size * network.width("compute_dtype") // workload.sequence_parts
-    block = network.block_activations(
-        workload.micro_batch, t, flash=workload.flash, cuts_sequence=workload.sequence_parts > 1
+    tokens = workload.micro_batch * network.seq_length // workload.context_parts
+    inputs = tokens * network.hidden_size * network.state_width // workload.sequence_parts
+    # All of it is in proportion to the tokens of a rank, pairs included.
+    block = (
+        network.block_activations(
+            workload.micro_batch, t, flash=workload.flash, cuts_sequence=workload.sequence_parts > 1
+        )
+        // workload.context_parts
     )
-    # Logits, their logarithms and their gradient, in float32; the vocabulary is cut.
-    head = 3 * _FLOAT32 * tokens * network.vocab_size // t if stage == stages - 1 else 0
+    # Logits, their logarithms and their gradient, in float32; the vocabulary may be cut.
+    parts = t if network.family.table.axis is not None else 1
+    head = 3 * _FLOAT32 * tokens * network.vocab_size // parts if stage == stages - 1 else 0
     if not workload.trains:
         return block + head // 3
+    blocks, again = (
+        workload.blocks(network.num_layers, stage),
+        workload.blocks_again(network.num_layers, stage),
+    )
+    kept = again * inputs + (blocks - again) * block
+    if workload.selected:
+        spared = network.mlp_products(workload.micro_batch, t) // workload.context_parts
+        kept -= min(workload.selected[stage], blocks - again) * spared
+    extra = block if again else 0
+    if workload.automatic:
+        return math.ceil(workload.under_way(stage) * kept) + extra + head
     under_way = min(workload.micro_batch_num, stages - stage) if stages > 1 else 0
-    again = blocks * inputs + block if workload.recompute else blocks * block
-    return under_way * inputs + again + head
+    return under_way * inputs + kept + extra + head
 
 
-def _cache(network: NetworkConfig, workload: Workload, blocks: int) -> int:
+def _cache(network: NetworkLayers, workload: Workload, blocks: int) -> int:
     """Keys and values of every position."""
     width = network.kv_size // workload.cut.model_parallel * network.width("compute_dtype")
-    return 2 * blocks * workload.batch_size * network.seq_length * width
+    tokens = workload.cache_tokens or workload.batch_size * network.seq_length // workload.context_parts
+    return 2 * blocks * tokens * width
 
 
 def _ring(size: int, ranks: int) -> int:
@@ -348,26 +289,34 @@ def _ring(size: int, ranks: int) -> int:
     return 2 * size * (ranks - 1) // ranks
 
 
-def _model_traffic(network: NetworkConfig, workload: Workload) -> int:
+def _model_traffic(network: NetworkLayers, workload: Workload) -> int:
     """Two all-reduces a block in the forward pass and two in the backward one, of one hidden state each."""
-    t, p = workload.cut.model_parallel, workload.cut.pipeline_stage
-    tokens = workload.batch_size * network.seq_length
+    tokens = workload.batch_size * network.seq_length // workload.context_parts
     state = tokens * network.hidden_size * network.width("compute_dtype")
-    blocks = max(len(stage_blocks(network.num_layers, p, stage)) for stage in range(p))
-    passes = (3 if workload.recompute else 2) if workload.trains else 1
-    return 2 * passes * blocks * _ring(state, t)
+    passes = 2 if workload.trains else 1
+    blocks = max(
+        passes * workload.blocks(network.num_layers, stage)
+        + (workload.blocks_again(network.num_layers, stage) if workload.trains else 0)
+        for stage in range(workload.cut.pipeline_stage)
+    )
+    return 2 * blocks * _ring(state, workload.cut.model_parallel)
 
 
-def _data_traffic(workload: Workload, stages: tuple[StageEstimate, ...]) -> int:
-    """One all-reduce of the gradients, as float32."""
+def _data_traffic(network: NetworkLayers, workload: Workload, stages: tuple[StageEstimate, ...]) -> int:
+    """One all-reduce of the gradients, as float32; of shared weights one half of it, and their gathering."""
     if not workload.trains:
         return 0
-    return _ring(max(stage.parameters for stage in stages) * _FLOAT32, workload.cut.data_parallel)
+    values, ranks = max(stage.parameters for stage in stages), workload.cut.data_parallel
+    if not workload.shares_weights:
+        return _ring(values * _FLOAT32, ranks)
+    times = 2 if workload.gathers_again else 1
+    return _ring(values * (_FLOAT32 + times * network.width("compute_dtype")), ranks) // 2
 
 
-def _pipeline_traffic(network: NetworkConfig, workload: Workload) -> int:
+def _pipeline_traffic(network: NetworkLayers, workload: Workload) -> int:
     """One hidden state forward and its gradient backward, a micro batch."""
     if workload.cut.pipeline_stage == 1:
         return 0
-    tokens = workload.batch_size * network.seq_length // workload.sequence_parts
+    parts = workload.sequence_parts * workload.context_parts
+    tokens = workload.batch_size * network.seq_length * workload.interleave // parts
     return (2 if workload.trains else 1) * tokens * network.hidden_size * network.width("compute_dtype")

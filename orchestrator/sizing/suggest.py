@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from math import isqrt
 
 from orchestrator.checkpoint.cut.network_cut import NetworkCut
-from orchestrator.families.network_config import NetworkConfig
-from orchestrator.sizing.estimate import Estimate, Workload, estimate
+from orchestrator.families.network_layers import NetworkLayers
+from orchestrator.sizing.estimate import Estimate, estimate
+from orchestrator.sizing.step_workload import Workload
 
 _LARGEST = 10_000_000  # ranks, and records of a step, above which no layout is looked for
 
@@ -32,7 +33,7 @@ class Suggestion:
 
 
 def suggest(
-    network: NetworkConfig, workload: Workload, limit: int, *, hbm: int | None = None, most: int = 5
+    network: NetworkLayers, workload: Workload, limit: int, *, hbm: int | None = None, most: int = 5
 ) -> list[Suggestion]:
     """The fastest layouts of the same ranks and global batch whose every rank fits.
 
@@ -44,11 +45,11 @@ def suggest(
 
 
 def fitting(
-    network: NetworkConfig, workload: Workload, limit: int, hbm: int | None = None
+    network: NetworkLayers, workload: Workload, limit: int, hbm: int | None = None
 ) -> Iterator[tuple[Workload, Estimate]]:
     """The layouts of which `suggest` gives the fastest, in no order, each when it is asked for."""
     world = workload.cut.world_size
-    if max(world, workload.batch_size * workload.cut.data_parallel) > _LARGEST:
+    if max(world, workload.batch_size * workload.replicas) > _LARGEST:
         return
     for candidate in _candidates(network, workload, world):
         made = estimate(network, candidate)
@@ -56,16 +57,20 @@ def fitting(
             yield candidate, made
 
 
-def _candidates(network: NetworkConfig, workload: Workload, world: int) -> Iterator[Workload]:
-    batch = workload.batch_size * workload.cut.data_parallel
+def _candidates(network: NetworkLayers, workload: Workload, world: int) -> Iterator[Workload]:
+    batch = workload.batch_size * workload.replicas
     for mp in _divisors(world):
         for pp in _divisors(world // mp):
             dp = world // (mp * pp)
             # Model-parallel ranks talk in every block: they stay in one host.
-            if batch % dp or mp > workload.ranks_per_host or workload.ranks_per_host % mp:
+            if dp % workload.context_parts or batch % (dp // workload.context_parts):
+                continue
+            if workload.automatic and network.num_layers % pp:
+                continue  # MindFormers asks for an `offset` then, which is not made up here
+            if mp > workload.ranks_per_host or workload.ranks_per_host % mp:
                 continue
             cut = NetworkCut(network.family, dp, mp, pp, optimizer_shard=workload.trains and dp > 1)
-            for parts in _divisors(batch // dp) if workload.trains else (1,):
+            for parts in _divisors(batch * workload.context_parts // dp) if workload.trains else (1,):
                 candidate = workload.with_cut(cut, batch, parts)
                 if list(candidate.problems(network)) or (pp > 1 and parts < pp):
                     continue
@@ -79,7 +84,7 @@ def _divisors(number: int) -> list[int]:
     return sorted({*low, *(number // value for value in low)})
 
 
-def _judge(network: NetworkConfig, workload: Workload, made: Estimate, limit: int) -> Suggestion:
+def _judge(network: NetworkLayers, workload: Workload, made: Estimate, limit: int) -> Suggestion:
     compute = _compute_seconds(network, workload)
     spread = workload.cut.ranks_per_stage > workload.ranks_per_host
     model = made.model_traffic / _IN_HOST
@@ -97,8 +102,8 @@ def _judge(network: NetworkConfig, workload: Workload, made: Estimate, limit: in
     return Suggestion(workload, made, seconds, tuple(reasons))
 
 
-def _compute_seconds(network: NetworkConfig, workload: Workload) -> float:
+def _compute_seconds(network: NetworkLayers, workload: Workload) -> float:
     """2 operations a parameter and token forward, twice that backward, once more where it is recomputed."""
-    tokens = workload.batch_size * workload.cut.data_parallel * network.seq_length
+    tokens = workload.batch_size * workload.replicas * network.seq_length
     passes = (4 if workload.recompute else 3) if workload.trains else 1
     return 2 * passes * network.parameter_count * tokens / (workload.cut.world_size * _OPERATIONS)

@@ -24,7 +24,7 @@ from orchestrator.checkpoint.cut.global_steps import by_global_step
 from orchestrator.checkpoint.shard_index import Shard, ShardFile, ShardIndex
 from orchestrator.control.copied_files import OwnersWord
 from orchestrator.control.run_record import RunRecord
-from orchestrator.core.errors import OrchestrateError, RunNotFound, TransportError
+from orchestrator.core.errors import CheckpointError, OrchestrateError, RunNotFound
 from orchestrator.core.host_answers import ShardCheck
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Attempt
@@ -231,18 +231,19 @@ def _checked(
     def look(agent: Agent) -> tuple[dict[Place, ShardCheck], dict[Place, OrchestrateError]]:
         found: dict[Place, ShardCheck] = {}
         damaged: dict[Place, OrchestrateError] = {}
-        for file in by_host[agent.host]:
-            place = (agent.host, file.path)
-            needs_hash = place in hashed or bool(file.sha256)
+        host, wanted = agent.host, by_host[agent.host]
+        asked = [
+            (file.path, file.identity, (host, file.path) in hashed or bool(file.sha256)) for file in wanted
+        ]
+        checks = agent.check_shards(asked, timeout=_CHECK_TIMEOUT)
+        for file, check in zip(wanted, checks, strict=True):
+            place = (host, file.path)
             try:
-                found[place] = agent.check_shard(
-                    file.path, file.identity, hashed=needs_hash, timeout=_CHECK_TIMEOUT
-                )
-                require_owners_word(file, found[place].sha256)
-            except TransportError:
-                raise
+                if check.damage:
+                    raise CheckpointError(check.damage, where=host)
+                require_owners_word(file, check.sha256)
+                found[place] = check
             except OrchestrateError as error:
-                found.pop(place, None)
                 damaged[place] = error
         return found, damaged
 

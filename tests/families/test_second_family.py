@@ -29,7 +29,8 @@ from orchestrator.core.errors import CheckpointError, ConfigError
 from orchestrator.families.registry import FamilyError, family_of_weights, hub_names, preset_names, register
 from orchestrator.plan.placement import place
 from orchestrator.sizing.device_memory import communicators
-from orchestrator.sizing.estimate import estimate, workload_of
+from orchestrator.sizing.estimate import estimate
+from orchestrator.sizing.step_workload import workload_of
 from orchestrator.transfer.convert import plan_combine, write
 from orchestrator.transfer.distribute import cut_for
 from tests.checkpoint.support import random

@@ -26,7 +26,8 @@ from orchestrator.plan.fewer_hosts import (
 )
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.plan.next_plan import next_plan, saved_layout
-from orchestrator.sizing.estimate import size_of, workload_of
+from orchestrator.sizing.estimate import size_of
+from orchestrator.sizing.step_workload import workload_of
 from orchestrator.sizing.suggest import suggest
 from tests.plan.test_next_plan import INVENTORY, JOB
 

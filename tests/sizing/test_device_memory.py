@@ -16,7 +16,8 @@ from orchestrator.config.job_network import network_of
 from orchestrator.core.errors import ConfigError, UsageError
 from orchestrator.families.bloom import BLOOM
 from orchestrator.sizing.device_memory import PoolRoom, communicators
-from orchestrator.sizing.estimate import estimate, size_of, workload_of
+from orchestrator.sizing.estimate import estimate, size_of
+from orchestrator.sizing.step_workload import workload_of
 from orchestrator.sizing.suggest import suggest
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,8 @@ from orchestrator.config.job_file import load_job
 from orchestrator.config.job_network import network_of
 from orchestrator.core.errors import ConfigError, OrchestrateError
 from orchestrator.families.bloom import BLOOM, BloomConfig
-from orchestrator.sizing.estimate import Workload, estimate, size_of, workload_of
+from orchestrator.sizing.estimate import estimate, size_of
+from orchestrator.sizing.step_workload import Workload, workload_of
 from orchestrator.sizing.suggest import _divisors, suggest
 
 ROOT = Path(__file__).parents[2]

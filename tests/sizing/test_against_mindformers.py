@@ -1,0 +1,50 @@
+"""Numbers of parameters against the networks that the real MindFormers builds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.config.mindformers_network import dense_decoder, model_table
+from orchestrator.config.yaml_reader import parse_yaml
+
+ROOT = Path(__file__).parents[2]
+PYTHON = Path(os.environ.get("ORCHESTRATE_MINDFORMERS", ROOT / ".venv-mindformers")) / "bin/python"
+SMALL = {"hidden_size": 64, "num_layers": 3, "seq_length": 32}
+LLAMA = {"type": "LlamaConfig", **SMALL, "num_heads": 4, "vocab_size": 100}
+GLM = {
+    "type": "ChatGLM2Config",
+    **SMALL,
+    "num_attention_heads": 4,
+    "kv_channels": 32,
+    "ffn_hidden_size": 96,
+    "padded_vocab_size": 104,
+}
+MODELS: list[dict[str, Any]] = [
+    LLAMA,
+    {**LLAMA, "n_kv_heads": 2, "multiple_of": 16, "ffn_dim_multiplier": 1.3},
+    {**LLAMA, "intermediate_size": 96, "qkv_has_bias": True, "tie_word_embeddings": True},
+    {**LLAMA, "intermediate_size": 96, "attn_proj_has_bias": True, "qkv_concat": True},
+    GLM,
+    {**GLM, "multi_query_group_num": 4, "add_qkv_bias": False, "mlp_concat": False},
+    {**GLM, "post_self_attn_layernorm": True, "post_mlp_layernorm": True},
+]
+
+
+@pytest.mark.mindspore
+@pytest.mark.skipif(not PYTHON.exists(), reason="no MindFormers here: make test installs it")
+def test_the_networks_of_mindformers_hold_as_many_values() -> None:
+    script = Path(__file__).parent / "real_parameter_counts.py"
+    argv = [str(PYTHON), str(script), json.dumps(MODELS)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False)
+    counts = [line for line in done.stdout.splitlines() if line.startswith("COUNTS")]
+    assert counts, done.stderr[-2000:]
+    files = (yaml.safe_dump({"model": {"model_config": model}}).encode() for model in MODELS)
+    tables = (model_table(parse_yaml("run.yaml", file), None) for file in files)
+    assert json.loads(counts[0][7:]) == [dense_decoder(table)[0].parameter_count for table in tables]
