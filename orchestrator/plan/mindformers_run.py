@@ -89,6 +89,8 @@ def complete(
     if ranks > 1 and not _is_auto(run):
         given = _degrees(run, ranks)
         ours[("parallel_config", "data_parallel")] = given["data_parallel"]
+    if run.get("checkpoint", "save_path"):  # of checkpoint 2.0; else it is in the output folder by itself
+        ours[("checkpoint", "save_path")] = f"{RUN_FOLDER.format(number=number)}/checkpoint"
     if load:
         ours |= _going_on(run, load)
     for path, value in ours.items():
@@ -102,7 +104,7 @@ def complete(
         run=run,
         run_mode=mode,
         degrees=_layout(run, ranks),
-        prefix=str((saving or {}).get("prefix") or "CKP"),
+        prefix=str(run.get("checkpoint", "prefix") or (saving or {}).get("prefix") or "CKP"),
         saves=saving is not None,
         notes=tuple(map(plain, notes)),
     )
@@ -195,7 +197,11 @@ def _contradictions(job: Job, run: RunYaml, mode: str) -> Iterator[Problem]:
         if callback.get("type") in _SAVES and callback.get("directory"):
             what = "is where checkpoints would go, and they are taken from the attempt's folder"
             yield run.problem((*path, "directory"), what, "remove it")
-    resumes, load = run.get("resume_training"), run.get("load_checkpoint")
+    if str(run.get("checkpoint", "save_path") or "").startswith("/"):
+        what = "is where checkpoints would go, and they are taken from the attempt's folder"
+        yield run.problem(("checkpoint", "save_path"), what, "remove it")
+    resumes = run.get("resume_training")
+    load = run.get("load_checkpoint") or run.get("checkpoint", "load_path")
     if resumes and not load and mode in ("train", "finetune"):
         what = "has nothing to go on from: load_checkpoint is empty, and MindFormers would begin anew"
         yield run.problem(("resume_training",), what, "name the checkpoint, or write False")
@@ -268,7 +274,12 @@ def _going_on(run: RunYaml, load: str) -> dict[tuple[str, ...], Any]:
         keys[("auto_trans_ckpt",)] = False
     if run.get("src_strategy_path_or_dir"):
         keys[("src_strategy_path_or_dir",)] = ""
+    if isinstance(run.get("checkpoint"), dict):  # which goes before the keys above
+        keys[("checkpoint", "load_path")] = f"./{load}"
+        keys[("checkpoint", "no_load_optim")] = False
     wanted = (_saving(run) or {}).get("checkpoint_format") or "ckpt"
+    if run.get("use_legacy") is False:
+        wanted = "safetensors"  # whatever the callback says (base_trainer.py)
     if (run.get("load_ckpt_format") or "ckpt") != wanted:
         keys[("load_ckpt_format",)] = wanted
     return keys

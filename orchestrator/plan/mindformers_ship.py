@@ -33,7 +33,7 @@ def ship_run(job: Job, completed: CompletedRun, *, resumes: bool = False) -> Shi
     ship_synced(job, shipment)
     problems = [*_ship_script(job, shipment)]
     for named in files_named(completed.run, completed.run_mode):
-        if not (resumes and named.key == ("load_checkpoint",)):
+        if not (resumes and named.key in (("load_checkpoint",), ("checkpoint", "load_path"))):
             problems += _ship_named(job, completed, named, shipment)
     if problems:
         raise ConfigError(problems)

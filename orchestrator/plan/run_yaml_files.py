@@ -30,7 +30,9 @@ _OF_DATA = (
     "tokenizer_file",
 )
 _OF_TOKENIZER = ("vocab_file", "merges_file", "tokenizer_file", "tokenizer_path", "tokenizer_dir")
-_MAY_BE_NAME = frozenset({"load_checkpoint", "pretrained_model_dir", "path", "checkpoint_name_or_path"})
+_MAY_BE_NAME = frozenset(
+    {"load_checkpoint", "load_path", "pretrained_model_dir", "path", "checkpoint_name_or_path"}
+)
 # Data of Megatron: two files, named by what they have in common.
 _PREFIX = "data_path"
 _PAIR = (".bin", ".idx")
@@ -77,6 +79,8 @@ def _is_read(run: RunYaml, key: tuple[str, ...], mode: str) -> bool:
     top, last = key[0], key[-1]
     if len(key) == 1:
         return top in _TOP
+    if key == ("checkpoint", "load_path"):
+        return True
     name = last if not last.isdecimal() else key[-2]
     if top in ("train_dataset", "train_dataset_task"):
         return mode in ("train", "finetune") and name in _OF_DATA and not _is_ratio(key, run)

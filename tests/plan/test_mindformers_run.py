@@ -285,6 +285,35 @@ def test_an_attempt_that_goes_on_loads_its_own_folder(files: Path) -> None:
     assert third["load_checkpoint"] == "/w.safetensors"
 
 
+def test_networks_without_the_legacy_save_safetensors_whatever_is_said(files: Path) -> None:
+    before = planned(files, {"use_legacy": False})
+    plan = next_plan(before, load_job_again(before.job), load_inventory(files / "inventory.yaml"))
+    assert yaml.safe_load(plan.run_yaml)["load_ckpt_format"] == "safetensors"
+
+
+def test_a_section_of_checkpoint_2_is_completed_too(files: Path) -> None:
+    run = {
+        "checkpoint": {
+            "save_path": "./output/checkpoint",
+            "load_path": "/w",
+            "no_load_optim": True,
+            "prefix": "a",
+        },
+        "resume_training": True,
+    }
+    before = planned(files, run)
+    said = yaml.safe_load(before.run_yaml)["checkpoint"]
+    assert (said["save_path"], said["load_path"]) == ("./attempts/1/checkpoint", "/w")
+    assert "/w" in before.host_paths and before.manifests["host1"].launch["prefix"] == "a"
+    inventory = load_inventory(files / "inventory.yaml")
+    plan = next_plan(before, load_job_again(before.job), inventory)
+    said = yaml.safe_load(plan.run_yaml)["checkpoint"]
+    assert (said["save_path"], said["load_path"]) == ("./attempts/2/checkpoint", "./attempts/2/load")
+    assert said["no_load_optim"] is False and "/w" not in plan.host_paths
+    [told] = problems(files, {"checkpoint": {"save_path": "/shared"}})
+    assert "checkpoint.save_path: is where checkpoints would go" in told
+
+
 def test_who_goes_on_by_himself_reads_no_file(files: Path) -> None:
     before = planned(files, {"seed": 5})
     job, inventory = load_job_again(before.job), load_inventory(files / "inventory.yaml")
