@@ -95,7 +95,7 @@ def test_a_file_that_is_cut_or_damaged_is_passed_over(tmp_path: Path, strategies
 
 
 def test_where_nothing_is_whole_that_is_an_error_of_the_checkpoint(ended: MindFormersRun) -> None:
-    with pytest.raises(CheckpointError, match="no attempt has saved a checkpoint .*CheckpointMonitor"):
+    with pytest.raises(CheckpointError, match=r"no attempt has saved a checkpoint .*CheckpointMonitor"):
         ended.next()
     ended.save(9)
     for rank in (0, 1):
