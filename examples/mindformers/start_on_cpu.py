@@ -1,7 +1,8 @@
 """Starts MindFormers' trainer on a CPU: what `run_mindformer.py` does, of `--config` and `--run_mode`.
 
-Three things of MindFormers 1.9.0 are for an Ascend alone, and are left out: the fused kernel of RMSNorm, and
-the two ends of the overflow check of a training step.
+Four things of MindFormers 1.9.0 are for an Ascend alone, and are left out: the fused kernel of RMSNorm, the
+two ends of the overflow check of a training step, and that ranks wait for each other before they load, which
+those of data parallelism need not: each reads a file of its own.
 """
 
 import argparse
@@ -11,6 +12,8 @@ from mindformers.core.context import build_context
 from mindformers.models.llama import llama_layer
 from mindformers.tools.register import MindFormerConfig
 from mindformers.trainer import Trainer
+from mindformers.trainer import utils as trainer_utils
+from mindformers.utils import load_checkpoint_utils
 from mindformers.wrapper.wrapper import MFTrainOneStepCell
 
 
@@ -32,6 +35,8 @@ def main():
     llama_layer.check_rmsnorm_big_kernel_valid = lambda *_: False
     MFTrainOneStepCell.start_overflow_check = begin_overflow_check
     MFTrainOneStepCell.get_overflow_status = is_overflow
+
+    trainer_utils.barrier = load_checkpoint_utils.barrier = lambda: None
 
     config = MindFormerConfig(words.config)
     build_context(config)

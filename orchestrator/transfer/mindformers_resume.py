@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.checkpoint.cut.attempt_steps import AttemptStep, SavedAttempt
 from orchestrator.checkpoint.cut.complete_steps import Choice
 from orchestrator.checkpoint.cut.iterations import IterationChoice, newest_iteration
-from orchestrator.core.errors import CheckpointError, UsageError
+from orchestrator.core.errors import AgentError, CheckpointError, UsageError
 from orchestrator.core.iteration_answers import IterationList
 from orchestrator.core.records import Attempt, Load
 from orchestrator.hosts.agent_client import Agent
@@ -58,12 +58,19 @@ def choose_mindformers(
     """
     placed = {item.rank: item.host for item in plan.placements}
     said = {saved.number: _said(fleet, plan.run_id, saved) for saved in attempts}
+    if not any(any(saved.listed.values()) for saved in attempts) and not any(
+        each.iterations for listed in said.values() for each in listed.values()
+    ):
+        remedy = "a callback CheckpointMonitor in its run YAML saves every `save_checkpoint_steps` steps"
+        raise CheckpointError("no attempt has saved a checkpoint", remedy=remedy)
     errors: list[CheckpointError] = []
     found: list[Found] = []
     try:
         found.append(_of_shards(fleet, plan, attempts, said, placed, same_layout, step))
     except CheckpointError as error:
         errors.append(error)
+    except AgentError as error:  # what a host says of its damaged file
+        errors.append(CheckpointError(error.what, where=error.where, remedy=error.remedy))
     for saved in sorted(attempts, key=lambda each: -each.number):
         listed = said[saved.number]
         if not any(each.iterations for each in listed.values()):

@@ -162,7 +162,8 @@ class Trainings:
         config = {**CONFIG, "callbacks": [{"type": "MFLossMonitor"}, self.saves]}
         text = pointed(yaml.safe_dump(config), {**words, "output_dir": f"./{name}"})
         (self.folder / f"{name}.yaml").write_text(text)
-        said = self.python("-c", START, f"{name}.yaml")
+        (self.folder / "start.py").write_text(START)  # MindSpore compiles its functions from the file
+        said = self.python("start.py", f"{name}.yaml")
         found = (LINE.search(line) for line in said.splitlines())
         return {(int(m[1]) - 1) * STEPS + int(m[2]): float(m[3]) for m in found if m}
 

@@ -94,6 +94,17 @@ def test_a_file_that_is_cut_or_damaged_is_passed_over(tmp_path: Path, strategies
     assert any(str(path) in note and "left aside" in note for note in found.notes)
 
 
+def test_where_nothing_is_whole_that_is_an_error_of_the_checkpoint(ended: MindFormersRun) -> None:
+    with pytest.raises(CheckpointError, match=r"no attempt has saved a checkpoint .*CheckpointMonitor"):
+        ended.next()
+    ended.save(9)
+    for rank in (0, 1):
+        path = ended.path(rank, 9)
+        os.truncate(path, path.stat().st_size - 7)
+    with pytest.raises(CheckpointError, match="damaged"):
+        ended.next()
+
+
 def test_a_name_that_says_another_step_than_the_file_is_no_part_of_either(tmp_path: Path) -> None:
     ended = MindFormersRun(tmp_path, CUT)
     ended.save(9)
