@@ -191,24 +191,22 @@ class RunYaml:
         if node.kind == "map" and part in node.keys:
             _, key_end, old = node.keys[part]
             return self._replaced(old, text.index(":", key_end) + 1, new)
-        if node.kind == "seq":
-            item = self._item(node, path, done)
+        if node.kind != "map":
+            item = self._item(node, path, done)  # says what is wrong where it is one value
             assert item is not None
             return text[: item.start] + self._kept(item) + new + text[_last(item) :]
-        if node.kind == "scalar":  # of which a mapping is made, at the root: an empty file
-            raise ConfigError([self.problem(path, "cannot be set", "is the file whole?")])
         entry = f"{written(part)}: {new}"
         if not node.keys:  # {}
             return text[: node.start] + self._kept(node) + "{" + entry + "}" + text[node.end :]
         first = min(start for start, _, _ in node.keys.values())
         if node.is_flow:
             return f"{text[:first]}{entry}, {text[first:]}"
+        indent = first - (text.rfind("\n", 0, first) + 1)
         if node is self._root and _MERGE not in node.keys:
             end = text if text.endswith("\n") else f"{text}\n"
             cut = re.search(r"^\.\.\.\s*$", end, re.MULTILINE)
             at = cut.start() if cut else len(end)
-            return f"{end[:at]}{entry}\n{end[at:]}"
-        indent = first - (text.rfind("\n", 0, first) + 1)
+            return f"{end[:at]}{' ' * indent}{entry}\n{end[at:]}"
         return f"{text[:first]}{entry}\n{' ' * indent}{text[first:]}"
 
     def _replaced(self, old: _Node, after: int, new: str) -> str:

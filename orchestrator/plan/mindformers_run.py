@@ -169,7 +169,7 @@ def _meant(run: RunYaml, path: tuple[str, ...]) -> str:
         if close:
             return f"did you mean `{'.'.join((*path[:depth], close[0]))}`?"
         if known:
-            return f"known: {', '.join(sorted(known)[:12])}, …"
+            return "where MindFormers is newer and has it, write it into the run YAML"
         return ""
     return ""
 

@@ -1,4 +1,4 @@
-"""The plans of four shipped jobs: placement, files, worker.yaml, rank table, and the processes.
+"""The plans of four shipped jobs and one for MindFormers: placement, files, worker.yaml, tables, processes.
 
 Two files a job in `plans/`: what is planned, and argv and environment of each process apart, for they are a
 contract of their own with MindSpore. Where a plan changes on purpose:
@@ -33,13 +33,15 @@ JOBS = {
     "command": "loopback",
     "finetune_65b": "ascend_12x8",
     "predict_7.1b": "ascend_12x8",
+    "mindformers": "ascend_12x8",
 }
 Data = dict[str, Any]
 
 
 def plan_of(name: str) -> LaunchPlan:
     """The plan of a shipped job, made at the beginning of time."""
-    job = load_job(ROOT / f"jobs/{name}.yaml")
+    own = Path(__file__).with_name("jobs") / f"{name}.yaml"
+    job = load_job(own if own.exists() else ROOT / f"jobs/{name}.yaml")
     return make_plan(job, load_inventory(ROOT / f"inventory/{JOBS[name]}.yaml"), now=0.0)
 
 
@@ -56,6 +58,7 @@ def planned(plan: LaunchPlan) -> Data:
             f"dp {p.dp}, mp {p.mp}, pp {p.pp}"
             for p in plan.placements
         ],
+        **({"run_yaml": plan.run_yaml.splitlines()} if plan.run_yaml else {}),
         "worker_config": plan.worker_config.replace(plan.run_id, "RUN").splitlines(),
         "rank_table_sha256": _sha256(plan.rank_table),
         "rank_table_starts": json.loads(plan.rank_table)["server_list"][0] if plan.rank_table else None,

@@ -186,6 +186,19 @@ def test_most_hosts_decide_which_version_is_meant() -> None:
     assert found == [("packages", "b", Level.FAIL, "mindspore 2.9.0, but 2.10.0 on a")]
 
 
+def test_mindformers_is_there_on_every_host_in_one_version() -> None:
+    needs = Needs((A, B, C), packages=("mindspore", "mindformers"))
+
+    def having(version: str | None) -> HostFacts:
+        return HostFacts(probe(packages={"mindspore": "2.10.0", "mindformers": version}))
+
+    assert bad(needs, a=having("1.9.0"), b=having("1.9.0"), c=having("1.9.0")) == []
+    [(_, host, level, what)] = bad(needs, a=having("1.9.0"), b=having(None), c=having("1.9.0"))
+    assert (host, level) == ("b", Level.FAIL) and what.startswith("mindformers is not installed for ")
+    found = bad(needs, a=having("1.9.0"), b=having("1.8.0"), c=having("1.9.0"))
+    assert found == [("packages", "b", Level.FAIL, "mindformers 1.8.0, but 1.9.0 on a,c")]
+
+
 def test_python_must_be_the_same() -> None:
     found = bad(NEEDS, a=HostFacts(probe()), b=HostFacts(probe(python="3.8.1")))
     assert found == [("python", "b", Level.FAIL, "Python 3.8.1, but 3.9.9 on a")]
