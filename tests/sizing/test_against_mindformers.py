@@ -1,4 +1,4 @@
-"""Numbers of parameters against the networks that the real MindFormers builds."""
+"""Numbers of parameters against networks of the real MindFormers, usual values against transformers."""
 
 from __future__ import annotations
 
@@ -48,3 +48,27 @@ def test_the_networks_of_mindformers_hold_as_many_values() -> None:
     files = (yaml.safe_dump({"model": {"model_config": model}}).encode() for model in MODELS)
     tables = (model_table(parse_yaml("run.yaml", file), None) for file in files)
     assert json.loads(counts[0][7:]) == [dense_decoder(table)[0].parameter_count for table in tables]
+
+
+_DEFAULTS = """
+import json, sys
+from transformers import CONFIG_MAPPING
+print("DEFAULTS", json.dumps({kind: CONFIG_MAPPING[kind]().to_dict() for kind in json.loads(sys.argv[1])}))
+"""
+
+
+@pytest.mark.skipif(not PYTHON.exists(), reason="no MindFormers here: make test installs it")
+def test_a_key_that_is_left_out_means_what_transformers_takes_it_for() -> None:
+    kinds = ["llama", "qwen2", "qwen3", "glm", "glm4"]
+    argv = [str(PYTHON), "-c", _DEFAULTS, json.dumps(kinds)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    found = [line for line in done.stdout.splitlines() if line.startswith("DEFAULTS")]
+    assert found, done.stderr[-2000:]
+    for kind, whole in json.loads(found[0][9:]).items():
+        whole = {key: value for key, value in whole.items() if value is not None}
+        if kind == "glm4":
+            # Its class says False; GLM-4-0414 says True, and so does MindFormers' class.
+            whole["attention_bias"] = True
+        pair = [json.dumps(config).encode() for config in ({"model_type": kind}, whole)]
+        short, full = (dense_decoder(model_table(None, parse_yaml("config.json", file)))[0] for file in pair)
+        assert short == full, kind
