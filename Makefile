@@ -20,6 +20,11 @@ ON_OLDEST := $(addprefix tests/model/, $(addsuffix .py, \
 	data/test_dataset parallel/test_p2p compatibility/test_auto)) \
 	tests/checkpoint/test_mindspore.py tests/checkpoint/test_mindspore_layouts.py
 
+# The real MindFormers, which tests run as a worker. What it asks for does not go together with what we do.
+MINDFORMERS := .venv-mindformers
+MINDFORMERS_VERSION := 1.9.0
+OF_ITS_OWN := dill fsspec huggingface-hub tokenizers
+
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
 # Hashes are asked of all or of none, and a folder has none: what we need comes first, then we ourselves.
 EDITABLE := $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
@@ -62,7 +67,15 @@ quick: $(INSTALLED)  ## in 90 s what needs neither MindSpore nor root nor sshd, 
 test: check  ## check, then every test that this machine allows: 15 minutes on two cores
 	@command -v /usr/sbin/sshd >/dev/null || tests/install_debian.sh openssh-server || echo 'Without sshd: the tests over SSH are left out.'
 	@command -v ssh >/dev/null || tests/install_debian.sh openssh-client || echo 'Without ssh: its configuration is held against nothing.'
+	@$(MAKE) --no-print-directory $(MINDFORMERS)/.installed || echo 'Without MindFormers: the tests that run it are left out.'
+	@command -v podman >/dev/null || tests/install_debian.sh podman runc || echo 'Without podman: the tests of containers are left out.'
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
+
+# Its wheel names the MindSpore before ours, with which it works as well: so nothing but this list is asked for.
+$(MINDFORMERS)/.installed: constraints-mindformers.txt
+	$(PYTHON) -m venv $(MINDFORMERS)
+	$(MINDFORMERS)/bin/$(PIP_INSTALL) --no-deps --require-hashes --requirement constraints-mindformers.txt
+	@touch $@
 
 # What is too long for every change: the oldest MindSpore that is supported, then every layout of parallelism.
 test-long: $(INSTALLED) $(OLDEST)/.installed  ## the oldest MindSpore, and every layout of parallelism
@@ -73,7 +86,7 @@ test-long: $(INSTALLED) $(OLDEST)/.installed  ## the oldest MindSpore, and every
 	VERDICTS=2000 $(BIN)/python -m pytest --numprocesses $(JOBS) tests/simulation/test_verdicts.py tests/simulation/test_invariants.py
 	REALITY=1 $(BIN)/python -m pytest tests/simulation/test_against_reality.py tests/e2e/test_resume.py \
 		tests/e2e/test_hangs.py tests/e2e/test_faults.py tests/e2e/test_restarts.py tests/e2e/test_disk_gone.py \
-		tests/e2e/test_other_layouts.py
+		tests/e2e/test_other_layouts.py tests/e2e/test_training_on_fewer_hosts.py
 	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/parallel/test_strategies.py
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt
@@ -99,6 +112,10 @@ constraints:  ## pin versions and hashes anew; UPGRADE=--upgrade takes the newes
 		--constraint $(LOCKER)/same.txt --output-file constraints-oldest.txt
 	printf '%s\n' setuptools 'numpy>=2.1; python_version >= "3.13"' | $(LOCK) setup.cfg - \
 		--constraint $(LOCKER)/same.txt --output-file constraints-light.txt
+	sed -n 's/^\(mindspore==[^ ]*\).*/\1/p' constraints.txt >$(LOCKER)/instead.txt
+	sed '$(OF_ITS_OWN:%=/^%==/d;)' $(LOCKER)/same.txt >$(LOCKER)/shared.txt
+	echo 'mindformers==$(MINDFORMERS_VERSION)' | $(LOCK) - --constraint $(LOCKER)/shared.txt \
+		--override $(LOCKER)/instead.txt --output-file constraints-mindformers.txt
 
 clean:  ## remove what these targets made
-	rm -rf $(VENV) $(OLDEST) $(LOCKER) .demo collected build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) $(MINDFORMERS) $(LOCKER) .demo collected build dist *.egg-info

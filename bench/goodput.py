@@ -62,6 +62,7 @@ groups:
   ready: [{names}]
 """
 STEP, SAVE, WRITE = 2.0, 1.0, 30.0
+SHARD = 1e9  # bytes of a rank's; a host that comes in gets those of its 8 ranks, one after the other
 _STARTS = (2.0, 5.0, 10.0)  # minutes that a framework needs to start
 
 
@@ -83,6 +84,7 @@ class Month:
     cpu: float
     memory: int
     spares: int
+    rate: float
 
     @property
     def goodput(self) -> float:
@@ -94,7 +96,7 @@ class Month:
         return max(0.0, self.goodput * (1.0 - (self.restarts + 1) * start / self.seconds))
 
 
-def lived(hosts: int, spares: int, days: float, mtbf: float, seed: int, limit: float) -> Month:
+def lived(hosts: int, spares: int, days: float, mtbf: float, seed: int, limit: float, rate: float) -> Month:
     """Live through a month."""
     gc.disable()  # what is made here is mostly kept, or has no cycles
     begun, cpu = time.perf_counter(), time.process_time()
@@ -118,7 +120,8 @@ def lived(hosts: int, spares: int, days: float, mtbf: float, seed: int, limit: f
             write=WRITE,
             tells_saved=True,
             can=(STACKS,),
-            shard_bytes=1e9,
+            shard_bytes=SHARD,
+            move_rate=rate,
         )
         # What of the program is at fault each time is never gone on from: here it was gone on from.
         faults = tuple(
@@ -180,6 +183,7 @@ def _month(
         cpu=time.process_time() - cpu,
         memory=outcome.cost.memory,
         spares=spares,
+        rate=load.move_rate,
     )
 
 
@@ -201,6 +205,8 @@ def show(months: Sequence[Month], mtbf: float, real: float) -> None:
         f"SIMULATED: {first.hosts:,} hosts of 8 devices, {first.spares} spares, a fault in {mtbf / 3600:g} h"
     )
     print(f"a save each {first.interval:g} s stalls {SAVE:g} s and is whole {WRITE:g} s later")
+    moved = f"{SHARD / 1e9:g} GB for each of its 8 ranks, {first.rate / 1e9:g} GB/s"
+    print(f"a host that comes in gets its shards from another one: {moved}")
     print(f"timeouts.unreachable {UNREACHABLE} s; goodput by the minutes that a framework starts")
     print()
     columns = [f"{minutes:g} min" for minutes in _STARTS]
@@ -253,6 +259,7 @@ def _side_by_side(seeds: Iterable[int], given: argparse.Namespace) -> list[Month
     """A process for each seed, as many at once as there are cores."""
     argv = [sys.executable, str(Path(__file__)), "--hosts", str(given.hosts), "--spares", str(given.spares)]
     argv += ["--days", str(given.days), "--mtbf", str(given.mtbf), "--limit", str(given.limit)]
+    argv += ["--rate", str(given.rate)]
     waiting = list(seeds)
     running: dict[int, subprocess.Popen[str]] = {}
     found: dict[int, Month] = {}
@@ -283,11 +290,16 @@ def main() -> int:
     )
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds of real time for a month")
+    parser.add_argument(
+        "--rate", type=float, default=1.0, help="GB/s at which shards come to a host that comes in"
+    )
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print data instead of a table")
     given = parser.parse_args()
     if given.one is not None:
-        month = lived(given.hosts, given.spares, given.days, given.mtbf, given.one, given.limit)
+        month = lived(
+            given.hosts, given.spares, given.days, given.mtbf, given.one, given.limit, given.rate * 1e9
+        )
         print(json.dumps(dataclasses.asdict(month)))
         return 0
     begun = time.perf_counter()

@@ -5,8 +5,9 @@
 Real processes over a real sshd: N addresses of loopback are N hosts with one rank each. A crash: one rank is
 killed; from its death until every old worker is dead and every new one runs its program (`exec`; what a
 framework takes to start comes behind that). A host that is gone: one in a network namespace of its own, whose
-link goes down, with a spare beside it; the time beyond `timeouts.unreachable`, and where its death is
-proven, since its connections are refused. The hosts' own work shares this machine's cores.
+link goes down, with a spare beside it; the time beyond `timeouts.unreachable` (made 10 s), and where its
+death is proven, the whole time since its connections are refused and a peer failed (`unreachable` is 120 s).
+The hosts' own work shares this machine's cores.
 """
 
 from __future__ import annotations
@@ -181,6 +182,8 @@ def far_host(folder: Path) -> Iterator[tuple[Sshd, str, str]]:
         with Sshd(folder, prefix=["ip", "netns", "exec", name], address=FAR) as server:
             yield server, link, name
     finally:
+        # A process there that is not over yet keeps the namespace, and with it the other end.
+        ip("link", "delete", link)
         ip("netns", "delete", name)
 
 
@@ -217,7 +220,9 @@ def _gone(folder: Path, *, proven: bool) -> float:
             hosts="work",
             restart={"max": 3, "spares": "standby"},
             # Programs that tell of no steps: no second sign comes, so that the longer time is made as short.
-            timeouts={"grace": 2, "prepare": 60, "unreachable": UNREACHABLE, "lost": UNREACHABLE},
+            # Where the death is proven, neither is waited out.
+            timeouts={"grace": 2, "prepare": 60}
+            | ({} if proven else {"unreachable": UNREACHABLE, "lost": UNREACHABLE}),
         )
         try:
             run.launch()

@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 
 from model.__main__ import _parser
 from orchestrator.cli.main import cli
+from orchestrator.config.container import Container
 from orchestrator.config.inventory import Host
 from orchestrator.config.inventory_file import InventoryFile
 from orchestrator.config.job import Job, Networking
@@ -244,9 +245,9 @@ def _inventory() -> str:
         "The hosts. `hosts` takes one entry for each host or range of hosts, with the keys of `defaults` "
         "where it differs. A rank table of ModelArts or MindCluster can stand for an inventory."
     )
-    return _page(
-        "The inventory", "orchestrator/config/inventory_file.py", about, "", *_sections(InventoryFile, Host)
-    )
+    container = ("", "## container", "", _sentence(_first_sentence(Container.__doc__)), "")
+    lines = (*_sections(InventoryFile, Host), *container, *_table(Container))
+    return _page("The inventory", "orchestrator/config/inventory_file.py", about, "", *lines)
 
 
 def _worker() -> str:

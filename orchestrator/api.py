@@ -16,6 +16,7 @@ HostsFailed for several. `error.exit_code` and `error.lines()` are what the comm
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,8 +110,11 @@ def record(run: Run | str | None = None) -> RunRecord:
 
 
 def may_live_on(run: Run | str) -> bool:
-    """Whether a run that has ended was lost on a host, where its workers may live on unseen."""
-    return any(view.lost for view in record(run).hosts.values())
+    """Whether a run that has ended may have left something on hosts that did not answer then: workers, on one
+    that was lost, or devices that are held for a next attempt."""
+    found = record(run)
+    is_held = found.held is not None and bool(found.held.at(time.time()))
+    return is_held or any(view.lost for view in found.hosts.values())
 
 
 def plan(

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests import real_mindformers
+from tests.real_mindformers import why_no_mindformers
+
 ROOT = Path(__file__).parents[1]
 OURS = ("model", "orchestrator", "tests")
 # What the worker extra of setup.cfg brings; a light install does without, and so do the tests of all else.
@@ -35,8 +38,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    everything = list(Path(__file__).parent.rglob("test_*.py"))
+    if why := why_no_mindformers():
+        count = sum(
+            any(name.startswith(real_mindformers.__name__) for name in _imports(each)) for each in everything
+        )
+        terminalreporter.write_line(
+            f"Without MindFormers: {why}; the tests of {count} files that run it are skipped."
+        )
     if MISSING:
-        files = [path for path in Path(__file__).parent.rglob("test_*.py") if MISSING & imported(path)]
+        files = [path for path in everything if MISSING & imported(path)]
         told = (
             f"Not installed: {', '.join(sorted(MISSING))}; {len(files)} files that import them are left out."
         )
@@ -90,19 +101,22 @@ def imported(path: Path) -> frozenset[str]:
     """The top-level packages that importing a file of ours brings, directly or by way of others of ours."""
     seen, found, waiting = {path}, set(), [path]
     while waiting:
-        for name in _imports(waiting.pop()):
-            if name.partition(".")[0] not in OURS:
-                found.add(name.partition(".")[0])
-            new = {file for file in _files(name) if file not in seen}
-            seen |= new
-            waiting += new
+        foreign, ours = _imports(waiting.pop())
+        found |= foreign
+        waiting += ours - seen
+        seen |= ours
     return frozenset(found)
 
 
 @functools.cache
-def _imports(path: Path) -> tuple[str, ...]:
-    """What a file imports when it is imported itself; `from a import b` may be the module a.b."""
-    return tuple(_names(ast.parse(path.read_bytes()).body))
+def _imports(path: Path) -> tuple[frozenset[str], frozenset[Path]]:
+    """What a file imports when it is imported itself: packages that are not ours, and files that are.
+
+    `from a import b` may be the module a.b.
+    """
+    names = frozenset(_names(ast.parse(path.read_bytes()).body))
+    foreign = frozenset(top for name in names if (top := name.partition(".")[0]) not in OURS)
+    return foreign, frozenset().union(*map(_files, names))
 
 
 def _names(body: list[ast.stmt]) -> Iterator[str]:
@@ -115,9 +129,10 @@ def _names(body: list[ast.stmt]) -> Iterator[str]:
             yield from _names(node.body)
 
 
-def _files(name: str) -> Iterator[Path]:
+@functools.cache
+def _files(name: str) -> frozenset[Path]:
     """The files of ours that are run when `name` is imported: its packages' and its own."""
     parts = name.split(".") if name.partition(".")[0] in OURS else []
-    for end in range(1, len(parts) + 1):
-        place = ROOT.joinpath(*parts[:end])
-        yield from (file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file())
+    places = [ROOT.joinpath(*parts[:end]) for end in range(1, len(parts) + 1)]
+    files = (file for place in places for file in (place / "__init__.py", place.with_suffix(".py")))
+    return frozenset(file for file in files if file.is_file())

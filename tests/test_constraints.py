@@ -11,6 +11,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 FILES = ("constraints.txt", "constraints-oldest.txt", "constraints-light.txt")
+# An environment that has nothing of ours in it: MindFormers, and what it needs.
+MINDFORMERS = "constraints-mindformers.txt"
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
 LIGHT = SETUP["options"]["install_requires"].split("\n")
@@ -38,7 +40,7 @@ def versions(file: str) -> dict[str, str]:
     return {name: pin[0].version for name, pin in pins.items()}
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", [*FILES, MINDFORMERS])
 def test_every_pin_has_hashes(file: str) -> None:
     found = entries(file)
     assert len(found) > 20
@@ -66,3 +68,11 @@ def test_the_oldest_mindspore_is_the_oldest_that_setup_allows() -> None:
     [mindspore] = [Requirement(line) for line in ALL if line.startswith("mindspore")]
     lowest = [each.version for each in mindspore.specifier if each.operator == ">="]
     assert [versions("constraints-oldest.txt")["mindspore"]] == lowest
+
+
+def test_mindformers_is_run_by_the_versions_that_all_else_is_tested_with() -> None:
+    """But for those that its own packages hold back, which the Makefile names."""
+    whole, other = versions(FILES[0]), versions(MINDFORMERS)
+    [held] = re.findall(r"^OF_ITS_OWN := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {name for name in other if whole.get(name, other[name]) != other[name]} == set(held.split())
+    assert other["mindformers"] and other["mindspore"] == whole["mindspore"]

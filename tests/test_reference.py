@@ -24,4 +24,4 @@ def test_pages_say_what_has_been_told_wrongly_before() -> None:
     assert "| `mode` | `rank_table`, `dynamic`, `legacy_rank_table`, `none` | `rank_table` on Ascend" in job
     assert "| `batch_size` | whole number > 0 | `1` |" in PAGES["worker-config.md"]()
     assert "| `transport` | `ssh`, `local` | `ssh` |" in PAGES["inventory.md"]()
-    assert r"| `--format [ckpt\|safetensors\|huggingface]` |" in PAGES["cli.md"]()
+    assert r"| `--format [ckpt\|safetensors\|huggingface\|unified]` |" in PAGES["cli.md"]()

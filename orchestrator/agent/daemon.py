@@ -145,6 +145,12 @@ def _guard(
     status = _reap_until(supervisor)
     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
     _end_what_is_left(run, manifest)
+    if manifest.container is not None:
+        from orchestrator.agent.container_remains import remove_remains  # late: few runs have any
+
+        for trouble in remove_remains(run.attempt, run.runs, manifest):
+            sys.stderr.write(f"a container may be left: {trouble}\n")
+            sys.stderr.flush()
     keeps = code == _KEEPS
     if code == _UNDONE or not run.status.exists():
         # Only now: what was still writing while the supervisor ended is dead.

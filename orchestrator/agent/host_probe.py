@@ -21,6 +21,8 @@ from orchestrator.agent.system_facts import (
     why_not_sourced,
 )
 from orchestrator.agent.worker_environment import TOLD
+from orchestrator.core.codec import from_json
+from orchestrator.core.container_records import ContainerSpec
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import Workdir
 
@@ -41,17 +43,27 @@ def probe(
     address: str = "",
     env: Optional[Mapping[str, str]] = None,
     patience: float = 20.0,
+    container: Optional[Mapping[str, Any]] = None,
 ) -> Dict[str, Any]:
     """Facts as plain JSON. `port_on` asks for a port that is free on that address.
 
     `ascend` asks for what only matters to HCCL and CANN, too; `ports` must be free on `address`; `env` is
     what the job gives its workers of the variables that matter to these facts; `patience` is how many seconds
-    `env_script` may take.
+    `env_script` may take. `container` is a ContainerSpec, in which all of the workers' own is looked at.
     """
     folder = workdir.locks if lock_dir is None else Workdir(lock_dir).root
     modules = ("mindspore", *MODULES) if ascend else ()
-    seen = Seen({}, {}, {}, why_not_sourced(env_script))
-    if packages or ascend:
+    seen = Seen({}, {}, {}, "" if container else why_not_sourced(env_script))
+    image: Optional[Dict[str, Any]] = None
+    has_script = env_script is None or os.path.exists(os.path.expanduser(env_script))
+    if container is not None:
+        from orchestrator.agent.container_probe import in_image  # late: most hosts have none to look into
+
+        spec = from_json(ContainerSpec, container)
+        image, seen, has_script = in_image(
+            spec, packages, env_script, modules=modules, env=env, patience=patience
+        )
+    elif packages or ascend:
         seen = in_workers_environment(packages, env_script, modules=modules, env=env, patience=patience)
     return {
         "hostname": socket.gethostname(),
@@ -69,12 +81,14 @@ def probe(
         "environment": {name: value for name, value in seen.environment.items() if name.startswith(TOLD)},
         "environment_seen": bool(seen.environment),
         "environment_trouble": seen.trouble,
-        "env_script_exists": env_script is None or os.path.exists(os.path.expanduser(env_script)),
+        "env_script_exists": has_script,
+        "image": image,
         "missing_paths": [path for path in paths if not os.path.exists(os.path.expanduser(path))],
         "port": free_port(port_on) if port_on is not None else None,
         "resolves_to": sorted(meanings(socket.gethostname())) if ascend else [],
-        "cann": cann_version(seen.environment) if ascend else None,
-        "ascend": cann_facts(seen.environment, seen.modules) if ascend else None,
+        # Of a CANN in an image nothing is known: its files are not this host's.
+        "cann": cann_version(seen.environment) if ascend and image is None else None,
+        "ascend": cann_facts(seen.environment, seen.modules) if ascend and image is None else None,
         **system_facts(ports, address),
     }
 

@@ -90,6 +90,7 @@ def status(run: RunDir) -> HostStatus:
     found = recorded(run)
     if processes.is_alive(found.supervisor) or processes.is_alive(found.guardian):
         return replace(found, phase="stopping") if found.is_over and not found.held else found
+    _remove_containers(run)
     # The guardian writes the last word just before it goes: look again before concluding.
     found = found if found.is_over else recorded(run)
     if found.is_over:
@@ -101,6 +102,18 @@ def status(run: RunDir) -> HostStatus:
         phase="over",
         stop=_GONE,
     )
+
+
+def _remove_containers(run: RunDir) -> None:
+    """Those of workers that nobody keeps any more; for want of time the runtime is asked once in a while."""
+    if not os.path.isdir(run.attempt.root / "containers"):
+        return
+    from orchestrator.agent.container_remains import has_remains, remove_remains  # late: few runs have any
+
+    with contextlib.suppress(OSError, DecodeError):
+        if has_remains(run.attempt):
+            manifest = load(Manifest, run.attempt.manifest, run.runs)
+            remove_remains(run.attempt, run.runs, manifest, again=True)
 
 
 def recorded(run: RunDir) -> HostStatus:
@@ -323,7 +336,8 @@ def small_files(run: RunDir, folder: str, known: str = "") -> Iterator[Tuple[str
     the pattern `known` is left out, and one empty piece tells of it.
     """
     wanted = re.compile(known)
-    for path in sorted(run.attempt.folder(folder).glob("*")):
+    top, _, below = folder.partition("/")  # the run's links lead to an attempt's own folders
+    for path in sorted((run.attempt.folder(top) / below).glob("*")):
         if path.is_symlink() or not path.is_dir():
             if known and not wanted.fullmatch(path.name):
                 yield path.name, b""

@@ -5,8 +5,9 @@
     iteration_00000100/metadata.json              which parameter is in which file
     iteration_00000100/[prefix-]model-0000000-0000008.safetensors     and opt-…, file 0 of 8
 
-Source: mindformers 2.1.0, checkpoint/*.py. Where ranks save to their own hosts each has its own files, and
+Of one rank alone there is no metadata.json. Where ranks save to their own hosts each has its own files, and
 the two JSON files are on that of the first rank.
+Source: mindformers 1.9.0 and 2.1.0, checkpoint/*.py.
 This module is part of the agent: stdlib only, Python 3.8.
 """
 
@@ -17,8 +18,10 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+from orchestrator.agent.shard_ranges import identity_of
+from orchestrator.agent.steps_in_files import list_metas
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.safe_open import read_safely, require_folder, require_regular
 from orchestrator.formats.safetensors_index import index_safetensors
@@ -40,7 +43,7 @@ def list_iterations(folder: str) -> Dict[str, Any]:
             match = _FOLDER.fullmatch(name)
             if match:
                 rows.append(_row(Path(folder, name), int(match[1])))
-    return {"tracker": _tracker(Path(folder)), "iterations": rows}
+    return {"tracker": _tracker(Path(folder)), "iterations": rows, "metas": list_metas(folder)}
 
 
 def _row(folder: Path, iteration: int) -> Dict[str, Any]:
@@ -61,7 +64,14 @@ def _row(folder: Path, iteration: int) -> Dict[str, Any]:
         "damaged": damaged,
         "common": isinstance(_json(folder / "common.json"), dict),
         "named": None if named is None else sorted(set(_files_in(named)))[:_MOST_NAMED],
+        "places": dict(_places(folder, [*files, "common.json", "metadata.json"])),
     }
+
+
+def _places(folder: Path, names: List[str]) -> Iterator[Tuple[str, List[int]]]:
+    for name in names:
+        with contextlib.suppress(OSError):
+            yield str(folder / name), identity_of(require_regular(folder / name))
 
 
 def _is_whole(path: Path) -> bool:

@@ -24,6 +24,7 @@ __all__ = [
     "is_alive",
     "kill_descendants",
     "kill_group",
+    "kill_one",
     "signal_group",
     "state_of",
     "switches_of",
@@ -98,6 +99,17 @@ def signal_group(pid: int, number: int) -> bool:
 def kill_group(process: ProcessId) -> bool:
     """SIGKILL the group of a recorded process, if that very process is still there."""
     return is_alive(process) and signal_group(process.pid, signal.SIGKILL)
+
+
+def kill_one(process: ProcessId) -> bool:
+    """SIGKILL a recorded process, if that very process is still there; not its group."""
+    try:
+        if not is_alive(process):
+            return False
+        os.kill(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def die_with_parent(number: int, parent: int) -> None:

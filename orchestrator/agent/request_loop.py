@@ -74,6 +74,7 @@ _VERBS = {
     ),
     "verbs_shards": (
         "check_shard",
+        "check_shards",
         "index",
         "iterations",
         "place_shards",

@@ -27,10 +27,13 @@ __all__ = ["check_shard", "copies", "place", "saved"]
 _PLACE = re.compile(r"(?:rank_\d{1,7}/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", re.ASCII)
 
 
-def saved(run: RunDir, tokens: Mapping[str, str], *, with_copies: bool = False) -> Iterator[Row]:
+def saved(
+    run: RunDir, tokens: Mapping[str, str], *, with_copies: bool = False, with_steps: bool = False
+) -> Iterator[Row]:
     """The shards of every attempt, as `list_shards` has them, each with the number of its `attempt`.
 
-    `with_copies`: those of other hosts that are kept here too, each with its `owner`.
+    `with_copies`: those of other hosts that are kept here too, each with its `owner`. `with_steps`: with the
+    step that each file itself says, as `list_shards` has it.
 
     Of an attempt whose token is another one than `tokens` has for its number there are none: it was of
     another launch, which came to nothing elsewhere, and shares nothing but the number.
@@ -39,17 +42,17 @@ def saved(run: RunDir, tokens: Mapping[str, str], *, with_copies: bool = False) 
         if not run.is_of(number, tokens.get(str(number), "")):
             continue
         folder = run.pinned(number).attempt.checkpoint
-        for row in list_shards(str(folder), follow_links=False):
+        for row in list_shards(str(folder), follow_links=False, with_steps=with_steps):
             yield {**row, "attempt": number}
-        for row in copies(run, number) if with_copies else ():
+        for row in copies(run, number, with_steps=with_steps) if with_copies else ():
             yield {**row, "attempt": number}
 
 
-def copies(run: RunDir, number: int) -> Iterator[Row]:
+def copies(run: RunDir, number: int, *, with_steps: bool = False) -> Iterator[Row]:
     """The shards of other hosts of which an attempt has copies here, each with its `owner`."""
     for owner, folder in copied_hosts(run, number):
         with contextlib.suppress(CheckpointError):  # what is ill with a copy hides no shard of the host's own
-            for row in list_shards(str(folder), follow_links=False):
+            for row in list_shards(str(folder), follow_links=False, with_steps=with_steps):
                 yield {**row, "owner": owner}
 
 
@@ -140,6 +143,8 @@ def _link(source: Path, target: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError:  # another file system, or one that cannot
+        if target.exists() and os.path.samefile(source, target):
+            return  # another host, of a folder that both share, was first
         part = target.with_name(f".{target.name}")
         shutil.copy2(source, part)
         os.replace(part, target)

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
+from orchestrator.agent.steps_in_files import step_in_file
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.safe_open import require_folder, require_regular
 from orchestrator.core.visible_text import visible
@@ -51,13 +52,15 @@ def parse_name(path: str) -> Row:
     return row
 
 
-def list_shards(folder: str, *, follow_links: bool = True) -> List[Row]:
+def list_shards(folder: str, *, follow_links: bool = True, with_steps: bool = False) -> List[Row]:
     """The shards in `folder` and its `rank_<r>` folders, by rank, epoch, step; none where it is missing.
 
     With those that were saved at the end of a life, once all of them are there. Each row is that of
-    `parse_name` with the file's `identity`. CheckpointError where what has the name of a shard, or of such a
-    folder, is none. So is a link unless they are followed, as in a folder that a person has named; in that of
-    a run they are not, and to leave one out would be silent.
+    `parse_name` with the file's `identity`; `with_steps`, of runs whose names count the steps of an epoch,
+    also with `global_step`, which the file itself says, or None.
+    CheckpointError where what has the name of a shard, or of such a folder, is none. So is a link unless they
+    are followed, as in a folder that a person has named; in that of a run they are not, and to leave one out
+    would be silent.
     """
     try:
         paths = _paths(folder, follow_links)
@@ -67,6 +70,8 @@ def list_shards(folder: str, *, follow_links: bool = True) -> List[Row]:
     except OSError as error:
         where = visible(str(error.filename or folder))
         raise CheckpointError(f"cannot be read: {error.strerror or error}", where=where) from error
+    for row in rows if with_steps else ():
+        row["global_step"] = step_in_file(row["path"])
     return sorted(rows, key=lambda row: [row[key] for key in ("rank", "epoch", "step", "rerun", "path")])
 
 

@@ -150,6 +150,8 @@ class StatusFeed:
         first = next((rank for rank in running if rank.progress), None)
         if first is None:
             return None  # all have ended, which a change has told with the last of their progress
+        # Of a pipeline it may be that ranks of its last stage alone know the loss.
+        first = next((rank for rank in running if rank.progress.get("loss") is not None), first)
         low, high = min(steps.values()), max(steps.values())
         return Digest(
             self.sequence,

@@ -33,7 +33,7 @@ from orchestrator.core.ends import SCHEDULER, StopKind, StopReason, label_of
 from orchestrator.core.errors import AgentError
 from orchestrator.core.paths import RunDir
 from orchestrator.core.record_class import replace
-from orchestrator.core.records import Event, HostStatus, Manifest, ProcessId
+from orchestrator.core.records import Event, HostStatus, Manifest, ProcessId, RankStatus
 from orchestrator.core.states import RankState
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ class Supervisor:
         self._read_metrics()
         for rank, status in self.state.workers.items():
             if status.process is not None and self.state.is_running(rank):
+                self._mind_container(rank, status)
                 letter = processes.state_of(status.process.pid)
                 # How often it has run tells one long wait from many short ones.
                 switches = processes.switches_of(status.process.pid) if letter == "D" else None
@@ -201,6 +202,14 @@ class Supervisor:
             self._stop(StopReason(StopKind.RUN_DIRECTORY_REMOVED))
         except OSError:
             pass  # a file system that is away for a while takes nobody's run
+
+    def _mind_container(self, rank: int, status: RankStatus) -> None:
+        """Take the worker itself for its rank's process, once it is there, and not its keeper."""
+        if self._manifest.container is None or status.started is None:
+            return
+        process = self._workers[rank].process()
+        if process is not None and process != status.process:
+            self.state.started(rank, process, status.started)
 
     def _saves_at_its_end(self) -> bool:
         from orchestrator.agent.last_save import is_last_save_written, is_set_to_save  # late: few runs fail

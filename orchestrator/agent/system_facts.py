@@ -10,12 +10,19 @@ import signal
 import stat
 import subprocess
 import sys
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from orchestrator.agent import processes
 from orchestrator.agent.worker_environment import process_environment, with_env_script
 
-__all__ = ["Seen", "in_workers_environment", "system_facts", "why_not_sourced"]
+__all__ = [
+    "Seen",
+    "in_workers_environment",
+    "look_program",
+    "read_look",
+    "system_facts",
+    "why_not_sourced",
+]
 
 # Runs in the workers' own interpreter and environment, so that it sees what they will see. Metadata is
 # read and files are looked for, nothing is imported: importing MindSpore takes seconds. A folder without
@@ -81,8 +88,7 @@ def in_workers_environment(
     try:
         output, code = _output_of(argv, process_environment(os.environ, env or {}, env_script), patience)
         # What starts with Python may have printed something before.
-        found = json.loads(output.splitlines()[-1])
-        return Seen(found["packages"], found["modules"], found["environment"])
+        return read_look(output.splitlines()[-1])
     except subprocess.TimeoutExpired:
         trouble = f"takes more than {patience:g} s"
     except OSError as error:
@@ -90,6 +96,17 @@ def in_workers_environment(
     except (ValueError, KeyError, TypeError, IndexError):
         trouble = f"ends with exit code {code}, without an answer"
     return nothing._replace(trouble=trouble)
+
+
+def look_program() -> str:
+    """The text of the program that looks, for the Python of an image; its argument is what it is asked."""
+    return _LOOK
+
+
+def read_look(line: Union[str, bytes]) -> Seen:
+    """What that program prints last. Raises ValueError, KeyError, TypeError."""
+    found = json.loads(line)
+    return Seen(found["packages"], found["modules"], found["environment"])
 
 
 def why_not_sourced(env_script: Optional[str]) -> str:

@@ -177,11 +177,20 @@ class _Look:
         known = [rank.process for rank in everyone if rank.process is not None]
         alive = [process.pid for process in known if processes.is_alive(process)]
         kills = cgroup_memory.kills_since(note, alive, launched=self._launched or 0.0)
+        in_groups, in_containers = kills.in_groups, self._kills_in_containers()
         return {
-            "kills_in_groups": kills.in_groups,
+            "kills_in_groups": (in_groups or 0) + in_containers if in_containers else in_groups,
             "kills_on_host": kills.on_host,
             "memory_limit": kills.limit,
         }
+
+    def _kills_in_containers(self) -> int:
+        """Their groups go with them, so that each tells at its end."""
+        if self._manifest is None or self._manifest.container is None:
+            return 0
+        from orchestrator.agent.container_remains import oom_kills  # late: few runs have any
+
+        return oom_kills(self._run.attempt, self._run.runs)
 
     def _disks(self) -> List[Dict[str, Any]]:
         places = {

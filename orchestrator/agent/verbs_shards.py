@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import zlib
-from typing import Iterator
+from typing import Any, Dict, Iterator, Sequence
 
 from orchestrator.agent import attempt_guard, iteration_folders, saved_steps
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent import shard_ranges as ckpt_read
 from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.codec import from_json
+from orchestrator.core.errors import CheckpointError
 from orchestrator.core.paths import Workdir
 from orchestrator.core.records import Load
 from orchestrator.formats.told_step import write_told_step
 
 __all__ = [
     "check_shard",
+    "check_shards",
     "index",
     "iterations",
     "place_shards",
@@ -30,8 +32,9 @@ __all__ = [
 def shards(request: Request) -> Iterator[Answer]:
     """The files that an attempt has, without looking into them."""
     run = attempt_guard.reading(Workdir(request.root), request.args)
-    own = ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False)
-    kept = saved_steps.copies(run, run.number or 1) if request.args.get("copies") else ()
+    steps = bool(request.args.get("steps"))
+    own = ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False, with_steps=steps)
+    kept = saved_steps.copies(run, run.number or 1, with_steps=steps) if request.args.get("copies") else ()
     yield Answer([*own, *kept])
 
 
@@ -39,7 +42,12 @@ def saved(request: Request) -> Iterator[Answer]:
     """The same of all attempts."""
     run = runs.find(Workdir(request.root), request.args["run_id"])
     args = request.args
-    rows = saved_steps.saved(run, args.get("tokens", {}), with_copies=bool(args.get("copies")))
+    rows = saved_steps.saved(
+        run,
+        args.get("tokens", {}),
+        with_copies=bool(args.get("copies")),
+        with_steps=bool(args.get("steps")),
+    )
     yield Answer(list(rows))
 
 
@@ -58,6 +66,18 @@ def check_shard(request: Request) -> Iterator[Answer]:
     """Whether a file is whole; it is read from its beginning to its end where it has a checksum."""
     args = request.args
     yield Answer(saved_steps.check_shard(args["path"], args["identity"], hashed=args["hashed"]))
+
+
+def check_shards(request: Request) -> Iterator[Answer]:
+    """The same of several files, in their order; one that is not whole hides none of the others."""
+    yield Answer([_checked(*each) for each in request.args["files"]])
+
+
+def _checked(path: str, identity: Sequence[int], hashed: bool) -> Dict[str, Any]:
+    try:
+        return saved_steps.check_shard(path, identity, hashed=hashed)
+    except (CheckpointError, OSError) as error:
+        return {"summed": False, "damage": str(error)}
 
 
 def place_shards(request: Request) -> Iterator[Answer]:

@@ -20,7 +20,8 @@ _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGF
 class Exit:
     """A process that has ended, with `code` as of `wait` (negative for a signal), at `time` of the host.
 
-    `was_done`: it had said that its work was done.
+    `was_done`: it had said that its work was done. `not_started`: why its program could not be run, where
+    that was found out only when the process was there, as in a container.
     """
 
     rank: int
@@ -29,6 +30,7 @@ class Exit:
     was_done: bool = False
     tail: Tuple[str, ...] = ()
     evidence: Tuple[str, ...] = ()
+    not_started: str = ""
 
 
 def end_of(
@@ -47,6 +49,9 @@ def end_of(
         evidence=ended.evidence if ended.code else (),
         saved=status.saved if ended.code == SAVED_EXIT else None,
     )
+    if ended.not_started and ended.code > 0:
+        end = End(EndKind.NOT_STARTED, ended.time, exit_code=ended.code, message=ended.not_started)
+        return end, RankState.FAILED
     has_saved = ended.code == SAVED_EXIT and reason is not None
     if was_signalled or has_saved:
         return replace(end, kind=EndKind.STOPPED, reason=reason), RankState.STOPPED

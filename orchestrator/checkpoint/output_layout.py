@@ -136,7 +136,7 @@ class OutputLayout:
         return sum(layout.size for _, layout in self.files)
 
 
-Format = Literal["ckpt", "safetensors", "huggingface"]
+Format = Literal["ckpt", "safetensors", "huggingface", "unified"]
 
 _FORMATS: Mapping[Format, Callable[[Sequence[Spec]], FileLayout]] = {
     "ckpt": lay_out_ckpt,
@@ -155,8 +155,8 @@ def lay_out(
 ) -> OutputLayout:
     """Files of these tensors in their order, floats as `dtype` (MindSpore's name of a type) if it is given.
 
-    The axes of those that are named in `transposed` are swapped. `huggingface` is no such file: see
-    `lay_out_huggingface`. CheckpointError: a tensor that the format cannot hold.
+    The axes of those that are named in `transposed` are swapped. `huggingface` and `unified` are folders: see
+    `lay_out_huggingface`, `lay_out_unified`. CheckpointError: a tensor that the format cannot hold.
     """
     layouts: list[FileLayout] = []
     destinations: list[Destination] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -89,7 +89,8 @@ class ShardFile:
 
     `identity` is the file's `[size, mtime_ns, inode]` where it is: what changes when it is written again. A
     copy has an `owner`, the host that wrote the shard, and counts only if its bytes have the `sha256` that
-    this one has told.
+    this one has told. `global_step` is what the file itself says, where that was looked for: see
+    `cut/global_steps`.
     """
 
     rank: int
@@ -100,6 +101,7 @@ class ShardFile:
     identity: tuple[int, ...] = ()
     owner: str = ""
     sha256: str = ""
+    global_step: int | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -111,4 +113,14 @@ class ShardFile:
         """From a row of the agent's `list_shards`."""
         rank, epoch, step, rerun = (int(row[key]) for key in ("rank", "epoch", "step", "rerun"))
         identity = tuple(int(number) for number in row.get("identity", ()))
-        return cls(rank, epoch, step, rerun, str(row["path"]), identity, str(row.get("owner") or ""))
+        inside = row.get("global_step")
+        return cls(
+            rank,
+            epoch,
+            step,
+            rerun,
+            str(row["path"]),
+            identity,
+            str(row.get("owner") or ""),
+            global_step=None if inside is None else int(inside),
+        )

@@ -47,13 +47,13 @@ class _Step(click.ParamType[int | str]):
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="A file; a new folder for huggingface. Default: collected/RUN/JOB.FORMAT.",
+    help="A file; a new folder for huggingface and unified. Default: collected/RUN/JOB.FORMAT.",
 )
 @click.option(
     "--format",
     "format_name",
     type=click.Choice(get_args(Format)),
-    help="Default: what the name of the output says, else ckpt.",
+    help="Default: what the output's name says, else ckpt. unified: a folder that MindFormers loads.",
 )
 @click.option(
     "--attempt", type=click.IntRange(min=1), metavar="N", help="Of this attempt. Default: the one in force."

@@ -18,6 +18,7 @@ from orchestrator.core.errors import UsageError
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.placement import place
 from orchestrator.transfer.distribute import Shards, cut_for, distribute, hash_shards
+from orchestrator.transfer.mindformers_saves import MINDFORMERS
 
 __all__ = ["command"]
 
@@ -51,6 +52,13 @@ def command(
             "the layout of `task: command` is not known here",
             where=str(job_path),
             remedy="use `orchestrate checkpoint split` with its strategy files",
+        )
+    if job.task == MINDFORMERS:
+        raise UsageError(
+            "of `task: mindformers` MindFormers itself cuts what its load_checkpoint names",
+            where=str(job_path),
+            remedy="put a folder of whole weights on the hosts, as `collect-ckpt --format unified` makes it, "
+            "and name it there; with strategy files: `orchestrate checkpoint split`",
         )
     placements = place(job, servers)
     shards = cut_for(job, placements, file)

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from orchestrator.checkpoint.cut.complete_steps import step_name
 from orchestrator.cli.terminal import Console
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
@@ -20,7 +21,8 @@ def print_collection(found: DryRun, output: Path) -> None:
     """Step, bytes per host and in all, what is left out and why."""
     console = Console(soft_wrap=True, highlight=False)
     choice, plan = found.choice, found.plan
-    console.print(f"epoch {choice.epoch} step {choice.step}, {len(plan.tensors)} tensors", markup=False)
+    at = step_name((choice.epoch, choice.step))
+    console.print(f"{at}, {len(plan.tensors)} tensors", markup=False)
     for line in choice.notes():
         console.print(line, markup=False)
     console.print(_hosts(found))

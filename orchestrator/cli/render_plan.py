@@ -98,6 +98,8 @@ def _ways(plan: LaunchPlan) -> Iterator[str]:
     for host in plan.hosts:
         script = host.env_script or "none"
         way = f"python {host.python}, workdir {host.workdir}, env_script {script}"
+        if host.container is not None:
+            way += f", in a container of {host.container.image} ({host.container.runtime or 'docker'})"
         # Of a shared inventory the paths of each host differ in its name alone.
         way = re.sub(rf"(?<=/){re.escape(host.name)}(?=[/,]|$)", "{name}", way)
         by_way.setdefault(way, []).append(host.name)
@@ -186,6 +188,11 @@ def plan_data(plan: LaunchPlan) -> dict[str, Any]:
                 "python": host.python,
                 "workdir": host.workdir,
                 "env_script": host.env_script,
+                **(
+                    {"container": host.container.model_dump(exclude_none=True)}
+                    if host.container is not None
+                    else {}
+                ),
             }
             for host in plan.hosts
         ],

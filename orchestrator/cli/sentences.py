@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from orchestrator.cli.language import language
 from orchestrator.config.host_ranges import fold
@@ -111,9 +112,7 @@ def watch_note(record: RunRecord) -> str:
     """Who watches the run, where that is not as it should be; else empty."""
     left = [name for name, view in record.hosts.items() if view.may_have_workers]
     if record.state.is_terminal:
-        return (
-            f"workers may be left on {fold(left)}, lost before the run ended; not stopped yet" if left else ""
-        )
+        return _left_note(record, left)
     if record.elsewhere:
         when = clock_text(record.watched or record.updated)
         return f"its monitor lives on {record.elsewhere}; this is what it wrote last, of {when}"
@@ -121,6 +120,17 @@ def watch_note(record: RunRecord) -> str:
         return _stale_note(record)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.unwatched))
     return f"nobody has watched this run since {since}: its monitor has died; another one is started"
+
+
+def _left_note(record: RunRecord, left: Sequence[str]) -> str:
+    """What there may be on hosts that did not answer when the run was over."""
+    if left:
+        return f"workers may be left on {fold(left)}, lost before the run ended; not stopped yet"
+    held = () if record.held is None else record.held.at(record.watched)
+    if record.held is None or not held:
+        return ""
+    until = clock_text(record.held.until)
+    return f"devices may be held for it on {fold(held)} until {until}: that none follows was not heard there"
 
 
 def go_on_note(record: RunRecord) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from orchestrator.config.container import ContainerOrOff
 from orchestrator.config.host_ranges import RangeError, expand, fold, split_list
 from orchestrator.config.inventory_copies import CopyNetwork
 from orchestrator.config.job_fields import Flag, Positive
@@ -124,7 +125,7 @@ class Host(Frozen):
 
     `workdir` and `lock_dir` are paths on the host, `~` included; `lock_dir` None means `<workdir>/locks`.
     `key` is a path on the control node. `port` and `user` None leave the choice to the ssh config. `chip`
-    None: the kind of its devices is not known.
+    None: the kind of its devices is not known. In a plan `container` is what the job makes of it.
     """
 
     name: HostName
@@ -141,6 +142,7 @@ class Host(Frozen):
     devices: tuple[Device, ...] = ()
     chip: Chip | None = None
     labels: dict[str, str] = Field(default_factory=dict)
+    container: ContainerOrOff | None = None
 
     @model_validator(mode="before")
     @classmethod

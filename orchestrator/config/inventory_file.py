@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from orchestrator.config.container import ContainerOrOff, combined
 from orchestrator.config.host_ranges import MAX_HOSTS, RangeError, expand, fold, numbers
 from orchestrator.config.inventory import (
     LOCAL_ADDRESS,
@@ -154,6 +155,10 @@ class HostDefaults(Frozen):
         "HCCS ring; without it the kind is not known",
     )
     labels: dict[str, str] | None = Field(default=None, description="for your own use")
+    container: ContainerOrOff | None = Field(
+        default=None,
+        description="the image in which each worker runs, as in a job, whose keys go before these one by one",
+    )
 
 
 class HostEntry(HostDefaults):
@@ -370,4 +375,5 @@ def _merge(defaults: HostDefaults, entry: HostEntry) -> HostDefaults:
         if getattr(entry, name) is not None:
             merged[name] = getattr(entry, name)
     merged["labels"] = {**(defaults.labels or {}), **(entry.labels or {})}
+    merged["container"] = combined(entry.container, defaults.container)
     return HostDefaults.model_construct(**merged)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from orchestrator.agent.worker_environment import WITH_SCHEDULER, WITH_TABLE
 from orchestrator.config import job_fields as fields
+from orchestrator.config.container import ContainerOrOff
 from orchestrator.config.job_fields import (
     Count,
     Duration,
@@ -275,6 +276,10 @@ class Job(Frozen):
 
     restart: Restart = Field(
         default=Restart(), description="whether and how the run goes on by itself after a failure"
+    )
+    container: ContainerOrOff | None = Field(
+        default=None,
+        description="the image in which each worker runs, over what the inventory says; or `off`",
     )
 
     _file: YamlFile | None = PrivateAttr(default=None)

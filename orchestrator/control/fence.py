@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config.inventory import Host, SshOptions
@@ -64,7 +65,7 @@ class Fence:
         newest = record.attempts[-2].number if is_launch and not goes_on else 0
         for attempt in reversed(record.attempts[:-1]):
             names = attempt.hosts if attempt.number == newest else attempt.left
-            hosts = _hosts(control, attempt.number, names)
+            hosts = _hosts(control, attempt, names)
             if hosts is None:
                 continue
             known, ssh = hosts
@@ -77,6 +78,7 @@ class Fence:
         if self._others is not None:
             self._others.address(*fleet.addresses)
         self._asked: dict[str, Future[Any]] = {}
+        self._said: dict[str, str] = {}
         self._due = 0.0
 
     @property
@@ -112,9 +114,7 @@ class Fence:
             if error is None:
                 self._forget(name)
             elif isinstance(error, AgentError):
-                log.warning("%s: %s", name, error.what)
-                if error.kind == "claim":
-                    self._stones.clear()  # another control node looks after the run
+                self._refused(name, error)
         now = self._scheduling.monotonic()
         if now >= self._due and self._stones:
             self._due = now + _AGAIN
@@ -123,6 +123,13 @@ class Fence:
                     if name not in self._asked:
                         self._asked[name] = fleet.begin(self._bury, name)
         return self.noted(record)
+
+    def _refused(self, name: str, error: AgentError) -> None:
+        if self._said.get(name) != error.what:  # it is asked again and again, and says the same
+            log.warning("%s: %s", name, error.what)
+        self._said[name] = error.what
+        if error.kind == "claim":
+            self._stones.clear()  # another control node looks after the run
 
     def noted(self, record: RunRecord) -> RunRecord:
         """The record with the hosts of which it is not known that nothing runs there."""
@@ -156,15 +163,29 @@ class Fence:
                 names.remove(name)
 
 
+# Of attempts with hosts that have been away for long: those hosts, which each later attempt asks for.
+_kept: dict[tuple[Path, str], tuple[Mapping[str, Host], SshOptions]] = {}
+_MOST_KEPT = 1000
+
+
 def _hosts(
-    control: ControlDir, number: int, names: Sequence[str]
+    control: ControlDir, attempt: AttemptRecord, names: Sequence[str]
 ) -> tuple[Mapping[str, Host], SshOptions] | None:
-    """The hosts of these names in the plan of an attempt."""
+    """The hosts of these names in the plan of an attempt that is over, which is the same for ever."""
     if not names:
         return None
-    try:
-        plan = read_plan(control.plan_of(number))
-    except RunNotFound as error:
-        log.warning("what attempt %s may have left cannot be looked at: %s", number, error)
-        return None
-    return {host.name: host for host in plan.hosts if host.name in names}, plan.ssh
+    key = (control.plan_of(attempt.number), attempt.token)
+    known = _kept.get(key)
+    if known is None or not known[0].keys() >= set(names):
+        try:
+            plan = read_plan(key[0])
+        except RunNotFound as error:
+            log.warning("what attempt %s may have left cannot be looked at: %s", attempt.number, error)
+            return None
+        known = {host.name: host for host in plan.hosts if host.name in names}, plan.ssh
+        if len(known[0]) <= _MOST_KEPT:
+            _kept[key] = known
+        while len(_kept) > _MOST_KEPT:
+            del _kept[next(iter(_kept))]
+    hosts, ssh = known
+    return {name: hosts[name] for name in names if name in hosts}, ssh

@@ -197,8 +197,7 @@ class RunHealth:
             self._moved = now  # one more that can be seen
         elif rank.phase is not seen.status.phase or rank.phase_since != seen.status.phase_since:
             self._note_phase(rank, seen, now)
-        if rank.save_write is not None:
-            self._limits.learn_write(rank.save_write)
+        self._limits.note(rank)
         self._note_step(rank, seen, now)
         before = seen.does
         seen.note(rank, self._limits.known(rank.rank) if rank.phase in LEARNT else ())
@@ -268,7 +267,8 @@ class RunHealth:
                 self._limits.guess_step(span)
             self._stepped = now
         idle = now - self._last_move
-        if not self._has_phases and self._high >= 0 and idle > self._rules.floor:
+        is_told = self._has_phases and self._limits.tells_all
+        if not is_told and self._high >= 0 and idle > self._rules.floor:
             self._limits.learn_gap(idle)
         self._high = max(self._high, step)
         seen.note_stepped(now, self._anew)

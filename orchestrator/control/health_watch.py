@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.config.job import Health
+from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.hang_proof import HangProof
 from orchestrator.control.hang_stacks import StackFold, suspects, told_stacks
@@ -64,7 +65,9 @@ class HealthWatch:
         ends_hangs: bool = False,
     ) -> None:
         self._rules, self._feed, self._scheduling, self._stacks_file = rules, feed, scheduling, stacks_file
-        self._limits = StepLimits(rules, feed.every if rules.enabled else 0.0)
+        every = feed.every if rules.enabled else 0.0
+        # The phases of MindFormers are read from its log, which does not tell of each that it begins.
+        self._limits = StepLimits(rules, every, tells_all=task != MINDFORMERS)
         now = scheduling.monotonic()
         self._health = RunHealth(rules, self._limits, trains=task in TRAINING, now=now)
         self._stragglers = Stragglers(rules, stages or {})

@@ -4,6 +4,7 @@ Not seeing is not knowing. A control node that cannot log in, that slept, or who
 nothing about the run. So a host is lost when attempts to reach it have failed for `timeouts.unreachable` of
 the monitor's own time awake, and a second sign says so: no rank makes steps any more, the run is being ended
 for another reason, or the host itself refuses connections. Without a second sign it takes `timeouts.lost`.
+Where a rank has failed elsewhere, a host that refuses connections is gone: that is not waited out.
 A host that answers is lost, too, when all others are over and a process that was killed there stays.
 No process and no clock is here: times are seconds of any steady clock, given by who asks.
 """
@@ -48,6 +49,8 @@ _OURS = frozenset(
 )
 # A process that was killed, and is blocked in the kernel, may end yet; longer nobody waits for it alone.
 _STUCK = 10.0
+# An sshd that is started anew refuses connections, too, for a moment.
+_PROVEN = 5.0
 _LEAST_STALL = 60.0
 _STALL = 5.0
 
@@ -146,7 +149,7 @@ class Surroundings:
     """What is known of the rest of the run.
 
     `answering` of its `hosts` answer. `in_step`: its ranks can make steps only together. `ending`: it is
-    being ended for a reason of its own.
+    being ended for a reason of its own. `failed`: that is the failure of a rank or host.
     """
 
     hosts: int
@@ -154,6 +157,7 @@ class Surroundings:
     steps: Steps
     in_step: bool = False
     ending: bool = False
+    failed: bool = False
 
 
 def is_stuck(status: HostStatus | None) -> bool:
@@ -209,6 +213,7 @@ def verdict(silence: Silence, around: Surroundings, timeouts: Timeouts) -> Verdi
     short, long = timeouts.unreachable, timeouts.lost
     if around.ending:
         # Nobody's run is ended by this any more; what may be left there is tried to be stopped all the same.
+        short = min(short, _PROVEN) if silence.refused and around.failed else short
         return Verdict(silence.answered or silence.seconds > short, limit=short)
     if silence.waits is not Waits.NO_SIGN:
         return Verdict(False, silence.waits)

@@ -200,7 +200,7 @@ class HostViews:
             view = dataclasses.replace(view, error=str(error))
         self._set(name, view)
 
-    def note_losses(self, task: str, timeouts: Timeouts, *, ending: bool) -> None:
+    def note_losses(self, task: str, timeouts: Timeouts, *, ending: bool, failed: bool = False) -> None:
         """Which hosts that do not answer, or do not end, are lost; who was stays so until it answers."""
         self._note_stuck()
         if not self._silences:
@@ -223,6 +223,7 @@ class HostViews:
             ),
             in_step=task in TRAINING,
             ending=ending,
+            failed=failed,
         )
         for name, silence in self._silences.items():
             view = self.views[name]

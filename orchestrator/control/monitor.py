@@ -13,6 +13,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.control.attempts import came_to_nothing, ended_again, next_record, with_decision
 from orchestrator.control.decisions import Choice, Decision, Ground
 from orchestrator.control.fence import Fence, FleetOf
+from orchestrator.control.finish_launch import finish_or_undo
 from orchestrator.control.found_runs import free_of_what_is_over
 from orchestrator.control.monitor_process import explained
 from orchestrator.control.monitor_protocols import Recovery, RecoveryOf, Verbs
@@ -23,7 +24,7 @@ from orchestrator.control.record_journal import RecordWriter
 from orchestrator.control.run_record import RunRecord, read_record
 from orchestrator.control.start import Staying, check_hosts, start_run
 from orchestrator.control.watch import Watch
-from orchestrator.core.errors import AgentError, Interrupted, OrchestrateError
+from orchestrator.core.errors import Interrupted, OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
 from orchestrator.hosts.allocation import WAITED_FOR, Allocation, StaticAllocation
@@ -111,11 +112,13 @@ class Monitor:
         try:
             fleet = stack.enter_context(self._granted())
             self._recovery = self._recovery_of(self._control, self._plan, fleet, self._scheduling)
-            stack.callback(self._let_go)
+            stack.callback(self._end_recovery)
             self._fence_in(fleet)
             stack.callback(self._fence_out)
             if watch_only:
-                self._find_again(fleet)
+                # A run that has started is watched on.
+                if self._record.state is RunState.PREPARING:
+                    finish_or_undo(fleet.part(self._plan.manifests), self._plan.run_id)
             else:
                 self._launch(fleet)
         except KeyboardInterrupt:
@@ -150,9 +153,18 @@ class Monitor:
             self._fence.close()
             self._fence = None
 
-    def _let_go(self) -> None:
+    def _let_go(self) -> bool:
+        """Of a run that is over nothing is held any more; whether what is left of that is written."""
+        if self._recovery is None or (record := self._recovery.let_go(self._record)) is self._record:
+            return True
+        return self._save(record)
+
+    def _end_recovery(self) -> None:
         if self._recovery is not None:
-            self._recovery.close(self._record)
+            try:
+                self._let_go()
+            finally:
+                self._recovery.close()
 
     def _launch(self, fleet: Fleet, staying: Staying = _NOBODY) -> None:
         """Until the run has started its record and plan must be written: else nobody could find it again."""
@@ -190,6 +202,7 @@ class Monitor:
             return
         if self._record.state.is_terminal:
             fleet.address(address_of(self._record))
+            self._let_go()
         elif self._recovery is not None:
             self._recovery.begin(self._plan)
         part = fleet.part(self._plan.manifests)
@@ -206,7 +219,8 @@ class Monitor:
                         fleet.address(address_of(watch.record))  # from now on it is over wherever it is met
                     written = self._save(watch.record)
                     if self._record.state.is_terminal:
-                        self._let_go()  # not only when nothing is left on hosts that were lost
+                        written = self._let_go() and written  # not only when nothing is left on lost hosts
+                        watch.record = self._record
                 if self._restarts:
                     break
                 self._scheduling.sleep(self._rest(begun, written))
@@ -258,7 +272,8 @@ class Monitor:
             # Else the run would neither go on nor end, in whichever monitor.
             log.exception("how the run goes on cannot be decided")
             decision = Decision(Choice.GIVE_UP, Ground.CANNOT_START, self._scheduling.time())
-        return with_decision(record, decision)
+        record = with_decision(record, decision)
+        return self._recovery.ending(record) if record.state.is_terminal else record
 
     def _go_on(self, fleet: Fleet) -> None:
         """Carry out what was decided, which is written down; where that comes to nothing decide again."""
@@ -311,23 +326,6 @@ class Monitor:
         if self._record.needs_monitor_at(self._scheduling.time()):
             return _LEFTOVERS_INTERVAL
         return 0.0 if written else _INTERVAL
-
-    def _find_again(self, fleet: Fleet) -> None:
-        """Finish or undo a launch whose monitor died in its middle. A run that has started is watched on."""
-        if self._record.state is not RunState.PREPARING:
-            return
-        run_id, fleet = self._plan.run_id, fleet.part(self._plan.manifests)
-        answers = fleet.each(lambda agent: agent.status(run_id))
-        phases = {status.phase for status in answers.values.values()}
-        if not answers.errors and phases <= {"started", "committed"}:
-            fleet.each(lambda agent: agent.commit(run_id))
-            return
-        no_run = [isinstance(e, AgentError) and e.kind == "no_run" for e in answers.errors.values()]
-        nobody_has_it = not phases and any(no_run)
-        if nobody_has_it or (phases <= {"prepared", "started"} and all(no_run)):
-            fleet.each(lambda agent: agent.undo(run_id))
-            what = "the launch broke off before the run had started: its monitor was ended"
-            raise OrchestrateError(what, remedy="launch it again")
 
     def _report(self, phase: str) -> None:
         self._write(dataclasses.replace(self._record, phase=phase, updated=self._scheduling.time()))

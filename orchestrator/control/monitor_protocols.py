@@ -54,8 +54,17 @@ class Recovery(Protocol):
     def failed(self, error: OrchestrateError) -> None:
         """The launch of the attempt that was decided on came to nothing."""
 
-    def close(self, record: RunRecord) -> None:
-        """The monitor ends. Of a run that is over nothing is held any more."""
+    def ending(self, record: RunRecord) -> RunRecord:
+        """The record of a run that is over now, with who may still hold something for it."""
+
+    def let_go(self, record: RunRecord) -> RunRecord:
+        """Have hosts let go of what they hold for a run that is over; with those that have not said so.
+
+        Waits a few seconds for them. To be called again and again, until nobody is left.
+        """
+
+    def close(self) -> None:
+        """The monitor ends."""
 
 
 RecoveryOf = Callable[[ControlDir, LaunchPlan, Fleet, Scheduling], Recovery | None]

@@ -66,7 +66,10 @@ class RecordWriter:
         self._snapshot = self._journal = ""
         self._identity: tuple[int, int] | None = None
         self._file: int | None = None
-        self._size = self._snapshot_size = self._sequence = 0
+        self._size = self._sequence = 0
+        # The largest snapshot: one that is written when an attempt begins says next to nothing of its hosts,
+        # and there would be two more before they have said what they have to say.
+        self._largest = 0
 
     def save(self, record: RunRecord) -> None:
         """Write what has changed and cannot wait. Raises OSError, and a later call writes that as well."""
@@ -91,7 +94,7 @@ class RecordWriter:
             self._due = now + self.every
         if is_due and now >= self._hosts_due:
             self._hosts_due = now + max(self.every, len(record.hosts) / _HOSTS_A_SECOND)
-        if self._size > max(_LEAST, _TIMES * self._snapshot_size) and now >= self._compact_due:
+        if self._size > max(_LEAST, _TIMES * self._largest) and now >= self._compact_due:
             try:
                 self._write_snapshot(record, now)
             except OSError as error:
@@ -172,7 +175,7 @@ class RecordWriter:
                 os.fsync(file.fileno())
         self.close()
         self._identity = _identity_of(self._control)
-        self._snapshot, self._snapshot_size = name, len(text)
+        self._snapshot, self._largest = name, max(self._largest, len(text))
         self._top, self._hosts, self._seen = record, dict(record.hosts), record.hosts
         self._moved.clear()
         self._due = now + self.every

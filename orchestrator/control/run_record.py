@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.control.decisions import Decision, Outcome
 from orchestrator.control.health_findings import Finding
+from orchestrator.control.held_hosts import Held
 from orchestrator.control.record_changes import Change, Journal, apply_changes
 from orchestrator.control.spare_view import SpareView
 from orchestrator.control.step_times import Spent
@@ -195,7 +196,8 @@ class RunRecord(Stored):
     run. `health` is what is not well now, or was when the run ended; `recovered` are the last hangs that went
     on; `step_interval` are the seconds that usually lie between two new steps, where that is known. `claim`
     is ours; with epoch 0 this control node only watches, and the holder is who acts, as far as that is known.
-    `spares` are the hosts that stand ready, by name.
+    `spares` are the hosts that stand ready, by name. `held` is who may still hold something for a run that is
+    over; None where that is not known.
     """
 
     # 2: who does not know of attempts would write the record back without them. 3: what has changed since is
@@ -229,6 +231,7 @@ class RunRecord(Stored):
     claim: Claim = NO_CLAIM
     refused: Refused | None = None
     spares: Mapping[str, SpareView] = field(default_factory=dict)
+    held: Held | None = None
 
     def __post_init__(self) -> None:
         *before, last = self.attempts or (AttemptRecord(),)
@@ -244,12 +247,14 @@ class RunRecord(Stored):
 
     @property
     def needs_monitor(self) -> bool:
-        """Whether there is something to watch or, on hosts that were lost when it ended, to stop."""
+        """Whether there is something to watch or, of a run that is over, to stop or to let go of on hosts."""
         return self.needs_monitor_at(time.time())
 
     def needs_monitor_at(self, now: float) -> bool:
         """As `needs_monitor`, by another clock."""
         if not self.state.is_terminal:
+            return True
+        if self.held is not None and self.held.at(now):
             return True
         recent = self.ended is not None and now < self.ended + LEFT_FOR
         return recent and (

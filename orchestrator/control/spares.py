@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from concurrent.futures import Future
 
 from orchestrator.control.check_spare import DevicesBusy, check_spare, facts_of_master, free_devices
@@ -22,7 +23,7 @@ from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.preflight.host_facts import HostFacts
 
-__all__ = ["SpareWatch", "release_spares"]
+__all__ = ["SpareWatch"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ _RENEWED, _IMPORTING, _BUSY, _UNFIT = 60.0, 5.0, 30.0, 300.0
 # In which an agent that is there has answered what costs nothing.
 _PATIENCE = 30.0
 
+# Our own file there, of which a message of Python's begins with a folder and the hash.
+_AGENT_FILE = re.compile(r"[^\s'\":]*/[0-9a-f]{64}\.pyz")
+
 Outcome = tuple[SpareAnswer, None] | tuple[None, OrchestrateError]
 
 
@@ -39,7 +43,7 @@ class SpareWatch:
     """Of one run, over a fleet that has its hosts and its spares. To be called by one thread.
 
     The plan is that of the attempt in force; each later one is told with `hold_all`. Nothing here waits for a
-    host but `release`.
+    host.
     """
 
     def __init__(self, fleet: Fleet, plan: LaunchPlan, scheduling: Scheduling) -> None:
@@ -90,18 +94,16 @@ class SpareWatch:
         self.look(now)
         return record if record.spares == self._views else dataclasses.replace(record, spares=self.states)
 
-    def release(self, names: Iterable[str] | None = None) -> None:
-        """Let go of these spares, or of all: also of those that only a monitor before has looked at.
-
-        One that does not answer lets go with its lease.
-        """
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that are held, or are to be: also those that only a monitor before has looked at."""
         unseen = [host.name for host in self._plan.spares if host.name not in self._views]
-        chosen = [*self._names(), *unseen] if names is None else list(names)
-        self._is_released = names is None
-        with self._fleet.part(chosen) as part:
-            release_spares(self._plan, part)
-        for name in chosen:
-            self._views.pop(name, None)
+        return (*self._names(), *unseen)
+
+    def give_up(self) -> None:
+        """None is wanted any more: what is under way is taken back. Who holds is told by `LettingGo`."""
+        self._is_released = True
+        self._views.clear()
 
     def _names(self) -> list[str]:
         """Those that are held, or are to be."""
@@ -139,8 +141,9 @@ class SpareWatch:
             devices,
             spare.lock_dir,
             lease=plan.restart.lease,
-            packages=plan.packages,
-            env_script=spare.env_script,
+            # What is in an image a process of the host cannot import.
+            packages=plan.packages if spare.container is None else (),
+            env_script=spare.env_script if spare.container is None else None,
             inputs=sorted(sources),
             timeout=plan.timeouts.prepare,
         )
@@ -172,6 +175,7 @@ class SpareWatch:
             self._note(name, SpareState.READY, trouble, answer.devices)
 
     def _note(self, name: str, state: SpareState, why: str = "", devices: tuple[int, ...] = ()) -> None:
+        why = _AGENT_FILE.sub("agent.pyz", why)
         before = self._views.get(name)
         if before is not None and (before.state, before.why, before.devices) == (state, why, devices):
             return
@@ -180,10 +184,3 @@ class SpareWatch:
         is_same = before is not None and before.state is state
         since = before.since if before is not None and is_same else self._scheduling.time()
         self._views[name] = SpareView(state, since, why, devices)
-
-
-def release_spares(plan: LaunchPlan, fleet: Fleet) -> None:
-    """Have all hosts of this fleet let go of what they hold as spares of the run, as far as they answer."""
-    answers = fleet.each(lambda agent: agent.spare_release(plan.run_id, timeout=_PATIENCE))
-    for name, error in answers.errors.items():
-        log.warning("spare %s lets go with its lease: %s", name, error.what)

@@ -7,11 +7,11 @@ numbers it has gets those: an older loss of another is not kept beside a newer s
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.push import Beat, Change, Digest, Mark, Pushed, Snapshot
+from orchestrator.core.record_class import replace
 from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RankState
 
@@ -37,7 +37,7 @@ def folded(
     known = {rank.rank for rank in status.ranks}
     if any(rank.rank not in known for rank in told.ranks):
         return status, mark, True
-    return _with_change(status, told), dataclasses.replace(mark, sequence=told.sequence), False
+    return _with_change(status, told), replace(mark, sequence=told.sequence), False
 
 
 def stale_since(status: HostStatus, now: float) -> float | None:
@@ -50,7 +50,7 @@ def stale_since(status: HostStatus, now: float) -> float | None:
 
 def _with_change(status: HostStatus, told: Change) -> HostStatus:
     new = {rank.rank: rank for rank in told.ranks}
-    return dataclasses.replace(
+    return replace(
         status,
         updated=told.clock,
         ranks=tuple(new.get(rank.rank, rank) for rank in status.ranks),
@@ -65,17 +65,17 @@ def _with_change(status: HostStatus, told: Change) -> HostStatus:
 
 def _with_steps(status: HostStatus, told: Digest) -> HostStatus:
     ranks = tuple(_stepped(rank, told) if rank.state is RankState.RUNNING else rank for rank in status.ranks)
-    return dataclasses.replace(status, updated=told.clock, ranks=ranks)
+    return replace(status, updated=told.clock, ranks=ranks)
 
 
 def _stepped(rank: RankStatus, told: Digest) -> RankStatus:
     if rank.rank == told.rank:
-        return dataclasses.replace(rank, progress=told.numbers)
+        return replace(rank, progress=told.numbers)
     step = told.steps.get(str(rank.rank), told.high)
     before = rank.progress
     if step == before.get("step", 0):  # 0: it has made none
         return rank
-    return dataclasses.replace(rank, progress=_progress(before, step, told))
+    return replace(rank, progress=_progress(before, step, told))
 
 
 def _progress(before: Mapping[str, Any], step: int, told: Digest) -> dict[str, Any]:

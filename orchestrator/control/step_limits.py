@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container
 
+from orchestrator.agent.mindformers_lines import EVALUATES
 from orchestrator.config.job import Health
-from orchestrator.core.records import Phase
+from orchestrator.core.records import Phase, RankStatus
 
 __all__ = ["LEARNT", "StepLimits"]
 
@@ -23,10 +24,13 @@ _TELLINGS = 2.5
 
 
 class StepLimits:
-    """For one run; `every` is how often its hosts tell of their steps."""
+    """For one run; `every` is how often its hosts tell of their steps.
 
-    def __init__(self, rules: Health, every: float) -> None:
-        self.every = every
+    `tells_all`: its workers that tell phases tell each when it begins.
+    """
+
+    def __init__(self, rules: Health, every: float, *, tells_all: bool = True) -> None:
+        self.every, self.tells_all = every, tells_all
         self._rules = rules
         self._intervals: deque[float] = deque(maxlen=_KEPT)
         self._lasts: dict[Phase, dict[int, float]] = {phase: {} for phase in LEARNT}
@@ -36,6 +40,7 @@ class StepLimits:
         self._guess: float | None = None
         self.interval: float | None = None
         """The median of seconds between two new steps of the run, as they are told; None: not known yet."""
+        self._awaits_gap = False
 
     def learn_step(self, seconds: float, steps: int) -> None:
         """So long after the one before it a newest step was told of, which is so many further.
@@ -62,6 +67,12 @@ class StepLimits:
         elif was_longest:
             self._longest[phase] = max(lasts.values())
 
+    def note(self, rank: RankStatus) -> None:
+        """What a rank says of its saves, and that it evaluates without telling when."""
+        if rank.save_write is not None:
+            self.learn_write(rank.save_write)
+        self._awaits_gap = self._awaits_gap or EVALUATES in rank.can
+
     def learn_write(self, seconds: float) -> None:
         """So long after the begin of a save a checkpoint was whole: a save at the end is waited for."""
         self._write = max(self._write, min(seconds, self._rules.first))
@@ -71,7 +82,7 @@ class StepLimits:
         return self._known.get(rank, frozenset())
 
     def learn_gap(self, seconds: float) -> None:
-        """Workers that tell no phases made no step for so long, and then went on: a save, say."""
+        """Workers that tell no phases, or not all, made no step for so long and then went on: a save, say."""
         self._gap = max(self._gap, seconds)
 
     def of(self, phase: Phase | None) -> float:
@@ -83,6 +94,8 @@ class StepLimits:
                 last = max(last, self._write)
             return self._rules.first if last is None else max(floor, _SAVES * last)
         if phase not in (None, Phase.STEP) or (self.interval is None and self._guess is None):
+            return self._rules.first
+        if self._awaits_gap and not self._gap:
             return self._rules.first
         save = self._longest.get(Phase.SAVE, 0.0)
         least = max(floor, _SAVES * save, _SAVES * self._gap)

@@ -8,16 +8,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from orchestrator.config.host_ranges import fold
+from orchestrator.control.held_hosts import Held
+from orchestrator.control.let_go import LettingGo
 from orchestrator.control.monitor_client import newest_record, stop_by_monitor
 from orchestrator.control.monitor_lock import LivingMonitor, elsewhere_error, living_monitor
 from orchestrator.control.monitor_process import cannot_write, watched_again
 from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import RunRecord, read_record, write_record
 from orchestrator.control.runs import interrupt_launch
-from orchestrator.control.spares import release_spares
 from orchestrator.control.stop_progress import MARGIN, saving_line
 from orchestrator.control.watch import look_once
 from orchestrator.core.ends import StopReason
@@ -75,6 +77,11 @@ def stop_run(
     record = told or read_record(control)
     # A host that was lost may be back, with workers that nobody could tell that their run is over.
     if record.state.is_terminal and not any(view.may_have_workers for view in record.hosts.values()):
+        if record.held is not None and record.held.at(ways.scheduling.time()):
+            plan = read_plan(control.plan)
+            with _all_hosts(plan, ways) as fleet:
+                fleet.address(address_of(record))
+                return _let_go(control, plan, fleet, record.held.hosts, say, ways)
         return record
     living = ways.living(control)
     # Between two attempts, and while one is launched, there is nothing that its monitor could stop.
@@ -122,11 +129,11 @@ def _stop_from_here(
     _give_up_restart(control, ways)
     plan, scheduling = read_plan(control.plan), ways.scheduling
     patience = plan.timeouts.grace + MARGIN
-    with ways.fleet(plan) as fleet:
+    with _all_hosts(plan, ways) as fleet, fleet.part([host.name for host in plan.hosts]) as part:
         fleet.address(address_of(read_record(control)))
         deadline = scheduling.monotonic() + patience
         errors = stop_everywhere(
-            fleet,
+            part,
             plan.run_id,
             reason,
             plan.timeouts.grace,
@@ -134,22 +141,21 @@ def _stop_from_here(
             scheduling,
             saving=functools.partial(_say_saving, say),
         )
-        seen = look_once(read_record(control), fleet, plan.timeouts, scheduling=scheduling)
+        seen = look_once(read_record(control), part, plan.timeouts, scheduling=scheduling)
         if ways.living(control) is None:
             try:
                 write_record(control, seen)
             except OSError as error:
                 say(f"{cannot_write(control, error)}; what the hosts say counts")
+        held = read_record(control).held or Held()
+        names = [*held.hosts, *(spare.name for spare in plan.spares)]
+        _let_go(control, plan, fleet, names, say, ways)
     if errors:
         try:
             ways.watched_again(control, read_record(control), at_once=True)
         except OrchestrateError as error:
             say(str(error))
         raise HostsFailed.of(errors)
-    if plan.spares:
-        with ways.fleet(dataclasses.replace(plan, hosts=plan.spares)) as spares:
-            spares.address(address_of(read_record(control)))
-            release_spares(plan, spares)
     record = _settled(control, scheduling.monotonic() + patience, ways)
     if seen.state.is_terminal and not record.state.is_terminal:
         # What the hosts say counts. The record is the monitor's to write, as long as it lives.
@@ -160,6 +166,35 @@ def _stop_from_here(
     return ways.watched_again(control, record)
 
 
+def _all_hosts(plan: LaunchPlan, ways: Ways) -> Fleet:
+    return ways.fleet(dataclasses.replace(plan, hosts=(*plan.hosts, *plan.spares)))
+
+
+def _let_go(
+    control: ControlDir,
+    plan: LaunchPlan,
+    fleet: Fleet,
+    names: Iterable[str],
+    say: Callable[[str], None],
+    ways: Ways,
+) -> RunRecord:
+    """Have these hosts let go of what they hold for the run, which its monitor may do as well; the record."""
+    asked = LettingGo(fleet, plan.run_id, names, [spare.name for spare in plan.spares])
+    left = asked.step(plan.timeouts.connect + _PATIENCE)
+    asked.close()
+    record = read_record(control)
+    if record.held is not None and ways.living(control) is None:
+        record = dataclasses.replace(record, held=dataclasses.replace(record.held, hosts=left))
+        try:
+            write_record(control, record)
+        except OSError as error:
+            say(str(cannot_write(control, error)))
+    if left:
+        until = f"{plan.restart.lease:g} s after they last heard of it"
+        say(f"{fold(left)} do not answer: what they hold for the run they let go of {until}")
+    return record
+
+
 def _give_up_restart(control: ControlDir, ways: Ways) -> None:
     """Between two attempts, have no other one begin. Written first: then no monitor goes on with the run."""
     record = read_record(control)
@@ -167,8 +202,10 @@ def _give_up_restart(control: ControlDir, ways: Ways) -> None:
         return
     now, state = ways.scheduling.time(), RunState.STOPPED
     code = Interrupted.exit_code
+    plan = read_plan(control.plan)
+    held = Held(tuple(host.name for host in (*plan.hosts, *plan.spares)), now + plan.restart.lease)
     stopped = dataclasses.replace(
-        record, state=state, phase=str(state), updated=now, ended=now, exit_code=code
+        record, state=state, phase=str(state), updated=now, ended=now, exit_code=code, held=held
     )
     try:
         write_record(control, stopped)

@@ -290,8 +290,8 @@ class Watch:
         return dataclasses.replace(record, cause=cause)
 
     def _note_losses(self) -> None:
-        ending = self._stop_reason is not None or self.record.cause is not None
-        self._views.note_losses(self.record.task, self._timeouts, ending=ending)
+        failed, stops = self.record.cause is not None, self._stop_reason is not None
+        self._views.note_losses(self.record.task, self._timeouts, ending=failed or stops, failed=failed)
 
     def _end_what_outlives_the_ranks(self) -> None:
         """A scheduler that still waits a grace period after the last rank is done waits for nobody."""

@@ -29,7 +29,6 @@ from typing import (
     List,
     Literal,
     Mapping,
-    Tuple,
     Type,
     TypeVar,
     Union,
@@ -148,16 +147,20 @@ def to_json(value: Any) -> Any:
         return {str(name): to_json(item) for name, item in value.items()}
     names = _names(kind)
     if names:
-        found = {name: getattr(value, name) for name in names}
-        if _AS_IS.issuperset(map(type, found.values())):
-            return found
-        return {name: to_json(item) for name, item in found.items()}
+        known = getattr(value, "__dict__", _NOTHING)
+        if len(known) != len(names):  # it has slots, or more than its fields
+            known = {name: getattr(value, name) for name in names}
+        return {
+            name: item if type(item) in _AS_IS else to_json(item)  # most of a status is plain
+            for name, item in known.items()
+        }
     return _rare_to_json(value)
 
 
 # Of what is written most is of these types, or a collection of nothing else.
 _TEXT = frozenset((str,))
 _AS_IS = frozenset((str, int, float, bool, type(None)))
+_NOTHING: Dict[str, Any] = {}
 
 
 def _rare_to_json(value: Any) -> Any:
@@ -182,14 +185,14 @@ def from_json(kind: Type[T], data: Any) -> T:
     return value
 
 
-def _field_names(kind: Any) -> Tuple[str, ...]:
+def _field_names(kind: Any) -> Dict[str, None]:
     """The fields of a dataclass; of another type none, as of a text, though it be a dataclass too."""
     if issubclass(kind, (str, int, float)) or not is_dataclass(kind):
-        return ()
-    return tuple(field.name for field in fields(kind))
+        return {}
+    return {field.name: None for field in fields(kind)}
 
 
-_names: Callable[[Any], Tuple[str, ...]] = functools.lru_cache(maxsize=None)(_field_names)
+_names: Callable[[Any], Dict[str, None]] = functools.lru_cache(maxsize=None)(_field_names)
 
 
 @functools.lru_cache(maxsize=None)

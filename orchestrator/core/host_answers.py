@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Mapping, Optional, Pattern, Tuple, Type, TypeVar
 
+from orchestrator.core.container_records import ImageFacts
 from orchestrator.core.record_class import dataclass, field
 
 __all__ = [
@@ -21,8 +22,6 @@ __all__ = [
     "DiskUse",
     "FileName",
     "Injected",
-    "IterationList",
-    "IterationRow",
     "Label",
     "LogPart",
     "MindSporeAsks",
@@ -244,6 +243,7 @@ class ShardRow:
     """A checkpoint of one rank; `identity` is size, time of change and inode number of its file.
 
     `attempt` is set where those of all attempts are listed, `owner` in a copy: the host that wrote it.
+    `global_step` is what the file itself says, where that was asked for.
     """
 
     rank: Size
@@ -254,39 +254,19 @@ class ShardRow:
     identity: Tuple[int, int, int]
     attempt: Size = _NONE
     owner: Optional[FileName] = None
-
-
-@dataclass(frozen=True)
-class IterationRow:
-    """One iteration of MindFormers' checkpoint 2.0 as a host has it: its tensor files, whole and not.
-
-    `common`: its common.json can be read. `named` are the files that its metadata.json names, if it is there.
-    """
-
-    iteration: Size
-    files: Tuple[FileName, ...] = ()
-    damaged: Tuple[FileName, ...] = ()
-    common: bool = False
-    named: Optional[Tuple[FileName, ...]] = None
-
-
-@dataclass(frozen=True)
-class IterationList:
-    """All iterations that a host has, and the one that the tracker there says to be the latest."""
-
-    tracker: Optional[Size] = None
-    iterations: Tuple[IterationRow, ...] = ()
+    global_step: Optional[Size] = None
 
 
 @dataclass(frozen=True)
 class ShardCheck:
     """A shard that is whole as far as can be seen: `summed`, by a checksum; else by its structure alone.
 
-    `sha256` is that of its bytes, where it was asked for.
+    `sha256` is that of its bytes, where it was asked for. One of several that is not whole has its `damage`.
     """
 
     summed: bool
     sha256: Optional[Sha256] = None
+    damage: str = ""
 
 
 @dataclass(frozen=True)
@@ -392,3 +372,4 @@ class Probe:
     shm_free_bytes: Optional[Size] = None
     memory_free_bytes: Optional[Size] = None
     taken_ports: Tuple[Size, ...] = ()
+    image: Optional[ImageFacts] = None

@@ -11,6 +11,7 @@ import enum
 from typing import Any, Mapping, Optional, Tuple
 
 from orchestrator.core.codec import Stored
+from orchestrator.core.container_records import ContainerSpec
 from orchestrator.core.ends import End, StopReason, earlier_end, earlier_reason, label_of, rank_of_label
 from orchestrator.core.record_class import dataclass, field
 from orchestrator.core.states import RankState
@@ -113,7 +114,8 @@ class Manifest(Stored):
 
     `monitor_lease`: a supervisor that has heard no monitor and seen no step for so many seconds ends its
     workers, None: never. `holds`: once workers have failed it keeps their devices for so many seconds since
-    it last heard a monitor, for the next attempt; None: they are free at once.
+    it last heard a monitor, for the next attempt; None: they are free at once. `container`: what the workers
+    run in; None: on the host itself.
     """
 
     LARGEST = 64 << 20  # a line for each file that the job ships
@@ -139,6 +141,7 @@ class Manifest(Stored):
     failure_grace: float = 2.0
     monitor_lease: Optional[float] = None
     holds: Optional[float] = None
+    container: Optional[ContainerSpec] = None
 
 
 class StallKind(str, enum.Enum):

@@ -57,13 +57,17 @@ def agent_bundle() -> Bundle:
 
 # What no launch imports, no failure of a worker and no attempt that follows one, need not be compiled.
 _RARE = {"ascend_tools", "disk_space", "host_answers", "plogs", "shard_ranges"}
-_RARE |= {"iteration_folders"}
+_RARE |= {"iteration_answers", "iteration_folders", "steps_in_files"}
 _RARE |= {"spare_holder", "spare_locks", "spare_records", "verbs_spare", "warm_process"}
 _RARE |= {"chat_relay", "verbs_chaos", "verbs_disk", "verbs_logs", "verbs_shards", "verbs_stacks"}
 _RARE |= {"last_save", "python_program", "python_stacks", "saved_steps"}
 _RARE |= {"bounded_work", "found_evidence", "kernel_log", "line_times", "log_excerpts", "verbs_evidence"}
 _RARE |= {"copier", "copier_process", "copy_keeper", "copy_network", "copy_owner", "copy_store"}
+_RARE |= {"log_metrics", "mindformers_lines", "logged_saves"}
 _RARE |= {"copy_stream", "copy_tls", "verbs_copies"}
+_RARE |= {
+    f"container_{name}" for name in ("command", "init", "keeper", "probe", "remains", "runtime", "worker")
+}
 _compiling = threading.Lock()
 
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Host, SshOptions
-from orchestrator.core.errors import HostsFailed, OrchestrateError, TransportError
+from orchestrator.core.errors import CommandTimeout, HostsFailed, OrchestrateError, TransportError
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.boot import QUIET, agent_bundle
 from orchestrator.hosts.descriptors import require_descriptors
@@ -261,7 +261,9 @@ class Fleet:
         try:
             return work(self.agent(name)), None
         except OrchestrateError as error:
-            if isinstance(error, TransportError):
+            if self._is_apart and isinstance(error, CommandTimeout):
+                self.end_session(name)  # the connection is others', and may do
+            elif isinstance(error, TransportError):
                 self.drop(name)
             return None, error
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.config.command_words import script_on_hosts
+from orchestrator.config.container import seen_at
 from orchestrator.config.inventory import Host
 from orchestrator.config.yaml_messages import plain
 from orchestrator.core.errors import HostsFailed, OrchestrateError, PreflightError
@@ -38,12 +39,14 @@ def _missing(plan: LaunchPlan, host: Host) -> Iterator[tuple[str, str]]:
     """What, and what to do."""
     if os.path.isabs(host.python) and not _is_there(host.python):
         yield f"no Python at `{host.python}`", "set `python:` of the host in the inventory"
-    if host.env_script is not None and not _is_there(os.path.expanduser(host.env_script)):
+    in_image = host.container is not None  # where the script and the program are
+    if not in_image and host.env_script is not None and not _is_there(os.path.expanduser(host.env_script)):
         yield f"env_script {host.env_script} does not exist", _MEND
     for path in plan.host_paths:
-        if not _is_there(path):
-            yield f"{path} does not exist", _PUT_IT_THERE
-    if plan.task == "command":
+        there = path if host.container is None else seen_at(host.container, path) or path
+        if not _is_there(there):
+            yield f"{there} does not exist", _PUT_IT_THERE
+    if plan.task == "command" and not in_image:
         script = script_on_hosts(plan.manifests[host.name].workers[0].argv)
         if script is not None and not _is_there(script):
             yield f"{script} does not exist", _PUT_IT_THERE

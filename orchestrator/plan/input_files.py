@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import orchestrator
 from orchestrator.config.job import Job
@@ -22,7 +23,7 @@ from orchestrator.formats.tokenizer_files import SUMMARY, sha256_of
 from orchestrator.plan.command_files import unsent_files, unsent_script
 from orchestrator.plan.files_beside import FilesBeside
 
-__all__ = ["TAKEN", "Shipment", "ship", "ship_synced"]
+__all__ = ["TAKEN", "Shipment", "ship", "ship_synced", "shipped_again"]
 
 # What the bundled workers import: the model, and the formats and configuration that both sides share.
 _CODE = (
@@ -64,15 +65,22 @@ TAKEN = frozenset(
     ]
 )
 
+# What of a configuration names files that stay those of the run.
+_FILES = (("data", "path"), ("data", "tokenizer"), ("model", "preset"))
+
 
 @dataclass(slots=True)
 class Shipment:
-    """The inputs of a run, and where on the control node each content is read from."""
+    """The inputs of a run, and where on the control node each content is read from.
+
+    `settings` are the worker's configuration of an attempt that has had them.
+    """
 
     inputs: list[Input] = field(default_factory=list)
     sources: dict[str, Path] = field(default_factory=dict)
     host_paths: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     _paths: set[str] = field(default_factory=set)
 
     def add(self, source: Path, path: str, where: str) -> None:
@@ -115,9 +123,7 @@ def ship(job: Job, *, hosts_are_here: bool = False) -> tuple[Shipment, dict[str,
         return shipment, {"task": job.task}
     for source, name in _code_files():
         shipment.add(source, f"code/{name}", name)
-    told = job.model_dump(mode="json")
-    told["parallel"].pop("replicas")  # where a rank is does not matter to it
-    config = {item.name: told[item.name] for item in fields(WorkerConfig) if item.name in told}
+    config = _worker_settings(job)
     _ship_files(job, shipment, config)
     beside = FilesBeside(job, hosts_are_here)
     if problems := list(beside.problems()):
@@ -126,6 +132,32 @@ def ship(job: Job, *, hosts_are_here: bool = False) -> tuple[Shipment, dict[str,
         block["tokenizer"] = _as_seen_there(job, shipment, beside.tokenizer)
     shipment.notes += beside.notes()
     return shipment, config
+
+
+def shipped_again(job: Job, shipment: Shipment) -> dict[str, Any]:
+    """The worker's configuration of a job that is given what an attempt before was given. Reads no file.
+
+    All is as the job says; where its files lie is as that attempt has seen them.
+    """
+    if job.task == "command":
+        return {"task": job.task}
+    config = _worker_settings(job)
+    if isinstance(options := config.get("checkpoint"), dict):
+        for key in ("copies", "distribute"):
+            options.pop(key, None)
+        if options.get("load"):
+            options["load"] = (shipment.settings.get("checkpoint") or {}).get("load")
+    for section, key in _FILES:
+        before, block = shipment.settings.get(section), config.get(section)
+        if isinstance(before, Mapping) and isinstance(block, dict) and before.get(key) is not None:
+            block[key] = before[key]
+    return config
+
+
+def _worker_settings(job: Job) -> dict[str, Any]:
+    told = job.model_dump(mode="json")
+    told["parallel"].pop("replicas")  # where a rank is does not matter to it
+    return {item.name: told[item.name] for item in fields(WorkerConfig) if item.name in told}
 
 
 def _as_seen_there(job: Job, shipment: Shipment, file: Path) -> str:

@@ -20,7 +20,7 @@ from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, load
 from orchestrator.core.errors import RunNotFound
 from orchestrator.core.paths import atomic_write
-from orchestrator.core.records import FIRST, Attempt, Load, Manifest
+from orchestrator.core.records import FIRST, Attempt, Input, Load, Manifest
 from orchestrator.plan.copy_ring import CopyRing
 from orchestrator.plan.placement import Placement
 
@@ -42,13 +42,15 @@ class LaunchPlan(Stored):
     hosts that stand ready, in the order in which they are taken. `found` is what the tools of the hosts have
     told of their devices: a later attempt need not ask hosts that stay. `copies`: where shards are copied to.
     `snapshot_bytes` is what copies of the shards take of a host's memory at most, see `checkpoint.async`.
+    `inputs`, in a file alone, are those that the manifests of all hosts begin with: they stand there once.
     `run_yaml` is MindFormers' run YAML as this attempt has it, and `run_source` as it was read; both are for
     `task: mindformers` alone.
     """
 
     # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.
-    FORMAT = 2
-    LARGEST = 256 << 20  # the code's files are listed once a host
+    # 3: what all manifests have stands there once, and who does not know that would start workers without it.
+    FORMAT = 3
+    LARGEST = 256 << 20  # format 2 has the code's files once a host
 
     run_id: str
     job_name: str
@@ -78,6 +80,7 @@ class LaunchPlan(Stored):
     found: dict[str, FoundHost] = field(default_factory=dict)
     copies: CopyRing | None = None
     snapshot_bytes: int = 0
+    inputs: tuple[Input, ...] = ()
     run_yaml: str = ""
     run_source: str = ""
 
@@ -117,21 +120,41 @@ def write_plan(path: Path, plan: LaunchPlan) -> None:
     """Write with mode 0600: a job's environment may hold secrets."""
     sources = {sha256: source.absolute() for sha256, source in plan.sources.items()}
     # Each manifest has the names of all hosts: of a thousand that is a million names, which are here already.
-    manifests = _with_hosts(plan.manifests, _names(plan), ())
-    atomic_write(path, dumps(dataclasses.replace(plan, sources=sources, manifests=manifests)))
+    manifests, inputs = _with_hosts(plan.manifests, _names(plan), ()), _common_inputs(plan.manifests)
+    manifests = {
+        name: dataclasses.replace(manifest, inputs=manifest.inputs[len(inputs) :])
+        for name, manifest in manifests.items()
+    }
+    atomic_write(path, dumps(dataclasses.replace(plan, sources=sources, manifests=manifests, inputs=inputs)))
 
 
 def read_plan(path: Path) -> LaunchPlan:
     """The plan as it was written. Raises RunNotFound where it cannot be read, say by a newer version."""
     try:
         plan = load(LaunchPlan, path, path.parent)
-        return dataclasses.replace(plan, manifests=_with_hosts(plan.manifests, (), _names(plan)))
+        manifests = _with_hosts(plan.manifests, (), _names(plan))
+        if plan.inputs:
+            manifests = {
+                name: dataclasses.replace(manifest, inputs=(*plan.inputs, *manifest.inputs))
+                for name, manifest in manifests.items()
+            }
+        return dataclasses.replace(plan, manifests=manifests, inputs=())
     except (OSError, DecodeError) as error:
         raise unreadable(path, error) from error
 
 
 def _names(plan: LaunchPlan) -> tuple[str, ...]:
     return tuple(host.name for host in plan.hosts)
+
+
+def _common_inputs(manifests: Mapping[str, Manifest]) -> tuple[Input, ...]:
+    """The inputs that those of every manifest begin with."""
+    common: tuple[Input, ...] | None = None
+    for manifest in manifests.values():
+        common = manifest.inputs if common is None else common
+        while common != manifest.inputs[: len(common)]:
+            common = common[:-1]  # seldom: what one host alone is given comes behind what all are
+    return common or ()
 
 
 def _with_hosts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from orchestrator.ascend.found_devices import FoundHost
@@ -114,6 +115,12 @@ def launch_table(
         for device in host.devices
         if device.super_device_id
     }
+    # Of an attempt on the hosts of the one before it is the same; for thousands of devices that is a second.
+    said = tuple((host.name, host.address, host.chip) for host in hosts)
+    made_of = (tuple(placements), said, super_pods, super_devices, intra_roce, on_cpus)
+    for known, text in _made:
+        if known == made_of:
+            return text
     table = build_rank_table(placements, hosts, super_pods=super_pods, super_devices=super_devices)
     findings = validate(table, chip=chip_of_hosts(hosts), intra_roce=intra_roce)
     errors = errors_of(findings)
@@ -121,7 +128,13 @@ def launch_table(
         errors = [error for error in errors if error.code != "loopback-server-id"]
     if errors:
         raise ConfigError(list(_at_their_hosts(errors, hosts, source)))
-    return table.to_json()
+    text = table.to_json()
+    _made.append((made_of, text))
+    return text
+
+
+# The last tables that nothing was wrong with, each with all that it was made of.
+_made: deque[tuple[tuple[object, ...], str]] = deque(maxlen=4)
 
 
 def _at_their_hosts(findings: Sequence[Finding], hosts: Sequence[Host], source: str) -> Iterator[Problem]:

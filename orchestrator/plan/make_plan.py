@@ -24,8 +24,9 @@ from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
+from orchestrator.plan.containers import container_of, require_mounted, with_container
 from orchestrator.plan.copy_ring import copy_ring
-from orchestrator.plan.input_files import Shipment, ship
+from orchestrator.plan.input_files import Shipment, ship, shipped_again
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
 from orchestrator.plan.mindformers_run import CompletedRun, complete
@@ -71,25 +72,25 @@ def make_plan(
     `token` gives the hexadecimal digits of so many bytes, by which launches are told apart. Of a run that
     goes on `run_id` and `number` name the attempt, and `load` the folder whose shards its workers resume
     from, as they see it. `mtbf` are the seconds between two failures that the job's earlier runs have had:
-    workers that choose when to save are told so, see `checkpoint.save_every`. `shipped`, of `task: command`
-    and `mindformers`, is given to the hosts as it is, and no file read; nor is the run YAML of MindFormers,
-    where `run_source` is its text.
+    workers that choose when to save are told so, see `checkpoint.save_every`. `shipped` is given to the hosts
+    as it is, and no file read; nor is the run YAML of MindFormers, where `run_source` is its text.
     """
     created = time.time() if now is None else now
     run_id = run_id or new_run_id(job.name, created, token)
     attempt = Attempt(number, token(8))
     placements = place(job, inventory)
     written, job = job, job.with_replicas(len(placements))
-    hosts = _hosts_of(placements, inventory)
+    hosts = tuple(with_container(job, host, inventory) for host in _hosts_of(placements, inventory))
     spares = spares_of(job, inventory, hosts, number=number)
+    spares = tuple(with_container(job, spare, inventory) for spare in spares)
     meets = len(placements) > 1  # one rank has nobody to find: no scheduler, no table
     has_scheduler, has_table = job.networking.has_scheduler and meets, job.networking.has_table and meets
     if has_scheduler:
         _require_reachable_master(hosts, inventory)
     copies, copy_notes = copy_ring(written, inventory, hosts, number=number)
-    is_here = all(host.transport == "local" for host in hosts)
+    # What is at a path in a container need not be at that path of this machine.
+    is_here = all(host.transport == "local" and host.container is None for host in hosts)
     config: dict[str, Any] = {"task": job.task}
-    shipment = shipped
     completed = None
     if job.task == MINDFORMERS:
         device = placements[0].device_id
@@ -98,8 +99,11 @@ def make_plan(
         config["parallel"] = completed.degrees
         placements = seated(placements, completed.degrees)
         shipment = shipped or ship_run(job, completed, resumes=bool(load))
-    elif shipment is None:
+    elif shipped is not None:
+        shipment, config = shipped, shipped_again(job, shipped)
+    else:
         shipment, config = ship(job, hosts_are_here=is_here)
+    require_mounted(job, (*hosts, *spares), shipment.host_paths)
     rank_table = _static_table(job, inventory, placements, hosts) if has_table else None
     if load and isinstance(options := config.get("checkpoint"), dict):
         config["checkpoint"] = {**options, "load": load, "resume": True}
@@ -265,6 +269,7 @@ def _manifest(
         attempt=attempt,
         monitor_lease=job.restart.lease if job.restart.max else None,
         holds=job.restart.lease if job.restart.max else None,
+        container=container_of(job, host),
     )
 
 

@@ -28,6 +28,7 @@ _LAYOUT = ("data_parallel", "model_parallel", "pipeline_stage", "optimizer_shard
 # The folders of inputs that the command line chooses.
 _FOLDERS = {"data.path": "data", "data.tokenizer": "tokenizer", "model.preset": "preset"}
 # Of the inputs: the bundled code may be a newer one, and what was loaded is loaded no more.
+_LEFT = ("attempts/", "inputs/load/")
 _MAY_DIFFER = ("code/", "inputs/load/")
 
 
@@ -49,8 +50,8 @@ def next_plan(
     """Plan the attempt after `before`. Touches no host; reads the files it will ship.
 
     A training goes on from shards in `load_folder`; their `origin` says who chooses them. `fresh`: it begins
-    anew, as any other task does. `by_itself`: nobody has asked for it, so that a program is the one that was
-    launched, whatever has become of its files here. `overrides` are those of this attempt. Raises
+    anew, as any other task does. `by_itself`: nobody has asked for it, so that code and data are those that
+    were launched, whatever has become of the files here. `overrides` are those of this attempt. Raises
     ConfigError: what `make_plan` does; another network or other data than the run has had.
     """
     number = before.attempt.number + 1
@@ -68,7 +69,7 @@ def next_plan(
         token=token,
         load=load_folder(number) if resumes else "",
         mtbf=(before.worker_settings.get("checkpoint") or {}).get("mtbf"),
-        shipped=_shipped(before) if by_itself and job.task in ("command", "mindformers") else None,
+        shipped=_shipped(before, job) if by_itself else None,
         run_source=before.run_source if by_itself and before.run_source else None,
     )
     if resumes and job.task == "mindformers":
@@ -84,11 +85,24 @@ def next_plan(
     return dataclasses.replace(plan, origin=None if resumes else (0, 0), notes=tuple(notes))
 
 
-def _shipped(before: LaunchPlan) -> Shipment:
-    """What the attempt before was given, but for what it went on from."""
-    items = {item.path: item for manifest in before.manifests.values() for item in manifest.inputs}
-    sent = [item for path, item in items.items() if not path.startswith("attempts/")]
-    return Shipment(sent, before.sources)
+def _shipped(before: LaunchPlan, job: Job) -> Shipment | None:
+    """What the attempt before was given, but for what it went on from; None where more is needed."""
+    settings = before.worker_settings
+    loaded, loads = (settings.get("checkpoint") or {}).get("load") or "", job.checkpoint.load
+    is_program = job.task in ("command", "mindformers")
+    if not is_program and (job.task not in TRAINING or job.checkpoint.distribute):
+        return None
+    if loads and loaded.startswith("attempts/"):
+        return None  # it begins anew, and the attempt before did not
+    # Of a thousand hosts nearly all have the same tuple.
+    inputs = {id(manifest.inputs): manifest.inputs for manifest in before.manifests.values()}.values()
+    items = {item.path: item for each in inputs for item in each}
+    # Of what lay beside the weights that it began with its tokenizer may be needed.
+    kept, left = (settings.get("data") or {}).get("tokenizer"), ("attempts/",) if loads else _LEFT
+    sent = [item for path, item in items.items() if path == kept or not path.startswith(left)]
+    known = {item.sha256 for item in sent}
+    sources = {sha256: path for sha256, path in before.sources.items() if sha256 in known}
+    return Shipment(sent, sources, list(before.host_paths), settings=settings)
 
 
 def _restarted(plan: LaunchPlan, count: int) -> LaunchPlan:

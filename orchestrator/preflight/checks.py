@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.errors import OrchestrateError
 from orchestrator.preflight import checks_cann, checks_devices, checks_host, checks_network, checks_software
+from orchestrator.preflight.checks_container import images_agree, runtimes_answer
 from orchestrator.preflight.checks_copies import copies_get_there
 from orchestrator.preflight.checks_scheduler import scheduler_is_reached
 from orchestrator.preflight.host_facts import Facts, Needs
@@ -42,6 +43,8 @@ CHECKS = (
     Check("scheduler", scheduler_is_reached),
     Check("copies", copies_get_there),
     Check("paths", checks_host.paths_exist),
+    Check("container", runtimes_answer),
+    Check("image", images_agree),
     Check("env script", checks_host.env_script_is_there),
     Check("python", checks_software.python_agrees),
     Check("packages", checks_software.packages_are_installed),

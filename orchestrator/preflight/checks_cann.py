@@ -24,7 +24,9 @@ _NO_NPU = "no Ascend tools there"
 def cann_agrees(needs: Needs, facts: Facts) -> Iterator[Result]:
     remedy = "install it, or let `env_script:` name its set_env.sh"
     unknown = Result("", Level.WARN, "no CANN toolkit is found", remedy)
-    versions = {host: text_of(fact.probe.cann) for host, fact in facts.items()}
+    in_images = [host for host, fact in facts.items() if fact.probe.image is not None]
+    yield from (Result(host, Level.SKIP, "it is in the image") for host in in_images)
+    versions = {host: text_of(fact.probe.cann) for host, fact in facts.items() if host not in in_images}
     # EI0008 of HCCL
     yield from agree("CANN", versions, "install the same version on all hosts", unknown)
 

@@ -189,6 +189,9 @@ def env_script_is_there(needs: Needs, facts: Facts) -> Iterator[Result]:
     for host, fact in facts.items():
         script = needs.host(host).env_script
         trouble = fact.environment_trouble
+        if trouble and fact.probe.image is not None and not fact.probe.image.python:
+            yield Result(host, Level.SKIP, "not known")  # the image's own row says why
+            continue
         if not fact.probe.env_script_exists:
             yield Result(host, Level.FAIL, f"env_script {script} does not exist", "mend the inventory")
         elif trouble:

@@ -49,6 +49,8 @@ def _unsupported(needs: Needs, host: str, version: str, fact: HostFacts) -> Iter
     stands = compared(version)
     executable = fact.probe.executable
     remedy = f"install one of the range there (`{executable} -m pip install 'mindspore{SUPPORTED}'`)"
+    if fact.probe.image is not None:
+        remedy = "use an image that has one of the range"
     if stands == "older":
         level = Level.FAIL if needs.has_job else Level.WARN
         yield Result(
@@ -64,6 +66,9 @@ def _not_installed(needs: Needs, host: str, package: str, fact: HostFacts) -> Re
     remedy = f"install it there (`{executable} -m pip install {package}`) or set `python:`"
     # Without a job nobody has said that it is needed.
     level = Level.FAIL if needs.has_job else Level.WARN
+    if fact.probe.image is not None:
+        what = f"{package} is not installed in the image {plain(fact.probe.image.image)}"
+        return Result(host, level, what, "use an image that has it, or set container.python")
     return Result(host, level, f"{package} is not installed for {executable}", remedy)
 
 

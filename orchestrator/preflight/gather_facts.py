@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from orchestrator.ascend.discovery import TOOL_TIMEOUT, ask, find_devices
 from orchestrator.ascend.tool_answers import ToolAnswers
+from orchestrator.config.container import seen_at, spec_of
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.config.yaml_messages import plain
+from orchestrator.core.codec import to_json
 from orchestrator.core.errors import AgentError, OrchestrateError
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.clock_offset import ClockOffset
@@ -103,17 +106,27 @@ def _look(needs: Needs, agent: Agent, ahead: float, timeout: float, patience: fl
         lock_dir=host.lock_dir,
         env_script=host.env_script,
         packages=needs.packages,
-        paths=needs.paths,
+        paths=[
+            path if host.container is None else seen_at(host.container, path) or path for path in needs.paths
+        ],
         port_on=_port_on(needs) if needs.chooses_port and host.name == needs.master.name else None,
         ascend=bool(is_ascend),
         address=host.address,
         ports=wanted_ports(needs, host.name, bool(is_ascend)),
         env=dict(needs.env),
         **({"kept_for": needs.kept_for} if needs.kept_for else {}),
+        **_container(host, bool(is_ascend)),
     )
     ids = needs.devices.get(host.name, ())
     found = find_devices(host, ids, tools) if tools is not None else None
     return HostFacts(probe, ahead, tools, found)
+
+
+def _container(host: Host, ascend: bool) -> dict[str, Any]:
+    """What the host is to look into, where workers run in a container."""
+    if host.container is None or host.container.image is None:
+        return {}
+    return {"container": to_json(spec_of(host.container, ascend=ascend, hccn_conf=host.hccn_conf))}
 
 
 def _port_on(needs: Needs) -> str:

@@ -74,7 +74,7 @@ def situation_of(record: RunRecord, plan: LaunchPlan, now: Now) -> Situation:
     attempts = _attempts(record, now, [asked_by(fault) for fault in faults])
     begun = max(number for number, each in enumerate(attempts) if each.by_hand)
     decisions = [each.decision for each in record.attempts[begun:] if each.decision is not None]
-    known_keeps = plan.task in TRAINING or any(each.kept is not None for each in attempts)
+    known_keeps = plan.task in TRAINING or any(_tells_of_saves(each, plan.task) for each in attempts)
     taken_out, drained, suspects = _taken_out(decisions, now.time)
     return Situation(
         now=now.time,
@@ -111,6 +111,11 @@ def _attempts(record: RunRecord, now: Now, faults: Sequence[DeviceFault]) -> tup
     if own.outcome is Outcome.LAUNCH:
         own = dataclasses.replace(own, exit_code=record.exit_code)
     return (*past, own, *_refused(record, own))
+
+
+def _tells_of_saves(attempt: PastAttempt, task: str) -> bool:
+    """MindFormers up to 1.3 logs its phases and no save: that nothing is known to be kept says nothing."""
+    return bool(attempt.kept) if task == "mindformers" else attempt.kept is not None
 
 
 def _by_hand(record: RunRecord) -> list[bool]:

@@ -16,6 +16,8 @@ from typing import Any
 from orchestrator.config.inventory import Host
 from orchestrator.control.attempts import kept_step
 from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground
+from orchestrator.control.held_hosts import Held
+from orchestrator.control.let_go import LettingGo
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.spare_view import SpareState
 from orchestrator.control.spares import SpareWatch
@@ -39,6 +41,8 @@ _HOLD = 60.0
 _SOON = 1.0
 # So long a host is not taken that refused an attempt.
 _REFUSED_FOR = 30.0
+# So long the end of a monitor waits for hosts that are to let go; those that take longer are asked on.
+_LETTING_GO = 5.0
 
 
 def recovery_of(
@@ -63,7 +67,7 @@ class RunRecovery:
         self._refuses: dict[str, tuple[str, float]] = {}
         self._fatal: OrchestrateError | None = None
         self._faults_told: tuple[int, tuple[DeviceFault, ...]] = (0, ())  # when which attempt had ended
-        self._is_over = False
+        self._letting_go: LettingGo | None = None
         # Hosts that had not been heard when the attempt ended: back or not, they are looked at again.
         self._unheard: set[str] = set()
         self._counts: tuple[int, ...] | None = None
@@ -164,12 +168,30 @@ class RunRecovery:
             else:
                 self._refuses[name] = (str(each.what), now)
 
-    def close(self, record: RunRecord) -> None:
+    def ending(self, record: RunRecord) -> RunRecord:
+        """With the hosts that may hold something, who let go by themselves after the lease."""
+        names = tuple(dict.fromkeys((*self._reachable(record), *self._spares.names)))
+        return dataclasses.replace(record, held=Held(names, self._scheduling.time() + self._policy.lease))
+
+    def let_go(self, record: RunRecord) -> RunRecord:
         """Of a run that is over nothing is held any more."""
-        if record.state.is_terminal and not self._is_over:
-            self._is_over = True
-            self._spares.release()
-            self._fleet.each(lambda agent: agent.release(self._run_id), self._reachable(record))
+        if not record.state.is_terminal:
+            return record
+        # One that had ended before the record said so: whoever may hold something is asked once.
+        held = record.held or self.ending(record).held or Held()
+        if self._letting_go is None:
+            self._spares.give_up()
+            spares = self._fleet.hosts.keys() - record.hosts.keys()
+            self._letting_go = LettingGo(self._fleet, self._run_id, held.hosts, spares)
+        left = self._letting_go.step(_LETTING_GO) if held.at(self._scheduling.time()) else ()
+        if record.held is None or left == held.hosts:
+            return record
+        return dataclasses.replace(record, held=dataclasses.replace(held, hosts=left))
+
+    def close(self) -> None:
+        """Who has not let go is in the record."""
+        if self._letting_go is not None:
+            self._letting_go.close()
 
     # What is known of the hosts.
 

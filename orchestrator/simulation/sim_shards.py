@@ -1,7 +1,7 @@
 """The shards that a simulated host has saved, and the verbs that find, check, read and place them.
 
 Nothing is stored: which steps an attempt has saved whole is its gang's matter. A shard has a few bytes of its
-own here; how long it takes to read and to send one is that of the workload's `shard_bytes`.
+own here; it is read and sent as long as the workload's `shard_bytes` take at its `move_rate`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.request_loop import Answer
-from orchestrator.agent.shard_ranges import parse_name
 from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.core.errors import AgentError, CheckpointError
 from orchestrator.core.records import Attempt
@@ -105,27 +104,44 @@ def _iterations(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     yield Answer({"tracker": None, "iterations": []})
 
 
-def _found(host: SimHost, path: str, identity: Any = None) -> _Shard:
+def _by_path(host: SimHost) -> dict[str, _Shard]:
+    """All shards of a host."""
+    attempts = [attempt for run in host.runs.values() for attempt in _attempts(run)]
+    return {shard.path: shard for attempt in attempts for shard in _shards(host, attempt)}
+
+
+def _found(shards: Mapping[str, _Shard], path: str, identity: Any = None) -> _Shard:
     """The shard of this path. CheckpointError: it is not there, or is another one by now."""
-    name = parse_name(path)
-    for run in host.runs.values():
-        for attempt in _attempts(run):
-            for shard in _shards(host, attempt) if name else ():
-                is_meant = (shard.rank, shard.step) == (name["rank"], name["step"]) and shard.path == path
-                if is_meant and (identity is None or list(identity) == list(shard.identity)):
-                    return shard
-    raise CheckpointError("cannot be read: No such file or directory", where=path)
+    shard = shards.get(path)
+    if shard is None or (identity is not None and list(identity) != list(shard.identity)):
+        raise CheckpointError("cannot be read: No such file or directory", where=path)
+    return shard
 
 
 def _check_shard(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    shard = _found(agent.host, args["path"], args["identity"])
+    shard = _found(_by_path(agent.host), args["path"], args["identity"])
     sha256 = hashlib.sha256(shard.content).hexdigest() if args["hashed"] else None
     yield Answer({"summed": True, "sha256": sha256})
 
 
+def _check_shards(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    rows: list[dict[str, Any]] = []
+    known = _by_path(agent.host)
+    for path, identity, hashed in args["files"]:
+        try:
+            shard = _found(known, path, identity)
+        except CheckpointError as error:
+            rows.append({"summed": False, "damage": str(error)})
+        else:
+            sha256 = hashlib.sha256(shard.content).hexdigest() if hashed else None
+            rows.append({"summed": True, "sha256": sha256})
+    yield Answer(rows)
+
+
 def _read_segments(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
+    known = _by_path(agent.host)
     for path, spans in args["segments"]:
-        content = _found(agent.host, path, args["identities"].get(path)).content
+        content = _found(known, path, args["identities"].get(path)).content
         data = b"".join(content[start : start + length] for start, length in spans)
         yield Answer(zlib.crc32(data), data, more=True)
     yield Answer()
@@ -137,9 +153,10 @@ def _place_shards(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     number, (_, step) = args["number"], args["origin"]
     if run.manifest.attempt.number != number:
         raise AgentError(f"attempt {number} is not in force here", kind="other_attempt")
+    known = _by_path(host)
     for load in args["loads"]:
         try:
-            _found(host, load["source"], load["identity"])
+            _found(known, load["source"], load["identity"])
         except CheckpointError as error:
             raise AgentError(f"{load['source']}: {error.what}", kind="missing_shard") from None
     if step:  # (0, 0): anew, or where a program is told otherwise
@@ -218,12 +235,14 @@ def reading_seconds(host: SimHost, verb: str, args: Args) -> float:
     """How long the host needs to read what it is asked for, beyond what any request takes."""
     if verb != "read_segments":
         return 0.0
-    nbytes = max((run.gang.workload.shard_bytes for run in host.runs.values()), default=0.0)
-    return len(args["segments"]) * nbytes / host.link.bytes_per_s
+    loads = [run.gang.workload for run in host.runs.values()]
+    longest = max((load.shard_bytes / load.move_rate for load in loads), default=0.0)
+    return len(args["segments"]) * longest
 
 
 SHARD_VERBS = {
     "check_shard": _check_shard,
+    "check_shards": _check_shards,
     "iterations": _iterations,
     "place_shards": _place_shards,
     "read_segments": _read_segments,

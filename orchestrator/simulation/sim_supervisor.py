@@ -7,7 +7,6 @@ ends what is left when it goes.
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.supervisor import INTERVAL
 from orchestrator.agent.supervisor_state import Action, Start, SupervisorState
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason, label_of
+from orchestrator.core.record_class import replace
 from orchestrator.core.records import HostStatus, Phase
 from orchestrator.core.states import RankState
 from orchestrator.simulation.sim_process import TICK, SimProcess, SimRun
@@ -149,12 +149,12 @@ class SimSupervisor:
             return
         status = self._status()
         # Over means that the devices are free: the agent tells that, when the guardian is gone.
-        told = dataclasses.replace(status, phase="stopping") if status.is_over else status
+        told = replace(status, phase="stopping") if status.is_over else status
         self.feed.observe(told, self.state.step_seconds, self.state.compute)
         self._run.status = status
 
     def _status(self) -> HostStatus:
-        return dataclasses.replace(
+        return replace(
             self.state.status(self._host.time()),
             supervisor=self.identity,
             guardian=self.guardian,

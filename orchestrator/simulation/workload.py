@@ -32,9 +32,9 @@ class Workload:
     the same cause lie so far apart.
 
     A save holds up all ranks for `save`; it is whole `write` later, while steps go on. A rank's shard has
-    `shard_bytes`, which it takes time to move. `tells_saved`: each rank tells of its last whole save, though
-    of no phases. `replica`: so many ranks together hold all, and the others hold it once more; None: as the
-    job says.
+    `shard_bytes`, of which `move_rate` a second come from host to host. `tells_saved`: each rank tells of its
+    last whole save, though of no phases. `replica`: so many ranks together hold all, and the others hold it
+    once more; None: as the job says.
 
     `has_phases`: it tells of its phases, too; until its first step is made it compiles. After a step whose
     number `save_every` divides it saves, then, if `evaluate_every` does, it evaluates, then, behind step
@@ -66,6 +66,7 @@ class Workload:
     compute: float | None = None
     write: float = 0.0
     shard_bytes: float = 1e9
+    move_rate: float = 1e8
     tells_saved: bool = False
     replica: int | None = None
 

@@ -134,7 +134,7 @@ class AgentHost:
     def states(self, run_id: str = RUN) -> list[str]:
         return [str(rank.state) for rank in self.status(run_id).ranks]
 
-    def wait_over(self, run_id: str = RUN, timeout: float = 10.0) -> HostStatus:
+    def wait_over(self, run_id: str = RUN, timeout: float = 60.0) -> HostStatus:
         eventually(lambda: self.status(run_id).is_over, timeout, "over")
         return self.status(run_id)
 

@@ -1,4 +1,4 @@
-"""Two hosts over SSH, each an address on an sshd of its own."""
+"""Hosts over SSH, each an address on an sshd of its own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from orchestrator.testing.sshd import Sshd
 __all__ = ["ADDRESSES", "inventory_of"]
 
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
+_ALL = (*ADDRESSES, "127.0.0.4", "127.0.0.5")
 
 
 def inventory_of(folder: Path, servers: list[Sshd], devices: str = "0-1", **ssh: Any) -> dict[str, Any]:
-    known = [str(server.known_hosts([address])) for server, address in zip(servers, ADDRESSES, strict=True)]
+    addressed = list(zip(servers, _ALL[: len(servers)], strict=True))
+    known = [str(server.known_hosts([address])) for server, address in addressed]
     hosts = [
         {
             "name": f"node{index}",
@@ -26,7 +28,7 @@ def inventory_of(folder: Path, servers: list[Sshd], devices: str = "0-1", **ssh:
             "devices": devices,
             "python": sys.executable,
         }
-        for index, (server, address) in enumerate(zip(servers, ADDRESSES, strict=True), start=2)
+        for index, (server, address) in enumerate(addressed, start=2)
     ]
     config = folder / "ssh_config"
     config.touch()

@@ -29,6 +29,7 @@ from orchestrator.checkpoint.cut.complete_steps import (
     step_name,
 )
 from orchestrator.checkpoint.cut.coverage import why_left_out
+from orchestrator.checkpoint.cut.global_steps import by_global_step
 from orchestrator.checkpoint.cut.slices import Region
 from orchestrator.checkpoint.files.strategy_files import Strategy
 from orchestrator.checkpoint.hf_layout import HfModel, lay_out_huggingface
@@ -37,9 +38,11 @@ from orchestrator.checkpoint.journal import Header, Journal
 from orchestrator.checkpoint.output_layout import Format, OutputLayout, lay_out
 from orchestrator.checkpoint.output_writer import OutputFiles, discard
 from orchestrator.checkpoint.shard_index import Shard, ShardIndex
+from orchestrator.checkpoint.unified_layout import lay_out_unified
 from orchestrator.core.errors import CheckpointError, Interrupted, OrchestrateError, TransportError
 from orchestrator.hosts.fleet import HostResults
 from orchestrator.transfer.check_replicas import require_equal_replicas
+from orchestrator.transfer.collect_iteration import Iteration, plan_iteration
 
 __all__ = ["Collected", "Collection", "collect", "plan_collection", "planned_layout"]
 
@@ -54,9 +57,11 @@ class Collection:
     `step` None is the newest complete one, or without `latest` the one that a collection to the same output
     broke off at. `dtype` is MindSpore's name of a type that floats are written in. `source` names the run in
     journal and manifest, `placed` the host that each rank ran on. `replicated`: without strategy files, ranks
-    are copies of one another. `model` is for `huggingface` alone. `beside` are the files that will be put
+    are copies of one another; `needs_all`: ranks leave out what others have saved, so that each is needed,
+    whatever the strategies say. `model` is for `huggingface` alone. `beside` are the files that will be put
     beside the output, with their SHA-256, for the manifest. `check_replicas`: before anything is brought, the
     hosts compare what several ranks hold, which reads all of it. `attempt` None is the one in force.
+    `iteration`, of MindFormers' checkpoint 2.0, is collected in place of shards.
     """
 
     strategies: Mapping[int, Strategy] = field(default_factory=dict)
@@ -67,25 +72,32 @@ class Collection:
     dtype: str | None = None
     with_optimizer: bool = False
     replicated: bool = False
+    needs_all: bool = False
     model: HfModel | None = None
     source: str = ""
     placed: Mapping[int, str] = field(default_factory=dict)
     beside: Mapping[str, str] = field(default_factory=dict)
     check_replicas: bool = False
     attempt: int | None = None
+    iteration: Iteration | None = None
 
 
 def plan_collection(
     source: HostFiles, hosts: Sequence[str], wanted: Collection
 ) -> tuple[Choice, CopyPlan, dict[str, OrchestrateError]]:
     """Step, plan, and the hosts that gave no answer but are not needed; raises what `collect` does."""
+    if wanted.iteration is not None:
+        lost = wanted.iteration.files.keys() - set(hosts)
+        options = (wanted.with_optimizer, wanted.format == "ckpt")
+        return (*plan_iteration(source, wanted.iteration, *options, without=lost), {})
     listed = _ask(hosts, source.list_shards)
+    files = by_global_step(listed.values)
     with_texts = wanted.format == "ckpt"
 
     def choose(failed: Failed) -> Choice:
         return choose_step(
-            listed.values,
-            wanted.strategies,
+            files,
+            {} if wanted.needs_all else wanted.strategies,
             wanted.world_size,
             step=wanted.step,
             with_optimizer=wanted.with_optimizer,
@@ -112,13 +124,26 @@ def plan_collection(
         world_size=wanted.world_size,
         with_optimizer=wanted.with_optimizer,
         with_texts=with_texts,
-        replicated=wanted.replicated,
+        replicated=wanted.replicated or wanted.needs_all,
     )
+    if wanted.replicated:
+        _require_whole(shards)
     if wanted.check_replicas:
         require_equal_replicas(source, whole, lambda *asked: _ask(*asked).raise_on_error())
     plan = plan_copies(whole, [whole_output(whole)])
     gone = {host: error for (host, _), error in choice.failed.items() if isinstance(error, TransportError)}
     return choice, plan, {**listed.errors, **gone}
+
+
+def _require_whole(shards: Sequence[Shard]) -> None:
+    """Replicas hold the same tensors; those that do not have each left out what others were to save."""
+    for shard in shards[1:]:
+        if other := sorted(shard.tensors.keys() ^ shards[0].tensors.keys()):
+            here, there = (shard, shards[0]) if other[0] not in shard.tensors else (shards[0], shard)
+            raise CheckpointError(
+                f"lacks {other[0]}, which rank {there.rank} has: the ranks are no replicas of one another",
+                where=f"{here.host}: {here.path}",
+            )
 
 
 def _index(
@@ -310,6 +335,8 @@ def planned_layout(plan: CopyPlan, wanted: Collection) -> OutputLayout:
     """The output that a collection's plan fills."""
     if wanted.format == "huggingface":
         return lay_out_huggingface(plan.tensors, wanted.model, wanted.dtype)
+    if wanted.format == "unified":
+        return lay_out_unified(plan.tensors, wanted.dtype)
     return lay_out([plan.tensors], wanted.format, dtype=wanted.dtype)
 
 

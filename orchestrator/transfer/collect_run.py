@@ -7,52 +7,42 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
-from orchestrator.agent import shard_ranges as ckpt_read
-from orchestrator.agent.attempt_guard import reading
-from orchestrator.agent.saved_steps import copies
 from orchestrator.checkpoint.atomic import mapped_errors
 from orchestrator.checkpoint.companion_files import BesideOutput, SmallFile
 from orchestrator.checkpoint.copy_options import CopyOptions, Report
-from orchestrator.checkpoint.copy_plan import CopyPlan, Segment
-from orchestrator.checkpoint.cut.complete_steps import Choice
+from orchestrator.checkpoint.copy_plan import CopyPlan
+from orchestrator.checkpoint.cut.complete_steps import Choice, choose_step
+from orchestrator.checkpoint.cut.global_steps import by_global_step
 from orchestrator.checkpoint.files.strategy_files import with_own_names
 from orchestrator.checkpoint.hf_layout import HfModel
-from orchestrator.checkpoint.host_files import ReadSegment
 from orchestrator.checkpoint.output_layout import Format, OutputLayout
-from orchestrator.checkpoint.shard_index import ShardFile
-from orchestrator.config.inventory import SshOptions
 from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.control.attempts import plan_of_record
-from orchestrator.control.copied_files import OwnersWord, owners_word
+from orchestrator.control.copied_files import owners_word
 from orchestrator.control.logs import copy_logs
 from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import read_record
-from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
-from orchestrator.core.paths import ControlDir, RunDir, Workdir
-from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.bulk_channel import BulkAgents
+from orchestrator.core.errors import CheckpointError, OrchestrateError
+from orchestrator.core.paths import ControlDir
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.transfer.collect import Collected, Collection, collect, plan_collection, planned_layout
+from orchestrator.transfer.collect_iteration import METADATA, Iteration, iteration_of
 from orchestrator.transfer.copied_shards import (
     copied_strategies,
     copies_read,
-    index_there,
-    known_files,
-    require_whole_here,
 )
-from orchestrator.transfer.small_files import KNOWN, Gathered, Spool, gather, parsed_strategies
+from orchestrator.transfer.mindformers_saves import MindFormersSaves, saves_of
+from orchestrator.transfer.run_files import RunFiles
+from orchestrator.transfer.small_files import KNOWN, Spool, parsed_strategies
 
 __all__ = [
     "DryRun",
-    "RunFiles",
     "collect_run",
     "default_output",
     "dry_run",
@@ -60,149 +50,8 @@ __all__ = [
     "no_empty_folder",
 ]
 
-T = TypeVar("T")
-# Bulk bytes come in pieces of megabytes; a disk that stands still this long has failed.
-_READ_TIMEOUT = 300.0
-
-
-class RunFiles:
-    """`HostFiles` of one run.
-
-    Local hosts are this machine. A file of another host is read directly where the same path leads here to
-    the same file (a shared file system): same size, time of change and inode number. `via_hosts` has all of
-    them read by their hosts.
-    """
-
-    def __init__(
-        self,
-        fleet: Fleet,
-        run_id: str,
-        options: SshOptions,
-        *,
-        via_hosts: bool = False,
-        said: OwnersWord | None = None,
-        attempt: int = 1,
-    ) -> None:
-        """`said` is what owners have said of the copies of this attempt: without it copies do not count."""
-        self._said = said or {}
-        self._attempt = attempt
-        self._fleet = fleet
-        self._run_id = run_id
-        self._via_hosts = via_hosts
-        self._bulk = BulkAgents(fleet, options)
-        self._listed: dict[tuple[str, str], ShardFile] = {}
-        self._direct: dict[tuple[str, str], str] = {}
-
-    def is_direct(self, host: str, path: str) -> bool:
-        """Whether a listed file is read without its host."""
-        return (host, path) in self._direct
-
-    def listed(self, host: str, path: str) -> ShardFile | None:
-        """The file of that path, where it was listed."""
-        return self._listed.get((host, path))
-
-    def list_shards(self, host: str) -> Sequence[ShardFile]:
-        if self._is_here(host):
-            run = self._run_dir(host)
-            own = ckpt_read.list_shards(str(run.attempt.checkpoint), follow_links=False)
-            files = known_files([*own, *copies(run, run.number or 1)], self._said, self._attempt)
-            self._direct.update({(host, file.path): file.path for file in files})
-        else:
-            rows = self._ask(host, lambda agent: agent.shards(self._run_id, timeout=_READ_TIMEOUT))
-            files = known_files(map(vars, rows), self._said, self._attempt)
-            for file in files:
-                if not (self._via_hosts or file.owner) and (path := self._visible_path(host, file)):
-                    self._direct[host, file.path] = path
-        self._listed.update({(host, file.path): file for file in files})
-        return files
-
-    def _visible_path(self, host: str, file: ShardFile) -> str:
-        """Where the same file is on this machine; "" where it is not. Nothing of its path is the host's word.
-
-        But for its name, and a rank's folder: they have been checked.
-        """
-        known = self._fleet.hosts[host]
-        workdir = known.workdir
-        if known.user and workdir.startswith("~/"):
-            workdir = f"~{known.user}{workdir[1:]}"
-        run = Workdir(workdir).run(self._run_id)
-        address = self._fleet.addressed({"run_id": self._run_id})
-        if "meant" in address:
-            run = run.pinned(address["meant"]["number"])
-        folder, name = os.path.split(file.path)
-        rank = f"rank_{file.rank}"
-        path = str(run.attempt.checkpoint / (rank if os.path.basename(folder) == rank else "") / name)
-        try:
-            status = os.stat(path)
-        except OSError:
-            return ""
-        is_same = tuple(ckpt_read.identity_of(status)) == file.identity
-        return path if is_same and os.access(path, os.R_OK) else ""
-
-    def index(self, host: str, path: str) -> Iterable[Mapping[str, Any]]:
-        file = self._listed.get((host, path))
-        if self.is_direct(host, path):
-            if file is not None and file.owner:
-                require_whole_here(file)
-            return ckpt_read.index_shard(self._direct[host, path])
-        return map(vars, self._ask(host, lambda agent: index_there(agent, path, file)))
-
-    def read(self, host: str, segments: Sequence[Segment]) -> Iterator[ReadSegment]:
-        wanted = [(segment.copy.path, segment.spans) for segment in segments]
-        identities = {path: list(self._listed[host, path].identity) for path, _ in wanted}
-        if all(self.is_direct(host, path) for path in identities):
-            here = {path: self._direct[host, path] for path in identities}
-            direct = [(here[path], spans) for path, spans in wanted]
-            named = {here[path]: identity for path, identity in identities.items()}
-            for data in ckpt_read.read_segments(direct, named):
-                yield data, None
-            return
-        buffer = memoryview(bytearray(max(segment.nbytes for segment in segments)))
-        with self._bulk.agent(host) as agent:
-            yield from agent.read_segments(buffer, wanted, identities, timeout=_READ_TIMEOUT)
-
-    def sums(self, host: str, segments: Sequence[Segment]) -> Iterator[int]:
-        if all(self.is_direct(host, segment.copy.path) for segment in segments):
-            yield from (zlib.crc32(data) for data, _ in self.read(host, segments))
-            return
-        wanted = [(segment.copy.path, segment.spans) for segment in segments]
-        identities = {path: list(self._listed[host, path].identity) for path, _ in wanted}
-        yield from self._ask(
-            host, lambda agent: agent.sum_segments(wanted, identities, timeout=_READ_TIMEOUT)
-        )
-
-    def small_files(self, folder: str, spool: Spool) -> Gathered:
-        """The known files in this folder of the run, of all hosts that can be asked."""
-
-        def here(host: str) -> RunDir | None:
-            return self._run_dir(host) if self._is_here(host) else None
-
-        return gather(self._fleet, self._run_id, folder, here, spool)
-
-    def interrupt(self) -> None:
-        self._bulk.interrupt()
-
-    def close(self) -> None:
-        self._bulk.close()
-
-    def _is_here(self, host: str) -> bool:
-        return self._fleet.hosts[host].transport == "local"
-
-    def _run_dir(self, host: str) -> RunDir:
-        try:
-            workdir = Workdir(self._fleet.hosts[host].workdir)
-            return reading(workdir, self._fleet.addressed({"run_id": self._run_id}))
-        except AgentError as error:
-            raise AgentError(error.what, where=host, remedy=error.remedy, kind=error.kind) from error
-
-    def _ask(self, host: str, question: Callable[[Agent], T]) -> T:
-        try:
-            return question(self._fleet.agent(host))
-        except TransportError:
-            self._fleet.drop(host)
-            raise
-
-
+# A disk that stands still this long has failed.
+_LIST_TIMEOUT = 300.0
 _CONFIG = "config.yaml"
 _LOGS = "logs"
 _LOG = re.compile(r"(rank_\d+|scheduler|supervisor|plog\+.+)\.log", re.ASCII)
@@ -214,6 +63,7 @@ _NAMES: dict[Format, str] = {
     "ckpt": "{}.ckpt",
     "safetensors": "{}.safetensors",
     "huggingface": "{}-huggingface",
+    "unified": "{}-unified",
 }
 
 
@@ -347,22 +197,72 @@ def _opened(control: ControlDir, wanted: Collection, via_hosts: bool, spool: Spo
             via_hosts=via_hosts,
             said=said,
             attempt=plan.attempt.number,
+            with_steps=saves_of(plan) is not None,
         )
         try:
             strategies, model = files.small_files("strategy", spool), files.small_files("model", spool)
             strategies.files.update(copied_strategies(fleet, plan, strategies.files, said, spool))
+            known = parsed_strategies(strategies.files)
+            own = saves_of(plan) or MindFormersSaves()
             wanted = replace(
                 wanted,
-                strategies=parsed_strategies(strategies.files),
+                strategies=known,
+                replicated=wanted.replicated or (own.replicated and not known),
+                needs_all=own.needs_all,
                 world_size=plan.world_size,
                 source=plan.run_id,
                 placed={placement.rank: placement.host for placement in plan.placements},
                 model=_hf_model(model.files) if wanted.format == "huggingface" else None,
             )
+            if saves_of(plan) is not None:
+                wanted = replace(wanted, iteration=_iteration(plan, fleet, files, wanted))
             notes = (*strategies.notes, *model.notes)
             yield _Run(plan, fleet, files, wanted, model.files, strategies.files, notes)
         finally:
             files.close()
+
+
+def _iteration(plan: LaunchPlan, fleet: Fleet, files: RunFiles, wanted: Collection) -> Iteration | None:
+    """The iteration of checkpoint 2.0 to collect; None where what is wanted is in shards, or nowhere."""
+    answers = fleet.each(lambda agent: agent.iterations(plan.run_id, plan.attempt, timeout=_LIST_TIMEOUT))
+    if not any(each.iterations for each in answers.values.values()):
+        return None
+
+    def metadata(host: str, number: int) -> bytes:
+        folder = f"checkpoint/iteration_{number:08d}"
+        pieces = fleet.agent(host).small_files(plan.run_id, folder, METADATA, attempt=plan.attempt)
+        return b"".join(data for name, data in pieces if name is not None)
+
+    newest = _of_shards(plan, files, wanted)
+    try:
+        found = iteration_of(answers.values, metadata, step=wanted.step, with_optimizer=wanted.with_optimizer)
+    except CheckpointError:
+        if newest is None:
+            raise
+        return None
+    if newest is not None and newest >= found.choice.iteration:
+        return None
+    for host, listed in found.files.items():
+        files.take(host, listed)
+    return found
+
+
+def _of_shards(plan: LaunchPlan, files: RunFiles, wanted: Collection) -> int | None:
+    """The step that would be collected of the ranks' own files."""
+    listed = {}
+    for host in plan.hosts:
+        with suppress(OrchestrateError):
+            listed[host.name] = files.list_shards(host.name)
+    with suppress(CheckpointError):
+        return choose_step(
+            by_global_step(listed),
+            {} if wanted.needs_all else wanted.strategies,
+            wanted.world_size,
+            step=wanted.step,
+            with_optimizer=wanted.with_optimizer,
+            replicated=wanted.replicated,
+        ).step
+    return None
 
 
 def _hf_model(files: Mapping[str, SmallFile]) -> HfModel | None:

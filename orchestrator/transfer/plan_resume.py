@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.checkpoint.assemble import Assembled
 from orchestrator.checkpoint.copy_plan import plan_copies, rank_outputs, whole_output
+from orchestrator.checkpoint.cut.attempt_steps import SavedAttempt
 from orchestrator.checkpoint.cut.coverage import is_weight
 from orchestrator.config.inventory import Host
 from orchestrator.config.job import Job
@@ -30,6 +31,8 @@ from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.plan.next_plan import next_plan, saved_layout
 from orchestrator.transfer.copied_shards import copies_read
 from orchestrator.transfer.distribute import cut_of
+from orchestrator.transfer.mindformers_resume import choose_mindformers
+from orchestrator.transfer.mindformers_saves import MINDFORMERS, load_name, pointed, saves_of
 from orchestrator.transfer.program_checkpoints import newest_checkpoint, telling
 from orchestrator.transfer.saved_attempts import (
     CheckedStep,
@@ -39,7 +42,17 @@ from orchestrator.transfer.saved_attempts import (
     plans_of,
 )
 
-__all__ = ["Moves", "Resumption", "plan_next", "plan_resume", "shard_name"]
+__all__ = [
+    "Moves",
+    "Resumption",
+    "plan_next",
+    "plan_resume",
+    "shard_name",
+    "with_mindformers_step",
+]
+
+_GO_ON = (*TRAINING, MINDFORMERS)
+"""The tasks whose workers go on from a step that is chosen here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +98,7 @@ def plan_resume(control: ControlDir, changes: Changes) -> Resumption:
     record, before = current_record(control), read_plan(control.plan)
     wanted = next_job(before, changes)
     require_ended(record, before, wanted, changes.step)
-    if changes.step and wanted.job.task not in TRAINING:
+    if changes.step and wanted.job.task not in _GO_ON:
         raise UsageError(
             f"task {wanted.job.task} has no steps of ours to go on from", remedy="leave out --step"
         )
@@ -107,12 +120,13 @@ def plan_next(
     `fleet` are the hosts to ask where there are connections already, those that answer; else all that the run
     has ever had are asked.
     """
-    trains = wanted.job.task in TRAINING
-    fresh = not trains or step == 0
+    fresh = wanted.job.task not in _GO_ON or step == 0
     by_itself = fleet is not None
     plan = next_plan(
         before, wanted.job, wanted.inventory, fresh=fresh, by_itself=by_itself, overrides=overrides
     )
+    # Of MindFormers' tasks only trainings have steps, which the run YAML tells.
+    fresh = fresh or (plan.task == MINDFORMERS and plan.origin is not None)
     notes: tuple[str, ...] = (*wanted.notes, *plan.notes)
     plans = plans_of(control, record, before if fleet is not None else None)
     copied = [number for number, one in plans.items() if one.copies is not None]
@@ -125,8 +139,12 @@ def plan_next(
             return Resumption(control, before, plan, wanted.job, plan.hosts, notes=(*notes, *lines))
         attempts, silent = gather_saved(asked, plan.run_id, plans, said)
         placed = {item.rank: item.host for item in plan.placements}
-        alike = [number for number, one in plans.items() if saved_layout(one) == saved_layout(plan)]
+        alike = [number for number, one in plans.items() if _layout(one) == _layout(plan)]
         try:
+            if plan.task == MINDFORMERS:
+                told = (*notes, *silent)
+                begun = Resumption(control, before, plan, wanted.job, hosts, notes=told)
+                return with_mindformers_step(begun, asked, attempts, alike, step)
             found = choose_checked(asked, attempts, placed=placed, same_layout=alike, step=step)
         except CheckpointError as error:
             what = f"{error.what}{'; ' if silent else ''}{'; '.join(silent)}"
@@ -145,8 +163,45 @@ def plan_next(
         else _moves_anew(wanted.job, plan, whole)
     )
     told = (*notes, *silent, *found.step.notes(), *copies_read(found.files), *_unsummed(found))
-    plan = dataclasses.replace(plan, origin=found.step.at, loads=_loads(found, placed))
+    plan = dataclasses.replace(plan, origin=found.step.at, loads=_loads(found, placed, plan))
     return Resumption(control, before, plan, wanted.job, hosts, found, moves, told)
+
+
+def _layout(plan: LaunchPlan) -> tuple[object, ...]:
+    """What an attempt's shards are cut by: equal where they can be loaded as they are."""
+    saves = saves_of(plan)
+    return saved_layout(plan) if saves is None else saves.layout
+
+
+def with_mindformers_step(
+    found: Resumption,
+    fleet: Fleet,
+    attempts: Sequence[SavedAttempt],
+    alike: Sequence[int],
+    step: int | None,
+) -> Resumption:
+    """What going on means for a run whose workers are MindFormers' own, which are told by their run YAML.
+
+    `alike` are the attempts in the layout of the next one. CheckpointError: no step is whole; UsageError: one
+    is, in another layout.
+    """
+    plan = found.plan
+    placed = {item.rank: item.host for item in plan.placements}
+    chosen = choose_mindformers(fleet, plan, attempts, same_layout=alike, step=step)
+    checked = chosen.step
+    loads = _loads(checked, placed, plan) if chosen.loads is None else dict(chosen.loads)
+    plan = dataclasses.replace(
+        plan, origin=checked.step.at, loads=loads, run_yaml=pointed(plan.run_yaml, chosen.words)
+    )
+    told = (
+        *found.notes,
+        *checked.step.notes(),
+        *chosen.notes,
+        *copies_read(checked.files),
+        *_unsummed(checked),
+    )
+    moves = _moves_in_place(checked, placed)
+    return dataclasses.replace(found, plan=plan, step=checked, moves=moves, notes=told)
 
 
 def _told_to_program(
@@ -226,16 +281,20 @@ def _moves_anew(job: Job, plan: LaunchPlan, whole: Assembled) -> Moves:
     return Moves((), read, {host: sum(sizes.values()) for host, sizes in sent.items()}, anew=True)
 
 
-def shard_name(rank: int, step: CheckedStep) -> str:
-    """A shard below the folder that an attempt loads from, as its worker looks for it."""
+def shard_name(rank: int, step: CheckedStep, plan: LaunchPlan) -> str:
+    """A shard below the folder that an attempt of this plan loads from, as its worker looks for it."""
+    if plan.task == MINDFORMERS and step.sources is not None:
+        return load_name(rank, step.sources[rank][1], world_size=plan.world_size)
     choice = step.step.choice
     return f"rank_{rank}/checkpoint_rank_{rank}-{choice.epoch}_{choice.step}.ckpt"
 
 
-def _loads(step: CheckedStep, placed: Mapping[int, str]) -> dict[str, tuple[Load, ...]]:
+def _loads(step: CheckedStep, placed: Mapping[int, str], plan: LaunchPlan) -> dict[str, tuple[Load, ...]]:
     loads: dict[str, list[Load]] = {}
     for rank, (host, file) in (step.sources or {}).items():
         if placed[rank] == host:
             size, changed, inode = file.identity
-            loads.setdefault(host, []).append(Load(shard_name(rank, step), file.path, (size, changed, inode)))
+            loads.setdefault(host, []).append(
+                Load(shard_name(rank, step, plan), file.path, (size, changed, inode))
+            )
     return {host: tuple(found) for host, found in loads.items()}

@@ -14,7 +14,7 @@ from functools import partial
 from orchestrator.checkpoint.cut.attempt_steps import SavedAttempt
 from orchestrator.checkpoint.cut.iterations import newest_iteration
 from orchestrator.core.errors import AgentError, CheckpointError
-from orchestrator.core.host_answers import IterationList
+from orchestrator.core.iteration_answers import IterationList
 from orchestrator.core.records import Attempt, WorkerSpec
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet

@@ -28,9 +28,10 @@ from orchestrator.plan.next_plan import load_folder
 from orchestrator.preflight.gather_facts import look_at_hosts
 from orchestrator.preflight.host_facts import needs_of
 from orchestrator.transfer.collect import Collection, collect
-from orchestrator.transfer.collect_run import RunFiles
 from orchestrator.transfer.distribute import Progress, cut_for, distribute, hash_shards, with_inputs
+from orchestrator.transfer.mindformers_saves import MINDFORMERS
 from orchestrator.transfer.plan_resume import Resumption, shard_name
+from orchestrator.transfer.run_files import RunFiles
 from orchestrator.transfer.saved_attempts import CheckedStep
 from orchestrator.transfer.small_files import Spool, gather
 from orchestrator.transfer.step_spool import require_room, step_spool
@@ -74,7 +75,8 @@ def _moved(fleet: Fleet, found: Resumption, step: CheckedStep, progress: Progres
     """What each host places from its store, once it is there."""
     if step.sources is None:
         require_room(found.control, sum(found.moves.collected.values()))
-    inputs = _model_files(fleet, found, step)
+    # What MindFormers' networks need beside the weights is in the run YAML.
+    inputs = _model_files(fleet, found, step) if found.plan.task != MINDFORMERS else {}
     brought = (
         _anew(fleet, found, step, progress)
         if step.sources is None
@@ -142,7 +144,8 @@ def _replicas(
         if sha256 is None:
             raise CheckpointError("was not hashed", where=f"{host}: {file.path}")
         wanted.setdefault(placed[rank], {})[str(sha256)] = (host, file)
-        inputs.setdefault(placed[rank], []).append(Input(f"{folder}/{shard_name(rank, step)}", str(sha256)))
+        name = shard_name(rank, step, found.plan)
+        inputs.setdefault(placed[rank], []).append(Input(f"{folder}/{name}", str(sha256)))
     if not wanted:
         return inputs
     total, done = sum(found.moves.sent.values()), [0]
@@ -217,6 +220,6 @@ def _anew(fleet: Fleet, found: Resumption, step: CheckedStep, progress: Progress
             distribute(part, shards, hashes, progress)
     load = load_folder(plan.attempt.number)
     return {
-        host: [Input(f"{load}/{shard_name(rank, step)}", hashes[rank]) for rank in ranks]
+        host: [Input(f"{load}/{shard_name(rank, step, plan)}", hashes[rank]) for rank in ranks]
         for host, ranks in shards.ranks.items()
     }

@@ -20,10 +20,11 @@ from orchestrator.checkpoint.cut.attempt_steps import (
     sources_for,
 )
 from orchestrator.checkpoint.cut.complete_steps import Failed, choose_readable
+from orchestrator.checkpoint.cut.global_steps import by_global_step
 from orchestrator.checkpoint.shard_index import Shard, ShardFile, ShardIndex
 from orchestrator.control.copied_files import OwnersWord
 from orchestrator.control.run_record import RunRecord
-from orchestrator.core.errors import OrchestrateError, RunNotFound, TransportError
+from orchestrator.core.errors import CheckpointError, OrchestrateError, RunNotFound
 from orchestrator.core.host_answers import ShardCheck
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Attempt
@@ -31,6 +32,7 @@ from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from orchestrator.transfer.copied_shards import copied_strategies, known_files, require_owners_word
+from orchestrator.transfer.mindformers_saves import MindFormersSaves, saves_of
 from orchestrator.transfer.small_files import Spool, gather, parsed_strategies
 
 __all__ = [
@@ -116,7 +118,9 @@ def gather_saved(
     """
     said = said or {}
     tokens = {number: plan.attempt.token for number, plan in plans.items()}
-    answers = fleet.each(lambda agent: agent.saved(run_id, tokens, timeout=_LIST_TIMEOUT))
+    # Names of MindFormers count the steps of an epoch; which step that is, the files say.
+    inside = any(saves_of(plan) is not None for plan in plans.values())
+    answers = fleet.each(lambda agent: agent.saved(run_id, tokens, steps=inside, timeout=_LIST_TIMEOUT))
     notes = [
         f"{host}: cannot be asked what it has: {error.what}"
         for host, error in answers.errors.items()
@@ -131,7 +135,7 @@ def gather_saved(
     saved = []
     with fleet.part(answers.values) as part:
         for number, files in sorted(listed.items()):
-            saved.append(_saved(part, run_id, number, files, plans.get(number), said))
+            saved.append(_saved(part, run_id, number, by_global_step(files), plans.get(number), said))
     return saved, notes
 
 
@@ -152,6 +156,7 @@ def _saved(
             found = {**found, **copied_strategies(fleet, plan, found, said, spool)}
         strategies = parsed_strategies(found)
     ranks = [each.rank for rows in files.values() for each in rows]
+    own = (saves_of(plan) if plan is not None else None) or MindFormersSaves()
     return SavedAttempt(
         number,
         files,
@@ -160,6 +165,8 @@ def _saved(
         world_size=plan.world_size if plan else max(ranks, default=-1) + 1,
         origin=plan.origin if plan else None,
         placed={item.rank: item.host for item in plan.placements} if plan else {},
+        replicated=own.replicated and not strategies,
+        needs_all=own.needs_all,
     )
 
 
@@ -183,7 +190,9 @@ def choose_checked(
         chosen = choose_newest(attempts, step=step, failed=failed)
         having, sources = copies_of(chosen), None
         if chosen.attempt.number in alike:
-            sources = sources_for(placed, having, chosen.attempt.strategies)
+            saved = chosen.attempt
+            strategies = {} if saved.needs_all else saved.strategies
+            sources = sources_for(placed, having, strategies, replicated=saved.replicated)
         if sources is not None:
             files = {(host, file.path): file for host, file in sources.values()}
         else:
@@ -222,18 +231,19 @@ def _checked(
     def look(agent: Agent) -> tuple[dict[Place, ShardCheck], dict[Place, OrchestrateError]]:
         found: dict[Place, ShardCheck] = {}
         damaged: dict[Place, OrchestrateError] = {}
-        for file in by_host[agent.host]:
-            place = (agent.host, file.path)
-            needs_hash = place in hashed or bool(file.sha256)
+        host, wanted = agent.host, by_host[agent.host]
+        asked = [
+            (file.path, file.identity, (host, file.path) in hashed or bool(file.sha256)) for file in wanted
+        ]
+        checks = agent.check_shards(asked, timeout=_CHECK_TIMEOUT)
+        for file, check in zip(wanted, checks, strict=True):
+            place = (host, file.path)
             try:
-                found[place] = agent.check_shard(
-                    file.path, file.identity, hashed=needs_hash, timeout=_CHECK_TIMEOUT
-                )
-                require_owners_word(file, found[place].sha256)
-            except TransportError:
-                raise
+                if check.damage:
+                    raise CheckpointError(check.damage, where=host)
+                require_owners_word(file, check.sha256)
+                found[place] = check
             except OrchestrateError as error:
-                found.pop(place, None)
                 damaged[place] = error
         return found, damaged
 

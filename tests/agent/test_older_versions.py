@@ -132,7 +132,7 @@ def test_a_run_of_an_older_supervisor_is_told_as_its_files_have_it(
 def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
     """As an agent of afcecfb asks."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.connect(str(path))
         connection.sendall(json.dumps(request).encode() + b"\n")
         found: dict[str, Any] = json.loads(connection.makefile("rb").readline())

@@ -236,7 +236,7 @@ def test_ranks_show_where_they_are_and_nobody_is_hurt(host: AgentHost) -> None:
     assert {found[rank].how for rank in ("1", "2", "3", "4")} <= {"kernel", "py-spy"}
     assert all(each.state.startswith("State:") and "threads: " in each.state for each in found.values())
     assert found["4"].state.startswith("State: T (stopped)\n")
-    eventually(lambda: host.status().ranks[4].stalled == "stopped", timeout=5.0)
+    eventually(lambda: host.status().ranks[4].stalled == "stopped")
     os.kill(frozen.pid, signal.SIGCONT)
     assert all(is_alive(rank.process) for rank in host.status().ranks)
     assert not (host.run_dir().root / "taken").exists()

@@ -1,12 +1,15 @@
 """What a host says of the shards of a run's attempts: whether they are whole, and their way to the next."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from orchestrator.agent.request_loop import Request
 from orchestrator.agent.saved_steps import check_shard, place, saved
 from orchestrator.agent.shard_ranges import identity_of, list_shards
+from orchestrator.agent.verbs_shards import check_shards
 from orchestrator.checkpoint.files.tensor_files import write_ckpt, write_safetensors
 from orchestrator.core.errors import AgentError, CheckpointError
 from orchestrator.core.paths import RunDir
@@ -106,6 +109,18 @@ def test_a_shard_that_was_written_again_is_another(tmp_path: Path) -> None:
     shard(tmp_path, 0, 10)
     with pytest.raises(CheckpointError, match="has changed since it was listed"):
         check_shard(str(path), [before[0], before[1] - 1, before[2]], hashed=False)
+
+
+def test_several_files_are_checked_at_once_and_one_that_is_damaged_hides_none(tmp_path: Path) -> None:
+    paths = [shard(tmp_path, rank, 10) for rank in range(3)]
+    files = [(str(path), identity_of(path.stat()), rank == 2) for rank, path in enumerate(paths)]
+    sum_path(paths[1]).write_bytes(b"none")
+    files.append((f"{tmp_path}/rank_9/m_rank_9-1_10.ckpt", [1, 2, 3], True))
+    (answer,) = check_shards(Request(str(tmp_path), {"files": files}, None))
+    whole, damaged, hashed, gone = answer.result
+    assert whole == {"summed": True, "sha256": None}
+    assert ".sum: " in damaged["damage"] and "No such file" in gone["damage"]
+    assert hashed["sha256"] == hashlib.sha256(paths[2].read_bytes()).hexdigest()
 
 
 def test_the_next_attempt_loads_what_is_there_without_a_copy(run: RunDir) -> None:

@@ -126,6 +126,19 @@ def test_digests_come_so_often_and_only_for_steps() -> None:
     assert told.seconds == 1.5
 
 
+def test_of_a_pipeline_the_rank_tells_its_numbers_that_knows_the_loss() -> None:
+    def rank(number: int, step: int, loss: float | None) -> RankStatus:
+        progress = {"step": step, "time": float(step), **({} if loss is None else {"loss": loss})}
+        return running(number, progress=progress)
+
+    world = World()
+    world.watch()
+    world.hear()
+    world.feed.observe(status(rank(0, 3, None), rank(1, 3, 2.5)), None)
+    (told,) = world.hear(after=EVERY)
+    assert isinstance(told, Digest) and (told.rank, told.numbers["loss"]) == (1, 2.5)
+
+
 def test_a_beat_only_after_silence() -> None:
     world = World()
     world.watch()

@@ -276,7 +276,7 @@ def test_an_agent_that_tells_much_and_hears_nothing_ends_by_itself(host: AgentHo
         watching.watch(RUN, beat=0.1)
         watching.next()
         assert isinstance(watching.next(), Beat)
-        assert watching.process.wait(20) == -signal.SIGALRM
+        assert watching.process.wait(60) == -signal.SIGALRM
     finally:
         watching.close()
 

@@ -49,17 +49,17 @@ class Watching:
             json.dumps({"id": 1, "verb": verb, "args": args, "bytes": 0}).encode() + b"\n"
         )
         self.process.stdin.flush()
-        answer = self._answers.get(timeout=20)
+        answer = self._answers.get(timeout=60)
         return answer["result"] if answer["ok"] else answer["error"]
 
     def watch(self, run_id: str, since: Mark | None = None, every: float = 0.2, beat: float = 5.0) -> Any:
         return self.ask("watch", run_id=run_id, since=to_json(since), every=every, beat=beat)
 
-    def next(self, timeout: float = 15.0) -> Any:
+    def next(self, timeout: float = 60.0) -> Any:
         """The next event."""
         return self._events.get(timeout=timeout)
 
-    def until(self, is_meant: Any, timeout: float = 15.0) -> list[Any]:
+    def until(self, is_meant: Any, timeout: float = 60.0) -> list[Any]:
         """Events up to the first of which this is true."""
         found, deadline = [], time.monotonic() + timeout
         while True:
@@ -70,6 +70,6 @@ class Watching:
     def close(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
-        self.process.wait(20)
-        self._reader.join(20)
+        self.process.wait(60)
+        self._reader.join(60)
         self.process.stdout.close()

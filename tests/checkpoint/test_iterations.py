@@ -11,7 +11,7 @@ from orchestrator.checkpoint.cut.iterations import newest_iteration
 from orchestrator.checkpoint.files.tensor_files import write_safetensors
 from orchestrator.core.codec import from_json
 from orchestrator.core.errors import CheckpointError
-from orchestrator.core.host_answers import IterationList
+from orchestrator.core.iteration_answers import IterationList
 
 FILES = [f"{kind}-{number:07d}-0000002.safetensors" for kind in ("model", "opt") for number in (0, 1)]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.agent.mindformers_lines import EVALUATES
 from orchestrator.config.job import Health
 from orchestrator.control.health import RunHealth
 from orchestrator.control.health_findings import Finding, FindingKind
@@ -23,9 +24,18 @@ EVERY = 2.0  # hosts tell of their steps
 class Ranks:
     """Four ranks on two hosts, and who judges them; `now` is of a steady clock, in seconds."""
 
-    def __init__(self, *, trains: bool = True, world: int = 4, per_host: int = 2, **rules: Any) -> None:
+    def __init__(
+        self,
+        *,
+        trains: bool = True,
+        tells_all: bool = True,
+        world: int = 4,
+        per_host: int = 2,
+        **rules: Any,
+    ) -> None:
         self.now = 0.0
-        self.health = RunHealth(Health(**rules), StepLimits(Health(**rules), EVERY), trains=trains, now=0.0)
+        limits = StepLimits(Health(**rules), EVERY, tells_all=tells_all)
+        self.health = RunHealth(Health(**rules), limits, trains=trains, now=0.0)
         self.world, self.per_host = world, per_host
         self.ranks = {n: RankStatus(n, n % per_host, n % per_host, RankState.RUNNING) for n in range(world)}
         self.silent: set[str] = set()  # hosts that answer nothing
@@ -680,3 +690,64 @@ def test_two_lines_at_once_tell_that_more_lines_come_than_one() -> None:
         assert ranks.first == {}
         ranks.passes(10, tick=5)
         assert ranks.kinds == ["hang"]
+
+
+# Phases that a log tells, not each of them when it begins.
+
+
+def test_pauses_of_which_a_log_tells_no_begin_are_learnt() -> None:
+    ranks = Ranks(trains=False, tells_all=False)
+    ranks.phase(Phase.STEP)
+    ranks.steps(100)
+    ranks.passes(90)
+    assert ranks.kinds == ["hang"]
+    ranks.steps(100)
+    ranks.first.clear()
+    ranks.passes(170)
+    assert ranks.first == {}
+    ranks.passes(20)
+    assert ranks.kinds == ["hang"]
+
+
+def test_of_those_that_tell_all_no_pause_is_learnt() -> None:
+    ranks = Ranks(trains=False)
+    ranks.phase(Phase.STEP)
+    ranks.steps(100)
+    ranks.passes(90)
+    ranks.steps(100)
+    ranks.first.clear()
+    ranks.passes(70)
+    assert ranks.kinds == ["hang"]
+
+
+def test_a_first_evaluation_that_will_come_without_a_word_has_the_first_limit() -> None:
+    ranks = Ranks(trains=False, tells_all=False)
+    ranks.set(can=(EVALUATES,))
+    ranks.phase(Phase.STEP)
+    ranks.steps(100)
+    ranks.passes(1700)
+    assert ranks.first == {}
+    ranks.steps(100)  # it was 1700 s: the next is as long, or twice
+    ranks.passes(3300)
+    assert ranks.first == {}
+    ranks.passes(120)
+    assert ranks.kinds == ["hang"]
+
+
+def test_a_save_that_a_log_tells_has_the_limit_of_saves() -> None:
+    ranks = Ranks(trains=False, tells_all=False)
+    ranks.phase(Phase.STEP)
+    ranks.steps(100)
+    ranks.phase(Phase.SAVE)
+    ranks.passes(1700)
+    ranks.phase(Phase.STEP)
+    assert ranks.first == {}
+
+
+def test_a_run_whose_steps_cannot_be_read_hangs_nowhere() -> None:
+    """The phases of a form to come are known, its steps are not: nobody knows whether there are any."""
+    ranks = Ranks(trains=False, tells_all=False)
+    for phase in (Phase.INIT, Phase.COMPILE):
+        ranks.phase(phase)
+        ranks.passes(10_000, tick=10)
+    assert ranks.first == {}

@@ -19,7 +19,7 @@ from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import ConnectError
 from orchestrator.core.host_answers import RankStacks, StacksAnswer
 from orchestrator.core.push import Digest
-from orchestrator.core.records import StallKind
+from orchestrator.core.records import Phase, StallKind
 from tests.control.judged import START, FakeHost, pass_time, rank, record, round_of
 from tests.control.test_hang_stacks import READS, waits
 from tests.hosts.push_host import Hands, HandScheduling, MemoryChannel, PushFleet
@@ -48,15 +48,22 @@ class Host(FakeHost):
 class Hung:
     """Two hosts of two ranks that have made steps for a minute, and then none."""
 
-    def __init__(self, folder: Path, *, ends_hangs: bool = False, **rules: Any) -> None:
+    def __init__(
+        self, folder: Path, *, ends_hangs: bool = False, task: str = "pretrain", **rules: Any
+    ) -> None:
         self.clock = Hands(START)
-        self.a, self.b = Host("a", rank(0), rank(1)), Host("b", rank(2), rank(3))
+        ranks = [
+            dataclasses.replace(rank(number), phase=Phase.STEP, phase_since=START) for number in range(4)
+        ]
+        if task == "pretrain":
+            ranks = [rank(number) for number in range(4)]
+        self.a, self.b = Host("a", *ranks[:2]), Host("b", *ranks[2:])
         for host in (self.a, self.b):
             host.hands = self.clock
         self.file = folder / "stacks.txt"
         fleet: Any = PushFleet(self.a, self.b)
         self.watch = Watch(
-            record(self.a, self.b, task="pretrain"),
+            record(self.a, self.b, task=task),
             fleet,
             Timeouts(unreachable=60.0, start=7200.0),
             scheduling=HandScheduling(self.clock),
@@ -192,6 +199,20 @@ def test_health_can_be_off(tmp_path: Path) -> None:
     off.steps(60)
     assert off.stands(300).health == () and off.a.asked_stacks == 0
     off.watch.close()
+
+
+@pytest.mark.parametrize(("task", "is_learnt"), [("mindformers", True), ("command", False)])
+def test_a_pause_is_learnt_where_phases_are_read_from_a_log(
+    tmp_path: Path, task: str, is_learnt: bool
+) -> None:
+    """Of an evaluation in training MindFormers' log does not tell when it begins."""
+    hung = Hung(tmp_path, task=task)
+    hung.a.stacks, hung.b.stacks = {"0": waits(0), "1": waits(1)}, {"2": waits(2), "3": waits(3)}
+    hung.steps(60)
+    assert kinds(hung.stands(80)) == [FindingKind.HANG]
+    assert hung.steps(60).health == ()
+    assert kinds(hung.stands(110)) == ([] if is_learnt else [FindingKind.HANG])
+    hung.watch.close()
 
 
 def test_the_pace_of_steps_is_in_the_record_and_not_written_anew_at_each(hung: Hung) -> None:

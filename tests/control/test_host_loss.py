@@ -233,6 +233,24 @@ def test_a_host_lost_when_the_run_ended_is_stopped_when_it_is_back(
     assert run.hosts["b"].is_over and not run.hosts["b"].may_have_workers
 
 
+@pytest.mark.parametrize(("error", "limit"), [(refused(), 5.0), (NO_ROUTE, 60.0)])
+def test_a_host_that_refuses_connections_beside_a_failed_rank_is_gone(
+    clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch, error: ConnectError, limit: float
+) -> None:
+    """Both together prove it; that a host is merely not reached proves nothing."""
+    a, b = hosts
+    round_of(watched)
+    a.says(rank(0, "stopped"), rank(1, "failed", ended=START, exit_code=1), phase="over")
+    b.error = error
+    run = pass_time(clock, watched, 3)
+    assert run.cause is not None and run.cause.host == "a" and not run.hosts["b"].lost
+    silent = 0.0
+    while not run.hosts["b"].lost:
+        silent = run.hosts["b"].silent
+        run = pass_time(clock, watched, 1)
+    assert silent <= limit < run.hosts["b"].silent and run.state is RunState.FAILED
+
+
 def test_another_monitor_goes_on_stopping_what_is_left(
     clock: Hands, hosts: tuple[FakeHost, FakeHost], watched: Watch
 ) -> None:

@@ -7,7 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,7 @@ from orchestrator.core.records import HostStatus, RankStatus
 from orchestrator.core.states import RunState
 from orchestrator.hosts.allocation import AllocationState
 from orchestrator.hosts.fleet import HostResults
+from orchestrator.hosts.scheduling import SYSTEM
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.testing.local_cluster import processes_with
@@ -74,6 +75,9 @@ class ScriptedHost(PushHost):
     def commit(self, run_id: str) -> None:
         self.heard.append("commit")
 
+    def release(self, run_id: str, **_: Any) -> None:
+        self.heard.append("release")
+
     def undo(self, run_id: str) -> None:
         self.heard.append("undo")
 
@@ -103,6 +107,23 @@ class ScriptedFleet:
     def part(self, names: Iterable[str]) -> ScriptedFleet:
         assert set(names) <= set(self._agents)
         return self
+
+    def apart(self, names: Iterable[str]) -> ScriptedFleet:
+        return self.part(names)
+
+    scheduling = SYSTEM
+
+    def begin(self, work: Callable[[Any], Any], name: str) -> Future[Any]:
+        """The work of hosts one after the other."""
+        answer: Future[Any] = Future()
+        found = self.each(work, [name])
+        answer.set_result((None, found.errors.get(name)))
+        return answer
+
+    def __enter__(self) -> ScriptedFleet:
+        return self
+
+    def __exit__(self, *given: object) -> None: ...
 
     def close(self) -> None:
         pass

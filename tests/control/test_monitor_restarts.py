@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cli.sentences import watch_note
 from orchestrator.control.attempts import next_record
 from orchestrator.control.decisions import Choice, Decision, Ground
+from orchestrator.control.held_hosts import Held
 from orchestrator.control.monitor import Monitor
 from orchestrator.control.next_attempt import put_next_in_force
 from orchestrator.control.run_record import RunRecord, read_record, write_record
@@ -20,6 +22,7 @@ from orchestrator.core.records import Attempt
 from orchestrator.core.states import RunState
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
 from tests.control.judged import rank
+from tests.control.recorded import run_of
 from tests.control.test_monitor import ScriptedFleet, ScriptedHost, control_in, fails, says, then
 
 AGAIN = Decision(Choice.AGAIN, Ground.CRASH, hosts=("n1", "n2"))
@@ -50,8 +53,14 @@ class StandIn:
     def failed(self, error: OrchestrateError) -> None:
         self.decision = Decision(Choice.GIVE_UP, Ground.CANNOT_START, time.time())
 
-    def close(self, record: RunRecord) -> None:
+    def ending(self, record: RunRecord) -> RunRecord:
+        return dataclasses.replace(record, held=Held(("n1",), time.time() + 60))
+
+    def let_go(self, record: RunRecord) -> RunRecord:
         self.closed.append(record.state)
+        return record if record.held is None else dataclasses.replace(record, held=Held())
+
+    def close(self) -> None: ...
 
 
 def watched(control: ControlDir, recovery: Any, *hosts: ScriptedHost) -> RunRecord:
@@ -138,3 +147,35 @@ def test_what_is_held_is_let_go_when_the_run_is_over_and_not_when_its_last_host_
     first = ScriptedHost("n1", then(says("n1", rank(0, "failed", ended=1.0, exit_code=7), phase="over")))
     watched(control, recovery, first, ScriptedHost("n2", then(gone, gone, gone, back)))
     assert closed_first and closed_first[0]
+
+
+class Killed(StandIn):
+    """Its monitor dies when hosts are to let go."""
+
+    def let_go(self, record: RunRecord) -> RunRecord:
+        if record.state.is_terminal:
+            raise KeyboardInterrupt
+        return record
+
+
+def test_what_a_killed_monitor_did_not_let_go_of_the_next_one_does(tmp_path: Path) -> None:
+    """That the run is over and who holds something for it is written at once, and before anybody is asked."""
+    control = control_in(tmp_path)
+    give_up = Decision(Choice.GIVE_UP, Ground.MOST_ATTEMPTS, time.time())
+    with pytest.raises(KeyboardInterrupt):
+        watched(control, Killed(give_up), over("n1", 0), over("n2", 1))
+    record = read_record(control)
+    assert record.state is RunState.FAILED and record.held is not None
+    assert record.held.hosts == ("n1",) and record.needs_monitor
+    recovery = StandIn(give_up)
+    record = watched(control, recovery, over("n1", 0), over("n2", 1))
+    assert RunState.FAILED in recovery.closed
+    assert record.held == Held() and not record.needs_monitor
+
+
+def test_who_may_hold_devices_of_a_run_that_is_over_is_shown_until_they_are_free() -> None:
+    held = Held(("h0", "h1"), 2800.0)
+    over = run_of(0, RunState.FAILED, ended=1000.0, watched=1000.0, held=held)
+    assert watch_note(over).startswith("devices may be held for it on h[0-1] until ")
+    assert watch_note(dataclasses.replace(over, watched=2800.0)) == ""
+    assert watch_note(dataclasses.replace(over, held=Held((), 2800.0))) == ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from orchestrator.cli.attempt_notes import attempt_notes
 from orchestrator.cli.render_run import record_json, summary_data
 from orchestrator.control import next_attempt
 from orchestrator.control.attempts import came_to_nothing, finished, next_record, with_hosts_before
-from orchestrator.control.fence import stone_of
+from orchestrator.control.fence import Fence, stone_of
 from orchestrator.control.metrics_curve import joined, rows_of
 from orchestrator.control.monitor import Monitor
 from orchestrator.control.next_attempt import put_next_in_force, start_next_attempt
@@ -21,7 +22,7 @@ from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import AttemptRecord, Cause, RunRecord, read_record, write_record
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.ends import End, EndKind
-from orchestrator.core.errors import UsageError
+from orchestrator.core.errors import AgentError, UsageError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Attempt, Claim
 from orchestrator.core.states import RunState
@@ -206,3 +207,61 @@ def test_metrics_of_attempts_join_into_one_curve() -> None:
         (2, 3, 6),
         (2, 4, 5),
     ]
+
+
+class Stuck:
+    """A fleet of hosts that all answer, and on which what is over does not end; its time is a test's."""
+
+    addresses = ()
+    now = 0.0
+
+    def __init__(self, plan: LaunchPlan) -> None:
+        self.hosts = {host.name: host for host in plan.hosts}
+
+    def monotonic(self) -> float:
+        return self.now
+
+    time = monotonic
+
+    def begin(self, work: object, name: str) -> Future[object]:
+        answer: Future[object] = Future()
+        answer.set_result((None, AgentError("attempt 1 does not end", where=name, kind="still_running")))
+        return answer
+
+
+def test_of_a_host_that_says_the_same_again_and_again_there_is_one_line(
+    control: ControlDir, plan: LaunchPlan, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_next_in_force(control, read_record(control), following(plan), 100.0)
+    record = read_record(control)
+    first, last = record.attempts
+    left = dataclasses.replace(first, left=("node0001", "node0002"))
+    record = dataclasses.replace(record, state=RunState.RUNNING, attempts=(left, last))
+    fleet: Any = Stuck(plan)
+    fence = Fence(control, record, fleet, lambda *given: fleet, fleet)
+    for _ in range(5):
+        record = fence.step(record)
+        fleet.now += 20.0
+    assert sorted(line.getMessage() for line in caplog.records) == [
+        "node0001: attempt 1 does not end",
+        "node0002: attempt 1 does not end",
+    ]
+
+
+def test_the_plan_of_an_attempt_that_left_something_is_read_once(
+    control: ControlDir, plan: LaunchPlan
+) -> None:
+    """A host that is away for days is asked for by each attempt that follows, and a plan has megabytes."""
+    put_next_in_force(control, read_record(control), following(plan), 100.0)
+    record = read_record(control)
+    first, last = record.attempts
+    fleet: Any = Stuck(plan)
+    for left in (("node0001", "node0002"), ("node0002",)):
+        attempts = (dataclasses.replace(first, left=left), last)
+        away = dataclasses.replace(record, state=RunState.RUNNING, attempts=attempts)
+        fence = Fence(control, away, fleet, lambda *given: fleet, fleet)
+        assert fence.left == {1: list(left)}
+        control.plan_of(1).unlink(missing_ok=True)
+    attempts = (dataclasses.replace(first, left=("node0003",)), last)
+    fence = Fence(control, dataclasses.replace(away, attempts=attempts), fleet, lambda *given: fleet, fleet)
+    assert fence.left == {}  # of it nothing is known

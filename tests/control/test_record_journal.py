@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from orchestrator.control.record_changes import Journal, apply_changes, change_line, differences, header_line
 from orchestrator.control.record_journal import RecordReader, RecordWriter
-from orchestrator.control.run_record import Replica, RunRecord, Waits, read_record, write_record
+from orchestrator.control.run_record import HostView, Replica, RunRecord, Waits, read_record, write_record
 from orchestrator.core.codec import from_json, to_json
 from orchestrator.core.errors import AssumedWarning, RunNotFound
 from orchestrator.core.paths import ControlDir
@@ -415,3 +415,23 @@ def test_what_lies_in_the_place_of_a_journal_costs_what_it_said_and_no_more(
         control.journal.mkdir()
     with pytest.warns(AssumedWarning, match=r"record\.journal: it is a .*does not count"):
         assert read_record(control).phase == record.phase
+
+
+def test_an_attempt_that_begins_with_next_to_nothing_is_not_written_whole_again_and_again(
+    tmp_path: Path,
+) -> None:
+    """The record of one that is being prepared is small; what its hosts then say fits the journal."""
+    control = control_in(tmp_path)
+    whole = run_of(200)
+    begun = dataclasses.replace(
+        whole, state=RunState.PREPARING, hosts={name: HostView() for name in whole.hosts}
+    )
+    writer = RecordWriter(control, clock=lambda: 0.0)
+    writer.save(whole)
+    for _ in range(3):
+        writer.save(begun)
+        snapshot = control.record.stat().st_ino
+        writer.save(whole)
+        assert control.record.stat().st_ino == snapshot
+        assert read_record(control) == whole
+        write_record(control, begun)  # who puts the next attempt in force does so

@@ -104,6 +104,8 @@ def test_a_stop_between_two_attempts_leaves_nothing_to_go_on_with(control: Contr
         AGAIN,
     )
     assert on_disk.ended is not None and not is_active(control)
+    assert on_disk.held is not None and on_disk.held.hosts == () and on_disk.held.until > on_disk.ended
+    assert all(host.heard[-1] == "release" for host in hosts)
 
 
 def _entered(hosts: list[ScriptedHost]) -> Any:
@@ -140,7 +142,8 @@ def test_a_monitor_that_finds_the_next_attempt_unstarted_goes_on_from_the_one_be
         planned.append(before.attempt.number)
         raise KeyboardInterrupt
 
-    recovery: Any = SimpleNamespace(next_plan=next_plan, close=lambda record: None)
+    keep = {"let_go": lambda record: record, "close": lambda: None}
+    recovery: Any = SimpleNamespace(next_plan=next_plan, **keep)
     fleet: Any = ScriptedFleet(*(ScriptedHost(name, then(none)) for name in record.hosts))
     Monitor(control, fleet, recovery_of=lambda *given: recovery).run(watch_only=True)
     assert planned == [1]

@@ -14,6 +14,7 @@ from orchestrator.agent.device_locks import DeviceLocks
 from orchestrator.agent.processes import is_alive
 from orchestrator.agent.spare_holder import SpareFolder
 from orchestrator.config.inventory import Host
+from orchestrator.control.let_go import LettingGo
 from orchestrator.control.run_record import RunRecord, new_record
 from orchestrator.control.spare_view import SpareState, SpareView
 from orchestrator.control.spares import SpareWatch
@@ -86,8 +87,17 @@ class Ground:
         assert isinstance(view, SpareView)
         return view
 
+    def release(self, *names: str) -> None:
+        """Let go of these spares, or of all."""
+        chosen = names or self.watch.names
+        if not names:
+            self.watch.give_up()
+        asked = LettingGo(self.fleet, self.plan.run_id, chosen, chosen)
+        asked.step(60.0)
+        asked.close()
+
     def close(self) -> None:
-        self.watch.release()
+        self.release()
         self.fleet.close()
 
 
@@ -112,7 +122,7 @@ def test_a_spare_is_checked_prepared_and_held(ground: Ground) -> None:
     # The hosts of the run are left alone.
     assert not ground.workdir("n1").spares.exists()
     holder = ground.holder()
-    watch.release()
+    ground.release()
     assert not is_alive(holder) and list(ground.workdir().spares.iterdir()) == []
     assert watch.states == {}
 
@@ -174,7 +184,10 @@ def test_one_that_is_another_runs_spare_is_unfit(ground: Ground) -> None:
     ground.wait(SpareState.READY, of=theirs)
     ground.watch.hold_all()
     assert "are free, and 2 are wanted" in ground.wait(SpareState.UNFIT).why
-    theirs.release()
+    theirs.give_up()
+    asked = LettingGo(ground.fleet, other.run_id, ["n3"], ["n3"])
+    assert asked.step(60.0) == ()
+    asked.close()
 
 
 def test_one_that_fails_a_check_is_unfit_by_the_checks_own_words(tmp_path: Path) -> None:
@@ -244,7 +257,15 @@ def test_a_spare_that_is_a_host_now_is_used_and_one_that_was_may_be_one_again(gr
     assert ground.watch.state_of("n3").state is SpareState.USED
     ground.wait(SpareState.READY, "n2")
     assert ground.watch.state_of("n3").state is SpareState.USED
-    ground.watch.release(["n2"])
-    assert "n2" not in ground.watch.states
+    ground.release("n2")
     ground.watch.hold_all(ground.plan)
     ground.wait(SpareState.READY, "n3")
+
+
+def test_why_one_is_unfit_does_not_begin_with_the_path_of_our_own_file(ground: Ground) -> None:
+    file = f"/data1/somebody/orchestrate/agent/{'0af3' * 16}.pyz"
+    said = f"[Errno 20] Not a directory: '{file}/orchestrator/agent/warm.py'"
+    ground.watch._note("n3", SpareState.UNFIT, said)
+    assert ground.watch.state_of("n3").why == (
+        "[Errno 20] Not a directory: 'agent.pyz/orchestrator/agent/warm.py'"
+    )

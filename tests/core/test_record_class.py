@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -33,6 +34,28 @@ import orchestrator.agent.verbs_host, orchestrator.agent.verbs_run
 absent = {"dataclasses", "inspect", "hashlib", "tempfile", "shutil", "traceback", "platform"}
 found = absent & set(sys.modules)
 assert not found, found
+"""
+REPLACED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from orchestrator.core.record_class import dataclass, field, light_dataclass, replace
+assert dataclass is light_dataclass
+@dataclass(frozen=True)
+class Part:
+    FORMAT: "ClassVar[int]" = 1
+    number: int
+    name: str = "a"
+    notes: dict = field(default_factory=dict)
+part = Part(1)
+other = replace(part, name="z")
+assert vars(other) == {"number": 1, "name": "z", "notes": {}} and part.name == "a"
+assert other != part and replace(other, name="a") == part and type(other) is Part
+try:
+    replace(part, colour=1)
+except TypeError:
+    pass
+else:
+    raise SystemExit("a field that there is not was taken")
 """
 
 
@@ -106,10 +129,57 @@ def test_it_is_frozen_hashed_and_replaced_like_the_real_one() -> None:
         assert _said(lambda act=act: act(LIGHT[0])) is _said(lambda act=act: act(REAL[0])) is AttributeError
     assert hash(LIGHT[0](1)) == hash(LIGHT[0](1, "a")) != hash(LIGHT[0](2))
     assert _said(lambda: hash(LIGHT[1](1))) is _said(lambda: hash(REAL[1](1))) is TypeError  # holds a dict
-    new, old = record_class._light_replace(LIGHT[1](1), name="z"), dataclasses.replace(REAL[1](1), name="z")
-    assert repr(new) == repr(old)
+    new = LIGHT[1](1, name="z")
     assert copy.deepcopy(new) == new
-    assert _said(lambda: record_class._light_replace(new, colour=1)) is TypeError
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if self.high < self.low:
+            raise ValueError("high < low")
+
+    @functools.cached_property
+    def width(self) -> int:
+        return self.high - self.low
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    low: int
+    high: int
+
+    @functools.cached_property
+    def width(self) -> int:
+        return self.high - self.low
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted:
+    low: int
+    high: int
+
+
+@pytest.mark.parametrize("kind", [REAL[0], REAL[1], Checked, Counted, Slotted])
+def test_a_field_is_replaced_as_by_the_standard_library(kind: Any) -> None:
+    names = [field.name for field in dataclasses.fields(kind)][:2]
+    value = kind(**dict(zip(names, (1, 5), strict=True)))
+    for change in ({}, {names[1]: 9}, {names[0]: 2, names[1]: 3}, {"colour": 1}):
+        new, old = (
+            _said(lambda make=make, change=change: make(value, **change))
+            for make in (record_class.replace, dataclasses.replace)
+        )
+        assert new == old and repr(new) == repr(old)
+
+
+def test_what_is_kept_beside_the_fields_is_not_taken_over() -> None:
+    value = Counted(1, 5)
+    assert value.width == 4 and record_class.replace(value, high=9).width == 8
+    with pytest.raises(ValueError, match="high < low"):
+        record_class.replace(Checked(1, 5), high=0)
 
 
 def test_its_fields_are_those_of_the_real_one() -> None:
@@ -142,6 +212,14 @@ def test_a_class_that_is_not_frozen_can_be_changed_and_not_hashed() -> None:
     place.size = 2
     assert (place.inode, place.size) == (1, 2)
     assert _said(lambda: hash(place)) is TypeError
+
+
+def test_the_light_ones_are_replaced_alike() -> None:
+    """With `-S`, as agents run: elsewhere all dataclasses are the standard library's."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", REPLACED, str(ROOT)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("program", [EVERYTHING, LAUNCH], ids=["everything", "a-launch"])

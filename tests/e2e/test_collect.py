@@ -24,7 +24,7 @@ from orchestrator.plan.launch_plan import read_plan
 from orchestrator.testing.local_cluster import Cluster
 from orchestrator.testing.sshd import Sshd, why_no_sshd
 from orchestrator.testing.waiting import eventually
-from orchestrator.transfer.collect_run import RunFiles
+from orchestrator.transfer.run_files import RunFiles
 from tests.checkpoint.support import Run, bloom, random, save_run
 
 without_sshd = pytest.mark.skipif(bool(why_no_sshd()), reason=f"no sshd: {why_no_sshd()}")

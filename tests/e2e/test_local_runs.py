@@ -111,10 +111,10 @@ def test_stop_ends_every_worker_and_stopping_again_is_no_error(local: Cluster) -
 
 
 def test_workers_that_ignore_sigterm_are_killed_after_the_grace_period(local: Cluster) -> None:
-    script = "trap '' TERM; sleep 303.5 & while :; do wait; done"
+    script = f"trap '' TERM; {' '.join(local.sleep)} & while :; do wait; done"
     local.launch(local.job(["sh", "-c", script]), "--detach")
     assert local.run("stop").returncode == 0
-    eventually(lambda: not processes_with("sleep 303.5"), what="no grandchild left")
+    eventually(lambda: not local.sleepers(), what="no grandchild left")
 
 
 def test_the_monitor_may_die_and_the_run_goes_on(local: Cluster) -> None:

@@ -325,6 +325,7 @@ HONEST: dict[str, Frames] = {
         ({"files": [{"path": "rank_0/debug/plog/plog-1.log", "size": 9}], "left": {"rank_0": 1}}, b"")
     ],
     "list_runs": [([{"manifest": _manifest(), "status": to_json(status())}], b"")],
+    "check_shards": [([{"summed": True, "sha256": SHA}, {"summed": False, "damage": "cut"}], b"")],
     "missing": [([SHA], b"")],
     "prepare": [({"hashes": {"worker.yaml": SHA}, "run_dir": "/w"}, b"")],
     "probe": [(_PROBE, b"")],
@@ -413,6 +414,9 @@ CALLS: dict[str, Callable[[Agent, Path], Any]] = {
         RUN, labels=["rank_0"], devices=[0], seconds=5.0, timeout=10.0
     ),
     "index": lambda agent, _: agent.index(SHARD),
+    "check_shards": lambda agent, _: agent.check_shards(
+        [(SHARD, (99, 10**18, 5), True), (SHARD, (99, 10**18, 6), False)]
+    ),
     "list_plogs": _copied_plogs,
     "list_runs": lambda agent, _: agent.list_runs(),
     "missing": lambda agent, _: agent.missing([SHA]),

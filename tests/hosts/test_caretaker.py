@@ -30,7 +30,7 @@ def test_many_streams_are_read_to_their_ends_by_one_thread() -> None:
         os.write(mouth, b"said by %d" % number)
         os.close(mouth)
     for ended, stream, _ in ends:
-        assert ended.wait(10) and stream.closed
+        assert ended.wait(60) and stream.closed
     assert heard == {number: b"said by %d" % number for number in range(20)}
 
 
@@ -48,5 +48,5 @@ def test_what_ends_is_told_from_what_does_not_and_a_fault_hinders_nobody() -> No
     caretaker.when(lambda: True, 60.0, fail)
     caretaker.when(lambda: False, 0.05, note)
     caretaker.when(lambda: True, 60.0, note)
-    assert done.wait(10)
+    assert done.wait(60)
     assert sorted(found) == [False, True]

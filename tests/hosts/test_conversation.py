@@ -209,7 +209,7 @@ class Host:
         stdout.write(READY)
         self.send = stdout.write
         for line in stdin:
-            assert self.hold.wait(20)
+            assert self.hold.wait(60)
             number = json.loads(line)["id"]
             stdout.write(frame({"event": "asked", "data": number}))
             first = {"id": number, "ok": True, "result": number, "bytes": 3, "more": True}
@@ -228,7 +228,7 @@ def heard_by(session: Session) -> tuple[threading.Event, list[Any]]:
 
 def take(session: Session, told: threading.Event, heard: list[Any]) -> list[Any]:
     """All that is there, once somebody has told of it."""
-    assert told.wait(20)
+    assert told.wait(60)
     told.clear()
     while found := session.heard():
         heard += found
@@ -237,7 +237,7 @@ def take(session: Session, told: threading.Event, heard: list[Any]) -> list[Any]
 
 def test_what_is_said_unasked_is_heard_without_waiting_and_holds_up_no_request() -> None:
     host = Host()
-    session = Session(host.transport, python="p", workdir="w", bundle=Bundle(b"", "0"), timeout=20.0)
+    session = Session(host.transport, python="p", workdir="w", bundle=Bundle(b"", "0"), timeout=60.0)
     told, heard = heard_by(session)
     eventually(lambda: host.send is not None, what="started")
     host.send(frame({"event": "end", "data": 1}))
@@ -286,11 +286,11 @@ def test_an_answer_that_does_not_come_is_late_and_other_requests_do_not_wait_for
 
 def test_who_is_cut_off_hears_of_it() -> None:
     host = Host()
-    session = Session(host.transport, python="p", workdir="w", bundle=Bundle(b"", "0"), timeout=20.0)
+    session = Session(host.transport, python="p", workdir="w", bundle=Bundle(b"", "0"), timeout=60.0)
     told, _ = heard_by(session)
-    assert told.wait(20) and session.heard() == []  # nothing is said, and that is no error
+    assert told.wait(60) and session.heard() == []  # nothing is said, and that is no error
     told.clear()
     host.transport.break_connection()
-    assert told.wait(20)
+    assert told.wait(60)
     with pytest.raises(TransportError):
         session.heard()

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.sshd
 def reach(target: Target) -> str:
     """What the host says, or the error."""
     with target.transport() as transport:
-        return transport.run(["echo", "reached"], timeout=20).stdout.decode().strip()
+        return transport.run(["echo", "reached"], timeout=60).stdout.decode().strip()
 
 
 def remedy_command(error: HostKeyError, start: str) -> str:
@@ -237,7 +237,7 @@ def until_broken(host: Transport) -> None:
 def answers(host: Transport) -> bool:
     try:
         host.connect()
-        return host.run(["echo", "again"], timeout=20).stdout == b"again\n"
+        return host.run(["echo", "again"], timeout=60).stdout == b"again\n"
     except TransportError:
         return False
 

@@ -24,7 +24,7 @@ def run(target: Target, folder: Path, *argv: str) -> CommandResult:
     config = write_ssh_config(target.options)
     assert config is not None
     with contextlib.closing(config), OpenSshTransport(target.host, config.path) as transport:
-        return transport.run(argv, timeout=20)
+        return transport.run(argv, timeout=60)
 
 
 def test_port_user_and_key_of_the_inventory_and_an_argv_that_no_shell_reads(

@@ -170,7 +170,7 @@ def test_threads_are_let_in_in_turn() -> None:
     for each in threads:
         each.start()
     for each in threads:
-        each.join(10)
+        each.join(60)
         assert not each.is_alive()
     assert most == 2
 
@@ -191,9 +191,9 @@ def test_who_is_not_wanted_any_more_does_not_wait_and_leaves_the_others_their_tu
         for each in threads:
             each.start()
         is_wanted.clear()
-        threads[0].join(10)
+        threads[0].join(60)
         assert passed == ["closed"]
-    threads[1].join(10)
+    threads[1].join(60)
     assert passed == ["closed", "next"]
 
 

@@ -25,7 +25,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     transport.connect()
     bundle = agent_bundle()
     workdir = str(tmp_path / "work")
-    opened = Agent(Session(transport, python=sys.executable, workdir=workdir, bundle=bundle, timeout=20.0))
+    opened = Agent(Session(transport, python=sys.executable, workdir=workdir, bundle=bundle, timeout=60))
     yield opened
     opened.close()
 
@@ -43,12 +43,12 @@ def test_only_what_is_missing_is_sent_and_counted(tmp_path: Path, agent: Agent) 
     }
     total = len(small) + len(large)
     counted: list[int] = []
-    assert push_missing(agent, sources, timeout=20, count=counted.append) == Pushed(total, 0)
+    assert push_missing(agent, sources, timeout=60, count=counted.append) == Pushed(total, 0)
     assert sum(counted) == total and max(counted) <= 1 << 20
     for sha256, source in sources.items():
         assert (tmp_path / "work/store" / sha256).read_bytes() == b"".join(source)
     counted.clear()
-    assert push_missing(agent, sources, timeout=20, count=counted.append) == Pushed(0, total)
+    assert push_missing(agent, sources, timeout=60, count=counted.append) == Pushed(0, total)
     assert sum(counted) == total
 
 
@@ -59,7 +59,7 @@ def test_a_large_file_is_never_in_memory(tmp_path: Path, agent: Agent) -> None:
     sources = {ContentFile(path).sha256(): ContentFile(path)}
     tracemalloc.start()
     try:
-        assert push_missing(agent, sources, timeout=20) == Pushed(size, 0)
+        assert push_missing(agent, sources, timeout=60) == Pushed(size, 0)
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
         tracemalloc.stop()
@@ -73,7 +73,7 @@ def test_a_file_that_has_changed_is_named(tmp_path: Path, agent: Agent, size: in
     sources = {sha256: ContentFile(path)}
     path.write_bytes(b"\1" * (size + change))
     with pytest.raises(OrchestrateError, match="has changed since it was read for this launch") as caught:
-        push_missing(agent, sources, timeout=20)
+        push_missing(agent, sources, timeout=60)
     assert (caught.value.where, caught.value.remedy) == (str(path), "launch again")
     assert not (tmp_path / "work/store" / sha256).exists()
 
@@ -82,7 +82,7 @@ def test_a_file_that_changed_before_the_push_is_named(tmp_path: Path, agent: Age
     sha256 = written(tmp_path / "data", b"before")
     (tmp_path / "data").write_bytes(b"behind")
     with pytest.raises(OrchestrateError, match="data: has changed") as caught:
-        push_missing(agent, {sha256: ContentFile(tmp_path / "data")}, timeout=20)
+        push_missing(agent, {sha256: ContentFile(tmp_path / "data")}, timeout=60)
     assert not isinstance(caught.value, AgentError)
     assert agent.missing([sha256]) == [sha256]
 
@@ -95,11 +95,11 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_costs_only_who_lacks_it(tmp_path: Path, agent: Agent) -> None:
     had, lacked = (written(tmp_path / name, name.encode()) for name in ("had", "lacked"))
     sources = {had: tmp_path / "had", lacked: tmp_path / "lacked"}
-    push_missing(agent, content_files({had: sources[had]}), timeout=20)
+    push_missing(agent, content_files({had: sources[had]}), timeout=60)
     for path in sources.values():
         path.unlink()
     with pytest.raises(OrchestrateError, match="had: cannot be read"):
         content_files(sources)
-    assert push_missing(agent, content_files({had: sources[had]}, may_be_gone=True), timeout=20).sent == 0
+    assert push_missing(agent, content_files({had: sources[had]}, may_be_gone=True), timeout=60).sent == 0
     with pytest.raises(OrchestrateError, match="lacked: cannot be read: No such file"):
-        push_missing(agent, content_files(sources, may_be_gone=True), timeout=20)
+        push_missing(agent, content_files(sources, may_be_gone=True), timeout=60)

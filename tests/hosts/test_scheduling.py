@@ -28,7 +28,7 @@ def test_no_more_work_is_begun_at_once_than_there_is_room() -> None:
 
     def work(number: int) -> None:
         begun.append(number)
-        gate.wait(10)
+        gate.wait(60)
         done.release()
 
     for number in range(5):
@@ -37,7 +37,7 @@ def test_no_more_work_is_begun_at_once_than_there_is_room() -> None:
     assert len(begun) <= 2
     gate.set()
     for _ in range(5):
-        assert done.acquire(timeout=10)
+        assert done.acquire(timeout=60)
     assert begun == [0, 1, 2, 3, 4]
     pool.close()
 
@@ -45,7 +45,7 @@ def test_no_more_work_is_begun_at_once_than_there_is_room() -> None:
 def test_a_signal_wakes_who_waits_for_it() -> None:
     signal, pool = SYSTEM.signal(), SYSTEM.pool(1)
     pool.submit(signal.set)
-    assert signal.wait(10)
+    assert signal.wait(60)
     signal.clear()
     assert not signal.wait(0)
     pool.close()

@@ -32,7 +32,7 @@ def agent_with(tmp_path: Path, python: str = sys.executable, bundle: Bundle | No
             python=python,
             workdir=str(tmp_path / "work"),
             bundle=bundle or agent_bundle(),
-            timeout=20.0,
+            timeout=60,
         )
     )
 
@@ -176,7 +176,7 @@ def test_an_idle_session_lets_its_agent_know_that_somebody_is_here(tmp_path: Pat
         python=sys.executable,
         workdir=str(tmp_path),
         bundle=agent_bundle(),
-        timeout=20.0,
+        timeout=60,
         clock=lambda: now[0],
     )
     write = session._channel.write

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Job
+from orchestrator.core.errors import ConfigError
 from orchestrator.plan.launch_table import launch_table
 from orchestrator.plan.placement import Placement, place
 from tests.config.support import inventory, job, lines_of
@@ -125,3 +126,18 @@ def test_a_device_ip_used_twice(tmp_path: Path) -> None:
         " (correct `device_ips:`)"
         for device in (0, 1)
     ]
+
+
+def test_a_table_is_made_once_and_anew_where_anything_differs(tmp_path: Path) -> None:
+    """Of the same hosts, whichever attempt; another address of a device, or host, is another table."""
+    first = table(tmp_path)
+    assert table(tmp_path) is first
+    for old, new in (("29.1.1.", "29.1.7."), ("10.0.0.10", "10.0.0.11"), ("devices: 0-1", "devices: 2-3")):
+        other = table(tmp_path, HOSTS.replace(old, new))
+        assert other != first and json.loads(other) != json.loads(first)
+    assert table(tmp_path) == first
+    # What is refused is refused again.
+    twice = HOSTS.replace("29.1.1.[1-2]", "29.1.0.[1-2]")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"29\.1\.0\.1"):
+            table(tmp_path, twice)

@@ -169,3 +169,51 @@ def test_a_program_that_goes_on_by_itself_is_the_one_that_was_launched(files: Pa
     gone = next_plan(by_itself, job, load_inventory(files / "inventory.yaml"), by_itself=True)
     assert gone.manifests["host1"].inputs == sent and gone.attempt.number == 3
     assert needs_of(gone).shipped_bytes == 0
+
+
+@pytest.mark.parametrize("is_beside", [False, True], ids=["named", "beside the weights"])
+def test_a_training_that_goes_on_by_itself_keeps_the_code_and_the_data_that_it_has(
+    files: Path, is_beside: bool
+) -> None:
+    """Its hosts have them by their hashes: what is in their place here now is another run's."""
+    (files / "old.ckpt").write_text("weights")
+    (files / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}}))
+    words = ["checkpoint.load=old.ckpt"] if is_beside else ["data.tokenizer=tokenizer.json"]
+    before = first(files, *words)
+    data, folder = json.loads((files / "data.json").read_text()), "load" if is_beside else "tokenizer"
+    assert worker(before)["data"]["tokenizer"] == f"inputs/{folder}/tokenizer.json"
+    sent = {item.path: item for item in before.manifests["host1"].inputs}
+    sent.pop("inputs/load/old.ckpt", None)
+    (files / "data.json").write_text(json.dumps([*data, *data]))
+    with pytest.raises(ConfigError, match="is not what the run was given"):
+        following(files, before)
+    for name in ("data.json", "tokenizer.json", "old.ckpt"):
+        (files / name).unlink()
+    job = load_job_again(before.job, needs_files=False)
+    plan = next_plan(before, job, load_inventory(files / "inventory.yaml"), by_itself=True)
+    again = next_plan(plan, job, load_inventory(files / "inventory.yaml"), by_itself=True)
+    for each, number in ((plan, 2), (again, 3)):
+        assert {item.path: item for item in each.manifests["host2"].inputs} == sent
+        assert each.sources.keys() == {item.sha256 for item in sent.values()}
+        was, now = worker(before), worker(each)
+        assert now["checkpoint"].pop("load") == f"attempts/{number}/load" and now["checkpoint"].pop("resume")
+        was["checkpoint"].pop("load"), was["checkpoint"].pop("resume")
+        assert now == was
+
+
+def test_one_that_begins_anew_by_itself_does_so_with_what_it_has(files: Path) -> None:
+    """It failed before its first save."""
+    (files / "old.ckpt").write_text("weights")
+    (files / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}}))
+    before = first(files, "checkpoint.load=old.ckpt")
+    for name in ("data.json", "tokenizer.json", "old.ckpt"):
+        (files / name).unlink()
+    job = load_job_again(before.job, needs_files=False)
+    inventory = load_inventory(files / "inventory.yaml")
+    plan = next_plan(before, job, inventory, by_itself=True, fresh=True)
+    assert plan.origin == (0, 0) and worker(plan) == worker(before)
+    assert plan.manifests["host1"].inputs == before.manifests["host1"].inputs
+    # Once it has gone on from a step of its own nobody here has what it began with.
+    resumed = next_plan(before, job, inventory, by_itself=True)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        next_plan(resumed, job, inventory, by_itself=True, fresh=True)

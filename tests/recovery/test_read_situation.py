@@ -364,3 +364,8 @@ def test_of_a_program_that_saves_as_it_likes_nothing_is_known(plan: LaunchPlan) 
     record = failed(crash())
     assert not situation_of(record, command, now(record)).keeps
     assert situation_of(record, command, now(record, kept=5)).keeps
+    assert situation_of(record, command, now(record, kept=0)).keeps
+    # Of MindFormers' older versions phases are known, and no save.
+    own = dataclasses.replace(plan, task="mindformers")
+    assert not situation_of(record, own, now(record, kept=0)).keeps
+    assert situation_of(record, own, now(record, kept=5)).keeps

@@ -13,11 +13,12 @@ from orchestrator.config.inventory import Device, Host
 from orchestrator.config.job import Restart
 from orchestrator.control.attempts import ended_again, with_decision
 from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground, Level
+from orchestrator.control.held_hosts import Held
 from orchestrator.control.run_record import RunRecord, new_record
+from orchestrator.core.errors import AgentError, ConnectError, OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Claim
 from orchestrator.core.states import RunState
-from orchestrator.hosts.fleet import HostResults
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.recovery import ask_devices
 from orchestrator.recovery.run_recovery import RunRecovery
@@ -32,7 +33,19 @@ HOSTS = ("node0001", "node0002", "node0003")
 class Clock:
     """A clock that stands where a test sets it."""
 
-    now = NOW
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def signal(self) -> Clock:
+        return self
+
+    def set(self) -> None: ...
+
+    def clear(self) -> None: ...
+
+    def wait(self, timeout: float) -> bool:
+        self.now += timeout
+        return False
 
     def time(self) -> float:
         return self.now
@@ -47,6 +60,10 @@ class Hosts:
         self.hosts = {host.name: host for host in hosts}
         self.pending: dict[str, Future[Any]] = {}
         self.let_go: list[str] = []
+        self.deaf: set[str] = set()
+        self.refusals: dict[str, OrchestrateError] = {}
+        self.is_closed = False
+        self.scheduling: Any = Clock()
 
     def begin(self, work: Any, name: str) -> Future[Any]:
         return self.pending.setdefault(name, Future())
@@ -55,18 +72,33 @@ class Hosts:
         self.pending.pop(name).set_result((None, error) if error else (NOW, None))
 
     def part(self, names: Any) -> Any:
-        part = Hosts(*(self.hosts[name] for name in names))
-        part.let_go = self.let_go
-        return part
+        return Hosts(*(self.hosts[name] for name in names))
 
-    def each(self, work: Any, names: Any = None) -> HostResults[Any]:
-        self.let_go += list(self.hosts if names is None else names)
-        return HostResults({}, {})
+    def apart(self, names: Any) -> Any:
+        return Apart(self, names)
 
     def __enter__(self) -> Hosts:
         return self
 
     def __exit__(self, *given: object) -> None: ...
+
+
+class Apart:
+    """Sessions of their own to hosts of a fleet; those that are `deaf` say nothing."""
+
+    def __init__(self, fleet: Hosts, names: Any) -> None:
+        self._fleet, self._names = fleet, list(names)
+
+    def begin(self, work: Any, name: str) -> Future[Any]:
+        assert name in self._names
+        self._fleet.let_go.append(name)
+        answer: Future[Any] = Future()
+        if name not in self._fleet.deaf:
+            answer.set_result((None, self._fleet.refusals.get(name)))
+        return answer
+
+    def close(self) -> None:
+        self._fleet.is_closed = True
 
 
 @pytest.fixture
@@ -76,7 +108,7 @@ def plan(tmp_path: Path) -> LaunchPlan:
 
 
 def recovery_of(plan: LaunchPlan, fleet: Any, folder: Path, clock: Clock | None = None) -> RunRecovery:
-    shown: Any = clock or Clock()
+    shown: Any = clock or fleet.scheduling
     return RunRecovery(ControlDir(folder), plan, fleet, shown)
 
 
@@ -178,11 +210,44 @@ def test_of_a_run_that_is_over_spares_are_let_go_which_this_monitor_never_looked
     plan = dataclasses.replace(plan, spares=(spare,))
     fleet = Hosts(*plan.hosts, spare)
     recovery = recovery_of(plan, fleet, tmp_path)
-    recovery.close(dataclasses.replace(failed(plan), state=RunState.RESTARTING))
-    assert fleet.let_go == []
-    recovery.close(failed(plan, HOSTS[2]))
-    recovery.close(failed(plan, HOSTS[2]))
-    assert fleet.let_go == ["spare", HOSTS[0], HOSTS[1]]
+    between = dataclasses.replace(failed(plan), state=RunState.RESTARTING)
+    assert recovery.let_go(between) is between and fleet.let_go == []
+    record = failed(plan, HOSTS[2])
+    assert recovery.let_go(record) is record  # of an earlier version
+    recovery.let_go(record)
+    assert fleet.let_go == [HOSTS[0], HOSTS[1], "spare"]
+
+
+def test_who_has_not_let_go_is_in_the_record_and_is_asked_again_until_its_lease_is_over(
+    plan: LaunchPlan, tmp_path: Path
+) -> None:
+    """A host that says nothing holds up the end of the run for seconds, and no other host at all."""
+    fleet = Hosts(*plan.hosts)
+    fleet.deaf = {HOSTS[0]}
+    fleet.refusals = {
+        HOSTS[1]: AgentError("no such attempt", kind="other_attempt"),
+        HOSTS[2]: ConnectError("timed out", where=HOSTS[2]),
+    }
+    clock, lease = fleet.scheduling, plan.restart.lease
+    recovery = recovery_of(plan, fleet, tmp_path)
+    record = recovery.ending(failed(plan))
+    assert record.held == Held(HOSTS, NOW + lease) and record.needs_monitor_at(NOW)
+    record = recovery.let_go(record)
+    assert clock.now <= NOW + 10  # it waits for the deaf one no longer
+    assert record.held == Held((HOSTS[0], HOSTS[2]), NOW + lease) and fleet.let_go == list(HOSTS)
+    assert recovery.let_go(record) is record and fleet.let_go == list(HOSTS)
+    # Another monitor goes on with those that are left, and with nobody else.
+    fleet.let_go.clear()
+    recovery.close()
+    assert fleet.is_closed
+    recovery = recovery_of(plan, fleet, tmp_path)
+    fleet.refusals.clear()
+    record = recovery.let_go(record)
+    assert fleet.let_go == [HOSTS[0], HOSTS[2]]
+    assert record.held == Held((HOSTS[0],), NOW + lease) and record.needs_monitor_at(clock.now)
+    clock.now = NOW + lease
+    assert not record.needs_monitor_at(clock.now)
+    assert recovery.let_go(record).held == Held((), NOW + lease)
 
 
 def test_a_device_that_is_to_be_reset_gives_way_to_another_one_of_its_host(
@@ -200,3 +265,19 @@ def test_a_device_that_is_to_be_reset_gives_way_to_another_one_of_its_host(
     recovery = recovery_of(plan, Hosts(*roomy), tmp_path)
     staying = recovery.staying(plan, plan, decision)
     assert HOSTS[1] not in staying.devices and staying.avoided == {HOSTS[1]: (1,)}
+
+
+def test_of_a_host_that_does_not_let_go_there_is_one_line(
+    plan: LaunchPlan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = Hosts(*plan.hosts)
+    fleet.refusals = {HOSTS[2]: ConnectError("timed out", where=HOSTS[2])}
+    recovery = recovery_of(plan, fleet, tmp_path)
+    record = recovery.ending(failed(plan))
+    for _ in range(4):
+        record = recovery.let_go(record)
+        fleet.scheduling.now += 20.0
+    assert fleet.let_go.count(HOSTS[2]) == 4
+    assert [line.getMessage() for line in caplog.records] == [
+        f"{HOSTS[2]} lets go with its lease where it does not answer: timed out"
+    ]

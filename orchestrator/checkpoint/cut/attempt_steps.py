@@ -35,6 +35,8 @@ class SavedAttempt:
 
     `origin` is the (attempt, step) that it went on from, None where it began anew or nobody knows. `placed`
     names the host that each of its ranks ran on, `token` tells it from another launch of the same number.
+    `replicated`: each rank's file is whole, so that any takes the place of any; `needs_all`: ranks leave out
+    what others have saved, so that none does, whatever the strategies say.
     """
 
     number: int
@@ -44,6 +46,8 @@ class SavedAttempt:
     origin: tuple[int, int] | None = None
     placed: Mapping[int, str] = field(default_factory=dict)
     token: str = ""
+    replicated: bool = False
+    needs_all: bool = False
 
     def until(self, step: int | None) -> SavedAttempt:
         """Without what it has saved after this step."""
@@ -90,10 +94,11 @@ def choose_newest(
         try:
             choice = choose_step(
                 attempt.listed,
-                attempt.strategies,
+                {} if attempt.needs_all else attempt.strategies,
                 attempt.world_size,
                 step=step,
                 with_optimizer=True,
+                replicated=attempt.replicated,
                 placed=attempt.placed,
                 failed=failed,
             )
@@ -144,12 +149,17 @@ def same_slices(rank: int, strategies: Mapping[int, Strategy]) -> tuple[int, ...
 
 
 def sources_for(
-    placed: Mapping[int, str], copies: Copies, strategies: Mapping[int, Strategy]
+    placed: Mapping[int, str],
+    copies: Copies,
+    strategies: Mapping[int, Strategy],
+    *,
+    replicated: bool = False,
 ) -> dict[int, tuple[str, ShardFile]] | None:
     """The shard that each rank of the next attempt loads, and the host that has it; None: not one is equal.
 
     `placed` is the host of each rank, in the layout in which the step was saved. First what is on the rank's
     own host, its own shard before a replica's; else from the hosts that have one in turn. Copies come last.
+    `replicated`: all shards are equal.
     """
     found: dict[int, tuple[str, ShardFile]] = {}
     for rank, host in placed.items():
@@ -157,7 +167,8 @@ def sources_for(
             # As nearly all have it; of thousands the equal ones are not to be looked for.
             found[rank] = (host, mine)
             continue
-        equal = [rank, *(other for other in same_slices(rank, strategies) if other != rank)]
+        same = sorted(copies) if replicated else same_slices(rank, strategies)
+        equal = [rank, *(other for other in same if other != rank)]
         having = [(where, file) for other in equal for where, file in sorted(copies.get(other, {}).items())]
         shards = [each for each in having if not each[1].owner]
         here = [each for each in (*shards, *having) if each[0] == host]

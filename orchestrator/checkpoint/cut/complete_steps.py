@@ -181,5 +181,5 @@ def _steps(saved: Mapping[Step, _Copies]) -> str:
 
 
 def step_name(at: Step) -> str:
-    """As messages name it."""
-    return f"epoch {at[0]} step {at[1]}"
+    """As messages name it; without an epoch it is an iteration of MindFormers' checkpoint 2.0."""
+    return f"epoch {at[0]} step {at[1]}" if at[0] else f"iteration {at[1]}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.core.errors import CheckpointError
-from orchestrator.core.host_answers import IterationList, IterationRow
+from orchestrator.core.iteration_answers import IterationList, IterationRow
 
 __all__ = ["IterationChoice", "newest_iteration"]
 
@@ -73,9 +73,9 @@ def _lacking(rows: Mapping[str, IterationRow], with_optimizer: bool) -> Iterator
     named = [row.named for row in rows.values() if row.named is not None]
     if not any(row.common for row in rows.values()):
         yield "common.json"
-    if not named:
-        yield "metadata.json"
     kinds = _numbers(whole, {str(name) for row in rows.values() for name in row.damaged})
+    if not named and set(kinds.get("model", {})) != {1}:  # one rank alone writes none
+        yield "metadata.json"
     if "model" not in kinds:
         yield "all files of weights"
     if with_optimizer and "opt" not in kinds:

@@ -39,7 +39,7 @@ class Served:
 
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        client.settimeout(10)
+        client.settimeout(60)
         eventually(lambda: self._try(client), what="a listener")
         return client
 
@@ -53,7 +53,7 @@ class Served:
 
     def close(self) -> None:
         self.over.set()
-        self.thread.join(5)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
@@ -117,9 +117,9 @@ def test_a_client_that_says_nothing_or_hangs_up_does_not_stop_the_chat(tmp_path:
     served.connect().close()
     client = served.connect()
     client.sendall(question("endless") + b"\n")
-    said.get(timeout=5)
+    said.get(timeout=60)
     client.close()
-    assert ended.wait(10), "the answer goes on though nobody listens"
+    assert ended.wait(60), "the answer goes on though nobody listens"
     assert served.ask(question("short"))[0] == {"text": "short "}
     served.close()
 
@@ -128,7 +128,7 @@ class Pair:
     """Two ranks in two threads that exchange over queues: what the collectives do between processes."""
 
     def __init__(self) -> None:
-        self.barrier = threading.Barrier(2, timeout=10)
+        self.barrier = threading.Barrier(2, timeout=60)
         self.values: list[Any] = [None, None]
 
     def rank(self, number: int) -> PairShare:
@@ -168,10 +168,10 @@ def test_the_other_ranks_compute_the_same_and_stop_with_the_first(tmp_path: Path
     threading.Thread(target=follow, daemon=True).start()
     served = Served(tmp_path, ChatServer(echo, pair.rank(0)))
     assert served.ask(question("two words"))[-1]["tokens"] == 2
-    assert [heard.get(timeout=5), heard.get(timeout=5)] == ["two ", "words "]
+    assert [heard.get(timeout=60), heard.get(timeout=60)] == ["two ", "words "]
     served.ask(question("one two three four five six"))
     assert served.ask(question("still there"))[0] == {"text": "still "}
-    assert heard.get(timeout=5) == "still "
+    assert heard.get(timeout=60) == "still "
     served.over.set()
-    served.thread.join(5)
+    served.thread.join(60)
     pair.barrier.abort()

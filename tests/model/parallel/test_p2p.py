@@ -183,7 +183,7 @@ class Stuck:
 
     def _block(self, call):
         if call == self.blocking:
-            assert self.let_go.wait(30)
+            assert self.let_go.wait(60)
 
 
 def link_of(stuck, told):
@@ -238,7 +238,7 @@ def test_a_process_that_does_not_come_to_its_next_message_is_given_up():
     told, stuck = [], Stuck(None)
     link = link_of(stuck, told)
     link.receive((1,), ms.float32, 0, "the activations of micro batch 0").take()
-    assert stuck.let_go.wait(30)
+    assert stuck.let_go.wait(60)
     assert told == [
         "rank 1 (stage 1): 0.2 s waiting for the activations of micro batch 0 from rank 0 in vain"
     ]
@@ -253,7 +253,7 @@ def test_the_wait_for_compilation_is_longer_and_named():
         given_up.set()
 
     with Watch("rank 0", 0.02, give_up).over_compilation():
-        assert given_up.wait(30)
+        assert given_up.wait(60)
     assert told == [f"rank 0: {0.02 * COMPILATION:g} s waiting for the other stages to compile in vain"]
 
 
@@ -262,7 +262,7 @@ def test_what_ends_in_time_is_not_given_up():
     watch = Watch("rank 0", WITHOUT_END, told.append)
     with watch.over("waiting"):
         timer = watch.timer
-    timer.join(30)  # cancelled
+    timer.join(60)  # cancelled
     assert not timer.is_alive() and not told and watch.timer is None
 
 

@@ -1,0 +1,146 @@
+"""The checkpoint from which a run of MindFormers goes on, in either of its forms.
+
+Its legacy form, a file a rank, is chosen and brought as shards of ours are. Its checkpoint 2.0 is loaded from
+all files of an iteration: MindFormers saves it only where all hosts share a folder, or on one host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from orchestrator.checkpoint.cut.attempt_steps import AttemptStep, SavedAttempt
+from orchestrator.checkpoint.cut.complete_steps import Choice
+from orchestrator.checkpoint.cut.iterations import IterationChoice, newest_iteration
+from orchestrator.core.errors import CheckpointError, UsageError
+from orchestrator.core.iteration_answers import IterationList
+from orchestrator.core.records import Attempt, Load
+from orchestrator.hosts.agent_client import Agent
+from orchestrator.hosts.fleet import Fleet
+from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.transfer.mindformers_saves import meta_notes, resume_words
+from orchestrator.transfer.saved_attempts import CheckedStep, choose_checked
+
+__all__ = ["Found", "choose_mindformers"]
+
+_TIMEOUT = 300.0
+_JSON = ("common.json", "metadata.json")
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The step to go on from, and what the run YAML says for it.
+
+    `loads` are the files of an iteration on each host, None where it is of shards.
+    """
+
+    step: CheckedStep
+    words: Mapping[str, Any]
+    loads: Mapping[str, tuple[Load, ...]] | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def choose_mindformers(
+    fleet: Fleet,
+    plan: LaunchPlan,
+    attempts: Sequence[SavedAttempt],
+    *,
+    same_layout: Iterable[int],
+    step: int | None = None,
+) -> Found:
+    """The newest step, or `step`, that is complete over all hosts, of shards or of an iteration.
+
+    CheckpointError: there is none. UsageError: there is one, of ranks in another layout.
+    """
+    placed = {item.rank: item.host for item in plan.placements}
+    said = {saved.number: _said(fleet, plan.run_id, saved) for saved in attempts}
+    errors: list[CheckpointError] = []
+    found: list[Found] = []
+    try:
+        found.append(_of_shards(fleet, plan, attempts, said, placed, same_layout, step))
+    except CheckpointError as error:
+        errors.append(error)
+    for saved in sorted(attempts, key=lambda each: -each.number):
+        listed = said[saved.number]
+        if not any(each.iterations for each in listed.values()):
+            continue
+        try:
+            found.append(_of_iteration(plan, saved, listed, step))
+            break
+        except CheckpointError as error:
+            errors.insert(0, error)
+    if not found:
+        raise errors[0]
+    return max(found, key=lambda each: each.step.step.at)
+
+
+def _said(fleet: Fleet, run_id: str, saved: SavedAttempt) -> Mapping[str, IterationList]:
+    """What hosts have of an attempt beside the shards; one that cannot be asked was told of already."""
+    attempt = Attempt(saved.number, saved.token)
+    return fleet.each(partial(_iterations, run_id, attempt)).values
+
+
+def _iterations(run_id: str, attempt: Attempt, agent: Agent) -> IterationList:
+    return agent.iterations(run_id, attempt, timeout=_TIMEOUT)
+
+
+def _of_shards(
+    fleet: Fleet,
+    plan: LaunchPlan,
+    attempts: Sequence[SavedAttempt],
+    said: Mapping[int, Mapping[str, IterationList]],
+    placed: Mapping[int, str],
+    same_layout: Iterable[int],
+    step: int | None,
+) -> Found:
+    checked = choose_checked(fleet, attempts, placed=placed, same_layout=same_layout, step=step)
+    saved = checked.step.attempt
+    if checked.sources is None:
+        what = f"step {checked.step.at[1]} was saved by {saved.world_size} ranks in another layout"
+        remedy = (
+            "go on with the layout that it was saved in, or `orchestrate collect-ckpt` and launch a new run"
+        )
+        raise UsageError(f"{what}: MindFormers goes on in the same one only", remedy=remedy)
+    files = {rank: file for rank, (_, file) in checked.sources.items()}
+    words = resume_words(plan.attempt.number, files, world_size=plan.world_size, needs_all=saved.needs_all)
+    notes = meta_notes(said[saved.number], [file for _, file in checked.sources.values()])
+    return Found(checked, words, notes=notes)
+
+
+def _of_iteration(
+    plan: LaunchPlan, saved: SavedAttempt, listed: Mapping[str, IterationList], step: int | None
+) -> Found:
+    chosen = newest_iteration(listed, step=step)
+    loads = {
+        host.name: _loads(host.name, chosen, listed.get(host.name) or IterationList()) for host in plan.hosts
+    }
+    whole = AttemptStep(saved, Choice(0, chosen.iteration, {}, {}))
+    words = resume_words(plan.attempt.number, None, world_size=plan.world_size)
+    return Found(CheckedStep(whole, {}, {}), words, loads, chosen.notes())
+
+
+def _loads(host: str, chosen: IterationChoice, listed: IterationList) -> tuple[Load, ...]:
+    """All files of the iteration, which each rank may read; CheckpointError: the host lacks some."""
+    row = next((each for each in listed.iterations if each.iteration == chosen.iteration), None)
+    places = (
+        {path.rpartition("/")[2]: (path, identity) for path, identity in row.places.items()} if row else {}
+    )
+    named = [name for name in _JSON if name == _JSON[0] or len(chosen.files) > 2 or name in places]
+    lacking = [name for name in (*chosen.files, *named) if name not in places]
+    if lacking:
+        more = f" and {len(lacking) - _MOST_NAMED} more" if len(lacking) > _MOST_NAMED else ""
+        raise CheckpointError(
+            f"{host} lacks {', '.join(lacking[:_MOST_NAMED])}{more} of iteration {chosen.iteration}, "
+            "and MindFormers loads its checkpoint 2.0 from all files of it on each host",
+            remedy="let all hosts share the folder of runs, or save with use_legacy_format: True",
+        )
+    found = []
+    for name in (*chosen.files, *named):
+        with contextlib.suppress(KeyError):
+            path, (size, changed, inode) = places[name]
+            found.append(Load(name, path, (size, changed, inode)))
+    return tuple(found)
