@@ -90,15 +90,13 @@ def make_plan(
     copies, copy_notes = copy_ring(written, inventory, hosts, number=number)
     # What is at a path in a container need not be at that path of this machine.
     is_here = all(host.transport == "local" and host.container is None for host in hosts)
-    config: dict[str, Any] = {"task": job.task}
     completed = None
     if job.task == MINDFORMERS:
-        device = placements[0].device_id
-        ranks = len(placements)
+        device, ranks = placements[0].device_id, len(placements)
         completed = complete(job, ranks=ranks, device=device, number=number, load=load, source=run_source)
-        config["parallel"] = completed.degrees
+        config: dict[str, Any] = {"task": job.task, "parallel": completed.degrees}
         placements = seated(placements, completed.degrees)
-        shipment = shipped or ship_run(job, completed, resumes=bool(load))
+        shipment = ship_run(job, completed, resumes=bool(load)) if shipped is None else shipped
     elif shipped is not None:
         shipment, config = shipped, shipped_again(job, shipped)
     else:

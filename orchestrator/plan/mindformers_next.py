@@ -14,7 +14,7 @@ from orchestrator.core.errors import Problem
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.run_yaml_files import files_named
 
-__all__ = ["other_run"]
+__all__ = ["loads_its_own", "other_run"]
 
 # What the shards are of, and what they are cut by.
 _MODEL = (("model",), ("moe_config",))
@@ -22,6 +22,14 @@ _LAYOUT = (("parallel_config",), ("parallel", "parallel_mode"), ("parallel", "en
 # Of these how often micro batches are sent changes no shard, and attention's own cut none of a weight.
 _FREE = frozenset({"micro_batch_num", "gradient_aggregation_group", "mem_coeff", "context_parallel_algo"})
 _MOST = 20
+
+
+def loads_its_own(plan: LaunchPlan) -> bool:
+    """Whether an attempt goes on from what the run has saved, and so not from what the run YAML names."""
+    if not plan.run_yaml:
+        return False
+    loaded = RunYaml("mindformers.yaml", plan.run_yaml).get("load_checkpoint")
+    return isinstance(loaded, str) and loaded.startswith("./attempts/")
 
 
 def other_run(before: LaunchPlan, plan: LaunchPlan, job: Job) -> list[Problem]:

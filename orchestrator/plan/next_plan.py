@@ -15,7 +15,7 @@ from orchestrator.core.records import WorkerSpec
 from orchestrator.plan.input_files import Shipment
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
-from orchestrator.plan.mindformers_next import other_run
+from orchestrator.plan.mindformers_next import loads_its_own, other_run
 from orchestrator.plan.mindformers_run import trains
 
 __all__ = ["LOAD", "load_folder", "next_plan", "saved_layout"]
@@ -69,7 +69,7 @@ def next_plan(
         token=token,
         load=load_folder(number) if resumes else "",
         mtbf=(before.worker_settings.get("checkpoint") or {}).get("mtbf"),
-        shipped=_shipped(before, job) if by_itself else None,
+        shipped=_shipped(before, job, fresh=fresh) if by_itself else None,
         run_source=before.run_source if by_itself and before.run_source else None,
     )
     if resumes and job.task == "mindformers":
@@ -85,12 +85,14 @@ def next_plan(
     return dataclasses.replace(plan, origin=None if resumes else (0, 0), notes=tuple(notes))
 
 
-def _shipped(before: LaunchPlan, job: Job) -> Shipment | None:
+def _shipped(before: LaunchPlan, job: Job, *, fresh: bool) -> Shipment | None:
     """What the attempt before was given, but for what it went on from; None where more is needed."""
     settings = before.worker_settings
     loaded, loads = (settings.get("checkpoint") or {}).get("load") or "", job.checkpoint.load
-    is_program = job.task in ("command", "mindformers")
-    if not is_program and (job.task not in TRAINING or job.checkpoint.distribute):
+    if job.task == "mindformers":
+        if fresh and loads_its_own(before):
+            return None  # as below
+    elif job.task != "command" and (job.task not in TRAINING or job.checkpoint.distribute):
         return None
     if loads and loaded.startswith("attempts/"):
         return None  # it begins anew, and the attempt before did not
