@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import yaml
 
 from orchestrator.config.mindformers_network import dense_decoder, model_table
 from orchestrator.config.yaml_reader import parse_yaml
+from tests.real_mindformers import PYTHON, why_no_mindformers
 
-ROOT = Path(__file__).parents[2]
-PYTHON = Path(os.environ.get("ORCHESTRATE_MINDFORMERS", ROOT / ".venv-mindformers")) / "bin/python"
 SMALL = {"hidden_size": 64, "num_layers": 3, "seq_length": 32}
 LLAMA = {"type": "LlamaConfig", **SMALL, "num_heads": 4, "vocab_size": 100}
 GLM = {
@@ -38,7 +36,7 @@ MODELS: list[dict[str, Any]] = [
 
 
 @pytest.mark.mindspore
-@pytest.mark.skipif(not PYTHON.exists(), reason="no MindFormers here: make test installs it")
+@pytest.mark.skipif(bool(why_no_mindformers()), reason=why_no_mindformers())
 def test_the_networks_of_mindformers_hold_as_many_values() -> None:
     script = Path(__file__).parent / "real_parameter_counts.py"
     argv = [str(PYTHON), str(script), json.dumps(MODELS)]
@@ -57,7 +55,7 @@ print("DEFAULTS", json.dumps({kind: CONFIG_MAPPING[kind]().to_dict() for kind in
 """
 
 
-@pytest.mark.skipif(not PYTHON.exists(), reason="no MindFormers here: make test installs it")
+@pytest.mark.skipif(bool(why_no_mindformers()), reason=why_no_mindformers())
 def test_a_key_that_is_left_out_means_what_transformers_takes_it_for() -> None:
     kinds = ["llama", "qwen2", "qwen3", "glm", "glm4"]
     argv = [str(PYTHON), "-c", _DEFAULTS, json.dumps(kinds)]
