@@ -202,7 +202,7 @@ def test_yaml_is_a_job_an_inventory_or_a_part_of_a_job(path: Path, tmp_path: Pat
             continue
         assert set(data) <= set(Job.model_fields), text
         job = text if "task" in data else yaml.safe_dump({**TRAINING, **data})
-        for name in re.findall(r"(?<![\w/.-])[\w.-][\w./-]*\.(?:py|ckpt|json)\b", job):
+        for name in re.findall(r"(?<![\w/.-])[\w.-][\w./-]*\.(?:py|ckpt|json|yaml)\b", job):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
         file.write_text(job)
