@@ -37,10 +37,11 @@ MODELS: list[dict[str, Any]] = [
 
 @pytest.mark.mindspore
 @pytest.mark.skipif(bool(why_no_mindformers()), reason=why_no_mindformers())
-def test_the_networks_of_mindformers_hold_as_many_values() -> None:
+def test_the_networks_of_mindformers_hold_as_many_values(tmp_path: Path) -> None:
     script = Path(__file__).parent / "real_parameter_counts.py"
     argv = [str(PYTHON), str(script), json.dumps(MODELS)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False)
+    # It writes a folder `output` where it is.
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False, cwd=tmp_path)
     counts = [line for line in done.stdout.splitlines() if line.startswith("COUNTS")]
     assert counts, done.stderr[-2000:]
     files = (yaml.safe_dump({"model": {"model_config": model}}).encode() for model in MODELS)
