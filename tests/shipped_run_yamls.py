@@ -1,6 +1,6 @@
 """The run YAMLs that MindFormers ships, as far as they are on this machine.
 
-In `.venv-mindformers` of the checkout, and in the wheels of the folder that ORCHESTRATE_MINDFORMERS_WHEELS
+In `.venv-mindformers` of the checkout, and in the wheels of the folder that MINDFORMERS_WHEELS
 names (`pip download --no-deps mindformers==1.3.2`).
 """
 
@@ -20,7 +20,7 @@ def shipped(folder: Path) -> Iterator[tuple[str, Path]]:
     """(version, file) of each of them; those of wheels are unpacked into `folder`."""
     for path in sorted((ROOT / ".venv-mindformers").glob("lib/python*/site-packages/configs/**/*.yaml")):
         yield "installed", path
-    wheels = os.environ.get("ORCHESTRATE_MINDFORMERS_WHEELS")
+    wheels = os.environ.get("MINDFORMERS_WHEELS")
     for wheel in sorted(Path(wheels).glob("mindformers-*.whl")) if wheels else ():
         version = wheel.name.split("-")[1]
         if version.startswith("0."):

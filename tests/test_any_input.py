@@ -82,6 +82,7 @@ Read = Callable[[Path], Any]
 
 LLAMA = b"""
 run_mode: train
+trainer: {type: CausalLanguageModelingTrainer}
 use_parallel: True
 context: {device_target: Ascend, max_device_memory: 58GB}
 runner_config: {batch_size: 1, gradient_accumulation_steps: 8}

@@ -20,7 +20,7 @@ from orchestrator.config.job_file import load_job
 from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.config.run_yaml import RunYaml
 from orchestrator.config.yaml_reader import YamlFile, parse_yaml, read_source, read_yaml
-from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.core.errors import ConfigError, Problem, UsageError
 from orchestrator.plan.mindformers_run import complete
 from orchestrator.plan.placement import hosts_of
 from orchestrator.sizing.estimate import Estimate, estimate, size_of
@@ -65,6 +65,8 @@ def described_run(
         return None
     known = load_inventory(inventory) if inventory is not None else None
     hosts = known.hosts if known is not None else ()
+    if is_model and model is not None:
+        raise UsageError(f"--config: {path} is the config.json of a model itself")
     if is_model:
         run = YamlFile(str(path))
         run.override(overrides)
@@ -102,7 +104,7 @@ def _of_job(job: Job, model: Path | None, inventory: Inventory | None) -> Descri
     ranks = _ranks_of_degrees(job) if count is None else count * job.devices_per_host
     completed = complete(job, ranks=ranks, device=0)
     run = _values(completed.run, completed.source)
-    folder = Path(completed.run.name).parent
+    folder = job.path.parent if job.path is not None else Path()
     return DescribedRun(job.name, run, _model_of(run, folder, model), hosts, ranks, job.devices_per_host)
 
 

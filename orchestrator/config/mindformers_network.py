@@ -27,11 +27,16 @@ WHERE = ("model", "model_config")
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One kind of dense decoder: what is meant where a key is missing, and how its run YAML is written."""
+    """One kind of dense decoder.
+
+    `usual`: what is meant where a key is missing; `needs`: keys without which it is another network.
+    `legacy`: its run YAML is of MindFormers' old classes.
+    """
 
     title: str
     usual: Mapping[str, Any] = field(default_factory=dict)
     legacy: bool = False
+    needs: tuple[str, ...] = ()
 
 
 _LEGACY = {
@@ -63,7 +68,8 @@ _KINDS = {
         },
         legacy=True,
     ),
-    "chatglm": _Kind("GLM", {**_GLM, "qkv_bias": True}),
+    # The first ChatGLM has this name, too.
+    "chatglm": _Kind("GLM", needs=("num_layers", "ffn_hidden_size", "kv_channels", "multi_query_group_num")),
     "llama": _Kind(
         "Llama",
         {"hidden_size": 4096, "ffn_size": 11008, "num_layers": 32, "num_heads": 32, "vocab_size": 32000},
@@ -158,6 +164,8 @@ def model_table(run: YamlFile | None, model: YamlFile | None) -> ModelTable:
         assert run is not None
         raise ConfigError([run.problem(WHERE, "is not a mapping of keys to values")])
     values = {**(model.data if model is not None else {}), **(over or {})}
+    if values.get("num_key_value_heads", 0) is None:  # as many as there are heads, whatever is usual
+        values["num_key_value_heads"] = values.get("num_attention_heads")
     if not values:
         assert run is not None
         raise ConfigError([run.problem(WHERE, "is missing: nothing says what the model is")])
@@ -174,6 +182,9 @@ def dense_decoder(
     """
     kind = _kind(table)
     _refuse_parts(table, kind)
+    for key in kind.needs:
+        if key not in table.values:
+            raise table.error(key, f"is missing: no {kind.title} that is estimated is without")
     values: dict[str, Any] = dict(kind.usual)
     said: dict[str, Any] = {name: _number(table, keys) for name, keys in _KEYS.items()}
     said |= {name: _flag(table, kind, name, keys) for name, keys in _FLAGS.items()}
@@ -278,6 +289,10 @@ def _flag(table: ModelTable, kind: _Kind, name: str, keys: tuple[str, ...]) -> b
             raise table.error(key, f"is {show(value)}, not True or False")
     if (name, kind.title) in (("qkv_bias", "Qwen2"), ("qk_norms", "Qwen3")):
         return True  # whatever the keys say: the network is built so
+    if name == "qkv_bias" and table.values.get("add_bias_linear") is True:
+        return True  # it is of all linear layers
+    if name == "post_norms" and sum(value for _, value in given) == 1:
+        raise table.error(given[0][0], "one norm without the other is not estimated")
     if name == "output_bias" and kind.title in ("Llama", "Qwen3") and table.is_alone:
         # transformers' attention_bias is of all four projections, in MindFormers of three.
         given += _given(table, ("attention_bias",))

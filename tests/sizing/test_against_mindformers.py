@@ -1,9 +1,8 @@
-"""Numbers of parameters against the networks that the real MindFormers builds."""
+"""Numbers of parameters against networks of the real MindFormers, usual values against transformers."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import yaml
 
 from orchestrator.config.mindformers_network import dense_decoder, model_table
 from orchestrator.config.yaml_reader import parse_yaml
+from tests.real_mindformers import PYTHON, why_no_mindformers
 
-ROOT = Path(__file__).parents[2]
-PYTHON = Path(os.environ.get("ORCHESTRATE_MINDFORMERS", ROOT / ".venv-mindformers")) / "bin/python"
 SMALL = {"hidden_size": 64, "num_layers": 3, "seq_length": 32}
 LLAMA = {"type": "LlamaConfig", **SMALL, "num_heads": 4, "vocab_size": 100}
 GLM = {
@@ -38,13 +36,35 @@ MODELS: list[dict[str, Any]] = [
 
 
 @pytest.mark.mindspore
-@pytest.mark.skipif(not PYTHON.exists(), reason="no MindFormers here: make test installs it")
-def test_the_networks_of_mindformers_hold_as_many_values() -> None:
+@pytest.mark.skipif(bool(why_no_mindformers()), reason=why_no_mindformers())
+def test_the_networks_of_mindformers_hold_as_many_values(tmp_path: Path) -> None:
     script = Path(__file__).parent / "real_parameter_counts.py"
     argv = [str(PYTHON), str(script), json.dumps(MODELS)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False)
+    # It writes a folder `output` where it is.
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False, cwd=tmp_path)
     counts = [line for line in done.stdout.splitlines() if line.startswith("COUNTS")]
     assert counts, done.stderr[-2000:]
     files = (yaml.safe_dump({"model": {"model_config": model}}).encode() for model in MODELS)
     tables = (model_table(parse_yaml("run.yaml", file), None) for file in files)
     assert json.loads(counts[0][7:]) == [dense_decoder(table)[0].parameter_count for table in tables]
+
+
+_DEFAULTS = """
+import json, sys
+from transformers import CONFIG_MAPPING
+print("DEFAULTS", json.dumps({kind: CONFIG_MAPPING[kind]().to_dict() for kind in json.loads(sys.argv[1])}))
+"""
+
+
+@pytest.mark.skipif(bool(why_no_mindformers()), reason=why_no_mindformers())
+def test_a_key_that_is_left_out_means_what_transformers_takes_it_for() -> None:
+    kinds = ["llama", "qwen2", "qwen3", "glm", "glm4"]
+    argv = [str(PYTHON), "-c", _DEFAULTS, json.dumps(kinds)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    found = [line for line in done.stdout.splitlines() if line.startswith("DEFAULTS")]
+    assert found, done.stderr[-2000:]
+    for kind, whole in json.loads(found[0][9:]).items():
+        whole = {key: value for key, value in whole.items() if value is not None}
+        pair = [json.dumps(config).encode() for config in ({"model_type": kind}, whole)]
+        short, full = (dense_decoder(model_table(None, parse_yaml("config.json", file)))[0] for file in pair)
+        assert short == full, kind

@@ -135,6 +135,11 @@ def test_the_run_yaml_goes_before_the_config_json_as_in_mindformers() -> None:
         ({**TINY, "use_flash_attention": "yes"}, "not True or False"),
         ({**TINY, "multiple_of": 0, "intermediate_size": None}, "multiple_of: is 0"),
         ({"hidden_size": 64}, "says no model"),
+        (
+            {"model_type": "chatglm", "hidden_size": 4096, "inner_hidden_size": 16384},
+            "num_layers: is missing",
+        ),
+        ({**TINY, "post_mlp_layernorm": True}, "one norm without the other"),
     ],
 )
 def test_what_is_another_network_or_no_value_is_refused_by_name(config: dict[str, Any], words: str) -> None:
@@ -154,6 +159,17 @@ def test_the_head_is_the_embedding_only_where_the_config_ties_them() -> None:
     network, notes = dense_decoder(model_table(written(over), model))
     assert network.parameter_count == tied.parameter_count
     assert any("untie_embeddings_and_output_weights" in note for note in notes)
+
+
+def test_what_a_missing_key_means_is_not_changed_by_another() -> None:
+    small = {"hidden_size": 64, "num_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    glm = {"model_type": "glm4", **small, "intermediate_size": 96, "head_dim": 16, "vocab_size": 100}
+    biased, plain = described(glm), described({**glm, "attention_bias": False})
+    assert biased.parameter_count - plain.parameter_count == 64 + 2 * 32
+    assert described({**glm, "add_bias_linear": False}) == biased
+    everywhere = described({**glm, "attention_bias": False, "add_bias_linear": True})
+    assert everywhere.parameter_count - biased.parameter_count == 64 + 2 * 96 + 64
+    assert described({**glm, "num_key_value_heads": None}).num_kv_heads == 4
 
 
 def test_one_rank_holds_everything() -> None:

@@ -104,8 +104,8 @@ def test_a_model_that_is_on_the_hosts_is_described_by_its_config_json(folder: Pa
     assert data(folder / "job.yaml", "--config", str(config))["parameters"] == whole["parameters"]
     wrong = plan(run, "--config", str(folder / "job.yaml"))
     assert isinstance(wrong.exception, ConfigError) and "no config.json of a model" in str(wrong.exception)
-    bundled = plan(ROOT / "jobs/finetune_7.1b.yaml", "--config", str(config))
-    assert isinstance(bundled.exception, UsageError)
+    for other in (ROOT / "jobs/finetune_7.1b.yaml", config):
+        assert isinstance(plan(other, "--config", str(config)).exception, UsageError)
 
 
 @pytest.mark.parametrize(
