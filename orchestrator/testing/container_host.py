@@ -71,10 +71,9 @@ def podman(*words: str, timeout: float = 60.0) -> str:
     return done.stdout.strip()
 
 
-def containers(run_id: str = "") -> list[str]:
-    """The ids of the containers of a run, or of all runs, whatever state they are in."""
-    label = "orchestrate.run" + (f"={run_id}" if run_id else "")
-    return podman("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={label}").split()
+def containers(run_id: str) -> list[str]:
+    """The ids of the containers of a run, whatever state they are in."""
+    return podman("ps", "--all", "--quiet", "--no-trunc", f"--filter=label=orchestrate.run={run_id}").split()
 
 
 @functools.cache

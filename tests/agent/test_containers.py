@@ -59,7 +59,7 @@ def host(tmp_path: Path) -> Iterator[ContainerHost]:
     host = ContainerHost(tmp_path / "wörk dir's 用户, 2", seen=(tmp_path,))
     yield host
     host.close()
-    eventually(lambda: not containers(), what="no container is left, nor a record of one")
+    eventually(lambda: not containers(RUN), what="no container is left, nor a record of one")
 
 
 # What only containers have.
@@ -74,7 +74,7 @@ def end_of(host: ContainerHost, run_id: str = RUN) -> End:
 def test_a_container_that_is_killed_from_outside_is_a_worker_that_was_killed(host: ContainerHost) -> None:
     host.launch(STAY, sh("sleep 300"))
     host.wait_file("up_0")
-    for container in containers():
+    for container in containers(RUN):
         if podman("inspect", "--format", '{{index .Config.Labels "orchestrate.rank"}}', container) == "0":
             podman("kill", container)
     status = host.wait_over()
@@ -147,4 +147,4 @@ def test_what_is_left_of_containers_is_removed_at_first_contact(host: ContainerH
     container = podman("create", "--label=orchestrate.run=run-1", IMAGE, "/bin/sh")
     place(host).cid.write_text(container)
     assert host.status().is_over
-    assert containers() == [] and not place(host).cid.exists()
+    assert containers(RUN) == [] and not place(host).cid.exists()
