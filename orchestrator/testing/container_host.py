@@ -71,23 +71,34 @@ def podman(*words: str, timeout: float = 60.0) -> str:
     return done.stdout.strip()
 
 
-def containers(run_id: str = "") -> list[str]:
-    """The ids of the containers of a run, or of all runs, whatever state they are in."""
-    label = "orchestrate.run" + (f"={run_id}" if run_id else "")
-    return podman("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={label}").split()
+def containers(run_id: str) -> list[str]:
+    """The ids of the containers of a run, whatever state they are in."""
+    return podman("ps", "--all", "--quiet", "--no-trunc", f"--filter=label=orchestrate.run={run_id}").split()
+
+
+def why_not() -> str:
+    """Why no container can be made on this machine; "" where one can."""
+    return _tried()[1]
+
+
+@contextlib.contextmanager
+def runtime_ready() -> Iterator[None]:
+    """The configuration with which podman runs here, for this process and all that it starts."""
+    runtime, trouble = _tried()
+    assert not trouble
+    with _configured(runtime):
+        yield
 
 
 @functools.cache
-def why_not() -> str:
-    """Why no container can be made on this machine; "" where one can."""
+def _tried() -> tuple[str, str]:
+    """The program by which podman can run a container here, or why none can."""
     if shutil.which("podman") is None:
-        return "podman is not installed (as root: apt-get install podman runc)"
+        return "", "podman is not installed (as root: apt-get install podman runc)"
     if os.getuid():
-        return "podman is tried as root alone"
+        return "", "podman is tried as root alone"
     problems = []
-    for runtime in ("crun", "runc"):
-        if shutil.which(runtime) is None:
-            continue
+    for runtime in filter(shutil.which, ("runc", "crun")):
         with _configured(runtime):
             try:
                 _make_image()
@@ -102,35 +113,12 @@ def why_not() -> str:
                     "-c",
                     "true",
                 )
-                return ""
+                return runtime, ""
             except subprocess.CalledProcessError as error:
                 problems.append((error.stderr.strip().splitlines() or ["?"])[-1])
             except subprocess.TimeoutExpired:
                 problems.append(f"{runtime} does not answer")
-    return "podman runs no container here: " + "; ".join(problems or ["neither crun nor runc is installed"])
-
-
-@contextlib.contextmanager
-def runtime_ready() -> Iterator[None]:
-    """The configuration with which podman runs here, for this process and all that it starts."""
-    assert not why_not()
-    before = os.environ.get("CONTAINERS_CONF")
-    os.environ["CONTAINERS_CONF"] = str(_conf(_working_runtime()))
-    try:
-        yield
-    finally:
-        os.environ.pop("CONTAINERS_CONF", None)
-        if before is not None:
-            os.environ["CONTAINERS_CONF"] = before
-
-
-@functools.cache
-def _working_runtime() -> str:
-    for runtime in ("crun", "runc"):
-        with _configured(runtime), contextlib.suppress(subprocess.SubprocessError, OSError):
-            podman("run", "--rm", "--pull=never", "--network=host", IMAGE, "/bin/sh", "-c", "true")
-            return runtime
-    return "runc"
+    return "", "podman runs no container here: " + "; ".join(problems or ["neither crun nor runc is there"])
 
 
 @contextlib.contextmanager

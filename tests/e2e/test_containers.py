@@ -30,7 +30,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         cluster = Cluster.local(tmp_path, devices="0", container=container)
         yield cluster
         cluster.close()
-        eventually(lambda: not containers(), what="no container is left, nor a record of one")
+        runs = {path.name for path in tmp_path.glob("hosts/*/runs/*")}
+        left = "no container is left, nor a record of one"
+        eventually(lambda: not any(map(containers, runs)), timeout=30.0, what=left)
 
 
 def test_a_run_that_fails_in_its_containers_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
