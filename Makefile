@@ -73,7 +73,7 @@ test-long: $(INSTALLED) $(OLDEST)/.installed  ## the oldest MindSpore, and every
 	VERDICTS=2000 $(BIN)/python -m pytest --numprocesses $(JOBS) tests/simulation/test_verdicts.py tests/simulation/test_invariants.py
 	REALITY=1 $(BIN)/python -m pytest tests/simulation/test_against_reality.py tests/e2e/test_resume.py \
 		tests/e2e/test_hangs.py tests/e2e/test_faults.py tests/e2e/test_restarts.py tests/e2e/test_disk_gone.py \
-		tests/e2e/test_other_layouts.py
+		tests/e2e/test_other_layouts.py tests/e2e/test_whole_way.py tests/model/training/test_fewer_replicas.py
 	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/parallel/test_strategies.py
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt
