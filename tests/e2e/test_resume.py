@@ -17,7 +17,7 @@ from orchestrator.testing.local_cluster import Cluster, eventually
 ROOT = Path(__file__).parents[2]
 # Each of them starts MindSpore once more.
 ALL = pytest.mark.skipif(not os.environ.get("REALITY"), reason="REALITY=1 goes on in every way (test-long)")
-STEPS = 40
+STEPS = 60
 # Saved before it was killed, by both ranks.
 SAVED = 4
 

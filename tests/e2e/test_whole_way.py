@@ -33,7 +33,7 @@ TOKENS = 8
 MODEL = 2 if os.environ.get("REALITY") else 1
 RANKS = 4 * MODEL
 SAVE = 2
-MORE = 6
+MORE = 10
 
 
 @pytest.fixture
