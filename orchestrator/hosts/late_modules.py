@@ -19,13 +19,14 @@ class _Late:
 
     def __getattr__(self, attribute: str) -> Any:
         name = self._name
-        if sys.modules.get(name) is self:
-            del sys.modules[name]
+        loaded: dict[str, Any] = sys.modules
+        if loaded.get(name) is self:
+            del loaded[name]
         return getattr(importlib.import_module(name), attribute)
 
 
 def load_late(name: str) -> None:
-    """Have `import name` cost nothing until something of it is used; for one that is imported, nothing is done.
+    """Have `import name` cost nothing until something of it is used; nothing, where it has been imported.
 
     Only for what is no submodule, and certain to be there: that it is not would be known as late.
     """
