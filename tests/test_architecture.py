@@ -255,3 +255,22 @@ def test_heavy_packages_stay_out_of_start_up(module: str, absent: set[str]) -> N
     script = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not absent & set(done.stdout.split())
+
+
+def test_a_connection_brings_no_more_of_paramiko_than_it_needs_and_takes_nothing_from_others() -> None:
+    """A `Match exec` that somebody else has it evaluate works as ever."""
+    script = """if True:
+        import io, sys
+        from orchestrator.config.inventory import Host, SshOptions
+        from orchestrator.hosts.open_transport import open_transport
+        open_transport(Host(name="a", address="127.0.0.1", workdir="/w"), SshOptions()).close()
+        print(*sys.modules)
+        import paramiko
+        text = "Match exec true\\n  Port 23\\nMatch exec false\\n  User nobody\\n"
+        print(sorted(paramiko.SSHConfig.from_text(text).lookup("a").items()))
+        print(*sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    first, found, last = done.stdout.splitlines()
+    assert "paramiko" in first.split() and not {"invoke.context", "fabric", "asyncio"} & set(first.split())
+    assert found == "[('hostname', 'a'), ('port', '23')]" and "invoke.context" in last.split()

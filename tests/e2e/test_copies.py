@@ -20,7 +20,7 @@ pytestmark = pytest.mark.mindspore
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two hosts, each with a half of every layer, which have finished; nothing on one is on the other."""
+    """Two hosts, each with a half of the layer, which have finished; nothing on one is on the other."""
     cluster = Cluster.local(tmp_path_factory.mktemp("copies"), hosts=2, devices="0")
     inventory = yaml.safe_load(cluster.inventory.read_text())
     inventory["copy"] = {"network": "127.0.0.0/8", "ports": "29700-29731"}
@@ -37,7 +37,7 @@ def training(cluster: Cluster) -> Path:
         "task": "finetune",
         "devices_per_host": 1,
         "parallel": {"model_parallel": 2},
-        "model": {"preset": "tiny", "overrides": {"num_layers": 2}},
+        "model": {"preset": "tiny", "overrides": {"num_layers": 1}},
         "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
         "train": {"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2},
         # Until the copy of the last step is there the run's end is waited for; so long at most.

@@ -172,7 +172,7 @@ def training(cluster: Cluster, name: str, **keys: Any) -> Path:
         "hosts": "host[1-2]",
         "devices_per_host": 1,
         "parallel": {"data_parallel": 2},
-        "model": {"preset": "tiny", "overrides": {"num_layers": 2}},
+        "model": {"preset": "tiny", "overrides": {"num_layers": 1}},
         "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
         "train": {"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2},
         "checkpoint": {"save_steps": 2, "keep": 4},

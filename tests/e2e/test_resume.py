@@ -17,7 +17,7 @@ from orchestrator.testing.local_cluster import Cluster, eventually
 ROOT = Path(__file__).parents[2]
 # Each of them starts MindSpore once more.
 ALL = pytest.mark.skipif(not os.environ.get("REALITY"), reason="REALITY=1 goes on in every way (test-long)")
-STEPS = 40
+STEPS = 60
 # Saved before it was killed, by both ranks.
 SAVED = 4
 
@@ -51,7 +51,7 @@ def training(cluster: Cluster, name: str) -> Path:
         "hosts": "host[1-2]",
         "devices_per_host": 1,
         "parallel": {"data_parallel": 2},
-        "model": {"preset": "tiny", "overrides": {"num_layers": 2}},
+        "model": {"preset": "tiny", "overrides": {"num_layers": 1}},
         "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
         "train": {"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2},
         "checkpoint": {"save_steps": 2, "keep": STEPS},

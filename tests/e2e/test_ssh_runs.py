@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-STEPS = ("--set", "train.steps=60", "--set", "checkpoint.save_steps=20")
+STEPS = ("--set", "train.steps=20", "--set", "checkpoint.save_steps=10")
 # Two stages, one on each host: activations and gradients go from host to host.
 STAGES = ("data_parallel=1", "model_parallel=2", "pipeline_stage=2", "micro_batch_num=2")
 STEPS = (*STEPS, *(word for value in STAGES for word in ("--set", f"parallel.{value}")))

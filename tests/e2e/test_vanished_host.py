@@ -38,8 +38,8 @@ pytestmark = [
     ),
 ]
 
-# A network for each process that runs tests: two of these may run at a time.
-NET = f"10.213.{60 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw9')[2:]) % 20}"
+# A network for each process that runs tests, of this suite and of another one on this machine.
+NET = f"10.{214 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw9')[2:]) % 20}.{os.getpid() % 250}"
 FAR = f"{NET}.2"
 
 
