@@ -27,6 +27,7 @@ OF_THE_MACHINE = {
     ("orchestrator/hosts/local_transport.py", "@ll"),
     ("orchestrator/control/monitor_socket.py", "3i"),
     ("orchestrator/agent/lock_handover.py", "3i"),
+    ("orchestrator/agent/container_keeper.py", "3i"),
 }
 
 
