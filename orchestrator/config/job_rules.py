@@ -206,7 +206,7 @@ def _deterministic(job: Job) -> Iterator[Finding]:
 
 
 def _compile_cache(job: Job) -> Iterator[Finding]:
-    # Measured with MindSpore 2.10 on a CPU: a graph that comes out of the cache has gradients of 0, and says nothing.
+    # Measured with MindSpore 2.10 on a CPU; nothing says so.
     if job.task in TRAINING and job.env.get("MS_COMPILER_CACHE_ENABLE", "0").lower() not in ("0", "false"):
         what = "would train nothing: gradients of the bundled model are 0 in graphs out of MindSpore's cache"
         yield ("env", "MS_COMPILER_CACHE_ENABLE"), what, "remove it"

@@ -129,8 +129,8 @@ WRONG = {
     JOB + "  deterministic: 1\n": "job.yaml:10: train.deterministic: expected true or false, got 1",
     JOB + "  deterministic: true\nenv: {HCCL_DETERMINISTIC: ''}\n": "job.yaml:11: env.HCCL_DETERMINISTIC:"
     " is '', but train.deterministic is true (remove it: MindSpore would set it to true)",
-    JOB
-    + "env: {MS_COMPILER_CACHE_ENABLE: 1}\n": "job.yaml:10: env.MS_COMPILER_CACHE_ENABLE: would train nothing",
+    JOB + "env: {MS_COMPILER_CACHE_ENABLE: 1}\n": "job.yaml:10: env.MS_COMPILER_CACHE_ENABLE: would train"
+    " nothing: gradients of the bundled model are 0 in graphs out of MindSpore's cache (remove it)",
     JOB + "  deterministic: true\nenv: {HCCL_DETERMINISTIC: false}\n": "job.yaml:11: env.HCCL_DETERMINISTIC:"
     " is 'false', but train.deterministic is true (remove it: MindSpore would set it to true)",
     COMMAND + "sync: [/x]\n": "job.yaml:5: sync[0]: '/x' must be relative to the job file"
