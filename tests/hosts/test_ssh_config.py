@@ -58,9 +58,14 @@ def home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def difference(left: Settings, right: Settings) -> dict[str, tuple[object, object]]:
+    """What is not the same, as `ssh -G` prints it: with blanks between the paths of a list."""
     fields = [each.name for each in dataclasses.fields(left)]
     pairs = {name: (getattr(left, name), getattr(right, name)) for name in fields}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {name: pair for name, pair in pairs.items() if _printed(pair[0]) != _printed(pair[1])}
+
+
+def _printed(value: object) -> object:
+    return " ".join(value) if isinstance(value, tuple) else value
 
 
 @needs_ssh
