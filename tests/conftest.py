@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib.util
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,14 @@ def pytest_configure() -> None:
     """Whoever starts the suite with `nohup` or `&` has it ignore these, and so all that it starts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cpu() -> None:
+    """MindSpore has whole graphs, on a CPU: set before anything is computed, in whichever test that is."""
+    if mindspore := sys.modules.get("mindspore"):
+        mindspore.set_device("CPU")
+        mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -66,6 +66,7 @@ def _probe(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
             "missing_paths": [],
             "port": host.free_port() if args.get("port_on") is not None else None,
             "resolves_to": [host.address] if args.get("ascend") else [],
+            "image": None,  # its workers are in no container
             "cann": _CANN if args.get("ascend") else None,
             "ascend": _TOOLKIT if args.get("ascend") else None,
             "limits": {"open files": 65536, "processes": None},

@@ -58,9 +58,10 @@ def test_a_killed_rank_is_the_cause_and_the_log_says_who_did_it(host: AgentHost,
 def test_a_frozen_rank_goes_on_after_its_time_though_nobody_is_there(host: AgentHost, agent: Agent) -> None:
     host.launch(WAITS)
     pid = process_of(host, 0).pid
-    assert agent.inject(RUN, "freeze", 0, 4.0).seconds == 4.0
+    # For long enough to be seen frozen from here, on whatever else the machine does.
+    assert agent.inject(RUN, "freeze", 0, 15.0).seconds == 15.0
     eventually(lambda: state_of(pid) == "T", what="frozen")
-    agent.close()  # the control node goes away, which takes a busy machine longer than a second
+    agent.close()  # the control node goes away
     eventually(lambda: state_of(pid) != "T", what="thawed")
     assert host.states() == ["running"]
 

@@ -24,8 +24,8 @@ pytestmark = [
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[AgentHost]:
-    """A host whose workdir is on a file system of one megabyte."""
-    with host_on_small_disk(tmp_path / "disk", "1m") as host:
+    """A host whose workdir is on a file system of one megabyte and a half, a third of which the agent takes."""
+    with host_on_small_disk(tmp_path / "disk", "1536k") as host:
         yield host
 
 
