@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from orchestrator.config.job_fields import FilePath, Text
+from orchestrator.config.run_yaml_keys import known_in
 from orchestrator.config.schema import Check, Section, key
 from orchestrator.config.yaml_messages import Finding, Invalid, Loc, show
 from orchestrator.config.yaml_reader import YamlFile, dotted
@@ -43,6 +44,24 @@ _OURS = {
     "local_rank": ("is chosen for every rank", "remove it"),
     "device_num": ("follows from the number of ranks", "remove it"),
 }
+# Options of run_mindformer.py that go before the run YAML. What every attempt sets, and what to do:
+_SET = {
+    "config": "write it as mindformers.config",
+    "run_mode": "write it as mindformers.run_mode",
+    "output_dir": "remove it: an attempt's files are in ./attempts/<n>",
+    "use_parallel": "remove it",
+    "device_target": "write it as device_target",
+    "device_id": "remove it; the inventory has the devices",
+}
+# What an attempt that goes on from its own checkpoints sets otherwise.
+_LOADS = (
+    "load_checkpoint",
+    "resume_training",
+    "auto_trans_ckpt",
+    "load_ckpt_format",
+    "remove_redundancy",
+    "src_strategy_path_or_dir",
+)
 
 
 def is_module(script: str) -> bool:
@@ -147,8 +166,24 @@ def broken_mindformers_rules(run: MindFormersRun) -> Iterator[Finding]:
         for known, (what, remedy) in _OURS.items():
             if name == known or name.startswith(f"{known}."):
                 yield ("mindformers", "set", *name.split(".")), what, remedy
+    for index, word in enumerate(run.args):
+        if found := _overrides(word):
+            yield ("mindformers", "args", index), *found
     if run.args and run.script is None:
         yield ("mindformers", "args"), "has no script that would take them", "name mindformers.script"
     if not run.config.endswith((".yaml", ".yml")):
         what = f"{show(run.config)} is no YAML by its name, and MindFormers goes by the name"
         yield ("mindformers", "config"), what, "call it ….yaml"
+
+
+def _overrides(word: str) -> tuple[str, str] | None:
+    """Why an argument of the script cannot be one: what it changes of the run YAML; None where nothing."""
+    name = word.partition("=")[0].removeprefix("--") if word.startswith("--") else ""
+    for known in (name, name.removeprefix("context.")):
+        if known in _SET:
+            return f"--{name} is set by the orchestrator for every attempt", _SET[known]
+    # MindFormers takes --a.b for the key of the run YAML; a script's own option may have a dot, too.
+    section = name.partition(".")[0]
+    if name in _LOADS or (section != name and section in (known_in() or ())):
+        return f"--{name} goes before the run YAML of every attempt", f"write it as mindformers.set.{name}"
+    return None

@@ -92,3 +92,42 @@ def test_a_run_yaml_is_called_one(tmp_path: Path) -> None:
 )
 def test_a_script_is_a_file_or_a_module(script: str, module: bool) -> None:
     assert is_module(script) is module
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (
+            "--config=x.yaml",
+            "--config is set by the orchestrator for every attempt (write it as mindformers.config)",
+        ),
+        ("--run_mode", "--run_mode is set by the orchestrator for every attempt"),
+        ("--output_dir", "--output_dir is set by the orchestrator for every attempt (remove it"),
+        ("--use_parallel=False", "--use_parallel is set by the orchestrator for every attempt (remove it)"),
+        ("--device_target", "(write it as device_target)"),
+        ("--context.device_id=1", "(remove it; the inventory has the devices)"),
+        ("--load_checkpoint", "every attempt (write it as mindformers.set.load_checkpoint)"),
+        ("--resume_training=True", "(write it as mindformers.set.resume_training)"),
+        ("--auto_trans_ckpt", "(write it as mindformers.set.auto_trans_ckpt)"),
+        ("--load_ckpt_format", "(write it as mindformers.set.load_ckpt_format)"),
+        ("--remove_redundancy", "(write it as mindformers.set.remove_redundancy)"),
+        ("--src_strategy_path_or_dir", "(write it as mindformers.set.src_strategy_path_or_dir)"),
+        (
+            "--parallel_config.model_parallel=4",
+            "(write it as mindformers.set.parallel_config.model_parallel)",
+        ),
+    ],
+)
+def test_arguments_do_not_go_before_the_run_yaml(tmp_path: Path, word: str, said: str) -> None:
+    (tmp_path / "start.py").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        job(tmp_path, JOB + f"  script: start.py\n  args: [--mine, 'a=b', '{word}', '1']\n")
+    [problem] = caught.value.problems
+    assert "job.yaml:8: mindformers.args" in str(problem) and said in str(problem)
+
+
+def test_arguments_of_a_script_of_ones_own_pass(tmp_path: Path) -> None:
+    (tmp_path / "start.py").write_text("")
+    words = ["--mine", "--config_of_mine=x", "--my.key", "load_checkpoint", "-x", "--"]
+    read = job(tmp_path, JOB + f"  script: start.py\n  args: {words}\n")
+    assert read.mindformers is not None and list(read.mindformers.args) == words
