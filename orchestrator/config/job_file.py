@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from orchestrator.config.file_kinds import refuse_other
@@ -12,7 +13,7 @@ from orchestrator.config.inventory_hostfile import as_lines, is_hostfile
 from orchestrator.config.job import Job, JobSource
 from orchestrator.config.job_fields import is_path
 from orchestrator.config.mindformers_job import is_module, unfold_settings
-from orchestrator.config.yaml_messages import plain
+from orchestrator.config.yaml_messages import plain, show
 from orchestrator.config.yaml_reader import MAX_TOLD, Loc, YamlFile, parse_yaml, read_source
 from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError, Problem
@@ -48,7 +49,8 @@ def _checked(file: YamlFile, path: Path, source: JobSource, needs_files: bool = 
     file.override(source.overrides)
     file.as_text(("env",), ("command",), ("predict", "prompts"))
     job = validate(file, Job).attach(file, path, source)
-    missing = list(islice(_missing_files(job, file), MAX_TOLD)) if needs_files else []
+    found = chain(_missing_files(job, file), _file_as_module(job, file))
+    missing = list(islice(found, MAX_TOLD)) if needs_files else []
     if missing:
         raise ConfigError(missing)
     return job
@@ -81,6 +83,20 @@ def _missing_files(job: Job, file: YamlFile) -> Iterator[Problem]:
             yield file.problem(loc, f"no such file {local}", remedy)
         elif is_folder and not may_be_folder:
             yield file.problem(loc, f"{local} is a folder, not a file")
+
+
+def _file_as_module(job: Job, file: YamlFile) -> Iterator[Problem]:
+    """A script that Python would look for as a module, and that lies beside the job as a file."""
+    script = job.mindformers.script if job.mindformers is not None else None
+    if script is None or not is_module(script):
+        return
+    for name in (script, f"{script}.py"):
+        local = job.local_path(name)
+        if local is not None and os.path.isfile(local):  # False for what no system could name, too
+            what = f"{show(script)} is the name of a module, but {name} lies beside the job file"
+            remedy = f"write ./{name}, or move the file" if name == script else f"write {name}"
+            yield file.problem(("mindformers", "script"), what, remedy)
+            return
 
 
 def _files(job: Job) -> Iterator[tuple[Loc, str, bool]]:

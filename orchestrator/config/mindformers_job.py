@@ -171,6 +171,10 @@ def broken_mindformers_rules(run: MindFormersRun) -> Iterator[Finding]:
             yield ("mindformers", "args", index), *found
     if run.args and run.script is None:
         yield ("mindformers", "args"), "has no script that would take them", "name mindformers.script"
+    if run.script is not None and run.script.endswith(".sh"):
+        what = f"{show(run.script)} is of the shell, and each rank is a Python process of its own"
+        remedy = "name the .py file that it starts, such as run_mindformer.py, and its further words as args"
+        yield ("mindformers", "script"), what, remedy
     if not run.config.endswith((".yaml", ".yml")):
         what = f"{show(run.config)} is no YAML by its name, and MindFormers goes by the name"
         yield ("mindformers", "config"), what, "call it ….yaml"

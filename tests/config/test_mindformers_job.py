@@ -131,3 +131,34 @@ def test_arguments_of_a_script_of_ones_own_pass(tmp_path: Path) -> None:
     words = ["--mine", "--config_of_mine=x", "--my.key", "load_checkpoint", "-x", "--"]
     read = job(tmp_path, JOB + f"  script: start.py\n  args: {words}\n")
     assert read.mindformers is not None and list(read.mindformers.args) == words
+
+
+@pytest.mark.parametrize(
+    ("script", "beside", "said"),
+    [
+        (
+            "train",
+            "train.py",
+            "'train' is the name of a module, but train.py lies beside the job file (write train.py)",
+        ),
+        ("train", "train", "but train lies beside the job file (write ./train, or move the file)"),
+        ("my.start", "my.start.py", "but my.start.py lies beside the job file (write my.start.py)"),
+        ("run.sh", "run.sh", "'run.sh' is of the shell"),
+        ("/opt/mindformers/run.sh", None, "is of the shell"),
+        ("./run.sh", "run.sh", "(name the .py file that it starts"),
+        ("train", None, ""),
+        ("a" * 3000, None, ""),
+        ("./train", "train", ""),
+        ("mindformers.run", "run.py", ""),
+    ],
+)
+def test_a_file_is_not_taken_for_a_module(tmp_path: Path, script: str, beside: str | None, said: str) -> None:
+    if beside:
+        (tmp_path / beside).write_text("")
+    if not said:
+        assert job(tmp_path, JOB + f"  script: {script}\n").mindformers
+        return
+    with pytest.raises(ConfigError) as caught:
+        job(tmp_path, JOB + f"  script: {script}\n")
+    [problem] = caught.value.problems
+    assert "job.yaml:7: mindformers.script: " in str(problem) and said in str(problem)
