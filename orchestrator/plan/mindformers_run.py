@@ -20,7 +20,7 @@ from orchestrator.config.yaml_messages import plain, show
 from orchestrator.config.yaml_reader import read_source
 from orchestrator.core.errors import ConfigError, Problem
 
-__all__ = ["RUN_FOLDER", "CompletedRun", "complete", "trains"]
+__all__ = ["RUN_FOLDER", "CompletedRun", "complete", "saving_callback", "trains"]
 
 # Where an attempt's files are, from the workers' directory: the same text on hosts with other workdirs.
 RUN_FOLDER = "./attempts/{number}"
@@ -97,7 +97,8 @@ def complete(
         run.set(path, value)
     saving = _saving(run)
     if mode in ("train", "finetune") and saving is None:
-        notes.append(f"{name}: callbacks has no CheckpointMonitor: nothing is saved")
+        anew = ", and every restart begins at step 1" if job.restart.max else ""
+        notes.append(f"{name}: callbacks has no CheckpointMonitor: nothing is saved{anew}")
     return CompletedRun(
         text=run.text,
         source=text,
@@ -294,7 +295,13 @@ def _callbacks(run: RunYaml) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]
 
 def _saving(run: RunYaml) -> dict[str, Any] | None:
     """The callback that saves."""
-    return next((callback for _, callback in _callbacks(run) if callback.get("type") in _SAVES), None)
+    found = saving_callback(run)
+    return None if found is None else found[1]
+
+
+def saving_callback(run: RunYaml) -> tuple[tuple[str, ...], dict[str, Any]] | None:
+    """The callback that saves and the path of its keys; None where the run YAML has none."""
+    return next((found for found in _callbacks(run) if found[1].get("type") in _SAVES), None)
 
 
 def _layout(run: RunYaml, ranks: int) -> dict[str, Any]:

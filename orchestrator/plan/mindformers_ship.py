@@ -13,6 +13,7 @@ from orchestrator.config.yaml_messages import plain, show
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.paths import RUN_YAML
 from orchestrator.plan.input_files import TAKEN, Shipment, ship_synced
+from orchestrator.plan.mindformers_launch import launch_notes, launch_problems
 from orchestrator.plan.mindformers_run import CompletedRun
 from orchestrator.plan.run_yaml_files import NamedFile, beside, files_named
 
@@ -29,9 +30,9 @@ def ship_run(job: Job, completed: CompletedRun, *, resumes: bool = False) -> Shi
 
     A run that resumes loads what it has saved, and not what the run YAML names.
     """
-    shipment = Shipment(notes=list(completed.notes))
+    shipment = Shipment(notes=[*completed.notes, *map(plain, launch_notes(job, completed))])
     ship_synced(job, shipment)
-    problems = [*_ship_script(job, shipment)]
+    problems = [*launch_problems(job, completed), *_ship_script(job, shipment)]
     for named in files_named(completed.run, completed.run_mode):
         if not (resumes and named.key in (("load_checkpoint",), ("checkpoint", "load_path"))):
             problems += _ship_named(job, completed, named, shipment)

@@ -265,7 +265,7 @@ def test_an_attempt_that_goes_on_loads_its_own_folder(files: Path) -> None:
         "auto_trans_ckpt": True,
         "src_strategy_path_or_dir": "/s",
     }
-    before = planned(files, run)
+    before = planned(files, run, {"env": {"SHARED_PATHS": "/w"}})
     assert sorted(before.host_paths) == ["/data/a.mindrecord", "/s", "/w.safetensors"]
     write_plan(files / "plan.json", before)
     before = read_plan(files / "plan.json")
