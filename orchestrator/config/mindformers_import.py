@@ -133,6 +133,8 @@ def _to_do(run: RunYaml, job: dict[str, Any]) -> Iterator[str]:
         yield f"{dotted(loc)}: {show(text)} was not made for your hosts"
     if run.get("run_mode") == "finetune" and not any(map(run.data.get, _LOADS)):
         yield "load_checkpoint: names nothing, so that training would start from random weights"
+    if run.get("auto_trans_ckpt") and job["host_count"] > 1:
+        yield "auto_trans_ckpt: True needs storage that all hosts share, named in the job: env: SHARED_PATHS"
     if run.get("use_parallel") is True and run.get("parallel_config", "data_parallel") is None:
         yield f"host_count: {job['host_count']} is a guess, for parallel_config.data_parallel is left out"
 

@@ -157,6 +157,16 @@ def test_files_that_are_not_beside_the_job_are_told_before_a_launch_refuses_them
     assert dry_run(job, 4) == ""
 
 
+def test_a_transformation_on_several_hosts_is_told_before_a_launch_refuses_it(tmp_path: Path) -> None:
+    path, job = run_yaml(tmp_path, auto_trans_ckpt=True, load_checkpoint="/w"), tmp_path / "job.yaml"
+    done = CliRunner().invoke(command, [str(path), "-o", str(job)])
+    told = "auto_trans_ckpt: True needs storage that all hosts share, named in the job: env: SHARED_PATHS"
+    assert done.exit_code == 0 and told in done.stderr and told in job.read_text()
+    assert TRANSFORMS in dry_run(job, 4)
+    job.write_text(job.read_text() + "env: {SHARED_PATHS: /data}\n")
+    assert dry_run(job, 4) == ""
+
+
 def dry_run(job: Path, host_count: int) -> str:
     """What `orchestrate launch --dry-run` has against a job on so many servers; "" where nothing."""
     inventory = job.parent / "servers.yaml"
