@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from orchestrator.agent.container_command import account_words, ascend_mounts, mount_words
@@ -19,6 +20,8 @@ __all__ = ["Inside", "in_image"]
 
 # All three together within what the control node waits for a host.
 _CALL, _STARTS = 15.0, 5.0
+# As `image inspect` tells it; warnings of the runtime come along with it.
+_ID = re.compile(r"\s*(?:sha256:)?([0-9a-f]{64})\s*")
 # Environment and program arrive on standard input, so that no value is in a command line.
 _STARTER = """
 import json, os, sys
@@ -66,7 +69,11 @@ def in_image(
     if digest.code != 0:
         told["image_trouble"] = digest.why
         return Inside(told, nothing._replace(trouble="is not known, without the image"))
-    told["digest"] = digest.output.strip().rpartition(":")[2]
+    found = [line for line in map(_ID.fullmatch, digest.output.split("\n")) if line is not None]
+    if not found:
+        told["runtime_trouble"] = f"tells no id of {spec.image}: {digest.why}"
+        return Inside(told, nothing._replace(trouble="is not known, without the image"))
+    told["digest"] = found[-1][1]
     mounts = [mount for mount in spec.mounts if os.path.exists(mount.source)]
     told["missing_mounts"] = [mount.source for mount in spec.mounts if mount not in mounts]
     argv = [spec.python, "-c", look_program(), json.dumps({"packages": [*packages], "modules": [*modules]})]
