@@ -6,10 +6,12 @@ A container is known by the id that its runtime wrote down when it was made, or 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
@@ -46,6 +48,8 @@ def environment() -> Dict[str, str]:
 
 def call(argv: Sequence[str], timeout: float, stdin: bytes = b"") -> Call:
     """Run it to its end, or kill it with its group when the time is over."""
+    if timeout <= 0:
+        return Call(None, "", f"no time was left for `{argv[0]} {argv[1]}`")
     try:
         process = subprocess.Popen(
             list(argv),
@@ -63,7 +67,7 @@ def call(argv: Sequence[str], timeout: float, stdin: bytes = b"") -> Call:
     except subprocess.TimeoutExpired:
         processes.signal_group(process.pid, signal.SIGKILL)
         _let_go(process)
-        return Call(None, "", f"`{argv[0]} {argv[1]}` does not answer within {timeout:g} s")
+        return Call(None, "", f"`{argv[0]} {argv[1]}` does not answer within {round(timeout, 1):g} s")
     return Call(process.returncode, output[-_LONGEST:].decode("utf-8", "replace"))
 
 
@@ -94,12 +98,13 @@ def remove(runtime: str, container: str, timeout: float) -> str:
     return "" if gone else done.why
 
 
-def remove_all(runtime: str, run_id: str, attempt: str, timeout: float) -> str:
-    """The same of every container with the labels of this attempt."""
+def remove_all(runtime: str, run_id: str, attempt: str, timeout: float, ends: float = math.inf) -> str:
+    """The same of every container with the labels of this attempt; no call lasts beyond `ends`."""
     filters = [f"--filter=label={RUN_LABEL}={run_id}", f"--filter=label={ATTEMPT_LABEL}={attempt}"]
-    listed = call([runtime, "ps", "--all", "--quiet", "--no-trunc", *filters], timeout)
+    argv = [runtime, "ps", "--all", "--quiet", "--no-trunc", *filters]
+    listed = call(argv, min(timeout, ends - time.monotonic()))
     if listed.code != 0:
         return listed.why
     ids: List[str] = [word for word in listed.output.split() if _ID.fullmatch(word)]
-    troubles = [remove(runtime, each, timeout) for each in ids]
+    troubles = [remove(runtime, each, min(timeout, ends - time.monotonic())) for each in ids]
     return next(filter(None, troubles), "")

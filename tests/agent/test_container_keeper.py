@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agent import container_keeper
+from orchestrator.agent import container_keeper, container_remains, host_runs
 from orchestrator.agent.container_keeper import Place
 from orchestrator.agent.container_remains import known_processes
 from orchestrator.agent.container_worker import ContainerWorker
@@ -245,3 +245,22 @@ def test_what_is_left_is_removed_at_first_contact(host: StandInHost) -> None:
     assert f"rm --force {container}" in host.told() and not host.place().cid.exists()
     filters = "--filter=label=orchestrate.run=run-1 --filter=label=orchestrate.attempt=1-"
     assert f"ps --all --quiet --no-trunc {filters}" in host.told()
+
+
+def test_a_runtime_that_hangs_holds_a_status_up_only_once(
+    host: StandInHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight containers of two runs, and no call comes back: one time limit for all, and not again."""
+    for run_id in (RUN, "another"):
+        host.launch(sh("true"), run_id=run_id)
+        host.wait_over(run_id)
+        for rank in range(4):
+            Place(host.run_dir(run_id).attempt.root, f"rank_{rank}").cid.write_text("ab" * 32)
+    (host.folder / "told").unlink()
+    Path(host.container.runtime).write_text(f'#!/bin/sh\necho "$@" >> "{host.folder}/told"\nexec sleep 600\n')
+    monkeypatch.setattr(container_remains, "_CALL", 1.0)
+    for _ in range(2):
+        listed = host_runs.list_runs(host.workdir)
+        assert [run.status.is_over for run in listed if run.status is not None] == [True, True]
+    assert host.told() == ["rm --force " + "ab" * 32]
+    assert host.place().cid.exists()
