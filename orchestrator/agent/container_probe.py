@@ -9,6 +9,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
@@ -20,8 +21,8 @@ from orchestrator.core.container_records import ContainerSpec, Mount
 
 __all__ = ["Inside", "in_image"]
 
-# All four together within what the control node waits for a host.
-_CALL, _STARTS, _REMOVES = 15.0, 5.0, 4.0
+# All together within what the control node waits for a host.
+_CALL, _STARTS, _REMOVES = 12.0, 5.0, 10.0
 # As `image inspect` tells it; warnings of the runtime come along with it.
 _ID = re.compile(r"\s*(?:sha256:)?([0-9a-f]{64})\s*")
 # Environment and program arrive on standard input, so that no value is in a command line.
@@ -110,7 +111,9 @@ def _looked(spec: ContainerSpec, mounts: Sequence[Mount], timeout: float, stdin:
         finally:
             container = kept_id(cid_file)
             if container is not None and (looked.code is None or looked.code < 0):
-                remove(spec.runtime, container, _REMOVES)
+                ends = time.monotonic() + _REMOVES
+                call([spec.runtime, "kill", container], _REMOVES)  # podman's `rm` is gentle for 10 s first
+                remove(spec.runtime, container, ends - time.monotonic())
         return looked
 
 
