@@ -67,8 +67,9 @@ def complete(
 ) -> CompletedRun:
     """The run YAML of attempt `number` on so many ranks; reads the file, unless `source` is its text.
 
-    `device` is that of rank 0. With `load`, the folder of shards in the run's directory, it goes on from
-    them. Raises ConfigError with every problem, of the job and of the run YAML.
+    `device` is that of rank 0, by the number that it has to it. With `load`, the folder of shards in the
+    run's directory, it goes on from them. Raises ConfigError with every problem, of the job and of the run
+    YAML.
     """
     assert job.mindformers is not None
     name, text = _source(job, job.mindformers) if source is None else (_name(job, job.mindformers), source)

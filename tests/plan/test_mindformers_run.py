@@ -100,6 +100,28 @@ def test_a_rank_alone_gets_its_device_and_no_parallel_mode(files: Path) -> None:
     assert run["parallel_config"] == {"model_parallel": 1}
 
 
+@pytest.mark.parametrize(
+    ("container", "target", "device"),
+    [
+        ({}, "Ascend", 0),
+        ({"options": ["--privileged"]}, "Ascend", 4),
+        ({"options": ["--privileged=true"]}, "Ascend", 4),
+        ({"enabled": False}, "Ascend", 4),
+        ({}, "CPU", 4),
+    ],
+)
+def test_a_rank_alone_in_a_container_has_its_device_by_the_number_there(
+    files: Path, container: dict[str, Any], target: str, device: int
+) -> None:
+    run = {"parallel_config": {"model_parallel": 1}}
+    mounts = ["/data:/data:ro"]
+    job = {"host_count": 1, "devices_per_host": 1, "container": {"image": "x", "mounts": mounts, **container}}
+    plan = planned(files, run, {**job, "device_target": target})
+    context = {"device_target": target, "device_id": device}
+    assert yaml.safe_load(plan.run_yaml)["context"] == context
+    assert plan.manifests["host1"].workers[0].device_id == 4
+
+
 def test_the_program_is_ours_a_script_or_a_module(files: Path) -> None:
     words = ("--config", "{run_dir}/attempts/1/mindformers.yaml", "--run_mode", "train")
     plan = planned(files)
