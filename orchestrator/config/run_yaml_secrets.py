@@ -24,7 +24,8 @@ def without_secrets(*texts: str) -> list[str]:
     What such a key says is hidden wherever else it is in any of the texts, too. What is no YAML is searched
     line by line.
     """
-    shown, said = [], set()
+    shown: list[str] = []
+    said: set[str] = set()
     for text in texts:
         places = sorted(set(_values(text)), reverse=True)
         for start, end, value in places:
