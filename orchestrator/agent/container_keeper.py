@@ -96,7 +96,11 @@ class Keeper:
         parent = os.getpid()
         # What comes before it can take it would end it in another way than it is meant.
         signal.pthread_sigmask(signal.SIG_BLOCK, (KILL, *_PASSED_ON))
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (KILL, *_PASSED_ON))
+            raise
         if pid:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (KILL, *_PASSED_ON))
             return pid
@@ -248,6 +252,8 @@ class Keeper:
         if not data:
             self._init_line.close()
             self._init_line = None
+            # It has ended, be it without a word of the worker: a client that stays is not waited for.
+            self._ended_at = min(self._ended_at, time.monotonic())
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for each in lines:

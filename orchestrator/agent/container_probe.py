@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import tempfile
+import time
+from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from orchestrator.agent.container_command import account_words, ascend_mounts, mount_words
-from orchestrator.agent.container_runtime import call
+from orchestrator.agent.container_runtime import Call, call, kept_id, remove
 from orchestrator.agent.system_facts import Seen, look_program, read_look
 from orchestrator.agent.worker_environment import with_env_script
 from orchestrator.core.container_records import ContainerSpec, Mount
 
 __all__ = ["Inside", "in_image"]
 
-# All three together within what the control node waits for a host.
-_CALL, _STARTS = 15.0, 5.0
+# All together within what the control node waits for a host.
+_CALL, _STARTS, _REMOVES = 12.0, 5.0, 10.0
+# As `image inspect` tells it; warnings of the runtime come along with it.
+_ID = re.compile(r"\s*(?:sha256:)?([0-9a-f]{64})\s*")
 # Environment and program arrive on standard input, so that no value is in a command line.
 _STARTER = """
 import json, os, sys
@@ -66,7 +72,11 @@ def in_image(
     if digest.code != 0:
         told["image_trouble"] = digest.why
         return Inside(told, nothing._replace(trouble="is not known, without the image"))
-    told["digest"] = digest.output.strip().rpartition(":")[2]
+    found = [line for line in map(_ID.fullmatch, digest.output.split("\n")) if line is not None]
+    if not found:
+        told["runtime_trouble"] = f"tells no id of {spec.image}: {digest.why}"
+        return Inside(told, nothing._replace(trouble="is not known, without the image"))
+    told["digest"] = found[-1][1]
     mounts = [mount for mount in spec.mounts if os.path.exists(mount.source)]
     told["missing_mounts"] = [mount.source for mount in spec.mounts if mount not in mounts]
     argv = [spec.python, "-c", look_program(), json.dumps({"packages": [*packages], "modules": [*modules]})]
@@ -75,7 +85,7 @@ def in_image(
         "env": dict(env or {}),
         "script": env_script,
     }
-    looked = call(_command(spec, mounts), patience + _STARTS, json.dumps(wanted).encode() + b"\n")
+    looked = _looked(spec, mounts, patience + _STARTS, json.dumps(wanted).encode() + b"\n")
     if looked.code != 0:
         told["inside_trouble"] = looked.why
         return Inside(told, nothing._replace(trouble=f"ends with exit code {looked.code}"))
@@ -91,9 +101,26 @@ def in_image(
         return Inside(told, nothing._replace(trouble="gives no answer"))
 
 
-def _command(spec: ContainerSpec, mounts: Sequence[Mount]) -> List[str]:
+def _looked(spec: ContainerSpec, mounts: Sequence[Mount], timeout: float, stdin: bytes) -> Call:
+    """What is said in a container, which is gone afterwards, however its client has ended."""
+    with tempfile.TemporaryDirectory(prefix="orchestrate-probe-") as folder:
+        cid_file = Path(folder) / "cid"
+        looked = Call(None, "")
+        try:
+            looked = call(_command(spec, mounts, cid_file), timeout, stdin)
+        finally:
+            container = kept_id(cid_file)
+            if container is not None and (looked.code is None or looked.code < 0):
+                ends = time.monotonic() + _REMOVES
+                call([spec.runtime, "kill", container], _REMOVES)  # podman's `rm` is gentle for 10 s first
+                remove(spec.runtime, container, ends - time.monotonic())
+        return looked
+
+
+def _command(spec: ContainerSpec, mounts: Sequence[Mount], cid_file: Path) -> List[str]:
     """A short life, without devices: nobody's work is disturbed."""
     words = [spec.runtime, "run", "--rm", "--pull=never", "--interactive", "--network=host", "--ipc=host"]
+    words.append(f"--cidfile={cid_file}")
     words += [*account_words(spec.runtime), f"--entrypoint={spec.python}"]
     driver = ascend_mounts(spec.hccn_conf)[0] if spec.ascend else []
     known = {mount.target for mount in mounts}

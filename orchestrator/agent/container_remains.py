@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -29,6 +30,8 @@ _CALL = 10.0
 # A runtime that hangs is not asked at each look.
 _AGAIN = 60.0
 _TRIED = "tried"
+# Runtimes that hung when they were asked, and when: one listing of a host asks for many runs.
+_hung: Dict[str, float] = {}
 
 
 def attempt_word(attempt: Attempt) -> str:
@@ -62,7 +65,8 @@ def has_remains(attempt: AttemptDir) -> bool:
 def remove_remains(attempt: AttemptDir, runs: Path, manifest: Manifest, *, again: bool = False) -> List[str]:
     """Kill and remove them; why some may still be there.
 
-    To be called where supervisor and keepers are dead. `again`: not if it was tried a moment ago.
+    To be called where supervisor and keepers are dead. `again`: not if it was tried a moment ago, and all
+    calls of the runtime together take no longer than one may: who asks for a status waits for this.
     """
     container, folder = manifest.container, attempt.root / Place.FOLDER
     if container is None or not has_remains(attempt):
@@ -71,19 +75,25 @@ def remove_remains(attempt: AttemptDir, runs: Path, manifest: Manifest, *, again
     with contextlib.suppress(OSError):
         if again and time.time() - os.stat(tried).st_mtime < _AGAIN:
             return []
+    if again and time.monotonic() < _hung.get(container.runtime, -math.inf) + _AGAIN:
+        return []
+    with contextlib.suppress(OSError):
+        tried.touch()  # first: others that ask meanwhile are not to wait for the same
+    ends = time.monotonic() + _CALL if again else math.inf
     labels = sorted({name.rpartition(".")[0] for name in os.listdir(folder) if name != _TRIED})
     places = [Place(attempt.root, label) for label in labels if label]
     for place in places:
         for process in known_processes(place, runs).values():
             processes.kill_one(process)
     ids = [found for place in places if (found := kept_id(place.cid)) is not None]
-    troubles = [remove(container.runtime, found, _CALL) for found in ids]
+    troubles = [remove(container.runtime, found, min(_CALL, ends - time.monotonic())) for found in ids]
     # One that was being made has left no id.
-    troubles.append(remove_all(container.runtime, manifest.run_id, attempt_word(manifest.attempt), _CALL))
+    word = attempt_word(manifest.attempt)
+    troubles.append(remove_all(container.runtime, manifest.run_id, word, _CALL, ends))
     left = list(filter(None, troubles))
     if left:
-        with contextlib.suppress(OSError):
-            tried.touch()
+        if time.monotonic() >= ends:
+            _hung[container.runtime] = time.monotonic()
         return left
     notes = [path for place in places for path in (place.cid, place.processes, place.socket)]
     for path in (*notes, tried):

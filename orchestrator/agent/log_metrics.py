@@ -59,7 +59,9 @@ class LogTail:
         if to_end or not self._waiting:
             self._take(_MOST_BEHIND if to_end else _PER_LOOK)
         if to_end:
-            found, self._waiting = self._waiting[-_LAST_LINES:], []
+            passed_over, found = self._waiting[:-_LAST_LINES], self._waiting[-_LAST_LINES:]
+            self.unseen += sum(len(line) + 1 for line in passed_over)
+            self._waiting = []
         else:
             found, self._waiting = self._waiting[:_LINES], self._waiting[_LINES:]
         return [line.decode("utf-8", "replace") for line in found]

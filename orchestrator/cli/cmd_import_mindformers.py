@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,12 @@ from typing import Any
 import click
 
 from orchestrator.cli.options import json_option, print_json, set_option
+from orchestrator.config.file_kinds import kind_of
 from orchestrator.config.mindformers_import import import_any
 from orchestrator.config.mindformers_yaml import Imported, job_text
 from orchestrator.config.run_yaml import RunYaml
-from orchestrator.config.yaml_reader import read_source
+from orchestrator.config.yaml_reader import read_source, read_yaml
+from orchestrator.core.errors import ConfigError, UsageError
 from orchestrator.core.paths import atomic_write
 from orchestrator.plan.imported_files import missing_beside
 
@@ -41,6 +45,7 @@ def command(file: Path, output: Path | None, keep: bool, overrides: tuple[str, .
     imported = _with_files(import_any(file, overrides, keep=keep, beside=folder), file, folder)
     text = job_text(imported, file.name)
     if output is not None:
+        _require_free(output, file)
         output.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(output, text, mode=0o644)
         click.echo(f"{output}: written; look at it with: orchestrate launch {output} --dry-run", err=True)
@@ -50,6 +55,20 @@ def command(file: Path, output: Path | None, keep: bool, overrides: tuple[str, .
         click.echo(text, nl=False)
     _tell(imported)
     return 0
+
+
+def _require_free(output: Path, file: Path) -> None:
+    """What was imported before may be replaced, and nothing else: least of all what is imported."""
+    if not os.path.lexists(output):
+        return
+    if output.exists() and output.samefile(file):
+        raise UsageError(f"-o {output} is the run YAML itself", remedy="name another file for the job")
+    kind = None
+    if output.is_file():
+        with suppress(ConfigError):
+            kind = kind_of(read_yaml(output).data)
+    if kind != "job":
+        raise UsageError(f"-o {output} is there, and is no job", remedy="name a new file, or remove it")
 
 
 def _with_files(imported: Imported, path: Path, folder: Path) -> Imported:

@@ -17,6 +17,7 @@ from orchestrator.agent.worker_environment import SCHEDULER_HOST
 from orchestrator.cli.render_rank_table import print_whole, servers_view
 from orchestrator.cli.terminal import Console, headed, wrapped
 from orchestrator.config.host_ranges import fold
+from orchestrator.config.run_yaml_secrets import HIDDEN, without_secrets
 from orchestrator.core.paths import RUN_YAML
 from orchestrator.core.records import Manifest, WorkerSpec
 from orchestrator.core.visible_text import visible
@@ -28,11 +29,6 @@ from orchestrator.rank_table.read_table import parse_rank_table
 from orchestrator.rank_table.rules import validate
 
 __all__ = ["plan_data", "print_plan"]
-
-# Stands for what a job's `env` says: a dry run ends up in tickets, and any variable may be a secret.
-_HIDDEN = "***"
-# A key of a run YAML whose value is nobody's business, such as `hub_token`.
-_SECRET = re.compile(r"(^[ \t-]*[\w.]*(?:token|password|secret|api_key|access_key)[ \t]*:[ \t]*)\S.*$", re.I)
 
 
 def print_plan(plan: LaunchPlan) -> None:
@@ -137,10 +133,7 @@ def _print_run_yaml(console: Console, plan: LaunchPlan) -> None:
 
 def run_yaml_diff(plan: LaunchPlan) -> list[str]:
     """The lines that differ, with two around each; what may be a secret is not shown."""
-    before, after = (
-        [_SECRET.sub(rf"\g<1>{_HIDDEN}", line) for line in text.splitlines()]
-        for text in (plan.run_source, plan.run_yaml)
-    )
+    before, after = (text.splitlines() for text in without_secrets(plan.run_source, plan.run_yaml))
     there = f"attempts/{plan.attempt.number}/{RUN_YAML}"
     return list(unified_diff(before, after, "run YAML", there, n=2, lineterm=""))
 
@@ -235,12 +228,15 @@ def _files(plan: LaunchPlan, manifest: Manifest) -> list[str]:
 
 
 def _shown(worker: WorkerSpec) -> dict[str, str]:
-    """The environment of a worker, with names but no values of what the job gives."""
-    env = dict.fromkeys(worker.literal, _HIDDEN)
+    """The environment of a worker, with names but no values of what the job gives.
+
+    A dry run ends up in tickets, and any variable may be a secret.
+    """
+    env = dict.fromkeys(worker.literal, HIDDEN)
     for name, value in worker.env.items():
         ours, _, theirs = value.partition(":")
         if name == "PYTHONPATH" and theirs:  # the bundled code goes before the job's own paths
-            value = f"{ours}:{_HIDDEN}"
+            value = f"{ours}:{HIDDEN}"
         env.setdefault(name, value)
     return dict(sorted(env.items()))
 

@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator.config.job_fields import Flag, Text
 from orchestrator.config.schema import Check
 from orchestrator.config.yaml_messages import Invalid, show
-from orchestrator.core.container_records import ContainerSpec, Mount
+from orchestrator.core.container_records import PRIVILEGED, ContainerSpec, Mount
 
 __all__ = ["Container", "ContainerOrOff", "combined", "mount_of", "off", "seen_at", "spec_of"]
 
+_ENV = "values do not go into command lines: write them under the job's `env:`"
 # What is said by other keys, or decided by who starts and ends the workers.
 _OWNED = {
     "--name": "containers are found by their id and labels",
@@ -42,8 +43,16 @@ _OWNED = {
     "--volume": "write it under `mounts:`",
     "-v": "write it under `mounts:`",
     "--mount": "write it under `mounts:`",
-    "--env-file": "write variables under the job's `env:`",
+    "--env": _ENV,
+    "-e": _ENV,
+    "--env-file": _ENV,
+    "--env-host": _ENV,
+    "--env-merge": _ENV,
 }
+# Of flags that may stand together the last one may have a value: `-Pv/a:/b`.
+_SHORT = re.compile(r"-[dituwvaPq][^=-]")
+_DEVICE = re.compile(r"/+dev/+davinci|ASCEND_\w*VISIBLE_DEVICES")
+_ALL_DEVICES = re.compile(r"(--device=)?/+dev/*(:.*)?")
 _CONTROL = re.compile(r"[\0-\x1f\x7f]")
 
 
@@ -71,10 +80,14 @@ def _mount(text: str) -> str:
 
 
 def _option(text: str) -> str:
-    name = text.partition("=")[0]
+    name = "-e" if text.startswith("-e") else text.partition("=")[0]
+    if _DEVICE.search(text) or _ALL_DEVICES.fullmatch(text):
+        raise Invalid(f"{show(text)} is not for options: each worker is given its own device", "remove it")
+    if name == "--privileged" and text not in PRIVILEGED:
+        raise Invalid(f"expected {' or '.join(PRIVILEGED)}, got {show(text)}", "or remove it")
     if name in _OWNED:
         raise Invalid(f"{name} is not for options: {_OWNED[name]}", "remove it")
-    if re.match(r"-[dituwva][^=-]", text) and not text.startswith("--"):
+    if _SHORT.match(text):
         raise Invalid(f"{show(text)} cannot be told apart from what is not for options", "write it in full")
     if _CONTROL.search(text):
         raise Invalid("holds a control character")

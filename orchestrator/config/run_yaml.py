@@ -116,7 +116,7 @@ class RunYaml:
 
     def strings(self) -> Iterator[tuple[Path, str]]:
         """Every text in it, with the path of its key."""
-        return _strings(self.data, ())
+        return ((path, value) for path, value in _leaves(self.data, ()) if isinstance(value, str))
 
     # Edits.
 
@@ -147,11 +147,47 @@ class RunYaml:
         try:
             self._load()
         except ConfigError:
-            self.text = before
-            self._load()
+            self._back_to(before)
             raise ConfigError([self.problem(path, "cannot be changed in place", _OWN_LINE)]) from None
         if not _same(self.get(*path), value):
             raise ConfigError([self.problem(path, "cannot be changed in place", _OWN_LINE)])
+
+    def set_alone(self, path: Path, value: Any) -> tuple[str, ...]:
+        """As `set`, and no other key changes: aliases of what is there get its old value, written out.
+
+        Returns the keys of these. Raises ConfigError, also where another value would change all the same.
+        """
+        if self.has(*path) and _same(self.get(*path), value):
+            return ()
+        before, others = self.text, self._others(path)
+        nodes = list(_walk(self._root, ()))
+        anchored = {id(one): at for at, one in nodes if one.anchor is not None and path[: len(at)] == at}
+        aliases = [(at, one) for at, one in nodes if id(one.means) in anchored]
+        for _, one in reversed(aliases):
+            old = written(self.get(*anchored[id(one.means)]))
+            self.text = self.text[: one.start] + old + self.text[one.end :]
+        try:
+            self._load()
+            self.set(path, value)
+        except ConfigError:
+            self._back_to(before)
+            raise
+        if not _same(self._others(path), others):
+            self._back_to(before)
+            raise ConfigError([self.problem(path, "cannot be changed in place", _OWN_LINE)])
+        return tuple(dotted(at) for at, _ in aliases)
+
+    def _others(self, path: Path) -> dict[Path, Any]:
+        """Every value but the one at the path, or what is in the place of what is around it."""
+        return {
+            at: value
+            for at, value in _leaves(self.data, ())
+            if at[: len(path)] != path and path[: len(at)] != at
+        }
+
+    def _back_to(self, text: str) -> None:
+        self.text = text
+        self._load()
 
     def aliases_of(self, path: Path) -> tuple[str, ...]:
         """The keys that are aliases of the value at this path, or of what is around it."""
@@ -190,7 +226,9 @@ class RunYaml:
         text, part, new = self.text, path[done], written(value)
         if node.kind == "map" and part in node.keys:
             _, key_end, old = node.keys[part]
-            return self._replaced(old, text.index(":", key_end) + 1, new)
+            if (colon := text.find(":", key_end)) < 0:  # `? key`, without a value
+                raise ConfigError([self.problem(path, "cannot be changed in place", _OWN_LINE)])
+            return self._replaced(old, colon + 1, new)
         if node.kind != "map":
             item = self._item(node, path, done)  # says what is wrong where it is one value
             assert item is not None
@@ -204,7 +242,7 @@ class RunYaml:
         indent = first - (text.rfind("\n", 0, first) + 1)
         if node is self._root and _MERGE not in node.keys:
             end = text if text.endswith("\n") else f"{text}\n"
-            cut = re.search(r"^\.\.\.\s*$", end, re.MULTILINE)
+            cut = re.search(r"^\.\.\.(?=\s|$)", end, re.MULTILINE)
             at = cut.start() if cut else len(end)
             return f"{end[:at]}{' ' * indent}{entry}\n{end[at:]}"
         return f"{text[:first]}{entry}\n{' ' * indent}{text[first:]}"
@@ -269,15 +307,13 @@ def _same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-def _strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    if isinstance(value, str):
+def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+    """Every value that holds no other, with the path of its key."""
+    if not isinstance(value, (Mapping, list)) or not value:
         yield path, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _strings(item, (*path, str(key)))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _strings(item, (*path, str(number)))
+        return
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from _leaves(item, (*path, str(key)))
 
 
 def _step(node: _Node, part: str) -> tuple[int, _Node] | None:

@@ -9,7 +9,10 @@ from typing import Optional, Tuple
 
 from orchestrator.core.record_class import dataclass
 
-__all__ = ["ContainerSpec", "ImageFacts", "Mount"]
+__all__ = ["PRIVILEGED", "ContainerSpec", "ImageFacts", "Mount"]
+
+# How options say that a container sees all devices of the host; no other spelling is let in.
+PRIVILEGED = ("--privileged", "--privileged=true")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class ContainerSpec:
     @property
     def is_privileged(self) -> bool:
         """Whether it sees all devices of the host, by the numbers that they have there."""
-        return any(word in ("--privileged", "--privileged=true") for word in self.options)
+        return any(word in PRIVILEGED for word in self.options)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from orchestrator.agent.worker_environment import SCHEDULER_HOST
 from orchestrator.ascend.found_devices import FoundHost
 from orchestrator.config.inventory import Device, Host
+from orchestrator.config.run_yaml import RunYaml
 from orchestrator.core.errors import ConfigError, HostsFailed, OrchestrateError, PreflightError
 from orchestrator.core.records import Manifest, WorkerSpec
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -119,11 +120,25 @@ def on_free_devices(plan: LaunchPlan, busy: Mapping[str, Collection[int]]) -> La
     return dataclasses.replace(
         plan,
         placements=tuple(_placement(item, chosen.get(item.host)) for item in plan.placements),
+        run_yaml=_run_yaml(plan, chosen),
         manifests={
             name: _manifest(manifest, chosen[name]) if name in chosen else manifest
             for name, manifest in plan.manifests.items()
         },
     )
+
+
+def _run_yaml(plan: LaunchPlan, chosen: Mapping[str, tuple[Device, ...]]) -> str:
+    """With the device of a rank alone; of several, MindFormers takes each rank's own."""
+    if not plan.run_yaml or len(plan.placements) > 1:
+        return plan.run_yaml
+    (rank,) = plan.placements
+    container = plan.manifests[rank.host].container
+    if container is not None and container.ascend and not container.is_privileged:
+        return plan.run_yaml  # it is number 0 there, whichever it is
+    run = RunYaml("mindformers.yaml", plan.run_yaml)
+    run.set(("context", "device_id"), chosen[rank.host][rank.local_rank].id)
+    return run.text
 
 
 def _placement(item: Placement, devices: tuple[Device, ...] | None) -> Placement:

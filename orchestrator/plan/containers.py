@@ -10,7 +10,7 @@ from orchestrator.config.job import Job
 from orchestrator.core.container_records import ContainerSpec
 from orchestrator.core.errors import ConfigError, Problem
 
-__all__ = ["container_of", "require_mounted", "with_container"]
+__all__ = ["container_of", "device_seen", "require_mounted", "with_container"]
 
 
 def with_container(job: Job, host: Host, inventory: Inventory) -> Host:
@@ -30,6 +30,12 @@ def container_of(job: Job, host: Host) -> ContainerSpec | None:
     if host.container is None:
         return None
     return spec_of(host.container, ascend=job.device_target == "Ascend", hccn_conf=host.hccn_conf)
+
+
+def device_seen(job: Job, host: Host, device: int) -> int:
+    """The number that a device of the host has to a worker there (agent/container_command.py)."""
+    container = container_of(job, host)
+    return 0 if container is not None and container.ascend and not container.is_privileged else device
 
 
 def require_mounted(job: Job, hosts: Sequence[Host], host_paths: Sequence[str]) -> None:

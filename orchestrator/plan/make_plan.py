@@ -24,7 +24,7 @@ from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
-from orchestrator.plan.containers import container_of, require_mounted, with_container
+from orchestrator.plan.containers import container_of, device_seen, require_mounted, with_container
 from orchestrator.plan.copy_ring import copy_ring
 from orchestrator.plan.input_files import Shipment, ship, shipped_again
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -92,7 +92,7 @@ def make_plan(
     is_here = all(host.transport == "local" and host.container is None for host in hosts)
     completed = None
     if job.task == MINDFORMERS:
-        device, ranks = placements[0].device_id, len(placements)
+        device, ranks = device_seen(job, hosts[0], placements[0].device_id), len(placements)
         completed = complete(job, ranks=ranks, device=device, number=number, load=load, source=run_source)
         config: dict[str, Any] = {"task": job.task, "parallel": completed.degrees}
         placements = seated(placements, completed.degrees)

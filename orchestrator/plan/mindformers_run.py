@@ -17,7 +17,7 @@ from orchestrator.config.mindformers_job import RUN_MODES, MindFormersRun
 from orchestrator.config.run_yaml import RunYaml
 from orchestrator.config.run_yaml_keys import known_in, misspelt, refused
 from orchestrator.config.yaml_messages import plain, show
-from orchestrator.config.yaml_reader import read_source
+from orchestrator.config.yaml_reader import dotted, read_source
 from orchestrator.core.errors import ConfigError, Problem
 
 __all__ = ["RUN_FOLDER", "CompletedRun", "complete", "saving_callback", "trains"]
@@ -26,6 +26,7 @@ __all__ = ["RUN_FOLDER", "CompletedRun", "complete", "saving_callback", "trains"
 RUN_FOLDER = "./attempts/{number}"
 _DEGREES = ("data_parallel", "model_parallel", "context_parallel", "pipeline_stage")
 _AUTO = (2, "AUTO_PARALLEL")  # MindSpore finds the degrees
+_MOST_NAMED = 4
 # How MindFormers spells the callback that saves: with a slip of the pen up to 1.0.
 _SAVES = ("CheckpointMonitor", "CheckpointMointor")
 
@@ -67,8 +68,9 @@ def complete(
 ) -> CompletedRun:
     """The run YAML of attempt `number` on so many ranks; reads the file, unless `source` is its text.
 
-    `device` is that of rank 0. With `load`, the folder of shards in the run's directory, it goes on from
-    them. Raises ConfigError with every problem, of the job and of the run YAML.
+    `device` is that of rank 0, by the number that it has to it. With `load`, the folder of shards in the
+    run's directory, it goes on from them. Raises ConfigError with every problem, of the job and of the run
+    YAML.
     """
     assert job.mindformers is not None
     name, text = _source(job, job.mindformers) if source is None else (_name(job, job.mindformers), source)
@@ -93,9 +95,10 @@ def complete(
         ours[("checkpoint", "save_path")] = f"{RUN_FOLDER.format(number=number)}/checkpoint"
     if load:
         ours |= _going_on(run, load)
-    for path, value in ours.items():
-        run.set(path, value)
     saving = _saving(run)
+    if not load and mode in ("train", "finetune") and saving is not None:
+        notes += _would_go_on(run)
+    notes += _set_for_attempt(run, ours)
     if mode in ("train", "finetune") and saving is None:
         anew = ", and every restart begins at step 1" if job.restart.max else ""
         notes.append(f"{name}: callbacks has no CheckpointMonitor: nothing is saved{anew}")
@@ -284,6 +287,32 @@ def _going_on(run: RunYaml, load: str) -> dict[tuple[str, ...], Any]:
     if (run.get("load_ckpt_format") or "ckpt") != wanted:
         keys[("load_ckpt_format",)] = wanted
     return keys
+
+
+def _set_for_attempt(run: RunYaml, ours: dict[tuple[str, ...], Any]) -> Iterator[str]:
+    for path, value in ours.items():
+        if others := run.set_alone(path, value):
+            yield f"{dotted(path)} is set for the attempt: {_kept(others)}"
+
+
+def _would_go_on(run: RunYaml) -> Iterator[str]:
+    """Whether the text can be told where to go on from, else every restart would fail; what is said of it."""
+    trial = RunYaml(run.name, run.text)
+    for path, value in _going_on(run, "load").items():
+        try:
+            others = trial.set_alone(path, value)
+        except ConfigError as error:
+            found = error.problems[0]
+            what = f"{found.what}, and an attempt that goes on needs its own {dotted(path)}"
+            remedy = f"write {dotted(path[:1])} out, with a line for each key"
+            raise ConfigError([Problem(found.where, plain(what), plain(remedy))]) from None
+        if others:
+            yield f"{dotted(path)} is set for an attempt that goes on: {_kept(others)}"
+
+
+def _kept(others: tuple[str, ...]) -> str:
+    more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+    return f"{', '.join(others[:_MOST_NAMED])}{more}, alias of what was there, keeps that, written out"
 
 
 def _callbacks(run: RunYaml) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:

@@ -14,7 +14,13 @@ from orchestrator.checkpoint.cut.iterations import IterationChoice, newest_itera
 from orchestrator.checkpoint.host_files import HostFiles
 from orchestrator.checkpoint.iteration_pieces import assemble_iteration
 from orchestrator.checkpoint.shard_index import Shard, ShardFile, ShardIndex
-from orchestrator.core.errors import CheckpointError
+from orchestrator.core.errors import (
+    AgentError,
+    CheckpointError,
+    HostsFailed,
+    OrchestrateError,
+    TransportError,
+)
 from orchestrator.core.iteration_answers import IterationList, IterationRow
 
 __all__ = ["METADATA", "Iteration", "iteration_of", "plan_iteration"]
@@ -24,11 +30,15 @@ METADATA = re.compile(r"metadata\.json")
 
 @dataclass(frozen=True, slots=True)
 class Iteration:
-    """The iteration that is collected: each host's files of it, and what its metadata.json says, or None."""
+    """The iteration that is collected: each host's files of it, and what its metadata.json says, or None.
+
+    `notes` are of hosts that were asked for that file in vain.
+    """
 
     choice: IterationChoice
     files: Mapping[str, Sequence[ShardFile]] = field(default_factory=dict)
     metadata: object | None = None
+    notes: tuple[str, ...] = ()
 
 
 def iteration_of(
@@ -40,7 +50,8 @@ def iteration_of(
 ) -> Iteration:
     """The newest that is whole, or `step`. `metadata` reads the JSON file of (host, iteration).
 
-    CheckpointError: there is none, or its metadata.json is none.
+    CheckpointError: there is none, or its metadata.json is none. Where no host gives that, what the one that
+    has it is refused for; HostsFailed of several.
     """
     chosen = newest_iteration(listed, step=step, with_optimizer=with_optimizer)
     rows = {
@@ -50,14 +61,27 @@ def iteration_of(
         if row.iteration == chosen.iteration
     }
     files = {host: tuple(_files(row, chosen)) for host, row in rows.items()}
-    having = next((host for host, row in sorted(rows.items()) if row.named is not None), None)
-    said = None
-    if having is not None:
+    said: object | None = None
+    notes: list[str] = []
+    if having := [host for host, row in sorted(rows.items()) if row.named is not None]:
+        said, notes = _said(having, lambda host: metadata(host, chosen.iteration))
+    return Iteration(chosen, files, said, tuple(notes))
+
+
+def _said(hosts: Sequence[str], metadata: Callable[[str], bytes]) -> tuple[object, list[str]]:
+    """What the JSON file says, of the first host that gives it; a line on each that did not."""
+    errors: dict[str, OrchestrateError] = {}
+    for host in hosts:
         try:
-            said = json.loads(metadata(having, chosen.iteration))
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError("is no JSON", where=f"{having}: metadata.json") from error
-    return Iteration(chosen, files, said)
+            said = json.loads(metadata(host))
+        except (ValueError, RecursionError):
+            errors[host] = CheckpointError("metadata.json is no JSON", where=host)
+        except (AgentError, TransportError) as error:
+            errors[host] = error
+        else:
+            lines = HostsFailed(errors).lines()
+            return said, [f"{line}: metadata.json of {host} was taken" for line in lines]
+    raise errors[hosts[0]] if len(errors) == 1 else HostsFailed(errors)
 
 
 def _files(row: IterationRow, chosen: IterationChoice) -> list[ShardFile]:

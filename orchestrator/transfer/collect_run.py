@@ -27,7 +27,13 @@ from orchestrator.control.copied_files import owners_word
 from orchestrator.control.logs import copy_logs
 from orchestrator.control.our_claim import address_of
 from orchestrator.control.run_record import read_record
-from orchestrator.core.errors import CheckpointError, OrchestrateError
+from orchestrator.core.errors import (
+    AgentError,
+    CheckpointError,
+    HostsFailed,
+    OrchestrateError,
+    TransportError,
+)
 from orchestrator.core.paths import ControlDir
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
@@ -214,16 +220,21 @@ def _opened(control: ControlDir, wanted: Collection, via_hosts: bool, spool: Spo
                 placed={placement.rank: placement.host for placement in plan.placements},
                 model=_hf_model(model.files) if wanted.format == "huggingface" else None,
             )
+            notes = [*strategies.notes, *model.notes]
             if saves_of(plan) is not None:
-                wanted = replace(wanted, iteration=_iteration(plan, fleet, files, wanted))
-            notes = (*strategies.notes, *model.notes)
-            yield _Run(plan, fleet, files, wanted, model.files, strategies.files, notes)
+                wanted = replace(wanted, iteration=_iteration(plan, fleet, files, wanted, notes))
+            yield _Run(plan, fleet, files, wanted, model.files, strategies.files, tuple(notes))
         finally:
             files.close()
 
 
-def _iteration(plan: LaunchPlan, fleet: Fleet, files: RunFiles, wanted: Collection) -> Iteration | None:
-    """The iteration of checkpoint 2.0 to collect; None where what is wanted is in shards, or nowhere."""
+def _iteration(
+    plan: LaunchPlan, fleet: Fleet, files: RunFiles, wanted: Collection, notes: list[str]
+) -> Iteration | None:
+    """The iteration of checkpoint 2.0 to collect; None where what is wanted is in shards, or nowhere.
+
+    `notes` gets what is to be told of it.
+    """
     answers = fleet.each(lambda agent: agent.iterations(plan.run_id, plan.attempt, timeout=_LIST_TIMEOUT))
     if not any(each.iterations for each in answers.values.values()):
         return None
@@ -236,14 +247,16 @@ def _iteration(plan: LaunchPlan, fleet: Fleet, files: RunFiles, wanted: Collecti
     newest = _of_shards(plan, files, wanted)
     try:
         found = iteration_of(answers.values, metadata, step=wanted.step, with_optimizer=wanted.with_optimizer)
-    except CheckpointError:
+    except (AgentError, CheckpointError, HostsFailed, TransportError) as error:
         if newest is None:
             raise
+        notes.append(f"{error}: the ranks' own files, of step {newest}, are taken instead")
         return None
     if newest is not None and newest >= found.choice.iteration:
         return None
     for host, listed in found.files.items():
         files.take(host, listed)
+    notes += found.notes
     return found
 
 

@@ -6,7 +6,6 @@ Source: mindformers 1.9.0 and 2.1.0, trainer/utils.py, tools/resume_ckpt.py, uti
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,8 +14,9 @@ from typing import Any
 
 from orchestrator.agent.shard_ranges import parse_name
 from orchestrator.checkpoint.shard_index import ShardFile
+from orchestrator.config.run_yaml import RunYaml
 from orchestrator.config.yaml_reader import parse_yaml
-from orchestrator.core.errors import CheckpointError, ConfigError, UsageError
+from orchestrator.core.errors import CheckpointError, ConfigError
 from orchestrator.core.iteration_answers import IterationList
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.next_plan import load_folder
@@ -148,51 +148,18 @@ def resume_words(
 
 
 def pointed(text: str, words: Mapping[str, Any]) -> str:
-    """The text of a run YAML with these keys at its top, a line each; all other lines as they are.
+    """The text of a run YAML with these keys at its top; all other keys say what they did.
 
     Where it has a section `checkpoint`, of checkpoint 2.0, what that says of loading goes before the keys of
-    before, and is set, too. UsageError: it is written in a way that cannot be changed line by line.
+    before, and is set, too. ConfigError: it is written in a way that cannot be changed in place.
     """
+    run = RunYaml("mindformers.yaml", text)
     for key, value in words.items():
-        text = _with_line(text, key, value)
-    section = _read(text).get("checkpoint")
-    if not isinstance(section, dict) or "load_checkpoint" not in words:
-        return text
-    loads = {"load_path": words["load_checkpoint"], "no_load_optim": not words["resume_training"]}
-    for key, value in loads.items():
-        text = _with_line(text, key, value, below="checkpoint")
-    if _read(text).get("checkpoint") != {**section, **loads}:
-        remedy = "write the section `checkpoint` with a line for each key"
-        raise UsageError("the run YAML cannot be told from where to go on", remedy=remedy)
-    return text
-
-
-def _with_line(text: str, key: str, value: Any, *, below: str = "") -> str:
-    """With the key's line, at the top or in the block of the key `below`."""
-    lines = text.splitlines()
-    said = f"{key}: {value if isinstance(value, bool) else _quoted(str(value))}"
-    start, stop, indent = 0, len(lines), ""
-    if below:
-        start = 1 + next((at for at, line in enumerate(lines) if _is_key(line, below)), len(lines))
-        block = itertools.takewhile(lambda line: not line.strip() or line[:1] in " #", lines[start:])
-        stop = start + len(list(block))
-        inner = (line for line in lines[start:stop] if line.strip() and not line.lstrip().startswith("#"))
-        first = next(inner, "  ")
-        indent = first[: len(first) - len(first.lstrip())] or "  "
-    at = [number for number in range(start, stop) if _is_key(lines[number], key, indent)]
-    if at:
-        lines[at[-1]] = indent + said
-    else:
-        lines.insert(start if below else stop, indent + said)
-    return "\n".join(lines) + "\n"
-
-
-def _is_key(line: str, key: str, indent: str = "") -> bool:
-    return re.match(rf"{indent}(?:{key}|'{key}'|\"{key}\")\s*:", line) is not None
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+        run.set_alone((key,), value)
+    if isinstance(run.get("checkpoint"), dict) and "load_checkpoint" in words:
+        run.set_alone(("checkpoint", "load_path"), words["load_checkpoint"])
+        run.set_alone(("checkpoint", "no_load_optim"), not words["resume_training"])
+    return run.text
 
 
 def meta_notes(listed: Mapping[str, IterationList], files: Iterable[ShardFile]) -> list[str]:

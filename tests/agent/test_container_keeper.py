@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.agent import container_keeper, container_remains, host_runs
 from orchestrator.agent.container_keeper import Place
 from orchestrator.agent.container_remains import known_processes
+from orchestrator.agent.container_worker import ContainerWorker
 from orchestrator.agent.processes import is_alive
 from orchestrator.core.container_records import ContainerSpec
 from orchestrator.core.ends import End, EndKind, StopReason
 from orchestrator.core.records import Manifest, WorkerSpec
-from orchestrator.testing.agent_host import AgentHost, sh
+from orchestrator.testing.agent_host import RUN, AgentHost, sh
 from orchestrator.testing.waiting import eventually
 from tests.agent.test_ending import (  # noqa: F401
     STAY,
@@ -170,6 +174,58 @@ def test_a_killed_keeper_takes_its_worker_along(host: StandInHost) -> None:
     eventually(lambda: os.listdir(host.place().folder) == [], what="no note is left")
 
 
+def test_a_host_without_processes_left_starts_none_and_still_takes_signals(
+    host: StandInHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = WorkerSpec("rank_0", 0, 0, 0, ("true",), {})
+    run = host.workdir.run(RUN)
+    run.attempt.root.mkdir(parents=True)
+    worker = ContainerWorker(spec, host.manifest(("true",)), run, host.container)
+
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refused)
+    with pytest.raises(OSError, match="temporarily unavailable"):
+        worker.start(["true"], {}, {})
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT, signal.SIGUSR2}
+
+
+def test_a_client_that_outlives_a_killed_container_is_not_waited_for(
+    host: StandInHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The container's first process is killed, says nothing of an end, and the runtime's client hangs."""
+    monkeypatch.setattr(container_keeper, "_CLIENT_ENDS", 0.2)
+    init = "import os, socket, sys; line = socket.socket(socket.AF_UNIX); os.chdir(sys.argv[1])"
+    init += '; line.connect("rank_0.sock"); line.sendall(b\'{"hello": "init"}\\n\')'
+    init += "; line.recv(4096); os.kill(os.getpid(), 9)"
+    place = Place(tmp_path / "attempt", "rank_0")
+    program = [sys.executable, "-c", init, str(place.folder)]
+    client = f"import subprocess, sys, time; subprocess.run({program!r}); time.sleep(600)"
+    told = {"log": str(tmp_path / "log")}
+    place.folder.parent.mkdir()
+    argv = [host.container.runtime, "run"]
+    Path(host.container.runtime).write_text(
+        f"#!/bin/sh\n[ $1 = run ] || exit 0\nexec {sys.executable} -c {shlex.quote(client)}\n"
+    )
+    pid = container_keeper.Keeper(argv, place, told, run_id="run-1", attempt="1-ab").spawn()
+    status: list[int] = []
+    try:
+        eventually(lambda: status.extend(ended(pid)) or status, what="the keeper has ended")
+    finally:
+        if not status:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status[0]) and os.WTERMSIG(status[0]) == signal.SIGKILL
+    assert os.listdir(place.folder) == []
+
+
+def ended(pid: int) -> list[int]:
+    """How a child of this process has ended, when it has."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return [status] if found else []
+
+
 def test_a_stop_while_the_runtime_hangs(host: StandInHost) -> None:
     program = Path(host.container.runtime)
     program.write_text("#!/bin/sh\n[ $1 = run ] && exec sleep 600\necho it is ill; exit 1\n")
@@ -189,3 +245,22 @@ def test_what_is_left_is_removed_at_first_contact(host: StandInHost) -> None:
     assert f"rm --force {container}" in host.told() and not host.place().cid.exists()
     filters = "--filter=label=orchestrate.run=run-1 --filter=label=orchestrate.attempt=1-"
     assert f"ps --all --quiet --no-trunc {filters}" in host.told()
+
+
+def test_a_runtime_that_hangs_holds_a_status_up_only_once(
+    host: StandInHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight containers of two runs, and no call comes back: one time limit for all, and not again."""
+    for run_id in (RUN, "another"):
+        host.launch(sh("true"), run_id=run_id)
+        host.wait_over(run_id)
+        for rank in range(4):
+            Place(host.run_dir(run_id).attempt.root, f"rank_{rank}").cid.write_text("ab" * 32)
+    (host.folder / "told").unlink()
+    Path(host.container.runtime).write_text(f'#!/bin/sh\necho "$@" >> "{host.folder}/told"\nexec sleep 600\n')
+    monkeypatch.setattr(container_remains, "_CALL", 1.0)
+    for _ in range(2):
+        listed = host_runs.list_runs(host.workdir)
+        assert [run.status.is_over for run in listed if run.status is not None] == [True, True]
+    assert host.told() == ["rm --force " + "ab" * 32]
+    assert host.place().cid.exists()

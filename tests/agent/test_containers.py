@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.agent import container_probe
 from orchestrator.agent.container_keeper import Place
 from orchestrator.agent.container_remains import known_processes, oom_kills
 from orchestrator.agent.processes import is_alive
+from orchestrator.core.container_records import Mount
 from orchestrator.core.ends import End, EndKind
 from orchestrator.core.records import WorkerSpec
 from orchestrator.testing.agent_host import RUN, sh
@@ -148,3 +150,18 @@ def test_what_is_left_of_containers_is_removed_at_first_contact(host: ContainerH
     place(host).cid.write_text(container)
     assert host.status().is_over
     assert containers(RUN) == [] and not place(host).cid.exists()
+
+
+def test_a_look_into_an_image_that_does_not_end_leaves_no_container(
+    host: ContainerHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container_probe, "_STARTS", 0.0)
+    script = tmp_path / "env.sh"
+    script.write_text(f"touch {tmp_path}/inside/up; sleep 600\n")
+    (tmp_path / "inside").mkdir()
+    mounts = (*host.container.mounts, Mount(f"{tmp_path}/inside", f"{tmp_path}/inside"))
+    spec = dataclasses.replace(host.container, mounts=mounts)
+    found = container_probe.in_image(spec, [], str(script), patience=8.0)
+    assert "does not answer within 8 s" in found.told["inside_trouble"]
+    assert (tmp_path / "inside/up").exists()
+    assert podman("ps", "--all", "--quiet", f"--filter=volume={tmp_path}") == ""

@@ -24,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[AgentHost]:
-    """A host whose workdir is on a file system of one megabyte and a half, a third of which the agent takes."""
+    """A host whose workdir is on a file system of a megabyte and a half; the agent takes a third of it."""
     with host_on_small_disk(tmp_path / "disk", "1536k") as host:
         yield host
 

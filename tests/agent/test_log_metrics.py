@@ -229,6 +229,17 @@ def test_of_lines_that_tell_much_so_many_are_taken_at_a_look(worker: Worker) -> 
     assert counts == [1000, 2000, 2500, 2500]
 
 
+def test_what_is_passed_over_at_the_end_is_said(worker: Worker) -> None:
+    """Of lines that wait when a worker ends the first were gone without a word."""
+    metrics = worker.start()
+    lines = [said(step(1 + number % 100)) for number in range(12_000)]
+    append(worker.log, "".join(lines))
+    metrics.look(to_end=True)
+    assert len(worker.steps()) == 10_000
+    (unseen,) = [row["unseen_bytes"] for row in worker.rows() if "unseen_bytes" in row]
+    assert unseen == len("".join(lines[:2000]))
+
+
 def test_a_line_without_end_takes_no_room(tmp_path: Path) -> None:
     path, tail = tmp_path / "log", LogTail(tmp_path / "log", tmp_path)
     for _ in range(40):

@@ -95,3 +95,17 @@ def test_the_lines_of_a_plan_fit_a_screen(name: str) -> None:
     done = CliRunner().invoke(plan, words, standalone_mode=False, env={"COLUMNS": "80"})
     assert max(map(len, done.stdout.rstrip().splitlines())) <= 80, done.stdout
     assert "HCCL's buffers" in done.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
+@pytest.mark.parametrize(
+    "line",
+    ['"hub_token": {}', "a: {{hub_token: {}}}", "hub_token:\n  {}", "a: &t {}\nhub_token: *t"],
+)
+def test_no_secret_of_a_run_yaml_is_printed(tmp_path: Path, options: tuple[str, ...], line: str) -> None:
+    said = line.format(SECRETS[0])
+    text = f"trainer: {{type: x}}\nmodel: {{}}\n{said}\noutput_dir: ./output\nlog: {SECRETS[0]}\n"
+    (tmp_path / "run.yaml").write_text(text)
+    job = "name: m\ntask: mindformers\ndevices_per_host: 2\ndevice_target: CPU\n"
+    shown = dry_run(tmp_path, job + "mindformers: {config: run.yaml}\n", *options)
+    assert SECRETS[0] not in shown and "-output_dir: ./output" in shown and "***" in shown

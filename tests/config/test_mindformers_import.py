@@ -16,7 +16,7 @@ from orchestrator.cli.cmd_launch import command as launch
 from orchestrator.config.job_file import load_job
 from orchestrator.config.mindformers_import import import_any
 from orchestrator.config.mindformers_yaml import job_text
-from orchestrator.core.errors import ConfigError
+from orchestrator.core.errors import ConfigError, UsageError
 from orchestrator.plan.mindformers_run import complete
 from tests.shipped_run_yamls import shipped
 
@@ -165,6 +165,37 @@ def test_a_transformation_on_several_hosts_is_told_before_a_launch_refuses_it(tm
     assert TRANSFORMS in dry_run(job, 4)
     job.write_text(job.read_text() + "env: {SHARED_PATHS: /data}\n")
     assert dry_run(job, 4) == ""
+
+
+def test_the_job_replaces_a_job_and_no_other_file_least_of_all_the_run_yaml(tmp_path: Path) -> None:
+    path = run_yaml(tmp_path)
+    there = {
+        "itself": path,
+        "link": tmp_path / "link.yaml",
+        "hard link": tmp_path / "same.yaml",
+        "another run YAML": run_yaml(tmp_path, "other.yaml"),
+        "inventory": tmp_path / "hosts.yaml",
+        "text": tmp_path / "notes.txt",
+        "nowhere": tmp_path / "nowhere.yaml",
+    }
+    there["link"].symlink_to(path)
+    there["hard link"].hardlink_to(path)
+    there["inventory"].write_text("transport: local\nhosts: [{name: a}]\n")
+    there["text"].write_text("mine: [\n")
+    there["nowhere"].symlink_to(tmp_path / "nothing")
+    before = {name: one.read_bytes() for name, one in there.items() if one.exists()}
+    for name, output in there.items():
+        done = CliRunner().invoke(command, [str(path), "-o", str(output)])
+        said = "is the run YAML itself" if name in ("itself", "link", "hard link") else "and is no job"
+        assert isinstance(done.exception, UsageError) and said in str(done.exception), name
+        assert done.exception.exit_code == 2 and str(output) in str(done.exception)
+    assert {name: one.read_bytes() for name, one in there.items() if one.exists()} == before
+    assert there["link"].is_symlink() and there["nowhere"].is_symlink()
+    job = tmp_path / "job.yaml"
+    for override in ("name=first", "name=second"):
+        done = CliRunner().invoke(command, [str(path), "-o", str(job), "--set", override])
+        assert done.exit_code == 0, done.output
+    assert load_job(job).name == "second"
 
 
 def dry_run(job: Path, host_count: int) -> str:

@@ -101,6 +101,48 @@ container: {image: x, mounts: ["/else:/elsewhere"]}
         ("{image: x, options: [-v, /a:/a]}", "container.options[0]: -v is not for options"),
         ("{image: x, options: [-v/a:/a]}", "container.options[0]: '-v/a:/a' cannot be told apart"),
         ("{image: x, options: [--pid=host]}", "container.options[0]: --pid is not for options"),
+        ("{image: x, options: [-Pv/a:/a]}", "container.options[0]: '-Pv/a:/a' cannot be told apart"),
+        *[
+            (
+                f"{{image: x, options: ['{word}']}}",
+                f"container.options[0]: {name} is not for options: values do not go into command lines: "
+                "write them under the job's `env:`",
+            )
+            for word, name in (
+                ("--env=TOKEN=1", "--env"),
+                ("--env", "--env"),
+                ("-e", "-e"),
+                ("-e=TOKEN=1", "-e"),
+                ("-eTOKEN=1", "-e"),
+                ("--env-file=/f", "--env-file"),
+                ("--env-host", "--env-host"),
+                ("--env-host=true", "--env-host"),
+                ("--env-merge=TOKEN=1", "--env-merge"),
+            )
+        ],
+        *[
+            (
+                f"{{image: x, options: ['{word}']}}",
+                f"container.options[0]: '{word}' is not for options: each worker is given its own device",
+            )
+            for word in (
+                "--device=/dev/davinci3",
+                "/dev/davinci3",
+                "--device=//dev//davinci3:/dev/davinci0:rwm",
+                "--device=/dev",
+                "--device=/dev/:/dev:r",
+                "--env=ASCEND_VISIBLE_DEVICES=3",
+                "ASCEND_VISIBLE_DEVICES=0-7",
+                "--annotation=ASCEND_RT_VISIBLE_DEVICES=3",
+            )
+        ],
+        *[
+            (
+                f"{{image: x, options: ['{word}']}}",
+                f"container.options[0]: expected --privileged or --privileged=true, got '{word}'",
+            )
+            for word in ("--privileged=True", "--privileged=1", "--privileged=t", "--privileged=false")
+        ],
         ("{image: x, mount: []}", "container.mount: unknown key (did you mean `mounts`?)"),
         ("podman", "container: expected"),
     ],
@@ -119,6 +161,18 @@ def test_the_nearer_one_wins() -> None:
     assert combined(off, far) is off
     on = combined(near, off)
     assert on is not None and on.enabled
+
+
+def test_what_options_may_say_of_devices(tmp_path: Path) -> None:
+    for words, sees_all in (
+        (["--privileged"], True),
+        (["--privileged=true"], True),
+        (["--device=/dev/fuse", "--device", "/dev/infiniband/uverbs0", "--cap-add=SYS_NICE"], False),
+    ):
+        container = f"container: {{image: x, options: {words}}}"
+        hosts = f"defaults: {{devices: 0-1, {container}}}\nhosts: [{{name: a, address: 10.0.0.1}}]\n"
+        spec = make_plan(job(tmp_path, JOB), inventory(tmp_path, hosts), now=0.0).manifests["a"].container
+        assert spec is not None and (spec.options, spec.is_privileged) == (tuple(words), sees_all)
 
 
 # What the runtime is told.

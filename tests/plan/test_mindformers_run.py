@@ -13,6 +13,7 @@ import yaml
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job, load_job_again
 from orchestrator.core.errors import ConfigError
+from orchestrator.plan.complete_plan import on_free_devices
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.plan.next_plan import next_plan, saved_layout
@@ -98,6 +99,38 @@ def test_a_rank_alone_gets_its_device_and_no_parallel_mode(files: Path) -> None:
     run = yaml.safe_load(plan.run_yaml)
     assert (run["use_parallel"], run["context"]) == (False, {"device_target": "CPU", "device_id": 4})
     assert run["parallel_config"] == {"model_parallel": 1}
+
+
+@pytest.mark.parametrize(
+    ("container", "target", "device"),
+    [
+        ({}, "Ascend", 0),
+        ({"options": ["--privileged"]}, "Ascend", 4),
+        ({"options": ["--privileged=true"]}, "Ascend", 4),
+        ({"enabled": False}, "Ascend", 4),
+        ({}, "CPU", 4),
+    ],
+)
+def test_a_rank_alone_in_a_container_has_its_device_by_the_number_there(
+    files: Path, container: dict[str, Any], target: str, device: int
+) -> None:
+    run = {"parallel_config": {"model_parallel": 1}}
+    mounts = ["/data:/data:ro"]
+    job = {"host_count": 1, "devices_per_host": 1, "container": {"image": "x", "mounts": mounts, **container}}
+    plan = planned(files, run, {**job, "device_target": target})
+    context = {"device_target": target, "device_id": device}
+    assert yaml.safe_load(plan.run_yaml)["context"] == context
+    assert plan.manifests["host1"].workers[0].device_id == 4
+
+
+@pytest.mark.parametrize(("container", "device"), [("off", 5), ({"image": "x"}, 0)])
+def test_a_rank_alone_that_moves_off_a_busy_device_says_so(files: Path, container: Any, device: int) -> None:
+    if container != "off":
+        container = {**container, "mounts": ["/data:/data:ro"]}
+    job = {"host_count": 1, "devices_per_host": 1, "device_target": "Ascend", "container": container}
+    moved = on_free_devices(planned(files, {"parallel_config": {}}, job), {"host1": (4,)})
+    assert yaml.safe_load(moved.run_yaml)["context"]["device_id"] == device
+    assert moved.manifests["host1"].workers[0].device_id == 5
 
 
 def test_the_program_is_ours_a_script_or_a_module(files: Path) -> None:

@@ -187,7 +187,7 @@ def test_read_collected_and_gone_on_from(tmp_path: Path, suffix: str) -> None:
     # Our index has what MindSpore's loader sees, and what is collected has the same bits.
     step = STEPS + SAVED
     (ended_in := tmp_path / f"run-{suffix}").mkdir()
-    ended = MindFormersRun(ended_in, "", hosts=1, suffix=suffix)
+    ended = MindFormersRun(ended_in, "seed: 0\n", hosts=1, suffix=suffix)
     home = ended.home(0).root / "attempts/1/checkpoint/rank_0"
     shutil.copytree(Path(files[step].path).parent, home)
     output = tmp_path / f"{suffix}.ckpt"

@@ -155,7 +155,7 @@ def test_a_rank_alone_is_given_what_its_loader_looks_for(tmp_path: Path) -> None
         ("safetensors", "hyper_param.safetensors", True),
     ):
         (tmp_path / suffix).mkdir()
-        ended = MindFormersRun(tmp_path / suffix, "", hosts=1, suffix=suffix)
+        ended = MindFormersRun(tmp_path / suffix, "seed: 0\n", hosts=1, suffix=suffix)
         ended.save(9, 15)
         plan = ended.started(ended.next(hosts=("host1",)))
         assert list(ended.loaded("host1")) == [name]
@@ -341,7 +341,7 @@ def test_a_metadata_json_that_lies_is_refused(tmp_path: Path, hurt, what: str) -
 
 
 def test_a_rank_alone_saves_no_metadata(tmp_path: Path) -> None:
-    ended = MindFormersRun(tmp_path, "", hosts=1)
+    ended = MindFormersRun(tmp_path, "seed: 0\n", hosts=1)
     folder = ended.run("host1").root / "attempts/1/checkpoint/iteration_00000020"
     folder.mkdir()
     write_safetensors(folder / "model-0000000-0000001.safetensors", weights(20).items())

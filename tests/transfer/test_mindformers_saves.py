@@ -1,5 +1,6 @@
 """What MindFormers' own checkpoints are, and the words by which its next attempt loads them."""
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from orchestrator.checkpoint.shard_index import ShardFile
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
 from orchestrator.core.codec import from_json
-from orchestrator.core.errors import CheckpointError, UsageError
+from orchestrator.core.errors import CheckpointError, ConfigError
 from orchestrator.core.iteration_answers import IterationList
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
@@ -188,10 +189,51 @@ def test_a_section_of_checkpoint_2_is_told_too(section: str) -> None:
     assert (said["run_mode"], said["resume_training"]) == ("train", True)
 
 
-@pytest.mark.parametrize("section", ["checkpoint: {save_max: 3}\n", "checkpoint: &a\n  {save_max: 3}\n"])
-def test_a_section_that_cannot_be_told_is_refused(section: str) -> None:
-    with pytest.raises(UsageError, match="cannot be told from where to go on"):
-        pointed(section, resume_words(2, None, world_size=8))
+FILES = {0: file("rank_0/llama_rank_0-2_5.ckpt")}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # An anchor that others need: the value changes, theirs does not.
+        "load_ckpt_format: &f safetensors\ncheckpoint_format: *f\n",
+        "resume_training: &r False\ncallbacks: [*r, {only: *r}]\n",
+        "load_checkpoint: &ck\n  /data/w.ckpt\nmodel: {name: *ck}\n",
+        "checkpoint: &c\n  save_max: 3\nother:\n  <<: *c\n  x: 1\n",
+        # Forms in which a key at the beginning or end of a line is no key of the root.
+        "  run_mode: train\n  seed: 1\n",
+        "{run_mode: train, seed: 1}\n",
+        "{\n  run_mode: train\n}\n",
+        "{}\n",
+        "run_mode: train\n...\n",
+        "---\nrun_mode: train\n... # the end\n",
+        "load_checkpoint:\n  /data/w.ckpt\nresume_training:\n  # not yet\n  False\nseed: 1\n",
+        "load_checkpoint: 'a\n  b'\nseed: 1\n",
+        "load_checkpoint: |\n  /data/w.ckpt\nseed: 1\n",
+        "seed: 1\nload_checkpoint:",
+        "seed: 1\r\nload_checkpoint: ''\r\n",
+        # Sections that are not a line for each key.
+        "checkpoint: {save_max: 3}\n",
+        "checkpoint: &a\n  {save_max: 3}\nother: *a\n",
+        "{checkpoint: {save_max: 3}}\n",
+    ],
+)
+@pytest.mark.parametrize("sources", [FILES, None], ids=["files", "iteration"])
+def test_however_it_is_written_the_words_are_read_and_all_else_is_as_it_was(
+    text: str, sources: dict[int, ShardFile] | None
+) -> None:
+    words = resume_words(2, sources, world_size=8)
+    before = yaml.safe_load(text)
+    expected = {**copy.deepcopy(before), **words}
+    if "checkpoint" in before:
+        loads = {"load_path": "./attempts/2/load", "no_load_optim": False}
+        expected["checkpoint"] = {**before["checkpoint"], **loads}
+    assert yaml.safe_load(pointed(text, words)) == expected
+
+
+def test_a_section_that_is_an_alias_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"mindformers.yaml:2: checkpoint: cannot be set"):
+        pointed("c: &c {save_max: 3}\ncheckpoint: *c\n", resume_words(2, None, world_size=8))
 
 
 def test_a_meta_json_that_says_something_else_is_told_and_not_believed() -> None:
