@@ -10,6 +10,7 @@ Source: MindFormers 1.0.2 to 2.1.0, `models/llama/llama_config.py`, `models/glm2
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,13 +108,8 @@ _TYPES: Mapping[str, tuple[str, ...]] = {
     "state_type": ("residual_dtype",),
 }
 # Keys that say that a network has experts, where they are more than one.
-_EXPERTS = (
-    "num_experts",
-    "n_routed_experts",
-    "num_local_experts",
-    "num_moe_experts",
-    "expert_num",
-    "moe_num_experts",
+_EXPERTS = tuple(
+    "num_experts n_routed_experts num_local_experts num_moe_experts expert_num moe_num_experts".split()
 )
 _WITH_EXPERTS = {
     "qwen2_moe",
@@ -124,6 +120,12 @@ _WITH_EXPERTS = {
     "mixtral",
     "telechat3_moe",
 }
+# Whatever else is read of the section, each a field of its own.
+_OTHERS = tuple(
+    "attention_dropout ffn_dim_multiplier fp32_residual_connection multiple_of offset tie_word_embeddings".split()
+)
+# A letter of ten differs. No key of MindFormers' own that is not read is as near to one that is.
+_NEAR = 0.88
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +187,17 @@ def dense_decoder(
     for key in kind.needs:
         if key not in table.values:
             raise table.error(key, f"is missing: no {kind.title} that is estimated is without")
+    _refuse_misspelt(table)
     values: dict[str, Any] = dict(kind.usual)
     said: dict[str, Any] = {name: _number(table, keys) for name, keys in _KEYS.items()}
     said |= {name: _flag(table, kind, name, keys) for name, keys in _FLAGS.items()}
     values |= {name: value for name, value in said.items() if value is not None}
-    notes = [*_types(table, kind, values), *_fill_in(table, kind, values)]
+    notes = [
+        f"{_KEYS[name][0]} is not said: {kind.usual[name]}, as {kind.title} has it by default"
+        for name in _KEYS
+        if name in kind.usual and said[name] is None and name != "seq_length"
+    ]
+    notes += [*_types(table, kind, values), *_fill_in(table, kind, values)]
     if kind.legacy:
         # Without the key of `parallel_config`: MindFormers' default of old networks is True.
         values["cuts_vocabulary"] = cuts_vocabulary is True
@@ -233,6 +241,18 @@ def _refuse_experts(table: ModelTable) -> None:
             raise table.error(key, what, "only dense decoders are")
     if name in _WITH_EXPERTS or name.endswith("_moe"):
         raise table.error("model_type", f"{show(name)} is a mixture of experts, which is not estimated")
+
+
+def _refuse_misspelt(table: ModelTable) -> None:
+    """A key that is nearly one that is read: passed over, another size would be estimated."""
+    groups = [*_KEYS.values(), *_FLAGS.values(), *_TYPES.values(), _EXPERTS, *((key,) for key in _OTHERS)]
+    read = {key: group for group in groups for key in group}
+    for file, path in ((table.run, WHERE), (table.model, ())):
+        given = (file.get(path) if file is not None else None) or {}
+        for key in () if file is None else sorted(map(str, given)):
+            close = [] if key in read else difflib.get_close_matches(key, read, 1, _NEAR)
+            if close and not any(name in given for name in read[close[0]]):
+                raise ConfigError([file.problem((*path, key), "unknown key", f"did you mean `{close[0]}`?")])
 
 
 def _refuse_parts(table: ModelTable, kind: _Kind) -> None:
