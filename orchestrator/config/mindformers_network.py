@@ -108,8 +108,13 @@ _TYPES: Mapping[str, tuple[str, ...]] = {
     "state_type": ("residual_dtype",),
 }
 # Keys that say that a network has experts, where they are more than one.
-_EXPERTS = tuple(
-    "num_experts n_routed_experts num_local_experts num_moe_experts expert_num moe_num_experts".split()
+_EXPERTS = (
+    "num_experts",
+    "n_routed_experts",
+    "num_local_experts",
+    "num_moe_experts",
+    "expert_num",
+    "moe_num_experts",
 )
 _WITH_EXPERTS = {
     "qwen2_moe",
@@ -121,9 +126,7 @@ _WITH_EXPERTS = {
     "telechat3_moe",
 }
 # Whatever else is read of the section, each a field of its own.
-_OTHERS = tuple(
-    "attention_dropout ffn_dim_multiplier fp32_residual_connection multiple_of offset tie_word_embeddings".split()
-)
+_OTHERS = ("attention_dropout", "ffn_dim_multiplier", "multiple_of", "offset", "tie_word_embeddings")
 # A letter of ten differs. No key of MindFormers' own that is not read is as near to one that is.
 _NEAR = 0.88
 
@@ -247,11 +250,12 @@ def _refuse_misspelt(table: ModelTable) -> None:
     """A key that is nearly one that is read: passed over, another size would be estimated."""
     groups = [*_KEYS.values(), *_FLAGS.values(), *_TYPES.values(), _EXPERTS, *((key,) for key in _OTHERS)]
     read = {key: group for group in groups for key in group}
+    read["fp32_residual_connection"] = ("fp32_residual_connection",)
     for file, path in ((table.run, WHERE), (table.model, ())):
-        given = (file.get(path) if file is not None else None) or {}
-        for key in () if file is None else sorted(map(str, given)):
+        given: Mapping[str, Any] = (file.get(path) or {}) if file is not None else {}
+        for key in map(str, given):
             close = [] if key in read else difflib.get_close_matches(key, read, 1, _NEAR)
-            if close and not any(name in given for name in read[close[0]]):
+            if file is not None and close and not any(name in given for name in read[close[0]]):
                 raise ConfigError([file.problem((*path, key), "unknown key", f"did you mean `{close[0]}`?")])
 
 
