@@ -45,7 +45,8 @@ def command(
 ) -> int:
     """Check whether the servers are fit: access, software, devices and their network.
 
-    Nothing is changed on them. Exit codes: 0 fit (with or without warnings), 3 some do not answer, 4 not fit.
+    Nothing is changed on them, but that the agent that looks is placed in their workdir.
+    Exit codes: 0 fit (with or without warnings), 3 some do not answer, 4 not fit.
     """
     if overrides and job is None:
         raise UsageError("--set changes a value of a job", remedy="name the job with --job")

@@ -19,9 +19,11 @@ from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
 from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.config.run_yaml import RunYaml
+from orchestrator.config.run_yaml_keys import misspelt
+from orchestrator.config.yaml_messages import plain
 from orchestrator.config.yaml_reader import YamlFile, parse_yaml, read_source, read_yaml
 from orchestrator.core.errors import ConfigError, Problem, UsageError
-from orchestrator.plan.mindformers_run import complete
+from orchestrator.plan.mindformers_run import complete, meant
 from orchestrator.plan.placement import hosts_of
 from orchestrator.sizing.estimate import Estimate, estimate, size_of
 from orchestrator.sizing.mindformers_workload import SizedRun, sized_run
@@ -69,12 +71,15 @@ def described_run(
         raise UsageError(f"--config: {path} is the config.json of a model itself")
     if is_model:
         run = YamlFile(str(path))
-        run.override(overrides)
+        _override(run, overrides, RunYaml(str(path), "{}"))
         return DescribedRun(path.absolute().parent.name or path.stem, _sound(run), _sound(file), hosts)
     if is_run:
         text = read_source(path).decode("utf-8-sig")
-        run = _values(RunYaml(str(path), text), text)
-        run.override(overrides)
+        parsed = RunYaml(str(path), text)
+        if wrong := list(misspelt(parsed)):
+            raise ConfigError(wrong)
+        run = _values(parsed, text)
+        _override(run, overrides, parsed)
         return DescribedRun(path.stem, _sound(run), _model_of(run, path.parent, model), hosts)
     job = load_job(path, overrides)
     return _of_job(job, model, known) if job.mindformers is not None else None
@@ -83,6 +88,19 @@ def described_run(
 def is_model_config(data: Mapping[str, Any]) -> bool:
     """Whether these are the keys of a Hugging Face config.json."""
     return isinstance(data.get("model_type"), str) and "hidden_size" in data and "task" not in data
+
+
+def _override(run: YamlFile, overrides: Sequence[str], written: RunYaml) -> None:
+    """Apply `--set`. Raises ConfigError: a key that neither the run YAML nor MindFormers has."""
+    keys = [assignment.partition("=")[0].strip() for assignment in overrides]
+    found = ((key, meant(written, tuple(key.split(".")))) for key in keys)
+    if wrong := [
+        Problem(f"--set {plain(key)}", f"{written.name} has no such key", close)
+        for key, close in found
+        if close
+    ]:
+        raise ConfigError(wrong)
+    run.override(overrides)
 
 
 def _sound(file: YamlFile) -> YamlFile:

@@ -10,6 +10,7 @@ Source: MindFormers 1.0.2 to 2.1.0, `models/llama/llama_config.py`, `models/glm2
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,6 +125,10 @@ _WITH_EXPERTS = {
     "mixtral",
     "telechat3_moe",
 }
+# Whatever else is read of the section, each a field of its own.
+_OTHERS = ("attention_dropout", "ffn_dim_multiplier", "multiple_of", "offset", "tie_word_embeddings")
+# A letter of ten differs. No key of MindFormers' own that is not read is as near to one that is.
+_NEAR = 0.88
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +190,17 @@ def dense_decoder(
     for key in kind.needs:
         if key not in table.values:
             raise table.error(key, f"is missing: no {kind.title} that is estimated is without")
+    _refuse_misspelt(table)
     values: dict[str, Any] = dict(kind.usual)
     said: dict[str, Any] = {name: _number(table, keys) for name, keys in _KEYS.items()}
     said |= {name: _flag(table, kind, name, keys) for name, keys in _FLAGS.items()}
     values |= {name: value for name, value in said.items() if value is not None}
-    notes = [*_types(table, kind, values), *_fill_in(table, kind, values)]
+    notes = [
+        f"{_KEYS[name][0]} is not said: {kind.usual[name]}, as {kind.title} has it by default"
+        for name in _KEYS
+        if name in kind.usual and said[name] is None and name != "seq_length"
+    ]
+    notes += [*_types(table, kind, values), *_fill_in(table, kind, values)]
     if kind.legacy:
         # Without the key of `parallel_config`: MindFormers' default of old networks is True.
         values["cuts_vocabulary"] = cuts_vocabulary is True
@@ -233,6 +244,19 @@ def _refuse_experts(table: ModelTable) -> None:
             raise table.error(key, what, "only dense decoders are")
     if name in _WITH_EXPERTS or name.endswith("_moe"):
         raise table.error("model_type", f"{show(name)} is a mixture of experts, which is not estimated")
+
+
+def _refuse_misspelt(table: ModelTable) -> None:
+    """A key that is nearly one that is read: passed over, another size would be estimated."""
+    groups = [*_KEYS.values(), *_FLAGS.values(), *_TYPES.values(), _EXPERTS, *((key,) for key in _OTHERS)]
+    read = {key: group for group in groups for key in group}
+    read["fp32_residual_connection"] = ("fp32_residual_connection",)
+    for file, path in ((table.run, WHERE), (table.model, ())):
+        given: Mapping[str, Any] = (file.get(path) or {}) if file is not None else {}
+        for key in map(str, given):
+            close = [] if key in read else difflib.get_close_matches(key, read, 1, _NEAR)
+            if file is not None and close and not any(name in given for name in read[close[0]]):
+                raise ConfigError([file.problem((*path, key), "unknown key", f"did you mean `{close[0]}`?")])
 
 
 def _refuse_parts(table: ModelTable, kind: _Kind) -> None:

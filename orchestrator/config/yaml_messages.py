@@ -178,7 +178,6 @@ _SYNTAX = (
     ),
     ("'-' indicator", "a list item does not fit its indentation", "give all items the same indentation"),
     ("scanning a tag", "a value begins with !, which YAML takes for a tag", "put the value in quotes"),
-    ("undefined alias", "*name refers to no &name before it", "put text that begins with * in quotes"),
     ("expected the document start", "something stands behind the end of the data", ""),
     ("a single document", "holds more than one YAML document", "keep one, without `---` between"),
     ("but found another document", "holds more than one YAML document", "keep one, without `---` between"),
@@ -195,7 +194,18 @@ def syntax_words(error: yaml.YAMLError, line: str) -> tuple[str, str]:
     if "\t" in indent:
         return "a tab is used for indentation", "use spaces"
     message = " ".join(str(getattr(error, part, None) or "") for part in ("problem", "context", "reason"))
+    if "undefined alias" in message:
+        return _undefined_alias(error, line)
     for known, what, remedy in _SYNTAX:
         if known in message:
             return what, remedy
     return f"is not valid YAML: {' '.join(message.split()) or 'unknown error'}", ""
+
+
+def _undefined_alias(error: yaml.YAMLError, line: str) -> tuple[str, str]:
+    """libyaml does not say which: it stands where the error was found."""
+    mark = getattr(error, "problem_mark", None)
+    found = re.match(r"\*([\w-]+)", line[mark.column :] if mark else "", re.ASCII)
+    name = found[1] if found else "name"
+    remedy = f"write &{name} before the value that it repeats, or put text that begins with * in quotes"
+    return f"*{name} refers to no &{name} before it", remedy

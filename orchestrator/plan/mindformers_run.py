@@ -20,7 +20,7 @@ from orchestrator.config.yaml_messages import plain, show
 from orchestrator.config.yaml_reader import dotted, read_source
 from orchestrator.core.errors import ConfigError, Problem
 
-__all__ = ["RUN_FOLDER", "CompletedRun", "complete", "saving_callback", "trains"]
+__all__ = ["RUN_FOLDER", "CompletedRun", "complete", "meant", "saving_callback", "trains"]
 
 # Where an attempt's files are, from the workers' directory: the same text on hosts with other workdirs.
 RUN_FOLDER = "./attempts/{number}"
@@ -142,7 +142,7 @@ def _settings(job: Job, run: RunYaml) -> Iterator[str]:
     for name, value in section.set.items():
         path = tuple(name.split("."))
         where = job.where("mindformers", "set", *path)
-        if close := _meant(run, path):
+        if close := meant(run, path):
             problems.append(Problem(where, f"{run.name} has no such key", close))
             continue
         try:
@@ -158,7 +158,7 @@ def _settings(job: Job, run: RunYaml) -> Iterator[str]:
     yield from notes
 
 
-def _meant(run: RunYaml, path: tuple[str, ...]) -> str:
+def meant(run: RunYaml, path: tuple[str, ...]) -> str:
     """What a key was meant to be that neither the file nor MindFormers has; "" where it may be one."""
     if run.has(*path):
         return ""

@@ -35,7 +35,10 @@ SYNTAX = {
     " (give the keys of one mapping the same indentation)",
     "a: 1\n---\nb: 2\n": "f.yaml:2: holds more than one YAML document (keep one, without `---` between)",
     "a: x\x00y\n": "f.yaml:1: holds a control character (remove it)",
-    "a: *x\n": "f.yaml:1: *name refers to no &name before it (put text that begins with * in quotes)",
+    "a: *x\n": "f.yaml:1: *x refers to no &x before it"
+    " (write &x before the value that it repeats, or put text that begins with * in quotes)",
+    "a: 1\nb: [é, *train_dataset, 2]\n": "f.yaml:2: *train_dataset refers to no &train_dataset before it"
+    " (write &train_dataset before the value that it repeats, or put text that begins with * in quotes)",
     "a: &a [*a]\n": "f.yaml:1: grows without end (an alias (*name) repeats or contains itself)",
     "? [a, b]\n: c\n": "f.yaml:1: a list or a mapping is used as a key",
     "a: " + "[" * 5000: "f.yaml:1: is nested more than 64 deep",

@@ -136,6 +136,61 @@ def test_a_job_that_cannot_be_estimated_says_why(
         assert isinstance(done.exception, ConfigError) and words in str(done.exception)
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "words"),
+    [
+        ("hidden_size", "hidden_sise", "model.model_config.hidden_sise: unknown key"),
+        ("num_key_value_heads", "num_key_value_head", "model.model_config.num_key_value_head: unknown key"),
+        ("num_layers", "num_layer", "model.model_config.num_layer: unknown key"),
+        ("model_parallel", "modle_parallel", "parallel_config.modle_parallel: unknown key"),
+    ],
+)
+def test_a_misspelt_key_is_no_other_estimate(tmp_path: Path, right: str, wrong: str, words: str) -> None:
+    sizes = {"hidden_size": 512, "num_layers": 2, "num_heads": 8, "num_key_value_heads": 2}
+    run: dict[str, Any] = {
+        "trainer": {"type": "CausalLanguageModelingTrainer"},
+        "run_mode": "train",
+        "parallel_config": {"data_parallel": 1, "model_parallel": 2},
+        "model": {"model_config": {"type": "LlamaConfig", "vocab_size": 1000, **sizes}},
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(run))
+    assert plan(path).exit_code == 0
+    path.write_text(path.read_text().replace(f"{right}:", f"{wrong}:"))
+    done = plan(path)
+    assert isinstance(done.exception, ConfigError)
+    assert words in str(done.exception) and f"did you mean `{right}`?" in str(done.exception)
+
+
+def test_a_misspelt_key_over_a_config_json_is_told(folder: Path) -> None:
+    run = folder / "finetune.yaml"
+    run.write_text(run.read_text().replace("seq_length: 4096", "seq_length: 4096\n    hidden_sise: 8"))
+    done = plan(run)
+    assert isinstance(done.exception, ConfigError) and "did you mean `hidden_size`?" in str(done.exception)
+
+
+def test_sizes_that_nothing_says_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "qwen3", "hidden_size": 512, "num_hidden_layers": 2}))
+    told = " ".join(plan(path).stdout.split())
+    assert "num_heads is not said: 32" in told and "num_layers is not said" not in told
+
+
+@pytest.mark.parametrize("name", ["finetune.yaml", "Qwen3-8B/config.json"])
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("parallel_config.modle_parallel", "did you mean `parallel_config.model_parallel`?"),
+        ("foo", "has no such key"),
+        ("model.model_config.hidden_sise", "did you mean `hidden_size`?"),
+    ],
+)
+def test_a_set_that_names_no_key_is_refused(folder: Path, name: str, key: str, words: str) -> None:
+    done = plan(folder / name, f"--set={key}=2")
+    assert isinstance(done.exception, ConfigError)
+    assert f"--set {key}" in str(done.exception) and words in str(done.exception)
+
+
 def test_the_hosts_of_an_inventory_give_ranks_and_devices(folder: Path) -> None:
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "host_count": None}))
@@ -157,6 +212,7 @@ def test_trainings_that_mindformers_ships_fit_into_the_memory_that_they_give(tmp
         try:
             sized = sized_run(run)
         except ConfigError as error:
+            assert "did you mean" not in str(error)
             assert "\n" not in str(error)  # another network, or one that its own folder describes
             continue
         if list(sized.workload.problems(sized.network)) or run.get(("run_mode",)) is None:
