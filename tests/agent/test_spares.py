@@ -185,10 +185,10 @@ def test_the_attempt_takes_the_locks_over_and_the_holder_ends(host: AgentHost) -
     assert busy == [[0, 1]] * 3
     # Of the spare nothing is left, nor of the device that the attempt has no use for.
     eventually(lambda: host.busy(2) == [])
-    assert list(host.workdir.spares.iterdir()) == []
+    eventually(lambda: list(host.workdir.spares.iterdir()) == [])
     host.tell("stop", reason="over")
     host.wait_over()
-    assert host.busy(0, 1) == []
+    eventually(lambda: host.busy(0, 1) == [])
 
 
 def test_it_may_take_devices_that_the_spare_did_not_hold(host: AgentHost) -> None:
