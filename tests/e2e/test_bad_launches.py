@@ -158,7 +158,7 @@ def test_ctrl_c_during_the_launch_undoes_it(tmp_path: Path, local_with: Make) ->
     assert "interrupted" in err
     # Where the machine is slow the launch says that it is not undone yet, and the monitor goes on undoing it.
     eventually(lambda: cluster.status()["state"] == "failed", timeout=60, what="the undone launch")
-    assert cluster.run_dirs() == []
+    eventually(lambda: cluster.run_dirs() == [], what="the undone hosts")
 
 
 @pytest.mark.parametrize("phase", ["pushing files", "preparing", "starting", "prepared"])
