@@ -40,11 +40,11 @@ def follow(
     detaches from a run that has started, also while it restarts. `attempt` is the one that was launched, if
     it is known: where it comes to nothing, that is told and its exit code returned.
     """
-    console = Console()
-    records = _records(control, until_started, warn)
-    launched = attempt or read_record(control).attempts[-1].number
-    is_live = console.is_terminal and not as_json
-    try:
+    try:  # from the first line on: the monitor is at work, and a Ctrl-C that is missed undoes nothing
+        console = Console()
+        records = _records(control, until_started, warn)
+        launched = attempt or read_record(control).attempts[-1].number
+        is_live = console.is_terminal and not as_json
         record = _follow_live(records, console) if is_live else _follow_plainly(records, quiet=as_json)
     except KeyboardInterrupt:
         return interrupted(control)

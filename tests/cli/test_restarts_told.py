@@ -11,6 +11,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import RenderableType
 
+from orchestrator.cli import follow as following
 from orchestrator.cli.account_lines import PARTS, account_line, run_account
 from orchestrator.cli.attempt_notes import DecisionLog, restarts_by_itself
 from orchestrator.cli.copy_notes import copies_note
@@ -245,6 +246,21 @@ def test_ctrl_c_leaves_a_run_that_restarts(
     assert interrupted(control) == 5
     assert "detached; the run goes on" in capsys.readouterr().err
     assert read_record(control).state is RunState.PREPARING
+
+
+def test_ctrl_c_before_anything_is_shown_undoes_the_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its monitor is at work by then: a launch that is said to be interrupted must not go on."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    control = make_control_dir(scaled_plan(Path(__file__).parents[2] / "jobs/demo.yaml", None, 2).plan)
+    monkeypatch.setattr(following, "Console", interrupt)
+    assert following.follow(control) == 5
+    assert "interrupted: undoing the launch" in capsys.readouterr().err
 
 
 def test_runs_name_the_attempt_and_that_one_restarts() -> None:
