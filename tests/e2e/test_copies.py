@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from orchestrator.testing.local_cluster import Cluster
+from tests.e2e.trainings import write_training
 
-ROOT = Path(__file__).parents[2]
 STEPS = 6
 
 pytestmark = pytest.mark.mindspore
@@ -32,22 +32,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def training(cluster: Cluster) -> Path:
-    job = {
-        "name": "halves",
-        "task": "finetune",
-        "devices_per_host": 1,
-        "parallel": {"model_parallel": 2},
-        "model": {"preset": "tiny", "overrides": {"num_layers": 1}},
-        "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
-        "train": {"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2},
+    return write_training(
+        cluster,
+        "halves",
+        parallel={"model_parallel": 2},
+        model={"preset": "tiny", "overrides": {"num_layers": 1}},
+        train={"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2},
         # Until the copy of the last step is there the run's end is waited for; so long at most.
-        "timeouts": {"grace": 240},
-        "checkpoint": {"save_steps": 3, "copies": 1},
-        "env": {"OMP_NUM_THREADS": 1},
-    }
-    path = cluster.folder / "halves.yaml"
-    path.write_text(yaml.safe_dump(job))
-    return path
+        timeouts={"grace": 240},
+        checkpoint={"save_steps": 3, "copies": 1},
+    )
 
 
 def collected(cluster: Cluster, name: str) -> bytes:

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from orchestrator.testing.local_cluster import Cluster, eventually
+from tests.e2e.trainings import write_training
 
-ROOT = Path(__file__).parents[2]
 STEPS = 24
 
 pytestmark = [
@@ -35,23 +35,17 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def training(cluster: Cluster, name: str) -> Path:
     """Each host has a half of every layer: nothing on one is on the other, but for its copies."""
-    job = {
-        "name": name,
-        "task": "finetune",
-        "hosts": "host[1-2]",
-        "devices_per_host": 1,
-        "parallel": {"model_parallel": 2},
-        "model": {"preset": "tiny", "overrides": {"num_layers": 2}},
-        "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
-        "train": {"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2},
-        "timeouts": {"grace": 20, "failure_grace": 2},
-        "checkpoint": {"save_steps": 4, "keep": 3, "copies": 1},
-        "env": {"OMP_NUM_THREADS": 1},
-        "restart": {"max": 5, "spares": "standby"},
-    }
-    path = cluster.folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(job))
-    return path
+    return write_training(
+        cluster,
+        name,
+        hosts="host[1-2]",
+        parallel={"model_parallel": 2},
+        model={"preset": "tiny", "overrides": {"num_layers": 2}},
+        train={"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2},
+        timeouts={"grace": 20, "failure_grace": 2},
+        checkpoint={"save_steps": 4, "keep": 3, "copies": 1},
+        restart={"max": 5, "spares": "standby"},
+    )
 
 
 def collected(cluster: Cluster, name: str) -> bytes:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from orchestrator.testing.local_cluster import Cluster
+from tests.e2e.trainings import write_training
 
-ROOT = Path(__file__).parents[2]
 SERVICE = "orchestrate service install"
 LONG = 900.0  # four processes of MindSpore begin at once, on whatever else the machine does
 
@@ -22,20 +21,12 @@ LONG = 900.0  # four processes of MindSpore begin at once, on whatever else the 
 def training(cluster: Cluster, name: str, **sections: Any) -> Path:
     """A job file: a rank on each host, whose steps depend on nothing but the records so far."""
     dropped = {"num_layers": 2, "hidden_size": 32, "hidden_dropout_rate": 0.1}
-    job = {
-        "name": name,
-        "task": "finetune",
-        "devices_per_host": 1,
+    usual = {
         "model": {"preset": "tiny", "overrides": dropped},
-        "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
         "train": {"steps": 6, "batch_size": 2, "learning_rate": 5e-3, "lr_schedule": "constant"},
         "checkpoint": {"save_steps": 2},
-        "env": {"OMP_NUM_THREADS": 1},
-        **sections,
     }
-    path = cluster.folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(job))
-    return path
+    return write_training(cluster, name, **{**usual, **sections})
 
 
 def losses(cluster: Cluster, run_id: str) -> dict[int, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -12,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from orchestrator.control.monitor_process import monitor_pid
 from orchestrator.testing.local_cluster import Cluster, eventually
+from tests.e2e.trainings import losses, write_training
 
-ROOT = Path(__file__).parents[2]
 Make = Callable[..., Cluster]
 KILLS = 10 if os.environ.get("REALITY") else 3
 STEPS = 60 * KILLS // 3
@@ -166,22 +164,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def training(cluster: Cluster, name: str, **keys: Any) -> Path:
     """Two replicas, one on each of two hosts."""
-    job = {
-        "name": name,
-        "task": "finetune",
+    sections = {
         "hosts": "host[1-2]",
-        "devices_per_host": 1,
         "parallel": {"data_parallel": 2},
         "model": {"preset": "tiny", "overrides": {"num_layers": 1}},
-        "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
         "train": {"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2},
         "checkpoint": {"save_steps": 2, "keep": 4},
-        "env": {"OMP_NUM_THREADS": 1},
-        **keys,
     }
-    path = cluster.folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(job))
-    return path
+    return write_training(cluster, name, **{**sections, **keys})
 
 
 def workers(cluster: Cluster, name: str) -> list[int]:
@@ -189,17 +179,6 @@ def workers(cluster: Cluster, name: str) -> list[int]:
     status = cluster.status(name)
     ranks = [rank for host in status["hosts"].values() for rank in (host["status"] or {"ranks": []})["ranks"]]
     return [rank["process"]["pid"] for rank in ranks if rank["state"] == "running" and rank["process"]]
-
-
-def losses(cluster: Cluster, name: str) -> dict[int, float]:
-    """The newest line of each step, of whichever rank: they read the same, and one may be killed before it
-    has written what the other has saved."""
-    found: dict[int, float] = {}
-    pattern = f"hosts/*/runs/{name}-*/attempts/[0-9]*/metrics/rank_*.jsonl"
-    for path in sorted(cluster.folder.glob(pattern), key=lambda path: int(path.parts[-3])):
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-        found.update({line["step"]: line["loss"] for line in lines if "loss" in line})
-    return found
 
 
 def has_ended(cluster: Cluster, name: str) -> bool:

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from orchestrator.testing.local_cluster import Cluster, eventually
+from tests.e2e.trainings import write_training
 
-ROOT = Path(__file__).parents[2]
 # Each of them starts MindSpore once more.
 ALL = pytest.mark.skipif(not os.environ.get("REALITY"), reason="REALITY=1 goes on in every way (test-long)")
 STEPS = 60
@@ -45,21 +44,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def training(cluster: Cluster, name: str) -> Path:
     """Two replicas, one on each of two hosts."""
-    job = {
-        "name": name,
-        "task": "finetune",
-        "hosts": "host[1-2]",
-        "devices_per_host": 1,
-        "parallel": {"data_parallel": 2},
-        "model": {"preset": "tiny", "overrides": {"num_layers": 1}},
-        "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
-        "train": {"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2},
-        "checkpoint": {"save_steps": 2, "keep": STEPS},
-        "env": {"OMP_NUM_THREADS": 1},
-    }
-    path = cluster.folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(job))
-    return path
+    return write_training(
+        cluster,
+        name,
+        hosts="host[1-2]",
+        parallel={"data_parallel": 2},
+        model={"preset": "tiny", "overrides": {"num_layers": 1}},
+        train={"steps": STEPS, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2},
+        checkpoint={"save_steps": 2, "keep": STEPS},
+    )
 
 
 def process_of(cluster: Cluster, host: str) -> int | None:

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from orchestrator.testing.local_cluster import Cluster
-
-ROOT = Path(__file__).parents[2]
+from tests.e2e.trainings import write_training
 
 pytestmark = pytest.mark.mindspore
 
@@ -29,21 +27,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def training(cluster: Cluster, name: str, **sections: Any) -> Path:
     """A job file: two ranks that share each layer, six steps."""
-    job = {
-        "name": name,
-        "task": "finetune",
+    usual = {
         "devices_per_host": 2,
         "parallel": {"model_parallel": 2},
         "model": {"preset": "tiny", "overrides": {"num_layers": 2}},
-        "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
         "train": {"steps": 6, "batch_size": 4, "learning_rate": 5e-3, "loss_scale": "dynamic"},
         "checkpoint": {"save_steps": 3},
-        "env": {"OMP_NUM_THREADS": 1},
-        **sections,
     }
-    path = cluster.folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(job))
-    return path
+    return write_training(cluster, name, **{**usual, **sections})
 
 
 def home_of(cluster: Cluster, name: str) -> Path:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from orchestrator.testing.local_cluster import Cluster, eventually
 from orchestrator.testing.ssh_cluster import inventory_of
 from orchestrator.testing.sshd import Sshd, why_no_sshd
+from tests.e2e.trainings import losses, write_training
 
-ROOT = Path(__file__).parents[2]
 STEPS = 160
 pytestmark = [
     pytest.mark.mindspore,
@@ -45,34 +44,16 @@ def four(tmp_path: Path, servers: list[Sshd]) -> Iterator[Cluster]:
 
 def training(cluster: Cluster, name: str, **sections: Any) -> Path:
     """A rank on each host; its steps depend on nothing but the records so far."""
-    job = {
-        "name": name,
-        "task": "finetune",
-        "devices_per_host": 1,
-        "model": {
-            "preset": "tiny",
-            "overrides": {"num_layers": 2, "hidden_size": 32, "hidden_dropout_rate": 0.1},
-        },
-        "data": {"path": str(ROOT / "jobs/data/demo.json"), "seq_length": 48, "limit": 40},
-        "train": {"steps": STEPS, "batch_size": 2, "learning_rate": 5e-3, "lr_schedule": "constant"},
-        "checkpoint": {"save_steps": 2, "keep": 4},
-        "env": {"OMP_NUM_THREADS": 1},
-        "timeouts": {"unreachable": 5, "grace": 2},
+    dropped = {"num_layers": 2, "hidden_size": 32, "hidden_dropout_rate": 0.1}
+    return write_training(
+        cluster,
+        name,
+        model={"preset": "tiny", "overrides": dropped},
+        train={"steps": STEPS, "batch_size": 2, "learning_rate": 5e-3, "lr_schedule": "constant"},
+        checkpoint={"save_steps": 2, "keep": 4},
+        timeouts={"unreachable": 5, "grace": 2},
         **sections,
-    }
-    path = cluster.folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(job))
-    return path
-
-
-def losses(cluster: Cluster, name: str) -> dict[int, float]:
-    """The newest line of each step, of whichever rank: they read the same."""
-    found: dict[int, float] = {}
-    pattern = f"hosts/*/runs/{name}-*/attempts/[0-9]*/metrics/rank_*.jsonl"
-    for path in sorted(cluster.folder.glob(pattern), key=lambda path: int(path.parts[-3])):
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-        found.update({line["step"]: line["loss"] for line in lines if "loss" in line})
-    return found
+    )
 
 
 def worker_of(cluster: Cluster, host: str) -> int | None:
