@@ -167,7 +167,8 @@ class RunYaml:
             old = written(self.get(*anchored[id(one.means)]))
             self.text = self.text[: one.start] + old + self.text[one.end :]
         try:
-            self._load()
+            if aliases:
+                self._load()
             self.set(path, value)
         except ConfigError:
             self._back_to(before)
