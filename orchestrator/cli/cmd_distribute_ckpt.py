@@ -14,11 +14,11 @@ from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
+from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.core.errors import UsageError
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.placement import place
 from orchestrator.transfer.distribute import Shards, cut_for, distribute, hash_shards
-from orchestrator.transfer.mindformers_saves import MINDFORMERS
 
 __all__ = ["command"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.config.file_kinds import refuse_other
 from orchestrator.config.job import Job
-from orchestrator.config.mindformers_job import MINDFORMERS, RUN_MODES
+from orchestrator.config.mindformers_job import MINDFORMERS, RUN_MODES, TRAINING_MODES
 from orchestrator.config.mindformers_yaml import Imported, hosts_for, import_run_yaml
 from orchestrator.config.run_yaml import RunYaml
 from orchestrator.config.run_yaml_keys import misspelt, refused
@@ -122,7 +122,7 @@ def _ranks(run: RunYaml) -> int:
 
 def _to_do(run: RunYaml, job: dict[str, Any]) -> Iterator[str]:
     """What a person has to fill in, by the keys of the run YAML."""
-    trains = run.get("run_mode") in (None, "train", "finetune")
+    trains = run.get("run_mode") in (None, *TRAINING_MODES)
     folder = ("train_dataset", "data_loader", "dataset_dir")
     if trains and run.get(*folder) == "":
         yield f"{dotted(folder)}: names no data"

@@ -16,6 +16,7 @@ from orchestrator.config.yaml_reader import YamlFile, dotted
 __all__ = [
     "MINDFORMERS",
     "RUN_MODES",
+    "TRAINING_MODES",
     "MindFormersRun",
     "RunMode",
     "broken_mindformers_rules",
@@ -28,6 +29,8 @@ MINDFORMERS = "mindformers"
 
 RunMode = Literal["train", "finetune", "eval", "predict"]
 RUN_MODES: tuple[str, ...] = ("train", "finetune", "eval", "predict")
+# Those in which MindFormers makes steps.
+TRAINING_MODES = RUN_MODES[:2]
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _PART = re.compile(r"[A-Za-z_][\w-]*|0|[1-9]\d{0,3}", re.ASCII)

@@ -14,7 +14,13 @@ from orchestrator.config.run_yaml import RunYaml
 from orchestrator.config.yaml_messages import show
 from orchestrator.core.errors import Problem
 
-__all__ = ["known_in", "misspelt", "refused"]
+__all__ = ["CUTS_NOTHING", "known_in", "misspelt", "refused"]
+
+# Keys of `parallel_config` by which no weight is cut: how often micro batches are sent, how attention shares
+# its own work.
+CUTS_NOTHING = frozenset(
+    {"micro_batch_num", "gradient_aggregation_group", "mem_coeff", "context_parallel_algo"}
+)
 
 
 def _words(text: str) -> frozenset[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.config.job import Job
 from orchestrator.config.run_yaml import RunYaml
+from orchestrator.config.run_yaml_keys import CUTS_NOTHING
 from orchestrator.config.yaml_messages import plain, show
 from orchestrator.config.yaml_reader import dotted
 from orchestrator.core.errors import Problem
@@ -19,8 +20,6 @@ __all__ = ["loads_its_own", "other_run"]
 # What the shards are of, and what they are cut by.
 _MODEL = (("model",), ("moe_config",))
 _LAYOUT = (("parallel_config",), ("parallel", "parallel_mode"), ("parallel", "enable_parallel_optimizer"))
-# Of these how often micro batches are sent changes no shard, and attention's own cut none of a weight.
-_FREE = frozenset({"micro_batch_num", "gradient_aggregation_group", "mem_coeff", "context_parallel_algo"})
 _MOST = 20
 
 
@@ -52,7 +51,7 @@ def _differences(
     for section in sections:
         was, now = dict(_flat(old.get(*section), section)), dict(_flat(new.get(*section), section))
         for path in [*was, *(path for path in now if path not in was)]:
-            if path[-1] in _FREE or was.get(path) == now.get(path):
+            if path[-1] in CUTS_NOTHING or was.get(path) == now.get(path):
                 continue
             what = f"is {show(now.get(path))}, but {why} {show(was.get(path))}"
             remedy = f"put {dotted(path)} back, or launch a new run from its checkpoint"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.job import Job
-from orchestrator.config.mindformers_job import RUN_MODES, MindFormersRun
+from orchestrator.config.mindformers_job import RUN_MODES, TRAINING_MODES, MindFormersRun
 from orchestrator.config.run_yaml import RunYaml
 from orchestrator.config.run_yaml_keys import known_in, misspelt, refused
 from orchestrator.config.yaml_messages import plain, show
@@ -50,7 +50,7 @@ class CompletedRun:
 
     @property
     def trains(self) -> bool:
-        return self.run_mode in ("train", "finetune")
+        return self.run_mode in TRAINING_MODES
 
 
 def trains(job: Job, run_yaml: str = "") -> bool:
@@ -60,7 +60,7 @@ def trains(job: Job, run_yaml: str = "") -> bool:
     mode = job.mindformers.run_mode
     if mode is None:
         mode = RunYaml("", run_yaml or _source(job, job.mindformers)[1]).get("run_mode")
-    return mode in (None, "train", "finetune")
+    return mode in (None, *TRAINING_MODES)
 
 
 def complete(
@@ -96,10 +96,10 @@ def complete(
     if load:
         ours |= _going_on(run, load)
     saving = _saving(run)
-    if not load and mode in ("train", "finetune") and saving is not None:
+    if not load and mode in TRAINING_MODES and saving is not None:
         notes += _would_go_on(run)
     notes += _set_for_attempt(run, ours)
-    if mode in ("train", "finetune") and saving is None:
+    if mode in TRAINING_MODES and saving is None:
         anew = ", and every restart begins at step 1" if job.restart.max else ""
         notes.append(f"{name}: callbacks has no CheckpointMonitor: nothing is saved{anew}")
     return CompletedRun(
@@ -206,7 +206,7 @@ def _contradictions(job: Job, run: RunYaml, mode: str) -> Iterator[Problem]:
         yield run.problem(("checkpoint", "save_path"), what, "remove it")
     resumes = run.get("resume_training")
     load = run.get("load_checkpoint") or run.get("checkpoint", "load_path")
-    if resumes and not load and mode in ("train", "finetune"):
+    if resumes and not load and mode in TRAINING_MODES:
         what = "has nothing to go on from: load_checkpoint is empty, and MindFormers would begin anew"
         yield run.problem(("resume_training",), what, "name the checkpoint, or write False")
 

@@ -8,11 +8,11 @@ MindFormers 1.0 to 2.1; what its run writes (`output_dir`, graphs, profiles) is 
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.config.mindformers_job import TRAINING_MODES
 from orchestrator.config.run_yaml import RunYaml
 
 __all__ = ["NamedFile", "files_named"]
@@ -51,11 +51,6 @@ class NamedFile:
     def is_absolute(self) -> bool:
         return self.text.startswith("/")
 
-    @property
-    def leaves(self) -> bool:
-        """Whether it leads out of the working directory."""
-        return posixpath.normpath(self.text).startswith("..")
-
 
 def files_named(run: RunYaml, mode: str) -> Iterator[NamedFile]:
     """Each once: those that a run in this mode reads."""
@@ -83,7 +78,7 @@ def _is_read(run: RunYaml, key: tuple[str, ...], mode: str) -> bool:
         return True
     name = last if not last.isdecimal() else key[-2]
     if top in ("train_dataset", "train_dataset_task"):
-        return mode in ("train", "finetune") and name in _OF_DATA and not _is_ratio(key, run)
+        return mode in TRAINING_MODES and name in _OF_DATA and not _is_ratio(key, run)
     if top in ("eval_dataset", "eval_dataset_task"):
         return (mode == "eval" or bool(run.get("do_eval"))) and name in _OF_DATA and not _is_ratio(key, run)
     if top == "processor":

@@ -14,15 +14,15 @@ from typing import Any
 
 from orchestrator.agent.shard_ranges import parse_name
 from orchestrator.checkpoint.shard_index import ShardFile
+from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.config.run_yaml import RunYaml
-from orchestrator.config.yaml_reader import parse_yaml
+from orchestrator.config.run_yaml_keys import CUTS_NOTHING
 from orchestrator.core.errors import CheckpointError, ConfigError
 from orchestrator.core.iteration_answers import IterationList
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.next_plan import load_folder
 
 __all__ = [
-    "MINDFORMERS",
     "MindFormersSaves",
     "load_name",
     "meta_notes",
@@ -31,13 +31,8 @@ __all__ = [
     "saves_of",
 ]
 
-MINDFORMERS = "mindformers"
-"""The task of runs whose workers are MindFormers' own trainer."""
-
 _DATA_PARALLEL = (0, "0", "data_parallel", "DATA_PARALLEL")
 _CUT_BY = ("parallel_mode", "enable_parallel_optimizer", "parallel_optimizer_config")
-# Of `parallel_config`: how a step goes on, and what no weight is cut by.
-_FREE = frozenset({"micro_batch_num", "gradient_aggregation_group", "mem_coeff", "context_parallel_algo"})
 _MOST_NAMED = 4
 # What is put before `_rank_<r>`; a point in it is taken for the suffix (load_checkpoint_utils.py).
 _PREFIX = re.compile(r"([A-Za-z0-9][A-Za-z0-9_+-]{0,99})_rank_\d+(?:_\d+)?-\d+_\d+", re.ASCII)
@@ -72,25 +67,23 @@ def saves_of(plan: LaunchPlan) -> MindFormersSaves | None:
     is_whole = is_whole and not parallel.get("enable_parallel_optimizer")
     replicated = not needs_all and (plan.world_size == 1 or is_whole)
     cut = {name: parallel.get(name) for name in _CUT_BY}
-    cut.update({name: value for name, value in degrees.items() if name not in _FREE})
+    cut.update({name: value for name, value in degrees.items() if name not in CUTS_NOTHING})
     layout = (plan.world_size, *sorted(f"{name} {value!r}" for name, value in cut.items()))
     return MindFormersSaves(replicated, needs_all, ("whole",) if replicated else layout)
 
 
 def _read(text: str) -> dict[str, Any]:
-    """What the text says; {} where it is no table."""
+    """What the text says to MindFormers, merges and aliases resolved; {} where it is no table."""
     try:
-        data = parse_yaml("mindformers.yaml", text.encode()).data
+        data = RunYaml("mindformers.yaml", text).data
     except ConfigError:
         return {}
     return data if isinstance(data, dict) else {}
 
 
 def _table(data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A section, with what it takes over from another by `<<`."""
     found = data.get(name)
-    found = found if isinstance(found, dict) else {}
-    return {**_table(found, "<<"), **found} if "<<" in found else found
+    return found if isinstance(found, dict) else {}
 
 
 def _redundancy(data: Mapping[str, Any]) -> Iterator[Any]:

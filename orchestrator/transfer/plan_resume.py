@@ -18,6 +18,7 @@ from orchestrator.checkpoint.cut.coverage import is_weight
 from orchestrator.config.inventory import Host
 from orchestrator.config.job import Job
 from orchestrator.config.job_network import network_of
+from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.config.worker_config import TRAINING
 from orchestrator.control.copied_files import owners_word
 from orchestrator.control.resume import Changes, NextJob, next_job, require_ended
@@ -32,7 +33,7 @@ from orchestrator.plan.next_plan import next_plan, saved_layout
 from orchestrator.transfer.copied_shards import copies_read
 from orchestrator.transfer.distribute import cut_of
 from orchestrator.transfer.mindformers_resume import choose_mindformers
-from orchestrator.transfer.mindformers_saves import MINDFORMERS, load_name, pointed, saves_of
+from orchestrator.transfer.mindformers_saves import load_name, pointed, saves_of
 from orchestrator.transfer.program_checkpoints import newest_checkpoint, telling
 from orchestrator.transfer.saved_attempts import (
     CheckedStep,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from orchestrator.checkpoint.companion_files import SmallFile
 from orchestrator.checkpoint.shard_index import ShardFile
+from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.control.next_attempt import start_next_attempt
 from orchestrator.core.errors import CheckpointError, TransportError
 from orchestrator.core.paths import ControlDir
@@ -29,7 +30,6 @@ from orchestrator.preflight.gather_facts import look_at_hosts
 from orchestrator.preflight.host_facts import needs_of
 from orchestrator.transfer.collect import Collection, collect
 from orchestrator.transfer.distribute import Progress, cut_for, distribute, hash_shards, with_inputs
-from orchestrator.transfer.mindformers_saves import MINDFORMERS
 from orchestrator.transfer.plan_resume import Resumption, shard_name
 from orchestrator.transfer.run_files import RunFiles
 from orchestrator.transfer.saved_attempts import CheckedStep
