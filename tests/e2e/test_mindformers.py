@@ -33,8 +33,23 @@ pytestmark = [
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mindformers"
 EPOCHS, STEPS, SAVED = 2, 40, 10  # as the run YAML and its data have it; steps of one epoch
+HELD = 15
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{PYTHON.parent}:{os.environ['PATH']}"}
 
+# The example's start, of which the first attempt makes so many steps and no more: it is killed there, however
+# fast the machine is.
+HELD_START = f"""
+import os, time
+from mindformers.core.callback import MFLossMonitor
+import start_on_cpu
+told = MFLossMonitor.on_train_step_end
+def told_and_held(self, run_context):
+    told(self, run_context)
+    if os.environ["ORCHESTRATE_ATTEMPT"] == "1" and run_context.original_args().cur_step_num == {HELD}:
+        time.sleep(3600)
+MFLossMonitor.on_train_step_end = told_and_held
+start_on_cpu.main()
+"""
 # MindFormers' network, filled from each file by its own loader.
 LOAD = """
 import sys
@@ -113,7 +128,9 @@ def test_mindformers_is_launched_watched_killed_goes_on_and_is_collected(cluster
     expected = by_msrun(folder)
     assert [list(each) for each in expected] == [list(range(1, EPOCHS * STEPS + 1))] * 2
 
-    with cluster.launching(folder / "job.yaml") as launch:
+    (folder / "held_start.py").write_text(HELD_START)
+    held = ("--set", "mindformers.script=held_start.py", "--set", "sync=[start_on_cpu.py]")
+    with cluster.launching(folder / "job.yaml", *held) as launch:
         told = eventually(
             lambda: bool(cluster.controls()) and (found := cluster.status()["summary"])["step"] and found,
             timeout=200,
@@ -121,7 +138,7 @@ def test_mindformers_is_launched_watched_killed_goes_on_and_is_collected(cluster
         )
         assert any(told["loss"] == pytest.approx(each[told["step"]], abs=1e-4) for each in expected)
         assert told["total_steps"] == EPOCHS * STEPS
-        eventually(lambda: cluster.status()["summary"]["step"] > SAVED, what="a step after a save")
+        eventually(lambda: cluster.status()["summary"]["step"] == HELD, what="steps after a save")
         os.kill(pid_of(cluster, 1), signal.SIGKILL)
         out, err = launch.communicate(timeout=280)
     assert launch.returncode == 0, out + err
@@ -133,7 +150,7 @@ def test_mindformers_is_launched_watched_killed_goes_on_and_is_collected(cluster
         after = metrics(cluster, 2, rank)
         resumed = after[0]["step"]
         assert resumed % SAVED == 1 and SAVED < resumed <= len(before) + 1, (before, resumed)
-        assert before == list(range(1, len(before) + 1))
+        assert before == list(range(1, HELD + 1))
         assert [line["step"] for line in after] == list(range(resumed, EPOCHS * STEPS + 1))
         for line in [*metrics(cluster, 1, rank), *after]:
             assert line["loss"] == pytest.approx(expected[rank][line["step"]], abs=1e-4), line
