@@ -45,6 +45,7 @@ from orchestrator.transfer.copied_shards import (
 )
 from orchestrator.transfer.mindformers_saves import MindFormersSaves, saves_of
 from orchestrator.transfer.run_files import RunFiles
+from orchestrator.transfer.saved_attempts import iterations_of
 from orchestrator.transfer.small_files import KNOWN, Spool, parsed_strategies
 
 __all__ = [
@@ -56,8 +57,6 @@ __all__ = [
     "no_empty_folder",
 ]
 
-# A disk that stands still this long has failed.
-_LIST_TIMEOUT = 300.0
 _CONFIG = "config.yaml"
 _LOGS = "logs"
 _LOG = re.compile(r"(rank_\d+|scheduler|supervisor|plog\+.+)\.log", re.ASCII)
@@ -193,6 +192,7 @@ def _existing(output: Path) -> Path:
 def _opened(control: ControlDir, wanted: Collection, via_hosts: bool, spool: Spool) -> Iterator[_Run]:
     record = read_record(control)
     plan = plan_of_record(control, record, wanted.attempt)
+    saves = saves_of(plan)
     with fleet_of(plan.hosts, plan.ssh) as fleet:
         fleet.address(address_of(record, plan.attempt.number))
         said = owners_word(control, record)
@@ -203,13 +203,13 @@ def _opened(control: ControlDir, wanted: Collection, via_hosts: bool, spool: Spo
             via_hosts=via_hosts,
             said=said,
             attempt=plan.attempt.number,
-            with_steps=saves_of(plan) is not None,
+            with_steps=saves is not None,
         )
         try:
             strategies, model = files.small_files("strategy", spool), files.small_files("model", spool)
             strategies.files.update(copied_strategies(fleet, plan, strategies.files, said, spool))
             known = parsed_strategies(strategies.files)
-            own = saves_of(plan) or MindFormersSaves()
+            own = saves or MindFormersSaves()
             wanted = replace(
                 wanted,
                 strategies=known,
@@ -221,7 +221,7 @@ def _opened(control: ControlDir, wanted: Collection, via_hosts: bool, spool: Spo
                 model=_hf_model(model.files) if wanted.format == "huggingface" else None,
             )
             notes = [*strategies.notes, *model.notes]
-            if saves_of(plan) is not None:
+            if saves is not None:
                 wanted = replace(wanted, iteration=_iteration(plan, fleet, files, wanted, notes))
             yield _Run(plan, fleet, files, wanted, model.files, strategies.files, tuple(notes))
         finally:
@@ -235,8 +235,8 @@ def _iteration(
 
     `notes` gets what is to be told of it.
     """
-    answers = fleet.each(lambda agent: agent.iterations(plan.run_id, plan.attempt, timeout=_LIST_TIMEOUT))
-    if not any(each.iterations for each in answers.values.values()):
+    answers = iterations_of(fleet, plan.run_id, plan.attempt)
+    if not any(each.iterations for each in answers.values()):
         return None
 
     def metadata(host: str, number: int) -> bytes:
@@ -246,7 +246,7 @@ def _iteration(
 
     newest = _of_shards(plan, files, wanted)
     try:
-        found = iteration_of(answers.values, metadata, step=wanted.step, with_optimizer=wanted.with_optimizer)
+        found = iteration_of(answers, metadata, step=wanted.step, with_optimizer=wanted.with_optimizer)
     except (AgentError, CheckpointError, HostsFailed, TransportError) as error:
         if newest is None:
             raise

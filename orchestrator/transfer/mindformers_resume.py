@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from orchestrator.checkpoint.cut.attempt_steps import AttemptStep, SavedAttempt
@@ -18,15 +17,13 @@ from orchestrator.checkpoint.cut.iterations import IterationChoice, newest_itera
 from orchestrator.core.errors import AgentError, CheckpointError, UsageError
 from orchestrator.core.iteration_answers import IterationList
 from orchestrator.core.records import Attempt, Load
-from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.transfer.mindformers_saves import meta_notes, resume_words
-from orchestrator.transfer.saved_attempts import CheckedStep, choose_checked
+from orchestrator.transfer.saved_attempts import CheckedStep, choose_checked, iterations_of
 
 __all__ = ["Found", "choose_mindformers"]
 
-_TIMEOUT = 300.0
 _JSON = ("common.json", "metadata.json")
 _MOST_NAMED = 3
 
@@ -57,7 +54,11 @@ def choose_mindformers(
     CheckpointError: there is none. UsageError: there is one, of ranks in another layout.
     """
     placed = {item.rank: item.host for item in plan.placements}
-    said = {saved.number: _said(fleet, plan.run_id, saved) for saved in attempts}
+    # One that cannot be asked was told of already.
+    said = {
+        saved.number: iterations_of(fleet, plan.run_id, Attempt(saved.number, saved.token))
+        for saved in attempts
+    }
     if not any(any(saved.listed.values()) for saved in attempts) and not any(
         each.iterations for listed in said.values() for each in listed.values()
     ):
@@ -83,16 +84,6 @@ def choose_mindformers(
     if not found:
         raise errors[0]
     return max(found, key=lambda each: each.step.step.at)
-
-
-def _said(fleet: Fleet, run_id: str, saved: SavedAttempt) -> Mapping[str, IterationList]:
-    """What hosts have of an attempt beside the shards; one that cannot be asked was told of already."""
-    attempt = Attempt(saved.number, saved.token)
-    return fleet.each(partial(_iterations, run_id, attempt)).values
-
-
-def _iterations(run_id: str, attempt: Attempt, agent: Agent) -> IterationList:
-    return agent.iterations(run_id, attempt, timeout=_TIMEOUT)
 
 
 def _of_shards(

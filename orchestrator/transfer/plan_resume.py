@@ -140,7 +140,8 @@ def plan_next(
             return Resumption(control, before, plan, wanted.job, plan.hosts, notes=(*notes, *lines))
         attempts, silent = gather_saved(asked, plan.run_id, plans, said)
         placed = {item.rank: item.host for item in plan.placements}
-        alike = [number for number, one in plans.items() if _layout(one) == _layout(plan)]
+        layout = _layout(plan)
+        alike = [number for number, one in plans.items() if _layout(one) == layout]
         try:
             if plan.task == MINDFORMERS:
                 told = (*notes, *silent)

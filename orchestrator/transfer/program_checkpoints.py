@@ -9,22 +9,19 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from orchestrator.checkpoint.cut.attempt_steps import SavedAttempt
 from orchestrator.checkpoint.cut.iterations import newest_iteration
 from orchestrator.core.errors import AgentError, CheckpointError
 from orchestrator.core.iteration_answers import IterationList
 from orchestrator.core.records import Attempt, WorkerSpec
-from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan
-from orchestrator.transfer.saved_attempts import choose_checked
+from orchestrator.transfer.saved_attempts import choose_checked, iterations_of
 
 __all__ = ["ProgramCheckpoint", "newest_checkpoint", "telling"]
 
 _FOLDER, _STEP = "ORCHESTRATE_CHECKPOINT", "ORCHESTRATE_CHECKPOINT_STEP"
-_TIMEOUT = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +42,10 @@ def newest_checkpoint(
     """
     for saved in sorted(attempts, key=lambda attempt: -attempt.number):
         attempt = Attempt(saved.number, saved.token)
-        answers = fleet.each(partial(_iterations, run_id, attempt))
-        found = list(_of_attempt(fleet, saved, answers.values))
+        found = list(_of_attempt(fleet, saved, iterations_of(fleet, run_id, attempt)))
         if found:
             return max(found, key=lambda each: each.step)
     return None
-
-
-def _iterations(run_id: str, attempt: Attempt, agent: Agent) -> IterationList:
-    return agent.iterations(run_id, attempt, timeout=_TIMEOUT)
 
 
 def _of_attempt(

@@ -26,6 +26,7 @@ from orchestrator.control.copied_files import OwnersWord
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.errors import CheckpointError, OrchestrateError, RunNotFound
 from orchestrator.core.host_answers import ShardCheck
+from orchestrator.core.iteration_answers import IterationList
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Attempt
 from orchestrator.hosts.agent_client import Agent
@@ -41,6 +42,7 @@ __all__ = [
     "assembled",
     "choose_checked",
     "gather_saved",
+    "iterations_of",
     "plans_of",
 ]
 
@@ -168,6 +170,11 @@ def _saved(
         replicated=own.replicated and not strategies,
         needs_all=own.needs_all,
     )
+
+
+def iterations_of(fleet: Fleet, run_id: str, attempt: Attempt) -> Mapping[str, IterationList]:
+    """What each host has of an attempt in the form of MindFormers' checkpoint 2.0, of those that answer."""
+    return fleet.each(lambda agent: agent.iterations(run_id, attempt, timeout=_LIST_TIMEOUT)).values
 
 
 def choose_checked(
