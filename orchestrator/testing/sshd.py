@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ KbdInteractiveAuthentication no
 PermitRootLogin yes
 PrintMotd no
 """
+# What the user's shell does as it starts is no part of what is tested, and may take longer than all the rest.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ENVIRONMENT = 'SetEnv "HOME={home}" "PATH={path}"'
 # Of two lines sshd takes the first, so this one is left out where there is another.
 _ROOMY = "MaxStartups 2000:30:4000"
 
@@ -60,7 +64,8 @@ class Sshd:
     """A running sshd; `key_path` is a private key that it accepts for `user`, who is the one running this.
 
     `config` are further lines of sshd_config; `port` is chosen, unless one is given to come back on. `prefix`
-    is what to run it under (`ip netns exec NAME`), `address` one of its own where 127.0.0.1 is not.
+    is what to run it under (`ip netns exec NAME`), `address` one of its own where 127.0.0.1 is not. A login's
+    home is `home`, not that of the user: his shell starts bare.
     """
 
     def __init__(
@@ -77,7 +82,8 @@ class Sshd:
         self._address = address
         self.user = getpass.getuser()
         self.key_path = folder / "user_key"
-        folder.mkdir(parents=True, exist_ok=True)
+        self.home = folder / "home"
+        self.home.mkdir(parents=True, exist_ok=True)
         for name in ("host_key", "user_key"):
             if not (folder / name).exists():
                 make_key(folder / name)
@@ -135,6 +141,8 @@ class Sshd:
         lines = list(config)
         if not any(line.startswith("MaxStartups") for line in lines):
             lines.insert(0, _ROOMY)
+        python = Path(sys.executable).resolve().parent
+        lines.insert(0, _ENVIRONMENT.format(home=self.home, path=f"{python}:{_PATH}"))
         file.write_text(_CONFIG.format(port=self.port, folder=self.folder) + "\n".join(lines) + "\n")
         log = self.folder / "sshd.log"
         # -D keeps it our child; sshd wants its absolute path, because it starts itself again per connection.

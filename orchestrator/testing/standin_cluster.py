@@ -65,7 +65,9 @@ class FakeCluster:
     def _sshd_config(self) -> Iterator[str]:
         for name, host in self.hosts.items():
             yield f"Match LocalAddress {self.addresses[name]}"
-            yield f'    SetEnv "PATH={host.bin}:/usr/local/bin:/usr/bin:/bin"'
+            home = host.folder / "home"
+            home.mkdir(exist_ok=True)
+            yield f'    SetEnv "HOME={home}" "PATH={host.bin}:/usr/local/bin:/usr/bin:/bin"'
             if self._names:
                 login = host.folder / "login"
                 login.write_text(_LOGIN.format(name=name))
