@@ -38,8 +38,10 @@ __all__ = ["Hold", "HoldLease", "SpareFolder", "hold"]
 _TICK = 2.0
 # Of seconds between two turns: who slept longer than this did not run, nor could it hear anybody.
 _SLEPT = 10.0
-# In which a peer has to have said what it wants, and that it has what it got.
+# In which a peer has to have said what it wants.
 _PATIENCE = 5.0
+# And that it has what it got: on a busy host that takes longer, and a peer that ends is heard at once.
+_UNTIL_TAKEN = 60.0
 
 
 class Hold:
@@ -260,6 +262,7 @@ class SpareHolder:
     def _hand_over(self, connection: socket.socket) -> None:
         """Give the locks away; until the peer says that it has them they are held here, too."""
         hand_over(connection, list(self._locks.handles.values()), self._locks.devices)
+        connection.settimeout(_UNTIL_TAKEN)
         if control_socket.receive(connection).get("taken") is True:
             self._is_over = True
 

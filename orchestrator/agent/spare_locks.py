@@ -64,7 +64,8 @@ def take_locks(workdir: Workdir, run_id: str, claim: Claim) -> Dict[int, int]:
         with control_socket.connect(folder.control_socket, _PATIENCE) as connection:
             control_socket.reply(connection, {"verb": "take", "claim": to_json(claim)})
             taken = take_over(connection)
-            control_socket.reply(connection, {"taken": True})
+            with contextlib.suppress(OSError):  # they are ours, also where the holder is gone or hears nobody
+                control_socket.reply(connection, {"taken": True})
     except (AgentError, OSError):
         return {}
     return taken

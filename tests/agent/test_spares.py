@@ -6,20 +6,28 @@ import json
 import os
 import shutil
 import signal
+import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.agent.device_locks import DeviceLocks
+from orchestrator.agent import control_socket
+from orchestrator.agent.device_locks import DeviceLocks, busy_devices
 from orchestrator.agent.disk_space import sweep_store
-from orchestrator.agent.processes import is_alive
-from orchestrator.agent.spare_holder import HoldLease
-from orchestrator.core.codec import from_json, to_json
+from orchestrator.agent.lock_handover import hand_over, take_over
+from orchestrator.agent.processes import identify, is_alive
+from orchestrator.agent.spare_holder import HoldLease, SpareFolder
+from orchestrator.agent.spare_locks import take_locks
+from orchestrator.core.claims import NO_CLAIM
+from orchestrator.core.codec import dumps, from_json, to_json
 from orchestrator.core.errors import AgentError
+from orchestrator.core.paths import Workdir, atomic_write
 from orchestrator.core.records import Attempt, Claim, ProcessId
-from orchestrator.core.spare_records import SpareAnswer, Warmth
+from orchestrator.core.spare_records import SpareAnswer, SpareNote, Warmth
 from orchestrator.testing.agent_host import RUN, AgentHost, processes_in, sh
 from orchestrator.testing.waiting import eventually
 
@@ -189,6 +197,50 @@ def test_the_attempt_takes_the_locks_over_and_the_holder_ends(host: AgentHost) -
     host.tell("stop", reason="over")
     host.wait_over()
     eventually(lambda: host.busy(0, 1) == [])
+
+
+def test_who_is_slow_to_say_that_it_has_the_locks_ends_the_holder_too(host: AgentHost) -> None:
+    _hold(host)
+    holder = _holder(host)
+    with control_socket.connect(host.workdir.spares / RUN / "control.sock", 30.0) as connection:
+        control_socket.reply(connection, {"verb": "take", "claim": None})
+        taken = take_over(connection)
+        time.sleep(6.0)  # longer than a request is waited for
+        assert is_alive(holder)
+        control_socket.reply(connection, {"taken": True})
+    eventually(lambda: not is_alive(holder))
+    assert host.busy(0, 1) == [0, 1]
+    for handle in taken.values():
+        os.close(handle)
+    assert host.busy(0, 1) == []
+
+
+def test_locks_of_a_holder_that_hears_nobody_any_more_are_taken_over(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path)
+    folder = SpareFolder(workdir, RUN)
+    folder.make()
+    note = SpareNote(RUN, identify(os.getpid()), 0.0, (), (0,))
+    atomic_write(folder.note, dumps(note))
+    locks = DeviceLocks(workdir.locks, (0,), RUN)
+
+    def hand_over_and_go(listener: socket.socket) -> None:
+        listener.setblocking(True)
+        connection, _ = listener.accept()
+        with connection:
+            control_socket.receive(connection)
+            connection.shutdown(socket.SHUT_RD)
+            hand_over(connection, list(locks.handles.values()), locks.devices)
+
+    with control_socket.listen(folder.control_socket) as listener:
+        holder = threading.Thread(target=hand_over_and_go, args=(listener,))
+        holder.start()
+        taken = take_locks(workdir, RUN, NO_CLAIM)
+        holder.join()
+    locks.release()
+    assert list(taken) == [0]
+    assert busy_devices(workdir.locks, (0,)) == [0]
+    os.close(taken[0])
+    assert busy_devices(workdir.locks, (0,)) == []
 
 
 def test_it_may_take_devices_that_the_spare_did_not_hold(host: AgentHost) -> None:
