@@ -71,9 +71,11 @@ def gather(
     fleet: Fleet,
     *,
     seconds: float = _SECONDS,
+    timeout: float | None = None,
     now: Callable[[], float] = time.time,
 ) -> Gathered:
-    """Ask every host of the run for its evidence; of a host, each thing is given up after `seconds`."""
+    """Ask every host of the run for its evidence; of a host, each thing is given up after `seconds`, and all
+    of it after `timeout`."""
 
     labels = all_labels(plan)
 
@@ -90,6 +92,7 @@ def gather(
             labels=labels.get(host, []),
             devices=sorted(set(devices)),
             seconds=seconds,
+            timeout=timeout,
         )
         return _Told(_measured(agent, now), status, found, problem)
 

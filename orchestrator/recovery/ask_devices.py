@@ -1,4 +1,6 @@
-"""What the devices of hosts tell when an attempt has ended, asked within a hard limit of time.
+"""What hosts tell when an attempt has ended, asked within a hard limit of time.
+
+That is how their devices are; where it is not sure who failed, all that a diagnosis looks at.
 
 A host that does not answer, or whose tool hangs, tells nothing: the decision is made without it.
 """
@@ -9,15 +11,17 @@ import logging
 from collections.abc import Iterable
 
 from orchestrator.control.decisions import DeviceFault
-from orchestrator.control.gather_evidence import health_of
+from orchestrator.control.gather_evidence import gather, health_of
+from orchestrator.control.run_record import RunRecord
 from orchestrator.core.errors import OrchestrateError
 from orchestrator.core.found_evidence import FoundEvidence
+from orchestrator.diagnosis.evidence import Case
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.recovery.device_levels import faults_of
 
-__all__ = ["ask_devices"]
+__all__ = ["ask_devices", "ask_for_evidence"]
 
 log = logging.getLogger(__name__)
 # Seconds that a host has for its tools, and that are waited for all hosts together.
@@ -60,3 +64,16 @@ def ask_devices(
             log.warning("%s: %s", name, problem)
         found += faults_of(name, health, now)
     return tuple(found)
+
+
+def ask_for_evidence(
+    fleet: Fleet, record: RunRecord, plan: LaunchPlan, names: Iterable[str], *, limit: float = _IN_ALL
+) -> Case:
+    """The evidence of these hosts; of the others stands what the record knows of them."""
+    with fleet.part(names) as part:
+        gathered = gather(
+            record, plan, part, seconds=min(_OF_A_HOST, limit), timeout=limit, now=fleet.scheduling.time
+        )
+    for name, error in gathered.errors.items():
+        log.warning("%s: it cannot be asked for its evidence: %s", name, error)
+    return gathered.case

@@ -34,8 +34,8 @@ class Now:
 
     `hosts` are the states of hosts and spares by name, `faults` what their devices tell. `kept` is the newest
     step of the attempt that is whole in a checkpoint. `fits` are numbers of hosts, fewer than all, on which
-    the job can be laid out. `waits_since`: since when hosts are waited for. `drained` are hosts that an
-    operator has taken out. `verdict` is the judgement by the evidence of all hosts, where there is one.
+    the job can be laid out. `waits_since`: since when hosts are waited for. `verdict` is the judgement by the
+    evidence of all hosts, where there is one.
     """
 
     time: float
@@ -44,7 +44,6 @@ class Now:
     kept: int | None = None
     fits: Sequence[int] = ()
     waits_since: float | None = None
-    drained: Sequence[str] = ()
     verdict: evidence.Cause | None = None
     unreachable: float = 60.0
 
@@ -86,7 +85,7 @@ def situation_of(record: RunRecord, plan: LaunchPlan, now: Now) -> Situation:
         faults=faults,
         history=history,
         taken_out=taken_out,
-        drained=tuple(dict.fromkeys((*now.drained, *drained))),
+        drained=tuple(drained),
         fits=tuple(now.fits),
         waits_since=now.waits_since,
         devices_out=_devices_out(decisions, now.time),

@@ -22,9 +22,11 @@ from orchestrator.control.run_record import RunRecord
 from orchestrator.control.spare_view import SpareState
 from orchestrator.control.spares import SpareWatch
 from orchestrator.control.start import Staying
+from orchestrator.core.ends import EndKind
 from orchestrator.core.errors import HostsFailed, OrchestrateError, RunNotFound, TransportError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.states import RunState
+from orchestrator.diagnosis.evidence import Case
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
@@ -43,6 +45,8 @@ _SOON = 1.0
 _REFUSED_FOR = 30.0
 # So long the end of a monitor waits for hosts that are to let go; those that take longer are asked on.
 _LETTING_GO = 5.0
+# Ends for which the monitor's own judgement stands: nobody's log tells of them.
+_SEEN_BY_US = frozenset({EndKind.HANG, EndKind.NO_FIRST_STEP, EndKind.LOST})
 
 
 def recovery_of(
@@ -66,7 +70,8 @@ class RunRecovery:
         self._look_at = self._hold_at = 0.0
         self._refuses: dict[str, tuple[str, float]] = {}
         self._fatal: OrchestrateError | None = None
-        self._faults_told: tuple[int, tuple[DeviceFault, ...]] = (0, ())  # when which attempt had ended
+        # What was told when an attempt had ended, and of which: of devices, or all that a diagnosis looks at.
+        self._told: tuple[int, tuple[DeviceFault, ...], Case | None] = (0, (), None)
         self._letting_go: LettingGo | None = None
         # Hosts that had not been heard when the attempt ended: back or not, they are looked at again.
         self._unheard: set[str] = set()
@@ -108,19 +113,17 @@ class RunRecovery:
         before = record.attempts[-1].decision
         waits_since = before.time if before is not None and before.choice is Choice.WAIT else None
         self._unheard |= {each.name for each in host_states(record).values() if not each.answers}
-        situation = situation_of(
-            record,
-            plan,
-            Now(
-                now,
-                self._states(record, plan),
-                faults=self._faults(record, plan),
-                kept=kept_step(record),
-                fits=self._fits(plan),
-                waits_since=waits_since,
-                unreachable=plan.timeouts.unreachable,
-            ),
+        faults, case = self._evidence(record, plan)
+        known = Now(
+            now,
+            self._states(record, plan),
+            faults=faults,
+            kept=kept_step(record),
+            fits=self._fits(plan),
+            waits_since=waits_since,
+            unreachable=plan.timeouts.unreachable,
         )
+        situation = situation_of(record, plan, known if case is None else known.by_evidence(case))
         decision = decide(situation)
         if decision.ground is Ground.TOO_FEW_HOSTS and self._unknown(record):
             # Who may take part has not been heard of yet: this monitor has just begun.
@@ -247,14 +250,19 @@ class RunRecovery:
             self._counts = _planning().counts_that_fit(plan, self._wanted)
         return self._counts
 
-    def _faults(self, record: RunRecord, plan: LaunchPlan) -> tuple[DeviceFault, ...]:
-        """What devices told when the attempt had ended; they are asked once."""
+    def _evidence(self, record: RunRecord, plan: LaunchPlan) -> tuple[tuple[DeviceFault, ...], Case | None]:
+        """What devices told when the attempt had ended; where it is not sure who failed, the evidence of all
+        hosts that answer, which has them in it. They are asked once."""
         number = record.attempts[-1].number
-        if plan.ascend and record.state is RunState.FAILED and self._faults_told[0] != number:
+        if record.state is RunState.FAILED and self._told[0] != number:
             heard = [name for name in self._reachable(record) if self._answers.get(name, True)]
-            told = _asking().ask_devices(self._fleet, plan, heard, self._scheduling.time())
-            self._faults_told = (number, told)
-        return self._faults_told[1] if self._faults_told[0] == number else ()
+            if _is_doubtful(record):
+                own = [name for name in heard if name in plan.manifests]
+                self._told = (number, (), _asking().ask_for_evidence(self._fleet, record, plan, own))
+            elif plan.ascend:
+                told = _asking().ask_devices(self._fleet, plan, heard, self._scheduling.time())
+                self._told = (number, told, None)
+        return self._told[1:] if self._told[0] == number else ((), None)
 
     def _refusal_of(self, name: str) -> str:
         what, since = self._refuses.get(name, ("", 0.0))
@@ -269,10 +277,16 @@ def _planning() -> ModuleType:
 
 
 def _asking() -> ModuleType:
-    # Late: only runs on Ascend devices ask for it.
+    # Late: many a run never fails, and most of those that do tell by whom.
     from orchestrator.recovery import ask_devices
 
     return ask_devices
+
+
+def _is_doubtful(record: RunRecord) -> bool:
+    """Whether an attempt crashed, and the hosts' first words do not say outright by whom."""
+    cause = record.cause
+    return cause is not None and not cause.sure and cause.end.kind not in _SEEN_BY_US
 
 
 def _first_hosts(control: ControlDir, plan: LaunchPlan) -> tuple[Host, ...]:

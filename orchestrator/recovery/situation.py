@@ -80,10 +80,9 @@ class Situation:
     took part. `spares` are names in the order in which they are taken. `taken_out` are hosts that were taken
     out before, with when and on what ground; `faults` what devices tell now, `history` what they told at
     earlier attempts. `fits` says whether the job can be laid out on so many hosts (from `min_hosts` on).
-    `waits_since`: since when missing hosts are waited for, None: they are not. `drained` are hosts that an
-    operator, or a code's level, has taken out for good. `suspects` are hosts that
-    were taken out though they could be used: they come in when nobody else can. `devices_out` are devices
-    that were taken out before.
+    `waits_since`: since when missing hosts are waited for, None: they are not. `drained` are hosts that a
+    code's level has taken out for good. `suspects` are hosts that were taken out though they could be used:
+    they come in when nobody else can. `devices_out` are devices that were taken out before.
 
     `keeps`: it is known which steps are kept; of programs that save as they like it is not, nor always which
     steps they make. A host that does not answer and is not gone is waited for, for `unreachable` seconds.

@@ -12,8 +12,9 @@ import pytest
 
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.control.decisions import Level
+from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.hosts.fleet import Fleet, fleet_of
-from orchestrator.recovery.ask_devices import ask_devices
+from orchestrator.recovery.ask_devices import ask_devices, ask_for_evidence
 from orchestrator.testing.agent_host import RUN, AgentHost, sh
 from orchestrator.testing.standin_facts import host_facts
 from orchestrator.testing.standin_host import FakeHost
@@ -63,3 +64,28 @@ def test_a_tool_that_hangs_and_a_run_that_is_not_there_tell_nothing(
     faulty = FACTS.change(1, health="Alarm", error_code="80E18402")
     tools.become(faulty.__class__(**{**vars(faulty), "faults": {"npu-smi": "hang"}}))
     assert ask_devices(fleet, PLAN, ["a"], 5.0, limit=1.5) == ()
+
+
+def test_where_it_is_not_sure_who_failed_logs_and_devices_are_one_case(tmp_path: Path) -> None:
+    host = AgentHost(tmp_path / "host")
+    host.launch(sh("echo 'RuntimeError: Exec graph failed'; exit 1"))
+    host.wait_over(timeout=60)
+    there = Host(name="a", address="a", transport="local", workdir=str(tmp_path / "host"))
+    gone = Host(name="b", address="b", transport="local", workdir="/proc/no/such/folder")
+    manifest = SimpleNamespace(devices=(), scheduler=None, address="")
+    place = SimpleNamespace(rank=0, host="a", device_id=0, device_ip="")
+    plan: Any = SimpleNamespace(
+        run_id=RUN,
+        manifests={"a": manifest},
+        hosts=[there, gone],
+        placements=(place,),
+        ascend=False,
+        rank_table=None,
+    )
+    views = {"a": HostView(), "b": HostView()}
+    record = RunRecord(run_id=RUN, job="j", task="command", world_size=1, created=0.0, hosts=views)
+    with fleet_of([there, gone], SshOptions()) as fleet:
+        case = ask_for_evidence(fleet, record, plan, ["a"], limit=60.0)
+    host.close()
+    assert "RuntimeError: Exec graph failed" in [line.text for rank in case.ranks for line in rank.lines]
+    assert set(case.hosts) == {"a", "b"}

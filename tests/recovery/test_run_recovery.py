@@ -14,11 +14,13 @@ from orchestrator.config.job import Restart
 from orchestrator.control.attempts import ended_again, with_decision
 from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground, Level
 from orchestrator.control.held_hosts import Held
-from orchestrator.control.run_record import RunRecord, new_record
+from orchestrator.control.run_record import Cause, RunRecord, new_record
+from orchestrator.core.ends import End, EndKind
 from orchestrator.core.errors import AgentError, ConnectError, OrchestrateError
 from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Claim
-from orchestrator.core.states import RunState
+from orchestrator.core.states import RankState, RunState
+from orchestrator.diagnosis.evidence import Case, HostEvidence, KernelLine, RankEvidence
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.recovery import ask_devices
 from orchestrator.recovery.run_recovery import RunRecovery
@@ -155,6 +157,37 @@ def test_devices_of_a_run_on_cpus_are_not_asked(
     on_cpus = dataclasses.replace(plan, ascend=False)
     decision = recovery_of(on_cpus, Hosts(*plan.hosts), tmp_path).decide(failed(on_cpus), on_cpus)
     assert decision.choice is Choice.AGAIN and asked == []
+
+
+def test_where_it_is_not_sure_who_failed_all_hosts_are_asked_once_and_the_judge_names_who_did(
+    plan: LaunchPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 3 told first that a peer is gone; the kernel of another host has killed rank 5."""
+    devices, asked = no_faults(monkeypatch), []
+    ended = End(EndKind.SIGNALLED, NOW - 2, signal=9)
+    case = Case(
+        (RankEvidence(5, HOSTS[2], 1, RankState.FAILED, ended, NOW - 2, pid=42),),
+        {HOSTS[2]: HostEvidence(HOSTS[2], kernel=(KernelLine("Out of memory: Killed process 42 (python)"),))},
+        6,
+    )
+
+    def tell(fleet: Any, record: Any, plan: Any, names: Any) -> Case:
+        asked.append(list(names))
+        return case
+
+    monkeypatch.setattr(ask_devices, "ask_for_evidence", tell)
+    record = failed(plan)
+    doubtful = dataclasses.replace(record, cause=crash(host=HOSTS[1], sure=False))
+    recovery = recovery_of(plan, Hosts(*plan.hosts), tmp_path)
+    decision = recovery.decide(doubtful, plan)
+    assert (decision.host, decision.rank) == (HOSTS[2], 5)
+    assert recovery.decide(doubtful, plan) == decision
+    assert (asked, devices) == ([list(HOSTS)], [])
+    # Where it is known outright, devices alone are asked; what the monitor saw itself no log knows better.
+    assert recovery_of(plan, Hosts(*plan.hosts), tmp_path).decide(record, plan).host == HOSTS[1]
+    hang = dataclasses.replace(doubtful, cause=Cause("", None, End(EndKind.HANG, NOW), NOW, sure=False))
+    recovery_of(plan, Hosts(*plan.hosts), tmp_path).decide(hang, plan)
+    assert (len(asked), devices) == (1, [list(HOSTS)] * 2)
 
 
 def test_another_monitor_waits_no_longer_for_hosts_than_the_first(
