@@ -121,7 +121,7 @@ def _decision(ended: _Ended, row: Row) -> Decision:
         rank=None if fault and fault.host != last.host else last.rank,
         device=fault.device if fault else last.device,
         code=fault.code if fault else "",
-        step=last.at,
+        step=last.reached,
         count=count,
         limit=limit,
         faults=ended.situation.faults,

@@ -43,8 +43,13 @@ class PastAttempt:
 
     @property
     def at(self) -> int | None:
-        """The step at which it ended, None: before the first."""
+        """The step at which who failed ended, None: before the first."""
         return self.last_step if self.step is None else self.step
+
+    @property
+    def reached(self) -> int | None:
+        """The newest step that any rank made, which is what people are told; None: none."""
+        return self.step if self.last_step is None else self.last_step
 
     @property
     def lived(self) -> float:
