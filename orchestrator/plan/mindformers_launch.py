@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 
 from orchestrator.config.job import Job
-from orchestrator.config.run_yaml import RunYaml
 from orchestrator.core.errors import Problem
 from orchestrator.plan.mindformers_run import CompletedRun, saving_callback
 
@@ -33,7 +32,7 @@ def launch_problems(job: Job, completed: CompletedRun) -> Iterator[Problem]:
     )
     if not any(run.get(*path) for path in given):
         what = "has nothing to transform: load_checkpoint is empty, and MindFormers would not start"
-        yield Problem(_where(job, completed, key), what, "name the checkpoint, or write False")
+        yield Problem(completed.places.where(key), what, "name the checkpoint, or write False")
         return
     hosts = math.prod(_degrees(completed)) // job.devices_per_host
     if hosts > 1 and not job.env.get(_SHARED):
@@ -42,14 +41,7 @@ def launch_problems(job: Job, completed: CompletedRun) -> Iterator[Problem]:
             "write False, and cut the checkpoint for this layout before: orchestrate checkpoint transform, "
             f"or split; where the run directories are on shared storage, name it in the job: env: {_SHARED}"
         )
-        yield Problem(_where(job, completed, key), what, remedy)
-
-
-def _where(job: Job, completed: CompletedRun, key: tuple[str, ...]) -> str:
-    """Where a person wrote a key: in the job, or in the run YAML as it was before it was completed."""
-    if job.mindformers is not None and ".".join(key) in job.mindformers.set:
-        return job.where("mindformers", "set", *key)
-    return RunYaml(completed.run.name, completed.source).where(key)
+        yield Problem(completed.places.where(key), what, remedy)
 
 
 def _degrees(completed: CompletedRun) -> Iterator[int]:
@@ -67,7 +59,7 @@ def launch_notes(job: Job, completed: CompletedRun) -> Iterator[str]:
     if callback.get("keep_checkpoint_max") == 1:
         key = (*path, "keep_checkpoint_max")
         yield (
-            f"{_where(job, completed, key)} is 1: MindFormers removes the file before it writes the next, so "
+            f"{completed.places.where(key)} is 1: MindFormers removes the file before it writes the next, so "
             "a failure in a save leaves nothing to go on from (keep 2 or more: "
             f"--set mindformers.set.{'.'.join(key)}=2)"
         )

@@ -27,7 +27,7 @@ LLAMA: dict[str, Any] = {
     "load_checkpoint": "/data/llama",
     "use_parallel": True,
     "context": {"device_target": "Ascend"},
-    "parallel_config": {"data_parallel": 8, "model_parallel": 2, "pipeline_stage": 2},
+    "parallel_config": {"data_parallel": 8, "model_parallel": 2, "pipeline_stage": 2, "micro_batch_num": 2},
     "train_dataset": {"data_loader": {"type": "MindDataset", "dataset_dir": "/data/train.mindrecord"}},
     "model": {"model_config": {"type": "LlamaConfig"}, "arch": {"type": "LlamaForCausalLM"}},
 }
