@@ -21,6 +21,7 @@ __all__ = ["LOG_PATH", "OUTPUT_PATH", "packages_of", "program_of", "run_environm
 
 # MindFormers' own: where its log files are, and where everything is before it has read its run YAML.
 LOG_PATH, OUTPUT_PATH = "LOG_MF_PATH", "LOCAL_DEFAULT_PATH"
+_PER_HOST = "DEVICE_NUM_PER_NODE"
 _START = "code/mindformers_start.py"
 _MOST_FILES = 10_000
 
@@ -74,10 +75,14 @@ def program_of(job: Job, completed: CompletedRun, number: int) -> tuple[str, ...
     return ("{python}", "-u", *start, *words, *section.args)
 
 
-def run_environment(number: int) -> dict[str, str]:
-    """MindFormers' own variables; the job's `env` goes before them."""
+def run_environment(number: int, ranks_per_host: int) -> dict[str, str]:
+    """MindFormers' own variables of attempt `number`; the job's `env` goes before them.
+
+    Without the number of ranks per host MindFormers reckons with hosts of 8 (tools/utils.py,
+    `get_device_num_per_node`): which hosts write a log of errors, and which ranks transform a checkpoint.
+    """
     folder = f"{{run_dir}}/attempts/{number}"
-    return {OUTPUT_PATH: folder, LOG_PATH: f"{folder}/log"}
+    return {OUTPUT_PATH: folder, LOG_PATH: f"{folder}/log", _PER_HOST: str(ranks_per_host)}
 
 
 def _ship_script(job: Job, shipment: Shipment) -> Iterator[Problem]:
@@ -103,7 +108,7 @@ def _ship_named(job: Job, completed: CompletedRun, named: NamedFile, shipment: S
     if named.is_absolute:
         shipment.host_paths += [path for path in named.paths if path not in shipment.host_paths]
         return
-    where = completed.run.where(named.key)
+    where = completed.places.where(named.key)
     sent = _sent(shipment)
     path = posixpath.normpath(named.text)
     if what := _not_ours(path):

@@ -157,6 +157,7 @@ def test_its_environment_is_msruns_and_its_log_is_the_attempts(files: Path) -> N
     env = planned(files, (), {"env": {"A": "{run_dir}"}}).manifests["host2"].workers[1].env
     expected = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": "3", "RANK_ID": "3", "DEVICE_ID": "5", "A": "{run_dir}"}
     expected["LOG_MF_PATH"] = "{run_dir}/attempts/1/log"
+    expected["DEVICE_NUM_PER_NODE"] = "2"
     assert expected.items() <= env.items()
 
 
@@ -366,7 +367,7 @@ def test_who_goes_on_by_himself_reads_no_file(files: Path) -> None:
             "run.yaml:8: model.model_config.num_layers: is 3, but the run has trained with 2",
         ),
         (
-            {"parallel_config": {"model_parallel": 1, "pipeline_stage": 2}},
+            {"parallel_config": {"model_parallel": 1, "pipeline_stage": 2, "micro_batch_num": 2}},
             "parallel_config.model_parallel: is 1, but the run's shards are cut with 2",
         ),
     ],
