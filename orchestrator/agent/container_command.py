@@ -15,13 +15,12 @@ at aclrtGetPhyDevIdByLogicDevId). So each worker is given its own device, which 
 from __future__ import annotations
 
 import os
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from orchestrator.core.container_records import ContainerSpec, Mount
 
 __all__ = [
-    "ATTEMPT_LABEL",
-    "RUN_LABEL",
+    "PROBE_LABEL",
     "account_words",
     "ascend_mounts",
     "labels_of",
@@ -29,7 +28,8 @@ __all__ = [
     "run_command",
 ]
 
-RUN_LABEL, ATTEMPT_LABEL = "orchestrate.run", "orchestrate.attempt"
+_RUN, _ATTEMPT, _RANK, _HOST = (f"orchestrate.{name}" for name in ("run", "attempt", "rank", "host"))
+PROBE_LABEL = "orchestrate.probe"
 # Of every process that uses an NPU, beside the device itself.
 _MANAGERS = ("/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc")
 _DRIVER = (
@@ -123,11 +123,12 @@ def ascend_mounts(hccn_conf: str, root: str = "/") -> Tuple[List[Mount], List[st
     return [mount for mount in wanted if mount.source not in missing], missing
 
 
-def labels_of(run_id: str, attempt: str, rank: int, host: str) -> Dict[str, str]:
-    """What the container is found again by; `attempt` is `<number>-<token>`."""
-    return {
-        RUN_LABEL: run_id,
-        ATTEMPT_LABEL: attempt,
-        "orchestrate.rank": str(rank),
-        "orchestrate.host": host,
-    }
+def labels_of(run_id: str, attempt: str, rank: Optional[int], host: str) -> Dict[str, str]:
+    """What the container is found again by; `attempt` is `<number>-<token>`.
+
+    Without a rank it is what all of a host have: hosts may be names of one machine, with one runtime.
+    """
+    labels = {_RUN: run_id, _ATTEMPT: attempt}
+    if rank is not None:
+        labels[_RANK] = str(rank)
+    return {**labels, _HOST: host}
