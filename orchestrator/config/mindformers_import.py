@@ -146,8 +146,8 @@ def _to_do(run: RunYaml, job: Job, answered: Collection[str]) -> Iterator[str]:
         yield f"{dotted(loc)}: {show(text)} was not made for your hosts"
     if mode == "finetune" and not any(map(run.data.get, _LOADS)):
         yield "load_checkpoint: names nothing, so that training would start from random weights"
-    if run.get("auto_trans_ckpt") and (job.host_count or 2) > 1 and not job.env.get("SHARED_PATHS"):
-        yield "auto_trans_ckpt: True needs storage that all hosts share, named in the job: env: SHARED_PATHS"
+    if run.get("auto_trans_ckpt") and (job.host_count or 2) > 1:
+        yield "auto_trans_ckpt: True needs an output folder that hosts share, and each has its own"
     is_guess = run.get("use_parallel") is True and run.get("parallel_config", "data_parallel") is None
     if is_guess and not {"host_count", "devices_per_host"} & set(answered):
         yield f"host_count: {job.host_count} is a guess, for parallel_config.data_parallel is left out"

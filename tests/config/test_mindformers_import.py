@@ -171,7 +171,7 @@ def test_what_set_has_answered_is_not_to_do(tmp_path: Path) -> None:
     asked = import_any(path, ["host_count=2"]).to_do
     assert [line.partition(": ")[0] for line in asked] == [*reversed(keys[1:]), "auto_trans_ckpt"]
     given = [f"mindformers.set.{key}=/data/x" for key in keys]
-    given += ["host_count=2", "env.SHARED_PATHS=/data"]
+    given += ["host_count=2", "mindformers.set.auto_trans_ckpt=False"]
     assert import_any(path, given).to_do == ()
     words = [word for each in given for word in ("--set", each)]
     done = CliRunner().invoke(command, [str(path), "-o", str(tmp_path / "job.yaml"), *words])
@@ -187,10 +187,10 @@ def test_what_set_has_answered_is_not_to_do(tmp_path: Path) -> None:
 def test_a_transformation_on_several_hosts_is_told_before_a_launch_refuses_it(tmp_path: Path) -> None:
     path, job = run_yaml(tmp_path, auto_trans_ckpt=True, load_checkpoint="/w"), tmp_path / "job.yaml"
     done = CliRunner().invoke(command, [str(path), "-o", str(job)])
-    told = "auto_trans_ckpt: True needs storage that all hosts share, named in the job: env: SHARED_PATHS"
+    told = "auto_trans_ckpt: True needs an output folder that hosts share, and each has its own"
     assert done.exit_code == 0 and told in done.stderr and told in job.read_text()
     assert TRANSFORMS in dry_run(job, 4)
-    job.write_text(job.read_text() + "env: {SHARED_PATHS: /data}\n")
+    path.write_text(path.read_text().replace("auto_trans_ckpt: true", "auto_trans_ckpt: false"))
     assert dry_run(job, 4) == ""
 
 
