@@ -15,23 +15,25 @@ at aclrtGetPhyDevIdByLogicDevId). So each worker is given its own device, which 
 from __future__ import annotations
 
 import os
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from orchestrator.core.container_records import ContainerSpec, Mount
 
 __all__ = [
-    "ATTEMPT_LABEL",
-    "RUN_LABEL",
+    "MANAGERS",
+    "PROBE_LABEL",
     "account_words",
     "ascend_mounts",
     "labels_of",
     "mount_words",
     "run_command",
+    "wanted_mounts",
 ]
 
-RUN_LABEL, ATTEMPT_LABEL = "orchestrate.run", "orchestrate.attempt"
+_RUN, _ATTEMPT, _RANK, _HOST = (f"orchestrate.{name}" for name in ("run", "attempt", "rank", "host"))
+PROBE_LABEL = "orchestrate.probe"
 # Of every process that uses an NPU, beside the device itself.
-_MANAGERS = ("/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc")
+MANAGERS = ("/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc")
 _DRIVER = (
     "/usr/local/Ascend/driver",
     "/usr/local/dcmi",
@@ -77,7 +79,7 @@ def run_command(
         mounts += [mount for mount in found if mount.target not in known]
         missing = [path for path in missing if path not in known]
         own = [f"/dev/davinci{device_id}"] if device_id >= 0 else []
-        devices = [*own, *_MANAGERS]
+        devices = [*own, *MANAGERS]
         absent = [path for path in devices if not os.path.exists(root + path)]
         missing += absent
         if not spec.is_privileged:
@@ -117,17 +119,22 @@ def _quoted(part: str) -> str:
 
 def ascend_mounts(hccn_conf: str, root: str = "/") -> Tuple[List[Mount], List[str]]:
     """The driver's files that are here, read-only, and those that are not."""
-    wanted = [Mount(path, path, True) for path in _DRIVER]
-    wanted.append(Mount(os.path.expanduser(hccn_conf), _HCCN, True))
+    wanted = wanted_mounts(os.path.expanduser(hccn_conf))
     missing = [mount.source for mount in wanted if not os.path.exists(root + mount.source)]
     return [mount for mount in wanted if mount.source not in missing], missing
 
 
-def labels_of(run_id: str, attempt: str, rank: int, host: str) -> Dict[str, str]:
-    """What the container is found again by; `attempt` is `<number>-<token>`."""
-    return {
-        RUN_LABEL: run_id,
-        ATTEMPT_LABEL: attempt,
-        "orchestrate.rank": str(rank),
-        "orchestrate.host": host,
-    }
+def wanted_mounts(hccn_conf: str) -> List[Mount]:
+    """What of an Ascend's driver a container is to have; read-only."""
+    return [*(Mount(path, path, True) for path in _DRIVER), Mount(hccn_conf, _HCCN, True)]
+
+
+def labels_of(run_id: str, attempt: str, rank: Optional[int], host: str) -> Dict[str, str]:
+    """What the container is found again by; `attempt` is `<number>-<token>`.
+
+    Without a rank it is what all of a host have: hosts may be names of one machine, with one runtime.
+    """
+    labels = {_RUN: run_id, _ATTEMPT: attempt}
+    if rank is not None:
+        labels[_RANK] = str(rank)
+    return {**labels, _HOST: host}

@@ -63,7 +63,10 @@ class Place:
 
 
 class Keeper:
-    """Keeps one container; `told` is what the container's first process is to start."""
+    """Keeps one container; `told` is what the container's first process is to start.
+
+    By its `labels`, which no other container has, it is found where it was made and no id was written down.
+    """
 
     def __init__(
         self,
@@ -71,13 +74,12 @@ class Keeper:
         place: Place,
         told: Mapping[str, Any],
         *,
-        run_id: str,
-        attempt: str,
+        labels: Mapping[str, str],
         notes: Sequence[str] = (),
         starts: float = _STARTS,
     ) -> None:
         self._argv, self._place, self._told = list(argv), place, dict(told)
-        self._run_id, self._attempt, self._notes, self._starts = run_id, attempt, notes, starts
+        self._labels, self._notes, self._starts = dict(labels), notes, starts
         self._client: Optional[subprocess.Popen[bytes]] = None
         self._listener: Optional[socket.socket] = None
         self._init_line: Optional[socket.socket] = None
@@ -331,7 +333,7 @@ class Keeper:
             return remove(self._argv[0], container, _CALL)
         if self._client is not None and self._client.returncode in (_NOT_MADE, 126, _NO_PROGRAM):
             return ""  # it has made none, and says why
-        return remove_all(self._argv[0], self._run_id, self._attempt, _CALL)
+        return remove_all(self._argv[0], self._labels, _CALL)
 
     def _note_end(self, told: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):

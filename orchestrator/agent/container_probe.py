@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
-from orchestrator.agent.container_command import account_words, ascend_mounts, mount_words
-from orchestrator.agent.container_runtime import Call, call, kept_id, remove
+from orchestrator.agent.container_command import PROBE_LABEL, account_words, ascend_mounts, mount_words
+from orchestrator.agent.container_runtime import Call, call, kept_id, remove, remove_all
 from orchestrator.agent.system_facts import Seen, look_program, read_look
 from orchestrator.agent.worker_environment import with_env_script
 from orchestrator.core.container_records import ContainerSpec, Mount
@@ -22,7 +22,7 @@ from orchestrator.core.container_records import ContainerSpec, Mount
 __all__ = ["Inside", "in_image"]
 
 # All together within what the control node waits for a host.
-_CALL, _STARTS, _REMOVES = 12.0, 5.0, 10.0
+_CALL, _STARTS, _REMOVES, _SETTLES = 12.0, 5.0, 10.0, 1.0
 # As `image inspect` tells it; warnings of the runtime come along with it.
 _ID = re.compile(r"\s*(?:sha256:)?([0-9a-f]{64})\s*")
 # Environment and program arrive on standard input, so that no value is in a command line.
@@ -109,18 +109,27 @@ def _looked(spec: ContainerSpec, mounts: Sequence[Mount], timeout: float, stdin:
         try:
             looked = call(_command(spec, mounts, cid_file), timeout, stdin)
         finally:
-            container = kept_id(cid_file)
-            if container is not None and (looked.code is None or looked.code < 0):
-                ends = time.monotonic() + _REMOVES
-                call([spec.runtime, "kill", container], _REMOVES)  # podman's `rm` is gentle for 10 s first
-                remove(spec.runtime, container, ends - time.monotonic())
+            if looked.code is None or looked.code < 0:
+                _remove(spec.runtime, kept_id(cid_file), Path(folder).name)
         return looked
+
+
+def _remove(runtime: str, container: Optional[str], token: str) -> None:
+    """Of a client that was killed; by its label where the client had not yet written down an id."""
+    ends = time.monotonic() + _REMOVES
+    if container is None:
+        remove_all(runtime, {PROBE_LABEL: token}, _REMOVES, ends)
+        time.sleep(_SETTLES)  # a daemon may still be making what its client has asked for
+        remove_all(runtime, {PROBE_LABEL: token}, _REMOVES, ends)
+        return
+    call([runtime, "kill", container], _REMOVES)  # podman's `rm` is gentle for 10 s first
+    remove(runtime, container, ends - time.monotonic())
 
 
 def _command(spec: ContainerSpec, mounts: Sequence[Mount], cid_file: Path) -> List[str]:
     """A short life, without devices: nobody's work is disturbed."""
     words = [spec.runtime, "run", "--rm", "--pull=never", "--interactive", "--network=host", "--ipc=host"]
-    words.append(f"--cidfile={cid_file}")
+    words += [f"--cidfile={cid_file}", f"--label={PROBE_LABEL}={cid_file.parent.name}"]
     words += [*account_words(spec.runtime), f"--entrypoint={spec.python}"]
     driver = ascend_mounts(spec.hccn_conf)[0] if spec.ascend else []
     known = {mount.target for mount in mounts}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
 from orchestrator.agent import processes
+from orchestrator.agent.container_command import labels_of
 from orchestrator.agent.container_keeper import Place
 from orchestrator.agent.container_runtime import kept_id, remove, remove_all
 from orchestrator.core.codec import DecodeError, from_json
@@ -80,16 +81,16 @@ def remove_remains(attempt: AttemptDir, runs: Path, manifest: Manifest, *, again
     with contextlib.suppress(OSError):
         tried.touch()  # first: others that ask meanwhile are not to wait for the same
     ends = time.monotonic() + _CALL if again else math.inf
-    labels = sorted({name.rpartition(".")[0] for name in os.listdir(folder) if name != _TRIED})
-    places = [Place(attempt.root, label) for label in labels if label]
+    names = sorted({name.rpartition(".")[0] for name in os.listdir(folder) if name != _TRIED})
+    places = [Place(attempt.root, label) for label in names if label]
     for place in places:
         for process in known_processes(place, runs).values():
             processes.kill_one(process)
     ids = [found for place in places if (found := kept_id(place.cid)) is not None]
     troubles = [remove(container.runtime, found, min(_CALL, ends - time.monotonic())) for found in ids]
     # One that was being made has left no id.
-    word = attempt_word(manifest.attempt)
-    troubles.append(remove_all(container.runtime, manifest.run_id, word, _CALL, ends))
+    labels = labels_of(manifest.run_id, attempt_word(manifest.attempt), None, manifest.host)
+    troubles.append(remove_all(container.runtime, labels, _CALL, ends))
     left = list(filter(None, troubles))
     if left:
         if time.monotonic() >= ends:

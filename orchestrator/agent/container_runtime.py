@@ -14,10 +14,9 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from orchestrator.agent import processes
-from orchestrator.agent.container_command import ATTEMPT_LABEL, RUN_LABEL
 
 __all__ = ["Call", "call", "environment", "kept_id", "remove", "remove_all"]
 
@@ -139,9 +138,9 @@ def remove(runtime: str, container: str, timeout: float) -> str:
     return "" if gone else done.why
 
 
-def remove_all(runtime: str, run_id: str, attempt: str, timeout: float, ends: float = math.inf) -> str:
-    """The same of every container with the labels of this attempt; no call lasts beyond `ends`."""
-    filters = [f"--filter=label={RUN_LABEL}={run_id}", f"--filter=label={ATTEMPT_LABEL}={attempt}"]
+def remove_all(runtime: str, labels: Mapping[str, str], timeout: float, ends: float = math.inf) -> str:
+    """The same of every container that has all of these labels; no call lasts beyond `ends`."""
+    filters = [f"--filter=label={name}={value}" for name, value in labels.items()]
     argv = [runtime, "ps", "--all", "--quiet", "--no-trunc", *filters]
     listed = call(argv, min(timeout, ends - time.monotonic()))
     if listed.code != 0:

@@ -37,16 +37,17 @@ class ContainerWorker:
         init = self._root / _INIT
         if not init.exists():
             atomic_write(init, _source_of_init())
+        labels = labels_of(
+            self._manifest.run_id,
+            attempt_word(self._manifest.attempt),
+            self._spec.rank,
+            self._manifest.host,
+        )
         command, missing = run_command(
             self._container,
             run_dir=str(self._run.root),
             device_id=-1 if self._spec.rank == SCHEDULER else self._spec.device_id,
-            labels=labels_of(
-                self._manifest.run_id,
-                attempt_word(self._manifest.attempt),
-                self._spec.rank,
-                self._manifest.host,
-            ),
+            labels=labels,
             cid_file=str(self._place.cid),
             inner=["-I", "-S", str(init), str(self._place.socket)],
         )
@@ -59,14 +60,7 @@ class ContainerWorker:
             "log": str(self._run.attempt.log(self._spec.label)),
             "umask": _umask(),
         }
-        keeper = Keeper(
-            command,
-            self._place,
-            told,
-            run_id=self._manifest.run_id,
-            attempt=attempt_word(self._manifest.attempt),
-            notes=notes,
-        )
+        keeper = Keeper(command, self._place, told, labels=labels, notes=notes)
         self.pid = keeper.spawn()
 
     def wait(self) -> int:

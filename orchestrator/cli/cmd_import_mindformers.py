@@ -12,7 +12,8 @@ import click
 
 from orchestrator.cli.options import json_option, print_json, set_option
 from orchestrator.config.file_kinds import kind_of
-from orchestrator.config.mindformers_import import import_any
+from orchestrator.config.job import Job
+from orchestrator.config.mindformers_import import import_any, with_settings
 from orchestrator.config.mindformers_yaml import Imported, job_text
 from orchestrator.config.run_yaml import RunYaml
 from orchestrator.config.yaml_reader import read_source, read_yaml
@@ -73,11 +74,11 @@ def _require_free(output: Path, file: Path) -> None:
 
 def _with_files(imported: Imported, path: Path, folder: Path) -> Imported:
     """With what to do about files that the run YAML names relative to where it was."""
-    section = imported.job.get("mindformers")
-    if section is None:
+    if "mindformers" not in imported.job:
         return imported
-    run = RunYaml(str(path), read_source(path).decode("utf-8-sig"))
-    mode = section.get("run_mode") or run.get("run_mode") or "train"
+    job = Job.model_validate(imported.job)
+    run = with_settings(RunYaml(str(path), read_source(path).decode("utf-8-sig")), job)
+    mode = (job.mindformers.run_mode if job.mindformers else None) or run.get("run_mode") or "train"
     told = {line.partition(": ")[0] for line in imported.to_do}
     missing = (line for line in missing_beside(run, mode, folder) if line.partition(": ")[0] not in told)
     return replace(imported, to_do=(*imported.to_do, *missing))

@@ -14,6 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from orchestrator.agent.worker_environment import SCHEDULER_HOST
+from orchestrator.cli.render_container import container_data, container_lines, python_of
 from orchestrator.cli.render_rank_table import print_whole, servers_view
 from orchestrator.cli.terminal import Console, headed, wrapped
 from orchestrator.config.host_ranges import fold
@@ -63,6 +64,7 @@ def print_plan(plan: LaunchPlan) -> None:
         _print_wrapped(console, f"  {name}={value}")
     for name, value in sorted(worker.default_env.items()):
         _print_wrapped(console, f"  {name}={value}  (unless the host sets it)")
+    _print_containers(console, plan)
     _print_table(console, plan)
     _print_run_yaml(console, plan)
     for note in plan.notes:
@@ -93,9 +95,7 @@ def _ways(plan: LaunchPlan) -> Iterator[str]:
     by_way: dict[str, list[str]] = {}
     for host in plan.hosts:
         script = host.env_script or "none"
-        way = f"python {host.python}, workdir {host.workdir}, env_script {script}"
-        if host.container is not None:
-            way += f", in a container of {host.container.image} ({host.container.runtime or 'docker'})"
+        way = f"{python_of(plan, host)}, workdir {host.workdir}, env_script {script}"
         # Of a shared inventory the paths of each host differ in its name alone.
         way = re.sub(rf"(?<=/){re.escape(host.name)}(?=[/,]|$)", "{name}", way)
         by_way.setdefault(way, []).append(host.name)
@@ -103,6 +103,13 @@ def _ways(plan: LaunchPlan) -> Iterator[str]:
         yield way if len(by_way) == 1 else f"{fold(names)}: {way}"
     if plan.spares:
         yield f"spares {fold(host.name for host in plan.spares)}, which are checked and prepared at launch"
+
+
+def _print_containers(console: Console, plan: LaunchPlan) -> None:
+    for names, lines in container_lines(plan):
+        console.print(headed("\ncontainer of each worker", f" on {names}"))
+        for line in lines:
+            _print_wrapped(console, f"  {line}")
 
 
 def _print_table(console: Console, plan: LaunchPlan) -> None:
@@ -181,11 +188,7 @@ def plan_data(plan: LaunchPlan) -> dict[str, Any]:
                 "python": host.python,
                 "workdir": host.workdir,
                 "env_script": host.env_script,
-                **(
-                    {"container": host.container.model_dump(exclude_none=True)}
-                    if host.container is not None
-                    else {}
-                ),
+                **container_data(plan, host),
             }
             for host in plan.hosts
         ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os.path
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from orchestrator.config.yaml_validation import validate
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.families.registry import families
 
-__all__ = ["import_any"]
+__all__ = ["import_any", "with_settings"]
 
 _MODEL = ("model", "model_config")
 _DEGREES = ("data_parallel", "model_parallel", "pipeline_stage", "context_parallel")
@@ -57,8 +57,17 @@ def import_any(
     }
     written = YamlFile(str(path), job, lines=lines)
     written.override(overrides)
-    validate(written, Job)
-    return Imported(job, (), tuple(_to_do(run, job)))
+    checked = validate(written, Job)
+    answered = {assignment.partition("=")[0].strip() for assignment in overrides}
+    return Imported(job, (), tuple(_to_do(with_settings(run, checked), checked, answered)))
+
+
+def with_settings(run: RunYaml, job: Job) -> RunYaml:
+    """The run YAML with what the job sets in it. Raises ConfigError: it cannot be set in this file."""
+    made = run.copy()
+    for name, value in (job.mindformers.set if job.mindformers else {}).items():
+        made.set(tuple(name.split(".")), value)
+    return made
 
 
 def _refuse_others(run: RunYaml) -> None:
@@ -120,9 +129,13 @@ def _ranks(run: RunYaml) -> int:
     return ranks
 
 
-def _to_do(run: RunYaml, job: dict[str, Any]) -> Iterator[str]:
-    """What a person has to fill in, by the keys of the run YAML."""
-    trains = run.get("run_mode") in (None, *TRAINING_MODES)
+def _to_do(run: RunYaml, job: Job, answered: Collection[str]) -> Iterator[str]:
+    """What a person has to fill in, by the keys of the run YAML, which has what the job sets in it.
+
+    `answered` are the keys of the job that the person has given.
+    """
+    mode = (job.mindformers.run_mode if job.mindformers else None) or run.get("run_mode")
+    trains = mode in (None, *TRAINING_MODES)
     folder = ("train_dataset", "data_loader", "dataset_dir")
     if trains and run.get(*folder) == "":
         yield f"{dotted(folder)}: names no data"
@@ -131,12 +144,13 @@ def _to_do(run: RunYaml, job: dict[str, Any]) -> Iterator[str]:
     first = {run.line(loc): (loc, text) for loc, text in reversed(found)}
     for loc, text in islice((first[line] for line in sorted(first)), _MOST_TO_DO):
         yield f"{dotted(loc)}: {show(text)} was not made for your hosts"
-    if run.get("run_mode") == "finetune" and not any(map(run.data.get, _LOADS)):
+    if mode == "finetune" and not any(map(run.data.get, _LOADS)):
         yield "load_checkpoint: names nothing, so that training would start from random weights"
-    if run.get("auto_trans_ckpt") and job["host_count"] > 1:
-        yield "auto_trans_ckpt: True needs storage that all hosts share, named in the job: env: SHARED_PATHS"
-    if run.get("use_parallel") is True and run.get("parallel_config", "data_parallel") is None:
-        yield f"host_count: {job['host_count']} is a guess, for parallel_config.data_parallel is left out"
+    if run.get("auto_trans_ckpt") and (job.host_count or 2) > 1:
+        yield "auto_trans_ckpt: True needs an output folder that hosts share, and each has its own"
+    is_guess = run.get("use_parallel") is True and run.get("parallel_config", "data_parallel") is None
+    if is_guess and not {"host_count", "devices_per_host"} & set(answered):
+        yield f"host_count: {job.host_count} is a guess, for parallel_config.data_parallel is left out"
 
 
 _LOADS = ("load_checkpoint", "pretrained_model_dir", "resume_training")

@@ -21,6 +21,7 @@ __all__ = [
     "RunMode",
     "broken_mindformers_rules",
     "is_module",
+    "overridden_by",
     "unfold_settings",
 ]
 
@@ -170,7 +171,7 @@ def broken_mindformers_rules(run: MindFormersRun) -> Iterator[Finding]:
             if name == known or name.startswith(f"{known}."):
                 yield ("mindformers", "set", *name.split(".")), what, remedy
     for index, word in enumerate(run.args):
-        if found := _overrides(word):
+        if found := overridden_by(word):
             yield ("mindformers", "args", index), *found
     if run.args and run.script is None:
         yield ("mindformers", "args"), "has no script that would take them", "name mindformers.script"
@@ -183,7 +184,7 @@ def broken_mindformers_rules(run: MindFormersRun) -> Iterator[Finding]:
         yield ("mindformers", "config"), what, "call it ….yaml"
 
 
-def _overrides(word: str) -> tuple[str, str] | None:
+def overridden_by(word: str) -> tuple[str, str] | None:
     """Why an argument of the script cannot be one: what it changes of the run YAML; None where nothing."""
     name = word.partition("=")[0].removeprefix("--") if word.startswith("--") else ""
     for known in (name, name.removeprefix("context.")):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,10 @@ class RunYaml:
             where = f"{self.name}:{mark.line + 1}" if mark else self.name
             what = getattr(error, "problem", None) or str(error)
             raise ConfigError([Problem(plain(where), plain(f"MindFormers cannot read it: {what}"))]) from None
+
+    def copy(self) -> RunYaml:
+        """The same, of which edits are not seen here; nothing is read again."""
+        return copy(self)  # an edit puts a new text and a new tree in the place of the old ones
 
     # What it says.
 
@@ -355,8 +360,8 @@ class _Builder:
     """Makes the tree of a text from PyYAML's events, which know where aliases stand; nodes do not."""
 
     def __init__(self, text: str) -> None:
-        # The loader in Python, whose marks count characters whatever libyaml is there.
-        self._events: Iterator[Any] = iter(list(yaml.parse(text, Loader=yaml.SafeLoader)))
+        # The marks of both loaders count characters, not bytes: tests/config/test_run_yaml.py.
+        self._events: Iterator[Any] = iter(list(yaml.parse(text, Loader=_Loader)))
         self._anchors: dict[str, _Node] = {}
 
     def build(self) -> _Node:

@@ -360,7 +360,7 @@ def _common(
         return {}
     meets_at_scheduler = job.networking.has_scheduler and world_size > 1
     master = hosts[0].address if len(hosts) > 1 and not meets_at_scheduler else _scheduler_host(hosts)
-    folders = run_environment(attempt.number) if job.task == MINDFORMERS else {}
+    folders = run_environment(attempt.number, job.devices_per_host) if job.task == MINDFORMERS else {}
     return folders | common_environment(
         rank=rank,
         world_size=world_size,

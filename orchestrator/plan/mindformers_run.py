@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config.job import Job
@@ -19,13 +20,20 @@ from orchestrator.config.run_yaml_keys import known_in, misspelt, refused
 from orchestrator.config.yaml_messages import plain, show
 from orchestrator.config.yaml_reader import dotted, read_source
 from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.plan.mindformers_layout import (
+    DEGREES,
+    degrees_of,
+    is_auto,
+    is_degree,
+    layout_problems,
+    model_beside,
+)
+from orchestrator.plan.run_yaml_places import Places
 
 __all__ = ["RUN_FOLDER", "CompletedRun", "complete", "meant", "saving_callback", "trains"]
 
 # Where an attempt's files are, from the workers' directory: the same text on hosts with other workdirs.
 RUN_FOLDER = "./attempts/{number}"
-_DEGREES = ("data_parallel", "model_parallel", "context_parallel", "pipeline_stage")
-_AUTO = (2, "AUTO_PARALLEL")  # MindSpore finds the degrees
 _MOST_NAMED = 4
 # How MindFormers spells the callback that saves: with a slip of the pen up to 1.0.
 _SAVES = ("CheckpointMonitor", "CheckpointMointor")
@@ -36,13 +44,15 @@ class CompletedRun:
     """A run YAML as it is on the hosts, and what else the plan takes from it.
 
     `source` is the file as it was read. `degrees` are those of the workers' configuration: by them the
-    shards are cut. `prefix` is the first part of the names of checkpoints, `saves` whether there will be any.
+    shards are cut. `places` is where a person wrote its keys. `prefix` is the first part of the names of
+    checkpoints, `saves` whether there will be any.
     """
 
     text: str
     source: str
     run: RunYaml
     run_mode: str
+    places: Places
     degrees: dict[str, Any] = field(default_factory=dict)
     prefix: str = "CKP"
     saves: bool = False
@@ -77,19 +87,24 @@ def complete(
     run = RunYaml(name, text)
     if problems := list(refused(run)) or list(misspelt(run)):
         raise ConfigError(problems)
+    places = Places(job, run.copy())
     notes = list(_settings(job, run))
     mode = _run_mode(job, run)
     ours: dict[tuple[str, ...], Any] = {("output_dir",): RUN_FOLDER.format(number=number)}
     ours[("run_mode",)] = mode
     ours[("use_parallel",)] = ranks > 1
-    problems = [*_contradictions(job, run, mode), *_degree_problems(job, run, ranks)]
+    problems = [*_contradictions(job, run, places, mode), *_degree_problems(job, run, places, ranks)]
+    if not problems and mode in TRAINING_MODES and ranks > 1:
+        folder = job.path.parent if job.path else Path()
+        model = model_beside(run, folder) if source is None else {}
+        problems = list(layout_problems(run, places, degrees_of(run, ranks), model))
     if problems:
         raise ConfigError(problems)
     ours[("context", "device_target")] = job.device_target
     if ranks == 1:
         ours[("context", "device_id")] = device  # of several, MindFormers takes each rank's own
-    if ranks > 1 and not _is_auto(run):
-        given = _degrees(run, ranks)
+    if ranks > 1 and not is_auto(run):
+        given = degrees_of(run, ranks)
         ours[("parallel_config", "data_parallel")] = given["data_parallel"]
     if run.get("checkpoint", "save_path"):  # of checkpoint 2.0; else it is in the output folder by itself
         ours[("checkpoint", "save_path")] = f"{RUN_FOLDER.format(number=number)}/checkpoint"
@@ -107,6 +122,7 @@ def complete(
         source=text,
         run=run,
         run_mode=mode,
+        places=places,
         degrees=_layout(run, ranks),
         prefix=str(run.get("checkpoint", "prefix") or (saving or {}).get("prefix") or "CKP"),
         saves=saving is not None,
@@ -189,67 +205,46 @@ def _run_mode(job: Job, run: RunYaml) -> str:
     return str(mode)
 
 
-def _contradictions(job: Job, run: RunYaml, mode: str) -> Iterator[Problem]:
+def _contradictions(job: Job, run: RunYaml, places: Places, mode: str) -> Iterator[Problem]:
     target = run.get("context", "device_target")
     if target is not None and target != job.device_target:
         left_out = "" if job.says("device_target") else ", which it is where nothing is said"
-        there = run.where(("context", "device_target"))
+        there = places.where(("context", "device_target"))
         what = f"is {job.device_target}{left_out}, but {there} is {show(target)}"
         remedy = f"write device_target: {target}" if target in ("CPU", "Ascend") else "mend the run YAML"
         yield Problem(job.where("device_target"), plain(what), plain(remedy))
     for path, callback in _callbacks(run):
         if callback.get("type") in _SAVES and callback.get("directory"):
             what = "is where checkpoints would go, and they are taken from the attempt's folder"
-            yield run.problem((*path, "directory"), what, "remove it")
+            yield places.problem((*path, "directory"), what, "remove it")
     if str(run.get("checkpoint", "save_path") or "").startswith("/"):
         what = "is where checkpoints would go, and they are taken from the attempt's folder"
-        yield run.problem(("checkpoint", "save_path"), what, "remove it")
+        yield places.problem(("checkpoint", "save_path"), what, "remove it")
     resumes = run.get("resume_training")
     load = run.get("load_checkpoint") or run.get("checkpoint", "load_path")
     if resumes and not load and mode in TRAINING_MODES:
         what = "has nothing to go on from: load_checkpoint is empty, and MindFormers would begin anew"
-        yield run.problem(("resume_training",), what, "name the checkpoint, or write False")
+        yield places.problem(("resume_training",), what, "name the checkpoint, or write False")
 
 
-def _degrees(run: RunYaml, ranks: int) -> dict[str, Any]:
-    """Each degree, 1 where it is not given, as in MindFormers; of replicas what the others leave."""
-    table = run.get("parallel_config")
-    # One rank without use_parallel: MindFormers does not look at them.
-    counts = ranks > 1 or bool(run.get("use_parallel"))
-    given = table if counts and isinstance(table, dict) else {}
-    degrees = {key: 1 if given.get(key) is None else given[key] for key in _DEGREES}
-    if given.get("data_parallel") is None and all(_is_degree(value) for value in degrees.values()):
-        others = math.prod(degrees.values())
-        degrees["data_parallel"] = ranks // others if ranks % others == 0 else 1
-    return degrees
-
-
-def _is_degree(value: object) -> bool:
-    return type(value) is int and value > 0
-
-
-def _is_auto(run: RunYaml) -> bool:
-    return run.get("parallel", "parallel_mode") in _AUTO and run.get("parallel", "parallel_mode") is not True
-
-
-def _degree_problems(job: Job, run: RunYaml, ranks: int) -> Iterator[Problem]:
+def _degree_problems(job: Job, run: RunYaml, places: Places, ranks: int) -> Iterator[Problem]:
     table = run.get("parallel_config")
     if table is not None and not isinstance(table, dict):
-        yield run.problem(("parallel_config",), f"expected a mapping of keys to values, got {show(table)}")
+        what = f"expected a mapping of keys to values, got {show(table)}"
+        yield places.problem(("parallel_config",), what)
         return
-    degrees = _degrees(run, ranks)
-    wrong = [key for key, value in degrees.items() if not _is_degree(value)]
+    degrees = degrees_of(run, ranks)
+    wrong = [key for key, value in degrees.items() if not is_degree(value)]
     for key in wrong:
-        yield run.problem(
-            ("parallel_config", key), f"expected a whole number above 0, got {show(degrees[key])}"
-        )
+        what = f"expected a whole number above 0, got {show(degrees[key])}"
+        yield places.problem(("parallel_config", key), what)
     if wrong:
         return
     stages = degrees["pipeline_stage"]
-    if _is_auto(run):
+    if is_auto(run):
         if ranks % stages:
             what = f"pipeline_stage {stages} does not divide {ranks} ranks"
-            yield run.problem(("parallel_config", "pipeline_stage"), what)
+            yield places.problem(("parallel_config", "pipeline_stage"), what)
         return
     product = math.prod(degrees.values())
     if product != ranks:
@@ -257,15 +252,15 @@ def _degree_problems(job: Job, run: RunYaml, ranks: int) -> Iterator[Problem]:
             f"{key} {value}" for key, value in degrees.items() if value > 1 or key in (table or ())
         )
         hosts = f"{ranks // job.devices_per_host} hosts × {job.devices_per_host} devices_per_host"
-        there = run.where(("parallel_config",))
+        there = " and ".join(_places_of_degrees(places))
         what = f"{hosts} = {ranks} ranks, but {there}: {shown or 'no degrees'} = {product}"
         yield Problem(job.where("devices_per_host"), plain(what), "both sides must be equal")
         return
     experts = (table or {}).get("expert_parallel")
     within = product // stages
-    if _is_degree(experts) and within % experts:
+    if is_degree(experts) and within % experts:
         what = f"{experts} does not divide the {within} ranks of a stage"
-        yield run.problem(("parallel_config", "expert_parallel"), what)
+        yield places.problem(("parallel_config", "expert_parallel"), what)
 
 
 def _going_on(run: RunYaml, load: str) -> dict[tuple[str, ...], Any]:
@@ -287,6 +282,16 @@ def _going_on(run: RunYaml, load: str) -> dict[tuple[str, ...], Any]:
     if (run.get("load_ckpt_format") or "ckpt") != wanted:
         keys[("load_ckpt_format",)] = wanted
     return keys
+
+
+def _places_of_degrees(places: Places) -> Iterator[str]:
+    """Where the degrees are written, those of the job first."""
+    paths = [("parallel_config", key) for key in DEGREES]
+    yield from (places.where(path) for path in paths if places.is_set(path))
+    if not all(places.is_set(path) or not places.file.has(*path) for path in paths) or not any(
+        map(places.is_set, paths)
+    ):
+        yield places.file.where(("parallel_config",))
 
 
 def _set_for_attempt(run: RunYaml, ours: dict[tuple[str, ...], Any]) -> Iterator[str]:
@@ -335,8 +340,8 @@ def saving_callback(run: RunYaml) -> tuple[tuple[str, ...], dict[str, Any]] | No
 
 def _layout(run: RunYaml, ranks: int) -> dict[str, Any]:
     """The degrees under a job's names; of a run that MindSpore cuts by itself, only that it has stages."""
-    degrees = _degrees(run, ranks)
-    if _is_auto(run):
+    degrees = degrees_of(run, ranks)
+    if is_auto(run):
         stages = degrees["pipeline_stage"]
         degrees |= {"data_parallel": ranks // stages, "model_parallel": 1, "context_parallel": 1}
     asked = run.get("parallel", "enable_parallel_optimizer") or run.get("parallel_config", "optimizer_shard")

@@ -16,11 +16,13 @@ from orchestrator.plan.input_files import TAKEN, Shipment, ship_synced
 from orchestrator.plan.mindformers_launch import launch_notes, launch_problems
 from orchestrator.plan.mindformers_run import CompletedRun
 from orchestrator.plan.run_yaml_files import NamedFile, beside, files_named
+from orchestrator.plan.script_arguments import argument_problems, named_in_arguments
 
 __all__ = ["LOG_PATH", "OUTPUT_PATH", "packages_of", "program_of", "run_environment", "ship_run"]
 
 # MindFormers' own: where its log files are, and where everything is before it has read its run YAML.
 LOG_PATH, OUTPUT_PATH = "LOG_MF_PATH", "LOCAL_DEFAULT_PATH"
+_PER_HOST = "DEVICE_NUM_PER_NODE"
 _START = "code/mindformers_start.py"
 _MOST_FILES = 10_000
 
@@ -32,10 +34,11 @@ def ship_run(job: Job, completed: CompletedRun, *, resumes: bool = False) -> Shi
     """
     shipment = Shipment(notes=[*completed.notes, *map(plain, launch_notes(job, completed))])
     ship_synced(job, shipment)
-    problems = [*launch_problems(job, completed), *_ship_script(job, shipment)]
+    problems = [*launch_problems(job, completed), *_ship_script(job, shipment), *argument_problems(job)]
     for named in files_named(completed.run, completed.run_mode):
         if not (resumes and named.key in (("load_checkpoint",), ("checkpoint", "load_path"))):
-            problems += _ship_named(job, completed, named, shipment)
+            problems += _ship_named(job, completed.places.where(named.key), named, shipment)
+    problems += _ship_arguments(job, shipment)
     if problems:
         raise ConfigError(problems)
     if "mindformers" not in packages_of(job):
@@ -74,10 +77,14 @@ def program_of(job: Job, completed: CompletedRun, number: int) -> tuple[str, ...
     return ("{python}", "-u", *start, *words, *section.args)
 
 
-def run_environment(number: int) -> dict[str, str]:
-    """MindFormers' own variables; the job's `env` goes before them."""
+def run_environment(number: int, ranks_per_host: int) -> dict[str, str]:
+    """MindFormers' own variables of attempt `number`; the job's `env` goes before them.
+
+    Without the number of ranks per host MindFormers reckons with hosts of 8 (tools/utils.py,
+    `get_device_num_per_node`): which hosts write a log of errors, and which ranks transform a checkpoint.
+    """
     folder = f"{{run_dir}}/attempts/{number}"
-    return {OUTPUT_PATH: folder, LOG_PATH: f"{folder}/log"}
+    return {OUTPUT_PATH: folder, LOG_PATH: f"{folder}/log", _PER_HOST: str(ranks_per_host)}
 
 
 def _ship_script(job: Job, shipment: Shipment) -> Iterator[Problem]:
@@ -99,11 +106,27 @@ def _ship_script(job: Job, shipment: Shipment) -> Iterator[Problem]:
             shipment.add(source_path, path, where)
 
 
-def _ship_named(job: Job, completed: CompletedRun, named: NamedFile, shipment: Shipment) -> Iterator[Problem]:
+def _ship_arguments(job: Job, shipment: Shipment) -> Iterator[Problem]:
+    """Files that the script is to read are sent as those of the run YAML; a note on any other."""
+    for named in named_in_arguments(job):
+        if named.is_read:
+            where = job.where("mindformers", "args", named.index)
+            yield from _ship_named(job, where, NamedFile(("args",), named.text, (named.text,)), shipment)
+        elif not _is_sent(posixpath.normpath(named.text), _sent(shipment)):
+            shipment.notes.append(plain(_unsent(named.text, _sent(shipment))))
+
+
+def _unsent(text: str, sent: Mapping[str, object]) -> str:
+    name = posixpath.basename(posixpath.normpath(text))
+    if _is_sent(name, sent):
+        return f"mindformers.args names {text}, which sync sends as {name}: write that"
+    return f"mindformers.args names {text}, which is not among the files of sync: no host gets it"
+
+
+def _ship_named(job: Job, where: str, named: NamedFile, shipment: Shipment) -> Iterator[Problem]:
     if named.is_absolute:
         shipment.host_paths += [path for path in named.paths if path not in shipment.host_paths]
         return
-    where = completed.run.where(named.key)
     sent = _sent(shipment)
     path = posixpath.normpath(named.text)
     if what := _not_ours(path):

@@ -208,7 +208,7 @@ def test_a_client_that_outlives_a_killed_container_is_not_waited_for(
     Path(host.container.runtime).write_text(
         f"#!/bin/sh\n[ $1 = run ] || exit 0\nexec {sys.executable} -c {shlex.quote(client)}\n"
     )
-    pid = container_keeper.Keeper(argv, place, told, run_id="run-1", attempt="1-ab").spawn()
+    pid = container_keeper.Keeper(argv, place, told, labels={}).spawn()
     status: list[int] = []
     try:
         eventually(lambda: status.extend(ended(pid)) or status, what="the keeper has ended")
@@ -244,7 +244,23 @@ def test_what_is_left_is_removed_at_first_contact(host: StandInHost) -> None:
     assert host.status().is_over
     assert f"rm --force {container}" in host.told() and not host.place().cid.exists()
     filters = "--filter=label=orchestrate.run=run-1 --filter=label=orchestrate.attempt=1-"
-    assert f"ps --all --quiet --no-trunc {filters}" in host.told()
+    [asked] = [line for line in host.told() if line.startswith("ps ")]
+    assert asked.startswith(f"ps --all --quiet --no-trunc {filters}")
+    # Hosts may be names of one machine, with one runtime.
+    assert asked.endswith(f" --filter=label=orchestrate.host={host.manifest(STAY).host}")
+
+
+def test_a_container_that_was_made_without_an_id_is_looked_for_by_its_rank(host: StandInHost) -> None:
+    """Else the containers of all other ranks would go with it."""
+    told = host.folder / "told"
+    Path(host.container.runtime).write_text(
+        f'#!/bin/sh\necho "$@" >> "{told}"\n[ $1 = run ] && kill -9 $$\nexit 0\n'
+    )
+    host.launch(STAY, STAY)
+    host.wait_over()
+    asked = {line.partition("orchestrate.rank=")[2] for line in host.told() if line.startswith("ps ")}
+    here = host.manifest(STAY).host
+    assert {f"{rank} --filter=label=orchestrate.host={here}" for rank in (0, 1)} <= asked
 
 
 def test_a_runtime_that_hangs_holds_a_status_up_only_once(

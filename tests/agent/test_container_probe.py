@@ -25,7 +25,7 @@ def runtime(folder: Path, *, inspect: str = f"echo sha256:{DIGEST}", run: str = 
     program = folder / "podman"
     program.write_text(
         f'#!/bin/sh\nPYTHON="{sys.executable}"\nID={DIGEST}\necho "$@" >> "{folder}/told"\n'
-        f"case $1 in\nversion) echo 5.0;;\nimage) {inspect};;\nrun) {run};;\nesac\n"
+        f"case $1 in\nversion) echo 5.0;;\nimage) {inspect};;\nrun) {run};;\nps) echo $ID;;\nesac\n"
     )
     program.chmod(0o755)
     return ContainerSpec("image-1", str(program), sys.executable)
@@ -67,6 +67,15 @@ def test_a_container_whose_client_was_killed_is_removed(
     assert found.told["inside_trouble"]
     assert told(tmp_path, "rm") == [f"rm --force {DIGEST}"]
     assert [path.name for path in tmp_path.glob("orchestrate-*")] == []
+
+
+def test_one_whose_client_was_killed_before_there_was_an_id_is_found_by_its_label(tmp_path: Path) -> None:
+    found = in_image(runtime(tmp_path, run="kill -9 $$"), ["pip"], None)
+    assert found.told["inside_trouble"]
+    [label] = [word for word in told(tmp_path, "run")[0].split() if word.startswith("--label=")]
+    assert label.startswith("--label=orchestrate.probe=orchestrate-probe-")
+    looked_for = f"ps --all --quiet --no-trunc --filter=label={label.partition('=')[2]}"
+    assert set(told(tmp_path, "ps")) == {looked_for} and f"rm --force {DIGEST}" in told(tmp_path, "rm")
 
 
 def test_a_container_that_has_ended_by_itself_is_gone_and_nobody_asks_for_it(tmp_path: Path) -> None:

@@ -97,6 +97,54 @@ def test_the_lines_of_a_plan_fit_a_screen(name: str) -> None:
     assert "HCCL's buffers" in done.stdout
 
 
+CONTAINERS = """\
+defaults: {devices: 0-1, hccn_conf: /etc/my.conf, python: /opt/py}
+hosts:
+  - name: a
+    address: 10.0.0.1
+    container: {image: "mf:1", mounts: ["/sets/a:/data:ro"], options: [--shm-size=1g]}
+  - name: b
+    address: 10.0.0.2
+    container: {image: "mf:1", mounts: ["/sets/b:/data:ro"], options: [--shm-size=1g]}
+  - {name: c, address: 10.0.0.3, container: {image: "mf:2", runtime: podman, python: /opt/conda/python}}
+  - {name: d, address: 10.0.0.4}
+"""
+ON_NPUS = COMMAND + "device_target: Ascend\nnetworking: {mode: none}\n"
+
+
+def test_what_a_container_has_is_told_of_all_hosts(tmp_path: Path) -> None:
+    lines = dry_run(tmp_path, ON_NPUS, hosts=CONTAINERS).splitlines()
+    assert max(len(line) for line in lines if len(line.split()) > 2) <= 80
+    told = " ".join(" ".join(lines).split())
+    assert "a,b: python3 in a container of mf:1 (docker), agent by /opt/py, workdir" in told
+    assert "c: /opt/conda/python in a container of mf:2 (podman), agent by /opt/py" in told
+    assert "d: python /opt/py, workdir" in told
+    first, second = told.split("container of each worker on ")[1:]
+    assert first.startswith(
+        "a,b image mf:1 runtime docker, Python python3 mounts the run directory, /sets/{name}:/data:ro "
+        "driver /usr/local/Ascend/driver, "
+    )
+    assert (
+        ", /etc/my.conf:/etc/hccn.conf (read-only, those that the host has) devices each worker's own"
+        in first
+    )
+    assert "/dev/davinci_manager, /dev/devmm_svm, /dev/hisi_hdc options --shm-size=1g" in first
+    assert second.startswith(
+        "c image mf:2 runtime podman, Python /opt/conda/python mounts the run directory driver"
+    )
+    assert "options none of its own" in second
+
+
+def test_what_a_container_has_is_data_too(tmp_path: Path) -> None:
+    a, _, c, d = json.loads(dry_run(tmp_path, ON_NPUS, "--json", hosts=CONTAINERS))["hosts"]
+    assert a["container"]["runtime"] == "docker" and a["container"]["python"] == "python3"
+    assert a["container"]["devices"][:3] == ["/dev/davinci0", "/dev/davinci1", "/dev/davinci_manager"]
+    assert "/etc/my.conf:/etc/hccn.conf:ro" in a["container"]["driver_mounts"]
+    assert c["container"]["runtime"] == "podman" and "container" not in d
+    a = json.loads(dry_run(tmp_path, COMMAND + "hosts: a\n", "--json", hosts=CONTAINERS))["hosts"][0]
+    assert a["container"]["devices"] == a["container"]["driver_mounts"] == []
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
 @pytest.mark.parametrize(
     "line",

@@ -27,7 +27,7 @@ LLAMA: dict[str, Any] = {
     "load_checkpoint": "/data/llama",
     "use_parallel": True,
     "context": {"device_target": "Ascend"},
-    "parallel_config": {"data_parallel": 8, "model_parallel": 2, "pipeline_stage": 2},
+    "parallel_config": {"data_parallel": 8, "model_parallel": 2, "pipeline_stage": 2, "micro_batch_num": 2},
     "train_dataset": {"data_loader": {"type": "MindDataset", "dataset_dir": "/data/train.mindrecord"}},
     "model": {"model_config": {"type": "LlamaConfig"}, "arch": {"type": "LlamaForCausalLM"}},
 }
@@ -157,13 +157,40 @@ def test_files_that_are_not_beside_the_job_are_told_before_a_launch_refuses_them
     assert dry_run(job, 4) == ""
 
 
+def test_what_set_has_answered_is_not_to_do(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    path = run_yaml(
+        tmp_path,
+        load_checkpoint=None,
+        pretrained_model_dir="/path/to/model",
+        auto_trans_ckpt=True,
+        parallel_config={"model_parallel": 2},
+        train_dataset={"data_loader": {"type": "MindDataset", "dataset_dir": ""}},
+    )
+    keys = ("load_checkpoint", "pretrained_model_dir", "train_dataset.data_loader.dataset_dir")
+    asked = import_any(path, ["host_count=2"]).to_do
+    assert [line.partition(": ")[0] for line in asked] == [*reversed(keys[1:]), "auto_trans_ckpt"]
+    given = [f"mindformers.set.{key}=/data/x" for key in keys]
+    given += ["host_count=2", "mindformers.set.auto_trans_ckpt=False"]
+    assert import_any(path, given).to_do == ()
+    words = [word for each in given for word in ("--set", each)]
+    done = CliRunner().invoke(command, [str(path), "-o", str(tmp_path / "job.yaml"), *words])
+    assert done.exit_code == 0 and "to do" not in done.stderr
+    given[0] = "mindformers.set.load_checkpoint=./gone"
+    words = [word for each in given for word in ("--set", each)]
+    done = CliRunner().invoke(command, [str(path), *words])
+    assert "to do: load_checkpoint: './gone' is not beside the job" in done.stderr
+    assert "finetune" in path.read_text()
+    assert import_any(path, [*given[1:], "mindformers.run_mode=predict"]).to_do == ()
+
+
 def test_a_transformation_on_several_hosts_is_told_before_a_launch_refuses_it(tmp_path: Path) -> None:
     path, job = run_yaml(tmp_path, auto_trans_ckpt=True, load_checkpoint="/w"), tmp_path / "job.yaml"
     done = CliRunner().invoke(command, [str(path), "-o", str(job)])
-    told = "auto_trans_ckpt: True needs storage that all hosts share, named in the job: env: SHARED_PATHS"
+    told = "auto_trans_ckpt: True needs an output folder that hosts share, and each has its own"
     assert done.exit_code == 0 and told in done.stderr and told in job.read_text()
     assert TRANSFORMS in dry_run(job, 4)
-    job.write_text(job.read_text() + "env: {SHARED_PATHS: /data}\n")
+    path.write_text(path.read_text().replace("auto_trans_ckpt: true", "auto_trans_ckpt: false"))
     assert dry_run(job, 4) == ""
 
 

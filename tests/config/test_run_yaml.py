@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import difflib
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +264,68 @@ def test_mindformers_own_files_keep_everything_else(path: Path) -> None:
 def test_no_key_of_mindformers_own_files_is_taken_for_misspelt() -> None:
     runs = [RunYaml(path.name, path.read_text(encoding="utf-8")) for path in OWN]
     assert [str(one) for run in runs if not list(refused(run)) for one in misspelt(run)] == []
+
+
+ODD = """\
+# 评论 😀
+"clé": &x "你好\\u2028"  # é
+list:
+- *x
+-
+- {k: , v: [1, 'é😀']}
+
+block: |
+  你好
+
+  x
+
+folded: >-
+  a
+   b
+<<: {merged: 1}
+last:
+  key: 1
+  # of the end
+"""
+
+
+@pytest.mark.parametrize("text", [ODD, ODD.replace("\n", "\r\n"), ODD.rstrip("\n")])
+def test_both_loaders_of_pyyaml_place_what_is_edited_alike(text: str) -> None:
+    """By the characters, whatever the bytes: else an edit would hit what is beside it."""
+
+    def places(loader: Any) -> list[tuple[str, int, int]]:
+        found = [(type(one).__name__, one) for one in yaml.parse(text, Loader=loader)]
+        # What is empty may stand before a blank, or behind it.
+        full = [(name, one) for name, one in found if getattr(one, "value", "x") or name != "ScalarEvent"]
+        return [(name, one.start_mark.index, one.end_mark.index) for name, one in full]
+
+    quick = pytest.importorskip("yaml._yaml") and yaml.CSafeLoader
+    assert places(yaml.SafeLoader) == places(quick)
+    run = RunYaml("run.yaml", text)
+    run.set(("last", "key"), 2)
+    assert run.text == text.replace("key: 1", "key: 2")
+
+
+@pytest.mark.skipif(not hasattr(yaml, "CSafeLoader"), reason="PyYAML without libyaml")
+def test_an_edit_takes_less_than_to_read_the_file_once_in_python() -> None:
+    """A launch makes some twenty of them."""
+    text = TEXT + "".join(
+        f"more{number}: {{a: [1, 2, 3], b: text, c: 1.5}}  # why\n" for number in range(300)
+    )
+
+    def took(work: Callable[[], object]) -> float:
+        began = time.process_time()
+        work()
+        return time.process_time() - began
+
+    run = RunYaml("run.yaml", text)
+    once = min(took(lambda: list(yaml.parse(text, Loader=yaml.SafeLoader))) for _ in range(3))
+    edit = min(took(lambda number=number: run.set(("seed",), number)) for number in range(1, 5))
+    assert edit < once
+
+
+def test_a_copy_is_edited_alone() -> None:
+    run = RunYaml("run.yaml", TEXT)
+    other = run.copy()
+    other.set(("seed",), 5)
+    assert (run.get("seed"), other.get("seed"), run.text) == (0, 5, TEXT)

@@ -157,6 +157,7 @@ def test_its_environment_is_msruns_and_its_log_is_the_attempts(files: Path) -> N
     env = planned(files, (), {"env": {"A": "{run_dir}"}}).manifests["host2"].workers[1].env
     expected = {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": "3", "RANK_ID": "3", "DEVICE_ID": "5", "A": "{run_dir}"}
     expected["LOG_MF_PATH"] = "{run_dir}/attempts/1/log"
+    expected["DEVICE_NUM_PER_NODE"] = "2"
     assert expected.items() <= env.items()
 
 
@@ -298,8 +299,9 @@ def test_an_attempt_that_goes_on_loads_its_own_folder(files: Path) -> None:
         "auto_trans_ckpt": True,
         "src_strategy_path_or_dir": "/s",
     }
-    before = planned(files, run, {"env": {"SHARED_PATHS": "/w"}})
-    assert sorted(before.host_paths) == ["/data/a.mindrecord", "/s", "/w.safetensors"]
+    run["load_checkpoint"], run["parallel_config"] = "/w/", {"model_parallel": 2}
+    before = planned(files, run, {"host_count": 1})
+    assert sorted(before.host_paths) == ["/data/a.mindrecord", "/s", "/w/"]
     write_plan(files / "plan.json", before)
     before = read_plan(files / "plan.json")
     job, inventory = load_job_again(before.job), load_inventory(files / "inventory.yaml")
@@ -312,10 +314,10 @@ def test_an_attempt_that_goes_on_loads_its_own_folder(files: Path) -> None:
     assert saved_layout(plan) == saved_layout(before)
     fresh = next_plan(before, job, inventory, fresh=True)
     again = yaml.safe_load(fresh.run_yaml)
-    assert (again["output_dir"], again["load_checkpoint"]) == ("./attempts/2", "/w.safetensors")
+    assert (again["output_dir"], again["load_checkpoint"]) == ("./attempts/2", "/w/")
     assert "resume_training" not in again and fresh.origin == (0, 0)
     third = yaml.safe_load(next_plan(plan, job, inventory, fresh=True).run_yaml)
-    assert third["load_checkpoint"] == "/w.safetensors"
+    assert third["load_checkpoint"] == "/w/"
 
 
 def test_networks_without_the_legacy_save_safetensors_whatever_is_said(files: Path) -> None:
@@ -366,7 +368,7 @@ def test_who_goes_on_by_himself_reads_no_file(files: Path) -> None:
             "run.yaml:8: model.model_config.num_layers: is 3, but the run has trained with 2",
         ),
         (
-            {"parallel_config": {"model_parallel": 1, "pipeline_stage": 2}},
+            {"parallel_config": {"model_parallel": 1, "pipeline_stage": 2, "micro_batch_num": 2}},
             "parallel_config.model_parallel: is 1, but the run's shards are cut with 2",
         ),
     ],
