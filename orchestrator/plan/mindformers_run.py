@@ -19,6 +19,7 @@ from orchestrator.config.run_yaml_keys import known_in, misspelt, refused
 from orchestrator.config.yaml_messages import plain, show
 from orchestrator.config.yaml_reader import dotted, read_source
 from orchestrator.core.errors import ConfigError, Problem
+from orchestrator.plan.mindformers_load import load_keys, load_words
 
 __all__ = ["RUN_FOLDER", "CompletedRun", "complete", "meant", "saving_callback", "trains"]
 
@@ -269,24 +270,14 @@ def _degree_problems(job: Job, run: RunYaml, ranks: int) -> Iterator[Problem]:
 
 
 def _going_on(run: RunYaml, load: str) -> dict[tuple[str, ...], Any]:
-    """The keys of an attempt that goes on from its own checkpoints, which are cut as its ranks are."""
-    keys: dict[tuple[str, ...], Any] = {
-        ("load_checkpoint",): f"./{load}",
-        ("resume_training",): True,
-    }
-    if run.get("auto_trans_ckpt"):
-        keys[("auto_trans_ckpt",)] = False
-    if run.get("src_strategy_path_or_dir"):
-        keys[("src_strategy_path_or_dir",)] = ""
-    if isinstance(run.get("checkpoint"), dict):  # which goes before the keys above
-        keys[("checkpoint", "load_path")] = f"./{load}"
-        keys[("checkpoint", "no_load_optim")] = False
-    wanted = (_saving(run) or {}).get("checkpoint_format") or "ckpt"
+    """The keys of an attempt that goes on from its own checkpoints, which are cut as its ranks are.
+
+    Which file each rank loads, in which format, is said once the step has been chosen.
+    """
+    format = (_saving(run) or {}).get("checkpoint_format") or "ckpt"
     if run.get("use_legacy") is False:
-        wanted = "safetensors"  # whatever the callback says (base_trainer.py)
-    if (run.get("load_ckpt_format") or "ckpt") != wanted:
-        keys[("load_ckpt_format",)] = wanted
-    return keys
+        format = "safetensors"  # whatever the callback says (base_trainer.py)
+    return load_keys(run, load_words(load, resume=True, format=str(format)))
 
 
 def _set_for_attempt(run: RunYaml, ours: dict[tuple[str, ...], Any]) -> Iterator[str]:

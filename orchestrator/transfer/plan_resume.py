@@ -29,11 +29,12 @@ from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Load
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+from orchestrator.plan.mindformers_load import pointed
 from orchestrator.plan.next_plan import next_plan, saved_layout
 from orchestrator.transfer.copied_shards import copies_read
 from orchestrator.transfer.distribute import cut_of
 from orchestrator.transfer.mindformers_resume import choose_mindformers
-from orchestrator.transfer.mindformers_saves import load_name, pointed, saves_of
+from orchestrator.transfer.mindformers_saves import load_name, saves_of
 from orchestrator.transfer.program_checkpoints import newest_checkpoint, telling
 from orchestrator.transfer.saved_attempts import (
     CheckedStep,
