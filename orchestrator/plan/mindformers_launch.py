@@ -21,9 +21,10 @@ _SHARED = "SHARED_PATHS"
 
 
 def launch_problems(job: Job, completed: CompletedRun) -> Iterator[Problem]:
-    """Why MindFormers would fail as it starts. An attempt that goes on transforms nothing, and has none."""
+    """Why MindFormers would fail as it starts. An attempt that goes on transforms nothing, and has none; nor
+    does one that begins with what is distributed."""
     run, key = completed.run, ("auto_trans_ckpt",)
-    if not run.get(*key):
+    if not run.get(*key) or job.checkpoint.distribute:
         return
     given = (
         ("load_checkpoint",),

@@ -206,8 +206,13 @@ def _contradictions(job: Job, run: RunYaml, mode: str) -> Iterator[Problem]:
         what = "is where checkpoints would go, and they are taken from the attempt's folder"
         yield run.problem(("checkpoint", "save_path"), what, "remove it")
     resumes = run.get("resume_training")
-    load = run.get("load_checkpoint") or run.get("checkpoint", "load_path")
-    if resumes and not load and mode in TRAINING_MODES:
+    key = ("load_checkpoint",) if run.get("load_checkpoint") else ("checkpoint", "load_path")
+    load = run.get(*key)
+    if job.checkpoint.distribute:
+        if load:
+            what = f"is loaded, but {job.where('checkpoint', 'load')} distributes {show(job.checkpoint.load)}"
+            yield run.problem(key, what, "keep one of them")
+    elif resumes and not load and mode in TRAINING_MODES:
         what = "has nothing to go on from: load_checkpoint is empty, and MindFormers would begin anew"
         yield run.problem(("resume_training",), what, "name the checkpoint, or write False")
 
