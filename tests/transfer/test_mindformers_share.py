@@ -15,8 +15,6 @@ import yaml
 from click.testing import CliRunner
 
 from orchestrator.agent.content_store import Store
-from orchestrator.checkpoint.cut.slices import Layout
-from orchestrator.checkpoint.files.strategy_files import Strategy, write_strategy
 from orchestrator.checkpoint.files.tensor_files import read_ckpt, write_ckpt, write_safetensors
 from orchestrator.cli.cmd_distribute_ckpt import command
 from orchestrator.config.inventory_file import load_inventory
@@ -28,12 +26,11 @@ from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.plan.next_plan import next_plan
 from orchestrator.transfer.distribute_launch import with_shards
-from tests.checkpoint.support import cut
+from tests.transfer.mindformers_folder import saved_by_mindformers, strategies_of_two, tensors
 from tests.transfer.mindformers_run import weights
 
 WHOLE = {"parallel": {"parallel_mode": 0}}
 CUT = {"parallel": {"parallel_mode": 1}, "parallel_config": {"model_parallel": 2, "data_parallel": 1}}
-STEPS = 10  # of an epoch
 
 
 class Job:
@@ -86,48 +83,8 @@ class Job:
         }
 
 
-def tensors(step: int, rank: int = 0, halves: bool = False) -> list[tuple[str, Any]]:
-    """What a file holds after a step: halves by rows of what has two axes, where it is cut."""
-    found: list[tuple[str, Any]] = []
-    for prefix, off in (("", 0), ("adam_m.", 1000), ("adam_v.", 2000)):
-        for name, value in weights(step + off).items():
-            found.append((prefix + name, cut(value, layout(value), rank) if halves else value))
-    counters = {"epoch_num": np.array(2, np.int64), "step_num": np.array(step, np.int64)}
-    return [*found, *counters.items(), ("global_step", np.array([step], np.int32))]
-
-
-def layout(value: np.ndarray, is_cut: bool = True) -> Layout:
-    return Layout((2,), (0, -1) if is_cut and value.ndim == 2 else (-1,) * value.ndim)
-
-
-def saved(folder: Path, *steps: int, halves: bool = False, suffix: str = "ckpt", ranks: int = 2) -> Path:
-    """As MindFormers saves, in the folder `saved` of a job."""
-    for rank in range(ranks):
-        home = folder / f"saved/checkpoint/rank_{rank}"
-        home.mkdir(parents=True, exist_ok=True)
-        for step in steps:
-            epoch, within = (step - 1) // STEPS + 1, (step - 1) % STEPS + 1
-            write = write_ckpt if suffix == "ckpt" else write_safetensors
-            write(home / f"llama_rank_{rank}-{epoch}_{within}.{suffix}", tensors(step, rank, halves))
-        (home / "meta.json").write_text(json.dumps({"last_ckpt_file": "llama_rank_0-9_9.ckpt"}))
-    return folder / "saved"
-
-
 def saved_with(folder: Path, run: Mapping[str, Any]) -> None:
     (folder / "saved/mindformers.yaml").write_text(yaml.safe_dump(dict(run)))
-
-
-def strategies(folder: Path, *, is_cut: bool = True) -> Path:
-    """As semi-auto parallelism writes them in its output folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    layouts = {
-        prefix + name: layout(value, is_cut)
-        for prefix in ("", "adam_m.", "adam_v.")
-        for name, value in weights(0).items()
-    }
-    for rank in (0, 1):
-        write_strategy(folder / f"ckpt_strategy_rank_{rank}.ckpt", Strategy(0, layouts))
-    return folder
 
 
 def same(path: Path, wanted: Mapping[str, Any]) -> None:
@@ -139,7 +96,7 @@ def same(path: Path, wanted: Mapping[str, Any]) -> None:
 
 def test_replicas_get_the_newest_step_by_what_files_say_and_go_on(tmp_path: Path) -> None:
     job = Job(tmp_path, WHOLE)
-    saved(tmp_path, 9, 15)
+    saved_by_mindformers(tmp_path, 9, 15)
     saved_with(tmp_path, WHOLE)
     # The newest by name of rank 0's folder is none: it is cut short.
     path = tmp_path / "saved/checkpoint/rank_0/llama_rank_0-2_6.ckpt"
@@ -157,7 +114,7 @@ def test_replicas_get_the_newest_step_by_what_files_say_and_go_on(tmp_path: Path
 
 def test_who_begins_with_weights_gets_nothing_else(tmp_path: Path) -> None:
     job = Job(tmp_path, WHOLE)
-    saved(tmp_path, 15, suffix="safetensors")
+    saved_by_mindformers(tmp_path, 15, suffix="safetensors")
     saved_with(tmp_path, WHOLE)
     plan = job.sent()
     words = yaml.safe_load(plan.run_yaml)
@@ -172,7 +129,7 @@ def test_who_begins_with_weights_gets_nothing_else(tmp_path: Path) -> None:
 
 def test_ranks_that_are_cut_get_their_own_file_where_the_layout_is_the_job_s(tmp_path: Path) -> None:
     job = Job(tmp_path, CUT)
-    saved(tmp_path, 15, halves=True)
+    saved_by_mindformers(tmp_path, 15, halves=True)
     with pytest.raises(CheckpointError, match="does not say in which layout it is") as caught:
         job.sent(resume=True)
     assert "mindformers.yaml" in caught.value.remedy and "checkpoint.strategy" in caught.value.remedy
@@ -191,8 +148,8 @@ def test_ranks_that_are_cut_get_their_own_file_where_the_layout_is_the_job_s(tmp
 
 
 def test_another_layout_is_cut_anew_by_strategies(tmp_path: Path) -> None:
-    saved(tmp_path, 9, 15, halves=True)
-    strategies(tmp_path / "saved/strategy")
+    saved_by_mindformers(tmp_path, 9, 15, halves=True)
+    strategies_of_two(tmp_path / "saved/strategy")
     # Into whole files, on which each rank goes on,
     plan = Job(tmp_path, WHOLE).sent(resume=True)
     ((name, file),) = Job(tmp_path, WHOLE).placed(plan, "host2").items()
@@ -207,7 +164,7 @@ def test_another_layout_is_cut_anew_by_strategies(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"whole tensors, .*only_save_strategy") as caught:
         job.sent(load="whole.ckpt", resume=True)
     assert "checkpoint.strategy" in caught.value.remedy
-    strategies(tmp_path / "wanted")
+    strategies_of_two(tmp_path / "wanted")
     plan = job.sent(load="whole.ckpt", resume=True, strategy="wanted")
     for rank, host in enumerate(("host1", "host2")):
         files = job.placed(plan, host)
@@ -217,7 +174,7 @@ def test_another_layout_is_cut_anew_by_strategies(tmp_path: Path) -> None:
 
 def test_ranks_whose_cut_nothing_tells_are_refused(tmp_path: Path) -> None:
     job = Job(tmp_path, WHOLE)
-    saved(tmp_path, 15, halves=True)
+    saved_by_mindformers(tmp_path, 15, halves=True)
     with pytest.raises(CheckpointError, match="nothing says how they are cut"):
         job.sent(resume=True)
 
@@ -291,20 +248,20 @@ def test_all_of_an_iteration_goes_to_each_host(tmp_path: Path) -> None:
             path.name for path in (tmp_path / "saved/iteration_00000010").iterdir()
         )
     assert any("iteration 20 is newer but not whole" in note for note in plan.notes)
-    saved(tmp_path, 15)
+    saved_by_mindformers(tmp_path, 15)
     with pytest.raises(CheckpointError, match=r"is no checkpoint 2\.0"):
         job.sent(load="saved/checkpoint")
 
 
 def test_what_the_run_yaml_loads_itself_is_a_contradiction(tmp_path: Path) -> None:
-    saved(tmp_path, 15)
+    saved_by_mindformers(tmp_path, 15)
     with pytest.raises(ConfigError, match=r"load_checkpoint: is loaded, but .*distributes 'saved'"):
         Job(tmp_path, {**WHOLE, "load_checkpoint": "/weights"}).sent()
 
 
 def test_an_attempt_that_begins_anew_is_given_it_again_and_one_that_goes_on_is_not(tmp_path: Path) -> None:
     job = Job(tmp_path, WHOLE)
-    saved(tmp_path, 15)
+    saved_by_mindformers(tmp_path, 15)
     saved_with(tmp_path, WHOLE)
     before = job.sent(resume=True)
     loaded = load_job(tmp_path / "job.yaml")
@@ -326,7 +283,7 @@ def test_an_attempt_that_begins_anew_is_given_it_again_and_one_that_goes_on_is_n
 
 def test_the_command_sends_what_a_launch_then_finds(tmp_path: Path) -> None:
     job = Job(tmp_path, {**WHOLE, "resume_training": True})
-    saved(tmp_path, 15)
+    saved_by_mindformers(tmp_path, 15)
     saved_with(tmp_path, WHOLE)
     words = [str(tmp_path / "saved"), "--job", str(job.write()), "-i", str(tmp_path / "inventory.yaml")]
 
