@@ -48,8 +48,8 @@ _IN_RUN_YAML = {
 }
 
 
-# Of the section `checkpoint`, what a run of MindFormers knows: it begins with what is distributed.
-_SENT = ("load", "resume", "distribute", "strategy")
+# Of the section `checkpoint`, what is no matter of a run YAML: what hosts send and are sent.
+_SENT = ("load", "resume", "distribute", "strategy", "copies")
 # How answers are decoded is asked of a job that answers in its own section.
 _DECODED = ("temperature", "top_k", "top_p", "repetition_penalty")
 
