@@ -155,7 +155,7 @@ def start(planned: Planned, progress: Progress | None = None) -> Run:
 
     launched = planned.plan
     if planned.job.checkpoint.distribute:
-        from orchestrator.transfer.distribute import with_shards
+        from orchestrator.transfer.distribute_launch import with_shards
 
         launched = with_shards(planned.job, launched, progress)
     return begin(launched)

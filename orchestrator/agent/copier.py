@@ -64,7 +64,7 @@ def copy_on(run: RunDir, number: int) -> None:
     folder = run.folder_of(number)
     config = load(CopierConfig, folder / CONFIG_NAME, run.runs)
     identity = Identity(config, folder / KEY_NAME)
-    store = CopyStore(run, number, keep=config.keep, ranks=config.ranks)
+    store = CopyStore(run, number, keep=config.keep, ranks=config.ranks, inside=config.inside)
     keeper = Keeper(identity, store, config.owners, note=_log)
     server = listening(config.address, ports_in_turn(config.ports, config.run_id, config.host))
     be_idle()  # only now: while it is not there, its owners look for it

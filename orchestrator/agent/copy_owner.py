@@ -19,7 +19,8 @@ from orchestrator.agent.copy_network import connected, ports_in_turn
 from orchestrator.agent.copy_store import Wanted, strategy_rank
 from orchestrator.agent.copy_stream import CHUNK, Broken, Stream
 from orchestrator.agent.copy_tls import Identity, WrongPeer
-from orchestrator.agent.shard_ranges import Row, identity_of, list_shards
+from orchestrator.agent.shard_ranges import Row, identity_of, list_shards, parse_name
+from orchestrator.agent.steps_in_files import step_in_file
 from orchestrator.core.copier_config import CopierConfig
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.paths import RunDir
@@ -49,12 +50,18 @@ class SavedStep:
     __slots__ = ("at", "rows")
 
     def __init__(self, at: Tuple[int, int], rows: Sequence[Row]) -> None:
+        """`at` is (epoch, step); the step is what the files say where that counts, and not their names."""
         self.at = at
         self.rows = rows
 
     @property
     def step(self) -> int:
         return self.at[1]
+
+    @property
+    def named(self) -> int:
+        """The step in the names of its files."""
+        return int(parse_name(self.rows[0]["path"])["step"])
 
 
 def whole_steps(rows: Sequence[Row], is_whole: Callable[[Row], bool]) -> List[SavedStep]:
@@ -97,6 +104,8 @@ class Owner:
         self._saving: Set[int] = set()
         self._behind: Set[Tuple[int, int]] = set()
         self._files: List[CopiedFile] = []
+        # What files say, which are read once.
+        self._said: Dict[Tuple[Any, ...], int] = {}
         self._port: Optional[int] = None
         self._error = ""
 
@@ -117,6 +126,8 @@ class Owner:
             self._error = _shown(error)
             return None
         own = [row for row in rows if row["rank"] in self._config.ranks and _LAST_WORDS not in row["path"]]
+        if self._config.inside:
+            own = self._by_what_they_say(own, is_last)
         saving = {row["rank"] for row in own}
         if self._saving < saving:
             self._copied, self._saving = None, saving  # ranks that had not saved anything by then
@@ -127,6 +138,21 @@ class Owner:
         newer = [step for step in whole if (step.at[1], step.at[0]) > done]
         self._behind.update(step.at for step in newer)
         return newer[0] if newer else None
+
+    def _by_what_they_say(self, rows: Sequence[Row], is_last: bool) -> List[Row]:
+        """The rows with the step that is in the file, without files that cannot be read to their end yet."""
+        said: Dict[Tuple[Any, ...], int] = {}
+        found = []
+        for row in rows:
+            key = (row["path"], *row["identity"])
+            step = self._said.get(key)
+            if step is None and (is_last or self._now() - row["identity"][1] / 1e9 > _SETTLED):
+                step = step_in_file(row["path"])
+            if step is not None:
+                said[key] = step
+                found.append({**row, "step": step})
+        self._said = said
+        return found
 
     def copy(self, step: SavedStep) -> None:
         """Have the keeper take it. NotCopied where that has come to nothing: another one may be next."""
@@ -166,7 +192,7 @@ class Owner:
             stream = stack.enter_context(self._speaking())
             offer = [{"name": each.name, "size": each.size, "crc32": each.crc32} for _, each in opened]
             beside = [{"name": each.name, "size": each.size} for _, each in strategies]
-            stream.say({"step": step.at[1], "epoch": step.at[0], "files": offer, "strategies": beside})
+            stream.say({"step": step.named, "epoch": step.at[0], "files": offer, "strategies": beside})
             _require_ok(stream.hear())
             for handle, each in strategies:
                 file = CopiedFile(each.path, 0, each.size, self._send(stream, handle, each.size))

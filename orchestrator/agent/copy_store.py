@@ -18,7 +18,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from orchestrator.agent.shard_ranges import list_shards, parse_name
+from orchestrator.agent.shard_ranges import Row, list_shards, parse_name
 from orchestrator.core.copier_config import is_host_name
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.paths import RunDir
@@ -139,8 +139,12 @@ def _is_folder(path: Path) -> bool:
 class CopyStore:
     """What one attempt's keeper has on its disk."""
 
-    def __init__(self, run: RunDir, number: int, *, keep: int, ranks: Sequence[int]) -> None:
-        """`ranks` are the host's own, whose next checkpoint must find room beside all copies."""
+    def __init__(
+        self, run: RunDir, number: int, *, keep: int, ranks: Sequence[int], inside: bool = False
+    ) -> None:
+        """`ranks` are the host's own, whose next checkpoint must find room beside all copies. `inside`: which
+        step a shard is of it says itself."""
+        self._inside = inside
         self._run = run
         self._number = number
         self._keep = max(1, keep)
@@ -157,7 +161,7 @@ class CopyStore:
         """What the host's own newest checkpoint takes."""
         folder = self._run.pinned(self._number).attempt.checkpoint
         with contextlib.suppress(CheckpointError):
-            rows = list_shards(str(folder), follow_links=False)
+            rows = self._rows(folder)
             newest = max((row["step"] for row in rows), default=0)
             return sum(row["identity"][0] for row in rows if row["step"] == newest)
         return 0
@@ -226,13 +230,19 @@ class CopyStore:
                 if at < limit:
                     _remove(steps[at])
 
+    def _rows(self, folder: Path) -> List[Row]:
+        rows = list_shards(str(folder), follow_links=False, with_steps=self._inside)
+        for row in rows if self._inside else ():
+            row["step"] = row["step"] if row["global_step"] is None else row["global_step"]
+        return rows
+
     def _all(self) -> Dict[str, Dict[Tuple[int, int], List[Path]]]:
         """By host, and by (attempt, step), the files of all attempts."""
         found: Dict[str, Dict[Tuple[int, int], List[Path]]] = {}
         for number in self._run.numbers():
             for host, folder in copied_hosts(self._run, number):
                 try:
-                    rows = list_shards(str(folder), follow_links=False)
+                    rows = self._rows(folder)
                 except CheckpointError:
                     continue
                 for row in rows:

@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.agent.shard_ranges import index_shard, list_shards
 from orchestrator.checkpoint.cut.complete_steps import Failed, choose_readable, choose_step
+from orchestrator.checkpoint.cut.global_steps import by_global_step
 from orchestrator.checkpoint.cut.own_names import changed_names
 from orchestrator.checkpoint.files.strategy_files import StrategySet
 from orchestrator.checkpoint.files.torch_reader import index_torch
@@ -58,10 +59,12 @@ def find_rank_files(
 ) -> RankFiles:
     """The newest step in `folder` that is complete, or `step`; what has `failed` is as if it were not there.
 
+    Which step a file is of it says itself: MindFormers' names count the steps within an epoch.
     Files without epoch and step in their name (as `transform_checkpoints` writes them) count where every
     `rank_<r>` folder holds one file. CheckpointError: no files, no complete step, files of unclear order.
     """
-    rows = [ShardFile.of(row) for row in list_shards(str(folder))]
+    listed = {str(folder): [ShardFile.of(row) for row in list_shards(str(folder), with_steps=True)]}
+    rows = by_global_step(listed)[str(folder)]
     if not rows:
         return _unnumbered(folder, step)
     world_size = strategies.world_size if strategies else max(row.rank for row in rows) + 1

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -12,13 +16,18 @@ from orchestrator.cli.options import inventory_option, json_option, print_json
 from orchestrator.cli.terminal import Console
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
+from orchestrator.config.inventory import Inventory
 from orchestrator.config.inventory_file import load_inventory
+from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
 from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.core.errors import UsageError
+from orchestrator.core.visible_text import visible
 from orchestrator.hosts.fleet import fleet_of
+from orchestrator.plan.make_plan import make_plan
 from orchestrator.plan.placement import place
 from orchestrator.transfer.distribute import Shards, cut_for, distribute, hash_shards
+from orchestrator.transfer.mindformers_share import share_of
 
 __all__ = ["command"]
 
@@ -42,26 +51,38 @@ def command(
 ) -> int:
     """Cut FILE for the layout of a job and put on each host only what its ranks load.
 
-    FILE holds whole tensors: .ckpt, .safetensors or an index. What a host has already is not sent again. A
-    launch of the job with `checkpoint: {load: FILE, distribute: true}` does the same by itself.
+    FILE holds whole tensors: .ckpt, .safetensors or an index. Of `task: mindformers` it may be the folder of
+    all ranks' files, or of a checkpoint 2.0, too. What a host has already is not sent again. A launch of the
+    job with `checkpoint: {load: FILE, distribute: true}` does the same by itself.
     """
     servers = load_inventory(inventory)
     job = load_job(job_path, overrides)
+    with ExitStack() as stack:
+        shards, notes = _shards(job, servers, file, stack)
+        for note in notes:
+            click.echo(f"orchestrate: note: {visible(note)}", err=True)
+        return _send(shards, servers, dry_run=dry_run, as_json=as_json)
+
+
+def _shards(job: Job, servers: Inventory, file: Path, stack: ExitStack) -> tuple[Shards, Sequence[str]]:
+    """What each host gets; what is made for that lives as long as the stack."""
     if job.task == "command":
         raise UsageError(
             "the layout of `task: command` is not known here",
-            where=str(job_path),
+            where=str(job.path),
             remedy="use `orchestrate checkpoint split` with its strategy files",
         )
-    if job.task == MINDFORMERS:
-        raise UsageError(
-            "of `task: mindformers` MindFormers itself cuts what its load_checkpoint names",
-            where=str(job_path),
-            remedy="put a folder of whole weights on the hosts, as `collect-ckpt --format unified` makes it, "
-            "and name it there; with strategy files: `orchestrate checkpoint split`",
-        )
-    placements = place(job, servers)
-    shards = cut_for(job, placements, file)
+    if job.task != MINDFORMERS:
+        return cut_for(job, place(job, servers), file), ()
+    # It is this file that is loaded, whatever the job names.
+    options = dataclasses.replace(job.checkpoint, load=str(file.absolute()), distribute=True)
+    job = job.model_copy(update={"checkpoint": options})
+    spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrate-")))
+    share = share_of(job, make_plan(job, servers), file, spool)
+    return share.shards, share.notes
+
+
+def _send(shards: Shards, servers: Inventory, *, dry_run: bool, as_json: bool) -> int:
     if dry_run and as_json:
         print_json(
             {host: {"ranks": ranks, "bytes": shards.nbytes(host)} for host, ranks in shards.ranks.items()}

@@ -72,7 +72,14 @@ class JobCheckpoint(CheckpointOptions):
     distribute: Flag = key(
         False,
         "`load` is a file of whole tensors on the control node: each host gets only the slices that its "
-        "ranks load, with `resume: true` those of the optimizer too",
+        "ranks load, with `resume: true` those of the optimizer too. Of task mindformers it may be the "
+        "folder of all ranks' files or of a checkpoint 2.0, and the run YAML is told what to load",
+    )
+    strategy: fields.FilePath | None = key(
+        None,
+        "of task mindformers, with `distribute`: the strategy files of the job's own layout, by which "
+        "tensors are cut (MindFormers writes them with `only_save_strategy: True`); null: not needed with "
+        "data parallelism alone, nor where `load` was saved in the same layout",
     )
     copies: Annotated[int, Limits(ge=0, le=1)] = key(
         0,

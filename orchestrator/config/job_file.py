@@ -107,6 +107,8 @@ def _files(job: Job) -> Iterator[tuple[Loc, str, bool]]:
     if job.checkpoint.load:
         # A checkpoint to distribute may be the folder of an index.
         yield ("checkpoint", "load"), job.checkpoint.load, job.checkpoint.distribute
+    if job.checkpoint.strategy:
+        yield ("checkpoint", "strategy"), job.checkpoint.strategy, True
     if job.predict and job.predict.prompts_file:
         yield ("predict", "prompts_file"), job.predict.prompts_file, False
     if (run := job.mindformers) is not None:

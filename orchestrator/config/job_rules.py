@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from orchestrator.agent.worker_environment import OF_EACH_RANK
 from orchestrator.config.command_words import FILLED, unknown_placeholders
 from orchestrator.config.mindformers_job import broken_mindformers_rules
+from orchestrator.config.schema import written_name
 from orchestrator.config.worker_config import (
     TRAINING,
     Train,
@@ -17,7 +19,7 @@ from orchestrator.config.worker_config import (
 from orchestrator.config.yaml_messages import Finding, show
 
 if TYPE_CHECKING:
-    from orchestrator.config.job import Job
+    from orchestrator.config.job import Job, JobCheckpoint
 
 __all__ = ["broken_rules"]
 
@@ -41,12 +43,13 @@ _UNUSED = {
 # Of a run of MindFormers, what its run YAML says instead.
 _IN_RUN_YAML = {
     "parallel": "parallel_config",
-    "checkpoint": "load_checkpoint, resume_training and callbacks",
     "max_device_memory": "context.max_device_memory",
     "jit_level": "context.jit_config.jit_level",
 }
 
 
+# Of the section `checkpoint`, what is no matter of a run YAML: what hosts send and are sent.
+_SENT = ("load", "resume", "distribute", "strategy", "copies")
 # How answers are decoded is asked of a job that answers in its own section.
 _DECODED = ("temperature", "top_k", "top_p", "repetition_penalty")
 
@@ -111,7 +114,7 @@ def _overrides(job: Job) -> Iterator[Finding]:
 
 
 def _resume(job: Job) -> Iterator[Finding]:
-    if job.checkpoint.resume and job.checkpoint.load is None and job.task != "mindformers":
+    if job.checkpoint.resume and job.checkpoint.load is None:
         yield ("checkpoint", "resume"), "has nothing to go on from", "name the checkpoint as checkpoint.load"
 
 
@@ -132,7 +135,9 @@ def _predict(job: Job) -> Iterator[Finding]:
 
 
 def _distribute(job: Job) -> Iterator[Finding]:
-    if not job.checkpoint.distribute or job.task == "mindformers":
+    if job.checkpoint.strategy and job.task != "mindformers":
+        yield ("checkpoint", "strategy"), "is used by task mindformers alone", "remove it"
+    if not job.checkpoint.distribute:
         return
     where = ("checkpoint", "distribute")
     if job.task == "command":
@@ -173,6 +178,27 @@ def _mindformers(job: Job) -> Iterator[Finding]:
         if getattr(job, key) != type(job).model_fields[key].default:
             what = "is not used by task mindformers"
             yield (key,), what, f"say it in the run YAML, or in mindformers.set: {instead}"
+    yield from _loaded_by_mindformers(job.checkpoint)
+
+
+def _loaded_by_mindformers(checkpoint: JobCheckpoint) -> Iterator[Finding]:
+    """What of `checkpoint` is no matter of the run YAML: what is sent to the hosts to begin with."""
+    for item in fields(checkpoint):
+        if item.name in _SENT or getattr(checkpoint, item.name) == item.default:
+            continue
+        what = "is not used by task mindformers"
+        instead = "load_checkpoint, resume_training and callbacks"
+        yield (
+            ("checkpoint", written_name(item)),
+            what,
+            f"say it in the run YAML, or in mindformers.set: {instead}",
+        )
+    if checkpoint.load is not None and not checkpoint.distribute:
+        what = "is loaded by no task mindformers without distribute: true"
+        remedy = "what is on the hosts, or beside the job, is load_checkpoint in the run YAML"
+        yield ("checkpoint", "load"), what, remedy
+    if checkpoint.strategy is not None and not checkpoint.distribute:
+        yield ("checkpoint", "strategy"), "cuts nothing without distribute: true", "remove it"
 
 
 def _networking(job: Job) -> Iterator[Finding]:

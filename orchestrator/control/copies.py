@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.core.codec import dumps
 from orchestrator.core.copier_config import CONFIG_NAME, KEY_NAME, CopierConfig, identity_uri
 from orchestrator.core.errors import PreflightError
@@ -142,6 +143,7 @@ def _files(plan: LaunchPlan, addresses: Mapping[str, str]) -> dict[str, dict[str
         ports=ring.ports,
         authority=authority.certificate,
         keep=ring.keep,
+        inside=plan.task == MINDFORMERS,
     )
     files = {}
     for host, keeper in ring.keepers.items():

@@ -26,7 +26,7 @@ class CopierConfig(Stored):
     It listens on `address`, on the first free one of `ports` (first and last), and sends the shards of its
     `ranks` to `keeper`, which listens on `keeper_address`. `owners` are the hosts whose shards it keeps, with
     their ranks. `authority` is the certificate that all of them are signed with; `keep` steps of each owner
-    stay.
+    stay. `inside`: which step a shard is of it says itself, its name counts the steps of an epoch.
     """
 
     run_id: str
@@ -40,6 +40,7 @@ class CopierConfig(Stored):
     ranks: Tuple[int, ...] = ()
     authority: str = ""
     keep: int = 5
+    inside: bool = False
 
 
 def identity_uri(run_id: str, attempt: Attempt, host: str) -> str:

@@ -93,6 +93,8 @@ def copy_ring(
 def _notes(job: Job, hosts: Sequence[Host], keepers: dict[str, str]) -> Iterator[str]:
     if job.task == "command":
         yield "checkpoint.copies: what is copied are shards named rank_<r>/<prefix>-<epoch>_<step>.ckpt"
+    if job.task == "mindformers":
+        yield "checkpoint.copies: what is copied are the files of ranks, and no checkpoint 2.0"
     if not keepers:
         yield "checkpoint.copies: there is one host, so that nothing is copied"
     if close := within_rack(hosts, keepers):

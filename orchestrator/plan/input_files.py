@@ -143,7 +143,7 @@ def shipped_again(job: Job, shipment: Shipment) -> dict[str, Any]:
         return {"task": job.task}
     config = _worker_settings(job)
     if isinstance(options := config.get("checkpoint"), dict):
-        for key in ("copies", "distribute"):
+        for key in ("copies", "distribute", "strategy"):
             options.pop(key, None)
         if options.get("load"):
             options["load"] = (shipment.settings.get("checkpoint") or {}).get("load")
@@ -197,6 +197,7 @@ def _check_texts(job: Job) -> list[str]:
 def _ship_files(job: Job, shipment: Shipment, config: dict[str, object]) -> None:
     if isinstance(block := config.get("checkpoint"), dict):
         block.pop("copies", None)  # no worker knows of them
+        block.pop("strategy", None)
     references = (
         ("data", "path", "data"),
         ("data", "tokenizer", "tokenizer"),

@@ -29,6 +29,7 @@ from orchestrator.plan.mindformers_layout import (
     model_beside,
 )
 from orchestrator.plan.run_yaml_places import Places
+from orchestrator.plan.mindformers_load import load_keys, load_words
 
 __all__ = ["RUN_FOLDER", "CompletedRun", "complete", "meant", "saving_callback", "trains"]
 
@@ -221,8 +222,13 @@ def _contradictions(job: Job, run: RunYaml, places: Places, mode: str) -> Iterat
         what = "is where checkpoints would go, and they are taken from the attempt's folder"
         yield places.problem(("checkpoint", "save_path"), what, "remove it")
     resumes = run.get("resume_training")
-    load = run.get("load_checkpoint") or run.get("checkpoint", "load_path")
-    if resumes and not load and mode in TRAINING_MODES:
+    key = ("load_checkpoint",) if run.get("load_checkpoint") else ("checkpoint", "load_path")
+    load = run.get(*key)
+    if job.checkpoint.distribute:
+        if load:
+            what = f"is loaded, but {job.where('checkpoint', 'load')} distributes {show(job.checkpoint.load)}"
+            yield places.problem(key, what, "keep one of them")
+    elif resumes and not load and mode in TRAINING_MODES:
         what = "has nothing to go on from: load_checkpoint is empty, and MindFormers would begin anew"
         yield places.problem(("resume_training",), what, "name the checkpoint, or write False")
 
@@ -264,24 +270,14 @@ def _degree_problems(job: Job, run: RunYaml, places: Places, ranks: int) -> Iter
 
 
 def _going_on(run: RunYaml, load: str) -> dict[tuple[str, ...], Any]:
-    """The keys of an attempt that goes on from its own checkpoints, which are cut as its ranks are."""
-    keys: dict[tuple[str, ...], Any] = {
-        ("load_checkpoint",): f"./{load}",
-        ("resume_training",): True,
-    }
-    if run.get("auto_trans_ckpt"):
-        keys[("auto_trans_ckpt",)] = False
-    if run.get("src_strategy_path_or_dir"):
-        keys[("src_strategy_path_or_dir",)] = ""
-    if isinstance(run.get("checkpoint"), dict):  # which goes before the keys above
-        keys[("checkpoint", "load_path")] = f"./{load}"
-        keys[("checkpoint", "no_load_optim")] = False
-    wanted = (_saving(run) or {}).get("checkpoint_format") or "ckpt"
+    """The keys of an attempt that goes on from its own checkpoints, which are cut as its ranks are.
+
+    Which file each rank loads, in which format, is said once the step has been chosen.
+    """
+    format = (_saving(run) or {}).get("checkpoint_format") or "ckpt"
     if run.get("use_legacy") is False:
-        wanted = "safetensors"  # whatever the callback says (base_trainer.py)
-    if (run.get("load_ckpt_format") or "ckpt") != wanted:
-        keys[("load_ckpt_format",)] = wanted
-    return keys
+        format = "safetensors"  # whatever the callback says (base_trainer.py)
+    return load_keys(run, load_words(load, resume=True, format=str(format)))
 
 
 def _places_of_degrees(places: Places) -> Iterator[str]:

@@ -56,7 +56,7 @@ def next_plan(
     """
     number = before.attempt.number + 1
     resumes = (job.task in TRAINING or trains(job, before.run_source)) and not fresh
-    if resumes and job.task in TRAINING:
+    if resumes:
         # What it began with is in the shards.
         options = dataclasses.replace(job.checkpoint, load=None, resume=None, distribute=False)
         job = job.model_copy(update={"checkpoint": options})
@@ -89,6 +89,8 @@ def _shipped(before: LaunchPlan, job: Job, *, fresh: bool) -> Shipment | None:
     """What the attempt before was given, but for what it went on from; None where more is needed."""
     settings = before.worker_settings
     loaded, loads = (settings.get("checkpoint") or {}).get("load") or "", job.checkpoint.load
+    if job.task == "mindformers":
+        loads = None  # each host was given its own; who begins anew with it is given it again
     if job.task == "mindformers":
         if fresh and loads_its_own(before):
             return None  # as below

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.checkpoint.assemble import assemble
@@ -32,14 +32,13 @@ from orchestrator.core.errors import CheckpointError
 from orchestrator.core.records import Input
 from orchestrator.families.registry import family_of_weights, table_again
 from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.fleet import Fleet, fleet_of
-from orchestrator.hosts.push_content import Pushed, push_missing
+from orchestrator.hosts.fleet import Fleet
+from orchestrator.hosts.push_content import ContentFile, Pushed, push_missing
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.placement import Placement
-from orchestrator.preflight.gather_facts import look_at_hosts
-from orchestrator.preflight.host_facts import needs_of
 
 __all__ = [
+    "LOADED",
     "Progress",
     "Shards",
     "cut_for",
@@ -47,28 +46,47 @@ __all__ = [
     "distribute",
     "hash_shards",
     "with_inputs",
-    "with_shards",
 ]
 
 Progress = Callable[[str, int, int], None]
+# Where a launch puts what its workers begin with, in the run's directory.
+LOADED = "inputs/load"
 # A disk or a line that stands still this long has failed.
 _SEND_TIMEOUT = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """The files of all ranks, as streams; replicas share one. `ranks` are those of each host."""
+    """The files of all ranks, each a stream or a file of this machine; replicas share one.
 
-    files: Mapping[int, StreamedFile]
+    `ranks` are those of each host, `names` where each file is below the folder that they load from. With
+    `whole` the files are of no rank, and every host gets all of them.
+    """
+
+    files: Mapping[int, StreamedFile | ContentFile]
     ranks: Mapping[str, tuple[int, ...]]
-    skipped: tuple[tuple[str, str], ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    names: Mapping[int, str] = field(default_factory=dict)
+    whole: bool = False
+
+    def of(self, host: str) -> tuple[int, ...]:
+        """The numbers of the files that a host needs."""
+        return tuple(self.files) if self.whole else self.ranks[host]
 
     def nbytes(self, host: str) -> int:
         """What the host has to hold: replicas on one host are one file."""
-        return sum(len(file) for file in {id(f): f for f in self._of(host)}.values())
+        files = [self.files[number] for number in self.of(host)]
+        return sum(len(file) for file in {id(f): f for f in files}.values())
 
-    def _of(self, host: str) -> list[StreamedFile]:
-        return [self.files[rank] for rank in self.ranks[host]]
+    def inputs(self, hashes: Mapping[int, str], folder: str) -> dict[str, list[Input]]:
+        """What each host places in `folder` from its store."""
+        return {
+            host: [
+                Input(f"{folder}/{self.names.get(number) or file_name(number)}", hashes[number])
+                for number in self.of(host)
+            ]
+            for host in self.ranks
+        }
 
 
 def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
@@ -149,7 +167,7 @@ def file_name(rank: int) -> str:
 
 
 def hash_shards(shards: Shards, progress: Progress | None = None) -> dict[int, str]:
-    """The SHA-256 of each rank's file. Reads the whole checkpoint once, replicas not again."""
+    """The SHA-256 of each file. Reads the whole checkpoint once, replicas not again."""
     distinct = {id(file): file for file in shards.files.values()}
     total, done = sum(map(len, distinct.values())), 0
     hashes: dict[int, str] = {}
@@ -161,7 +179,7 @@ def hash_shards(shards: Shards, progress: Progress | None = None) -> dict[int, s
             if progress:
                 progress("reading", done, total)
         hashes[key] = digest.hexdigest()
-    return {rank: hashes[id(file)] for rank, file in shards.files.items()}
+    return {number: hashes[id(file)] for number, file in shards.files.items()}
 
 
 def distribute(
@@ -183,32 +201,10 @@ def distribute(
                 progress("sending", done, total)
 
     def send(agent: Agent) -> Pushed:
-        wanted = {hashes[rank]: shards.files[rank] for rank in shards.ranks[agent.host]}
+        wanted = {hashes[number]: shards.files[number] for number in shards.of(agent.host)}
         return push_missing(agent, wanted, timeout=_SEND_TIMEOUT, count=count)
 
     return fleet.each(send, shards.ranks).raise_on_error()
-
-
-def with_shards(job: Job, plan: LaunchPlan, progress: Progress | None = None) -> LaunchPlan:
-    """Where the job says `checkpoint.distribute`: its checkpoint sent, and the plan that puts it in place.
-
-    Other plans are given back as they are. Raises what `cut_for` and `distribute` raise, and, before anything
-    is sent, what keeps a host from running the job.
-    """
-    file = job.whole_checkpoint
-    if file is None:
-        return plan
-    # The launch checks again; but a host that it would refuse is not to get hundreds of gigabytes before.
-    look_at_hosts(needs_of(plan), plan.ssh).raise_on_failure()
-    shards = cut_for(job, plan.placements, file)
-    hashes = hash_shards(shards, progress)
-    with fleet_of(plan.hosts, plan.ssh) as fleet:
-        distribute(fleet, shards, hashes, progress)
-    names = {
-        host: [Input(f"inputs/load/{file_name(rank)}", hashes[rank]) for rank in ranks]
-        for host, ranks in shards.ranks.items()
-    }
-    return with_inputs(plan, names)
 
 
 def with_inputs(plan: LaunchPlan, inputs: Mapping[str, Sequence[Input]]) -> LaunchPlan:

@@ -14,15 +14,18 @@ from typing import Any
 from orchestrator.checkpoint.cut.attempt_steps import AttemptStep, SavedAttempt
 from orchestrator.checkpoint.cut.complete_steps import Choice
 from orchestrator.checkpoint.cut.iterations import IterationChoice, newest_iteration
+from orchestrator.config.run_yaml import RunYaml
+from orchestrator.control.run_record import RunRecord
 from orchestrator.core.errors import AgentError, CheckpointError, UsageError
 from orchestrator.core.iteration_answers import IterationList
+from orchestrator.core.paths import RUN_YAML
 from orchestrator.core.records import Attempt, Load
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.transfer.mindformers_saves import meta_notes, resume_words
 from orchestrator.transfer.saved_attempts import CheckedStep, choose_checked, iterations_of
 
-__all__ = ["Found", "choose_mindformers"]
+__all__ = ["Found", "choose_mindformers", "require_steps_left"]
 
 _JSON = ("common.json", "metadata.json")
 _MOST_NAMED = 3
@@ -84,6 +87,35 @@ def choose_mindformers(
     if not found:
         raise errors[0]
     return max(found, key=lambda each: each.step.step.at)
+
+
+def require_steps_left(record: RunRecord | None, before: LaunchPlan, plan: LaunchPlan, step: int) -> None:
+    """UsageError: the step is the last that a run has, as MindFormers itself has told in its log lines.
+
+    MindFormers would load it, compile for as long as that takes, and fail: `'epoch' must bigger than
+    parameter 'initial_epoch'`. Where another number of ranks or epochs is asked for nobody knows yet.
+    """
+    if record is None or (before.world_size, _steps_by(before)) != (plan.world_size, _steps_by(plan)):
+        return
+    told = {
+        total
+        for view in record.hosts.values()
+        for rank in (view.status.ranks if view.status is not None else ())
+        if isinstance(total := rank.progress.get("total_steps"), int)
+    }
+    if told and 0 < min(told) <= step:
+        run = record.run_id
+        raise UsageError(
+            f"step {step} is saved, the last of {min(told)}: nothing is left to train",
+            remedy=f"`orchestrate collect-ckpt {run}` takes it; `orchestrate resume {run} --set "
+            "mindformers.set.runner_config.epochs=N` trains on",
+        )
+
+
+def _steps_by(plan: LaunchPlan) -> list[Any]:
+    """What the number of steps follows from, but for what the data themselves hold."""
+    run = RunYaml(RUN_YAML, plan.run_yaml)
+    return [run.get(key) for key in ("runner_config", "train_dataset", "train_dataset_task")]
 
 
 def _of_shards(

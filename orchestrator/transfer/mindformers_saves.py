@@ -20,15 +20,17 @@ from orchestrator.config.run_yaml_keys import CUTS_NOTHING
 from orchestrator.core.errors import CheckpointError, ConfigError
 from orchestrator.core.iteration_answers import IterationList
 from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.plan.mindformers_load import load_words
 from orchestrator.plan.next_plan import load_folder
 
 __all__ = [
     "MindFormersSaves",
     "load_name",
     "meta_notes",
-    "pointed",
     "resume_words",
+    "saves_in",
     "saves_of",
+    "words_of",
 ]
 
 _DATA_PARALLEL = (0, "0", "data_parallel", "DATA_PARALLEL")
@@ -58,17 +60,20 @@ class MindFormersSaves:
 
 def saves_of(plan: LaunchPlan) -> MindFormersSaves | None:
     """Of an attempt whose workers are MindFormers' own; None of any other."""
-    if plan.task != MINDFORMERS:
-        return None
-    data = _read(plan.run_yaml)
+    return saves_in(plan.run_yaml, plan.world_size) if plan.task == MINDFORMERS else None
+
+
+def saves_in(run_yaml: str, ranks: int) -> MindFormersSaves:
+    """Of so many ranks whose run YAML has this text."""
+    data = _read(run_yaml)
     parallel, degrees = _table(data, "parallel"), _table(data, "parallel_config")
     needs_all = any(each is not False for each in _redundancy(data))
     is_whole = parallel.get("parallel_mode") in _DATA_PARALLEL
     is_whole = is_whole and not parallel.get("enable_parallel_optimizer")
-    replicated = not needs_all and (plan.world_size == 1 or is_whole)
+    replicated = not needs_all and (ranks == 1 or is_whole)
     cut = {name: parallel.get(name) for name in _CUT_BY}
     cut.update({name: value for name, value in degrees.items() if name not in CUTS_NOTHING})
-    layout = (plan.world_size, *sorted(f"{name} {value!r}" for name, value in cut.items()))
+    layout = (ranks, *sorted(f"{name} {value!r}" for name, value in cut.items()))
     return MindFormersSaves(replicated, needs_all, ("whole",) if replicated else layout)
 
 
@@ -119,15 +124,31 @@ def resume_words(
 ) -> dict[str, Any]:
     """What the run YAML of attempt `number` says for it to go on; `sources` None: from an iteration of 2.0.
 
-    `needs_all`: the files leave out what other ranks have saved.
+    As `words_of`, whose errors it raises.
+    """
+    folder = load_folder(number)
+    if sources is None:
+        return load_words(folder, resume=True)
+    return words_of(folder, sources, world_size=world_size, needs_all=needs_all)
+
+
+def words_of(
+    folder: str,
+    sources: Mapping[int, ShardFile],
+    *,
+    world_size: int,
+    needs_all: bool = False,
+    resumes: bool = True,
+) -> dict[str, Any]:
+    """What the run YAML says for each rank to load its file, which is in `folder` under its `load_name`.
+
+    `needs_all`: the files leave out what other ranks have saved. `resumes`: the training goes on from them,
+    else it begins with their weights.
 
     The file's name, not `True`: by that each rank takes its own file, and no other rank's folder is looked
     at. With `True` rank 0 lists the folders of all ranks, and the others read what it has written into
     `output_dir`, which only a folder that all hosts share can give. CheckpointError: files of two formats.
     """
-    folder = f"./{load_folder(number)}"
-    if sources is None:
-        return {"load_checkpoint": folder, "resume_training": True, "auto_trans_ckpt": False}
     names = {load_name(0, file, world_size=world_size) for file in sources.values()}
     suffixes = sorted({os.path.splitext(name)[1][1:] for name in names})
     if len(suffixes) > 1:
@@ -135,24 +156,8 @@ def resume_words(
     name = sorted(names)[0]
     if len(names) > 1:
         raise CheckpointError(f"the ranks' files have names that differ in more than the rank: {name}, …")
-    words = {"load_ckpt_format": suffixes[0], "auto_trans_ckpt": False, "remove_redundancy": needs_all}
     file = True if name == _WITH_ALL else os.path.basename(name)
-    return {"load_checkpoint": folder, "resume_training": file, **words}
-
-
-def pointed(text: str, words: Mapping[str, Any]) -> str:
-    """The text of a run YAML with these keys at its top; all other keys say what they did.
-
-    Where it has a section `checkpoint`, of checkpoint 2.0, what that says of loading goes before the keys of
-    before, and is set, too. ConfigError: it is written in a way that cannot be changed in place.
-    """
-    run = RunYaml("mindformers.yaml", text)
-    for key, value in words.items():
-        run.set_alone((key,), value)
-    if isinstance(run.get("checkpoint"), dict) and "load_checkpoint" in words:
-        run.set_alone(("checkpoint", "load_path"), words["load_checkpoint"])
-        run.set_alone(("checkpoint", "no_load_optim"), not words["resume_training"])
-    return run.text
+    return load_words(folder, resume=resumes and file, format=suffixes[0], needs_all=needs_all)
 
 
 def meta_notes(listed: Mapping[str, IterationList], files: Iterable[ShardFile]) -> list[str]:

@@ -29,11 +29,12 @@ from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Load
 from orchestrator.hosts.fleet import Fleet, fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+from orchestrator.plan.mindformers_load import pointed
 from orchestrator.plan.next_plan import next_plan, saved_layout
 from orchestrator.transfer.copied_shards import copies_read
 from orchestrator.transfer.distribute import cut_of
-from orchestrator.transfer.mindformers_resume import choose_mindformers
-from orchestrator.transfer.mindformers_saves import load_name, pointed, saves_of
+from orchestrator.transfer.mindformers_resume import choose_mindformers, require_steps_left
+from orchestrator.transfer.mindformers_saves import load_name, saves_of
 from orchestrator.transfer.program_checkpoints import newest_checkpoint, telling
 from orchestrator.transfer.saved_attempts import (
     CheckedStep,
@@ -72,7 +73,10 @@ class Moves:
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """What going on with a run means; `step` is None where it begins anew."""
+    """What going on with a run means; `step` is None where it begins anew.
+
+    `record` is that of the attempt before, where that matters.
+    """
 
     control: ControlDir
     before: LaunchPlan
@@ -82,6 +86,7 @@ class Resumption:
     step: CheckedStep | None = None
     moves: Moves = Moves()
     notes: tuple[str, ...] = ()
+    record: RunRecord | None = None
 
     @property
     def at(self) -> tuple[int, int]:
@@ -145,7 +150,7 @@ def plan_next(
         try:
             if plan.task == MINDFORMERS:
                 told = (*notes, *silent)
-                begun = Resumption(control, before, plan, wanted.job, hosts, notes=told)
+                begun = Resumption(control, before, plan, wanted.job, hosts, notes=told, record=record)
                 return with_mindformers_step(begun, asked, attempts, alike, step)
             found = choose_checked(asked, attempts, placed=placed, same_layout=alike, step=step)
         except CheckpointError as error:
@@ -191,6 +196,7 @@ def with_mindformers_step(
     placed = {item.rank: item.host for item in plan.placements}
     chosen = choose_mindformers(fleet, plan, attempts, same_layout=alike, step=step)
     checked = chosen.step
+    require_steps_left(found.record, found.before, plan, checked.step.at[1])
     loads = _loads(checked, placed, plan) if chosen.loads is None else dict(chosen.loads)
     plan = dataclasses.replace(
         plan, origin=checked.step.at, loads=loads, run_yaml=pointed(plan.run_yaml, chosen.words)

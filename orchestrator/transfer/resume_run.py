@@ -30,6 +30,7 @@ from orchestrator.preflight.gather_facts import look_at_hosts
 from orchestrator.preflight.host_facts import needs_of
 from orchestrator.transfer.collect import Collection, collect
 from orchestrator.transfer.distribute import Progress, cut_for, distribute, hash_shards, with_inputs
+from orchestrator.transfer.distribute_launch import with_shards
 from orchestrator.transfer.plan_resume import Resumption, shard_name
 from orchestrator.transfer.run_files import RunFiles
 from orchestrator.transfer.saved_attempts import CheckedStep
@@ -55,7 +56,9 @@ def resume(
     where something cannot be moved. What has been moved by then stays in the hosts' stores.
     """
     plan = found.plan
-    if found.step is not None:
+    if found.step is None:
+        plan = with_shards(found.job, plan, progress)
+    else:
         look_at_hosts(needs_of(plan), plan.ssh).raise_on_failure()
         with fleet_of(found.hosts, plan.ssh) as fleet:
             plan = brought(fleet, found, progress)
@@ -64,9 +67,10 @@ def resume(
 
 
 def brought(fleet: Fleet, found: Resumption, progress: Progress | None = None) -> LaunchPlan:
-    """Bring each host what it lacks of the step; the plan, complete. Raises as `resume` does."""
+    """Bring each host what it lacks of the step, or of the checkpoint that the job begins with; the plan,
+    complete. Raises as `resume` does."""
     if found.step is None:
-        return found.plan
+        return with_shards(found.job, found.plan, progress, fleet)
     inputs = _moved(fleet, found, found.step, progress or (lambda what, done, total: None))
     return with_inputs(found.plan, inputs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import threading
 from pathlib import Path
@@ -70,7 +71,8 @@ class Host:
         return Owner(dataclasses.replace(self.config, **changes), self.run, self.identity)
 
     def store(self) -> CopyStore:
-        return CopyStore(self.run, 1, keep=self.config.keep, ranks=self.config.ranks)
+        config = self.config
+        return CopyStore(self.run, 1, keep=config.keep, ranks=config.ranks, inside=config.inside)
 
     def serve(self, stream=Stream) -> Keeper:
         """Keep the peer's shards, until `close`."""
@@ -94,6 +96,21 @@ class Host:
             path.parent.mkdir(exist_ok=True)
             tensors = {"w": np.full(1000, rank * 1000 + step, np.float32)}
             write_ckpt(path, tensors.items(), with_sum=with_sum)
+            paths.append(path)
+        return paths
+
+    def save_as_mindformers(self, step: int, *, of_epoch: int = 10, cut: bool = False) -> list[Path]:
+        """The same as MindFormers does: the name counts the steps of an epoch, and there is no checksum."""
+        paths = []
+        for rank in RANKS[self.name]:
+            name = f"m_rank_{rank}-{(step - 1) // of_epoch + 1}_{(step - 1) % of_epoch + 1}.ckpt"
+            path = self.run.attempt.checkpoint / f"rank_{rank}" / name
+            path.parent.mkdir(exist_ok=True)
+            tensors = {"w": np.full(1000, rank * 1000 + step, np.float32), "step_num": np.array(step)}
+            write_ckpt(path, tensors.items())
+            if cut:
+                os.truncate(path, path.stat().st_size - 9)
+            os.utime(path, (1e9 + step, 1e9 + step))
             paths.append(path)
         return paths
 

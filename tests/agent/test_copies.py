@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +121,38 @@ def test_a_shard_without_checksum_counts_once_it_has_settled(hosts: tuple[Host, 
         os.utime(path, (1e9, 1e9))
     assert copy_next(owner) == 10
     assert sorted(keeper_host.copies()) == [f"rank_{rank}/m_rank_{rank}-1_10.ckpt" for rank in (0, 1)]
+
+
+def test_what_mindformers_saves_is_copied_by_the_step_in_the_file(tmp_path: Path) -> None:
+    authority, ports = Authority(RUN, ATTEMPT), free_ports()
+    owner_host, keeper_host = (Host(tmp_path, name, authority, ports) for name in "ab")
+    for host in (owner_host, keeper_host):
+        host.config = replace(host.config, inside=True)
+    keeper_host.serve()
+    try:
+        write_told_step(keeper_host.run.root, 1, 9)
+        owner = owner_host.owner()
+        for step in (9, 12, 15):  # of the second epoch: 1-9, 2-2, 2-5
+            owner_host.save_as_mindformers(step)
+            assert copy_next(owner) == step
+        status = owner.status()
+        assert (status.step, status.lag, {file.step for file in status.files}) == (15, 0, {9, 12, 15})
+        # Of the newest two, and what is complete over all hosts: counted by names 1-9 would be the newest.
+        write_told_step(keeper_host.run.root, 1, 15)
+        owner_host.save_as_mindformers(18)
+        assert copy_next(owner) == 18
+        assert {Path(name).stem.rpartition("-")[2] for name in keeper_host.copies()} == {"2_5", "2_8"}
+        # One that is still being written, however long that takes, is none.
+        owner_host.save_as_mindformers(20, cut=True)
+        assert owner.next_step() is None
+        owner_host.save_as_mindformers(20)
+        assert copy_next(owner) == 20
+        rows = saved(keeper_host.run, {}, with_copies=True, with_steps=True)
+        # What is complete over all hosts stays, whatever is newer.
+        assert {(row["owner"], row["global_step"]) for row in rows} == {("a", step) for step in (15, 18, 20)}
+    finally:
+        for host in (owner_host, keeper_host):
+            host.close()
 
 
 def test_keep_counts_for_copies_and_never_takes_the_complete_step(hosts: tuple[Host, Host]) -> None:

@@ -52,7 +52,16 @@ WRONG = {
     JOB + "  script: start.py\n": "job.yaml:7: mindformers.script: no such file",
     JOB + "parallel: {data_parallel: 2}\n": "job.yaml:7: parallel: is not used by task mindformers (say it"
     " in the run YAML, or in mindformers.set: parallel_config)",
-    JOB + "checkpoint: {load: /x, resume: true}\n": "job.yaml:7: checkpoint: is not used by task mindformers",
+    JOB + "checkpoint: {load: run.yaml, resume: true}\n": "job.yaml:7: checkpoint.load: is loaded by no task"
+    " mindformers without distribute: true",
+    JOB
+    + "checkpoint: {save_steps: 5}\n": "job.yaml:7: checkpoint.save_steps: is not used by task mindformers"
+    " (say it in the run YAML, or in mindformers.set: load_checkpoint",
+    JOB + "checkpoint: {resume: true}\n": "job.yaml:7: checkpoint.resume: has nothing to go on from",
+    JOB + "checkpoint: {distribute: true}\n": "job.yaml:7: checkpoint.distribute: has nothing to distribute",
+    JOB + "checkpoint: {strategy: run.yaml}\n": "job.yaml:7: checkpoint.strategy: cuts nothing without",
+    JOB + "checkpoint: {load: run.yaml, distribute: true, strategy: no}\n": "job.yaml:7: checkpoint.strategy:"
+    " no such file",
     JOB + "jit_level: O1\n": "job.yaml:7: jit_level: is not used by task mindformers",
     JOB + "max_device_memory: 50GB\n": "job.yaml:7: max_device_memory: is not used by task mindformers",
     JOB + "restart: {max: 1, min_hosts: 1}\n": "job.yaml:7: restart.min_hosts: fits no run of MindFormers",

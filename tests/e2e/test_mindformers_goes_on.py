@@ -7,6 +7,7 @@ where a run was resumed (seen on the real one, see tests/transfer/test_mindforme
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import get_args
@@ -83,9 +84,10 @@ RUN_YAML = {
 }
 
 
-def test_it_goes_on_from_the_newest_step_that_all_ranks_have(tmp_path: Path) -> None:
-    (tmp_path / "trainer.py").write_text(TRAINER)
-    (tmp_path / "llama.yaml").write_text(yaml.safe_dump(RUN_YAML, sort_keys=False))
+def written(folder: Path, **keys: object) -> Path:
+    """The job beside its files."""
+    (folder / "trainer.py").write_text(TRAINER)
+    (folder / "llama.yaml").write_text(yaml.safe_dump(RUN_YAML, sort_keys=False))
     job = {
         "name": "llama",
         "task": "mindformers",
@@ -95,11 +97,17 @@ def test_it_goes_on_from_the_newest_step_that_all_ranks_have(tmp_path: Path) -> 
         "networking": {"mode": "dynamic"},
         "restart": {"max": 1},
         "env": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        **keys,
     }
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    return folder / "job.yaml"
+
+
+def test_it_goes_on_from_the_newest_step_that_all_ranks_have(tmp_path: Path) -> None:
+    job = written(tmp_path)
     cluster = Cluster.local(tmp_path, devices="0", python=sys.executable)
     try:
-        done = cluster.launch(tmp_path / "job.yaml")
+        done = cluster.launch(job)
         assert done.returncode == 0, done.stdout + done.stderr
         for rank, run in enumerate(sorted(cluster.run_dirs())):
             # Of step 16 rank 1 alone has a file, of step 12 both.
@@ -120,5 +128,35 @@ def test_it_goes_on_from_the_newest_step_that_all_ranks_have(tmp_path: Path) -> 
         assert "step 28, " in collected.stdout
         held = {name: each.array().tolist() for name, each in read_ckpt(tmp_path / "out.ckpt").items()}
         assert held == {"w": [28] * 4, "adam_m.w": [28] * 4, "step_num": 28}
+    finally:
+        cluster.close()
+
+
+def test_a_run_whose_one_hosts_disk_is_gone_is_collected_and_goes_on_from_copies(tmp_path: Path) -> None:
+    job = written(tmp_path, checkpoint={"copies": 1}, timeouts={"grace": 60})
+    cluster = Cluster.local(tmp_path, devices="0", python=sys.executable)
+    inventory = yaml.safe_load(cluster.inventory.read_text())
+    inventory["copy"] = {"network": "127.0.0.0/8", "ports": "29700-29731"}
+    cluster.inventory.write_text(yaml.safe_dump(inventory))
+    try:
+        done = cluster.launch(job)
+        assert done.returncode == 0, done.stdout + done.stderr
+        status = cluster.status()
+        copies = {name: view["status"]["copies"] for name, view in status["hosts"].items()}
+        assert {name: (one["step"], one["lag"]) for name, one in copies.items()} == {
+            "host1": (28, 0),
+            "host2": (28, 0),
+        }
+        shutil.rmtree(tmp_path / "hosts/host1")
+        collected = cluster.run("collect-ckpt", "--replicated", "-o", "out.ckpt")
+        assert collected.returncode == 0 and "step 28, " in collected.stdout, collected.stderr
+        done = cluster.run("resume", status["run_id"], "--step", "28")
+        assert done.returncode == 0, done.stdout + done.stderr
+        run = tmp_path / "hosts/host1/runs" / status["run_id"]
+        attempt = cluster.status()["attempts"][-1]
+        assert (attempt["state"], attempt["origin"][1]) == ("succeeded", 28)
+        # Attempt 2 began anew within its epoch, from step 12: it is the name that counts otherwise.
+        (loaded,) = (run / f"attempts/{attempt['number']}/load").rglob("*.ckpt")
+        assert loaded.parent.name == "rank_0" and read_ckpt(loaded)["step_num"].array() == 28
     finally:
         cluster.close()

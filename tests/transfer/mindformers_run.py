@@ -14,11 +14,11 @@ from orchestrator.checkpoint.files.strategy_files import Strategy, write_strateg
 from orchestrator.checkpoint.files.tensor_files import write_ckpt, write_safetensors
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
-from orchestrator.control.run_record import HostView, new_record, write_record
+from orchestrator.control.run_record import HostView, new_record, read_record, write_record
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.codec import dumps
 from orchestrator.core.paths import RunDir, Workdir
-from orchestrator.core.records import Attempt, HostStatus
+from orchestrator.core.records import Attempt, HostStatus, RankStatus
 from orchestrator.core.states import RunState
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.make_plan import make_plan
@@ -114,6 +114,20 @@ class MindFormersRun:
         is_cut = "parallel_mode: 1" in self.plan.run_yaml and value.ndim == 2
         return Layout((self.plan.world_size,), (0, -1) if is_cut else (-1,) * value.ndim)
 
+    def told(self, total: int) -> None:
+        """Its ranks have told how many steps it is to have."""
+        record, hosts = read_record(self.control), {}
+        for name, view in record.hosts.items():
+            assert view.status is not None
+            ranks = [
+                RankStatus(item.rank, 0, 0, progress={"step": total, "total_steps": total})
+                for item in self.plan.placements
+                if item.host == name
+            ]
+            status = dataclasses.replace(view.status, ranks=tuple(ranks))
+            hosts[name] = dataclasses.replace(view, status=status)
+        write_record(self.control, dataclasses.replace(record, hosts=hosts))
+
     def save(self, *steps: int, but=(), inside: int | None = None, without=()) -> None:
         """The files of these steps, but for those of (rank, step) in `but`, and `meta.json` after each."""
         write = write_safetensors if self.suffix == "safetensors" else write_ckpt
@@ -142,8 +156,10 @@ class MindFormersRun:
             folder.mkdir(exist_ok=True)
             write_strategy(folder / f"ckpt_strategy_rank_{item.rank}.ckpt", Strategy(0, layouts))
 
-    def next(self, *, hosts: tuple[str, ...] = ("host1", "host2"), step: int | None = None) -> Resumption:
-        """What going on means on these hosts, as the plan of the next attempt has it."""
+    def next(
+        self, *, hosts: tuple[str, ...] = ("host1", "host2"), step: int | None = None, run_yaml: str = ""
+    ) -> Resumption:
+        """What going on means on these hosts, as the plan of the next attempt, or this run YAML, has it."""
         plan = self.plan
         job = load_job(self.folder / "job.yaml")
         names = dict(zip([host.name for host in plan.hosts], hosts, strict=True))
@@ -151,6 +167,7 @@ class MindFormersRun:
         after = dataclasses.replace(
             plan,
             attempt=Attempt(2, "ab" * 8),
+            run_yaml=run_yaml or plan.run_yaml,
             hosts=tuple(known[name] for name in hosts),
             placements=tuple(dataclasses.replace(item, host=names[item.host]) for item in plan.placements),
             manifests={
@@ -161,7 +178,8 @@ class MindFormersRun:
         every = tuple(known.values())
         with fleet_of(every, plan.ssh) as fleet:
             attempts, silent = gather_saved(fleet, plan.run_id, {1: plan})
-            begun = Resumption(self.control, plan, after, job, every, notes=tuple(silent))
+            record = read_record(self.control)
+            begun = Resumption(self.control, plan, after, job, every, notes=tuple(silent), record=record)
             return with_mindformers_step(begun, fleet, attempts, [1], step)
 
     def started(self, found: Resumption):

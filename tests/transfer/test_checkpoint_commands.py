@@ -10,6 +10,7 @@ from orchestrator.checkpoint.files.tensor_files import read_ckpt, write_ckpt
 from orchestrator.cli.cmd_checkpoint import command
 from orchestrator.cli.units import ByteSize, Number, byte_size
 from orchestrator.core.errors import CheckpointError
+from tests.transfer.mindformers_folder import saved_by_mindformers, strategies_of_two, tensors
 from tests.transfer.test_inspect import saved
 
 
@@ -44,6 +45,22 @@ def test_from_ranks_to_a_file_and_back(tmp_path):
     run("combine", *back, "-o", tmp_path / "hf", "--max-shard-size", "2kB")
     assert (tmp_path / "hf" / "model.safetensors.index.json").exists()
     assert run("diff", tmp_path / "a.ckpt", tmp_path / "hf", "--atol", "0") == "no difference above 0\n"
+
+
+def test_which_step_the_files_of_mindformers_are_of_they_say_themselves(tmp_path):
+    """Their names count the steps of an epoch, and what was renamed or copied over may lie."""
+    folder = saved_by_mindformers(tmp_path, 9, 15, halves=True)
+    strategies_of_two(folder / "strategy")
+    assert json.loads(run("inspect", folder, "--json"))["step"] == 15
+    assert "step 15: all slices of" in run("verify", folder)
+    source = ("--checkpoint-dir", folder)
+    assert ": step 15, " in run("combine", *source, "--step", "15", "-o", tmp_path / "a.ckpt")
+    # A file of another step under the name of this one.
+    write_ckpt(folder / "checkpoint/rank_1/llama_rank_1-2_5.ckpt", tensors(14, 1, halves=True))
+    assert json.loads(run("inspect", folder, "--json"))["step"] == 9
+    assert ": step 9, " in run("combine", *source, "-o", tmp_path / "b.ckpt")
+    with pytest.raises(CheckpointError, match=r"no step is complete|lacks rank 1"):
+        run("combine", *source, "--step", "15", "-o", tmp_path / "c.ckpt")
 
 
 def test_what_was_made_is_told_as_data(tmp_path):

@@ -18,7 +18,8 @@ from orchestrator.core.errors import CheckpointError, ConfigError, HostsFailed, 
 from orchestrator.families.bloom import BLOOM
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.placement import place
-from orchestrator.transfer.distribute import cut_for, distribute, hash_shards, with_shards
+from orchestrator.transfer.distribute import cut_for, distribute, hash_shards
+from orchestrator.transfer.distribute_launch import with_shards
 from tests.checkpoint.support import random
 
 DENSE = "blocks.0.attention.dense1.weight"

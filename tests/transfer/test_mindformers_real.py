@@ -18,9 +18,10 @@ from orchestrator.agent.steps_in_files import list_metas
 from orchestrator.checkpoint.cut.global_steps import by_global_step
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
 from orchestrator.checkpoint.shard_index import ShardFile
+from orchestrator.plan.mindformers_load import pointed
 from orchestrator.transfer.collect import Collection
 from orchestrator.transfer.collect_run import collect_run
-from orchestrator.transfer.mindformers_saves import load_name, pointed, resume_words
+from orchestrator.transfer.mindformers_saves import load_name, resume_words
 from tests.transfer.mindformers_run import MindFormersRun
 
 ROOT = Path(__file__).parents[2]

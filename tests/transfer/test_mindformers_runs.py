@@ -51,6 +51,21 @@ def test_the_newest_step_is_that_of_all_epochs_and_no_byte_moves(ended: MindForm
         assert path.stat().st_ino == ended.path(rank, 15).stat().st_ino
 
 
+def test_after_its_last_step_a_run_has_nothing_left_to_train(ended: MindFormersRun) -> None:
+    ended.save(9, 15)
+    ended.told(15)
+    with pytest.raises(
+        UsageError, match=r"step 15 is saved, the last of 15: nothing is left to train"
+    ) as caught:
+        ended.next()
+    assert "collect-ckpt" in caught.value.remedy and "runner_config.epochs=N" in caught.value.remedy
+    assert ended.next(step=9).at == (1, 9)
+    # With more epochs there is; how many steps they have nobody knows yet.
+    assert ended.next(run_yaml=f"{REPLICAS}runner_config: {{epochs: 3}}\n").at == (1, 15)
+    ended.told(16)
+    assert ended.next().at == (1, 15)
+
+
 def test_a_step_that_one_rank_lacks_is_taken_from_its_replica(ended: MindFormersRun) -> None:
     ended.save(9, 15, but=[(1, 15)])
     found = ended.next()

@@ -15,10 +15,10 @@ from orchestrator.core.errors import CheckpointError, ConfigError
 from orchestrator.core.iteration_answers import IterationList
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
+from orchestrator.plan.mindformers_load import pointed
 from orchestrator.transfer.mindformers_saves import (
     load_name,
     meta_notes,
-    pointed,
     resume_words,
     saves_of,
 )
