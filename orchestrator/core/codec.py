@@ -359,8 +359,10 @@ def _object(kind: Any) -> _Decoder:
     upgrade = getattr(kind, "upgrade", None)
 
     def decode(data: Any) -> Any:
+        nonlocal readers
         if not readers:  # only now: two dataclasses may hold each other
-            readers.update((name, _decoder(hints[name])) for name in names)
+            # Whole before anybody sees it: another thread, say of another host, reads by it meanwhile.
+            readers = {name: _decoder(hints[name]) for name in names}
         entries = _entries(data)
         if upgrade is not None:
             entries = _entries(upgrade(data))
