@@ -65,13 +65,15 @@ def _names_of(kind: type, but: frozenset[str] = frozenset()) -> tuple[str, ...]:
 _names: Callable[..., tuple[str, ...]] = functools.cache(_names_of)
 
 
-@functools.cache
-def _parts(kind: type, but: frozenset[str]) -> Callable[[Any], tuple[Any, ...]] | None:
-    """What reads all these fields at once, which is most of what a steady record costs; None where none are."""
+def _parts_of(kind: type, but: frozenset[str]) -> Callable[[Any], tuple[Any, ...]] | None:
+    """What reads all these fields at once, instead of one by one; None where there are none."""
     names = _names(kind, but)
     if len(names) < 2:
         return (lambda value: tuple(getattr(value, name) for name in names)) if names else None
     return operator.attrgetter(*names)
+
+
+_parts: Callable[..., Callable[[Any], tuple[Any, ...]] | None] = functools.cache(_parts_of)
 
 
 def _alike(before: Any, after: Any) -> bool:

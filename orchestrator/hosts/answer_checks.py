@@ -155,7 +155,7 @@ def _usual_digest(data: Any, own: Container[int]) -> Digest | None:
     return Digest(**{**data, "numbers": numbers if first is None else {**numbers, "first": first}})
 
 
-def _are_of_ranks(data: Any, own: Container[int], kind: type, low: float, high: float) -> bool:
+def _are_of_ranks(data: Any, own: Container[int], kind: type[Any], low: float, high: float) -> bool:
     """Whether these are values of one type and of the host's own ranks, within bounds below the largest."""
     return type(data) is dict and all(
         type(value) is kind
@@ -169,7 +169,7 @@ def _are_of_ranks(data: Any, own: Container[int], kind: type, low: float, high: 
 
 
 def _are_usual(numbers: Any) -> bool:
-    """Whether a worker's progress can be kept as it is: few short names, numbers within reach, plain texts."""
+    """Whether a worker's progress can be kept as it is: few names, numbers within reach, plain texts."""
     if type(numbers) is not dict or len(numbers) > _MOST_NAMES:
         return False
     for name, value in numbers.items():

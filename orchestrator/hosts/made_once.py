@@ -21,11 +21,15 @@ def made_once(make: Callable[P, T]) -> Callable[P, T]:
 
     `make` must not ask for another result of its own. What it raises is not kept.
     """
-    kept, making = functools.cache(make), threading.Lock()
+    kept: dict[object, T] = {}
+    making = threading.Lock()
 
     @functools.wraps(make)
     def found(*args: P.args, **named: P.kwargs) -> T:
+        asked = (args, frozenset(named.items()))
         with making:
-            return kept(*args, **named)
+            if asked not in kept:
+                kept[asked] = make(*args, **named)
+            return kept[asked]
 
     return found

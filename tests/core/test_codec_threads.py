@@ -1,6 +1,6 @@
 """The codec among threads: what one of them is still making, no other may read by."""
 
-# ruff: noqa: UP006  # the hints of Python 3.8, which the agent has
+# ruff: noqa: UP006, UP035  # the hints of Python 3.8, which the agent has
 from __future__ import annotations
 
 import threading

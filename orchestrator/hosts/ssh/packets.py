@@ -8,8 +8,8 @@
 - What a peer says before it is known to be the host is bounded.
 - Who waits for the handshake bounds it, by the last sign of progress; no thread keeps its time.
 - A packet is read with one system call where it can be, not with two.
-- The reader thread wakes once a second during a login, not ten times; after it only to ask a peer that has been
-  silent for long whether it is there.
+- The reader thread wakes once a second during a login, not ten times; after it only to ask a peer that has
+  been silent for long whether it is there.
 """
 
 from __future__ import annotations
