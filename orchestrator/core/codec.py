@@ -360,8 +360,7 @@ def _object(kind: Any) -> _Decoder:
 
     def decode(data: Any) -> Any:
         nonlocal readers
-        if not readers:  # only now: two dataclasses may hold each other
-            # Whole before anybody sees it: another thread, say of another host, reads by it meanwhile.
+        if not readers:  # only now: two dataclasses may hold each other; and whole, for other threads' sake
             readers = {name: _decoder(hints[name]) for name in names}
         entries = _entries(data)
         if upgrade is not None:
