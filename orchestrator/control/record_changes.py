@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import operator
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -64,6 +65,17 @@ def _names_of(kind: type, but: frozenset[str] = frozenset()) -> tuple[str, ...]:
 _names: Callable[..., tuple[str, ...]] = functools.cache(_names_of)
 
 
+def _parts_of(kind: type, but: frozenset[str]) -> Callable[[Any], tuple[Any, ...]] | None:
+    """What reads all these fields at once, instead of one by one; None where there are none."""
+    names = _names(kind, but)
+    if len(names) < 2:
+        return (lambda value: tuple(getattr(value, name) for name in names)) if names else None
+    return operator.attrgetter(*names)
+
+
+_parts: Callable[..., Callable[[Any], tuple[Any, ...]] | None] = functools.cache(_parts_of)
+
+
 def _alike(before: Any, after: Any) -> bool:
     """Whether both are collections of dataclasses with the same places."""
     if type(after) is tuple and type(before) is tuple:
@@ -77,10 +89,9 @@ def differ(before: Any, after: Any, but: frozenset[str]) -> bool:
     """Whether two values differ in more than fields of these names."""
     if before is after:
         return False
-    names = _names(type(after), but) if type(before) is type(after) else ()
-    if names:
-        for name in names:
-            old, new = getattr(before, name), getattr(after, name)
+    parts = _parts(type(after), but) if type(before) is type(after) else None
+    if parts is not None:
+        for old, new in zip(parts(before), parts(after), strict=True):
             if old is not new and differ(old, new, but):
                 return True
         return False

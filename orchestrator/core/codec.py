@@ -359,8 +359,9 @@ def _object(kind: Any) -> _Decoder:
     upgrade = getattr(kind, "upgrade", None)
 
     def decode(data: Any) -> Any:
-        if not readers:  # only now: two dataclasses may hold each other
-            readers.update((name, _decoder(hints[name])) for name in names)
+        nonlocal readers
+        if not readers:  # only now: two dataclasses may hold each other; and whole, for other threads' sake
+            readers = {name: _decoder(hints[name]) for name in names}
         entries = _entries(data)
         if upgrade is not None:
             entries = _entries(upgrade(data))

@@ -8,17 +8,16 @@ from __future__ import annotations
 import hashlib
 import io
 import marshal
-import threading
 import zipfile
 import zlib
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path, PurePosixPath
 
 import orchestrator
+from orchestrator.hosts.made_once import made_once
 
-__all__ = ["Bundle", "agent_bundle", "compiled_modules"]
+__all__ = ["Bundle", "agent_bundle", "build_bundle", "compiled_modules"]
 
 # The agent, and what it imports.
 _SHARED = (
@@ -39,9 +38,8 @@ class Bundle:
     sha256: str
 
 
-@cache
-def agent_bundle() -> Bundle:
-    """The zip of the agent and of what it imports."""
+def build_bundle() -> Bundle:
+    """The zip of the agent and of what it imports, made anew."""
     root = Path(orchestrator.__file__).parent
     sources = sorted(path for pattern in _SHARED for path in root.glob(pattern))
     buffer = io.BytesIO()
@@ -53,6 +51,12 @@ def agent_bundle() -> Bundle:
             archive.writestr(entry, path.read_bytes())
     data = buffer.getvalue()
     return Bundle(data, hashlib.sha256(data).hexdigest())
+
+
+@made_once
+def agent_bundle() -> Bundle:
+    """The zip, one for all hosts: to make it takes longer than all else that a launch costs for ten."""
+    return build_bundle()
 
 
 # What no launch imports, no failure of a worker and no attempt that follows one, need not be compiled.
@@ -68,7 +72,6 @@ _RARE |= {"copy_stream", "copy_tls", "verbs_copies"}
 _RARE |= {
     f"container_{name}" for name in ("command", "init", "keeper", "probe", "remains", "runtime", "worker")
 }
-_compiling = threading.Lock()
 
 
 def compiled_modules(version: str) -> bytes:
@@ -76,12 +79,11 @@ def compiled_modules(version: str) -> bytes:
 
     To compile them is a tenth of all that the first launch costs a host, so it is done once for all of them.
     """
-    with _compiling:
-        data = _compile_all() if version == MAGIC_NUMBER.hex() else b""
+    data = _compile_all() if version == MAGIC_NUMBER.hex() else b""
     return b"%d %s\n%b" % (len(data), hashlib.sha256(data).hexdigest().encode(), data)
 
 
-@cache
+@made_once
 def _compile_all() -> bytes:
     found = {}
     # Of the zip, not of the files: they may be those of another version by now.

@@ -90,6 +90,9 @@ def pushed_of(
     kind = _EVENTS.get(name)
     if kind is None:
         return None
+    own: Collection[int] = range(world_size) if placed is None else placed
+    if kind is Digest and (usual := _usual_digest(data, own)) is not None:
+        return usual
     told: Pushed = from_json(kind, _cleaned(data))
     _require(0 <= told.sequence < LARGEST and 0 <= told.clock <= LATEST, "a sequence and a time")
     if isinstance(told, Snapshot):
@@ -99,7 +102,6 @@ def pushed_of(
         _check_copies(status.copies, len(ranks))
         _require(placed is None or {rank.rank for rank in ranks} == placed, "the host's own ranks")
         return dataclasses.replace(told, status=dataclasses.replace(status, ranks=ranks))
-    own: Collection[int] = range(world_size) if placed is None else placed
     if isinstance(told, Change):
         ranks = _checked(told.ranks, told.scheduler, world_size)
         _require(all(rank.rank in own for rank in ranks), "the host's own ranks")
@@ -119,6 +121,67 @@ def _checked_digest(told: Digest, own: Container[int]) -> Digest:
     _require(all(rank.isdecimal() and int(rank) in own for rank in compute), "the host's own ranks")
     _require(all(0 <= seconds < LARGEST for seconds in compute.values()), "the seconds of a step")
     return dataclasses.replace(told, numbers=_progress(told.numbers))
+
+
+def _usual_digest(data: Any, own: Container[int]) -> Digest | None:
+    """A digest as agents of ours write it, checked in one walk; None for one that must be looked at closely.
+
+    Digests are nearly all that hosts say while a run goes well, and what a steady monitor's time goes into.
+    """
+    if type(data) is not dict or data.keys() != _DIGEST or type(data["clock"]) is not float:
+        return None
+    rank, low, high, seconds = data["rank"], data["low"], data["high"], data["seconds"]
+    numbers, first = data["numbers"], None
+    if type(numbers) is dict and "first" in numbers:
+        numbers = dict(numbers)
+        first = numbers.pop("first")
+        if type(first) is not dict:
+            return None
+        first = {name: value for name, value in first.items() if name in _TOLD}
+    is_usual = (
+        all(type(each) is int for each in (data["sequence"], rank, low, high))
+        and 0 <= data["sequence"] < LARGEST
+        and 0 <= data["clock"] <= LATEST
+        and 0 <= low <= high < LARGEST
+        and rank in own
+        and (seconds is None or (type(seconds) is float and 0 <= seconds < LARGEST))
+        and _are_of_ranks(data["steps"], own, int, low, high)
+        and _are_of_ranks(data["compute"], own, float, 0, LARGEST)
+        and _are_usual(numbers)
+        and (first is None or _are_usual(first))
+    )
+    if not is_usual:
+        return None
+    return Digest(**{**data, "numbers": numbers if first is None else {**numbers, "first": first}})
+
+
+def _are_of_ranks(data: Any, own: Container[int], kind: type[Any], low: float, high: float) -> bool:
+    """Whether these are values of one type and of the host's own ranks, within bounds below the largest."""
+    return type(data) is dict and all(
+        type(value) is kind
+        and low <= value <= high
+        and value < LARGEST
+        and len(rank) < 10
+        and rank.isdecimal()
+        and int(rank) in own
+        for rank, value in data.items()
+    )
+
+
+def _are_usual(numbers: Any) -> bool:
+    """Whether a worker's progress can be kept as it is: few names, numbers within reach, plain texts."""
+    if type(numbers) is not dict or len(numbers) > _MOST_NAMES:
+        return False
+    for name, value in numbers.items():
+        kind = type(value)
+        if kind is int or (kind is float and name not in _COUNTS):
+            if not (0 if name in _COUNTS else -LARGEST) <= value < LARGEST or value == -LARGEST:
+                return False
+        elif kind is not str or name in _TOLD or len(value) > _LONGEST_TEXT or not value.isprintable():
+            return False
+        if len(name) > _LONGEST_TEXT or not name.isprintable():
+            return False
+    return True
 
 
 def run_of(data: Any) -> RunOnHost:
@@ -167,6 +230,8 @@ def _require(fits: bool, what: str) -> None:
 # What is counted with, of a worker's progress; a value that is no number is left out.
 _COUNTS = ("step", "total_steps")
 _NUMBERS = ("loss", "lr", "grad_norm", "tokens_per_s", "step_time_s", "time", "loss_scale", "mfu", "skipped")
+_TOLD = frozenset((*_COUNTS, *_NUMBERS))
+_DIGEST = {field.name for field in dataclasses.fields(Digest)}
 
 
 # Of what a worker tells besides: so many names, and of a text so much.

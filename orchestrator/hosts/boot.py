@@ -27,7 +27,7 @@ _MAGIC = b"orchestrate-agent "
 # What a chatty shell start-up file may print before us.
 _MOST_LINES = 200
 _MOST_BYTES = 256 * 1024
-_PIECE = 1 << 16
+_PIECE = 1 << 18
 # After so many silent seconds it is asked whether the account's shell is the one that runs commands.
 QUIET = 10.0
 

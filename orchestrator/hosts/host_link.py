@@ -32,8 +32,14 @@ def beat_seconds(unreachable: float) -> float:
 
 
 def digest_seconds(hosts: int, viewers: int = 0) -> float:
-    """How often a host tells of its steps: seldom where there are many, often while somebody looks."""
-    return max(0.5, hosts / 200) if viewers else max(2.0, hosts / 50)
+    """How often a host tells of its steps: seldom where there are many, often while somebody looks.
+
+    Steps that nobody looks at are worth 25 digests a second: no more are written to disk. But up to a
+    thousand hosts none waits longer than a third of a minute, as a hang is only found some digests later.
+    """
+    if viewers:
+        return max(0.5, hosts / 200)
+    return max(2.0, min(hosts / 25, 20.0), hosts / 50)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, PreflightError
 from orchestrator.core.protocol import BEAT, BEAT_SECONDS
 from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.agent_zip import Bundle, agent_bundle, compiled_modules
+from orchestrator.hosts.agent_zip import Bundle, agent_bundle, build_bundle, compiled_modules
 from orchestrator.hosts.fleet import HostResults, error_lines
 from orchestrator.hosts.local_transport import LocalTransport
 from orchestrator.hosts.session import Session
@@ -126,10 +126,7 @@ def test_equal_errors_of_many_hosts_are_told_once() -> None:
 
 
 def test_the_bundle_depends_on_the_sources_alone() -> None:
-    agent_bundle.cache_clear()
-    first = agent_bundle()
-    agent_bundle.cache_clear()
-    assert agent_bundle() == first
+    assert build_bundle() == build_bundle() == agent_bundle()
 
 
 def test_a_host_of_our_python_compiles_nothing_that_a_launch_needs(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import paramiko
 import pytest
+from paramiko.common import cMSG_GLOBAL_REQUEST
 
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.core.errors import ConnectError, HostKeyError, TransportError
@@ -174,6 +176,28 @@ def test_a_peer_that_falls_silent_is_found(target: Target) -> None:
             cut.set()
             with pytest.raises(TransportError, match="the connection broke: nothing heard"):
                 channel.read(1)
+
+
+class CountingWire(Wire):
+    question_seconds = 0.5
+    _active_check_timeout = 0.05
+    questions = 0
+
+    def _send_user_message(self, data: paramiko.Message) -> None:
+        type(self).questions += data.asbytes()[:1] == cMSG_GLOBAL_REQUEST
+        super()._send_user_message(data)
+
+
+def test_only_a_silent_peer_is_asked_whether_it_is_there(target: Target) -> None:
+    talk = "for each in 1 2 3 4 5 6 7 8 9 10; do echo hello; sleep 0.1; done; exec sleep 30"
+    with target.transport(CountingWire) as transport, transport.open(["sh", "-c", talk]) as channel:
+        for _ in range(10):
+            assert line_of(channel) == b"hello\n"
+        assert CountingWire.questions == 0
+        deadline = time.monotonic() + 10
+        while not CountingWire.questions:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 @contextmanager

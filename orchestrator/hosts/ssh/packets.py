@@ -8,7 +8,8 @@
 - What a peer says before it is known to be the host is bounded.
 - Who waits for the handshake bounds it, by the last sign of progress; no thread keeps its time.
 - A packet is read with one system call where it can be, not with two.
-- The reader thread wakes once a second, not ten times, while nothing happens.
+- The reader thread wakes once a second during a login, not ten times; after it only to ask a peer that has
+  been silent for long whether it is there.
 """
 
 from __future__ import annotations
@@ -175,6 +176,9 @@ class Wire(paramiko.Transport):
     def watch_peer(self) -> None:
         """From now on fail when the peer says nothing for `silence_seconds` though it was asked."""
         self.packetizer.set_keepalive(self.question_seconds, self._ask)
+        # Hundreds of threads that wake every second, only to find nothing, are much of what an idle monitor
+        # costs. So they wake when there is something to ask; who hangs up wakes them by the socket.
+        self.sock.settimeout(self.question_seconds)
 
     def hang_up(self) -> None:
         """close(), at once: a shutdown wakes the reader thread, closing alone does not."""
