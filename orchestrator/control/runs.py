@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.inventory import Inventory
-from orchestrator.config.job import Health, Timeouts
+from orchestrator.config.run_terms import Health, Timeouts
 from orchestrator.control.attempts import came_to_nothing, next_record, with_hosts_before
 from orchestrator.control.found_runs import (
     by_run,

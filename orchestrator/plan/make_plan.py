@@ -18,9 +18,10 @@ from orchestrator.agent.worker_environment import (
 )
 from orchestrator.checkpoint.save_interval import default_mtbf
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
-from orchestrator.config.job import Health, Job
+from orchestrator.config.job import Job
 from orchestrator.config.job_network import network_of
 from orchestrator.config.mindformers_job import MINDFORMERS
+from orchestrator.config.run_terms import Health
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec

@@ -16,7 +16,7 @@ from orchestrator.config.inventory import Chip, Device, Host, Inventory
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.tasks import TRAINING
 from orchestrator.core.errors import UsageError
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.job import Restart
+from orchestrator.config.run_terms import Restart
 from orchestrator.control.attempts import came_to_nothing, next_record
 from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground, Level, Outcome
 from orchestrator.control.next_attempt import put_next_in_force

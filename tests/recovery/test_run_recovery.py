@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config.inventory import Device, Host
-from orchestrator.config.job import Restart
+from orchestrator.config.run_terms import Restart
 from orchestrator.control.attempts import ended_again, with_decision
 from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground, Level
 from orchestrator.control.held_hosts import Held
