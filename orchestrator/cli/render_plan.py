@@ -16,8 +16,10 @@ from rich.table import Table
 from orchestrator.agent.worker_environment import SCHEDULER_HOST
 from orchestrator.cli.render_rank_table import print_whole, servers_view
 from orchestrator.cli.terminal import Console, headed, wrapped
+from orchestrator.config.container import Container
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.run_yaml_secrets import HIDDEN, without_secrets
+from orchestrator.core.codec import to_json
 from orchestrator.core.paths import RUN_YAML
 from orchestrator.core.records import Manifest, WorkerSpec
 from orchestrator.core.visible_text import visible
@@ -181,11 +183,7 @@ def plan_data(plan: LaunchPlan) -> dict[str, Any]:
                 "python": host.python,
                 "workdir": host.workdir,
                 "env_script": host.env_script,
-                **(
-                    {"container": host.container.model_dump(exclude_none=True)}
-                    if host.container is not None
-                    else {}
-                ),
+                **({"container": _written(host.container)} if host.container is not None else {}),
             }
             for host in plan.hosts
         ],
@@ -247,3 +245,8 @@ def _meeting(plan: LaunchPlan) -> str:
     if plan.manifests[host.name].workers[0].env.get("MS_SCHED_HOST") != SCHEDULER_HOST:
         return ""
     return f"at the IP address that {host.address} means there, which is asked at launch"
+
+
+def _written(container: Container) -> dict[str, Any]:
+    """The keys of a container that say something."""
+    return {key: value for key, value in to_json(container).items() if value is not None}

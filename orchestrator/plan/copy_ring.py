@@ -39,7 +39,7 @@ class CopyRing:
     @property
     def over(self) -> CopyNetwork:
         """The network, as an inventory has it."""
-        return CopyNetwork.model_construct(network=self.network, ports=self.ports, rate=self.rate)
+        return CopyNetwork(network=self.network, ports=self.ports, rate=self.rate)
 
     def owners_of(self, host: str) -> tuple[str, ...]:
         """The hosts whose copies this one keeps."""
