@@ -124,7 +124,7 @@ def _first_sentence(text: str | None) -> str:
     return text[:1].lower() + text[1:].rstrip(".")
 
 
-def _table(section: Any, own: type[BaseModel] | None = None) -> Iterator[str]:
+def _table(section: Any, own: type | None = None) -> Iterator[str]:
     """The rows of a section; `own` has the defaults of keys that are null where nobody says otherwise."""
     yield "| key | what it takes | default | meaning |"
     yield "|---|---|---|---|"
@@ -137,8 +137,8 @@ def _table(section: Any, own: type[BaseModel] | None = None) -> Iterator[str]:
             raise SystemExit(f"{section.__name__}.{name} has no meaning: describe it where it is defined")
         shown = _default(default)
         if own is not None and default is None:
-            shown = _default(own.model_fields[name].default) if name in own.model_fields else ""
-            shown = "" if shown in ("`null`", "none", _REQUIRED) else shown
+            shown = next((_default(value) for key, _, value, _ in _keys(own) if key == name), "")
+            shown = "" if shown in ("`null`", "none", "empty", _REQUIRED) else shown
         if shown == _REQUIRED and section in (Job, Networking):
             shown = FILLED_IN.get(name, shown)
         inner = _section(hint)
@@ -160,7 +160,7 @@ def _has_page(section: Any) -> bool:
     return section is not None and section.__name__ != "Device"
 
 
-def _sections(top: Any, own: type[BaseModel] | None = None) -> Iterator[str]:
+def _sections(top: Any, own: type | None = None) -> Iterator[str]:
     yield from _table(top, own)
     for name, hint, *_ in _keys(top):
         if _has_page(section := _section(hint)):

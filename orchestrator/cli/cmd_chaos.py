@@ -10,7 +10,7 @@ from orchestrator import api
 from orchestrator.cli.options import complete_run, json_option, print_json
 from orchestrator.cli.sentences import worker_name
 from orchestrator.cli.units import Duration, byte_size
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.tasks import TRAINING
 from orchestrator.control.chaos import ChaosKind, ChosenFault, choose_fault, inject_fault
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.errors import UsageError

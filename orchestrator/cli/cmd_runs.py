@@ -14,7 +14,6 @@ from orchestrator.cli.render_run import runs_table, summary_data
 from orchestrator.cli.terminal import Console
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
-from orchestrator.config.inventory_file import load_inventory
 from orchestrator.control.monitor_process import watched_again
 from orchestrator.control.remove_runs import Use, disk_use
 from orchestrator.control.run_record import RunRecord, read_record
@@ -48,6 +47,9 @@ def command(
     failed: dict[str, OrchestrateError] = {}
     others: list[str] = []
     if ask_hosts:
+        # Late: what is known here is listed without an inventory.
+        from orchestrator.config.inventory_file import load_inventory
+
         others, failed = rediscover(load_inventory(inventory))
     runs, beside = survey_runs()
     records = _records(runs, (*others, *beside), start=not as_json)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from orchestrator.config.host_ranges import fold
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.visible_text import visible
-from orchestrator.sizing.copy_rate import CopyNeed
+
+if TYPE_CHECKING:  # who looks at a run reckons no sizes, and has no job
+    from orchestrator.sizing.copy_rate import CopyNeed
 
 __all__ = ["copies_line", "copies_note"]
 

@@ -18,7 +18,7 @@ from orchestrator.cli.health_notes import health_notes, phase_note
 from orchestrator.cli.language import output_encoding
 from orchestrator.cli.sentences import duration, host_note, sight_notes, stall_notes, watch_note
 from orchestrator.config.host_ranges import fold
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.tasks import TRAINING
 from orchestrator.control.health_findings import FindingKind
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.core.records import RankStatus, StallKind

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.agent.container_command import MANAGERS, wanted_mounts
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Host
+from orchestrator.core.codec import to_json
 from orchestrator.core.container_records import ContainerSpec, Mount
 from orchestrator.plan.launch_plan import LaunchPlan
 
@@ -42,7 +43,7 @@ def container_data(plan: LaunchPlan, host: Host) -> dict[str, Any]:
     spec = manifest.container
     if spec is None or host.container is None:
         return {}
-    given = host.container.model_dump(exclude_none=True)
+    given = {key: value for key, value in to_json(host.container).items() if value is not None}
     more = {"runtime": spec.runtime, "python": spec.python}
     own = [f"/dev/davinci{device}" for device in manifest.devices]
     devices = [*own, *MANAGERS] if spec.ascend and not spec.is_privileged else []

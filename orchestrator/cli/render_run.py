@@ -30,7 +30,7 @@ from orchestrator.cli.sentences import (
 )
 from orchestrator.cli.spare_notes import spares_line
 from orchestrator.cli.terminal import Wrapped
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.tasks import TRAINING
 from orchestrator.control.health_findings import FindingKind
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.codec import to_json

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from orchestrator.config.job_fields import Flag, Text
-from orchestrator.config.schema import Check
+from orchestrator.config.schema import Check, Section, key
 from orchestrator.config.yaml_messages import Invalid, show
 from orchestrator.core.container_records import PRIVILEGED, ContainerSpec, Mount
 
@@ -99,40 +98,36 @@ def off(value: Any) -> Any:
     return {"enabled": False} if value is False or value == "off" else value
 
 
-class Container(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Container(Section):
     """The container in which each worker runs; without it workers run on the host itself.
     The job's keys go before the host's, the host's before the inventory's `defaults`, key by key. Mounts add
     up, and at one place in the container the nearer one wins; options are those of all, the nearer ones last.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-    image: Annotated[Text, Check(_image, "name of an image")] | None = Field(
-        default=None,
-        description="which must be there on all hosts, and the same: `check` compares its digest; nothing is "
-        "pulled",
+    image: Annotated[Text, Check(_image, "name of an image")] | None = key(
+        None,
+        "which must be there on all hosts, and the same: `check` compares its digest; nothing is pulled",
     )
-    runtime: Literal["docker", "podman", "nerdctl"] | None = Field(
-        default=None, description="the program on the hosts that makes containers; without it `docker`"
+    runtime: Literal["docker", "podman", "nerdctl"] | None = key(
+        None, "the program on the hosts that makes containers; without it `docker`"
     )
-    python: Annotated[Text, Check(_program)] | None = Field(
-        default=None,
-        description="the image's own interpreter, which is `{python}` there; without it `python3`",
+    python: Annotated[Text, Check(_program)] | None = key(
+        None,
+        "the image's own interpreter, which is `{python}` there; without it `python3`",
     )
-    mounts: tuple[Annotated[Text, Check(_mount, "`SRC:DST` or `SRC:DST:ro`")], ...] = Field(
-        default=(),
-        description="what of the host is seen in the container, as `SRC:DST` or `SRC:DST:ro`, beside the "
+    mounts: tuple[Annotated[Text, Check(_mount, "`SRC:DST` or `SRC:DST:ro`")], ...] = key(
+        (),
+        "what of the host is seen in the container, as `SRC:DST` or `SRC:DST:ro`, beside the "
         "run's directory and, on Ascend, devices and driver; data that the job names by an absolute path "
         "must be in one of them",
     )
-    options: tuple[Annotated[Text, Check(_option)], ...] = Field(
-        default=(),
-        description="more words for `docker run`, as they are, such as `--ulimit=memlock=-1`; with "
+    options: tuple[Annotated[Text, Check(_option)], ...] = key(
+        (),
+        "more words for `docker run`, as they are, such as `--ulimit=memlock=-1`; with "
         "`--privileged` every device is seen by its number on the host",
     )
-    enabled: Flag = Field(
-        default=True, description="`container: off` is short for `enabled: false`: no container"
-    )
+    enabled: Flag = key(True, "`container: off` is short for `enabled: false`: no container")
 
 
 ContainerOrOff = Annotated[Container, Check(off, before=True)]
@@ -152,8 +147,7 @@ def combined(nearer: Container | None, farther: Container | None) -> Container |
     options = farther.options
     if options[len(options) - len(nearer.options) :] != nearer.options:  # not so in the plan of a run already
         options = (*options, *nearer.options)
-    update = {**given, "mounts": mounts, "options": options, "enabled": True}
-    return farther.model_copy(update=update)
+    return replace(farther, **given, mounts=mounts, options=options, enabled=True)
 
 
 def mount_of(text: str) -> Mount:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orchestrator.config.container import ContainerOrOff
 from orchestrator.config.host_ranges import RangeError, expand, fold, split_list
 from orchestrator.config.inventory_copies import CopyNetwork
 from orchestrator.config.job_fields import Flag, Positive
-from orchestrator.config.schema import Check, Limits
+from orchestrator.config.schema import Check, Limits, Section, key
 from orchestrator.config.yaml_messages import Invalid, nearest, show
 from orchestrator.core.errors import ConfigError, Problem
 
@@ -107,20 +106,16 @@ HostName = Annotated[str, Check(check_name, "a host's name")]
 IpText = Annotated[str, Check(_check_ip, "IP address")]
 
 
-class Frozen(BaseModel):
-    """Base of what people write: unknown keys refused, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
-class Device(Frozen):
+@dataclass(frozen=True, slots=True)
+class Device(Section):
     """One NPU: its physical id on the host, and its own address where it is known beforehand."""
 
     id: Annotated[int, Limits(ge=0)]
     ip: IpText | None = None
 
 
-class Host(Frozen):
+@dataclass(frozen=True, slots=True)
+class Host(Section):
     """One server.
 
     `workdir` and `lock_dir` are paths on the host, `~` included; `lock_dir` None means `<workdir>/locks`.
@@ -129,7 +124,7 @@ class Host(Frozen):
     """
 
     name: HostName
-    address: Annotated[str, Check(check_address)]
+    address: Annotated[str, Check(check_address)] = ""
     port: Port | None = None
     user: str | None = None
     key: str | None = None
@@ -141,44 +136,43 @@ class Host(Frozen):
     hccn_conf: str = "/etc/hccn.conf"
     devices: tuple[Device, ...] = ()
     chip: Chip | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
     container: ContainerOrOff | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_address(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("address"):
-            local = data.get("transport") == "local"
-            return {**data, "address": LOCAL_ADDRESS if local else data.get("name")}
-        return data
+    def __post_init__(self) -> None:
+        if not self.address:
+            local = self.transport == "local"
+            object.__setattr__(self, "address", LOCAL_ADDRESS if local else self.name)
 
 
-class SshOptions(Frozen):
+@dataclass(frozen=True, slots=True)
+class SshOptions(Section):
     """How connections are made; the paths are on the control node."""
 
-    config_file: str = Field(
-        default="~/.ssh/config",
-        description="Host aliases, ProxyJump, users and keys are honoured, as is the SSH agent",
+    config_file: str = key(
+        "~/.ssh/config",
+        "Host aliases, ProxyJump, users and keys are honoured, as is the SSH agent",
     )
-    known_hosts: tuple[str, ...] = Field(
-        default=("~/.ssh/known_hosts",),
-        description="files of host keys, beside the system's; new ones go into the first of them",
+    known_hosts: tuple[str, ...] = key(
+        ("~/.ssh/known_hosts",),
+        "files of host keys, beside the system's; new ones go into the first of them",
     )
-    connect_timeout: Positive = Field(default=10.0, description="seconds for a connection to a host")
-    accept_new_host_keys: Flag = Field(
-        default=False,
-        description="add unknown host keys, as `--accept-new-host-keys` does for one launch; changed keys "
+    connect_timeout: Positive = key(10.0, "seconds for a connection to a host")
+    accept_new_host_keys: Flag = key(
+        False,
+        "add unknown host keys, as `--accept-new-host-keys` does for one launch; changed keys "
         "are always refused",
     )
 
 
-class Inventory(Frozen):
+@dataclass(frozen=True, slots=True)
+class Inventory:
     """All hosts of one file, in the order written; `groups` hold host names, `copies` is the key `copy`."""
 
     path: Path
     hosts: tuple[Host, ...]
-    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    ssh: SshOptions = Field(default_factory=SshOptions)
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    ssh: SshOptions = field(default_factory=SshOptions)
     copies: CopyNetwork | None = None
 
     def host(self, name: str) -> Host:
@@ -190,8 +184,7 @@ class Inventory(Frozen):
 
     def accepting_new_host_keys(self) -> Inventory:
         """This inventory, with unknown host keys added to known_hosts instead of refused."""
-        ssh = self.ssh.model_copy(update={"accept_new_host_keys": True})
-        return self.model_copy(update={"ssh": ssh})
+        return replace(self, ssh=replace(self.ssh, accept_new_host_keys=True))
 
     def select(self, expr: str | list[str] | tuple[str, ...], count: int | None = None) -> tuple[Host, ...]:
         """The hosts that an expression names, each once, in the order of the inventory.

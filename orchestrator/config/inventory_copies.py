@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from orchestrator.config.job_fields import Positive
-from orchestrator.config.schema import Check
+from orchestrator.config.schema import Check, Section, key
 from orchestrator.config.yaml_messages import Invalid, show
 
 __all__ = ["CopyNetwork"]
@@ -38,21 +37,22 @@ def _ports(value: Any) -> Any:
     return first, last
 
 
-class CopyNetwork(BaseModel):
+@dataclass(frozen=True, slots=True)
+class CopyNetwork(Section):
     """Where copies of checkpoints go: each host listens at its address in this network, on one of the ports.
 
     Nothing else is taken where that cannot be.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-    network: Annotated[str, Check(_network, "network, such as `10.20.0.0/16`")] = Field(
-        description="in which every host has an address; TLS both ways, with keys of the attempt"
+    network: Annotated[str, Check(_network, "network, such as `10.20.0.0/16`")] = field(
+        metadata={
+            "description": "in which every host has an address; TLS both ways, with keys of the attempt"
+        }
     )
-    ports: Annotated[tuple[int, int], Check(_ports, "ports, such as `29700-29731`", before=True)] = Field(
-        description="of which each run takes one on each host"
+    ports: Annotated[tuple[int, int], Check(_ports, "ports, such as `29700-29731`", before=True)] = field(
+        metadata={"description": "of which each run takes one on each host"}
     )
-    rate: Positive | None = Field(
-        default=None,
-        description="Gbit/s that a host can send there beside what else it does; `plan` reckons with it",
+    rate: Positive | None = key(
+        None,
+        "Gbit/s that a host can send there beside what else it does; `plan` reckons with it",
     )

@@ -7,10 +7,11 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.config.container import ContainerOrOff, combined
 from orchestrator.config.host_ranges import MAX_HOSTS, RangeError, expand, fold, numbers
@@ -18,7 +19,6 @@ from orchestrator.config.inventory import (
     LOCAL_ADDRESS,
     Chip,
     Device,
-    Frozen,
     Host,
     Inventory,
     IpText,
@@ -115,6 +115,12 @@ AnyChip = Annotated[Chip, Check(chip_written, "`910A`, `910B`, `A3`, `310P` or `
 AddressRows = Annotated[
     tuple[tuple[IpText, ...], ...], Check(_address_rows, "range, or a list of them", before=True)
 ]
+
+
+class Frozen(BaseModel):
+    """Base of what people write: unknown keys refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class HostDefaults(Frozen):
@@ -263,11 +269,10 @@ class _Loader:
         return (self.path.absolute().parent / os.path.expanduser(text)).resolve()
 
     def _ssh(self, ssh: SshOptions) -> SshOptions:
-        return ssh.model_copy(
-            update={
-                "config_file": str(self._here(ssh.config_file)),
-                "known_hosts": tuple(str(self._here(text)) for text in ssh.known_hosts),
-            }
+        return replace(
+            ssh,
+            config_file=str(self._here(ssh.config_file)),
+            known_hosts=tuple(str(self._here(text)) for text in ssh.known_hosts),
         )
 
     def _hosts(self, loc: Loc, entry: HostEntry, defaults: HostDefaults) -> list[Host]:
@@ -291,7 +296,10 @@ class _Loader:
         ]
 
     def _host(self, name: str, address: str, devices: tuple[Device, ...], settings: HostDefaults) -> Host:
-        given = settings.model_dump(exclude_none=True, exclude={"devices", "key"})
+        said = ((key, getattr(settings, key)) for key in HostDefaults.model_fields)
+        given: dict[str, Any] = {
+            key: value for key, value in said if value is not None and key not in ("devices", "key")
+        }
         for key in ("workdir", "lock_dir", "hccn_conf", "env_script", "python"):
             if key in given:
                 given[key] = given[key].replace("{name}", name)
@@ -324,9 +332,7 @@ class _Loader:
             self._refuse((*loc, "device_ips"), text, "give one range over the hosts for each device")
             return [devices] * hosts
         ips = iter(flat)
-        return [
-            tuple(device.model_copy(update={"ip": next(ips)}) for device in devices) for _ in range(hosts)
-        ]
+        return [tuple(replace(device, ip=next(ips)) for device in devices) for _ in range(hosts)]
 
     def _groups(
         self, written: Mapping[str, tuple[str, ...]], hosts: tuple[Host, ...]

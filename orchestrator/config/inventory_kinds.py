@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from orchestrator.config.file_kinds import refuse_other
@@ -59,6 +60,7 @@ def read_any_inventory(name: str, raw: bytes) -> tuple[YamlFile, list[str]]:
     return (file, []) if groups is None else _foreign(*groups)
 
 
+_DEFAULTS = {item.name: item.default for item in fields(Host)}
 # How workers are run, of which no other kind of file says all; what is then taken of a host over SSH.
 _HOW = ("python", "workdir", "env_script")
 
@@ -76,8 +78,8 @@ def _foreign(file: YamlFile, notes: list[str]) -> tuple[YamlFile, list[str]]:
 def _taken(key: str, hosts: list[dict[str, Any]], of_all: int) -> str:
     is_here = all(host.get("transport") == "local" for host in hosts)
     values = {
-        "python": "python of this command" if is_here else f"python {Host.model_fields['python'].default}",
-        "workdir": f"workdir {Host.model_fields['workdir'].default}{'/{name}' if is_here else ''}",
+        "python": "python of this command" if is_here else f"python {_DEFAULTS['python']}",
+        "workdir": f"workdir {_DEFAULTS['workdir']}{'/{name}' if is_here else ''}",
         "env_script": "no env_script" if is_here else "no env_script (such as CANN's set_env.sh)",
     }
     names = [name for host in hosts for name in host["name"]]

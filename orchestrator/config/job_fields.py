@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from orchestrator.agent.worker_environment import RESERVED, WITH_TABLE
 from orchestrator.config.schema import Check, Limits
 from orchestrator.config.yaml_messages import Invalid, nearest, show, words
-from orchestrator.families.registry import preset_names
 
 __all__ = [
     "FILLED_IN",
@@ -145,6 +144,9 @@ def is_path(text: str) -> bool:
 
 def preset(value: Any) -> Any:
     """One of ours, or a path."""
+    # Late: what looks at a run has values of these kinds, and knows no network.
+    from orchestrator.families.registry import preset_names
+
     if isinstance(value, str) and value not in (names := preset_names()) and not is_path(value):
         close = nearest(value, names)
         remedy = close if close.startswith("did") else "or write the path of a preset file"

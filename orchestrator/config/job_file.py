@@ -10,9 +10,10 @@ from pathlib import Path
 
 from orchestrator.config.file_kinds import refuse_other
 from orchestrator.config.inventory_hostfile import as_lines, is_hostfile
-from orchestrator.config.job import Job, JobSource
+from orchestrator.config.job import Job
 from orchestrator.config.job_fields import is_path
 from orchestrator.config.mindformers_job import is_module, unfold_settings
+from orchestrator.config.run_terms import JobSource
 from orchestrator.config.yaml_messages import plain, show
 from orchestrator.config.yaml_reader import MAX_TOLD, Loc, YamlFile, parse_yaml, read_source
 from orchestrator.config.yaml_validation import validate

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from orchestrator.config.job_fields import FilePath, Text
 from orchestrator.config.run_yaml_keys import known_in
 from orchestrator.config.schema import Check, Section, key
+from orchestrator.config.tasks import MINDFORMERS
 from orchestrator.config.yaml_messages import Finding, Invalid, Loc, show
 from orchestrator.config.yaml_reader import YamlFile, dotted
 
@@ -24,9 +25,6 @@ __all__ = [
     "overridden_by",
     "unfold_settings",
 ]
-
-# The task whose workers are MindFormers' trainer.
-MINDFORMERS = "mindformers"
 
 RunMode = Literal["train", "finetune", "eval", "predict"]
 RUN_MODES: tuple[str, ...] = ("train", "finetune", "eval", "predict")

@@ -23,6 +23,7 @@ from orchestrator.config.job_fields import (
     WholeNotNegative,
 )
 from orchestrator.config.schema import Check, Limits, Section, key, read
+from orchestrator.config.tasks import TRAINING, Task
 from orchestrator.config.yaml_messages import Finding, Invalid
 from orchestrator.config.yaml_reader import read_yaml
 from orchestrator.families.registry import preset_names
@@ -46,7 +47,6 @@ __all__ = [
     "read_worker_config",
 ]
 
-Task = Literal["pretrain", "finetune", "predict", "chat", "command", "mindformers"]
 DeviceTarget = Literal["CPU", "Ascend"]
 MaxDeviceMemory = Annotated[
     str,
@@ -62,9 +62,6 @@ JitLevel = Annotated[
 ]
 Below1 = Annotated[float, Limits(ge=0, lt=1)]
 Seed = Annotated[int, Limits(ge=0, lt=2**32)]
-
-# The tasks that train; the others answer, or are none of the bundled model's.
-TRAINING = ("pretrain", "finetune")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ import difflib
 import re
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.visible_text import visible
+
+if TYPE_CHECKING:  # what is said of values needs no parser, and the verbs that look at a run have none
+    import yaml
 
 __all__ = ["WORDS", "Finding", "Invalid", "Loc", "nearest", "plain", "show", "syntax_words", "words"]
 

@@ -21,7 +21,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from orchestrator.config.job import Health
+from orchestrator.config.run_terms import Health
 from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.seen_ranks import Does, Doing, SeenRank, finding_of, most, odd_ones, span_of
 from orchestrator.control.step_limits import LEARNT, StepLimits

@@ -13,9 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.config.job import Health
-from orchestrator.config.mindformers_job import MINDFORMERS
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.run_terms import Health
+from orchestrator.config.tasks import MINDFORMERS, TRAINING
 from orchestrator.control.hang_proof import HangProof
 from orchestrator.control.hang_stacks import StackFold, suspects, told_stacks
 from orchestrator.control.health import RunHealth

@@ -16,8 +16,8 @@ import errno
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from orchestrator.config.job import Timeouts
 from orchestrator.control.run_record import Waits
 from orchestrator.core.errors import (
     AgentError,
@@ -27,6 +27,9 @@ from orchestrator.core.errors import (
     OrchestrateError,
 )
 from orchestrator.core.records import HostStatus, RankStatus
+
+if TYPE_CHECKING:
+    from orchestrator.config.run_terms import Timeouts
 
 __all__ = [
     "AwakeClock",

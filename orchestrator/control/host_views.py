@@ -9,8 +9,8 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 
-from orchestrator.config.job import Health, Timeouts
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.run_terms import Health, Timeouts
+from orchestrator.config.tasks import TRAINING
 from orchestrator.control.health_watch import HealthWatch
 from orchestrator.control.host_loss import Silence, StepPace, StuckHosts, Surroundings, verdict
 from orchestrator.control.run_record import HostView, Waits

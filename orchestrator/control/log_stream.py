@@ -26,6 +26,8 @@ __all__ = ["LogBatch", "LogLine", "iter_batches", "iter_lines"]
 _INTERVAL = 0.5
 # How long the first output waits for all hosts, so that short logs come in the order of the ranks.
 _TOGETHER = 2.0
+# To log in takes this machine's processor: of all hosts at once, the first one is as late as the last.
+_HEAD_START = 0.1
 _LONGEST_BLOCK, _SHORTEST_BLOCK = 1 << 20, 1 << 16
 # Of all hosts together: with what is split and shown meanwhile, some four times as much is held.
 _ALL_BLOCKS = 8 << 20
@@ -162,7 +164,10 @@ class _Turns:
         self._asked: dict[Future[_Answer], _HostLogs] = {}
 
     def batches(self, over: _Over) -> Iterator[LogBatch | None]:
-        self._ask(over.check())
+        is_over = over.check()
+        self._ask(is_over, self._hosts[:1])
+        wait(self._asked, timeout=_HEAD_START)
+        self._ask(is_over)
         self._await_all()
         while self._asked or not all(host.is_done for host in self._hosts):
             done, _ = wait(self._asked, timeout=_INTERVAL / 5, return_when=FIRST_COMPLETED)
@@ -190,9 +195,9 @@ class _Turns:
         host.due = self._clock() + (0.0 if host.error is None and host.is_behind else _INTERVAL)
         return batches or []
 
-    def _ask(self, is_over: bool) -> None:
+    def _ask(self, is_over: bool, hosts: Sequence[_HostLogs] | None = None) -> None:
         asked, now = set(self._asked.values()), self._clock()
-        for host in self._hosts:
+        for host in self._hosts if hosts is None else hosts:
             if host in asked or host.is_done:
                 continue
             if is_over and not host.is_closing:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from orchestrator.config.inventory import Host, Inventory
 from orchestrator.config.inventory_file import load_inventory
-from orchestrator.config.job import Job, JobSource
+from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job, load_job_again
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.run_terms import JobSource
+from orchestrator.config.tasks import TRAINING
 from orchestrator.control.run_record import RunRecord
 from orchestrator.core.errors import UsageError
 from orchestrator.core.states import RunState

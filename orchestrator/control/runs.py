@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.inventory import Inventory
-from orchestrator.config.job import Health, Timeouts
+from orchestrator.config.run_terms import Health, Timeouts
+from orchestrator.config.schema import read
+from orchestrator.config.yaml_messages import Invalid
 from orchestrator.control.attempts import came_to_nothing, next_record, with_hosts_before
 from orchestrator.control.found_runs import (
     by_run,
@@ -227,7 +229,7 @@ def rediscover(
                     _follow_newest(ours, there, inventory, fleet)
                 else:
                     plans.append(_plan_again(inventory, newest_attempt(there)))
-            except ValueError as error:  # pydantic's, of a launch that was none
+            except Invalid as error:  # of a launch that was none
                 others.append(f"{run_id}: its manifest cannot be read: {str(error).splitlines()[0]}")
         for plan in sorted(plans, key=lambda plan: plan.created):
             _record_again(plan, highest_claim(found[plan.run_id]), fleet, root)
@@ -277,8 +279,8 @@ def _plan_again(inventory: Inventory | LaunchPlan, manifests: Mapping[str, Manif
         chooses_port=False,
         ascend=False,
         uses_rank_table=False,
-        timeouts=Timeouts.model_validate(launch.get("timeouts", {})),
-        health=Health.model_validate(launch.get("health", {})),
+        timeouts=read(Timeouts, launch.get("timeouts", {})),
+        health=read(Health, launch.get("health", {})),
         attempt=first.attempt,
     )
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Container
 
 from orchestrator.agent.mindformers_lines import EVALUATES
-from orchestrator.config.job import Health
+from orchestrator.config.run_terms import Health
 from orchestrator.core.records import Phase, RankStatus
 
 __all__ = ["LEARNT", "StepLimits"]

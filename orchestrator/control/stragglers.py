@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import median_low
 
-from orchestrator.config.job import Health
+from orchestrator.config.run_terms import Health
 from orchestrator.control.health_findings import Finding, FindingKind
 
 __all__ = ["Stragglers"]

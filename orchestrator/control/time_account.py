@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.tasks import TRAINING
 from orchestrator.control.attempts import kept_step
 from orchestrator.control.decisions import Choice
 from orchestrator.control.run_record import AttemptRecord, RunRecord

@@ -13,8 +13,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.config.job import Health, Timeouts
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.run_terms import Health, Timeouts
+from orchestrator.config.tasks import TRAINING
 from orchestrator.control.cause import cause_of, cause_of_hang, first_failure, refined, victims_of
 from orchestrator.control.health_watch import HealthWatch
 from orchestrator.control.host_loss import AwakeClock

@@ -84,7 +84,7 @@ def _with_table(plan: LaunchPlan, found: Mapping[str, FoundHost]) -> LaunchPlan:
 
 def _with_chip(host: Host, found: FoundHost | None) -> Host:
     chip = host.chip or (found.kind if found else None)
-    return host.model_copy(update={"chip": chip})
+    return dataclasses.replace(host, chip=chip)
 
 
 def _unfit(error: ConfigError) -> OrchestrateError:

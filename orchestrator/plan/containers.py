@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from orchestrator.config.container import combined, seen_at, spec_of
 from orchestrator.config.inventory import Host, Inventory
@@ -22,7 +23,7 @@ def with_container(job: Job, host: Host, inventory: Inventory) -> Host:
         where = job.where("container", "image") if job.container is not None else str(inventory.path)
         what = f"is missing: nothing says which image the workers of {host.name} run in"
         raise ConfigError([Problem(where, what, "write `container: {image: NAME}`, or `container: off`")])
-    return host if container is host.container else host.model_copy(update={"container": container})
+    return host if container is host.container else replace(host, container=container)
 
 
 def container_of(job: Job, host: Host) -> ContainerSpec | None:

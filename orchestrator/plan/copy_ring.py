@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from orchestrator.config.host_ranges import fold
 from orchestrator.config.inventory import Host, Inventory
 from orchestrator.config.inventory_copies import CopyNetwork
-from orchestrator.config.job import Job
 from orchestrator.core.errors import ConfigError, Problem
+
+if TYPE_CHECKING:  # see plan/placement.py
+    from orchestrator.config.job import Job
 
 __all__ = ["RACK", "CopyRing", "copy_ring", "keepers_of", "within_rack"]
 
@@ -36,7 +39,7 @@ class CopyRing:
     @property
     def over(self) -> CopyNetwork:
         """The network, as an inventory has it."""
-        return CopyNetwork.model_construct(network=self.network, ports=self.ports, rate=self.rate)
+        return CopyNetwork(network=self.network, ports=self.ports, rate=self.rate)
 
     def owners_of(self, host: str) -> tuple[str, ...]:
         """The hosts whose copies this one keeps."""

@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.config.job import Job
 from orchestrator.config.job_network import network_of
 from orchestrator.config.mindformers_keys import RENAMED
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.tasks import TRAINING
 from orchestrator.config.yaml_messages import plain, show
 from orchestrator.config.yaml_reader import read_yaml
 from orchestrator.core.errors import ConfigError, Problem

@@ -37,6 +37,7 @@ _CODE = (
     "orchestrator/config/__init__.py",
     "orchestrator/config/worker_config.py",
     "orchestrator/config/schema.py",
+    "orchestrator/config/tasks.py",
     "orchestrator/config/job_fields.py",
     "orchestrator/config/yaml_reader.py",
     "orchestrator/config/yaml_messages.py",

@@ -16,8 +16,7 @@ from typing import Any
 from orchestrator.agent.worker_environment import starts_by_table_alone
 from orchestrator.ascend.found_devices import FoundHost
 from orchestrator.config.inventory import Host, SshOptions
-from orchestrator.config.job import Health, JobSource, Restart, Timeouts
-from orchestrator.config.yaml_reader import parse_yaml
+from orchestrator.config.run_terms import Health, JobSource, Restart, Timeouts
 from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, load, to_json
 from orchestrator.core.errors import RunNotFound
 from orchestrator.core.paths import atomic_write
@@ -85,7 +84,12 @@ class LaunchPlan(Stored):
     @cached_property
     def worker_settings(self) -> Mapping[str, Any]:
         """The workers' configuration, read; empty for a run that was found again on its hosts."""
-        return parse_yaml("worker.yaml", self.worker_config.encode()).data if self.worker_config else {}
+        if not self.worker_config:
+            return {}
+        # Late: few of those who read a plan ask for this.
+        from orchestrator.config.yaml_reader import parse_yaml
+
+        return parse_yaml("worker.yaml", self.worker_config.encode()).data
 
     @property
     def master(self) -> Host:

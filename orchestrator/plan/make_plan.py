@@ -18,9 +18,11 @@ from orchestrator.agent.worker_environment import (
 )
 from orchestrator.checkpoint.save_interval import default_mtbf
 from orchestrator.config.inventory import LOCAL_ADDRESS, Host, Inventory
-from orchestrator.config.job import Health, Job
+from orchestrator.config.job import Job
 from orchestrator.config.job_network import network_of
 from orchestrator.config.mindformers_job import MINDFORMERS
+from orchestrator.config.run_terms import Health
+from orchestrator.core.codec import to_json
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import Attempt, Manifest, WorkerSpec
@@ -280,8 +282,8 @@ def _by_host(placements: Sequence[Placement]) -> dict[str, list[Placement]]:
 
 def _launch_facts(job: Job, prefix: str) -> dict[str, Any]:
     """What a control node that never saw this launch needs to watch and collect the run."""
-    facts = {"task": job.task, "timeouts": job.timeouts.model_dump(), "prefix": prefix}
-    return facts if job.health == Health() else {**facts, "health": job.health.model_dump()}
+    facts = {"task": job.task, "timeouts": to_json(job.timeouts), "prefix": prefix}
+    return facts if job.health == Health() else {**facts, "health": to_json(job.health)}
 
 
 def _scheduler_host(hosts: Sequence[Host]) -> str:

@@ -28,7 +28,8 @@ _CUT = "cut the checkpoint for this layout before: orchestrate checkpoint transf
 def launch_problems(job: Job, completed: CompletedRun) -> Iterator[Problem]:
     """Why MindFormers would fail as it starts, or wait for ever.
 
-    An attempt that goes on transforms nothing, and has none; nor has one that begins with what is distributed.
+    An attempt that goes on transforms nothing, and has none; nor has one that begins with what is
+    distributed.
     """
     run = completed.run
     if job.checkpoint.distribute:

@@ -28,8 +28,8 @@ from orchestrator.plan.mindformers_layout import (
     layout_problems,
     model_beside,
 )
-from orchestrator.plan.run_yaml_places import Places
 from orchestrator.plan.mindformers_load import load_keys, load_words
+from orchestrator.plan.run_yaml_places import Places
 
 __all__ = ["RUN_FOLDER", "CompletedRun", "complete", "meant", "saving_callback", "trains"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Job
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.tasks import TRAINING
 from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.records import WorkerSpec
 from orchestrator.plan.input_files import Shipment

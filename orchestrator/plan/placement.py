@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.host_ranges import RangeError, fold, split_list
 from orchestrator.config.inventory import RING, Device, Host, Inventory
-from orchestrator.config.job import Job, JobParallel
 from orchestrator.core.errors import ConfigError, Problem
+
+if TYPE_CHECKING:  # a plan that is read again has no job, and takes no time for how one is read
+    from orchestrator.config.job import Job, JobParallel
 
 __all__ = [
     "Placement",

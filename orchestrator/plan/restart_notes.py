@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.config.job import Job
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.tasks import TRAINING
 
 __all__ = ["restart_notes"]
 

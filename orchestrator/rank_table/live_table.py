@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.agent.ascend_tools import ask_tools, read_text
@@ -93,7 +93,7 @@ def make_for_hosts(inventory: Inventory, hosts: Sequence[Host]) -> Made:
     kinds = {host.chip or found[host.name].kind for host in hosts}
     chip = kinds.pop() if len(kinds) == 1 else None
     # Only the chosen hosts: those of the inventory that were not are missing on purpose.
-    some = inventory.model_copy(update={"hosts": tuple(hosts)})
+    some = replace(inventory, hosts=tuple(hosts))
     merged: Merged = merge(readings, inventory=some, chip=chip)
     return Made(merged.table, (*notes, *merged.warnings))
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.tasks import TRAINING
 from orchestrator.control.attempt_outcome import end_key, outcome_of_kind
 from orchestrator.control.attempts import finished
 from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground, Level, Outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.config.job import Restart
+from orchestrator.config.run_terms import Restart
 from orchestrator.control.decisions import DeviceFault, Level, Outcome
 
 __all__ = ["DeviceFault", "HostState", "Level", "Outcome", "PastAttempt", "Situation"]

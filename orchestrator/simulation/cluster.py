@@ -63,14 +63,12 @@ def synthetic_inventory(like: Inventory, count: int, devices: int) -> Inventory:
             Device(id=number, ip=f"10.{block + 20}.{place}.{number + 1}") for number in range(devices)
         )
         address = f"10.{block + 120}.{place}.1"
-        update = {
-            "name": f"node{index + 1:04d}",
-            "address": address,
-            "transport": "ssh",
-            "devices": own,
-            "env_script": None,
-        }
-        hosts.append(first.model_copy(update=update))
+        name = f"node{index + 1:04d}"
+        hosts.append(
+            dataclasses.replace(
+                first, name=name, address=address, transport="ssh", devices=own, env_script=None
+            )
+        )
     # No configuration of this machine says anything of them.
     ssh = SshOptions(config_file="/dev/null", known_hosts=("/dev/null",))
     return Inventory(path=like.path, hosts=tuple(hosts), groups={}, ssh=ssh)

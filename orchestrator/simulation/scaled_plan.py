@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.config.host_ranges import MAX_HOSTS, fold
@@ -16,7 +16,7 @@ from orchestrator.config.inventory import Chip, Device, Host, Inventory
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.tasks import TRAINING
 from orchestrator.core.errors import UsageError
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
@@ -96,7 +96,7 @@ def _with_spares(job: Job, made: Inventory, written: Inventory | None) -> Invent
     count = max(1, len(written.groups.get(group, ())) if written is not None else 1)
     all_hosts = synthetic_inventory(made, len(made.hosts) + count, job.devices_per_host).hosts
     names = tuple(host.name for host in all_hosts[len(made.hosts) :])
-    return made.model_copy(update={"hosts": all_hosts, "groups": {group: names}})
+    return replace(made, hosts=all_hosts, groups={group: names})
 
 
 def _written(path: Path | None) -> Inventory | None:
@@ -115,9 +115,9 @@ def _apart(inventory: Inventory) -> Inventory:
     for index, host in enumerate(inventory.hosts):
         if host.transport == "local" or is_loopback(host.address):
             address = f"10.{200 + index // 62500}.{index // 250 % 250}.{index % 250 + 1}"
-            host = host.model_copy(update={"transport": "ssh", "address": address, "env_script": None})
+            host = replace(host, transport="ssh", address=address, env_script=None)
         hosts.append(host)
-    return inventory.model_copy(update={"hosts": tuple(hosts)})
+    return replace(inventory, hosts=tuple(hosts))
 
 
 def _like(job: Job, path: Path | None) -> Inventory:
@@ -129,7 +129,7 @@ def _like(job: Job, path: Path | None) -> Inventory:
         made_up = Host(name="host", address="127.0.0.1", devices=devices, chip=chip)
         return Inventory(path=_MADE_UP, hosts=(made_up,))
     first = hosts_of(job.model_copy(update={"host_count": None}), found)[0]
-    return found.model_copy(update={"hosts": (first,)})
+    return replace(found, hosts=(first,))
 
 
 def _on_all(job: Job, hosts: int) -> tuple[Job, list[str]]:

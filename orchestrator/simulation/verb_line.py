@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.config.job import Timeouts
+from orchestrator.config.run_terms import Timeouts
 from orchestrator.control.monitor_socket import Watched
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.stop_progress import StopProgress

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.hosts.ssh.connection import SshTransport
@@ -39,10 +40,10 @@ class Target:
 
     def but(self, **changes: object) -> Target:
         """A copy with fields of the host or the options changed."""
-        ours = {key: value for key, value in changes.items() if key in Host.model_fields}
-        theirs = {key: value for key, value in changes.items() if key in SshOptions.model_fields}
-        assert len(ours) + len(theirs) == len(changes)
-        return Target(self.host.model_copy(update=ours), self.options.model_copy(update=theirs))
+        known = {field.name for field in fields(Host)}
+        ours: dict[str, Any] = {key: value for key, value in changes.items() if key in known}
+        theirs: dict[str, Any] = {key: value for key, value in changes.items() if key not in known}
+        return Target(replace(self.host, **ours), replace(self.options, **theirs))
 
     def transport(self, wire_class: type[Wire] = Wire) -> SshTransport:
         return SshTransport(self.host, self.options, wire_class=wire_class)

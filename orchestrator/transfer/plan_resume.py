@@ -19,7 +19,7 @@ from orchestrator.config.inventory import Host
 from orchestrator.config.job import Job
 from orchestrator.config.job_network import network_of
 from orchestrator.config.mindformers_job import MINDFORMERS
-from orchestrator.config.worker_config import TRAINING
+from orchestrator.config.tasks import TRAINING
 from orchestrator.control.copied_files import owners_word
 from orchestrator.control.resume import Changes, NextJob, next_job, require_ended
 from orchestrator.control.run_record import RunRecord

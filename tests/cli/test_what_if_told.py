@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from orchestrator.cli.main import cli
 from orchestrator.cli.render_what_if import estimate_data, estimate_lines
-from orchestrator.config.job import Restart
+from orchestrator.config.run_terms import Restart
 from orchestrator.control.run_record import write_record
 from orchestrator.control.runs import make_control_dir
 from orchestrator.core.errors import UsageError

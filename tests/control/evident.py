@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.inventory import Device, Host, SshOptions
-from orchestrator.config.job import Timeouts
+from orchestrator.config.run_terms import Timeouts
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.core.errors import AgentError, ConnectError, OrchestrateError
 from orchestrator.core.found_evidence import FoundEvidence, FoundLine

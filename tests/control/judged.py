@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.config.job import Timeouts
+from orchestrator.config.run_terms import Timeouts
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.control.watch import Watch
 from orchestrator.core.ends import SCHEDULER, End, EndKind

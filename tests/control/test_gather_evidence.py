@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -187,7 +188,7 @@ def test_addresses_lead_to_hosts_and_devices() -> None:
 
 def test_an_address_that_several_have_is_nobodys() -> None:
     plan = plan_of()
-    hosts = tuple(host.model_copy(update={"address": "127.0.0.1"}) for host in plan.hosts)
+    hosts = tuple(replace(host, address="127.0.0.1") for host in plan.hosts)
     assert "127.0.0.1" not in addresses_of(dataclasses.replace(plan, hosts=hosts, manifests={}))
 
 

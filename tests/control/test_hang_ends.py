@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.sentences import cause_sentence, stop_sentence
-from orchestrator.config.job import Restart
+from orchestrator.config.run_terms import Restart
 from orchestrator.control.cause import refined
 from orchestrator.control.hang_proof import HangProof
 from orchestrator.control.hang_stacks import StackFold

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.agent.mindformers_lines import EVALUATES
-from orchestrator.config.job import Health
+from orchestrator.config.run_terms import Health
 from orchestrator.control.health import RunHealth
 from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.step_limits import StepLimits

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.job import Health, Timeouts
+from orchestrator.config.run_terms import Health, Timeouts
 from orchestrator.control.health_findings import FindingKind
 from orchestrator.control.run_record import RunRecord
 from orchestrator.control.watch import Watch

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.sentences import end_sentence, host_note, stop_sentence
-from orchestrator.config.job import Timeouts
+from orchestrator.config.run_terms import Timeouts
 from orchestrator.control.host_loss import StuckHosts
 from orchestrator.control.host_views import HostViews
 from orchestrator.control.run_record import HostView, RunRecord, Waits

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.job import Restart
+from orchestrator.config.run_terms import Restart
 from orchestrator.control import runs
 from orchestrator.control.decisions import Choice, Decision, Ground
 from orchestrator.control.monitor import Monitor

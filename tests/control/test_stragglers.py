@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from orchestrator.config.job import Health
+from orchestrator.config.run_terms import Health
 from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.stragglers import Stragglers
 

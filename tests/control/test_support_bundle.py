@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.config.job import JobSource
+from orchestrator.config.run_terms import JobSource
 from orchestrator.control import support_bundle
 from orchestrator.control.diagnose import Diagnosis, diagnose
 from orchestrator.control.runs import make_control_dir

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.sentences import cause_sentence, end_sentence, stop_sentence
-from orchestrator.config.job import Timeouts
+from orchestrator.config.run_terms import Timeouts
 from orchestrator.control.watch import Watch, look_once
 from orchestrator.core.ends import StopKind, StopReason
 from orchestrator.core.errors import ConnectError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.job import Timeouts
+from orchestrator.config.run_terms import Timeouts
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.control.watch import Watch
 from orchestrator.core.errors import AuthenticationError, ConnectError

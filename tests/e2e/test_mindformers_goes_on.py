@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
-from orchestrator.config.worker_config import Task
+from orchestrator.config.tasks import Task
 from orchestrator.testing.local_cluster import Cluster
 
 pytestmark = pytest.mark.skipif("mindformers" not in get_args(Task), reason="no task: mindformers yet")

@@ -68,7 +68,7 @@ def planned(plan: LaunchPlan) -> Data:
         "chooses_port": plan.chooses_port,
         "ascend": plan.ascend,
         "uses_rank_table": plan.uses_rank_table,
-        "timeouts": plan.timeouts.model_dump(mode="json"),
+        "timeouts": to_json(plan.timeouts),
         "first_manifest": first,
         "other_manifests_differ_in": {
             name: {key: value for key, value in manifest.items() if value != first[key]}

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.job import Timeouts
+from orchestrator.config.run_terms import Timeouts
 from orchestrator.control.cause import cause_of
 from orchestrator.control.run_record import HostView, RunRecord
 from orchestrator.control.run_tally import RunTally

@@ -257,9 +257,9 @@ def test_many_hosts_of_a_server_that_takes_three_logins_at_once(target: Target, 
         there = Target.on(server, tmp_path)
         addresses = [f"127.0.0.{number}" for number in range(101, 125)]
         known = server.known_hosts(addresses)
-        options = there.options.model_copy(update={"known_hosts": (str(known),), "connect_timeout": 20.0})
+        options = replace(there.options, known_hosts=(str(known),), connect_timeout=20.0)
         hosts = [
-            there.host.model_copy(update={"name": f"h{number}", "address": address, "workdir": str(tmp_path)})
+            replace(there.host, name=f"h{number}", address=address, workdir=str(tmp_path))
             for number, address in enumerate(addresses)
         ]
         logins = Logins()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config.inventory import Device, Host
+from orchestrator.config.inventory import Chip, Device, Host
 from orchestrator.plan.complete_plan import on_free_devices
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
@@ -32,9 +32,9 @@ networking: {{mode: rank_table}}
 """
 
 
-def _host(chip: str | None = "910A", devices: int = 8) -> Host:
+def _host(chip: Chip | None = "910A", devices: int = 8) -> Host:
     listed = tuple(Device(id=number) for number in range(devices))
-    return Host.model_validate({"name": "n", "chip": chip, "devices": listed})
+    return Host(name="n", chip=chip, devices=listed)
 
 
 def _plan(folder: Path, devices: int) -> LaunchPlan:

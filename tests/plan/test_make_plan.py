@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.config.job import Health
+from orchestrator.config.run_terms import Health
 from orchestrator.core.codec import dumps
 from orchestrator.core.errors import ConfigError
 from orchestrator.core.records import Input

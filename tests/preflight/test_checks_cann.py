@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_host_whose_login_has_no_cann() -> None:
     bare = host(modules=dict.fromkeys(cann()["modules"]), variables={}, compiler=None,
                 set_env="/usr/local/Ascend/cann/set_env.sh")  # fmt: skip
     scriptless = dataclasses.replace(BUNDLED, hosts=tuple(
-        each.model_copy(update={"env_script": None}) for each in BUNDLED.hosts
+        replace(each, env_script=None) for each in BUNDLED.hosts
     ))  # fmt: skip
     assert finding(scriptless, bare, "CANN Python") == (
         Level.FAIL,
@@ -131,7 +132,7 @@ def test_the_remedy_names_the_script_that_is_there(
 def test_where_it_comes_from_is_told() -> None:
     assert finding(BUNDLED, host(), "CANN Python")[:2] == (Level.OK, "hccl in /cann/python/site-packages")
     scriptless = dataclasses.replace(BUNDLED, hosts=tuple(
-        each.model_copy(update={"env_script": None}) for each in BUNDLED.hosts
+        replace(each, env_script=None) for each in BUNDLED.hosts
     ))  # fmt: skip
     assert finding(scriptless, host(), "CANN Python")[1] == (
         "hccl in /cann/python/site-packages; PYTHONPATH is the account's: "
@@ -222,12 +223,12 @@ def test_a_job_of_some_devices_is_judged_by_those() -> None:
 
 
 def test_a_chip_that_is_not_the_inventorys() -> None:
-    named = tuple(each.model_copy(update={"chip": "910A"}) for each in BUNDLED.hosts)
+    named = tuple(replace(each, chip="910A") for each in BUNDLED.hosts)
     needs = dataclasses.replace(BUNDLED, hosts=named)
     assert bad(needs, a=machine(0)) == [
         ("chip", "a", Level.FAIL, "its chip is 910B1 by npu-smi, 910A by the inventory")
     ]
-    right = tuple(each.model_copy(update={"chip": "910B"}) for each in BUNDLED.hosts)
+    right = tuple(replace(each, chip="910B") for each in BUNDLED.hosts)
     assert bad(dataclasses.replace(BUNDLED, hosts=right), a=machine(0)) == []
 
 

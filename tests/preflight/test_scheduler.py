@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ def test_refused_by_name(candidates: tuple[str, ...], names: tuple[str, ...], wh
 def test_loopback_serves_hosts_that_share_it() -> None:
     assert look("127.0.0.1", networks=("one", "one"))[0] == "127.0.0.1"
     # Two tunnels that end on this machine have loopback addresses both, and lead to two machines.
-    local = tuple(host.model_copy(update={"address": f"127.0.0.{n}"}) for n, host in enumerate((A, B), 2))
+    local = tuple(replace(host, address=f"127.0.0.{n}") for n, host in enumerate((A, B), 2))
     assert look("127.0.0.2", names=("127.0.0.2",), hosts=local)[0] is None
     assert look("127.0.0.2", names=("127.0.0.2",), hosts=local, networks=("one", "one"))[0] == "127.0.0.2"
 
@@ -103,7 +104,7 @@ def test_a_host_that_does_not_answer_is_not_told_of_twice() -> None:
 
 
 def test_where_networks_are_not_known_addresses_decide() -> None:
-    local = tuple(host.model_copy(update={"address": f"127.0.0.{n}"}) for n, host in enumerate((A, B), 2))
+    local = tuple(replace(host, address=f"127.0.0.{n}") for n, host in enumerate((A, B), 2))
     assert look("127.0.0.2", names=("127.0.0.2",), hosts=local, networks=("", ""))[0] == "127.0.0.2"
     assert look("127.0.0.2", networks=("", ""))[0] is None
 

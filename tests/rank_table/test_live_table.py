@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeCluster]:
 
 def some(cluster: FakeCluster) -> Inventory:
     whole = load_inventory(written(cluster))
-    return whole.model_copy(update={"hosts": whole.hosts[:SOME]})
+    return replace(whole, hosts=whole.hosts[:SOME])
 
 
 @pytest.fixture
@@ -113,14 +114,12 @@ def test_a_host_that_does_not_answer_hides_nothing(
     cluster: FakeCluster, inventory: Inventory, table: RankTable
 ) -> None:
     cluster.become("npu002", host_facts(1).change(3, ip="10.20.1.99"))
-    lost = [
-        host.model_copy(update={"port": 1}) if host.name == "npu004" else host for host in inventory.hosts
-    ]
-    compared = compare_with_hosts(table, inventory.model_copy(update={"hosts": tuple(lost)}))
+    lost = [replace(host, port=1) if host.name == "npu004" else host for host in inventory.hosts]
+    compared = compare_with_hosts(table, replace(inventory, hosts=tuple(lost)))
     assert [finding.code for finding in compared.findings] == ["live-device-ip"]
     assert list(compared.errors) == ["npu004"] and isinstance(compared.errors["npu004"], TransportError)
     with pytest.raises(TransportError):
-        make_for_hosts(inventory.model_copy(update={"hosts": tuple(lost)}), lost)
+        make_for_hosts(replace(inventory, hosts=tuple(lost)), lost)
 
 
 def test_no_table_where_a_device_has_no_address(cluster: FakeCluster, inventory: Inventory) -> None:
@@ -153,12 +152,10 @@ def test_push_to_a_place_that_is_none(cluster: FakeCluster, inventory: Inventory
 def test_nothing_is_put_anywhere_unless_all_are_reached(
     cluster: FakeCluster, inventory: Inventory, table: RankTable
 ) -> None:
-    lost = [
-        host.model_copy(update={"port": 1}) if host.name == "npu004" else host for host in inventory.hosts
-    ]
+    lost = [replace(host, port=1) if host.name == "npu004" else host for host in inventory.hosts]
     target = cluster.folder / "elsewhere.json"
     with pytest.raises(TransportError):
-        push_table(table, b"{}", inventory.model_copy(update={"hosts": tuple(lost)}), str(target))
+        push_table(table, b"{}", replace(inventory, hosts=tuple(lost)), str(target))
     assert not target.exists()
 
 

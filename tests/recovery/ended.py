@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.config.job import Restart
+from orchestrator.config.run_terms import Restart
 from orchestrator.control.decisions import DeviceFault, Level, Outcome
 from orchestrator.recovery.situation import HostState, PastAttempt, Situation
 

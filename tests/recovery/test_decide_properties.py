@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.config.job import Restart
+from orchestrator.config.run_terms import Restart
 from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground, Level, Outcome
 from orchestrator.diagnosis.signatures import KINDS
 from orchestrator.recovery.decide import decide

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.config.job import Restart
+from orchestrator.config.run_terms import Restart
 from orchestrator.control.attempts import came_to_nothing, next_record
 from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground, Level, Outcome
 from orchestrator.control.next_attempt import put_next_in_force
@@ -36,9 +37,7 @@ END = 1000.0
 @pytest.fixture
 def plan(tmp_path: Path) -> LaunchPlan:
     made = plan_of(tmp_path, hosts=3)
-    hosts = tuple(
-        host.model_copy(update={"name": name}) for host, name in zip(made.hosts, HOSTS, strict=True)
-    )
+    hosts = tuple(replace(host, name=name) for host, name in zip(made.hosts, HOSTS, strict=True))
     return dataclasses.replace(made, hosts=hosts, restart=Restart(max=5), task="pretrain")
 
 
@@ -328,7 +327,7 @@ def test_a_suspect_comes_in_when_nobody_else_can(plan: LaunchPlan) -> None:
     found = decide(situation_of(record, last, now(record, hosts=gone)))
     assert (found.choice, found.hosts) == (Choice.REPLACE, ("h0", "h1", "h2"))
     gone["t"] = HostState("t")
-    spare = last.hosts[0].model_copy(update={"name": "t"})
+    spare = replace(last.hosts[0], name="t")
     found = decide(situation_of(record, dataclasses.replace(last, spares=(spare,)), now(record, hosts=gone)))
     assert (found.hosts, found.spares) == (("h0", "t", "h2"), ("t",))
 
@@ -341,7 +340,7 @@ def test_devices_that_are_out_and_what_they_told(plan: LaunchPlan) -> None:
     found = situation_of(record, last, now(record, faults=[again]))
     assert found.history == (told,) and found.faults[0].repeats == 1
     assert found.devices_out == {"h0": (0,)} and found.last.outcome is Outcome.DEVICE
-    spare = plan.hosts[0].model_copy(update={"name": "s"})
+    spare = replace(plan.hosts[0], name="s")
     given = situation_of(
         record,
         dataclasses.replace(last, spares=(spare,)),

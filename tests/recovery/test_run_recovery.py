@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.config.inventory import Device, Host
-from orchestrator.config.job import Restart
+from orchestrator.config.run_terms import Restart
 from orchestrator.control.attempts import ended_again, with_decision
 from orchestrator.control.decisions import Choice, Decision, DeviceFault, Ground, Level
 from orchestrator.control.held_hosts import Held
@@ -210,7 +211,7 @@ def test_a_run_is_not_given_up_while_it_is_not_known_whether_its_spare_answers(
     plan: LaunchPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_faults(monkeypatch)
-    spare = plan.hosts[0].model_copy(update={"name": "spare"})
+    spare = replace(plan.hosts[0], name="spare")
     plan = dataclasses.replace(plan, spares=(spare,), restart=Restart(max=5))
     fleet = Hosts(*plan.hosts, spare)
     recovery, record = recovery_of(plan, fleet, tmp_path), failed(plan, HOSTS[2])
@@ -239,7 +240,7 @@ def test_hosts_that_had_not_been_heard_are_looked_at_again(
 def test_of_a_run_that_is_over_spares_are_let_go_which_this_monitor_never_looked_at(
     plan: LaunchPlan, tmp_path: Path
 ) -> None:
-    spare = plan.hosts[0].model_copy(update={"name": "spare"})
+    spare = replace(plan.hosts[0], name="spare")
     plan = dataclasses.replace(plan, spares=(spare,))
     fleet = Hosts(*plan.hosts, spare)
     recovery = recovery_of(plan, fleet, tmp_path)
@@ -288,10 +289,7 @@ def test_a_device_that_is_to_be_reset_gives_way_to_another_one_of_its_host(
 ) -> None:
     fault = DeviceFault(HOSTS[1], 1, "80C98001", Level.OTHER_DEVICE, time=NOW)
     no_faults(monkeypatch, fault)
-    roomy = [
-        host.model_copy(update={"devices": (*host.devices, Device(id=7, ip="10.20.0.77"))})
-        for host in plan.hosts
-    ]
+    roomy = [replace(host, devices=(*host.devices, Device(id=7, ip="10.20.0.77"))) for host in plan.hosts]
     decision = recovery_of(plan, Hosts(*roomy), tmp_path).decide(failed(plan), plan)
     assert (decision.choice, decision.hosts) == (Choice.AGAIN, HOSTS)
     assert decision.devices_out == {HOSTS[1]: (1,)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,7 @@ def at(time: float, kind: str, **more: Any) -> Fault:
 def plan(tmp_path_factory: pytest.TempPathFactory) -> LaunchPlan:
     """Three hosts of two ranks each."""
     made = plan_of(tmp_path_factory.mktemp("plan"))
-    return dataclasses.replace(
-        made, timeouts=made.timeouts.model_copy(update={"unreachable": 120.0, "start": 7200.0})
-    )
+    return dataclasses.replace(made, timeouts=replace(made.timeouts, unreachable=120.0, start=7200.0))
 
 
 class Seen:
@@ -227,7 +226,7 @@ def test_a_host_that_is_off_is_not_accused(plan: LaunchPlan, tmp_path: Path) -> 
 
 def test_a_host_that_is_away_while_all_save_is_not_lost(plan: LaunchPlan, tmp_path: Path) -> None:
     """That no steps are made is no second sign then. It was one, and the run was ended."""
-    short = plan.timeouts.model_copy(update={"unreachable": 60.0, "lost": 900.0})
+    short = replace(plan.timeouts, unreachable=60.0, lost=900.0)
     load = Workload(steps=100, save_every=50, save=300.0, has_phases=True)
     away = at(150, "partition", host=HOST, seconds=250.0)
     seen = Seen(dataclasses.replace(plan, timeouts=short), tmp_path, load, away)

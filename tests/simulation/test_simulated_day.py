@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli.main import cli
-from orchestrator.config.job import Restart
+from orchestrator.config.run_terms import Restart
 from orchestrator.core.states import RunState
 from orchestrator.simulation.faults import Fault
 from orchestrator.simulation.scaled_plan import scaled_plan

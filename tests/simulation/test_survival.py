@@ -69,7 +69,7 @@ def plan_of(folder: Path, policy: str = POLICY, *, hosts: int = HOSTS, spares: i
     like = Inventory(path=folder / "inventory.yaml", hosts=(Host(name="first", address="10.0.0.1"),))
     made = synthetic_inventory(like, hosts + spares, RANKS)
     names = tuple(host.name for host in made.hosts[hosts:])
-    inventory = made.model_copy(update={"groups": {"ready": names}} if spares else {})
+    inventory = dataclasses.replace(made, groups={"ready": names}) if spares else made
     return make_plan(load_job(job), inventory, now=EPOCH, token=lambda size: "7" * (2 * size))
 
 
