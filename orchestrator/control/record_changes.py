@@ -19,7 +19,7 @@ import json
 import operator
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.core.codec import DecodeError, NewerFormat, parse, to_json
@@ -33,26 +33,37 @@ _MARK = b', "crc32": "'
 _END = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\Z')
 
 
-def differences(before: Any, after: Any, place: tuple[str | int, ...] = ()) -> Iterator[list[Any]]:
+def differences(before: Any, after: Any, place: tuple[str | int, ...] = ()) -> list[list[Any]]:
     """The changes that make `after` of `before`: of dataclasses, and of tuples and mappings of them, by part.
 
     What is the same object is not looked into, so that it costs next to nothing.
     """
+    found: list[list[Any]] = []
+    _collect(before, after, place, found)
+    return found
+
+
+def _collect(before: Any, after: Any, place: tuple[str | int, ...], found: list[list[Any]]) -> None:
+    """Into one list: through generators of generators each change of a rank would go five times."""
     if before is after:
         return
-    names = _names(type(after)) if type(before) is type(after) else ()
+    kind = type(after)
+    names = _names(kind) if type(before) is kind else ()
     if names:
         for name in names:
             old, new = getattr(before, name), getattr(after, name)
             if old is not new:
-                yield from differences(old, new, (*place, name))
-    elif _alike(before, after):
+                _collect(old, new, (*place, name), found)
+    elif kind not in _PLAIN and _alike(before, after):
         items = after.items() if isinstance(after, Mapping) else enumerate(after)
         for key, value in items:
             if before[key] is not value:
-                yield from differences(before[key], value, (*place, key))
+                _collect(before[key], value, (*place, key), found)
     elif before != after:
-        yield [list(place), to_json(after)]
+        found.append([place, to_json(after)])
+
+
+_PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 def _names_of(kind: type, but: frozenset[str] = frozenset()) -> tuple[str, ...]:

@@ -52,7 +52,8 @@ class SpareWatch:
         self._asked: dict[str, Future[Outcome]] = {}
         self._due: dict[str, float] = {}
         self._every = min(plan.restart.lease / 4, _RENEWED)
-        self._known: HostFacts | None = None
+        # The facts of the run's first host, which may be another one in the next attempt.
+        self._known: tuple[str, HostFacts | None] = ("", None)
         self._is_released = False
 
     @property
@@ -127,10 +128,12 @@ class SpareWatch:
         except AgentError as error:
             if error.kind not in ("no_spare", "unknown_verb"):
                 raise
-        if self._known is None:
-            self._known = facts_of_master(plan, self._fleet)
+        first, known = self._known
+        if known is None or first != plan.master.name:
+            known = facts_of_master(plan, self._fleet)
+            self._known = plan.master.name, known
         devices = free_devices(plan, agent, spare)
-        check_spare(plan, self._fleet, spare, devices, self._known)
+        check_spare(plan, self._fleet, spare, devices, known)
         sources = content_files(plan.sources, may_be_gone=True)
         if sources:
             push_missing(agent, sources, timeout=plan.timeouts.prepare)

@@ -147,12 +147,15 @@ def _text_of(plan: LaunchPlan, manifests: Mapping[str, Manifest]) -> str:
     backslash.
     """
     known: dict[int, str] = {}  # by the object, which lives as long as the plan
+    lists: dict[int, str] = {}  # nearly all hosts have the same tuple
 
     def listed(items: tuple[Input, ...]) -> str:
-        for item in items:
-            if id(item) not in known:
-                known[id(item)] = json.dumps(to_json(item))
-        return f'"inputs": [{", ".join([known[id(item)] for item in items])}]'
+        if id(items) not in lists:
+            for item in items:
+                if id(item) not in known:
+                    known[id(item)] = json.dumps(to_json(item))
+            lists[id(items)] = f'"inputs": [{", ".join([known[id(item)] for item in items])}]'
+        return lists[id(items)]
 
     rows = []
     for name, manifest in manifests.items():

@@ -8,7 +8,7 @@ ends what is left when it goes.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.daemon import obituary
@@ -223,18 +223,17 @@ class SimSupervisor:
         saved = gang.saved if gang.workload.tells_saved else None
         is_new = saved is not None and saved > self._told_saved and bool(progress)
         self._told_saved = saved if is_new and saved is not None else self._told_saved
+        lines: list[Mapping[str, Any]] = [progress] if progress else []
+        if is_new and not has_phases:
+            said = {"time": round(clock, 3), "phase": str(Phase.STEP), "can": list(gang.workload.can)}
+            lines.insert(0, {**said, "saved": saved} if saved else said)
+        if has_phases and gang.has_begun:
+            lines.insert(0, gang.phase(0, clock))  # until then it depends on whether the rank is there
         for rank in self.state.workers:
             if rank == SCHEDULER or not self.state.is_running(rank):
                 continue
-            if has_phases:
-                lines = [gang.phase(rank, clock), *([dict(progress)] if progress else [])]
-                self.state.report_lines(rank, lines, now, clock)
-            elif is_new:
-                said: dict[str, Any] = {"time": round(clock, 3), "phase": str(Phase.STEP)}
-                said |= {"can": list(gang.workload.can), **({"saved": saved} if saved else {})}
-                self.state.report_lines(rank, [said, dict(progress)], now, clock)
-            elif progress:
-                self.state.report_progress(rank, dict(progress))
+            before = [] if gang.has_begun or not has_phases else [gang.phase(rank, clock)]
+            self.state.report_lines(rank, [*before, *lines], now, clock)
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:

@@ -23,6 +23,7 @@ from orchestrator.config.inventory import Host, Inventory
 from orchestrator.config.job_file import load_job
 from orchestrator.control import monitor
 from orchestrator.control.decisions import Choice, Ground
+from orchestrator.control.spare_view import SpareState
 from orchestrator.core.states import RunState
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
@@ -40,7 +41,7 @@ name: survives
 task: command
 command: [sleep, "100"]
 devices_per_host: {ranks}
-device_target: CPU
+device_target: {target}
 networking: {{mode: dynamic}}
 timeouts: {{unreachable: 60, lost: 600, prepare: 60, grace: 5}}
 restart: {restart}
@@ -62,10 +63,12 @@ SAVING = Workload(
 CONTACT = 40.0
 
 
-def plan_of(folder: Path, policy: str = POLICY, *, hosts: int = HOSTS, spares: int = SPARES) -> LaunchPlan:
+def plan_of(
+    folder: Path, policy: str = POLICY, *, hosts: int = HOSTS, spares: int = SPARES, target: str = "CPU"
+) -> LaunchPlan:
     """A launch of a command on so many hosts, of which others stand ready."""
     job = folder / "job.yaml"
-    job.write_text(JOB.format(ranks=RANKS, restart=policy))
+    job.write_text(JOB.format(ranks=RANKS, target=target, restart=policy))
     like = Inventory(path=folder / "inventory.yaml", hosts=(Host(name="first", address="10.0.0.1"),))
     made = synthetic_inventory(like, hosts + spares, RANKS)
     names = tuple(host.name for host in made.hosts[hosts:])
@@ -169,6 +172,15 @@ def test_a_hang_is_found_and_gone_on_from(plan: LaunchPlan, tmp_path: Path) -> N
     assert first.ended is not None and first.ended < 900.0
     assert second.resumed == first.saved > 0 and outcome.state is RunState.RUNNING
     assert_it_survived(lived, outcome)
+
+
+def test_the_first_host_is_a_spare_once_it_is_back(tmp_path: Path) -> None:
+    """It is compared with the first host of the attempt in force, not with itself of before."""
+    loss = Fault(100.0, "reboot", host="node0001", seconds=200.0)
+    plan = plan_of(tmp_path, target="Ascend")
+    record = Lived(plan, tmp_path / "state", loss, hours=0.15, jumps=False).run().record
+    assert next(iter(record.hosts)) != "node0001"
+    assert record.spares["node0001"].state is SpareState.READY, record.spares["node0001"].why
 
 
 def test_without_a_spare_the_host_is_waited_for(tmp_path: Path) -> None:
