@@ -1,5 +1,7 @@
 # `make demo` and `make test` are all a newcomer needs; both do their own set-up.
 PYTHON ?= python3
+# The tests start thousands of processes from this folder: where none may keep what it has compiled, each does it anew.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
