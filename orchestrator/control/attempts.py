@@ -29,6 +29,7 @@ __all__ = [
     "with_decision",
     "with_hosts_before",
     "with_news_of",
+    "with_reason",
 ]
 
 
@@ -119,6 +120,16 @@ def came_to_nothing(
     return dataclasses.replace(
         before, claim=record.claim, refused=refused, watched=now, unwatched=None, elsewhere=""
     )
+
+
+def with_reason(record: RunRecord, lines: Sequence[str], exit_code: int, now: float) -> RunRecord:
+    """The record of a run that is given up since its next attempt cannot even be planned, with why; one that
+    goes on, or of which it is told already, stays as it is."""
+    number = record.attempts[-1].number + 1
+    is_told = record.refused is not None and record.refused.number == number
+    if not record.state.is_terminal or is_told:
+        return record
+    return dataclasses.replace(record, refused=Refused(number, tuple(lines), exit_code, now, 1))
 
 
 def with_decision(record: RunRecord, decision: Decision) -> RunRecord:

@@ -10,7 +10,13 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from orchestrator.config.inventory import Host
-from orchestrator.control.attempts import came_to_nothing, ended_again, next_record, with_decision
+from orchestrator.control.attempts import (
+    came_to_nothing,
+    ended_again,
+    next_record,
+    with_decision,
+    with_reason,
+)
 from orchestrator.control.decisions import Choice, Decision, Ground
 from orchestrator.control.fence import Fence, FleetOf
 from orchestrator.control.finish_launch import finish_or_undo
@@ -312,7 +318,8 @@ class Monitor:
                 self._scheduling.sleep(_LOOK_AGAIN)
                 return  # what was decided stands, and is done once there is room
             recovery.failed(found)
-            self._save(self._decided(ended_again(self._record)))
+            decided = self._decided(ended_again(self._record))
+            self._save(with_reason(decided, error_lines(found), found.exit_code, self._scheduling.time()))
 
     def _take_back(self, before: LaunchPlan, error: OrchestrateError) -> None:
         if self._record.state is RunState.PREPARING:

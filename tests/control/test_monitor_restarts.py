@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cli.attempt_notes import attempt_notes
 from orchestrator.cli.sentences import watch_note
 from orchestrator.control.attempts import next_record
 from orchestrator.control.decisions import Choice, Decision, Ground
@@ -120,6 +121,15 @@ def test_a_run_of_which_nothing_can_be_decided_ends(tmp_path: Path) -> None:
     decision = record.attempts[-1].decision
     assert record.state is RunState.FAILED and decision is not None
     assert (decision.choice, decision.ground) == (Choice.GIVE_UP, Ground.CANNOT_START)
+
+
+def test_why_a_next_attempt_cannot_be_planned_is_told(tmp_path: Path) -> None:
+    """As of a run of MindFormers that was killed after its last save: nothing is left to train."""
+    control, recovery = control_in(tmp_path), StandIn(AGAIN)
+    record = watched(control, recovery, over("n1", 0), over("n2", 1))
+    assert record.state is RunState.FAILED and recovery.planned_after == [1]
+    assert record.refused is not None and record.refused.number == 2
+    assert attempt_notes(record)[-1] == "attempt 2 came to nothing: nothing is planned here"
 
 
 def test_what_is_held_is_let_go_when_the_run_is_over_and_not_when_its_last_host_is_back(
