@@ -35,7 +35,8 @@ def hand_over(connection: socket.socket, fds: Sequence[int], notes: Sequence[int
     line = json.dumps(list(notes)).encode() + b"\n"
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     sent = connection.sendmsg([line], rights)
-    connection.sendall(line[sent:])
+    if rest := line[sent:]:  # to send nothing fails, too, where a quick peer has all and is gone already
+        connection.sendall(rest)
 
 
 def take_over(connection: socket.socket) -> Dict[int, int]:

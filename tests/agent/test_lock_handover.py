@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.agent import control_socket
 from orchestrator.agent.device_locks import DeviceLocks, busy_devices
 from orchestrator.agent.lock_handover import hand_over, require_lock, take_over
 from orchestrator.core.errors import AgentError
@@ -49,6 +50,28 @@ def test_the_holder_that_dies_before_it_is_heard_loses_nothing(folder):
     assert busy_devices(folder, (1,)) == [1]
     os.close(taken[1])
     assert busy_devices(folder, (1,)) == []
+
+
+def test_a_peer_that_has_them_and_is_gone_at_once_is_heard(folder):
+    """Its word was lost, and the holder stayed: two of six attempts on a spare found it so."""
+    locks = DeviceLocks(folder, (0,), "run-a")
+    here, there = socket.socketpair()
+    taken = {}
+
+    class ToQuickPeer(socket.socket):
+        def sendmsg(self, *args):
+            sent = super().sendmsg(*args)
+            taken.update(take_over(there))
+            control_socket.reply(there, {"taken": True})
+            there.close()
+            return sent
+
+    with ToQuickPeer(fileno=here.detach()) as holder:
+        hand_over(holder, list(locks.handles.values()), [0])
+        assert control_socket.receive(holder) == {"taken": True}
+    locks.release()
+    assert busy_devices(folder, (0,)) == [0]
+    os.close(taken[0])
 
 
 def test_none_is_an_answer(folder):
