@@ -158,7 +158,7 @@ def _unfit(readings: Sequence[Reading]) -> Iterator[Problem]:
     for reading in readings:
         table, name = reading.table, reading.name
         if table.version != version:
-            what = f"is {table.version}, but {version} in {first.name}"
+            what = f"is {show(table.version)}, but {show(version)} in {first.name}"
             yield Problem(plain(f"{name}: version"), plain(what), "generate all tables with one version")
         if table.status != "completed":
             what = f"is {show(table.status)}, not completed"

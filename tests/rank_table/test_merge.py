@@ -119,7 +119,8 @@ def test_loopback_ids_as_hccl_tools_writes_them() -> None:
     ("damage", "part"),
     [
         ({"status": "initializing"}, "1.json: status: is 'initializing', not completed"),
-        ({"version": "1.2"}, "1.json: version: is 1.2, but 1.0 in 0.json"),
+        ({"version": "1.2"}, "1.json: version: is '1.2', but '1.0' in 0.json"),
+        ({"version": "\u00a0"}, "1.json: version: is '\\xa0', but '1.0' in 0.json"),
         ({"server_count": "4"}, "1.json: server_count: is '4', but server_list has 1 server(s)"),
         ({"server_count": 1}, "1.json: server_count: expected a string, got the number 1"),
         ({"server_list": []}, "no-servers"),
