@@ -127,6 +127,7 @@ def on_a_shared_path(cluster: Cluster) -> Path:
     return folder
 
 
+@pytest.mark.skipif(not os.environ.get("REALITY"), reason="REALITY=1 asks in every way (test-long)")
 def test_every_way_of_asking_gives_the_same_answer(hosts: Cluster, model_says: Callable[..., str]) -> None:
     with hosts.launching(training(hosts, "first", steps=10_000)) as first:
         eventually(lambda: RANKS in Counter(saved(hosts)).values(), timeout=300, what="the first shards")

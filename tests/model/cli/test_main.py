@@ -6,6 +6,12 @@ from model.__main__ import main
 from tests.model.support.cluster import run_alone, write_job
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Where a worker runs it writes `metrics/`, also when it is refused."""
+    monkeypatch.chdir(tmp_path)
+
+
 def refused(capsys, *arguments):
     """The single line of a command that ends with exit code 2."""
     assert main(arguments) == 2
