@@ -1,3 +1,3 @@
 """orchestrate: run MindSpore on many Ascend servers from one control node."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
