@@ -26,10 +26,10 @@ __all__ = [
     "kept_step",
     "next_record",
     "plan_of_record",
+    "told_why",
     "with_decision",
     "with_hosts_before",
     "with_news_of",
-    "with_reason",
 ]
 
 
@@ -122,7 +122,7 @@ def came_to_nothing(
     )
 
 
-def with_reason(record: RunRecord, lines: Sequence[str], exit_code: int, now: float) -> RunRecord:
+def told_why(record: RunRecord, lines: Sequence[str], exit_code: int, now: float) -> RunRecord:
     """The record of a run that is given up since its next attempt cannot even be planned, with why; one that
     goes on, or of which it is told already, stays as it is."""
     number = record.attempts[-1].number + 1

@@ -10,13 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from orchestrator.config.inventory import Host
-from orchestrator.control.attempts import (
-    came_to_nothing,
-    ended_again,
-    next_record,
-    with_decision,
-    with_reason,
-)
+from orchestrator.control.attempts import came_to_nothing, ended_again, next_record, told_why, with_decision
 from orchestrator.control.decisions import Choice, Decision, Ground
 from orchestrator.control.fence import Fence, FleetOf
 from orchestrator.control.finish_launch import finish_or_undo
@@ -319,7 +313,7 @@ class Monitor:
                 return  # what was decided stands, and is done once there is room
             recovery.failed(found)
             decided = self._decided(ended_again(self._record))
-            self._save(with_reason(decided, error_lines(found), found.exit_code, self._scheduling.time()))
+            self._save(told_why(decided, error_lines(found), found.exit_code, self._scheduling.time()))
 
     def _take_back(self, before: LaunchPlan, error: OrchestrateError) -> None:
         if self._record.state is RunState.PREPARING:
