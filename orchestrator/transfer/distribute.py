@@ -45,6 +45,7 @@ __all__ = [
     "cut_of",
     "distribute",
     "hash_shards",
+    "ranks_by_host",
     "with_inputs",
 ]
 
@@ -120,11 +121,16 @@ def cut_for(job: Job, placements: Sequence[Placement], file: Path) -> Shards:
     files = [output.specs for output in plan.outputs]
     layout = lay_out(files, "ckpt", names=[file_name(number) for number in distinct])
     streams = {number: StreamedFile(plan, layout, index) for index, number in enumerate(distinct)}
+    of_ranks = {rank: streams[numbers[output.tensors]] for rank, output in enumerate(outputs)}
+    return Shards(of_ranks, ranks_by_host(placements), whole.skipped)
+
+
+def ranks_by_host(placements: Sequence[Placement]) -> dict[str, tuple[int, ...]]:
+    """The ranks of each host, in their order."""
     ranks: dict[str, list[int]] = {}
     for placement in placements:
         ranks.setdefault(placement.host, []).append(placement.rank)
-    of_ranks = {rank: streams[numbers[output.tensors]] for rank, output in enumerate(outputs)}
-    return Shards(of_ranks, {host: tuple(mine) for host, mine in ranks.items()}, whole.skipped)
+    return {host: tuple(mine) for host, mine in ranks.items()}
 
 
 def _without_table_again(shard: Shard) -> Shard:

@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.agent.iteration_folders import list_iterations
 from orchestrator.agent.saved_steps import check_shard
 from orchestrator.agent.shard_ranges import identity_of
-from orchestrator.checkpoint.assemble import assemble
+from orchestrator.checkpoint.assemble import Assembled, assemble
 from orchestrator.checkpoint.copy_engine import StreamedFile
 from orchestrator.checkpoint.copy_plan import Output, plan_copies, rank_outputs, unknown_names, whole_output
 from orchestrator.checkpoint.cut.coverage import is_moment
@@ -36,7 +36,7 @@ from orchestrator.hosts.push_content import ContentFile
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.mindformers_load import load_words
 from orchestrator.transfer.convert import kind_of, open_strategies, plan_combine, require, write
-from orchestrator.transfer.distribute import LOADED, Shards
+from orchestrator.transfer.distribute import LOADED, Shards, ranks_by_host
 from orchestrator.transfer.mindformers_saves import MindFormersSaves, load_name, saves_in, words_of
 
 __all__ = ["Share", "share_of"]
@@ -96,10 +96,7 @@ class _Target:
 
     @property
     def ranks(self) -> dict[str, tuple[int, ...]]:
-        found: dict[str, list[int]] = {}
-        for placement in self.plan.placements:
-            found.setdefault(placement.host, []).append(placement.rank)
-        return {host: tuple(mine) for host, mine in found.items()}
+        return ranks_by_host(self.plan.placements)
 
     def strategies(self) -> StrategySet | None:
         """Those of the job's own layout, where it names them."""
@@ -278,18 +275,19 @@ def _of_whole(ours: _Target, path: Path, name: ShardFile | None = None) -> Share
         return ours.share(dict.fromkeys(ranks, one), named)
     for each in {stored.path or shard.path for stored in shard.tensors.values()}:
         _check(Path(each))
-    return ours.share(_slices(shard, wanted, ours, suffix), named, _lacking(shard, wanted, ours))
+    whole = assemble([shard], {}, with_optimizer=ours.resumes, with_texts=suffix == "ckpt")
+    slices = _slices(whole, wanted, ours, shard.path, suffix)
+    return ours.share(slices, named, _lacking(whole, wanted, shard.path))
 
 
 def _slices(
-    shard: Shard, wanted: StrategySet, ours: _Target, suffix: str
+    whole: Assembled, wanted: StrategySet, ours: _Target, where: str, suffix: str
 ) -> dict[int, StreamedFile | ContentFile]:
     """What each rank loads, cut by these strategies; equal ones are one file."""
-    whole = assemble([shard], {}, with_optimizer=ours.resumes, with_texts=suffix == "ckpt")
     try:
         outputs = rank_outputs(whole, wanted)
     except CheckpointError as error:
-        raise CheckpointError(error.what, where=shard.path, remedy=f"see {ours.where}") from error
+        raise CheckpointError(error.what, where=where, remedy=f"see {ours.where}") from error
     first: dict[tuple[object, ...], Output] = {}
     for output in outputs:
         first.setdefault(output.tensors, output)
@@ -300,12 +298,11 @@ def _slices(
     return {output.rank: streams[output.tensors] for output in outputs}
 
 
-def _lacking(shard: Shard, wanted: StrategySet, ours: _Target) -> list[str]:
-    whole = assemble([shard], {}, with_optimizer=ours.resumes, with_texts=False)
+def _lacking(whole: Assembled, wanted: StrategySet, where: str) -> list[str]:
     names = unknown_names(whole, wanted)
     more = ", …" if len(names) > 3 else ""
     return (
-        [f"{shard.path} lacks {len(names)} parameters of the layout: {', '.join(names[:3])}{more}"]
+        [f"{where} lacks {len(names)} parameters of the layout: {', '.join(names[:3])}{more}"]
         if names
         else []
     )
