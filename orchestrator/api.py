@@ -146,10 +146,13 @@ def _assignments(overrides: Mapping[str, object] | Sequence[str]) -> Sequence[st
     return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
 
 
-def start(planned: Planned, progress: Progress | None = None) -> Run:
+def start(
+    planned: Planned, progress: Progress | None = None, tell: Callable[[str], object] | None = None
+) -> Run:
     """Launch what was planned, and return at once: a monitor process of its own starts and watches the run.
 
-    Where the job wants its checkpoint distributed that is done first, and told to `progress`.
+    Where the job wants its checkpoint distributed that is done first, and told to `progress`; what was taken
+    of it, say which step, is told to `tell`, a line each.
     """
     from orchestrator.control.launch import launch as begin
 
@@ -158,6 +161,10 @@ def start(planned: Planned, progress: Progress | None = None) -> Run:
         from orchestrator.transfer.distribute_launch import with_shards
 
         launched = with_shards(planned.job, launched, progress)
+        if tell is not None:
+            # Notes of the plan itself are known since it was made.
+            for note in launched.notes[len(planned.plan.notes) :]:
+                tell(note)
     return begin(launched)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -51,8 +52,7 @@ def command(
     if dry_run:
         print_json(plan_data(planned.plan)) if as_json else print_plan(planned.plan)
         return 0
-    for note in planned.plan.notes:
-        click.echo(f"orchestrate: note: {visible(note)}", err=True)
+    _say_notes(planned.plan.notes)
     for warning in planned.plan.warnings:
         click.echo(f"orchestrate: warning: {warning}", err=True)
     if planned.job.restart.max and not _starts_monitors():
@@ -82,5 +82,13 @@ def _start(planned: api.Planned) -> api.Run:
     # Late: NumPy and the checkpoint formats, which few launches need.
     from orchestrator.cli.bars import DistributionBar
 
+    taken: list[str] = []
     with DistributionBar() as bar:
-        return api.start(planned, bar.show)
+        run = api.start(planned, bar.show, taken.append)
+    _say_notes(taken)
+    return run
+
+
+def _say_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        click.echo(f"orchestrate: note: {visible(note)}", err=True)

@@ -28,6 +28,7 @@ from orchestrator.checkpoint.output_layout import Format, lay_out
 from orchestrator.checkpoint.shard_index import Shard, ShardFile
 from orchestrator.config.job import Job
 from orchestrator.config.run_yaml import RunYaml
+from orchestrator.config.yaml_reader import read_source
 from orchestrator.core.codec import from_json
 from orchestrator.core.errors import CheckpointError
 from orchestrator.core.iteration_answers import IterationList
@@ -210,7 +211,8 @@ def _saved_as(folder: Path, ranks: int) -> MindFormersSaves | None:
     """What the run YAML says with which the ranks have saved: in the folder, or beside it as in our runs."""
     for path in (folder / RUN_YAML, folder.absolute().parent / RUN_YAML):
         if path.is_file():
-            return saves_in(RunYaml(str(path), path.read_text("utf-8-sig", "replace")).text, ranks)
+            text = read_source(path).decode("utf-8-sig", "replace")
+            return saves_in(RunYaml(str(path), text).text, ranks)
     return None
 
 

@@ -14,12 +14,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from orchestrator import api
 from orchestrator.agent.content_store import Store
 from orchestrator.checkpoint.files.tensor_files import read_ckpt, write_ckpt, write_safetensors
 from orchestrator.cli.cmd_distribute_ckpt import command
 from orchestrator.config.inventory_file import load_inventory
 from orchestrator.config.job_file import load_job
-from orchestrator.core.errors import CheckpointError, ConfigError
+from orchestrator.core.errors import CheckpointError, ConfigError, OrchestrateError
 from orchestrator.core.paths import Workdir
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.launch_plan import LaunchPlan
@@ -29,6 +30,7 @@ from orchestrator.transfer.distribute_launch import with_shards
 from tests.transfer.mindformers_folder import saved_by_mindformers, strategies_of_two, tensors
 from tests.transfer.mindformers_run import weights
 
+PYTHON = Path(__file__).parents[2] / ".venv-mindformers/bin/python"
 WHOLE = {"parallel": {"parallel_mode": 0}}
 CUT = {"parallel": {"parallel_mode": 1}, "parallel_config": {"model_parallel": 2, "data_parallel": 1}}
 
@@ -36,11 +38,11 @@ CUT = {"parallel": {"parallel_mode": 1}, "parallel_config": {"model_parallel": 2
 class Job:
     """A job of two hosts with a rank each, and checkpoints that lie beside it."""
 
-    def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, run: Mapping[str, Any], **host: Any) -> None:
         self.folder, self.run = folder, run
         inventory = {
             "transport": "local",
-            "defaults": {"workdir": str(folder / "hosts/{name}"), "devices": "0"},
+            "defaults": {"workdir": str(folder / "hosts/{name}"), "devices": "0", **host},
             "hosts": [{"name": "host[1-2]"}],
         }
         (folder / "inventory.yaml").write_text(yaml.safe_dump(inventory))
@@ -301,3 +303,28 @@ def test_the_command_sends_what_a_launch_then_finds(tmp_path: Path) -> None:
     size = (tmp_path / "saved/checkpoint/rank_0/llama_rank_0-2_5.ckpt").stat().st_size
     assert first == {host: {"sent": size, "had": 0} for host in ("host1", "host2")}
     assert again == {host: {"sent": 0, "had": size} for host in ("host1", "host2")}
+
+
+def test_a_run_yaml_beside_the_ranks_is_read_within_bounds(tmp_path: Path) -> None:
+    job = Job(tmp_path, WHOLE)
+    saved_by_mindformers(tmp_path, 9)
+    with (tmp_path / "saved/mindformers.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ConfigError, match=r"mindformers\.yaml: is larger than"):
+        job.sent(resume=True)
+
+
+@pytest.mark.skipif(not PYTHON.exists(), reason=f"no MindFormers: {PYTHON} is not there (make test makes it)")
+def test_what_a_launch_took_of_the_checkpoint_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where nothing can be kept no run begins, and what was taken was told before that.
+    (tmp_path / "state").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    job = Job(tmp_path, WHOLE, python=str(PYTHON))
+    saved_by_mindformers(tmp_path, 9, 15)
+    saved_with(tmp_path, WHOLE)
+    said: list[str] = []
+    with pytest.raises((OSError, OrchestrateError)):
+        api.start(api.plan(job.write(resume=True), tmp_path / "inventory.yaml"), tell=said.append)
+    assert any("step 15" in line for line in said), said
