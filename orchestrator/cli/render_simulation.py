@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from orchestrator.cli.account_lines import PARTS, account_data
-from orchestrator.cli.decision_sentences import decision_sentence
+from orchestrator.cli.decision_sentences import decision_sentence, is_told
 from orchestrator.cli.sentences import cause_sentence
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
@@ -102,6 +102,8 @@ def day_lines(day: SimulatedDay, hosts: int, ranks: int, seed: int) -> Iterator[
         yield from _wrapped(f"Attempt {number}: {_end_of(attempt)}")
         if restarts := _restarts_of(attempt):
             yield from _wrapped(f"  {restarts}", "    ")
+        if why := _why_over(attempt):
+            yield from _wrapped(f"  {why}", "    ")
     yield f"Step {day.step:,} is what the run has come to."
     yield ""
     yield from _account_lines(day.account)
@@ -140,6 +142,13 @@ def _restarts_of(attempt: LivedAttempt) -> str:
     named = ", ".join(f"{count} x {ground.replace('_', ' ')}" for ground, count in grounds.most_common())
     count = len(seen) - 1
     return f"it went on by itself {count} time{'s' * (count != 1)}: {named}"
+
+
+def _why_over(attempt: LivedAttempt) -> str:
+    """What was decided where a run that might have gone on by itself did not; else empty."""
+    seen = attempt.outcome.attempts
+    last = seen[-1].decision if seen and not seen[-1].restarts else None
+    return decision_sentence(last) if last is not None and is_told(last) else ""
 
 
 def _wrapped(text: str, indent: str = "  ") -> Iterator[str]:

@@ -150,6 +150,13 @@ def test_a_run_that_goes_on_by_itself_is_one_launch_and_its_restarts_are_told(tm
     assert second["begun"] >= first["ended"] and second["resumed"] == 160
 
 
+def test_why_a_run_that_might_have_gone_on_did_not_is_told(tmp_path: Path) -> None:
+    faults = tmp_path / "faults.yaml"
+    faults.write_text("faults:\n  - {time: 5m, kind: power_off, host: host2}\n")
+    said = simulate(JOB, "-i", LOCAL, "--hours", "0.5", "--faults", faults)
+    assert "  gives up: too few hosts are left" in said.stdout.splitlines()
+
+
 def test_the_same_seed_gives_the_same_day_as_data() -> None:
     words = ("--hosts", "3", "--hours", "2", "--mtbf", "30m", "--relaunch", "5m", "--seed", "4", "--json")
     days = [json.loads(simulate(JOB, *words).stdout) for _ in range(2)]
