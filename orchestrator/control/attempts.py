@@ -16,7 +16,7 @@ from orchestrator.core.codec import DecodeError, dumps, load
 from orchestrator.core.errors import RunFailed, UsageError
 from orchestrator.core.paths import ControlDir, atomic_write
 from orchestrator.core.states import RunState
-from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+from orchestrator.plan.launch_plan import LaunchPlan, read_hosts, read_plan
 
 __all__ = [
     "came_to_nothing",
@@ -176,6 +176,6 @@ def with_hosts_before(control: ControlDir, plan: LaunchPlan) -> LaunchPlan:
     hosts = {host.name: host for host in plan.hosts}
     for number in control.numbers():
         if number != plan.attempt.number and control.plan_of(number).exists():
-            for host in read_plan(control.plan_of(number)).hosts:
+            for host in read_hosts(control.plan_of(number)).hosts:
                 hosts.setdefault(host.name, host)
     return dataclasses.replace(plan, hosts=tuple(hosts.values()))

@@ -23,7 +23,7 @@ from orchestrator.core.states import RunState
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.scheduling import Scheduling
-from orchestrator.plan.launch_plan import read_plan
+from orchestrator.plan.launch_plan import read_hosts
 
 __all__ = ["Fence", "FleetOf", "stone_of"]
 
@@ -178,7 +178,7 @@ def _hosts(
     known = _kept.get(key)
     if known is None or not known[0].keys() >= set(names):
         try:
-            plan = read_plan(key[0])
+            plan = read_hosts(key[0])
         except RunNotFound as error:
             log.warning("what attempt %s may have left cannot be looked at: %s", attempt.number, error)
             return None

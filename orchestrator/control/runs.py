@@ -39,7 +39,7 @@ from orchestrator.core.records import Claim, Manifest, RunOnHost
 from orchestrator.core.safe_open import open_safely, own_folders
 from orchestrator.core.states import RunState
 from orchestrator.core.visible_text import visible
-from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
+from orchestrator.plan.launch_plan import LaunchPlan, read_outline, write_plan
 from orchestrator.plan.placement import Placement
 
 if TYPE_CHECKING:
@@ -325,7 +325,7 @@ def current_record(control: ControlDir) -> RunRecord:
     record = read_record(control)
     if living_monitor(control) is not None:
         return watched_again(control, record)
-    plan = read_plan(control.plan)
+    plan = read_outline(control.plan)
     # A launch whose monitor died is finished or undone by the next one; by the hosts when its lease is over.
     is_young = record.state is RunState.PREPARING and time.time() < record.updated + plan.timeouts.prepare
     # Between two attempts hosts only say that the last one is over; the next monitor goes on with the run.
@@ -365,7 +365,7 @@ def attach(
     if take_over:
         from orchestrator.hosts.allocation import StaticAllocation
 
-        plan = with_hosts_before(control, read_plan(control.plan))
+        plan = with_hosts_before(control, read_outline(control.plan))
         with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
             for error in take_run_over(control, fleet).values():
                 say(str(error))

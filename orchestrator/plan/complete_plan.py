@@ -14,6 +14,7 @@ from orchestrator.ascend.found_devices import FoundHost
 from orchestrator.config.inventory import Device, Host
 from orchestrator.config.run_yaml import RunYaml
 from orchestrator.core.errors import ConfigError, HostsFailed, OrchestrateError, PreflightError
+from orchestrator.core.record_class import replace
 from orchestrator.core.records import Manifest, WorkerSpec
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.launch_table import launch_table
@@ -43,7 +44,7 @@ def complete_plan(
     HCCL would refuse the table.
     """
     if plan.chooses_port and port is not None:
-        plan = _with_manifests(plan, lambda manifest: dataclasses.replace(manifest, port=port))
+        plan = _with_manifests(plan, lambda manifest: replace(manifest, port=port))
     if scheduler_host is not None:
         plan = _with_manifests(plan, lambda manifest: _meeting_at(scheduler_host, manifest))
     return _with_table(plan, found) if plan.uses_rank_table else plan
@@ -57,9 +58,9 @@ def _with_manifests(plan: LaunchPlan, change: Callable[[Manifest], Manifest]) ->
 def _meeting_at(address: str, manifest: Manifest) -> Manifest:
     def told(worker: WorkerSpec) -> WorkerSpec:
         named = [name for name in _MEETING if worker.env.get(name) == SCHEDULER_HOST]
-        return dataclasses.replace(worker, env={**worker.env, **dict.fromkeys(named, address)})
+        return replace(worker, env={**worker.env, **dict.fromkeys(named, address)}) if named else worker
 
-    return dataclasses.replace(
+    return replace(
         manifest,
         workers=tuple(map(told, manifest.workers)),
         scheduler=told(manifest.scheduler) if manifest.scheduler else None,
@@ -69,10 +70,7 @@ def _meeting_at(address: str, manifest: Manifest) -> Manifest:
 def _with_table(plan: LaunchPlan, found: Mapping[str, FoundHost]) -> LaunchPlan:
     placements = plan.placements
     if plan.ascend:
-        placements = tuple(
-            dataclasses.replace(item, device_ip=found[item.host].device(item.device_id).ip)
-            for item in placements
-        )
+        placements = tuple(_at(item, found[item.host].device(item.device_id).ip) for item in placements)
     hosts = tuple(_with_chip(host, found.get(host.name)) for host in plan.hosts)
     on_cpus = not plan.ascend
     try:
@@ -82,9 +80,14 @@ def _with_table(plan: LaunchPlan, found: Mapping[str, FoundHost]) -> LaunchPlan:
     return dataclasses.replace(plan, placements=placements, hosts=hosts, rank_table=table)
 
 
+def _at(item: Placement, ip: str | None) -> Placement:
+    # Of thousands few are elsewhere than was planned.
+    return item if item.device_ip == ip else dataclasses.replace(item, device_ip=ip)
+
+
 def _with_chip(host: Host, found: FoundHost | None) -> Host:
     chip = host.chip or (found.kind if found else None)
-    return dataclasses.replace(host, chip=chip)
+    return host if chip == host.chip else dataclasses.replace(host, chip=chip)
 
 
 def _unfit(error: ConfigError) -> OrchestrateError:

@@ -7,24 +7,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.agent.worker_environment import starts_by_table_alone
 from orchestrator.ascend.found_devices import FoundHost
 from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.config.run_terms import Health, JobSource, Restart, Timeouts
-from orchestrator.core.codec import DecodeError, NewerFormat, Stored, dumps, load, to_json
+from orchestrator.config.schema import Section
+from orchestrator.core.codec import DecodeError, NewerFormat, Stored, from_json, to_json, unpacked
 from orchestrator.core.errors import RunNotFound
 from orchestrator.core.paths import atomic_write
-from orchestrator.core.records import FIRST, Attempt, Input, Load, Manifest
+from orchestrator.core.records import FIRST, Attempt, Load, Manifest
+from orchestrator.core.safe_open import read_safely
 from orchestrator.plan.copy_ring import CopyRing
 from orchestrator.plan.placement import Placement
+from orchestrator.plan.record_table import lists_of, lists_read, records_read, table_of
+from orchestrator.plan.section_limits import require_limits
 
-__all__ = ["TABLE_ALONE", "LaunchPlan", "read_plan", "unreadable", "write_plan"]
+__all__ = [
+    "TABLE_ALONE",
+    "LaunchPlan",
+    "PlannedHosts",
+    "read_hosts",
+    "read_outline",
+    "read_plan",
+    "unreadable",
+    "write_plan",
+]
+
+T = TypeVar("T")
 
 TABLE_ALONE = (
     "networking.mode legacy_rank_table starts the ranks by a rank table alone: MindSpore 2.x makes no groups"
@@ -47,8 +62,9 @@ class LaunchPlan(Stored):
     """
 
     # 2: it lies in the folder of its attempt, and who does not know of attempts must not start from it.
-    FORMAT = 2
-    LARGEST = 256 << 20  # the code's files are listed once a host
+    # 3: what there is of each host and rank is in tables, see plan/record_table.py.
+    FORMAT = 3
+    LARGEST = 256 << 20  # format 2 lists the code's files once a host
 
     run_id: str
     job_name: str
@@ -118,64 +134,129 @@ class LaunchPlan(Stored):
         return len(self.placements)
 
 
+@dataclass(frozen=True)
+class PlannedHosts:
+    """The hosts of an attempt, and how they are reached."""
+
+    hosts: tuple[Host, ...]
+    ssh: SshOptions
+
+
+# What there is of each host or rank, by the field of a plan: lists of records, and records by a host's name.
+_TABLES: dict[str, type] = {"hosts": Host, "spares": Host, "placements": Placement}
+_BY_NAME: dict[str, type] = {"manifests": Manifest, "found": FoundHost}
+_APART: dict[str, Any] = {**dict.fromkeys(_TABLES, ()), **{name: {} for name in (*_BY_NAME, "loads")}}
+_WITH_TABLES = 3
+
+
 def write_plan(path: Path, plan: LaunchPlan) -> None:
     """Write with mode 0600: a job's environment may hold secrets."""
     sources = {sha256: source.absolute() for sha256, source in plan.sources.items()}
-    # Each manifest has the names of all hosts: of a thousand that is a million names, which are here already.
-    manifests = _with_hosts(plan.manifests, _names(plan), ())
-    atomic_write(path, _text_of(dataclasses.replace(plan, sources=sources), manifests))
+    small = dataclasses.replace(plan, sources=sources, **_APART)
+    data = {"format": plan.FORMAT, **to_json(small)}
+    for name, kind in _TABLES.items():
+        data[name] = table_of(kind, getattr(plan, name))
+    for name, kind in _BY_NAME.items():
+        records = getattr(plan, name)
+        data[name] = {"names": list(records), **table_of(kind, list(records.values()))}
+    data["loads"] = {"names": list(plan.loads), **lists_of(Load, list(plan.loads.values()))}
+    atomic_write(path, json.dumps(data))
 
 
 def read_plan(path: Path) -> LaunchPlan:
     """The plan as it was written. Raises RunNotFound where it cannot be read, say by a newer version."""
+    return _read(path, lambda data: _plan_of(data, ()))
+
+
+def read_outline(path: Path) -> LaunchPlan:
+    """The plan without what each host was started with: `manifests` is empty. Raises RunNotFound."""
+    return _read(path, lambda data: _plan_of(data, ("manifests",)))
+
+
+def read_hosts(path: Path) -> PlannedHosts:
+    """The hosts of a plan alone, a small part of what it says. Raises RunNotFound."""
+    return _read(path, _hosts_of)
+
+
+def _read(path: Path, decode: Callable[[dict[str, Any]], T]) -> T:
     try:
-        plan = load(LaunchPlan, path, path.parent)
-        return dataclasses.replace(plan, manifests=_with_hosts(plan.manifests, (), _names(plan)))
+        return decode(unpacked(LaunchPlan, read_safely(path, path.parent, LaunchPlan.LARGEST)))
     except (OSError, DecodeError) as error:
         raise unreadable(path, error) from error
 
 
-def _names(plan: LaunchPlan) -> tuple[str, ...]:
-    return tuple(host.name for host in plan.hosts)
+def _hosts_of(data: dict[str, Any]) -> PlannedHosts:
+    if data.get("format", 1) < _WITH_TABLES:
+        hosts = from_json(PlannedHosts, data)
+    else:
+        hosts = dataclasses.replace(
+            from_json(PlannedHosts, {**data, "hosts": ()}), hosts=_table(Host, data, "hosts")
+        )
+    _require_limits(hosts)
+    return hosts
 
 
-def _text_of(plan: LaunchPlan, manifests: Mapping[str, Manifest]) -> str:
-    """As `dumps`, with these manifests.
-
-    Those of a thousand hosts list the same inputs, five sixths of the file: the text of each is made once. A
-    key stands in JSON as it does in the texts that are put in only outside of strings, whose quotes have a
-    backslash.
-    """
-    known: dict[int, str] = {}  # by the object, which lives as long as the plan
-    lists: dict[int, str] = {}  # nearly all hosts have the same tuple
-
-    def listed(items: tuple[Input, ...]) -> str:
-        if id(items) not in lists:
-            for item in items:
-                if id(item) not in known:
-                    known[id(item)] = json.dumps(to_json(item))
-            lists[id(items)] = f'"inputs": [{", ".join([known[id(item)] for item in items])}]'
-        return lists[id(items)]
-
-    rows = []
-    for name, manifest in manifests.items():
-        own = json.dumps(to_json(dataclasses.replace(manifest, inputs=())))
-        rows.append(f"{json.dumps(name)}: {own.replace(_NO_INPUTS, listed(manifest.inputs), 1)}")
-    text = dumps(dataclasses.replace(plan, manifests={}))
-    return text.replace(_NO_MANIFESTS, f'"manifests": {{{", ".join(rows)}}}', 1)
+def _plan_of(data: dict[str, Any], left_out: tuple[str, ...]) -> LaunchPlan:
+    apart: dict[str, Any] = {name: {} for name in left_out}
+    if data.get("format", 1) < _WITH_TABLES:
+        plan = from_json(LaunchPlan, {**data, **apart})
+        # Each manifest is without the names of all hosts, which are there already.
+        plan = dataclasses.replace(plan, manifests=_with_names(plan))
+    else:
+        apart |= {name: _table(kind, data, name) for name, kind in _TABLES.items()}
+        apart |= {name: _by_name(data, name) for name in (*_BY_NAME, "loads") if name not in apart}
+        plan = from_json(LaunchPlan, {**data, **_APART})
+        plan = dataclasses.replace(plan, **apart)
+    _require_limits(plan)
+    return plan
 
 
-_NO_INPUTS, _NO_MANIFESTS = '"inputs": []', '"manifests": {}'
+def _table(kind: type[T], data: Mapping[str, Any], name: str) -> tuple[T, ...]:
+    try:
+        return tuple(records_read(kind, data.get(name, {})))
+    except DecodeError as error:
+        raise error.within(f".{name}") from None
 
 
-def _with_hosts(
-    manifests: dict[str, Manifest], before: tuple[str, ...], after: tuple[str, ...]
-) -> dict[str, Manifest]:
-    """Those that name `before` as the run's hosts name `after`."""
+def _by_name(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Records, or for `loads` lists of them, by the names of hosts."""
+    try:
+        table = from_json(dict, data.get(name, {}))
+        names = _names(table)
+        values = records_read(_BY_NAME[name], table) if name in _BY_NAME else lists_read(Load, table)
+        if len(values) != len(names):
+            raise DecodeError(f"{len(names)} names, and {len(values)} of what they name")
+    except DecodeError as error:
+        raise error.within(f".{name}") from None
+    return dict(zip(names, values, strict=True))
+
+
+def _names(table: Mapping[str, Any]) -> tuple[str, ...]:
+    try:
+        return from_json(tuple[str, ...], table.get("names", ()))
+    except DecodeError as error:
+        raise error.within(".names") from None
+
+
+def _with_names(plan: LaunchPlan) -> dict[str, Manifest]:
+    names = tuple(host.name for host in plan.hosts)
     return {
-        name: dataclasses.replace(manifest, hosts=after) if manifest.hosts == before else manifest
-        for name, manifest in manifests.items()
+        name: manifest if manifest.hosts else dataclasses.replace(manifest, hosts=names)
+        for name, manifest in plan.manifests.items()
     }
+
+
+def _require_limits(read: LaunchPlan | PlannedHosts) -> None:
+    """Raise DecodeError for a number that no job and no inventory may have."""
+    for each in dataclasses.fields(read):
+        value = getattr(read, each.name)
+        is_list = isinstance(value, tuple) and bool(value) and isinstance(value[0], Section)
+        if is_list or isinstance(value, Section):
+            try:
+                require_limits(value if is_list else (value,))
+            except DecodeError as error:
+                place = error.place if is_list else error.place.removeprefix("[0]")
+                raise DecodeError(error.what, f".{each.name}{place}") from None
 
 
 def unreadable(path: Path, error: Exception) -> RunNotFound:

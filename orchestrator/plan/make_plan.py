@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -25,7 +26,7 @@ from orchestrator.config.run_terms import Health
 from orchestrator.core.codec import to_json
 from orchestrator.core.ends import SCHEDULER, label_of
 from orchestrator.core.errors import ConfigError, Problem
-from orchestrator.core.records import Attempt, Manifest, WorkerSpec
+from orchestrator.core.records import Attempt, Input, Manifest, WorkerSpec
 from orchestrator.plan.containers import container_of, device_seen, require_mounted, with_container
 from orchestrator.plan.copy_ring import copy_ring
 from orchestrator.plan.input_files import Shipment, ship, shipped_again
@@ -110,23 +111,22 @@ def make_plan(
     if isinstance(options := config.get("checkpoint"), dict) and options["save_every"] == "auto":
         config["checkpoint"] = {**options, "mtbf": options["mtbf"] or mtbf or default_mtbf(len(placements))}
     worker_config = yaml.safe_dump({"run_id": run_id, **config}, sort_keys=False, allow_unicode=True)
-    names, placed = tuple(host.name for host in hosts), _by_host(placements)
-    manifests = {
-        host.name: _manifest(
-            job,
-            host,
-            hosts,
-            placed[host.name],
-            names=names,
-            ranks=len(placements),
-            run_id=run_id,
-            created=created,
-            shipment=shipment,
-            attempt=attempt,
-            completed=completed,
-        )
-        for host in hosts
-    }
+    placed = _by_host(placements)
+    shared = _Shared(
+        run_id=run_id,
+        created=created,
+        attempt=attempt,
+        hosts=hosts,
+        names=tuple(host.name for host in hosts),
+        ranks=len(placements),
+        inputs=tuple(shipment.inputs),
+        argv=_argv(job, completed, attempt.number),
+        env=_job_environment(job),
+        literal=_literal(job),
+        scheduler_host=_scheduler_host(hosts),
+        launch=_launch_facts(job, completed.prefix if completed else job.checkpoint.prefix),
+    )
+    manifests = {host.name: _manifest(job, host, placed[host.name], shared) for host in hosts}
     return LaunchPlan(
         run_id=run_id,
         job_name=job.name,
@@ -219,8 +219,8 @@ def _refuse_stand_ins(job: Job, inventory: Inventory, hosts: Sequence[Host]) -> 
 
 
 def _hosts_of(placements: Sequence[Placement], inventory: Inventory) -> tuple[Host, ...]:
-    names = dict.fromkeys(placement.host for placement in placements)
-    return tuple(inventory.host(name) for name in names)
+    known = {host.name: host for host in inventory.hosts}
+    return tuple(known[name] for name in dict.fromkeys(placement.host for placement in placements))
 
 
 def _require_reachable_master(hosts: Sequence[Host], inventory: Inventory) -> None:
@@ -231,42 +231,46 @@ def _require_reachable_master(hosts: Sequence[Host], inventory: Inventory) -> No
         raise ConfigError([Problem(f"{inventory.path}: {hosts[0].name}", what, remedy)])
 
 
-def _manifest(
-    job: Job,
-    host: Host,
-    hosts: Sequence[Host],
-    mine: Sequence[Placement],
-    *,
-    names: tuple[str, ...],
-    ranks: int,
-    run_id: str,
-    created: float,
-    shipment: Shipment,
-    attempt: Attempt,
-    completed: CompletedRun | None,
-) -> Manifest:
-    has_scheduler = host is hosts[0] and job.networking.has_scheduler and ranks > 1
-    argv = _argv(job, completed, attempt.number)
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What is the same on all hosts of an attempt, made once for their thousands of ranks."""
+
+    run_id: str
+    created: float
+    attempt: Attempt
+    hosts: tuple[Host, ...]
+    names: tuple[str, ...]
+    ranks: int
+    inputs: tuple[Input, ...]
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    literal: tuple[str, ...]
+    scheduler_host: str
+    launch: dict[str, Any]
+
+
+def _manifest(job: Job, host: Host, mine: Sequence[Placement], shared: _Shared) -> Manifest:
+    has_scheduler = host is shared.hosts[0] and job.networking.has_scheduler and shared.ranks > 1
     return Manifest(
-        run_id=run_id,
+        run_id=shared.run_id,
         job=job.name,
         host=host.name,
-        created=created,
-        workers=tuple(_worker(job, argv, placement, ranks, hosts, attempt) for placement in mine),
-        scheduler=_scheduler(job, argv, ranks, hosts, attempt) if has_scheduler else None,
-        inputs=tuple(shipment.inputs),
+        created=shared.created,
+        workers=tuple(_worker(job, placement, shared) for placement in mine),
+        scheduler=_scheduler(job, shared) if has_scheduler else None,
+        inputs=shared.inputs,
         devices=tuple(placement.device_id for placement in mine),
-        port=job.networking.port if ranks > 1 else None,
+        port=job.networking.port if shared.ranks > 1 else None,
         address=host.address,
         lock_dir=host.lock_dir,
         env_script=host.env_script,
         grace=job.timeouts.grace,
         failure_grace=job.timeouts.failure_grace,
         lease=job.timeouts.prepare,
-        world_size=ranks,
-        hosts=names,
-        launch=_launch_facts(job, completed.prefix if completed else job.checkpoint.prefix),
-        attempt=attempt,
+        world_size=shared.ranks,
+        hosts=shared.names,
+        launch=shared.launch,
+        attempt=shared.attempt,
         monitor_lease=job.restart.lease if job.restart.max else None,
         holds=job.restart.lease if job.restart.max else None,
         container=container_of(job, host),
@@ -297,49 +301,40 @@ def _scheduler_host(hosts: Sequence[Host]) -> str:
     return hosts[0].address if is_ip(hosts[0].address) else SCHEDULER_HOST
 
 
-def _worker(
-    job: Job,
-    argv: tuple[str, ...],
-    placement: Placement,
-    world_size: int,
-    hosts: Sequence[Host],
-    attempt: Attempt,
-) -> WorkerSpec:
+def _worker(job: Job, placement: Placement, shared: _Shared) -> WorkerSpec:
     env = worker_environment(
-        job.networking.mode if world_size > 1 else "none",
+        job.networking.mode if shared.ranks > 1 else "none",
         rank=placement.rank,
-        world_size=world_size,
+        world_size=shared.ranks,
         device_id=placement.device_id,
-        scheduler_host=_scheduler_host(hosts),
+        scheduler_host=shared.scheduler_host,
         scheduler_port="{port}",
-        attempt=attempt.number,
+        attempt=shared.attempt.number,
     )
-    common = _common(job, placement.rank, placement.local_rank, world_size, hosts, attempt)
+    common = _common(job, placement.rank, placement.local_rank, shared)
     label = label_of(placement.rank)
     return WorkerSpec(
         label=label,
         rank=placement.rank,
         local_rank=placement.local_rank,
         device_id=placement.device_id,
-        argv=argv,
-        env={**common, **_job_environment(job), **env},
+        argv=shared.argv,
+        env={**common, **shared.env, **env},
         default_env=default_environment(label, ascend=job.device_target == "Ascend"),
-        literal=_literal(job),
+        literal=shared.literal,
     )
 
 
-def _scheduler(
-    job: Job, argv: tuple[str, ...], world_size: int, hosts: Sequence[Host], attempt: Attempt
-) -> WorkerSpec:
+def _scheduler(job: Job, shared: _Shared) -> WorkerSpec:
     # As msrun does: the scheduler is the job's own program in another role.
     env = worker_environment(
         job.networking.mode,
         rank=0,
-        world_size=world_size,
+        world_size=shared.ranks,
         device_id=0,
-        scheduler_host=_scheduler_host(hosts),
+        scheduler_host=shared.scheduler_host,
         scheduler_port="{port}",
-        attempt=attempt.number,
+        attempt=shared.attempt.number,
         is_scheduler=True,
     )
     label = label_of(SCHEDULER)
@@ -348,24 +343,24 @@ def _scheduler(
         rank=SCHEDULER,
         local_rank=-1,
         device_id=-1,
-        argv=argv,
-        env={**_common(job, 0, 0, world_size, hosts, attempt), **_job_environment(job), **env},
+        argv=shared.argv,
+        env={**_common(job, 0, 0, shared), **shared.env, **env},
         default_env=default_environment(label, ascend=job.device_target == "Ascend"),
-        literal=_literal(job),
+        literal=shared.literal,
     )
 
 
-def _common(
-    job: Job, rank: int, local_rank: int, world_size: int, hosts: Sequence[Host], attempt: Attempt
-) -> dict[str, str]:
+def _common(job: Job, rank: int, local_rank: int, shared: _Shared) -> dict[str, str]:
     if job.task not in OTHERS:
         return {}
-    meets_at_scheduler = job.networking.has_scheduler and world_size > 1
-    master = hosts[0].address if len(hosts) > 1 and not meets_at_scheduler else _scheduler_host(hosts)
-    folders = run_environment(attempt.number, job.devices_per_host) if job.task == MINDFORMERS else {}
+    meets_at_scheduler = job.networking.has_scheduler and shared.ranks > 1
+    is_first = len(shared.hosts) > 1 and not meets_at_scheduler
+    master = shared.hosts[0].address if is_first else shared.scheduler_host
+    number = shared.attempt.number
+    folders = run_environment(number, job.devices_per_host) if job.task == MINDFORMERS else {}
     return folders | common_environment(
         rank=rank,
-        world_size=world_size,
+        world_size=shared.ranks,
         local_rank=local_rank,
         local_world_size=job.devices_per_host,
         master=master,

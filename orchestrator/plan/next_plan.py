@@ -11,7 +11,7 @@ from orchestrator.config.inventory import Inventory
 from orchestrator.config.job import Job
 from orchestrator.config.tasks import TRAINING
 from orchestrator.core.errors import ConfigError, Problem
-from orchestrator.core.records import WorkerSpec
+from orchestrator.core.records import Input, WorkerSpec
 from orchestrator.plan.input_files import Shipment
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.make_plan import make_plan
@@ -98,9 +98,7 @@ def _shipped(before: LaunchPlan, job: Job, *, fresh: bool) -> Shipment | None:
         return None
     if loads and loaded.startswith("attempts/"):
         return None  # it begins anew, and the attempt before did not
-    # Of a thousand hosts nearly all have the same tuple.
-    inputs = {id(manifest.inputs): manifest.inputs for manifest in before.manifests.values()}.values()
-    items = {item.path: item for each in inputs for item in each}
+    items = _items(before)
     # Of what lay beside the weights that it began with its tokenizer may be needed.
     kept, left = (settings.get("data") or {}).get("tokenizer"), ("attempts/",) if loads else _LEFT
     sent = [item for path, item in items.items() if path == kept or not path.startswith(left)]
@@ -158,8 +156,15 @@ def _other_inputs(before: LaunchPlan, plan: LaunchPlan, overrides: Sequence[str]
 
 
 def _inputs(plan: LaunchPlan) -> dict[str, str]:
-    items = {item.path: item.sha256 for manifest in plan.manifests.values() for item in manifest.inputs}
-    return {path: sha256 for path, sha256 in items.items() if not path.startswith(_MAY_DIFFER)}
+    items = _items(plan).items()
+    return {path: item.sha256 for path, item in items if not path.startswith(_MAY_DIFFER)}
+
+
+def _items(plan: LaunchPlan) -> dict[str, Input]:
+    """The files that any host is given, by their paths there."""
+    # Of a thousand hosts nearly all have the same tuple.
+    inputs = {id(manifest.inputs): manifest.inputs for manifest in plan.manifests.values()}.values()
+    return {item.path: item for each in inputs for item in each}
 
 
 def _changed_notes(before: LaunchPlan, plan: LaunchPlan) -> list[str]:

@@ -29,7 +29,7 @@ from orchestrator.core.states import RunState
 from orchestrator.diagnosis.evidence import Case
 from orchestrator.hosts.fleet import Fleet
 from orchestrator.hosts.scheduling import Scheduling
-from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+from orchestrator.plan.launch_plan import LaunchPlan, read_hosts
 from orchestrator.recovery.decide import decide
 from orchestrator.recovery.read_situation import Now, host_states, situation_of
 from orchestrator.recovery.situation import HostState
@@ -291,8 +291,10 @@ def _is_doubtful(record: RunRecord) -> bool:
 
 def _first_hosts(control: ControlDir, plan: LaunchPlan) -> tuple[Host, ...]:
     """The hosts that the run was launched on."""
+    if plan.attempt.number == 1:
+        return plan.hosts
     try:
-        return read_plan(control.plan_of(1)).hosts
+        return read_hosts(control.plan_of(1)).hosts
     except RunNotFound:
         return plan.hosts
 

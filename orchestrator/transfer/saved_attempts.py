@@ -31,7 +31,7 @@ from orchestrator.core.paths import ControlDir
 from orchestrator.core.records import Attempt
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
-from orchestrator.plan.launch_plan import LaunchPlan, read_plan
+from orchestrator.plan.launch_plan import LaunchPlan, read_outline
 from orchestrator.transfer.copied_shards import copied_strategies, known_files, require_owners_word
 from orchestrator.transfer.mindformers_saves import MindFormersSaves, saves_of
 from orchestrator.transfer.small_files import Spool, gather, parsed_strategies
@@ -99,7 +99,7 @@ def plans_of(
             plans[number] = one
             continue
         with contextlib.suppress(RunNotFound):  # of an attempt that came to nothing
-            plans[number] = replace(read_plan(path), manifests={})
+            plans[number] = read_outline(path)
     while len(_planned) > _MOST_PLANNED:
         del _planned[next(iter(_planned))]
     return dict(sorted(plans.items()))

@@ -12,9 +12,7 @@ import pytest
 import yaml
 
 from orchestrator.config.run_terms import Health
-from orchestrator.core.codec import dumps
 from orchestrator.core.errors import ConfigError
-from orchestrator.core.records import Input
 from orchestrator.plan.complete_plan import complete_plan
 from orchestrator.plan.launch_plan import LaunchPlan, read_plan, write_plan
 from orchestrator.plan.make_plan import make_plan
@@ -361,25 +359,3 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     assert read_plan(tmp_path / "plan.json") == made
     # A job's environment may hold secrets.
     assert stat.S_IMODE((tmp_path / "plan.json").stat().st_mode) == 0o600
-
-
-def test_a_plan_is_written_as_any_other_file_though_its_inputs_are_many(tmp_path: Path) -> None:
-    """Of a thousand hosts they are five sixths of it, and the text of each is made once."""
-    text = TRAIN.replace("env: {OMP_NUM_THREADS: 1}", """env: {A: '"inputs": []', B: '"manifests": {}'}""")
-    made = plan(tmp_path, text)
-    hosts = list(made.manifests)
-    assert len(hosts) > 1 and len(made.manifests[hosts[0]].inputs) > 50
-    own = Input("inputs/load/shard.ckpt", "0" * 64, executable=True)
-    first, last = made.manifests[hosts[0]], made.manifests[hosts[-1]]
-    others = {
-        hosts[0]: dataclasses.replace(first, inputs=()),
-        hosts[-1]: dataclasses.replace(last, inputs=(*last.inputs, own)),
-    }
-    for each in (made, dataclasses.replace(made, manifests={**made.manifests, **others})):
-        write_plan(tmp_path / "plan.json", each)
-        assert read_plan(tmp_path / "plan.json").manifests == each.manifests
-        # The names of hosts stand elsewhere in the file.
-        bare = {name: dataclasses.replace(one, hosts=()) for name, one in each.manifests.items()}
-        sources = {sha256: source.absolute() for sha256, source in each.sources.items()}
-        expected = json.loads(dumps(dataclasses.replace(each, manifests=bare, sources=sources)))
-        assert json.loads((tmp_path / "plan.json").read_text()) == expected
