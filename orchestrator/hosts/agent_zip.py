@@ -8,16 +8,19 @@ from __future__ import annotations
 import hashlib
 import io
 import marshal
+import sys
 import zipfile
 import zlib
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path, PurePosixPath
+from types import CodeType
 
 import orchestrator
 from orchestrator.hosts.made_once import made_once
 
-__all__ = ["Bundle", "agent_bundle", "build_bundle", "compiled_modules"]
+__all__ = ["Bundle", "agent_bundle", "build_bundle", "code_of", "compiled_modules"]
 
 # The agent, and what it imports.
 _SHARED = (
@@ -28,6 +31,7 @@ _SHARED = (
     "agent/*.py",
 )
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_ROOT = Path(orchestrator.__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Bundle:
 
 def build_bundle() -> Bundle:
     """The zip of the agent and of what it imports, made anew."""
-    root = Path(orchestrator.__file__).parent
+    root = _ROOT / "orchestrator"
     sources = sorted(path for pattern in _SHARED for path in root.glob(pattern))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -86,11 +90,32 @@ def compiled_modules(version: str) -> bytes:
 @made_once
 def _compile_all() -> bytes:
     found = {}
-    # Of the zip, not of the files: they may be those of another version by now.
     with zipfile.ZipFile(io.BytesIO(agent_bundle().data)) as archive:
         for where in map(PurePosixPath, archive.namelist()):
             is_meant = where.parent.name in ("core", "agent") and where.stem not in _RARE
             if is_meant and not where.stem.startswith("__"):
-                code = compile(archive.read(str(where)), str(where), "exec", dont_inherit=True, optimize=0)
-                found[".".join(where.with_suffix("").parts)] = marshal.dumps(code)
-    return zlib.compress(marshal.dumps(found), 1)
+                name = ".".join(where.with_suffix("").parts)
+                found[name] = marshal.dumps(code_of(name, where, archive.read(str(where))))
+    return zlib.compress(marshal.dumps(found), 6)
+
+
+def code_of(name: str, where: PurePosixPath, source: bytes, root: Path = _ROOT) -> CodeType:
+    """The code of a module of the zip. Python has compiled most of them before, when they were imported here.
+
+    Of the zip, not of the files: they may be those of another version by now.
+    """
+    path = root / where
+    if not sys.flags.optimize:  # that leaves out what hosts are to have
+        try:
+            code = SourceFileLoader(name, str(path)).get_code(name)
+            if code is not None and path.read_bytes() == source:
+                return _renamed(code, str(where))
+        except (OSError, SyntaxError, ValueError, ImportError):
+            pass
+    return compile(source, str(where), "exec", dont_inherit=True, optimize=0)
+
+
+def _renamed(code: CodeType, name: str) -> CodeType:
+    """As if compiled of a file of this name, with all functions in it."""
+    inner = (_renamed(each, name) if isinstance(each, CodeType) else each for each in code.co_consts)
+    return code.replace(co_filename=name, co_consts=tuple(inner))
