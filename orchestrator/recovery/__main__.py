@@ -12,10 +12,13 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from orchestrator.control.monitor import Monitor
-from orchestrator.control.monitor_lock import forget_monitor
-from orchestrator.core.paths import ControlDir
-from orchestrator.recovery.run_recovery import recovery_of
+from orchestrator.control.rare_gc import rare_gc
+
+with rare_gc():
+    from orchestrator.control.monitor import Monitor
+    from orchestrator.control.monitor_lock import forget_monitor
+    from orchestrator.core.paths import ControlDir
+    from orchestrator.recovery.run_recovery import recovery_of
 
 log = logging.getLogger("orchestrator.recovery")
 
