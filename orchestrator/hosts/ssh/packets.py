@@ -173,6 +173,26 @@ class Wire(paramiko.Transport):
         )
         return certified + plain
 
+    def _filter_algorithm(self, kind: str) -> tuple[str, ...]:
+        # paramiko holds each against those that are disabled, for some 16 lists in each login.
+        if self.disabled_algorithms:
+            return tuple(super()._filter_algorithm(kind))  # type: ignore[misc]
+        return tuple(getattr(self, f"_preferred_{kind}"))
+
+    def _log(self, level: int, message: Any, *args: Any) -> None:
+        if self.logger.isEnabledFor(level):  # before it looks at what it is given
+            super()._log(level, message, *args)  # type: ignore[misc]
+
+    def _compute_key(self, id: str, nbytes: int) -> bytes:
+        """RFC 4253 §7.2; paramiko writes all of what is hashed anew for each of six keys."""
+        algorithm = getattr(self.kex_engine, "hash_algo", None)
+        if algorithm is None or nbytes > algorithm().digest_size:
+            longer: bytes = super()._compute_key(id, nbytes)  # type: ignore[misc]
+            return longer
+        begin = paramiko.Message()
+        self._add_K(begin)  # type: ignore[attr-defined]
+        return bytes(algorithm(begin.asbytes() + self.H + id.encode() + self.session_id).digest()[:nbytes])
+
     def watch_peer(self) -> None:
         """From now on fail when the peer says nothing for `silence_seconds` though it was asked."""
         self.packetizer.set_keepalive(self.question_seconds, self._ask)
