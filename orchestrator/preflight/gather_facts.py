@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from orchestrator.ascend.discovery import TOOL_TIMEOUT, ask, find_devices
@@ -51,11 +51,13 @@ def gather(
     timeout: float = TOOL_TIMEOUT,
     patience: float = _PATIENCE,
     seen: Callable[[str], None] | None = None,
+    hosts: Iterable[str] | None = None,
 ) -> tuple[dict[str, HostFacts], dict[str, OrchestrateError]]:
     """The facts of the hosts that answer, the errors of the others. `timeout` is for one call of a tool.
 
     `patience` is for a host's `env_script`; the host is waited for longer, so that it can say that it hangs.
-    `seen` is told the name of every host that has answered, from the thread that asked it.
+    `seen` is told the name of every host that has answered, from the thread that asked it. Only `hosts` are
+    asked, where they are named.
     """
 
     def look(agent: Agent) -> HostFacts:
@@ -64,7 +66,7 @@ def gather(
             seen(agent.host)
         return found
 
-    results = fleet.each(look)
+    results = fleet.each(look, hosts)
     facts = {host.name: results.values[host.name] for host in needs.hosts if host.name in results.values}
     errors = dict(results.errors)
     addresses = ask_addresses(needs, fleet, facts)
