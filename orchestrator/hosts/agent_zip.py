@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from types import CodeType
 
 import orchestrator
+from orchestrator.hosts.lean_code import lean_code
 from orchestrator.hosts.made_once import made_once
 
 __all__ = ["Bundle", "agent_bundle", "bare", "build_bundle", "code_of", "compiled_modules"]
@@ -133,13 +134,7 @@ def code_of(name: str, where: PurePosixPath, source: bytes, root: Path = _ROOT) 
         try:
             code = SourceFileLoader(name, str(path)).get_code(name)
             if code is not None and bare(path.read_bytes()) == source:
-                return _renamed(code, str(where))
+                return lean_code(code, str(where))
         except (OSError, SyntaxError, ValueError, ImportError):
             pass
-    return compile(source, str(where), "exec", dont_inherit=True, optimize=0)
-
-
-def _renamed(code: CodeType, name: str) -> CodeType:
-    """As if compiled of a file of this name, with all functions in it."""
-    inner = (_renamed(each, name) if isinstance(each, CodeType) else each for each in code.co_consts)
-    return code.replace(co_filename=name, co_consts=tuple(inner))
+    return lean_code(compile(source, str(where), "exec", dont_inherit=True, optimize=0), str(where))
