@@ -5,6 +5,7 @@ The zip has the same bytes for the same sources, so that its hash can name it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import marshal
@@ -61,6 +62,7 @@ def build_bundle() -> Bundle:
 _QUOTES = b'"""'
 
 
+@functools.lru_cache(maxsize=512)  # of each module it is asked twice: for the zip, and to compile it
 def bare(source: bytes) -> bytes:
     """A module of the agent without comments and docstrings, which no host reads: a quarter of the zip.
 
@@ -69,16 +71,16 @@ def bare(source: bytes) -> bytes:
     """
     lines, in_text, in_docstring = [], False, False
     for line in source.split(b"\n"):
-        begin = line.lstrip(b" ")
+        has_quotes = _QUOTES in line and line.count(_QUOTES) % 2 == 1
         if in_text:
-            in_text = line.count(_QUOTES) % 2 == 0
+            in_text = not has_quotes
             lines.append(b"" if in_docstring else line)
-        elif begin.startswith(_QUOTES):
-            in_text, in_docstring = line.count(_QUOTES) % 2 == 1, True
-            lines.append(line[: len(line) - len(begin)] + b'""')
-        else:
-            in_text, in_docstring = line.count(_QUOTES) % 2 == 1, False
-            lines.append(b"" if begin.startswith(b"#") else line)
+            continue
+        begin = line.lstrip(b" ")
+        in_text, in_docstring = has_quotes, begin.startswith(_QUOTES)
+        if in_docstring:
+            line = line[: len(line) - len(begin)] + b'""'
+        lines.append(b"" if begin.startswith(b"#") else line)
     return b"\n".join(lines)
 
 
@@ -121,6 +123,7 @@ def _compile_all() -> bytes:
             if is_meant and not where.stem.startswith("__"):
                 name = ".".join(where.with_suffix("").parts)
                 found[name] = marshal.dumps(code_of(name, where, archive.read(str(where))))
+    bare.cache_clear()
     return zlib.compress(marshal.dumps(found), 6)
 
 

@@ -31,21 +31,17 @@ def _lines_of(code: CodeType) -> bytes:
     for start, end, line in code.co_lines():
         units = (end - start) // 2
         while units > 0:
-            count = min(units, _MOST_UNITS)
+            count = units if units < _MOST_UNITS else _MOST_UNITS
             units -= count
             if line is None:
                 table.append(_NOWHERE | count - 1)
                 continue
             table.append(_LINE | count - 1)
-            _append_signed(table, line - before)
+            # Six bits in a byte, the lowest first; the lowest of all is the sign.
+            left = line - before << 1 if line >= before else before - line << 1 | 1
             before = line
+            while left > 0x3F:
+                table.append(0x40 | left & 0x3F)
+                left >>= 6
+            table.append(left)
     return bytes(table)
-
-
-def _append_signed(table: bytearray, number: int) -> None:
-    """Six bits in a byte, the lowest first; the lowest of all is the sign."""
-    left = -number << 1 | 1 if number < 0 else number << 1
-    while left > 0x3F:
-        table.append(0x40 | left & 0x3F)
-        left >>= 6
-    table.append(left)
