@@ -198,7 +198,7 @@ def _host_file(name: str) -> Read:
 
 def _known_hosts(path: Path) -> Any:
     known = KnownHosts([str(path)])
-    return [known.verdict(name, "ssh-ed25519", "AAAA") for name in ("n1", "[n2]:22022")]
+    return [known.seen().verdict(name, "ssh-ed25519", "AAAA") for name in ("n1", "[n2]:22022")]
 
 
 def _ssh_config(path: Path) -> Any:

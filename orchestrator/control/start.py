@@ -90,8 +90,7 @@ def check_hosts(
     facts: dict[str, HostFacts] = {}
     if new:
         # A host that did not answer is not waited for again.
-        with fleet.part(busy.values) as part:
-            facts, errors = gather(needs, part)
+        facts, errors = gather(needs, fleet, hosts=busy.values)
         checked = run_checks(needs, facts, {**busy.errors, **errors})
         if warnings := [line for line in checked.warnings() if not _is_told(line, plan)]:
             warn(warnings)

@@ -112,6 +112,7 @@ class Agent(EvidenceClient, ShardQuestions, CopyQuestions, SpareQuestions):
             self._expect(
                 set(getattr(found, said)) <= set(questions.get(asked) or ()), f"{asked} that were asked for"
             )
+        self._expect(0 <= found.clock <= LATEST, "a time")
         self._expect(found.port is None or 0 < found.port < 1 << 16, "a port")
         return found
 

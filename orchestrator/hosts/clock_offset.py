@@ -31,6 +31,10 @@ class ClockOffset:
             return 0.0
         return self.seconds - self.error if self.seconds > 0 else self.seconds + self.error
 
+    def at_most(self) -> float:
+        """By how much it is ahead or behind at the most."""
+        return abs(self.seconds) + self.error
+
     def or_newer(self, newer: ClockOffset) -> ClockOffset:
         """The more exact of the two, when `newer` was measured: clocks drift.
 

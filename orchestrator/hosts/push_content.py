@@ -18,6 +18,8 @@ __all__ = ["Content", "ContentFile", "Pushed", "content_files", "push_missing"]
 _CHUNK = 1 << 20
 # Below this, all of a file goes in one packet with the request; a launch sends hundreds of them.
 _SMALL = 1 << 16
+# Of one file below this it is not asked first whether it is there: most launches bring one script.
+_TINY = 1 << 14
 
 
 class Content(Protocol):
@@ -118,7 +120,7 @@ def push_missing(
     the bytes of each chunk that was taken, and of each source that was there. `timeout` is in seconds, of
     one message. AgentError, TransportError; OrchestrateError: a file that has changed.
     """
-    missing = set(agent.missing(list(sources)))
+    missing = set(sources if _is_quickly_sent(sources) else agent.missing(list(sources)))
     total = sum(map(len, sources.values()))
     wanted = {sha256: source for sha256, source in sources.items() if sha256 in missing}
     sent = sum(map(len, wanted.values()))
@@ -132,6 +134,13 @@ def push_missing(
                 raise source.changed() from None
             raise
     return Pushed(sent, total - sent)
+
+
+def _is_quickly_sent(sources: Mapping[str, Content]) -> bool:
+    """Whether to send them takes no longer than to ask whether they are there."""
+    return len(sources) == 1 and all(
+        isinstance(each, ContentFile) and len(each) <= _TINY for each in sources.values()
+    )
 
 
 class _Counted:

@@ -13,6 +13,7 @@ from orchestrator.preflight.report import Level, Result
 from orchestrator.rank_table.table import is_loopback
 
 __all__ = [
+    "MOST_SKEW",
     "clocks_agree",
     "disk_has_space",
     "env_script_is_there",
@@ -30,7 +31,8 @@ _LEAST_FREE_BYTES = 64 << 20
 # Docker's default is 64 MiB, with which MindSpore's data loaders end by SIGBUS.
 _LEAST_SHARED = 256 << 20
 _LEAST_LIMITS = {"open files": 1024, "processes": 4096}
-_MOST_SKEW = 1.0
+MOST_SKEW = 1.0
+"""Seconds by which a host's clock may be ahead of ours, or behind."""
 # Of an NPU's own network; a host that emulates or proxies it may hold it, too.
 _NPU_PORT = 16666
 
@@ -124,7 +126,7 @@ def limits_suffice(needs: Needs, facts: Facts) -> Iterator[Result]:
 def clocks_agree(needs: Needs, facts: Facts) -> Iterator[Result]:
     for host, fact in facts.items():
         ahead = fact.clock_ahead
-        if abs(ahead) > _MOST_SKEW:
+        if abs(ahead) > MOST_SKEW:
             way = "ahead of" if ahead > 0 else "behind"
             what = f"its clock is {_duration(abs(ahead))} {way} this machine's"
             yield Result(

@@ -1,9 +1,9 @@
-"""The facts of all hosts at once, over a fleet: three or four questions to each host's agent."""
+"""The facts of all hosts at once, over a fleet: two or more questions to each host's agent."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from orchestrator.ascend.discovery import TOOL_TIMEOUT, ask, find_devices
@@ -18,7 +18,7 @@ from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.fleet import Fleet, HostResults, fleet_of
 from orchestrator.hosts.scheduling import Scheduling
 from orchestrator.preflight.checks import run_checks
-from orchestrator.preflight.checks_host import wanted_ports
+from orchestrator.preflight.checks_host import MOST_SKEW, wanted_ports
 from orchestrator.preflight.checks_scheduler import ask_addresses, scheduler_address
 from orchestrator.preflight.copy_tries import try_copies
 from orchestrator.preflight.host_facts import (
@@ -51,21 +51,22 @@ def gather(
     timeout: float = TOOL_TIMEOUT,
     patience: float = _PATIENCE,
     seen: Callable[[str], None] | None = None,
+    hosts: Iterable[str] | None = None,
 ) -> tuple[dict[str, HostFacts], dict[str, OrchestrateError]]:
     """The facts of the hosts that answer, the errors of the others. `timeout` is for one call of a tool.
 
     `patience` is for a host's `env_script`; the host is waited for longer, so that it can say that it hangs.
-    `seen` is told the name of every host that has answered, from the thread that asked it.
+    `seen` is told the name of every host that has answered, from the thread that asked it. Only `hosts` are
+    asked, where they are named.
     """
 
     def look(agent: Agent) -> HostFacts:
-        ahead = _clock_ahead(agent, fleet.scheduling)
-        found = _look(needs, agent, ahead, timeout, patience)
+        found = _look(needs, agent, fleet.scheduling, timeout, patience)
         if seen is not None:
             seen(agent.host)
         return found
 
-    results = fleet.each(look)
+    results = fleet.each(look, hosts)
     facts = {host.name: results.values[host.name] for host in needs.hosts if host.name in results.values}
     errors = dict(results.errors)
     addresses = ask_addresses(needs, fleet, facts)
@@ -95,10 +96,11 @@ def gather(
     )
 
 
-def _look(needs: Needs, agent: Agent, ahead: float, timeout: float, patience: float) -> HostFacts:
+def _look(needs: Needs, agent: Agent, scheduling: Scheduling, timeout: float, patience: float) -> HostFacts:
     host = needs.host(agent.host)
     tools = None if needs.ascend is False else _ask(needs, host, agent, timeout)
     is_ascend = needs.ascend or (tools is not None and _has_any(tools))
+    before = scheduling.time()
     probe = agent.probe(
         timeout=patience + _REST,
         patience=patience,
@@ -117,6 +119,7 @@ def _look(needs: Needs, agent: Agent, ahead: float, timeout: float, patience: fl
         **({"kept_for": needs.kept_for} if needs.kept_for else {}),
         **_container(host, bool(is_ascend)),
     )
+    ahead = _clock_ahead(agent, ClockOffset.of(before, probe.clock, scheduling.time()), scheduling)
     ids = needs.devices.get(host.name, ())
     found = find_devices(host, ids, tools) if tools is not None else None
     return HostFacts(probe, ahead, tools, found)
@@ -160,8 +163,13 @@ def _has_any(tools: ToolAnswers) -> bool:
     return tools.has_tool("hccn_tool") or tools.has_tool("npu-smi")
 
 
-def _clock_ahead(agent: Agent, scheduling: Scheduling) -> float:
-    """By how much the host's clock is ahead, as little as what we measure allows."""
+def _clock_ahead(agent: Agent, probed: ClockOffset, scheduling: Scheduling) -> float:
+    """By how much the host's clock is ahead, as little as what we measure allows.
+
+    What its probe tells is enough where that cannot be much; else the host is asked for its time alone.
+    """
+    if probed.at_most() <= MOST_SKEW:
+        return probed.at_least()
     before = scheduling.time()
     there = agent.clock()
     return ClockOffset.of(before, there, scheduling.time()).at_least()

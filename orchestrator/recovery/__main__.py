@@ -12,12 +12,18 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from orchestrator.control.monitor import Monitor
-from orchestrator.control.monitor_lock import forget_monitor
-from orchestrator.core.paths import ControlDir
-from orchestrator.recovery.run_recovery import recovery_of
+from orchestrator.control.rare_gc import rare_gc
+
+with rare_gc():
+    from orchestrator.control.monitor import Monitor
+    from orchestrator.control.monitor_lock import forget_monitor
+    from orchestrator.core.paths import ControlDir
+    from orchestrator.recovery.run_recovery import recovery_of
 
 log = logging.getLogger("orchestrator.recovery")
+# A thread may compute for so many seconds before it must let another: hundreds of them log in at once, and
+# each change costs what the caches held.
+_TURN = 0.02
 
 
 def main(argv: list[str]) -> int:
@@ -27,6 +33,7 @@ def main(argv: list[str]) -> int:
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
     if not sys.stdin.buffer.readline():
         return 0  # who started this could not note it: nothing is begun of which nobody could know
+    sys.setswitchinterval(_TURN)
     control = ControlDir(Path(argv[0]))
     monitor = Monitor(control, has_socket=True, recovery_of=recovery_of)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import socket
 
 import paramiko
 import pytest
 from paramiko.packet import Packetizer
 
-from orchestrator.hosts.ssh.packets import Packets, Wire
+from orchestrator.hosts.ssh.packets import Packets, Wire, _Buffered, _wait_at_most
 
 # What Python and we ourselves add to a class.
 OURS = {
@@ -29,6 +30,20 @@ def test_what_we_override_is_theirs(ours: type, theirs: type) -> None:
     names = {name for name in vars(ours) if not name.startswith("__")} - OURS
     assert names, "nothing is overridden"
     assert {name for name in names if not hasattr(theirs, name)} == set()
+
+
+def test_the_time_of_a_socket_is_kept_by_the_kernel() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        _wait_at_most(ours, 0.05)
+        assert ours.gettimeout() is None, "Python would ask poll before each call"
+        with pytest.raises(TimeoutError):
+            _Buffered(ours).recv(1)
+        with pytest.raises(BlockingIOError):  # which paramiko takes for a timeout where it writes
+            while True:
+                ours.send(bytes(1 << 16))
+        theirs.send(b"x")
+        assert _Buffered(ours).recv(1) == b"x"
 
 
 def test_what_we_call_is_theirs() -> None:

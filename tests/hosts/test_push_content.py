@@ -52,6 +52,19 @@ def test_only_what_is_missing_is_sent_and_counted(tmp_path: Path, agent: Agent) 
     assert sum(counted) == total
 
 
+def test_one_small_file_is_sent_without_a_question(
+    tmp_path: Path, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(agent, "missing", asked.append)
+    script = written(tmp_path / "train.py", b"print('hello')")
+    sources = {script: ContentFile(tmp_path / "train.py")}
+    for _ in range(2):  # the second time it is there
+        assert push_missing(agent, sources, timeout=60) == Pushed(14, 0)
+        assert (tmp_path / "work/store" / script).read_bytes() == b"print('hello')"
+    assert asked == []
+
+
 def test_a_large_file_is_never_in_memory(tmp_path: Path, agent: Agent) -> None:
     path, size = tmp_path / "data.mindrecord", 64 << 20
     with path.open("wb") as file:

@@ -9,14 +9,16 @@ import marshal
 import os
 import sys
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
+import orchestrator
 from orchestrator.core.errors import AgentError, ConnectError, HostsFailed, PreflightError
 from orchestrator.core.protocol import BEAT, BEAT_SECONDS
 from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.agent_zip import Bundle, agent_bundle, build_bundle, compiled_modules
+from orchestrator.hosts.agent_zip import Bundle, agent_bundle, build_bundle, code_of, compiled_modules
 from orchestrator.hosts.fleet import HostResults, error_lines
 from orchestrator.hosts.local_transport import LocalTransport
 from orchestrator.hosts.session import Session
@@ -140,6 +142,42 @@ def test_a_host_of_our_python_compiles_nothing_that_a_launch_needs(tmp_path: Pat
         assert hashlib.sha256(data[32:]).digest() == data[:32]
         # Compiled there it would have the name of the zip in it.
         assert marshal.loads(data[32:]).co_filename == f"{path.name.replace('.', '/')}.py"
+
+
+def _meaning(source: bytes) -> str:
+    """Its syntax tree with the lines of all of it; texts that stand alone are left empty."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = ""
+        for name in ("end_lineno", "end_col_offset"):
+            if hasattr(node, name):
+                setattr(node, name, None)
+    return ast.dump(tree, include_attributes=True)
+
+
+def test_the_bundle_lacks_nothing_of_the_sources_but_comments_and_docstrings() -> None:
+    root = Path(orchestrator.__file__).parent.parent
+    with zipfile.ZipFile(io.BytesIO(agent_bundle().data)) as archive:
+        for name in archive.namelist():
+            assert _meaning(archive.read(name)) == _meaning((root / name).read_bytes()), name
+
+
+def test_what_python_has_compiled_is_not_taken_of_a_file_that_is_another_by_now(tmp_path: Path) -> None:
+    where = PurePosixPath("core/thing.py")
+    (tmp_path / "core").mkdir()
+    (tmp_path / where).write_bytes(b"import os\n\n\ndef thing():\n    return 2\n")
+    sent = b"def thing():\n    return 1\n"
+    code = code_of("core.thing", where, sent, tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["thing"]() == 1
+    (tmp_path / where).write_bytes(sent)
+    code = code_of("core.thing", where, sent, tmp_path)
+    exec(code, names)
+    assert names["thing"]() == 1 and {code.co_filename, names["thing"].__code__.co_filename} == {str(where)}
+    (tmp_path / where).unlink()
+    assert code_of("core.thing", where, sent, tmp_path) == code
 
 
 def test_another_python_gets_no_compiled_modules() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from orchestrator.config.inventory import Host, SshOptions
 from orchestrator.core.paths import Workdir
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import fleet_of
+from orchestrator.hosts.scheduling import SYSTEM, SystemScheduling
 from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.gather_facts import _look, gather
 from orchestrator.preflight.host_facts import Needs
@@ -59,16 +61,56 @@ def test_a_host_is_waited_for_longer_than_its_script(patience: float) -> None:
     class Here:
         host = "a"
 
-        def clock(self) -> float:
-            return 0.0
-
-        def probe(self, **args: Any) -> None:
+        def probe(self, **args: Any) -> Any:
             told.update(args)
+            return SimpleNamespace(clock=SYSTEM.time())
 
     needs = Needs(hosts=(Host(name="a", env_script="/opt/env.sh"),), ascend=False)
     agent: Agent = Here()  # type: ignore[assignment]
-    _look(needs, agent, ahead=0.0, timeout=10.0, patience=patience)
+    _look(needs, agent, SYSTEM, timeout=10.0, patience=patience)
     assert told["patience"] == patience and told["timeout"] >= patience + 30
+
+
+@pytest.mark.parametrize(
+    ("takes", "ahead", "asks"),
+    [
+        (0.4, 0.0, False),
+        (0.4, 0.5, False),  # within what is allowed, however the probe's time is to be taken
+        (0.4, 7.0, True),
+        (0.4, -7.0, True),
+        (3.0, 0.0, True),
+        (3.0, 1.2, True),  # in so long a probe that could not be seen
+    ],
+)
+def test_a_clock_is_asked_for_where_the_probe_does_not_show_it(
+    takes: float, ahead: float, asks: bool
+) -> None:
+    asked: list[float] = []
+
+    class Clocks(SystemScheduling):
+        now = 1e9
+
+        def time(self) -> float:
+            return self.now
+
+    clocks = Clocks()
+
+    class Here:
+        host = "a"
+
+        def clock(self) -> float:
+            asked.append(clocks.now)
+            return clocks.now + ahead
+
+        def probe(self, **args: Any) -> Any:
+            clocks.now += takes
+            return SimpleNamespace(clock=clocks.now - takes / 2 + ahead)
+
+    agent: Agent = Here()  # type: ignore[assignment]
+    needs = Needs(hosts=(Host(name="a"),), ascend=False)
+    found = _look(needs, agent, clocks, timeout=10.0, patience=1.0).clock_ahead
+    assert bool(asked) is asks
+    assert found == pytest.approx(ahead) if asks else abs(found) <= abs(ahead)
 
 
 BUFFERS, VISIBLE, CONNECT = "HCCL_BUFFSIZE", "ASCEND_RT_VISIBLE_DEVICES", "HCCL_CONNECT_TIMEOUT"

@@ -53,7 +53,7 @@ class Place:
 
     files: tuple[Path, ...]
     is_usual: bool
-    home: str = field(default_factory=lambda: str(Path.home()))
+    home: str = field(default_factory=lambda: os.path.expanduser("~"))
     user: str = field(default_factory=user_name_here)
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     run: Callable[[str, Mapping[str, str]], bool] = run_in_shell

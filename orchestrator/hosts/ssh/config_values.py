@@ -22,6 +22,7 @@ __all__ = [
     "in_list",
     "is_host",
     "is_safe",
+    "is_same_file",
     "plain_address",
     "run_in_shell",
     "user_name_here",
@@ -54,6 +55,14 @@ def at_home(path: str, home: str) -> str:
     if path == "~" or path.startswith("~/"):
         return f"{home.rstrip('/')}/{path[2:].lstrip('/')}"
     return os.path.expanduser(path)
+
+
+def is_same_file(path: str, other: str) -> bool:
+    """Whether two paths lead to one file, or would if it were there."""
+    try:
+        return path == other or os.path.samefile(path, other)
+    except OSError:  # one of them is not there, so that they are the same only if neither is
+        return not os.path.exists(path) and os.path.realpath(path) == os.path.realpath(other)
 
 
 def is_host(host: str, patterns: tuple[str, ...]) -> bool:

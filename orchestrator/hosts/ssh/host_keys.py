@@ -13,7 +13,7 @@ from orchestrator.core.errors import ConfigError, HostKeyError, Problem
 from orchestrator.core.visible_text import visible
 from orchestrator.hosts.ssh.client_config import Settings
 from orchestrator.hosts.ssh.host_certificates import Certificate, read_certificate
-from orchestrator.hosts.ssh.known_hosts import KnownHosts, host_pattern
+from orchestrator.hosts.ssh.known_hosts import KnownHosts, SeenHosts, host_pattern
 
 __all__ = ["HostKeyPolicy"]
 
@@ -48,31 +48,31 @@ class HostKeyPolicy:
 
     def known_kinds(self) -> set[str]:
         """Key types on record for this host."""
-        return set().union(*map(self._known_hosts.kinds, self._names))
+        return set().union(*map(self._known_hosts.seen().kinds, self._names))
 
     def has_authority(self) -> bool:
         """Whether a certificate can be of use."""
-        return any(map(self._known_hosts.has_authority, self._names))
+        return any(map(self._known_hosts.seen().has_authority, self._names))
 
     def check(self, key: paramiko.PKey) -> None:
         """Raises HostKeyError unless the host may have this key."""
-        certificate = _certificate_of(key)
-        self._check_revoked(key, certificate)
-        if certificate is not None and self._is_vouched_for(certificate):
+        seen, certificate = self._known_hosts.seen(), _certificate_of(key)
+        self._check_revoked(seen, key, certificate)
+        if certificate is not None and self._is_vouched_for(seen, certificate):
             return
         kind, text = key.get_name(), key.get_base64()
-        verdict = self._known_hosts.verdict(self._name, kind, text)
-        if verdict == "unknown" and self._known_hosts.verdict(self._bare, kind, text) == "known":
+        verdict = seen.verdict(self._name, kind, text)
+        if verdict == "unknown" and seen.verdict(self._bare, kind, text) == "known":
             verdict = "known"
         if verdict == "unknown" and self._accept_new and self._known_hosts.paths:
             verdict = self._known_hosts.add(self._name, kind, text)
         if verdict != "known":
             raise self._refusal(verdict, key)
 
-    def _is_vouched_for(self, certificate: Certificate) -> bool:
+    def _is_vouched_for(self, seen: SeenHosts, certificate: Certificate) -> bool:
         """Whether a known authority made it; HostKeyError where one did, and it does not hold."""
         kind, key = certificate.authority_kind, certificate.authority
-        if not any(self._known_hosts.trusts(name, kind, key) for name in self._names):
+        if not any(seen.trusts(name, kind, key) for name in self._names):
             return False
         problem = certificate.problem(self._bare, self._now())
         if problem:
@@ -88,11 +88,11 @@ class HostKeyPolicy:
             )
         return True
 
-    def _check_revoked(self, key: paramiko.PKey, certificate: Certificate | None) -> None:
+    def _check_revoked(self, seen: SeenHosts, key: paramiko.PKey, certificate: Certificate | None) -> None:
         keys = [key.get_base64(), *([certificate.authority] if certificate else [])]
         listed = [text for path in self._settings.revoked_host_keys for text in _revoked_keys(path)]
         for text in keys:
-            if text in listed or any(self._known_hosts.is_revoked(name, text) for name in self._names):
+            if text in listed or any(seen.is_revoked(name, text) for name in self._names):
                 raise self._refusal("revoked", key)
 
     def _refusal(self, verdict: str, key: paramiko.PKey) -> HostKeyError:

@@ -14,13 +14,13 @@ import hashlib
 import hmac
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.hosts.ssh.config_values import fits
+from orchestrator.hosts.ssh.config_values import fits, is_same_file
 
-__all__ = ["KnownHosts", "host_pattern", "user_files"]
+__all__ = ["KnownHosts", "SeenHosts", "host_pattern", "user_files"]
 
 _USUAL = "~/.ssh/known_hosts"
 _MARKS = ("@revoked", "@cert-authority")
@@ -40,7 +40,7 @@ def user_files(listed: Sequence[str], configured: Sequence[str]) -> tuple[str, .
     New keys go to the first. An inventory's own list stands alone: who writes one wants no other.
     """
     usual = os.path.expanduser(_USUAL)
-    if [os.path.realpath(os.path.expanduser(path)) for path in listed] != [os.path.realpath(usual)]:
+    if len(listed) != 1 or not is_same_file(os.path.expanduser(listed[0]), usual):
         return tuple(listed)
     return tuple(dict.fromkeys((usual, *configured)))
 
@@ -50,16 +50,18 @@ def host_pattern(name: str, port: int) -> str:
     return name.lower() if port == 22 else f"[{name.lower()}]:{port}"
 
 
-class KnownHosts:
-    """The lines of several files: the user's, to the first of which new keys go, and those of the system."""
+class SeenHosts:
+    """What the files said at one moment; see `KnownHosts`, which has a new one when they have changed."""
 
-    def __init__(self, paths: Sequence[str], system: Sequence[str] = ()) -> None:
-        self.paths = tuple(Path(path).expanduser() for path in paths)
-        self._system = tuple(Path(path) for path in system)
-        self._lock = threading.Lock()
-        self._stamp: tuple[object, ...] = ()
+    def __init__(self, entries: Iterable[_Entry] = ()) -> None:
         self._plain: dict[str, list[_Entry]] = {}
         self._others: list[_Entry] = []
+        for entry in entries:
+            if any(pattern[0] in "|!" or set(pattern) & set("*?") for pattern in entry.patterns):
+                self._others.append(entry)
+                continue
+            for pattern in entry.patterns:
+                self._plain.setdefault(pattern.lower(), []).append(entry)
 
     def kinds(self, name: str) -> set[str]:
         """The key types that are on record for a host."""
@@ -92,6 +94,32 @@ class KnownHosts:
         # offer a type that is not on record.
         return "changed" if entries else "unknown"
 
+    def _find(self, name: str) -> list[_Entry]:
+        name = name.lower()
+        found = self._plain.get(name, [])
+        return found + [entry for entry in self._others if _matches(name, entry.patterns)]
+
+
+class KnownHosts:
+    """The lines of several files: the user's, to the first of which new keys go, and those of the system."""
+
+    def __init__(self, paths: Sequence[str], system: Sequence[str] = ()) -> None:
+        self.paths = tuple(Path(path).expanduser() for path in paths)
+        self._files = (*map(str, self.paths), *map(str, system))
+        self._lock = threading.Lock()
+        self._stamp: tuple[object, ...] = ()
+        self._seen = SeenHosts()
+
+    def seen(self) -> SeenHosts:
+        """What the files say now. To look whether they have changed is what takes time, so it is asked once
+        for several questions."""
+        with self._lock:
+            stamp = tuple(map(_stamp, self._files))
+            if stamp != self._stamp:
+                self._seen = SeenHosts(entry for path in self._files for entry in _read(Path(path)))
+                self._stamp = stamp
+            return self._seen
+
     def add(self, name: str, kind: str, key: str) -> str:
         """Append a key to the first file, if the host is still unknown there; the verdict afterwards."""
         path = self.paths[0]
@@ -100,7 +128,7 @@ class KnownHosts:
         with open(descriptor, "rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # another command may be adding the same host
             self._stamp = ()
-            verdict = self.verdict(name, kind, key)
+            verdict = self.seen().verdict(name, kind, key)
             if verdict != "unknown":
                 return verdict
             text = file.read()
@@ -110,32 +138,10 @@ class KnownHosts:
             self._stamp = ()
             return "known"
 
-    def _find(self, name: str) -> list[_Entry]:
-        name = name.lower()
-        with self._lock:
-            self._refresh()
-            entries = self._plain.get(name, [])
-            return entries + [entry for entry in self._others if _matches(name, entry.patterns)]
 
-    def _refresh(self) -> None:
-        paths = (*self.paths, *self._system)
-        stamp = tuple(_stamp(path) for path in paths)
-        if stamp == self._stamp:
-            return
-        self._plain, self._others = {}, []
-        for path in paths:
-            for entry in _read(path):
-                if any(pattern[0] in "|!" or set(pattern) & set("*?") for pattern in entry.patterns):
-                    self._others.append(entry)
-                    continue
-                for pattern in entry.patterns:
-                    self._plain.setdefault(pattern.lower(), []).append(entry)
-        self._stamp = stamp
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: str) -> tuple[int, int, int] | None:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino

@@ -19,6 +19,7 @@ import errno
 import re
 import signal
 import socket
+import struct
 import threading
 import time
 from typing import Any
@@ -65,7 +66,10 @@ class _Buffered:
     def recv(self, size: int) -> bytes:
         taken = self._taken
         if taken == len(self._data):
-            self._data, taken = self._recv(max(size, _READ_AT_ONCE)), 0
+            try:
+                self._data, taken = self._recv(max(size, _READ_AT_ONCE)), 0
+            except BlockingIOError:  # the kernel's way to say that the time is over, see `_wait_at_most`
+                raise TimeoutError from None
         found = self._data[taken : taken + size]
         self._taken = taken + len(found)
         return found
@@ -154,6 +158,7 @@ class Wire(paramiko.Transport):
         self._put_off: list[paramiko.Message] = []
         self._takes_certificates = False
         super().__init__(sock, disabled_algorithms=disabled_algorithms, packetizer_class=self.packets)
+        _wait_at_most(sock, self._active_check_timeout)
 
     def prefer_host_keys(self, kinds: set[str], *, certificates: bool = False) -> None:
         """Ask for a key of a type that is on record, as OpenSSH does: others could not be compared.
@@ -167,18 +172,28 @@ class Wire(paramiko.Transport):
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:
-        plain = tuple(self._filter_algorithm("keys"))  # type: ignore[attr-defined]
+        plain = self._filter_algorithm("keys")
         certified = (
             tuple(f"{name}-cert-v01@openssh.com" for name in plain) if self._takes_certificates else ()
         )
         return certified + plain
+
+    def _filter_algorithm(self, kind: str) -> tuple[str, ...]:
+        # paramiko holds each against those that are disabled, for some 16 lists in each login.
+        if self.disabled_algorithms:
+            return tuple(super()._filter_algorithm(kind))  # type: ignore[misc]
+        return tuple(getattr(self, f"_preferred_{kind}"))
+
+    def _log(self, level: int, message: Any, *args: Any) -> None:
+        if self.logger.isEnabledFor(level):  # before it looks at what it is given
+            super()._log(level, message, *args)  # type: ignore[misc]
 
     def watch_peer(self) -> None:
         """From now on fail when the peer says nothing for `silence_seconds` though it was asked."""
         self.packetizer.set_keepalive(self.question_seconds, self._ask)
         # Hundreds of threads that wake every second, only to find nothing, are much of what an idle monitor
         # costs. So they wake when there is something to ask; who hangs up wakes them by the socket.
-        self.sock.settimeout(self.question_seconds)
+        _wait_at_most(self.sock, self.question_seconds)
 
     def hang_up(self) -> None:
         """close(), at once: a shutdown wakes the reader thread, closing alone does not."""
@@ -215,6 +230,22 @@ class Wire(paramiko.Transport):
         put_off, self._put_off = self._put_off, []
         for each in put_off:
             super()._send_user_message(each)  # type: ignore[misc]
+
+
+def _wait_at_most(sock: Any, seconds: float) -> None:
+    """The timeout of what is sent and received, kept by the kernel where it can be.
+
+    Where Python keeps it, it asks `poll` before each call: as many system calls again, for each of which it
+    lets go of the interpreter's lock and waits for it anew.
+    """
+    if not isinstance(sock, socket.socket):  # a channel of a jump host
+        sock.settimeout(seconds)
+        return
+    whole = int(seconds)
+    interval = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, interval)
+    sock.settimeout(None)
 
 
 def _find_dead_peers(sock: socket.socket, seconds: float) -> None:

@@ -31,11 +31,13 @@ class KeyLogin:
     def __init__(self, host: str, asked: Asked, settings: Settings, key: str | None) -> None:
         self._host = host
         self._settings = settings
-        expand = file_tokens(asked, settings)
-        named = [key] if key else [expand(path) for path in settings.identity_files]
+        named, self._certificates = [key] if key else [], []
+        if (settings.identity_files and not key) or settings.certificate_files:
+            expand = file_tokens(asked, settings)
+            named = named or [expand(path) for path in settings.identity_files]
+            self._certificates = [expand(path) for path in settings.certificate_files]
         self._named = bool(named)
         self._files = [path for path in named if path.lower() != "none"]
-        self._certificates = [expand(path) for path in settings.certificate_files]
         self._unusable: list[str] = []
 
     def authenticate(self, transport: paramiko.Transport) -> None:

@@ -7,6 +7,7 @@ is refused, with file, line and option.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,10 +17,11 @@ from orchestrator.core.errors import ConfigError, Problem
 from orchestrator.core.visible_text import visible
 from orchestrator.hosts.ssh.client_config import Asked, Place, Settings, read_settings
 from orchestrator.hosts.ssh.config_lines import Doubt
+from orchestrator.hosts.ssh.config_values import is_same_file
 
 __all__ = ["ask_ssh", "host_name_of", "place_of", "settings_of"]
 
-_USER_FILE = Path("~/.ssh/config")
+_USER_FILE = "~/.ssh/config"
 _SYSTEM_FILE = Path("/etc/ssh/ssh_config")
 _ASK_SECONDS = 60.0
 _DEFAULT_KEY = re.compile(r"~/\.ssh/id_(rsa|ecdsa|ecdsa_sk|ed25519|ed25519_sk|xmss|dsa|mldsa\w+)")
@@ -30,20 +32,13 @@ def place_of(config_file: str) -> Place:
 
     Raises ConfigError where there is no such file.
     """
-    path, usual = Path(config_file).expanduser(), _USER_FILE.expanduser()
-    if _is_same(path, usual):  # an inventory follows links
-        return Place(files=(path, _SYSTEM_FILE), is_usual=True)
-    if not path.is_file():
-        problem = Problem(str(path), "no such ssh config file", "check ssh.config_file in the inventory")
+    path, usual = os.path.expanduser(config_file), os.path.expanduser(_USER_FILE)
+    if is_same_file(path, usual):  # an inventory follows links
+        return Place(files=(Path(path), _SYSTEM_FILE), is_usual=True)
+    if not os.path.isfile(path):
+        problem = Problem(path, "no such ssh config file", "check ssh.config_file in the inventory")
         raise ConfigError([problem])
-    return Place(files=(path,), is_usual=False)
-
-
-def _is_same(path: Path, usual: Path) -> bool:
-    try:
-        return path == usual or path.samefile(usual)
-    except OSError:  # one of them is not there
-        return path.resolve() == usual.resolve()
+    return Place(files=(Path(path),), is_usual=False)
 
 
 def settings_of(asked: Asked, config_file: str, ssh: str | None = "ssh") -> Settings:
