@@ -39,21 +39,24 @@ def differences(before: Any, after: Any, place: tuple[str | int, ...] = ()) -> l
     What is the same object is not looked into, so that it costs next to nothing.
     """
     found: list[list[Any]] = []
-    _collect(before, after, place, found)
+    if before is not after:
+        _collect(before, after, place, found)
     return found
 
 
 def _collect(before: Any, after: Any, place: tuple[str | int, ...], found: list[list[Any]]) -> None:
-    """Into one list: through generators of generators each change of a rank would go five times."""
-    if before is after:
-        return
+    """Of two objects, into one list: through generators of generators each change of a rank would go five
+    times."""
     kind = type(after)
-    names = _names(kind) if type(before) is kind else ()
-    if names:
-        for name in names:
-            old, new = getattr(before, name), getattr(after, name)
-            if old is not new:
+    parts = _parts(kind, _NONE) if type(before) is kind else None
+    if parts is not None:
+        for name, old, new in zip(_names(kind), parts(before), parts(after), strict=True):
+            if old is new:
+                continue
+            if type(new) not in _PLAIN:
                 _collect(old, new, (*place, name), found)
+            elif old != new:
+                found.append([(*place, name), new])
     elif kind not in _PLAIN and _alike(before, after):
         items = after.items() if isinstance(after, Mapping) else enumerate(after)
         for key, value in items:
@@ -64,9 +67,10 @@ def _collect(before: Any, after: Any, place: tuple[str | int, ...], found: list[
 
 
 _PLAIN = frozenset((str, int, float, bool, type(None)))
+_NONE: frozenset[str] = frozenset()
 
 
-def _names_of(kind: type, but: frozenset[str] = frozenset()) -> tuple[str, ...]:
+def _names_of(kind: type, but: frozenset[str] = _NONE) -> tuple[str, ...]:
     """The fields of a dataclass, except for some; of another type none."""
     if not dataclasses.is_dataclass(kind):
         return ()
@@ -92,7 +96,7 @@ def _alike(before: Any, after: Any) -> bool:
     if type(after) is tuple and type(before) is tuple:
         return len(before) == len(after) > 0 and bool(_names(type(after[0])))
     if type(after) is dict and type(before) is dict:
-        return before.keys() == after.keys() and bool(_names(type(next(iter(after.values()), None))))
+        return bool(_names(type(next(iter(after.values()), None)))) and before.keys() == after.keys()
     return False
 
 
