@@ -137,11 +137,16 @@ class RecordWriter:
         changes: list[Any] = []
         for name in _TOP:
             changes += differences(getattr(top, name), getattr(record, name), (name,))
-        whole = [name for name in names if slow or self._is_whole(name, record.hosts[name])]
+        whole = {name for name in names if slow or self._is_whole(name, record.hosts[name])}
         for name in names:
-            changes += differences(self._hosts[name], record.hosts[name], ("hosts", name), _SLOW)
-        for name in whole:
-            changes += differences_of(self._slow[name], record.hosts[name], ("hosts", name), _SLOW)
+            written, moved, view = self._hosts[name], self._slow[name], record.hosts[name]
+            if name not in whole:
+                changes += differences(written, view, ("hosts", name), _SLOW)
+            elif written is moved:
+                changes += differences(written, view, ("hosts", name))
+            else:
+                changes += differences(written, view, ("hosts", name), _SLOW)
+                changes += differences_of(moved, view, ("hosts", name), _SLOW)
         if changes:
             self._write_changes(changes)
         self._hosts.update((name, record.hosts[name]) for name in names)
