@@ -37,8 +37,8 @@ class MonitorLease:
         """Whether it has, after a look at the ranks that run."""
         if self._seconds is None:
             return False
-        seen = {rank.rank: (rank.progress.get("step"), rank.phase, rank.phase_since) for rank in running}
-        if any(self._seen.get(rank) != sign for rank, sign in seen.items()):
-            self._renewed = now
-        self._seen = seen
+        for rank in running:
+            sign = (rank.progress.get("step"), rank.phase, rank.phase_since)
+            if self._seen.get(rank.rank) != sign:
+                self._seen[rank.rank], self._renewed = sign, now
         return now >= self._renewed + self._seconds

@@ -38,7 +38,13 @@ class StepPace:
         self._held_up: Optional[float] = None
         self._whole_after: Optional[float] = None
         self._is_behind = False
-        self.median: Optional[float] = None
+        self._median: Optional[float] = None
+
+    @property
+    def median(self) -> Optional[float]:
+        if self._median is None and self._seconds:
+            self._median = _middle(self._seconds)
+        return self._median
 
     @property
     def save_seconds(self) -> Optional[float]:
@@ -98,14 +104,15 @@ class StepPace:
         """
         if self._step is None or self._is_last or self._phase in _WITHOUT_STEPS:
             return None
-        late = now - self._since > max(_LEAST, _STEPS * (self.median or 0.0))
+        waited = now - self._since
+        late = waited > _LEAST and waited > _STEPS * (self.median or 0.0)
         return self._since if late else None
 
     def _learn(self, steps: int, time: Optional[float], now: float) -> None:
         seen = now - self._since
         written = time - self._time if time is not None and self._time is not None else seen
         self._seconds.append((_sound(written, seen) if written else seen) / steps)
-        self.median = _middle(self._seconds)
+        self._median = None  # made of them when it is asked for, which is more seldom
 
 
 def _sound(written: float, seen: float) -> float:

@@ -65,6 +65,8 @@ class SupervisorState:
 
     def __init__(self, manifest: Manifest, now: float) -> None:
         self._manifest = manifest
+        named = (manifest.run_id, manifest.job, manifest.host)
+        self._status = HostStatus(*named, updated=now, ranks=(), attempt=manifest.attempt)
         specs = [*([manifest.scheduler] if manifest.scheduler else []), *manifest.workers]
         # In the order in which they are started: the scheduler first.
         self.specs: Dict[int, WorkerSpec] = {spec.rank: spec for spec in specs}
@@ -123,19 +125,15 @@ class SupervisorState:
 
     def status(self, time: float) -> HostStatus:
         """The record as it is now, `time` by the host's clock."""
-        workers = [status for rank, status in self.workers.items() if rank != SCHEDULER]
-        return HostStatus(
-            run_id=self._manifest.run_id,
-            job=self._manifest.job,
-            host=self._manifest.host,
+        return replace(
+            self._status,
             updated=time,
-            ranks=tuple(workers),
+            ranks=tuple(status for rank, status in self.workers.items() if rank != SCHEDULER),
             scheduler=self.workers.get(SCHEDULER),
             phase=self.phase,
             failed_first=self.failed_first,
             stop=self.stop_reason,
             grace=self.grace,
-            attempt=self._manifest.attempt,
         )
 
     def start(self, now: float) -> List[Action]:

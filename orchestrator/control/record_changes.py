@@ -24,49 +24,102 @@ from typing import Any
 
 from orchestrator.core.codec import DecodeError, NewerFormat, parse, to_json
 
-__all__ = ["Change", "Journal", "apply_changes", "change_line", "differ", "differences", "header_line"]
+__all__ = [
+    "Change",
+    "Journal",
+    "apply_changes",
+    "change_line",
+    "differ",
+    "differences",
+    "differences_of",
+    "header_line",
+]
 
 Change = Sequence[Any]
 
 _FORMAT = 1
+_NONE: frozenset[str] = frozenset()
+_PLAIN = frozenset((str, int, float, bool, type(None)))
 _MARK = b', "crc32": "'
 _END = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\Z')
 
 
-def differences(before: Any, after: Any, place: tuple[str | int, ...] = ()) -> list[list[Any]]:
+def differences(
+    before: Any, after: Any, place: tuple[str | int, ...] = (), but: frozenset[str] = _NONE
+) -> list[list[Any]]:
     """The changes that make `after` of `before`: of dataclasses, and of tuples and mappings of them, by part.
 
-    What is the same object is not looked into, so that it costs next to nothing.
+    Fields of the names in `but` are left as they were, except in what is another one as a whole. What is the
+    same object is not looked into, so that it costs next to nothing.
     """
     found: list[list[Any]] = []
-    _collect(before, after, place, found)
+    if before is not after:
+        _collect(before, after, place, found, but)
     return found
 
 
-def _collect(before: Any, after: Any, place: tuple[str | int, ...], found: list[list[Any]]) -> None:
-    """Into one list: through generators of generators each change of a rank would go five times."""
-    if before is after:
-        return
+def differences_of(
+    before: Any, after: Any, place: tuple[str | int, ...], names: frozenset[str]
+) -> list[list[Any]]:
+    """What `differences` without these names has left out; `before` is as when that was last taken along."""
+    found: list[list[Any]] = []
+    if before is not after:
+        _collect_of(before, after, place, found, names)
+    return found
+
+
+def _collect(
+    before: Any, after: Any, place: tuple[str | int, ...], found: list[list[Any]], but: frozenset[str]
+) -> None:
+    """Of two objects, into one list: through generators of generators each change of a rank would go five
+    times."""
     kind = type(after)
-    names = _names(kind) if type(before) is kind else ()
-    if names:
-        for name in names:
-            old, new = getattr(before, name), getattr(after, name)
-            if old is not new:
-                _collect(old, new, (*place, name), found)
+    parts = _parts(kind, but) if type(before) is kind else None
+    if parts is not None:
+        for name, old, new in zip(_names(kind, but), parts(before), parts(after), strict=True):
+            if old is new:
+                continue
+            if type(new) not in _PLAIN:
+                _collect(old, new, (*place, name), found, but)
+            elif old != new:
+                found.append([(*place, name), new])
     elif kind not in _PLAIN and _alike(before, after):
         items = after.items() if isinstance(after, Mapping) else enumerate(after)
         for key, value in items:
             if before[key] is not value:
-                _collect(before[key], value, (*place, key), found)
+                _collect(before[key], value, (*place, key), found, but)
     elif before != after:
         found.append([place, to_json(after)])
 
 
-_PLAIN = frozenset((str, int, float, bool, type(None)))
+def _collect_of(
+    before: Any, after: Any, place: tuple[str | int, ...], found: list[list[Any]], names: frozenset[str]
+) -> None:
+    """Into one list, as `_collect`. What has such fields and is another one as a whole counts as a whole."""
+    kind = type(after)
+    parts = _parts(kind, _NONE) if type(before) is kind else None
+    if parts is not None:
+        for name, old, new in zip(_names(kind, _NONE), parts(before), parts(after), strict=True):
+            if old is not new and name in names:
+                _collect(old, new, (*place, name), found, _NONE)
+            elif old is not new and type(new) not in _PLAIN:
+                _collect_of(old, new, (*place, name), found, names)
+    elif _alike(before, after):
+        items = after.items() if isinstance(after, Mapping) else enumerate(after)
+        for key, value in items:
+            if before[key] is not value:
+                _collect_of(before[key], value, (*place, key), found, names)
+    elif _may_have_fields(after) and before != after:
+        found.append([place, to_json(after)])
 
 
-def _names_of(kind: type, but: frozenset[str] = frozenset()) -> tuple[str, ...]:
+def _may_have_fields(value: Any) -> bool:
+    """Whether it is a dataclass, or a collection of some."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,)
+    return any(_names(type(each), _NONE) for each in inner)
+
+
+def _names_of(kind: type, but: frozenset[str]) -> tuple[str, ...]:
     """The fields of a dataclass, except for some; of another type none."""
     if not dataclasses.is_dataclass(kind):
         return ()
@@ -90,9 +143,9 @@ _parts: Callable[..., Callable[[Any], tuple[Any, ...]] | None] = functools.cache
 def _alike(before: Any, after: Any) -> bool:
     """Whether both are collections of dataclasses with the same places."""
     if type(after) is tuple and type(before) is tuple:
-        return len(before) == len(after) > 0 and bool(_names(type(after[0])))
+        return len(before) == len(after) > 0 and bool(_names(type(after[0]), _NONE))
     if type(after) is dict and type(before) is dict:
-        return before.keys() == after.keys() and bool(_names(type(next(iter(after.values()), None))))
+        return bool(_names(type(next(iter(after.values()), None)), _NONE)) and before.keys() == after.keys()
     return False
 
 

@@ -4,7 +4,8 @@
     record.journal   a line for each change since (`record_changes`)
 
 What somebody may act on, states, ends, the cause, a phase, is written at once. What only moves on, steps and
-times, waits: on disk it is for who comes without a monitor, and who looks on asks the monitor. When the
+times, waits: on disk it is for who comes without a monitor, and who looks on asks the monitor. It waits, too,
+while the rest of its host is written, but for a host on which a rank has failed. When the
 journal has outgrown the snapshot a new snapshot is written; the old pair counts until it is whole. A journal
 whose name is not that of the snapshot is of the one before it. When the run has ended, the snapshot is all.
 """
@@ -21,11 +22,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.control.record_changes import change_line, differ, differences, header_line
+from orchestrator.control.record_changes import (
+    change_line,
+    differ,
+    differences,
+    differences_of,
+    header_line,
+)
 from orchestrator.control.run_record import HostView, RunRecord, read_record
 from orchestrator.core.codec import to_json
 from orchestrator.core.paths import ControlDir, replacing
 from orchestrator.core.safe_open import open_safely
+from orchestrator.core.states import RankState
 
 __all__ = ["RecordReader", "RecordWriter"]
 
@@ -60,6 +68,7 @@ class RecordWriter:
         # What is on disk; nothing of which this writer knows, at first.
         self._top: RunRecord | None = None
         self._hosts: dict[str, HostView] = {}
+        self._slow: dict[str, HostView] = {}  # the same, of which on disk is what only moves on
         self._seen: Mapping[str, HostView] = {}
         self._moved: dict[str, bool] = {}  # hosts that differ from what is on disk: whether it is urgent
         self._due = self._hosts_due = self._compact_due = 0.0
@@ -86,13 +95,12 @@ class RecordWriter:
         if record.state.is_terminal:
             self._write_snapshot(record, now)
             return
-        if is_due and now >= self._hosts_due:
-            names = list(self._moved)
-        self._append(top, record, names)
+        is_hosts_due = is_due and now >= self._hosts_due
+        self._append(top, record, list(self._moved) if is_hosts_due else names, slow=is_hosts_due)
         self._top = record
         if is_due:
             self._due = now + self.every
-        if is_due and now >= self._hosts_due:
+        if is_hosts_due:
             self._hosts_due = now + max(self.every, len(record.hosts) / _HOSTS_A_SECOND)
         if self._size > max(_LEAST, _TIMES * self._largest) and now >= self._compact_due:
             try:
@@ -124,17 +132,34 @@ class RecordWriter:
             differ(getattr(before, name), getattr(after, name), _SLOW) for name in _TOP if name not in _SLOW
         )
 
-    def _append(self, top: RunRecord, record: RunRecord, names: list[str]) -> None:
+    def _append(self, top: RunRecord, record: RunRecord, names: list[str], *, slow: bool) -> None:
+        """Write down what is new of these hosts, with what only moves on where `slow` says so."""
         changes: list[Any] = []
         for name in _TOP:
             changes += differences(getattr(top, name), getattr(record, name), (name,))
+        whole = {name for name in names if slow or self._is_whole(name, record.hosts[name])}
         for name in names:
-            changes += differences(self._hosts[name], record.hosts[name], ("hosts", name))
+            written, moved, view = self._hosts[name], self._slow[name], record.hosts[name]
+            if name not in whole:
+                changes += differences(written, view, ("hosts", name), _SLOW)
+            elif written is moved:
+                changes += differences(written, view, ("hosts", name))
+            else:
+                changes += differences(written, view, ("hosts", name), _SLOW)
+                changes += differences_of(moved, view, ("hosts", name), _SLOW)
         if changes:
             self._write_changes(changes)
-        for name in names:
-            self._hosts[name] = record.hosts[name]
+        self._hosts.update((name, record.hosts[name]) for name in names)
+        self._slow.update((name, record.hosts[name]) for name in whole)
+        self._moved.update(dict.fromkeys(names, False))
+        for name in whole:
             del self._moved[name]
+
+    def _is_whole(self, name: str, view: HostView) -> bool:
+        """Whether all of a host is written with what cannot wait: what it says first, and once a rank has
+        failed there, as how far that had come is part of what is known of it."""
+        is_first = self._slow[name].status is None
+        return is_first or any(rank.state is RankState.FAILED for rank in view.ranks())
 
     def _write_changes(self, changes: list[Any]) -> None:
         file = self._begin_journal() if self._file is None else self._file
@@ -177,6 +202,7 @@ class RecordWriter:
         self._identity = _identity_of(self._control)
         self._snapshot, self._largest = name, max(self._largest, len(text))
         self._top, self._hosts, self._seen = record, dict(record.hosts), record.hosts
+        self._slow = dict(record.hosts)
         self._moved.clear()
         self._due = now + self.every
         self._hosts_due = now + max(self.every, len(record.hosts) / _HOSTS_A_SECOND)

@@ -145,7 +145,9 @@ def to_json(value: Any) -> Any:
         if _TEXT.issuperset(map(type, value)) and _AS_IS.issuperset(map(type, value.values())):
             return dict(value)
         return {str(name): to_json(item) for name, item in value.items()}
-    names = _names(kind)
+    names = _names.get(kind)
+    if names is None:
+        names = _names[kind] = _field_names(kind)
     if names:
         known = getattr(value, "__dict__", _NOTHING)
         if len(known) != len(names):  # it has slots, or more than its fields
@@ -157,15 +159,17 @@ def to_json(value: Any) -> Any:
     return _rare_to_json(value)
 
 
-# Of what is written most is of these types, or a collection of nothing else.
+# Of what is written most is of these types, or a collection of nothing else. Enums of texts, and what else is
+# a text or a number, come to them as they are met.
 _TEXT = frozenset((str,))
-_AS_IS = frozenset((str, int, float, bool, type(None)))
+_AS_IS = {str, int, float, bool, type(None)}
 _NOTHING: Dict[str, Any] = {}
 
 
 def _rare_to_json(value: Any) -> Any:
     """As `to_json`, of what is seldom written."""
     if isinstance(value, (str, int, float)):
+        _AS_IS.add(type(value))
         return value
     if hasattr(value, "__dataclass_fields__"):
         return {}  # one without fields
@@ -192,7 +196,7 @@ def _field_names(kind: Any) -> Dict[str, None]:
     return {field.name: None for field in fields(kind)}
 
 
-_names: Callable[[Any], Dict[str, None]] = functools.lru_cache(maxsize=None)(_field_names)
+_names: Dict[Any, Dict[str, None]] = {}
 
 
 @functools.lru_cache(maxsize=None)

@@ -18,6 +18,7 @@ from orchestrator.simulation.sim_process import SimProcess
 from orchestrator.simulation.sim_session import DirectFleet, SimFleet
 from orchestrator.simulation.sim_transport import SimTransport, Traffic
 from orchestrator.simulation.virtual_time import World
+from orchestrator.simulation.waiting_ranks import Waiting
 from orchestrator.simulation.workload import Gang, Workload
 
 __all__ = ["Cluster", "Misfortune", "SimAllocation", "synthetic_inventory"]
@@ -151,7 +152,7 @@ class Cluster:
         ranks = manifest.world_size or sum(len(manifest.workers) for _ in manifest.hosts)
         gang = Gang(self.world, self.workload, ranks)
         self.newest[manifest.run_id] = (manifest, gang)
-        watch = _Waiting(self, gang, manifest.run_id)
+        watch = Waiting(self, gang, manifest.run_id)
         gang.on_stall.append(watch.begin)
         gang.on_leave.append(watch.begin)
         gang.on_move.append(watch.end)
@@ -250,59 +251,6 @@ class Cluster:
                 gang.release(rank)
 
         return release
-
-
-class _Waiting:
-    """What ranks do that wait for others: they give up after a time, and so does the scheduler."""
-
-    def __init__(self, cluster: Cluster, gang: Gang, run_id: str) -> None:
-        self._cluster = cluster
-        self._gang = gang
-        self._run_id = run_id
-        self._stall = 0
-
-    def begin(self) -> None:
-        self._stall += 1
-        if self._gang.is_done:
-            return
-        number, load = self._stall, self._cluster.workload
-        self._cluster.world.after(load.peer_timeout, lambda: self._give_up(number))
-        self._cluster.world.after(load.heartbeat, lambda: self._miss(number))
-
-    def end(self) -> None:
-        self._stall += 1
-
-    def _give_up(self, number: int) -> None:
-        """Each rank that still waits fails, and says for whom it has waited."""
-        missing = self._missing() if number == self._stall else []
-        if not missing:
-            return
-        world, load = self._cluster.world, self._cluster.workload
-        lines = self._cluster.victim_lines(missing[0])
-        for there, process in self._cluster.members(self._run_id, self._gang):
-            waits = process.rank != SCHEDULER and process.is_running and process.rank not in missing
-            if waits and there.is_on:
-                late = world.random.random() * load.spread
-                world.after(late, lambda each=process: each.exit(1, lines))  # type: ignore[misc]
-
-    def _miss(self, number: int) -> None:
-        """The scheduler hears no heartbeat of ranks that are dead or stopped; one that hangs has one."""
-        silent = self._missing(hung=False) if number == self._stall else []
-        if not silent:
-            return
-        for there, process in self._cluster.members(self._run_id, self._gang):
-            if process.rank == SCHEDULER and process.is_running and there.is_on:
-                named = f"The node: {silent[0]} is timed out. It may exit with exception, "
-                process.exit(1, (named + "please check this node's log.",))
-
-    def _missing(self, *, hung: bool = True) -> list[int]:
-        """The ranks that do not take part."""
-        members = {process.rank: process for _, process in self._cluster.members(self._run_id, self._gang)}
-        return [
-            rank
-            for rank in self._gang.absent
-            if hung or rank not in members or not members[rank].is_hung or not members[rank].is_running
-        ]
 
 
 def _kill_supervisor(cluster: Cluster, there: SimHost, fault: Misfortune) -> None:

@@ -13,6 +13,7 @@ from orchestrator.core.claims import Tombstone
 from orchestrator.core.ends import End, EndKind, StopKind, StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.protocol import frame
+from orchestrator.core.record_class import replace
 from orchestrator.core.records import Claim, HostStatus, Manifest, ProcessId, RankStatus
 from orchestrator.core.states import RankState
 from orchestrator.simulation.sim_agent import DirectSimAgent, SimAgent, SimProgram
@@ -164,11 +165,11 @@ class SimHost:
             raise AgentError(f"no run {run.manifest.run_id} on this host", kind="no_run")
         found = run.status
         if supervisor is not None and supervisor.is_alive:
-            return dataclasses.replace(found, phase="stopping") if found.is_over else found
+            return replace(found, phase="stopping") if found.is_over else found
         if found.is_over:
             kept = self.keeping.between(run.manifest.run_id) if self.runs.get(found.run_id) is run else ()
-            return dataclasses.replace(found, held=kept) if kept != found.held else found
-        return dataclasses.replace(
+            return replace(found, held=kept) if kept != found.held else found
+        return replace(
             found,
             ranks=tuple(_lost(rank) for rank in found.ranks),
             scheduler=_lost(found.scheduler) if found.scheduler else None,
@@ -292,4 +293,4 @@ def _lost(rank: RankStatus) -> RankStatus:
     if rank.state.is_terminal:
         return rank
     end = End(EndKind.LOST, reason=_GONE)
-    return dataclasses.replace(rank, state=RankState.LOST, end=end, stalled=None, stalled_since=None)
+    return replace(rank, state=RankState.LOST, end=end, stalled=None, stalled_since=None)

@@ -58,10 +58,10 @@ class SimProcess:
         self.rank = rank
         self.identity = host.new_process()
         self.end: Exit | None = None
+        self._ended: Callable[[SimProcess], None] | None = ended
         self.is_frozen = self.is_hung = self.is_ending = self.is_gone = False
         self._host = host
         self._run = run
-        self._ended = ended
         self._kept: list[int] = []  # signals that a stopped process gets when it goes on
         if rank != SCHEDULER:
             load = run.gang.workload
@@ -143,8 +143,10 @@ class SimProcess:
             tail=tuple(log[-_TAIL_LINES:]) if code else (),
             evidence=telling_lines("\n".join(log)) if code else (),
         )
+        ended = self._ended
         self.vanish()
-        self._ended(self)
+        if ended is not None:
+            ended(self)
 
     def vanish(self) -> None:
         """It is gone, with nobody to note that: its host has no power."""
@@ -155,6 +157,7 @@ class SimProcess:
                     self._run.gang.release(self.rank)
         self.is_frozen = self.is_hung = False
         self.is_gone = True
+        self._ended = None  # no ring of references: months are simulated without a collection of garbage
 
     def _import(self) -> None:
         if self.is_running:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from orchestrator.simulation.sim_agent import SimAgent
     from orchestrator.simulation.sim_host import SimHost
     from orchestrator.simulation.sim_process import SimRun
+    from orchestrator.simulation.workload import Gang
 
-__all__ = ["SHARD_VERBS", "reading_seconds"]
+__all__ = ["SHARD_VERBS", "keep_passed_over", "reading_seconds"]
 
 Args = Mapping[str, Any]
 _SIZE = 64
@@ -166,12 +167,25 @@ def _place_shards(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _tell_step(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     """What is older than the newest step that is complete over all hosts goes."""
-    told = (int(args["number"]), int(args["step"]))
-    for attempt in _attempts(in_force(agent.host, args)):
-        attempt.oldest_kept = max(attempt.oldest_kept, told)
-        if attempt.manifest.attempt.number <= told[0]:
-            attempt.before = None  # nothing of those before is left
+    _keep(in_force(agent.host, args), (int(args["number"]), int(args["step"])))
     yield Answer()
+
+
+def _keep(run: SimRun, oldest: tuple[int, int]) -> None:
+    for attempt in _attempts(run):
+        attempt.oldest_kept = max(attempt.oldest_kept, oldest)
+        if attempt.manifest.attempt.number <= oldest[0]:
+            attempt.before = None  # nothing of those before is left
+
+
+def keep_passed_over(hosts: Iterable[SimHost], gang: Gang) -> None:
+    """What a monitor has had its hosts remove while saves were made that nobody looked at."""
+    kept = gang.kept_steps
+    runs = [run for host in hosts for run in host.runs.values() if run.gang is gang]
+    # Of the last one it may not be known yet that all have it.
+    if len(kept) > 1 and not any(kept[0] in run.unsaved for run in runs):
+        for run in runs:
+            _keep(run, (run.manifest.attempt.number, kept[0]))
 
 
 def _small_files(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.agent.daemon import obituary
 from orchestrator.agent.status_feed import StatusFeed
 from orchestrator.agent.supervisor import INTERVAL
-from orchestrator.agent.supervisor_state import Action, Start, SupervisorState
+from orchestrator.agent.supervisor_state import Action, Start
 from orchestrator.core.ends import SAVED_EXIT, SCHEDULER, End, EndKind, StopKind, StopReason, label_of
 from orchestrator.core.record_class import replace
 from orchestrator.core.records import HostStatus, Phase
 from orchestrator.core.states import RankState
+from orchestrator.simulation.alike_ranks import AlikeRanks
 from orchestrator.simulation.sim_process import TICK, SimProcess, SimRun
 from orchestrator.simulation.timeline import Event
 
@@ -36,9 +37,10 @@ class SimSupervisor:
     """The parent of a host's workers; `is_alive` until nothing of them is left."""
 
     def __init__(self, host: SimHost, run: SimRun) -> None:
-        self.state = SupervisorState(run.manifest, host.world.now)
+        self.state = AlikeRanks(run.manifest, host.world.now)
         self.identity = host.new_process()
         self.guardian = host.new_process()
+        self.state.sign(self.identity, self.guardian, INTERVAL)
         self.processes: dict[int, SimProcess] = {}
         self.is_alive = True
         self._is_ticking = False
@@ -54,6 +56,7 @@ class SimSupervisor:
         self._lease: Event | None = None
         self._told_saved = -1
         self._read_step = -1
+        self._stopped: set[int] = set()  # ranks whose processes were stopped at the last look
         self.feed = StatusFeed(self.identity, self._status())
         run.gang.on_milestone.append(self._on_milestone)
         run.gang.on_move.append(self._on_move)
@@ -154,12 +157,7 @@ class SimSupervisor:
         self._run.status = status
 
     def _status(self) -> HostStatus:
-        return replace(
-            self.state.status(self._host.time()),
-            supervisor=self.identity,
-            guardian=self.guardian,
-            interval=INTERVAL,
-        )
+        return self.state.status(self._host.time())
 
     def _mind_stall(self) -> None:
         """A stall is seen by looking every second; here as often as is needed to see it in time."""
@@ -210,9 +208,12 @@ class SimSupervisor:
     def _read_progress(self) -> None:
         """Of every rank that runs; those of one host make the same steps, each writes its own file."""
         self._read = now = self._host.world.now
-        for rank, process in self.processes.items():
-            if process.is_running:
-                self.state.report_process(rank, "T" if process.is_frozen else "S", now)
+        stopped = {rank for rank, process in self.processes.items() if process.is_frozen}
+        for rank in sorted(stopped | self._stopped):
+            self.state.tell_apart()
+            if self.processes[rank].is_running:  # else its end is what is told
+                self.state.report_process(rank, "T" if rank in stopped else "S", now)
+        self._stopped = stopped
         gang, clock = self._run.gang, self._host.time()
         step = gang.step()
         if not gang.workload.has_phases and step == self._read_step:
@@ -229,11 +230,13 @@ class SimSupervisor:
             lines.insert(0, {**said, "saved": saved} if saved else said)
         if has_phases and gang.has_begun:
             lines.insert(0, gang.phase(0, clock))  # until then it depends on whether the rank is there
-        for rank in self.state.workers:
-            if rank == SCHEDULER or not self.state.is_running(rank):
-                continue
-            before = [] if gang.has_begun or not has_phases else [gang.phase(rank, clock)]
-            self.state.report_lines(rank, [*before, *lines], now, clock)
+        running = [rank for rank in self.state.workers if rank != SCHEDULER and self.state.is_running(rank)]
+        if gang.has_begun or not has_phases:
+            self.state.report_alike(running, lines, now, clock)
+            return
+        self.state.tell_apart()
+        for rank in running:
+            self.state.report_lines(rank, [gang.phase(rank, clock), *lines], now, clock)
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import hashlib
@@ -22,6 +21,7 @@ from orchestrator.core.errors import AgentError
 from orchestrator.core.host_answers import RankStacks, StacksAnswer
 from orchestrator.core.paths import RUN_YAML
 from orchestrator.core.push import Mark
+from orchestrator.core.record_class import replace
 from orchestrator.core.records import Manifest, RunOnHost
 from orchestrator.simulation.sim_attempts import (
     bury,
@@ -117,6 +117,8 @@ def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     run = SimRun(manifest, hashes, host.gang_of(manifest), worker_config)
     _begin_where_told(run)
     run.before, run.claim = before, claim_in(args)
+    if before is not None:
+        before.supervisor = None  # it has ended, or there would have been no room; what it wrote is there
     host.runs[manifest.run_id] = run
     host.keeping.take(manifest.run_id)
     run.supervisor = SimSupervisor(host, run)
@@ -136,13 +138,13 @@ def _opened(body: bytes | LaunchValue) -> tuple[Manifest, Mapping[str, str], str
     All but the manifest are the same on all hosts.
     """
     if isinstance(body, LaunchValue):
-        manifest = dataclasses.replace(body.manifest, hosts=_once(body.manifest.hosts))
+        manifest = replace(body.manifest, hosts=_once(body.manifest.hosts))
         return manifest, _hashes(body.worker_config, body.rank_table, body.run_yaml), body.worker_config
     # No text in JSON has a quote that is not escaped: the last such key is the bundle's own.
     own, key, common = body.rpartition(b', "worker_config": ')
     bundle = json.loads(own + b"}")
     manifest = from_json(Manifest, bundle["manifest"])
-    manifest = dataclasses.replace(manifest, hosts=_once(manifest.hosts))
+    manifest = replace(manifest, hosts=_once(manifest.hosts))
     hashes, worker_config = _hashes_of(key[2:] + common)
     if (text := bundle.get("files", {}).get(RUN_YAML)) is not None:
         hashes = {**hashes, RUN_YAML: hashlib.sha256(text.encode()).hexdigest()}
@@ -229,7 +231,7 @@ def _undo(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _status(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     status = agent.host.status(in_force(agent.host, args))
-    yield Answer(Value(dataclasses.replace(status, clock=agent.host.time())))
+    yield Answer(Value(replace(status, clock=agent.host.time())))
 
 
 def _watch(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
@@ -322,7 +324,7 @@ def _bury(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     stone = args["stone"]
     told = stone.value if isinstance(stone, Value) else from_json(Tombstone, stone)
     bury(agent.host, run, told, attempt_in(args))
-    yield Answer(Value(dataclasses.replace(agent.host.status(run), clock=agent.host.time())))
+    yield Answer(Value(replace(agent.host.status(run), clock=agent.host.time())))
 
 
 _VERBS: Mapping[str, Callable[[SimAgent, Args, bytes], Iterator[Answer]]] = {

@@ -26,6 +26,7 @@ from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.recovery.run_recovery import recovery_of
 from orchestrator.simulation.cluster import Cluster, Misfortune, SimAllocation
 from orchestrator.simulation.sim_outcome import AttemptSeen, Cost, Happening, Outcome
+from orchestrator.simulation.sim_shards import keep_passed_over
 from orchestrator.simulation.timeline import EPOCH
 from orchestrator.simulation.verb_line import VerbLine
 from orchestrator.simulation.virtual_scheduling import VirtualScheduling
@@ -358,14 +359,16 @@ class Simulation:
         gangs = [gang for _, gang in self.cluster.newest.values()]
         known = [gang for gang in gangs if is_short or gang.saves >= _SAVES]
         is_roomy = not any(there.is_full for there in self.cluster.hosts.values())
-        for gang in known if is_roomy else ():
+        passed = known if is_roomy else []
+        for gang in passed:
             gang.mind_saves(False)
         date = self.world.next_date()
         seconds = (date or 0.0) - self.world.true_now - _BEFORE
         if seconds > _LEAST_JUMP:
             self.world.jump(seconds)
-        for gang in known:
+        for gang in passed:
             gang.mind_saves(True)
+            keep_passed_over(self.cluster.hosts.values(), gang)
 
 
 def _clocks() -> tuple[float, float]:

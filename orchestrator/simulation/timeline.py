@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import time
 from collections.abc import Callable
 
 __all__ = ["EPOCH", "Event", "OutOfTime", "SimulationError", "Timeline"]
@@ -88,23 +87,24 @@ class Timeline:
         self.jumped += seconds
         self._jumps.append((self.now, self.jumped))
 
-    def has_events(self) -> bool:
-        """Whether anything will happen."""
-        while self._timers and self._timers[0][2].action is None:
-            heapq.heappop(self._timers)
-        return bool(self._timers) or self.next_date() is not None
-
-    def next_event(self) -> None:
-        """Go on to what happens next; there must be something."""
-        date = self.next_date()
-        is_dated = date is not None and (not self._timers or date - self.jumped < self._timers[0][0])
-        when, _, event = heapq.heappop(self._dated if is_dated else self._timers)
-        self.now = max(self.now, when - self.jumped if is_dated else when)
+    def next_event(self) -> bool:
+        """Go on to what happens next; False where nothing ever will."""
+        timers, dated = self._timers, self._dated
+        while timers and timers[0][2].action is None:
+            heapq.heappop(timers)
+        while dated and dated[0][2].action is None:
+            heapq.heappop(dated)
+        if dated and (not timers or dated[0][0] - self.jumped < timers[0][0]):
+            when, _, event = heapq.heappop(dated)
+            self.now = max(self.now, when - self.jumped)
+            self.last_date = self.true_now
+        elif timers:
+            when, _, event = heapq.heappop(timers)
+            self.now = max(self.now, when)
+        else:
+            return False
         action, event.action = event.action, None
         self.events_done += 1
-        if is_dated:
-            self.last_date = self.true_now
         if action is not None:
-            begun = time.perf_counter()  # a thread's own CPU costs a system call
             action()
-            self.events_seconds += time.perf_counter() - begun
+        return True

@@ -45,8 +45,8 @@ class Timetable:
     @property
     def last(self) -> int | None:
         """The last step; None for no end."""
-        known = [step for step in (self._load.steps, self.leave_at) if step is not None]
-        return min(known, default=None)
+        steps, leave_at = self._load.steps, self.leave_at
+        return steps if leave_at is None else leave_at if steps is None else min(steps, leave_at)
 
     def steps(self, work: float) -> int:
         """The last step that is made: the first takes longer, and behind some there is something else."""
@@ -64,7 +64,8 @@ class Timetable:
             before = begin * load.step + begin // load.save_every * load.save
             whole, rest = divmod(before + rest + load.step, period)
             made = int(whole) * load.save_every + min(load.save_every, int(rest / load.step))
-        return made if self.last is None else min(made, self.last)
+        last = self.last
+        return made if last is None else min(made, last)
 
     def work_at(self, step: int) -> float:
         """The work that is done when a step has just been made."""

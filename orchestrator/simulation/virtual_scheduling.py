@@ -129,11 +129,15 @@ class _Pool(Pool):
 
         for number, item in enumerate(chosen):
             self._add(lambda n=number, i=item: run(n, i), lambda n=number: cancel(n))  # type: ignore[misc]
-        while chosen and not done.is_set():
-            done.wait()
-        if errors:
-            raise errors[min(errors)]
-        return [results[number] for number in range(len(chosen))]
+        try:
+            while chosen and not done.is_set():
+                done.wait()
+            if errors:
+                raise errors[min(errors)]
+            return [results[number] for number in range(len(chosen))]
+        finally:
+            # An error that is a result has the frames below here, which have these: a ring of references.
+            results, errors = {}, {}
 
     def close(self) -> None:
         self._is_closed = True

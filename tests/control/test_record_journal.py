@@ -15,7 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.control.record_changes import Journal, apply_changes, change_line, differences, header_line
+from orchestrator.control.record_changes import (
+    Journal,
+    apply_changes,
+    change_line,
+    differences,
+    differences_of,
+    header_line,
+)
 from orchestrator.control.record_journal import RecordReader, RecordWriter
 from orchestrator.control.run_record import HostView, Replica, RunRecord, Waits, read_record, write_record
 from orchestrator.core.codec import from_json, to_json
@@ -63,6 +70,35 @@ def test_changes_make_of_one_record_the_other(steps: list[tuple[int, str, int]])
     assert data == to_json(after) and from_json(RunRecord, data) == after
     assert Replica(to_json(first)).apply(changes) == after
     assert bool(changes) == (first != after)
+
+
+@given(st.lists(st.lists(STEPS, max_size=4), min_size=1, max_size=4))
+def test_what_was_left_out_can_be_written_later(turns: list[list[tuple[int, str, int]]]) -> None:
+    slow = frozenset({"progress", "silent", "updated", "watched"})
+    first = after = run_of(3)
+    data = to_json(first)
+    for turn in turns:
+        before = after
+        for step in turn:
+            after = changed(after, *step)
+        apply_changes(data, json.loads(json.dumps(differences(before, after, (), slow))))
+        assert stepped_back(from_json(RunRecord, data)) == stepped_back(after)
+    apply_changes(data, json.loads(json.dumps(differences_of(first, after, (), slow))))
+    assert from_json(RunRecord, data) == after
+
+
+def test_steps_of_other_hosts_are_not_written_with_what_cannot_wait(tmp_path: Path) -> None:
+    control, clock = control_in(tmp_path), Clock()
+    writer = RecordWriter(control, clock=clock)
+    first = run_of(2)
+    writer.save(first)
+    record = with_rank(stepped(first, 7), "h0", state=RankState.STOPPED)
+    writer.save(record)
+    assert b'"progress"' not in control.journal.read_bytes()
+    assert read_record(control) == with_rank(first, "h0", state=RankState.STOPPED)
+    clock.now += 60
+    writer.save(record)
+    assert read_record(control) == record
 
 
 @given(st.lists(st.lists(STEPS, max_size=3), max_size=6))

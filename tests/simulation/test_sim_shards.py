@@ -34,9 +34,8 @@ def gang_at(seconds: float, load: Workload, begin: int = 0) -> Gang:
     gang.begin_at(begin)
     gang.join(0)
     world.after(seconds, lambda: None)
-    world.next_event()
-    while world.has_events() and world.now < seconds:
-        world.next_event()
+    while world.now < seconds and world.next_event():
+        pass
     return gang
 
 
