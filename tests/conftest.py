@@ -72,12 +72,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Hand out tests by `together`, in the order of the collection."""
+    """Hand out tests by `together`, from both ends of the collection.
+
+    One process begins with the ranks of MindSpore, which keep all cores busy, and the others with what comes
+    last, which waits more than it computes: so the one's work is done while the others wait.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduler(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return together(nodeid)
+
+        def _assign_work_unit(self, node: Any) -> None:
+            if node is not self.nodes[0]:
+                self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+            super()._assign_work_unit(node)
+
+        def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
+            super().mark_test_complete(node, item_index, duration)
+            work = self.assigned_work[node]
+            scope = together(self.registered_collections[node][item_index])
+            if all(work[scope].values()):
+                del work[scope]  # else all that a node has ever done is counted after each test
 
     config.option.loadscopereorder = False
     return Scheduler(config, log)

@@ -10,6 +10,7 @@ culprit, or the suspects.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,13 +73,14 @@ class Example:
         return "" if cause.certainty is not Certainty.UNKNOWN else "not certain"
 
 
-def read_corpus() -> list[Example]:
+@functools.cache
+def read_corpus() -> tuple[Example, ...]:
     """Every case of every file, in their order."""
-    return [
+    return tuple(
         _example(data, path.name >= "09")
         for path in sorted(CORPUS.glob("*.yaml"))
         for data in yaml.safe_load(path.read_text("utf-8"))
-    ]
+    )
 
 
 def _is_among(named: Data, found: Sequence[Culprit]) -> bool:

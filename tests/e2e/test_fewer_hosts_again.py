@@ -43,7 +43,7 @@ def test_it_goes_on_with_one_host_and_grows_back(remote: Cluster, servers: list[
         sync=["program.py"],
         env={"TOLD": str(remote.folder)},
         restart={"max": 9, "min_hosts": 1},
-        timeouts={"unreachable": 5, "lost": 20, "grace": 2, "prepare": 60},
+        timeouts={"unreachable": 4, "lost": 10, "grace": 2, "prepare": 60},
     )
     with remote.launching(job, "--detach") as launch:
         assert launch.wait(120) == 0

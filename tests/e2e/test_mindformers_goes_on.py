@@ -133,7 +133,7 @@ def test_it_goes_on_from_the_newest_step_that_all_ranks_have(tmp_path: Path) -> 
 
 
 def test_a_run_whose_one_hosts_disk_is_gone_is_collected_and_goes_on_from_copies(tmp_path: Path) -> None:
-    job = written(tmp_path, checkpoint={"copies": 1}, timeouts={"grace": 60})
+    job = written(tmp_path, checkpoint={"copies": 1}, timeouts={"grace": 15})
     cluster = Cluster.local(tmp_path, devices="0", python=sys.executable)
     inventory = yaml.safe_load(cluster.inventory.read_text())
     inventory["copy"] = {"network": "127.0.0.0/8", "ports": "29700-29731"}

@@ -18,8 +18,8 @@ from tests.model.support.cluster import MODEL, launch, running, tails, write_job
 
 pytestmark = pytest.mark.mindspore
 
-RANKS = range(4)
-PARALLEL = {"data_parallel": 2, "model_parallel": 2}
+RANKS = range(2)
+PARALLEL = {"data_parallel": 2}
 SMALL = {"preset": "tiny", "overrides": {"num_layers": 1}}  # which compiles soon
 
 
@@ -35,7 +35,10 @@ def saved(folder: Path, rank: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same six steps of four ranks: saved after each of them, and when rank 0 says so."""
+    """The same six steps of two ranks: saved after each of them, and when rank 0 says so.
+
+    What a deterministic mode orders on an Ascend has one order on a CPU: the same seed gives the same bytes.
+    """
     ways: dict[str, dict[str, Any]] = {
         "waits": {"save_steps": 1, "keep": 10},
         "behind": {"save_steps": None, "save_every": 0.001, "async": True, "keep": 10},
@@ -43,12 +46,13 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for name, options in ways.items():
         found[name] = tmp_path_factory.mktemp(name)
-        write_job(found[name], parallel=PARALLEL, model=SMALL, checkpoint=options)
+        train = {"deterministic": name == "waits"}
+        write_job(found[name], parallel=PARALLEL, model=SMALL, train=train, checkpoint=options)
         launch(found[name], "train", len(RANKS))
     return found
 
 
-def test_four_ranks_save_after_the_same_steps(both: dict[str, Path]) -> None:
+def test_all_ranks_save_after_the_same_steps(both: dict[str, Path]) -> None:
     steps = [steps_of(both["behind"] / "checkpoint", rank) for rank in RANKS]
     # A millisecond passes in a step, whatever the machine; when that is seen is rank 0's own affair.
     assert len(steps[0]) > 1 and steps[0][0] > 1 and steps[0][-1] == 6

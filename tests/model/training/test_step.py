@@ -16,7 +16,8 @@ from model.training.optimizer import AdamW
 from model.training.step import BatchInTwo, LossScale, MicroBatches, TrainStep, WholeBatch, split
 from model.training.step_requests import asked_for
 
-SHAPE = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 32, "seq_length": 8}
+# Most of the time is that of compiling, which each layer adds to.
+SHAPE = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 32, "seq_length": 8}
 CONFIG = load_config("tiny", SHAPE)
 
 
@@ -81,22 +82,20 @@ def test_what_is_asked_for_goes_through_the_sum_and_changes_nothing_else(plain, 
     np.testing.assert_allclose([r.norm for r in results], [r.norm for r in plain], rtol=1e-4)
 
 
-def test_the_time_of_the_own_part_is_told_where_it_is_apart():
+def test_the_time_of_the_own_part_is_told_where_it_is_apart(plain):
     begin = time.monotonic()
     (result,) = run(step(kind=BatchInTwo), steps=1)
     assert begin < result.computed < time.monotonic()
-    (result,) = run(step(), steps=1)
-    assert result.computed is None
+    assert {result.computed for result in plain} == {None}
 
 
 def test_a_step_that_compiles_is_known_before_it_does():
     train_step = step(loss_scale=LossScale(2.0, window=1))
-    seen = []
-    for rows in (4, 4, 2):
-        seen.append(train_step.compiles(batch(rows)))
-        train_step(batch(rows), 0.01)
+    assert train_step.compiles(batch(4))
+    train_step(batch(4), 0.01)
+    assert not train_step.compiles(batch(4)) and train_step.compiles(batch(2))
     train_step.loss_scale.value = 1.0  # a graph without the factor
-    assert [*seen, train_step.compiles(batch(2))] == [True, False, True, True]
+    assert train_step.compiles(batch(4))
 
 
 def test_an_overflow_skips_the_step_and_halves_the_scale():
@@ -109,8 +108,8 @@ def test_an_overflow_skips_the_step_and_halves_the_scale():
     for old, now in zip(before, weights(train_step), strict=True):
         np.testing.assert_array_equal(now, old)
     results = [train_step(batch(), 0.01) for _ in range(24)]
-    assert results[-1].updated and np.isfinite(results[-1].loss)
-    assert results[-1].loss < results[0].loss
+    made = [result for result in results if result.updated]  # the scale grows until one is skipped again
+    assert len(made) > 5 and made[-1].loss < made[0].loss
     moved = [not np.array_equal(old, now) for old, now in zip(before, weights(train_step), strict=True)]
     assert all(moved)
     assert {item.dtype for item in train_step.optimizer.adam_m} == {ms.float32}
