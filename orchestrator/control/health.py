@@ -99,8 +99,9 @@ class RunHealth:
             if seen is None or seen.status is not rank:
                 self._take(host, rank, seen, now)
 
-    def heard_steps(self, host: str, ranks: Iterable[RankStatus], now: float) -> None:
+    def heard_steps(self, host: str, ranks: Iterable[RankStatus], now: float, offset: float | None) -> None:
         """As `heard`, of a host that answers, and of which since the last time only steps are new."""
+        self._offsets[host] = offset
         for rank in ranks:
             seen = self._ranks.get(rank.rank)
             if seen is None:
@@ -285,7 +286,7 @@ class RunHealth:
             elif self._limits.interval is None and (span := span_of(rank)) is not None:
                 self._limits.guess_step(span)
             self._stepped = now
-        if not (self._has_phases and self._limits.tells_all) and self._high >= 0:
+        if self._moved != now and not (self._has_phases and self._limits.tells_all) and self._high >= 0:
             idle = now - self._last_move
             if idle > self._rules.floor:
                 self._limits.learn_gap(idle)

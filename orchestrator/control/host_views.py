@@ -135,8 +135,8 @@ class HostViews:
             self._feed.has(name, mark)
         if is_missing:
             self._feed.again(name)
-        if type(what) is Digest and status is not None and clock is view.clock and _tells_all(view):
-            self._show_steps(name, view, status, what)
+        if type(what) is Digest and status is not None and _tells_all(view):
+            self._show_steps(name, view, status, clock, what)
         else:
             self._show(name, view, status, clock, self._stale(name, what, clock))
         self._health.told(name, what, self.views[name])
@@ -163,16 +163,18 @@ class HostViews:
         if new.is_over:
             self._feed.done(name)
 
-    def _show_steps(self, name: str, view: HostView, status: HostStatus, told: Digest) -> None:
+    def _show_steps(
+        self, name: str, view: HostView, status: HostStatus, clock: ClockOffset | None, told: Digest
+    ) -> None:
         """As `_show`, where all that is new are steps: what they make no difference to is not looked at."""
-        if status is view.status:
+        if status is view.status and clock is view.clock:
             return
         now = self._contacts[name]
-        self.views[name] = new = HostView(status, now, clock=view.clock)
+        self.views[name] = new = HostView(status, now, clock=clock)
         self.is_changed = True
         self._pace.note(status.ranks, self._heard_at[name])
         self.times.note_steps(status.ranks, new.ours, now)
-        self._health.see_steps(name, status)
+        self._health.see_steps(name, status, clock)
         if not (self.tally.has_steps(name) and type(told.numbers.get("step")) is int):
             self._tally(name, new)
 

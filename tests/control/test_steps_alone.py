@@ -70,7 +70,7 @@ def test_the_health_of_a_run_is_the_same(story: Story) -> None:
 
         def told(ranks: tuple[RankStatus, ...], now: float, is_step: bool) -> object:
             if is_step and short:
-                health.heard_steps(HOST, ranks, now)
+                health.heard_steps(HOST, ranks, now, None)
             else:
                 health.heard(HOST, ranks, now)
             for _ in health.to_ask():
