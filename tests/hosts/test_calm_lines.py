@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
@@ -10,6 +11,8 @@ from orchestrator.core.codec import to_json
 from orchestrator.core.push import Beat, Change, Digest, Gone, Pushed
 from orchestrator.hosts.session import _CALM
 from orchestrator.hosts.ssh.channel import _StdoutBuffer
+from tests.hosts.lying_host import Clock, Lie
+from tests.hosts.test_conversation import session_over
 
 DIGEST, BEAT = Digest(1, 2.0, 3, 4), Beat(1, 2.0)
 
@@ -61,3 +64,14 @@ def test_who_does_not_tell_them_apart_is_told_of_all() -> None:
     buffer.tell = lambda: found.append("tell")
     buffer.feed(line(DIGEST))
     assert found == ["tell"]
+
+
+def test_a_session_has_its_channel_tell_them_apart_where_somebody_wants_that() -> None:
+    session, channel = session_over(Lie(iter([])), Clock())
+    asked: list[tuple[object, ...]] = []
+    channel.on_calm = lambda *given: asked.append(given)  # type: ignore[method-assign]
+    told, calm = threading.Event(), threading.Event()
+    session.on_readable(told.set)
+    assert asked == []
+    session.on_readable(told.set, calm.set)
+    assert asked == [(_CALM, calm.set)]
