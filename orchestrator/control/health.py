@@ -18,14 +18,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 from orchestrator.config.run_terms import Health
 from orchestrator.control.health_findings import Finding, FindingKind
-from orchestrator.control.seen_ranks import Does, Doing, SeenRank, finding_of, most, odd_ones, span_of
+from orchestrator.control.seen_ranks import (
+    STALLS,
+    Does,
+    Doing,
+    SeenRank,
+    finding_of,
+    last_line,
+    most,
+    odd_ones,
+    span_of,
+    stalls_of,
+)
 from orchestrator.control.step_limits import LEARNT, StepLimits
-from orchestrator.core.records import Phase, RankStatus, StallKind
+from orchestrator.core.records import Phase, RankStatus
 from orchestrator.core.states import RankState
 
 __all__ = ["RunHealth"]
@@ -37,10 +48,6 @@ _LATER = 0.01
 # A supervisor sees a phase once a second, and we hear of it a little later.
 _SEEN_LATE = 5.0
 _LARGEST = 10**15
-_STALLS: Mapping[StallKind, FindingKind] = {
-    StallKind.STOPPED: FindingKind.STOPPED,
-    StallKind.BLOCKED: FindingKind.BLOCKED,
-}
 
 
 class RunHealth:
@@ -91,6 +98,16 @@ class RunHealth:
             seen = self._ranks.get(rank.rank)
             if seen is None or seen.status is not rank:
                 self._take(host, rank, seen, now)
+
+    def heard_steps(self, host: str, ranks: Iterable[RankStatus], now: float, offset: float | None) -> None:
+        """As `heard`, of a host that answers, and of which since the last time only steps are new."""
+        self._offsets[host] = offset
+        for rank in ranks:
+            seen = self._ranks.get(rank.rank)
+            if seen is None:
+                self._take(host, rank, None, now)
+            elif seen.status is not rank:
+                self._take_steps(rank, seen, now)
 
     def answered(self, host: str) -> None:
         """It was asked whether anything is new, and has said all that is."""
@@ -162,7 +179,7 @@ class RunHealth:
         """All that is not well now."""
         self._mind_hang(now, time)
         self._mind_silent(now, time)
-        return (*([self._hang] if self._hang else ()), *self._stalls(), *self._silences())
+        return (*([self._hang] if self._hang else ()), *stalls_of(self._held_up), *self._silences())
 
     def to_ask(self) -> list[str]:
         """Hosts to be asked for their status: a hang is told only when they have answered."""
@@ -198,13 +215,16 @@ class RunHealth:
         elif rank.phase is not seen.status.phase or rank.phase_since != seen.status.phase_since:
             self._note_phase(rank, seen, now)
         self._limits.note(rank)
+        self._take_steps(rank, seen, now)
+        self._has_phases = self._has_phases or rank.phase is not None
+
+    def _take_steps(self, rank: RankStatus, seen: SeenRank, now: float) -> None:
         self._note_step(rank, seen, now)
         before = seen.does
         seen.note(rank, self._limits.known(rank.rank) if rank.phase in LEARNT else ())
         if seen.does is not before:  # to count costs more than to look
             self._does[before] -= 1
             self._does[seen.does] += 1
-        self._has_phases = self._has_phases or rank.phase is not None
         if seen.step is None or seen.does is Doing.LAST:
             self._order.pop(rank.rank, None)
         elif seen.moved == now:
@@ -227,7 +247,7 @@ class RunHealth:
 
     def _mind_stall(self, host: str, rank: RankStatus) -> None:
         """Of the states that a host tells of; that no step came we know better, who see all hosts."""
-        if rank.stalled in _STALLS and rank.state is RankState.RUNNING:
+        if rank.stalled in STALLS and rank.state is RankState.RUNNING:
             since = (rank.stalled_since or 0.0) - (self._offsets.get(host) or 0.0)
             known = self._held_up.setdefault(host, {})
             if rank.rank not in known or known[rank.rank][0].stalled is not rank.stalled:
@@ -266,10 +286,10 @@ class RunHealth:
             elif self._limits.interval is None and (span := span_of(rank)) is not None:
                 self._limits.guess_step(span)
             self._stepped = now
-        idle = now - self._last_move
-        is_told = self._has_phases and self._limits.tells_all
-        if not is_told and self._high >= 0 and idle > self._rules.floor:
-            self._limits.learn_gap(idle)
+        if self._moved != now and not (self._has_phases and self._limits.tells_all) and self._high >= 0:
+            idle = now - self._last_move
+            if idle > self._rules.floor:
+                self._limits.learn_gap(idle)
         self._high = max(self._high, step)
         seen.note_stepped(now, self._anew)
         self._move(seen, now)
@@ -320,24 +340,13 @@ class RunHealth:
         ranks = odd_ones(self._ranks, (rank for held_up in self._held_up.values() for rank in held_up))
         hang = Finding(
             FindingKind.HANG,
-            min(time - (now - moved), self._last_line()),
+            min(time - (now - moved), last_line(self._ranks.values(), self._offsets)),
             phase=most(self._ranks[rank].status.phase for rank in ranks or self._ranks),
             seconds=now - moved,
             blind=(*self._blind, *self._stale),
             phases=self._has_phases,
         )
         self._hang = self._placed(hang, ranks)
-
-    def _last_line(self) -> float:
-        """When the newest step of all ranks was written, where that is known: also before we looked on."""
-        times = []
-        for seen in self._ranks.values():
-            written, offset = seen.status.progress.get("time"), self._offsets.get(seen.host)
-            if seen.step is None or offset is None or not isinstance(written, (int, float)):
-                continue
-            if written >= (seen.status.started or 0.0):
-                times.append(written - offset)
-        return max(times, default=math.inf)
 
     def _placed(self, finding: Finding, ranks: tuple[int, ...]) -> Finding:
         """The finding that names these ranks."""
@@ -377,15 +386,6 @@ class RunHealth:
 
     def _alone_since(self, seen: SeenRank) -> float:
         return max(seen.moved, self._anew, self._together)
-
-    def _stalls(self) -> list[Finding]:
-        found = []
-        for host, ranks in self._held_up.items():
-            for stall, kind in _STALLS.items():
-                those = [(rank, since) for rank, since in ranks.values() if rank.stalled is stall]
-                if those:
-                    found.append(finding_of(kind, host, those))
-        return found
 
     def _silences(self) -> list[Finding]:
         by_host: dict[str, list[tuple[RankStatus, float]]] = {}

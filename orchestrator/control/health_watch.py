@@ -24,6 +24,8 @@ from orchestrator.control.step_limits import StepLimits
 from orchestrator.control.stragglers import Stragglers
 from orchestrator.core.paths import atomic_write
 from orchestrator.core.push import Digest, Pushed, Snapshot
+from orchestrator.core.records import HostStatus
+from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.host_feed import HostFeed
 from orchestrator.hosts.host_link import Present, Stacks
 from orchestrator.hosts.scheduling import Scheduling
@@ -96,6 +98,12 @@ class HealthWatch:
             self._health.stale(name, view.stale_since, now)
             offset = None if view.clock is None else view.clock.seconds
             self._health.heard(name, view.status.ranks, now, offset=offset)
+
+    def see_steps(self, name: str, status: HostStatus, clock: ClockOffset | None) -> None:
+        """As `see`, of a host that answers and has told of steps and nothing else."""
+        if self._rules.enabled:
+            now, offset = self._scheduling.monotonic(), None if clock is None else clock.seconds
+            self._health.heard_steps(name, status.ranks, now, offset)
 
     def told(self, name: str, what: Pushed | Present, view: HostView) -> None:
         """What a host has said, whose view is then this."""

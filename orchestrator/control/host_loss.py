@@ -124,8 +124,13 @@ class StepPace:
 
     def note(self, ranks: Iterable[RankStatus], now: float) -> None:
         """What a host says now of its ranks."""
-        seen = {rank.rank: step for rank in ranks if (step := step_of(rank)) is not None}
-        if any(step > self._seen.get(rank, -1) for rank, step in seen.items()):
+        seen: dict[int, int] = {}
+        is_new = False
+        for rank in ranks:
+            if (step := step_of(rank)) is not None:
+                seen[rank.rank] = step
+                is_new = is_new or step > self._seen.get(rank.rank, -1)
+        if is_new:
             self._longest = max(self._longest, now - self._last) if self._seen else 0.0
             self._last = now
             self._seen.update(seen)

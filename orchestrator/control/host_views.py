@@ -18,7 +18,7 @@ from orchestrator.control.run_tally import RunTally
 from orchestrator.control.status_fold import folded, stale_since
 from orchestrator.control.step_times import StepTimes
 from orchestrator.core.errors import AgentError, OrchestrateError, TransportError
-from orchestrator.core.push import Mark, Snapshot
+from orchestrator.core.push import Digest, Mark, Snapshot
 from orchestrator.core.records import HostStatus
 from orchestrator.hosts.clock_offset import ClockOffset
 from orchestrator.hosts.host_feed import HostFeed
@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 class HostViews:
     """The hosts `views` of a run, of which those of `asked` are heard through `feed`.
 
-    `is_changed` is set when a view is another one, `is_relevant` when that is more than progress; who judges
-    the run takes them back. `unheard` are the hosts of which nothing has been heard yet. `times` is told of
-    every host's ranks.
+    `is_changed` is set when a view is another one, `is_calm` while only steps were made, and `is_relevant`
+    where it makes a difference to the tally; who judges the run says so by `note_judged`. `unheard` are the
+    hosts of which nothing has been heard yet. `times` is told of every host's ranks.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class HostViews:
         self.times = times or StepTimes(0)
         self.tally = RunTally(self.views)
         self.is_changed = self.is_relevant = False
+        self.is_calm = True
         self.unheard = {name: None for name in asked if not self.views[name].is_over}
         self._feed, self._scheduling = feed, scheduling
         self._health = health or HealthWatch(Health(enabled=False), feed, scheduling)
@@ -73,6 +74,11 @@ class HostViews:
         """Whether some host does not answer, or something of the run does not end there."""
         return bool(self._silences) or bool(self._stuck)
 
+    def note_judged(self) -> None:
+        """What has changed by now is judged."""
+        self.is_changed = self.is_relevant = False
+        self.is_calm = True
+
     def measure_failed(self) -> None:
         """Have the clocks measured of hosts that have failed anew: their ends are compared."""
         failed, self._failed = self._failed, []
@@ -94,7 +100,7 @@ class HostViews:
             try:
                 if isinstance(said.what, Stacks):
                     self._health.stacks(said.host, said.what, self.views[said.host])
-                    self.is_changed = True
+                    self.is_changed, self.is_calm = True, False
                 else:
                     self.fold(said)
             except Exception as error:  # a bug that this host's words have found
@@ -109,30 +115,30 @@ class HostViews:
         self.unheard.pop(name, None)
         if view.is_over and not view.error:
             if said.clock is not None and said.clock != view.clock:  # its ends are compared with others'
-                self._set(name, dataclasses.replace(view, clock=self._clock(name, view, said)))
+                clock = self._clock(name, view, said, self._scheduling.time())
+                self._set(name, dataclasses.replace(view, clock=clock))
             return
         if isinstance(what, Failed):
             self._fail(name, what)
             return
-        self._contacts[name] = self._scheduling.time()
+        self._contacts[name] = now = self._scheduling.time()
         self._heard_at[name] = self._scheduling.monotonic()
         self._silences.pop(name, None)
-        clock = self._clock(name, view, said)
-        status, mark, is_missing = view.status, self._marks.get(name), False
-        if not isinstance(what, Present):
-            status, mark, is_missing = folded(status, mark, what)
-        elif what.status is not None and (what.is_newest or status is None):
-            status = what.status
-        elif what.status is not None and what.status.is_over:
-            mark, is_missing = None, True  # its files say so: what it pushes must, too
-        elif what.status is not None and _differ(what.status, status):
-            is_missing = True  # what it pushes does not reach us
-        if mark != self._marks.get(name):
+        clock = self._clock(name, view, said, now)
+        known = self._marks.get(name)
+        if isinstance(what, Present):
+            status, mark, is_missing = _answered(view.status, known, what)
+        else:
+            status, mark, is_missing = folded(view.status, known, what)
+        if mark is not known and mark != known:
             self._marks[name] = mark
             self._feed.has(name, mark)
         if is_missing:
             self._feed.again(name)
-        self._show(name, view, status, clock, self._stale(name, what, clock))
+        if type(what) is Digest and status is not None and _tells_all(view):
+            self._show_steps(name, view, status, clock, what)
+        else:
+            self._show(name, view, status, clock, self._stale(name, what, clock))
         self._health.told(name, what, self.views[name])
 
     def _show(
@@ -157,6 +163,21 @@ class HostViews:
         if new.is_over:
             self._feed.done(name)
 
+    def _show_steps(
+        self, name: str, view: HostView, status: HostStatus, clock: ClockOffset | None, told: Digest
+    ) -> None:
+        """As `_show`, where all that is new are steps: what they make no difference to is not looked at."""
+        if status is view.status and clock is view.clock:
+            return
+        now = self._contacts[name]
+        self.views[name] = new = HostView(status, now, clock=clock)
+        self.is_changed = True
+        self._pace.note(status.ranks, self._heard_at[name])
+        self.times.note_steps(status.ranks, new.ours, now)
+        self._health.see_steps(name, status, clock)
+        if not (self.tally.has_steps(name) and type(told.numbers.get("step")) is int):
+            self._tally(name, new)
+
     def _stale(self, name: str, what: object, clock: ClockOffset | None) -> float | None:
         status = what.status if isinstance(what, (Snapshot, Present)) else None
         if status is None:
@@ -166,7 +187,7 @@ class HostViews:
         written = None if there is None else stale_since(status, there)
         return written if written is None or clock is None else clock.ours(written)
 
-    def _clock(self, name: str, view: HostView, said: Said) -> ClockOffset | None:
+    def _clock(self, name: str, view: HostView, said: Said, now: float) -> ClockOffset | None:
         """The offset of the host's clock, the more exact the more it says."""
         known = view.clock
         if said.clock is not None:
@@ -174,7 +195,7 @@ class HostViews:
         there = getattr(said.what, "clock", None)
         if there is None or known is None:
             return known
-        better = known.heard(there, self._scheduling.time())
+        better = known.heard(there, now)
         if better is None:
             self._feed.measure(name)
         return better or known
@@ -257,9 +278,31 @@ class HostViews:
     def _set(self, name: str, view: HostView) -> None:
         self.views[name] = view
         self._stuck.note(name, view.status)
-        self.is_changed = True
+        self.is_changed, self.is_calm = True, False
         self._health.see(name, view)
-        self.is_relevant = self.tally.update(name, view) or self.is_relevant
+        self._tally(name, view)
+
+    def _tally(self, name: str, view: HostView) -> None:
+        if self.tally.update(name, view):
+            self.is_relevant, self.is_calm = True, False
+
+
+def _tells_all(view: HostView) -> bool:
+    """Whether all that is known of a host is what it says."""
+    return not view.error and not view.lost and view.stale_since is None
+
+
+def _answered(
+    status: HostStatus | None, mark: Mark | None, what: Present
+) -> tuple[HostStatus | None, Mark | None, bool]:
+    """As `folded`, what a host has answered."""
+    if what.status is None:
+        return status, mark, False
+    if what.is_newest or status is None:
+        return what.status, mark, False
+    if what.status.is_over:
+        return status, None, True  # its files say so: what it pushes must, too
+    return status, mark, _differ(what.status, status)  # else what it pushes does not reach us
 
 
 def _differ(there: HostStatus, known: HostStatus | None) -> bool:

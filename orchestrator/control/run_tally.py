@@ -42,7 +42,9 @@ class _Part:
     def of(cls, view: HostView) -> _Part:
         ranks = view.ranks()
         stop = view.status.stop if view.status is not None else None
-        states = Counter(rank.state for rank in ranks)
+        states: dict[RankState, int] = {}
+        for rank in ranks:
+            states[rank.state] = states.get(rank.state, 0) + 1
         is_seen = not view.error
         running = [rank for rank in ranks if not rank.state.is_terminal] if is_seen else []
         return cls(
@@ -55,7 +57,7 @@ class _Part:
             without_step=sum(not rank.progress for rank in running),
             is_notable=tells_of_failure(view),
             by_hand=stop is not None and stop.kind is StopKind.REQUESTED,
-            stopped_apart=stop is not None and states[RankState.STOPPED] > 0,
+            stopped_apart=stop is not None and RankState.STOPPED in states,
             runs=is_seen and view.status is not None and view.status.phase in _RUNS,
             saved=_saved_step(view),
         )
@@ -108,6 +110,11 @@ class RunTally:
         if part.saved is not None:
             self._saved[name] = part.saved
         return True
+
+    def has_steps(self, name: str) -> bool:
+        """Whether every rank that runs there has made a step, so that one more makes no difference here."""
+        part = self._parts.get(name)
+        return part is not None and part.reports_steps and not part.without_step
 
     @property
     def hosts(self) -> int:

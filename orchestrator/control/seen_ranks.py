@@ -11,11 +11,28 @@ from typing import TypeVar
 from orchestrator.agent.stop_grace import SAVE
 from orchestrator.control.health_findings import Finding, FindingKind
 from orchestrator.control.step_limits import LEARNT
-from orchestrator.core.records import Phase, RankStatus
+from orchestrator.core.records import Phase, RankStatus, StallKind
 
-__all__ = ["Does", "Doing", "SeenRank", "finding_of", "most", "odd_ones", "span_of"]
+__all__ = [
+    "STALLS",
+    "Does",
+    "Doing",
+    "SeenRank",
+    "finding_of",
+    "last_line",
+    "most",
+    "odd_ones",
+    "span_of",
+    "stalls_of",
+]
 
 T = TypeVar("T")
+STALLS: Mapping[StallKind, FindingKind] = {
+    StallKind.STOPPED: FindingKind.STOPPED,
+    StallKind.BLOCKED: FindingKind.BLOCKED,
+}
+"""The states of a rank in which nothing of it goes on, and what is said of them."""
+
 _LARGEST = 10**15
 
 
@@ -113,6 +130,30 @@ def span_of(rank: RankStatus) -> float | None:
         return None
     span = made.get("time", 0.0) - first.get("time", math.inf)
     return span if 0 < span < _LARGEST else None
+
+
+def last_line(ranks: Iterable[SeenRank], offsets: Mapping[str, float | None]) -> float:
+    """When the newest step of all ranks was written, by our clock, where that is known: also before we looked
+    on. `offsets` are those of the hosts' clocks; math.inf where nothing is known."""
+    times = []
+    for seen in ranks:
+        written, offset = seen.status.progress.get("time"), offsets.get(seen.host)
+        if seen.step is None or offset is None or not isinstance(written, (int, float)):
+            continue
+        if written >= (seen.status.started or 0.0):
+            times.append(written - offset)
+    return max(times, default=math.inf)
+
+
+def stalls_of(held_up: Mapping[str, Mapping[int, tuple[RankStatus, float]]]) -> list[Finding]:
+    """What is to be said of the ranks of each host that are held up, each since its time."""
+    found = []
+    for host, ranks in held_up.items():
+        for stall, kind in STALLS.items():
+            those = [(rank, since) for rank, since in ranks.values() if rank.stalled is stall]
+            if those:
+                found.append(finding_of(kind, host, those))
+    return found
 
 
 def finding_of(kind: FindingKind, host: str, ranks: list[tuple[RankStatus, float]]) -> Finding:

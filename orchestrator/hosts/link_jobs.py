@@ -53,17 +53,24 @@ class LinkJobs:
         self._beat, self._once, self._scheduling = beat, once, scheduling
 
     def open(
-        self, name: str, is_broken: bool, mark: Mark | None, every: float, tell: Callable[[], None]
+        self,
+        name: str,
+        is_broken: bool,
+        mark: Mark | None,
+        every: float,
+        tell: Callable[[], None],
+        calm: Callable[[], None],
     ) -> Opened | Failed:
         """A session that tells of the run from `mark` on, or the status where it knows no `watch`.
 
+        `tell` and `calm` are called when there is something, see `PushClient.on_readable`.
         `is_broken`: that of before is of no use. The connection under it may be: who has one needs no login.
         """
         begun = self._scheduling.monotonic()
         try:
             if is_broken:
                 self._fleet.end_session(name)
-            return self._opened(name, self._fleet.agent(name), mark, every, tell)
+            return self._opened(name, self._fleet.agent(name), mark, every, tell, calm)
         except Exception as error:
             if not isinstance(error, AgentError):
                 self._drop(name)
@@ -110,7 +117,13 @@ class LinkJobs:
             return Stacks(error=str(error))
 
     def _opened(
-        self, name: str, agent: Agent, mark: Mark | None, every: float, tell: Callable[[], None]
+        self,
+        name: str,
+        agent: Agent,
+        mark: Mark | None,
+        every: float,
+        tell: Callable[[], None],
+        calm: Callable[[], None],
     ) -> Opened:
         client, before, status = agent.pushes, self._scheduling.time(), None
         client.expect(self._run_id, self._world_size, self._placed.get(name))
@@ -125,7 +138,7 @@ class LinkJobs:
         if polls:
             before = self._scheduling.time()
             status = client.status(timeout=PATIENCE)
-        client.on_readable(tell)
+        client.on_readable(tell, calm)
         return Opened(client, before, every, polls, status)
 
     def _drop(self, name: str) -> None:

@@ -63,9 +63,10 @@ class PushClient:
         self.has_more = False  # than `heard` has given at the last time
         self._begun: tuple[str, Callable[[Any], Any]] | None = None
 
-    def on_readable(self, tell: Callable[[], None]) -> None:
-        """From now on have `tell` called from any thread when `heard` may have something."""
-        self._session.on_readable(tell)
+    def on_readable(self, tell: Callable[[], None], calm: Callable[[], None] | None = None) -> None:
+        """From now on have `tell` called from any thread when `heard` may have something; `calm`, if given,
+        where that is only progress."""
+        self._session.on_readable(tell, calm)
 
     def expect(self, run_id: str, world_size: int = MOST_RANKS, placed: frozenset[int] | None = None) -> None:
         """What is told from now on is of this run, and of the host's own ranks where they are known."""

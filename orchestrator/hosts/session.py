@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from orchestrator.core.errors import AgentError, AnswerError, CommandTimeout, TransportError
-from orchestrator.core.protocol import BEAT, BEAT_SECONDS
+from orchestrator.core.protocol import BEAT, BEAT_SECONDS, frame
+from orchestrator.core.push import Beat, Digest
 from orchestrator.hosts.boot import QUIET, Bundle, open_agent
 from orchestrator.hosts.conversation import Answer, Conversation, Event, Limits
 from orchestrator.hosts.run_address import RunAddress
@@ -27,6 +28,8 @@ _BLOCK = 1 << 16
 _WRITTEN_AT_ONCE = 1 << 20
 _MOST_AT_ONCE = 256
 _BEAT_PATIENCE = 5.0
+# What lines begin with that nobody has to act on, as agents write them (`core.push`).
+_CALM = tuple(frame({"event": kind.EVENT, "data": 0}).partition(b",")[0] for kind in (Digest, Beat))
 
 
 class _Stream(Protocol):
@@ -145,9 +148,14 @@ class Session:
         if self._tell is not None:
             self._tell()  # what has been read with the answer, nobody is told of
 
-    def on_readable(self, tell: Callable[[], None]) -> None:
-        """From now on have `tell` called, from any thread, when `heard` may have something; see Channel."""
+    def on_readable(self, tell: Callable[[], None], calm: Callable[[], None] | None = None) -> None:
+        """From now on have `tell` called, from any thread, when `heard` may have something; see Channel.
+
+        `calm` in its place where that is only how far ranks are, or that somebody is there.
+        """
         self._tell = tell
+        if calm is not None:
+            self._channel.on_calm(_CALM, calm)
         self._channel.on_readable(tell)
 
     def allow(self, unasked: Limits) -> None:
@@ -253,7 +261,9 @@ class Session:
 
     def _next_now(self) -> Answer | Event | AgentError | None:
         """The next that is there; an answer or a refusal ends the request that was begun."""
-        while (message := self._next()) is None:
+        talk = self._talk
+        # Nothing is looked for where nothing has come: most who have something to say say one thing.
+        while talk.receiver.is_between_frames or (message := self._next()) is None:
             data = self._channel.read_ready(_BLOCK)
             if data is None:
                 if self._later is not None and self._later[1].left() <= 0:
@@ -263,7 +273,7 @@ class Session:
             if not data:
                 self.close()
                 raise self._ended()
-            self._talk.feed(data)
+            talk.feed(data)
             if self._later is not None:
                 self._later[1].received(len(data))
         if not isinstance(message, Event):

@@ -163,6 +163,12 @@ class Channel(ABC):
         that here. `tell` must return at once, and must not use the channel.
         """
 
+    def on_calm(self, begins: tuple[bytes, ...], tell: Callable[[], None]) -> None:
+        """From now on have `tell` called in place of that of `on_readable` for what is not urgent: one whole
+        line that begins so, and comes alone. A channel that does not see that calls the other one.
+        """
+        return  # an optimization
+
     @abstractmethod
     def read_ready(self, size: int) -> bytes | None:
         """As `read`, but what is there: None where nothing is yet. Never waits."""

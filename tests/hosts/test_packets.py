@@ -52,3 +52,25 @@ def test_what_we_call_is_theirs() -> None:
     channel = paramiko.Channel(1)
     for name in ("in_buffer", "in_stderr_buffer", "out_buffer_cv", "exit_status", "status_event"):
         assert hasattr(channel, name), name
+
+
+def test_bytes_come_in_their_order_whichever_way_they_are_read() -> None:
+    """What came with the greeting paramiko keeps apart; then the rest of a packet is taken where it is."""
+    here, there = socket.socketpair()
+    with here, there:
+        here.settimeout(5)
+        packets = Packets(here)
+        there.sendall(b"SSH-2.0-x\r\n" + bytes(range(200)) + bytes(range(200)))
+        assert packets.readline(5) == "SSH-2.0-x"
+        read = b"".join(
+            packets.read_all(count, check_rekey=each % 2 == 0)
+            for each, count in enumerate((8, 92, 8, 50, 1, 41, 8, 92, 8, 92))
+        )
+        assert read == bytes(range(200)) + bytes(range(200))
+        assert packets.read_all(0) == b""
+        there.sendall(b"abcd")
+        assert packets.read_all(2, check_rekey=True) + packets.read_all(2) == b"abcd"
+        assert packets.read_all(-1) == b""
+        there.close()
+        with pytest.raises(EOFError):
+            packets.read_all(1)

@@ -82,6 +82,9 @@ class SshChannel(Channel):
         self._stdout.tell = tell
         tell()
 
+    def on_calm(self, begins: tuple[bytes, ...], tell: Callable[[], None]) -> None:
+        self._stdout.calm = (begins, tell)
+
     def read_ready(self, size: int) -> bytes | None:
         if self._closed:
             raise self._closed_error()
@@ -169,23 +172,28 @@ class SshChannel(Channel):
 class _StdoutBuffer(BufferedPipe):  # type: ignore[type-arg]
     """What has come and nobody has read yet: not more than the host was given room for, about.
 
-    `tell` is called when there is more of it, or its end.
+    `tell` is called when there is more of it, or its end; `calm` are what a line begins with that is not
+    urgent, and what is called for it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.tell: Callable[[], None] | None = None
+        self.calm: tuple[tuple[bytes, ...], Callable[[], None]] | None = None
 
     @property
     def is_ready(self) -> bool:
         """Whether reading waits for nothing."""
-        return bool(self._closed or self.read_ready())  # type: ignore[attr-defined]
+        return bool(self._buffer or self._closed)  # type: ignore[attr-defined]
 
     def feed(self, data: bytes | str) -> None:
         if len(self) > _MOST_UNREAD:
             raise paramiko.SSHException("the host sends more than it was given room for")
         super().feed(data)
-        self._say()
+        if self.calm is not None and _is_line(data, self.calm[0]):
+            self.calm[1]()
+        else:
+            self._say()
 
     def close(self) -> None:
         super().close()
@@ -194,6 +202,12 @@ class _StdoutBuffer(BufferedPipe):  # type: ignore[type-arg]
     def _say(self) -> None:
         if self.tell is not None:
             self.tell()
+
+
+def _is_line(data: bytes | str, begins: tuple[bytes, ...]) -> bool:
+    """Whether this is one whole line that begins so; a part of a longer one may look like it, which is then
+    read a moment later."""
+    return isinstance(data, bytes) and data.startswith(begins) and data.find(b"\n") == len(data) - 1
 
 
 class _StderrBuffer(BufferedPipe):  # type: ignore[type-arg]

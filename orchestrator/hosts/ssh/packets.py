@@ -63,6 +63,15 @@ class _Buffered:
         self._data = b""
         self._taken = 0
 
+    def take(self, size: int) -> bytes | None:
+        """So many bytes, where they are there."""
+        end = self._taken + size
+        if size <= 0 or end > len(self._data):
+            return None
+        found = self._data[self._taken : end]
+        self._taken = end
+        return found
+
     def recv(self, size: int) -> bytes:
         taken = self._taken
         if taken == len(self._data):
@@ -81,7 +90,8 @@ class Packets(Packetizer):
     REKEY_BYTES = 1 << 35
 
     def __init__(self, sock: Any) -> None:
-        super().__init__(_Buffered(sock))  # type: ignore[arg-type]
+        self._there = _Buffered(sock)
+        super().__init__(self._there)  # type: ignore[arg-type]
         self.heard = time.monotonic()
         self._greeting = bytearray()
         self._was_dropped = False
@@ -122,7 +132,11 @@ class Packets(Packetizer):
         # How long a packet is, is the peer's word; no SSH has longer ones (OpenSSH: 256 KiB).
         if n > _LONGEST_PACKET:
             raise paramiko.SSHException(f"the host announces a packet of {n} bytes")
-        return super().read_all(n, check_rekey)
+        # The rest of a packet is there, nearly always, where its beginning is: once what came with the
+        # greeting has been read, which paramiko keeps apart.
+        is_ahead = check_rekey or self._Packetizer__remainder  # type: ignore[attr-defined]
+        found = None if is_ahead else self._there.take(n)
+        return super().read_all(n, check_rekey) if found is None else found
 
     def read_message(self) -> Any:
         message = super().read_message()
@@ -134,7 +148,9 @@ class Wire(paramiko.Transport):
     """The transport_factory of every SSHClient here."""
 
     packetizer: Packets
-    question_seconds = 10.0
+    # Longer than hosts that are watched are silent, as long as they are not too many: a question and its
+    # answer cost as much as what they say.
+    question_seconds = 16.0
     silence_seconds = 30.0
     packets: type[Packets] = Packets
     _active_check_timeout = 1.0
