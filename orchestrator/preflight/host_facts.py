@@ -116,6 +116,8 @@ class Needs:
     pings: Pings = "none"
     copies: CopyRing | None = None
     kept_for: str = ""
+    # Several checks ask for each of thousands of hosts.
+    _by_name: dict[str, Host] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def bundled(self) -> bool:
@@ -128,7 +130,9 @@ class Needs:
         return self.hosts[0]
 
     def host(self, name: str) -> Host:
-        return next(host for host in self.hosts if host.name == name)
+        if name not in self._by_name:
+            self._by_name.update({host.name: host for host in self.hosts})
+        return self._by_name[name]
 
 
 # No process can have a longer one: Linux takes 32 pages (MAX_ARG_STRLEN), which are up to 64 KiB on Arm.

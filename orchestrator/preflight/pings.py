@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from orchestrator.ascend.found_devices import FoundDevice
@@ -108,9 +108,9 @@ def devices_reach_each_other(needs: Needs, facts: Facts) -> Iterator[Result]:
             del failed[pair]
     for ((host, device), (peer, _)), (what, remedy) in failed.items():
         blamed[host].append(Result(host, Level.FAIL, f"cannot reach {peer}'s: {what}", remedy, (device,)))
+    pinged = _devices_of(tried)
     for host in facts:
-        pinged = {device for (name, device) in tried if name == host}
-        sound = tuple(sorted(pinged - {each.devices[0] for each in blamed[host]}))
+        sound = tuple(sorted(pinged.get(host, set()) - {each.devices[0] for each in blamed[host]}))
         yield from blamed[host]
         if sound:
             yield Result(
@@ -118,6 +118,13 @@ def devices_reach_each_other(needs: Needs, facts: Facts) -> Iterator[Result]:
             )
         elif not blamed[host]:
             yield Result(host, Level.SKIP, "nothing to ping" if needs.pings != "none" else "not asked for")
+
+
+def _devices_of(ends: Iterable[End]) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for host, device in ends:
+        found.setdefault(host, set()).add(device)
+    return found
 
 
 def _trouble(each: PingTry) -> tuple[str, str] | None:

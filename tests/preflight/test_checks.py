@@ -520,3 +520,10 @@ def test_many_unknown_host_keys_are_one_row_with_one_command(capsys: pytest.Capt
 def test_hundreds_of_unknown_host_keys_make_no_endless_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(run_checks(NEEDS, {}, keys(*(f"n{number}" for number in range(500)))), capsys)
     assert "--accept-new-host-keys" in text and "ssh-keyscan" not in text and len(text) < 500
+
+
+def test_a_host_is_found_by_its_name() -> None:
+    assert [ASCEND.host(name) for name in "cab"] == [C, A, B]
+    assert dataclasses.replace(ASCEND, hosts=(B,)).host("b") is B
+    with pytest.raises(KeyError):
+        ASCEND.host("d")

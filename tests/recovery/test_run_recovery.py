@@ -19,10 +19,10 @@ from orchestrator.control.run_record import Cause, RunRecord, new_record
 from orchestrator.core.ends import End, EndKind
 from orchestrator.core.errors import AgentError, ConnectError, OrchestrateError
 from orchestrator.core.paths import ControlDir
-from orchestrator.core.records import Claim
+from orchestrator.core.records import Attempt, Claim
 from orchestrator.core.states import RankState, RunState
 from orchestrator.diagnosis.evidence import Case, HostEvidence, KernelLine, RankEvidence
-from orchestrator.plan.launch_plan import LaunchPlan
+from orchestrator.plan.launch_plan import LaunchPlan, write_plan
 from orchestrator.recovery import ask_devices
 from orchestrator.recovery.run_recovery import RunRecovery
 from tests.control.judged import rank, view
@@ -136,6 +136,25 @@ def no_faults(monkeypatch: pytest.MonkeyPatch, *told: DeviceFault) -> list[list[
 
     monkeypatch.setattr(ask_devices, "ask_devices", tell)
     return asked
+
+
+def test_the_hosts_of_the_launch_are_read_where_this_is_not_its_plan(
+    plan: LaunchPlan, tmp_path: Path
+) -> None:
+    """On how many the run can go on depends on them; that of the first attempt knows, reading nothing."""
+    control = ControlDir(tmp_path)
+    plan = dataclasses.replace(plan, restart=dataclasses.replace(plan.restart, min_hosts=1))
+    later = dataclasses.replace(plan, attempt=Attempt(2, "two"), hosts=plan.hosts[:2])
+
+    def wanted(of: LaunchPlan) -> list[str]:
+        return [host.name for host in recovery_of(of, Hosts(*plan.hosts), tmp_path)._wanted]
+
+    assert wanted(plan) == list(HOSTS) and wanted(later) == list(HOSTS[:2])  # nothing is written yet
+    control.make(1)
+    write_plan(control.plan_of(1), plan)
+    assert wanted(later) == list(HOSTS)
+    control.plan_of(1).write_text("no plan")
+    assert wanted(plan) == list(HOSTS)
 
 
 def test_devices_are_asked_once_and_a_host_whose_device_is_broken_is_out(
