@@ -1,17 +1,15 @@
 """Code that is to travel: without what nobody reads where it goes, which is a quarter of it.
 
-From Python 3.11 on a code object says of each instruction in which columns of its line it is written, for the
+A code object says of each instruction in which columns of its line it is written, for the
 marks below the lines of a traceback. The lines themselves are kept, and so is what the code does.
 """
 
 from __future__ import annotations
 
-import sys
 from types import CodeType
 
 __all__ = ["lean_code"]
 
-_HAS_COLUMNS = sys.version_info >= (3, 11)
 # How an entry of the table begins (CPython, InternalDocs/code_objects.md): a line without columns, no line.
 _LINE, _NOWHERE = 0x80 | 13 << 3, 0x80 | 15 << 3
 _MOST_UNITS = 8
@@ -20,8 +18,6 @@ _MOST_UNITS = 8
 def lean_code(code: CodeType, name: str) -> CodeType:
     """The code as if compiled of a file of this name, with all functions in it."""
     consts = tuple(lean_code(each, name) if isinstance(each, CodeType) else each for each in code.co_consts)
-    if not _HAS_COLUMNS:
-        return code.replace(co_filename=name, co_consts=consts)
     return code.replace(co_filename=name, co_consts=consts, co_linetable=_lines_of(code))
 
 

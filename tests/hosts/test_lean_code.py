@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import traceback
 import zipfile
 from collections.abc import Iterator
@@ -63,7 +62,6 @@ def test_all_that_hosts_get_is_what_its_source_says() -> None:
                 assert mine.co_names == theirs.co_names and mine.co_filename == str(where), at
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="columns are kept from Python 3.11 on")
 def test_what_nobody_reads_is_left_out() -> None:
     code = compile(SOURCE + "    return 1\n", "thing.py", "exec")
     lean = lean_code(code, "thing.py")
