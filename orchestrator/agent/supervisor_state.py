@@ -314,12 +314,10 @@ class SupervisorState:
 
     def _mind_lease(self, now: float) -> List[Action]:
         """Nobody may look after these workers any more, and another attempt be about to take their place."""
-        if self.phase != "committed" or not self._lease.has_ended(self._signs_of_life(), now):
+        running = (status for rank, status in self.workers.items() if self.is_running(rank))
+        if self.phase != "committed" or not self._lease.has_ended(running, now):
             return []
         return self.stop(StopReason(StopKind.LEASE_ENDED), now)
-
-    def _signs_of_life(self) -> Iterable[RankStatus]:
-        return (status for rank, status in self.workers.items() if self.is_running(rank))
 
     def _on_deadline(self, now: float) -> List[Action]:
         if self.phase == "prepared":

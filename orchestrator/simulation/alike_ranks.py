@@ -7,7 +7,7 @@ supervisor learns of one holds of each. They share their `RankWatch` until one o
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.agent.supervisor_state import Action, SupervisorState
@@ -77,10 +77,6 @@ class AlikeRanks(SupervisorState):
         super()._mind_stall(rank, now, time)
         if self._are_alike and rank != SCHEDULER and self.is_running(rank):
             self._are_well = self.workers[rank] is before and before.stalled is None and not before.stuck
-
-    def _signs_of_life(self) -> Iterable[RankStatus]:
-        first = self._first
-        return super()._signs_of_life() if first is None else (first,)
 
     def sign(self, supervisor: ProcessId, guardian: ProcessId, interval: float) -> None:
         """Its status has these from now on."""
