@@ -25,7 +25,7 @@ THINGS = st.one_of(
 
 
 class _Pair:
-    """The same host twice: by the class as it is, told rank by rank, and by the one for ranks that are alike."""
+    """The same host twice: by the class as it is, told rank by rank, and by that for ranks that are alike."""
 
     def __init__(self) -> None:
         specs = tuple(WorkerSpec(f"rank_{rank}", rank, rank, rank, ("x",)) for rank in RANKS)

@@ -88,7 +88,9 @@ def test_the_last_saves_are_found_checked_and_placed(tmp_path: Path) -> None:
     assert outcome.saved >= 60
 
 
-def test_what_a_monitor_would_have_had_removed_is_gone_after_saves_that_were_passed_over(tmp_path: Path) -> None:
+def test_what_a_monitor_would_have_removed_is_gone_after_saves_that_were_passed_over(
+    tmp_path: Path,
+) -> None:
     """An attempt that followed another, of whose saves nothing is needed once the new ones are whole."""
     cluster = Runs(plan_of(tmp_path), tmp_path).simulation(workload=SAVING).cluster
     gang, hosts = gang_at(100.0, SAVING, begin=20), list(cluster.hosts.values())
