@@ -145,9 +145,7 @@ def to_json(value: Any) -> Any:
         if _TEXT.issuperset(map(type, value)) and _AS_IS.issuperset(map(type, value.values())):
             return dict(value)
         return {str(name): to_json(item) for name, item in value.items()}
-    names = _names.get(kind)
-    if names is None:
-        names = _names[kind] = _field_names(kind)
+    names = _names(kind)
     if names:
         known = getattr(value, "__dict__", _NOTHING)
         if len(known) != len(names):  # it has slots, or more than its fields
@@ -159,8 +157,7 @@ def to_json(value: Any) -> Any:
     return _rare_to_json(value)
 
 
-# Of what is written most is of these types, or a collection of nothing else. Enums of texts, and what else is
-# a text or a number, come to them as they are met.
+# Of what is written most is of these types (enums come to them as they are met), or a collection of them.
 _TEXT = frozenset((str,))
 _AS_IS = {str, int, float, bool, type(None)}
 _NOTHING: Dict[str, Any] = {}
@@ -184,8 +181,7 @@ def _rare_to_json(value: Any) -> Any:
 
 def from_json(kind: Type[T], data: Any) -> T:
     """The value of this type that parsed JSON stands for. Raises DecodeError."""
-    read: Any = _decoder
-    value: T = read(kind)(data)
+    value: T = _decoder(kind)(data)  # type: ignore[arg-type]  # a type can be hashed
     return value
 
 
@@ -196,7 +192,7 @@ def _field_names(kind: Any) -> Dict[str, None]:
     return {field.name: None for field in fields(kind)}
 
 
-_names: Dict[Any, Dict[str, None]] = {}
+_names: Callable[[Any], Dict[str, None]] = functools.lru_cache(maxsize=None)(_field_names)
 
 
 @functools.lru_cache(maxsize=None)

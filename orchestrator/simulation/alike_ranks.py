@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.agent.supervisor_state import SupervisorState
+from orchestrator.agent.supervisor_state import Action, SupervisorState
 from orchestrator.core.ends import SCHEDULER
 from orchestrator.core.record_class import fields, replace
 from orchestrator.core.records import Manifest, ProcessId, RankStatus
@@ -27,7 +27,7 @@ class AlikeRanks(SupervisorState):
 
     def __init__(self, manifest: Manifest, now: float) -> None:
         super().__init__(manifest, now)
-        self._are_alike = True
+        self._are_alike, self._are_well = True, False
         ranks = [rank for rank in self.specs if rank != SCHEDULER]
         self._watches.update(dict.fromkeys(ranks, self._watches[ranks[0]]) if ranks else {})
 
@@ -47,12 +47,36 @@ class AlikeRanks(SupervisorState):
         for rank in others if new else ():
             self.workers[rank] = replace(self.workers[rank], **new)
 
+    def tick(self, now: float, time: float) -> list[Action]:
+        self._are_well = False
+        return super().tick(now, time)
+
     @property
     def step_seconds(self) -> float | None:
-        if not self._are_alike:
-            return super().step_seconds
-        first = next((rank for rank in self.workers if rank != SCHEDULER and self.is_running(rank)), None)
-        return None if first is None else self._watches[first].pace.median
+        first = self._first
+        return super().step_seconds if first is None else self._watches[first.rank].pace.median
+
+    @property
+    def compute(self) -> dict[str, float]:
+        first = self._first
+        tells = first is None or self._watches[first.rank].pace.compute is not None
+        return super().compute if tells else {}
+
+    @property
+    def _first(self) -> RankStatus | None:
+        """The first rank that runs, if what holds of it holds of all others."""
+        ranks = (
+            status for rank, status in self.workers.items() if rank != SCHEDULER and self.is_running(rank)
+        )
+        return next(ranks, None) if self._are_alike else None
+
+    def _mind_stall(self, rank: int, now: float, time: float) -> None:
+        if self._are_well and rank != SCHEDULER:
+            return  # as the first that was looked at
+        before = self.workers[rank]
+        super()._mind_stall(rank, now, time)
+        if self._are_alike and rank != SCHEDULER and self.is_running(rank):
+            self._are_well = self.workers[rank] is before and before.stalled is None and not before.stuck
 
     def sign(self, supervisor: ProcessId, guardian: ProcessId, interval: float) -> None:
         """Its status has these from now on."""

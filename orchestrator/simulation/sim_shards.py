@@ -11,8 +11,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.agent.request_loop import Answer
 from orchestrator.config.yaml_reader import parse_yaml
@@ -33,8 +32,7 @@ _SIZE = 64
 _CHANGED = 1_700_000_000_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Shard:
+class _Shard(NamedTuple):
     """One file, by the attempt that saved it, its rank and its step."""
 
     attempt: int

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.core.errors import AgentError
-from orchestrator.core.records import Load
+from orchestrator.core.records import Attempt, Load
+from orchestrator.simulation.sim_process import SimRun
+from orchestrator.simulation.sim_shards import keep_passed_over
 from orchestrator.simulation.timetable import Timetable
 from orchestrator.simulation.virtual_time import World
 from orchestrator.simulation.workload import Gang, Workload
@@ -84,3 +86,25 @@ def test_the_last_saves_are_found_checked_and_placed(tmp_path: Path) -> None:
     outcome = simulation.run()
     assert found == [(1, 60)]
     assert outcome.saved >= 60
+
+
+def test_what_a_monitor_would_have_removed_is_gone_after_saves_that_were_passed_over(
+    tmp_path: Path,
+) -> None:
+    """An attempt that followed another, of whose saves nothing is needed once the new ones are whole."""
+    cluster = Runs(plan_of(tmp_path), tmp_path).simulation(workload=SAVING).cluster
+    gang, hosts = gang_at(100.0, SAVING, begin=20), list(cluster.hosts.values())
+    manifests = plan_of(tmp_path).manifests
+    for host in hosts:
+        before = SimRun(manifests[host.name], {}, gang_at(50.0, SAVING))
+        run = SimRun(dataclasses.replace(manifests[host.name], attempt=Attempt(2)), {}, gang)
+        run.before = host.runs["r"] = before
+        host.runs["r"] = run
+    first = hosts[0].runs["r"]
+    first.unsaved.add(gang.kept_steps[0])
+    keep_passed_over(hosts, gang)
+    assert first.before is not None  # not all have that step
+    first.unsaved.clear()
+    keep_passed_over(hosts, gang)
+    assert all(host.runs["r"].before is None for host in hosts)
+    assert first.oldest_kept == (2, gang.kept_steps[0])
