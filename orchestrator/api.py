@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from orchestrator.preflight.report import Report
     from orchestrator.transfer.collect import Collected, Collection
     from orchestrator.transfer.collect_run import DryRun
-    from orchestrator.transfer.distribute import Progress
+    from orchestrator.transfer.distribute import Progress, Tell
 
 __all__ = [
     "Planned",
@@ -146,13 +146,10 @@ def _assignments(overrides: Mapping[str, object] | Sequence[str]) -> Sequence[st
     return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
 
 
-def start(
-    planned: Planned, progress: Progress | None = None, tell: Callable[[str], object] | None = None
-) -> Run:
+def start(planned: Planned, progress: Progress | None = None, tell: Tell | None = None) -> Run:
     """Launch what was planned, and return at once: a monitor process of its own starts and watches the run.
 
-    Where the job wants its checkpoint distributed that is done first, and told to `progress`; what was taken
-    of it, say which step, is told to `tell`, a line each.
+    Where the job wants its checkpoint distributed that is done first: `with_shards` has the other arguments.
     """
     from orchestrator.control.launch import launch as begin
 
@@ -160,11 +157,7 @@ def start(
     if planned.job.checkpoint.distribute:
         from orchestrator.transfer.distribute_launch import with_shards
 
-        launched = with_shards(planned.job, launched, progress)
-        if tell is not None:
-            # Notes of the plan itself are known since it was made.
-            for note in launched.notes[len(planned.plan.notes) :]:
-                tell(note)
+        launched = with_shards(planned.job, launched, progress, tell=tell)
     return begin(launched)
 
 

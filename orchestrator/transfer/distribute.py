@@ -41,6 +41,7 @@ __all__ = [
     "LOADED",
     "Progress",
     "Shards",
+    "Tell",
     "cut_for",
     "cut_of",
     "distribute",
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 Progress = Callable[[str, int, int], None]
+Tell = Callable[[str], object]
 # Where a launch puts what its workers begin with, in the run's directory.
 LOADED = "inputs/load"
 # A disk or a line that stands still this long has failed.

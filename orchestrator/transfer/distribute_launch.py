@@ -14,18 +14,31 @@ from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.plan.mindformers_load import pointed
 from orchestrator.preflight.gather_facts import look_at_hosts
 from orchestrator.preflight.host_facts import needs_of
-from orchestrator.transfer.distribute import LOADED, Progress, cut_for, distribute, hash_shards, with_inputs
+from orchestrator.transfer.distribute import (
+    LOADED,
+    Progress,
+    Tell,
+    cut_for,
+    distribute,
+    hash_shards,
+    with_inputs,
+)
 from orchestrator.transfer.mindformers_share import share_of
 
 __all__ = ["with_shards"]
 
 
 def with_shards(
-    job: Job, plan: LaunchPlan, progress: Progress | None = None, fleet: Fleet | None = None
+    job: Job,
+    plan: LaunchPlan,
+    progress: Progress | None = None,
+    fleet: Fleet | None = None,
+    tell: Tell | None = None,
 ) -> LaunchPlan:
     """Where the job says `checkpoint.distribute`: its checkpoint sent, and the plan that puts it in place.
 
-    Other plans are given back as they are. `fleet` are hosts that were found fit already; else they are
+    Other plans are given back as they are. How far it is, is told to `progress`; what was taken of the
+    checkpoint, say which step, to `tell`, a line each, and stands in the plan's notes. `fleet` are hosts that were found fit already; else they are
     looked at first. Raises what `cut_for`, `share_of` and `distribute` raise, and, before anything is sent,
     what keeps a host from running the job.
     """
@@ -40,6 +53,9 @@ def with_shards(
             spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrate-")))
             share = share_of(job, plan, file, spool)
             shards = share.shards
+            if tell is not None:
+                for note in share.notes:
+                    tell(note)
             notes, text = (*plan.notes, *share.notes), pointed(plan.run_yaml, share.words)
             plan = dataclasses.replace(plan, run_yaml=text, notes=notes)
         else:
