@@ -165,7 +165,7 @@ def start_run(
     sources = content_files(plan.sources, may_be_gone=plan.attempt.number > 1)
     if sources:
         timeout = plan.timeouts.prepare
-        fleet.each(lambda agent: push_missing(agent, sources, timeout=timeout)).raise_on_error()
+        fleet.each(lambda agent: push_missing(agent, sources, timeout=timeout, at_once=True)).raise_on_error()
     try:
         report("preparing")
         # Made once: hosts that are prepared again, as another launch had a device, get the same.

@@ -113,14 +113,16 @@ def push_missing(
     *,
     timeout: float,
     count: Callable[[int], None] = lambda nbytes: None,
+    at_once: bool = False,
 ) -> Pushed:
     """Send the host what it lacks of the sources, which are named by their SHA-256.
 
+    `at_once`: a single small one is sent without a question whether it is there, and counts as sent.
     Each is there whole, with the right hash, or not at all; no more than a chunk is in memory. `count` gets
     the bytes of each chunk that was taken, and of each source that was there. `timeout` is in seconds, of
     one message. AgentError, TransportError; OrchestrateError: a file that has changed.
     """
-    missing = set(sources if _is_quickly_sent(sources) else agent.missing(list(sources)))
+    missing = set(sources if at_once and _is_quickly_sent(sources) else agent.missing(list(sources)))
     total = sum(map(len, sources.values()))
     wanted = {sha256: source for sha256, source in sources.items() if sha256 in missing}
     sent = sum(map(len, wanted.values()))

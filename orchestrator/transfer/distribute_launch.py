@@ -38,9 +38,9 @@ def with_shards(
     """Where the job says `checkpoint.distribute`: its checkpoint sent, and the plan that puts it in place.
 
     Other plans are given back as they are. How far it is, is told to `progress`; what was taken of the
-    checkpoint, say which step, to `tell`, a line each, and stands in the plan's notes. `fleet` are hosts that were found fit already; else they are
-    looked at first. Raises what `cut_for`, `share_of` and `distribute` raise, and, before anything is sent,
-    what keeps a host from running the job.
+    checkpoint, say which step, to `tell`, a line each, and stands in the plan's notes. `fleet` are hosts that
+    were found fit already; else they are looked at first. Raises what `cut_for`, `share_of` and `distribute`
+    raise, and, before anything is sent, what keeps a host from running the job.
     """
     file = job.whole_checkpoint
     if file is None:

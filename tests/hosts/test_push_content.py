@@ -60,7 +60,7 @@ def test_one_small_file_is_sent_without_a_question(
     script = written(tmp_path / "train.py", b"print('hello')")
     sources = {script: ContentFile(tmp_path / "train.py")}
     for _ in range(2):  # the second time it is there
-        assert push_missing(agent, sources, timeout=60) == Pushed(14, 0)
+        assert push_missing(agent, sources, timeout=60, at_once=True) == Pushed(14, 0)
         assert (tmp_path / "work/store" / script).read_bytes() == b"print('hello')"
     assert asked == []
 
