@@ -90,7 +90,9 @@ test-long: $(INSTALLED) $(OLDEST)/.installed  ## the oldest MindSpore, and every
 	REALITY=1 $(BIN)/python -m pytest tests/simulation/test_against_reality.py tests/e2e/test_resume.py \
 		tests/e2e/test_hangs.py tests/e2e/test_faults.py tests/e2e/test_restarts.py tests/e2e/test_disk_gone.py \
 		tests/e2e/test_other_layouts.py tests/e2e/test_training_on_fewer_hosts.py tests/e2e/test_whole_way.py \
-		tests/model/training/test_fewer_replicas.py
+		tests/e2e/test_ssh_runs.py tests/e2e/test_networking.py tests/e2e/test_resumed_run.py \
+		tests/model/training/test_fewer_replicas.py tests/model/training/test_pipeline.py \
+		tests/model/training/test_trainer.py tests/transfer/test_mindformers_real.py
 	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/parallel/test_strategies.py
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt

@@ -174,7 +174,10 @@ class Trainings:
         return {file.step: file for file in by_global_step({"a": [ShardFile.of(row) for row in rows]})["a"]}
 
 
-@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+LONG = pytest.mark.skipif(not os.environ.get("REALITY"), reason="REALITY=1 saves in both formats (test-long)")
+
+
+@pytest.mark.parametrize("suffix", [pytest.param("ckpt", marks=LONG), "safetensors"])
 def test_read_collected_and_gone_on_from(tmp_path: Path, suffix: str) -> None:
     trainings = Trainings(tmp_path)
     fresh = {"load_checkpoint": "", "resume_training": False}

@@ -105,7 +105,8 @@ def run_case(case: dict[str, Any], worker: Worker, folder: Path, found: dict[str
     place, name = strategy.place(worker.rank), case["name"]
     session = Session(strategy, place, start_groups(strategy, place))
     with stand_ins() if case.get("native") else nullcontext():
-        rank = prepare(case, session, load_config("tiny", SHAPE))
+        layers = {"num_layers": case.get("layers", SHAPE["num_layers"])}
+        rank = prepare(case, session, load_config("tiny", {**SHAPE, **layers}))
     grads = rank.step.source.gradients(batch_of(0, strategy, place.dp), 1.0).gradients
     for item, grad in zip(rank.weights, grads, strict=True):
         found[f"{name}/grad/{item.name}"] = grad.asnumpy().copy()  # else the next steps' would be seen

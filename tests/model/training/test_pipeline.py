@@ -5,6 +5,7 @@ Each has compiled before, as a rank does, or compiles when it comes to it; its l
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict, deque
 from dataclasses import dataclass
 
@@ -236,9 +237,12 @@ def test_what_is_compiled_before_the_first_message_is_what_runs(both):
         assert len(before) == 1 and after == before
 
 
+LONG = pytest.mark.skipif(not os.environ.get("REALITY"), reason="REALITY=1 compiles in every way (test-long)")
+
+
 @pytest.mark.parametrize(
     ("link_of", "compiled"),
-    [(Mailbox, False), (queued, True)],
+    [pytest.param(Mailbox, False, marks=LONG), (queued, True)],
     ids=["compiled on the way", "queued messages"],
 )
 def test_neither_the_time_of_compilation_nor_the_kind_of_link_changes_a_number(both, link_of, compiled):
