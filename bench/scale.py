@@ -64,14 +64,16 @@ PATIENCE = 120.0
 class Scale:
     """The figures of one number of hosts: seconds, CPU seconds, percent of a core, bytes.
 
-    None stands for what was not measured. `launch_cpu` is the control node's whole CPU of a launch, `told`
-    the time from the death of a rank to the last host's being told to stop, `dead` to the last worker's end.
+    None stands for what was not measured. `launch_cpu` is the control node's whole CPU of a launch onto hosts
+    that are new to it, `again_cpu` of one onto the same hosts, which have the agent; `told` is the time from
+    the death of a rank to the last host's being told to stop, `dead` to the last worker's end.
     """
 
     hosts: int
     simulated: bool
     launch_wall: float | None = None
     launch_cpu: float | None = None
+    again_cpu: float | None = None
     monitor_cpu: float | None = None
     monitor_memory: int | None = None
     threads: int | None = None
@@ -220,7 +222,7 @@ def real(loopback: Loopback, count: int, window: float) -> Scale:
         share, memory, threads, descriptors = run.watch(window)
         told, dead = run.kill_a_rank()
         run.settle()
-        run.launch()
+        again = run.launch()
         run.wait_until_steady()
         wall, code = run.stop()
         run.settle()
@@ -229,6 +231,7 @@ def real(loopback: Loopback, count: int, window: float) -> Scale:
         simulated=False,
         launch_wall=launched.wall,
         launch_cpu=launched.cpu,
+        again_cpu=again.cpu,
         monitor_cpu=share,
         monitor_memory=memory,
         threads=threads,
@@ -310,12 +313,13 @@ def goals(rows: Sequence[Scale], fixed: float | None) -> list[Goal]:
             goal(f"monitor at {at}", row.monitor_cpu, 5.0, "%")
             if row.monitor_memory is not None:
                 goal(f"memory at {at}", row.monitor_memory / 1e6, 300.0, "MB")
-            goal(f"controller's launch CPU per host, {at}", per_host(row, None), 4.0, "ms")
+            share = per_host(row.launch_cpu, row.hosts, None)
+            goal(f"controller's launch CPU per host, {at}", share, 4.0, "ms")
             goal(f"rank failed to last host told, {at}", row.told, 3.0, "s")
             continue
         if row.hosts <= 256:
             goal(f"monitor at {at}", row.monitor_cpu, 1.5, "%")
-            goal(f"launch CPU per host, {at}", per_host(row, fixed), 13.0, "ms")
+            goal(f"launch CPU per host, {at}", per_host(row.launch_cpu, row.hosts, fixed), 13.0, "ms")
         if row.hosts <= 64:
             goal(f"rank killed to last host told, {at}", row.told, 1.0, "s")
             goal(f"stop, {at}", row.stop_wall, 3.0, "s")
@@ -325,13 +329,13 @@ def goals(rows: Sequence[Scale], fixed: float | None) -> list[Goal]:
     return found
 
 
-def per_host(row: Scale, fixed: float | None) -> float | None:
+def per_host(cpu: float | None, hosts: int, fixed: float | None) -> float | None:
     """The control node's CPU of a launch for each host, in ms, `fixed` seconds apart."""
-    if row.launch_cpu is None or row.hosts < 2:
+    if cpu is None or hosts < 2:
         return None
     # The fixed cost has one host's part in it.
-    others = row.hosts if fixed is None else row.hosts - 1
-    return (row.launch_cpu - (fixed or 0.0)) / others * 1000
+    others = hosts if fixed is None else hosts - 1
+    return (cpu - (fixed or 0.0)) / others * 1000
 
 
 def show(rows: Sequence[Scale], fixed: float | None, load: tuple[float, float]) -> None:
@@ -345,6 +349,7 @@ def show(rows: Sequence[Scale], fixed: float | None, load: tuple[float, float]) 
         "hosts",
         "launch s",
         "CPU ms/host",
+        "again",
         "monitor %",
         "MB",
         "threads",
@@ -360,7 +365,8 @@ def show(rows: Sequence[Scale], fixed: float | None, load: tuple[float, float]) 
         table.add(
             name,
             _shown(row.launch_wall, 1),
-            _shown(per_host(row, None if row.simulated else fixed), 1),
+            _shown(per_host(row.launch_cpu, row.hosts, None if row.simulated else fixed), 1),
+            _shown(per_host(row.again_cpu, row.hosts, fixed), 1),
             _shown(row.monitor_cpu, 2),
             _shown(memory, 0),
             _shown(row.threads, 0),

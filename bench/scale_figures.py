@@ -26,7 +26,7 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 sys.path.insert(0, str(ROOT))
 
-from bench.scale import Scale, per_host  # noqa: E402
+from bench.scale import per_host  # noqa: E402
 
 Row = dict[str, Any]
 WIDTH, HEIGHT = 640, 320
@@ -63,7 +63,12 @@ PICTURES_OF_THE_PAGE = (
         "s",
         (Curve("launch", _of("launch_wall")), Curve("stop", _of("stop_wall"))),
     ),
-    Picture("scale_cpu.svg", "CPU of a launch", "ms a host", (Curve("CPU", _of("launch_ms")),)),
+    Picture(
+        "scale_cpu.svg",
+        "CPU of a launch",
+        "ms a host",
+        (Curve("new hosts", _of("launch_ms")), Curve("again", _of("again_ms"))),
+    ),
     Picture("scale_monitor.svg", "A steady monitor", "% of a core", (Curve("monitor", _of("monitor_cpu")),)),
     Picture(
         "scale_memory.svg", "The monitor's memory", "MB", (Curve("memory", _of("monitor_memory", 1e-6)),)
@@ -78,13 +83,16 @@ PICTURES_OF_THE_PAGE = (
 
 
 def read_rows(files: Iterable[Path]) -> list[Row]:
-    """All rows, real ones first, by the number of hosts; each with `launch_ms`, the fixed cost apart."""
+    """All rows, real ones first, by the number of hosts; each with `launch_ms` and `again_ms`, the fixed
+    cost apart."""
     found: dict[tuple[bool, int], Row] = {}
     for file in files:
         data = json.loads(file.read_text())
-        fixed = data.get("fixed_launch_cpu")
         for row in data["rows"]:
-            row["launch_ms"] = per_host(Scale(**row), None if row["simulated"] else fixed)
+            fixed = None if row["simulated"] else data.get("fixed_launch_cpu")
+            row["launch_ms"], row["again_ms"] = (
+                per_host(row.get(key), row["hosts"], fixed) for key in ("launch_cpu", "again_cpu")
+            )
             found[row["simulated"], row["hosts"]] = row
     return [found[key] for key in sorted(found)]
 
@@ -180,6 +188,7 @@ def table(rows: Sequence[Row]) -> str:
     columns: tuple[tuple[str, Callable[[Row], float | None], int], ...] = (
         ("launch, s", _of("launch_wall"), 1),
         ("its CPU, ms a host", _of("launch_ms"), 1),
+        ("again", _of("again_ms"), 1),
         ("monitor, % of a core", _of("monitor_cpu"), 2),
         ("MB", _of("monitor_memory", 1e-6), 0),
         ("threads", _of("threads"), 0),

@@ -12,7 +12,14 @@ from bench.scale import Scale, as_data, from_attempts, goals, per_host
 from bench.scale_figures import PICTURES_OF_THE_PAGE, drawn, read_rows, table
 
 REAL = Scale(
-    64, simulated=False, launch_wall=9.5, launch_cpu=2.08, monitor_cpu=1.2, threads=70, stop_wall=3.4
+    64,
+    simulated=False,
+    launch_wall=9.5,
+    launch_cpu=2.08,
+    again_cpu=1.765,
+    monitor_cpu=1.2,
+    threads=70,
+    stop_wall=3.4,
 )
 SIMULATED = Scale(1000, simulated=True, launch_cpu=4.5, monitor_cpu=3.0, monitor_memory=200_000_000)
 
@@ -27,8 +34,8 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def test_the_cost_of_a_host_is_without_what_one_launch_costs() -> None:
-    assert per_host(REAL, 1.45) == pytest.approx(10.0)
-    assert per_host(Scale(64, simulated=False), 1.44) is None
+    assert per_host(REAL.launch_cpu, 64, 1.45) == pytest.approx(10.0)
+    assert per_host(None, 64, 1.44) is None and per_host(2.0, 1, 1.44) is None
 
 
 def test_what_simulated_attempts_tell_becomes_a_row() -> None:
@@ -55,14 +62,15 @@ def test_only_what_was_measured_is_held_against_its_goal() -> None:
 def test_simulated_rows_are_marked_in_the_table_and_in_the_curves(files: list[Path]) -> None:
     rows = read_rows(files)
     real, simulated = table(rows).splitlines()[2:]
-    assert real.startswith("| 64 | 9.5 | 10.0 | 1.20 |") and simulated.startswith(
-        "| 1,000 simulated |  | 4.5 |"
+    assert real.startswith("| 64 | 9.5 | 10.0 | 5.0 | 1.20 |") and simulated.startswith(
+        "| 1,000 simulated |  | 4.5 |  | 3.00 |"
     )
     cpu = next(each for each in PICTURES_OF_THE_PAGE if each.file == "scale_cpu.svg")
     picture = ElementTree.fromstring(drawn(cpu, rows) or "")
     name = "{http://www.w3.org/2000/svg}"
-    assert [each.get("fill") == "white" for each in picture.iter(f"{name}circle")] == [False, True]
-    assert [each.get("stroke-dasharray") for each in picture.iter(f"{name}polyline")] == [None, "6 4"]
+    assert [each.get("fill") == "white" for each in picture.iter(f"{name}circle")] == [False, True, False]
+    lines = [each.get("stroke-dasharray") for each in picture.iter(f"{name}polyline")]
+    assert lines == [None, "6 4", None]  # launches on new hosts, simulated ones, launches again
 
 
 def test_what_was_not_measured_is_not_drawn(files: list[Path]) -> None:
