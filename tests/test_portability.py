@@ -24,7 +24,7 @@ SOURCES = sorted(
 LARGEST_PAGE = 64 << 10
 # struct timeval is the C compiler's; who is at the other end of a socket, the kernel's.
 OF_THE_MACHINE = {
-    ("orchestrator/hosts/local_transport.py", "@ll"),
+    ("orchestrator/hosts/socket_timeouts.py", "@ll"),
     ("orchestrator/control/monitor_socket.py", "3i"),
     ("orchestrator/agent/lock_handover.py", "3i"),
     ("orchestrator/agent/container_keeper.py", "3i"),

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import subprocess
 import threading
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from orchestrator.core.errors import TransportError
 from orchestrator.hosts.readiness import READINESS
+from orchestrator.hosts.socket_timeouts import timeval
 from orchestrator.hosts.transport import Channel, StderrTail, Transport
 
 __all__ = ["LocalTransport"]
@@ -132,7 +132,7 @@ class _LocalChannel(Channel):
             # The kernel waits for all of it, and keeps the time: a wake-up for each packet of ssh's would
             # cost more than the bytes. After the time, what has come is returned, then BlockingIOError.
             self._stdout.settimeout(None)
-            self._stdout.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(self.timeout))
+            self._stdout.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(self.timeout))
             count = self._stdout.recv_into(buffer, 0, socket.MSG_WAITALL)
         except (TimeoutError, BlockingIOError):
             raise self._timed_out(self.timeout) from None
@@ -190,12 +190,6 @@ class _LocalChannel(Channel):
         if self.closed:
             return self._closed_error()
         return TransportError(f"`{self.argv[0]}` no longer reads its input", where=self.host)
-
-
-def _timeval(seconds: float | None) -> bytes:
-    """A C struct timeval; zero is no limit."""
-    whole, part = divmod(seconds or 0.0, 1.0)
-    return struct.pack("@ll", int(whole), int(part * 1e6))
 
 
 def _start(argv: tuple[str, ...], streams: list[int]) -> subprocess.Popen[bytes]:

@@ -19,7 +19,6 @@ import errno
 import re
 import signal
 import socket
-import struct
 import threading
 import time
 from typing import Any
@@ -34,6 +33,7 @@ from paramiko.common import (
 from paramiko.packet import Packetizer
 
 from orchestrator.core.errors import ConnectError
+from orchestrator.hosts.socket_timeouts import timeval
 from orchestrator.hosts.ssh.ssh_errors import Dropped
 from orchestrator.hosts.transport import words_of
 
@@ -257,10 +257,8 @@ def _wait_at_most(sock: Any, seconds: float) -> None:
     if not isinstance(sock, socket.socket):  # a channel of a jump host
         sock.settimeout(seconds)
         return
-    whole = int(seconds)
-    interval = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        sock.setsockopt(socket.SOL_SOCKET, option, interval)
+        sock.setsockopt(socket.SOL_SOCKET, option, timeval(seconds))
     sock.settimeout(None)
 
 
