@@ -34,10 +34,16 @@ T = TypeVar("T")
 
 
 class _Receiver:
-    """Nothing lies behind a message."""
+    """Nothing lies behind a message; messages come whole."""
 
     left = 0
-    is_between_frames = True
+
+    def __init__(self) -> None:
+        self.came: deque[Any] = deque()
+
+    @property
+    def is_between_frames(self) -> bool:
+        return not self.came
 
 
 class _Talk:
@@ -49,7 +55,6 @@ class _Talk:
         self.data: bytes | memoryview = b""
         self._host = host
         self._number = 0
-        self._came: deque[Any] = deque()
 
     def ask(self, verb: str, args: Mapping[str, Any], size: int, limits: Limits) -> Any:
         self._number += 1
@@ -60,12 +65,12 @@ class _Talk:
         pass
 
     def feed(self, data: Any) -> None:
-        self._came.append(data.content)
+        self.receiver.came.append(data.content)
 
     def next(self) -> Answer | Event | None:
-        if not self._came:
+        if not self.receiver.came:
             return None
-        content = self._came.popleft()
+        content = self.receiver.came.popleft()
         if isinstance(content, Event):
             return content
         number, answer = content
