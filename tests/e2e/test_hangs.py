@@ -14,7 +14,7 @@ from tests.e2e.meeting_job import FLOOR, LONG, diagnosed, meeting_job, process_o
 from tests.e2e.meeting_ranks import AT
 
 # What a median of its steps, seen through hosts that tell every other second on a busy machine, makes of it.
-LATE = 5.0
+LATE = 10.0
 
 
 def hang_of(cluster: Cluster) -> dict[str, Any] | None:

@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from orchestrator.plan.launch_plan import read_plan
 from orchestrator.testing.local_cluster import Cluster
 from orchestrator.testing.ssh_cluster import ADDRESSES, inventory_of
 from orchestrator.testing.sshd import Sshd, why_no_sshd
@@ -51,8 +51,8 @@ def hosts_at(tmp_path: Path, servers: list[Sshd]) -> Iterator[Callable[..., Clus
 
 def environments(cluster: Cluster) -> list[dict[str, str]]:
     """Those of all workers of the newest run, as its plan has them."""
-    plan: dict[str, Any] = json.loads(cluster.controls()[-1].plan.read_text())
-    return [worker["env"] for manifest in plan["manifests"].values() for worker in manifest["workers"]]
+    plan = read_plan(cluster.controls()[-1].plan)
+    return [dict(worker.env) for manifest in plan.manifests.values() for worker in manifest.workers]
 
 
 def losses(cluster: Cluster) -> dict[str, list[float]]:

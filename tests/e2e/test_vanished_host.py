@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -42,6 +43,8 @@ pytestmark = [
 NET = f"10.{214 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw9')[2:]) % 20}.{os.getpid() % 250}"
 FAR = f"{NET}.2"
 
+_NUMBERS = itertools.count()
+
 
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
@@ -50,7 +53,9 @@ def ip(*words: str) -> None:
 @pytest.fixture
 def far(tmp_path: Path) -> Iterator[tuple[Sshd, str]]:
     """An sshd in a network namespace, reached over a pair of virtual links, and our end's name."""
-    name, link = f"orch{os.getpid()}", f"or{os.getpid() % 100000}"
+    # Another name each time: the kernel takes a link down some time after its namespace is gone.
+    number = next(_NUMBERS)
+    name, link = f"orch{os.getpid()}-{number}", f"or{os.getpid() % 100000}-{number}"
     try:
         ip("netns", "add", name)
     except subprocess.CalledProcessError as error:
@@ -64,6 +69,7 @@ def far(tmp_path: Path) -> Iterator[tuple[Sshd, str]]:
         ip("-n", name, "link", "set", "lo", "up")
         with Sshd(tmp_path / "far", prefix=["ip", "netns", "exec", name], address=FAR) as server:
             yield server, link
+        ip("link", "delete", link)
     finally:
         ip("netns", "delete", name)
 
