@@ -29,7 +29,8 @@ no_root = pytest.mark.skipif(os.geteuid() != 0, reason="host names of their own 
 
 def orchestrate(twelve: Twelve, *words: str | Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "COLUMNS": "80", "XDG_STATE_HOME": str(twelve.cluster.folder / "state")}
-    argv = [sys.executable, "-m", "orchestrator", *map(str, words), "-i", str(twelve.inventory.path)]
+    where = [] if words[0] == "stop" else ["-i", str(twelve.inventory.path)]
+    argv = [sys.executable, "-m", "orchestrator", *map(str, words), *where]
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300)
 
 
@@ -338,3 +339,5 @@ def test_a_launch_makes_the_same_checks_and_places_the_table_of_what_it_found(
         device["device_ip"] for server in json.loads(tables[0])["server_list"] for device in server["device"]
     ]
     assert ips == [f"10.20.{host}.{number}" for host in (9, 10) for number in range(1, 9)]
+    stopped = orchestrate(twelve, "stop")  # its monitor would outlive the hosts
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
