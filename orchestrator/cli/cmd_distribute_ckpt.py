@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from orchestrator.cli.bars import DistributionBar
-from orchestrator.cli.options import inventory_option, json_option, print_json
+from orchestrator.cli.options import inventory_option, json_option, print_json, say_notes
 from orchestrator.cli.terminal import Console
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
@@ -22,7 +22,6 @@ from orchestrator.config.job import Job
 from orchestrator.config.job_file import load_job
 from orchestrator.config.mindformers_job import MINDFORMERS
 from orchestrator.core.errors import UsageError
-from orchestrator.core.visible_text import visible
 from orchestrator.hosts.fleet import fleet_of
 from orchestrator.plan.make_plan import make_plan
 from orchestrator.plan.placement import place
@@ -59,8 +58,7 @@ def command(
     job = load_job(job_path, overrides)
     with ExitStack() as stack:
         shards, notes = _shards(job, servers, file, stack)
-        for note in notes:
-            click.echo(f"orchestrate: note: {visible(note)}", err=True)
+        say_notes(notes)
         return _send(shards, servers, dry_run=dry_run, as_json=as_json)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from orchestrator import api
 from orchestrator.cli.follow import follow, interrupted
-from orchestrator.cli.options import inventory_option, json_option, print_json, set_option
+from orchestrator.cli.options import inventory_option, json_option, print_json, say_notes, set_option
 from orchestrator.cli.render_plan import plan_data, print_plan
 from orchestrator.core.errors import UsageError
-from orchestrator.core.visible_text import visible
 
 __all__ = ["command"]
 
@@ -52,7 +50,7 @@ def command(
     if dry_run:
         print_json(plan_data(planned.plan)) if as_json else print_plan(planned.plan)
         return 0
-    _say_notes(planned.plan.notes)
+    say_notes(planned.plan.notes)
     for warning in planned.plan.warnings:
         click.echo(f"orchestrate: warning: {warning}", err=True)
     if planned.job.restart.max and not _starts_monitors():
@@ -85,10 +83,5 @@ def _start(planned: api.Planned) -> api.Run:
     taken: list[str] = []
     with DistributionBar() as bar:
         run = api.start(planned, bar.show, taken.append)
-    _say_notes(taken)
+    say_notes(taken)
     return run
-
-
-def _say_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        click.echo(f"orchestrate: note: {visible(note)}", err=True)

@@ -9,12 +9,11 @@ import click
 
 from orchestrator.cli.bars import DistributionBar
 from orchestrator.cli.follow import follow
-from orchestrator.cli.options import json_option, meant_run, print_json, run_argument, set_option
+from orchestrator.cli.options import json_option, meant_run, print_json, run_argument, say_notes, set_option
 from orchestrator.cli.units import byte_size
 from orchestrator.config.host_ranges import fold
 from orchestrator.control.resume import Changes
 from orchestrator.core.number_ranges import fold_numbers
-from orchestrator.core.visible_text import visible
 from orchestrator.transfer.plan_resume import Resumption, plan_resume
 from orchestrator.transfer.resume_run import resume
 
@@ -68,8 +67,7 @@ def command(
     control = meant_run(run)
     changes = Changes(inventory, hosts, overrides, job, step, accept_new_host_keys)
     found = plan_resume(control, changes)
-    for note in found.notes:
-        click.echo(f"orchestrate: note: {visible(note)}", err=True)
+    say_notes(found.notes)
     if dry_run:
         print_json(_data(found)) if as_json else click.echo("\n".join([*_lines(found), _NOTHING]))
         return 0

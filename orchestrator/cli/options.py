@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from orchestrator.core.errors import RunNotFound
+from orchestrator.core.visible_text import visible
 
 if TYPE_CHECKING:
     from orchestrator.api import Run
@@ -25,6 +26,7 @@ __all__ = [
     "meant_run",
     "print_json",
     "run_argument",
+    "say_notes",
     "set_option",
 ]
 
@@ -107,6 +109,12 @@ def _is_shown(char: str) -> bool:
 def _escape(char: str) -> str:
     escape = json.dumps(char)[1:-1]
     return escape if escape != char else f"\\u{ord(char):04x}"  # json leaves DEL as it is
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Lines on what was assumed, left out or taken, beside what a verb prints."""
+    for note in notes:
+        click.echo(f"orchestrate: note: {visible(note)}", err=True)
 
 
 def print_json(data: Any) -> None:

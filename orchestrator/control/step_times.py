@@ -74,16 +74,18 @@ class StepTimes:
             self._note_start(rank, ours, now)
             self._note_save(rank, ours, now)
             self._note_work(rank)
-            step = _step_of(rank.progress)
-            if step is not None and step > _or_less(self.spent.step):
-                self._note_step(step, rank.progress, ours, now)
+            self._note_newest(rank, ours, now)
 
     def note_steps(self, ranks: Iterable[RankStatus], ours: Callable[[float], float], now: float) -> None:
         """As `note`, of ranks of which since the last time only steps are new."""
         for rank in ranks:
-            step = _step_of(rank.progress)
-            if step is not None and step > _or_less(self.spent.step):
-                self._note_step(step, rank.progress, ours, now)
+            self._note_newest(rank, ours, now)
+
+    def _note_newest(self, rank: RankStatus, ours: Callable[[float], float], now: float) -> None:
+        """Its step, where that is a new one of the run."""
+        step = _step_of(rank.progress)
+        if step is not None and step > _or_less(self.spent.step):
+            self._note_step(step, rank.progress, ours, now)
 
     def _note_start(self, rank: RankStatus, ours: Callable[[float], float], now: float) -> None:
         if self.spent.running is not None or rank.started is None:
@@ -128,11 +130,9 @@ class StepTimes:
         self._told, self._is_work = self.spent.saving, bool(self._at_work)
 
     def _note_work(self, rank: RankStatus) -> None:
-        if rank.phase not in _WORK:
-            self._at_work.pop(rank.rank, None)
-            return
-        self._is_work = True
-        if rank.state is RankState.RUNNING:
+        is_at_work = rank.phase in _WORK
+        self._is_work = self._is_work or is_at_work
+        if is_at_work and rank.state is RankState.RUNNING:
             self._at_work[rank.rank] = None
         else:
             self._at_work.pop(rank.rank, None)
