@@ -63,6 +63,8 @@ _MOST_LISTED = 8
 _OF_JOB = re.compile(r"-\d{8}-\d{6}-\w+\Z", re.ASCII)
 # Where the record of a run says its state: before its hosts.
 _RECORD_BEGIN = 1 << 14
+# What hosts say of a launch that they undo by themselves if nobody goes on with it.
+_UNFINISHED = frozenset({"prepared", "started"})
 _ENDED = re.compile(rb'"state": ?"(?:succeeded|failed|stopped)"')
 
 
@@ -335,7 +337,7 @@ def current_record(control: ControlDir) -> RunRecord:
 
         with StaticAllocation(plan.hosts, plan.ssh).fleet() as fleet:
             fleet.address(address_of(record))
-            record = _looked_at(record, fleet, plan.timeouts)
+            record = _launched_so_far(record, _looked_at(record, fleet, plan.timeouts))
         if living_monitor(control) is not None or (last := read_record(control)).state.is_terminal:
             return read_record(control)
         if record.state is RunState.FAILED and plan.restart.max:
@@ -352,6 +354,14 @@ def _looked_at(record: RunRecord, fleet: Fleet, timeouts: Timeouts) -> RunRecord
     from orchestrator.control.watch import look_once
 
     return look_once(record, fleet, timeouts)
+
+
+def _launched_so_far(before: RunRecord, seen: RunRecord) -> RunRecord:
+    """What was seen of a launch that nobody had finished: while a host may undo it, nothing runs yet."""
+    phases = {host.status.phase for host in seen.hosts.values() if host.status is not None}
+    if before.state is not RunState.PREPARING or seen.state.is_terminal or not phases & _UNFINISHED:
+        return seen
+    return dataclasses.replace(seen, state=RunState.PREPARING, phase=before.phase)
 
 
 def attach(
