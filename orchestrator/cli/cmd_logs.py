@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import sys
 from collections.abc import Iterator
 
@@ -15,6 +13,7 @@ from orchestrator.cli.options import json_option, meant_run, run_argument
 from orchestrator.config.host_ranges import RangeError, numbers
 from orchestrator.control.log_fold import FOLDED_BLOCK, fold_lines
 from orchestrator.control.log_stream import LogBatch, iter_lines
+from orchestrator.control.shared_heap import share_heap
 from orchestrator.core.errors import UsageError
 from orchestrator.core.visible_text import RawStream
 
@@ -63,7 +62,7 @@ def command(
     Lines of one rank keep their order. Control characters are shown as escapes. With --json an object a line.
     """
     wanted = parse_ranks(ranks) if ranks else None
-    _share_memory()
+    share_heap()
     control = meant_run(run, started=True)
     batches = api.log_batches(
         control,
@@ -101,19 +100,6 @@ class _Begun:
         if self._last:
             click.echo(f"orchestrate: attempt {number} of {self._control.run_id}", err=True)
         self._last = number
-
-
-# <malloc.h>
-_M_ARENA_MAX = -8
-
-
-def _share_memory() -> None:
-    """Have all threads take memory from one place, before there are any.
-
-    glibc gives each of them its own, which keeps what was freed there: twice the memory, for many hosts.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library may have none such
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _flushing(batches: Iterator[LogBatch | None], out: RawStream) -> Iterator[LogBatch | None]:

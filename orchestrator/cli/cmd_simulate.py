@@ -14,6 +14,7 @@ from orchestrator.cli.render_what_if import estimate_data, estimate_lines
 from orchestrator.cli.units import Duration, Number
 from orchestrator.config.host_ranges import MAX_HOSTS
 from orchestrator.control.run_record import read_record
+from orchestrator.control.shared_heap import share_heap
 from orchestrator.core.errors import UsageError
 from orchestrator.plan.launch_plan import read_plan
 from orchestrator.simulation.fault_rates import drawn_faults
@@ -125,6 +126,7 @@ def command(
     for note in scaled.notes:
         click.echo(f"orchestrate: note: {note}", err=True)
     workload = _workload(scaled, step, measured)
+    share_heap()  # simulated hosts have threads, too
     with tempfile.TemporaryDirectory(prefix="orchestrate-simulate-") as folder:
         try:
             day = simulated_day(

@@ -17,6 +17,7 @@ from orchestrator.control.rare_gc import rare_gc
 with rare_gc():
     from orchestrator.control.monitor import Monitor
     from orchestrator.control.monitor_lock import forget_monitor
+    from orchestrator.control.shared_heap import share_heap
     from orchestrator.core.paths import ControlDir
     from orchestrator.recovery.run_recovery import recovery_of
 
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> int:
     if not sys.stdin.buffer.readline():
         return 0  # who started this could not note it: nothing is begun of which nobody could know
     sys.setswitchinterval(_TURN)
+    share_heap()
     control = ControlDir(Path(argv[0]))
     monitor = Monitor(control, has_socket=True, recovery_of=recovery_of)
 
