@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import operator
 import re
 from collections import abc
 from pathlib import Path
@@ -29,6 +30,8 @@ from typing import (
     List,
     Literal,
     Mapping,
+    Optional,
+    Tuple,
     Type,
     TypeVar,
     Union,
@@ -145,22 +148,20 @@ def to_json(value: Any) -> Any:
         if _TEXT.issuperset(map(type, value)) and _AS_IS.issuperset(map(type, value.values())):
             return dict(value)
         return {str(name): to_json(item) for name, item in value.items()}
-    names = _names(kind)
-    if names:
-        known = getattr(value, "__dict__", _NOTHING)
-        if len(known) != len(names):  # it has slots, or more than its fields
-            known = {name: getattr(value, name) for name in names}
-        return {
-            name: item if type(item) in _AS_IS else to_json(item)  # most of a status is plain
-            for name, item in known.items()
-        }
+    parts = _parts(kind)
+    if parts is not None:
+        names, read = parts
+        data = dict(zip(names, read(value)))
+        for name, item in data.items():
+            if type(item) not in _AS_IS:  # most of a status is plain
+                data[name] = to_json(item)
+        return data
     return _rare_to_json(value)
 
 
 # Of what is written most is of these types (enums come to them as they are met), or a collection of them.
 _TEXT = frozenset((str,))
 _AS_IS = {str, int, float, bool, type(None)}
-_NOTHING: Dict[str, Any] = {}
 
 
 def _rare_to_json(value: Any) -> Any:
@@ -185,14 +186,18 @@ def from_json(kind: Type[T], data: Any) -> T:
     return value
 
 
-def _field_names(kind: Any) -> Dict[str, None]:
-    """The fields of a dataclass; of another type none, as of a text, though it be a dataclass too."""
+def _parts_of(kind: Any) -> Optional[Tuple[Tuple[str, ...], Callable[[Any], Any]]]:
+    """The fields of a dataclass, and what reads all of them at once; None of another type, and of a text,
+    though it be a dataclass too."""
     if issubclass(kind, (str, int, float)) or not is_dataclass(kind):
-        return {}
-    return {field.name: None for field in fields(kind)}
+        return None
+    names = tuple(field.name for field in fields(kind))
+    if len(names) > 1:
+        return names, operator.attrgetter(*names)
+    return (names, lambda value: (getattr(value, names[0]),)) if names else None
 
 
-_names: Callable[[Any], Dict[str, None]] = functools.lru_cache(maxsize=None)(_field_names)
+_parts: Callable[[Any], Any] = functools.lru_cache(maxsize=None)(_parts_of)
 
 
 @functools.lru_cache(maxsize=None)

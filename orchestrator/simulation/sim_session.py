@@ -31,6 +31,7 @@ from orchestrator.simulation.virtual_time import World
 __all__ = ["DirectFleet", "SimFleet"]
 
 T = TypeVar("T")
+_SMALL = Limits()
 
 
 class _Receiver:
@@ -167,6 +168,20 @@ class _DirectAgent(Agent):
         self, verb: str, run_id: str, world_size: int, timeout: float | None, **args: Any
     ) -> HostStatus:
         return self._ask(HostStatus, verb, timeout=timeout, run_id=run_id, **args)
+
+    def _ask(
+        self,
+        kind: type[T],
+        verb: str,
+        *,
+        limits: Limits = _SMALL,
+        raw: tuple[str, ...] | None = (),
+        payload: Payload = b"",
+        timeout: float | None = None,
+        **args: Any,
+    ) -> T:
+        # What our own hosts say is as it is to be shown.
+        return super()._ask(kind, verb, limits=limits, raw=None, payload=payload, timeout=timeout, **args)
 
     def _made(self, kind: type[T], data: Any) -> T:
         return data.value if isinstance(data, Value) else super()._made(kind, data)

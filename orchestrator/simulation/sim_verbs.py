@@ -293,7 +293,7 @@ def _list_plogs(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _evidence(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    yield Answer(found_of(agent.host, agent.host.run(args["run_id"])))
+    yield Answer(Value(found_of(agent.host, agent.host.run(args["run_id"]))))
 
 
 def _disk_use(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
