@@ -79,10 +79,13 @@ def _collect(
         for name, old, new in zip(_names(kind, but), parts(before), parts(after), strict=True):
             if old is new:
                 continue
-            if type(new) not in _PLAIN:
+            if type(new) in _PLAIN:
+                if old != new:
+                    found.append([(*place, name), new])
+            elif type(old) is type(new):
                 _collect(old, new, (*place, name), found, but)
-            elif old != new:
-                found.append([(*place, name), new])
+            elif old != new:  # nothing of it was there: there are no parts to compare
+                found.append([(*place, name), to_json(new)])
     elif kind not in _PLAIN and _alike(before, after):
         items = after.items() if isinstance(after, Mapping) else enumerate(after)
         for key, value in items:
@@ -192,8 +195,12 @@ def change_line(sequence: int, changes: Sequence[Change]) -> bytes:
     return _line({"sequence": sequence, "set": changes})
 
 
+# What is written has been made of values just now, and holds nothing twice: nobody looks for rings.
+_written = json.JSONEncoder(check_circular=False).encode
+
+
 def _line(data: Mapping[str, Any]) -> bytes:
-    text = json.dumps(data).encode()[:-1]
+    text = _written(data).encode()[:-1]
     return b'%s%s%08x"}\n' % (text, _MARK, zlib.crc32(text))
 
 

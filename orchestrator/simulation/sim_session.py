@@ -16,7 +16,7 @@ from orchestrator.core.claims import Tombstone
 from orchestrator.core.errors import AgentError, AnswerError
 from orchestrator.core.host_answers import Prepared
 from orchestrator.core.paths import RUN_YAML
-from orchestrator.core.push import Pushed
+from orchestrator.core.push import Beat, Digest, Pushed
 from orchestrator.core.records import HostStatus, Manifest
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.conversation import Answer, Event, Limits
@@ -32,6 +32,7 @@ __all__ = ["DirectFleet", "SimFleet"]
 
 T = TypeVar("T")
 _SMALL = Limits()
+_CALM = frozenset({Digest.EVENT, Beat.EVENT})  # what nobody has to act on, see `hosts.session`
 
 
 class _Receiver:
@@ -249,6 +250,9 @@ class DirectChannel(SimChannel):
 
     def write(self, data: Any) -> None:
         self._write(data)
+
+    def _is_calm(self, data: Any) -> bool:
+        return isinstance(data.content, Event) and data.content.name in _CALM
 
     def _keep(self, data: Any) -> None:
         self._came.append(data)
