@@ -79,12 +79,9 @@ def _collect(
         for name, old, new in zip(_names(kind, but), parts(before), parts(after), strict=True):
             if old is new:
                 continue
-            if type(new) in _PLAIN:
-                if old != new:
-                    found.append([(*place, name), new])
-            elif type(old) is type(new):
+            if type(old) is type(new) not in _PLAIN:
                 _collect(old, new, (*place, name), found, but)
-            elif old != new:  # nothing of it was there: there are no parts to compare
+            elif old != new:  # plain, or nothing of it was there: it has no parts to compare
                 found.append([(*place, name), to_json(new)])
     elif kind not in _PLAIN and _alike(before, after):
         items = after.items() if isinstance(after, Mapping) else enumerate(after)
