@@ -97,7 +97,11 @@ class Stored:
 
 def dumps(value: Stored) -> str:
     """The text of a file that holds this value."""
-    return json.dumps({"format": value.FORMAT, **to_json(value)})
+    return _encoded({"format": value.FORMAT, **to_json(value)})
+
+
+# What `to_json` has made holds nothing twice: nobody looks for rings.
+_encoded = json.JSONEncoder(check_circular=False).encode
 
 
 def load(kind: Type[S], path: Path, below: Path) -> S:
