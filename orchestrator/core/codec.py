@@ -30,8 +30,6 @@ from typing import (
     List,
     Literal,
     Mapping,
-    Optional,
-    Tuple,
     Type,
     TypeVar,
     Union,
@@ -97,11 +95,7 @@ class Stored:
 
 def dumps(value: Stored) -> str:
     """The text of a file that holds this value."""
-    return _encoded({"format": value.FORMAT, **to_json(value)})
-
-
-# What `to_json` has made holds nothing twice: nobody looks for rings.
-_encoded = json.JSONEncoder(check_circular=False).encode
+    return json.dumps({"format": value.FORMAT, **to_json(value)}, check_circular=False)  # it has no rings
 
 
 def load(kind: Type[S], path: Path, below: Path) -> S:
@@ -190,18 +184,15 @@ def from_json(kind: Type[T], data: Any) -> T:
     return value
 
 
-def _parts_of(kind: Any) -> Optional[Tuple[Tuple[str, ...], Callable[[Any], Any]]]:
-    """The fields of a dataclass, and what reads all of them at once; None of another type, and of a text,
-    though it be a dataclass too."""
+@functools.lru_cache(maxsize=None)
+def _parts(kind: Any) -> Any:
+    """The fields of a dataclass, and what reads them all; None of another type, as of a text that is one."""
     if issubclass(kind, (str, int, float)) or not is_dataclass(kind):
         return None
     names = tuple(field.name for field in fields(kind))
-    if len(names) > 1:
-        return names, operator.attrgetter(*names)
-    return (names, lambda value: (getattr(value, names[0]),)) if names else None
-
-
-_parts: Callable[[Any], Any] = functools.lru_cache(maxsize=None)(_parts_of)
+    if len(names) < 2:
+        return (names, lambda value: (getattr(value, names[0]),)) if names else None
+    return names, operator.attrgetter(*names)
 
 
 @functools.lru_cache(maxsize=None)
