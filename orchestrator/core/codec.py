@@ -146,7 +146,7 @@ def to_json(value: Any) -> Any:
         if _TEXT.issuperset(map(type, value)) and _AS_IS.issuperset(map(type, value.values())):
             return dict(value)
         return {str(name): to_json(item) for name, item in value.items()}
-    parts = _parts(kind)
+    parts = _parts(kind)  # type: ignore[arg-type]  # a type can be hashed
     if parts is not None:
         names, read = parts
         data = dict(zip(names, read(value)))
