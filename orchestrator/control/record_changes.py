@@ -79,10 +79,10 @@ def _collect(
         for name, old, new in zip(_names(kind, but), parts(before), parts(after), strict=True):
             if old is new:
                 continue
-            if type(new) not in _PLAIN:
+            if type(old) is type(new) not in _PLAIN:
                 _collect(old, new, (*place, name), found, but)
-            elif old != new:
-                found.append([(*place, name), new])
+            elif old != new:  # plain, or nothing of it was there: it has no parts to compare
+                found.append([(*place, name), to_json(new)])
     elif kind not in _PLAIN and _alike(before, after):
         items = after.items() if isinstance(after, Mapping) else enumerate(after)
         for key, value in items:
@@ -192,8 +192,12 @@ def change_line(sequence: int, changes: Sequence[Change]) -> bytes:
     return _line({"sequence": sequence, "set": changes})
 
 
+# What is written has been made of values just now, and holds nothing twice: nobody looks for rings.
+_written = json.JSONEncoder(check_circular=False).encode
+
+
 def _line(data: Mapping[str, Any]) -> bytes:
-    text = json.dumps(data).encode()[:-1]
+    text = _written(data).encode()[:-1]
     return b'%s%s%08x"}\n' % (text, _MARK, zlib.crc32(text))
 
 

@@ -51,6 +51,8 @@ _LEAST = 1 << 16
 _TIMES = 2
 # After a snapshot for which there was no room.
 _PAUSE = 30.0
+# Of what was made of a value just now: nobody looks for rings in it.
+_written = json.JSONEncoder(check_circular=False).encode
 
 
 class RecordWriter:
@@ -191,7 +193,7 @@ class RecordWriter:
         name = "" if record.state.is_terminal else secrets.token_hex(8)
         # The state of a run that has ended is looked for at the beginning of the file.
         data = {"format": record.FORMAT, "journal": name, **to_json(record)}
-        text = json.dumps(data).encode()
+        text = _written(data).encode()
         with replacing(self._control.record) as file:
             file.write(text)
             if self._file is not None:

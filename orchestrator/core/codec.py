@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import operator
 import re
 from collections import abc
 from pathlib import Path
@@ -94,7 +95,7 @@ class Stored:
 
 def dumps(value: Stored) -> str:
     """The text of a file that holds this value."""
-    return json.dumps({"format": value.FORMAT, **to_json(value)})
+    return json.dumps({"format": value.FORMAT, **to_json(value)}, check_circular=False)  # it has no rings
 
 
 def load(kind: Type[S], path: Path, below: Path) -> S:
@@ -145,22 +146,20 @@ def to_json(value: Any) -> Any:
         if _TEXT.issuperset(map(type, value)) and _AS_IS.issuperset(map(type, value.values())):
             return dict(value)
         return {str(name): to_json(item) for name, item in value.items()}
-    names = _names(kind)
-    if names:
-        known = getattr(value, "__dict__", _NOTHING)
-        if len(known) != len(names):  # it has slots, or more than its fields
-            known = {name: getattr(value, name) for name in names}
-        return {
-            name: item if type(item) in _AS_IS else to_json(item)  # most of a status is plain
-            for name, item in known.items()
-        }
+    parts = _parts(kind)  # type: ignore[arg-type]  # a type can be hashed
+    if parts is not None:
+        names, read = parts
+        data = dict(zip(names, read(value)))
+        for name, item in data.items():
+            if type(item) not in _AS_IS:  # most of a status is plain
+                data[name] = to_json(item)
+        return data
     return _rare_to_json(value)
 
 
 # Of what is written most is of these types (enums come to them as they are met), or a collection of them.
 _TEXT = frozenset((str,))
 _AS_IS = {str, int, float, bool, type(None)}
-_NOTHING: Dict[str, Any] = {}
 
 
 def _rare_to_json(value: Any) -> Any:
@@ -185,14 +184,15 @@ def from_json(kind: Type[T], data: Any) -> T:
     return value
 
 
-def _field_names(kind: Any) -> Dict[str, None]:
-    """The fields of a dataclass; of another type none, as of a text, though it be a dataclass too."""
+@functools.lru_cache(maxsize=None)
+def _parts(kind: Any) -> Any:
+    """The fields of a dataclass, and what reads them all; None of another type, as of a text that is one."""
     if issubclass(kind, (str, int, float)) or not is_dataclass(kind):
-        return {}
-    return {field.name: None for field in fields(kind)}
-
-
-_names: Callable[[Any], Dict[str, None]] = functools.lru_cache(maxsize=None)(_field_names)
+        return None
+    names = tuple(field.name for field in fields(kind))
+    if len(names) < 2:
+        return (names, lambda value: (getattr(value, names[0]),)) if names else None
+    return names, operator.attrgetter(*names)
 
 
 @functools.lru_cache(maxsize=None)

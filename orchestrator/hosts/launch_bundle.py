@@ -1,6 +1,7 @@
 """The bundle that a host is prepared with: its manifest, and what is the same on all hosts of a launch.
 
-The rank table of a thousand hosts has a megabyte: it is made JSON once, and is in memory once.
+The rank table of a thousand hosts has a megabyte, and of a manifest nine tenths are the files that are sent
+and the names of all hosts: what is the same is made JSON once, and is in memory once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import json
 from collections.abc import Iterator, Mapping
 
 from orchestrator.core.codec import to_json
-from orchestrator.core.records import Manifest
+from orchestrator.core.record_class import replace
+from orchestrator.core.records import Input, Manifest
 from orchestrator.hosts.session import Payload
 
 __all__ = ["launch_bundle"]
@@ -25,11 +27,31 @@ def launch_bundle(
     files: Mapping[str, str] | None = None,
 ) -> Payload:
     """The JSON of an object with these; `files` are the host's own, as text."""
-    own = b'{"manifest": %s, ' % json.dumps(to_json(manifest)).encode()
-    if files:
-        own += b'"files": %s, ' % json.dumps(dict(files)).encode()
-    common = _common(worker_config, rank_table)
-    return own + common if len(common) < _SMALL else _Pieces(own, common)
+    own = to_json(replace(manifest, inputs=(), hosts=()))
+    del own["inputs"], own["hosts"]
+    texts = b'"files": %s, ' % json.dumps(dict(files)).encode() if files else b""
+    begin = b'{%s"manifest": %s, ' % (texts, json.dumps(own).encode()[:-1])
+    shared, common = _shared(manifest.inputs, manifest.hosts), _common(worker_config, rank_table)
+    if len(shared) + len(common) < _SMALL:
+        return begin + shared + common
+    return _Pieces(begin, shared, common)
+
+
+_last: tuple[tuple[Input, ...], tuple[str, ...], bytes] | None = None
+
+
+def _shared(inputs: tuple[Input, ...], hosts: tuple[str, ...]) -> bytes:
+    """The end of a manifest: what those of one launch have in common, as they nearly always do.
+
+    By comparison, which costs next to nothing where the parts are the same objects; to hash them would cost
+    as much as to write them.
+    """
+    global _last
+    known = _last
+    if known is None or known[0] != inputs or known[1] != hosts:
+        text = json.dumps({"inputs": to_json(inputs), "hosts": to_json(hosts)})
+        known = _last = (inputs, hosts, b"%s, " % text[1:].encode())
+    return known[2]
 
 
 @functools.lru_cache(maxsize=1)

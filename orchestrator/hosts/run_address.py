@@ -6,6 +6,7 @@ agent/attempt_guard.py.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +31,15 @@ class RunAddress:
         """The arguments of a request; those of another run, or of none, as they are."""
         if args.get("run_id") != self.run_id:
             return args
-        own: dict[str, Any] = {"meant": to_json(self.attempt)}
-        if self.claim.epoch:  # who only watches has none
-            own["claim"] = to_json(self.claim)
-        if self.over is not None:
-            own["over"] = self.over
-        return {**own, **args}
+        return {**_said(self.attempt, self.claim, self.over), **args}
+
+
+@functools.lru_cache(maxsize=64)
+def _said(attempt: Attempt, claim: Claim, over: str | None) -> Mapping[str, Any]:
+    """How a request says so: every one of a run does, to each of its hosts."""
+    own: dict[str, Any] = {"meant": to_json(attempt)}
+    if claim.epoch:  # who only watches has none
+        own["claim"] = to_json(claim)
+    if over is not None:
+        own["over"] = over
+    return own

@@ -16,7 +16,7 @@ from orchestrator.core.claims import Tombstone
 from orchestrator.core.errors import AgentError, AnswerError
 from orchestrator.core.host_answers import Prepared
 from orchestrator.core.paths import RUN_YAML
-from orchestrator.core.push import Pushed
+from orchestrator.core.push import Beat, Digest, Pushed
 from orchestrator.core.records import HostStatus, Manifest
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.conversation import Answer, Event, Limits
@@ -31,6 +31,8 @@ from orchestrator.simulation.virtual_time import World
 __all__ = ["DirectFleet", "SimFleet"]
 
 T = TypeVar("T")
+_SMALL = Limits()
+_CALM = frozenset({Digest.EVENT, Beat.EVENT})  # what nobody has to act on, see `hosts.session`
 
 
 class _Receiver:
@@ -168,6 +170,20 @@ class _DirectAgent(Agent):
     ) -> HostStatus:
         return self._ask(HostStatus, verb, timeout=timeout, run_id=run_id, **args)
 
+    def _ask(
+        self,
+        kind: type[T],
+        verb: str,
+        *,
+        limits: Limits = _SMALL,
+        raw: tuple[str, ...] | None = (),
+        payload: Payload = b"",
+        timeout: float | None = None,
+        **args: Any,
+    ) -> T:
+        # What our own hosts say is as it is to be shown.
+        return super()._ask(kind, verb, limits=limits, raw=None, payload=payload, timeout=timeout, **args)
+
     def _made(self, kind: type[T], data: Any) -> T:
         return data.value if isinstance(data, Value) else super()._made(kind, data)
 
@@ -234,6 +250,9 @@ class DirectChannel(SimChannel):
 
     def write(self, data: Any) -> None:
         self._write(data)
+
+    def _is_calm(self, data: Any) -> bool:
+        return isinstance(data.content, Event) and data.content.name in _CALM
 
     def _keep(self, data: Any) -> None:
         self._came.append(data)

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from orchestrator.agent.request_loop import Answer
 from orchestrator.config.yaml_reader import parse_yaml
 from orchestrator.core.errors import AgentError, CheckpointError
+from orchestrator.core.host_answers import Sha256, ShardCheck, ShardName, ShardRow, Size
 from orchestrator.core.records import Attempt
 from orchestrator.simulation.sim_attempts import in_force, reading
+from orchestrator.simulation.sim_values import Value
 
 if TYPE_CHECKING:
     from orchestrator.simulation.sim_agent import SimAgent
@@ -30,6 +32,7 @@ __all__ = ["SHARD_VERBS", "keep_passed_over", "reading_seconds"]
 Args = Mapping[str, Any]
 _SIZE = 64
 _CHANGED = 1_700_000_000_000_000_000
+_WHOLE = ShardCheck(summed=True)
 
 
 class _Shard(NamedTuple):
@@ -54,16 +57,16 @@ class _Shard(NamedTuple):
     def content(self) -> bytes:
         return f"rank {self.rank}, step {self.step} of attempt {self.attempt}".encode().ljust(_SIZE)
 
-    def row(self) -> dict[str, Any]:
-        return {
-            "rank": self.rank,
-            "rerun": 0,
-            "epoch": 1,
-            "step": self.step,
-            "path": self.path,
-            "identity": list(self.identity),
-            "attempt": self.attempt,
-        }
+    def row(self) -> ShardRow:
+        return ShardRow(
+            rank=Size(self.rank),
+            epoch=Size(1),
+            step=Size(self.step),
+            rerun=Size(0),
+            path=ShardName(self.path),
+            identity=self.identity,
+            attempt=Size(self.attempt),
+        )
 
 
 def _attempts(run: SimRun) -> Iterator[SimRun]:
@@ -91,11 +94,11 @@ def _saved(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
         token = tokens.get(str(attempt.manifest.attempt.number), "")
         if token in ("", attempt.manifest.attempt.token):
             rows += [shard.row() for shard in _shards(agent.host, attempt)]
-    yield Answer(rows)
+    yield Answer(Value(tuple(rows)))
 
 
 def _listed(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    yield Answer([shard.row() for shard in _shards(agent.host, reading(agent.host, args))])
+    yield Answer(Value(tuple(shard.row() for shard in _shards(agent.host, reading(agent.host, args)))))
 
 
 def _iterations(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
@@ -120,21 +123,25 @@ def _found(shards: Mapping[str, _Shard], path: str, identity: Any = None) -> _Sh
 def _check_shard(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     shard = _found(_by_path(agent.host), args["path"], args["identity"])
     sha256 = hashlib.sha256(shard.content).hexdigest() if args["hashed"] else None
-    yield Answer({"summed": True, "sha256": sha256})
+    yield Answer(Value(_whole(sha256)))
 
 
 def _check_shards(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    rows: list[dict[str, Any]] = []
+    rows: list[ShardCheck] = []
     known = _by_path(agent.host)
     for path, identity, hashed in args["files"]:
         try:
             shard = _found(known, path, identity)
         except CheckpointError as error:
-            rows.append({"summed": False, "damage": str(error)})
+            rows.append(ShardCheck(summed=False, damage=str(error)))
         else:
             sha256 = hashlib.sha256(shard.content).hexdigest() if hashed else None
-            rows.append({"summed": True, "sha256": sha256})
-    yield Answer(rows)
+            rows.append(_whole(sha256))
+    yield Answer(Value(tuple(rows)))
+
+
+def _whole(sha256: str | None) -> ShardCheck:
+    return _WHOLE if sha256 is None else ShardCheck(summed=True, sha256=Sha256(sha256))
 
 
 def _read_segments(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:

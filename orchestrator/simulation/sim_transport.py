@@ -162,6 +162,7 @@ class SimChannel(Channel):
         self._reader: object | None = None
         self._waiting: list[object] = []
         self._tell: Callable[[], None] | None = None
+        self._calm: tuple[tuple[bytes, ...], Callable[[], None]] | None = None
         self._outward = self._inward = 0.0  # when the last byte of each direction arrives
         self._held: list[tuple[bool, bytes]] = []  # on a silent link, with whether it is on its way to us
         self._held_bytes = 0
@@ -225,6 +226,10 @@ class SimChannel(Channel):
         self._tell = tell
         if self._came or self._has_ended or self._is_broken or self._is_closed:
             tell()
+
+    def on_calm(self, begins: tuple[bytes, ...], tell: Callable[[], None]) -> None:
+        """Have this called in place of `tell` where all that has come is not urgent, as over SSH."""
+        self._calm = (begins, tell)
 
     def read_ready(self, size: int) -> bytes | None:
         """What has come, None where nothing has, b"" at the end. Raises TransportError as `read`."""
@@ -337,8 +342,16 @@ class SimChannel(Channel):
             self._held.append((True, data))
             return
         self._traffic.bytes_in += len(data)
+        is_alone = not self._came
         self._keep(data)
-        self._notify()
+        if is_alone and self._reader is None and self._calm is not None and self._is_calm(data):
+            self._calm[1]()
+        else:
+            self._notify()
+
+    def _is_calm(self, data: bytes) -> bool:
+        """Whether this is one line that nobody has to act on."""
+        return self._calm is not None and data.startswith(self._calm[0]) and data.find(b"\n") == len(data) - 1
 
     def _keep(self, data: bytes) -> None:
         self._came += data

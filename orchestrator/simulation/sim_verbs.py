@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.agent.attempt_guard import attempt_in, claim_in
 from orchestrator.agent.request_loop import Answer
 from orchestrator.agent.stop_grace import STACKS
 from orchestrator.core.claims import NO_CLAIM, Tombstone
@@ -24,7 +23,9 @@ from orchestrator.core.push import Mark
 from orchestrator.core.record_class import replace
 from orchestrator.core.records import Manifest, RunOnHost
 from orchestrator.simulation.sim_attempts import (
+    attempt_in,
     bury,
+    claim_in,
     in_force,
     is_meant,
     reading,
@@ -293,7 +294,7 @@ def _list_plogs(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 
 def _evidence(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
-    yield Answer(found_of(agent.host, agent.host.run(args["run_id"])))
+    yield Answer(Value(found_of(agent.host, agent.host.run(args["run_id"]))))
 
 
 def _disk_use(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:

@@ -37,7 +37,7 @@ def known_files(rows: Iterable[Mapping[str, Any]], said: OwnersWord, attempt: in
     for file in map(ShardFile.of, rows):
         sha256 = said.get((attempt, file.owner, file.name), "") if file.owner else ""
         if sha256 or not file.owner:
-            files.append(replace(file, sha256=sha256))
+            files.append(replace(file, sha256=sha256) if sha256 else file)
     return files
 
 

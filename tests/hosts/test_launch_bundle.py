@@ -5,7 +5,8 @@ import json
 import pytest
 
 from orchestrator.core.codec import from_json, to_json
-from orchestrator.core.records import Manifest, WorkerSpec
+from orchestrator.core.record_class import replace
+from orchestrator.core.records import Input, Manifest, WorkerSpec
 from orchestrator.hosts.launch_bundle import launch_bundle
 
 WORKER = WorkerSpec("rank_0", 0, 0, 0, ("python", "-c", 'print(", \\"worker_config\\": ")'))
@@ -20,5 +21,24 @@ def test_a_bundle_is_one_object_of_json(size: int, table: str | None) -> None:
     whole = sent if isinstance(sent, bytes) else b"".join(sent)
     assert len(sent) == len(whole)
     expected = {"manifest": to_json(manifest), "worker_config": config, "rank_table": table}
-    assert whole == json.dumps(expected).encode()
+    assert json.loads(whole) == json.loads(json.dumps(expected))
     assert from_json(Manifest, json.loads(whole)["manifest"]) == manifest
+
+
+def test_each_host_gets_its_own_manifest_whichever_was_sent_before() -> None:
+    first = Manifest(
+        "r1", "job", "h1", 1.0, (WORKER,), inputs=(Input("code/a.py", "a" * 64),), hosts=("h1", "h2")
+    )
+    others = [
+        replace(first, host="h2"),
+        replace(first, inputs=(Input("code/b.py", "b" * 64),)),
+        replace(first, hosts=("h1", "h2", "h3")),
+        replace(first, inputs=(), hosts=()),
+        first,
+    ]
+    for manifest in (*others, *reversed(others)):
+        files = {"key.pem": 'a "key"'} if manifest.host == "h2" else None
+        sent = launch_bundle(manifest, "", None, files)
+        bundle = json.loads(sent if isinstance(sent, bytes) else b"".join(sent))
+        assert from_json(Manifest, bundle["manifest"]) == manifest
+        assert bundle.get("files") == files

@@ -152,6 +152,26 @@ class TestSimTransport(TransportContract):
             with pytest.raises(CommandTimeout, match=r"0.2 s"):
                 channel.write(bytes(16 << 20))
 
+    def test_who_is_told_calmly_is_told_of_one_line_that_begins_so_and_comes_alone(
+        self, transport: Transport
+    ) -> None:
+        assert isinstance(transport, SimTransport)
+        scheduling = VirtualScheduling(transport._world)
+        told: list[str] = []
+        with transport.open(program("echo")) as channel:
+            channel.on_calm((b"beat,", b"digest,"), lambda: told.append("calmly"))
+            channel.on_readable(lambda: told.append("at once"))
+            for data in (b"beat, 1\n", b"change, 2\n", b"digest, 3\nchange, 4\n", b"beat, 5"):
+                channel.write(data)
+                scheduling.sleep(1.0)
+                assert channel.read_ready(100) == data
+            assert told == ["calmly", "at once", "at once", "at once"]
+            told.clear()
+            for data in (b"change, 6\n", b"beat, 7\n"):  # the latter behind what nobody has read
+                channel.write(data)
+                scheduling.sleep(1.0)
+            assert told == ["at once", "at once"]
+
     @pytest.mark.parametrize("how", ["close", "broke"])
     def test_an_end_of_the_connection_wakes_who_reads_and_who_waits(
         self, transport: Transport, how: str
