@@ -20,7 +20,7 @@ from orchestrator.core.paths import RUN_YAML
 from orchestrator.core.records import Manifest
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.fleet import Fleet
-from orchestrator.hosts.push_content import content_files, push_missing
+from orchestrator.hosts.push_content import content_files, push_missing, small_contents
 from orchestrator.plan.complete_plan import complete_plan, on_free_devices
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.preflight.checks import run_checks
@@ -163,14 +163,15 @@ def start_run(
     """
     report("pushing files")
     sources = content_files(plan.sources, may_be_gone=plan.attempt.number > 1)
-    if sources:
+    contents = small_contents(sources)
+    if sources and not contents:
         timeout = plan.timeouts.prepare
-        fleet.each(lambda agent: push_missing(agent, sources, timeout=timeout, at_once=True)).raise_on_error()
+        fleet.each(lambda agent: push_missing(agent, sources, timeout=timeout)).raise_on_error()
     try:
         report("preparing")
         # Made once: hosts that are prepared again, as another launch had a device, get the same.
-        more = _copier_files(plan, fleet)
-        _verify(plan, _prepared(plan, fleet, sleep or fleet.scheduling.sleep, chance, more))
+        brought = _Brought(_copier_files(plan, fleet), contents)
+        _verify(plan, _prepared(plan, fleet, sleep or fleet.scheduling.sleep, chance, brought))
         _place_shards(plan, fleet)
         report("starting")
         fleet.each(lambda agent: _start(plan, agent)).raise_on_error()
@@ -213,6 +214,14 @@ def _kept_for(plan: LaunchPlan) -> str:
     return plan.run_id if plan.attempt.number > 1 else ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What comes with the request to prepare: a host's own files as text, and small contents for all."""
+
+    files: Mapping[str, Mapping[str, str]]
+    contents: Mapping[str, bytes]
+
+
 class _Taken(PreflightError):
     """A device that was free a moment ago is not any more."""
 
@@ -222,7 +231,7 @@ def _prepared(
     fleet: Fleet,
     sleep: Callable[[float], None],
     chance: Callable[[], float],
-    more: Mapping[str, Mapping[str, str]],
+    brought: _Brought,
 ) -> dict[str, Prepared]:
     """What every host has prepared.
 
@@ -230,7 +239,7 @@ def _prepared(
     again, each for a time of its own, so that one of them wins.
     """
     for longest in _WAITS:
-        answers = fleet.each(lambda agent: _prepare(plan, agent, more.get(agent.host)))
+        answers = fleet.each(lambda agent: _prepare(plan, agent, brought))
         if not any(isinstance(error, _Taken) for error in answers.errors.values()) or not longest:
             break
         fleet.each(lambda agent: agent.undo(plan.run_id))
@@ -249,12 +258,16 @@ def _held(agent: Agent, manifest: Manifest) -> list[int]:
     return agent.busy_devices(manifest.devices, manifest.lock_dir, manifest.run_id)
 
 
-def _prepare(plan: LaunchPlan, agent: Agent, more: Mapping[str, str] | None) -> Prepared:
-    manifest = plan.manifests[agent.host]
+def _prepare(plan: LaunchPlan, agent: Agent, brought: _Brought) -> Prepared:
+    manifest, prepare = plan.manifests[agent.host], agent.prepare
+    files = brought.files.get(agent.host)
     if plan.run_yaml:
-        more = {**(more or {}), RUN_YAML: plan.run_yaml}
+        files = {**(files or {}), RUN_YAML: plan.run_yaml}
+    if files:
+        prepare = functools.partial(prepare, files=files)
+    if brought.contents:
+        prepare = functools.partial(prepare, contents=brought.contents)
     try:
-        prepare = functools.partial(agent.prepare, files=more) if more else agent.prepare
         return prepare(manifest, plan.worker_config, plan.rank_table, timeout=plan.timeouts.prepare)
     except AgentError as error:
         # A port or device that was free a moment ago: the same news as from the checks, the same exit code.

@@ -5,6 +5,7 @@ The rank table of a thousand hosts has a megabyte: it is made JSON once, and is 
 
 from __future__ import annotations
 
+import binascii
 import functools
 import json
 from collections.abc import Iterator, Mapping
@@ -23,11 +24,17 @@ def launch_bundle(
     worker_config: str,
     rank_table: str | None,
     files: Mapping[str, str] | None = None,
+    contents: Mapping[str, bytes] | None = None,
 ) -> Payload:
-    """The JSON of an object with these; `files` are the host's own, as text."""
+    """The JSON of an object with these; `files` are the host's own, as text.
+
+    `contents` are small ones for its store, by their SHA-256: in base64 there.
+    """
     own = b'{"manifest": %s, ' % json.dumps(to_json(manifest)).encode()
     if files:
         own += b'"files": %s, ' % json.dumps(dict(files)).encode()
+    if contents:
+        own += _contents(tuple(contents.items()))
     common = _common(worker_config, rank_table)
     return own + common if len(common) < _SMALL else _Pieces(own, common)
 
@@ -35,6 +42,12 @@ def launch_bundle(
 @functools.lru_cache(maxsize=1)
 def _common(worker_config: str, rank_table: str | None) -> bytes:
     return json.dumps({"worker_config": worker_config, "rank_table": rank_table}).encode()[1:]
+
+
+@functools.lru_cache(maxsize=1)
+def _contents(contents: tuple[tuple[str, bytes], ...]) -> bytes:
+    texts = {sha256: binascii.b2a_base64(data, newline=False).decode() for sha256, data in contents}
+    return b'"contents": %s, ' % json.dumps(texts).encode()
 
 
 class _Pieces:

@@ -1,5 +1,6 @@
 """The bundle of a launch is the JSON that agents of every version read."""
 
+import base64
 import json
 
 import pytest
@@ -22,3 +23,15 @@ def test_a_bundle_is_one_object_of_json(size: int, table: str | None) -> None:
     expected = {"manifest": to_json(manifest), "worker_config": config, "rank_table": table}
     assert whole == json.dumps(expected).encode()
     assert from_json(Manifest, json.loads(whole)["manifest"]) == manifest
+
+
+def test_small_contents_come_in_it() -> None:
+    manifest = Manifest("r1", "job", "h1", 1.0, (WORKER,))
+    sent = launch_bundle(manifest, "a: 1", None, {"run.yaml": "b: 2"}, {"ab12": b"\0\xff", "cd34": b""})
+    assert isinstance(sent, bytes)
+    bundle = json.loads(sent)
+    assert {name: base64.b64decode(text) for name, text in bundle["contents"].items()} == {
+        "ab12": b"\0\xff",
+        "cd34": b"",
+    }
+    assert (bundle["files"], bundle["worker_config"]) == ({"run.yaml": "b: 2"}, "a: 1")
