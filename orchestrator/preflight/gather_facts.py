@@ -61,7 +61,11 @@ def gather(
     `seen` is told the name of every host that has answered, from the thread that asked it. Only `hosts` are
     asked, where they are named. `looked` is what `look` has found already.
     """
-    results = looked or look(needs, fleet, timeout=timeout, patience=patience, seen=seen, hosts=hosts)
+    results = (
+        looked
+        if looked is not None
+        else look(needs, fleet, timeout=timeout, patience=patience, seen=seen, hosts=hosts)
+    )
     facts = {host.name: results.values[host.name] for host in needs.hosts if host.name in results.values}
     errors = dict(results.errors)
     addresses = ask_addresses(needs, fleet, facts)
