@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import binascii
+import io
 import json
 import time
 from typing import Iterator
@@ -9,6 +11,7 @@ from typing import Iterator
 from orchestrator.agent import attempt_guard, device_hold
 from orchestrator.agent import host_runs as runs
 from orchestrator.agent.cgroup_memory import note_counts
+from orchestrator.agent.content_store import Store
 from orchestrator.agent.prepare_run import prepare as prepare_run
 from orchestrator.agent.request_loop import Answer, Request
 from orchestrator.core.claims import Tombstone
@@ -37,6 +40,10 @@ def prepare(request: Request) -> Iterator[Answer]:
     bundle = json.loads(request.payload.read())
     manifest = from_json(Manifest, bundle["manifest"])
     workdir = Workdir(request.root)
+    # Small ones come along, so that there is no request for them alone.
+    for sha256, text in (bundle.get("contents") or {}).items():
+        data = binascii.a2b_base64(text)
+        Store(workdir.store).receive(sha256, len(data), io.BytesIO(data))
     prepared = prepare_run(
         workdir,
         manifest,

@@ -19,13 +19,13 @@ from orchestrator.core.host_answers import Prepared
 from orchestrator.core.paths import RUN_YAML
 from orchestrator.core.records import Manifest
 from orchestrator.hosts.agent_client import Agent
-from orchestrator.hosts.fleet import Fleet
-from orchestrator.hosts.push_content import content_files, push_missing
+from orchestrator.hosts.fleet import Fleet, HostResults
+from orchestrator.hosts.push_content import content_files, push_missing, small_contents
 from orchestrator.plan.complete_plan import complete_plan, on_free_devices
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.checks_scheduler import scheduler_address
-from orchestrator.preflight.gather_facts import gather
+from orchestrator.preflight.gather_facts import gather, look
 from orchestrator.preflight.host_facts import HostFacts, Needs, needs_of
 
 __all__ = ["Staying", "check_hosts", "start_run"]
@@ -75,23 +75,26 @@ def check_hosts(
     new = [host.name for host in plan.hosts if host.name not in staying.trusted]
     if new or not staying.devices:
         report("connecting")
-    busy = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host], plan), new)
     kept = {name: _others(plan, name, devices) for name, devices in staying.devices.items()}
-    chosen = on_free_devices(plan, {**_with(busy.values, staying.avoided), **kept})
-    taken = [
-        name for name, devices in busy.values.items() if set(devices) & set(chosen.manifests[name].devices)
-    ]
+    # As if nothing were held there: so it mostly is, and then hosts need not be asked twice.
+    supposed = _needs_of(
+        on_free_devices(plan, {**_with(dict.fromkeys(new, ()), staying.avoided), **kept}), new
+    )
+    looked = look(supposed, fleet, hosts=new, all_devices=True)
+    busy = {name: list(facts.probe.busy_devices) for name, facts in looked.values.items()}
+    chosen = on_free_devices(plan, {**_with(busy, staying.avoided), **kept})
+    taken = [name for name, devices in busy.items() if set(devices) & set(chosen.manifests[name].devices)]
     if taken:
         free(taken)
         again = fleet.each(lambda agent: _busy_devices(agent, fleet.hosts[agent.host], plan), taken)
-        known = _with({**busy.values, **again.values}, staying.avoided)
+        known = _with({**busy, **again.values}, staying.avoided)
         chosen = on_free_devices(plan, {**known, **kept})
     plan, needs = chosen, _needs_of(chosen, new)
     facts: dict[str, HostFacts] = {}
     if new:
-        # A host that did not answer is not waited for again.
-        facts, errors = gather(needs, fleet, hosts=busy.values)
-        checked = run_checks(needs, facts, {**busy.errors, **errors})
+        looked = _looked_again(looked, supposed, needs, taken, fleet)
+        facts, errors = gather(needs, fleet, looked=looked)
+        checked = run_checks(needs, facts, errors)
         if warnings := [line for line in checked.warnings() if not _is_told(line, plan)]:
             warn(warnings)
         checked.raise_on_failure()
@@ -103,6 +106,38 @@ def check_hosts(
         port=_free_port(plan, fleet, facts, meeting),
         scheduler_host=meeting,
     )
+
+
+def _looked_again(
+    looked: HostResults[HostFacts], supposed: Needs, needs: Needs, taken: Collection[str], fleet: Fleet
+) -> HostResults[HostFacts]:
+    """The facts of every host for what is needed of it, where something else may have been `supposed`.
+
+    Hosts with other devices than that are looked at once more, and so are those whose devices were `taken`.
+    A host that did not answer is not waited for again.
+    """
+    is_other = dataclasses.replace(needs, devices=supposed.devices) != supposed
+    stale = [
+        name
+        for name in looked.values
+        if is_other or name in taken or needs.devices[name] != supposed.devices[name]
+    ]
+    again = look(needs, fleet, hosts=stale) if stale else HostResults[HostFacts]({}, {})
+    facts = {
+        name: _of_own(again.values.get(name, fact), needs.devices[name])
+        for name, fact in looked.values.items()
+        if name not in again.errors
+    }
+    return HostResults(facts, {**looked.errors, **again.errors})
+
+
+def _of_own(fact: HostFacts, devices: Collection[int]) -> HostFacts:
+    """With the devices that are held only of those that are meant for this run."""
+    held = fact.probe.busy_devices
+    own = tuple(device for device in held if device in devices)
+    if len(own) == len(held):
+        return fact
+    return dataclasses.replace(fact, probe=dataclasses.replace(fact.probe, busy_devices=own))
 
 
 def _with(
@@ -163,14 +198,15 @@ def start_run(
     """
     report("pushing files")
     sources = content_files(plan.sources, may_be_gone=plan.attempt.number > 1)
-    if sources:
+    contents = small_contents(sources)
+    if sources and not contents:
         timeout = plan.timeouts.prepare
-        fleet.each(lambda agent: push_missing(agent, sources, timeout=timeout, at_once=True)).raise_on_error()
+        fleet.each(lambda agent: push_missing(agent, sources, timeout=timeout)).raise_on_error()
     try:
         report("preparing")
         # Made once: hosts that are prepared again, as another launch had a device, get the same.
-        more = _copier_files(plan, fleet)
-        _verify(plan, _prepared(plan, fleet, sleep or fleet.scheduling.sleep, chance, more))
+        brought = _Brought(_copier_files(plan, fleet), contents)
+        _verify(plan, _prepared(plan, fleet, sleep or fleet.scheduling.sleep, chance, brought))
         _place_shards(plan, fleet)
         report("starting")
         fleet.each(lambda agent: _start(plan, agent)).raise_on_error()
@@ -213,6 +249,14 @@ def _kept_for(plan: LaunchPlan) -> str:
     return plan.run_id if plan.attempt.number > 1 else ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What comes with the request to prepare: a host's own files as text, and small contents for all."""
+
+    files: Mapping[str, Mapping[str, str]]
+    contents: Mapping[str, bytes]
+
+
 class _Taken(PreflightError):
     """A device that was free a moment ago is not any more."""
 
@@ -222,7 +266,7 @@ def _prepared(
     fleet: Fleet,
     sleep: Callable[[float], None],
     chance: Callable[[], float],
-    more: Mapping[str, Mapping[str, str]],
+    brought: _Brought,
 ) -> dict[str, Prepared]:
     """What every host has prepared.
 
@@ -230,7 +274,7 @@ def _prepared(
     again, each for a time of its own, so that one of them wins.
     """
     for longest in _WAITS:
-        answers = fleet.each(lambda agent: _prepare(plan, agent, more.get(agent.host)))
+        answers = fleet.each(lambda agent: _prepare(plan, agent, brought))
         if not any(isinstance(error, _Taken) for error in answers.errors.values()) or not longest:
             break
         fleet.each(lambda agent: agent.undo(plan.run_id))
@@ -249,12 +293,16 @@ def _held(agent: Agent, manifest: Manifest) -> list[int]:
     return agent.busy_devices(manifest.devices, manifest.lock_dir, manifest.run_id)
 
 
-def _prepare(plan: LaunchPlan, agent: Agent, more: Mapping[str, str] | None) -> Prepared:
-    manifest = plan.manifests[agent.host]
+def _prepare(plan: LaunchPlan, agent: Agent, brought: _Brought) -> Prepared:
+    manifest, prepare = plan.manifests[agent.host], agent.prepare
+    files = brought.files.get(agent.host)
     if plan.run_yaml:
-        more = {**(more or {}), RUN_YAML: plan.run_yaml}
+        files = {**(files or {}), RUN_YAML: plan.run_yaml}
+    if files:
+        prepare = functools.partial(prepare, files=files)
+    if brought.contents:
+        prepare = functools.partial(prepare, contents=brought.contents)
     try:
-        prepare = functools.partial(agent.prepare, files=more) if more else agent.prepare
         return prepare(manifest, plan.worker_config, plan.rank_table, timeout=plan.timeouts.prepare)
     except AgentError as error:
         # A port or device that was free a moment ago: the same news as from the checks, the same exit code.

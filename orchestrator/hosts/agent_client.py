@@ -169,10 +169,12 @@ class Agent(EvidenceClient, ShardQuestions, CopyQuestions, SpareQuestions):
         rank_table: str | None,
         *,
         files: Mapping[str, str] | None = None,
+        contents: Mapping[str, bytes] | None = None,
         timeout: float | None = None,
     ) -> Prepared:
-        """Make the run's directory and its supervisor, which holds the devices. `files` are the copier's."""
-        bundle = launch_bundle(manifest, worker_config, rank_table, files)
+        """Make the run's directory and its supervisor, which holds the devices. `files` are the copier's;
+        `contents` are put into the host's store before."""
+        bundle = launch_bundle(manifest, worker_config, rank_table, files, contents)
         return self._ask(Prepared, "prepare", payload=bundle, timeout=timeout, run_id=manifest.run_id)
 
     def start(self, run_id: str) -> Told:

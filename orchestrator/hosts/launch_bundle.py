@@ -6,6 +6,7 @@ and the names of all hosts: what is the same is made JSON once, and is in memory
 
 from __future__ import annotations
 
+import binascii
 import functools
 import json
 from collections.abc import Iterator, Mapping
@@ -25,11 +26,17 @@ def launch_bundle(
     worker_config: str,
     rank_table: str | None,
     files: Mapping[str, str] | None = None,
+    contents: Mapping[str, bytes] | None = None,
 ) -> Payload:
-    """The JSON of an object with these; `files` are the host's own, as text."""
+    """The JSON of an object with these; `files` are the host's own, as text.
+
+    `contents` are small ones for its store, by their SHA-256: in base64 there.
+    """
     own = to_json(replace(manifest, inputs=(), hosts=()))
     del own["inputs"], own["hosts"]
     texts = b'"files": %s, ' % json.dumps(dict(files)).encode() if files else b""
+    if contents:
+        texts += _contents(tuple(contents.items()))
     begin = b'{%s"manifest": %s, ' % (texts, json.dumps(own).encode()[:-1])
     shared, common = _shared(manifest.inputs, manifest.hosts), _common(worker_config, rank_table)
     if len(shared) + len(common) < _SMALL:
@@ -57,6 +64,12 @@ def _shared(inputs: tuple[Input, ...], hosts: tuple[str, ...]) -> bytes:
 @functools.lru_cache(maxsize=1)
 def _common(worker_config: str, rank_table: str | None) -> bytes:
     return json.dumps({"worker_config": worker_config, "rank_table": rank_table}).encode()[1:]
+
+
+@functools.lru_cache(maxsize=1)
+def _contents(contents: tuple[tuple[str, bytes], ...]) -> bytes:
+    texts = {sha256: binascii.b2a_base64(data, newline=False).decode() for sha256, data in contents}
+    return b'"contents": %s, ' % json.dumps(texts).encode()
 
 
 class _Pieces:

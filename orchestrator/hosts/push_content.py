@@ -13,12 +13,13 @@ from typing import Protocol
 from orchestrator.core.errors import AgentError, OrchestrateError
 from orchestrator.hosts.agent_client import Agent
 
-__all__ = ["Content", "ContentFile", "Pushed", "content_files", "push_missing"]
+__all__ = ["Content", "ContentFile", "Pushed", "content_files", "push_missing", "small_contents"]
 
 _CHUNK = 1 << 20
 # Below this, all of a file goes in one packet with the request; a launch sends hundreds of them.
 _SMALL = 1 << 16
-# Of one file below this it is not asked first whether it is there: most launches bring one script.
+# What is no more than this together goes with another request, and nobody asks whether it is there: most
+# launches bring one script.
 _TINY = 1 << 14
 
 
@@ -113,16 +114,14 @@ def push_missing(
     *,
     timeout: float,
     count: Callable[[int], None] = lambda nbytes: None,
-    at_once: bool = False,
 ) -> Pushed:
     """Send the host what it lacks of the sources, which are named by their SHA-256.
 
-    `at_once`: a single small one is sent without a question whether it is there, and counts as sent.
     Each is there whole, with the right hash, or not at all; no more than a chunk is in memory. `count` gets
     the bytes of each chunk that was taken, and of each source that was there. `timeout` is in seconds, of
     one message. AgentError, TransportError; OrchestrateError: a file that has changed.
     """
-    missing = set(sources if at_once and _is_quickly_sent(sources) else agent.missing(list(sources)))
+    missing = set(agent.missing(list(sources)))
     total = sum(map(len, sources.values()))
     wanted = {sha256: source for sha256, source in sources.items() if sha256 in missing}
     sent = sum(map(len, wanted.values()))
@@ -138,11 +137,20 @@ def push_missing(
     return Pushed(sent, total - sent)
 
 
-def _is_quickly_sent(sources: Mapping[str, Content]) -> bool:
-    """Whether to send them takes no longer than to ask whether they are there."""
-    return len(sources) == 1 and all(
-        isinstance(each, ContentFile) and len(each) <= _TINY for each in sources.values()
-    )
+def small_contents(sources: Mapping[str, Content]) -> dict[str, bytes]:
+    """All of the sources, where they are so small that it takes no longer to send them along with another
+    request than to ask whether they are there; else nothing. OrchestrateError: a file that has changed.
+    """
+    if sum(map(len, sources.values())) > _TINY:
+        return {}
+    found: dict[str, bytes] = {}
+    for sha256, source in sources.items():
+        if not isinstance(source, ContentFile):
+            return {}  # what is gone is told to a host that lacks it, and to no other
+        found[sha256] = b"".join(source)
+        if hashlib.sha256(found[sha256]).hexdigest() != sha256:
+            raise source.changed()
+    return found
 
 
 class _Counted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from orchestrator.ascend.discovery import TOOL_TIMEOUT, ask, find_devices
@@ -35,6 +35,7 @@ from orchestrator.rank_table.table import is_ip
 
 __all__ = [
     "gather",
+    "look",
     "look_at_hosts",
 ]
 
@@ -52,21 +53,19 @@ def gather(
     patience: float = _PATIENCE,
     seen: Callable[[str], None] | None = None,
     hosts: Iterable[str] | None = None,
+    looked: HostResults[HostFacts] | None = None,
 ) -> tuple[dict[str, HostFacts], dict[str, OrchestrateError]]:
     """The facts of the hosts that answer, the errors of the others. `timeout` is for one call of a tool.
 
     `patience` is for a host's `env_script`; the host is waited for longer, so that it can say that it hangs.
     `seen` is told the name of every host that has answered, from the thread that asked it. Only `hosts` are
-    asked, where they are named.
+    asked, where they are named. `looked` is what `look` has found already.
     """
-
-    def look(agent: Agent) -> HostFacts:
-        found = _look(needs, agent, fleet.scheduling, timeout, patience)
-        if seen is not None:
-            seen(agent.host)
-        return found
-
-    results = fleet.each(look, hosts)
+    results = (
+        looked
+        if looked is not None
+        else look(needs, fleet, timeout=timeout, patience=patience, seen=seen, hosts=hosts)
+    )
     facts = {host.name: results.values[host.name] for host in needs.hosts if host.name in results.values}
     errors = dict(results.errors)
     addresses = ask_addresses(needs, fleet, facts)
@@ -96,15 +95,46 @@ def gather(
     )
 
 
-def _look(needs: Needs, agent: Agent, scheduling: Scheduling, timeout: float, patience: float) -> HostFacts:
-    host = needs.host(agent.host)
+def look(
+    needs: Needs,
+    fleet: Fleet,
+    *,
+    timeout: float = TOOL_TIMEOUT,
+    patience: float = _PATIENCE,
+    seen: Callable[[str], None] | None = None,
+    hosts: Iterable[str] | None = None,
+    all_devices: bool = False,
+) -> HostResults[HostFacts]:
+    """What each host tells by itself, as for `gather`. With `all_devices`, which of all its devices are held,
+    and not only of those that are needed."""
+
+    def one(agent: Agent) -> HostFacts:
+        host, ids = needs.host(agent.host), needs.devices.get(agent.host, ())
+        held = [device.id for device in host.devices] if all_devices else ids
+        found = _look(needs, host, held, agent, fleet.scheduling, timeout, patience)
+        if seen is not None:
+            seen(agent.host)
+        return found
+
+    return fleet.each(one, hosts)
+
+
+def _look(
+    needs: Needs,
+    host: Host,
+    held: Sequence[int],
+    agent: Agent,
+    scheduling: Scheduling,
+    timeout: float,
+    patience: float,
+) -> HostFacts:
     tools = None if needs.ascend is False else _ask(needs, host, agent, timeout)
     is_ascend = needs.ascend or (tools is not None and _has_any(tools))
     before = scheduling.time()
     probe = agent.probe(
         timeout=patience + _REST,
         patience=patience,
-        devices=needs.devices.get(host.name, ()),
+        devices=held,
         lock_dir=host.lock_dir,
         env_script=host.env_script,
         packages=needs.packages,

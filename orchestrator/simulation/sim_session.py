@@ -155,10 +155,11 @@ class _DirectAgent(Agent):
         rank_table: str | None,
         *,
         files: Mapping[str, str] | None = None,
+        contents: Mapping[str, bytes] | None = None,
         timeout: float | None = None,
     ) -> Prepared:
         payload: Payload = LaunchValue(  # type: ignore[assignment]
-            manifest, worker_config, rank_table, (files or {}).get(RUN_YAML)
+            manifest, worker_config, rank_table, (files or {}).get(RUN_YAML), contents or {}
         )
         return self._ask(Prepared, "prepare", payload=payload, timeout=timeout, run_id=manifest.run_id)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.agent.request_loop import Answer
@@ -38,9 +39,12 @@ class LaunchValue:
     worker_config: str
     rank_table: str | None
     run_yaml: str | None = None
+    contents: Mapping[str, bytes] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return 1000 + len(self.worker_config) + len(self.rank_table or "") + len(self.run_yaml or "")
+        brought = sum(map(len, self.contents.values()))
+        texts = (self.worker_config, self.rank_table or "", self.run_yaml or "")
+        return 1000 + sum(map(len, texts)) + brought
 
 
 class Packet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import errno
 import functools
@@ -102,7 +103,10 @@ def _push(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
 
 def _prepare(agent: SimAgent, args: Args, body: bytes) -> Iterator[Answer]:
     host = agent.host
-    manifest, hashes, worker_config = _opened(body)
+    manifest, hashes, worker_config, contents = _opened(body)
+    if contents:
+        _require_space(host, f"{host.workdir}/store")
+        host.store.update(contents)
     before = host.runs.get(manifest.run_id)
     require_room(host, before, manifest, claim_in(args))
     before = host.runs.get(manifest.run_id)
@@ -133,14 +137,16 @@ def _begin_where_told(run: SimRun) -> None:
         run.gang.begin_at(int(told))
 
 
-def _opened(body: bytes | LaunchValue) -> tuple[Manifest, Mapping[str, str], str]:
-    """The manifest of a bundle, the hashes of its files, and the workers' configuration.
+def _opened(body: bytes | LaunchValue) -> tuple[Manifest, Mapping[str, str], str, Mapping[str, int]]:
+    """The manifest of a bundle, the hashes of its files, the configuration of workers, the sizes of contents.
 
     All but the manifest are the same on all hosts.
     """
     if isinstance(body, LaunchValue):
         manifest = replace(body.manifest, hosts=_once(body.manifest.hosts))
-        return manifest, _hashes(body.worker_config, body.rank_table, body.run_yaml), body.worker_config
+        hashes = _hashes(body.worker_config, body.rank_table, body.run_yaml)
+        sizes = {sha256: len(data) for sha256, data in body.contents.items()}
+        return manifest, hashes, body.worker_config, sizes
     # No text in JSON has a quote that is not escaped: the last such key is the bundle's own.
     own, key, common = body.rpartition(b', "worker_config": ')
     bundle = json.loads(own + b"}")
@@ -149,7 +155,8 @@ def _opened(body: bytes | LaunchValue) -> tuple[Manifest, Mapping[str, str], str
     hashes, worker_config = _hashes_of(key[2:] + common)
     if (text := bundle.get("files", {}).get(RUN_YAML)) is not None:
         hashes = {**hashes, RUN_YAML: hashlib.sha256(text.encode()).hexdigest()}
-    return manifest, hashes, worker_config
+    sizes = {sha256: len(binascii.a2b_base64(text)) for sha256, text in bundle.get("contents", {}).items()}
+    return manifest, hashes, worker_config, sizes
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from orchestrator.agent.processes import is_alive
-from orchestrator.core.codec import loads
+from orchestrator.core.codec import loads, to_json
 from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError
 from orchestrator.core.records import Input, Manifest, WorkerSpec
@@ -48,6 +50,27 @@ def test_files_of_the_run_are_placed_and_read_back(host: AgentHost) -> None:
     host.wait_over()
     assert host.run_dir().attempt.log("rank_0").read_bytes() == b"hi\n"
     assert loads(Manifest, host.run_dir().attempt.manifest.read_bytes()) == manifest
+
+
+@pytest.mark.parametrize("brought", [b"print('hello')", b"print('hellp')"], ids=["whole", "damaged"])
+def test_a_small_content_comes_with_the_request_to_prepare(host: AgentHost, brought: bytes) -> None:
+    script = b"print('hello')"
+    sha256 = hashlib.sha256(script).hexdigest()
+    manifest = host.manifest(("{python}", "script.py"), inputs=(Input("script.py", sha256),))
+    bundle = {"manifest": to_json(manifest), "worker_config": "a: 1\n", "rank_table": None}
+    bundle["contents"] = {sha256: base64.b64encode(brought).decode()}
+
+    def prepare() -> None:
+        host.session.call("prepare", payload=json.dumps(bundle).encode())
+
+    if brought == script:
+        prepare()
+        assert (host.run_dir().root / "script.py").read_bytes() == script
+        assert (host.workdir.store / sha256).read_bytes() == script
+    else:
+        with pytest.raises(AgentError, match="arrived damaged"):
+            prepare()
+        assert not host.run_dir().root.exists()
 
 
 def test_what_a_worker_sees_of_the_environment(tmp_path: Path) -> None:

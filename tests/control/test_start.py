@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,49 @@ def test_devices_that_stay_taken_end_the_launch_with_its_holder(tmp_path: Path) 
         start_run(_plan(tmp_path), fleet, lambda phase: None, sleep=lambda _: None)  # type: ignore[arg-type]
     for agent in fleet.agents.values():
         assert agent.asked == ["prepare", "undo", "busy", "undo"]
+
+
+class Receiving(SharedHost):
+    """A host that is told what to put into its store; its device is free from the second time on."""
+
+    def __init__(self, host: str, taken: set[str]) -> None:
+        super().__init__(host, taken)
+        self.got: list[Mapping[str, bytes]] = []
+        self.pushed: list[str] = []
+
+    def missing(self, hashes: list[str]) -> list[str]:
+        return hashes
+
+    def push(self, sha256: str, content: Any, *, timeout: float) -> None:
+        self.pushed.append(sha256)
+
+    def prepare(  # type: ignore[override]
+        self,
+        manifest: Manifest,
+        worker_config: str,
+        rank_table: str,
+        *,
+        contents: Mapping[str, bytes] | None = None,
+        timeout: float,
+    ) -> Prepared:
+        self.got.append(contents or {})
+        return super().prepare(manifest, worker_config, rank_table, timeout=timeout)
+
+
+@pytest.mark.parametrize("size", [5, 1 << 15], ids=["small", "large"])
+def test_a_small_file_goes_with_the_request_and_a_large_one_before_it(tmp_path: Path, size: int) -> None:
+    data = b"x" * size
+    sha256 = hashlib.sha256(data).hexdigest()
+    (tmp_path / "train.py").write_bytes(data)
+    plan = dataclasses.replace(_plan(tmp_path), sources={sha256: tmp_path / "train.py"})
+    taken = {"n2"}
+    agents = [Receiving(name, taken) for name in ("n1", "n2", "n3")]
+
+    def sleep(seconds: float) -> None:
+        taken.clear()
+
+    start_run(plan, FakeFleet(agents), lambda phase: None, sleep=sleep)  # type: ignore[arg-type]
+    for agent in agents:
+        expected = {sha256: data} if size == 5 else {}
+        assert agent.got == [expected, expected]  # twice, as n2 was not free at first
+        assert agent.pushed == ([] if size == 5 else [sha256])

@@ -1,5 +1,6 @@
 """The bundle of a launch is the JSON that agents of every version read."""
 
+import base64
 import json
 
 import pytest
@@ -42,3 +43,15 @@ def test_each_host_gets_its_own_manifest_whichever_was_sent_before() -> None:
         bundle = json.loads(sent if isinstance(sent, bytes) else b"".join(sent))
         assert from_json(Manifest, bundle["manifest"]) == manifest
         assert bundle.get("files") == files
+
+
+def test_small_contents_come_in_it() -> None:
+    manifest = Manifest("r1", "job", "h1", 1.0, (WORKER,))
+    sent = launch_bundle(manifest, "a: 1", None, {"run.yaml": "b: 2"}, {"ab12": b"\0\xff", "cd34": b""})
+    assert isinstance(sent, bytes)
+    bundle = json.loads(sent)
+    assert {name: base64.b64decode(text) for name, text in bundle["contents"].items()} == {
+        "ab12": b"\0\xff",
+        "cd34": b"",
+    }
+    assert (bundle["files"], bundle["worker_config"]) == ({"run.yaml": "b: 2"}, "a: 1")

@@ -15,7 +15,13 @@ from orchestrator.core.errors import AgentError, OrchestrateError
 from orchestrator.hosts.agent_client import Agent
 from orchestrator.hosts.agent_zip import agent_bundle
 from orchestrator.hosts.local_transport import LocalTransport
-from orchestrator.hosts.push_content import ContentFile, Pushed, content_files, push_missing
+from orchestrator.hosts.push_content import (
+    ContentFile,
+    Pushed,
+    content_files,
+    push_missing,
+    small_contents,
+)
 from orchestrator.hosts.session import Session
 
 
@@ -52,17 +58,29 @@ def test_only_what_is_missing_is_sent_and_counted(tmp_path: Path, agent: Agent) 
     assert sum(counted) == total
 
 
-def test_one_small_file_is_sent_without_a_question(
-    tmp_path: Path, agent: Agent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[object] = []
-    monkeypatch.setattr(agent, "missing", asked.append)
-    script = written(tmp_path / "train.py", b"print('hello')")
-    sources = {script: ContentFile(tmp_path / "train.py")}
-    for _ in range(2):  # the second time it is there
-        assert push_missing(agent, sources, timeout=60, at_once=True) == Pushed(14, 0)
-        assert (tmp_path / "work/store" / script).read_bytes() == b"print('hello')"
-    assert asked == []
+def test_what_is_small_together_comes_along(tmp_path: Path) -> None:
+    data = {"train.py": b"print('hello')", "empty": b"", "config.yaml": b"a: 1"}
+    paths = {written(tmp_path / name, each): tmp_path / name for name, each in data.items()}
+    assert small_contents(content_files(paths)) == {
+        hashlib.sha256(each).hexdigest(): each for each in data.values()
+    }
+    paths[written(tmp_path / "large", bytes(1 << 14))] = tmp_path / "large"
+    assert small_contents(content_files(paths)) == {}
+    assert small_contents({}) == {}
+
+
+def test_a_small_file_that_has_changed_is_named(tmp_path: Path) -> None:
+    sha256 = written(tmp_path / "data", b"before")
+    (tmp_path / "data").write_bytes(b"behind")
+    with pytest.raises(OrchestrateError, match="data: has changed") as caught:
+        small_contents({sha256: ContentFile(tmp_path / "data")})
+    assert caught.value.remedy == "launch again"
+
+
+def test_of_what_is_gone_nothing_comes_along(tmp_path: Path) -> None:
+    sha256 = written(tmp_path / "data", b"data")
+    (tmp_path / "data").unlink()
+    assert small_contents(content_files({sha256: tmp_path / "data"}, may_be_gone=True)) == {}
 
 
 def test_a_large_file_is_never_in_memory(tmp_path: Path, agent: Agent) -> None:
