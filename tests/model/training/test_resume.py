@@ -44,7 +44,7 @@ OPTIONS: dict[str, Any] = {
 
 
 class Told(StopRequest):
-    """A request that comes while step `after` + 1 is computed, without a signal; with 0 while the first is."""
+    """A request that comes while step `after` + 1 is computed, without a signal; with 0, the first."""
 
     def __init__(self, after: int = 0) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(whole, tmp_path):
 
 
 def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not_been(whole, tmp_path):
-    """In a step that is saved for this alone, then in one that is saved anyway: from there another test goes on."""
+    """In a step saved for this alone, then in one that is saved anyway: from there another test goes on."""
     seen = run(tmp_path / "first", Told(1))
     assert [record.step for record in seen] == [1, 2]
     assert steps_of(tmp_path / "first/checkpoint", 0) == [2]

@@ -94,7 +94,7 @@ def starts_from_nothing(source):
 
 @pytest.fixture(scope="module")
 def scaled():
-    """A step with a loss scale that has computed a batch of four, and whether it was known before to compile."""
+    """A step with a loss scale that has computed four records, and if it was known before to compile."""
     train_step = step(loss_scale=LossScale(2.0, window=1))
     known = train_step.compiles(batch(4))
     train_step(batch(4), 0.01)
