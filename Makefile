@@ -92,6 +92,7 @@ test-long: $(INSTALLED) $(OLDEST)/.installed  ## the oldest MindSpore, and every
 		tests/e2e/test_other_layouts.py tests/e2e/test_training_on_fewer_hosts.py tests/e2e/test_whole_way.py \
 		tests/e2e/test_ssh_runs.py tests/e2e/test_networking.py tests/e2e/test_resumed_run.py \
 		tests/model/training/test_fewer_replicas.py tests/model/training/test_pipeline.py \
+		tests/model/training/test_saves_behind_steps.py tests/model/devices/test_ascend_operators.py \
 		tests/model/training/test_trainer.py tests/transfer/test_mindformers_real.py
 	ALL_STRATEGIES=1 $(BIN)/python -m pytest tests/model/parallel/test_strategies.py
 

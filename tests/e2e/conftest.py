@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.testing.local_cluster import Cluster
-from orchestrator.testing.ssh_cluster import inventory_of
+from orchestrator.testing.ssh_cluster import ADDRESSES, inventory_of
 from orchestrator.testing.sshd import Sshd
 
 
@@ -50,3 +50,25 @@ def remote(tmp_path: Path, servers: list[Sshd]) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path, inventory_of(tmp_path, servers))
     yield cluster
     cluster.close()
+
+
+@pytest.fixture
+def hosts_at(tmp_path: Path, servers: list[Sshd]) -> Iterator[Callable[..., Cluster]]:
+    """Makes two hosts over SSH at the given addresses; `aliases` are what the ssh config says of names."""
+    made: list[Cluster] = []
+
+    def make(*addresses: str, **aliases: str) -> Cluster:
+        data = inventory_of(tmp_path, servers)
+        for index, address in enumerate(addresses):
+            host = data["hosts"][index]
+            host |= {"address": address, "device_ips": f"10.20.{index}.[1-2]"}
+        lines = [f"Host {alias}\n  HostName {name}\n" for alias, name in aliases.items()]
+        (tmp_path / "ssh_config").write_text("".join(lines))
+        known = [server.known_hosts({*ADDRESSES, *addresses}) for server in servers]
+        data["ssh"]["known_hosts"] = [str(path) for path in known]
+        made.append(Cluster(tmp_path, data))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.close()

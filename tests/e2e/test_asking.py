@@ -1,4 +1,4 @@
-"""Jobs that answer: two ranks with one model, asked over the run's own channel."""
+"""Jobs that answer, asked over the run's own channel: one rank, and two with one model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Make = Callable[..., Cluster]
 
 
 def job(cluster: Cluster, task: str, **keys: Any) -> Path:
-    """A job of two model-parallel ranks on one host, with the tiny checkpoint beside it."""
+    """A job of two ranks that share the model on one host, if not told otherwise, and their checkpoint."""
     config = yaml.safe_load((cluster.folder / "config.yaml").read_text())
     data = {
         "name": task,
@@ -55,7 +55,8 @@ def test_a_prediction_answers_in_the_order_of_its_prompts(cluster: Cluster) -> N
     prompts = cluster.folder / "prompts.jsonl"
     prompts.write_text("".join(json.dumps(record) + "\n" for record in records))
     options = {"prompts": ["Hello"], "prompts_file": "prompts.jsonl", "batch_size": 2, "max_new_tokens": 4}
-    done = cluster.launch(job(cluster, "predict", predict=options))
+    # Of more ranks: test_trainer.py.
+    done = cluster.launch(job(cluster, "predict", devices_per_host=1, parallel={}, predict=options))
     assert done.returncode == 0, done.stdout + done.stderr
     told = [json.loads(line) for line in cluster.run("answers").stdout.splitlines()]
     assert [answer["prompt"] for answer in told] == ["Hello", "Why is the sky blue?", "What is the capital"]

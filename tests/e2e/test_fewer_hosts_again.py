@@ -42,7 +42,8 @@ def test_it_goes_on_with_one_host_and_grows_back(remote: Cluster, servers: list[
         devices_per_host=1,
         sync=["program.py"],
         env={"TOLD": str(remote.folder)},
-        restart={"max": 9, "min_hosts": 1},
+        # A host that is back is seen when leases are renewed, at a quarter of this.
+        restart={"max": 9, "min_hosts": 1, "lease": 60},
         timeouts={"unreachable": 4, "lost": 10, "grace": 2, "prepare": 60},
     )
     with remote.launching(job, "--detach") as launch:

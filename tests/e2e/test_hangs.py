@@ -73,6 +73,8 @@ def test_a_frozen_rank_is_named_and_forgotten_when_it_goes_on(remote: Cluster) -
     assert data["cause"]["kind"] == "stopped" and data["exit_code"] == 5
 
 
+# Who is named, and where it is, test_a_policy_ends_a_run_that_hangs asks as well, when all is over.
+@LONG
 def test_a_rank_in_a_dead_loop_is_named_with_where_it_is(remote: Cluster) -> None:
     with hanging(remote, "loop"):
         hang = named_hang(remote)
@@ -96,6 +98,8 @@ def test_a_rank_in_a_dead_loop_is_named_with_where_it_is(remote: Cluster) -> Non
     assert f"To go on: orchestrate resume {data['run_id']}" in text
 
 
+# What is made of such stacks: tests/control/test_health.py; what status says: tests/cli/test_health_notes.py.
+@LONG
 def test_where_all_wait_for_somebody_nobody_is_accused(remote: Cluster) -> None:
     with hanging(remote, "alone"):
         hang = named_hang(remote)
@@ -127,6 +131,11 @@ def test_a_policy_ends_a_run_that_hangs(remote: Cluster) -> None:
     )
     assert set(remote.states().values()) == {"stopped"}
     eventually(lambda: what_is_left(remote) == {}, what="that nothing is left")
+    data, text = diagnosed(remote)
+    assert (data["cause"]["kind"], data["cause"]["certainty"]) == ("rank_stuck", "likely"), text
+    assert data["cause"]["culprit"] == {"host": "node3", "rank": 2, "device": 0}
+    assert data["cause"]["victims"] == ["rank_0", "rank_1", "rank_3"]
+    assert "Cause: the rank did not come to a collective operation: node3, rank 2, device 0" in text
 
 
 def health_without_ranks(cluster: Cluster) -> list[dict[str, Any]]:

@@ -1,18 +1,21 @@
-"""Trainings on two SSH hosts that meet by name: with a rank table beside the scheduler, and without one."""
+"""Two SSH hosts that meet by name: a training without a rank table, and what is told of the names.
+
+A training with a rank table beside the scheduler, on hosts that only the ssh config knows: test_ssh_runs.py.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from orchestrator.plan.launch_plan import read_plan
 from orchestrator.testing.local_cluster import Cluster
-from orchestrator.testing.ssh_cluster import ADDRESSES, inventory_of
-from orchestrator.testing.sshd import Sshd, why_no_sshd
+from orchestrator.testing.ssh_cluster import ADDRESSES
+from orchestrator.testing.sshd import why_no_sshd
 
 pytestmark = [
     pytest.mark.sshd,
@@ -27,28 +30,6 @@ SMALL = (
 STEPS = tuple(word for value in SMALL for word in ("--set", value))
 
 
-@pytest.fixture
-def hosts_at(tmp_path: Path, servers: list[Sshd]) -> Iterator[Callable[..., Cluster]]:
-    """Makes two hosts at the given addresses; `aliases` are what the ssh config says of names."""
-    made: list[Cluster] = []
-
-    def make(*addresses: str, **aliases: str) -> Cluster:
-        data = inventory_of(tmp_path, servers)
-        for index, address in enumerate(addresses):
-            host = data["hosts"][index]
-            host |= {"address": address, "device_ips": f"10.20.{index}.[1-2]"}
-        lines = [f"Host {alias}\n  HostName {name}\n" for alias, name in aliases.items()]
-        (tmp_path / "ssh_config").write_text("".join(lines))
-        known = [server.known_hosts({*ADDRESSES, *addresses}) for server in servers]
-        data["ssh"]["known_hosts"] = [str(path) for path in known]
-        made.append(Cluster(tmp_path, data))
-        return made[-1]
-
-    yield make
-    for cluster in made:
-        cluster.close()
-
-
 def environments(cluster: Cluster) -> list[dict[str, str]]:
     """Those of all workers of the newest run, as its plan has them."""
     plan = read_plan(cluster.controls()[-1].plan)
@@ -60,23 +41,6 @@ def losses(cluster: Cluster) -> dict[str, list[float]]:
         path.stem: [json.loads(line)["loss"] for line in path.read_text().splitlines() if "loss" in line]
         for path in cluster.folder.glob("hosts/*/runs/*/metrics/rank_*.jsonl")
     }
-
-
-@pytest.mark.mindspore
-def test_a_training_with_a_rank_table_on_hosts_that_only_the_ssh_config_knows(
-    hosts_at: Callable[..., Cluster],
-) -> None:
-    cluster = hosts_at("npu-a", "npu-b", **{"npu-a": ADDRESSES[0], "npu-b": ADDRESSES[1]})
-    done = cluster.launch(ROOT / "jobs/demo.yaml", *STEPS, "--set", "networking.mode=rank_table")
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = environments(cluster)
-    assert {env["MS_SCHED_HOST"] for env in found} == {"127.0.0.2"}
-    assert {env["RANK_TABLE_FILE"] for env in found} == {"{run_dir}/rank_table.json"}
-    (first, second) = cluster.folder.glob("hosts/*/runs/*/rank_table.json")
-    assert first.read_bytes() == second.read_bytes()
-    servers = json.loads(first.read_text())["server_list"]
-    assert [server["server_id"] for server in servers] == ["npu-a", "npu-b"]
-    assert len(losses(cluster)) == 2 and {len(each) for each in losses(cluster).values()} == {3}
 
 
 @pytest.mark.mindspore

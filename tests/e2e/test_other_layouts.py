@@ -73,7 +73,8 @@ def test_of_replicas_on_different_hosts_one_host_has_the_whole_checkpoint(
     cluster = local_with(hosts=2)
     degrees = {"data_parallel": 2, "pipeline_stage": 2, "micro_batch_num": 2, "replicas": "spread"}
     steps = {"steps": 2, "batch_size": 2, "learning_rate": 5e-3}
-    job = training(cluster, "spread", devices_per_host=2, parallel=degrees, train=steps)
+    model = {"preset": "tiny", "overrides": {"hidden_size": 32}}  # a layer of each stage
+    job = training(cluster, "spread", devices_per_host=2, parallel=degrees, train=steps, model=model)
     done = cluster.launch(job, timeout=LONG)
     assert done.returncode == 0, done.stdout + done.stderr
     shutil.rmtree(cluster.folder / "hosts/host1/runs")

@@ -147,7 +147,7 @@ def test_the_checkpoint_answers_and_is_evaluated(trained: tuple[Path, Trainer]) 
 
 def test_four_ranks_train_it_as_one_does(tmp_path: Path) -> None:
     """Two model-parallel ranks, which a vocabulary of 383 does not divide over, in each of two stages."""
-    chosen = {"preset": "toy_tiny", "overrides": {"vocab_size": 383, "seq_length": 64}}
+    chosen = {"preset": "toy_tiny", "overrides": {"num_layers": 2, "vocab_size": 383, "seq_length": 64}}
     alone, four = tmp_path / "alone", tmp_path / "four"
     settings = load_settings(write_job(alone, model=chosen, train={"steps": 3}))
     train(settings, Worker(), alone, lambda record: None)

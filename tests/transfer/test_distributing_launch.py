@@ -16,6 +16,7 @@ from orchestrator.testing.local_cluster import Cluster
 from orchestrator.transfer.inspect import diff
 
 pytestmark = pytest.mark.mindspore
+ONE_LAYER = {"num_layers": 1}  # which compiles sooner
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def save_whole(path: Path) -> None:
     from model.network.build import build, initialise
     from model.parallel.mesh import Place, Strategy
 
-    config = load_config("tiny")
+    config = load_config("tiny", ONE_LAYER)
     network = build(config)
     initialise(network, config, 7, Strategy(), Place(0, 0, 0, 0))
     write_ckpt(path, [(item.name, item.asnumpy()) for item in network.get_parameters()])
@@ -61,7 +62,7 @@ def test_ranks_start_from_the_slices_that_their_host_was_sent(cluster: Cluster, 
         "task": "finetune",
         "devices_per_host": 1,
         "parallel": {"model_parallel": 2},
-        "model": {"preset": "tiny"},
+        "model": {"preset": "tiny", "overrides": ONE_LAYER},
         "data": {"path": "data.json", "tokenizer": "words/tokenizer.json", "seq_length": 32},
         # A step so small that float32 does not feel it: what is saved is what was loaded.
         "train": {

@@ -98,7 +98,8 @@ def test_bad_questions_are_one_line(tmp_path, capsys):
 
 @pytest.mark.mindspore
 def test_train_then_generate_as_processes(tmp_path):
-    write_job(tmp_path, train={"steps": 2}, checkpoint={"prefix": "demo"})
+    small = {"preset": "tiny", "overrides": {"num_layers": 1}}  # which compiles soon
+    write_job(tmp_path, model=small, train={"steps": 2}, checkpoint={"prefix": "demo"})
     done = run_alone(tmp_path, "train", "--config", "worker.yaml")
     assert done.returncode == 0, done.stderr
     assert "step 2/2 loss" in done.stdout

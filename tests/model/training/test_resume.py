@@ -44,11 +44,11 @@ OPTIONS: dict[str, Any] = {
 
 
 class Told(StopRequest):
-    """A request that comes while step `after` + 1 is computed, without a signal."""
+    """A request that comes while step `after` + 1 is computed, without a signal; with 0, the first."""
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, after: int = 0) -> None:
         super().__init__()
-        self.after = after
+        self.after, self.asked = after, not after
 
     def listen(self) -> None:
         pass
@@ -94,8 +94,10 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(whole, tmp_path):
     with pytest.raises(ModelError, match=r"data\.tokenizer: is missing, .* beside .*from"):
         run(tmp_path / "rest", checkpoint={"load": str(tmp_path / "from"), "resume": True})
     shutil.copy(whole.folder / "model/tokenizer.json", tmp_path / "from")
-    seen = run(tmp_path / "rest", checkpoint={"load": str(tmp_path / "from"), "resume": True})
+    # That it is told to stop in the last of all steps makes no difference.
+    seen = run(tmp_path / "rest", Told(5), checkpoint={"load": str(tmp_path / "from"), "resume": True})
     assert [record.step for record in seen] == [4, 5, 6]
+    assert steps_of(tmp_path / "rest/checkpoint", 0) == [6]
     for first, second in zip(whole.records[3:], seen, strict=True):
         assert (first.loss, first.lr, first.grad_norm) == (second.loss, second.lr, second.grad_norm)
         assert first.loss_scale == second.loss_scale and second.mfu > 0
@@ -104,21 +106,21 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(whole, tmp_path):
     assert last.read_bytes() == whole.checkpoint.read_bytes()
 
 
-@pytest.mark.parametrize("after", [1, 2, 5], ids=["not saved", "saved just then", "the last step"])
-def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not_been(whole, tmp_path, after):
-    seen = run(tmp_path / "first", Told(after))
-    assert [record.step for record in seen] == list(range(1, after + 2))
-    assert steps_of(tmp_path / "first/checkpoint", 0) == {1: [2], 2: [3], 5: [3, 6]}[after]
-    if after == 2:
-        return  # of the step that was saved before it was asked another test goes on
-    if after < 5:
-        load = {"load": str(tmp_path / "first/checkpoint"), "resume": True}
-        seen += run(tmp_path / "rest", checkpoint=load)
-    for first, second in zip(whole.records, seen, strict=True):
+def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not_been(whole, tmp_path):
+    """In a step saved for this alone, then in one that is saved anyway: from there another test goes on."""
+    seen = run(tmp_path / "first", Told(1))
+    assert [record.step for record in seen] == [1, 2]
+    assert steps_of(tmp_path / "first/checkpoint", 0) == [2]
+    seen += run(
+        tmp_path / "rest", Told(), checkpoint={"load": str(tmp_path / "first/checkpoint"), "resume": True}
+    )
+    assert [record.step for record in seen] == [1, 2, 3]
+    assert steps_of(tmp_path / "rest/checkpoint", 0) == [3]
+    for first, second in zip(whole.records[:3], seen, strict=True):
         assert (first.step, first.loss, first.lr) == (second.step, second.loss, second.lr)
         assert (first.grad_norm, first.loss_scale) == (second.grad_norm, second.loss_scale)
-    home = tmp_path / ("first" if after == 5 else "rest")
-    assert newest_shard(home / "checkpoint", 0).read_bytes() == whole.checkpoint.read_bytes()
+    undisturbed = whole.folder / "checkpoint/rank_0/mindformers_rank_0-1_3.ckpt"
+    assert newest_shard(tmp_path / "rest/checkpoint", 0).read_bytes() == undisturbed.read_bytes()
 
 
 def test_what_cannot_be_resumed_says_why(whole, tmp_path):
@@ -133,12 +135,6 @@ def test_what_cannot_be_resumed_says_why(whole, tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(ModelError, match=r"none: holds no shard of rank 0"):
         run(tmp_path, checkpoint={"load": str(tmp_path / "none")}, data={"tokenizer": str(tokenizer)})
-
-
-def test_shards_can_also_start_a_new_training(whole, tmp_path):
-    load = {"load": str(whole.folder / "checkpoint"), "resume": False}
-    (record,) = run(tmp_path, checkpoint=load, train={"steps": 1})
-    assert record.step == 1 and record.loss < whole.records[0].loss - 0.3
 
 
 def test_ranks_agree_on_the_newest_step_that_all_have(tmp_path):
@@ -174,7 +170,7 @@ def of_mindformers(network, rows: np.ndarray, eos: int) -> tuple[float, int]:
     return float((losses * counted).sum() / counted.sum()), int(counted.sum())
 
 
-def test_the_loss_can_be_that_of_mindformers(whole, tmp_path):
+def test_shards_can_also_start_a_new_training_whose_loss_can_be_that_of_mindformers(whole, tmp_path):
     no_dropout = {"overrides": {"num_layers": 1}}
     load = {"load": str(whole.folder / "checkpoint"), "resume": False}
     options = {
@@ -183,6 +179,7 @@ def test_the_loss_can_be_that_of_mindformers(whole, tmp_path):
         "data": {"tokenizer": str(whole.folder / "model/tokenizer.json")},
     }
     (record,) = run(tmp_path, **options, train={"steps": 1, "loss_mask": "input"})
+    assert record.step == 1 and record.loss < whole.records[0].loss - 0.3
     config = load_config("tiny", {"num_layers": 1})
     network = build(config).set_train(False)
     load_whole(whole.checkpoint, list(network.get_parameters()))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from model.config.settings import Worker, load_settings
+from model.training.trainer import train
 from model.weights.checkpoint import steps_of
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
 from orchestrator.core.ends import SAVED_EXIT
@@ -20,7 +24,9 @@ pytestmark = pytest.mark.mindspore
 
 RANKS = range(2)
 PARALLEL = {"data_parallel": 2}
+RATES = {"hidden_dropout_rate": 0.2, "attention_dropout_rate": 0.1}
 SMALL = {"preset": "tiny", "overrides": {"num_layers": 1}}  # which compiles soon
+DROPPING = {"preset": "tiny", "overrides": {"num_layers": 1, **RATES}}
 
 
 def lines(folder: Path, rank: int) -> list[dict[str, Any]]:
@@ -46,8 +52,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for name, options in ways.items():
         found[name] = tmp_path_factory.mktemp(name)
-        train = {"deterministic": name == "waits"}
-        write_job(found[name], parallel=PARALLEL, model=SMALL, train=train, checkpoint=options)
+        mode = {"deterministic": name == "waits"}
+        write_job(found[name], parallel=PARALLEL, model=DROPPING, train=mode, checkpoint=options)
         launch(found[name], "train", len(RANKS))
     return found
 
@@ -76,6 +82,20 @@ def test_metrics_tell_how_long_each_save_took(both: dict[str, Path]) -> None:
             assert any(line["stall_s"] < line["write_s"] for line in found) is is_behind
 
 
+def test_one_replica_with_the_same_batch_has_the_same_losses(both: dict[str, Path], tmp_path: Path) -> None:
+    """The same records in two parts, and the same drops; of more replicas: test_fewer_replicas.py."""
+    train_alone = {"batch_size": 8, "gradient_accumulation": 2}
+    path = write_job(tmp_path, model=DROPPING, train=train_alone, checkpoint={"save_steps": None})
+    train(load_settings(path), Worker(), tmp_path, lambda record: None)
+    on_one, on_two = (
+        [line["loss"] for line in lines(folder, 0) if "loss" in line] for folder in (tmp_path, both["waits"])
+    )
+    assert len(on_two) == 6 and len(set(on_two)) == 6
+    np.testing.assert_allclose(on_one, on_two, rtol=1e-5)
+
+
+# What an end waits for, and what stays: test_saver.py. Two ranks that stop, and then write: test_stop.py.
+@pytest.mark.skipif(not os.environ.get("REALITY"), reason="REALITY=1 stops in the midst of saves (test-long)")
 def test_a_stop_waits_for_the_write_and_saves_its_own_step(tmp_path: Path) -> None:
     write_job(
         tmp_path,

@@ -55,46 +55,58 @@ def plain():
     return run(step(clip=0.5))
 
 
-def test_micro_batches_and_recompute_change_nothing(plain):
-    train_step = step(clip=0.5, parts=2, recompute=True)
-    other = run(train_step)
-    np.testing.assert_allclose([r.loss for r in other], [r.loss for r in plain], rtol=1e-5)
-    np.testing.assert_allclose([r.norm for r in other], [r.norm for r in plain], rtol=1e-4)
-    assert plain[0].norm > 0.5 and all(r.updated for r in plain)
-    # Every step starts from nothing, and the loss scale is out of what it gives.
-    first = [grad.asnumpy().copy() for grad in train_step.source.gradients(batch(), 1.0).gradients]
-    for one, two in zip(first, train_step.source.gradients(batch(), 64.0).gradients, strict=True):
-        np.testing.assert_allclose(two.asnumpy(), one, rtol=1e-5, atol=1e-8)
+KINDS = {
+    "whole": {},
+    "in two": {"kind": BatchInTwo},
+    "micro batches, recompute": {"kind": MicroBatches, "parts": 2, "recompute": True},
+}
 
 
-@pytest.mark.parametrize("kind", [WholeBatch, BatchInTwo, MicroBatches], ids=lambda kind: kind.__name__)
-def test_what_is_asked_for_goes_through_the_sum_and_changes_nothing_else(plain, kind):
-    parts = 2 if kind is MicroBatches else 1
-    train_step = step(clip=0.5, parts=parts, kind=kind)
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+def test_neither_how_a_batch_is_computed_nor_what_is_asked_for_meanwhile_changes_a_number(plain, options):
+    train_step = step(clip=0.5, **options)
     asks = iter([0.0, asked_for(stop=True, save=False), asked_for(stop=False, save=True)])
     train_step.asked = lambda: next(asks)
     summed = []
     train_step.summed = lambda: summed.append(len(summed))
+    begin = time.monotonic()
     results = run(train_step)
     assert [result.stops for result in results] == [False, True, False] and summed == [0, 1, 2]
     assert [result.saves for result in results] == [False, False, True]
     np.testing.assert_allclose([r.loss for r in results], [r.loss for r in plain], rtol=1e-5)
     np.testing.assert_allclose([r.norm for r in results], [r.norm for r in plain], rtol=1e-4)
-
-
-def test_the_time_of_the_own_part_is_told_where_it_is_apart(plain):
-    begin = time.monotonic()
-    (result,) = run(step(kind=BatchInTwo), steps=1)
-    assert begin < result.computed < time.monotonic()
+    assert plain[0].norm > 0.5 and all(r.updated for r in plain)
+    # The time of the own part is told where it is apart.
+    if options.get("kind") is BatchInTwo:
+        computed = [result.computed for result in results]
+        assert computed == sorted(computed) and begin < computed[0] and computed[-1] < time.monotonic()
+    if options.get("kind") is MicroBatches:
+        starts_from_nothing(train_step.source)
     assert {result.computed for result in plain} == {None}
 
 
-def test_a_step_that_compiles_is_known_before_it_does():
+def starts_from_nothing(source):
+    """Every step does, and the loss scale is out of what it gives."""
+    first = [grad.asnumpy().copy() for grad in source.gradients(batch(), 1.0).gradients]
+    for one, two in zip(first, source.gradients(batch(), 64.0).gradients, strict=True):
+        np.testing.assert_allclose(two.asnumpy(), one, rtol=1e-5, atol=1e-8)
+
+
+@pytest.fixture(scope="module")
+def scaled():
+    """A step with a loss scale that has computed four records, and if it was known before to compile."""
     train_step = step(loss_scale=LossScale(2.0, window=1))
-    assert train_step.compiles(batch(4))
+    known = train_step.compiles(batch(4))
     train_step(batch(4), 0.01)
+    return train_step, known
+
+
+def test_a_step_that_compiles_is_known_before_it_does(scaled):
+    train_step, known = scaled
+    assert known
+    train_step.loss_scale = LossScale(2.0)
     assert not train_step.compiles(batch(4)) and train_step.compiles(batch(2))
-    train_step.loss_scale.value = 1.0  # a graph without the factor
+    train_step.loss_scale = LossScale(1.0)  # a graph without the factor
     assert train_step.compiles(batch(4))
 
 
@@ -115,8 +127,9 @@ def test_an_overflow_skips_the_step_and_halves_the_scale():
     assert {item.dtype for item in train_step.optimizer.adam_m} == {ms.float32}
 
 
-def test_a_scale_that_is_fixed_leaves_the_failure_to_the_caller():
-    train_step = step(loss_scale=LossScale(8.0))
+def test_a_scale_that_is_fixed_leaves_the_failure_to_the_caller(scaled):
+    train_step, _ = scaled
+    train_step.loss_scale = LossScale(8.0)
     broken = batch()
     result = train_step(Batch(broken.tokens, broken.labels, broken.weights * np.float32("nan")), 0.01)
     assert not result.updated and not result.skipped and result.origins == (0,)

@@ -1,4 +1,7 @@
-"""Two real ranks in training, and signals: SIGUSR1 shows where they are, SIGTERM to one stops both."""
+"""Two real ranks in training, and signals: SIGUSR1 shows where they are, SIGTERM to one stops both.
+
+They save behind their steps, so that their end has a write to wait for.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ import pytest
 from model.weights.checkpoint import steps_of
 from orchestrator.checkpoint.files.tensor_files import read_ckpt
 from orchestrator.core.ends import SAVED_EXIT
+from orchestrator.formats.shard_sum import read_sum, sum_of
 from orchestrator.testing.waiting import eventually
 from tests.model.support.cluster import MODEL, running, tails, write_job
 
@@ -56,7 +60,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Stopped:
         parallel={"data_parallel": 2},
         model=small,
         train={"steps": STEPS},
-        checkpoint={"save_steps": STEPS},
+        checkpoint={"save_steps": STEPS, "async": True},
     )
     log = folder / "rank_1.log"
     with running(folder, [*MODEL, "train", "--config", "worker.yaml"], 2) as started:
@@ -98,6 +102,8 @@ def test_the_checkpoint_of_that_step_is_there_on_all(stopped: Stopped) -> None:
         (shard,) = (stopped.folder / f"checkpoint/rank_{rank}").glob("*.ckpt")
         found = read_ckpt(shard)
         assert int(found["step_num"].array()) == stopped.last and "adam_v.ln_f.gamma" in found
+        assert read_sum(shard) == sum_of(shard)
+        assert not [path.name for path in shard.parent.iterdir() if path.name.startswith(".")]
 
 
 def test_stacks_are_shown_and_the_run_goes_on(stopped: Stopped) -> None:
