@@ -67,7 +67,7 @@ def test_a_host_is_waited_for_longer_than_its_script(patience: float) -> None:
 
     needs = Needs(hosts=(Host(name="a", env_script="/opt/env.sh"),), ascend=False)
     agent: Agent = Here()  # type: ignore[assignment]
-    _look(needs, agent, SYSTEM, timeout=10.0, patience=patience)
+    _look(needs, needs.hosts[0], (), agent, SYSTEM, timeout=10.0, patience=patience)
     assert told["patience"] == patience and told["timeout"] >= patience + 30
 
 
@@ -108,7 +108,7 @@ def test_a_clock_is_asked_for_where_the_probe_does_not_show_it(
 
     agent: Agent = Here()  # type: ignore[assignment]
     needs = Needs(hosts=(Host(name="a"),), ascend=False)
-    found = _look(needs, agent, clocks, timeout=10.0, patience=1.0).clock_ahead
+    found = _look(needs, needs.hosts[0], (), agent, clocks, timeout=10.0, patience=1.0).clock_ahead
     assert bool(asked) is asks
     assert found == pytest.approx(ahead) if asks else abs(found) <= abs(ahead)
 
