@@ -143,15 +143,14 @@ def _opened(body: bytes | LaunchValue) -> tuple[Manifest, Mapping[str, str], str
     All but the manifest are the same on all hosts.
     """
     if isinstance(body, LaunchValue):
-        manifest = replace(body.manifest, hosts=_once(body.manifest.hosts))
+        manifest = _sharing(body.manifest)
         hashes = _hashes(body.worker_config, body.rank_table, body.run_yaml)
         sizes = {sha256: len(data) for sha256, data in body.contents.items()}
         return manifest, hashes, body.worker_config, sizes
     # No text in JSON has a quote that is not escaped: the last such key is the bundle's own.
     own, key, common = body.rpartition(b', "worker_config": ')
     bundle = json.loads(own + b"}")
-    manifest = from_json(Manifest, bundle["manifest"])
-    manifest = replace(manifest, hosts=_once(manifest.hosts))
+    manifest = _sharing(from_json(Manifest, bundle["manifest"]))
     hashes, worker_config = _hashes_of(key[2:] + common)
     if (text := bundle.get("files", {}).get(RUN_YAML)) is not None:
         hashes = {**hashes, RUN_YAML: hashlib.sha256(text.encode()).hexdigest()}
@@ -159,10 +158,15 @@ def _opened(body: bytes | LaunchValue) -> tuple[Manifest, Mapping[str, str], str
     return manifest, hashes, worker_config, sizes
 
 
-@functools.lru_cache(maxsize=4)
-def _once(names: tuple[str, ...]) -> tuple[str, ...]:
-    """One tuple for all that are equal: each of a thousand manifests names all hosts."""
-    return names
+def _sharing(manifest: Manifest) -> Manifest:
+    """The same, in less memory: each of a thousand manifests names all hosts, and all files that are sent."""
+    return replace(manifest, hosts=_once(manifest.hosts), inputs=_once(manifest.inputs))
+
+
+@functools.lru_cache(maxsize=8)
+def _once(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One tuple for all that are equal."""
+    return parts
 
 
 @functools.lru_cache(maxsize=2)
