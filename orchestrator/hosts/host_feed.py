@@ -222,6 +222,8 @@ class HostFeed:
         link.measure_at = link.opened + 1 + 2 * self._random.random()
         if opened.status is not None:
             said.append(self._polled(link, opened.status))
+        elif link.is_doubted:
+            link.wants[Ask.STATUS] = None  # that it can be reached is no word yet
         elif link.mark is not None:
             said.append(Said(link.name, Present()))
         if self._once:
@@ -245,7 +247,7 @@ class HostFeed:
             self._told.tell(link)  # after the others have had their turn
         if not found:
             return
-        link.heard = self._scheduling.monotonic()
+        link.heard, link.is_doubted = self._scheduling.monotonic(), False
         for each in found:
             if isinstance(each, Reply):
                 self._take_reply(link, each, said)
@@ -296,6 +298,7 @@ class HostFeed:
         was_settled = now - link.opened > _SETTLED
         was_silent = link.asked is not None
         link.client, link.is_broken, link.asked = None, True, None
+        link.is_doubted |= isinstance(failed.error, AnswerError)
         link.wants.clear()
         if was_settled:
             link.backoff = 0.0

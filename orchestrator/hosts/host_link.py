@@ -99,6 +99,7 @@ class Link:
     is_writing: bool = False
     is_told: bool = False  # it waits among those that can be read
     is_broken: bool = False  # its agent is to be given up before another one is opened
+    is_doubted: bool = False  # the last that it said was none of its words
     is_done: bool = False
     polls: bool = False
     mark: Mark | None = None

@@ -112,6 +112,14 @@ def test_a_host_that_lies_for_a_while_costs_nobody_the_run(runs: Runs, lie: str)
         assert "unreachable" in whats and "answers" in whats
 
 
+@pytest.mark.parametrize("lie", ["no_answer", "other_ranks", "other_run", "garbage", "flood"])
+def test_a_host_that_lies_for_good_keeps_no_run_from_its_end(runs: Runs, lie: str) -> None:
+    """It can be reached each time, and has never said a word of the run since."""
+    found = runs(at(90, "lie", host=HOST, lie=lie), at(130, "exit", rank=5, code=3))
+    assert found.state is RunState.FAILED and found.ended is not None and found.ended < 130 + 2 * 60
+    assert found.cause is not None and (found.cause.rank, found.cause.end.exit_code) == (5, 3)
+
+
 def test_a_host_without_room_fails_at_its_next_save(runs: Runs) -> None:
     load = Workload(steps=100, save_every=40, save=20.0)
     found = runs(at(80, "fill_disk", host=HOST), workload=load)
