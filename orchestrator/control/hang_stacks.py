@@ -115,7 +115,7 @@ class StackFold:
 
     def add(self, rank: int, stacks: RankStacks) -> None:
         frames = frames_of(stacks)
-        key = tuple((frame.name, frame.file) for frame in frames)
+        key = _key_of(frames)
         ranks = self._ranks.setdefault(key, [])
         ranks.append(rank)
         if len(ranks) == 1:
@@ -155,8 +155,9 @@ class StackFold:
 def suspects(groups: Sequence[StackGroup]) -> tuple[int, ...]:
     """Ranks that are unlike the others: outside of what the others wait in, else a minority.
 
-    Empty where all are alike, or where nobody can say who is unlike whom. Of a rank that could not tell its
-    stacks (`kernel`) it is not known where it is: it is never unlike others that could.
+    Where in the same call they wait is no difference: within it each looks again and again whether the others
+    have come. Empty where all are alike, or where nobody can say who is unlike whom. Of a rank that could not
+    tell its stacks (`kernel`) it is not known where it is: it is never unlike others that could.
     """
     known = [group for group in groups if group.how != "kernel" and group.frames]
     known = known or [group for group in groups if group.frames]
@@ -165,10 +166,12 @@ def suspects(groups: Sequence[StackGroup]) -> tuple[int, ...]:
     outside = [group for group in known if not group.waits]
     if outside and len(outside) < len(known):
         return _ranks_of(outside)
-    others = known[1:]
-    if 2 * sum(len(group.ranks) for group in others) < sum(len(group.ranks) for group in known):
-        return _ranks_of(others)
-    return ()
+    places: dict[_Key, list[int]] = {}
+    for group in known:
+        places.setdefault(_waited_in(_key_of(group.frames)), []).extend(group.ranks)
+    alike = max(places.values(), key=len)
+    others = [rank for ranks in places.values() if ranks is not alike for rank in ranks]
+    return tuple(sorted(others)) if len(others) < len(alike) else ()
 
 
 def told_stacks(groups: Sequence[StackGroup], silent: Iterable[str], when: str) -> str:
@@ -188,6 +191,10 @@ def told_stacks(groups: Sequence[StackGroup], silent: Iterable[str], when: str) 
         room -= len(part)
         parts.append(part)
     return "".join(parts)
+
+
+def _key_of(frames: Iterable[Frame]) -> _Key:
+    return tuple((frame.name, frame.file) for frame in frames)
 
 
 def _waited_in(key: _Key) -> _Key:

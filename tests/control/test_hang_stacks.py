@@ -88,6 +88,20 @@ def test_where_nobody_waits_in_a_collective_that_is_known_a_minority_is_suspect(
     assert suspects(groups_of(one, other)) == ()
 
 
+def test_who_waits_in_the_same_call_is_like_the_others_wherever_it_is_in_it() -> None:
+    """A rank that is frozen tells no stack: who is just looking whether it has come is not why it has not."""
+    looks = waits(1).text.replace(
+        '  File "/srv/w1/model/coll',
+        '  File "/srv/w1/model/files.py", line 9 in reached\n  File "/srv/w1/model/coll',
+    )
+    looking = RankStacks("faulthandler", looks)
+    frozen = RankStacks("kernel", "do_signal_stop", "T (stopped)")
+    assert "in reached" in looks and len(groups_of(waits(0), looking)) == 2
+    assert suspects(groups_of(waits(0), looking, frozen, waits(3))) == ()
+    gathers = RankStacks("faulthandler", waits().text.replace("all_reduce", "all_gather"))
+    assert suspects(groups_of(waits(0), looking, gathers, waits(3))) == (2,)
+
+
 def test_of_whom_only_the_kernel_tells_nobody_knows_where_it_is() -> None:
     kernel = RankStacks("kernel", "", "1234 S futex_wait_queue_me 0xffffffffa1b2c3d4\n")
     assert frames_of(kernel) == (Frame("# S futex_wait_queue_me #"),)
