@@ -67,7 +67,7 @@ check: $(INSTALLED)  ## ruff, mypy, and that hosts need no Python newer than we 
 quick: $(INSTALLED)  ## in 90 s what needs neither MindSpore nor root nor sshd, nor a run from end to end
 	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/e2e -m 'not mindspore and not root and not sshd'
 
-test: check  ## check, then every test that this machine allows: half an hour on two cores
+test: check  ## check, then every test that this machine allows: 40 minutes on two cores
 	@command -v /usr/sbin/sshd >/dev/null || tests/install_debian.sh openssh-server || echo 'Without sshd: the tests over SSH are left out.'
 	@command -v ssh >/dev/null || tests/install_debian.sh openssh-client || echo 'Without ssh: its configuration is held against nothing.'
 	@$(MAKE) --no-print-directory $(MINDFORMERS)/.installed || echo 'Without MindFormers: the tests that run it are left out.'
