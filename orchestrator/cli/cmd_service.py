@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.cli.options import json_option, print_json
+from orchestrator.cli.options import json_option, print_json, say_notes
 from orchestrator.control.service import ServiceStatus, install, remove, service_status, start_monitors
 from orchestrator.core.errors import PreflightError
 
@@ -25,8 +25,7 @@ def install_command() -> int:
     """Install it, for this Python and this state directory; what was installed before is replaced."""
     status, notes = install()
     click.echo(f"installed: {status.where}")
-    for note in notes:
-        click.echo(f"orchestrate: note: {note}", err=True)
+    say_notes(notes)
     _require(status)
     return 0
 

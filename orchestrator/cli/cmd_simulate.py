@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import complete_run, inventory_option, json_option, meant_run, print_json
+from orchestrator.cli.options import (
+    complete_run,
+    inventory_option,
+    json_option,
+    meant_run,
+    print_json,
+    say_notes,
+)
 from orchestrator.cli.render_simulation import day_data, day_lines
 from orchestrator.cli.render_what_if import estimate_data, estimate_lines
 from orchestrator.cli.units import Duration, Number
@@ -123,8 +130,7 @@ def command(
     faults = _faults(scaled.ranks, fault_file, mtbf, hours * 3600.0, seed)
     if what_if and not faults and mtbf is None:
         raise UsageError("nothing fails, so that no choice gives anything", remedy="give --mtbf, or --faults")
-    for note in scaled.notes:
-        click.echo(f"orchestrate: note: {note}", err=True)
+    say_notes(scaled.notes)
     workload = _workload(scaled, step, measured)
     share_heap()  # simulated hosts have threads, too
     with tempfile.TemporaryDirectory(prefix="orchestrate-simulate-") as folder:

@@ -193,11 +193,16 @@ def change_line(sequence: int, changes: Sequence[Change]) -> bytes:
 
 
 # What is written has been made of values just now, and holds nothing twice: nobody looks for rings.
-_written = json.JSONEncoder(check_circular=False).encode
+_encode = json.JSONEncoder(check_circular=False).encode
+
+
+def record_text(data: Mapping[str, Any]) -> bytes:
+    """The JSON of a part of a record, or of all of it."""
+    return _encode(data).encode()
 
 
 def _line(data: Mapping[str, Any]) -> bytes:
-    text = _written(data).encode()[:-1]
+    text = record_text(data)[:-1]
     return b'%s%s%08x"}\n' % (text, _MARK, zlib.crc32(text))
 
 

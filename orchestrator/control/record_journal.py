@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import secrets
@@ -28,6 +27,7 @@ from orchestrator.control.record_changes import (
     differences,
     differences_of,
     header_line,
+    record_text,
 )
 from orchestrator.control.run_record import HostView, RunRecord, read_record
 from orchestrator.core.codec import to_json
@@ -51,8 +51,6 @@ _LEAST = 1 << 16
 _TIMES = 2
 # After a snapshot for which there was no room.
 _PAUSE = 30.0
-# Of what was made of a value just now: nobody looks for rings in it.
-_written = json.JSONEncoder(check_circular=False).encode
 
 
 class RecordWriter:
@@ -193,7 +191,7 @@ class RecordWriter:
         name = "" if record.state.is_terminal else secrets.token_hex(8)
         # The state of a run that has ended is looked for at the beginning of the file.
         data = {"format": record.FORMAT, "journal": name, **to_json(record)}
-        text = _written(data).encode()
+        text = record_text(data)
         with replacing(self._control.record) as file:
             file.write(text)
             if self._file is not None:

@@ -25,7 +25,7 @@ from orchestrator.plan.complete_plan import complete_plan, on_free_devices
 from orchestrator.plan.launch_plan import LaunchPlan
 from orchestrator.preflight.checks import run_checks
 from orchestrator.preflight.checks_scheduler import scheduler_address
-from orchestrator.preflight.gather_facts import gather, look
+from orchestrator.preflight.gather_facts import look, look_between
 from orchestrator.preflight.host_facts import HostFacts, Needs, needs_of
 
 __all__ = ["Staying", "check_hosts", "start_run"]
@@ -93,7 +93,7 @@ def check_hosts(
     facts: dict[str, HostFacts] = {}
     if new:
         looked = _looked_again(looked, supposed, needs, taken, fleet)
-        facts, errors = gather(needs, fleet, looked=looked)
+        facts, errors = look_between(needs, fleet, looked)
         checked = run_checks(needs, facts, errors)
         if warnings := [line for line in checked.warnings() if not _is_told(line, plan)]:
             warn(warnings)

@@ -44,7 +44,11 @@ class AgentQuestions:
     ) -> T:
         """One answer, made of its type; texts made visible but for those at the keys `raw` (None: all)."""
         (result, _), *_ = self._stream(verb, limits, payload=payload, timeout=timeout, **args)
-        return self._made(kind, result if raw is None else made_visible(result, raw=raw))
+        return self._made(kind, result if raw is None else self._shown(result, raw))
+
+    def _shown(self, result: Any, raw: tuple[str, ...]) -> Any:
+        """What a host says, as it may be shown."""
+        return made_visible(result, raw=raw)
 
     def _ask_for_data(self, kind: type[T] | None, verb: str, most: int, **args: Any) -> tuple[T, bytes]:
         limits = Limits(data=most)

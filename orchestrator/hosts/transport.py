@@ -25,8 +25,15 @@ __all__ = [
     "StderrTail",
     "Transport",
     "command_line",
+    "is_calm",
     "words_of",
 ]
+
+
+def is_calm(data: bytes, begins: tuple[bytes, ...]) -> bool:
+    """Whether this is one whole line that begins so (see `Channel.on_calm`); a part of a longer one may look
+    like it, which is then read a moment later."""
+    return data.startswith(begins) and data.find(b"\n") == len(data) - 1
 
 
 def command_line(argv: Sequence[str]) -> bytes:

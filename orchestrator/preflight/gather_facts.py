@@ -37,6 +37,7 @@ __all__ = [
     "gather",
     "look",
     "look_at_hosts",
+    "look_between",
 ]
 
 # What a host may take for its answer beside the workers' environment: an ill name server, a slow disk.
@@ -52,22 +53,22 @@ def gather(
     timeout: float = TOOL_TIMEOUT,
     patience: float = _PATIENCE,
     seen: Callable[[str], None] | None = None,
-    hosts: Iterable[str] | None = None,
-    looked: HostResults[HostFacts] | None = None,
 ) -> tuple[dict[str, HostFacts], dict[str, OrchestrateError]]:
     """The facts of the hosts that answer, the errors of the others. `timeout` is for one call of a tool.
 
     `patience` is for a host's `env_script`; the host is waited for longer, so that it can say that it hangs.
-    `seen` is told the name of every host that has answered, from the thread that asked it. Only `hosts` are
-    asked, where they are named. `looked` is what `look` has found already.
+    `seen` is told the name of every host that has answered, from the thread that asked it.
     """
-    results = (
-        looked
-        if looked is not None
-        else look(needs, fleet, timeout=timeout, patience=patience, seen=seen, hosts=hosts)
-    )
-    facts = {host.name: results.values[host.name] for host in needs.hosts if host.name in results.values}
-    errors = dict(results.errors)
+    looked = look(needs, fleet, timeout=timeout, patience=patience, seen=seen)
+    return look_between(needs, fleet, looked, timeout=timeout)
+
+
+def look_between(
+    needs: Needs, fleet: Fleet, looked: HostResults[HostFacts], *, timeout: float = TOOL_TIMEOUT
+) -> tuple[dict[str, HostFacts], dict[str, OrchestrateError]]:
+    """As `gather`, where each host has been `looked` at by itself: what they tell of each other is added."""
+    facts = {host.name: looked.values[host.name] for host in needs.hosts if host.name in looked.values}
+    errors = dict(looked.errors)
     addresses = ask_addresses(needs, fleet, facts)
     errors.update(addresses.errors)
     facts = {
@@ -105,8 +106,10 @@ def look(
     hosts: Iterable[str] | None = None,
     all_devices: bool = False,
 ) -> HostResults[HostFacts]:
-    """What each host tells by itself, as for `gather`. With `all_devices`, which of all its devices are held,
-    and not only of those that are needed."""
+    """What each host tells by itself, as for `gather`; only of `hosts`, where they are named.
+
+    With `all_devices`, which of all its devices are held, and not only of those that are needed.
+    """
 
     def one(agent: Agent) -> HostFacts:
         host, ids = needs.host(agent.host), needs.devices.get(agent.host, ())

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.agent.attempt_guard import attempt_in, claim_in
 from orchestrator.core.claims import NO_CLAIM, Tombstone
 from orchestrator.core.ends import StopReason
 from orchestrator.core.errors import AgentError
@@ -16,31 +17,9 @@ if TYPE_CHECKING:
     from orchestrator.simulation.sim_host import SimHost
     from orchestrator.simulation.sim_process import SimRun
 
-__all__ = [
-    "attempt_in",
-    "bury",
-    "claim_in",
-    "in_force",
-    "is_meant",
-    "reading",
-    "require_room",
-    "take_claim",
-    "told_of",
-]
+__all__ = ["bury", "in_force", "is_meant", "reading", "require_room", "take_claim", "told_of"]
 
 _NEVER_BEGAN = ("prepared", "started", "undoing")
-
-
-def attempt_in(args: Mapping[str, Any]) -> Attempt | None:
-    """The attempt that a request means, where it says so."""
-    said = args.get("meant")
-    return None if said is None else Attempt(**said)
-
-
-def claim_in(args: Mapping[str, Any]) -> Claim:
-    """On whose claim it acts."""
-    said = args.get("claim")
-    return NO_CLAIM if said is None else Claim(**said)
 
 
 def is_meant(run: SimRun, args: Mapping[str, Any]) -> bool:

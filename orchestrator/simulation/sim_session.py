@@ -31,7 +31,6 @@ from orchestrator.simulation.virtual_time import World
 __all__ = ["DirectFleet", "SimFleet"]
 
 T = TypeVar("T")
-_SMALL = Limits()
 _CALM = frozenset({Digest.EVENT, Beat.EVENT})  # what nobody has to act on, see `hosts.session`
 
 
@@ -171,19 +170,8 @@ class _DirectAgent(Agent):
     ) -> HostStatus:
         return self._ask(HostStatus, verb, timeout=timeout, run_id=run_id, **args)
 
-    def _ask(
-        self,
-        kind: type[T],
-        verb: str,
-        *,
-        limits: Limits = _SMALL,
-        raw: tuple[str, ...] | None = (),
-        payload: Payload = b"",
-        timeout: float | None = None,
-        **args: Any,
-    ) -> T:
-        # What our own hosts say is as it is to be shown.
-        return super()._ask(kind, verb, limits=limits, raw=None, payload=payload, timeout=timeout, **args)
+    def _shown(self, result: Any, raw: tuple[str, ...]) -> Any:
+        return result  # our own hosts say nothing that is not to be shown
 
     def _made(self, kind: type[T], data: Any) -> T:
         return data.value if isinstance(data, Value) else super()._made(kind, data)
@@ -252,7 +240,7 @@ class DirectChannel(SimChannel):
     def write(self, data: Any) -> None:
         self._write(data)
 
-    def _is_calm(self, data: Any) -> bool:
+    def _is_calm(self, data: Any, begins: tuple[bytes, ...]) -> bool:
         return isinstance(data.content, Event) and data.content.name in _CALM
 
     def _keep(self, data: Any) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.core.errors import AuthenticationError, ConnectError, TransportError
 from orchestrator.core.protocol import SILENCE_SECONDS
-from orchestrator.hosts.transport import Channel, StderrTail, Transport
+from orchestrator.hosts.transport import Channel, StderrTail, Transport, is_calm
 from orchestrator.simulation.virtual_time import World
 
 if TYPE_CHECKING:
@@ -344,14 +344,14 @@ class SimChannel(Channel):
         self._traffic.bytes_in += len(data)
         is_alone = not self._came
         self._keep(data)
-        if is_alone and self._reader is None and self._calm is not None and self._is_calm(data):
+        is_heard_alone = is_alone and self._reader is None
+        if is_heard_alone and self._calm is not None and self._is_calm(data, self._calm[0]):
             self._calm[1]()
         else:
             self._notify()
 
-    def _is_calm(self, data: bytes) -> bool:
-        """Whether this is one line that nobody has to act on."""
-        return self._calm is not None and data.startswith(self._calm[0]) and data.find(b"\n") == len(data) - 1
+    def _is_calm(self, data: bytes, begins: tuple[bytes, ...]) -> bool:
+        return is_calm(data, begins)
 
     def _keep(self, data: bytes) -> None:
         self._came += data

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.agent.attempt_guard import attempt_in, claim_in
 from orchestrator.agent.request_loop import Answer
 from orchestrator.agent.stop_grace import STACKS
 from orchestrator.core.claims import NO_CLAIM, Tombstone
@@ -24,9 +25,7 @@ from orchestrator.core.push import Mark
 from orchestrator.core.record_class import replace
 from orchestrator.core.records import Manifest, RunOnHost
 from orchestrator.simulation.sim_attempts import (
-    attempt_in,
     bury,
-    claim_in,
     in_force,
     is_meant,
     reading,

@@ -15,7 +15,7 @@ from orchestrator.core.errors import TransportError
 from orchestrator.hosts.ssh.caretaker import CARETAKER
 from orchestrator.hosts.ssh.packets import NO_STATUS, Wire, give_room, send_signal
 from orchestrator.hosts.ssh.ssh_errors import broken, translate
-from orchestrator.hosts.transport import Channel, Deadline, StderrTail, command_line
+from orchestrator.hosts.transport import Channel, Deadline, StderrTail, command_line, is_calm
 
 __all__ = ["SshChannel"]
 
@@ -190,7 +190,7 @@ class _StdoutBuffer(BufferedPipe):  # type: ignore[type-arg]
         if len(self) > _MOST_UNREAD:
             raise paramiko.SSHException("the host sends more than it was given room for")
         super().feed(data)
-        if self.calm is not None and _is_line(data, self.calm[0]):
+        if self.calm is not None and isinstance(data, bytes) and is_calm(data, self.calm[0]):
             self.calm[1]()
         else:
             self._say()
@@ -202,12 +202,6 @@ class _StdoutBuffer(BufferedPipe):  # type: ignore[type-arg]
     def _say(self) -> None:
         if self.tell is not None:
             self.tell()
-
-
-def _is_line(data: bytes | str, begins: tuple[bytes, ...]) -> bool:
-    """Whether this is one whole line that begins so; a part of a longer one may look like it, which is then
-    read a moment later."""
-    return isinstance(data, bytes) and data.startswith(begins) and data.find(b"\n") == len(data) - 1
 
 
 class _StderrBuffer(BufferedPipe):  # type: ignore[type-arg]
